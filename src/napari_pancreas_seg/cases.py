@@ -1,0 +1,190 @@
+"""Which CTs go in, and under which names everything about each comes out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import SUFFIXES, stem
+from napari_pancreas_seg.io.files import check_folder, check_target, explain_os_error, same_file
+
+__all__ = ["Case", "check_targets", "find_inputs", "output_path", "plan"]
+
+_OURS = re.compile(r"_(mask|probability|attention_\d+)$")
+"""Ends of the names that we give: in a folder they are not CTs."""
+
+_OTHER_FORMATS = {".dcm", ".gz", ".hdr", ".img", ".json", ".mha", ".mhd", ".nrrd", ".png", ".zip"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A CT to segment and where its files go.
+
+    Parameters
+    ----------
+    source : Path
+        The CT.
+    mask : Path
+        Where the mask goes.
+    maps : str
+        Start of the names of the probability and attention files, beside the mask.
+    """
+
+    source: Path
+    mask: Path
+    maps: str
+
+    @property
+    def sidecar(self) -> Path:
+        """Provenance and measurements."""
+        return self.mask.with_name(f"{stem(self.mask)}.json")
+
+    @property
+    def probability(self) -> Path:
+        """The probability, at the network's resolution."""
+        return self.mask.with_name(f"{self.maps}_probability{self._suffix}")
+
+    def attention(self, number: int) -> Path:
+        """Attention coefficients of a gate, 1 for the finest."""
+        return self.mask.with_name(f"{self.maps}_attention_{number}{self._suffix}")
+
+    @property
+    def _suffix(self) -> str:
+        return self.mask.name[len(stem(self.mask)) :]
+
+
+def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
+    """List the CTs that files and folders stand for.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Files are taken as they are; of a folder, all ``.nii`` and ``.nii.gz`` files in it
+        (not in folders below) but the masks and maps that an earlier run left there.
+
+    Returns
+    -------
+    list of Path
+        In the order given, within a folder by name; each once.
+
+    Raises
+    ------
+    PancreasSegError
+        If a folder holds no CT or cannot be listed.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        for item in _in_folder(path) if path.is_dir() else [path]:
+            found.setdefault(item.absolute(), item)
+    return list(found.values())
+
+
+def output_path(source: Path, output: Path, single: bool) -> Path:
+    """Where the mask of a CT goes.
+
+    Parameters
+    ----------
+    source : Path
+        The CT.
+    output : Path
+        What the user asked for.
+    single : bool
+        Whether `output` is the mask itself rather than a folder.
+    """
+    return output if single else output / f"{stem(source)}_mask.nii.gz"
+
+
+def plan(inputs: Sequence[Path], output: str | Path) -> list[Case]:
+    """Decide where everything goes, before any work is done.
+
+    Parameters
+    ----------
+    inputs : sequence of Path
+        The CTs.
+    output : str or Path
+        For one CT a ``.nii.gz`` (or ``.nii``) file, else a folder.
+
+    Raises
+    ------
+    PancreasSegError
+        If the output is one file for several CTs, or of a format that is not written, if two
+        CTs would have the same mask, or if nothing can be written there.
+    """
+    output = Path(output)
+    is_file = output.name.lower().endswith(SUFFIXES) and not output.is_dir()
+    if is_file and len(inputs) > 1:
+        raise PancreasSegError(
+            f"'{output.name}' is one file for {len(inputs)} CTs; give a folder as output."
+        )
+    if not is_file and not output.is_dir() and output.suffix.lower() in _OTHER_FORMATS:
+        raise PancreasSegError(
+            f"'{output.name}' is of a format that is not written; end its name in .nii.gz, or "
+            "give a folder."
+        )
+    cases = [
+        Case(source, mask, stem(mask) if is_file else stem(source))
+        for source in inputs
+        for mask in [output_path(source, output, is_file)]
+    ]
+    seen: dict[str, Path] = {}
+    for case in cases:
+        other = seen.setdefault(case.mask.name.lower(), case.source)
+        if other is not case.source:
+            raise PancreasSegError(
+                f"'{other}' and '{case.source}' would both give '{case.mask.name}'; rename one of "
+                "them or give them different output folders."
+            )
+    check_folder(output.parent if is_file else output)
+    return cases
+
+
+def check_targets(case: Case, *, attention: bool, probability: bool, overwrite: bool) -> None:
+    """Refuse a case some of whose files must not be written.
+
+    Raises
+    ------
+    PancreasSegError
+        If one is the CT itself, or exists and must not be replaced.
+    """
+    targets = [case.mask, case.sidecar]
+    if probability:
+        targets.append(case.probability)
+    if attention:
+        # How many gates there are is known when the model is loaded; any file of an earlier
+        # run is in the way.
+        targets += sorted(case.mask.parent.glob(f"{_literal(case.maps)}_attention_*"))
+    for path in targets:
+        if same_file(path, case.source):
+            raise PancreasSegError(
+                f"'{path.name}' is the CT itself and is never overwritten; choose another output."
+            )
+        check_target(path, overwrite=overwrite)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    try:
+        items = sorted(folder.iterdir())
+    except OSError as error:
+        raise PancreasSegError(
+            f"The folder '{folder}' cannot be listed: {explain_os_error(error)}."
+        ) from error
+    found = [
+        item
+        for item in items
+        if item.name.lower().endswith(SUFFIXES)
+        and not item.name.startswith(".")
+        and not _OURS.search(stem(item))
+        and not item.is_dir()
+    ]
+    if not found:
+        raise PancreasSegError(
+            f"The folder '{folder}' holds no CT (.nii or .nii.gz); give another one."
+        )
+    return found
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)

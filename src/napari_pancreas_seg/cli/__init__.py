@@ -1,0 +1,256 @@
+"""The command ``napari-pancreas-seg``: parses, calls, prints.
+
+What does the work is imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet
+from napari_pancreas_seg.errors import PancreasSegError
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.cohort import CaseResult
+
+__all__ = ["app", "main"]
+
+logger = logging.getLogger("napari_pancreas_seg")
+
+app = typer.Typer(
+    name="napari-pancreas-seg",
+    help="Find the pancreas in abdominal CT with an Attention U-Net.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    args : list of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for what went wrong, 2 for wrong usage, 130 when cancelled.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file's name may not fit the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(args=args, prog_name="napari-pancreas-seg")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command."""
+    app.command()(guarded(function))
+    return function
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from napari_pancreas_seg import __version__
+
+        typer.echo(f"napari-pancreas-seg {__version__}")
+        raise typer.Exit
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|gpu:\d+", value):
+        raise typer.BadParameter("give auto, cpu or gpu:N")
+    return value
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Log in detail, tracebacks too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR)
+    if debug:
+        logger.setLevel(logging.DEBUG)
+    else:
+        # Set here and not on import: who imports this module keeps an untouched environment.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        warnings.simplefilter("ignore")
+
+
+Model = Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="Name or path of a model.")]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|gpu:N", callback=_device, help="Where the network runs.")
+]
+
+
+@command
+def segment(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT", help="CTs (.nii, .nii.gz) or folders.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="A .nii.gz file for one INPUT, else a folder."),
+    ],
+    model: Model = "default",
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Write the attention maps too.")
+    ] = False,
+    probability: Annotated[
+        bool, typer.Option("--probability", help="Write the probability too.")
+    ] = False,
+    no_postprocess: Annotated[
+        bool,
+        typer.Option("--no-postprocess", help="Neither smooth along z nor keep one piece only."),
+    ] = False,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Slices at once; chosen for the device by default.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Probability that counts as pancreas.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
+) -> None:
+    """Find the pancreas in CTs and write masks onto their own grids.
+
+    For one INPUT and -o m.nii.gz: m.nii.gz (the mask), m.json (provenance and measurements),
+    and if asked for m_probability.nii.gz and m_attention_1.nii.gz (finest) and so on. Else OUTPUT
+    is a folder, where NAME.nii.gz gives NAME_mask.nii.gz, NAME_mask.json and so on.
+
+    Probability and attention lie on grids of their own, at the resolution of the network, with
+    values from 0 to 1; 0 where nothing was computed. They overlay the CT in any viewer.
+    """
+    from napari_pancreas_seg import cohort
+    from napari_pancreas_seg.inference.result import Options
+
+    options = Options(device, batch_size, threshold, not no_postprocess)
+    cases = cohort.plan(cohort.find_inputs(inputs), output)
+    with quiet(), Bar(len(cases)) as bar:
+        results = cohort.segment_cases(
+            cases,
+            model,
+            options,
+            attention=attention,
+            probability=probability,
+            overwrite=overwrite,
+            on_progress=bar.show,
+        )
+        failed = [result for result in results if not _report(result, bar, len(cases))]
+    if len(cases) == 1 and failed:
+        fail(failed[0].error or "")
+    if failed:
+        names = ", ".join(result.case.source.name for result in failed)
+        fail(f"{len(failed)} of {len(cases)} cases failed: {names}.")
+
+
+def _report(result: CaseResult, bar: Bar, total: int) -> bool:
+    """Print a case's line; return whether it went well."""
+    name = result.case.source.name
+    with bar.paused():
+        if result.error is not None:
+            if total > 1:
+                typer.echo(f"{name}: failed: {result.error}")
+            return False
+        typer.echo(
+            f"{name}: {result.volume_ml:.1f} mL in {result.slices} slices, "
+            f"{result.seconds:.1f} s -> {result.files[0]}"
+        )
+        for note in result.notes:
+            typer.echo(f"{name}: {note}", err=True)
+    return True
+
+
+@command
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to.")] = Path(
+        "demo"
+    ),
+    view: Annotated[bool, typer.Option("--view", help="Open the result in napari.")] = False,
+    model: Model = "default",
+    device: Device = "auto",
+) -> None:
+    """Make a synthetic CT, segment it and draw it, all offline.
+
+    The CT is made by code and shows no person: its Dice says that the program works, not how
+    well it does on patients.
+    """
+    if view:
+        _check_screen()
+    from napari_pancreas_seg.demo import run_demo
+
+    with quiet(), Bar(1) as bar:
+        result = run_demo(
+            output, model=model, device=device, progress=functools.partial(bar.show, 0)
+        )
+    typer.echo(
+        f"synthetic CT: Dice {result.dice:.3f}, {result.volume_ml:.1f} mL "
+        f"(true: {result.reference_volume_ml:.1f} mL), {result.seconds:.1f} s"
+    )
+    for path in result.files:
+        typer.echo(f"  {path}")
+    if view:
+        _view(path for path in result.files if path.name.endswith(".nii.gz"))
+
+
+def _check_screen() -> None:
+    """Say at once what `--view` lacks."""
+    bindings = ("PyQt6", "PySide6", "PyQt5", "PySide2")
+    if not any(importlib.util.find_spec(name) for name in bindings):
+        raise PancreasSegError(
+            "--view needs a Qt binding for napari; install one with "
+            "pip install 'napari-pancreas-seg[all]'."
+        )
+    seen = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in seen):
+        raise PancreasSegError(
+            "--view needs a screen and there is none here; leave it out and look at the overview "
+            "picture."
+        )
+
+
+def _view(files: Iterable[Path]) -> None:
+    """Open files in napari with the dock widget, in a process of its own."""
+    plugin = "napari-pancreas-seg"
+    arguments = [*map(str, files), "--plugin", plugin, "-w", plugin, "Pancreas segmentation"]
+    if subprocess.run([sys.executable, "-m", "napari", *arguments], check=False).returncode:
+        raise PancreasSegError("napari could not show the result; the files are written.")
+
+
+@command
+def models() -> None:
+    """List the models there are, with their cards."""
+    from napari_pancreas_seg.model.bundle import list_models
+
+    for entry in list_models():
+        typer.echo(f"{entry.name} ({entry.origin})")
+        for key, value in entry.card.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            typer.echo(f"  {key}: {text}")
+
+
+from napari_pancreas_seg.cli import training  # noqa: E402, F401 - registers its commands

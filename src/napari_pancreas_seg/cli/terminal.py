@@ -1,0 +1,147 @@
+"""What the commands share: one sentence for what goes wrong, and a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.result import Progress
+
+__all__ = ["Bar", "fail", "guarded", "quiet"]
+
+logger = logging.getLogger("napari_pancreas_seg")
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command end in one sentence whatever happens, never in a traceback."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except PancreasSegError as error:
+            logger.debug("stopped", exc_info=True)
+            fail(str(error))
+        except KeyboardInterrupt:
+            fail("cancelled", 130)
+        except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except MemoryError:
+            fail("There is not enough memory; close other programs or give a smaller CT.")
+        except Exception as error:
+            logger.debug("stopped", exc_info=True)
+            what = " ".join(str(error).split())[:300]
+            fail(
+                f"Something unexpected happened ({type(error).__name__}: {what}); run it again as "
+                "'napari-pancreas-seg --debug …' and report what it says."
+            )
+
+    return run
+
+
+def fail(sentence: str, status: int = 1) -> NoReturn:
+    """Print one sentence on standard error and end."""
+    typer.echo(" ".join(sentence.split()), err=True)
+    raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what native libraries write to standard error from the user, but not what we do.
+
+    TensorFlow announces itself there whatever ``TF_CPP_MIN_LOG_LEVEL`` says. So the descriptor
+    leads nowhere meanwhile, and Python writes to a copy of the real one. Not so with --debug.
+    """
+    try:
+        real = os.dup(2)
+    except OSError:  # closed: there is nobody to disturb
+        real = -1
+    if real < 0 or logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, real)
+        if _descriptor(sys.stderr) == 2:
+            stream = open(  # noqa: SIM115 - closed with the others
+                real, "w", 1, sys.stderr.encoding, "backslashreplace", closefd=False
+            )
+            undo.enter_context(stream)
+            undo.enter_context(contextlib.redirect_stderr(stream))
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        undo.callback(os.dup2, real, 2)
+        yield
+
+
+def _descriptor(stream: Any) -> int | None:
+    try:
+        return int(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # replaced by something without one
+        return None
+
+
+class Bar:
+    """A progress bar on standard error, if that is a terminal.
+
+    Parameters
+    ----------
+    cases : int
+        How many CTs there are.
+    """
+
+    def __init__(self, cases: int) -> None:
+        self._cases = cases
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Bar:
+        if sys.stderr.isatty():
+            from rich import console, progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+                console=console.Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,  # lines of cases belong on standard output
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, index: int, step: Progress) -> None:
+        """Show how far a case has come."""
+        if self._bar is not None:
+            case = f"case {index + 1} of {self._cases}, " if self._cases > 1 else ""
+            self._bar.update(
+                self._task, description=case + step.stage, completed=step.done, total=step.total
+            )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away while something else is printed."""
+        if self._bar is not None:
+            self._bar.stop()
+        yield
+        if self._bar is not None:
+            self._bar.start()

@@ -1,0 +1,269 @@
+"""Many CTs, one after the other, and what became of each."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from napari_pancreas_seg.cases import Case, check_targets, find_inputs, output_path, plan
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
+from napari_pancreas_seg.io import load_ct, save_map, save_mask, stem
+from napari_pancreas_seg.model.bundle import load_card
+from napari_pancreas_seg.provenance import describe, write_sidecar
+from napari_pancreas_seg.volume import CTVolume
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.segmentation import LoadedModel
+
+__all__ = [
+    "Case",
+    "CaseResult",
+    "find_inputs",
+    "output_path",
+    "plan",
+    "save_case",
+    "segment_cases",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class Wanted(NamedTuple):
+    """Which files a case gets, and whether old ones may be replaced."""
+
+    attention: bool
+    probability: bool
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What became of a case.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    files : tuple of Path
+        What was written, the mask first; empty for a failed case.
+    volume_ml : float
+        Volume of the mask in mL.
+    slices : int
+        Slices that hold any of it.
+    seconds : float
+        Time the case took, reading and writing included.
+    error : str, optional
+        Why it failed, one sentence; None for a case that is done.
+    notes : tuple of str
+        Sentences the user should read.
+    """
+
+    case: Case
+    files: tuple[Path, ...] = ()
+    volume_ml: float = 0.0
+    slices: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def save_case(
+    segmentation: Segmentation,
+    volume: CTVolume,
+    mask_path: str | Path,
+    *,
+    attention: bool = False,
+    probability: bool = False,
+    overwrite: bool = False,
+    maps: str | None = None,
+    seconds: dict[str, float] | None = None,
+) -> list[Path]:
+    """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
+
+    Parameters
+    ----------
+    segmentation : Segmentation
+        What the model found.
+    volume : CTVolume
+        The CT.
+    mask_path : str or Path
+        Where the mask goes. For ``m.nii.gz`` the others are ``m.json``,
+        ``m_probability.nii.gz`` and ``m_attention_1.nii.gz`` (finest), ….
+    attention, probability : bool
+        Whether to write these maps, at the resolution of the network.
+    overwrite : bool
+        Whether existing files may be replaced.
+    maps : str, optional
+        Start of the maps' names, if it is not the mask's.
+    seconds : dict of str to float, optional
+        Further stages for the sidecar.
+
+    Returns
+    -------
+    list of Path
+        What was written, the mask first.
+
+    Raises
+    ------
+    PancreasSegError
+        If a file exists already or cannot be written.
+    """
+    mask_path = Path(mask_path)
+    case = Case(volume.source.path or Path("CT"), mask_path, maps or stem(mask_path))
+    check_targets(case, attention=attention, probability=probability, overwrite=overwrite)
+    scalar_maps = [(case.probability, segmentation.probability)] if probability else []
+    if attention:
+        scalar_maps += [
+            (case.attention(k), found) for k, found in enumerate(segmentation.attention, start=1)
+        ]
+    record = describe(volume, segmentation, seconds=seconds)
+    # The sidecar comes last: where it is, the case is complete.
+    targets = [case.mask, *(path for path, _ in scalar_maps), case.sidecar]
+    new = [path for path in targets if not path.exists()]
+    try:
+        save_mask(segmentation.mask, volume, case.mask, overwrite=overwrite)
+        for path, scalar_map in scalar_maps:
+            save_map(scalar_map, volume, path, overwrite=overwrite)
+        write_sidecar(case.sidecar, record, overwrite=overwrite)
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+    return targets
+
+
+def segment_cases(
+    cases: Sequence[Case],
+    model: str = "default",
+    options: Options | None = None,
+    *,
+    attention: bool = False,
+    probability: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[int, Progress], None] | None = None,
+) -> Iterator[CaseResult]:
+    """Segment CTs one after the other; one bad case does not stop the others.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        From `plan`.
+    model : str
+        Name or path of a model bundle.
+    options : Options, optional
+        How to segment.
+    attention, probability : bool
+        Whether to write these maps.
+    overwrite : bool
+        Whether existing files may be replaced; a case that has some fails before any work.
+    on_progress : callable, optional
+        Called with the case's index and each `Progress`.
+
+    Yields
+    ------
+    CaseResult
+        One for each case, in order, as soon as it is done or has failed.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no such model.
+    """
+    asked = options or Options()
+    load_card(model)  # what is true of every case is said once
+    wanted = Wanted(attention, probability, overwrite)
+
+    @functools.cache
+    def network() -> LoadedModel:
+        # Here, so that nothing that loads Keras is imported before there is a CT to segment.
+        from napari_pancreas_seg.inference.segmentation import LoadedModel
+
+        return LoadedModel(model, asked.device)
+
+    for index, case in enumerate(cases):
+        start = time.perf_counter()
+
+        def report(step: Progress, index: int = index) -> None:
+            if on_progress is not None:
+                on_progress(index, step)
+
+        try:
+            yield _run(case, network, asked, wanted, report)
+        except Exception as error:
+            logger.debug("case %d failed", index, exc_info=True)
+            seconds = time.perf_counter() - start
+            yield CaseResult(case, seconds=seconds, error=_sentence(case, error))
+
+
+def _run(
+    case: Case,
+    network: Callable[[], LoadedModel],
+    options: Options,
+    wanted: Wanted,
+    report: Callable[[Progress], None],
+) -> CaseResult:
+    """Segment one case; what it holds is freed before the next one is read."""
+    start = time.perf_counter()
+    check_targets(case, **wanted._asdict())
+    volume = load_ct(case.source)
+    read = time.perf_counter()
+    report(Progress("loading the network", 0, volume.grid.shape[0]))
+    loaded = network()
+    before = {"reading the CT": read - start, "loading the network": time.perf_counter() - read}
+    found = _segment(volume, loaded, options, report)
+    files = save_case(
+        found,
+        volume,
+        case.mask,
+        **wanted._asdict(),
+        maps=case.maps,
+        seconds=before,
+    )
+    return CaseResult(
+        case,
+        tuple(files),
+        found.volume_ml,
+        int(found.mask.any(axis=(1, 2)).sum()),
+        time.perf_counter() - start,
+        notes=tuple(dict.fromkeys((*volume.notes, *found.notes))),
+    )
+
+
+def _segment(
+    volume: CTVolume, model: LoadedModel, options: Options, report: Callable[[Progress], None]
+) -> Segmentation:
+    from napari_pancreas_seg.inference import segmentation
+
+    steps: Generator[Progress, Any, Segmentation] = segmentation.iter_segment(
+        volume, model, options
+    )
+    try:
+        while True:
+            report(next(steps))
+    except StopIteration as end:
+        found: Segmentation = end.value
+        return found
+    finally:
+        steps.close()
+
+
+def _sentence(case: Case, error: Exception) -> str:
+    """Say in one sentence why a case failed."""
+    if isinstance(error, PancreasSegError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return (
+            f"'{case.source.name}' needs more memory than there is; close other programs, choose "
+            "a smaller --batch-size or crop the CT."
+        )
+    what = " ".join(str(error).split())[:300]
+    return (
+        f"'{case.source.name}' failed unexpectedly ({type(error).__name__}: {what}); run it again "
+        "with --debug and report what it says."
+    )

@@ -1,0 +1,145 @@
+"""A synthetic abdominal CT made by code, with its true pancreas mask.
+
+It is no patient's scan: shapes, grey values and noise are drawn by the functions of
+`anatomy`. It serves the demo, the tests and a first look without any data at hand; a
+score on it says nothing about real CT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_pancreas_seg.data import anatomy
+from napari_pancreas_seg.data.canvas import Canvas
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = ["Phantom", "make_phantom"]
+
+DEFAULT_SHAPE = (84, 224, 288)
+DEFAULT_SPACING_MM = (3.0, 1.25, 1.25)
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A synthetic CT and the pancreas that was drawn into it.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The CT: int16 HU, its source order and affine those of a usual scanner's.
+    mask : ndarray, shape (Z, Y, X), uint8
+        1 in the pancreas, on ``volume.grid`` (display order); one connected piece.
+    seed : int
+        The seed it was made from.
+    """
+
+    volume: CTVolume
+    mask: npt.NDArray[np.uint8]
+    seed: int
+
+
+def make_phantom(
+    seed: int = 0,
+    *,
+    spacing_mm: tuple[float, float, float] = DEFAULT_SPACING_MM,
+    shape: tuple[int, int, int] = DEFAULT_SHAPE,
+) -> Phantom:
+    """Make a synthetic portal-venous CT of the abdomen with a pancreas of 55 to 115 mL.
+
+    The volume is synthetic: nothing of it was measured in a person. It spans the lung
+    bases to the upper pelvis when its extent does (252 × 280 × 360 mm by default).
+    Anatomy, HU, fat, noise, source order and obliquity of the affine vary with the seed;
+    the same arguments give the same voxels again.
+
+    Parameters
+    ----------
+    seed : int
+        Which body, at least 0. The demo shows seed 0.
+    spacing_mm : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    shape : tuple of int
+        Number of voxels along (z, y, x).
+
+    Returns
+    -------
+    Phantom
+        The CT and its true mask.
+
+    Raises
+    ------
+    PancreasSegError
+        If the extent is too small to hold an abdomen, or the arguments make no volume.
+    """
+    extent = [n * s for n, s in zip(shape, spacing_mm, strict=True)]
+    enough = all(e >= least for e, least in zip(extent, (100, 200, 250), strict=True))
+    if seed < 0 or min(spacing_mm) <= 0 or not enough:
+        raise PancreasSegError(
+            "A phantom needs a seed of at least 0 and an extent of at least 100 × 200 × 250 mm "
+            f"(z, y, x); seed {seed} and {extent[0]:g} × {extent[1]:g} × {extent[2]:g} mm "
+            "were asked for."
+        )
+    rng = np.random.default_rng([20240, seed])
+    canvas = Canvas(shape, spacing_mm, rng)
+    mask = anatomy.paint_abdomen(canvas)
+    hu = _scan(canvas, rng)
+    array, affine = _as_scanned(hu, spacing_mm, rng)
+    return Phantom(CTVolume.from_source_array(array, affine), _largest_piece(mask), seed)
+
+
+def _scan(canvas: Canvas, rng: np.random.Generator) -> npt.NDArray[np.int16]:
+    """Blur as a scanner does, then add noise whose grain is that of a soft-tissue kernel."""
+    z, y, x = canvas.spacing_mm
+    hu = ndimage.gaussian_filter1d(canvas.hu, 0.55 / y, axis=1, truncate=3)
+    hu = ndimage.gaussian_filter1d(hu, 0.55 / x, axis=2, truncate=3)
+    hu = ndimage.gaussian_filter1d(hu, 0.9 / z, axis=0, truncate=3)
+    grain = rng.standard_normal(canvas.shape, dtype=np.float32)
+    width_mm = rng.uniform(0.6, 1.1)
+    for axis, spacing in ((1, y), (2, x)):
+        grain = ndimage.gaussian_filter1d(grain, width_mm / spacing, axis=axis, truncate=3)
+    hu += grain * np.float32(rng.uniform(8.0, 16.0) / grain.std())
+    return np.asarray(np.clip(np.rint(hu), -1024, 3071).astype(np.int16))
+
+
+def _as_scanned(
+    hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float64]]:
+    """Axis order and affine of a usual source: (x, y, z), LPS, LAS or RAS, slightly oblique."""
+    array = hu.transpose(2, 1, 0)
+    lps_to_ras = np.diag([-1.0, -1.0, 1.0])
+    direction = lps_to_ras @ _tilt(np.deg2rad(rng.uniform(-4.0, 4.0, size=3)))
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.asarray(spacing_mm[::-1])
+    middle = (np.asarray(array.shape) - 1) / 2
+    affine[:3, 3] = rng.uniform(-60.0, 60.0, size=3) - affine[:3, :3] @ middle
+    flipped = ((), (1,), (0, 1))[int(rng.integers(3))]
+    for axis in flipped:
+        affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    return np.ascontiguousarray(np.flip(array, flipped)), affine
+
+
+def _tilt(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rotation about x, then y, then z, angles in radians."""
+    rotation = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        rotation = turn @ rotation
+    return rotation
+
+
+def _largest_piece(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Keep the largest 6-connected piece of a mask."""
+    pieces, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(pieces.ravel())
+        sizes[0] = 0
+        mask = pieces == sizes.argmax()
+    return mask.astype(np.uint8)

@@ -1,0 +1,103 @@
+"""The compiled function from int16 HU to probability and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+__all__ = ["FramePredictor", "windowed"]
+
+
+def windowed(hu: Any, windows: Sequence[Sequence[float]]) -> Any:
+    """HU windows as channels.
+
+    Parameters
+    ----------
+    hu : tensor, shape (B, H, W, 1)
+        Hounsfield units.
+    windows : sequence of (low, high)
+        One channel each; low becomes 0, high 1, what lies outside is clipped.
+
+    Returns
+    -------
+    tensor, shape (B, H, W, len(windows))
+        Values in [0, 1].
+    """
+    low = np.array([w[0] for w in windows], np.float32)
+    high = np.array([w[1] for w in windows], np.float32)
+    return ops.clip((hu - low) / (high - low), 0.0, 1.0)
+
+
+class FramePredictor(keras.Model):
+    """Clipping, cutting the frame, windows and network in one compiled function.
+
+    Parameters
+    ----------
+    network : keras.Model
+        As `napari_pancreas_seg.model.attention_unet.build` makes it.
+    windows : sequence of (low, high)
+        HU windows of its channels.
+    temperature : float
+        Divides the log-odds of the probability (Guo et al. 2017, arXiv:1706.04599).
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        windows: Sequence[Sequence[float]],
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+        self.windows = tuple(tuple(w) for w in windows)
+        self.lowest = float(min(w[0] for w in windows))
+        self.highest = float(max(w[1] for w in windows))
+        # XLA's convolutions are slow on a CPU; JAX has no other way.
+        self.compile(jit_compile=keras.backend.backend() == "jax")
+
+    def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return probability and attention of a batch of slices.
+
+        Parameters
+        ----------
+        inputs : dict of tensor
+            ``hu`` (B, Y, X) int16 or float32; ``rows`` (height, Y) and ``columns``
+            (width, X), the matrices of `Frame.into`; ``shift``, a scalar in HU added before
+            clipping.
+
+        Returns
+        -------
+        dict of tensor
+            ``probability`` (B, height, width) and ``attention_N`` (B, h, w).
+        """
+        hu = ops.cast(inputs["hu"], "float32") + inputs["shift"]
+        # Clip before resampling: otherwise metal and air bleed into their surroundings.
+        hu = ops.clip(hu, self.lowest, self.highest) - self.lowest
+        hu = ops.matmul(inputs["rows"], hu)
+        hu = ops.matmul(hu, ops.transpose(inputs["columns"])) + self.lowest
+        outputs = self.network(windowed(hu[..., None], self.windows), training=False)
+        maps = {name: ops.cast(value[..., 0], "float32") for name, value in outputs.items()}
+        if self.temperature != 1.0:
+            certain = ops.clip(maps["probability"], 1e-6, 1 - 1e-6)
+            odds = ops.log(certain) - ops.log(1.0 - certain)
+            maps["probability"] = ops.sigmoid(odds / self.temperature)
+        return maps
+
+    def predict_batch(
+        self,
+        hu: npt.NDArray[Any],
+        rows: npt.NDArray[np.float32],
+        columns: npt.NDArray[np.float32],
+        shift: float = 0.0,
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Run `call` compiled, from NumPy to NumPy."""
+        outputs: dict[str, npt.NDArray[np.float32]] = self.predict_on_batch(
+            {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
+        )
+        return outputs

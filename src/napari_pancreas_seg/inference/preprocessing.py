@@ -1,0 +1,251 @@
+"""The frame: the part of every slice that the network sees, at one physical scale.
+
+A frame has a fixed number of pixels and of millimetres per pixel, and is centred on the
+body. There is one for a whole volume, so that mask, probability and attention share an
+affine. Getting in and out of it is two small matrices per volume, one for rows and one
+for columns: exact in millimetres, smoothed where pixels grow (no aliasing), zero outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import Grid
+
+__all__ = ["Frame", "FrameSpec", "body_centre", "place_frame", "resampling_matrix"]
+
+Array = npt.NDArray[Any]
+
+SOFT_TISSUE_HU = (0, 255)
+"""Bodies are found on HU clipped so: what the training slices hold (fat and air are 0)."""
+COARSE_MM = 6.4
+"""Pixel size at which bodies are found: table, tubes and skin folds blur away."""
+BODY_MEAN_HU = 25
+"""Mean of the clipped HU from which a coarse pixel is soft tissue."""
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """Size of a frame and where it lies on the body.
+
+    Parameters
+    ----------
+    height, width : int
+        Pixels.
+    mm_per_pixel : float
+        Size of a pixel in mm.
+    offset_mm : tuple of float
+        From the centre of the body's box to the centre of the frame in mm, (towards the
+        back, towards the patient's left). The gland lies in front of the centre.
+    """
+
+    height: int = 160
+    width: int = 224
+    mm_per_pixel: float = 1.2
+    offset_mm: tuple[float, float] = (-28.0, 14.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as plain data, for a card."""
+        return {**asdict(self), "offset_mm": list(self.offset_mm)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FrameSpec:
+        """Read what `to_dict` wrote."""
+        return cls(**{**data, "offset_mm": tuple(data["offset_mm"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame laid on the slices of one volume.
+
+    Parameters
+    ----------
+    spec : FrameSpec
+        Its size.
+    shape : tuple of int
+        (Y, X) of the volume's slices.
+    origin : tuple of float
+        (y, x) index in the slice of the centre of the frame's pixel (0, 0).
+    step : tuple of float
+        Slice pixels per frame pixel along (y, x).
+    """
+
+    spec: FrameSpec
+    shape: tuple[int, int]
+    origin: tuple[float, float]
+    step: tuple[float, float]
+
+    def into(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Matrices (height, Y) and (width, X) that bring a slice into the frame."""
+        return (
+            resampling_matrix(self.shape[0], self.spec.height, self.origin[0], self.step[0]),
+            resampling_matrix(self.shape[1], self.spec.width, self.origin[1], self.step[1]),
+        )
+
+    def out_of(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Matrices (Y, height) and (X, width) that bring a frame back onto the slice."""
+        return tuple(  # type: ignore[return-value]
+            resampling_matrix(n_frame, n_slice, -origin / step, 1 / step)
+            for n_frame, n_slice, origin, step in zip(
+                (self.spec.height, self.spec.width), self.shape, self.origin, self.step, strict=True
+            )
+        )
+
+    def grid(
+        self,
+        volume: Grid,
+        shape: tuple[int, int] | None = None,
+        coarser: int = 1,
+        pad: tuple[int, int] = (0, 0),
+    ) -> Grid:
+        """Grid of the frame, or of a map of it that is coarser by a whole factor.
+
+        Parameters
+        ----------
+        volume : Grid
+            Grid of the CT.
+        shape : tuple of int, optional
+            Rows and columns of the map; the frame's own if None.
+        coarser : int
+            Frame pixels per map pixel. A coarse pixel's centre is the centre of the frame
+            pixels that it covers, hence an offset of (coarser - 1) / 2.
+        pad : tuple of int
+            Pixels that the network added before the frame's first row and column.
+        """
+        shape = shape or (self.spec.height, self.spec.width)
+        half = (coarser - 1) / 2
+        origin = [o + s * (half - p) for o, s, p in zip(self.origin, self.step, pad, strict=True)]
+        return volume.sub_grid(
+            (volume.shape[0], *shape),
+            (0.0, *origin),
+            (1.0, self.step[0] * coarser, self.step[1] * coarser),
+        )
+
+
+def resampling_matrix(n_in: int, n_out: int, start: float, step: float) -> npt.NDArray[np.float32]:
+    """Linear resampling along one axis as a matrix.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Samples before and after.
+    start, step : float
+        Output sample i lies at input index ``start + step * i``.
+
+    Returns
+    -------
+    ndarray, shape (n_out, n_in), float32
+        Rows of triangle weights; the triangle is widened to ``step`` where samples move
+        apart, so that nothing is aliased. What would come from outside the input is zero.
+    """
+    if not (np.isfinite(step) and step > 0):
+        raise PancreasSegError("The spacing of this volume is not a positive number.")
+    centres = start + step * np.arange(n_out)
+    width = max(1.0, step)
+    reach = int(np.ceil(width)) + 1
+    first = np.floor(centres).astype(int) - reach
+    index = first[:, None] + np.arange(2 * reach + 2)
+    weights = np.maximum(0.0, 1.0 - np.abs(index - centres[:, None]) / width)
+    weights /= weights.sum(axis=1, keepdims=True)
+    matrix = np.zeros((n_out, n_in), dtype=np.float32)
+    rows = np.broadcast_to(np.arange(n_out)[:, None], index.shape)
+    inside = (index >= 0) & (index < n_in)
+    matrix[rows[inside], index[inside]] = weights[inside]
+    return matrix
+
+
+def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec) -> Frame:
+    """Lay a frame on a volume, centred on the body.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X)
+        Hounsfield units in display order.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    spec : FrameSpec
+        The frame that the network wants.
+
+    Raises
+    ------
+    PancreasSegError
+        If no slice holds any soft tissue.
+    """
+    centre = body_centre(hu, spacing)
+    step = tuple(spec.mm_per_pixel / s for s in spacing[1:])
+    origin = tuple(
+        c + offset / s - st * (n - 1) / 2
+        for c, offset, s, st, n in zip(
+            centre, spec.offset_mm, spacing[1:], step, (spec.height, spec.width), strict=True
+        )
+    )
+    return Frame(spec, hu.shape[1:], origin, step)  # type: ignore[arg-type]
+
+
+def body_centre(
+    hu: Array, spacing: tuple[float, float, float], most_slices: int = 64
+) -> tuple[float, float]:
+    """Find the centre of the body's box, the same for all slices.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X)
+        Hounsfield units in display order.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    most_slices : int
+        At most so many slices, evenly spread, are looked at.
+
+    Returns
+    -------
+    tuple of float
+        (y, x) index: the median over the slices that show a good part of the body.
+
+    Raises
+    ------
+    PancreasSegError
+        If no slice holds any soft tissue.
+    """
+    n_slices = hu.shape[0]
+    chosen = np.unique(np.linspace(0, n_slices - 1, min(n_slices, most_slices)).round().astype(int))
+    found = [box for z in chosen if (box := _body_box(hu[z], spacing[1:])) is not None]
+    if not found:
+        raise PancreasSegError(
+            "No soft tissue was found in this CT; is it in Hounsfield units, and of the abdomen?"
+        )
+    boxes = np.array(found)
+    large = boxes[:, 2] >= 0.3 * boxes[:, 2].max()
+    y, x = np.median(boxes[large, :2], axis=0)
+    return float(y), float(x)
+
+
+def _body_box(slice_hu: Array, spacing: tuple[float, float]) -> tuple[float, float, int] | None:
+    """Centre of the body's box in one slice, (y, x) index, and its area in coarse pixels."""
+    factors = [
+        max(1, min(n, round(COARSE_MM / s))) for n, s in zip(slice_hu.shape, spacing, strict=True)
+    ]
+    rows, columns = (n // f for n, f in zip(slice_hu.shape, factors, strict=True))
+    cut = slice_hu[: rows * factors[0], : columns * factors[1]]
+    clipped = np.clip(cut, *SOFT_TISSUE_HU).astype(np.float32)
+    coarse = clipped.reshape(rows, factors[0], columns, factors[1]).mean(axis=(1, 3))
+    # Opening removes the table's shells; small pieces are tubes, arms' edges and noise.
+    tissue = ndimage.binary_opening(np.pad(coarse > BODY_MEAN_HU, 1), np.ones((3, 3)))[1:-1, 1:-1]
+    pieces, n = ndimage.label(tissue, np.ones((3, 3)))
+    if n == 0:
+        return None
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    kept = (sizes >= 0.03 * sizes.sum())[pieces]
+    area = int(kept.sum())
+    centre = [
+        (np.percentile(where, [1, 99]).mean() + 0.5) * factor - 0.5
+        for where, factor in zip(np.nonzero(kept), factors, strict=True)
+    ]
+    return centre[0], centre[1], area

@@ -1,0 +1,296 @@
+"""The network in a process of its own, for callers that must stay responsive.
+
+Importing TensorFlow holds the interpreter for seconds, its memory on the GPU is freed
+only when its process ends, and a crash takes the process along. So the window runs the
+network in a child that it starts with ``python -m napari_pancreas_seg.inference.process``
+and keeps warm between runs. `NetworkProcess.iter_segment` is the same generator as
+`napari_pancreas_seg.inference.segmentation.iter_segment`, only elsewhere.
+
+The two talk over the child's standard input and output: a line of JSON, then the arrays
+that the line names, in NumPy's own format without pickles. Pipes cost a copy that shared
+memory would save (some 0.1 s for a large CT), but leave nothing behind when either side
+is killed. The child ends when its input does, that is, also when its parent is killed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import messages
+from napari_pancreas_seg.inference.messages import Message
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = ["NetworkProcess"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+MODULE = "napari_pancreas_seg.inference.process"  # __name__ is "__main__" in the child
+POLL_SECONDS = 0.05
+LAST = ("result", "error", "cancelled")
+"""Replies after which nothing more comes for a request."""
+
+
+class NetworkProcess:
+    """Runs segmentations in a child process, which is started when it is first needed.
+
+    Parameters
+    ----------
+    command : sequence of str, optional
+        What to start; by default this module, in the interpreter that runs now.
+    patience_seconds : float
+        How long a cancelled run may take to answer before its process is killed.
+    """
+
+    def __init__(self, command: Sequence[str] | None = None, patience_seconds: float = 3.0) -> None:
+        self._command = list(command or (sys.executable, "-m", MODULE))
+        self._patience = patience_seconds
+        self._numbers = itertools.count(1)
+        self._starting = threading.Lock()
+        self._child: _Child | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        child = self._child
+        return child.process.pid if child is not None and child.alive else None
+
+    def warm_up(self, model: str | Path = "default", options: Options | None = None) -> None:
+        """Start the child and let it load the model, without waiting for it.
+
+        What goes wrong here is reported by the next run.
+        """
+        try:
+            request = {"model": str(model), "options": asdict(options or Options())}
+            self._running_child().request("warm up", next(self._numbers), request)
+        except (OSError, PancreasSegError):
+            logger.debug("The network could not be warmed up", exc_info=True)
+
+    def iter_segment(
+        self,
+        volume: CTVolume,
+        model: str | Path = "default",
+        options: Options | None = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Generator[Progress, None, Segmentation | None]:
+        """Segment a CT in the child; closing the generator cancels.
+
+        Parameters
+        ----------
+        volume : CTVolume
+            The CT.
+        model : str or Path
+            Name of a model, or the path of a bundle.
+        options : Options, optional
+            How to segment.
+        cancelled : callable
+            Asked several times a second, also while the network is busy; once it
+            answers True the run ends as if closed.
+
+        Yields
+        ------
+        Progress
+            How far it has come, with the slices that have just been found.
+
+        Returns
+        -------
+        Segmentation or None
+            What was found; None if cancelled.
+
+        Raises
+        ------
+        PancreasSegError
+            If the segmentation fails, or the child ends before it is done.
+        """
+        child = self._running_child()
+        number = next(self._numbers)
+        over = False
+        try:
+            child.request(
+                "segment",
+                number,
+                {"model": str(model), "options": asdict(options or Options())},
+                {"hu": volume.hu, "affine": volume.grid.affine},
+            )
+            for header, arrays in self._replies(child, number, cancelled):
+                over = header["reply"] in LAST
+                if header["reply"] == "progress":
+                    yield messages.progress_of(header, arrays)
+                elif header["reply"] == "result":
+                    return messages.segmentation_of(header, arrays)
+                elif header["reply"] == "error":
+                    raise PancreasSegError(header["sentence"])
+            return None
+        except OSError as error:
+            # The pipe broke while the volume was on its way.
+            raise PancreasSegError(child.last_words()) from error
+        finally:
+            if not over:
+                self._cancel(child, number)
+
+    def close(self) -> None:
+        """End the child at once; a run that is under way ends as if cancelled."""
+        self._closed = True
+        with self._starting:
+            child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+
+    def _running_child(self) -> _Child:
+        with self._starting:
+            if self._child is None or not self._child.alive:
+                try:
+                    child = _Child(self._command)
+                except OSError as error:
+                    raise PancreasSegError(
+                        f"The network's process could not be started: {error}."
+                    ) from error
+                # Forgotten without close(), or the interpreter ends: nothing survives.
+                weakref.finalize(self, child.kill)
+                self._child, self._closed = child, False
+            return self._child
+
+    def _replies(
+        self, child: _Child, number: int, cancelled: Callable[[], bool]
+    ) -> Iterator[Message]:
+        while not (cancelled() or self._closed):
+            try:
+                message = child.replies.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if message is None:
+                if self._closed:
+                    return
+                raise PancreasSegError(child.last_words())
+            if message[0]["id"] == number:
+                yield message
+
+    def _cancel(self, child: _Child, number: int) -> None:
+        """Ask the child to stop and wait for its answer, or kill it."""
+        deadline = time.monotonic() + self._patience
+        try:
+            child.request("cancel", number)
+            while (left := deadline - time.monotonic()) > 0 and child.alive:
+                message = child.replies.get(timeout=left)
+                if message is None:
+                    return
+                if message[0]["id"] == number and message[0]["reply"] in LAST:
+                    return
+        except (OSError, queue.Empty):
+            pass
+        child.kill()
+
+
+class _Child:
+    """A started child, with threads that read what it says."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        self.replies: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._errors: deque[str] = deque(maxlen=30)
+        self._garbled = False
+        self._writing = threading.Lock()
+        for target in (self._read_replies, self._read_errors):
+            threading.Thread(target=target, name="pancreas-network", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def request(
+        self,
+        kind: str,
+        number: int,
+        header: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> None:
+        assert self.process.stdin is not None
+        with self._writing:
+            messages.send(
+                self.process.stdin, {**(header or {}), "request": kind, "id": number}, arrays or {}
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """Say in a sentence that the child ended and why, as far as one can tell."""
+        try:
+            status = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self.process.returncode
+        tail = "\n".join(self._errors)
+        logger.debug("The network's process ended with status %s:\n%s", status, tail)
+        if self._garbled:
+            why = "sent something that is no answer and was stopped. Run again."
+        elif status in (-signal.SIGTERM, -9, 137, 0xC0000017):
+            why = (
+                "was stopped from outside, most often because the memory ran out. Close other "
+                "programs, or choose a smaller batch, and run again."
+            )
+        else:
+            said = next((line.strip() for line in reversed(self._errors) if line.strip()), "")
+            why = f"ended unexpectedly (status {status})." + (f" It said: {said}" if said else "")
+        return f"The network's process {why}"
+
+    def _read_replies(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while (message := messages.receive(self.process.stdout)) is not None:
+                self.replies.put(message)
+        except (OSError, ValueError, EOFError):
+            # It died in the middle of a message, or something else wrote into the pipe.
+            logger.debug("The network's process broke off", exc_info=True)
+            self._garbled = self.alive
+            self.process.kill()
+        self.replies.put(None)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._errors.append(line.decode(errors="replace").rstrip())
+
+
+def _environment() -> dict[str, str]:
+    """Environment of the child: the parent's, and no more folders to import from."""
+    environment = dict(os.environ)
+    if not {"", str(Path.cwd())} & set(sys.path):
+        # ``-m`` would put the working folder first, and with it any ``random.py`` there.
+        environment["PYTHONSAFEPATH"] = "1"
+    return environment
+
+
+if __name__ == "__main__":
+    from napari_pancreas_seg.inference.serving import main
+
+    main()

@@ -1,0 +1,179 @@
+"""Writing a file so that it is whole or not there, and naming what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = [
+    "atomic_write",
+    "check_folder",
+    "check_target",
+    "explain_os_error",
+    "make_folder",
+    "same_file",
+]
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; make room or choose another folder",
+    errno.EDQUOT: "your disk quota is used up; make room or choose another folder",
+    errno.EFBIG: "the system allows no file of that size; choose another folder or raise the limit",
+    errno.EACCES: "you have no permission for that; choose another folder or change its rights",
+    errno.EPERM: "you have no permission for that; choose another folder or change its rights",
+    errno.EROFS: "that folder is read-only; choose another one",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
+    errno.ENOENT: "that folder does not exist; choose another one",
+    errno.EIO: "the disk reported a fault; try another disk",
+}
+
+
+def explain_os_error(error: OSError) -> str:
+    """Say in plain words why the system refused, and what can be done."""
+    if error.errno in _REASONS:
+        return _REASONS[error.errno]
+    return f"the system said: {error.strerror or type(error).__name__}"
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, if it is not there.
+
+    Raises
+    ------
+    PancreasSegError
+        If it cannot be created, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise PancreasSegError(
+            f"'{folder.name}' is a file, not a folder, so nothing can be written into it; "
+            "choose another folder."
+        ) from None
+    except OSError as error:
+        raise PancreasSegError(
+            f"The folder '{folder}' cannot be created: {explain_os_error(error)}."
+        ) from error
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same existing file."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work is done, a folder that could not be written to.
+
+    Creates nothing: where the folder does not exist, the nearest one above it is tried.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is a file or nothing can be written there.
+    """
+    existing = folder
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    probe = _temporary_beside(existing / "probe")
+    try:
+        with open(probe, "xb"):
+            pass
+    except OSError as error:
+        raise PancreasSegError(
+            f"Nothing can be written into the folder '{folder}': {explain_os_error(error)}."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse, before any work is done, a target that must not be written.
+
+    Parameters
+    ----------
+    path : Path
+        The file to be written.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file exists and must not be replaced, or is no regular file.
+    """
+    try:
+        if path.is_dir():
+            raise PancreasSegError(f"'{path.name}' is a folder; give the name of a file.")
+        if path.exists() and not path.is_file():
+            raise PancreasSegError(f"'{path.name}' is not a regular file; choose another name.")
+        if path.exists() and not overwrite:
+            raise PancreasSegError(
+                f"'{path.name}' exists already and was left as it is; choose another name or "
+                "allow overwriting (--overwrite)."
+            )
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    The bytes go to a temporary file beside the target, which is flushed to the disk and then
+    renamed. Whatever happens before that, the target stays as it was.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write; its folder is created if needed.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Yields
+    ------
+    IO[bytes]
+        The temporary file, open for binary writing.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file exists and must not be replaced, or cannot be written.
+    """
+    path = Path(path)
+    check_target(path, overwrite=overwrite)
+    make_folder(path.parent)
+    target = Path(os.path.realpath(path))  # a link stays a link, what it points to is replaced
+    temporary = _temporary_beside(target)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        check_target(path, overwrite=overwrite)  # somebody may have written it meanwhile
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _temporary_beside(path: Path) -> Path:
+    # Not tempfile: its files are private to the user, and a mask should have the rights that
+    # the folder and the umask give. The name is short: the target's may be at the limit.
+    return path.parent / f".{secrets.token_hex(8)}.part"
+
+
+def _not_written(path: Path, error: OSError) -> PancreasSegError:
+    return PancreasSegError(f"'{path.name}' was not written: {explain_os_error(error)}.")

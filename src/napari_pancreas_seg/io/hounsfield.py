@@ -1,0 +1,234 @@
+"""From stored numbers to Hounsfield units, and whether they can be Hounsfield units at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["AIR_HU", "Scaled", "check_hounsfield", "scale"]
+
+Array = npt.NDArray[Any]
+
+AIR_HU = -1024
+"""What takes the place of a voxel without a value."""
+
+_ABSURD = 1e6
+"""No scanner stores such a value, and float16 or int16 arithmetic would overflow on it."""
+
+_INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """An array after its slope and intercept were applied.
+
+    Parameters
+    ----------
+    values : ndarray
+        int16 if every value is an integer that fits, else float32.
+    invalid : int
+        How many voxels had no usable value (NaN, infinite, absurdly large) and are now air.
+    """
+
+    values: Array
+    invalid: int
+
+
+def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
+    """Apply slope and intercept without a large temporary array.
+
+    Parameters
+    ----------
+    stored : ndarray, shape (I, J, K, ...)
+        Integers or floats as they lie in the file, any byte order.
+    slope, intercept : float
+        A value is ``stored * slope + intercept``.
+
+    Returns
+    -------
+    Scaled
+        The values in the same axis order.
+    """
+    plain = slope == 1.0 and intercept == 0.0
+    if plain and stored.dtype.kind in "iu" and _fits_int16(stored):
+        return Scaled(stored.astype(np.int16, copy=False), 0)
+
+    # One slab at a time in float64, optimistically into int16: CTs stored as float64 are
+    # common, and a 512×512×2000 one would fill 4 GB.
+    flat = stored.reshape(*stored.shape[:2], -1, order="F")
+    values: Array = np.empty(flat.shape, dtype=np.int16, order="F")
+    invalid = 0
+    for k in range(flat.shape[2]):
+        with np.errstate(over="ignore", invalid="ignore"):
+            slab = flat[:, :, k].astype(np.float64) * slope + intercept
+            bad = ~(np.abs(slab) <= _ABSURD)
+        if bad.any():
+            invalid += int(np.count_nonzero(bad))
+            slab[bad] = AIR_HU
+        if values.dtype == np.int16 and not _integers_that_fit(slab):
+            values = values.astype(np.float32)
+        values[:, :, k] = slab
+    return Scaled(values.reshape(stored.shape, order="F"), invalid)
+
+
+def _fits_int16(array: Array) -> bool:
+    if np.can_cast(array.dtype, np.int16):
+        return True
+    return bool(array.min() >= _INT16.min and array.max() <= _INT16.max)
+
+
+def _integers_that_fit(slab: Array) -> bool:
+    return bool(
+        slab.min() >= _INT16.min and slab.max() <= _INT16.max and (np.rint(slab) == slab).all()
+    )
+
+
+def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
+    """Tell a CT in Hounsfield units from everything else, on a sample of its slices.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X)
+        The volume in display order.
+
+    Returns
+    -------
+    shift : int
+        What has to be added to get Hounsfield units; 0 unless the intercept was lost.
+    notes : tuple of str
+        Sentences the user should read.
+
+    Raises
+    ------
+    PancreasSegError
+        If this cannot be a CT in Hounsfield units. The message is the end of a sentence that
+        begins with the file's name.
+    """
+    sample = _sample(hu)
+    low, high = float(sample.min()), float(sample.max())
+    if low == high:
+        # A sample without contrast in a volume with some: look at everything.
+        low, high = float(hu.min()), float(hu.max())
+        if low == high:
+            raise PancreasSegError(f"is constant: every voxel is {low:g}, so there is no image")
+        sample = hu.astype(np.float32)
+    if high - low < 50 and low >= 0 and (np.rint(sample) == sample).all():
+        raise PancreasSegError(
+            f"holds whole numbers from {low:g} to {high:g} only, so it is a mask and not a CT; "
+            "give the CT that the mask was drawn on"
+        )
+    if high - low < 50:
+        raise PancreasSegError(
+            f"holds values from {low:.3g} to {high:.3g}, which are normalised intensities and not "
+            "Hounsfield units; give the CT before any normalisation"
+        )
+    if _neighbours_unrelated(sample):
+        raise PancreasSegError(
+            "looks like noise: neighbouring voxels have nothing to do with one another, so this "
+            "is no CT or the data are damaged"
+        )
+    if low >= -128 and high <= 127 and low < 0:
+        raise PancreasSegError(
+            f"holds values from {low:g} to {high:g}, which is an 8-bit picture and not a CT; give "
+            "the CT in Hounsfield units"
+        )
+    if low < -50:
+        _check_full_range(sample)
+        return 0, ()
+    if low >= 0 and high <= 255:
+        _check_clipped(sample)
+        return 0, (
+            "The Hounsfield units of this CT are clipped to 0 to 255 (no air, no fat): it works, "
+            "but the unclipped CT may give a better mask.",
+        )
+    if _is_offset(sample):
+        return -1024, (
+            "The values of this CT lie 1024 too high (a lost rescale intercept): 1024 was "
+            "subtracted to get Hounsfield units.",
+        )
+    raise PancreasSegError(
+        f"holds values from {low:g} to {high:g} without any air or fat below 0, which are not "
+        "Hounsfield units; is it MR, or was the rescale intercept lost when it was converted?"
+    )
+
+
+def _sample(hu: Array) -> Array:
+    """At most 24 slices of at most about 512×512, float32."""
+    z = np.unique(np.linspace(0, hu.shape[0] - 1, 24).round().astype(int))
+    y, x = (max(1, n // 512) for n in hu.shape[1:])
+    return hu[z, ::y, ::x].astype(np.float32)
+
+
+def _neighbours_unrelated(sample: Array) -> bool:
+    """Whether neighbours in a slice differ as much as voxels drawn at random."""
+    spread = float(sample.std())
+    steps = [
+        float(np.sqrt(np.mean(np.square(np.diff(sample, axis=axis)))))
+        for axis in (1, 2)
+        if sample.shape[axis] > 1
+    ]
+    # √2 for independent voxels; a real CT stays far below 1 even when it is noisy.
+    return bool(steps) and max(steps) > 1.1 * spread
+
+
+def _share(inside: Array) -> float:
+    return float(np.count_nonzero(inside)) / max(1, inside.size)
+
+
+def _check_full_range(sample: Array) -> None:
+    body = sample[sample > -300]
+    soft = (body >= -20) & (body <= 200)
+    if np.count_nonzero(soft) < 0.003 * sample.size:
+        raise PancreasSegError(
+            "holds no soft tissue (no voxels between -20 and 200 HU), so there is no pancreas to "
+            "look for; check that this is a CT of the abdomen in Hounsfield units"
+        )
+    if _share((body >= -200) & (body <= 250)) < 0.38:  # 0.48 at least in real slices
+        raise PancreasSegError(
+            f"holds values from {sample.min():g} to {sample.max():g} that are not distributed "
+            "like those of a body in CT; check that they are Hounsfield units"
+        )
+
+
+def _check_clipped(sample: Array) -> None:
+    """Accept HU clipped to [0, 255], refuse other pictures with values from 0 to 255.
+
+    The limits lie outside what 786 slices of 50 patients show: air and fat are 0 (26 to 87 % of
+    the slice and most of its edge), little is saturated, what is left is mostly soft tissue,
+    and noise fills the range just above 0, which a masked picture leaves empty.
+    """
+    above = sample[sample > 3]
+    tissue = sample[sample > 12]
+    edge = np.concatenate([sample[:, [0, -1], :].ravel(), sample[:, :, [0, -1]].ravel()])
+    if (
+        0.2 <= _share(sample <= 3) <= 0.95
+        and _share(edge <= 3) >= 0.4
+        and _share(sample >= 250) <= 0.15
+        and _share((tissue > 40) & (tissue < 180)) >= 0.4
+        and 0.04 <= _share(above <= 30) <= 0.5
+    ):
+        return
+    raise PancreasSegError(
+        "looks like a picture with values from 0 to 255 and not like a CT; give the CT in "
+        "Hounsfield units"
+    )
+
+
+def _is_offset(sample: Array) -> bool:
+    """Whether this is unmistakably a CT whose values all lie 1024 too high."""
+    if sample.min() < 0 or sample.max() > 5500:
+        return False
+    body = sample[sample > 700]
+    if body.size < 0.02 * sample.size:
+        return False
+    fat = _share((body > 850) & (body < 980))
+    soft = _share((body >= 1000) & (body <= 1230))
+    air = _share(sample < 100)
+    # MR fills the range between air and fat, which in CT belongs to lung and edges only.
+    between = _share((sample > 300) & (sample < 800))
+    return air > 0.05 and soft > 0.25 and fat + soft > 0.6 and between < 0.15

@@ -1,0 +1,41 @@
+"""What the reader of a format hands over, and how maps are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAP_SLOPE", "RawImage"]
+
+MAP_SLOPE = 2.0**-14
+"""Maps are stored as int16 times this power of two, so that 0 and 1 come back exactly; nobody
+else does, so it also tells a map from a CT."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """A volume as a file holds it, in the file's own axis order.
+
+    Parameters
+    ----------
+    stored : ndarray, shape (I, J, K) or (I, J, K, 1, ...)
+        Numbers as stored, any integer or float type, any byte order.
+    slope, intercept : float
+        A value is ``stored * slope + intercept``.
+    affine : ndarray, shape (4, 4)
+        Maps an (i, j, k) index to world coordinates in mm, RAS+.
+    header : object
+        For the writer of the same format.
+    notes : tuple of str
+        Sentences the user should read.
+    """
+
+    stored: npt.NDArray[Any]
+    slope: float
+    intercept: float
+    affine: npt.NDArray[np.float64]
+    header: Any
+    notes: tuple[str, ...] = ()

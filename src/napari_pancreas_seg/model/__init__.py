@@ -1,0 +1,1 @@
+"""The network: its layers and builder, its losses, and the bundle it travels in."""

@@ -1,0 +1,224 @@
+"""The article's Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) in two dimensions.
+
+One functional model gives the mask's probability and the coefficients of every
+attention gate in one pass. The network is built from an `Architecture` alone, so that
+a released model is weights and parameters, never code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["ARCHITECTURES", "Architecture", "AttentionGate", "build"]
+
+LEVELS = 4
+STRIDE = 2**LEVELS
+"""Height and width inside the network are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that `build` needs to know.
+
+    Parameters
+    ----------
+    filters : int
+        Filters of the first block; the article has 32.
+    height, width, channels : int
+        Size of the input in pixels, and its channels.
+    classes : int
+        Foreground classes: 1 gives a sigmoid, more a softmax with a background class.
+    attention : bool
+        Whether gates weigh the skip connections; False is the plain U-Net that
+        differs in nothing else.
+    dropout : float
+        Share of the bottleneck's activations dropped in training.
+    head_batch_norm : bool
+        Batch normalisation between the last convolution and the sigmoid, as in the article.
+    head_bias : float
+        Initial bias of the last convolution: the log-odds of a pixel being pancreas.
+    """
+
+    filters: int = 16
+    height: int = 160
+    width: int = 224
+    channels: int = 3
+    classes: int = 1
+    attention: bool = True
+    dropout: float = 0.0
+    head_batch_norm: bool = False
+    head_bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.filters, self.height, self.width, self.channels, self.classes) < 1:
+            raise PancreasSegError("An architecture needs at least one filter, pixel and class.")
+        if not 0 <= self.dropout < 1:
+            raise PancreasSegError("dropout must be at least 0 and below 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters as plain data, for a card."""
+        return asdict(self)
+
+
+ARCHITECTURES = {
+    "article": Architecture(filters=32, height=224, width=224, head_batch_norm=True),
+    "default": Architecture(filters=16, dropout=0.2, head_bias=-3.0),
+    "unet": Architecture(filters=16, dropout=0.2, head_bias=-3.0, attention=False),
+}
+"""Configurations by name. ``article`` is the article's network, 7,951,369 parameters."""
+
+
+@keras.saving.register_keras_serializable(package="napari_pancreas_seg")
+class AttentionGate(layers.Layer):
+    """Weighs a skip connection by how much the coarser features ask for it.
+
+    The gating signal and the skip connection (brought to its size by a stride of two)
+    are projected by 1×1 convolutions and added; ReLU, a 1×1 convolution to one channel
+    and a sigmoid give the coefficients α, which are brought to the skip's size bilinearly
+    and multiply it (Oktay et al. 2018, equations 1 and 2). ReLU comes after the addition
+    only.
+
+    Parameters
+    ----------
+    filters : int
+        Channels in which skip and gating signal are compared.
+
+    Notes
+    -----
+    Call with ``(skip, gating)`` of shapes (B, 2H, 2W, C) and (B, H, W, D); returns the
+    weighed skip of the same shape and α of shape (B, H, W, 1) in [0, 1].
+    """
+
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.project_gating = layers.Conv2D(filters, 1, name="project_gating")
+        self.project_skip = layers.Conv2D(filters, 1, strides=2, name="project_skip")
+        self.coefficients = layers.Conv2D(1, 1, activation="sigmoid", name="coefficients")
+        self.enlarge = layers.UpSampling2D(2, interpolation="bilinear")
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights of the three projections."""
+        skip, gating = input_shape
+        self.project_gating.build(gating)
+        self.project_skip.build(skip)
+        self.coefficients.build((*gating[:-1], self.filters))
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        """Return the weighed skip connection and α."""
+        skip, gating = inputs
+        together = ops.relu(self.project_gating(gating) + self.project_skip(skip))
+        alpha = self.coefficients(together)
+        return skip * self.enlarge(alpha), alpha
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any]:
+        """Shapes of the weighed skip connection and of α."""
+        skip, gating = input_shape
+        return tuple(skip), (*gating[:-1], 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Parameters to build the layer again."""
+        return {**super().get_config(), "filters": self.filters}
+
+
+def build(
+    architecture: Architecture, *, deep_supervision: bool = False, policy: str = "float32"
+) -> keras.Model:
+    """Build the network with fresh weights.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What to build.
+    deep_supervision : bool
+        Add two outputs, ``side_2`` and ``side_3``: the probability as the decoder's
+        second and third finest levels see it. For training only; the weights that the
+        two networks share have the same names.
+    policy : str
+        Keras dtype policy, whatever the process's own: mixed ones for speed on devices
+        that have them. Weights are float32 always.
+
+    Returns
+    -------
+    keras.Model
+        From (B, height, width, channels) to a dict of ``probability`` (B, height, width,
+        classes) and, with gates, ``attention_1`` (finest) to ``attention_4``
+        (B, height / 2ⁿ, width / 2ⁿ, 1), heights and widths rounded up to a multiple of 16
+        before they are divided.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return _build(architecture, deep_supervision)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(architecture: Architecture, deep_supervision: bool) -> keras.Model:
+    f = architecture.filters
+    inputs = keras.Input((architecture.height, architecture.width, architecture.channels))
+    x, cropping = _pad(inputs)
+    skips = []
+    for level in range(LEVELS):
+        x = _block(x, f * 2**level, f"encoder_{level + 1}")
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"pool_{level + 1}")(x)
+    x = _block(x, f * 2**LEVELS, "bottleneck", architecture.dropout)
+    outputs = {}
+    for level in reversed(range(LEVELS)):
+        number = level + 1
+        skip = skips[level]
+        if architecture.attention:
+            gate = AttentionGate(2 * f, name=f"gate_{number}")
+            skip, outputs[f"attention_{number}"] = gate((skip, x))
+        x = layers.UpSampling2D(2, name=f"up_{number}")(x)
+        x = layers.Concatenate(name=f"join_{number}")([skip, x])
+        x = _block(x, f * 2**level, f"decoder_{number}")
+        if deep_supervision and number in (2, 3):
+            outputs[f"side_{number}"] = _head(x, architecture, f"side_{number}")
+    probability = _head(x, architecture, "head")
+    if any(cropping[0]) or any(cropping[1]):
+        probability = layers.Cropping2D(cropping, name="crop")(probability)
+    outputs["probability"] = probability
+    return keras.Model(inputs, dict(sorted(outputs.items())), name="attention_unet")
+
+
+def _pad(inputs: Any) -> tuple[Any, tuple[tuple[int, int], tuple[int, int]]]:
+    """Zeros around the input up to the next multiple of the stride, half on each side."""
+    missing = [-size % STRIDE for size in inputs.shape[1:3]]
+    vertical, horizontal = ((n // 2, n - n // 2) for n in missing)
+    padding = (vertical, horizontal)
+    if any(missing):
+        inputs = layers.ZeroPadding2D(padding, name="pad")(inputs)
+    return inputs, padding
+
+
+def _block(x: Any, filters: int, name: str, dropout: float = 0.0) -> Any:
+    """Twice convolution, ReLU and batch normalisation; dropout at the end."""
+    for i in (1, 2):
+        x = layers.Conv2D(
+            filters, 3, padding="same", activation="relu",
+            kernel_initializer="he_normal", name=f"{name}_conv_{i}",
+        )(x)  # fmt: skip
+        x = layers.BatchNormalization(name=f"{name}_norm_{i}")(x)
+    return layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x
+
+
+def _head(x: Any, architecture: Architecture, name: str) -> Any:
+    """1×1 convolution to the classes and their probabilities, in float32 always."""
+    classes = architecture.classes
+    x = layers.Conv2D(
+        classes if classes == 1 else classes + 1, 1, name=f"{name}_conv",
+        bias_initializer=keras.initializers.Constant(architecture.head_bias),
+    )(x)  # fmt: skip
+    if architecture.head_batch_norm:
+        x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    activation = "sigmoid" if classes == 1 else "softmax"
+    return layers.Activation(activation, dtype="float32", name=f"{name}_probability")(x)

@@ -1,0 +1,354 @@
+"""The bundle a model travels in: weights and a card, never code.
+
+A bundle is a folder or zip with ``weights.h5`` and ``card.json``. The card says how to
+build the network; `napari_pancreas_seg.model.attention_unet.build` does so in float32.
+Nothing here loads Keras until `Bundle.network` is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from napari_pancreas_seg.data.example import cache_folder
+from napari_pancreas_seg.errors import PancreasSegError
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = [
+    "Bundle",
+    "ModelEntry",
+    "export_keras",
+    "import_keras",
+    "list_models",
+    "load_bundle",
+    "load_card",
+    "save_bundle",
+]
+
+CARD, WEIGHTS = "card.json", "weights.h5"
+LARGEST_WEIGHTS = 1 << 30
+LARGEST_CARD = 1 << 20
+REQUIRED = {
+    "name": str,
+    "version": str,
+    "licence": str,
+    "architecture": dict,
+    "frame": dict,
+    "windows": list,
+    "labels": dict,
+    "threshold": (int, float),
+    "weights_sha256": str,
+}
+"""Fields that every card has, and their types."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be named.
+
+    Parameters
+    ----------
+    name : str
+        What to give as the model's name.
+    origin : str
+        ``"bundled"`` with the program, ``"cached"`` in the user's cache folder.
+    card : Mapping
+        The model's card.
+    """
+
+    name: str
+    origin: str
+    card: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """Weights and card of a model.
+
+    Parameters
+    ----------
+    card : Mapping
+        The card; see `REQUIRED` for the fields that it always has.
+    weights : bytes
+        Content of ``weights.h5``.
+    """
+
+    card: Mapping[str, Any]
+    weights: bytes
+
+    def network(self) -> keras.Model:
+        """Build the network from the card and fill in the weights, float32.
+
+        Raises
+        ------
+        PancreasSegError
+            If the weights are damaged or do not fit the card.
+        """
+        from napari_pancreas_seg.model.attention_unet import Architecture, build
+
+        try:
+            architecture = Architecture(**self.card["architecture"])
+        except TypeError as error:
+            raise PancreasSegError(
+                f"The card of model {self.card['name']} describes a network that this version "
+                f"does not know: {error}."
+            ) from error
+        network = build(architecture)
+        try:
+            with h5py.File(io.BytesIO(self.weights), "r") as file:
+                for variable in network.weights:
+                    values = np.asarray(file[variable.path][()], dtype=np.float32)
+                    if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
+                        raise ValueError(f"{variable.path} has shape {values.shape}")
+                    variable.assign(values)
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise PancreasSegError(
+                f"The weights of model {self.card['name']} do not fit its card: {error}."
+            ) from error
+        return network
+
+
+def pack_weights(network: keras.Model) -> bytes:
+    """Weights as HDF5: kernels in float16, everything else (statistics too) in float32."""
+    import keras
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", track_order=True) as file:
+        for variable in network.weights:
+            values = keras.ops.convert_to_numpy(variable)
+            small = values.ndim > 1
+            file.create_dataset(
+                variable.path, data=values.astype(np.float16 if small else np.float32),
+                track_times=False,
+            )  # fmt: skip
+    return buffer.getvalue()
+
+
+def save_bundle(
+    network: keras.Model, card: Mapping[str, Any], path: Path, *, overwrite: bool = False
+) -> Path:
+    """Write a network as a bundle.
+
+    Parameters
+    ----------
+    network : keras.Model
+        As `build` makes it from ``card["architecture"]``.
+    card : Mapping
+        The card; ``weights_sha256`` is filled in.
+    path : Path
+        A folder, or a file that ends in ``.zip``.
+    overwrite : bool
+        Replace what is there.
+
+    Returns
+    -------
+    Path
+        The bundle.
+
+    Raises
+    ------
+    PancreasSegError
+        If the card lacks a field, the target exists, or it cannot be written.
+    """
+    path = Path(path)
+    weights = pack_weights(network)
+    card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    _check_card(card, path)
+    text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path.exists() and not overwrite:
+        raise PancreasSegError(f"{path} already exists; choose another name or allow overwriting.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:
+            made = Path(scratch) / "bundle"
+            if path.suffix == ".zip":
+                with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+                    archive.writestr(WEIGHTS, weights)
+                    archive.writestr(CARD, text)
+            else:
+                made.mkdir()
+                (made / WEIGHTS).write_bytes(weights)
+                (made / CARD).write_text(text, encoding="utf-8")
+                if path.is_dir():
+                    shutil.move(path, Path(scratch) / "old")
+            os.replace(made, path)
+    except OSError as error:
+        raise PancreasSegError(f"The model cannot be written to {path}: {error}.") from error
+    return path
+
+
+def load_bundle(model: str | Path | Bundle) -> Bundle:
+    """Load a bundle by name or from a path, and check its hash.
+
+    Parameters
+    ----------
+    model : str, Path or Bundle
+        ``"default"``, another name from `list_models`, or the path of a folder or zip.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no such model, or it is damaged.
+    """
+    if isinstance(model, Bundle):
+        return model
+    path = _find(model)
+    card = _parse_card(_member(path, CARD, LARGEST_CARD), path)
+    weights = _member(path, WEIGHTS, LARGEST_WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
+        raise PancreasSegError(
+            f"The weights in {path} are not those that its card names (SHA-256 differs); "
+            "get the model again."
+        )
+    return Bundle(card, weights)
+
+
+def load_card(model: str | Path) -> Mapping[str, Any]:
+    """Read a model's card alone; see `load_bundle`."""
+    path = _find(model)
+    return _parse_card(_member(path, CARD, LARGEST_CARD), path)
+
+
+def list_models() -> list[ModelEntry]:
+    """Models that can be named: bundled ones first, then those in the cache folder."""
+    entries = []
+    for origin, folder in _shelves():
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            try:
+                entries.append(ModelEntry(path.name.removesuffix(".zip"), origin, load_card(path)))
+            except PancreasSegError:
+                continue  # not a bundle, or a damaged one: nothing to offer
+    return entries
+
+
+def export_keras(bundle: Bundle, path: Path) -> Path:
+    """Write a model's network as a ``.keras`` file, for other programs.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise PancreasSegError("The name of a Keras file must end in .keras.")
+    try:
+        bundle.network().save(path)
+    except OSError as error:
+        raise PancreasSegError(f"{path} cannot be written: {error}.") from error
+    return path
+
+
+def import_keras(path: Path, card: Mapping[str, Any]) -> Bundle:
+    """Read a ``.keras`` file in safe mode and make a bundle of its weights.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Code in it is never run.
+    card : Mapping
+        The card of the model: its architecture must be the file's.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file is damaged, holds code, or is another network than the card says.
+    """
+    import keras
+
+    # Registers the gate, which the file names.
+    from napari_pancreas_seg.model.attention_unet import Architecture, build
+
+    try:
+        loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parts raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise PancreasSegError(f"{path} cannot be loaded safely: {reason[0]}") from error
+    expected = build(Architecture(**card["architecture"]))
+    theirs = {v.path: tuple(v.shape) for v in loaded.weights}
+    if theirs != {v.path: tuple(v.shape) for v in expected.weights}:
+        raise PancreasSegError(f"{path} holds another network than its card describes.")
+    weights = pack_weights(loaded)
+    card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    _check_card(card, Path(path))
+    return Bundle(card, weights)
+
+
+def _shelves() -> list[tuple[str, Path]]:
+    """Where named models lie."""
+    bundled = Path(str(files("napari_pancreas_seg") / "data" / "models"))
+    return [("bundled", bundled), ("cached", cache_folder() / "models")]
+
+
+def _find(model: str | Path) -> Path:
+    """Path of a bundle by its name or path."""
+    name = str(model)
+    if Path(name).name == name:
+        for _, folder in _shelves():
+            for path in (folder / name, folder / f"{name}.zip"):
+                if path.exists():
+                    return path
+    path = Path(model)
+    if path.suffix == ".keras":
+        raise PancreasSegError(
+            f"{path} is a Keras file, which does not say how to prepare a CT for it; "
+            "import it into a bundle first."
+        )
+    if not path.exists():
+        names = ", ".join(entry.name for entry in list_models()) or "none"
+        raise PancreasSegError(
+            f"There is no model {name!r}: neither a path nor a known name ({names})."
+        )
+    return path
+
+
+def _member(path: Path, name: str, largest: int) -> bytes:
+    """Content of one file of a bundle; nothing is ever extracted."""
+    try:
+        if path.is_dir():
+            member = path / name
+            if member.stat().st_size > largest:
+                raise PancreasSegError(f"{name} in {path} is too large.")
+            return member.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(name).file_size > largest:
+                raise PancreasSegError(f"{name} in {path} is too large.")
+            return archive.read(name)
+    except (OSError, KeyError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise PancreasSegError(
+            f"{path} is not a model bundle: {name} cannot be read ({error})."
+        ) from error
+
+
+def _parse_card(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(data)
+    except ValueError as error:
+        raise PancreasSegError(f"The card of {path} is not valid JSON: {error}.") from error
+    _check_card(card, path)
+    return dict(card)
+
+
+def _check_card(card: Any, path: Path) -> None:
+    if not isinstance(card, Mapping):
+        raise PancreasSegError(f"The card of {path} is not a JSON object.")
+    for name, kind in REQUIRED.items():
+        if not isinstance(card.get(name), kind):  # type: ignore[arg-type]
+            raise PancreasSegError(f"The card of {path} lacks a proper {name}.")
+    if not 0 < card["threshold"] < 1:
+        raise PancreasSegError(f"The card of {path} has a threshold outside 0 to 1.")

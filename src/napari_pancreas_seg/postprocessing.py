@@ -1,0 +1,131 @@
+"""What happens to a whole volume after the network has seen its slices, on plain arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_pancreas_seg.volume import bounding_box
+
+__all__ = ["largest_component", "remove_holes", "smooth_along_z"]
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.uint8]
+
+_CHUNK_VOXELS = 1 << 21
+"""Voxels that are float32 at a time: small enough for the cache's sake and for memory's."""
+
+
+def smooth_along_z(probability: Array, spacing_z_mm: float, sigma_mm: float = 2.0) -> Array:
+    """Smooth a probability along z, so that slices that were segmented one by one agree.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (Z, H, W), float16 or float32
+        Probabilities, no NaN.
+    spacing_z_mm : float
+        Distance between slices in mm.
+    sigma_mm : float
+        Standard deviation of the Gaussian in mm. Slices that lie twice that or more apart show
+        different anatomy and are not mixed: the array is then returned as it is.
+
+    Returns
+    -------
+    ndarray, shape (Z, H, W)
+        Smoothed, of the same dtype; the first and last slices continue beyond the ends.
+    """
+    z, height, width = probability.shape
+    if z < 2 or sigma_mm <= 0 or spacing_z_mm >= 2 * sigma_mm:
+        return probability
+    sigma = sigma_mm / spacing_z_mm
+    radius = max(1, round(3 * sigma))
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
+    weights /= weights.sum()
+
+    smooth = np.empty_like(probability)
+    rows = max(1, _CHUNK_VOXELS // (z * width))
+    for start in range(0, height, rows):
+        chunk = probability[:, start : start + rows].astype(np.float32)
+        if not chunk.any():
+            smooth[:, start : start + rows] = 0
+            continue
+        padded = np.pad(chunk, ((radius, radius), (0, 0), (0, 0)), mode="edge")
+        total = np.zeros_like(chunk)
+        for k, weight in enumerate(weights):
+            total += weight * padded[k : k + z]
+        smooth[:, start : start + rows] = total
+    return smooth
+
+
+def largest_component(mask: Array, connectivity: int = 3) -> Mask:
+    """Keep the largest connected piece of a mask in 3-D.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    connectivity : int
+        1: voxels that share a face are connected; 2: an edge; 3: a corner.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X), uint8
+        1 in the piece with most voxels (the first one of equals), 0 elsewhere.
+    """
+    kept = np.zeros(mask.shape, dtype=np.uint8)
+    structure = ndimage.generate_binary_structure(3, connectivity)
+    largest, place = 0, None
+    for z in _runs(mask):
+        inner = bounding_box(mask[z])
+        if inner is None or np.count_nonzero(mask[z][inner]) <= largest:
+            continue
+        labels, _ = ndimage.label(mask[z][inner], structure)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        if sizes.max() > largest:
+            largest, place = int(sizes.max()), (z, inner, labels == sizes.argmax())
+    if place is not None:
+        z, inner, piece = place
+        kept[z][inner] = piece
+    return kept
+
+
+def _runs(mask: Array) -> list[slice]:
+    """Stretches of slices that hold anything: no piece reaches from one to another."""
+    box = bounding_box(mask)
+    if box is None:
+        return []
+    held = mask[box].any(axis=(1, 2))
+    edges = np.flatnonzero(np.diff(held, prepend=False, append=False)) + box[0].start
+    return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]
+
+
+def remove_holes(mask: Array) -> Mask:
+    """Fill cavities that a mask encloses on all sides.
+
+    In a volume of one slice a hole is closed within the slice; in any other, in 3-D, so that a
+    vessel that passes through stays open.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X), uint8
+        1 in the mask and in its cavities.
+    """
+    filled = np.zeros(mask.shape, dtype=np.uint8)
+    box = bounding_box(mask)
+    if box is None:
+        return filled
+    inside = mask[box] != 0
+    thick = tuple(axis for axis in range(3) if mask.shape[axis] > 1)
+    thin = tuple(axis for axis in range(3) if axis not in thick)
+    whole = ndimage.binary_fill_holes(inside.squeeze(thin)) if thick else inside
+    filled[box] = whole.reshape(inside.shape)
+    return filled

@@ -1,0 +1,1 @@
+"""Training: data sets and their layouts, augmentation, the fit and its evaluation."""

@@ -1,0 +1,291 @@
+"""A CT in display order, its grid in the world, and the way back to its source.
+
+Display order is (Z, Y, X): Z from feet to head, Y from front to back, X from the
+patient's right to the left, so that a slice shows as a radiologist expects it.
+Getting there only flips and permutes axes; nothing is ever resampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel import orientations as nibabel_orientations
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["CTVolume", "Grid", "Source", "bounding_box"]
+
+Array = npt.NDArray[Any]
+Affine = npt.NDArray[np.float64]
+
+orientations: Any = nibabel_orientations  # carries no types
+
+DISPLAY_AXCODES = ("S", "P", "L")
+"""Where the display axes point, in nibabel's letters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an array lie in the patient.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Number of voxels along (z, y, x).
+    affine : ndarray, shape (4, 4)
+        Maps a (z, y, x) index to world coordinates in mm, RAS+.
+
+    Raises
+    ------
+    PancreasSegError
+        If the affine is not finite or cannot be inverted.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all():
+            raise PancreasSegError("The affine of this volume is not a finite 4×4 matrix.")
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        # The volume of a voxel against that of a box of the same edges: 1 for a right
+        # angle, 0 when two axes fall together, whatever the unit of length.
+        if (lengths == 0).any() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
+            raise PancreasSegError(
+                "The affine of this volume is singular: its axes do not span space, so no "
+                "mask could be placed on it. Repair the header first."
+            )
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between voxels along (z, y, x) in mm."""
+        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(z), float(y), float(x)
+
+    @cached_property
+    def voxel_volume_mm3(self) -> float:
+        """Volume of a voxel in mm³."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def world(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """World coordinates (mm, RAS+) of (z, y, x) indices, shape (..., 3)."""
+        world = np.asarray(index, dtype=float) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return np.asarray(world)
+
+    def index(self, world: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Continuous (z, y, x) indices of world coordinates (mm, RAS+), shape (..., 3)."""
+        inverse = np.linalg.inv(self.affine)
+        index = np.asarray(world, dtype=float) @ inverse[:3, :3].T + inverse[:3, 3]
+        return np.asarray(index)
+
+    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether both grids have the same shape and voxels at the same places."""
+        return self.shape == other.shape and np.allclose(
+            self.affine, other.affine, rtol=0, atol=tolerance_mm
+        )
+
+    def sub_grid(
+        self, shape: tuple[int, int, int], origin: npt.ArrayLike, step: npt.ArrayLike
+    ) -> Grid:
+        """Grid whose voxel (i, j, k) sits at index ``origin + step * (i, j, k)`` of this one."""
+        inner = np.diag([*np.asarray(step, dtype=float), 1.0])
+        inner[:3, 3] = np.asarray(origin, dtype=float)
+        return Grid(shape, self.affine @ inner)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is needed to write back onto the grid that a volume came from.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file or folder, None for a volume made in memory.
+    format : str
+        Name of the format: ``"nifti"``, ``"array"``.
+    shape : tuple of int
+        Shape of the array in the source's own axis order, trailing axes of one included.
+    affine : ndarray, shape (4, 4)
+        Maps an index in the source's order to world coordinates in mm, RAS+.
+    orientation : ndarray, shape (3, 2)
+        nibabel's orientation array that leads from the source's order to display order.
+    header : object
+        The header as the format's own library read it, for the writer of that format.
+    """
+
+    path: Path | None
+    format: str
+    shape: tuple[int, ...]
+    affine: Affine
+    orientation: Array
+    header: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class CTVolume:
+    """A CT volume in Hounsfield units and display order.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X), int16 or float32
+        Hounsfield units.
+    grid : Grid
+        Where the voxels lie.
+    source : Source
+        Where the volume came from.
+    notes : tuple of str
+        Sentences the user should read: what was unusual and what was done about it.
+    """
+
+    hu: Array
+    grid: Grid
+    source: Source
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between voxels along (z, y, x) in mm."""
+        return self.grid.spacing
+
+    @property
+    def name(self) -> str:
+        """Name of the case: the file's name without its suffixes."""
+        if self.source.path is None:
+            return "CT"
+        name = self.source.path.name
+        for suffix in (".gz", ".nii"):
+            if name.lower().endswith(suffix):
+                name = name[: -len(suffix)]
+        return name
+
+    def to_source_order(self, array: Array) -> Array:
+        """Bring an array on this volume's grid back to the source's axis order and shape.
+
+        Parameters
+        ----------
+        array : ndarray, shape (Z, Y, X)
+            An array on this volume's grid, a mask for instance.
+
+        Returns
+        -------
+        ndarray
+            The same values in the source's order, of `Source.shape`; a view, nothing is copied.
+
+        Raises
+        ------
+        PancreasSegError
+            If the array does not have the volume's shape.
+        """
+        if array.shape != self.grid.shape:
+            raise PancreasSegError(
+                f"An array of shape {array.shape} does not lie on the grid of this CT, "
+                f"whose shape is {self.grid.shape}."
+            )
+        ordered: Array = orientations.apply_orientation(array, _inverse(self.source.orientation))
+        return ordered.reshape(self.source.shape)
+
+    def grid_to_source_order(self, array: Array, grid: Grid) -> tuple[Array, Affine]:
+        """Bring an array on another grid, parallel to this one, to the source's axis order.
+
+        Parameters
+        ----------
+        array : ndarray, shape (Z, H, W)
+            A map in display order, coarser than the CT for instance.
+        grid : Grid
+            Where its voxels lie.
+
+        Returns
+        -------
+        array : ndarray, shape (I, J, K)
+            The same values in the source's axis order.
+        affine : ndarray, shape (4, 4)
+            Maps an (i, j, k) index of it to world coordinates in mm, RAS+.
+        """
+        inverse = _inverse(self.source.orientation)
+        affine = grid.affine @ orientations.inv_ornt_aff(inverse, grid.shape)
+        return orientations.apply_orientation(array, inverse), affine
+
+    @classmethod
+    def from_source_array(
+        cls,
+        array: Array,
+        affine: npt.ArrayLike,
+        *,
+        path: Path | None = None,
+        format: str = "array",
+        header: Any = None,
+        notes: tuple[str, ...] = (),
+    ) -> CTVolume:
+        """Bring an array from its source's axis order to display order.
+
+        Parameters
+        ----------
+        array : ndarray, shape (I, J, K) or (I, J, K, 1, ...)
+            Hounsfield units, int16 or float32, in any axis order.
+        affine : array_like, shape (4, 4)
+            Maps an (i, j, k) index to world coordinates in mm, RAS+.
+        path, format, header
+            See `Source`.
+        notes : tuple of str
+            See `CTVolume`.
+
+        Raises
+        ------
+        PancreasSegError
+            If the affine is singular or not finite, or the array is not one 3-D volume.
+        """
+        shape = array.shape
+        if len(shape) < 3 or any(n != 1 for n in shape[3:]) or array.size == 0:
+            raise PancreasSegError(f"An array of shape {shape} is not one 3-D volume.")
+        three = array.reshape(shape[:3])
+        affine = Grid(shape[:3], np.asarray(affine, dtype=np.float64)).affine
+        orientation = orientations.ornt_transform(
+            orientations.io_orientation(affine),
+            orientations.axcodes2ornt(DISPLAY_AXCODES),
+        )
+        hu = np.ascontiguousarray(orientations.apply_orientation(three, orientation))
+        display = affine @ orientations.inv_ornt_aff(orientation, three.shape)
+        source = Source(path, format, shape, affine, orientation, header)
+        return cls(hu, Grid(hu.shape, display), source, notes)
+
+
+def _inverse(orientation: Array) -> Array:
+    """Return the orientation array that undoes another one."""
+    inverse = np.empty_like(orientation)
+    for axis, (target, flip) in enumerate(orientation):
+        inverse[int(target)] = (axis, flip)
+    return inverse
+
+
+def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:
+    """Find the smallest box that holds every voxel of a mask; fast for a nearly empty one.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside; bool or an unsigned integer.
+
+    Returns
+    -------
+    tuple of slice, or None
+        Slices along (z, y, x); None if the mask is empty.
+    """
+    if mask.size == 0:
+        return None
+    # Maxima over contiguous rows run at the speed of memory, `any` and `nonzero` do not.
+    numbers = mask.view(np.uint8) if mask.dtype == bool else mask
+    (z,) = np.nonzero(numbers.reshape(len(numbers), -1).max(axis=1))
+    if len(z) == 0:
+        return None
+    plane = numbers[z[0] : z[-1] + 1].max(axis=0)
+    (y,), (x,) = np.nonzero(plane.any(axis=1)), np.nonzero(plane.any(axis=0))
+    return slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)

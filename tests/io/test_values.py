@@ -1,0 +1,164 @@
+"""Numbers that a file holds become Hounsfield units, or the file is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.hounsfield import check_hounsfield, scale
+
+AFFINE = np.diag([-1.0, -1, 3, 1])
+
+
+def saved(array: np.ndarray, path: Path, slope: float = 1, intercept: float = 0) -> Path:
+    image = nib.Nifti1Image(array, AFFINE, dtype=array.dtype)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "slope", "intercept", "expected"),
+    [
+        ("int16", 1, 0, "int16"),
+        ("int32", 1, 0, "int16"),
+        ("int64", 1, 0, "int16"),
+        ("float32", 1, 0, "int16"),
+        ("float64", 1, 0, "int16"),
+        (">i2", 1, 0, "int16"),
+        (">f4", 1, 0, "int16"),
+        ("uint16", 1, -1200, "int16"),
+        ("int16", 2, 0, "int16"),
+        ("int16", 0.5, 0, "int16"),
+        ("int16", 0.5, 0.25, "float32"),
+        ("float64", 1, 0.25, "float32"),
+    ],
+)
+def test_scaling_and_type(
+    stored: str, slope: float, intercept: float, expected: str, body: Callable, tmp_path: Path
+) -> None:
+    hu = body((20, 20, 5)).astype(float) // 2 * 2 + intercept % 1
+    numbers = ((hu - intercept) / slope).astype(stored)
+    volume = io.load_ct(saved(numbers, tmp_path / "ct.nii", slope, intercept))
+    assert volume.hu.dtype == expected
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
+
+
+def test_scale_agrees_with_nibabel(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(-3000, 3000, (9, 8, 7, 1)).astype(np.int32)
+    scaled = scale(numbers, 0.37, 12.5).values
+    assert scaled.dtype == np.float32
+    assert scaled.shape == numbers.shape
+    np.testing.assert_allclose(scaled, numbers * 0.37 + 12.5, rtol=1e-6)
+
+
+def test_large_integers_become_float() -> None:
+    scaled = scale(np.array([[[100_000, -5]]], np.int32)).values
+    assert scaled.dtype == np.float32
+    assert scaled.tolist() == [[[100_000, -5]]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_some_voxels_without_value_become_air(bad: float, body: Callable, tmp_path: Path) -> None:
+    hu = body((20, 20, 5)).astype(np.float32)
+    hu[0, :3, 0] = bad
+    volume = io.load_ct(saved(hu, tmp_path / "ct.nii"))
+    assert volume.hu.dtype == np.int16
+    assert (volume.to_source_order(volume.hu)[0, :3, 0] == -1024).all()
+    assert any("3 voxels" in note for note in volume.notes)
+
+
+def test_a_lost_intercept_is_put_back(body: Callable, tmp_path: Path) -> None:
+    hu = np.maximum(body((40, 40, 5)), -1024)
+    volume = io.load_ct(saved((hu + 1024).astype(np.uint16), tmp_path / "ct.nii"))
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
+    assert any("1024" in note for note in volume.notes)
+
+
+@pytest.mark.parametrize("window", [(-160, 240), (-200, 300), (-1000, 1000)])
+def test_clipped_windows_are_let_in(window: tuple[int, int], body: Callable) -> None:
+    assert check_hounsfield(np.clip(body((40, 40, 5)).T, *window)) == (0, ())
+
+
+def photo(size: int = 256) -> np.ndarray:
+    """Smooth shades from 0 to 255, as in a picture of anything."""
+    noise = np.random.default_rng(0).normal(size=(1, size, size))
+    smooth = ndimage.gaussian_filter(noise, (0, 9, 9))
+    return (smooth - smooth.min()) / np.ptp(smooth) * 255
+
+
+RAMP = np.broadcast_to(np.linspace(-1000, 1000, 64), (8, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (photo().round(), "picture"),
+        (photo().round() - 128, "8-bit"),
+        ((photo() > 120).astype(np.uint8), "a mask"),
+        (photo() / 255, "normalised"),
+        ((photo() - 120) / 40, "normalised"),
+        (photo() * 12, "MR"),
+        (RAMP, "distributed"),
+        (np.linspace(0, 255, 64 * 64).reshape(1, 64, 64), "picture"),
+        (np.random.default_rng(0).normal(0, 300, (5, 64, 64)), "noise"),
+        (np.random.default_rng(0).integers(0, 256, (1, 64, 64)), "noise"),
+        (np.where(np.abs(RAMP) < 500, 900.0, -1000.0), "soft tissue"),
+        (np.full((3, 30, 30), 40.0), "constant"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_ct_is_refused(array: np.ndarray, reason: str) -> None:
+    with pytest.raises(PancreasSegError, match=reason):
+        check_hounsfield(array)
+
+
+def test_real_cts_are_let_in(shared: Path) -> None:
+    paths = [
+        path for path in sorted((shared / "ct").rglob("*.nii.gz")) if not io.looks_like_mask(path)
+    ]
+    assert len(paths) == 6
+    for path in paths:
+        volume = io.load_ct(path)
+        assert volume.hu.dtype == np.int16
+        assert any("clipped" in note for note in volume.notes) == (path.parent.name == "stacks")
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
+def test_real_single_slices_are_let_in(dtype: str, shared: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pictures = sorted((shared / "pancreas-ct" / "images").glob("*.jpg"))[::40]
+    assert pictures
+    for picture in pictures:
+        array = np.asarray(image.open(picture)).T[..., None].astype(dtype)
+        volume = io.load_ct(saved(array, tmp_path / "slice.nii"))
+        assert volume.hu.shape == (1, 512, 512)
+        np.testing.assert_array_equal(volume.to_source_order(volume.hu), array)
+
+
+def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) -> None:
+    volume = io.load_ct(ct_file)
+    mask = io.save_mask(volume.hu > 0, volume, tmp_path / "mask.nii.gz")
+    empty = io.save_mask(volume.hu > 9000, volume, tmp_path / "empty.nii.gz")
+    floats = saved((body((20, 20, 5)) > 0).astype(np.float64), tmp_path / "floats.nii")
+    clipped = saved(np.clip(body((40, 40, 5)), 0, 255).astype(np.uint8) * 3, tmp_path / "c.nii")
+    assert [io.looks_like_mask(path) for path in (mask, empty, floats)] == [True] * 3
+    for path in (ct_file, tmp_path, tmp_path / "none.nii", tmp_path / "x.txt"):
+        assert not io.looks_like_mask(path)
+    assert io.load_mask(floats)[0].dtype == np.uint8
+    assert clipped.exists()
+    with pytest.raises(PancreasSegError, match="no mask"):
+        io.load_mask(ct_file)
+
+
+def test_real_masks_are_told_from_cts(shared: Path) -> None:
+    paths = sorted((shared / "ct").rglob("*.nii.gz"))
+    masks = {path.name for path in paths if io.looks_like_mask(path)}
+    assert masks == {path.name for path in paths if "pancreas" in path.name.replace("PANCREAS", "")}

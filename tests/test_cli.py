@@ -1,0 +1,320 @@
+"""The command line, with a network that only thresholds; bad input is tested in tests/io."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import napari_pancreas_seg
+from napari_pancreas_seg import cli, cohort
+from napari_pancreas_seg.cli import main, terminal
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import segmentation
+from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.volume import CTVolume
+
+CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
+
+
+@pytest.fixture
+def ct(tmp_path: Path) -> Path:
+    hu = np.full((30, 26, 6), -1000.0)
+    hu[4:26, 4:22] = 50
+    hu += np.random.default_rng(0).normal(0, 8, hu.shape)
+    hu[10:14, 10:14, 2:4] = 150
+    folder = tmp_path / "in"
+    folder.mkdir()
+    nib.save(
+        nib.Nifti1Image(hu.round().astype(np.int16), np.diag([-1.0, -1, 5, 1])), folder / "a.nii.gz"
+    )
+    return folder / "a.nii.gz"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Model and options that the fake network was asked for."""
+    log: list[Any] = []
+
+    def iter_segment(
+        volume: CTVolume, model: Any, options: Options
+    ) -> Generator[Progress, None, Segmentation]:
+        log.append(options)
+        yield Progress("segmenting", 1, 6)
+        mask = (volume.hu > 120).astype(np.uint8)
+        values = ScalarMap(mask.astype(np.float16), volume.grid)
+        return Segmentation(
+            mask, values, (values,), volume.grid, 0.5, CARD, {}, options, ("mind this",)
+        )
+
+    monkeypatch.setattr(cohort, "load_card", lambda model: log.append(model))
+    monkeypatch.setattr(segmentation, "LoadedModel", lambda model, device: None)
+    monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
+    return log
+
+
+def test_one_file(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "new" / "m.nii.gz"
+    assert main(["segment", str(ct), "-o", str(target), "--attention", "--probability"]) == 0
+    said = capsys.readouterr()
+    assert re.fullmatch(
+        rf"a\.nii\.gz: 0\.2 mL in 2 slices, [\d.]+ s -> {re.escape(str(target))}\n", said.out
+    )
+    assert said.err == "a.nii.gz: mind this\n"
+    assert sorted(item.name for item in target.parent.iterdir()) == [
+        *("m.json", "m.nii.gz", "m_attention_1.nii.gz", "m_probability.nii.gz")
+    ]
+    assert json.loads((target.parent / "m.json").read_text())["model"]["name"] == "fake"
+    mask = nib.load(target)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(nib.load(ct).dataobj) > 120)
+    assert asked == ["default", Options()]
+
+
+def test_every_option_arrives(ct: Path, tmp_path: Path, asked: list[Any]) -> None:
+    arguments = "--model tiny --no-postprocess --device gpu:1 --batch-size 3 --threshold 0.3"
+    assert main(["segment", str(ct), "-o", str(tmp_path / "out"), *arguments.split()]) == 0
+    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False)]
+    assert (tmp_path / "out" / "a_mask.nii.gz").exists()
+    assert (tmp_path / "out" / "a_mask.json").exists()
+
+
+def test_bad_cases_are_named_and_the_others_done(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (ct.parent / "b.nii.gz").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    assert main(["segment", str(ct.parent), str(tmp_path / "none.nii"), "-o", str(out)]) == 1
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["a.nii.gz", "b.nii.gz", "none.nii"]
+    assert "not a NIfTI" in lines[1]
+    assert said.err.splitlines()[-1] == "2 of 3 cases failed: b.nii.gz, none.nii."
+    assert sorted(item.name for item in out.iterdir()) == ["a_mask.json", "a_mask.nii.gz"]
+
+
+def test_existing_target(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "m.nii.gz"
+    target.write_bytes(b"old")
+    assert main(["segment", str(ct), "-o", str(target)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert target.read_bytes() == b"old"
+    assert main(["segment", str(ct), "-o", str(target), "--overwrite"]) == 0
+    assert nib.load(target).shape == (30, 26, 6)
+    assert main(["segment", str(ct), "-o", str(ct), "--overwrite"]) == 1
+    assert "CT itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["file", "file/m.nii.gz", "/proc/m.nii.gz"])
+def test_where_nothing_can_be_written(
+    output: str, ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["segment", str(ct), "-o", str(tmp_path / output)]) == 1
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1
+    assert "Nothing can be written" in said.err
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "segment",
+        "segment a.nii.gz",
+        "segment a.nii.gz -o m.nii.gz --device cuda",
+        "segment a.nii.gz -o m.nii.gz --batch-size 0",
+        "segment a.nii.gz -o m.nii.gz --threshold 1.5",
+        "segment a.nii.gz -o m.nii.gz --fast",
+        "segmentate",
+    ],
+)
+def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    assert "Usage" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    version = napari_pancreas_seg.__version__
+    assert capsys.readouterr().out == f"napari-pancreas-seg {version}\n"
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("segment", "demo", "train", "evaluate", "models"))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "cancelled"),
+        (MemoryError(), 1, "not enough memory"),
+        (PancreasSegError("A sentence\nin two lines."), 1, "A sentence in two lines."),
+        (ZeroDivisionError("by\nzero"), 1, "ZeroDivisionError: by zero"),
+    ],
+)
+def test_nothing_ends_in_a_traceback(
+    error: BaseException,
+    status: int,
+    words: str,
+    ct: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cohort, "plan", fail)
+    assert main(["segment", str(ct), "-o", str(tmp_path / "m.nii.gz")]) == status
+    said = capsys.readouterr()
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
+    assert said.out == ""
+
+
+def test_debug_shows_the_traceback(ct: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_pancreas_seg", "--debug", "segment", str(tmp_path / "x.nii"),
+         "-o", str(tmp_path / "m.nii.gz"), "--model", str(tmp_path / "none")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "There is no model" in done.stderr.splitlines()[-1]
+
+
+def test_native_chatter_is_kept_away_and_our_words_are_not() -> None:
+    code = (
+        "import os, sys\n"
+        "from napari_pancreas_seg.cli.terminal import quiet\n"
+        "with quiet():\n"
+        "    os.write(2, b'chatter')\n"
+        "    print('note', file=sys.stderr)\n"
+        "os.write(2, b'end')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stderr.split() == [b"note", b"end"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from napari_pancreas_seg import cohort\n"
+        "from napari_pancreas_seg.cli import main\n"
+        "cohort.load_card = lambda model: {}\n"
+        "cohort.load_ct = lambda path: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["segment", str(ct), "-o", str(tmp_path / "out" / "m.nii.gz")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "cancelled\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = types.SimpleNamespace(
+        name="tiny", origin="bundled", card={"version": "1", "licence": "CC0", "frame": {"a": 1}}
+    )
+    monkeypatch.setattr("napari_pancreas_seg.model.bundle.list_models", lambda: [entry])
+    assert main(["models"]) == 0
+    assert (
+        capsys.readouterr().out
+        == 'tiny (bundled)\n  version: 1\n  licence: CC0\n  frame: {"a": 1}\n'
+    )
+
+
+def test_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = types.SimpleNamespace(
+        dice=0.8765, volume_ml=70.04, reference_volume_ml=71.0, seconds=3.21,
+        files=(tmp_path / "ct.nii.gz", tmp_path / "overview.png"),
+    )  # fmt: skip
+    asked: list[Any] = []
+
+    def run_demo(folder: Path, *, model: str, device: str, progress: Any) -> Any:
+        asked.append((folder, model, device))
+        progress(Progress("segmenting", 1, 2))
+        return result
+
+    monkeypatch.setattr("napari_pancreas_seg.demo.run_demo", run_demo)
+    assert main(["demo", "-o", str(tmp_path), "--device", "cpu"]) == 0
+    assert asked == [(tmp_path, "default", "cpu")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "synthetic CT: Dice 0.876, 70.0 mL (true: 71.0 mL), 3.2 s"
+    assert [line.strip() for line in lines[1:]] == [str(path) for path in result.files]
+
+
+def test_view_opens_napari_with_the_widget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> Any:
+        commands.append(command)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(cli.subprocess, "run", run)
+    cli._view([tmp_path / "ct.nii.gz"])
+    assert commands[0][:4] == [sys.executable, "-m", "napari", str(tmp_path / "ct.nii.gz")]
+    assert commands[0][-3:] == ["-w", "napari-pancreas-seg", "Pancreas segmentation"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="screens are told from variables")
+def test_view_without_a_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
+    assert main(["demo", "-o", str(tmp_path / "demo"), "--view"]) == 1
+    assert "needs a screen" in capsys.readouterr().err
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert main(["demo", "-o", str(tmp_path / "demo"), "--view"]) == 1
+    assert "Qt binding" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_progress_bar_only_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> str:
+        with terminal.Bar(2) as bar:
+            bar.show(1, Progress("segmenting", 3, 9))
+            with bar.paused():
+                print("a line")
+        said = capsys.readouterr()
+        assert "a line" in said.out
+        return said.err
+
+    assert run() == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "case 2 of 2, segmenting" in run()

@@ -1,0 +1,242 @@
+"""Many CTs in one run, with a network that only thresholds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_pancreas_seg import cohort, io
+from napari_pancreas_seg.cohort import find_inputs, plan, save_case, segment_cases
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import segmentation
+from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.volume import CTVolume
+
+CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
+
+
+def ct_array() -> np.ndarray:
+    hu = np.full((30, 26, 6), -1000.0)
+    hu[4:26, 4:22] = 50
+    hu += np.random.default_rng(0).normal(0, 8, hu.shape)
+    hu[10:14, 10:14, 2:4] = 150
+    return hu.round().astype(np.int16)
+
+
+def write_ct(path: Path) -> Path:
+    nib.save(nib.Nifti1Image(ct_array(), np.diag([-1.0, -1, 5, 1])), path)
+    return path
+
+
+def fake_segmentation(volume: CTVolume, options: Options | None = None) -> Segmentation:
+    mask = (volume.hu > 120).astype(np.uint8)
+    probability = ScalarMap(mask.astype(np.float16), volume.grid)
+    return Segmentation(
+        mask, probability, (probability,) * 2, volume.grid, 0.5, CARD, {"segmenting": 0.1},
+        options or Options(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A network that only thresholds; what was loaded and segmented is listed."""
+    log: list[Any] = []
+
+    class FakeModel:
+        def __init__(self, model: str, device: str) -> None:
+            log.append((model, device))
+
+    def iter_segment(
+        volume: CTVolume, model: FakeModel, options: Options
+    ) -> Generator[Progress, None, Segmentation]:
+        assert isinstance(model, FakeModel)
+        try:
+            for done in range(volume.hu.shape[0]):
+                yield Progress("segmenting", done, volume.hu.shape[0])
+            log.append(volume.name)
+            if volume.name.startswith("crash"):
+                raise RuntimeError("the network\nis ill")
+            if volume.name.startswith("large"):
+                raise MemoryError
+            return fake_segmentation(volume, options)
+        finally:
+            log.append("closed")
+
+    monkeypatch.setattr(cohort, "load_card", lambda _: CARD)
+    monkeypatch.setattr(segmentation, "LoadedModel", FakeModel)
+    monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
+    return log
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir())
+
+
+def test_inputs_of_a_folder(tmp_path: Path) -> None:
+    for name in ("b.nii.gz", "A.NII", "._b.nii.gz", "x.txt", "b_mask.nii.gz", "b_mask.json",
+                 "b_probability.nii.gz", "b_attention_1.nii.gz", "b_attention.nii"):  # fmt: skip
+        (tmp_path / name).touch()
+    (tmp_path / "c.nii").mkdir()
+    found = find_inputs([tmp_path / "b.nii.gz", tmp_path, tmp_path / "none.nii"])
+    assert [path.name for path in found] == ["b.nii.gz", "A.NII", "b_attention.nii", "none.nii"]
+    with pytest.raises(PancreasSegError, match="holds no CT"):
+        find_inputs([tmp_path / "c.nii"])
+
+
+def test_names_for_one_and_for_many(tmp_path: Path) -> None:
+    (case,) = plan([Path("in/ct.nii.gz")], tmp_path / "m.nii.gz")
+    written = case.mask, case.sidecar, case.probability, case.attention(1)
+    assert [path.name for path in written] == [
+        *("m.nii.gz", "m.json", "m_probability.nii.gz", "m_attention_1.nii.gz")
+    ]
+    (case,) = plan([Path("in/ct.nii")], tmp_path / "out")
+    written = case.mask, case.sidecar, case.probability, case.attention(2)
+    assert [path.name for path in written] == [
+        *("ct_mask.nii.gz", "ct_mask.json", "ct_probability.nii.gz", "ct_attention_2.nii.gz")
+    ]
+    assert case.mask.parent == tmp_path / "out"
+    assert not (tmp_path / "out").exists()
+
+
+def test_impossible_plans(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    two = [Path("a/ct.nii.gz"), Path("b/ct.nii")]
+    for inputs, output, reason in [
+        (two, "m.nii.gz", "one file for 2 CTs"),
+        (two, "out", "would both give 'ct_mask.nii.gz'"),
+        (two[:1], "m.mha", "format that is not written"),
+        (two[:1], "file", "Nothing can be written"),
+        (two[:1], "file/m.nii.gz", "Nothing can be written"),
+    ]:
+        with pytest.raises(PancreasSegError, match=reason):
+            plan(inputs, tmp_path / output)
+
+
+def test_one_bad_case_does_not_stop_the_others(tmp_path: Path, network: list[Any]) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a", "crash", "large", "z"):
+        write_ct(folder / f"{name}.nii.gz")
+    (folder / "broken.nii").write_bytes(b"x")
+    seen: list[int] = []
+    results = list(
+        segment_cases(
+            plan(find_inputs([folder]), out),
+            "fake",
+            Options(device="cpu"),
+            attention=True,
+            on_progress=lambda index, step: seen.append(index),
+        )
+    )
+    errors = {result.case.source.name: result.error for result in results}
+    assert [name for name, error in errors.items() if error is None] == ["a.nii.gz", "z.nii.gz"]
+    assert "not a NIfTI" in str(errors["broken.nii"])
+    assert "RuntimeError: the network is ill" in str(errors["crash.nii.gz"])
+    assert "memory" in str(errors["large.nii.gz"])
+    assert all("\n" not in error for error in errors.values() if error)
+    assert names(out) == sorted(
+        f"{name}_{kind}"
+        for name in "az"
+        for kind in ("mask.nii.gz", "mask.json", "attention_1.nii.gz", "attention_2.nii.gz")
+    )
+    assert network.count(("fake", "cpu")) == 1  # the network is loaded once
+    assert set(seen) == {0, 2, 3, 4}
+    assert results[0].volume_ml == pytest.approx(32 * 5 / 1000)
+    assert results[0].slices == 2
+    record = json.loads((out / "a_mask.json").read_text())
+    assert set(record["seconds"]) == {"reading the CT", "loading the network", "segmenting"}
+
+
+def test_a_folder_can_be_segmented_into_itself_twice(tmp_path: Path, network: list[Any]) -> None:
+    write_ct(tmp_path / "a.nii.gz")
+    for overwrite, error in ((False, None), (False, "exists already"), (True, None)):
+        cases = plan(find_inputs([tmp_path]), tmp_path)
+        assert [case.source.name for case in cases] == ["a.nii.gz"]
+        (result,) = segment_cases(cases, probability=True, overwrite=overwrite)
+        assert (result.error is None) if error is None else (error in str(result.error))
+    assert names(tmp_path) == [
+        *("a.nii.gz", "a_mask.json", "a_mask.nii.gz", "a_probability.nii.gz")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["mask.nii.gz", "mask.json", "attention_3.nii.gz"])
+def test_existing_files_fail_before_any_work(kind: str, tmp_path: Path, network: list[Any]) -> None:
+    (tmp_path / f"a[1]_{kind}").write_text("old")
+    source = write_ct(tmp_path / "a[1].nii.gz")
+    (result,) = segment_cases(plan([source], tmp_path), attention=True)
+    assert "exists already" in str(result.error)
+    assert network == []
+    assert (tmp_path / f"a[1]_{kind}").read_text() == "old"
+
+
+def test_the_ct_is_never_the_target(tmp_path: Path, network: list[Any]) -> None:
+    source = write_ct(tmp_path / "a.nii.gz")
+    before = source.read_bytes()
+    (result,) = segment_cases(plan([source], source), overwrite=True)
+    assert "CT itself" in str(result.error)
+    assert source.read_bytes() == before
+    assert network == []
+
+
+def test_cancelling_stops_and_closes(tmp_path: Path, network: list[Any]) -> None:
+    def cancel(index: int, step: Progress) -> None:
+        if step.done == 3:
+            raise KeyboardInterrupt
+
+    cases = plan([write_ct(tmp_path / "a.nii.gz")], tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        list(segment_cases(cases, on_progress=cancel))
+    assert network[-1] == "closed"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_is_said_once(tmp_path: Path) -> None:
+    cases = plan([write_ct(tmp_path / "a.nii.gz")], tmp_path / "out")
+    with pytest.raises(PancreasSegError, match="no model 'no-such-model'"):
+        next(segment_cases(cases, "no-such-model"))
+
+
+@pytest.mark.parametrize("failing", ["save_mask", "save_map", "write_sidecar"])
+def test_a_case_is_written_whole_or_not_at_all(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = io.load_ct(write_ct(tmp_path / "a.nii.gz"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "m_probability.nii.gz").write_bytes(b"old")
+    original = getattr(cohort, failing)
+    calls: list[Path] = []
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        calls.append(Path())
+        if failing != "save_map" or len(calls) == 3:
+            raise PancreasSegError("the disk is full")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(cohort, failing, fail)
+    with pytest.raises(PancreasSegError, match="disk is full"):
+        save_case(
+            fake_segmentation(volume),
+            volume,
+            out / "m.nii.gz",
+            attention=True,
+            probability=True,
+            overwrite=True,
+        )
+    assert names(out) == ["m_probability.nii.gz"]
+
+
+def test_save_case_lists_what_it_wrote(tmp_path: Path) -> None:
+    volume = io.load_ct(write_ct(tmp_path / "a.nii.gz"))
+    out = tmp_path / "out"
+    written = save_case(fake_segmentation(volume), volume, out / "m.nii", attention=True)
+    assert [path.name for path in written] == [
+        *("m.nii", "m_attention_1.nii", "m_attention_2.nii", "m.json")
+    ]
+    assert names(out) == sorted(path.name for path in written)

@@ -1,0 +1,339 @@
+"""Who may import whom, and what an import may cost.
+
+The rules are those of docs/architecture.md. They are checked twice: on the source, with
+`violations`, and in fresh processes, by looking at what has been loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from npe2 import PluginManifest
+
+import napari_pancreas_seg
+
+PACKAGE = "napari_pancreas_seg"
+SOURCE = Path(napari_pancreas_seg.__file__).parent
+ROOT = Path(__file__).parents[1]
+
+COMMAND_LINE = {"cli", "__main__"}
+
+LAYERS = (
+    {*COMMAND_LINE, "_napari"},
+    {"demo", "overview", "cohort", "cases", "training"},
+    {"inference", "model", "provenance"},
+    {"io", "postprocessing", "correction", "metrics"},
+    {"volume", "errors", "data"},
+)
+"""Rooms from the roof to the ground: each may import its own layer and those below."""
+
+WINDOWS = {"napari", "qtpy", "magicgui", "superqt", "vispy", "PyQt5", "PyQt6", "PySide2", "PySide6"}
+NETWORKS = {"keras", "tensorflow", "torch", "jax"}
+
+KERAS_AT_TOP = ("model", "training", "inference.devices", "inference.predictor")
+KERAS_IN_FUNCTIONS = ("model", "training", "inference")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a module imports, and when: on its own import, or later."""
+
+    name: str
+    line: int
+    at_top: bool
+
+
+def _dotted(node: ast.AST) -> str:
+    return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Nodes that run when the module is imported, but for those only type checkers see."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and _dotted(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+
+
+def _imported_names(node: ast.AST, module: str, is_package: bool) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            parts = module.split(".")
+            parents = parts[: len(parts) - node.level + is_package]
+            base = ".".join([*parents, base] if base else parents)
+        return [f"{base}.{alias.name}" for alias in node.names]
+    if (
+        isinstance(node, ast.Call)
+        and _dotted(node.func).rpartition(".")[2] in {"import_module", "__import__"}
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    ):
+        return [str(node.args[0].value)]
+    return []
+
+
+def imports_of(module: str, text: str, *, is_package: bool) -> list[Import]:
+    """Everything that a module imports, anywhere in it, as dotted names."""
+    tree = ast.parse(text)
+    top = {id(node) for node in _top_level(tree)}
+    return [
+        Import(name, getattr(node, "lineno", 0), id(node) in top)
+        for node in ast.walk(tree)
+        for name in _imported_names(node, module, is_package)
+    ]
+
+
+def _room(name: str) -> str:
+    """The first name below the package: '' for the package itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def _within(name: str, rooms: tuple[str, ...]) -> bool:
+    inner = name.removeprefix(f"{PACKAGE}.")
+    return any(inner == room or inner.startswith(f"{room}.") for room in rooms)
+
+
+def _layer(room: str) -> int | None:
+    return next((level for level, rooms in enumerate(LAYERS) if room in rooms), None)
+
+
+def _loaded_by(name: str, sources: Mapping[str, str]) -> set[str]:
+    """The package's modules that importing `name` runs: parents, and the name if a module."""
+    parts = name.split(".")
+    return {".".join(parts[:n]) for n in range(1, len(parts) + 1)} & sources.keys()
+
+
+def violations(sources: Mapping[str, str], packages: frozenset[str] = frozenset()) -> list[str]:
+    """Check the rules on modules given as dotted name and source text."""
+    found: list[str] = []
+    imports = {
+        module: imports_of(module, text, is_package=module in packages)
+        for module, text in sources.items()
+    }
+    for module, names in imports.items():
+        if {"utils", "helpers"} & {part.strip("_") for part in module.split(".")}:
+            found.append(f"{module}: says nothing about what is inside")
+        if module != PACKAGE and _layer(_room(module)) is None:
+            found.append(f"{module}: belongs to no layer")
+        for item in names:
+            found += _wrong_import(module, item)
+        found += _environment_changes(module, sources[module])
+    return found + _loading_keras(imports, sources)
+
+
+def _wrong_import(module: str, item: Import) -> list[str]:
+    where = f"{module}:{item.line}"
+    library = item.name.split(".")[0]
+    room = _room(module)
+    found = []
+    if library in WINDOWS and room != "_napari":
+        found.append(f"{where} imports {library} outside _napari")
+    if library in NETWORKS:
+        if item.at_top and (library != "keras" or not _within(module, KERAS_AT_TOP)):
+            found.append(f"{where} imports {library} at its top")
+        elif not _within(module, KERAS_IN_FUNCTIONS):
+            found.append(f"{where} imports {library}")
+    if library == PACKAGE and module != PACKAGE:
+        target = _room(item.name)
+        mine, theirs = _layer(room), _layer(target)
+        if "_napari" in {room, target} and {room, target} & COMMAND_LINE:
+            found.append(f"{where}: the command line and the window import each other")
+        elif mine is not None and theirs is not None and theirs < mine:
+            found.append(f"{where} imports {target}, which lies above it")
+    return found
+
+
+def _environment_changes(module: str, text: str) -> list[str]:
+    found = []
+    for node in _top_level(ast.parse(text)):
+        changed = ""
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            changed = _dotted(node.value)
+        elif isinstance(node, ast.Call):
+            owner, _, method = _dotted(node.func).rpartition(".")
+            if method in {"setdefault", "update", "pop", "clear"}:
+                changed = owner
+            elif method in {"putenv", "unsetenv"}:
+                changed = "environ"
+        if changed.rpartition(".")[2] == "environ":
+            found.append(f"{module}:{node.lineno} changes the environment at import")  # type: ignore[attr-defined]
+    return found
+
+
+def _loading_keras(imports: Mapping[str, list[Import]], sources: Mapping[str, str]) -> list[str]:
+    """Modules whose import brings Keras along by way of others."""
+    heavy = {
+        module
+        for module, names in imports.items()
+        if any(item.at_top and item.name.split(".")[0] in NETWORKS for item in names)
+    }
+    loads = {
+        module: set().union(
+            *(_loaded_by(item.name, sources) for item in names if item.at_top),
+            _loaded_by(module, sources) - {module},
+        )
+        for module, names in imports.items()
+    }
+    while more := {m for m, targets in loads.items() if targets & heavy} - heavy:
+        heavy |= more
+    return [
+        f"{module}: importing it loads Keras"
+        for module in sorted(heavy)
+        if not _within(module, KERAS_AT_TOP)
+    ]
+
+
+def _read_package() -> tuple[dict[str, str], frozenset[str]]:
+    sources, packages = {}, set()
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = [PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts]
+        if parts[-1] == "__init__":
+            parts.pop()
+            packages.add(".".join(parts))
+        sources[".".join(parts)] = path.read_text(encoding="utf-8")
+    return sources, frozenset(packages)
+
+
+def test_every_module_keeps_the_rules() -> None:
+    sources, packages = _read_package()
+    assert len(sources) > 20
+    assert violations(sources, packages) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "complaint"),
+    [
+        ("metrics", "import napari", "imports napari outside _napari"),
+        ("cli", "def f():\n    from qtpy import QtCore", "imports qtpy outside _napari"),
+        ("demo", "from importlib import import_module\nimport_module('napari')", "napari outside"),
+        ("cli", "from napari_pancreas_seg._napari import reader", "import each other"),
+        ("_napari.reader", "from .. import cli", "import each other"),
+        ("_napari.widget.run", "from napari_pancreas_seg.cli import main", "import each other"),
+        ("volume", "from napari_pancreas_seg.io import load_ct", "imports io, which lies above"),
+        ("io.nifti", "def f():\n    from ..inference.result import Options", "imports inference"),
+        ("io", "from .. import model", "imports model, which lies above"),
+        ("model.bundle", "import napari_pancreas_seg.training.fit", "imports training"),
+        ("model.layers", "import tensorflow as tf", "imports tensorflow at its top"),
+        ("inference.segmentation", "import keras", "imports keras at its top"),
+        ("inference.segmentation", "from .predictor import Predictor", "importing it loads Keras"),
+        ("cli", "if True:\n    from napari_pancreas_seg import training", "loads Keras"),
+        ("metrics", "def f():\n    import tensorflow", "imports tensorflow"),
+        ("_napari.worker", "def f():\n    import keras", "imports keras"),
+        ("io.utils", "", "says nothing"),
+        ("_helpers", "", "says nothing"),
+        ("attic", "", "belongs to no layer"),
+        ("model.backend", "import os\nos.environ['KERAS_BACKEND'] = 'jax'", "environment"),
+        ("model.backend", "from os import environ\nenviron.setdefault('A', '1')", "environment"),
+        ("model.backend", "import os\nclass A:\n    os.putenv('A', '1')", "environment"),
+    ],
+)
+def test_a_broken_rule_is_found(module: str, text: str, complaint: str) -> None:
+    sources = {
+        PACKAGE: "",
+        **{f"{PACKAGE}.{room}": "" for room in ("_napari", "io", "inference", "model")},
+        f"{PACKAGE}.training": "import keras",
+        f"{PACKAGE}.inference.predictor": "import keras",
+    }
+    packages = frozenset(
+        {*sources, f"{PACKAGE}._napari.widget"} - {f"{PACKAGE}.inference.predictor"}
+    )
+    assert violations(sources, packages) == []
+    assert any(
+        complaint in row for row in violations({**sources, f"{PACKAGE}.{module}": text}, packages)
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("inference.segmentation", "def f():\n    import keras\n    from .predictor import P"),
+        ("inference.batches", "def f():\n    import tensorflow"),
+        ("model.bundle", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import keras"),
+        ("inference.serving", "import os\ndef main():\n    os.environ['A'] = '1'"),
+        ("io.files", "import os\nhome = os.environ.get('HOME', os.environ['PATH'])"),
+        ("cli", "def f():\n    from napari_pancreas_seg.training import fit"),
+        ("_napari.reader", "import napari\nfrom ..io import load_ct"),
+    ],
+)
+def test_what_is_allowed_passes(module: str, text: str) -> None:
+    sources = {f"{PACKAGE}.inference.predictor": "import keras", f"{PACKAGE}.{module}": text}
+    assert violations(sources) == []
+
+
+def loaded_after(code: str) -> tuple[set[str], float]:
+    """Top-level packages that are loaded once `code` has run in a fresh process; its seconds."""
+    script = (
+        "import json, sys, time\n"
+        "start = time.perf_counter()\n"
+        f"{code}\n"
+        "seconds = time.perf_counter() - start\n"
+        "print(json.dumps([seconds, sorted({name.split('.')[0] for name in sys.modules})]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, names = json.loads(done.stdout.splitlines()[-1])
+    return set(names), seconds
+
+
+def test_a_loaded_network_library_is_noticed() -> None:
+    assert "keras" in loaded_after("import sys\nsys.modules['keras.layers'] = sys")[0]
+
+
+def test_importing_the_package_costs_next_to_nothing() -> None:
+    loaded, _ = loaded_after(f"import {PACKAGE}")
+    assert not loaded & (NETWORKS | WINDOWS | {"numpy", "nibabel", "scipy", "matplotlib"})
+    # A healthy import takes a few milliseconds; the limit leaves room for a busy machine.
+    assert min(loaded_after(f"import {PACKAGE}")[1] for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("name", napari_pancreas_seg.__all__)
+def test_public_names_load_no_network(name: str) -> None:
+    loaded, _ = loaded_after(f"from {PACKAGE} import {name}")
+    assert not loaded & (NETWORKS | WINDOWS)
+
+
+@pytest.mark.parametrize("module", ["cli", "demo", "inference.process", "data.phantom"])
+def test_what_must_start_fast_loads_no_network(module: str) -> None:
+    loaded, _ = loaded_after(f"import {PACKAGE}.{module}")
+    assert not loaded & (NETWORKS | WINDOWS)
+
+
+def test_what_the_manifest_names_loads_no_network() -> None:
+    commands = PluginManifest.from_file(SOURCE / "napari.yaml").contributions.commands
+    assert commands
+    lines = ["import importlib"]
+    for command in commands:
+        module, _, attribute = str(command.python_name).partition(":")
+        lines.append(f"getattr(importlib.import_module({module!r}), {attribute!r})")
+    loaded, _ = loaded_after("\n".join(lines))
+    assert not loaded & NETWORKS
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    files = [
+        *(ROOT / name for name in ("pyproject.toml", "setup.cfg", "tox.ini", "CITATION.cff")),
+        *SOURCE.rglob("*.py"),
+        *SOURCE.rglob("*.yaml"),
+    ]
+    pattern = re.compile(rf"(?<![\d.]){re.escape(napari_pancreas_seg.__version__)}(?![\d.])")
+    written = [path.name for path in files if pattern.search(path.read_text(encoding="utf-8"))]
+    assert written == ["__init__.py"]
