@@ -31,7 +31,7 @@ LAYERS = (
     {"demo", "overview", "cohort", "cases", "training"},
     {"inference", "model", "provenance"},
     {"io", "postprocessing", "correction", "metrics"},
-    {"volume", "errors", "data"},
+    {"volume", "errors", "data", "download"},
 )
 """Rooms from the roof to the ground: each may import its own layer and those below."""
 

@@ -67,7 +67,7 @@ class NetworkProcess:
         self._numbers = itertools.count(1)
         self._starting = threading.Lock()
         self._child: _Child | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -151,7 +151,7 @@ class NetworkProcess:
 
     def close(self) -> None:
         """End the child at once; a run that is under way ends as if cancelled."""
-        self._closed = True
+        self._closed.set()
         with self._starting:
             child, self._child = self._child, None
         if child is not None:
@@ -168,19 +168,20 @@ class NetworkProcess:
                     ) from error
                 # Forgotten without close(), or the interpreter ends: nothing survives.
                 weakref.finalize(self, child.kill)
-                self._child, self._closed = child, False
+                self._child = child
+                self._closed.clear()
             return self._child
 
     def _replies(
         self, child: _Child, number: int, cancelled: Callable[[], bool]
     ) -> Iterator[Message]:
-        while not (cancelled() or self._closed):
+        while not (cancelled() or self._closed.is_set()):
             try:
                 message = child.replies.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
             if message is None:
-                if self._closed:
+                if self._closed.is_set():
                     return
                 raise PancreasSegError(child.last_words())
             if message[0]["id"] == number:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from napari_pancreas_seg.data.example import cache_folder
+from napari_pancreas_seg.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class ModelEntry:
     name : str
         What to give as the model's name.
     origin : str
-        ``"bundled"`` with the program, ``"cached"`` in the user's cache folder.
+        ``"bundled"`` with the program, ``"cached"`` in the user's cache folder, ``"known"``
+        to the registry and downloaded on first use.
     card : Mapping
         The model's card.
     """
@@ -225,15 +226,17 @@ def load_card(model: str | Path) -> Mapping[str, Any]:
 
 
 def list_models() -> list[ModelEntry]:
-    """Models that can be named: bundled ones first, then those in the cache folder."""
-    entries = []
+    """Models that can be named: bundled, in the cache folder, and known to the registry."""
+    entries: list[ModelEntry] = []
     for origin, folder in _shelves():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             try:
                 entries.append(ModelEntry(path.name.removesuffix(".zip"), origin, load_card(path)))
             except PancreasSegError:
                 continue  # not a bundle, or a damaged one: nothing to offer
-    return entries
+    here = {entry.name for entry in entries}
+    known = [ModelEntry(name, "known", item) for name, item in _registry().items()]
+    return entries + [entry for entry in known if entry.name not in here]
 
 
 def export_keras(bundle: Bundle, path: Path) -> Path:
@@ -295,14 +298,37 @@ def _shelves() -> list[tuple[str, Path]]:
     return [("bundled", bundled), ("cached", cache_folder() / "models")]
 
 
+def _registry() -> dict[str, dict[str, Any]]:
+    """Models that can be downloaded: ``url`` and ``sha256`` of a zip, and what to show of it.
+
+    The program's own list, and the one that ``NAPARI_PANCREAS_SEG_REGISTRY`` names: a
+    group's list of its own models, on a shared disk for instance.
+    """
+    own = Path(str(files("napari_pancreas_seg") / "data" / "registry.json"))
+    further = os.environ.get("NAPARI_PANCREAS_SEG_REGISTRY")
+    known: dict[str, dict[str, Any]] = {}
+    for path in [own, *([Path(further)] if further else [])]:
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))
+            known |= {name: {**item, "url": str(item["url"])} for name, item in listed.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PancreasSegError(
+                f"The list of models {path} cannot be read: {error!r}."
+            ) from error
+    return known
+
+
 def _find(model: str | Path) -> Path:
-    """Path of a bundle by its name or path."""
+    """Path of a bundle by its name or path; downloads what only the registry knows."""
     name = str(model)
     if Path(name).name == name:
         for _, folder in _shelves():
             for path in (folder / name, folder / f"{name}.zip"):
                 if path.exists():
                     return path
+        if item := _registry().get(name):
+            target = cache_folder() / "models" / f"{name}.zip"
+            return download(item["url"], str(item.get("sha256")), target, f"the model {name}")
     path = Path(model)
     if path.suffix == ".keras":
         raise PancreasSegError(
