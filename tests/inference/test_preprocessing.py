@@ -8,6 +8,7 @@ from napari_pancreas_seg.inference.preprocessing import (
     Frame,
     FrameSpec,
     body_centre,
+    contrast_shift,
     place_frame,
     resampling_matrix,
 )
@@ -92,3 +93,12 @@ def test_a_map_covers_the_same_millimetres_as_the_frame(coarser):
 def test_specification_round_trip():
     spec = FrameSpec(10, 20, 1.25, (1.0, -2.0))
     assert FrameSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(("tissue", "shift"), [(20, 45), (35, 30), (50, 0), (100, 0)])
+def test_dark_tissue_is_brightened(tissue, shift):
+    rng = np.random.default_rng(0)
+    hu = np.full((4, 60, 60), -1000)
+    hu[:, 10:50, 10:50] = rng.normal(tissue, 10, (4, 40, 40))
+    assert contrast_shift(hu.astype(np.int16)) == pytest.approx(shift, abs=5)
+    assert contrast_shift(np.clip(hu, 0, 255).astype(np.int16)) == 0

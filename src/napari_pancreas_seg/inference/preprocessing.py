@@ -19,7 +19,14 @@ from scipy import ndimage
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import Grid
 
-__all__ = ["Frame", "FrameSpec", "body_centre", "place_frame", "resampling_matrix"]
+__all__ = [
+    "Frame",
+    "FrameSpec",
+    "body_centre",
+    "contrast_shift",
+    "place_frame",
+    "resampling_matrix",
+]
 
 Array = npt.NDArray[Any]
 
@@ -29,6 +36,10 @@ COARSE_MM = 6.4
 """Pixel size at which bodies are found: table, tubes and skin folds blur away."""
 BODY_MEAN_HU = 25
 """Mean of the clipped HU from which a coarse pixel is soft tissue."""
+PORTAL_VENOUS_MODE_HU = 65
+"""Commonest HU of soft tissue in portal-venous CT, between muscle and liver."""
+DARK_MODE_HU = 40
+"""Below this commonest HU, a CT is not portal-venous."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,34 @@ def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec)
         )
     )
     return Frame(spec, hu.shape[1:], origin, step)  # type: ignore[arg-type]
+
+
+def contrast_shift(hu: Array, most_slices: int = 64) -> int:
+    """How much brighter the soft tissue must become to look as in portal-venous CT.
+
+    Without contrast agent, or with a fatty gland, much of the pancreas lies at or below
+    0 HU, where a network that learnt from clipped portal-venous CT sees nothing.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X)
+        Hounsfield units.
+    most_slices : int
+        At most so many slices, evenly spread, are looked at.
+
+    Returns
+    -------
+    int
+        HU to add before clipping; 0 for CTs that are bright enough, or were clipped.
+    """
+    step = max(1, hu.shape[0] // most_slices)
+    sample = np.asarray(hu[::step, ::2, ::2])
+    if sample.size == 0 or sample.min() > -200:
+        return 0  # clipped before: there is nothing to bring back
+    counts, edges = np.histogram(sample, bins=48, range=(-20, 220))
+    smooth = np.convolve(counts, np.ones(3) / 3, mode="same")
+    mode = edges[smooth.argmax()] + (edges[1] - edges[0]) / 2
+    return round(PORTAL_VENOUS_MODE_HU - mode) if mode < DARK_MODE_HU else 0
 
 
 def body_centre(

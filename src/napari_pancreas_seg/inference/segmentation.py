@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec, place_frame
+from napari_pancreas_seg.inference.preprocessing import (
+    Frame,
+    FrameSpec,
+    contrast_shift,
+    place_frame,
+)
 from napari_pancreas_seg.inference.result import (
     FoundSlices,
     Options,
@@ -150,10 +155,11 @@ def iter_segment(
             if loaded.frame == centre_check.spec
             else place_frame(volume.hu, volume.spacing, loaded.frame)
         )
+        shift = contrast_shift(volume.hu)
     threshold = options.threshold or float(loaded.card["threshold"])
     maps = _Maps(n_slices)
     done = 0
-    for z, outputs in _predict(volume, loaded, frame, options, clock):
+    for z, outputs in _predict(volume, loaded, frame, shift, options, clock):
         maps.store(z, outputs)
         done += len(z)
         found = FoundSlices(z, native_mask(outputs["probability"], frame, threshold))
@@ -175,7 +181,7 @@ def iter_segment(
         model=loaded.card,
         seconds=clock.seconds,
         options=options,
-        notes=volume.notes,
+        notes=volume.notes + _about_contrast(shift),
     )
 
 
@@ -214,6 +220,16 @@ def native_mask(probability: Array, frame: Frame, threshold: float) -> npt.NDArr
     return mask
 
 
+def _about_contrast(shift: int) -> tuple[str, ...]:
+    """What the user should know of a CT that is not portal-venous."""
+    if not shift:
+        return ()
+    return (
+        f"The soft tissue is darker than in portal-venous CT, so the network was shown values "
+        f"{shift} HU higher; without contrast agent the mask is less reliable.",
+    )
+
+
 class _Maps:
     """Compact arrays for probability and attention, filled slice by slice."""
 
@@ -249,7 +265,12 @@ class _Maps:
 
 
 def _predict(
-    volume: CTVolume, loaded: LoadedModel, frame: Frame, options: Options, clock: _Clock
+    volume: CTVolume,
+    loaded: LoadedModel,
+    frame: Frame,
+    shift: int,
+    options: Options,
+    clock: _Clock,
 ) -> Iterator[tuple[npt.NDArray[np.intp], dict[str, Array]]]:
     """Run the network over all slices in batches of one shape."""
     order = slice_order(volume.grid.shape[0], options.first_slice)
@@ -262,7 +283,7 @@ def _predict(
             # The last batch is filled up, so that no other shape is ever compiled.
             filled = np.resize(z, size)
             try:
-                outputs = loaded.predictor.predict_batch(volume.hu[filled], rows, columns)
+                outputs = loaded.predictor.predict_batch(volume.hu[filled], rows, columns, shift)
             except Exception as error:
                 if size == 1 or not loaded.device.out_of_memory(error):
                     raise
