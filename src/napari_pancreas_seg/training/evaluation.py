@@ -18,7 +18,7 @@ from napari_pancreas_seg.training.datasets import SliceRecord, read_slice_layout
 
 __all__ = ["Evaluation", "ThresholdScores", "evaluate", "score_thresholds"]
 
-THRESHOLDS = tuple(np.round(np.arange(0.2, 0.65, 0.05), 2))
+THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
 
 
 @dataclass

@@ -1,0 +1,306 @@
+"""Where a layer's voxels lie: its reference to a grid, and the transform that shows it.
+
+A viewer shows index times spacing, in mm and in display order, which is what a person
+wants to look at. The true affine, oblique as it may be, stays in the `GridReference`
+that every layer of ours carries in its metadata, so that a mask finds the way back to
+its CT's grid whatever has been done to the layer. A layer that someone else made is
+taken for what the viewer shows of it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.components import ViewerModel
+from napari.layers import Image, Layer
+from nibabel import orientations
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source
+
+__all__ = [
+    "IN_DISPLAY_ORDER",
+    "METADATA_KEY",
+    "GridReference",
+    "Placement",
+    "display_view",
+    "find_reference",
+    "is_parallel",
+    "placement_of",
+    "placements",
+    "reference_of",
+    "slice_on_screen",
+    "why_not_ct",
+]
+
+Array = npt.NDArray[Any]
+
+METADATA_KEY = "napari_pancreas_seg"
+IN_DISPLAY_ORDER = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
+"""nibabel's orientation array of layers that we open."""
+# napari's (z, y, x) to RAS+ for a layer of which nobody knows more than how it is shown.
+SHOWN_TO_RAS = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
+
+
+@dataclass(frozen=True, eq=False)
+class GridReference:
+    """What a layer carries in its metadata to find its grid again; small and immutable.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid on which the layer's voxels lie, in display order.
+    source : Source
+        What is needed to write back onto the grid of the file.
+    name : str
+        Name of the case.
+    orientation : ndarray, shape (3, 2)
+        nibabel's orientation array from the layer's axis order to display order; layers
+        that we open are in display order already.
+    kind : str
+        What was laid on it: ``"ct"``, ``"mask"`` or ``"map"``.
+    id : str
+        Names the CT: the same for a CT and everything found in it.
+    """
+
+    grid: Grid
+    source: Source
+    name: str
+    orientation: Array = field(default_factory=lambda: IN_DISPLAY_ORDER)
+    kind: str = "ct"
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Shape of the data of a layer that lies on this grid."""
+        shape = [0, 0, 0]
+        for axis, (target, _) in enumerate(self.orientation):
+            shape[axis] = self.grid.shape[int(target)]
+        return tuple(shape)
+
+    @property
+    def is_reordered(self) -> bool:
+        """Whether a layer on this grid has other axes than display order."""
+        return not np.array_equal(self.orientation, IN_DISPLAY_ORDER)
+
+    def volume(self) -> CTVolume:
+        """Make a CT without content, for functions that want one to know its grid."""
+        empty = np.broadcast_to(np.int16(0), self.grid.shape)
+        return CTVolume(empty, self.grid, self.source)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GridReference:
+        # Nothing in it ever changes, and headers of some formats are slow to copy.
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """How a CT lies in a layer and in the viewer's world.
+
+    Parameters
+    ----------
+    reference : GridReference
+        The CT's grid in display order.
+    transform : dict
+        ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and
+        ``axis_labels`` of the layer.
+    matrix : ndarray, shape (4, 4)
+        Maps an index of the layer's data to the viewer's world.
+    """
+
+    reference: GridReference
+    transform: dict[str, Any]
+    matrix: Affine
+
+
+def reference_of(layer: Layer) -> GridReference | None:
+    """Find the grid that a layer lies on, or None if it is not ours or was reshaped."""
+    reference = layer.metadata.get(METADATA_KEY)
+    if isinstance(reference, GridReference) and reference.layer_shape == tuple(layer.data.shape):
+        return reference
+    return None
+
+
+def find_reference(layer: Layer, others: Iterable[Layer] = ()) -> GridReference:
+    """Find the grid that a layer is to be written onto.
+
+    Its own reference if it has one; else, for a mask that was converted or drawn by hand,
+    that of the only CT of its shape among the others; else the grid that the viewer shows.
+
+    Parameters
+    ----------
+    layer : Layer
+        Labels or an image.
+    others : iterable of Layer
+        The other layers of the viewer.
+
+    Raises
+    ------
+    PancreasSegError
+        If the layer was cut or resampled so that it lies on its CT's grid no more, or could
+        belong to several CTs.
+    """
+    if (own := reference_of(layer)) is not None:
+        return own
+    shape = tuple(layer.data.shape)
+    stale = layer.metadata.get(METADATA_KEY)
+    if isinstance(stale, GridReference):
+        raise PancreasSegError(
+            f"'{layer.name}' has the shape {shape} but its CT {stale.layer_shape}: it was cut or "
+            "resampled and cannot be written onto the CT's grid. Write the original layer."
+        )
+    candidates = [ref for ref in map(reference_of, others) if ref and ref.kind != "map"]
+    found = {ref.id: ref for ref in candidates if ref.layer_shape == shape}
+    if len(found) > 1:
+        names = " and ".join(sorted(f"'{ref.name}'" for ref in found.values()))
+        raise PancreasSegError(
+            f"'{layer.name}' fits several CTs ({names}). Remove all but the one it belongs to."
+        )
+    if found:
+        return next(iter(found.values()))
+    if len(shape) != 3:
+        raise PancreasSegError(
+            f"'{layer.name}' has {len(shape)} dimensions; only volumes with three can be written."
+        )
+    return _foreign_reference(layer)
+
+
+def why_not_ct(layer: Layer) -> str | None:
+    """Say in a sentence why a layer cannot be taken for a CT; None if it can."""
+    if not isinstance(layer, Image):
+        return f"'{layer.name}' is not an image layer."
+    if layer.rgb:
+        return f"'{layer.name}' is a colour picture, not a CT."
+    if layer.multiscale:
+        return f"'{layer.name}' has several resolutions; open the CT at its full one."
+    if layer.data.ndim != 3:
+        return (
+            f"'{layer.name}' has {layer.data.ndim} dimensions; a CT has three: slices, rows "
+            "and columns."
+        )
+    return None
+
+
+def placement_of(layer: Image, known: GridReference | None = None) -> Placement:
+    """Read from a layer how its CT lies in the viewer; looks at no voxel.
+
+    Parameters
+    ----------
+    layer : Image
+        A layer for which `why_not_ct` is None.
+    known : GridReference, optional
+        What was made for this layer before, when it carries none of its own.
+
+    Raises
+    ------
+    PancreasSegError
+        If it cannot be a CT, or its transform is singular.
+    """
+    if refusal := why_not_ct(layer):
+        raise PancreasSegError(refusal)
+    matrix = _data_to_world(layer)
+    transform = {
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine.affine_matrix,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
+    }
+    own = reference_of(layer)
+    if own is None:
+        own = _foreign_reference(layer)
+        if known is not None and known.grid.same_as(own.grid):
+            own = replace(known, name=layer.name)
+    return Placement(own, transform, matrix)
+
+
+def placements(layers: Iterable[Layer]) -> list[Placement]:
+    """Say how the CTs that we opened lie in the viewer."""
+    own = [(layer, reference_of(layer)) for layer in layers]
+    return [placement_of(layer) for layer, ref in own if ref is not None and ref.kind == "ct"]
+
+
+def is_parallel(grid: Grid, other: Grid) -> bool:
+    """Whether the axes of two grids run in the same directions, to a thousandth."""
+    steps = np.linalg.inv(other.affine)[:3, :3] @ grid.affine[:3, :3]
+    scale = np.diag(steps)
+    return bool((scale > 0).all() and np.allclose(steps, np.diag(scale), atol=1e-3 * scale.min()))
+
+
+def slice_on_screen(viewer: ViewerModel, layer: Layer, reference: GridReference) -> int | None:
+    """Index of the CT's slice that the viewer shows, or None if it shows none.
+
+    Not the position of the slider: its steps and its units are those of all layers together.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer.
+    layer : Layer
+        The CT's layer.
+    reference : GridReference
+        Where it lies.
+    """
+    if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3:
+        return None
+    units = zip(viewer.dims.units[-3:], layer.units, strict=True)
+    point = np.array(viewer.dims.point[-3:]) * [_ratio(shown, own) for shown, own in units]
+    in_layer = np.array([*layer.world_to_data(point), 1.0])
+    to_layer = orientations.inv_ornt_aff(reference.orientation, reference.layer_shape)
+    z = round(float((np.linalg.inv(to_layer) @ in_layer)[0]))
+    return z if 0 <= z < reference.grid.shape[0] else None
+
+
+def display_view(array: Array, orientation: Array) -> Array:
+    """View a layer's array in display order (Z, Y, X); writing to it writes to the array."""
+    return orientations.apply_orientation(array, orientation)
+
+
+def _foreign_reference(layer: Layer) -> GridReference:
+    """Take a layer that is not ours for what the viewer shows of it."""
+    empty = np.broadcast_to(np.int16(0), tuple(int(n) for n in layer.data.shape))
+    affine = _foreign_affine(layer)
+    source = orientations.io_orientation(affine)
+    orientation = orientations.ornt_transform(source, orientations.axcodes2ornt(DISPLAY_AXCODES))
+    grid = Grid(
+        display_view(empty, orientation).shape,
+        affine @ orientations.inv_ornt_aff(orientation, empty.shape),
+    )
+    return GridReference(
+        grid,
+        Source(None, "array", empty.shape, affine, orientation),
+        layer.name,
+        orientation,
+    )
+
+
+def _foreign_affine(layer: Layer) -> Affine:
+    """Affine (4, 4) from a layer's index to RAS+ mm, taking its world for what is shown."""
+    to_mm = np.diag([*(_ratio(unit, "mm") for unit in layer.units), 1.0])
+    return SHOWN_TO_RAS @ to_mm @ _data_to_world(layer)
+
+
+def _data_to_world(layer: Layer) -> Affine:
+    """Affine (4, 4) from a layer's index to the viewer's world, in the layer's units."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = layer.data_to_world((0, 0, 0))
+    for axis, unit in enumerate(np.eye(3)):
+        matrix[:3, axis] = np.asarray(layer.data_to_world(unit)) - matrix[:3, 3]
+    return matrix
+
+
+def _ratio(unit: Any, other: Any) -> float:
+    """How many of another unit make up a unit; 1 if they do not compare.
+
+    A pixel is napari's word for a unit that nobody gave.
+    """
+    if not unit.is_compatible_with(other):
+        return 1.0
+    return float((1 * unit).to(other).magnitude)

@@ -1,0 +1,102 @@
+"""napari's reader: a CT comes back as an image, a mask as labels, a map over its CT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from napari import current_viewer
+from napari.utils.notifications import show_info
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.layers import (
+    LayerData,
+    ct_layer_data,
+    labels_layer_data,
+    map_layer_data,
+    plain_placement,
+)
+from napari_pancreas_seg._napari.placement import Placement, is_parallel, placements
+from napari_pancreas_seg.inference.result import ScalarMap
+
+__all__ = ["get_reader", "read_layer"]
+
+
+def get_reader(
+    path: str | Sequence[str],
+) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Offer to read files that end like a format of ours.
+
+    Parameters
+    ----------
+    path : str or sequence of str
+        What the user wants to open.
+
+    Returns
+    -------
+    callable or None
+        What reads it; None if it is not for us.
+    """
+    if all(name.lower().endswith(io.SUFFIXES) for name in _names(path)):
+        return _read
+    return None
+
+
+def read_layer(
+    path: str | Path, cts: Sequence[Placement] = ()
+) -> tuple[LayerData, tuple[str, ...]]:
+    """Read a CT, a mask or a map; knows neither a viewer nor Qt, so that a thread can do it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    cts : sequence of Placement
+        The CTs in the viewer: a map that is parallel to one of them is laid over it.
+
+    Returns
+    -------
+    layer : LayerData
+        An image or a labels layer.
+    notes : tuple of str
+        Sentences the user should read.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file is neither a CT nor a mask nor a map of ours.
+    """
+    if io.looks_like_map(path):
+        values, volume = io.load_map(path)
+        colormap = "viridis" if "probability" in volume.name else "inferno"
+        scalar_map = ScalarMap(values, volume.grid)
+        parallel = [ct for ct in cts if is_parallel(volume.grid, ct.reference.grid)]
+        data = map_layer_data(
+            scalar_map,
+            parallel[0] if parallel else plain_placement(volume),
+            volume.name,
+            colormap=colormap,
+            visible=not parallel,
+        )
+        return data, volume.notes
+    if io.looks_like_mask(path):
+        mask, volume = io.load_mask(path)
+        return labels_layer_data(mask, volume, name=volume.name), volume.notes
+    volume = io.load_ct(path)
+    return ct_layer_data(volume), volume.notes
+
+
+def _read(path: str | Sequence[str]) -> list[LayerData]:
+    layers = []
+    viewer = current_viewer()
+    cts = [] if viewer is None else placements(viewer.layers)
+    for name in _names(path):
+        layer, notes = read_layer(name, cts)
+        layers.append(layer)
+        for note in notes:
+            show_info(f"{Path(name).name}: {note}")
+    return layers
+
+
+def _names(path: str | Sequence[str]) -> list[str]:
+    return [path] if isinstance(path, str) else [str(name) for name in path]

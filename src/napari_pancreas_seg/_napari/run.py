@@ -1,0 +1,280 @@
+"""A run of the network in a viewer: slices stream into a labels layer as they are found."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.model_mask import ModelMask
+from napari_pancreas_seg._napari.placement import Placement, slice_on_screen
+from napari_pancreas_seg._napari.worker import (
+    Job,
+    MapFound,
+    Outcome,
+    Prepared,
+    SegmentationWorker,
+    Step,
+    steps,
+)
+from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["SegmentationRun"]
+
+logger = logging.getLogger(__name__)
+
+REDRAW_MS = 100
+"""How often slices that stream in are drawn at most, in ms."""
+
+
+class SegmentationRun(QObject):
+    """One run, from pressing the button to the last layer; lives in the GUI thread.
+
+    It holds on to the layers that it started with, so whatever is renamed, moved or
+    removed meanwhile does not disturb it. A labels layer that was removed while it was
+    being filled comes back, complete, at the end.
+
+    Parameters
+    ----------
+    session : Session
+        Where the network is, and where results are kept.
+    viewer : ViewerModel
+        Where layers go.
+    ct_layer : Image
+        The CT.
+    placement : Placement
+        How the CT lies in its layer.
+    model : str or Path
+        The model.
+    options : Options
+        How to segment.
+    """
+
+    changed = Signal()
+    finished = Signal()
+
+    def __init__(
+        self,
+        session: Session,
+        viewer: ViewerModel,
+        ct_layer: Image,
+        placement: Placement,
+        model: str | Path,
+        options: Options,
+    ) -> None:
+        super().__init__()
+        self.running = True
+        self.stage = "starting"
+        self.done = 0
+        self.total = 0
+        self.message = "Starting the network…"
+        self.labels: Labels | None = None
+        self._session = weakref.ref(session)
+        self._viewer = weakref.ref(viewer)
+        self._placement = placement
+        self._name = ct_layer.name
+        self._before = session.result_layer(placement.reference)
+        self._was_added = False
+        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        previous = None if self._before is None else session.masks[self._before]
+        job = Job(
+            session.network,
+            ct_layer.name,
+            ct_layer.data,
+            placement,
+            model,
+            options,
+            None if self._before is None else self._before.data,
+            None if previous is None else previous.copy,
+        )
+        # Errors are shown here, once; else superqt raises them again in the event loop.
+        self._worker = create_worker(
+            steps, job, _worker_class=SegmentationWorker, _ignore_errors=True
+        )
+        self._worker.yielded.connect(self._on_step)
+        self._worker.returned.connect(self._on_outcome)
+        self._worker.errored.connect(self._on_error)
+        self._worker.finished.connect(self._on_finished)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(REDRAW_MS)
+        self._soon.timeout.connect(self._redraw)
+        self._stale = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Stop; what has been found so far stays in the viewer."""
+        if self.running:
+            self.message = "Cancelling…"
+            self._worker.quit()
+            self.changed.emit()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was asked for."""
+        return bool(self._worker.abort_requested)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time left in seconds; None while there is nothing to go by."""
+        if self._first is None or self.done <= self._first[1]:
+            return None
+        pace = (time.monotonic() - self._first[0]) / (self.done - self._first[1])
+        return pace * max(0, self.total - self.done)
+
+    def _on_step(self, step: Step) -> None:
+        if self._viewer() is not None and not self.cancelled:
+            if isinstance(step, Prepared):
+                self._prepare(step)
+            elif isinstance(step, MapFound):
+                self._add_map(step)
+            else:
+                self._advance(step)
+        # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
+        QTimer.singleShot(0, self._worker.taken)
+
+    def _prepare(self, step: Prepared) -> None:
+        """Choose the labels layer: the last result's, or a new one if a person worked on it."""
+        for note in step.notes:
+            show_info(f"{self._name}: {note}")
+        session, before = self._session(), self._before
+        if session is None:
+            return
+        if step.labels is not None:
+            self.labels = step.labels
+            session.masks[step.labels] = ModelMask(self._placement.reference)
+        elif before is not None and before in session.masks:
+            self.labels = before
+            self._was_added = True
+            session.masks[before].clear(before)
+            self._redraw(always=True)
+
+    def _advance(self, step: Progress) -> None:
+        self.stage, self.done, self.total = step.stage, step.done, step.total
+        if self._first is None and step.done > 0:
+            self._first = (time.monotonic(), step.done)
+        if step.slices is not None:
+            self._write(step.slices)
+        self.message = _describe(step, self.seconds_left)
+        self.changed.emit()
+
+    def _write(self, found: FoundSlices) -> None:
+        session = self._session()
+        if self.labels is None or session is None:
+            return
+        if not self._was_added:
+            self._was_added = True
+            self._add(self.labels)
+        session.masks[self.labels].write(self.labels, found)
+        self._stale = self._stale or self._shows(found)
+        if self._stale and not self._soon.isActive():
+            self._soon.start()
+
+    def _shows(self, found: FoundSlices) -> bool:
+        """Whether slices are to be seen right now."""
+        viewer = self._viewer()
+        if viewer is None or self.labels is None or viewer.dims.ndisplay != 2:
+            # A volume rendering would be uploaded anew for every step; it waits for the end.
+            return False
+        reference = self._placement.reference
+        if viewer.dims.ndim - 3 in viewer.dims.displayed or reference.is_reordered:
+            return True  # seen from the side or from the front
+        return slice_on_screen(viewer, self.labels, reference) in found.z
+
+    def _redraw(self, *, always: bool = False) -> None:
+        if self.labels is not None and (self._stale or always):
+            self._stale = False
+            self.labels.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def _add_map(self, step: MapFound) -> None:
+        """Add a map below the labels, in place of a former run's and as visible as that was."""
+        session = self._session()
+        viewer = self._viewer()
+        if session is None or viewer is None:
+            return
+        old = session.map_layers(self._placement.reference).get(step.word)
+        if old is not None:
+            step.layer.visible = old.visible
+            viewer.layers.remove(old)
+        session.maps[step.layer] = step.word
+        self._add(step.layer)
+
+    def _on_outcome(self, outcome: Outcome | None) -> None:
+        session, viewer, labels = self._session(), self._viewer(), self.labels
+        if outcome is None or session is None or viewer is None or labels is None:
+            return
+        session.masks[labels].finish(outcome.result)
+        if labels not in viewer.layers:
+            self._add(labels)
+        viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
+        viewer.layers.selection.active = labels
+        for note in outcome.result.notes:
+            show_info(f"{self._name}: {note}")
+        self.message = _summary(outcome, time.monotonic() - self._started)
+
+    def _on_error(self, error: Exception) -> None:
+        self.message = "The run failed."
+        report(error)
+
+    def _on_finished(self) -> None:
+        self.running = False
+        if self.cancelled:
+            kept = self.labels is not None and self.done > 0
+            self.message = (
+                f"Cancelled after {self.done} slices; what was found stays."
+                if kept
+                else "Cancelled."
+            )
+        viewer = self._viewer()
+        if self.labels is not None and viewer is not None and self.labels in viewer.layers:
+            # Steps of undo hold values from before the model wrote: they would undo it in part.
+            self.labels._reset_history()
+            self.labels.refresh(highlight=False, extent=False)
+            self.labels.events.data(value=self.labels.data)
+        self.changed.emit()
+        self.finished.emit()
+
+    def _add(self, layer: Layer) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            viewer.add_layer(layer)
+
+
+def _describe(step: Progress, seconds_left: float | None) -> str:
+    if step.stage != "segmenting" or step.done == 0:
+        return f"{step.stage[:1].upper()}{step.stage[1:]}…"
+    text = f"{step.done} of {step.total} slices"
+    if seconds_left is not None and seconds_left >= 1:
+        text += f", about {_duration(seconds_left)} left"
+    return text
+
+
+def _summary(outcome: Outcome, seconds: float) -> str:
+    if outcome.slices == 0:
+        return f"No pancreas found ({_duration(seconds)})."
+    plural = "slice" if outcome.slices == 1 else "slices"
+    return (
+        f"{outcome.volume_ml:.1f} mL in {outcome.slices} {plural}, found in {_duration(seconds)}."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"

@@ -1,0 +1,137 @@
+"""napari's writer: every layer goes back onto the grid that it came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari import current_viewer
+from napari.layers import Image, Labels, Layer
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.layers import LayerData, mask_of, raw_volume_of
+from napari_pancreas_seg._napari.placement import GridReference, display_view, find_reference
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
+from napari_pancreas_seg.io.files import check_target
+from napari_pancreas_seg.provenance import describe, write_sidecar
+
+__all__ = ["write_layers", "write_mask"]
+
+
+def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
+    """Write labels and images as NIfTI; overwrites, as napari's dialog has asked already.
+
+    One labels layer, or a single layer of any kind, gets the name that was asked for; what
+    is written with it gets the layer's name in addition.
+
+    Parameters
+    ----------
+    path : str
+        A ``.nii`` or ``.nii.gz`` file.
+    layers : sequence of tuple
+        Data, attributes and type of each layer.
+
+    Returns
+    -------
+    list of str
+        The files written.
+
+    Raises
+    ------
+    PancreasSegError
+        If a layer cannot be placed on a grid, or a file cannot be written.
+    """
+    target = Path(path)
+    made = [Layer.create(*layer) for layer in layers]
+    labels = [layer for layer in made if isinstance(layer, Labels)]
+    main = labels[0] if len(labels) == 1 else made[0] if len(made) == 1 else None
+    # All grids first: nothing is written if one of the layers has none.
+    viewer = current_viewer()
+    others = list(viewer.layers) if viewer is not None else []
+    references = [find_reference(layer, [*made, *others]) for layer in made]
+    written: list[str] = []
+    for layer, reference in zip(made, references, strict=True):
+        name = target if layer is main else _beside(target, layer.name, written)
+        written.append(str(_save(layer, reference, name)))
+    return written
+
+
+def write_mask(
+    mask: npt.NDArray[np.uint8],
+    reference: GridReference,
+    path: str | Path,
+    *,
+    result: Segmentation | None = None,
+    ct: Any = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a mask onto the grid of its CT, and what made it beside it.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X), uint8
+        The mask, edited or not.
+    reference : GridReference
+        Where it lies.
+    path : str or Path
+        A ``.nii`` or ``.nii.gz`` file; the record gets the same name, ending in ``.json``.
+    result : Segmentation, optional
+        What the model found; without it there is no record.
+    ct : array_like, optional
+        Data of the CT's layer; without it the record has no mean HU.
+    overwrite : bool
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    Path
+        The mask's file.
+
+    Raises
+    ------
+    PancreasSegError
+        If a file cannot be written, or exists and must not be replaced.
+    """
+    path = Path(path)
+    record = path.with_name(f"{io.stem(path)}.json")
+    if result is not None:
+        check_target(record, overwrite=overwrite)
+    written = io.save_mask(mask, like=reference.volume(), path=path, overwrite=overwrite)
+    if result is None:
+        return written
+    volume = reference.volume() if ct is None else raw_volume_of(ct, reference)
+    content = describe(volume, result, mask=mask)
+    if ct is None:
+        content["measurements"] |= {"mean_hu": None, "sd_hu": None}
+    write_sidecar(record, content, overwrite=overwrite)
+    return written
+
+
+def _save(layer: Layer, reference: GridReference, path: Path) -> Path:
+    if isinstance(layer, Labels) or reference.kind == "mask":
+        mask = display_view(mask_of(layer.data), reference.orientation)
+        return io.save_mask(mask, like=reference.volume(), path=path, overwrite=True)
+    if not isinstance(layer, Image) or layer.rgb:
+        raise PancreasSegError(f"'{layer.name}' is neither a volume nor a mask.")
+    if reference.kind == "map":
+        scalar_map = ScalarMap(layer.data, reference.grid)
+        return io.save_map(scalar_map, like=reference.volume(), path=path, overwrite=True)
+    return io.save_ct(raw_volume_of(layer.data, reference), path, overwrite=True)
+
+
+def _beside(target: Path, name: str, taken: Sequence[str]) -> Path:
+    """Name a file after the target and a layer: ``m.nii.gz`` and ``m_attention_1.nii.gz``."""
+    stem = io.stem(target)
+    suffix = target.name[len(stem) :]
+    word = re.sub(r"\W+", "_", name.removeprefix(stem)).strip("_") or "layer"
+    path = target.with_name(f"{stem}_{word}{suffix}")
+    number = 2
+    while str(path) in taken:
+        path = target.with_name(f"{stem}_{word}_{number}{suffix}")
+        number += 1
+    return path

@@ -1,0 +1,104 @@
+"""A small CT, a viewer's session with a fake network, and the manifest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+# Without a screen even where there is one: Mesa's software OpenGL and TensorFlow, which other
+# tests import, crash in one process (both bring LLVM). Qt's offscreen platform uses OpenGL as
+# soon as it sees a display. For real windows: QT_QPA_PLATFORM=xcb pytest -m gui
+if "QT_QPA_PLATFORM" not in os.environ:
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
+    os.environ.pop("DISPLAY", None)
+
+from napari.components import ViewerModel
+
+from napari_pancreas_seg._napari.session import Session, session_of
+from napari_pancreas_seg.inference.process import NetworkProcess
+from napari_pancreas_seg.volume import CTVolume
+
+FAKE = Path(__file__).with_name("fake_network.py")
+OBLIQUE = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.1, -0.05, 0.08) @ np.diag([-0.9, 0.8, 2.5]), [11.0, -7.0, 3.0]
+)
+"""An affine whose axes run to the left, to the front and up, a little oblique, in mm."""
+
+
+@pytest.fixture
+def hu() -> np.ndarray:
+    """Array (I, J, K) in a file's own order: air, fat, soft tissue, smooth enough for a CT."""
+    i, j, k = np.indices((40, 32, 10))
+    body = (i - 20) ** 2 / 300 + (j - 16) ** 2 / 180
+    return np.where(body > 1, -1000, np.where(body > 0.7, -100, 40 + 2 * k + i)).astype(np.int16)
+
+
+@pytest.fixture
+def ct_path(hu: np.ndarray, tmp_path: Path) -> Path:
+    """A CT as a file with an oblique affine."""
+    path = tmp_path / "case 7.nii.gz"
+    nib.save(nib.Nifti1Image(hu, OBLIQUE), path)
+    return path
+
+
+@pytest.fixture
+def volume(hu: np.ndarray) -> CTVolume:
+    """The same CT in memory."""
+    return CTVolume.from_source_array(hu, OBLIQUE)
+
+
+@pytest.fixture
+def network() -> Iterator[NetworkProcess]:
+    """A network's process without a network; see ``fake_network.py``."""
+    process = NetworkProcess([sys.executable, str(FAKE)], patience_seconds=1.0)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def viewer(qapp: object) -> ViewerModel:
+    """A viewer without a window."""
+    return ViewerModel()
+
+
+@pytest.fixture
+def session(viewer: ViewerModel, network: NetworkProcess) -> Iterator[Session]:
+    """The viewer's session with the fake network."""
+    session = session_of(viewer)
+    session.network = network
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def notifications() -> Iterator[list]:
+    """What napari has been asked to show during the test."""
+    from napari.utils.notifications import notification_manager
+
+    notification_manager.records.clear()
+    yield notification_manager.records
+    notification_manager.records.clear()
+
+
+@pytest.fixture
+def manifest() -> Iterator[None]:
+    """Make sure that npe2 knows the plugin, installed or not."""
+    from npe2 import PluginManager, PluginManifest
+
+    import napari_pancreas_seg
+
+    path = Path(napari_pancreas_seg.__file__).with_name("napari.yaml")
+    plugins = PluginManager.instance()
+    plugins.discover()
+    added = "napari-pancreas-seg" not in plugins._manifests
+    if added:
+        plugins.register(PluginManifest.from_file(path))
+    yield
+    if added:
+        plugins.unregister("napari-pancreas-seg")

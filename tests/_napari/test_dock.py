@@ -1,0 +1,279 @@
+"""The dock widget, driven through Qt in a real viewer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.layers import Labels
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication
+
+from napari_pancreas_seg._napari.session import session_of
+from napari_pancreas_seg._napari.widget import PancreasDock
+
+pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
+
+TIMEOUT = 20_000
+
+
+@pytest.fixture
+def window(make_napari_viewer, network, monkeypatch):
+    if QApplication.platformName() == "offscreen":
+        # There is no OpenGL to be asked there, and napari does not expect that.
+        monkeypatch.setattr("napari._vispy.layers.image.get_gl_extensions", lambda: "")
+        for module in ("layers.image", "layers.base", "layers.labels", "canvas"):
+            name = f"napari._vispy.{module}.get_max_texture_sizes"
+            monkeypatch.setattr(name, lambda: (2048, 2048))
+    viewer = make_napari_viewer()
+    session = session_of(viewer)
+    session.network = network
+    session.warm_up_allowed = False
+    yield viewer
+    session.close()
+
+
+@pytest.fixture
+def dock(window):
+    _, dock = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
+    choose(dock, "box")
+    return dock
+
+
+def choose(dock, model: str) -> None:
+    """Choose what the fake network is to do."""
+    combo = dock.model_panel.combo
+    combo.addItem(model, model)
+    combo.setCurrentIndex(combo.count() - 1)
+
+
+def drop(widget, *paths: Path) -> None:
+    """Send what Qt sends when files are dragged in and let go."""
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    where, copy, left = QPointF(20, 20), Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton
+    none = Qt.KeyboardModifier.NoModifier
+    enter = QDragEnterEvent(where.toPoint(), copy, mime, left, none)
+    QApplication.sendEvent(widget, enter)
+    assert enter.isAccepted()
+    QApplication.sendEvent(widget, QDropEvent(where, copy, mime, left, none))
+
+
+def open_ct(qtbot, dock, path: Path):
+    viewer = dock.session.viewer
+    before = len(viewer.layers)
+    drop(dock, path)
+    qtbot.waitUntil(lambda: len(viewer.layers) > before, timeout=TIMEOUT)
+    return viewer.layers[-1]
+
+
+def run(qtbot, dock) -> Labels:
+    qtbot.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    return dock.session.run.labels
+
+
+def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path, tmp_path):
+    assert not dock.run_panel.run_button.isEnabled()
+    assert not dock.result_panel.export_button.isEnabled()
+    ct = open_ct(qtbot, dock, ct_path)
+    assert dock.ct_panel.layer is ct
+    assert ct.contrast_limits == [-160, 240]
+    labels = run(qtbot, dock)
+    assert dock.result_panel.layer is labels
+    assert "mL in 9 slices" in dock.run_panel.status.text()
+    voxel_ml = dock.session.placement(ct).reference.grid.voxel_volume_mm3 / 1000
+    volume = dock.result_panel.volume
+    before = np.count_nonzero(labels.data) * voxel_ml
+    qtbot.waitUntil(lambda: f"{before:.1f} mL" in volume.text(), timeout=TIMEOUT)
+    labels.brush_size = 12
+    labels.paint((0, 16, 30), 1)
+    after = np.count_nonzero(labels.data) * voxel_ml
+    assert f"{after:.1f}" != f"{before:.1f}"
+    qtbot.waitUntil(lambda: f"{after:.1f} mL" in volume.text(), timeout=TIMEOUT)
+    labels.undo()
+    qtbot.waitUntil(lambda: f"{before:.1f} mL" in volume.text(), timeout=TIMEOUT)
+    labels.redo()
+    target = tmp_path / "m.nii.gz"
+    dock.result_panel.export_to(target)
+    qtbot.waitUntil(dock.result_panel.export_button.isEnabled, timeout=TIMEOUT)
+    written = nib.load(target)
+    assert np.array_equal(written.affine, nib.load(ct_path).affine)
+    assert np.count_nonzero(written.dataobj) == np.count_nonzero(labels.data)
+
+
+def test_cancel_with_the_button(qtbot, dock, ct_path):
+    open_ct(qtbot, dock, ct_path)
+    choose(dock, "slow")
+    panel = dock.run_panel
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    assert not panel.run_button.isEnabled()
+    qtbot.waitUntil(lambda: dock.session.run.done > 2, timeout=TIMEOUT)
+    assert panel.progress.isVisibleTo(panel)
+    qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    assert panel.run_button.isEnabled()
+    assert not panel.cancel_button.isEnabled()
+    assert not panel.progress.isVisibleTo(panel)
+    assert "Cancelled" in panel.status.text()
+
+
+def test_an_error_resets_the_panel(qtbot, dock, ct_path, notifications):
+    open_ct(qtbot, dock, ct_path)
+    choose(dock, "die")
+    run(qtbot, dock)
+    assert [record.severity.value for record in notifications] == ["error"]
+    assert dock.run_panel.run_button.isEnabled()
+    assert not dock.run_panel.progress.isVisibleTo(dock.run_panel)
+
+
+def test_a_bad_file_is_explained(qtbot, dock, tmp_path, notifications):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"nothing")
+    drop(dock, bad)
+    qtbot.waitUntil(lambda: bool(notifications), timeout=TIMEOUT)
+    assert "bad.nii.gz" in notifications[0].message
+    assert notifications[0].severity.value == "error"
+
+
+def test_the_combo_follows_the_layers(qtbot, window, dock, ct_path):
+    first = open_ct(qtbot, dock, ct_path)
+    second = open_ct(qtbot, dock, ct_path)
+    box = dock.ct_panel.combo.box
+    assert dock.ct_panel.layer is second
+    first.name = "renamed"
+    assert [box.itemText(i) for i in range(box.count())] == ["renamed", second.name]
+    assert dock.ct_panel.layer is second
+    window.add_image(np.zeros((5, 5)), name="flat")
+    window.add_labels(np.zeros((5, 5, 5), np.uint8))
+    assert box.count() == 2
+    window.layers.remove(second)
+    assert dock.ct_panel.layer is first
+    window.layers.clear()
+    assert dock.ct_panel.layer is None
+    assert not dock.run_panel.run_button.isEnabled()
+
+
+def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
+    open_ct(qtbot, dock, ct_path)
+    choose(dock, "slow")
+    qtbot.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
+    session = dock.session
+    qtbot.waitUntil(lambda: session.run.done > 1, timeout=TIMEOUT)
+    window.window.remove_dock_widget(dock.parent())
+    _, again = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
+    assert again is not dock
+    assert again.session is session
+    assert again.run_panel.cancel_button.isEnabled()
+    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
+    assert "mL" in again.run_panel.status.text()
+    assert again.result_panel.layer is session.run.labels
+
+
+def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
+    from napari_pancreas_seg.model import bundle
+
+    entries = [
+        bundle.ModelEntry("other", "cached", {"name": "another", "version": "2"}),
+        bundle.ModelEntry("default", "bundled", {"name": "the one", "description": "Finds it."}),
+    ]
+    monkeypatch.setattr(bundle, "list_models", lambda: entries)
+    dock = PancreasDock(window)
+    panel = dock.model_panel
+    qtbot.waitUntil(lambda: panel.combo.count() == 2, timeout=TIMEOUT)
+    assert [panel.combo.itemText(i) for i in range(2)] == ["default", "other"]
+    assert panel.model == "default"
+    assert "Finds it." in panel.combo.itemData(0, Qt.ItemDataRole.ToolTipRole)
+
+
+def test_a_model_from_a_file(dock, tiny_card, tmp_path):
+    from napari_pancreas_seg.errors import PancreasSegError
+
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "card.json").write_text(json.dumps(tiny_card))
+    dock.model_panel.use_file(folder)
+    assert dock.model_panel.model == str(folder)
+    assert dock.model_panel.combo.currentText() == "tiny"
+    with pytest.raises(PancreasSegError):
+        dock.model_panel.use_file(tmp_path)
+
+
+def test_attention_shows_on_request(qtbot, window, dock, ct_path):
+    open_ct(qtbot, dock, ct_path)
+    check = dock.result_panel.attention
+    assert not check.isEnabled()
+    run(qtbot, dock)
+    assert check.isEnabled()
+    assert not check.isChecked()
+    check.click()
+    assert window.layers["case 7 attention 1"].visible
+    assert not window.layers["case 7 attention 2"].visible
+    window.layers["case 7 attention 1"].visible = False
+    assert not check.isChecked()
+
+
+def test_it_becomes_the_preferred_reader_once_asked(qtbot, dock):
+    from napari.plugins.utils import get_preferred_reader
+
+    button = dock.ct_panel.reader_button
+    assert button.isVisibleTo(dock.ct_panel)
+    button.click()
+    assert get_preferred_reader("x.nii.gz") == "napari-pancreas-seg"
+    assert not button.isVisibleTo(dock.ct_panel)
+
+
+def test_the_palette_presses_the_buttons(qtbot, window, dock, ct_path):
+    from napari._app_model import get_app_model
+
+    open_ct(qtbot, dock, ct_path)
+    get_app_model().commands.execute_command("napari-pancreas-seg.run").result()
+    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    assert dock.session.run.labels in window.layers
+
+
+def test_the_process_ends_with_the_window(qtbot, make_napari_viewer, network, volume):
+    viewer = make_napari_viewer()
+    session = session_of(viewer)
+    session.network = network
+    network.warm_up("box")
+    assert network.pid is not None
+    viewer.close()
+    qtbot.waitUntil(lambda: network.pid is None, timeout=TIMEOUT)
+
+
+def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path):
+    session_of(window).warm_up_allowed = True
+    dock = PancreasDock(window)
+    window.window.add_dock_widget(dock)
+    assert network.pid is None
+    open_ct(qtbot, dock, ct_path)
+    qtbot.waitUntil(lambda: network.pid is not None, timeout=TIMEOUT)
+
+
+def test_an_idle_widget_imports_no_framework(ct_path, tmp_path):
+    script = f"""
+import sys
+import napari
+from qtpy.QtTest import QTest
+from napari_pancreas_seg._napari.reader import get_reader
+from napari_pancreas_seg._napari.widget import PancreasDock
+viewer = napari.Viewer(show=False)
+dock = PancreasDock(viewer, warm_up=False)
+viewer.window.add_dock_widget(dock)
+layers = get_reader({str(ct_path)!r})({str(ct_path)!r})
+QTest.qWait(800)
+assert len(layers) == 1
+print(sorted({{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)))
+viewer.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr

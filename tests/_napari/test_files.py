@@ -1,0 +1,267 @@
+"""From a file to layers and back, through napari's own ways in and out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+
+from napari_pancreas_seg._napari.layers import ct_layer_data, map_layer_data, mask_of
+from napari_pancreas_seg._napari.placement import (
+    placement_of,
+    reference_of,
+    slice_on_screen,
+    why_not_ct,
+)
+from napari_pancreas_seg._napari.reader import get_reader
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.volume import CTVolume
+
+PLUGIN = "napari-pancreas-seg"
+pytestmark = pytest.mark.usefixtures("manifest")
+
+
+def open_ct(viewer: ViewerModel, path: Path) -> Image:
+    (layer,) = viewer.open(path, plugin=PLUGIN)
+    return layer
+
+
+def add_mask(viewer: ViewerModel, ct: Image) -> Labels:
+    """A mask with a landmark, in a layer that knows its CT as the model's layers do."""
+    from napari_pancreas_seg._napari.layers import labels_layer_data
+
+    data = np.zeros(ct.data.shape, np.uint8)
+    data[2, 5, 9:14] = 1
+    layer = Layer.create(*labels_layer_data(data, placement_of(ct), "mask"))
+    viewer.add_layer(layer)
+    return layer
+
+
+def assert_on_grid(path: Path, ct_path: Path, mask: np.ndarray, volume: CTVolume) -> None:
+    written, source = nib.load(path), nib.load(ct_path)
+    assert written.get_data_dtype() == np.uint8
+    assert np.array_equal(written.affine, source.affine)
+    assert np.array_equal(np.asarray(written.dataobj), volume.to_source_order(mask))
+
+
+def test_a_ct_opens_with_its_geometry(viewer, ct_path, volume):
+    layer = open_ct(viewer, ct_path)
+    assert layer.name == "case 7"
+    assert layer.contrast_limits == [-160, 240]
+    assert np.allclose(layer.scale, volume.spacing)
+    assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
+    assert layer.axis_labels == ("z", "y", "x")
+    assert not layer.rgb
+    assert np.array_equal(layer.data, volume.hu)
+    assert reference_of(layer).grid.same_as(volume.grid)
+
+
+def test_a_slice_with_four_columns_is_no_colour_picture(volume):
+    narrow = CTVolume.from_source_array(volume.hu[:, :, :4].transpose(), np.eye(4))
+    assert Layer.create(*ct_layer_data(narrow)).ndim == 3
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+@pytest.mark.parametrize("way", ["layers.save", "layer.save"])
+def test_labels_are_written_onto_the_grid_of_the_ct(viewer, ct_path, volume, tmp_path, suffix, way):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    mask.name, mask.translate = "moved", (10, 20, 30)
+    target = tmp_path / f"out{suffix}"
+    if way == "layer.save":
+        mask.save(str(target))
+    else:
+        viewer.layers.selection = {mask}
+        viewer.layers.save(str(target), selected=True)
+    assert_on_grid(target, ct_path, mask.data, volume)
+
+
+def test_a_written_mask_opens_as_labels(viewer, ct_path, tmp_path):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    mask.save(str(tmp_path / "m.nii.gz"))
+    (again,) = viewer.open(tmp_path / "m.nii.gz", plugin=PLUGIN)
+    assert isinstance(again, Labels)
+    assert again.data.dtype == np.uint8
+    assert np.array_equal(again.data, mask.data)
+    again.data[0, 0, 0] = 1
+    again.save(str(tmp_path / "m.nii.gz"))  # onto itself: a mask may be, a CT never
+    assert nib.load(tmp_path / "m.nii.gz").get_fdata().sum() == 6
+
+
+def test_the_ct_is_never_overwritten(viewer, ct_path):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    with pytest.raises(PancreasSegError, match="never overwritten"):
+        mask.save(str(ct_path))
+
+
+def test_converted_and_bare_masks_find_their_ct(viewer, ct_path, volume, tmp_path):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    bare = Labels(mask.data.astype(np.int64), name="drawn by hand")
+    image = Image(mask.data, metadata=mask.metadata, name="converted")
+    for layer in (bare, image):
+        viewer.add_layer(layer)
+    from unittest.mock import patch
+
+    with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+        for number, layer in enumerate((bare, image)):
+            layer.save(str(tmp_path / f"{number}.nii.gz"))
+            assert_on_grid(tmp_path / f"{number}.nii.gz", ct_path, mask.data, volume)
+
+
+def test_a_cut_mask_is_refused_with_the_reason(viewer, ct_path, tmp_path):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    cut = Labels(mask.data[1:], metadata=mask.metadata)
+    with pytest.raises(PancreasSegError, match="cut or resampled"):
+        cut.save(str(tmp_path / "cut.nii.gz"))
+    assert not (tmp_path / "cut.nii.gz").exists()
+
+
+def test_several_layers_go_to_files_beside_one_another(viewer, ct_path, volume, tmp_path):
+    ct = open_ct(viewer, ct_path)
+    mask = add_mask(viewer, ct)
+    coarse = volume.grid.sub_grid((10, 16, 20), (0, 0.5, 0.5), (1, 2, 2))
+    values = np.random.default_rng(0).random((10, 16, 20)).astype(np.float16)
+    gate = Layer.create(
+        *map_layer_data(
+            ScalarMap(values, coarse), placement_of(ct), "case 7 attention 1", colormap="inferno"
+        )
+    )
+    viewer.add_layer(gate)
+    viewer.layers.select_all()
+    written = viewer.layers.save(str(tmp_path / "m.nii.gz"))
+    names = {Path(path).name for path in written}
+    assert names == {"m.nii.gz", "m_case_7.nii.gz", "m_case_7_attention_1.nii.gz"}
+    assert_on_grid(tmp_path / "m.nii.gz", ct_path, mask.data, volume)
+    back = nib.load(tmp_path / "m_case_7.nii.gz")
+    assert np.array_equal(np.asarray(back.dataobj), volume.to_source_order(volume.hu))
+    attention = nib.load(tmp_path / "m_case_7_attention_1.nii.gz")
+    assert np.allclose(attention.get_fdata().sum(), values.astype(float).sum(), rtol=1e-3)
+
+
+def test_maps_lie_over_the_ct_to_half_a_pixel(viewer, ct_path, volume):
+    ct = open_ct(viewer, ct_path)
+    coarse = volume.grid.sub_grid((10, 9, 12), (0, -2.5, -3.5), (1, 4, 4))
+    data = map_layer_data(
+        ScalarMap(np.zeros((10, 9, 12), np.float16), coarse),
+        placement_of(ct),
+        "gate",
+        colormap="inferno",
+    )
+    gate = Layer.create(*data)
+    assert np.allclose(gate.data_to_world((3, 2, 1)), ct.data_to_world((3, 5.5, 0.5)))
+    assert gate.contrast_limits == [0, 1]
+    assert [str(unit) for unit in gate.units] == ["millimeter"] * 3
+
+
+def test_a_written_map_opens_over_its_ct(viewer, ct_path, volume, tmp_path):
+    from unittest.mock import patch
+
+    from napari_pancreas_seg import io
+
+    values = np.random.default_rng(0).random((10, 9, 12)).astype(np.float16)
+    coarse = volume.grid.sub_grid((10, 9, 12), (0, -2.5, -3.5), (1, 4, 4))
+    path = tmp_path / "m_attention_1.nii.gz"
+    io.save_map(ScalarMap(values, coarse), volume, path)
+    (alone,) = viewer.open(path, plugin=PLUGIN)
+    assert alone.visible
+    assert np.allclose(alone.data, values, atol=1e-3)
+    assert np.allclose(alone.scale, coarse.spacing)
+    ct = open_ct(viewer, ct_path)
+    with patch("napari_pancreas_seg._napari.reader.current_viewer", lambda: viewer):
+        (gate,) = viewer.open(path, plugin=PLUGIN)
+    assert np.allclose(gate.data_to_world((3, 2, 1)), ct.data_to_world((3, 5.5, 0.5)), atol=1e-3)
+    assert gate.contrast_limits == [0, 1]
+    gate.save(str(tmp_path / "again.nii.gz"))
+    assert np.allclose(nib.load(tmp_path / "again.nii.gz").affine, nib.load(path).affine)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Image(np.zeros((5, 5))), "2 dimensions"),
+        (Image(np.zeros((2, 5, 5, 5))), "4 dimensions"),
+        (Image(np.zeros((5, 5, 3), np.uint8), rgb=True), "colour"),
+        (Image([np.zeros((4, 8, 8)), np.zeros((2, 4, 4))], multiscale=True), "resolutions"),
+        (Labels(np.zeros((5, 5, 5), np.uint8)), "not an image"),
+    ],
+)
+def test_what_cannot_be_a_ct(layer, reason):
+    assert reason in why_not_ct(layer)
+    with pytest.raises(PancreasSegError, match=reason):
+        placement_of(layer)
+
+
+def test_labels_that_do_not_fit_are_refused():
+    with pytest.raises(PancreasSegError, match="from 0 to 300"):
+        mask_of(np.array([0, 300]))
+    assert mask_of(np.array([0, 255])).dtype == np.uint8
+
+
+def test_other_layers_do_not_shift_the_slice_on_screen(viewer, ct_path):
+    ct = open_ct(viewer, ct_path)
+    reference = reference_of(ct)
+    viewer.dims.set_point(0, 7 * ct.scale[0])
+    assert slice_on_screen(viewer, ct, reference) == 7
+    viewer.add_image(np.zeros((90, 20, 20)), scale=(0.1, 1, 1), units=("cm",) * 3)
+    factor = float((1 * ct.units[0]).to(viewer.dims.units[0]).magnitude)
+    viewer.dims.set_point(0, 6 * ct.scale[0] * factor)
+    assert slice_on_screen(viewer, ct, reference) == 6
+    viewer.dims.ndisplay = 3
+    assert slice_on_screen(viewer, ct, reference) is None
+
+
+def test_the_reader_takes_what_it_knows():
+    assert get_reader("a.nii.gz") is not None
+    assert get_reader(["a.NII", "b.nii.gz"]) is not None
+    assert get_reader("a.tif") is None
+    assert get_reader(["a.nii", "b.tif"]) is None
+
+
+def test_a_file_that_is_no_ct_says_why(viewer, tmp_path):
+    path = tmp_path / "bad.nii.gz"
+    path.write_bytes(b"not a NIfTI")
+    with pytest.raises(PancreasSegError, match=r"bad\.nii\.gz"):
+        viewer.open(path, plugin=PLUGIN)
+
+
+def test_the_phantom_opens(viewer):
+    (layer,) = viewer.open_sample(PLUGIN, "phantom")
+    assert isinstance(layer, Image)
+    assert "synthetic" in layer.name
+    assert layer.data.ndim == 3
+
+
+def test_export_writes_a_record_beside_the_mask(qtbot, session, viewer, ct_path, tmp_path, volume):
+    ct = open_ct(viewer, ct_path)
+    run = session.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.labels.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    run.labels.name = "anything"
+    viewer.layers.remove(ct)
+    written = []
+    session.export(run.labels, tmp_path / "m.nii.gz", then=written.append)
+    qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+    assert_on_grid(tmp_path / "m.nii.gz", ct_path, run.labels.data, volume)
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert record["model"]["name"] == "box"
+    assert record["edited_voxels"] == 1
+
+
+def test_export_overwrites_only_when_told(qtbot, session, viewer, ct_path, tmp_path, notifications):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    target = tmp_path / "m.nii.gz"
+    target.write_bytes(b"precious")
+    ended = []
+    session.export(mask, target, then=ended.append, failed=lambda: ended.append("failed"))
+    qtbot.waitUntil(lambda: bool(ended), timeout=20_000)
+    assert ended == ["failed"]
+    assert target.read_bytes() == b"precious"
+    assert [record.severity.value for record in notifications] == ["error"]
+    session.export(mask, target, overwrite=True, then=ended.append)
+    qtbot.waitUntil(lambda: len(ended) == 2, timeout=20_000)
+    assert nib.load(target).get_fdata().sum() == 5

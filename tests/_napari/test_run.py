@@ -1,0 +1,184 @@
+"""Runs in a viewer without a window, with a child process that has no network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+
+from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import CTVolume
+
+
+def box_mask(shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, np.uint8)
+    mask[1:, shape[1] // 4 : shape[1] // 2, shape[2] // 4 : shape[2] // 2] = 1
+    return mask
+
+
+@pytest.fixture
+def ct(viewer: ViewerModel, volume: CTVolume) -> Image:
+    layer = Layer.create(*ct_layer_data(volume))
+    viewer.add_layer(layer)
+    return layer
+
+
+def finish(qtbot, session: Session, ct: Image, model: str = "box") -> Labels | None:
+    run = session.start(ct, model)
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    return run.labels
+
+
+def first_slices(qtbot, run) -> None:
+    qtbot.waitUntil(lambda: run.labels is not None and run.labels.data.any(), timeout=20_000)
+
+
+def test_slices_stream_and_post_processing_has_the_last_word(qtbot, session, viewer, ct):
+    labels = finish(qtbot, session, ct)
+    assert np.array_equal(labels.data, box_mask(ct.data.shape))
+    assert labels.data.dtype == np.uint8
+    assert viewer.layers.selection.active is labels
+    assert viewer.layers[-1] is labels
+    assert "mL in 9 slices" in session.run.message
+    names = [layer.name for layer in viewer.layers]
+    assert names == ["CT", "CT probability", "CT attention 2", "CT attention 1", "CT pancreas"]
+    assert [layer.visible for layer in viewer.layers] == [True, False, False, False, True]
+    assert viewer.layers["CT attention 1"].contrast_limits == [0, 1]
+
+
+def test_a_second_run_takes_the_same_layers(qtbot, session, viewer, ct):
+    first = finish(qtbot, session, ct)
+    pid = session.network.pid
+    viewer.layers["CT attention 1"].visible = True
+    second = finish(qtbot, session, ct)
+    assert second is first
+    assert session.network.pid == pid
+    assert len(viewer.layers) == 5
+    assert viewer.layers["CT attention 1"].visible
+    assert np.array_equal(second.data, box_mask(ct.data.shape))
+
+
+def test_a_second_run_leaves_edited_labels_alone(qtbot, session, ct):
+    first = finish(qtbot, session, ct)
+    first.data_setitem((np.array([2]), np.array([0]), np.array([0])), 1)
+    kept = first.data.copy()
+    second = finish(qtbot, session, ct)
+    assert second is not first
+    assert np.array_equal(first.data, kept)
+
+
+def test_a_stroke_during_the_run_stays(qtbot, session, ct):
+    run = session.start(ct, "slow")
+    first_slices(qtbot, run)
+    stroke = (np.array([9, 9]), np.array([0, 1]), np.array([30, 30]))
+    run.labels.data_setitem(stroke, 1)
+    erased = (np.array([1]), np.array([9]), np.array([11]))
+    qtbot.waitUntil(lambda: run.labels.data[erased] == 1, timeout=20_000)
+    run.labels.data_setitem(erased, 0)
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    expected = box_mask(ct.data.shape)
+    expected[stroke] = 1
+    expected[erased] = 0
+    assert np.array_equal(run.labels.data, expected)
+
+
+def test_undo_does_not_reach_behind_the_run(qtbot, session, ct):
+    labels = finish(qtbot, session, ct)
+    before = labels.data.copy()
+    labels.undo()
+    assert np.array_equal(labels.data, before)
+
+
+def test_cancel_keeps_what_is_there_and_the_process(qtbot, session, ct):
+    run = session.start(ct, "slow")
+    first_slices(qtbot, run)
+    pid = session.network.pid
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.labels.data.any()
+    assert not np.array_equal(run.labels.data, box_mask(ct.data.shape))
+    assert "Cancelled" in run.message
+    assert session.network.pid == pid
+    assert np.array_equal(finish(qtbot, session, ct).data, box_mask(ct.data.shape))
+
+
+def test_a_network_that_hangs_is_killed_on_cancel(qtbot, session, ct, notifications, tmp_path):
+    run = session.start(ct, f"hang {tmp_path / 'now'}")
+    qtbot.waitUntil((tmp_path / "now").exists, timeout=20_000)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert session.network.pid is None
+    assert notifications == []
+
+
+@pytest.mark.parametrize("what", ["ct", "labels", "both"])
+def test_layers_removed_while_it_runs(qtbot, session, viewer, ct, notifications, what):
+    run = session.start(ct, "slow")
+    first_slices(qtbot, run)
+    ct.name = "renamed"
+    if what in ("ct", "both"):
+        viewer.layers.remove(ct)
+    if what in ("labels", "both"):
+        viewer.layers.remove(run.labels)
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.labels in viewer.layers
+    assert np.array_equal(run.labels.data, box_mask(ct.data.shape))
+    assert [record.severity.value for record in notifications] == ["info"]
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("fail", "no such model"),
+        ("bug", "RuntimeError: a bug"),
+        ("die", "ended unexpectedly"),
+        ("noise", "no answer"),
+    ],
+)
+def test_an_error_is_said_once_and_the_next_run_works(
+    qtbot, session, viewer, ct, notifications, model, sentence
+):
+    finish(qtbot, session, ct, model)
+    assert [record.severity.value for record in notifications] == ["error"]
+    assert sentence in notifications[0].message
+    assert not session.running
+    assert len(viewer.layers) == 1
+    assert finish(qtbot, session, ct) is not None
+
+
+def test_a_killed_process_is_explained(qtbot, session, ct, notifications):
+    run = session.start(ct, "slow")
+    first_slices(qtbot, run)
+    session.network._child.process.kill()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert "memory" in notifications[-1].message
+    assert run.labels.data.any()
+
+
+def test_one_run_at_a_time(qtbot, session, ct):
+    run = session.start(ct, "slow")
+    with pytest.raises(PancreasSegError, match="under way"):
+        session.start(ct)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+
+
+def test_a_foreign_layer_in_another_order(qtbot, session, viewer):
+    """An array whose first axis runs to the patient's left, with a scale in micrometres."""
+    i, j, k = np.indices((40, 32, 10))
+    body = (i - 20) ** 2 / 300 + (j - 16) ** 2 / 180
+    hu = np.where(body > 1, -1000.0, np.where(body > 0.7, -100, 40 + 2 * k + i))
+    order = np.zeros((4, 4))
+    order[[2, 1, 0], [0, 1, 2]] = (800, 900, 2500)
+    order[3, 3] = 1
+    ct = Image(hu, affine=order, units=("um",) * 3, name="foreign", multiscale=False, rgb=False)
+    viewer.add_layer(ct)
+    labels = finish(qtbot, session, ct)
+    assert labels.data.shape == hu.shape
+    assert np.array_equal(labels.data.transpose(2, 1, 0), box_mask((10, 32, 40)))
+    assert np.allclose(labels.data_to_world((1, 2, 3)), ct.data_to_world((1, 2, 3)))
+    gate = viewer.layers["foreign attention 1"]
+    assert np.allclose(gate.data_to_world((3, 0, 0)), ct.data_to_world((0.5, 0.5, 3)))
