@@ -10,6 +10,10 @@ No picture shows a patient: the phantom is made by code.
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +89,17 @@ def picture_a_run(viewer: napari.Viewer, dock: PancreasDock, folder: Path) -> No
     shoot(viewer, folder / "correct.png")
 
 
+def draw_the_demo(path: Path, model: str) -> None:
+    """Run the demo and keep its overview, in a process of its own.
+
+    TensorFlow and software OpenGL do not live together in one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "napari_pancreas_seg", "demo", "-o", folder]
+        subprocess.run([*command, "--model", model], check=True)
+        shutil.copyfile(Path(folder) / "phantom_overview.png", path)
+
+
 def main() -> None:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -101,6 +116,7 @@ def main() -> None:
     viewer, _ = open_window("light")
     shoot(viewer, arguments.output / "light.png")
     viewer.close()
+    draw_the_demo(arguments.output / "overview.png", arguments.model or "default")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_specification_round_trip():
     assert FrameSpec.from_dict(spec.to_dict()) == spec
 
 
-@pytest.mark.parametrize(("tissue", "shift"), [(20, 45), (35, 30), (50, 0), (100, 0)])
+@pytest.mark.parametrize(("tissue", "shift"), [(20, 60), (35, 45), (50, 0), (100, 0)])
 def test_dark_tissue_is_brightened(tissue, shift):
     rng = np.random.default_rng(0)
     hu = np.full((4, 60, 60), -1000)

@@ -100,11 +100,11 @@ def result_message(result: Segmentation) -> Message:
     """Build the message that carries the result of a run."""
     maps = {"probability": result.probability}
     maps |= {f"attention {number}": gate for number, gate in enumerate(result.attention)}
-    arrays = {"mask": result.mask, "affine": result.grid.affine}
+    arrays: dict[str, Array] = {"mask": result.mask, "affine": result.grid.affine}
     for name, scalar_map in maps.items():
         arrays[f"{name} values"] = scalar_map.values
         arrays[f"{name} affine"] = scalar_map.grid.affine
-    header = {
+    header: dict[str, Any] = {
         "reply": "result",
         "gates": len(result.attention),
         "threshold": result.threshold,

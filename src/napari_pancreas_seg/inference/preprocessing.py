@@ -36,8 +36,8 @@ COARSE_MM = 6.4
 """Pixel size at which bodies are found: table, tubes and skin folds blur away."""
 BODY_MEAN_HU = 25
 """Mean of the clipped HU from which a coarse pixel is soft tissue."""
-PORTAL_VENOUS_MODE_HU = 65
-"""Commonest HU of soft tissue in portal-venous CT, between muscle and liver."""
+PORTAL_VENOUS_HU = 80
+"""HU of soft tissue in portal-venous CT, between muscle (60) and liver (105)."""
 DARK_MODE_HU = 40
 """Below this commonest HU, a CT is not portal-venous."""
 
@@ -225,7 +225,7 @@ def contrast_shift(hu: Array, most_slices: int = 64) -> int:
     counts, edges = np.histogram(sample, bins=48, range=(-20, 220))
     smooth = np.convolve(counts, np.ones(3) / 3, mode="same")
     mode = edges[smooth.argmax()] + (edges[1] - edges[0]) / 2
-    return round(PORTAL_VENOUS_MODE_HU - mode) if mode < DARK_MODE_HU else 0
+    return round(PORTAL_VENOUS_HU - mode) if mode < DARK_MODE_HU else 0
 
 
 def body_centre(
