@@ -16,7 +16,7 @@ import pytest
 # soon as it sees a display. For real windows: QT_QPA_PLATFORM=xcb pytest -m gui
 if "QT_QPA_PLATFORM" not in os.environ:
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
-    os.environ.pop("DISPLAY", None)
+    os.environ["QT_QPA_OFFSCREEN_NO_GLX"] = "1"
 
 from napari.components import ViewerModel
 

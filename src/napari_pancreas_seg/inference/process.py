@@ -14,6 +14,7 @@ is killed. The child ends when its input does, that is, also when its parent is 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -234,14 +235,22 @@ class _Child:
         arrays: Mapping[str, Array] | None = None,
     ) -> None:
         assert self.process.stdin is not None
-        with self._writing:
-            messages.send(
-                self.process.stdin, {**(header or {}), "request": kind, "id": number}, arrays or {}
-            )
+        try:
+            with self._writing:
+                messages.send(
+                    self.process.stdin,
+                    {**(header or {}), "request": kind, "id": number},
+                    arrays or {},
+                )
+        except ValueError as error:  # the pipe was closed meanwhile, by `kill`
+            raise BrokenPipeError(str(error)) from error
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # what was not sent yet is lost with the child
+            self.process.stdin.close()
 
     def last_words(self) -> str:
         """Say in a sentence that the child ended and why, as far as one can tell."""
@@ -274,12 +283,14 @@ class _Child:
             logger.debug("The network's process broke off", exc_info=True)
             self._garbled = self.alive
             self.process.kill()
+        self.process.stdout.close()
         self.replies.put(None)
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._errors.append(line.decode(errors="replace").rstrip())
+        with self.process.stderr as lines:
+            for line in lines:
+                self._errors.append(line.decode(errors="replace").rstrip())
 
 
 def _environment() -> dict[str, str]:

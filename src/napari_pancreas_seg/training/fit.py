@@ -177,7 +177,7 @@ class Checkpoint:
             If the file is damaged or belongs to another recipe.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 about = json.loads(str(stored["about"]))
                 arrays = [stored[f"v{i}"] for i in range(len(stored.files) - 1)]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
