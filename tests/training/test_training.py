@@ -132,7 +132,8 @@ def test_from_a_data_set_to_a_bundle(dataset, tmp_path):
     )  # fmt: skip
     card = load_bundle(bundle).card
     assert card["name"] == "toy" and card["licence"] == "CC0"
-    assert [line["step"] for line in lines] == [2, 4]
+    assert lines[0] == {"training_slices": 8, "validation_slices": 4}
+    assert [line["step"] for line in lines[1:]] == [2, 4]
     held = set(card["validation"]["patients"])
     assert len(held) == 2 and not held & set(card["training"]["patients"])
     result = evaluate(dataset, bundle)
@@ -143,6 +144,9 @@ def test_from_a_data_set_to_a_bundle(dataset, tmp_path):
         train(dataset, tmp_path / "run", SETTINGS, phantoms=0)
     with pytest.raises(PancreasSegError, match="another"):
         train(dataset, tmp_path / "run", SETTINGS, phantoms=0, split=Split(2), resume=True)
+    with pytest.raises(PancreasSegError, match="slice layout"):
+        train(tmp_path, tmp_path / "never", SETTINGS)
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_pancreas_seg.cli import Model, command
-from napari_pancreas_seg.cli.terminal import Bar
+from napari_pancreas_seg.cli.terminal import Bar, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 DATASET = typer.Argument(help="Folder with images/, masks/ and manifest.csv.")
@@ -52,32 +52,33 @@ def train(
     ] = None,
 ) -> None:
     """Train a model on slices, resumable, and write it as a bundle with its card."""
-    from napari_pancreas_seg.training.fit import TrainSettings
-    from napari_pancreas_seg.training.run import Split
-    from napari_pancreas_seg.training.run import train as run
-
     fields = _read_fields(about) if about else {}
-    settings = TrainSettings(
-        architecture=architecture,
-        loss=loss,
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        policy=policy,
-        seed=seed,
-    )
-    bundle = run(
-        dataset,
-        output,
-        settings,
-        split=Split(folds, fold, seed),
-        negatives=negatives or (),
-        phantoms=phantoms,
-        about=fields,
-        resume=resume,
-        report=_line,
-    )
+    with quiet():
+        from napari_pancreas_seg.training.fit import TrainSettings
+        from napari_pancreas_seg.training.run import Split
+        from napari_pancreas_seg.training.run import train as run
+
+        settings = TrainSettings(
+            architecture=architecture,
+            loss=loss,
+            steps=steps,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            policy=policy,
+            seed=seed,
+        )
+        bundle = run(
+            dataset,
+            output,
+            settings,
+            split=Split(folds, fold, seed),
+            negatives=negatives or (),
+            phantoms=phantoms,
+            about=fields,
+            resume=resume,
+            report=_line,
+        )
     typer.echo(f"model: {bundle}")
 
 
@@ -114,11 +115,12 @@ def evaluate(
     """Score a model on slices: Dice per patient, slice by slice on the native grid."""
     from napari_pancreas_seg.inference.result import Progress
     from napari_pancreas_seg.io.files import atomic_write, check_target
-    from napari_pancreas_seg.training.evaluation import evaluate as run
 
     if output is not None:
         check_target(output, overwrite=overwrite)
-    with Bar(1) as bar:
+    with quiet(), Bar(1) as bar:
+        from napari_pancreas_seg.training.evaluation import evaluate as run
+
         result = run(
             dataset,
             model,

@@ -94,7 +94,7 @@ def train(
     resume : bool
         Go on where the folder's checkpoint stands.
     report : callable, optional
-        Called with a line of the history after every epoch.
+        Called with the numbers of slices, then with a line of the history after every epoch.
 
     Returns
     -------
@@ -109,8 +109,10 @@ def train(
     output = Path(output)
     recipe: dict[str, Any] = {"split": vars(split), "negatives": [Path(n).name for n in negatives]}
     recipe |= {"phantoms": phantoms, **settings_to_dict(settings)}
-    _claim(output, recipe, resume)
     training, validation = split.divide(read_slice_layout(dataset))
+    _claim(output, recipe, resume)
+    if report is not None:
+        report({"training_slices": len(training), "validation_slices": len(validation)})
     parts = [load_slices(training)]
     if negatives:
         parts.append(load_negatives(negatives))
