@@ -221,6 +221,8 @@ def test_native_chatter_is_kept_away_and_our_words_are_not() -> None:
 def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
+        # A shell starts its background jobs with the signal ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from napari_pancreas_seg import cohort\n"
         "from napari_pancreas_seg.cli import main\n"
         "cohort.load_card = lambda model: {}\n"
