@@ -7,7 +7,6 @@ is known by the SHA-256 of its bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg import __version__
-from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.metrics import measure
 
 if TYPE_CHECKING:
@@ -113,9 +112,7 @@ def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: boo
         If the file exists or cannot be written.
     """
     path = Path(path)
-    text = json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode() + b"\n")
+    write_json(path, _plain(record), overwrite=overwrite)
     return path
 
 

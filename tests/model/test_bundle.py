@@ -192,6 +192,9 @@ def test_a_model_of_the_registry_is_downloaded_once(tiny_bundle, tmp_path, monke
             load_bundle("forged")
         server.shutdown()
     assert [p.name for p in (tmp_path / "cache" / "models").iterdir()] == ["far.zip"]
+    registry.write_text(json.dumps({"unpinned": {"url": "http://127.0.0.1/far.zip"}}))
+    with pytest.raises(PancreasSegError, match="list of models"):
+        list_models()
     registry.write_text("[]")
     with pytest.raises(PancreasSegError, match="list of models"):
         list_models()

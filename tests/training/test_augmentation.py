@@ -6,10 +6,25 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
-from napari_pancreas_seg.training.augmentation import NONE, Augment, AugmentationSettings, draw
+from napari_pancreas_seg.training.augmentation import Augment, AugmentationSettings, draw
 
 FRAME = FrameSpec(40, 56, 4.0)
 WORKING = FrameSpec(80, 96, 3.0)
+NONE = AugmentationSettings(
+    rotation_deg=0.0,
+    scale_log=0.0,
+    anisotropy=0.0,
+    shear=0.0,
+    shift_mm=0.0,
+    elastic_mm=(0.0, 0.0),
+    gamma_sd=0.0,
+    gain=0.0,
+    offset_hu=0.0,
+    noise_hu=0.0,
+    blur_share=0.0,
+    phase_share=0.0,
+    paint_share=0.0,
+)
 
 
 @pytest.fixture(scope="module")

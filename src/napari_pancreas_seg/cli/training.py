@@ -114,7 +114,7 @@ def evaluate(
 ) -> None:
     """Score a model on slices: Dice per patient, slice by slice on the native grid."""
     from napari_pancreas_seg.inference.result import Progress
-    from napari_pancreas_seg.io.files import atomic_write, check_target
+    from napari_pancreas_seg.io.files import check_target, write_json
 
     if output is not None:
         check_target(output, overwrite=overwrite)
@@ -134,5 +134,4 @@ def evaluate(
         typer.echo(f"{patient:>7}  {result.slices[patient]:>6}  {dice:.4f}")
     typer.echo("  ".join(f"{name} {value}" for name, value in result.summary().items()))
     if output is not None:
-        with atomic_write(output, overwrite=overwrite) as file:
-            file.write((json.dumps(result.to_dict(), indent=2) + "\n").encode())
+        write_json(output, result.to_dict(), overwrite=overwrite)

@@ -24,6 +24,7 @@ __all__ = [
     "FrameSpec",
     "body_centre",
     "contrast_shift",
+    "frame_around",
     "place_frame",
     "resampling_matrix",
 ]
@@ -189,7 +190,28 @@ def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec)
     PancreasSegError
         If no slice holds any soft tissue.
     """
-    centre = body_centre(hu, spacing)
+    return frame_around(body_centre(hu, spacing), hu.shape[1:], spacing, spec)
+
+
+def frame_around(
+    centre: tuple[float, float],
+    shape: tuple[int, ...],
+    spacing: tuple[float, float, float],
+    spec: FrameSpec,
+) -> Frame:
+    """Lay a frame on slices whose body is centred at a (y, x) index; see `place_frame`.
+
+    Parameters
+    ----------
+    centre : tuple of float
+        From `body_centre`.
+    shape : tuple of int
+        (Y, X) of the slices.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    spec : FrameSpec
+        The frame that the network wants.
+    """
     step = tuple(spec.mm_per_pixel / s for s in spacing[1:])
     origin = tuple(
         c + offset / s - st * (n - 1) / 2
@@ -197,7 +219,7 @@ def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec)
             centre, spec.offset_mm, spacing[1:], step, (spec.height, spec.width), strict=True
         )
     )
-    return Frame(spec, hu.shape[1:], origin, step)  # type: ignore[arg-type]
+    return Frame(spec, shape, origin, step)  # type: ignore[arg-type]
 
 
 def contrast_shift(hu: Array, most_slices: int = 64) -> int:
@@ -218,8 +240,7 @@ def contrast_shift(hu: Array, most_slices: int = 64) -> int:
     int
         HU to add before clipping; 0 for CTs that are bright enough, or were clipped.
     """
-    step = max(1, hu.shape[0] // most_slices)
-    sample = np.asarray(hu[::step, ::2, ::2])
+    sample = hu[_evenly_spread(hu.shape[0], most_slices), ::2, ::2]
     if sample.size == 0 or sample.min() > -200:
         return 0  # clipped before: there is nothing to bring back
     counts, edges = np.histogram(sample, bins=48, range=(-20, 220))
@@ -252,8 +273,7 @@ def body_centre(
     PancreasSegError
         If no slice holds any soft tissue.
     """
-    n_slices = hu.shape[0]
-    chosen = np.unique(np.linspace(0, n_slices - 1, min(n_slices, most_slices)).round().astype(int))
+    chosen = _evenly_spread(hu.shape[0], most_slices)
     found = [box for z in chosen if (box := _body_box(hu[z], spacing[1:])) is not None]
     if not found:
         raise PancreasSegError(
@@ -263,6 +283,11 @@ def body_centre(
     large = boxes[:, 2] >= 0.3 * boxes[:, 2].max()
     y, x = np.median(boxes[large, :2], axis=0)
     return float(y), float(x)
+
+
+def _evenly_spread(n_slices: int, most: int) -> npt.NDArray[np.intp]:
+    """Indices of at most so many slices, the first and the last among them."""
+    return np.unique(np.linspace(0, n_slices - 1, min(n_slices, most)).round().astype(np.intp))
 
 
 def _body_box(slice_hu: Array, spacing: tuple[float, float]) -> tuple[float, float, int] | None:

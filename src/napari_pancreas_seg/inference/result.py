@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.metrics import volume_ml
 from napari_pancreas_seg.volume import Grid
 
 __all__ = ["FoundSlices", "Options", "Progress", "ScalarMap", "Segmentation"]
@@ -148,4 +149,4 @@ class Segmentation:
     @property
     def volume_ml(self) -> float:
         """Volume of the mask in mL."""
-        return float(np.count_nonzero(self.mask)) * self.grid.voxel_volume_mm3 / 1000.0
+        return volume_ml(self.mask, self.grid)

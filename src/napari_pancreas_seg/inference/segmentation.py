@@ -18,8 +18,9 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import (
     Frame,
     FrameSpec,
+    body_centre,
     contrast_shift,
-    place_frame,
+    frame_around,
 )
 from napari_pancreas_seg.inference.result import (
     FoundSlices,
@@ -145,16 +146,12 @@ def iter_segment(
     n_slices = volume.grid.shape[0]
     with clock("placing the frame"):
         # Before the network is loaded: what cannot be segmented fails at once.
-        centre_check = place_frame(volume.hu, volume.spacing, FrameSpec())
+        centre = body_centre(volume.hu, volume.spacing)
     yield Progress("loading the network", 0, n_slices)
     with clock("loading the network"):
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, options.device)
     with clock("placing the frame"):
-        frame = (
-            centre_check
-            if loaded.frame == centre_check.spec
-            else place_frame(volume.hu, volume.spacing, loaded.frame)
-        )
+        frame = frame_around(centre, volume.grid.shape[1:], volume.spacing, loaded.frame)
         shift = contrast_shift(volume.hu)
     threshold = options.threshold or float(loaded.card["threshold"])
     maps = _Maps(n_slices)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -19,6 +20,7 @@ __all__ = [
     "explain_os_error",
     "make_folder",
     "same_file",
+    "write_json",
 ]
 
 _REASONS = {
@@ -167,6 +169,28 @@ def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[by
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
+    """Write plain data as JSON; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to write.
+    data : object
+        What JSON knows: mappings, lists, text, finite numbers.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file exists and must not be replaced, or cannot be written.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path, overwrite=overwrite) as file:
+        file.write(text.encode())
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -310,7 +310,10 @@ def _registry() -> dict[str, dict[str, Any]]:
     for path in [own, *([Path(further)] if further else [])]:
         try:
             listed = json.loads(path.read_text(encoding="utf-8"))
-            known |= {name: {**item, "url": str(item["url"])} for name, item in listed.items()}
+            known |= {
+                name: {**item, "url": str(item["url"]), "sha256": str(item["sha256"])}
+                for name, item in listed.items()
+            }
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise PancreasSegError(
                 f"The list of models {path} cannot be read: {error!r}."
@@ -328,7 +331,7 @@ def _find(model: str | Path) -> Path:
                     return path
         if item := _registry().get(name):
             target = cache_folder() / "models" / f"{name}.zip"
-            return download(item["url"], str(item.get("sha256")), target, f"the model {name}")
+            return download(item["url"], item["sha256"], target, f"the model {name}")
     path = Path(model)
     if path.suffix == ".keras":
         raise PancreasSegError(

@@ -61,24 +61,6 @@ class AugmentationSettings:
     paint_share: float = 0.05
 
 
-NONE = AugmentationSettings(
-    rotation_deg=0.0,
-    scale_log=0.0,
-    anisotropy=0.0,
-    shear=0.0,
-    shift_mm=0.0,
-    elastic_mm=(0.0, 0.0),
-    gamma_sd=0.0,
-    gain=0.0,
-    offset_hu=0.0,
-    noise_hu=0.0,
-    blur_share=0.0,
-    phase_share=0.0,
-    paint_share=0.0,
-)
-"""No augmentation: the frame as inference cuts it."""
-
-
 def draw(
     rng: np.random.Generator,
     n: int,

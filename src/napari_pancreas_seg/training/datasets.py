@@ -115,12 +115,6 @@ class TrainingSlices:
     patient: npt.NDArray[np.str_]
     kind: npt.NDArray[np.str_]
 
-    def select(self, chosen: Array) -> TrainingSlices:
-        """The slices where `chosen` (boolean mask or indices) says so."""
-        return TrainingSlices(
-            self.hu[chosen], self.target[chosen], self.patient[chosen], self.kind[chosen]
-        )
-
     @classmethod
     def join(cls, parts: Iterable[TrainingSlices]) -> TrainingSlices:
         """All slices of several sets."""

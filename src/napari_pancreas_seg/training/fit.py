@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from keras import ops
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture, build
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.augmentation import Augment, AugmentationSettings, draw
@@ -156,17 +156,9 @@ class Checkpoint:
 
     def save(self, variables: list[Any], step: int, history: list[dict[str, Any]]) -> None:
         """Write all variables, the step and the history."""
-        temporary = self.path.with_name(f".{CHECKPOINT}.part")
         arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(variables)}
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, about=json.dumps({"step": step, "history": history}), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise PancreasSegError(f"The checkpoint cannot be written: {error}.") from error
+        with atomic_write(self.path, overwrite=True) as file:
+            np.savez(file, about=json.dumps({"step": step, "history": history}), **arrays)
 
     def restore(self, variables: list[Any]) -> tuple[int, list[dict[str, Any]]]:
         """Set all variables and return the step and the history.

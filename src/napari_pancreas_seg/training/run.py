@@ -15,7 +15,7 @@ import keras
 import napari_pancreas_seg
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.predictor import FramePredictor
-from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import save_bundle
 from napari_pancreas_seg.training.datasets import (
     SliceRecord,
@@ -26,7 +26,7 @@ from napari_pancreas_seg.training.datasets import (
     load_slices,
     read_slice_layout,
 )
-from napari_pancreas_seg.training.evaluation import score_thresholds
+from napari_pancreas_seg.training.evaluation import ThresholdScores, score_thresholds
 from napari_pancreas_seg.training.fit import (
     WINDOWS_HU,
     Checkpoint,
@@ -119,17 +119,18 @@ def train(
     if phantoms:
         parts.append(load_phantoms(range(1, phantoms + 1)))
 
+    def validate(network: keras.Model) -> ThresholdScores:
+        return score_thresholds(FramePredictor(network, WINDOWS_HU), settings.frame, validation)
+
     def score(network: keras.Model) -> dict[str, Any]:
-        predictor = FramePredictor(network, WINDOWS_HU)
-        threshold, dice = score_thresholds(predictor, settings.frame, validation).best()
-        return {"threshold": float(threshold), "validation_dice": round(dice, 4)}
+        threshold, dice = validate(network).best()
+        return {"threshold": threshold, "validation_dice": round(dice, 4)}
 
     network, history = fit(
         TrainingSlices.join(parts), settings, output, score=score, report=report, resume=resume
     )
-    _write_json(output / "history.json", history)
-    predictor = FramePredictor(network, WINDOWS_HU)
-    scores = score_thresholds(predictor, settings.frame, validation)
+    write_json(output / "history.json", history, overwrite=True)
+    scores = validate(network)
     threshold, _ = scores.best()
     column = scores.thresholds.index(threshold)
     metrics = {p: round(float(d[column]), 4) for p, d in scores.dice().items()}
@@ -157,13 +158,7 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool) -> None:
             raise PancreasSegError(
                 f"{output} was trained with another {', '.join(changed)}; choose another folder."
             )
-    _write_json(known, now)
-
-
-def _write_json(path: Path, data: Any) -> None:
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    with atomic_write(path, overwrite=True) as file:
-        file.write(text.encode())
+    write_json(known, now, overwrite=True)
 
 
 def _card(
