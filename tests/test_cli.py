@@ -84,10 +84,17 @@ def test_one_file(
 
 def test_every_option_arrives(ct: Path, tmp_path: Path, asked: list[Any]) -> None:
     arguments = "--model tiny --no-postprocess --device gpu:1 --batch-size 3 --threshold 0.3"
+    arguments += " --slices 2:4"
     assert main(["segment", str(ct), "-o", str(tmp_path / "out"), *arguments.split()]) == 0
-    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False)]
+    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False, slices=(2, 5))]
     assert (tmp_path / "out" / "a_mask.nii.gz").exists()
     assert (tmp_path / "out" / "a_mask.json").exists()
+
+
+@pytest.mark.parametrize("slices", ["4", "a:b", "5:2", ":"])
+def test_slices_that_are_none(slices: str, ct: Path, tmp_path: Path, asked: list[Any]) -> None:
+    assert main(["segment", str(ct), "-o", str(tmp_path / "out"), "--slices", slices]) == 2
+    assert asked == []
 
 
 def test_bad_cases_are_named_and_the_others_done(
@@ -226,7 +233,7 @@ def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
         "from napari_pancreas_seg import cohort\n"
         "from napari_pancreas_seg.cli import main\n"
         "cohort.load_card = lambda model: {}\n"
-        "cohort.load_ct = lambda path: os.kill(os.getpid(), signal.SIGINT)\n"
+        "cohort.load_ct = lambda path, **_: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["segment", str(ct), "-o", str(tmp_path / "out" / "m.nii.gz")]

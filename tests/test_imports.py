@@ -28,9 +28,9 @@ COMMAND_LINE = {"cli", "__main__"}
 
 LAYERS = (
     {*COMMAND_LINE, "_napari"},
-    {"demo", "overview", "cohort", "cases", "training"},
-    {"inference", "model", "provenance"},
-    {"io", "postprocessing", "correction", "metrics"},
+    {"demo", "overview", "cohort", "cases", "worklist", "inspection", "training"},
+    {"inference", "model", "provenance", "autosave"},
+    {"io", "postprocessing", "correction", "metrics", "measurements"},
     {"volume", "errors", "data", "download"},
 )
 """Rooms from the roof to the ground: each may import its own layer and those below."""

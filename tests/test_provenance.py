@@ -12,7 +12,7 @@ import napari_pancreas_seg
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options, ScalarMap, Segmentation
-from napari_pancreas_seg.provenance import describe, write_sidecar
+from napari_pancreas_seg.provenance import describe, is_sidecar, write_sidecar
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -48,7 +48,8 @@ def test_record(volume: CTVolume, tmp_path: Path) -> None:
     assert read["measurements"]["slices"] == 2
     assert read["seconds"] == {"reading": 0.5, "segmenting": 1.25}
     assert read["grid"]["shape"] == [4, 20, 20]
-    assert read["edited_voxels"] == 0
+    assert read["edits"] == {"voxels_added": 0, "voxels_removed": 0, "slices": 0}
+    assert read["source"]["files"] == 1
     assert read["notes"] == ["a note"]
     assert read["software"]["numpy"] == np.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", read["created"])
@@ -71,7 +72,7 @@ def test_edits_are_counted_and_measured(volume: CTVolume) -> None:
     mask[3, 5, 5:8] = 1
     mask[1, 5, 5] = 0
     record = describe(volume, segmentation, mask=mask)
-    assert record["edited_voxels"] == 4
+    assert record["edits"] == {"voxels_added": 3, "voxels_removed": 1, "slices": 2}
     assert record["measurements"]["slices"] == 3
 
 
@@ -91,3 +92,22 @@ def test_values_without_a_number_become_null(tmp_path: Path) -> None:
     }
     with pytest.raises(PancreasSegError, match="exists already"):
         write_sidecar(path, {})
+
+
+def test_several_files_have_one_hash_whatever_their_order(volume: CTVolume, tmp_path: Path) -> None:
+    pair = io.load_ct(io.save_ct(volume, tmp_path / "ct.mhd"))
+    source = describe(pair, found(pair))["source"]
+    hashes = sorted(
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("ct.mhd", "ct.zraw")
+    )
+    assert source["files"] == 2
+    assert source["sha256"] == hashlib.sha256("".join(hashes).encode()).hexdigest()
+    assert source["bytes"] == sum(item.stat().st_size for item in tmp_path.glob("ct.*"))
+
+
+def test_our_records_are_known(volume: CTVolume, tmp_path: Path) -> None:
+    assert is_sidecar(write_sidecar(tmp_path / "m.json", describe(volume, found(volume))))
+    for content in ("", "[]", '{"program": 1}', '{"program": {"name": "another"}}'):
+        (tmp_path / "other.json").write_text(content)
+        assert not is_sidecar(tmp_path / "other.json")
+    assert not is_sidecar(tmp_path / "none.json")

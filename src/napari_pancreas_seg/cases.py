@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import SUFFIXES, stem
+from napari_pancreas_seg.io import (
+    MASK_SUFFIXES,
+    SUFFIXES,
+    VOLUME_SUFFIXES,
+    is_dicom,
+    stem,
+    suffix_of,
+)
 from napari_pancreas_seg.io.files import check_folder, check_target, explain_os_error, same_file
 
 __all__ = ["Case", "check_targets", "find_inputs", "output_path", "plan"]
@@ -16,7 +23,7 @@ __all__ = ["Case", "check_targets", "find_inputs", "output_path", "plan"]
 _OURS = re.compile(r"_(mask|probability|attention_\d+)$")
 """Ends of the names that we give: in a folder they are not CTs."""
 
-_OTHER_FORMATS = {".dcm", ".gz", ".hdr", ".img", ".json", ".mha", ".mhd", ".nrrd", ".png", ".zip"}
+_OTHER_FORMATS = {".gz", ".hdr", ".img", ".json", ".png", ".raw", ".tif", ".vtk", ".zip", ".zraw"}
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,14 @@ class Case:
         Where the mask goes.
     maps : str
         Start of the names of the probability and attention files, beside the mask.
+    series : str, optional
+        Which of several DICOM series.
     """
 
     source: Path
     mask: Path
     maps: str
+    series: str | None = None
 
     @property
     def sidecar(self) -> Path:
@@ -53,7 +63,8 @@ class Case:
 
     @property
     def _suffix(self) -> str:
-        return self.mask.name[len(stem(self.mask)) :]
+        suffix = suffix_of(self.mask)
+        return suffix if suffix.lower() in VOLUME_SUFFIXES else ".nii.gz"
 
 
 def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
@@ -62,8 +73,9 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
     Parameters
     ----------
     paths : sequence of str or Path
-        Files are taken as they are; of a folder, all ``.nii`` and ``.nii.gz`` files in it
-        (not in folders below) but the masks and maps that an earlier run left there.
+        Files are taken as they are, and so is a folder with DICOM files. Of another folder all
+        volumes in it (``.nii.gz`` and so on, but the masks and maps that an earlier run left
+        there), the folders in it that hold DICOM files, each as one case, and zips of such.
 
     Returns
     -------
@@ -77,12 +89,13 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
+        path = path if path.name else path.resolve()  # "." has no name to give to a mask
         for item in _in_folder(path) if path.is_dir() else [path]:
             found.setdefault(item.absolute(), item)
     return list(found.values())
 
 
-def output_path(source: Path, output: Path, single: bool) -> Path:
+def output_path(source: Path, output: Path, single: bool, suffix: str = ".nii.gz") -> Path:
     """Where the mask of a CT goes.
 
     Parameters
@@ -93,11 +106,18 @@ def output_path(source: Path, output: Path, single: bool) -> Path:
         What the user asked for.
     single : bool
         Whether `output` is the mask itself rather than a folder.
+    suffix : str
+        Ending of the masks in a folder.
     """
-    return output if single else output / f"{stem(source)}_mask.nii.gz"
+    return output if single else output / f"{stem(source)}_mask{suffix}"
 
 
-def plan(inputs: Sequence[Path], output: str | Path) -> list[Case]:
+def plan(
+    inputs: Sequence[Path],
+    output: str | Path,
+    suffix: str | None = None,
+    series: str | None = None,
+) -> list[Case]:
     """Decide where everything goes, before any work is done.
 
     Parameters
@@ -105,7 +125,11 @@ def plan(inputs: Sequence[Path], output: str | Path) -> list[Case]:
     inputs : sequence of Path
         The CTs.
     output : str or Path
-        For one CT a ``.nii.gz`` (or ``.nii``) file, else a folder.
+        For one CT a file of any format that a mask can be written to, else a folder.
+    suffix : str, optional
+        Ending of the masks in a folder, ``.nii.gz`` if it is not given.
+    series : str, optional
+        Which of several DICOM series.
 
     Raises
     ------
@@ -114,7 +138,12 @@ def plan(inputs: Sequence[Path], output: str | Path) -> list[Case]:
         CTs would have the same mask, or if nothing can be written there.
     """
     output = Path(output)
-    is_file = output.name.lower().endswith(SUFFIXES) and not output.is_dir()
+    is_file = output.name.lower().endswith(MASK_SUFFIXES) and not output.is_dir()
+    if is_file and suffix is not None:
+        raise PancreasSegError(
+            f"'{output.name}' is a file, whose name says its format; leave --format out, or give a "
+            "folder."
+        )
     if is_file and len(inputs) > 1:
         raise PancreasSegError(
             f"'{output.name}' is one file for {len(inputs)} CTs; give a folder as output."
@@ -125,9 +154,9 @@ def plan(inputs: Sequence[Path], output: str | Path) -> list[Case]:
             "give a folder."
         )
     cases = [
-        Case(source, mask, stem(mask) if is_file else stem(source))
+        Case(source, mask, stem(mask) if is_file else stem(source), series)
         for source in inputs
-        for mask in [output_path(source, output, is_file)]
+        for mask in [output_path(source, output, is_file, suffix or ".nii.gz")]
     ]
     seen: dict[str, Path] = {}
     for case in cases:
@@ -171,19 +200,28 @@ def _in_folder(folder: Path) -> list[Path]:
         raise PancreasSegError(
             f"The folder '{folder}' cannot be listed: {explain_os_error(error)}."
         ) from error
+    if is_dicom(folder, below=False):
+        return [folder]
     found = [
         item
         for item in items
-        if item.name.lower().endswith(SUFFIXES)
-        and not item.name.startswith(".")
-        and not _OURS.search(stem(item))
-        and not item.is_dir()
+        if not item.name.startswith(".")
+        and (_is_volume(item) or ((item.is_dir() or _is_zip(item)) and is_dicom(item)))
     ]
     if not found:
         raise PancreasSegError(
-            f"The folder '{folder}' holds no CT (.nii or .nii.gz); give another one."
+            f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM); give another one."
         )
     return found
+
+
+def _is_volume(item: Path) -> bool:
+    known = item.name.lower().endswith(SUFFIXES)
+    return known and not _OURS.search(stem(item)) and not item.is_dir()
+
+
+def _is_zip(item: Path) -> bool:
+    return item.suffix.lower() == ".zip"
 
 
 def _literal(name: str) -> str:

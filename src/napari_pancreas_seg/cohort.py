@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from napari_pancreas_seg.cases import Case, check_targets, find_inputs, output_path, plan
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
-from napari_pancreas_seg.io import load_ct, save_map, save_mask, stem
+from napari_pancreas_seg.io import check_can_save, load_ct, save_map, save_mask, stem
+from napari_pancreas_seg.io.dicom_uids import mint_uids as complete_uids
+from napari_pancreas_seg.io.files import all_or_none
+from napari_pancreas_seg.io.memory import check_fits
 from napari_pancreas_seg.model.bundle import load_card
 from napari_pancreas_seg.provenance import describe, write_sidecar
 from napari_pancreas_seg.volume import CTVolume
@@ -33,6 +37,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_NETWORK_BYTES = 800_000_000
+"""Keras, TensorFlow and the network at work on a batch, measured on a processor."""
+
+_MAPS_BYTES = 4 * 160 * 224 * 2
+"""Probability, attention and what post-processing makes of them, for each slice."""
+
 
 class Wanted(NamedTuple):
     """Which files a case gets, and whether old ones may be replaced."""
@@ -40,6 +50,7 @@ class Wanted(NamedTuple):
     attention: bool
     probability: bool
     overwrite: bool
+    mint_uids: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ def save_case(
     overwrite: bool = False,
     maps: str | None = None,
     seconds: dict[str, float] | None = None,
+    mint_uids: bool = False,
 ) -> list[Path]:
     """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
 
@@ -103,6 +115,8 @@ def save_case(
         Start of the maps' names, if it is not the mask's.
     seconds : dict of str to float, optional
         Further stages for the sidecar.
+    mint_uids : bool
+        Whether a DICOM-SEG of a series without UIDs may be given some.
 
     Returns
     -------
@@ -122,19 +136,20 @@ def save_case(
         scalar_maps += [
             (case.attention(k), found) for k, found in enumerate(segmentation.attention, start=1)
         ]
+    volume = _writable(volume, case.mask, mint_uids=mint_uids)
     record = describe(volume, segmentation, seconds=seconds)
     # The sidecar comes last: where it is, the case is complete.
     targets = [case.mask, *(path for path, _ in scalar_maps), case.sidecar]
-    new = [path for path in targets if not path.exists()]
-    try:
-        save_mask(segmentation.mask, volume, case.mask, overwrite=overwrite)
+    with all_or_none(case.mask.parent, last=case.sidecar.name, overwrite=overwrite) as folder:
+        save_mask(
+            segmentation.mask,
+            volume,
+            folder / case.mask.name,
+            card=segmentation.model,
+        )
         for path, scalar_map in scalar_maps:
-            save_map(scalar_map, volume, path, overwrite=overwrite)
-        write_sidecar(case.sidecar, record, overwrite=overwrite)
-    except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
-        raise
+            save_map(scalar_map, volume, folder / path.name)
+        write_sidecar(folder / case.sidecar.name, record)
     return targets
 
 
@@ -146,6 +161,7 @@ def segment_cases(
     attention: bool = False,
     probability: bool = False,
     overwrite: bool = False,
+    mint_uids: bool = False,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> Iterator[CaseResult]:
     """Segment CTs one after the other; one bad case does not stop the others.
@@ -162,6 +178,8 @@ def segment_cases(
         Whether to write these maps.
     overwrite : bool
         Whether existing files may be replaced; a case that has some fails before any work.
+    mint_uids : bool
+        Whether a DICOM-SEG of a series without UIDs may be given some.
     on_progress : callable, optional
         Called with the case's index and each `Progress`.
 
@@ -177,7 +195,7 @@ def segment_cases(
     """
     asked = options or Options()
     load_card(model)  # what is true of every case is said once
-    wanted = Wanted(attention, probability, overwrite)
+    wanted = Wanted(attention, probability, overwrite, mint_uids)
 
     @functools.cache
     def network() -> LoadedModel:
@@ -210,8 +228,15 @@ def _run(
 ) -> CaseResult:
     """Segment one case; what it holds is freed before the next one is read."""
     start = time.perf_counter()
-    check_targets(case, **wanted._asdict())
-    volume = load_ct(case.source)
+    check_targets(
+        case,
+        attention=wanted.attention,
+        probability=wanted.probability,
+        overwrite=wanted.overwrite,
+    )
+    volume = load_ct(case.source, series=case.series)
+    volume = _writable(volume, case.mask, mint_uids=wanted.mint_uids)
+    check_fits(case.source.name, _bytes_needed(volume.grid.shape), "Segmenting it")
     read = time.perf_counter()
     report(Progress("loading the network", 0, volume.grid.shape[0]))
     loaded = network()
@@ -233,6 +258,19 @@ def _run(
         time.perf_counter() - start,
         notes=tuple(dict.fromkeys((*volume.notes, *found.notes))),
     )
+
+
+def _bytes_needed(shape: tuple[int, int, int]) -> int:
+    """Memory that segmenting takes beside the CT itself: network, masks and maps."""
+    return _NETWORK_BYTES + 2 * math.prod(shape) + shape[0] * _MAPS_BYTES
+
+
+def _writable(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:
+    """Refuse what could not be written; give a series the UIDs that a DICOM-SEG refers to."""
+    if mint_uids and mask.suffix.lower() == ".dcm":
+        volume = complete_uids(volume)
+    check_can_save(mask, volume)
+    return volume
 
 
 def _segment(

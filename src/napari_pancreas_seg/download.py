@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
 
 from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["cache_folder", "download"]
 
 _log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
+
+_SLOWEST = 1000
+"""Bytes a second, below which a server counts as silent."""
+
+_LARGEST = 1 << 31
+_MOST_REDIRECTIONS = 6
 
 
 def cache_folder() -> Path:
@@ -48,7 +59,7 @@ def download(
     otherwise : str
         A sentence on what to do without it, for messages.
     timeout_s : float
-        Seconds of silence after which the server counts as unreachable.
+        Seconds of silence, or of next to nothing, after which the server counts as unreachable.
 
     Returns
     -------
@@ -58,11 +69,18 @@ def download(
     Raises
     ------
     PancreasSegError
-        If there is no connection, the server does not have the file or sends another, or
-        the folder cannot be written. No partial file is left behind.
+        If there is no connection, the server does not have the file or sends another, sends it
+        unencrypted, or the folder cannot be written. No partial file is left behind.
+
+    Notes
+    -----
+    Proxies are taken from the environment (``HTTPS_PROXY``, ``NO_PROXY``, …).
     """
     import pooch
     import requests
+
+    def fetch(address: str, file: str, _: object) -> None:
+        _fetch(address, Path(file), timeout_s)
 
     try:
         pooch.retrieve(
@@ -70,7 +88,7 @@ def download(
             known_hash=f"sha256:{sha256}",
             fname=target.name,
             path=target.parent,
-            downloader=pooch.HTTPDownloader(timeout=timeout_s),
+            downloader=fetch,
         )
     # The order matters: requests' errors are also OSErrors, some of them ValueErrors too.
     except requests.HTTPError as error:
@@ -78,6 +96,10 @@ def download(
         raise PancreasSegError(
             f"The server answered with {status} instead of sending {what} ({url}); "
             f"try again later. {otherwise}".rstrip()
+        ) from error
+    except _Refused as error:
+        raise PancreasSegError(
+            f"{what.capitalize()} was not downloaded from {url}: {error}. {otherwise}".rstrip()
         ) from error
     except requests.RequestException as error:
         _log.debug("download of %s failed", url, exc_info=True)
@@ -97,3 +119,69 @@ def download(
             "that can be written."
         ) from error
     return target
+
+
+class _Refused(Exception):
+    """Something about the connection that is not put up with; ends a sentence."""
+
+
+def _fetch(url: str, file: Path, timeout_s: float) -> None:
+    """Download over TLS, every redirection too, and give up on a server that only trickles."""
+    import requests
+
+    with requests.Session() as session, open(file, "wb") as out:
+        for _ in range(_MOST_REDIRECTIONS):
+            _check_encrypted(url)
+            response = session.get(
+                url,
+                timeout=timeout_s,
+                stream=True,
+                allow_redirects=False,
+                headers={"Accept-Encoding": "identity"},
+            )
+            if not response.is_redirect:
+                break
+            url = urljoin(url, response.headers["location"])
+            response.close()
+        else:
+            raise _Refused("the server redirects without end")
+        with response:
+            response.raise_for_status()
+            _receive(response, out, timeout_s)
+
+
+def _receive(response: Any, out: IO[bytes], timeout_s: float) -> None:
+    received, looked, before = 0, time.monotonic(), 0
+    # What has arrived, not a full block: a block may take for ever to fill.
+    while chunk := _next_bytes(response):
+        out.write(chunk)
+        received += len(chunk)
+        if received > _LARGEST:
+            raise _Refused("the server sends more than any such file has; try again later")
+        if time.monotonic() - looked > timeout_s:
+            if received - before < _SLOWEST * timeout_s:
+                raise _Refused("the connection is too slow; try again on another network")
+            looked, before = time.monotonic(), received
+
+
+def _next_bytes(response: Any) -> bytes:
+    """Bytes as they come, or none at the end."""
+    import requests
+    import urllib3
+
+    try:
+        return bytes(response.raw.read1(_CHUNK, decode_content=False))
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from error
+
+
+def _check_encrypted(url: str) -> None:
+    """Allow TLS only; what never leaves this machine needs none."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (
+        parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    ):
+        raise _Refused(
+            f"'{parts.scheme}://{parts.hostname}' is not encrypted (https), and nothing else is "
+            "accepted; check the network or the address"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,17 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
-__all__ = ["dice", "measure", "volume_ml"]
+__all__ = [
+    "SurfaceAgreement",
+    "dice",
+    "in_plane_surface_distances",
+    "measure",
+    "surface_distances",
+    "volume_ml",
+]
 
 Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
 
 
 def dice(a: Array, b: Array) -> float:
@@ -33,16 +43,188 @@ def dice(a: Array, b: Array) -> float:
     PancreasSegError
         If the shapes differ.
     """
-    if a.shape != b.shape:
-        raise PancreasSegError(
-            f"Masks of shapes {a.shape} and {b.shape} do not lie on the same grid and cannot be "
-            "compared."
-        )
+    _check_shapes(a, b)
     inside_a, inside_b = a > 0, b > 0
     total = np.count_nonzero(inside_a) + np.count_nonzero(inside_b)
     if total == 0:
         return 1.0
     return float(2.0 * np.count_nonzero(inside_a & inside_b) / total)
+
+
+def _check_shapes(a: Array, b: Array) -> None:
+    if a.shape != b.shape:
+        raise PancreasSegError(
+            f"Masks of shapes {a.shape} and {b.shape} do not lie on the same grid and cannot be "
+            "compared."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceAgreement:
+    """How far the surfaces of two masks lie from one another.
+
+    Parameters
+    ----------
+    a_to_b, b_to_a : ndarray, shape (n,) and (m,)
+        Distance of each surface element of one mask to the other's surface in mm, ascending.
+    a_size, b_size : ndarray, shape (n,) and (m,)
+        Size of the elements: area in mm², or length in mm in a plane.
+    """
+
+    a_to_b: Floats
+    b_to_a: Floats
+    a_size: Floats
+    b_size: Floats
+
+    @classmethod
+    def pooled(cls, parts: Iterable[SurfaceAgreement]) -> SurfaceAgreement:
+        """Throw the surface elements of several pairs together: slices of one patient."""
+        parts = list(parts)
+        a = _sorted([p.a_to_b for p in parts], [p.a_size for p in parts])
+        b = _sorted([p.b_to_a for p in parts], [p.b_size for p in parts])
+        return cls(a[0], b[0], a[1], b[1])
+
+    @property
+    def hd95_mm(self) -> float:
+        """95 % Hausdorff distance in mm: the larger of both directions' 95th percentiles.
+
+        0 for two empty masks, the image's diagonal if one alone is empty.
+        """
+        from surface_distance import compute_robust_hausdorff
+
+        if not len(self.a_to_b) or not len(self.b_to_a):
+            return float(max([0.0, *self.a_to_b[-1:], *self.b_to_a[-1:]]))
+        return float(compute_robust_hausdorff(self._named(), 95))
+
+    @property
+    def mean_mm(self) -> float:
+        """Mean distance over the elements of both surfaces in mm (average symmetric distance)."""
+        size = self.a_size.sum() + self.b_size.sum()
+        if not size:
+            return 0.0
+        return float((self.a_to_b @ self.a_size + self.b_to_a @ self.b_size) / size)
+
+    def surface_dice(self, tolerance_mm: float = 2.0) -> float:
+        """Share of both surfaces that lies within a tolerance of the other one.
+
+        1 for two empty masks, 0 if one alone is empty (Nikolov et al. 2021,
+        doi:10.2196/26151).
+        """
+        from surface_distance import compute_surface_dice_at_tolerance
+
+        if not len(self.a_to_b) and not len(self.b_to_a):
+            return 1.0
+        return float(compute_surface_dice_at_tolerance(self._named(), tolerance_mm))
+
+    def _named(self) -> dict[str, Floats]:
+        """What the functions of `surface_distance` take."""
+        return {
+            "distances_gt_to_pred": self.a_to_b,
+            "distances_pred_to_gt": self.b_to_a,
+            "surfel_areas_gt": self.a_size,
+            "surfel_areas_pred": self.b_size,
+        }
+
+
+def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
+    """Measure the distances between the surfaces of two masks.
+
+    Surface elements and their sizes are those of DeepMind's ``surface-distance``; what it
+    finds by distance transforms of the common box, a k-d tree finds here. The result is the
+    same, but stray voxels in the corners of a whole CT take seconds instead of minutes and
+    gigabytes, and a mask may be empty.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (Z, Y, X) or (Y, X)
+        Masks on one grid; a voxel counts if it is greater than 0.
+    spacing_mm : sequence of float
+        Distance between voxels along each axis in mm.
+
+    Returns
+    -------
+    SurfaceAgreement
+        If one mask alone is empty, every distance is the diagonal of the image.
+
+    Raises
+    ------
+    PancreasSegError
+        If the shapes differ.
+    """
+    from scipy.spatial import KDTree
+
+    _check_shapes(a, b)
+    points_a, size_a = _surface(a, spacing_mm)
+    points_b, size_b = _surface(b, spacing_mm)
+    if len(points_a) and len(points_b):
+        a_to_b, b_to_a = KDTree(points_b).query(points_a)[0], KDTree(points_a).query(points_b)[0]
+    else:
+        diagonal = float(np.linalg.norm(np.multiply(a.shape, spacing_mm)))
+        a_to_b, b_to_a = (np.full(len(points), diagonal) for points in (points_a, points_b))
+    return SurfaceAgreement.pooled([SurfaceAgreement(a_to_b, b_to_a, size_a, size_b)])
+
+
+def in_plane_surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
+    """Measure the distances between the outlines of two masks slice by slice.
+
+    For slices that are not neighbours, where distances in 3-D would mean nothing.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (Z, Y, X)
+        Masks on one grid; a voxel counts if it is greater than 0.
+    spacing_mm : sequence of float
+        Distance between voxels along (z, y, x) in mm; z is not used.
+
+    Returns
+    -------
+    SurfaceAgreement
+        The outlines of all slices, pooled. In a slice where one mask alone is empty, every
+        distance is the diagonal of the slice.
+
+    Raises
+    ------
+    PancreasSegError
+        If the shapes differ.
+    """
+    _check_shapes(a, b)
+    return SurfaceAgreement.pooled(
+        surface_distances(a[z], b[z], spacing_mm[-2:]) for z in range(len(a))
+    )
+
+
+def _surface(mask: Array, spacing_mm: Sequence[float]) -> tuple[Floats, Floats]:
+    """Places in mm, shape (n, axes), and sizes of the elements of a mask's surface.
+
+    An element lies where 2 × 2 (× 2) voxels are neither all inside nor all outside; its size
+    is that of the surface by marching cubes (squares in a plane) among them.
+    """
+    from scipy import ndimage
+    from surface_distance import lookup_tables
+
+    inside = mask > 0
+    box = bounding_box(inside if inside.ndim == 3 else inside[None])
+    if box is None:
+        return np.zeros((0, mask.ndim)), np.zeros(0)
+    box = box[-mask.ndim :]  # type: ignore[assignment]
+    if mask.ndim == 3:
+        kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
+        sizes = lookup_tables.create_table_neighbour_code_to_surface_area(spacing_mm)
+    else:
+        kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_2D_KERNEL
+        sizes = lookup_tables.create_table_neighbour_code_to_contour_length(spacing_mm)
+    # A voxel of room at the far side of each axis: an element is shifted by half a voxel.
+    cropped = np.pad(inside[box].astype(np.uint8), [(0, 1)] * mask.ndim)
+    codes = ndimage.correlate(cropped, kernel, mode="constant")
+    places = np.nonzero((codes != 0) & (codes != kernel.sum()))
+    first = [edge.start for edge in box]
+    return (np.transpose(places) + first) * np.asarray(spacing_mm, float), sizes[codes[places]]
+
+
+def _sorted(distances: list[Floats], sizes: list[Floats]) -> tuple[Floats, Floats]:
+    distance = np.concatenate([np.zeros(0), *distances])
+    order = distance.argsort(kind="stable")
+    return distance[order], np.concatenate([np.zeros(0), *sizes])[order]
 
 
 def volume_ml(mask: Array, grid: Grid) -> float:

@@ -7,6 +7,7 @@ is known by the SHA-256 of its bytes.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import platform
 import sys
@@ -28,11 +29,22 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Segmentation
     from napari_pancreas_seg.volume import CTVolume, Source
 
-__all__ = ["describe", "write_sidecar"]
+__all__ = ["describe", "is_sidecar", "write_sidecar"]
 
 PROGRAM = "napari-pancreas-seg"
 
-_LIBRARIES = ("keras", "tensorflow", "jax", "torch", "nibabel", "numpy", "scipy")
+_LIBRARIES = (
+    "keras",
+    "tensorflow",
+    "jax",
+    "torch",
+    "nibabel",
+    "numpy",
+    "scipy",
+    "SimpleITK",
+    "pydicom",
+    "highdicom",
+)
 _MODEL_KEYS = ("name", "version", "weights_sha256")
 
 
@@ -59,19 +71,22 @@ def describe(
     Returns
     -------
     dict
-        Plain values for JSON. ``attention`` and ``probability`` files hold 0 where nothing was
+        Plain values for JSON. ``edits`` counts what a person has changed since. The source is
+        known by its hash. ``attention`` and ``probability`` files hold 0 where nothing was
         computed.
     """
     written = segmentation.mask if mask is None else mask
-    edited = 0 if mask is None else int(np.count_nonzero((mask > 0) != (segmentation.mask > 0)))
+    measured = measure(written, volume)
+    if not volume.has_values:
+        measured |= {"mean_hu": None, "sd_hu": None}
     stages = {**(seconds or {}), **segmentation.seconds}
     return {
         "program": {"name": PROGRAM, "version": __version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": {key: segmentation.model.get(key) for key in _MODEL_KEYS},
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
-        "measurements": measure(written, volume),
-        "edited_voxels": edited,
+        "measurements": measured,
+        "edits": _edits(written, segmentation.mask),
         "source": _source(volume.source),
         "grid": {
             "axes": "z (feet to head), y (front to back), x (right to left)",
@@ -116,14 +131,63 @@ def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: boo
     return path
 
 
+def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
+    """Whether a file is a record that `write_sidecar` wrote, of any CT or of the one given.
+
+    False if it cannot be read.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        if record["program"]["name"] != PROGRAM:
+            return False
+        return volume is None or record["source"] == _plain(_source(volume.source))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _edits(mask: npt.NDArray[Any], found: npt.NDArray[Any]) -> dict[str, int]:
+    """Count what a person has changed in the model's mask, a slice at a time."""
+    added = removed = slices = 0
+    for now, before in zip(mask, found, strict=True):
+        changed = now != before
+        if changed.any():
+            slices += 1
+            added += int(np.count_nonzero(changed & (now != 0)))
+            removed += int(np.count_nonzero(changed & (now == 0)))
+    return {"voxels_added": added, "voxels_removed": removed, "slices": slices}
+
+
 def _source(source: Source) -> dict[str, Any]:
+    """Describe the CT by what its bytes are, never by its name.
+
+    Of several files, as of a DICOM series, ``sha256`` is the hash over the sorted hashes (in
+    hexadecimal, one after the other) of all of them, whatever their names and order.
+    """
     record: dict[str, Any] = {"format": source.format, "shape": list(source.shape)}
-    path = source.path
-    if path is not None and path.is_file():
-        with open(path, "rb") as file:
-            record["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        record["bytes"] = path.stat().st_size
-    return record
+    files = _files(source)
+    if not files:
+        return record
+    hashes = sorted(map(_sha256, files))
+    whole = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return record | {
+        "sha256": whole,
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def _files(source: Source) -> list[Path]:
+    """List the files that a CT was read from, each once; none if they are gone."""
+    # Those of the one series, not all that may lie in the folder; a detached header's data.
+    files = {Path(file) for file in getattr(source.header, "files", ())}
+    if files and all(file.is_file() for file in files):
+        return sorted(files)
+    return [source.path] if source.path is not None and source.path.is_file() else []
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(distribution: str) -> str | None:

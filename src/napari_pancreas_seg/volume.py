@@ -120,6 +120,8 @@ class Source:
         nibabel's orientation array that leads from the source's order to display order.
     header : object
         The header as the format's own library read it, for the writer of that format.
+    name : str
+        Name of the case: the file's or folder's, without the ending of its format.
     """
 
     path: Path | None
@@ -128,6 +130,7 @@ class Source:
     affine: Affine
     orientation: Array
     header: Any = None
+    name: str = "CT"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +154,11 @@ class CTVolume:
     source: Source
     notes: tuple[str, ...] = field(default=())
 
+    @classmethod
+    def of_grid(cls, grid: Grid, source: Source, notes: tuple[str, ...] = ()) -> CTVolume:
+        """Make a CT without values, for what needs to know its grid alone."""
+        return cls(np.broadcast_to(np.int16(0), grid.shape), grid, source, notes)
+
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance between voxels along (z, y, x) in mm."""
@@ -158,14 +166,13 @@ class CTVolume:
 
     @property
     def name(self) -> str:
-        """Name of the case: the file's name without its suffixes."""
-        if self.source.path is None:
-            return "CT"
-        name = self.source.path.name
-        for suffix in (".gz", ".nii"):
-            if name.lower().endswith(suffix):
-                name = name[: -len(suffix)]
-        return name
+        """Name of the case."""
+        return self.source.name
+
+    @property
+    def has_values(self) -> bool:
+        """Whether there are Hounsfield units; False for what `of_grid` made."""
+        return any(self.hu.strides)
 
     def to_source_order(self, array: Array) -> Array:
         """Bring an array on this volume's grid back to the source's axis order and shape.
@@ -223,6 +230,7 @@ class CTVolume:
         path: Path | None = None,
         format: str = "array",
         header: Any = None,
+        name: str = "CT",
         notes: tuple[str, ...] = (),
     ) -> CTVolume:
         """Bring an array from its source's axis order to display order.
@@ -233,7 +241,7 @@ class CTVolume:
             Hounsfield units, int16 or float32, in any axis order.
         affine : array_like, shape (4, 4)
             Maps an (i, j, k) index to world coordinates in mm, RAS+.
-        path, format, header
+        path, format, header, name
             See `Source`.
         notes : tuple of str
             See `CTVolume`.
@@ -254,7 +262,7 @@ class CTVolume:
         )
         hu = np.ascontiguousarray(orientations.apply_orientation(three, orientation))
         display = affine @ orientations.inv_ornt_aff(orientation, three.shape)
-        source = Source(path, format, shape, affine, orientation, header)
+        source = Source(path, format, shape, affine, orientation, header, name)
         return cls(hu, Grid(hu.shape, display), source, notes)
 
 

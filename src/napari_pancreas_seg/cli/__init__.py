@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import logging
 import os
 import re
@@ -83,6 +82,30 @@ def _device(value: str) -> str:
     return value
 
 
+def _slice_range(value: str | None) -> tuple[int, int] | None:
+    """Read A:B, both included, as `Options` has it."""
+    if value is None:
+        return None
+    first, colon, last = value.partition(":")
+    if not (colon and first.strip().isdecimal() and last.strip().isdecimal()):
+        raise typer.BadParameter("--slices wants two numbers such as 30:60")
+    if int(first) > int(last):
+        raise typer.BadParameter("--slices wants the lower number first")
+    return int(first), int(last) + 1
+
+
+def _format(value: str | None) -> str | None:
+    if value is None:
+        return None
+    from napari_pancreas_seg.io import MASK_SUFFIXES
+
+    suffix = f".{value.lower().removeprefix('.')}"
+    if suffix not in MASK_SUFFIXES:
+        known = ", ".join(name[1:] for name in MASK_SUFFIXES)
+        raise typer.BadParameter(f"give one of {known}")
+    return suffix
+
+
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Log in detail, tracebacks too.")] = False,
@@ -107,12 +130,12 @@ Device = Annotated[
 
 @command
 def segment(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT", help="CTs (.nii, .nii.gz) or folders.")
-    ],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="CTs or folders of them.")],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help="A .nii.gz file for one INPUT, else a folder."),
+        typer.Option(
+            "-o", "--output", help="A file for one INPUT, its ending says the format; or a folder."
+        ),
     ],
     model: Model = "default",
     attention: Annotated[
@@ -132,8 +155,35 @@ def segment(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Probability that counts as pancreas.")
     ] = None,
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B",
+            help="Only slices A to B, both included, counted from 0 at the feet; all by default.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SUFFIX",
+            callback=_format,
+            help="Ending of the masks in a folder; nii.gz by default.",
+        ),
+    ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER_OR_UID", help="Which series, if a DICOM folder holds several CTs."
+        ),
+    ] = None,
+    mint_uids: Annotated[
+        bool,
+        typer.Option(
+            "--mint-uids", help="For .dcm: make UIDs for a series that has none to refer to."
+        ),
     ] = False,
 ) -> None:
     """Find the pancreas in CTs and write masks onto their own grids.
@@ -144,12 +194,18 @@ def segment(
 
     Probability and attention lie on grids of their own, at the resolution of the network, with
     values from 0 to 1; 0 where nothing was computed. They overlay the CT in any viewer.
+
+    A mask is written as a volume (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd), as DICOM-SEG (.dcm)
+    where the CT is a DICOM series, as a closed surface in mm (.stl, .ply, .obj), or as a row of
+    measurements (.csv).
     """
     from napari_pancreas_seg import cohort
     from napari_pancreas_seg.inference.result import Options
 
-    options = Options(device, batch_size, threshold, not no_postprocess)
-    cases = cohort.plan(cohort.find_inputs(inputs), output)
+    options = Options(
+        device, batch_size, threshold, not no_postprocess, slices=_slice_range(slices)
+    )
+    cases = cohort.plan(cohort.find_inputs(inputs), output, format, series)
     with quiet(), Bar(len(cases)) as bar:
         results = cohort.segment_cases(
             cases,
@@ -158,6 +214,7 @@ def segment(
             attention=attention,
             probability=probability,
             overwrite=overwrite,
+            mint_uids=mint_uids,
             on_progress=bar.show,
         )
         failed = [result for result in results if not _report(result, bar, len(cases))]
@@ -241,16 +298,4 @@ def _view(files: Iterable[Path]) -> None:
         raise PancreasSegError("napari could not show the result; the files are written.")
 
 
-@command
-def models() -> None:
-    """List the models there are, with their cards."""
-    from napari_pancreas_seg.model.bundle import list_models
-
-    for entry in list_models():
-        typer.echo(f"{entry.name} ({entry.origin})")
-        for key, value in entry.card.items():
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            typer.echo(f"  {key}: {text}")
-
-
-from napari_pancreas_seg.cli import training  # noqa: E402, F401 - registers its commands
+from napari_pancreas_seg.cli import check, convert, models, training  # noqa: E402, F401 - register commands

@@ -2,24 +2,41 @@
 
 from napari_pancreas_seg.io.load import (
     SUFFIXES,
+    check_ct,
+    is_dicom,
     load_ct,
     load_map,
     load_mask,
+    load_unchecked,
     looks_like_map,
     looks_like_mask,
-    stem,
 )
-from napari_pancreas_seg.io.save import save_ct, save_map, save_mask
+from napari_pancreas_seg.io.save import (
+    MASK_SUFFIXES,
+    VOLUME_SUFFIXES,
+    check_can_save,
+    save_ct,
+    save_map,
+    save_mask,
+)
+from napari_pancreas_seg.io.suffixes import stem, suffix_of
 
 __all__ = [
+    "MASK_SUFFIXES",
     "SUFFIXES",
+    "VOLUME_SUFFIXES",
+    "check_can_save",
+    "check_ct",
+    "is_dicom",
     "load_ct",
     "load_map",
     "load_mask",
+    "load_unchecked",
     "looks_like_map",
     "looks_like_mask",
     "save_ct",
     "save_map",
     "save_mask",
     "stem",
+    "suffix_of",
 ]

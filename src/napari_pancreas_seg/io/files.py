@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,8 @@ from typing import IO, Any
 from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = [
+    "all_or_none",
+    "atomic_path",
     "atomic_write",
     "check_folder",
     "check_target",
@@ -21,6 +24,7 @@ __all__ = [
     "make_folder",
     "same_file",
     "write_json",
+    "write_text",
 ]
 
 _REASONS = {
@@ -129,11 +133,12 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only when it is complete.
+def atomic_path(path: str | Path, *, overwrite: bool = False, suffix: str = "") -> Iterator[Path]:
+    """Name a file to write that becomes the target only when it is complete.
 
-    The bytes go to a temporary file beside the target, which is flushed to the disk and then
-    renamed. Whatever happens before that, the target stays as it was.
+    For libraries that want a name and not a file. What they write goes to a temporary file
+    beside the target, which is flushed to the disk and then renamed. Whatever happens before
+    that, the target stays as it was.
 
     Parameters
     ----------
@@ -141,6 +146,45 @@ def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[by
         The file to write; its folder is created if needed.
     overwrite : bool
         Whether an existing file may be replaced.
+    suffix : str
+        What the temporary name must end in, for libraries that go by that.
+
+    Yields
+    ------
+    Path
+        The temporary file; it does not exist yet.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file exists and must not be replaced, or cannot be written.
+    """
+    path = Path(path)
+    check_target(path, overwrite=overwrite)
+    make_folder(path.parent)
+    target = Path(os.path.realpath(path))  # a link stays a link, what it points to is replaced
+    temporary = _temporary_beside(target, suffix)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        check_target(path, overwrite=overwrite)  # somebody may have written it meanwhile
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name only when it is complete.
+
+    Parameters
+    ----------
+    path, overwrite
+        See `atomic_path`.
 
     Yields
     ------
@@ -152,23 +196,62 @@ def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[by
     PancreasSegError
         If the file exists and must not be replaced, or cannot be written.
     """
-    path = Path(path)
-    check_target(path, overwrite=overwrite)
-    make_folder(path.parent)
-    target = Path(os.path.realpath(path))  # a link stays a link, what it points to is replaced
-    temporary = _temporary_beside(target)
+    with atomic_path(path, overwrite=overwrite) as temporary, open(temporary, "xb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def all_or_none(folder: Path, *, last: str = "", overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder to write files to that appear in another one when all are complete.
+
+    For files that belong together. If one of them cannot be written, none is: files that were
+    there stay as they were.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files go under their own names; created if needed.
+    last : str
+        Name of the file that appears after all the others.
+    overwrite : bool
+        Whether existing files may be replaced.
+
+    Yields
+    ------
+    Path
+        The temporary folder, a hidden one in `folder`.
+
+    Raises
+    ------
+    PancreasSegError
+        If a file exists and must not be replaced, or cannot be written.
+    """
+    make_folder(folder)
+    temporary = _temporary_beside(folder / "files")
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        check_target(path, overwrite=overwrite)  # somebody may have written it meanwhile
-        os.replace(temporary, target)
+        temporary.mkdir()
+        yield temporary
+        ready = sorted(temporary.iterdir(), key=lambda item: (item.name == last, item.name))
+        for item in ready:
+            check_target(folder / item.name, overwrite=overwrite)
+        for item in ready:
+            _move(item, folder / item.name)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise _not_written(folder, error) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file, or write it anew where the target is a link to another disk."""
+    real = Path(os.path.realpath(target))
+    try:
+        os.replace(source, real)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with open(source, "rb") as file, atomic_write(target, overwrite=True) as out:
+            shutil.copyfileobj(file, out)
 
 
 def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
@@ -189,14 +272,34 @@ def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
         If the file exists and must not be replaced, or cannot be written.
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text, overwrite=overwrite)
+
+
+def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
+    """Write text as UTF-8; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where to write.
+    text : str
+        What to write.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file exists and must not be replaced, or cannot be written.
+    """
     with atomic_write(path, overwrite=overwrite) as file:
         file.write(text.encode())
 
 
-def _temporary_beside(path: Path) -> Path:
+def _temporary_beside(path: Path, suffix: str = "") -> Path:
     # Not tempfile: its files are private to the user, and a mask should have the rights that
     # the folder and the umask give. The name is short: the target's may be at the limit.
-    return path.parent / f".{secrets.token_hex(8)}.part"
+    return path.parent / f".{secrets.token_hex(8)}.part{suffix}"
 
 
 def _not_written(path: Path, error: OSError) -> PancreasSegError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,20 +12,32 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import nifti
+from napari_pancreas_seg.io import dicom, itk, nifti
+from napari_pancreas_seg.io.dicom import is_dicom
+from napari_pancreas_seg.io.dicom_seg_read import read_segmentation
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.hounsfield import AIR_HU, check_hounsfield, scale
-from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
+from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.suffixes import (
+    DICOM,
+    METAIMAGE,
+    NIFTI,
+    NRRD,
+    list_suffixes,
+    stem,
+)
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = [
     "SUFFIXES",
+    "check_ct",
+    "is_dicom",
     "load_ct",
     "load_map",
     "load_mask",
+    "load_unchecked",
     "looks_like_map",
     "looks_like_mask",
-    "stem",
 ]
 
 logger = logging.getLogger(__name__)
@@ -39,10 +52,23 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
     read: Callable[[Path], RawImage]
     few_values: Callable[[Path, int, int, int], bool]
-    stored_slope: Callable[[Path], float]
+    is_map: Callable[[Path], bool]
 
 
-_FORMATS = (Format("nifti", (".nii.gz", ".nii"), nifti.read, nifti.few_values, nifti.stored_slope),)
+_FORMATS = (
+    Format("nifti", NIFTI, nifti.read, nifti.few_values, nifti.is_map),
+    Format("nrrd", NRRD, itk.read, itk.few_values, itk.is_map),
+    Format("metaimage", METAIMAGE, itk.read, itk.few_values, itk.is_map),
+)
+
+_DICOM = Format(
+    "dicom",
+    (*DICOM, ".zip"),
+    dicom.read,
+    lambda path, low, high, most: dicom.is_segmentation(path),
+    lambda path: False,
+)
+"""Not among the others: its files have any name or none that tells, and a folder is one too."""
 
 SUFFIXES = tuple(suffix for known in _FORMATS for suffix in known.suffixes)
 """Endings of the files that can be read, lower case, longest first."""
@@ -51,21 +77,18 @@ _MANY_LABELS = 128
 """More different values than that, and it is no mask."""
 
 
-def stem(path: Path) -> str:
-    """Name of a file without the ending of its format: ``ct`` for ``ct.nii.gz``."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
-
-
-def load_ct(path: str | Path) -> CTVolume:
+def load_ct(path: str | Path, *, series: str | int | None = None) -> CTVolume:
     """Load a CT.
 
     Parameters
     ----------
     path : str or Path
-        A ``.nii`` or ``.nii.gz`` file with one volume in Hounsfield units.
+        A file with one volume in Hounsfield units: NIfTI (``.nii.gz``, ``.nii``), NRRD
+        (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``). Or DICOM: a folder or a zip
+        with a series, or any one of its files, whatever its name.
+    series : str or int, optional
+        Which series of several in one DICOM folder: its number, its UID, or its place in the
+        list (``"#2"``) that the refusal gives. Not needed where one of them is a CT volume.
 
     Returns
     -------
@@ -78,8 +101,32 @@ def load_ct(path: str | Path) -> CTVolume:
     PancreasSegError
         If the file cannot be read, is damaged, or does not hold a CT in Hounsfield units.
     """
+    volume, _ = load_unchecked(path, series=series)
+    return check_ct(volume)
+
+
+def load_unchecked(path: str | Path, *, series: str | int | None = None) -> tuple[CTVolume, str]:
+    """Load a volume without asking whether its values can be Hounsfield units.
+
+    Parameters
+    ----------
+    path, series
+        See `load_ct`.
+
+    Returns
+    -------
+    volume : CTVolume
+        The volume in display order.
+    type_name : str
+        Type of the numbers in the file; empty if that does not say much, as with DICOM.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file cannot be read or is damaged.
+    """
     path = Path(path)
-    found, raw = _read(path)
+    found, raw = _read(path, series)
     notes = raw.notes
     scaled = scale(raw.stored, raw.slope, raw.intercept)
     if scaled.invalid == scaled.values.size:
@@ -92,16 +139,33 @@ def load_ct(path: str | Path) -> CTVolume:
             f"as air ({AIR_HU} HU).",
         )
     volume = _in_display_order(path, found, raw, scaled.values)
+    return replace(volume, notes=notes), raw.type_name
+
+
+def check_ct(volume: CTVolume) -> CTVolume:
+    """Take a volume that was read for a CT, if it can be one.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        From `load_unchecked`; its values are changed where an intercept was lost.
+
+    Raises
+    ------
+    PancreasSegError
+        If its values cannot be Hounsfield units.
+    """
+    path = volume.source.path or Path("CT")
     try:
         shift, more = check_hounsfield(volume.hu)
     except PancreasSegError as error:
         raise PancreasSegError(f"'{path.name}' {error}.") from None
     if shift:
         np.add(volume.hu, np.asarray(shift, volume.hu.dtype), out=volume.hu)
-    notes += more
+    notes = volume.notes + more
     for note in notes:
         logger.info("%s", note)
-    return CTVolume(volume.hu, volume.grid, volume.source, notes)
+    return replace(volume, notes=notes)
 
 
 def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:
@@ -110,14 +174,16 @@ def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:
     Parameters
     ----------
     path : str or Path
-        A ``.nii`` or ``.nii.gz`` file with integers from 0 to 255 (stored in any type).
+        A file with integers from 0 to 255 (stored in any type): NIfTI, NRRD, MetaImage or
+        DICOM-SEG.
 
     Returns
     -------
     mask : ndarray, shape (Z, Y, X), uint8
         The labels in display order.
     volume : CTVolume
-        The grid they lie on and the source they came from; its ``hu`` is the mask.
+        The grid they lie on and the source they came from; its ``hu`` is the mask. What was
+        unusual is in ``notes``.
 
     Raises
     ------
@@ -125,13 +191,19 @@ def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:
         If the file cannot be read or does not hold labels.
     """
     path = Path(path)
-    found, raw = _read(path)
-    scaled = scale(raw.stored, raw.slope, raw.intercept).values
-    if scaled.dtype != np.int16 or scaled.min() < 0 or scaled.max() > 255:
-        raise PancreasSegError(
-            f"'{path.name}' is no mask: a mask holds whole numbers from 0 to 255 only."
-        )
-    volume = _in_display_order(path, found, raw, scaled.astype(np.uint8))
+    if (known := _format(path)) is _DICOM:
+        found, raw = known.name, read_segmentation(path)
+    else:
+        found, raw = known.name, known.read(path)
+    labels = raw.stored
+    if labels.dtype != np.uint8 or (raw.slope, raw.intercept) != (1.0, 0.0):
+        scaled = scale(labels, raw.slope, raw.intercept).values
+        if scaled.dtype != np.int16 or scaled.min() < 0 or scaled.max() > 255:
+            raise PancreasSegError(
+                f"'{path.name}' is no mask: a mask holds whole numbers from 0 to 255 only."
+            )
+        labels = scaled.astype(np.uint8)
+    volume = replace(_in_display_order(path, found, raw, labels), notes=raw.notes)
     return volume.hu, volume
 
 
@@ -141,7 +213,7 @@ def load_map(path: str | Path) -> tuple[npt.NDArray[np.float32], CTVolume]:
     Parameters
     ----------
     path : str or Path
-        A ``.nii`` or ``.nii.gz`` file with values from 0 to 1.
+        A file with values from 0 to 1, of any format of `load_ct`.
 
     Returns
     -------
@@ -168,8 +240,7 @@ def looks_like_map(path: str | Path) -> bool:
     """Whether `save_map` wrote this file, as its header tells; False if it cannot be read."""
     path = Path(path)
     try:
-        _check_path(path)
-        return _format(path).stored_slope(path) == MAP_SLOPE
+        return _format(path).is_map(path)
     except PancreasSegError:
         return False
 
@@ -182,7 +253,6 @@ def looks_like_mask(path: str | Path) -> bool:
     """
     path = Path(path)
     try:
-        _check_path(path)
         return _format(path).few_values(path, 0, 255, _MANY_LABELS)
     except PancreasSegError:
         return False
@@ -190,11 +260,14 @@ def looks_like_mask(path: str | Path) -> bool:
 
 def _check_path(path: Path) -> None:
     try:
-        if path.is_dir():
-            raise PancreasSegError(f"'{path.name}' is a folder; give a CT as .nii or .nii.gz.")
         if not path.exists():
             raise PancreasSegError(f"'{path}' does not exist; check the path.")
-        if not path.is_file():
+        if path.is_dir() and not is_dicom(path):
+            raise PancreasSegError(
+                f"'{path.name}' is a folder without DICOM files; give a CT as .nii.gz, or the "
+                "folder of a DICOM series."
+            )
+        if not path.is_file() and not path.is_dir():
             raise PancreasSegError(f"'{path.name}' is not a regular file; give a CT as .nii.gz.")
     except OSError as error:
         raise PancreasSegError(
@@ -203,24 +276,35 @@ def _check_path(path: Path) -> None:
 
 
 def _format(path: Path) -> Format:
-    for known in _FORMATS:
+    _check_path(path)
+    if path.is_dir():
+        return _DICOM
+    for known in (*_FORMATS, _DICOM):
         if path.name.lower().endswith(known.suffixes):
             return known
+    if is_dicom(path):
+        return _DICOM
     raise PancreasSegError(
-        f"'{path.name}' is of no known format; give a CT as NIfTI (.nii or .nii.gz)."
+        f"'{path.name}' is of no known format; give a CT as {list_suffixes(SUFFIXES)}, or DICOM."
     )
 
 
-def _read(path: Path) -> tuple[str, RawImage]:
-    _check_path(path)
+def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
     known = _format(path)
+    if known is _DICOM:
+        return known.name, dicom.read(path, series)
+    if series is not None:
+        raise PancreasSegError(
+            f"'{path.name}' is not DICOM, so no series of it can be chosen; leave series "
+            "(--series) out."
+        )
     return known.name, known.read(path)
 
 
 def _in_display_order(path: Path, found: str, raw: RawImage, values: Array) -> CTVolume:
     try:
         return CTVolume.from_source_array(
-            values, raw.affine, path=path, format=found, header=raw.header
+            values, raw.affine, path=path, format=found, header=raw.header, name=stem(path)
         )
     except PancreasSegError as error:
         raise PancreasSegError(

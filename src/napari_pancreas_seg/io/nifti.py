@@ -10,8 +10,6 @@ import contextlib
 import gzip
 import itertools
 import math
-import os
-import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -24,10 +22,16 @@ from nibabel import imageglobals
 from nibabel.spatialimages import HeaderDataError
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import explain_os_error
-from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
+from napari_pancreas_seg.io.voxels import (
+    check_shape,
+    check_size,
+    few_whole_numbers,
+    read_voxels,
+    reading,
+)
 
-__all__ = ["few_values", "read", "stored_slope"]
+__all__ = ["few_values", "is_map", "read"]
 
 Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
@@ -35,11 +39,6 @@ _KINDS: tuple[Any, ...] = (nib.Nifti1Header, nib.Nifti2Header)
 
 _TO_MM = {1: 1000.0, 3: 0.001}
 """Codes of the units of length that are not mm: metre and micrometre."""
-
-_MAX_DEFLATE_RATIO = 1032
-"""No gzip stream expands further than this."""
-
-_CHUNK = 1 << 24
 
 
 def read(path: Path) -> RawImage:
@@ -65,8 +64,9 @@ def read(path: Path) -> RawImage:
         shape = _volume_shape(path, fixed)
         dtype = _number_type(path, fixed)
         offset = int(fixed.get_data_offset())
-        _check_size(path, stream, offset, shape, dtype)
-        stored = _read_data(path, stream, offset, shape, dtype)
+        check_size(path, offset, shape, dtype, compressed=isinstance(stream, gzip.GzipFile))
+        stream.seek(offset)
+        stored = read_voxels(path, stream, shape, dtype)
         slope, intercept = fixed.get_slope_inter()
         affine, notes = _affine(fixed)
     return RawImage(
@@ -76,11 +76,12 @@ def read(path: Path) -> RawImage:
         affine,
         raw,
         notes,
+        dtype.name,
     )
 
 
-def stored_slope(path: Path) -> float:
-    """Read what a file's stored numbers are multiplied by; 1 if its header does not say.
+def is_map(path: Path) -> bool:
+    """Whether this is a map of ours: the slope of its stored numbers is nobody else's.
 
     Raises
     ------
@@ -91,7 +92,7 @@ def stored_slope(path: Path) -> float:
         _, header = _parse_header(path, stream)
         _volume_shape(path, header)
         slope, _ = header.get_slope_inter()
-    return 1.0 if slope is None else float(slope)
+    return bool(slope == MAP_SLOPE)
 
 
 def few_values(path: Path, low: int, high: int, most: int) -> bool:
@@ -104,24 +105,16 @@ def few_values(path: Path, low: int, high: int, most: int) -> bool:
     PancreasSegError
         If it is not a NIfTI file with one volume of plain numbers, or is damaged.
     """
-    found = np.empty(0)
     with _reading(path), _open(path) as stream:
         _, header = _parse_header(path, stream)
         dtype = _number_type(path, header)
         slope, intercept = header.get_slope_inter()
-        left = math.prod(_volume_shape(path, header))
-        stream.seek(int(header.get_data_offset()))
-        while left > 0 and (block := stream.read(min(left, _CHUNK >> 4) * dtype.itemsize)):
-            numbers = np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)
-            left -= numbers.size
-            # Neighbours in a mask are mostly equal: sort only where the value changes.
-            changed = np.concatenate([numbers[:1], numbers[1:][numbers[1:] != numbers[:-1]]])
-            values = np.unique(changed).astype(np.float64) * (slope or 1.0) + (intercept or 0.0)
-            found = np.union1d(found, values)
-            whole = (found >= low) & (found <= high) & (np.rint(found) == found)
-            if len(found) > most or not whole.all():
-                return False
-    return True
+        shape, offset = _volume_shape(path, header), int(header.get_data_offset())
+        check_size(path, offset, shape, dtype, compressed=isinstance(stream, gzip.GzipFile))
+        stream.seek(offset)
+        return few_whole_numbers(
+            stream, math.prod(shape), dtype, (low, high, most), slope or 1.0, intercept or 0.0
+        )
 
 
 def _open(path: Path) -> BufferedIOBase:
@@ -134,35 +127,8 @@ def _open(path: Path) -> BufferedIOBase:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file provokes into one sentence, and keep nibabel silent."""
-    try:
-        with imageglobals.LoggingOutputSuppressor(), np.errstate(all="ignore"):
-            yield
-    except PancreasSegError:
-        raise
-    except (EOFError, zlib.error) as error:
-        raise PancreasSegError(
-            f"'{path.name}' is truncated or damaged: its compressed data break off; copy or "
-            "download it again."
-        ) from error
-    except gzip.BadGzipFile as error:
-        raise PancreasSegError(
-            f"'{path.name}' is not a gzip file or is damaged; check that it is a NIfTI file and "
-            "copy or download it again."
-        ) from error
-    except MemoryError as error:
-        raise PancreasSegError(
-            f"'{path.name}' does not fit into this machine's memory; crop it or use a machine "
-            "with more."
-        ) from error
-    except OSError as error:
-        raise PancreasSegError(
-            f"'{path.name}' cannot be read: {explain_os_error(error)}."
-        ) from error
-    except Exception as error:  # nibabel and struct raise a dozen types on a damaged header
-        raise PancreasSegError(
-            f"'{path.name}' is not a NIfTI file that can be read: its header makes no sense "
-            f"({type(error).__name__}); convert the CT to NIfTI again."
-        ) from error
+    with imageglobals.LoggingOutputSuppressor(), reading(path, "NIfTI"):
+        yield
 
 
 def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:
@@ -183,20 +149,7 @@ def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:
 
 
 def _volume_shape(path: Path, header: Header) -> tuple[int, ...]:
-    shape = tuple(int(n) for n in header.get_data_shape())
-    if not shape or min(shape) <= 0:
-        raise PancreasSegError(f"'{path.name}' holds no voxels (its shape is {shape}).")
-    if len(shape) < 3:
-        raise PancreasSegError(
-            f"'{path.name}' is a {len(shape)}-D image of shape {shape} and not a volume; give a "
-            "3-D CT (a single slice has the shape 512×512×1)."
-        )
-    if any(n != 1 for n in shape[3:]):
-        raise PancreasSegError(
-            f"'{path.name}' holds {math.prod(shape[3:])} volumes (its shape is {shape}); split "
-            "it and give one 3-D CT."
-        )
-    return shape
+    return check_shape(path, tuple(int(n) for n in header.get_data_shape()))
 
 
 def _number_type(path: Path, header: Header) -> np.dtype[Any]:
@@ -208,49 +161,6 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
             "CT in Hounsfield units."
         )
     return dtype
-
-
-def _check_size(
-    path: Path, stream: BufferedIOBase, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> None:
-    """Refuse, before memory is taken, what the file cannot hold or memory cannot."""
-    declared = dtype.itemsize * math.prod(shape)
-    size = path.stat().st_size * (_MAX_DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1)
-    if offset < 0 or offset + declared > size:
-        raise PancreasSegError(
-            f"'{path.name}' is truncated or damaged: its header declares {shape} voxels, more "
-            "than the file can hold; copy or download it again."
-        )
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if declared * 2 > memory:
-            raise PancreasSegError(
-                f"'{path.name}' declares {shape} voxels, {declared / 1e9:.0f} GB, which do not fit "
-                f"into this machine's {memory / 1e9:.0f} GB of memory; crop it or use a machine "
-                "with more."
-            )
-
-
-def _read_data(
-    path: Path, stream: BufferedIOBase, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Array:
-    stream.seek(offset)
-    stored: Array = np.empty(shape, dtype=dtype, order="F")
-    view = memoryview(stored.reshape(-1, order="F").view(np.uint8).data)
-    done = 0
-    while done < len(view):
-        count = stream.readinto(view[done : done + _CHUNK])
-        if not count:
-            raise PancreasSegError(
-                f"'{path.name}' is truncated: it holds only {done / len(view):.0%} of the voxels "
-                "that its header declares; copy or download it again."
-            )
-        done += count
-    # To the end, where gzip keeps the checksum; a file with a long tail is not worth the time.
-    for _ in range(4):
-        if not stream.read(_CHUNK):
-            break
-    return stored
 
 
 def _affine(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAP_SLOPE", "RawImage"]
+__all__ = ["MAP_CONTENT", "MAP_SLOPE", "RawImage"]
 
 MAP_SLOPE = 2.0**-14
 """Maps are stored as int16 times this power of two, so that 0 and 1 come back exactly; nobody
 else does, so it also tells a map from a CT."""
+
+MAP_CONTENT = "map from 0 to 1 by napari-pancreas-seg"
+"""Says the same in the headers of formats whose stored numbers have no slope."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,8 @@ class RawImage:
         For the writer of the same format.
     notes : tuple of str
         Sentences the user should read.
+    type_name : str
+        Type of the numbers in the file, ``"int16"`` for instance; what is read may be narrower.
     """
 
     stored: npt.NDArray[Any]
@@ -39,3 +44,4 @@ class RawImage:
     affine: npt.NDArray[np.float64]
     header: Any
     notes: tuple[str, ...] = ()
+    type_name: str = ""

@@ -1,7 +1,8 @@
-"""From a mask, a CT or a map to a file on the grid of the CT's source."""
+"""From a mask, a CT or a map to a file, on the grid of the CT's source and of any format."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,16 +10,38 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import nifti_write
+from napari_pancreas_seg.io import itk_write, nifti_write
 from napari_pancreas_seg.io.files import same_file
-from napari_pancreas_seg.io.raw import MAP_SLOPE
-from napari_pancreas_seg.volume import CTVolume, Grid
+from napari_pancreas_seg.io.raw import MAP_CONTENT, MAP_SLOPE
+from napari_pancreas_seg.io.suffixes import (
+    CSV,
+    DICOM,
+    METAIMAGE,
+    NIFTI,
+    NRRD,
+    SURFACE,
+    VOLUME,
+    list_suffixes,
+)
+from napari_pancreas_seg.volume import Affine, CTVolume, Grid
 
-__all__ = ["OnGrid", "save_ct", "save_map", "save_mask"]
+__all__ = [
+    "MASK_SUFFIXES",
+    "VOLUME_SUFFIXES",
+    "OnGrid",
+    "check_can_save",
+    "save_ct",
+    "save_map",
+    "save_mask",
+]
 
 Array = npt.NDArray[Any]
 
-_WRITABLE = (".nii.gz", ".nii")
+VOLUME_SUFFIXES = VOLUME
+"""Endings of the files that a CT or a map can be written to."""
+
+MASK_SUFFIXES = (*VOLUME, *DICOM, *SURFACE, *CSV)
+"""Endings of the files that a mask can be written to."""
 
 
 class OnGrid(Protocol):
@@ -33,11 +56,45 @@ class OnGrid(Protocol):
         """Where they lie."""
 
 
-def save_mask(mask: Array, like: CTVolume, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a mask onto the grid of a CT's source, bit for bit.
+def check_can_save(path: str | Path, like: CTVolume) -> None:
+    """Refuse, before any work is done, a format that cannot hold a mask of this CT.
 
-    Shape, affine and every field of geometry are those of the source's header; nothing else of
-    that header is copied. The file appears whole or not at all.
+    Parameters
+    ----------
+    path : str or Path
+        Where the mask is to go.
+    like : CTVolume
+        The CT.
+
+    Raises
+    ------
+    PancreasSegError
+        If `save_mask` would refuse it whatever the mask is.
+    """
+    name = _writable(path, like, MASK_SUFFIXES).name.lower()
+    if name.endswith(DICOM):
+        from napari_pancreas_seg.io import dicom_seg
+
+        dicom_seg.check_can_write(like, path)
+    elif name.endswith((*NRRD, *METAIMAGE)):
+        itk_write.check_place(like.source.affine, Path(path))
+
+
+def save_mask(
+    mask: Array,
+    like: CTVolume,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    card: Mapping[str, Any] | None = None,
+    edited: bool = False,
+    mint_uids: bool = False,
+) -> Path:
+    """Write a mask; as a volume, onto the grid of a CT's source, bit for bit.
+
+    For NIfTI from NIfTI, shape, affine and every field of geometry are those of the source's
+    header; nothing else of that header is copied. Else the affine carries over exactly. The file
+    appears whole or not at all.
 
     Parameters
     ----------
@@ -46,9 +103,18 @@ def save_mask(mask: Array, like: CTVolume, path: str | Path, *, overwrite: bool 
     like : CTVolume
         The CT that the mask belongs to.
     path : str or Path
-        Where to write: ``.nii.gz`` or ``.nii``. Its folder is created if needed.
+        Where to write; its folder is created if needed. The ending chooses the format: a volume
+        (``.nii.gz``, ``.nii``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``), DICOM-SEG that refers to
+        the CT's slices (``.dcm``), a closed surface in mm, LPS+
+        (``.stl``, ``.ply``, ``.obj``), or measurements (``.csv``).
     overwrite : bool
         Whether an existing file may be replaced. The CT itself never is.
+    card : Mapping, optional
+        Card of the model, for DICOM: names of the labels and of the algorithm.
+    edited : bool
+        Whether a person has changed what the model found, for DICOM.
+    mint_uids : bool
+        Whether a DICOM series without UIDs may be given some.
 
     Returns
     -------
@@ -60,11 +126,32 @@ def save_mask(mask: Array, like: CTVolume, path: str | Path, *, overwrite: bool 
     PancreasSegError
         If the mask does not lie on the CT's grid or is no mask, or the file cannot be written.
     """
-    path = _writable(path, like)
+    path = _writable(path, like, MASK_SUFFIXES)
     mask = np.asarray(mask)
     if mask.dtype != np.uint8:
         mask = _as_uint8(mask)
-    return _save_like(like.to_source_order(mask), like, path, overwrite)
+    ordered = like.to_source_order(mask)
+    name = path.name.lower()
+    # Here, not above: these bring libraries of their own along.
+    if name.endswith(DICOM):
+        from napari_pancreas_seg.io import dicom_seg
+
+        dicom_seg.write_segmentation(
+            mask, like, path, overwrite=overwrite, card=card, edited=edited, mint_uids=mint_uids
+        )
+    elif name.endswith(SURFACE):
+        from napari_pancreas_seg.io import mesh
+
+        mesh.write(mask, like.grid, path, overwrite=overwrite)
+    elif name.endswith(CSV):
+        from napari_pancreas_seg.measurements import measure_mask, table_row, write_table
+
+        measured = measure_mask(mask, like, with_hu=like.has_values)
+        row = table_row(like.name, "", measured)
+        write_table([row], path, overwrite=overwrite)
+    else:
+        _save_like(ordered, like, path, overwrite)
+    return path
 
 
 def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -75,7 +162,8 @@ def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> P
     volume : CTVolume
         The CT; int16 stays int16, float32 stays float32.
     path : str or Path
-        Where to write: ``.nii.gz`` or ``.nii``. Its folder is created if needed.
+        Where to write: NIfTI, NRRD or MetaImage, by the ending (see `save_mask`). Its folder is
+        created if needed.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -89,8 +177,9 @@ def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> P
     PancreasSegError
         If the file cannot be written.
     """
-    path = _writable(path, volume)
-    return _save_like(volume.to_source_order(volume.hu), volume, path, overwrite)
+    path = _writable(path, volume, VOLUME_SUFFIXES)
+    _save_like(volume.to_source_order(volume.hu), volume, path, overwrite)
+    return path
 
 
 def save_map(
@@ -99,7 +188,8 @@ def save_map(
     """Write a probability or attention map at its own resolution.
 
     Axes run as in the CT's source, so that the map overlays the CT in any program that honours
-    affines. Values are stored as int16 with a slope of 2⁻¹⁴: [0, 1] to within 0.00003.
+    affines. NIfTI stores int16 with a slope of 2⁻¹⁴: [0, 1] to within 0.00003. The others, which
+    have no slope, store float32.
 
     Parameters
     ----------
@@ -108,7 +198,8 @@ def save_map(
     like : CTVolume
         The CT that the map belongs to.
     path : str or Path
-        Where to write: ``.nii.gz`` or ``.nii``. Its folder is created if needed.
+        Where to write: NIfTI, NRRD or MetaImage, by the ending (see `save_mask`). Its folder is
+        created if needed.
     overwrite : bool
         Whether an existing file may be replaced. The CT itself never is.
 
@@ -122,11 +213,17 @@ def save_map(
     PancreasSegError
         If the file cannot be written.
     """
-    path = _writable(path, like)
-    values = np.nan_to_num(np.asarray(scalar_map.values, dtype=np.float32), nan=0.0)
-    stored = np.rint(np.clip(values, 0.0, 1.0) / MAP_SLOPE).astype(np.int16)
-    array, affine = like.grid_to_source_order(stored, scalar_map.grid)
-    nifti_write.write(array, affine, path, slope=MAP_SLOPE, code=_world(like), overwrite=overwrite)
+    path = _writable(path, like, VOLUME_SUFFIXES)
+    values = np.nan_to_num(np.asarray(scalar_map.values, dtype=np.float32), nan=0.0).clip(0, 1)
+    if path.name.lower().endswith(NIFTI):
+        stored = np.rint(values / MAP_SLOPE).astype(np.int16)
+        array, affine = like.grid_to_source_order(stored, scalar_map.grid)
+        nifti_write.write(
+            array, affine, path, slope=MAP_SLOPE, code=_world(like), overwrite=overwrite
+        )
+    else:
+        array, affine = like.grid_to_source_order(values, scalar_map.grid)
+        _write_itk(array, affine, path, content=MAP_CONTENT, overwrite=overwrite)
     return path
 
 
@@ -140,23 +237,35 @@ def _as_uint8(mask: Array) -> npt.NDArray[np.uint8]:
     return small
 
 
-def _writable(path: str | Path, like: CTVolume) -> Path:
+def _writable(path: str | Path, like: CTVolume, suffixes: tuple[str, ...]) -> Path:
     path = Path(path)
-    if not path.name.lower().endswith(_WRITABLE):
-        raise PancreasSegError(f"'{path.name}' cannot be written: end its name in .nii.gz or .nii.")
-    if like.source.path is not None and same_file(path, like.source.path):
+    if not path.name.lower().endswith(suffixes):
+        raise PancreasSegError(
+            f"'{path.name}' cannot be written: end its name in {list_suffixes(suffixes)}."
+        )
+    own = [like.source.path, *getattr(like.source.header, "files", ())]
+    if any(file is not None and same_file(path, file) for file in own):
         raise PancreasSegError(
             f"'{path.name}' is the CT itself and is never overwritten; choose another name."
         )
     return path
 
 
-def _save_like(array: Array, like: CTVolume, path: Path, overwrite: bool) -> Path:
-    if like.source.format == "nifti" and like.source.header is not None:
+def _save_like(array: Array, like: CTVolume, path: Path, overwrite: bool) -> None:
+    if not path.name.lower().endswith(NIFTI):
+        _write_itk(array, like.source.affine, path, overwrite=overwrite)
+    elif like.source.format == "nifti" and like.source.header is not None:
         nifti_write.write_like(like.source.header, array, path, overwrite=overwrite)
     else:
         nifti_write.write(array, like.source.affine, path, overwrite=overwrite)
-    return path
+
+
+def _write_itk(
+    array: Array, affine: Affine, path: Path, *, content: str = "", overwrite: bool
+) -> None:
+    is_nrrd = path.name.lower().endswith(NRRD)
+    write = itk_write.write_nrrd if is_nrrd else itk_write.write_metaimage
+    write(array, affine, path, content=content, overwrite=overwrite)
 
 
 def _world(like: CTVolume) -> int:

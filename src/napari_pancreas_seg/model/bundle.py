@@ -11,10 +11,8 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +23,8 @@ import numpy as np
 
 from napari_pancreas_seg.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import atomic_path, atomic_write, explain_os_error, make_folder
+from napari_pancreas_seg.model.keras_file import DAMAGED, check_keras_file, plain_dataset
 
 if TYPE_CHECKING:
     import keras
@@ -43,6 +43,11 @@ __all__ = [
 CARD, WEIGHTS = "card.json", "weights.h5"
 LARGEST_WEIGHTS = 1 << 30
 LARGEST_CARD = 1 << 20
+LARGEST_SIDE = 4096
+_LARGEST = {
+    **{"filters": 256, "channels": 16, "classes": 255},
+    **{"height": LARGEST_SIDE, "width": LARGEST_SIDE},
+}
 REQUIRED = {
     "name": str,
     "version": str,
@@ -113,11 +118,12 @@ class Bundle:
         try:
             with h5py.File(io.BytesIO(self.weights), "r") as file:
                 for variable in network.weights:
-                    values = np.asarray(file[variable.path][()], dtype=np.float32)
-                    if values.shape != tuple(variable.shape) or not np.isfinite(values).all():
-                        raise ValueError(f"{variable.path} has shape {values.shape}")
+                    stored = plain_dataset(file, variable.path, tuple(variable.shape))
+                    values = np.asarray(stored[()], dtype=np.float32)
+                    if not np.isfinite(values).all():
+                        raise ValueError(f"{variable.path} holds values that are not finite")
                     variable.assign(values)
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except DAMAGED as error:
             raise PancreasSegError(
                 f"The weights of model {self.card['name']} do not fit its card: {error}."
             ) from error
@@ -173,23 +179,28 @@ def save_bundle(
     text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if path.exists() and not overwrite:
         raise PancreasSegError(f"{path} already exists; choose another name or allow overwriting.")
+    if path.suffix == ".zip":
+        with (
+            atomic_write(path, overwrite=overwrite) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            archive.writestr(WEIGHTS, weights)
+            archive.writestr(CARD, text)
+        return path
+    make_folder(path)
+    # No system replaces a folder at once. The card decides: until it is replaced the old weights
+    # lie where they lay, and from then on the new ones are found under the name of their hash.
+    waiting = path / _named_by_hash(card)
+    with atomic_write(waiting, overwrite=True) as file:
+        file.write(weights)
+    with atomic_write(path / CARD, overwrite=True) as file:
+        file.write(text.encode())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".bundle-") as scratch:
-            made = Path(scratch) / "bundle"
-            if path.suffix == ".zip":
-                with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-                    archive.writestr(WEIGHTS, weights)
-                    archive.writestr(CARD, text)
-            else:
-                made.mkdir()
-                (made / WEIGHTS).write_bytes(weights)
-                (made / CARD).write_text(text, encoding="utf-8")
-                if path.is_dir():
-                    shutil.move(path, Path(scratch) / "old")
-            os.replace(made, path)
+        os.replace(waiting, path / WEIGHTS)
     except OSError as error:
-        raise PancreasSegError(f"The model cannot be written to {path}: {error}.") from error
+        raise PancreasSegError(
+            f"The model cannot be written to {path}: {explain_os_error(error)}."
+        ) from error
     return path
 
 
@@ -210,7 +221,9 @@ def load_bundle(model: str | Path | Bundle) -> Bundle:
         return model
     path = _find(model)
     card = _parse_card(_member(path, CARD, LARGEST_CARD), path)
-    weights = _member(path, WEIGHTS, LARGEST_WEIGHTS)
+    interrupted = path / _named_by_hash(card)  # `save_bundle` was killed at its last step
+    name = interrupted.name if interrupted.is_file() else WEIGHTS
+    weights = _member(path, name, LARGEST_WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
         raise PancreasSegError(
             f"The weights in {path} are not those that its card names (SHA-256 differs); "
@@ -250,10 +263,8 @@ def export_keras(bundle: Bundle, path: Path) -> Path:
     path = Path(path)
     if path.suffix != ".keras":
         raise PancreasSegError("The name of a Keras file must end in .keras.")
-    try:
-        bundle.network().save(path)
-    except OSError as error:
-        raise PancreasSegError(f"{path} cannot be written: {error}.") from error
+    with atomic_path(path, overwrite=True, suffix=".keras") as temporary:
+        bundle.network().save(temporary)
     return path
 
 
@@ -277,6 +288,7 @@ def import_keras(path: Path, card: Mapping[str, Any]) -> Bundle:
     # Registers the gate, which the file names.
     from napari_pancreas_seg.model.attention_unet import Architecture, build
 
+    check_keras_file(Path(path))
     try:
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parts raise
@@ -324,7 +336,7 @@ def _registry() -> dict[str, dict[str, Any]]:
 def _find(model: str | Path) -> Path:
     """Path of a bundle by its name or path; downloads what only the registry knows."""
     name = str(model)
-    if Path(name).name == name:
+    if Path(name).name == name and name not in ("", ".", ".."):
         for _, folder in _shelves():
             for path in (folder / name, folder / f"{name}.zip"):
                 if path.exists():
@@ -350,24 +362,35 @@ def _member(path: Path, name: str, largest: int) -> bytes:
     """Content of one file of a bundle; nothing is ever extracted."""
     try:
         if path.is_dir():
-            member = path / name
-            if member.stat().st_size > largest:
-                raise PancreasSegError(f"{name} in {path} is too large.")
-            return member.read_bytes()
+            return _content(path / name, largest)
+        if not path.is_file():  # a device or a pipe may never end
+            raise PancreasSegError(f"{path} is not a model bundle: it is not a regular file.")
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(name).file_size > largest:
                 raise PancreasSegError(f"{name} in {path} is too large.")
             return archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise PancreasSegError(
             f"{path} is not a model bundle: {name} cannot be read ({error})."
         ) from error
 
 
+def _content(path: Path, largest: int) -> bytes:
+    if path.exists() and not path.is_file():
+        raise PancreasSegError(f"{path} is not a regular file, so this is not a model bundle.")
+    if path.stat().st_size > largest:
+        raise PancreasSegError(f"{path.name} in {path.parent} is too large.")
+    return path.read_bytes()
+
+
+def _named_by_hash(card: Mapping[str, Any]) -> str:
+    return f"weights.{''.join(c for c in card['weights_sha256'] if c.isalnum())[:64]}.h5"
+
+
 def _parse_card(data: bytes, path: Path) -> dict[str, Any]:
     try:
         card = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PancreasSegError(f"The card of {path} is not valid JSON: {error}.") from error
     _check_card(card, path)
     return dict(card)
@@ -381,3 +404,59 @@ def _check_card(card: Any, path: Path) -> None:
             raise PancreasSegError(f"The card of {path} lacks a proper {name}.")
     if not 0 < card["threshold"] < 1:
         raise PancreasSegError(f"The card of {path} has a threshold outside 0 to 1.")
+    wrong = [name for name, is_right in _RIGHT.items() if not is_right(card)]
+    if wrong:
+        raise PancreasSegError(
+            f"The card of {path} has an impossible {' and '.join(wrong)}; get the model again."
+        )
+
+
+def _numbers(values: Any, low: float, high: float) -> bool:
+    """Whether these are numbers within limits; NaN and truth values are not."""
+    return all(
+        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        for value in values
+    )
+
+
+def _frame_is_right(card: Mapping[str, Any]) -> bool:
+    frame = card["frame"]
+    offset = frame.get("offset_mm")
+    return (
+        set(frame) == {"height", "width", "mm_per_pixel", "offset_mm"}
+        and all(isinstance(frame[side], int) for side in ("height", "width"))
+        and _numbers((frame["height"], frame["width"]), 1, LARGEST_SIDE)
+        and all(card["architecture"].get(s, frame[s]) == frame[s] for s in ("height", "width"))
+        and _numbers([frame["mm_per_pixel"]], 0.01, 100)
+        and isinstance(offset, list | tuple)
+        and len(offset) == 2
+        and _numbers(offset, -1000, 1000)
+    )
+
+
+def _windows_are_right(card: Mapping[str, Any]) -> bool:
+    return 0 < len(card["windows"]) <= 16 and all(
+        isinstance(window, list | tuple)
+        and len(window) == 2
+        and _numbers(window, -32768, 32767)
+        and window[0] < window[1]
+        for window in card["windows"]
+    )
+
+
+def _architecture_is_right(card: Mapping[str, Any]) -> bool:
+    """Whether the sizes are such that building the network takes no absurd memory."""
+    sizes = {key: value for key, value in card["architecture"].items() if key in _LARGEST}
+    return all(
+        isinstance(value, int) and _numbers([value], 1, _LARGEST[key])
+        for key, value in sizes.items()
+    )
+
+
+_RIGHT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "frame": _frame_is_right,
+    "windows": _windows_are_right,
+    "architecture": _architecture_is_right,
+    "temperature": lambda card: _numbers([card.get("temperature", 1.0)], 1e-3, 1e3),
+}
+"""Further checks of a card: what a hostile one could ask for is refused before it is built."""

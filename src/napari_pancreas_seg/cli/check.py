@@ -1,0 +1,87 @@
+"""The command ``check``: what a file is, in plain words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from napari_pancreas_seg.cli import command
+from napari_pancreas_seg.cli.terminal import quiet
+
+__all__ = ["check"]
+
+_WORDS = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "head", "I": "feet"}
+
+
+@command
+def check(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series."),
+    ],
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER_OR_UID", help="Which series, if a DICOM folder holds several CTs."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
+) -> None:
+    """Say what files are, where they lie, and what is suspicious about them.
+
+    Exits with 0 if all of them can be used, else with 1.
+    """
+    from napari_pancreas_seg.inspection import inspect
+
+    found = []
+    for path in files:
+        with quiet():
+            found.append(inspect(path, series=series))
+        if not as_json:
+            typer.echo("\n".join(_lines(found[-1])))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    if not all(one["usable"] for one in found):
+        raise typer.Exit(1)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """Write findings down, a line for each."""
+    what = f"{found['kind']}, {found['format']}" if "kind" in found else "not readable"
+    lines = [f"{found['file']}: {what}"]
+
+    def add(name: str, text: str) -> None:
+        lines.append(f"  {name:<12}{text}")
+
+    if "shape" in found:
+        stored = f" ({found['data_type']})" if found.get("data_type") else ""
+        axes = ", ".join(_WORDS[letter] for letter in found["orientation"])
+        add("size", f"{_times(found['shape'])} voxels{stored}")
+        add("spacing", f"{_times(found['spacing_mm'])} mm")
+        add("orientation", f"{found['orientation']} (axes run to the {axes})")
+        add("extent", f"{_times(found['extent_cm'])} cm")
+    if "labels" in found:
+        for label, measured in found["labels"].items():
+            add(f"label {label}", f"{measured['voxels']} voxels, {measured['volume_ml']:.1f} mL")
+    elif "values" in found:
+        values = found["values"]
+        unit = " HU" if found["kind"] == "CT" and found["usable"] else ""
+        add(
+            "values",
+            f"{values['minimum']:g} to {values['maximum']:g}{unit}, most of them "
+            f"{values['percentile_1']:g} to {values['percentile_99']:g}",
+        )
+    for sentence in found.get("suggests", ()):
+        add("suggests", sentence)
+    for sentence in found["suspicious"]:
+        add("mind", sentence)
+    if found["problem"] is not None:
+        add("unusable", found["problem"])
+    return lines
+
+
+def _times(numbers: list[float]) -> str:
+    return " × ".join(f"{number:g}" for number in numbers)

@@ -1,0 +1,69 @@
+"""The commands about models: which there are, and the page that describes one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_pancreas_seg.cli import app
+from napari_pancreas_seg.cli.terminal import guarded
+
+group = typer.Typer(help="List the models there are, with their cards; or describe one.")
+app.add_typer(group, name="models")
+
+
+@group.callback(invoke_without_command=True)
+@guarded
+def models(context: typer.Context) -> None:
+    """List the models there are, with their cards."""
+    if context.invoked_subcommand is not None:
+        return
+    from napari_pancreas_seg.model.bundle import list_models
+
+    for entry in list_models():
+        typer.echo(f"{entry.name} ({entry.origin})")
+        for key, value in entry.card.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            typer.echo(f"  {key}: {text}")
+
+
+@group.command()
+@guarded
+def card(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")
+    ] = "default",
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--evaluation",
+            metavar="JSON",
+            help="What `evaluate -o` wrote: of this model, or one for each fold of its recipe.",
+        ),
+    ] = None,
+    comparison: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="What `compare` wrote.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The Markdown file to write.")
+    ] = Path("model-card.md"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a model's card as a page, all figures from its files and the evaluations given."""
+    from napari_pancreas_seg.io.files import check_target, write_text
+    from napari_pancreas_seg.model.bundle import load_bundle
+    from napari_pancreas_seg.training.report import model_card, read_report
+
+    check_target(output, overwrite=overwrite)
+    bundle = load_bundle(model)
+    page = model_card(
+        bundle.card,
+        len(bundle.weights),
+        [read_report(path) for path in evaluations or ()],
+        read_report(comparison) if comparison else None,
+    )
+    write_text(output, page, overwrite=overwrite)
+    typer.echo(f"model card: {output}")

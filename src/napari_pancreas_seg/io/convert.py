@@ -1,0 +1,102 @@
+"""From a file of one format to a file of another, with nothing moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import check_target, same_file
+from napari_pancreas_seg.io.load import (
+    load_ct,
+    load_map,
+    load_mask,
+    looks_like_map,
+    looks_like_mask,
+)
+from napari_pancreas_seg.io.save import save_ct, save_map, save_mask
+from napari_pancreas_seg.volume import Array, CTVolume, Grid
+
+__all__ = ["convert"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """A map as `save_map` wants it."""
+
+    values: Array
+    grid: Grid
+
+
+def convert(
+    path: str | Path,
+    target: str | Path,
+    *,
+    ct: str | Path | None = None,
+    series: str | int | None = None,
+    overwrite: bool = False,
+    mint_uids: bool = False,
+) -> tuple[str, tuple[str, ...]]:
+    """Write what a file holds, a CT, a mask or a map, to another one.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file that can be read, or the folder of a DICOM series.
+    target : str or Path
+        Where to write; its ending says the format.
+    ct : str or Path, optional
+        The CT that a mask was drawn on: a DICOM-SEG refers to it, and a table has its HU.
+    series : str or int, optional
+        Which series of several in one DICOM folder.
+    overwrite : bool
+        Whether an existing file may be replaced. What is read never is.
+    mint_uids : bool
+        Whether a DICOM series without UIDs may be given some.
+
+    Returns
+    -------
+    kind : str
+        What it was: ``"CT"``, ``"mask"`` or ``"map"``.
+    notes : tuple of str
+        Sentences the user should read.
+
+    Raises
+    ------
+    PancreasSegError
+        If it cannot be read or written, or the mask does not lie on the grid of the CT.
+    """
+    path, target = Path(path), Path(target)
+    if same_file(path, target):
+        raise PancreasSegError(
+            f"'{target.name}' is the file to be converted and is never overwritten; choose "
+            "another name."
+        )
+    check_target(target, overwrite=overwrite)
+    if ct is not None and not looks_like_mask(path):
+        raise PancreasSegError(f"'{path.name}' is no mask, so it needs no CT; leave --ct out.")
+    if looks_like_map(path):
+        values, volume = load_map(path)
+        save_map(_Map(values, volume.grid), volume, target, overwrite=overwrite)
+        return "map", volume.notes
+    if looks_like_mask(path):
+        mask, volume = load_mask(path)
+        if ct is None:
+            like = _only_grid(volume)
+        else:
+            like = load_ct(ct, series=series)
+            if not like.grid.same_as(volume.grid, tolerance_mm=0.01):
+                raise PancreasSegError(
+                    f"'{path.name}' does not lie on the grid of '{Path(ct).name}'; give the CT "
+                    "that it was drawn on."
+                )
+        save_mask(mask, like, target, overwrite=overwrite, mint_uids=mint_uids)
+        return "mask", like.notes
+    volume = load_ct(path, series=series)
+    save_ct(volume, target, overwrite=overwrite)
+    return "CT", volume.notes
+
+
+def _only_grid(volume: CTVolume) -> CTVolume:
+    """Take the labels, which are no Hounsfield units, out of a mask's volume."""
+    return CTVolume.of_grid(volume.grid, volume.source, volume.notes)

@@ -1,0 +1,143 @@
+"""What the segments of a DICOM-SEG are, in the codes of SNOMED CT, and what made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from napari_pancreas_seg import __version__
+
+if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
+
+__all__ = ["MANUFACTURER", "describe_segments", "names_of", "plain_text"]
+
+MANUFACTURER = "napari-pancreas-seg"
+
+_PANCREAS = ("15776009", "Pancreas")
+_STRUCTURE = ("123037004", "Anatomical Structure")
+_ABNORMAL = ("49755003", "Morphologically Abnormal Structure")
+_TISSUE = ("85756007", "Tissue")
+
+
+class _Meaning(NamedTuple):
+    """Category and type of a segment, as SNOMED CT's code and its words."""
+
+    category: tuple[str, str]
+    kind: tuple[str, str]
+
+
+_MEANINGS = {
+    "pancreas": _Meaning(_STRUCTURE, _PANCREAS),
+    "head": _Meaning(_STRUCTURE, ("64163001", "Head of pancreas")),
+    "body": _Meaning(_STRUCTURE, ("40133006", "Body of pancreas")),
+    "tail": _Meaning(_STRUCTURE, ("73239005", "Tail of pancreas")),
+    "duct": _Meaning(_STRUCTURE, ("69930009", "Pancreatic duct")),
+    "tumour": _Meaning(_ABNORMAL, ("108369006", "Neoplasm")),
+    "tumor": _Meaning(_ABNORMAL, ("108369006", "Neoplasm")),
+    "lesion": _Meaning(_ABNORMAL, ("52988006", "Lesion")),
+    "cyst": _Meaning(_ABNORMAL, ("441457006", "Cyst")),
+}
+"""By the word that a label's name holds; what is not listed is tissue of that name."""
+
+_PARTS = ("head", "body", "tail", "duct")
+"""Words that mean parts of the pancreas only beside its name."""
+
+_OTHER = _Meaning(_TISSUE, _TISSUE)
+
+_COLORS = ((249, 180, 111), (230, 60, 60), (90, 170, 230), (120, 200, 90), (190, 110, 210))
+"""RGB; the first is the colour that 3D Slicer's anatomy gives the pancreas."""
+
+
+def names_of(card: Mapping[str, Any] | None, highest: int) -> dict[int, str]:
+    """Name every label from 1 to the highest one that a card or a mask has.
+
+    Parameters
+    ----------
+    card : Mapping, optional
+        Card of the model.
+    highest : int
+        Highest label in the mask.
+
+    Returns
+    -------
+    dict of int to str
+        Without gaps, as DICOM numbers its segments.
+    """
+    labels = dict((card or {}).get("labels") or {"pancreas": 1})
+    named = {int(number): str(name) for name, number in labels.items()}
+    count = max(highest, *named, 1)
+    return {number: named.get(number, f"label {number}") for number in range(1, count + 1)}
+
+
+def describe_segments(
+    names: Mapping[int, str], card: Mapping[str, Any] | None, *, edited: bool
+) -> list[SegmentDescription]:
+    """Describe the segments of an object.
+
+    Parameters
+    ----------
+    names : Mapping of int to str
+        Names of the labels, from 1 without gaps.
+    card : Mapping, optional
+        Card of the model that found them; without one the program stands as the algorithm.
+    edited : bool
+        Whether a person has changed what the model found.
+    """
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import SegmentDescription
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    def code(meaning: tuple[str, str]) -> Code:
+        return Code(meaning[0], "SCT", meaning[1])
+
+    algorithm = AlgorithmIdentificationSequence(
+        name=plain_text((card or {}).get("name") or MANUFACTURER),
+        family=codes.DCM.ArtificialIntelligence,
+        version=plain_text((card or {}).get("version") or __version__),
+        source=MANUFACTURER,
+        parameters=_parameters(card),
+    )
+    descriptions = []
+    for number, name in names.items():
+        meaning = _meaning(name)
+        color = _COLORS[(number - 1) % len(_COLORS)]
+        descriptions.append(
+            SegmentDescription(
+                number,
+                plain_text(name[:1].upper() + name[1:]),
+                code(meaning.category),
+                code(meaning.kind),
+                # Without a card nobody knows who drew what; both took part, as far as we do.
+                "AUTOMATIC" if card and not edited else "SEMIAUTOMATIC",
+                algorithm,
+                # Where a lesion lies is not in its type.
+                anatomic_regions=[code(_PANCREAS)],
+                display_color=CIELabColor.from_rgb(*color),
+            )
+        )
+    return descriptions
+
+
+def plain_text(value: object, length: int = 64) -> str:
+    """Bring text to what every character set and DICOM's long string can hold."""
+    text = str(value).replace("\\", "/").encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:length] or "unknown"
+
+
+def _meaning(name: str) -> _Meaning:
+    words = set(name.lower().replace("_", " ").replace("-", " ").split())
+    of_pancreas = bool(words & {"pancreas", "pancreatic"})
+    # A tumour of the pancreas's head is a tumour: the organ's own name counts last. And a body
+    # that nobody calls the pancreas's may be the whole body.
+    for word, meaning in reversed(_MEANINGS.items()):
+        if word in words and (of_pancreas or word not in _PARTS):
+            return meaning
+    return _OTHER
+
+
+def _parameters(card: Mapping[str, Any] | None) -> dict[str, str] | None:
+    weights = (card or {}).get("weights_sha256")
+    return {"weights_sha256": str(weights)} if weights else None

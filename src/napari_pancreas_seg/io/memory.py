@@ -1,0 +1,143 @@
+"""How much memory there is, so that what does not fit is refused before it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["LARGEST_RATIO", "SUSPICIOUS_BYTES", "available_bytes", "check_expansion", "check_fits"]
+
+LARGEST_RATIO = 250
+"""No CT shrinks so far when it is compressed (2 to 10 times); the emptiest of masks may."""
+
+SUSPICIOUS_BYTES = 1 << 31
+"""What expands to less than that may be as empty as it likes."""
+
+_UNLIMITED = 1 << 60
+"""Control groups write a number beyond this, or a word, where there is no limit."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_bytes() -> int:
+    """Memory that this process may still take, in bytes.
+
+    Returns
+    -------
+    int
+        The least of what the machine has left, what the limits of the control groups that the
+        process is in leave (containers and batch systems set them), and what is left of the
+        process's own limit of address space. Memory that only caches files counts as free.
+    """
+    import psutil
+
+    machine = psutil.virtual_memory()
+    free = machine.available + psutil.swap_memory().free
+    if not sys.platform.startswith("linux"):
+        # Elsewhere the system makes room by compressing, which these figures do not tell.
+        free = max(free, machine.total // 2)
+    left = [int(free), *_left_in_control_groups(Path("/proc/self"))]
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            left.append(limit - int(psutil.Process().memory_info().vms))
+    return max(0, min(left))
+
+
+def check_fits(name: str, needed: int, what: str = "Reading it") -> None:
+    """Refuse what needs more memory than there is, before it is taken.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file.
+    needed : int
+        Bytes that it takes, everything included.
+    what : str
+        What takes them, as the beginning of a sentence.
+
+    Raises
+    ------
+    PancreasSegError
+        If fewer are left.
+    """
+    left = available_bytes()
+    if needed > left:
+        raise PancreasSegError(
+            f"'{name}' does not fit into memory: {what} takes about {needed / 1e9:.1f} GB and "
+            f"{left / 1e9:.1f} GB are left; close other programs, crop the CT, or use a machine "
+            "with more."
+        )
+
+
+def check_expansion(name: str, compressed: int, declared: int) -> None:
+    """Refuse a small file that would expand to more than any image in it could be.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file.
+    compressed : int
+        Its size in bytes.
+    declared : int
+        Bytes that it expands to by its own account.
+
+    Raises
+    ------
+    PancreasSegError
+        If it expands to gigabytes from next to nothing.
+    """
+    if declared > SUSPICIOUS_BYTES and declared > LARGEST_RATIO * compressed:
+        raise PancreasSegError(
+            f"'{name}' has {compressed / 1e6:.1f} MB and declares {declared / 1e9:.0f} GB of "
+            "voxels, which no CT is compressed to; it is damaged, or made to fill the memory."
+        )
+
+
+def _left_in_control_groups(process: Path) -> list[int]:
+    """What the limits of the process's control groups leave, of version 1 and 2."""
+    try:
+        lines = (process / "cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []  # not Linux, or nothing is told
+    left: list[int] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        roots: tuple[Path, ...]
+        if controllers == "":
+            files = ("memory.max", "memory.current", "inactive_file")
+            roots = (_CGROUPS, _CGROUPS / "unified")
+        elif "memory" in controllers.split(","):
+            files = (
+                *("memory.limit_in_bytes", "memory.usage_in_bytes"),
+                "total_inactive_file",
+            )
+            roots = (_CGROUPS / "memory",)
+        else:
+            continue
+        for root in roots:
+            # A limit may be set on any group above; inside a container only the root is seen.
+            inner = root / group.strip("/")
+            for folder in {inner, *inner.parents, root}:
+                if folder == root or root in folder.parents:
+                    left += _left_in(folder, *files)
+    return left
+
+
+def _left_in(folder: Path, limit: str, used: str, cache: str) -> list[int]:
+    try:
+        most = int((folder / limit).read_text(encoding="utf-8"))
+        taken = int((folder / used).read_text(encoding="utf-8"))
+        statistics = (folder / "memory.stat").read_text(encoding="utf-8").split()
+    except (OSError, ValueError):  # no such group, or "max"
+        return []
+    if most >= _UNLIMITED:
+        return []
+    numbers = dict(zip(statistics[::2], statistics[1::2], strict=False))
+    return [most - taken + int(numbers.get(cache, 0))]

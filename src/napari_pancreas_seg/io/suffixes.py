@@ -1,0 +1,56 @@
+"""Endings of the files we know, in one place: for reading, for writing and for names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "CSV",
+    "DICOM",
+    "METAIMAGE",
+    "NIFTI",
+    "NRRD",
+    "SURFACE",
+    "VOLUME",
+    "list_suffixes",
+    "stem",
+    "suffix_of",
+]
+
+NIFTI = (".nii.gz", ".nii")
+NRRD = (".nrrd", ".nhdr")
+METAIMAGE = (".mha", ".mhd")
+DICOM = (".dcm",)
+SURFACE = (".stl", ".ply", ".obj")
+CSV = (".csv",)
+
+VOLUME = (*NIFTI, *NRRD, *METAIMAGE)
+"""Formats of one array with its place in space."""
+
+_KNOWN = (*VOLUME, *DICOM, *SURFACE, *CSV)
+"""Longest first where one ends like another."""
+
+
+def suffix_of(path: Path) -> str:
+    """Ending of a file's name, double ones included, as it is written; empty if we know none."""
+    for suffix in _KNOWN:
+        if path.name.lower().endswith(suffix):
+            return path.name[-len(suffix) :]
+    return ""
+
+
+def stem(path: Path) -> str:
+    """Name of a file without the ending of its format: ``ct`` for ``ct.nii.gz``."""
+    suffix = suffix_of(path)
+    if suffix and not path.is_dir():
+        return path.name[: -len(suffix)]
+    # What follows a dot in a folder's name, or in a UID that names a file, is no ending.
+    if path.is_dir():
+        return path.name or path.resolve().name  # "." has none
+    return path.name if path.suffix[1:].isdigit() else path.stem
+
+
+def list_suffixes(suffixes: tuple[str, ...]) -> str:
+    """List endings for a sentence: ``.nii.gz, .nii or .mha``."""
+    *first, last = suffixes
+    return f"{', '.join(first)} or {last}" if first else last

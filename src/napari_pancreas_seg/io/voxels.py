@@ -1,0 +1,249 @@
+"""Voxels from a stream: what every format of one array in one file has in common.
+
+Headers are the formats' own business; the data are read here, so that a file is read to its end
+(which verifies a checksum where there is one), is never held twice, and is refused before memory
+is taken if it cannot hold what its header declares.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.io.memory import check_expansion, check_fits
+
+__all__ = ["check_shape", "check_size", "few_whole_numbers", "read_voxels", "reading"]
+
+Array = npt.NDArray[Any]
+
+_MAX_DEFLATE_RATIO = 1032
+"""No gzip or zlib stream expands further than this."""
+
+_LARGEST_OFFSET = 1 << 26
+"""Header and extensions (comments, a DICOM header) never take more bytes than that."""
+
+_CHUNK = 1 << 24
+
+
+@contextlib.contextmanager
+def reading(path: Path, format: str) -> Iterator[None]:
+    """Turn whatever a damaged file provokes into one sentence.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    format : str
+        What it should be: ``"NIfTI"``, ``"NRRD"``.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except PancreasSegError:
+        raise
+    except (EOFError, zlib.error) as error:
+        raise PancreasSegError(
+            f"'{path.name}' is truncated or damaged: its compressed data break off; copy or "
+            "download it again."
+        ) from error
+    except gzip.BadGzipFile as error:
+        raise PancreasSegError(
+            f"'{path.name}' is not a gzip file or is damaged; check that it is a {format} file and "
+            "copy or download it again."
+        ) from error
+    except MemoryError as error:
+        raise PancreasSegError(
+            f"'{path.name}' does not fit into this machine's memory; crop it or use a machine "
+            "with more."
+        ) from error
+    except OSError as error:
+        raise PancreasSegError(
+            f"'{path.name}' cannot be read: {explain_os_error(error)}."
+        ) from error
+    except Exception as error:  # the libraries raise a dozen types on a damaged header
+        raise PancreasSegError(
+            f"'{path.name}' is not a {format} file that can be read: its header makes no sense "
+            f"({type(error).__name__}); copy, export or convert it again."
+        ) from error
+
+
+def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an array if it is one volume.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is empty, a picture, or several volumes.
+    """
+    if not shape or min(shape) <= 0:
+        raise PancreasSegError(f"'{path.name}' holds no voxels (its shape is {shape}).")
+    if len(shape) < 3:
+        raise PancreasSegError(
+            f"'{path.name}' is a {len(shape)}-D image of shape {shape} and not a volume; give a "
+            "3-D CT (a single slice has the shape 512×512×1)."
+        )
+    if any(n != 1 for n in shape[3:]):
+        raise PancreasSegError(
+            f"'{path.name}' holds {math.prod(shape[3:])} volumes (its shape is {shape}); split "
+            "it and give one 3-D CT."
+        )
+    return shape
+
+
+def check_size(
+    path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, compressed: bool
+) -> None:
+    """Refuse, before memory is taken, what the file cannot hold or memory cannot.
+
+    Parameters
+    ----------
+    path : Path
+        The file with the data.
+    offset : int
+        Bytes before the first voxel, in the decompressed stream.
+    shape, dtype
+        What the header declares.
+    compressed : bool
+        Whether the data are.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file is too short, or would not fit into memory.
+    """
+    declared = dtype.itemsize * math.prod(shape)
+    size = path.stat().st_size
+    most = size * _MAX_DEFLATE_RATIO if compressed else size
+    if not 0 <= offset <= _LARGEST_OFFSET or offset + declared > most:
+        raise PancreasSegError(
+            f"'{path.name}' is truncated or damaged: its header declares {shape} voxels, more "
+            "than the file can hold; copy or download it again."
+        )
+    if compressed:
+        check_expansion(path.name, size, declared)
+    # Once as it is read, once in display order; what is wider is narrowed on the way.
+    check_fits(path.name, 2 * min(dtype.itemsize, 2) * math.prod(shape))
+
+
+def few_whole_numbers(
+    stream: BufferedIOBase,
+    count: int,
+    dtype: np.dtype[Any],
+    limits: tuple[int, int, int],
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> bool:
+    """Whether a stream holds only few different whole numbers.
+
+    Stops reading as soon as the answer is no, which for a CT is at once.
+
+    Parameters
+    ----------
+    stream : file object
+        At the first voxel.
+    count : int
+        How many voxels there are.
+    dtype : dtype
+        Their type.
+    limits : tuple of int
+        The lowest and the highest number allowed, and how many different ones.
+    slope, intercept : float
+        A value is ``stored * slope + intercept``.
+    """
+    low, high, most = limits
+    found = np.empty(0)
+    left = count
+    while left > 0 and (block := stream.read(min(left, _CHUNK >> 4) * dtype.itemsize)):
+        numbers = np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)
+        left -= numbers.size
+        # Neighbours in a mask are mostly equal: sort only where the value changes.
+        changed = np.concatenate([numbers[:1], numbers[1:][numbers[1:] != numbers[:-1]]])
+        values = np.unique(changed).astype(np.float64) * slope + intercept
+        found = np.union1d(found, values)
+        whole = (found >= low) & (found <= high) & (np.rint(found) == found)
+        if len(found) > most or not whole.all():
+            return False
+    return True
+
+
+def read_voxels(
+    path: Path, stream: BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Array:
+    """Read an array, first axis fastest; as int16 where nothing is lost by that.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for what is said of it.
+    stream : file object
+        At the first voxel.
+    shape, dtype
+        What the header declares.
+
+    Returns
+    -------
+    ndarray
+        In Fortran order.
+
+    Raises
+    ------
+    PancreasSegError
+        If the stream ends too early.
+    """
+    stored = _read_narrowed(path, stream, math.prod(shape), dtype)
+    # To the end, where gzip keeps the checksum; a file with a long tail is not worth the time.
+    for _ in range(4):
+        if not stream.read(_CHUNK):
+            break
+    return stored.reshape(shape, order="F")
+
+
+def _read_narrowed(path: Path, stream: BufferedIOBase, count: int, dtype: np.dtype[Any]) -> Array:
+    """Read numbers; as int16 where a wider type holds nothing but what fits into that.
+
+    Many programs store CTs as int32, float32 or float64, which would take two to four times the
+    memory. No value changes.
+    """
+    narrow = dtype.itemsize > 2
+    stored: Array = np.empty(count, dtype=np.int16 if narrow else dtype)
+    step = _CHUNK // dtype.itemsize
+    buffer = np.empty(min(step, count) if narrow else 0, dtype)
+    for start in range(0, count, step):
+        part = stored[start : start + step]
+        target = buffer[: part.size] if narrow else part
+        read = _fill(stream, memoryview(target.view(np.uint8).data))
+        if read < target.nbytes:
+            share = (start * dtype.itemsize + read) / (count * dtype.itemsize)
+            raise PancreasSegError(
+                f"'{path.name}' is truncated: it holds only {share:.0%} of the voxels "
+                "that its header declares; copy or download it again."
+            )
+        if not narrow:
+            continue
+        if (target >= -32768).all() and (target <= 32767).all() and not (target % 1).any():
+            part[:] = target
+            continue
+        check_fits(path.name, count * (dtype.itemsize + 2 * 4))
+        stored = stored.astype(dtype)
+        stored[start : start + step] = target
+        narrow = False
+    return stored
+
+
+def _fill(stream: BufferedIOBase, view: memoryview) -> int:
+    """Read until a buffer is full or the stream ends; return how many bytes it gave."""
+    done = 0
+    while done < len(view) and (count := stream.readinto(view[done:])):
+        done += count
+    return done

@@ -1,0 +1,229 @@
+"""The commands convert and check, and segment into every format."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import trimesh
+
+from napari_pancreas_seg import cohort, io
+from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.inference import segmentation
+from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.inspection import inspect
+from napari_pancreas_seg.volume import CTVolume
+
+CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
+
+
+def body(shape: tuple[int, int, int] = (60, 50, 12)) -> np.ndarray:
+    """Air, fat, soft tissue and noise."""
+    i, j = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape[:2]), indexing="ij")
+    distance = np.hypot(i, j)[..., None]
+    hu = np.where(distance < 0.7, 90.0, np.where(distance < 0.8, -100.0, -1000.0))
+    hu = hu + np.random.default_rng(0).normal(0, 10, shape)
+    hu[0, 0, 0] = 1500
+    return hu.round().astype(np.int16)
+
+
+@pytest.fixture
+def ct(tmp_path: Path) -> Path:
+    hu = body()
+    hu[20:30, 20:30, 4:8] = 170
+    path = tmp_path / "in" / "a.nii.gz"
+    path.parent.mkdir()
+    nib.save(nib.Nifti1Image(hu, np.diag([-7.0, -7, 5, 1])), path)
+    return path
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def iter_segment(
+        volume: CTVolume, model: Any, options: Options
+    ) -> Generator[Progress, None, Segmentation]:
+        yield Progress("segmenting", 1, 6)
+        mask = (volume.hu > 140).astype(np.uint8) * (volume.hu < 1000)
+        values = ScalarMap(mask.astype(np.float16), volume.grid)
+        return Segmentation(mask, values, (values,), volume.grid, 0.5, CARD, {}, options)
+
+    monkeypatch.setattr(cohort, "load_card", lambda model: None)
+    monkeypatch.setattr(segmentation, "LoadedModel", lambda model, device: None)
+    monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
+
+
+ALL = [suffix for suffix in io.MASK_SUFFIXES if suffix != ".dcm"]
+
+
+@pytest.mark.parametrize("suffix", ALL)
+def test_segment_into_every_format(suffix: str, ct: Path, tmp_path: Path, network: None) -> None:
+    target = tmp_path / "out" / f"m{suffix}"
+    arguments = ["segment", str(ct), "-o", str(target), "--probability"]
+    assert main(arguments) == 0
+    assert main(arguments) == 1
+    assert main([*arguments, "--overwrite"]) == 0
+    record = json.loads((tmp_path / "out" / "m.json").read_text())
+    voxels = record["measurements"]["voxels"]
+    assert record["edits"] == {"voxels_added": 0, "voxels_removed": 0, "slices": 0}
+    assert voxels > 300
+    if suffix in io.VOLUME_SUFFIXES:
+        assert sitk.GetArrayFromImage(sitk.ReadImage(str(target))).sum() == voxels
+        assert (tmp_path / "out" / f"m_probability{suffix}").exists()
+    else:
+        assert (tmp_path / "out" / "m_probability.nii.gz").exists()
+    if suffix in (".stl", ".ply", ".obj"):
+        assert trimesh.load_mesh(target).volume == pytest.approx(voxels * 245, rel=0.03)
+    if suffix == ".csv":
+        (row,) = csv.DictReader(target.read_text().splitlines())
+        assert float(row["volume_ml"]) == pytest.approx(voxels * 0.245, rel=1e-3)
+        assert float(row["mean_hu"]) > 140
+
+
+def test_dicom_needs_a_dicom_series(
+    ct: Path, tmp_path: Path, network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", str(ct), "-o", str(tmp_path / "m.dcm")]) == 1
+    assert "DICOM" in capsys.readouterr().err
+    assert not (tmp_path / "m.dcm").exists()
+
+
+def test_the_format_of_a_folder(
+    ct: Path, tmp_path: Path, network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["segment", str(ct.parent), "-o", str(out), "--format"]
+    assert main([*arguments, "nrrd"]) == 0
+    assert {item.name for item in out.iterdir()} == {"a_mask.nrrd", "a_mask.json"}
+    assert main([*arguments, "tif"]) == 2
+    assert main(["segment", str(ct), "-o", str(tmp_path / "m.mha"), "--format", "nrrd"]) == 1
+    assert "leave --format out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", io.VOLUME_SUFFIXES)
+def test_convert_a_ct_there_and_back(suffix: str, ct: Path, tmp_path: Path) -> None:
+    there, back = tmp_path / f"b{suffix}", tmp_path / "c.nii.gz"
+    assert main(["convert", str(ct), str(there)]) == 0
+    assert main(["convert", str(there), str(back)]) == 0
+    before, after = nib.load(ct), nib.load(back)
+    np.testing.assert_array_equal(np.asarray(after.dataobj), np.asarray(before.dataobj))
+    np.testing.assert_allclose(after.affine, before.affine)
+
+
+def test_convert_a_mask_and_a_map(
+    ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = io.load_ct(ct)
+    mask = ((volume.hu > 140) & (volume.hu < 1000)).astype(np.uint8)
+    mask_path = io.save_mask(mask, volume, tmp_path / "m.nii.gz")
+    map_path = io.save_map(ScalarMap(mask * 0.5, volume.grid), volume, tmp_path / "p.nii.gz")
+    for source, target in ((mask_path, "m.mha"), (map_path, "p.nrrd"), (mask_path, "m.stl")):
+        assert main(["convert", str(source), str(tmp_path / target)]) == 0
+    np.testing.assert_array_equal(io.load_mask(tmp_path / "m.mha")[0], mask)
+    np.testing.assert_array_equal(io.load_map(tmp_path / "p.nrrd")[0], mask * 0.5)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" ->")[0] for line in said] == [
+        *("m.nii.gz: mask", "p.nii.gz: map", "m.nii.gz: mask")
+    ]
+    for extra, known in (([], False), (["--ct", str(ct)], True)):
+        target = tmp_path / f"{known}.csv"
+        assert main(["convert", str(mask_path), str(target), *extra]) == 0
+        (row,) = csv.DictReader(target.read_text().splitlines())
+        assert bool(row["mean_hu"]) == known
+
+
+def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(np.eye(3, dtype=np.uint8)[None], np.eye(4)), other)
+    (tmp_path / "there.nrrd").write_bytes(b"old")
+    for arguments, reason in [
+        ((ct, tmp_path / "there.nrrd"), "exists already"),
+        ((ct, ct, "--overwrite"), "never overwritten"),
+        ((ct, tmp_path / "b.stl"), "end its name in"),
+        ((ct, tmp_path / "b.tif"), "end its name in"),
+        ((ct, tmp_path / "b.nii", "--ct", ct), "is no mask"),
+        ((other, tmp_path / "b.nii", "--ct", ct), "does not lie on the grid"),
+        ((tmp_path / "none.nii", tmp_path / "b.nii"), "does not exist"),
+    ]:
+        assert main(["convert", *map(str, arguments)]) == 1, arguments
+        said = capsys.readouterr().err
+        assert reason in said
+        assert len(said.splitlines()) == 1
+    assert (tmp_path / "there.nrrd").read_bytes() == b"old"
+    assert main(["convert", str(ct), str(tmp_path / "there.nrrd"), "--overwrite"]) == 0
+
+
+def test_check_in_words(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    volume = io.load_ct(ct)
+    mask = io.save_mask(volume.hu > 1000, volume, tmp_path / "m.mhd")
+    assert main(["check", str(ct), str(mask)]) == 0
+    said = capsys.readouterr().out
+    assert "a.nii.gz: CT, NIfTI" in said
+    assert "60 × 50 × 12 voxels (int16)" in said
+    assert "7 × 7 × 5 mm" in said
+    assert "LPS (axes run to the left, back, head)" in said
+    assert "42 × 35 × 6 cm" in said
+    assert "m.mhd: mask, MetaImage" in said
+    assert "label 1" in said
+    (tmp_path / "bad.nii").write_bytes(b"nonsense")
+    assert main(["check", str(ct), str(tmp_path / "bad.nii")]) == 1
+    assert "unusable" in capsys.readouterr().out
+
+
+def test_check_as_json(ct: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", str(ct), "nowhere.nii"]) == 1
+    good, bad = json.loads(capsys.readouterr().out)
+    assert good["usable"]
+    assert good["shape"] == [60, 50, 12]
+    assert good["values"]["maximum"] == 1500
+    assert not bad["usable"]
+    assert "does not exist" in bad["problem"]
+
+
+def saved(folder: Path, hu: np.ndarray, affine: np.ndarray, **codes: int) -> dict[str, Any]:
+    image = nib.Nifti1Image(hu, affine)
+    for name, code in codes.items():
+        moved = affine.copy()
+        moved[0, 3] += 40
+        getattr(image, f"set_{name}")(moved, code)
+    nib.save(image, folder / "ct.nii.gz")
+    return inspect(folder / "ct.nii.gz")
+
+
+def test_what_is_suspicious(tmp_path: Path) -> None:
+    plain = np.diag([-7.0, -7, 6, 1])
+    tilted = plain.copy()
+    tilted[1, 2] = 1.5
+    hu = body()
+    assert saved(tmp_path, body((120, 100, 15)), np.diag([-3.4, -3.4, 5, 1]))["suspicious"] == []
+    for found, word in [
+        (saved(tmp_path, hu, tilted), "right angles"),
+        (saved(tmp_path, hu, np.diag([-7.0, -7, 9, 1])), "9 mm apart"),
+        (saved(tmp_path, hu[:, :, :4], plain), "only 4 slices"),
+        (saved(tmp_path, hu.clip(-300, 2000), plain), "below -300 HU is cut off"),
+        (saved(tmp_path, hu.clip(-2000, 95), plain), "above 95 HU is cut off"),
+        (saved(tmp_path, hu + np.float32(0.3), plain), "not whole numbers"),
+        (saved(tmp_path, hu, plain, qform=1), "40 mm apart"),
+        (saved(tmp_path, hu, np.diag([-700.0, -700, 600, 1])), "unit of length"),
+    ]:
+        assert found["usable"], found
+        assert any(word in sentence for sentence in found["suspicious"]), (word, found)
+    found = saved(tmp_path, np.zeros((9, 9, 9), np.float32) + np.arange(9), plain)
+    assert found["kind"] == "mask"
+    found = saved(tmp_path, (hu * 0.0001).astype(np.float32), plain)
+    assert not found["usable"]
+    assert "normalised" in found["problem"]
+    assert found["spacing_mm"] == [7, 7, 6]
+
+
+def test_a_chest_is_recognised(shared: Path) -> None:
+    found = inspect(shared / "ct" / "negatives" / "chest_1.nii.gz")
+    assert any("chest" in sentence for sentence in found["suspicious"])
+    found = inspect(shared / "ct" / "example" / "ct.nii.gz")
+    assert found["suspicious"] == []
