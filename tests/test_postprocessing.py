@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_pancreas_seg.postprocessing import largest_component, remove_holes, smooth_along_z
+from napari_pancreas_seg.postprocessing import (
+    largest_component,
+    main_pieces,
+    remove_holes,
+    smooth_along_z,
+)
 
 
 @pytest.mark.parametrize("spacing", [0.5, 1.0, 2.5])
@@ -74,3 +79,45 @@ def test_holes() -> None:
     np.testing.assert_array_equal(remove_holes(mask), mask)
     np.testing.assert_array_equal(remove_holes(mask[3:4]), solid[3:4])
     assert remove_holes(np.ones((1, 1, 1))).tolist() == [[[1]]]
+
+
+def ball(shape, centre, radius):
+    grid = np.indices(shape)
+    return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= radius**2
+
+
+def test_the_surest_piece_is_kept_not_the_largest() -> None:
+    shape, everywhere = (40, 40, 40), np.ones(40, bool)
+    sure, large = ball(shape, (10, 10, 10), 4), ball(shape, (30, 30, 30), 5)
+    probability = np.where(sure, 0.99, np.where(large, 0.45, 0.0)).astype(np.float16)
+    kept = main_pieces(probability, 0.4, (3.0, 3.0, 3.0), everywhere)
+    assert kept[sure].all() and not kept[large].any()
+    # Where no pancreas can lie, nothing is kept, however sure the network is.
+    kept = main_pieces(probability, 0.4, (3.0, 3.0, 3.0), np.arange(40) > 20)
+    assert kept[large].all() and not kept[sure].any()
+
+
+@pytest.mark.parametrize(("gap", "together"), [(3, True), (8, False)])
+def test_a_gland_in_two_parts_stays_whole(gap: int, together: bool) -> None:
+    shape = (20, 20, 50)
+    head, tail = ball(shape, (10, 10, 10), 5), ball(shape, (10, 10, 19 + gap), 4)
+    speck = ball(shape, (10, 17, 10), 0)
+    probability = (head | tail | speck).astype(np.float32)
+    kept = main_pieces(probability, 0.5, (3.0, 3.0, 3.0), np.ones(20, bool), gap_mm=15.0)
+    assert kept[head].all() and kept[tail].all() == together
+    assert not kept[speck].any()
+
+
+def test_a_kept_piece_keeps_its_outline() -> None:
+    y, x = np.mgrid[:30, :30]
+    probability = (1 / (1 + np.exp(np.hypot(y - 15, x - 15) - 8)))[None].astype(np.float32)
+    kept = main_pieces(probability, 0.5, (1.0, 1.0, 1.0), np.ones(1, bool))
+    cut = np.where(kept, probability, 0)
+    fine = [
+        np.interp(np.arange(0, 29, 0.1), np.arange(30), row[0, 15]) for row in (probability, cut)
+    ]
+    np.testing.assert_array_equal(fine[0] > 0.5, fine[1] > 0.5)
+
+
+def test_nothing_found_is_nothing_kept() -> None:
+    assert not main_pieces(np.zeros((3, 4, 5)), 0.5, (1, 1, 1), np.ones(3, bool)).any()

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from napari_pancreas_seg.volume import bounding_box
 
-__all__ = ["largest_component", "remove_holes", "smooth_along_z"]
+__all__ = ["largest_component", "main_pieces", "remove_holes", "smooth_along_z"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
@@ -91,6 +91,75 @@ def largest_component(mask: Array, connectivity: int = 3) -> Mask:
         z, inner, piece = place
         kept[z][inner] = piece
     return kept
+
+
+def main_pieces(
+    probability: Array,
+    threshold: float,
+    spacing: tuple[float, float, float],
+    plausible: Array,
+    gap_mm: float = 15.0,
+    share: float = 0.1,
+) -> npt.NDArray[np.bool_]:
+    """Find the piece that is most surely the gland, and pieces of it that lie close by.
+
+    The piece with the highest sum of probability is the gland's: false finds are small, short
+    along z or doubtful. A gland that seems to fall apart, because its neck is thin, is kept
+    whole: so are pieces near to it that are not tiny against it.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (Z, H, W)
+        Probabilities.
+    threshold : float
+        Probability above which a pixel belongs to a piece.
+    spacing : tuple of float
+        Distance between pixels along (z, y, x) in mm.
+    plausible : ndarray, shape (Z,), bool
+        Slices in which a pancreas can lie; nothing is kept in the others.
+    gap_mm : float
+        Further pieces are kept if their box lies within so many mm of the main piece's.
+    share : float
+        Further pieces are kept if their sum is at least this share of the main piece's.
+
+    Returns
+    -------
+    ndarray, shape (Z, H, W), bool
+        The pieces and their rim of one pixel within the slice, so that thresholding the kept
+        probability between pixels gives the outline that it gave before.
+    """
+    kept = np.zeros(probability.shape, dtype=bool)
+    found = probability > threshold
+    found[~plausible] = False
+    box = bounding_box(found)
+    if box is None:
+        return kept
+    labels, n = ndimage.label(found[box], ndimage.generate_binary_structure(3, 3))
+    sums = np.bincount(labels.ravel(), probability[box].ravel().astype(np.float32), n + 1)
+    sums[0] = 0
+    places = ndimage.find_objects(labels)
+    main = int(sums.argmax())
+    chosen = [
+        label
+        for label in range(1, n + 1)
+        if sums[label] >= share * sums[main]
+        and _gap_mm(places[label - 1], places[main - 1], spacing) <= gap_mm
+    ]
+    kept[box] = np.isin(labels, chosen)
+    rim = ndimage.generate_binary_structure(3, 3)
+    rim[[0, 2]] = False
+    grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
+    kept[grown] = ndimage.binary_dilation(kept[grown], rim)
+    kept[~plausible] = False
+    return kept
+
+
+def _gap_mm(
+    a: tuple[slice, ...], b: tuple[slice, ...], spacing: tuple[float, float, float]
+) -> float:
+    """Distance between two boxes in mm; 0 if they touch or overlap."""
+    gaps = [max(0, s.start - t.stop, t.start - s.stop) for s, t in zip(a, b, strict=True)]
+    return float(np.linalg.norm(np.multiply(gaps, spacing)))
 
 
 def _runs(mask: Array) -> list[slice]:

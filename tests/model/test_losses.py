@@ -40,3 +40,13 @@ def test_the_mixed_loss_pools_the_batch():
     found[1] = 0  # one pixel missed: a whole image by itself, nothing in the pool
     assert np.asarray(dice_loss(target, found))[1] == pytest.approx(0.5, abs=1e-5)
     assert np.asarray(mixed_loss(target, found))[0] < 0.02
+
+
+def test_focal_tversky_weighs_what_is_missed_more_than_excess():
+    target = np.zeros((1, 8, 8, 1), np.float32)
+    target[:, 2:6, 2:6] = 1
+    missed, excess = target.copy(), target.copy()
+    missed[:, 2] = 0
+    excess[:, 6, 2:6] = 1
+    loss = LOSSES["focal_tversky"]
+    assert np.asarray(loss(target, missed))[0] > np.asarray(loss(target, excess))[0] > 0

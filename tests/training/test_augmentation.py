@@ -10,21 +10,7 @@ from napari_pancreas_seg.training.augmentation import Augment, AugmentationSetti
 
 FRAME = FrameSpec(40, 56, 4.0)
 WORKING = FrameSpec(80, 96, 3.0)
-NONE = AugmentationSettings(
-    rotation_deg=0.0,
-    scale_log=0.0,
-    anisotropy=0.0,
-    shear=0.0,
-    shift_mm=0.0,
-    elastic_mm=(0.0, 0.0),
-    gamma_sd=0.0,
-    gain=0.0,
-    offset_hu=0.0,
-    noise_hu=0.0,
-    blur_share=0.0,
-    phase_share=0.0,
-    paint_share=0.0,
-)
+NONE = AugmentationSettings.none()
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +49,7 @@ def test_no_augmentation_cuts_the_frame(augment):
 def test_slice_and_mask_agree_under_every_geometry(augment):
     rng = np.random.default_rng(3)
     hu = blobs(16, rng)
-    only_geometry = AugmentationSettings(
-        gamma_sd=0, gain=0, offset_hu=0, noise_hu=0, blur_share=0, phase_share=0, paint_share=0
-    )
+    only_geometry = replace(AugmentationSettings().without_intensity(), paint_share=0.0)
     got, target = apply(augment, hu, hu, draw(rng, 16, FRAME, only_geometry))
     np.testing.assert_allclose(got / 255, target, atol=1e-3)
     moved = [np.abs(got[i] - got[0]).max() for i in range(1, 16)]
@@ -82,6 +66,30 @@ def test_paint_takes_the_gland_out_of_the_target(augment):
     got, left = apply(augment, hu, target, drawn)
     assert left.max() < 0.05
     assert (np.abs(got - 20) < 1).any(axis=(1, 2)).all()
+
+
+def test_fat_streaks_darken_and_leave_the_target_alone(augment):
+    rng = np.random.default_rng(0)
+    target = blobs(4, rng)
+    hu = np.full_like(target, 90)
+    plain, before = apply(augment, hu, target, draw(np.random.default_rng(1), 4, FRAME, NONE))
+    drawn = draw(np.random.default_rng(1), 4, FRAME, replace(NONE, fat_share=1.0))
+    drawn["fat_other"][:] = 0
+    got, after = apply(augment, hu, target, drawn)
+    np.testing.assert_array_equal(before, after)
+    assert (got <= plain + 1e-3).all()
+    darker = plain - got > 20
+    assert darker.any(axis=(1, 2)).all() and not darker[before == 0].any()
+
+
+def test_slices_without_agent_are_brightened_as_inference_does(augment):
+    hu = np.full((8, 80, 96), 100, np.uint8)
+    drawn = draw(
+        np.random.default_rng(0), 8, FRAME, replace(NONE, phase_share=1.0, phase_offset_hu=40.0)
+    )
+    middle = apply(augment, hu, hu, drawn)[0][:, 20, 28]
+    squeezed = 45 + (100 - 45) * 25 / 155
+    assert ((middle > squeezed - 1) & (middle < squeezed + 41)).all() and np.ptp(middle) > 5
 
 
 def test_what_was_clipped_away_stays_away(augment):

@@ -1,11 +1,10 @@
 """A tiny training on made-up slices: layout in, bundle out, resumable to the bit."""
 
-import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
@@ -26,32 +25,6 @@ SETTINGS = TrainSettings(
     architecture=TINY, steps=4, steps_per_epoch=2, batch_size=2, frame=FrameSpec(32, 48, 6.0),
     calibration_batches=4,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """Six patients with two slices each: a grey body with a brighter gland."""
-    folder = tmp_path_factory.mktemp("slices")
-    (folder / "images").mkdir()
-    (folder / "masks").mkdir()
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:512, :512]
-    rows = []
-    for patient in range(6):
-        for k in range(2):
-            name = f"P{patient}_slice{k}"
-            cy, cx = rng.uniform(210, 240), rng.uniform(250, 290)
-            gland = ((y - cy) / 20) ** 2 + ((x - cx) / 50) ** 2 < 1
-            body = ((y - 256) / 150) ** 2 + ((x - 256) / 220) ** 2 < 1
-            grey = np.where(gland, 130, np.where(body, 50, 0)).astype(np.uint8)
-            Image.fromarray(grey).save(folder / "images" / f"{name}.jpg")
-            Image.fromarray(gland).save(folder / "masks" / f"{name}.png")
-            rows.append({"name": name, "patient": f"P{patient}", "crop_margin_px": "40"})
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder
 
 
 def test_the_layout_is_read(dataset):
@@ -124,12 +97,19 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         checkpoint.restore([variable])
 
 
-def test_from_a_data_set_to_a_bundle(dataset, tmp_path):
-    lines = []
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A folder with a training of one fold of three, its bundle, and what was reported."""
+    folder, lines = tmp_path_factory.mktemp("trained") / "run", []
     bundle = train(
-        dataset, tmp_path / "run", SETTINGS, split=Split(3), phantoms=0,
+        dataset, folder, SETTINGS, split=Split(3), phantoms=0,
         about={"name": "toy", "licence": "CC0"}, report=lines.append,
     )  # fmt: skip
+    return folder, bundle, lines
+
+
+def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
+    folder, bundle, lines = trained
     card = load_bundle(bundle).card
     assert card["name"] == "toy" and card["licence"] == "CC0"
     assert lines[0] == {"training_slices": 8, "validation_slices": 4}
@@ -141,12 +121,43 @@ def test_from_a_data_set_to_a_bundle(dataset, tmp_path):
     assert set(evaluate(dataset, bundle, every_patient=True).dice) == {f"P{i}" for i in range(6)}
     json.dumps(result.to_dict())
     with pytest.raises(PancreasSegError, match="--resume"):
-        train(dataset, tmp_path / "run", SETTINGS, phantoms=0)
+        train(dataset, folder, SETTINGS, phantoms=0)
     with pytest.raises(PancreasSegError, match="another"):
-        train(dataset, tmp_path / "run", SETTINGS, phantoms=0, split=Split(2), resume=True)
+        train(dataset, folder, SETTINGS, phantoms=0, split=Split(2), resume=True)
     with pytest.raises(PancreasSegError, match="slice layout"):
         train(tmp_path, tmp_path / "never", SETTINGS)
     assert not (tmp_path / "never").exists()
+
+
+def test_every_patient_can_train_if_another_model_held_some_back(dataset, trained, tmp_path):
+    held, lines = trained[1], []
+    every = train(
+        dataset, tmp_path / "all", SETTINGS, split=None, start=held, calibrated_by=held,
+        phantoms=0, report=lines.append,
+    )  # fmt: skip
+    card, other = load_bundle(every).card, load_bundle(held).card
+    assert card["training"]["patients"] == [f"P{i}" for i in range(6)]
+    assert card["training"]["recipe"]["start"]["weights_sha256"] == other["weights_sha256"]
+    assert [card[k] for k in ("threshold", "temperature", "confidence")] == [
+        other[k] for k in ("threshold", "temperature", "confidence")
+    ]
+    assert "held these patients back" in card["validation"]["what"]
+    assert lines[0] == {"training_slices": 12, "validation_slices": 0}
+    with pytest.raises(PancreasSegError, match="held patients back"):
+        train(dataset, tmp_path / "none", SETTINGS, split=None, phantoms=0)
+
+
+def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
+    first = trained[1]
+    still = replace(SETTINGS, learning_rate=0.0, averaging=0.0)
+    second = train(dataset, tmp_path / "second", still, split=Split(3), start=first, phantoms=0)
+    before, after = (load_bundle(b).network() for b in (first, second))
+    for a, b in zip(before.trainable_variables, after.trainable_variables, strict=True):
+        # A bundle holds float16.
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-3)
+    other = replace(SETTINGS, architecture=Architecture(filters=4))
+    with pytest.raises(PancreasSegError, match="another network"):
+        train(dataset, tmp_path / "other", other, split=Split(3), start=first, phantoms=0)
 
 
 def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["Device", "choose_device"]
+__all__ = ["Device", "choose_device", "list_devices"]
 
 CPU_BATCH = 8
 GPU_BATCH = 32
@@ -64,6 +68,63 @@ def choose_device(asked: str) -> Device:
             "Use --device auto or cpu."
         )
     return Device(f"gpu:{number}", GPU_BATCH)
+
+
+def list_devices() -> tuple[list[dict[str, str]], str]:
+    """List what the network can run on.
+
+    Returns
+    -------
+    devices : list of dict
+        ``id`` as `choose_device` takes it, and ``name`` for a person to read.
+    why : str
+        A sentence on why there is no GPU; empty if there is one.
+    """
+    count = _gpu_count()
+    devices = [{"id": "cpu", "name": f"CPU ({os.cpu_count() or 1} cores)"}]
+    devices += [{"id": f"gpu:{n}", "name": _gpu_name(n)} for n in range(count)]
+    return devices, "" if count else _why_no_gpu()
+
+
+def _gpu_name(number: int) -> str:
+    """What the maker calls a GPU, as far as the backend tells."""
+    name = None
+    with contextlib.suppress(Exception):  # a name is not worth a failure
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            gpu = tf.config.list_physical_devices("GPU")[number]
+            name = tf.config.experimental.get_device_details(gpu).get("device_name")
+        elif backend == "torch":
+            import torch
+
+            name = torch.cuda.get_device_name(number)
+        elif backend == "jax":
+            import jax
+
+            name = jax.devices("gpu")[number].device_kind
+    return f"GPU {number}: {name}" if name else f"GPU {number}"
+
+
+def _why_no_gpu() -> str:
+    """Say in a sentence why the backend sees no GPU."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        return f"No GPU: {backend} sees none on this computer."
+    if sys.platform == "darwin":
+        return "No GPU: TensorFlow uses none on a Mac without the package tensorflow-metal."
+    if sys.platform == "win32":
+        return (
+            "No GPU: TensorFlow uses none on Windows itself; it does within WSL2, and Keras "
+            "does with PyTorch as its backend."
+        )
+    if shutil.which("nvidia-smi") is None and not Path("/proc/driver/nvidia").exists():
+        return "No GPU: this computer has no NVIDIA driver."
+    return (
+        "No GPU: there is an NVIDIA driver, but TensorFlow cannot load its CUDA libraries. "
+        "Install napari-pancreas-seg[gpu]."
+    )
 
 
 def _gpu_count() -> int:

@@ -87,12 +87,24 @@ def progress_message(step: Progress) -> Message:
     header = {"reply": "progress", "stage": step.stage, "done": step.done, "total": step.total}
     if step.slices is None:
         return header, {}
-    return header, {"z": step.slices.z, "mask": step.slices.mask}
+    arrays: dict[str, Array] = {"z": step.slices.z, "mask": step.slices.mask}
+    for word, part in step.slices.maps.items():
+        arrays[f"{word} values"] = part.values
+        arrays[f"{word} affine"] = part.grid.affine
+    depths = {word: part.grid.shape[0] for word, part in step.slices.maps.items()}
+    return {**header, "maps": depths}, arrays
 
 
 def progress_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Progress:
     """Undo `progress_message`."""
-    slices = FoundSlices(arrays["z"], arrays["mask"]) if arrays else None
+    slices = None
+    if arrays:
+        maps = {}
+        for word, depth in header["maps"].items():
+            values = arrays[f"{word} values"]
+            grid = Grid((depth, *values.shape[1:]), arrays[f"{word} affine"])
+            maps[word] = ScalarMap(values, grid)
+        slices = FoundSlices(arrays["z"], arrays["mask"], maps)
     return Progress(header["stage"], header["done"], header["total"], slices)
 
 
@@ -100,7 +112,12 @@ def result_message(result: Segmentation) -> Message:
     """Build the message that carries the result of a run."""
     maps = {"probability": result.probability}
     maps |= {f"attention {number}": gate for number, gate in enumerate(result.attention)}
-    arrays: dict[str, Array] = {"mask": result.mask, "affine": result.grid.affine}
+    arrays: dict[str, Array] = {
+        "mask": result.mask,
+        "affine": result.grid.affine,
+        "expected dice": result.expected_dice,
+        "plausible": result.plausible,
+    }
     for name, scalar_map in maps.items():
         arrays[f"{name} values"] = scalar_map.values
         arrays[f"{name} affine"] = scalar_map.grid.affine
@@ -134,4 +151,6 @@ def segmentation_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> S
         seconds=header["seconds"],
         options=Options(**header["options"]),
         notes=tuple(header["notes"]),
+        expected_dice=arrays["expected dice"],
+        plausible=arrays["plausible"],
     )

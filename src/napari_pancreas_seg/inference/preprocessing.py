@@ -110,6 +110,21 @@ class Frame:
             )
         )
 
+    def within(self, values: Array, box: tuple[slice, ...]) -> Array:
+        """Clear maps (n, height, width) outside of a box (y, x) of the slice.
+
+        A rim of a pixel stays, for what is interpolated between pixels.
+        """
+        keep = []
+        for origin, step, n, part in zip(
+            self.origin, self.step, values.shape[1:], box, strict=True
+        ):
+            place, rim = origin + step * np.arange(n), max(1.0, step)
+            keep.append((place > part.start - rim) & (place < part.stop - 1 + rim))
+        if all(axis.all() for axis in keep):
+            return values
+        return np.where(keep[0][:, None] & keep[1], values, values.dtype.type(0))
+
     def grid(
         self,
         volume: Grid,

@@ -44,6 +44,7 @@ __all__ = ["NetworkProcess"]
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+Replies = queue.SimpleQueue[Message | None]
 
 MODULE = "napari_pancreas_seg.inference.process"  # __name__ is "__main__" in the child
 POLL_SECONDS = 0.05
@@ -76,16 +77,66 @@ class NetworkProcess:
         child = self._child
         return child.process.pid if child is not None and child.alive else None
 
-    def warm_up(self, model: str | Path = "default", options: Options | None = None) -> None:
+    def warm_up(
+        self,
+        model: str | Path = "default",
+        options: Options | None = None,
+        volume: CTVolume | None = None,
+        key: str = "",
+    ) -> None:
         """Start the child and let it load the model, without waiting for it.
 
         What goes wrong here is reported by the next run.
+
+        Parameters
+        ----------
+        model : str or Path
+            Name of a model, or the path of a bundle.
+        options : Options, optional
+            Those of the runs to come: device, batch size.
+        volume : CTVolume, optional
+            The CT of the runs to come: the network is compiled for its slices, and the child
+            keeps it.
+        key : str
+            Names that CT, voxels included; a run with the same key need not send it again.
         """
         try:
+            child = self._running_child()
             request = {"model": str(model), "options": asdict(options or Options())}
-            self._running_child().request("warm up", next(self._numbers), request)
+            child.send_volume("warm up", next(self._numbers), request, volume, key)
         except (OSError, PancreasSegError):
             logger.debug("The network could not be warmed up", exc_info=True)
+
+    def devices(self, patience_seconds: float = 120.0) -> tuple[list[dict[str, str]], str]:
+        """Ask the running child what it can run on; waits for what it is doing now.
+
+        Returns
+        -------
+        devices : list of dict
+            ``id`` (``"cpu"``, ``"gpu:0"``, ...) and ``name``.
+        why : str
+            A sentence on why there is no GPU; empty if there is one.
+
+        Raises
+        ------
+        PancreasSegError
+            If it is not there or does not answer.
+        """
+        child, number = self._child, next(self._numbers)
+        if child is None:
+            raise PancreasSegError("The network's process is not running.")
+        try:
+            replies = child.listen(number)
+            child.request("devices", number)
+            message = replies.get(timeout=patience_seconds)
+        except (OSError, queue.Empty) as error:
+            raise PancreasSegError("The network's process does not answer.") from error
+        finally:
+            child.forget(number)
+        if message is None or message[0]["reply"] != "result":
+            sentence = child.last_words() if message is None else message[0]["sentence"]
+            raise PancreasSegError(sentence)
+        return message[0]["devices"], message[0]["why"]
 
     def iter_segment(
         self,
@@ -94,6 +145,7 @@ class NetworkProcess:
         options: Options | None = None,
         *,
         cancelled: Callable[[], bool] = lambda: False,
+        key: str = "",
     ) -> Generator[Progress, None, Segmentation | None]:
         """Segment a CT in the child; closing the generator cancels.
 
@@ -108,6 +160,8 @@ class NetworkProcess:
         cancelled : callable
             Asked several times a second, also while the network is busy; once it
             answers True the run ends as if closed.
+        key : str
+            Names the CT, voxels included; one that the child has already is not sent again.
 
         Yields
         ------
@@ -127,14 +181,11 @@ class NetworkProcess:
         child = self._running_child()
         number = next(self._numbers)
         over = False
+        replies = child.listen(number)
         try:
-            child.request(
-                "segment",
-                number,
-                {"model": str(model), "options": asdict(options or Options())},
-                {"hu": volume.hu, "affine": volume.grid.affine},
-            )
-            for header, arrays in self._replies(child, number, cancelled):
+            request = {"model": str(model), "options": asdict(options or Options())}
+            child.send_volume("segment", number, request, volume, key)
+            for header, arrays in self._replies(child, replies, cancelled):
                 over = header["reply"] in LAST
                 if header["reply"] == "progress":
                     yield messages.progress_of(header, arrays)
@@ -148,7 +199,8 @@ class NetworkProcess:
             raise PancreasSegError(child.last_words()) from error
         finally:
             if not over:
-                self._cancel(child, number)
+                self._cancel(child, replies, number)
+            child.forget(number)
 
     def close(self) -> None:
         """End the child at once; a run that is under way ends as if cancelled."""
@@ -174,30 +226,27 @@ class NetworkProcess:
             return self._child
 
     def _replies(
-        self, child: _Child, number: int, cancelled: Callable[[], bool]
+        self, child: _Child, replies: Replies, cancelled: Callable[[], bool]
     ) -> Iterator[Message]:
         while not (cancelled() or self._closed.is_set()):
             try:
-                message = child.replies.get(timeout=POLL_SECONDS)
+                message = replies.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
             if message is None:
                 if self._closed.is_set():
                     return
                 raise PancreasSegError(child.last_words())
-            if message[0]["id"] == number:
-                yield message
+            yield message
 
-    def _cancel(self, child: _Child, number: int) -> None:
+    def _cancel(self, child: _Child, replies: Replies, number: int) -> None:
         """Ask the child to stop and wait for its answer, or kill it."""
         deadline = time.monotonic() + self._patience
         try:
             child.request("cancel", number)
             while (left := deadline - time.monotonic()) > 0 and child.alive:
-                message = child.replies.get(timeout=left)
-                if message is None:
-                    return
-                if message[0]["id"] == number and message[0]["reply"] in LAST:
+                message = replies.get(timeout=left)
+                if message is None or message[0]["reply"] in LAST:
                     return
         except (OSError, queue.Empty):
             pass
@@ -216,7 +265,11 @@ class _Child:
             env=_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        self.replies: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._replies: dict[int, Replies] = {}
+        self._over = False
+        self._listening = threading.Lock()
+        self._holds = ""
+        self._sending = threading.Lock()
         self._errors: deque[str] = deque(maxlen=30)
         self._garbled = False
         self._writing = threading.Lock()
@@ -226,6 +279,32 @@ class _Child:
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def listen(self, number: int) -> Replies:
+        """Where the replies to a request will come in; None there is the child's end."""
+        replies: Replies = queue.SimpleQueue()
+        with self._listening:
+            if self._over:
+                replies.put(None)
+            self._replies[number] = replies
+        return replies
+
+    def forget(self, number: int) -> None:
+        """Drop what may still come for a request."""
+        with self._listening:
+            self._replies.pop(number, None)
+
+    def send_volume(
+        self, kind: str, number: int, header: Mapping[str, Any], volume: CTVolume | None, key: str
+    ) -> None:
+        """Send a request about a CT, and the CT unless the child has it."""
+        with self._sending:  # what the child holds must follow the order in the pipe
+            if volume is None or (key and key == self._holds):
+                self.request(kind, number, header)
+                return
+            self._holds = ""
+            self.request(kind, number, header, {"hu": volume.hu, "affine": volume.grid.affine})
+            self._holds = key
 
     def request(
         self,
@@ -277,14 +356,20 @@ class _Child:
         assert self.process.stdout is not None
         try:
             while (message := messages.receive(self.process.stdout)) is not None:
-                self.replies.put(message)
+                with self._listening:
+                    replies = self._replies.get(message[0]["id"])
+                if replies is not None:
+                    replies.put(message)
         except (OSError, ValueError, EOFError):
             # It died in the middle of a message, or something else wrote into the pipe.
             logger.debug("The network's process broke off", exc_info=True)
             self._garbled = self.alive
             self.process.kill()
         self.process.stdout.close()
-        self.replies.put(None)
+        with self._listening:
+            self._over = True
+            for replies in self._replies.values():
+                replies.put(None)
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None

@@ -35,6 +35,11 @@ class Options:
         Smooth the probability along z and keep the largest piece.
     first_slice : int, optional
         Slice to begin with, the one on screen for instance; the others follow outward.
+    slices : tuple of int, optional
+        (start, stop): only slices start to stop - 1 are segmented, counted from 0 at the feet.
+    box : tuple of int, optional
+        (top, bottom, left, right): only pixels in rows top to bottom - 1 and columns left to
+        right - 1 can belong to the mask.
 
     Raises
     ------
@@ -47,6 +52,8 @@ class Options:
     threshold: float | None = None
     postprocess: bool = True
     first_slice: int | None = None
+    slices: tuple[int, int] | None = None
+    box: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", self.device):
@@ -55,6 +62,31 @@ class Options:
             raise PancreasSegError("The batch size must be at least 1.")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise PancreasSegError("The threshold must lie between 0 and 1.")
+        for name in ("slices", "box"):  # JSON knows lists only
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+
+    def region(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+        """Where in a CT the mask can lie: `slices` and `box`, cut to its (Z, Y, X).
+
+        Raises
+        ------
+        PancreasSegError
+            If nothing of the CT is left.
+        """
+        top, bottom, left, right = self.box or (0, shape[1], 0, shape[2])
+        asked = (self.slices or (0, shape[0]), (top, bottom), (left, right))
+        region = tuple(
+            slice(max(0, start), min(n, stop))
+            for (start, stop), n in zip(asked, shape, strict=True)
+        )
+        if any(part.start >= part.stop for part in region):
+            what = "slices" if region[0].start >= region[0].stop else "box"
+            raise PancreasSegError(
+                f"The region holds nothing of this CT: its {what} must lie within "
+                f"{shape[0]} slices of {shape[1]} rows and {shape[2]} columns."
+            )
+        return region  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +115,14 @@ class FoundSlices:
         Indices of the slices in the CT.
     mask : ndarray, shape (n, Y, X), uint8
         The slices of the mask on the CT's grid.
+    maps : Mapping of str to ScalarMap
+        ``"probability"`` and ``"attention 1"`` (the finest gate) and so on: the values of
+        these slices alone, (n, H, W), with the grid of the whole map.
     """
 
     z: npt.NDArray[np.intp]
     mask: npt.NDArray[np.uint8]
+    maps: Mapping[str, ScalarMap] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +170,12 @@ class Segmentation:
         What was asked for.
     notes : tuple of str
         Sentences the user should read.
+    expected_dice : ndarray, shape (Z,), float32
+        How well each slice of the network's mask is expected to agree with a radiologist's,
+        from 0 to 1; NaN where the network saw no pancreas. The lowest want looking at first.
+    plausible : ndarray, shape (Z,), bool
+        Slices in which a pancreas can lie, by where the lungs end; post-processing drops
+        what was found in the others.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -145,6 +187,8 @@ class Segmentation:
     seconds: Mapping[str, float]
     options: Options = field(default_factory=Options)
     notes: tuple[str, ...] = ()
+    expected_dice: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    plausible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     @property
     def volume_ml(self) -> float:

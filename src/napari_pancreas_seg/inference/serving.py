@@ -18,7 +18,7 @@ from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segmentation import LoadedModel
+    from napari_pancreas_seg.inference.segmentation import Appearance, LoadedModel
 
 __all__ = ["main", "serve"]
 
@@ -27,34 +27,47 @@ Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segment
 
 def serve(
     segment: Segmenter,
-    warm_up: Callable[[str, Options], object],
+    warm_up: Callable[[str, Options, CTVolume | None], object],
+    devices: Callable[[], tuple[list[dict[str, str]], str]],
     stdin: IO[bytes],
     stdout: IO[bytes],
 ) -> None:
     """Answer requests until the input ends; the child's side.
+
+    The last CT is kept: a request may name it instead of sending it once more.
 
     Parameters
     ----------
     segment : callable
         The generator that does the work: ``iter_segment`` of the core.
     warm_up : callable
-        Loads a model, so that the next segmentation starts at once.
+        Loads a model, and compiles it for slices like a CT's, so that the next segmentation
+        starts at once.
+    devices : callable
+        Lists the devices that there are, and says why no more; see `list_devices`.
     stdin, stdout : binary file
         Where requests come from and replies go to.
     """
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
     threading.Thread(target=_listen, args=(stdin, requests, cancelled), daemon=True).start()
+    volume: CTVolume | None = None
     while True:
         header, arrays = requests.get()
-        number = header["id"]
+        number, what = header["id"], header["request"]
+        if "hu" in arrays:
+            volume = None  # before the next one: two may not fit into memory
+            volume = messages.volume_of(arrays)
         try:
-            options = Options(**header["options"])
-            if header["request"] == "warm up":
-                warm_up(header["model"], options)
-                reply: Message = ({"reply": "result"}, {})
+            if what == "devices":
+                found, why = devices()
+                reply: Message = ({"reply": "result", "devices": found, "why": why}, {})
+            elif what == "warm up":
+                warm_up(header["model"], Options(**header["options"]), volume)
+                reply = ({"reply": "result"}, {})
             else:
-                steps = segment(messages.volume_of(arrays), header["model"], options)
+                assert volume is not None
+                steps = segment(volume, header["model"], Options(**header["options"]))
                 reply = _run(steps, number, cancelled, stdout)
         except Exception as error:
             traceback.print_exc()
@@ -116,7 +129,7 @@ def main() -> None:
     # Ctrl+C in a terminal reaches the child as well; it ends with its parent anyway.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     network = _Network()
-    serve(network.segment, network.load, requests, replies)
+    serve(network.segment, network.warm_up, network.devices, requests, replies)
 
 
 class _Network:
@@ -125,6 +138,26 @@ class _Network:
     def __init__(self) -> None:
         self._key: tuple[str, str, int] | None = None
         self._loaded: LoadedModel | None = None
+        self._seen: tuple[CTVolume, Appearance] | None = None
+
+    def devices(self) -> tuple[list[dict[str, str]], str]:
+        from napari_pancreas_seg.inference.devices import list_devices
+
+        return list_devices()
+
+    def warm_up(self, model: str, options: Options, volume: CTVolume | None) -> None:
+        loaded = self.load(model, options)
+        if volume is not None:
+            self.look_at(volume)
+            loaded.warm_up(volume, options)
+
+    def look_at(self, volume: CTVolume) -> Appearance:
+        from napari_pancreas_seg.inference.segmentation import Appearance
+
+        if self._seen is None or self._seen[0] is not volume:
+            self._seen = None
+            self._seen = volume, Appearance.of(volume)
+        return self._seen[1]
 
     def load(self, model: str, options: Options) -> LoadedModel:
         from napari_pancreas_seg.inference.segmentation import LoadedModel
@@ -142,7 +175,8 @@ class _Network:
         yield Progress("loading the network", 0, volume.grid.shape[0])
         from napari_pancreas_seg.inference.segmentation import iter_segment
 
-        return (yield from iter_segment(volume, self.load(model, options), options))
+        loaded = self.load(model, options)
+        return (yield from iter_segment(volume, loaded, options, self.look_at(volume)))
 
 
 def _last_change(bundle: Path) -> int:

@@ -7,7 +7,7 @@ an interrupted training goes on exactly as it would have. `Augment` applies them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import keras
@@ -23,6 +23,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 CONTROL_POINTS = (4, 6)
 """Rows and columns of the elastic displacement's control points."""
+LOBULE_MM = 6.0
+"""Distance of the points between which a fatty gland's lobules and its fat change."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class AugmentationSettings:
         Largest SD of the noise.
     blur_share, phase_share : float
         Share of slices blurred; share whose contrast is squeezed as if no agent was given.
+    phase_offset_hu : float
+        Slices without agent are brightened by up to so much, as `contrast_shift` does.
+    fat_share : float
+        Share of slices whose gland is streaked with fat, and of slices where the same is done
+        elsewhere, so that streaks are no clue.
     paint_share : float
         Share of slices with the gland painted over (its target then empty), and of slices
         where the same is painted elsewhere, so that paint is no clue.
@@ -57,8 +64,23 @@ class AugmentationSettings:
     offset_hu: float = 15.0
     noise_hu: float = 15.0
     blur_share: float = 0.3
-    phase_share: float = 0.2
+    phase_share: float = 0.25
+    phase_offset_hu: float = 40.0
+    fat_share: float = 0.12
     paint_share: float = 0.05
+
+    @classmethod
+    def none(cls) -> AugmentationSettings:
+        """Settings that change nothing."""
+        zero = {f.name: 0.0 for f in fields(cls) if f.name != "elastic_mm"}
+        return cls(**zero, elastic_mm=(0.0, 0.0))
+
+    def without_intensity(self) -> AugmentationSettings:
+        """The same geometry, with HU as they are."""
+        return replace(
+            self, gamma_sd=0.0, gain=0.0, offset_hu=0.0, noise_hu=0.0, blur_share=0.0,
+            phase_share=0.0, fat_share=0.0,
+        )  # fmt: skip
 
 
 def draw(
@@ -113,7 +135,9 @@ def draw(
         ).astype(np.float32),
         "gamma": np.exp(rng.normal(0, s.gamma_sd, n)).astype(np.float32),
         "gain": (1 + uniform(s.gain)).astype(np.float32),
-        "offset": uniform(s.offset_hu).astype(np.float32),
+        "offset": (uniform(s.offset_hu) + phase * rng.uniform(0, s.phase_offset_hu, n)).astype(
+            np.float32
+        ),
         "phase": phase.astype(np.float32),
         "blur": (rng.random(n) * (rng.random(n) < s.blur_share)).astype(np.float32),
         "noise": (
@@ -123,7 +147,18 @@ def draw(
         "paint_gland": (rng.random(n) < s.paint_share).astype(np.float32),
         "paint_other": (rng.random(n) < s.paint_share).astype(np.float32),
         "paint_hu": np.where(rng.random(n) < 0.4, 0, rng.uniform(20, 130, n)).astype(np.float32),
+        "fat_gland": (rng.random(n) < s.fat_share).astype(np.float32),
+        "fat_other": (rng.random(n) < s.fat_share).astype(np.float32),
+        "fat": rng.normal(rng.uniform(0, 0.7, (n, 1, 1, 1)), 0.7, (n, *_lobules(frame), 1)).astype(
+            np.float32
+        ),
     }
+
+
+def _lobules(frame: FrameSpec) -> tuple[int, int]:
+    """Rows and columns of the points between which fat is interpolated."""
+    step = LOBULE_MM / frame.mm_per_pixel
+    return max(2, round(frame.height / step)), max(2, round(frame.width / step))
 
 
 class Augment(keras.layers.Layer):
@@ -155,6 +190,7 @@ class Augment(keras.layers.Layer):
         where = self._sampling_grid(batch)
         hu = self._sample(batch["hu"], where)
         target = self._sample(batch["target"], where) / 255.0
+        hu = self._fat(hu, target, batch)
         hu, target = self._paint(hu, target, batch)
         return self._intensity(hu, batch), target
 
@@ -188,6 +224,15 @@ class Augment(keras.layers.Layer):
                 total = total + ops.where(inside, value * wy * wx, 0.0)
         return ops.reshape(total, (-1, self.frame.height, self.frame.width, 1))
 
+    def _fat(self, hu: Any, target: Any, batch: dict[str, Any]) -> Any:
+        """Streak the gland with fat, or something else in the shape of another's gland."""
+        streaks = ops.image.resize(
+            batch["fat"], (self.frame.height, self.frame.width), interpolation="bicubic"
+        )
+        where = target * _wide(batch["fat_gland"])
+        where = ops.maximum(where, ops.roll(target, -1, axis=0) * _wide(batch["fat_other"]))
+        return hu * (1.0 - where * ops.clip(streaks, 0.0, 1.0))
+
     def _paint(self, hu: Any, target: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
         """Paint over the gland, or over something else in the shape of another's gland."""
         gland = _grown(target)
@@ -200,7 +245,9 @@ class Augment(keras.layers.Layer):
     def _intensity(self, hu: Any, batch: dict[str, Any]) -> Any:
         """Gamma, gain, offset, contrast phase, blur and noise, on clipped HU."""
         blur = _wide(batch["blur"])
-        hu = hu * (1.0 - blur) + blur * ops.average_pool(hu, 3, 1, padding="same")
+        # Twice: the blur of a voxel of 3 mm, at most.
+        coarse = ops.average_pool(ops.average_pool(hu, 3, 1, padding="same"), 3, 1, padding="same")
+        hu = hu * (1.0 - blur) + blur * coarse
         # What was clipped away (fat, air) lies far below 0: there nothing may appear.
         known = ops.clip(hu / 30.0, 0.0, 1.0)
         squeezed = ops.minimum(hu, 45.0) + ops.clip(hu - 45.0, 0.0, 155.0) * (25.0 / 155.0)

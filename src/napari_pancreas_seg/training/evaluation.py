@@ -1,8 +1,10 @@
-"""How good a model is: Dice per patient on the native grid, by the way of inference."""
+"""How good a model is: figures per patient on the native grid, by the way of inference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,26 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.predictor import FramePredictor
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, place_frame
 from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
-from napari_pancreas_seg.training.datasets import SliceRecord, read_slice_layout
+from napari_pancreas_seg.io import SUFFIXES, load_ct, load_mask, stem
+from napari_pancreas_seg.model.cost import gflop_per_slice
+from napari_pancreas_seg.training.datasets import read_slice_layout
+from napari_pancreas_seg.training.scores import (
+    TOLERANCE_MM,
+    PatientScore,
+    PatientTally,
+    summarise,
+    summarise_patients,
+)
+from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["Evaluation", "ThresholdScores", "evaluate", "score_thresholds"]
+__all__ = [
+    "Evaluation",
+    "ThresholdScores",
+    "evaluate",
+    "evaluate_volumes",
+    "match_references",
+]
 
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
 
@@ -59,69 +75,64 @@ class ThresholdScores:
         return self.thresholds[int(mean.argmax())], float(mean.max())
 
 
-def score_thresholds(
-    predictor: FramePredictor,
-    frame_spec: FrameSpec,
-    records: Sequence[SliceRecord],
-    *,
-    on_slice: Callable[[], None] = lambda: None,
-) -> ThresholdScores:
-    """Score every slice on its own, as a volume of one slice, without post-processing."""
-    scores = ThresholdScores()
-    for record in records:
-        volume, mask = record.load()
-        frame = place_frame(volume.hu, volume.spacing, frame_spec)
-        outputs = predictor.predict_batch(volume.hu, *frame.into())
-        rows, columns = frame.out_of()
-        scores.add(record.patient, rows @ outputs["probability"][0] @ columns.T, mask[0])
-        on_slice()
-    return scores
-
-
 @dataclass(frozen=True)
 class Evaluation:
-    """Dice per patient of a model on a data set.
+    """Figures per patient of a model on a data set.
 
     Parameters
     ----------
-    model : str
-        Name and version of the model, and the hash of its weights.
+    card : Mapping
+        The model's card.
     threshold : float
         The threshold that was applied.
-    dice : dict of str to float
-        Dice of each patient, pooled over all of the patient's voxels.
-    slices : dict of str to int
-        Slices of each patient.
+    patients : dict of str to PatientScore
+        The figures of each patient.
+    how : dict of str to str
+        What was done, in words: ``data``, ``surfaces``, ``spacing``, ``postprocessing`` ….
+    cost : dict
+        ``parameters``, ``weights_mb``, ``gflop_per_slice``, ``seconds_per_slice``, ``device``.
     """
 
-    model: str
+    card: Mapping[str, Any]
     threshold: float
-    dice: dict[str, float]
-    slices: dict[str, int]
+    patients: dict[str, PatientScore]
+    how: dict[str, str]
+    cost: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """Name and version of the model, and the hash of its weights."""
+        return f"{self.card['name']} {self.card['version']} ({self.card['weights_sha256'][:12]})"
+
+    @property
+    def dice(self) -> dict[str, float]:
+        """Dice of each patient, pooled over all of the patient's voxels."""
+        return {patient: score.dice for patient, score in self.patients.items()}
 
     def summary(self) -> dict[str, float]:
-        """Mean, standard deviation, median and worst over patients, with n."""
-        values = np.array(list(self.dice.values()))
-        return {
-            "n": len(values),
-            "mean": round(float(values.mean()), 4),
-            "sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else 0.0,
-            "median": round(float(np.median(values)), 4),
-            "worst": round(float(values.min()), 4),
-            "below_0.5": int((values < 0.5).sum()),
-        }
+        """Dice over patients; see `summarise`."""
+        return summarise(self.dice.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
+        rows = {patient: score.to_dict() for patient, score in self.patients.items()}
         return {
             "model": self.model,
+            "weights_sha256": self.card["weights_sha256"],
             "threshold": self.threshold,
-            "metric": "Dice per patient on the native grid, no post-processing",
-            "patients": {
-                p: {"dice": round(d, 4), "slices": self.slices[p]} for p, d in self.dice.items()
-            },
-            "summary": self.summary(),
+            "how": self.how,
+            "patients": rows,
+            **summarise_patients(rows),
+            "cost": self.cost,
         }
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A CT with its reference, read when its turn comes."""
+
+    patient: str
+    load: Callable[[], tuple[CTVolume, npt.NDArray[np.uint8]]]
 
 
 def evaluate(
@@ -130,7 +141,7 @@ def evaluate(
     *,
     every_patient: bool = False,
     threshold: float | None = None,
-    on_slice: Callable[[int, int], None] = lambda done, total: None,
+    on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score a model on a data set the way it is used: through `segment`, slice by slice.
 
@@ -145,7 +156,7 @@ def evaluate(
         because their figures say nothing about new patients.
     threshold : float, optional
         Another threshold than the model's.
-    on_slice : callable
+    on_case : callable
         Called with slices done and in all.
 
     Raises
@@ -153,29 +164,165 @@ def evaluate(
     PancreasSegError
         If data or model cannot be read, or no patient is left.
     """
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    records = read_slice_layout(Path(dataset))
-    if not every_patient:
-        known = set(loaded.card.get("training", {}).get("patients", ()))
-        records = [record for record in records if record.patient not in known]
-    if not records:
+    cases = [_Case(r.patient, r.load) for r in read_slice_layout(Path(dataset))]
+    how = {
+        "data": f"slices of {Path(dataset).name}, each a CT of its own",
+        "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
+        "a slice shows the reference or the mask but not both, the distance is its diagonal",
+        "spacing": "nominal: the pixel size of these slices is not stored, so that distances in "
+        "mm are approximate",
+    }
+    return _evaluate(cases, model, how, every_patient, threshold, False, on_case)
+
+
+def evaluate_volumes(
+    cts: Path,
+    references: Path,
+    model: str | Path | LoadedModel = "default",
+    *,
+    every_patient: bool = False,
+    threshold: float | None = None,
+    postprocess: bool = True,
+    on_case: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Score a model on CTs with reference masks, through `segment`.
+
+    Parameters
+    ----------
+    cts, references : Path
+        Two folders; see `match_references`.
+    model, every_patient, threshold, on_case
+        See `evaluate`; `on_case` is called with CTs.
+    postprocess : bool
+        Smooth along z and drop small pieces, as is done by default.
+
+    Raises
+    ------
+    PancreasSegError
+        If a file or the model cannot be read, a reference has no CT, two of a pair do not lie
+        on the same grid, or no patient is left.
+    """
+    pairs = match_references(Path(cts), Path(references))
+    cases = [_Case(_patient(mask), lambda ct=ct, m=mask: _load(ct, m)) for mask, ct in pairs]  # type: ignore[misc]
+    how = {
+        "data": f"CTs of {Path(cts).name}, with references of {Path(references).name}",
+        "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice",
+        "spacing": "as the files say",
+    }
+    return _evaluate(cases, model, how, every_patient, threshold, postprocess, on_case)
+
+
+def match_references(cts: Path, references: Path) -> list[tuple[Path, Path]]:
+    """Find the CT of every reference mask by name.
+
+    ``NAME.nii.gz``, ``NAME_pancreas.nii.gz`` and ``NAME_mask.nii.gz`` belong to the CT
+    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
+
+    Parameters
+    ----------
+    cts, references : Path
+        Two folders.
+
+    Returns
+    -------
+    list of (Path, Path)
+        Reference and CT, by name.
+
+    Raises
+    ------
+    PancreasSegError
+        If a folder cannot be read, or a reference has no CT or several.
+    """
+    images = _images(cts)
+    pairs = []
+    for name, mask in _images(references).items():
+        base = re.sub(r"_(pancreas|mask)$", "", name)
+        others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
+        exact = [others[n] for n in (name, base) if n in others]
+        found = exact[:1] or [p for n, p in others.items() if n.startswith(f"{base}_")]
+        if len(found) != 1:
+            names = f": {', '.join(p.name for p in found)}" if found else ""
+            raise PancreasSegError(
+                f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
+                "give each the name of its CT."
+            )
+        pairs.append((mask, found[0]))
+    return pairs
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise PancreasSegError(f"{folder} is not a folder that can be read: {error}.") from error
+    if not paths:
+        raise PancreasSegError(f"There are no files of a known format in {folder}.")
+    return {stem(path): path for path in paths}
+
+
+def _patient(reference: Path) -> str:
+    """Slices of one patient of the NIH set share ``PANCREAS_NNNN``; else a file is a patient."""
+    found = re.match(r"PANCREAS_\d+", reference.name)
+    return found[0] if found else stem(reference)
+
+
+def _load(ct: Path, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+    volume = load_ct(ct)
+    mask, on = load_mask(reference)
+    if not volume.grid.same_as(on.grid):
         raise PancreasSegError(
-            f"The model was trained on every patient of {dataset}; a score on them says nothing "
+            f"The reference {reference.name} does not lie on the grid of {ct.name}; resample it "
+            "onto the CT first."
+        )
+    return volume, mask
+
+
+def _evaluate(
+    cases: Sequence[_Case],
+    model: str | Path | LoadedModel,
+    how: dict[str, str],
+    every_patient: bool,
+    threshold: float | None,
+    postprocess: bool,
+    report: Callable[[int, int], None],
+) -> Evaluation:
+    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
+    known = set(loaded.card.get("training", {}).get("patients", ()))
+    if not every_patient:
+        cases = [c for c in cases if not known & {c.patient, c.patient.removeprefix("PANCREAS_")}]
+    if not cases:
+        raise PancreasSegError(
+            "The model was trained on every patient of this data; a score on them says nothing "
             "about others (--every-patient gives it all the same)."
         )
     used = threshold or float(loaded.card["threshold"])
-    scores = ThresholdScores((used,))
-    slices: dict[str, int] = {}
-    for i, record in enumerate(records, start=1):
-        volume, mask = record.load()
-        found = segment(volume, loaded, threshold=used, postprocess=False)
-        scores.add(record.patient, found.mask * 1.0, mask)
-        slices[record.patient] = slices.get(record.patient, 0) + 1
-        on_slice(i, len(records))
-    card = loaded.card
-    return Evaluation(
-        f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
-        used,
-        {p: float(d[0]) for p, d in scores.dice().items()},
-        slices,
-    )
+    tallies: dict[str, PatientTally] = {}
+    seconds = []
+    for done, case in enumerate(cases, start=1):
+        volume, mask = case.load()
+        found = segment(volume, loaded, threshold=used, postprocess=postprocess)
+        tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
+        seconds.append(found.seconds.get("segmenting", 0.0) / len(mask))
+        report(done, len(cases))
+    trained_on = sorted(p for p in tallies if known & {p, p.removeprefix("PANCREAS_")})
+    how = {
+        "metric": "all voxels of a patient pooled, on the CT's own grid",
+        **how,
+        "surface_dice_tolerance": f"{TOLERANCE_MM:g} mm",
+        "interval": "95 %, percentile bootstrap over patients, 10,000 resamples",
+        "postprocessing": "as by default" if postprocess else "none",
+        "seen_in_training": ", ".join(trained_on) or "none of these patients",
+    }
+    scores = {patient: tallies[patient].score() for patient in sorted(tallies)}
+    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds))
+
+
+def _cost(loaded: LoadedModel, seconds: Sequence[float]) -> dict[str, Any]:
+    network = loaded.predictor.network
+    return {
+        "parameters": int(network.count_params()),
+        "weights_mb": round(len(loaded.bundle.weights) / 1e6, 2),
+        "gflop_per_slice": round(gflop_per_slice(network), 3),
+        "seconds_per_slice": round(statistics.median(seconds), 4),
+        "device": loaded.device.name,
+    }

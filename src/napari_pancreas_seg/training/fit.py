@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture, build
+from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.augmentation import Augment, AugmentationSettings, draw
 from napari_pancreas_seg.training.datasets import WORKING_FRAME, TrainingSlices
@@ -35,7 +36,7 @@ __all__ = ["Checkpoint", "TrainSettings", "TrainingModel", "averaged_network", "
 _log = logging.getLogger(__name__)
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
-"""The three input channels."""
+"""The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
 CHECKPOINT = "checkpoint.npz"
 
 
@@ -64,6 +65,8 @@ class TrainSettings:
         Batches over which the averaged network's normalisation statistics are computed.
     policy : str
         Keras dtype policy of the training: ``float32``, ``mixed_bfloat16``, ``mixed_float16``.
+    windows : tuple of (low, high)
+        HU windows of the input channels.
     seed : int
         Seed of everything random.
     """
@@ -83,6 +86,7 @@ class TrainSettings:
     phantom_share: float = 0.06
     calibration_batches: int = 200
     policy: str = "float32"
+    windows: tuple[tuple[float, float], ...] = WINDOWS_HU
     seed: int = 0
     frame: FrameSpec = field(default_factory=FrameSpec)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
@@ -105,7 +109,12 @@ class TrainSettings:
         chosen = self.architecture
         if isinstance(chosen, str):
             chosen = ARCHITECTURES[chosen]
-        return replace(chosen, height=self.frame.height, width=self.frame.width)
+        return replace(
+            chosen,
+            height=self.frame.height,
+            width=self.frame.width,
+            channels=len(self.windows),
+        )
 
 
 class TrainingModel(keras.Model):
@@ -124,7 +133,7 @@ class TrainingModel(keras.Model):
     def call(self, batch: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the network's outputs and the augmented target."""
         hu, target = self.augment(batch)
-        outputs = self.network(windowed(hu, WINDOWS_HU), training=training)
+        outputs = self.network(windowed(hu, self.settings.windows), training=training)
         return {**outputs, "target": target}
 
     def compute_loss(
@@ -192,6 +201,7 @@ def fit(
     score: Callable[[keras.Model], dict[str, Any]] | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
     resume: bool = False,
+    start: Bundle | None = None,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Train a network.
 
@@ -209,6 +219,8 @@ def fit(
         Called after each epoch with the epoch's line of the history.
     resume : bool
         Go on from the checkpoint in the folder, if there is one.
+    start : Bundle, optional
+        A model of the same architecture whose weights to begin with, instead of random ones.
 
     Returns
     -------
@@ -219,6 +231,8 @@ def fit(
     """
     keras.utils.set_random_seed(settings.seed)
     trainer = TrainingModel(settings)
+    if start is not None:
+        _begin_with(trainer.network, start)
     optimizer = _optimizer(settings)
     trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
     optimizer.build(trainer.trainable_variables)
@@ -255,6 +269,21 @@ def fit(
             report(line)
         started = time.perf_counter()
     return averaged_network(trainer, slices, settings.calibration_batches), history
+
+
+def _begin_with(network: keras.Model, start: Bundle) -> None:
+    """Copy a bundle's weights, layer by layer; side heads, which no bundle holds, stay new."""
+    given = start.network()
+    for layer in given.layers:
+        if not layer.weights:
+            continue
+        try:
+            network.get_layer(layer.name).set_weights(layer.get_weights())
+        except ValueError as error:
+            raise PancreasSegError(
+                f"The model {start.card['name']} is another network than the one to train "
+                f"(layer {layer.name}); choose its architecture, or start from another model."
+            ) from error
 
 
 def _optimizer(settings: TrainSettings) -> keras.optimizers.Optimizer:
@@ -340,10 +369,10 @@ def _recalibrate(
         norm.momentum = 0.0  # the running statistics are then those of the last batch
     statistics = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
     totals = [np.zeros(v.shape) for v in statistics]
-    calibration = Calibration(network, augment)
+    whole = StatisticsPass(network, augment, settings.windows)
     chances = _sampling(slices, settings)
     for i in range(batches):
-        calibration.predict_on_batch(training_batch(slices, chances, settings, settings.steps + i))
+        whole.predict_on_batch(training_batch(slices, chances, settings, settings.steps + i))
         for total, variable in zip(totals, statistics, strict=True):
             total += ops.convert_to_numpy(variable)
     for total, variable in zip(totals, statistics, strict=True):
@@ -352,18 +381,20 @@ def _recalibrate(
         norm.momentum = value
 
 
-class Calibration(keras.Model):
+class StatisticsPass(keras.Model):
     """Runs a network the way of training, compiled, for its normalisation's statistics."""
 
-    def __init__(self, network: keras.Model, augment: Augment) -> None:
+    def __init__(
+        self, network: keras.Model, augment: Augment, windows: Sequence[Sequence[float]]
+    ) -> None:
         super().__init__()
-        self.network, self.augment = network, augment
+        self.network, self.augment, self.windows = network, augment, windows
         self.compile(jit_compile=keras.backend.backend() == "jax")
 
     def call(self, batch: dict[str, Any]) -> Any:
         """Return next to nothing: the running statistics are what is wanted."""
         hu, _ = self.augment(batch)
-        return self.network(windowed(hu, WINDOWS_HU), training=True)["probability"][:, :1, :1]
+        return self.network(windowed(hu, self.windows), training=True)["probability"][:, :1, :1]
 
 
 def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:

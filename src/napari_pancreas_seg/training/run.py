@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 import napari_pancreas_seg
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.predictor import FramePredictor
 from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.model.bundle import save_bundle
+from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
+from napari_pancreas_seg.training.calibration import (
+    THRESHOLDS,
+    PredictedSlice,
+    calibrate,
+    predict_slices,
+    score_predictions,
+)
 from napari_pancreas_seg.training.datasets import (
     SliceRecord,
     TrainingSlices,
@@ -26,16 +34,17 @@ from napari_pancreas_seg.training.datasets import (
     load_slices,
     read_slice_layout,
 )
-from napari_pancreas_seg.training.evaluation import ThresholdScores, score_thresholds
 from napari_pancreas_seg.training.fit import (
-    WINDOWS_HU,
     Checkpoint,
     TrainSettings,
     fit,
     settings_to_dict,
 )
 
-__all__ = ["Split", "train"]
+__all__ = ["OUT_OF_FOLD", "Split", "train"]
+
+OUT_OF_FOLD = "out_of_fold.json"
+"""Dice of each patient held back, for several thresholds; before any temperature."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,9 @@ def train(
     output: Path,
     settings: TrainSettings,
     *,
-    split: Split = Split(),
+    split: Split | None = Split(),
+    start: str | Path | None = None,
+    calibrated_by: str | Path | None = None,
     negatives: Sequence[str] = (),
     phantoms: int = 16,
     about: dict[str, Any] | None = None,
@@ -83,8 +94,13 @@ def train(
         Folder for checkpoint, history and, at the end, ``bundle``.
     settings : TrainSettings
         The recipe.
-    split : Split
-        Which patients validate.
+    split : Split or None
+        Which patients validate; None trains on all of them.
+    start : str or Path, optional
+        Name or path of a model whose weights to begin with.
+    calibrated_by : str or Path, optional
+        A model of the same recipe that held patients back: without a split of its own, this
+        one takes threshold, temperature and confidence from it.
     negatives : sequence of str
         CTs that show no pancreas; see `load_negatives`.
     phantoms : int
@@ -107,9 +123,23 @@ def train(
         If the data cannot be read or the folder cannot be used.
     """
     output = Path(output)
-    recipe: dict[str, Any] = {"split": vars(split), "negatives": [Path(n).name for n in negatives]}
+    recipe: dict[str, Any] = {
+        "split": None if split is None else vars(split),
+        "start": None,
+        "negatives": [Path(n).name for n in negatives],
+    }
     recipe |= {"phantoms": phantoms, **settings_to_dict(settings)}
-    training, validation = split.divide(read_slice_layout(dataset))
+    if (split is None) != (calibrated_by is not None):
+        raise PancreasSegError(
+            "A training on every patient has none left to find its threshold on: it needs a "
+            "model of the same recipe that held patients back (and no other training does)."
+        )
+    given = None if start is None else load_bundle(start)
+    if given is not None:
+        recipe["start"] = {k: given.card[k] for k in ("name", "version", "weights_sha256")}
+    calibrated = None if calibrated_by is None else load_bundle(calibrated_by).card
+    records = read_slice_layout(dataset)
+    training, validation = (records, []) if split is None else split.divide(records)
     _claim(output, recipe, resume)
     if report is not None:
         report({"training_slices": len(training), "validation_slices": len(validation)})
@@ -119,22 +149,44 @@ def train(
     if phantoms:
         parts.append(load_phantoms(range(1, phantoms + 1)))
 
-    def validate(network: keras.Model) -> ThresholdScores:
-        return score_thresholds(FramePredictor(network, WINDOWS_HU), settings.frame, validation)
+    def predictions(network: keras.Model) -> list[PredictedSlice]:
+        return predict_slices(FramePredictor(network, settings.windows), settings.frame, validation)
 
     def score(network: keras.Model) -> dict[str, Any]:
-        threshold, dice = validate(network).best()
+        threshold, dice = score_predictions(predictions(network)).best()
         return {"threshold": threshold, "validation_dice": round(dice, 4)}
 
     network, history = fit(
-        TrainingSlices.join(parts), settings, output, score=score, report=report, resume=resume
+        TrainingSlices.join(parts),
+        settings,
+        output,
+        score=score if validation else None,
+        report=report,
+        resume=resume,
+        start=given,
     )
     write_json(output / "history.json", history, overwrite=True)
-    scores = validate(network)
-    threshold, _ = scores.best()
-    column = scores.thresholds.index(threshold)
-    metrics = {p: round(float(d[column]), 4) for p, d in scores.dice().items()}
-    card = _card(recipe, settings, history, threshold, metrics, training)
+    card = _card(recipe, settings, history, training)
+    if calibrated is not None:
+        card |= {k: calibrated[k] for k in ("threshold", "temperature", "confidence")}
+        card["validation"] = {**calibrated["validation"], "what": _OF_ANOTHER}
+    else:
+        predicted = predictions(network)
+        found = calibrate(predicted)
+        card |= found.card_fields()
+        scores = score_predictions(predicted, found.temperature, (found.threshold,))
+        card["validation"] = _validation({p: float(d[0]) for p, d in scores.dice().items()})
+        write_json(
+            output / OUT_OF_FOLD,
+            {
+                "thresholds": list(THRESHOLDS),
+                "dice": {
+                    p: np.round(d, 5).tolist()
+                    for p, d in score_predictions(predicted).dice().items()
+                },
+            },
+            overwrite=True,
+        )
     return save_bundle(network, {**card, **(about or {})}, output / "bundle", overwrite=True)
 
 
@@ -165,20 +217,17 @@ def _card(
     recipe: dict[str, Any],
     settings: TrainSettings,
     history: list[dict[str, Any]],
-    threshold: float,
-    metrics: dict[str, float],
     training: Sequence[SliceRecord],
 ) -> dict[str, Any]:
-    values = sorted(metrics.values())
     return {
         "name": "unnamed",
         "version": "1",
         "licence": "not stated",
         "architecture": settings.resolved_architecture().to_dict(),
         "frame": settings.frame.to_dict(),
-        "windows": [list(w) for w in WINDOWS_HU],
+        "windows": [list(w) for w in settings.windows],
         "labels": {"pancreas": 1},
-        "threshold": threshold,
+        "threshold": 0.5,
         "temperature": 1.0,
         "training": {
             "patients": sorted({r.patient for r in training}),
@@ -189,14 +238,24 @@ def _card(
             "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
         },
-        "validation": {
-            "what": "Dice per patient on the native grid, slice by slice, no post-processing; "
-            "the threshold was chosen on the same patients",
-            "patients": metrics,
-            "n": len(values),
-            "mean": round(sum(values) / len(values), 4),
-            "median": round((values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2, 4),
-            "worst": values[0],
-        },
         "weights_sha256": "",
+    }
+
+
+_OF_ANOTHER = (
+    "figures of a model of the same recipe that held these patients back; this one was trained "
+    "on them too, so that nothing is left to measure it on"
+)
+
+
+def _validation(metrics: dict[str, float]) -> dict[str, Any]:
+    values = np.array(list(metrics.values()))
+    return {
+        "what": "Dice per patient on the native grid, slice by slice, no post-processing; "
+        "threshold and temperature were chosen on the same patients",
+        "patients": {p: round(d, 4) for p, d in metrics.items()},
+        "n": len(values),
+        "mean": round(float(values.mean()), 4),
+        "median": round(float(np.median(values)), 4),
+        "worst": round(float(values.min()), 4),
     }

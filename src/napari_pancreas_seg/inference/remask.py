@@ -1,0 +1,55 @@
+"""Another threshold, or other post-processing, on a segmentation that is there already."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+from napari_pancreas_seg.inference.result import Segmentation
+from napari_pancreas_seg.inference.segmentation import finish_mask
+
+__all__ = ["remask"]
+
+
+def remask(
+    result: Segmentation, threshold: float | None = None, postprocess: bool | None = None
+) -> npt.NDArray[np.uint8]:
+    """Make the mask anew from the probability, without the network.
+
+    Parameters
+    ----------
+    result : Segmentation
+        What `segment` returned; it is not changed.
+    threshold : float, optional
+        Probability above which a voxel is pancreas; as it was if None.
+    postprocess : bool, optional
+        See `Options`; as it was if None.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X), uint8
+        What `segment` would have returned with these options.
+    """
+    probability = result.probability
+    if postprocess is None:
+        postprocess = result.options.postprocess
+    return finish_mask(
+        probability.values,
+        _frame_of(result),
+        result.grid.spacing,
+        result.threshold if threshold is None else threshold,
+        result.plausible if postprocess else None,
+        result.options.region(result.grid.shape),
+    )
+
+
+def _frame_of(result: Segmentation) -> Frame:
+    """Where the frame lay on the slices."""
+    to_ct = np.linalg.inv(result.grid.affine) @ result.probability.grid.affine
+    return Frame(
+        FrameSpec.from_dict(result.model["frame"]),
+        result.grid.shape[1:],
+        (float(to_ct[1, 3]), float(to_ct[2, 3])),
+        (float(to_ct[1, 1]), float(to_ct[2, 2])),
+    )

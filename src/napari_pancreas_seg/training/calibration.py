@@ -1,0 +1,226 @@
+"""Temperature, threshold and confidence of a model, fitted on patients it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, optimize, stats
+
+from napari_pancreas_seg.inference.confidence import expected_dice
+from napari_pancreas_seg.inference.predictor import FramePredictor
+from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec, place_frame
+from napari_pancreas_seg.training.datasets import SliceRecord
+from napari_pancreas_seg.training.evaluation import ThresholdScores
+
+__all__ = ["Calibration", "PredictedSlice", "calibrate", "predict_slices", "score_predictions"]
+
+Array = npt.NDArray[Any]
+
+NEAR_MM = 10.0
+"""Calibration is measured this near to either mask: far away it is trivially good."""
+TEMPERATURES = (0.5, 8.0)
+BINS = 15
+THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSlice:
+    """A slice, and what a network that never saw its patient says of it.
+
+    Parameters
+    ----------
+    patient, name : str
+        Whose slice, and which.
+    probability : ndarray, shape (height, width), float32
+        Probability in the frame, before any temperature.
+    target : ndarray, shape (height, width), float32
+        Share of each of the frame's pixels that is pancreas.
+    mask : ndarray, shape (1, Y, X), uint8
+        The reference on the slice's own grid.
+    frame : Frame
+        Where the frame lies.
+    """
+
+    patient: str
+    name: str
+    probability: npt.NDArray[np.float32]
+    target: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    frame: Frame
+
+    def on_slice(self, temperature: float = 1.0) -> Array:
+        """Probability on the slice's own grid, shape (1, Y, X)."""
+        rows, columns = self.frame.out_of()
+        return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a card says of how to read a network's probabilities.
+
+    Parameters
+    ----------
+    temperature : float
+        Divides the log-odds (Guo et al. 2017, arXiv:1706.04599).
+    threshold : float
+        The one with the best mean Dice over patients, after the temperature.
+    slope, intercept : float
+        The line that leads from a slice's raw expected Dice to its Dice.
+    spearman : float
+        Rank correlation of expected and true Dice over slices.
+    error_before, error_after : float
+        Expected calibration error within `NEAR_MM` of either mask.
+    slices, patients : int
+        How many it was fitted on.
+    """
+
+    temperature: float
+    threshold: float
+    slope: float
+    intercept: float
+    spearman: float
+    error_before: float
+    error_after: float
+    slices: int
+    patients: int
+
+    def card_fields(self) -> dict[str, Any]:
+        """The fields of a card that this fills."""
+        measured = asdict(self)
+        return {
+            "temperature": measured.pop("temperature"),
+            "threshold": measured.pop("threshold"),
+            "confidence": {"what": _WHAT, **measured},
+        }
+
+
+_WHAT = (
+    "fitted on patients the network never saw; calibration error within "
+    f"{NEAR_MM:.0f} mm of either mask; spearman is the rank correlation of the expected with the "
+    "true Dice of a slice"
+)
+
+
+def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
+    """Divide the log-odds of probabilities by a temperature, as `FramePredictor` does."""
+    certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
+    odds = np.log(certain) - np.log1p(-certain)
+    return (1.0 / (1.0 + np.exp(-odds / temperature))).astype(np.float32)
+
+
+def predict_slices(
+    predictor: FramePredictor,
+    frame_spec: FrameSpec,
+    records: Sequence[SliceRecord],
+    *,
+    on_slice: Callable[[], None] = lambda: None,
+) -> list[PredictedSlice]:
+    """Run a network over slices, each as a volume of its own.
+
+    Parameters
+    ----------
+    predictor : FramePredictor
+        The network, with a temperature of 1.
+    frame_spec : FrameSpec
+        Its frame.
+    records : sequence of SliceRecord
+        The slices.
+    on_slice : callable
+        Called after every slice.
+    """
+    predicted = []
+    for record in records:
+        volume, mask = record.load()
+        frame = place_frame(volume.hu, volume.spacing, frame_spec)
+        rows, columns = frame.into()
+        probability = predictor.predict_batch(volume.hu, rows, columns)["probability"][0]
+        target = rows @ mask[0].astype(np.float32) @ columns.T
+        predicted.append(
+            PredictedSlice(record.patient, record.name, probability, target, mask, frame)
+        )
+        on_slice()
+    return predicted
+
+
+def score_predictions(
+    predicted: Sequence[PredictedSlice],
+    temperature: float = 1.0,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+) -> ThresholdScores:
+    """Overlap per patient on the slices' own grids, for every threshold."""
+    scores = ThresholdScores(thresholds)
+    for one in predicted:
+        scores.add(one.patient, one.on_slice(temperature), one.mask)
+    return scores
+
+
+def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
+    """Fit temperature, threshold and confidence.
+
+    Parameters
+    ----------
+    predicted : sequence of PredictedSlice
+        Slices of patients that the network never saw.
+    """
+    near = [_near(one) for one in predicted]
+    probability = np.concatenate(
+        [one.probability[n] for one, n in zip(predicted, near, strict=True)]
+    )
+    target = np.concatenate([one.target[n] for one, n in zip(predicted, near, strict=True)])
+
+    def surprise(log_temperature: float) -> float:
+        p = tempered(probability, float(np.exp(log_temperature))).astype(np.float64)
+        return float(-(target * np.log(p) + (1 - target) * np.log1p(-p)).mean())
+
+    best = optimize.minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
+    temperature = round(float(np.exp(best.x)), 3)
+    threshold, _ = score_predictions(predicted, temperature).best()
+    expected, true = _expected_and_true(predicted, temperature, threshold)
+    slope, intercept = np.polyfit(expected, true, 1) if np.ptp(expected) > 0 else (1.0, 0.0)
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        slope=round(float(slope), 4),
+        intercept=round(float(intercept), 4),
+        spearman=round(float(stats.spearmanr(expected, true).statistic), 4),
+        error_before=round(calibration_error(probability, target), 4),
+        error_after=round(calibration_error(tempered(probability, temperature), target), 4),
+        slices=len(predicted),
+        patients=len({one.patient for one in predicted}),
+    )
+
+
+def calibration_error(probability: Array, target: Array, bins: int = BINS) -> float:
+    """Expected calibration error: mean gap between probability and frequency (Naeini 2015)."""
+    index = np.clip((probability * bins).astype(int), 0, bins - 1)
+    gap = np.bincount(index, probability, bins) - np.bincount(index, target, bins)
+    return float(np.abs(gap).sum() / len(probability))
+
+
+def _near(one: PredictedSlice, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
+    either = (one.probability > threshold) | (one.target > 0.5)
+    if not either.any():
+        return either
+    distance = ndimage.distance_transform_edt(~either) * one.frame.spec.mm_per_pixel
+    return np.asarray(distance <= NEAR_MM)
+
+
+def _expected_and_true(
+    predicted: Sequence[PredictedSlice], temperature: float, threshold: float
+) -> tuple[Array, Array]:
+    """Raw expected Dice and true Dice of every slice in which something was found."""
+    expected, true = [], []
+    for one in predicted:
+        p = tempered(one.probability, temperature)
+        raw = float(expected_dice(p[None], threshold)[0])
+        if not np.isfinite(raw):
+            continue
+        found = p > threshold
+        both = 2.0 * one.target[found].sum()
+        expected.append(raw)
+        true.append(both / max(found.sum() + one.target.sum(), 1e-6))
+    return np.array(expected), np.array(true)

@@ -1,0 +1,298 @@
+"""The article's comparison: networks trained alike and scored on patients they never saw.
+
+Every run is trained fold by fold by `train`, each in a folder of its own, so that an
+interrupted comparison goes on where it stopped. Thresholds are chosen without the patient
+that they are applied to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.io.files import atomic_write, write_json
+from napari_pancreas_seg.model.attention_unet import ARCHITECTURES
+from napari_pancreas_seg.training.augmentation import AugmentationSettings
+from napari_pancreas_seg.training.fit import TrainSettings
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, train
+from napari_pancreas_seg.training.scores import FAILURE_DICE, bootstrap_interval, summarise
+
+__all__ = ["LEVERS", "RUNS", "Run", "compare", "gather", "run_folder"]
+
+BASELINE = "attention"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Something to compare.
+
+    Parameters
+    ----------
+    what : str
+        A sentence for the table.
+    changes : Mapping
+        Fields of `TrainSettings` in which it differs from the baseline.
+    folds : int, optional
+        So many of the comparison's folds only; None for all.
+    """
+
+    what: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    folds: int | None = None
+
+
+RUNS = {
+    BASELINE: Run("Attention U-Net, our recipe"),
+    "unet": Run("plain U-Net: the same without gates", {"architecture": "unet"}),
+    "article": Run(
+        "the article's network and loss on our frame: 32 filters, Dice alone",
+        {
+            "architecture": replace(ARCHITECTURES["article"]),
+            "loss": "dice",
+            "side_weights": (0.0, 0.0),
+        },
+        folds=1,
+    ),
+}
+"""The article's question: do gates help?"""
+
+LEVERS = {
+    "windows": Run("one channel, [0, 255] HU, instead of three", {"windows": ((0, 255),)}, 1),
+    "augmentation": Run("no augmentation at all", {"augmentation": AugmentationSettings.none()}, 1),
+    "intensity": Run(
+        "no intensity augmentation (geometry stays)",
+        {"augmentation": AugmentationSettings().without_intensity()},
+        1,
+    ),
+    "deep supervision": Run("no deep supervision", {"side_weights": (0.0, 0.0)}, 1),
+    "loss: Dice": Run("the article's loss instead of ours", {"loss": "dice"}, 1),
+    "loss: focal Tversky": Run("focal Tversky instead of ours", {"loss": "focal_tversky"}, 1),
+    "averaging": Run("last weights instead of averaged ones", {"averaging": 0.0}, 1),
+    "frame": Run(
+        "the frame on the body's centre, not shifted towards the gland",
+        {"frame": FrameSpec(offset_mm=(0.0, 0.0))},
+        1,
+    ),
+    "filters 24": Run(
+        "24 filters instead of 16, 2.2 times the cost",
+        {"architecture": replace(ARCHITECTURES["default"], filters=24)},
+        1,
+    ),
+    "dropout": Run(
+        "no dropout", {"architecture": replace(ARCHITECTURES["default"], dropout=0.0)}, 1
+    ),
+}
+"""Parts of the recipe, each taken out or changed by itself, on one fold."""
+
+
+def compare(
+    dataset: Path,
+    output: Path,
+    settings: TrainSettings,
+    *,
+    folds: int = 5,
+    runs: Sequence[str] = tuple(RUNS),
+    negatives: Sequence[str] = (),
+    phantoms: int = 16,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Train every run on the same folds with the same steps and seeds, and set them side by side.
+
+    Parameters
+    ----------
+    dataset : Path
+        Folder in the slice layout.
+    output : Path
+        Folder for the trainings, ``compare.json`` and ``compare.md``. What is there already is
+        not trained again.
+    settings : TrainSettings
+        The recipe that all runs share.
+    folds : int
+        Parts into which the patients are split.
+    runs : sequence of str
+        Names in `RUNS` and `LEVERS`; the baseline is always among them.
+    negatives, phantoms
+        See `train`.
+    report : callable
+        Called with a line of text whenever there is something to tell.
+
+    Returns
+    -------
+    dict
+        What is written to ``compare.json``.
+
+    Raises
+    ------
+    PancreasSegError
+        If a run is not known, or `train` refuses.
+    """
+    known = {**RUNS, **LEVERS}
+    for name in runs:
+        if name not in known:
+            raise PancreasSegError(f"There is no run {name!r}; known are {', '.join(known)}.")
+    chosen = list(dict.fromkeys([BASELINE, *runs]))
+    for name in chosen:
+        for fold in range(min(folds, known[name].folds or folds)):
+            folder = run_folder(output, name, fold)
+            if (folder / OUT_OF_FOLD).exists():
+                continue
+            train(
+                dataset,
+                folder,
+                replace(settings, **known[name].changes),
+                split=Split(folds, fold, settings.seed),
+                negatives=negatives,
+                phantoms=phantoms,
+                resume=True,
+                report=lambda line, name=name, fold=fold: report(  # type: ignore[misc]
+                    f"{name}, fold {fold}: " + "  ".join(f"{k} {v}" for k, v in line.items())
+                ),
+            )
+    return gather(output, settings, folds)
+
+
+def run_folder(output: Path, name: str, fold: int) -> Path:
+    """Folder of one training of a comparison."""
+    return Path(output) / f"{name.replace(':', '').replace(' ', '-')}-fold{fold}"
+
+
+def gather(output: Path, settings: TrainSettings, folds: int) -> dict[str, Any]:
+    """Gather what has been trained in a folder, and write ``compare.json`` and ``compare.md``."""
+    known = {**RUNS, **LEVERS}
+    found = {name: _out_of_fold(output, name, folds) for name in known}
+    found = {name: dice for name, dice in found.items() if dice}
+    base = found[BASELINE]
+    result = {
+        "what": "Dice per patient on the native grid, slice by slice, out of fold, no "
+        "post-processing; each patient's threshold was chosen on the run's other patients",
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "folds": folds,
+        "seed": settings.seed,
+        "runs": [_run_entry(output, n, known[n], found[n], settings) for n in RUNS if n in found],
+        "differences": [_difference(BASELINE, base, n, found[n]) for n in RUNS if n in found][1:],
+        "levers": [_lever(n, known[n], base, found[n]) for n in LEVERS if n in found],
+    }
+    write_json(Path(output) / "compare.json", result, overwrite=True)
+    with atomic_write(Path(output) / "compare.md", overwrite=True) as file:
+        file.write(_markdown(result).encode())
+    return result
+
+
+def _out_of_fold(output: Path, name: str, folds: int) -> dict[str, float]:
+    """Dice of each patient held back, at the threshold that is best for all the others."""
+    patients: dict[str, list[float]] = {}
+    for fold in range(folds):
+        path = run_folder(output, name, fold) / OUT_OF_FOLD
+        if path.exists():
+            patients |= json.loads(path.read_text(encoding="utf-8"))["dice"]
+    names = sorted(patients)
+    curves = np.array([patients[name] for name in names])
+    if len(names) < 2:
+        return {name: float(max(patients[name])) for name in names}
+    others = (curves.sum(axis=0) - curves) / (len(names) - 1)
+    best = others.argmax(axis=1)
+    return {name: float(curves[i, best[i]]) for i, name in enumerate(names)}
+
+
+def _run_entry(
+    output: Path, name: str, run: Run, dice: Mapping[str, float], settings: TrainSettings
+) -> dict[str, Any]:
+    changed = replace(settings, **run.changes)
+    hours, trained = 0.0, []
+    for path in sorted(Path(output).glob(run_folder(output, name, 0).name[:-1] + "*/history.json")):
+        history = json.loads(path.read_text(encoding="utf-8"))
+        hours += sum(line["seconds"] for line in history) / 3600
+        trained.append(int(path.parent.name.rsplit("fold", 1)[1]))
+    return {
+        "name": name,
+        "what": run.what,
+        "architecture": changed.resolved_architecture().to_dict(),
+        "loss": changed.loss,
+        "folds": trained,
+        "steps": settings.steps,
+        "hours": round(hours, 2),
+        "patients": {p: round(d, 4) for p, d in dice.items()},
+        "summary": {
+            **summarise(dice.values()),
+            f"below_{FAILURE_DICE}": sum(d < FAILURE_DICE for d in dice.values()),
+        },
+    }
+
+
+def _difference(
+    a: str, dice_a: Mapping[str, float], b: str, dice_b: Mapping[str, float]
+) -> dict[str, Any]:
+    """Paired difference a - b over the patients that both have, with its interval."""
+    both = sorted(dice_a.keys() & dice_b.keys())
+    gaps = np.array([dice_a[p] - dice_b[p] for p in both])
+    low, high = (round(end, 4) for end in bootstrap_interval(gaps))
+    return {
+        "a": a,
+        "b": b,
+        "n": len(both),
+        "mean": round(float(gaps.mean()), 4),
+        "low": low,
+        "high": high,
+    }
+
+
+def _lever(
+    name: str, run: Run, base: Mapping[str, float], dice: Mapping[str, float]
+) -> dict[str, Any]:
+    gap = _difference(BASELINE, base, name, dice)
+    both = sorted(base.keys() & dice.keys())
+    return {
+        "lever": name,
+        "what": run.what,
+        "n": gap["n"],
+        "dice_with": round(float(np.mean([base[p] for p in both])), 4),
+        "dice_without": round(float(np.mean([dice[p] for p in both])), 4),
+        "difference": gap["mean"],
+        "low": gap["low"],
+        "high": gap["high"],
+    }
+
+
+def _markdown(result: Mapping[str, Any]) -> str:
+    lines = [
+        f"{result['what']}. {result['steps']} steps of {result['batch_size']} slices, "
+        f"{result['folds']} folds by patient, seed {result['seed']}; 95 % bootstrap intervals "
+        "over patients.",
+        "",
+        "| network | n | mean (95 %) | SD | median | worst | below 0.5 | hours |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for run in result["runs"]:
+        s = run["summary"]
+        lines.append(
+            f"| {run['what']} | {s['n']} | {s['mean']:.3f} ({s['low']:.3f} to {s['high']:.3f}) | "
+            f"{s['sd']:.3f} | {s['median']:.3f} | {s['worst']:.3f} | {s['below_0.5']} | "
+            f"{run['hours']} |"
+        )
+    lines += ["", "| paired difference | n | mean (95 %) |", "| --- | --- | --- |"]
+    for gap in result["differences"]:
+        lines.append(
+            f"| {gap['a']} − {gap['b']} | {gap['n']} | {gap['mean']:+.3f} "
+            f"({gap['low']:+.3f} to {gap['high']:+.3f}) |"
+        )
+    if result["levers"]:
+        lines += [
+            "",
+            "| lever | without it | n | Dice with | Dice without | difference (95 %) |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+    for lever in result["levers"]:
+        lines.append(
+            f"| {lever['lever']} | {lever['what']} | {lever['n']} | {lever['dice_with']:.3f} | "
+            f"{lever['dice_without']:.3f} | {lever['difference']:+.3f} "
+            f"({lever['low']:+.3f} to {lever['high']:+.3f}) |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,470 @@
+"""Evaluations and model cards as Markdown: every figure comes from the JSON it was given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.scores import (
+    FAILURE_DICE,
+    TOLERANCE_MM,
+    summarise,
+    summarise_patients,
+)
+
+__all__ = ["evaluation_markdown", "merge_evaluations", "model_card", "read_report"]
+
+SURFACE_DICE = f"surface_dice_{TOLERANCE_MM:g}mm"
+FIGURES = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 (mm)",
+    SURFACE_DICE: f"Surface Dice {TOLERANCE_MM:g} mm",
+    "mean_distance_mm": "Mean surface distance (mm)",
+    "recall": "Recall",
+    "precision": "Precision",
+    "volume_ratio": "Volume / reference",
+}
+LIMITS = (
+    "CT without contrast agent, or in another phase than portal-venous",
+    "children",
+    "after operations on the pancreas",
+    "large tumours, pancreatitis, collections and stents",
+    "other modalities: MRI, cone-beam CT, the low-dose CT of PET",
+)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the JSON that `evaluate` or `compare` wrote.
+
+    Raises
+    ------
+    PancreasSegError
+        If it cannot be read or is no JSON object.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PancreasSegError(f"{path} cannot be read as JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise PancreasSegError(f"{path} must hold a JSON object.")
+    return data
+
+
+def merge_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make one evaluation of several: folds of one recipe, each with its own patients.
+
+    Parameters
+    ----------
+    evaluations : sequence of Mapping
+        What `evaluate` wrote.
+
+    Raises
+    ------
+    PancreasSegError
+        If a patient is in two of them, or one is no evaluation.
+    """
+    patients: dict[str, Mapping[str, Any]] = {}
+    for data in evaluations:
+        rows = data.get("patients")
+        if not isinstance(rows, Mapping) or not all(
+            isinstance(row, Mapping) and "dice" in row for row in rows.values()
+        ):
+            raise PancreasSegError("This is no evaluation: its patients have no Dice.")
+        if twice := sorted(patients.keys() & rows.keys()):
+            raise PancreasSegError(
+                f"Patient {twice[0]} is in two of the evaluations; give evaluations of different "
+                "patients, one a fold."
+            )
+        patients |= rows
+    if len(evaluations) == 1:
+        return dict(evaluations[0])
+    first = evaluations[0]
+    merged = {
+        **first,
+        "model": ", ".join(str(data.get("model", "?")) for data in evaluations),
+        "weights_sha256": None,
+        "threshold": None,
+        "models": len(evaluations),
+        "patients": dict(sorted(patients.items())),
+    }
+    return merged | summarise_patients(merged["patients"])
+
+
+def evaluation_markdown(data: Mapping[str, Any]) -> str:
+    """An evaluation as a page: what was done, the summary, failures, attention, patients.
+
+    Parameters
+    ----------
+    data : Mapping
+        What `Evaluation.to_dict` gives.
+    """
+    lines = [f"# Evaluation of {data.get('model', 'a model')}", "", *_accuracy(data)]
+    lines += ["", "## Attention", "", *_attention(data.get("attention"))]
+    lines += ["", "## Cost", "", *_cost(data.get("cost"))]
+    return "\n".join(lines) + "\n"
+
+
+def model_card(
+    card: Mapping[str, Any],
+    weights_bytes: int,
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    comparison: Mapping[str, Any] | None = None,
+) -> str:
+    """A model's card as a page.
+
+    Parameters
+    ----------
+    card : Mapping
+        The card of the bundle.
+    weights_bytes : int
+        Size of its weights.
+    evaluations : sequence of Mapping
+        What `evaluate` wrote: of this model, or one for each fold of its recipe.
+    comparison : Mapping, optional
+        What `compare` wrote.
+    """
+    merged = merge_evaluations(evaluations) if evaluations else None
+    sections = {
+        "What it is": _identity(card, weights_bytes),
+        "Where not to trust it": _limits(card),
+        "Data": _data(card),
+        "Recipe": _recipe(card),
+        "Accuracy": _headline(card, merged, comparison),
+        "With and without attention gates": _comparison(comparison),
+        "What each part of the recipe brings": _levers(comparison),
+        "Attention": _attention((merged or {}).get("attention")),
+        "Calibration and confidence": _calibration(card),
+        "Cost": _cost((merged or {}).get("cost")),
+    }
+    lines = [
+        f"# Model card: {card['name']} {card['version']}",
+        "",
+        str(card.get("description", "")),
+        "",
+        "**For research only, not for clinical use.**",
+        "",
+        "This page is generated from the model's card and the files of `napari-pancreas-seg "
+        "evaluate` and `compare`, by `napari-pancreas-seg models card`; no figure in it is typed "
+        "by hand.",
+    ]
+    for title, section in sections.items():
+        lines += ["", f"## {title}", "", *section]
+    return "\n".join(lines) + "\n"
+
+
+def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
+    shape = card["architecture"]
+    frame = card["frame"]
+    windows = ", ".join(f"{low} to {high}" for low, high in card["windows"])
+    rows = {
+        "Network": f"{'Attention U-Net' if shape.get('attention', True) else 'U-Net'}, "
+        f"{shape.get('filters', 16)} filters",
+        "Input": f"{frame['height']} × {frame['width']} pixels of {frame['mm_per_pixel']} mm, "
+        "centred on the body",
+        "Channels, HU": windows,
+        "Output": "probability of pancreas, and the coefficients of every attention gate",
+        "Threshold": card["threshold"],
+        "Weights": f"{weights_bytes / 1e6:.1f} MB, SHA-256 `{card['weights_sha256']}`",
+        "Licence": card["licence"],
+        "Made": card.get("training", {}).get("made", "not stated"),
+    }
+    return _table(("", ""), rows.items())
+
+
+def _limits(card: Mapping[str, Any]) -> list[str]:
+    lines = ["Do not trust it, and look at every slice, on:", "", *(f"- {x}" for x in LIMITS)]
+    return [*lines, "", str(card["limits"])] if card.get("limits") else lines
+
+
+def _data(card: Mapping[str, Any]) -> list[str]:
+    training = card.get("training", {})
+    lines = [str(card.get("data", "The card does not say what it was trained on."))]
+    if training.get("patients"):
+        counted = f"{len(training['patients'])} patients"
+        if training.get("slices"):
+            counted += f", {training['slices']} slices"
+        lines += ["", f"Trained on {counted}."]
+    if card.get("citation"):
+        lines += ["", f"Cite: {card['citation']}"]
+    return lines
+
+
+def _recipe(card: Mapping[str, Any]) -> list[str]:
+    training = card.get("training", {})
+    recipe = training.get("recipe")
+    if not recipe:
+        return ["The card holds no recipe."]
+    lines = [
+        f"{training.get('hours', '?')} hours on {training.get('machine', 'a machine not stated')}, "
+        f"with {training.get('program', 'a program not stated')}."
+    ]
+    if card.get("note"):
+        lines += ["", str(card["note"])]
+    rows = [
+        (name.replace("_", " "), json.dumps(value, ensure_ascii=False).strip('"'))
+        for name, value in recipe.items()
+        if not isinstance(value, Mapping) and value is not None
+    ]
+    rows += [
+        (
+            name.replace("_", " "),
+            ", ".join(f"{k.replace('_', ' ')} {json.dumps(v)}" for k, v in value.items()),
+        )
+        for name, value in recipe.items()
+        if isinstance(value, Mapping)
+    ]
+    return [*lines, "", *_table(("setting", "value"), rows)]
+
+
+def _headline(
+    card: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
+) -> list[str]:
+    """Out-of-fold figures if there are any, then whatever else is known."""
+    lines: list[str] = []
+    run = _run_like(card, comparison)
+    if evaluation is not None and evaluation.get("models", 1) > 1:
+        lines += [
+            f"**Out of fold**: {evaluation['models']} models of the recipe, each measured on "
+            "patients that it did not see; "
+            f"{_sentence(evaluation['patients'])}"
+        ]
+    elif run is not None:
+        lines += [
+            f"**Out of fold**, {_folds(run)} folds by patient of {_text(run.get('steps'))} steps "
+            f"each, for the network `{run.get('name', '?')}`; {_sentence(run['patients'])}"
+        ]
+    else:
+        lines += ["Figures out of fold have not been given."]
+    if evaluation is None:
+        lines += ["", "No evaluation of this model has been given."]
+        return lines + _own_validation(card)
+    if evaluation.get("weights_sha256") not in (None, card["weights_sha256"]):
+        lines += ["", "The figures below were measured with other weights than this model's."]
+    return [*lines, "", *_accuracy(evaluation)]
+
+
+def _own_validation(card: Mapping[str, Any]) -> list[str]:
+    validation = card.get("validation") or {}
+    if not validation.get("patients"):
+        return []
+    return [
+        "",
+        f"The card's own validation: {_sentence(validation['patients'])}",
+        "",
+        f"({validation.get('what', 'no description')}.)",
+    ]
+
+
+def _run_like(
+    card: Mapping[str, Any], comparison: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The comparison's run whose network and loss are those of the card."""
+    recipe = card.get("training", {}).get("recipe", {})
+    networks = (card["architecture"], recipe.get("architecture"))
+    for run in (comparison or {}).get("runs", ()):
+        same_loss = run.get("loss") in (None, recipe.get("loss"))
+        if run.get("patients") and run.get("architecture") in networks and same_loss:
+            return run
+    return None
+
+
+def _folds(run: Mapping[str, Any]) -> str:
+    """How many folds were trained: given as a number or as their list."""
+    folds = run.get("folds")
+    return _text(len(folds) if isinstance(folds, Sequence) else folds)
+
+
+def _sentence(patients: Mapping[str, Any]) -> str:
+    """Dice of patients in a sentence, failures included."""
+    values = [row["dice"] if isinstance(row, Mapping) else row for row in patients.values()]
+    s = summarise(values)
+    failed = sum(value < FAILURE_DICE for value in values)
+    return (
+        f"Dice {s['mean']:.3f} (95 % interval of the mean {s['low']:.3f} to {s['high']:.3f}), "
+        f"SD {s['sd']:.3f}, median {s['median']:.3f}, worst {s['worst']:.3f}, n = {s['n']} "
+        f"patients, {failed} of them below {FAILURE_DICE}."
+    )
+
+
+def _accuracy(data: Mapping[str, Any]) -> list[str]:
+    lines = [f"- {name.replace('_', ' ')}: {text}" for name, text in data.get("how", {}).items()]
+    lines += ["", *_summary(data.get("summary", {})), "", *_failures(data), ""]
+    names = [n for n in FIGURES if any(n in row for row in data["patients"].values())]
+    rows = [
+        (
+            patient,
+            row.get("slices"),
+            row.get("missed_slices"),
+            *(_number(row.get(name), name) for name in names),
+        )
+        for patient, row in sorted(data["patients"].items(), key=lambda item: item[1]["dice"])
+    ]
+    return [*lines, *_table(("patient", "slices", "missed", *(FIGURES[n] for n in names)), rows)]
+
+
+def _summary(summary: Mapping[str, Any]) -> list[str]:
+    columns = ("mean", "low", "high", "sd", "median", "worst")
+    rows = [
+        (text, *(_number(summary[name].get(c), name) for c in columns), summary[name].get("n"))
+        for name, text in FIGURES.items()
+        if summary.get(name, {}).get("n")
+    ]
+    # Of a ratio of volumes, nobody can say which end is the worst.
+    rows = [(*r[:6], "—", r[7]) if r[0] == FIGURES["volume_ratio"] else r for r in rows]
+    return _table(("", "mean", "95 % from", "to", "SD", "median", "worst", "n"), rows)
+
+
+def _failures(data: Mapping[str, Any]) -> list[str]:
+    failed = sorted(
+        (row["dice"], patient)
+        for patient, row in data["patients"].items()
+        if row["dice"] < FAILURE_DICE
+    )
+    share = f"{len(failed)} of {len(data['patients'])} patients"
+    if not failed:
+        return [f"Failures (Dice below {FAILURE_DICE}): none, {share}."]
+    names = ", ".join(f"{patient} ({dice:.2f})" for dice, patient in failed)
+    return [f"Failures (Dice below {FAILURE_DICE}): {share}: {names}."]
+
+
+def _attention(gates: Any) -> list[str]:
+    if not gates:
+        return ["No attention was measured, or the network has no gates."]
+    rows = [
+        (
+            f"{gate['gate']}{' (finest)' if gate['gate'] == 1 else ''}",
+            *(_number(gate.get(name)) for name in ("inside", "tissue", "frame", "sd")),
+            *(_ratio(gate.get(name) or {}) for name in ("ratio_to_tissue", "ratio_to_frame")),
+        )
+        for gate in gates
+    ]
+    header = ("gate", "in the gland", "other tissue", "rest of the frame", "SD")
+    return [
+        "Mean coefficient of each attention gate in the reference; in the other tissue (above "
+        "10 HU) of the same slices within the frame; and in all the rest of the frame, fat, gas "
+        "and air included. Ratios are means over patients, with their 95 % interval: 1 says that "
+        "the gate does not care for the gland. A coefficient weighs features: it explains "
+        "nothing. Where windows clip everything to 0, as in fat and air, there is next to "
+        "nothing to weigh, and coefficients may be high there.",
+        "",
+        *_table((*header, "gland : tissue", "gland : rest"), rows),
+    ]
+
+
+def _ratio(s: Mapping[str, Any]) -> str:
+    if not s.get("n"):
+        return "—"
+    return f"{s['mean']:.2f} ({s['low']:.2f} to {s['high']:.2f}, n = {s['n']})"
+
+
+def _comparison(comparison: Mapping[str, Any] | None) -> list[str]:
+    runs = (comparison or {}).get("runs")
+    if not comparison or not runs:
+        return ["No comparison of networks has been given."]
+    rows = []
+    for run in runs:
+        patients = run.get("patients") or {}
+        s = summarise(patients.values()) if patients else run.get("summary", {})
+        failed = sum(d < FAILURE_DICE for d in patients.values()) if patients else None
+        figures = [_number(s.get(k)) for k in ("mean", "low", "high", "sd", "median", "worst")]
+        where = (run.get("name"), run.get("loss"), _folds(run), run.get("steps"))
+        rows.append((*where, *figures, failed, s.get("n"), run.get("hours")))
+    lines = [
+        "The same data, steps and seeds for each; Dice of patients that the network did not see.",
+        "",
+        *_table(
+            (
+                *("run", "loss", "folds", "steps", "mean", "95 % from", "to", "SD", "median"),
+                *("worst", f"below {FAILURE_DICE}", "n", "hours"),
+            ),
+            rows,
+        ),
+    ]
+    for d in comparison.get("differences") or ():
+        lines += ["", f"- {_difference(d)}"]
+    return lines
+
+
+def _difference(d: Mapping[str, Any]) -> str:
+    low, high = d.get("low"), d.get("high")
+    text = (
+        f"{d.get('a')} − {d.get('b')}, paired: {_number(d.get('mean'), signed=True)} "
+        f"(95 % interval {_number(low, signed=True)} to {_number(high, signed=True)}, "
+        f"n = {_text(d.get('n'))})"
+    )
+    if low is None or high is None:
+        return text + "."
+    if low > 0:
+        return f"{text}: {d.get('a')} is better."
+    return f"{text}: {d.get('b')} is better." if high < 0 else f"{text}: no difference is shown."
+
+
+def _levers(comparison: Mapping[str, Any] | None) -> list[str]:
+    levers = (comparison or {}).get("levers")
+    if not levers:
+        return ["No levers have been measured."]
+    rows = [
+        (
+            *(lever.get("lever"), lever.get("what")),
+            *(_number(lever.get(name)) for name in ("dice_with", "dice_without")),
+            *(_number(lever.get(name), signed=True) for name in ("difference", "low", "high")),
+            lever.get("n"),
+        )
+        for lever in levers
+    ]
+    header = ("lever", "what", "Dice with", "without", "difference", "95 % from", "to", "n")
+    return ["Mean Dice of the same patients, never seen in training.", "", *_table(header, rows)]
+
+
+def _calibration(card: Mapping[str, Any]) -> list[str]:
+    confidence = card.get("confidence")
+    if not confidence:
+        return ["The probability has not been calibrated."]
+    rows = {
+        "Temperature": card.get("temperature"),
+        "Threshold": card["threshold"],
+        "Expected calibration error before": confidence.get("error_before"),
+        "… and after": confidence.get("error_after"),
+        "Spearman, expected against true Dice of a slice": confidence.get("spearman"),
+        "Slices": confidence.get("slices"),
+        "Patients": confidence.get("patients"),
+    }
+    table = _table(("", ""), ((k, _text(v)) for k, v in rows.items()))
+    return [*table, "", f"({confidence['what']}.)"] if confidence.get("what") else table
+
+
+def _cost(cost: Mapping[str, Any] | None) -> list[str]:
+    if not cost:
+        return ["No evaluation has been given that measured it."]
+    names = {
+        "parameters": "Parameters",
+        "weights_mb": "Weights, MB",
+        "gflop_per_slice": "GFLOP a slice (convolutions; a multiplication and an addition are 2)",
+        "seconds_per_slice": "Seconds a slice, one at a time (median)",
+        "device": "Device of that measurement",
+    }
+    return _table(("", ""), ((text, _text(cost.get(k))) for k, text in names.items()))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines]
+
+
+def _text(value: Any) -> str:
+    """A cell's text: what comes from a file must not break the table."""
+    if value is None:
+        return "—"
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _number(value: Any, name: str = "", *, signed: bool = False) -> str:
+    if value is None:
+        return "—"
+    digits = 1 if name.endswith("_mm") else 3
+    return f"{value:{'+' if signed else ''}.{digits}f}"

@@ -1,0 +1,190 @@
+"""Evaluation of a tiny network on tiny CTs: the same Dice as an independent program."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
+from napari_pancreas_seg.io import save_ct, save_mask
+from napari_pancreas_seg.model.attention_unet import Architecture, build
+from napari_pancreas_seg.model.cost import gflop_per_slice
+from napari_pancreas_seg.training.evaluation import evaluate_volumes, match_references
+from napari_pancreas_seg.volume import CTVolume
+
+AFFINE = np.diag([-6.0, -6.0, 5.0, 1.0])
+NAMES = ("PANCREAS_0001_slice1", "PANCREAS_0001_slice2", "PANCREAS_0002_slice7", "other")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """CTs of one to three slices of a body of 6 mm pixels, and masks."""
+    root = tmp_path_factory.mktemp("volumes")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :64]
+    body = ((y - 24) / 18) ** 2 + ((x - 32) / 26) ** 2 < 1
+    for k, name in enumerate(NAMES):
+        n = 3 if name == "other" else 1
+        hu = np.where(body, 60, -900) + rng.normal(0, 25, (n, 48, 64))
+        volume = CTVolume.from_source_array(hu.astype(np.int16).transpose(2, 1, 0), AFFINE)
+        gland = ((y - 20 - k) / 5) ** 2 + ((x - 30) / 9) ** 2 < 1
+        suffix = "" if name == "other" else "_pancreas"
+        save_ct(volume, root / "ct" / f"{name}.nii.gz")
+        masks = np.repeat(gland[None], n, 0).astype(np.uint8)
+        save_mask(masks, volume, root / "mask" / f"{name}{suffix}.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle):
+    return LoadedModel(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def threshold(folders, model):
+    """Where the untrained network's mask is a part of the frame, neither all nor nothing."""
+    from napari_pancreas_seg.io import load_ct
+
+    found = segment(load_ct(folders / "ct" / f"{NAMES[0]}.nii.gz"), model)
+    return float(np.quantile(found.probability.values.astype(float), 0.7))
+
+
+def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_path, shared):
+    script = shared / "tools" / "score.py"
+    if not script.is_file():
+        pytest.skip("no score.py in ../shared")
+    from napari_pancreas_seg.io import load_ct
+
+    result = evaluate_volumes(
+        folders / "ct", folders / "mask", model, threshold=threshold, postprocess=False
+    )
+    for path in (folders / "ct").iterdir():
+        volume = load_ct(path)
+        found = segment(volume, model, threshold=threshold, postprocess=False)
+        save_mask(found.mask, volume, tmp_path / f"{path.name.split('.')[0]}_mask.nii.gz")
+    said = subprocess.run(
+        [sys.executable, script, tmp_path, folders / "mask"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    theirs = dict(re.findall(r"^(\S+) (0\.\d+)$", said, re.MULTILINE))
+    assert theirs.keys() == result.dice.keys() == {"PANCREAS_0001", "PANCREAS_0002", "other"}
+    for patient, value in theirs.items():
+        assert 0 < float(value) < 1
+        assert result.dice[patient] == pytest.approx(float(value), abs=1e-4)
+    mean = float(re.search(r"^mean (\S+)", said, re.MULTILINE)[1])
+    assert result.summary()["mean"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_an_evaluation_of_volumes(folders, model, threshold):
+    seen = []
+    result = evaluate_volumes(
+        folders / "ct", folders / "mask", model, threshold=threshold,
+        on_case=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(i, 4) for i in range(1, 5)]
+    data = result.to_dict()
+    json.dumps(data, allow_nan=False)
+    assert data["patients"]["other"]["slices"] == 3
+    assert [g["gate"] for g in data["attention"]] == [1, 2, 3, 4]
+    assert all(0 < g["inside"] < 1 for g in data["attention"])
+    assert data["summary"]["dice"]["n"] == 3
+    assert set(data["failures"]["patients"]) == {p for p, d in result.dice.items() if d < 0.5}
+    network = model.predictor.network
+    assert data["cost"]["parameters"] == network.count_params()
+    assert data["cost"]["weights_mb"] == pytest.approx(len(model.bundle.weights) / 1e6, abs=0.01)
+
+
+def test_patients_of_the_training_are_left_out(folders, model, threshold, monkeypatch):
+    seen = {**model.card, "training": {"patients": ["0001", "other"]}}
+    monkeypatch.setattr(model, "card", seen)
+    where = folders / "ct", folders / "mask", model
+    result = evaluate_volumes(*where, threshold=threshold)
+    assert set(result.dice) == {"PANCREAS_0002"}
+    every = evaluate_volumes(*where, threshold=threshold, every_patient=True)
+    assert every.how["seen_in_training"] == "PANCREAS_0001, other"
+    seen["training"]["patients"].append("0002")
+    with pytest.raises(PancreasSegError, match="--every-patient"):
+        evaluate_volumes(*where)
+
+
+def test_references_find_their_cts(tmp_path):
+    def make(folder, *names):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"")
+        return tmp_path / folder
+
+    cts = make("ct", "a.nii.gz", "a_2.nii.gz", "b.nii", "c_venous.nii.gz", "d_1.nii", "d_2.nii")
+    masks = make("masks", "a_pancreas.nii.gz", "b_mask.nii.gz", "c.nii.gz", "notes.txt")
+    pairs = [(m.name, c.name) for m, c in match_references(cts, masks)]
+    assert pairs == [
+        ("a_pancreas.nii.gz", "a.nii.gz"),
+        ("b_mask.nii.gz", "b.nii"),
+        ("c.nii.gz", "c_venous.nii.gz"),
+    ]
+    together = make("together", "a.nii.gz", "a_pancreas.nii.gz")
+    with pytest.raises(PancreasSegError, match=r"No CTs .* a\.nii\.gz|belong"):
+        match_references(together, make("one", "z.nii"))
+    with pytest.raises(PancreasSegError, match=r"2 CTs .* d_1\.nii, d_2\.nii"):
+        match_references(cts, make("several", "d.nii.gz"))
+    with pytest.raises(PancreasSegError, match="no files"):
+        match_references(make("empty"), masks)
+    with pytest.raises(PancreasSegError, match="not a folder"):
+        match_references(tmp_path / "nowhere", masks)
+
+
+def test_a_reference_on_another_grid_is_refused(folders, model, tmp_path):
+    moved = AFFINE.copy()
+    moved[0, 3] = 3.0
+    volume = CTVolume.from_source_array(np.zeros((64, 48, 1), np.int16), moved)
+    save_mask(np.ones((1, 48, 64), np.uint8), volume, tmp_path / f"{NAMES[0]}.nii.gz")
+    with pytest.raises(PancreasSegError, match="grid"):
+        evaluate_volumes(folders / "ct", tmp_path, model)
+
+
+def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp_path, capsys):
+    figures, page = tmp_path / "eval.json", tmp_path / "eval.md"
+    arguments = [
+        *("evaluate", str(folders / "ct"), "--references", str(folders / "mask")),
+        *("--model", str(tiny_bundle), "--threshold", str(threshold)),
+        *("-o", str(figures), "--markdown", str(page), "--no-postprocess"),
+    ]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    data = json.loads(figures.read_text())
+    assert data["how"]["postprocessing"] == "none"
+    for patient, row in data["patients"].items():
+        assert f"{row['dice']:.4f}" in said
+        assert f"| {patient} | {row['slices']} |" in page.read_text()
+    assert main(arguments) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    card = tmp_path / "card.md"
+    about = ["models", "card", str(tiny_bundle), "--evaluation", str(figures), "-o", str(card)]
+    assert main(about) == 0
+    assert f"{data['summary']['dice']['mean']:.3f}" in card.read_text()
+    assert main(about) == 1
+    assert main(["models", "card", str(tiny_bundle), "--comparison", str(page), "-o", "x.md"]) == 1
+    assert "JSON" in capsys.readouterr().err
+
+
+def test_models_are_still_listed(capsys):
+    assert main(["models"]) == 0
+    assert "default (bundled)" in capsys.readouterr().out
+
+
+def test_operations_of_a_slice():
+    def cost(**changes):
+        return gflop_per_slice(
+            build(Architecture(**{"filters": 2, "height": 32, "width": 32} | changes))
+        )
+
+    plain = cost()
+    assert cost(height=64) == pytest.approx(2 * plain)
+    assert plain > cost(attention=False)
+    # A further channel of the input: 3 × 3 products and sums for each pixel and filter.
+    assert cost(channels=4) - plain == pytest.approx(2 * 3 * 3 * 2 * 32 * 32 / 1e9)

@@ -1,0 +1,138 @@
+"""The pages: every figure from the JSON, and nothing breaks where something is missing."""
+
+import json
+
+import pytest
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.report import (
+    evaluation_markdown,
+    merge_evaluations,
+    model_card,
+    read_report,
+)
+from napari_pancreas_seg.training.scores import summarise, summarise_patients
+
+
+def evaluation(patients, sha="a"):
+    rows = {
+        p: {"dice": d, "hd95_mm": 10 * d, "recall": None, "slices": 3, "missed_slices": 0,
+            "attention": [{"inside": 0.8, "tissue": 0.2, "frame": 0.4, "sd": 0.1}]}
+        for p, d in patients.items()
+    }  # fmt: skip
+    return {
+        "model": f"toy 1 ({sha})",
+        "weights_sha256": sha,
+        "threshold": 0.5,
+        "how": {"surfaces": "in the plane", "spacing": "nominal"},
+        "patients": rows,
+        **summarise_patients(rows),
+        "cost": {"parameters": 7, "weights_mb": 4.5, "gflop_per_slice": 3.88},
+    }
+
+
+@pytest.fixture
+def card(tiny_card):
+    return {
+        **tiny_card,
+        "weights_sha256": "a",
+        "data": "CT-82",
+        "citation": "Roth 2016",
+        "limits": "Not for clinical use.",
+        "training": {
+            "patients": ["1", "2"], "slices": 9, "hours": 1.5, "machine": "two cores",
+            "recipe": {"architecture": "default", "loss": "mixed", "steps": 10},
+        },
+        "confidence": {"spearman": 0.61, "error_before": 0.12, "error_after": 0.03},
+    }  # fmt: skip
+
+
+COMPARISON = {
+    "runs": [
+        {"name": "attention", "architecture": "default", "loss": "mixed", "folds": 5, "steps": 99,
+         "patients": {"1": 0.8, "2": 0.4, "3": 0.9}, "hours": 3},
+        {"name": "unet", "architecture": "unet", "summary": {"mean": 0.7, "n": 3}},
+        {"name": "article"},
+    ],
+    "differences": [
+        {"a": "attention", "b": "unet", "mean": 0.011, "low": -0.002, "high": 0.024, "n": 3},
+        {"a": "attention", "b": "article", "mean": 0.2, "low": 0.1, "high": 0.3, "n": 3},
+        {"a": "x", "b": "y", "mean": None},
+    ],
+    "levers": [{"lever": "elastic", "dice_with": 0.71, "dice_without": 0.69, "n": 10}],
+}  # fmt: skip
+
+
+def test_a_page_of_an_evaluation():
+    page = evaluation_markdown(evaluation({"p1": 0.81, "p2": 0.31}))
+    assert "1 of 2 patients: p2 (0.31)" in page
+    assert page.index("| p2 | 3 |") < page.index("| p1 | 3 |")
+    assert "nominal" in page and "3.88" in page
+    assert "4.00 (4.00 to 4.00, n = 2)" in page
+    assert "2.00 (2.00 to 2.00, n = 2)" in page
+
+
+def test_a_card_with_everything(card):
+    page = model_card(card, 4_500_000, [evaluation({"p1": 0.81, "p2": 0.31})], COMPARISON)
+    out_of_fold = summarise([0.8, 0.4, 0.9])
+    for text in (
+        "not for clinical use", "CT-82", "Roth 2016", "1.5 hours on two cores", "4.5 MB",
+        f"Dice {out_of_fold['mean']:.3f} (95 % interval of the mean {out_of_fold['low']:.3f}",
+        "n = 3 patients, 1 of them below 0.5", "1 of 2 patients: p2 (0.31)",
+        "without contrast agent", "5 folds by patient of 99 steps",
+        "+0.011 (95 % interval -0.002 to +0.024, n = 3): no difference is shown",
+        "attention is better", "| elastic | — | 0.710 | 0.690 | — | — | — | 10 |", "0.61",
+    ):  # fmt: skip
+        assert text in page, text
+
+
+def test_the_run_of_the_same_network_is_the_headline(card):
+    run = {**COMPARISON["runs"][0], "architecture": card["architecture"], "folds": [0, 1, 2]}
+    other = {**run, "architecture": {**card["architecture"], "attention": False}}
+    for runs, found in (([other, run], True), ([other], False), ([{**run, "loss": "dice"}], False)):
+        page = model_card(card, 1, comparison={"runs": runs})
+        assert ("3 folds by patient" in page) == found
+        assert ("Figures out of fold have not been given" in page) != found
+
+
+def test_a_card_with_nothing_says_so(tiny_card):
+    page = model_card(tiny_card, 1)
+    for sentence in (
+        "Figures out of fold have not been given.", "No evaluation of this model has been given.",
+        "No comparison of networks", "No levers", "No attention was measured",
+        "has not been calibrated", "holds no recipe", "not for clinical use",
+    ):  # fmt: skip
+        assert sentence in page
+    assert "None" not in page and "nan" not in page
+
+
+def test_folds_are_put_together(card):
+    folds = [evaluation({"p1": 0.8}, "a"), evaluation({"p2": 0.4}, "b")]
+    merged = merge_evaluations(folds)
+    assert merged["summary"]["dice"]["mean"] == pytest.approx(0.6)
+    assert merged["failures"]["patients"] == ["p2"]
+    assert "2 models of the recipe" in model_card(card, 1, folds)
+    with pytest.raises(PancreasSegError, match="p1 is in two"):
+        merge_evaluations([folds[0], folds[0]])
+    with pytest.raises(PancreasSegError, match="no evaluation"):
+        merge_evaluations([{"patients": {"1": 0.5}}])
+
+
+def test_other_weights_are_named(card):
+    assert "other weights" in model_card(card, 1, [evaluation({"p1": 0.8}, "zzz")])
+    assert "other weights" not in model_card(card, 1, [evaluation({"p1": 0.8}, "a")])
+
+
+def test_names_cannot_break_a_table():
+    page = evaluation_markdown(evaluation({"a|b\nc": 0.9}))
+    assert "| a\\|b c | 3 |" in page
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "", "[" * 100_000])
+def test_what_is_no_report_is_one_sentence(tmp_path, text):
+    path = tmp_path / "e.json"
+    path.write_text(text)
+    with pytest.raises(PancreasSegError, match=r"e\.json"):
+        read_report(path)
+    path.write_text(json.dumps(COMPARISON))
+    assert read_report(path) == COMPARISON
