@@ -18,7 +18,9 @@ if "QT_QPA_PLATFORM" not in os.environ:
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
     os.environ["QT_QPA_OFFSCREEN_NO_GLX"] = "1"
 
+from napari import Viewer
 from napari.components import ViewerModel
+from qtpy.QtWidgets import QApplication
 
 from napari_pancreas_seg._napari.session import Session, session_of
 from napari_pancreas_seg.inference.process import NetworkProcess
@@ -29,6 +31,15 @@ OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.1, -0.05, 0.08) @ np.diag([-0.9, 0.8, 2.5]), [11.0, -7.0, 3.0]
 )
 """An affine whose axes run to the left, to the front and up, a little oblique, in mm."""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings and autosaves go to a folder of the test's."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setattr("platformdirs.user_config_dir", lambda *_, **__: str(folder / "config"))
+    monkeypatch.setattr("platformdirs.user_data_dir", lambda *_, **__: str(folder / "data"))
+    return folder
 
 
 @pytest.fixture
@@ -102,3 +113,20 @@ def manifest() -> Iterator[None]:
     yield
     if added:
         plugins.unregister("napari-pancreas-seg")
+
+
+@pytest.fixture
+def window(make_napari_viewer, network, manifest, monkeypatch) -> Iterator[Viewer]:
+    """A viewer with its window, and the fake network in its session."""
+    if QApplication.platformName() == "offscreen":
+        # There is no OpenGL to be asked there, and napari does not expect that.
+        monkeypatch.setattr("napari._vispy.layers.image.get_gl_extensions", lambda: "")
+        for module in ("layers.image", "layers.base", "layers.labels", "canvas"):
+            name = f"napari._vispy.{module}.get_max_texture_sizes"
+            monkeypatch.setattr(name, lambda: (2048, 2048))
+    viewer = make_napari_viewer()
+    session = session_of(viewer)
+    session.network = network
+    session.warm_up_allowed = False
+    yield viewer
+    session.close()

@@ -2,8 +2,9 @@
 
 The model's name says what it does. ``box``: a box of ones in every slice but the first; a
 corner of every slice has ones, too, until post-processing takes them away.
-``slow``: the same, a slice at a time, with a pause. ``fail``, ``bug``, ``noise``, ``die``,
-``hang FILE``: as they say; the file appears before it hangs.
+``slow``: the same, a slice at a time, with a pause. ``graded``: a blob whose probability falls
+from its middle outward, so that every threshold gives another mask. ``fail``, ``bug``,
+``noise``, ``die``, ``hang FILE``: as they say; the file appears before it hangs.
 """
 
 import os
@@ -15,6 +16,8 @@ import numpy as np
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import FoundSlices, Progress, ScalarMap, Segmentation
 from napari_pancreas_seg.inference.serving import serve
+
+DEVICES = [{"id": "cpu", "name": "CPU (2 cores)"}, {"id": "gpu:0", "name": "GPU 0: a fake"}]
 
 
 def box_mask(shape):
@@ -40,20 +43,26 @@ def segment(volume, model, options):
     if model == "noise":
         os.write(real_stdout, b"not a message\n")
         time.sleep(1000)
+    if model == "graded":
+        return (yield from graded(volume, options))
+    coarse = volume.grid.sub_grid(
+        (shape[0], shape[1] // 2, shape[2] // 2), (0, 0.5, 0.5), (1, 2, 2)
+    )
     mask = box_mask(shape)
     raw = mask.copy()
     raw[:, :2, :2] = 1  # what post-processing removes
     step = 1 if model == "slow" else 4
     for start in range(0, shape[0], step):
         z = np.arange(start, min(start + step, shape[0]))
-        yield Progress("segmenting", int(z[-1]) + 1, shape[0], FoundSlices(z, raw[z]))
+        parts = {
+            word: ScalarMap(raw[z][:, ::2, ::2].astype(np.float16), coarse)
+            for word in ("attention 1", "attention 2", "probability")
+        }
+        yield Progress("segmenting", int(z[-1]) + 1, shape[0], FoundSlices(z, raw[z], parts))
         if model == "slow":
-            time.sleep(0.05)
+            time.sleep(0.15)
     yield Progress("post-processing", shape[0], shape[0])
-    coarse = volume.grid.sub_grid(
-        (shape[0], shape[1] // 2, shape[2] // 2), (0, 0.5, 0.5), (1, 2, 2)
-    )
-    values = mask[:, ::2, ::2][:, : coarse.shape[1], : coarse.shape[2]].astype(np.float16)
+    values = mask[:, ::2, ::2].astype(np.float16)
     return Segmentation(
         mask=mask,
         probability=ScalarMap(values, coarse),
@@ -67,8 +76,45 @@ def segment(volume, model, options):
     )
 
 
+def graded(volume, options):
+    """What the real generator does after the network, on a probability that is made up."""
+    from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+    from napari_pancreas_seg.inference.segmentation import finish_mask
+
+    shape, spacing = volume.grid.shape, volume.grid.spacing
+    spec = FrameSpec(shape[1] // 2, shape[2] // 2, 2 * spacing[1], (0.0, 0.0))
+    frame = Frame(spec, shape[1:], (0.5, 0.5), (2.0, 2 * spacing[1] / spacing[2]))
+    z, y, x = np.indices((shape[0], spec.height, spec.width))
+    far = ((z - shape[0] / 2) / 4) ** 2 + ((y - 8) / 6) ** 2 + ((x - 10) / 7) ** 2
+    probability = ScalarMap(np.exp(-far).astype(np.float16), frame.grid(volume.grid))
+    threshold = options.threshold or 0.5
+    plausible = np.ones(shape[0], bool)
+    mask = finish_mask(
+        probability.values,
+        frame,
+        spacing,
+        threshold,
+        plausible if options.postprocess else None,
+        options.region(shape),
+    )
+    all_slices = np.arange(shape[0])
+    parts = {"probability": probability}
+    yield Progress("segmenting", shape[0], shape[0], FoundSlices(all_slices, mask, parts))
+    return Segmentation(
+        mask=mask,
+        probability=probability,
+        attention=(),
+        grid=volume.grid,
+        threshold=threshold,
+        model={"name": "graded", "threshold": 0.5, "frame": spec.to_dict()},
+        seconds={},
+        options=options,
+        plausible=plausible,
+    )
+
+
 if __name__ == "__main__":
     real_stdout = os.dup(1)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(segment, lambda model, options: None, sys.stdin.buffer, replies)
+    serve(segment, lambda *_: None, lambda: (DEVICES, ""), sys.stdin.buffer, replies)

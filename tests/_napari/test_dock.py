@@ -24,22 +24,6 @@ TIMEOUT = 20_000
 
 
 @pytest.fixture
-def window(make_napari_viewer, network, monkeypatch):
-    if QApplication.platformName() == "offscreen":
-        # There is no OpenGL to be asked there, and napari does not expect that.
-        monkeypatch.setattr("napari._vispy.layers.image.get_gl_extensions", lambda: "")
-        for module in ("layers.image", "layers.base", "layers.labels", "canvas"):
-            name = f"napari._vispy.{module}.get_max_texture_sizes"
-            monkeypatch.setattr(name, lambda: (2048, 2048))
-    viewer = make_napari_viewer()
-    session = session_of(viewer)
-    session.network = network
-    session.warm_up_allowed = False
-    yield viewer
-    session.close()
-
-
-@pytest.fixture
 def dock(window):
     _, dock = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
     choose(dock, "box")
@@ -81,15 +65,15 @@ def run(qtbot, dock) -> Labels:
 
 def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path, tmp_path):
     assert not dock.run_panel.run_button.isEnabled()
-    assert not dock.result_panel.export_button.isEnabled()
+    assert not dock.export_panel.export_button.isEnabled()
     ct = open_ct(qtbot, dock, ct_path)
     assert dock.ct_panel.layer is ct
     assert ct.contrast_limits == [-160, 240]
     labels = run(qtbot, dock)
-    assert dock.result_panel.layer is labels
+    assert dock.export_panel.layer is labels
     assert "mL in 9 slices" in dock.run_panel.status.text()
     voxel_ml = dock.session.placement(ct).reference.grid.voxel_volume_mm3 / 1000
-    volume = dock.result_panel.volume
+    volume = dock.measure_panel.values["volume"]
     before = np.count_nonzero(labels.data) * voxel_ml
     qtbot.waitUntil(lambda: f"{before:.1f} mL" in volume.text(), timeout=TIMEOUT)
     labels.brush_size = 12
@@ -101,8 +85,8 @@ def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path,
     qtbot.waitUntil(lambda: f"{before:.1f} mL" in volume.text(), timeout=TIMEOUT)
     labels.redo()
     target = tmp_path / "m.nii.gz"
-    dock.result_panel.export_to(target)
-    qtbot.waitUntil(dock.result_panel.export_button.isEnabled, timeout=TIMEOUT)
+    dock.export_panel.export_to(target)
+    qtbot.waitUntil(dock.export_panel.export_button.isEnabled, timeout=TIMEOUT)
     written = nib.load(target)
     assert np.array_equal(written.affine, nib.load(ct_path).affine)
     assert np.count_nonzero(written.dataobj) == np.count_nonzero(labels.data)
@@ -173,7 +157,7 @@ def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
     assert again.run_panel.cancel_button.isEnabled()
     qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
     assert "mL" in again.run_panel.status.text()
-    assert again.result_panel.layer is session.run.labels
+    assert again.export_panel.layer is session.run.labels
 
 
 def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
@@ -205,18 +189,26 @@ def test_a_model_from_a_file(dock, tiny_card, tmp_path):
         dock.model_panel.use_file(tmp_path)
 
 
-def test_attention_shows_on_request(qtbot, window, dock, ct_path):
+def test_attention_gates_one_by_one_in_one_look(qtbot, window, dock, ct_path):
     open_ct(qtbot, dock, ct_path)
-    check = dock.result_panel.attention
-    assert not check.isEnabled()
+    panel = dock.attention_panel
+    assert [word for word, box in panel.boxes.items() if box.isChecked()] == ["attention 1"]
     run(qtbot, dock)
-    assert check.isEnabled()
-    assert not check.isChecked()
-    check.click()
     assert window.layers["case 7 attention 1"].visible
     assert not window.layers["case 7 attention 2"].visible
-    window.layers["case 7 attention 1"].visible = False
-    assert not check.isChecked()
+    assert not panel.boxes["attention 3"].isEnabled()  # the fake has two gates
+    panel.boxes["attention 2"].click()
+    panel.boxes["attention 1"].click()
+    assert not window.layers["case 7 attention 1"].visible
+    assert window.layers["case 7 attention 2"].visible
+    window.layers["case 7 attention 2"].visible = False
+    assert not panel.boxes["attention 2"].isChecked()
+    panel.opacity.setValue(30)
+    panel.colors.setCurrentText("turbo")
+    for word in ("attention 1", "attention 2"):
+        assert window.layers[f"case 7 {word}"].opacity == pytest.approx(0.3)
+        assert "turbo" in window.layers[f"case 7 {word}"].colormap.name
+        assert window.layers[f"case 7 {word}"].contrast_limits == [0, 1]
 
 
 def test_it_becomes_the_preferred_reader_once_asked(qtbot, dock):

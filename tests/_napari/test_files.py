@@ -249,7 +249,26 @@ def test_export_writes_a_record_beside_the_mask(qtbot, session, viewer, ct_path,
     assert_on_grid(tmp_path / "m.nii.gz", ct_path, run.labels.data, volume)
     record = json.loads((tmp_path / "m.json").read_text())
     assert record["model"]["name"] == "box"
-    assert record["edited_voxels"] == 1
+    assert record["edits"] == {"voxels_added": 1, "voxels_removed": 0, "slices": 1}
+
+
+def test_the_same_mask_in_other_formats_shares_its_record(
+    qtbot, session, viewer, ct_path, tmp_path, notifications
+):
+    ct = open_ct(viewer, ct_path)
+    run = session.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    written = []
+    for number, name in enumerate(("m.nii.gz", "m.nrrd"), 1):
+        session.export(run.labels, tmp_path / name, then=written.append)
+        qtbot.waitUntil(lambda number=number: len(written) == number, timeout=20_000)
+    assert not [note for note in notifications if note.severity.value == "error"]
+    record = json.loads((tmp_path / "m.json").read_text())
+    record["source"]["sha256"] = "another CT's"
+    (tmp_path / "m.json").write_text(json.dumps(record))
+    session.export(run.labels, tmp_path / "m.mha", then=written.append)
+    qtbot.waitUntil(lambda: notifications and "m.json" in notifications[-1].message, timeout=20_000)
+    assert not (tmp_path / "m.mha").exists()
 
 
 def test_export_overwrites_only_when_told(qtbot, session, viewer, ct_path, tmp_path, notifications):

@@ -45,19 +45,21 @@ def test_slices_stream_and_post_processing_has_the_last_word(qtbot, session, vie
     assert "mL in 9 slices" in session.run.message
     names = [layer.name for layer in viewer.layers]
     assert names == ["CT", "CT probability", "CT attention 2", "CT attention 1", "CT pancreas"]
-    assert [layer.visible for layer in viewer.layers] == [True, False, False, False, True]
+    assert [layer.visible for layer in viewer.layers] == [True, False, False, True, True]
     assert viewer.layers["CT attention 1"].contrast_limits == [0, 1]
 
 
 def test_a_second_run_takes_the_same_layers(qtbot, session, viewer, ct):
     first = finish(qtbot, session, ct)
     pid = session.network.pid
-    viewer.layers["CT attention 1"].visible = True
+    viewer.layers["CT attention 1"].visible = False
+    viewer.layers["CT attention 2"].visible = True
     second = finish(qtbot, session, ct)
     assert second is first
     assert session.network.pid == pid
     assert len(viewer.layers) == 5
-    assert viewer.layers["CT attention 1"].visible
+    assert not viewer.layers["CT attention 1"].visible
+    assert viewer.layers["CT attention 2"].visible
     assert np.array_equal(second.data, box_mask(ct.data.shape))
 
 
@@ -70,7 +72,7 @@ def test_a_second_run_leaves_edited_labels_alone(qtbot, session, ct):
     assert np.array_equal(first.data, kept)
 
 
-def test_a_stroke_during_the_run_stays(qtbot, session, ct):
+def test_slices_that_a_person_edits_meanwhile_stay(qtbot, session, ct):
     run = session.start(ct, "slow")
     first_slices(qtbot, run)
     stroke = (np.array([9, 9]), np.array([0, 1]), np.array([30, 30]))
@@ -78,11 +80,19 @@ def test_a_stroke_during_the_run_stays(qtbot, session, ct):
     erased = (np.array([1]), np.array([9]), np.array([11]))
     qtbot.waitUntil(lambda: run.labels.data[erased] == 1, timeout=20_000)
     run.labels.data_setitem(erased, 0)
+    as_left = run.labels.data[1].copy()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
-    expected = box_mask(ct.data.shape)
-    expected[stroke] = 1
-    expected[erased] = 0
-    assert np.array_equal(run.labels.data, expected)
+    assert np.array_equal(run.labels.data[1], as_left)
+    only_stroke = np.zeros_like(as_left)
+    only_stroke[stroke[1:]] = 1
+    assert np.array_equal(run.labels.data[9], only_stroke)
+    assert np.array_equal(run.labels.data[2:9], box_mask(ct.data.shape)[2:9])
+    known = session.masks[run.labels]
+    assert np.flatnonzero(known.touched_slices(run.labels)).tolist() == [1, 9]
+    assert np.array_equal(known.copy, box_mask(ct.data.shape))
+    run.labels.undo()
+    run.labels.undo()
+    assert not run.labels.data[9].any()
 
 
 def test_undo_does_not_reach_behind_the_run(qtbot, session, ct):

@@ -28,7 +28,7 @@ class Background(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pancreas")
+        self._pool = ThreadPoolExecutor(max_workers=3, thread_name_prefix="pancreas")
         # A bound method of an object of this thread: Qt delivers here, whoever emits.
         self._ended.connect(self._deliver)
 

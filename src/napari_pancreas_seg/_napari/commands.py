@@ -31,7 +31,7 @@ def cancel() -> None:
 
 def export() -> None:
     """Ask where to write the mask that is selected in the dock, and write it."""
-    _dock().result_panel.ask_and_export()
+    _dock().export_panel.ask_and_export()
 
 
 def _dock() -> PancreasDock:

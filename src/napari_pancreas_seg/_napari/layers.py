@@ -30,6 +30,7 @@ __all__ = [
     "labels_layer_data",
     "map_layer_data",
     "mask_of",
+    "other_label_colors",
     "plain_placement",
     "raw_volume_of",
     "volume_of",
@@ -153,7 +154,7 @@ def map_layer_data(
 
 def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
     """Take a volume out of a layer's data as int16 or float32, whatever its values are."""
-    array = np.asarray(layer_data)
+    array = _in_memory(layer_data)
     if array.dtype not in (np.int16, np.float32):
         array = hounsfield.scale(array).values
     array = np.ascontiguousarray(display_view(array, reference.orientation))
@@ -184,6 +185,19 @@ def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
     if shift:
         hu = hu + hu.dtype.type(shift)
     return CTVolume(hu, volume.grid, volume.source, notes)
+
+
+def _in_memory(data: Any) -> Array:
+    """Read or compute a layer's data, a slice or a chunk of slices at a time."""
+    if isinstance(data, np.ndarray) or getattr(data, "ndim", 0) == 0:
+        return np.asarray(data)
+    chunks = getattr(data, "chunks", None)  # of dask: sizes along every axis
+    sizes = chunks[0] if chunks and isinstance(chunks[0], tuple) else (1,) * data.shape[0]
+    array, start = np.empty(data.shape, dtype=data.dtype), 0
+    for size in sizes:
+        array[start : start + size] = np.asarray(data[start : start + size])
+        start += size
+    return array
 
 
 def mask_of(data: Any) -> npt.NDArray[np.uint8]:
@@ -219,9 +233,15 @@ def _plain_transform(grid: Grid) -> dict[str, Any]:
     return {"scale": grid.spacing, "units": UNITS, "axis_labels": AXIS_LABELS}
 
 
-def _label_colors() -> DirectLabelColormap:
+def other_label_colors() -> DirectLabelColormap:
+    """Colours for a mask that lies over another one, as to be compared with it."""
+    first, *rest = LABEL_COLORS.values()
+    return _label_colors(dict(zip(LABEL_COLORS, [*rest, first], strict=True)))
+
+
+def _label_colors(named: dict[int | None, str] = LABEL_COLORS) -> DirectLabelColormap:
     # None is required: the colour of every label that is not named.
-    colors = {None: "#f2e641", 0: "transparent", **LABEL_COLORS}
+    colors = {None: "#f2e641", 0: "transparent", **named}
     return DirectLabelColormap(color_dict=colors)
 
 

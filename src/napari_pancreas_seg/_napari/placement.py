@@ -10,7 +10,7 @@ taken for what the viewer shows of it.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,11 +30,17 @@ __all__ = [
     "Placement",
     "display_view",
     "find_reference",
+    "index_at",
     "is_parallel",
+    "layer_box",
+    "layer_indices",
+    "layer_view",
     "placement_of",
     "placements",
     "reference_of",
+    "show_slice",
     "slice_on_screen",
+    "units_ratio",
     "why_not_ct",
 ]
 
@@ -90,8 +96,7 @@ class GridReference:
 
     def volume(self) -> CTVolume:
         """Make a CT without content, for functions that want one to know its grid."""
-        empty = np.broadcast_to(np.int16(0), self.grid.shape)
-        return CTVolume(empty, self.grid, self.source)
+        return CTVolume.of_grid(self.grid, self.source)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GridReference:
         # Nothing in it ever changes, and headers of some formats are slow to copy.
@@ -250,17 +255,112 @@ def slice_on_screen(viewer: ViewerModel, layer: Layer, reference: GridReference)
     """
     if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3:
         return None
-    units = zip(viewer.dims.units[-3:], layer.units, strict=True)
-    point = np.array(viewer.dims.point[-3:]) * [_ratio(shown, own) for shown, own in units]
-    in_layer = np.array([*layer.world_to_data(point), 1.0])
-    to_layer = orientations.inv_ornt_aff(reference.orientation, reference.layer_shape)
-    z = round(float((np.linalg.inv(to_layer) @ in_layer)[0]))
+    z = round(float(index_at(viewer, layer, reference, viewer.dims.point)[0]))
     return z if 0 <= z < reference.grid.shape[0] else None
+
+
+def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: int) -> None:
+    """Bring a slice of a CT on screen; the opposite of `slice_on_screen`.
+
+    Sliders along which the slice runs, in a view from the side for instance, stay.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer.
+    layer : Layer
+        The CT's layer, or that of a mask of it.
+    reference : GridReference
+        Where it lies.
+    z : int
+        The slice.
+    """
+    index = index_at(viewer, layer, reference, viewer.dims.point)
+    index[0] = z
+    world = layer.data_to_world(_to_layer(reference)[:3] @ [*index, 1.0])
+    units = zip(_shown_units(viewer, layer), layer.units, strict=True)
+    point = list(viewer.dims.point)
+    point[-3:] = [x * units_ratio(own, shown) for x, (shown, own) in zip(world, units, strict=True)]
+    moved = [axis for axis in range(viewer.dims.ndim) if axis not in viewer.dims.displayed]
+    viewer.dims.set_point(moved, [point[axis] for axis in moved])
+
+
+def index_at(
+    viewer: ViewerModel, layer: Layer, reference: GridReference, position: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    """Index (z, y, x) in a CT of a position in the viewer: of the sliders, or of the mouse.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer, whose units the position has.
+    layer : Layer
+        The CT's layer.
+    reference : GridReference
+        Where it lies.
+    position : sequence of float
+        World coordinates of the viewer; the last three count.
+    """
+    units = zip(_shown_units(viewer, layer), layer.units, strict=True)
+    point = np.array(position[-3:]) * [units_ratio(shown, own) for shown, own in units]
+    in_layer = np.array([*layer.world_to_data(point), 1.0])
+    return np.asarray((np.linalg.inv(_to_layer(reference)) @ in_layer)[:3])
 
 
 def display_view(array: Array, orientation: Array) -> Array:
     """View a layer's array in display order (Z, Y, X); writing to it writes to the array."""
     return orientations.apply_orientation(array, orientation)
+
+
+def layer_box(box: Sequence[slice], reference: GridReference) -> tuple[slice, ...]:
+    """Say where a box in display order lies in a layer's own order.
+
+    Parameters
+    ----------
+    box : sequence of slice
+        Along (z, y, x), with starts and stops.
+    reference : GridReference
+        Where the layer lies.
+    """
+    found = []
+    for target, flip in reference.orientation:
+        edge, length = box[int(target)], reference.grid.shape[int(target)]
+        flipped = slice(length - edge.stop, length - edge.start)
+        found.append(slice(edge.start, edge.stop) if flip > 0 else flipped)
+    return tuple(found)
+
+
+def layer_indices(
+    indices: Sequence[npt.NDArray[np.intp]], reference: GridReference
+) -> tuple[npt.NDArray[np.intp], ...]:
+    """Say where voxels given in display order lie in a layer's own order.
+
+    Parameters
+    ----------
+    indices : sequence of ndarray
+        Along (z, y, x).
+    reference : GridReference
+        Where the layer lies.
+    """
+    return tuple(
+        indices[int(target)]
+        if flip > 0
+        else reference.grid.shape[int(target)] - 1 - indices[int(target)]
+        for target, flip in reference.orientation
+    )
+
+
+def _to_layer(reference: GridReference) -> Affine:
+    """Affine (4, 4) from an index in display order to one in a layer's own order."""
+    return np.asarray(orientations.inv_ornt_aff(reference.orientation, reference.layer_shape))
+
+
+def layer_view(array: Array, reference: GridReference) -> Array:
+    """View an array in display order (Z, Y, X) in a layer's own order."""
+    back = np.empty_like(reference.orientation)
+    for axis, (target, flip) in enumerate(reference.orientation):
+        back[int(target)] = (axis, flip)
+    return orientations.apply_orientation(array, back)
 
 
 def _foreign_reference(layer: Layer) -> GridReference:
@@ -283,7 +383,7 @@ def _foreign_reference(layer: Layer) -> GridReference:
 
 def _foreign_affine(layer: Layer) -> Affine:
     """Affine (4, 4) from a layer's index to RAS+ mm, taking its world for what is shown."""
-    to_mm = np.diag([*(_ratio(unit, "mm") for unit in layer.units), 1.0])
+    to_mm = np.diag([*(units_ratio(unit, "mm") for unit in layer.units), 1.0])
     return SHOWN_TO_RAS @ to_mm @ _data_to_world(layer)
 
 
@@ -296,7 +396,13 @@ def _data_to_world(layer: Layer) -> Affine:
     return matrix
 
 
-def _ratio(unit: Any, other: Any) -> float:
+def _shown_units(viewer: ViewerModel, layer: Layer) -> Sequence[Any]:
+    """Units of the sliders, those of the layer where layers disagree: napari then converts none."""
+    units: Sequence[Any] | None = viewer.dims.units
+    return layer.units if units is None else units[-3:]
+
+
+def units_ratio(unit: Any, other: Any) -> float:
     """How many of another unit make up a unit; 1 if they do not compare.
 
     A pixel is napari's word for a unit that nobody gave.

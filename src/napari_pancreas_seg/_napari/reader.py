@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from napari import current_viewer
 from napari.utils.notifications import show_info
@@ -18,14 +19,20 @@ from napari_pancreas_seg._napari.layers import (
 )
 from napari_pancreas_seg._napari.placement import Placement, is_parallel, placements
 from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.io.dicom_header import DicomHeader
 
-__all__ = ["get_reader", "read_layer"]
+__all__ = ["get_reader", "one_of_each_series", "read_layer"]
+
+_NOTHING: list[Any] = [(None,)]
+"""What napari takes for "read, and nothing to show"."""
 
 
 def get_reader(
     path: str | Sequence[str],
 ) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Offer to read files that end like a format of ours.
+    """Offer to read files that end like a format of ours, and what holds DICOM files.
+
+    Of a folder, a zip, and a file with another ending, the beginnings of a few files are looked at.
 
     Parameters
     ----------
@@ -37,9 +44,24 @@ def get_reader(
     callable or None
         What reads it; None if it is not for us.
     """
-    if all(name.lower().endswith(io.SUFFIXES) for name in _names(path)):
+    if all(map(_is_ours, _names(path))):
         return _read
     return None
+
+
+def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
+    """Drop the DICOM files of a folder but the first: one stands for its whole series.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        What was dropped or chosen together.
+    """
+    kept: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        is_slice = path.is_file() and path.suffix.lower() != ".zip" and _is_dicom(path)
+        kept.setdefault(path.absolute().parent if is_slice else path.absolute(), path)
+    return list(kept.values())
 
 
 def read_layer(
@@ -50,7 +72,7 @@ def read_layer(
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file; or a folder, a zip or a file of a DICOM series.
     cts : sequence of Placement
         The CTs in the viewer: a map that is parallel to one of them is laid over it.
 
@@ -91,11 +113,29 @@ def _read(path: str | Sequence[str]) -> list[LayerData]:
     viewer = current_viewer()
     cts = [] if viewer is None else placements(viewer.layers)
     for name in _names(path):
+        if _is_open(Path(name), cts):
+            show_info(f"{Path(name).name} belongs to a CT that is open already.")
+            continue
         layer, notes = read_layer(name, cts)
         layers.append(layer)
         for note in notes:
             show_info(f"{Path(name).name}: {note}")
-    return layers
+    return layers or _NOTHING
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().endswith(io.SUFFIXES) or io.is_dicom(Path(name))
+
+
+def _is_dicom(path: Path) -> bool:
+    return not path.name.lower().endswith(io.SUFFIXES) and io.is_dicom(path)
+
+
+def _is_open(path: Path, cts: Sequence[Placement]) -> bool:
+    """Whether a file is a slice of a CT that is open: napari opens what is dropped one by one."""
+    headers = [ct.reference.source.header for ct in cts]
+    file = path.absolute()
+    return any(isinstance(h, DicomHeader) and file in h.files for h in headers)
 
 
 def _names(path: str | Sequence[str]) -> list[str]:

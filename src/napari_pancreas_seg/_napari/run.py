@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.qt.threading import create_worker
@@ -15,18 +16,20 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.maps import MapsFound
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import Placement, slice_on_screen
 from napari_pancreas_seg._napari.worker import (
     Job,
-    MapFound,
     Outcome,
     Prepared,
     SegmentationWorker,
     Step,
     steps,
 )
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
+from napari_pancreas_seg.volume import bounding_box
 
 if TYPE_CHECKING:
     from napari_pancreas_seg._napari.session import Session
@@ -40,7 +43,7 @@ REDRAW_MS = 100
 
 
 class SegmentationRun(QObject):
-    """One run, from pressing the button to the last layer; lives in the GUI thread.
+    """One run, from pressing the button to the last slice; lives in the GUI thread.
 
     It holds on to the layers that it started with, so whatever is renamed, moved or
     removed meanwhile does not disturb it. A labels layer that was removed while it was
@@ -87,6 +90,10 @@ class SegmentationRun(QObject):
         self._name = ct_layer.name
         self._before = session.result_layer(placement.reference)
         self._was_added = False
+        self._replaced: ModelMask | None = None
+        self._replaced_maps: object = None
+        self._maps_begun = False
+        self.can_discard = False
         self._started = time.monotonic()
         self._first: tuple[float, int] | None = None
         previous = None if self._before is None else session.masks[self._before]
@@ -97,6 +104,7 @@ class SegmentationRun(QObject):
             placement,
             model,
             options,
+            session.maps.looks,
             None if self._before is None else self._before.data,
             None if previous is None else previous.copy,
         )
@@ -119,7 +127,7 @@ class SegmentationRun(QObject):
         self._worker.start()
 
     def cancel(self) -> None:
-        """Stop; what has been found so far stays in the viewer."""
+        """Stop; what has been found so far stays in the viewer unless `discard` takes it back."""
         if self.running:
             self.message = "Cancelling…"
             self._worker.quit()
@@ -138,16 +146,70 @@ class SegmentationRun(QObject):
         pace = (time.monotonic() - self._first[0]) / (self.done - self._first[1])
         return pace * max(0, self.total - self.done)
 
+    def keep(self) -> None:
+        """Say that what a cancelled run has found shall stay; until then it may be discarded."""
+        if self.can_discard:
+            self._forget_former()
+            self.message = f"Cancelled after {self.done} slices; what was found stays."
+            self.changed.emit()
+
+    def discard(self) -> None:
+        """Take back what a cancelled run has found; what a person painted stays.
+
+        A former result that it was replacing comes back.
+        """
+        session, viewer, labels = self._session(), self._viewer(), self.labels
+        if not self.can_discard or session is None or viewer is None or labels is None:
+            return
+        if not self._fits(labels):
+            self.keep()
+            return
+        reference = self._placement.reference
+        mask = session.masks[labels]
+        if self._replaced is None:
+            mask.clear(labels)
+        else:
+            mask.restore(labels, self._replaced)
+        if self._maps_begun:
+            session.maps.restore(reference, self._replaced_maps)
+        labels._reset_history()
+        if labels in viewer.layers and not labels.data.any():
+            viewer.layers.remove(labels)
+        else:
+            self._redraw(always=True)
+        self._forget_former()
+        self.message = "Cancelled; what was found was taken back."
+        self.changed.emit()
+
+    def tell_again(self, mask: ModelMask, threshold: float) -> None:
+        """Say what the run's mask is with another threshold."""
+        box = bounding_box(mask.copy)
+        found = mask.copy[:0] if box is None else mask.copy[box]
+        voxels = int(np.count_nonzero(found))
+        slices = sum(bool(plane.any()) for plane in found)
+        volume = voxels * mask.reference.grid.voxel_volume_mm3 / 1000
+        self.message = f"{volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
+        self.changed.emit()
+
+    def _forget_former(self) -> None:
+        self.can_discard = False
+        self._replaced = self._replaced_maps = None
+
     def _on_step(self, step: Step) -> None:
-        if self._viewer() is not None and not self.cancelled:
-            if isinstance(step, Prepared):
-                self._prepare(step)
-            elif isinstance(step, MapFound):
-                self._add_map(step)
-            else:
-                self._advance(step)
-        # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
-        QTimer.singleShot(0, self._worker.taken)
+        try:
+            if self._viewer() is not None and not self.cancelled:
+                if isinstance(step, Prepared):
+                    self._prepare(step)
+                elif isinstance(step, MapsFound):
+                    self._begin_maps(step)
+                else:
+                    self._advance(step)
+        except PancreasSegError as error:
+            report(error)
+            self.cancel()
+        finally:
+            # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
+            QTimer.singleShot(0, self._worker.taken)
 
     def _prepare(self, step: Prepared) -> None:
         """Choose the labels layer: the last result's, or a new one if a person worked on it."""
@@ -162,7 +224,10 @@ class SegmentationRun(QObject):
         elif before is not None and before in session.masks:
             self.labels = before
             self._was_added = True
-            session.masks[before].clear(before)
+            self._replaced = session.masks[before]
+            session.masks[before] = self._replaced.emptied(before)
+            # Steps of undo hold values from before: they would bring them back in part.
+            before._reset_history()
             self._redraw(always=True)
 
     def _advance(self, step: Progress) -> None:
@@ -178,10 +243,17 @@ class SegmentationRun(QObject):
         session = self._session()
         if self.labels is None or session is None:
             return
+        if not self._fits(self.labels):
+            raise PancreasSegError(
+                f"'{self.labels.name}' was cut or resampled while it was being filled; the run "
+                "was stopped. Run again for a new mask."
+            )
         if not self._was_added:
             self._was_added = True
             self._add(self.labels)
         session.masks[self.labels].write(self.labels, found)
+        if self._maps_begun:
+            session.maps.fill(self._placement.reference, found)
         self._stale = self._stale or self._shows(found)
         if self._stale and not self._soon.isActive():
             self._soon.start()
@@ -198,32 +270,29 @@ class SegmentationRun(QObject):
         return slice_on_screen(viewer, self.labels, reference) in found.z
 
     def _redraw(self, *, always: bool = False) -> None:
+        session = self._session()
         if self.labels is not None and (self._stale or always):
             self._stale = False
             self.labels.refresh(thumbnail=False, highlight=False, extent=False)
+            if session is not None:
+                session.maps.redraw(self._placement.reference)
 
-    def _add_map(self, step: MapFound) -> None:
-        """Add a map below the labels, in place of a former run's and as visible as that was."""
+    def _begin_maps(self, step: MapsFound) -> None:
         session = self._session()
-        viewer = self._viewer()
-        if session is None or viewer is None:
-            return
-        old = session.map_layers(self._placement.reference).get(step.word)
-        if old is not None:
-            step.layer.visible = old.visible
-            viewer.layers.remove(old)
-        session.maps[step.layer] = step.word
-        self._add(step.layer)
+        if session is not None and not step.maps:
+            session.maps.add(self._placement.reference, step.layers)
+        elif session is not None:
+            self._maps_begun = True
+            self._replaced_maps = session.maps.begin(step, self._placement, self._name)
 
     def _on_outcome(self, outcome: Outcome | None) -> None:
         session, viewer, labels = self._session(), self._viewer(), self.labels
         if outcome is None or session is None or viewer is None or labels is None:
             return
-        session.masks[labels].finish(outcome.result)
+        result = session.maps.complete(self._placement.reference, outcome.result)
+        session.masks[labels].finish(result)
         if labels not in viewer.layers:
             self._add(labels)
-        viewer.layers.move(viewer.layers.index(labels), len(viewer.layers))
-        viewer.layers.selection.active = labels
         for note in outcome.result.notes:
             show_info(f"{self._name}: {note}")
         self.message = _summary(outcome, time.monotonic() - self._started)
@@ -235,20 +304,25 @@ class SegmentationRun(QObject):
     def _on_finished(self) -> None:
         self.running = False
         if self.cancelled:
-            kept = self.labels is not None and self.done > 0
+            labels = self.labels
+            self.can_discard = labels is not None and self.done > 0 and self._fits(labels)
             self.message = (
-                f"Cancelled after {self.done} slices; what was found stays."
-                if kept
+                f"Cancelled after {self.done} slices. Keep what was found, or discard it?"
+                if self.can_discard
                 else "Cancelled."
             )
+        if not self.can_discard:
+            self._forget_former()
         viewer = self._viewer()
         if self.labels is not None and viewer is not None and self.labels in viewer.layers:
-            # Steps of undo hold values from before the model wrote: they would undo it in part.
-            self.labels._reset_history()
-            self.labels.refresh(highlight=False, extent=False)
+            self._redraw(always=True)
             self.labels.events.data(value=self.labels.data)
         self.changed.emit()
         self.finished.emit()
+
+    def _fits(self, labels: Labels) -> bool:
+        """Whether a layer still has the CT's shape: a person may have cut it."""
+        return tuple(labels.data.shape) == self._placement.reference.layer_shape
 
     def _add(self, layer: Layer) -> None:
         viewer = self._viewer()
@@ -257,9 +331,10 @@ class SegmentationRun(QObject):
 
 
 def _describe(step: Progress, seconds_left: float | None) -> str:
+    """Say what is going on."""
     if step.stage != "segmenting" or step.done == 0:
         return f"{step.stage[:1].upper()}{step.stage[1:]}…"
-    text = f"{step.done} of {step.total} slices"
+    text = f"Segmenting: {step.done} of {step.total} slices"
     if seconds_left is not None and seconds_left >= 1:
         text += f", about {_duration(seconds_left)} left"
     return text

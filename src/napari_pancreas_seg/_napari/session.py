@@ -10,16 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari.autosave import Autosave, digest_of
 from napari_pancreas_seg._napari.background import Background
-from napari_pancreas_seg._napari.layers import LayerData, mask_of
+from napari_pancreas_seg._napari.closing import Closing
+from napari_pancreas_seg._napari.correct import Corrector
+from napari_pancreas_seg._napari.correct_review import Review
+from napari_pancreas_seg._napari.layers import (
+    LayerData,
+    mask_of,
+    other_label_colors,
+    volume_of,
+)
+from napari_pancreas_seg._napari.maps import MapLayers
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import (
-    METADATA_KEY,
     GridReference,
     Placement,
     display_view,
@@ -31,13 +41,17 @@ from napari_pancreas_seg._napari.placement import (
     why_not_ct,
 )
 from napari_pancreas_seg._napari.reader import read_layer
+from napari_pancreas_seg._napari.rethreshold import Rethreshold
 from napari_pancreas_seg._napari.run import SegmentationRun
+from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg._napari.watch import MaskWatch
+from napari_pancreas_seg._napari.worker import fingerprint
 from napari_pancreas_seg._napari.writer import write_mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import NetworkProcess
 from napari_pancreas_seg.inference.result import Options, Segmentation
 
-__all__ = ["Session", "session_of"]
+__all__ = ["Session", "existing_session", "session_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +64,11 @@ def session_of(viewer: ViewerModel) -> Session:
     if viewer not in _SESSIONS:
         _SESSIONS[viewer] = Session(viewer)
     return _SESSIONS[viewer]
+
+
+def existing_session(viewer: ViewerModel | None) -> Session | None:
+    """Find the session of a viewer without opening one."""
+    return None if viewer is None else _SESSIONS.get(getattr(viewer, "__wrapped__", viewer))
 
 
 class Session(QObject):
@@ -66,30 +85,72 @@ class Session(QObject):
         The process in which the network runs, warm between runs.
     masks : mapping of Labels to ModelMask
         What the model wrote into which layer.
-    maps : mapping of Image to str
-        Layers of probability and attention that were added, and what they show.
+    maps : MapLayers
+        Probability and attention, and the layers that show them.
     run : SegmentationRun or None
         The run that is under way, or the last one.
+    settings : Settings
+        What the panels remember from one session to the next.
+    devices : list of dict
+        ``id`` and ``name`` of what the network can run on, once its process has told.
+    why_no_gpu : str
+        A sentence, if there is none.
+    rethreshold : Rethreshold
+        Makes masks anew from their probability.
+    autosave : Autosave
+        Keeps corrections that were not exported.
+    corrector : Corrector
+        Corrects the mask that is chosen.
+    review : Review
+        What is in each slice of that mask, and which slices were reviewed.
+
+    Notes
+    -----
+    Signals, all in the GUI thread: ``run_started``, ``run_changed``, ``run_finished``;
+    ``ct_chosen`` and ``mask_chosen`` when `ct` or `mask` is another layer than before;
+    ``mask_changed(layer)`` soon after the voxels of a mask have changed, whoever changed
+    them: a stroke, undo, a run, a threshold, a script that refreshes the layer.
     """
 
     run_started = Signal()
     run_changed = Signal()
     run_finished = Signal()
+    ct_chosen = Signal()
+    mask_chosen = Signal()
+    mask_changed = Signal(object)
+    devices_changed = Signal()
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self.network = NetworkProcess()
         self.background = Background(self)
         self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
-        self.maps: weakref.WeakKeyDictionary[Layer, str] = weakref.WeakKeyDictionary()
         self.run: SegmentationRun | None = None
         self.warm_up_allowed = True
+        self.settings = Settings(parent=self)
+        self.maps = MapLayers(viewer, self.settings)
         self._viewer = weakref.ref(viewer)
+        self._ct: weakref.ref[Image] | None = None
+        self._mask: weakref.ref[Labels] | None = None
+        self._warm: tuple[Any, ...] | None = None
+        self.devices: list[dict[str, str]] = []
+        self.why_no_gpu = ""
+        self.rethreshold = Rethreshold(self)
         self._foreign: weakref.WeakKeyDictionary[Layer, GridReference] = weakref.WeakKeyDictionary()
+        self._watch = MaskWatch(viewer, self)
+        self._watch.changed.connect(self.mask_changed)
+        self.corrector = Corrector(self)
+        self.review = Review(self)
+        self.autosave = Autosave(self)
+        self._watch.found.connect(self.autosave.watch)
+        for layer in viewer.layers:
+            self.autosave.watch(layer)
+        self.closing: Closing | None = None
         window = getattr(viewer, "window", None)
         if window is not None:
             # napari has no public signal for a window that closes.
             window._qt_window.destroyed.connect(self.close)
+            self.closing = Closing(self, window._qt_window)
 
     @property
     def viewer(self) -> ViewerModel | None:
@@ -106,6 +167,42 @@ class Session(QObject):
         if self.run is not None:
             self.run.cancel()
         self.network.close()
+        self.autosave.close()
+        self.settings.save()
+
+    def guard_window(self) -> None:
+        """See to it that the window asks before it closes, whatever was installed since."""
+        if self.closing is not None:
+            self.closing.install()
+
+    # -- what the person works on
+
+    @property
+    def ct(self) -> Image | None:
+        """The CT that is chosen in the dock."""
+        return None if self._ct is None else self._ct()
+
+    @ct.setter
+    def ct(self, layer: Image | None) -> None:
+        if layer is not self.ct:
+            self._ct = None if layer is None else weakref.ref(layer)
+            self.ct_chosen.emit()
+
+    @property
+    def mask(self) -> Labels | None:
+        """The mask that is chosen in the dock: what corrections, measuring and export act on."""
+        return None if self._mask is None else self._mask()
+
+    @mask.setter
+    def mask(self, layer: Labels | None) -> None:
+        if layer is not self.mask:
+            self._mask = None if layer is None else weakref.ref(layer)
+            self.mask_chosen.emit()
+
+    @property
+    def reference(self) -> GridReference | None:
+        """The grid of the CT that is chosen."""
+        return None if self.ct is None else self.placement(self.ct).reference
 
     # -- CTs
 
@@ -137,16 +234,50 @@ class Session(QObject):
         layer, notes = opened
         if self.viewer is None:
             return
+        if isinstance(layer, Labels) and any(
+            isinstance(other, Labels) and other.data.shape == layer.data.shape
+            for other in self.viewer.layers
+        ):
+            layer.colormap = other_label_colors()
         self.viewer.add_layer(layer)
         for note in notes:
             show_info(f"{layer.name}: {note}")
 
     # -- runs
 
-    def warm_up(self, model: str | Path = "default") -> None:
-        """Start the network's process in the background, so that a run starts at once."""
-        if self.warm_up_allowed and not self.running and self.network.pid is None:
-            self.background.submit(lambda: self.network.warm_up(model))
+    def warm_up(
+        self, layer: Image, model: str | Path = "default", options: Options | None = None
+    ) -> None:
+        """Make ready in the background for a run on a CT, so that it starts at once.
+
+        The process starts, loads the model, is sent the CT and compiles for its slices; then
+        it is asked what devices there are. What goes wrong is told by the run.
+        """
+        placement = self.placement(layer)
+        options = replace(options or Options(), first_slice=0)
+        wanted = (str(model), options.device, placement.reference.id, self.network.pid)
+        if not self.warm_up_allowed or self.running or self._warm == wanted:
+            return
+        data, reference, network = layer.data, placement.reference, self.network
+
+        def work() -> tuple[list[dict[str, str]], str] | None:
+            try:
+                volume = volume_of(data, reference) if isinstance(data, np.ndarray) else None
+                key = "" if volume is None else fingerprint(reference, volume)
+                network.warm_up(model, options, volume, key)
+                return network.devices()
+            except PancreasSegError:
+                logger.debug("The network could not be made ready", exc_info=True)
+                return None
+
+        def ready(found: tuple[list[dict[str, str]], str] | None) -> None:
+            self._warm = (*wanted[:3], network.pid)
+            if found is not None:
+                self.devices, self.why_no_gpu = found
+                self.devices_changed.emit()
+
+        self._warm = wanted
+        self.background.submit(work, ready)
 
     def start(
         self, layer: Image, model: str | Path = "default", options: Options | None = None
@@ -168,8 +299,12 @@ class Session(QObject):
             If a run is under way, or the layer cannot be a CT.
         """
         viewer = self.viewer
+        if self.corrector.uses_network:
+            raise PancreasSegError("A slice is being run again; wait a moment.")
         if self.running or viewer is None:
             raise PancreasSegError("A run is under way already; cancel it or wait for its end.")
+        if self.run is not None:
+            self.run.keep()
         if refusal := why_not_ct(layer):
             raise PancreasSegError(refusal)
         placement = self.placement(layer)
@@ -192,15 +327,6 @@ class Session(QObject):
                 return layer
         return None
 
-    def map_layers(self, reference: GridReference) -> dict[str, Image]:
-        """Find the layers of probability and attention of a CT, by what they show."""
-        layers = [] if self.viewer is None else list(self.viewer.layers)
-        return {
-            self.maps[layer]: layer
-            for layer in layers
-            if layer in self.maps and layer.metadata[METADATA_KEY].id == reference.id
-        }
-
     # -- masks
 
     def mask_layers(self, reference: GridReference) -> list[Labels]:
@@ -211,6 +337,7 @@ class Session(QObject):
             for layer in layers
             if isinstance(layer, Labels)
             and not layer.multiscale
+            and not self.corrector.is_outline(layer)
             and tuple(layer.data.shape) == reference.layer_shape
         ]
 
@@ -230,7 +357,7 @@ class Session(QObject):
         layer : Labels
             The mask.
         path : str or Path
-            A ``.nii.gz`` or ``.nii`` file.
+            The file; its ending says the format.
         overwrite : bool
             Whether an existing file may be replaced.
         then, failed : callable, optional
@@ -245,21 +372,51 @@ class Session(QObject):
         reference = find_reference(layer, layers)
         data, result, ct = layer.data, self._result(layer, reference), _ct_data(layers, reference)
 
-        def write() -> Path:
-            mask = display_view(mask_of(data), reference.orientation)
-            return write_mask(mask, reference, path, result=result, ct=ct, overwrite=overwrite)
+        def write() -> tuple[Path, str]:
+            held = np.array(data)  # it may be painted on meanwhile
+            mask, digest = mask_of(held), digest_of(held)
+            shown = display_view(mask, reference.orientation)
+            written = write_mask(shown, reference, path, result=result, ct=ct, overwrite=overwrite)
+            return written, digest
 
-        self.background.submit(write, then, failed)
+        def written(outcome: tuple[Path, str]) -> None:
+            self.autosave.exported(layer, outcome[1])
+            if then is not None:
+                then(outcome[0])
+
+        self.background.submit(write, written, failed)
+
+    def ct_data(self, reference: GridReference) -> npt.NDArray[Any] | None:
+        """Data of a CT in its layer's order, if it is in the viewer and in memory."""
+        layers = [] if self.viewer is None else list(self.viewer.layers)
+        data = _ct_data(layers, reference)
+        if data is None and self.ct is not None:
+            chosen = self.reference
+            data = self.ct.data if chosen is not None and chosen.id == reference.id else None
+        return data if isinstance(data, np.ndarray) else None
 
     def _result(self, layer: Layer, reference: GridReference) -> Segmentation | None:
         """Find what a mask came from: by its layer, else by its CT."""
-        known = self.masks.get(layer)
-        if known is not None and known.result is not None:
-            return known.result
-        for mask in self.masks.values():
-            if mask.reference.id == reference.id and mask.result is not None:
-                return mask.result
+        masks = [self.masks.get(layer), *self.masks.values()]
+        for mask in masks:
+            if mask is None or mask.result is None:
+                continue
+            if mask is masks[0] or mask.reference.id == reference.id:
+                # As it is with the threshold of now: what differs from it is a person's.
+                return replace(mask.result, mask=mask.copy)
         return None
+
+    def what_made(self, data: Any) -> tuple[Segmentation | None, Any]:
+        """Find what the model found where a layer's data are now, and its CT's data.
+
+        For a writer, which is given the data of a layer and not the layer.
+        """
+        layers = [] if self.viewer is None else list(self.viewer.layers)
+        for layer in layers:
+            mask = self.masks.get(layer)
+            if mask is not None and layer.data is data:
+                return self._result(layer, mask.reference), _ct_data(layers, mask.reference)
+        return None, None
 
 
 def _ct_data(layers: list[Layer], reference: GridReference) -> Any:

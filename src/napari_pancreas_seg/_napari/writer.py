@@ -18,21 +18,24 @@ from napari_pancreas_seg._napari.placement import GridReference, display_view, f
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
 from napari_pancreas_seg.io.files import check_target
-from napari_pancreas_seg.provenance import describe, write_sidecar
+from napari_pancreas_seg.io.suffixes import CSV
+from napari_pancreas_seg.provenance import describe, is_sidecar, write_sidecar
 
 __all__ = ["write_layers", "write_mask"]
 
 
 def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
-    """Write labels and images as NIfTI; overwrites, as napari's dialog has asked already.
+    """Write labels and images; overwrites, as napari's dialog has asked already.
 
     One labels layer, or a single layer of any kind, gets the name that was asked for; what
-    is written with it gets the layer's name in addition.
+    is written with it gets the layer's name in addition. A mask that a run has filled gets
+    its record beside it, as with Export.
 
     Parameters
     ----------
     path : str
-        A ``.nii`` or ``.nii.gz`` file.
+        The file; its ending says the format. Images that are written together with a mask go to
+        ``.nii.gz`` files where the mask's format cannot hold them.
     layers : sequence of tuple
         Data, attributes and type of each layer.
 
@@ -51,13 +54,24 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
     labels = [layer for layer in made if isinstance(layer, Labels)]
     main = labels[0] if len(labels) == 1 else made[0] if len(made) == 1 else None
     # All grids first: nothing is written if one of the layers has none.
+    from napari_pancreas_seg._napari.session import existing_session  # which imports this module
+
     viewer = current_viewer()
     others = list(viewer.layers) if viewer is not None else []
     references = [find_reference(layer, [*made, *others]) for layer in made]
+    session = existing_session(viewer)
     written: list[str] = []
-    for layer, reference in zip(made, references, strict=True):
-        name = target if layer is main else _beside(target, layer.name, written)
-        written.append(str(_save(layer, reference, name)))
+    for (data, *_), layer, reference in zip(layers, made, references, strict=True):
+        is_mask = isinstance(layer, Labels) or reference.kind == "mask"
+        name = target if layer is main else _beside(target, layer.name, written, is_mask)
+        if is_mask:
+            mask = display_view(mask_of(layer.data), reference.orientation)
+            result, ct = (None, None) if session is None else session.what_made(data)
+            _check_record(name, result)
+            write_mask(mask, reference, name, result=result, ct=ct, overwrite=True)
+        else:
+            _save_image(layer, reference, name)
+        written.append(str(name))
     return written
 
 
@@ -79,7 +93,7 @@ def write_mask(
     reference : GridReference
         Where it lies.
     path : str or Path
-        A ``.nii`` or ``.nii.gz`` file; the record gets the same name, ending in ``.json``.
+        The file; the record gets the same name, ending in ``.json``.
     result : Segmentation, optional
         What the model found; without it there is no record.
     ct : array_like, optional
@@ -99,35 +113,45 @@ def write_mask(
     """
     path = Path(path)
     record = path.with_name(f"{io.stem(path)}.json")
-    if result is not None:
+    if result is not None and not is_sidecar(record, reference.volume()):
+        # A record of this CT is that of the same mask in another format, and made anew.
         check_target(record, overwrite=overwrite)
-    written = io.save_mask(mask, like=reference.volume(), path=path, overwrite=overwrite)
-    if result is None:
-        return written
-    volume = reference.volume() if ct is None else raw_volume_of(ct, reference)
-    content = describe(volume, result, mask=mask)
-    if ct is None:
-        content["measurements"] |= {"mean_hu": None, "sd_hu": None}
-    write_sidecar(record, content, overwrite=overwrite)
-    return written
+    # The CT's values are looked at only where something is said of them.
+    wanted = result is not None or path.name.lower().endswith(CSV)
+    volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
+    edited = result is not None and not np.array_equal(mask, result.mask)
+    card = None if result is None else result.model
+    io.save_mask(mask, like=volume, path=path, overwrite=overwrite, card=card, edited=edited)
+    if result is not None:
+        write_sidecar(record, describe(volume, result, mask=mask), overwrite=True)
+    return path
 
 
-def _save(layer: Layer, reference: GridReference, path: Path) -> Path:
-    if isinstance(layer, Labels) or reference.kind == "mask":
-        mask = display_view(mask_of(layer.data), reference.orientation)
-        return io.save_mask(mask, like=reference.volume(), path=path, overwrite=True)
+def _save_image(layer: Layer, reference: GridReference, path: Path) -> None:
     if not isinstance(layer, Image) or layer.rgb:
         raise PancreasSegError(f"'{layer.name}' is neither a volume nor a mask.")
     if reference.kind == "map":
         scalar_map = ScalarMap(layer.data, reference.grid)
-        return io.save_map(scalar_map, like=reference.volume(), path=path, overwrite=True)
-    return io.save_ct(raw_volume_of(layer.data, reference), path, overwrite=True)
+        io.save_map(scalar_map, like=reference.volume(), path=path, overwrite=True)
+    else:
+        io.save_ct(raw_volume_of(layer.data, reference), path, overwrite=True)
 
 
-def _beside(target: Path, name: str, taken: Sequence[str]) -> Path:
+def _check_record(path: Path, result: Segmentation | None) -> None:
+    """Refuse to replace a file that happens to have the record's name."""
+    record = path.with_name(f"{io.stem(path)}.json")
+    if result is not None and record.exists() and not is_sidecar(record):
+        raise PancreasSegError(
+            f"'{record.name}' lies where the record of this mask has to go, and is none; choose "
+            "another name."
+        )
+
+
+def _beside(target: Path, name: str, taken: Sequence[str], is_mask: bool) -> Path:
     """Name a file after the target and a layer: ``m.nii.gz`` and ``m_attention_1.nii.gz``."""
-    stem = io.stem(target)
-    suffix = target.name[len(stem) :]
+    stem, suffix = io.stem(target), io.suffix_of(target)
+    if not is_mask and suffix.lower() not in io.VOLUME_SUFFIXES:
+        suffix = ".nii.gz"
     word = re.sub(r"\W+", "_", name.removeprefix(stem)).strip("_") or "layer"
     path = target.with_name(f"{stem}_{word}{suffix}")
     number = 2

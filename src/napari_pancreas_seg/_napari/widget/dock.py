@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
-from qtpy.QtWidgets import QDockWidget, QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QFrame,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers import HU_RANGE
 from napari_pancreas_seg._napari.placement import reference_of
+from napari_pancreas_seg._napari.reader import one_of_each_series
 from napari_pancreas_seg._napari.session import session_of
+from napari_pancreas_seg._napari.widget.attention_panel import AttentionPanel
+from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.export_panel import ExportPanel
+from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
 from napari_pancreas_seg._napari.widget.model_panel import ModelPanel
-from napari_pancreas_seg._napari.widget.result_panel import ResultPanel
+from napari_pancreas_seg._napari.widget.panel import Panel
+from napari_pancreas_seg._napari.widget.recovery_panel import RecoveryPanel
 from napari_pancreas_seg._napari.widget.run_panel import RunPanel
+from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
+from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -47,22 +66,47 @@ class PancreasDock(QWidget):
         self.session = session_of(napari_viewer)
         self._warm_up = warm_up
         self.ct_panel = CtPanel(self.session)
-        self.model_panel = ModelPanel()
+        self.recovery_panel = RecoveryPanel(self.session)
+        self.view_panel = ViewPanel(self.session)
+        self.model_panel = ModelPanel(self.session)
         self.run_panel = RunPanel(self.session)
-        self.result_panel = ResultPanel(self.session)
+        self.attention_panel = AttentionPanel(self.session)
+        self.correct_panel = CorrectPanel(self.session)
+        self.measure_panel = MeasurePanel(self.session)
+        self.export_panel = ExportPanel(self.session)
+        self.worklist_panel = WorklistPanel(self.session)
+        self.worklist_panel.segment_with(self._how_ahead)
+        # Top to bottom. A panel is made with the session alone, hears of changes by the
+        # session's signals and by `Panel.refresh`, and folds; see `Panel`.
+        self.panels: tuple[Panel, ...] = (
+            self.ct_panel,
+            self.recovery_panel,
+            self.view_panel,
+            self.model_panel,
+            self.run_panel,
+            self.attention_panel,
+            self.correct_panel,
+            self.measure_panel,
+            self.export_panel,
+            self.worklist_panel,
+        )
         self._lay_out()
         self.setAcceptDrops(True)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(WARM_UP_DELAY_MS)
         self._soon.timeout.connect(self._start_warming)
-        self.ct_panel.chosen.connect(self._on_ct)
+        self.session.ct_chosen.connect(self._on_ct)
+        self.session.mask_chosen.connect(self._refresh_panels)
+        self.model_panel.chosen.connect(self._warm_soon)
+        self.session.run_finished.connect(self._warm_soon)
         self.run_panel.run_clicked.connect(self.start_run)
         self.session.run_finished.connect(self.refresh)
         layers = napari_viewer.layers
         layers.events.inserted.connect(self._on_inserted)
         layers.events.removed.connect(self.refresh)
         layers.events.reordered.connect(self.refresh)
+        layers.selection.events.active.connect(self._on_active)
         for layer in layers:
             self._follow(layer)
         self._on_ct()
@@ -74,9 +118,20 @@ class PancreasDock(QWidget):
             report(PancreasSegError("Open a CT first: drop a .nii.gz file on the panel."))
             return
         try:
-            self.session.start(layer, self.model_panel.model, self.run_panel.options)
+            self.session.start(layer, self.model_panel.model, self._options())
         except PancreasSegError as error:
             report(error)
+
+    def rerun_slice(self) -> None:
+        """Run the network again on the slice on screen, and propose what it finds there.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is no CT, no mask or no slice.
+        """
+        options = replace(self.run_panel.options, device=self.model_panel.device)
+        self.session.corrector.rerun_slice(self.model_panel.model, options)
 
     def cancel_run(self) -> None:
         """Cancel the run that is under way; what was found stays."""
@@ -85,16 +140,18 @@ class PancreasDock(QWidget):
     def refresh(self, event: Any = None) -> None:
         """Bring the panels in step with the viewer's layers."""
         if isalive(self):
-            self.ct_panel.refresh()
-            self._refresh_result()
+            self.ct_panel.offer_layers()
+            self._refresh_panels()
 
     def showEvent(self, event: QShowEvent) -> None:
         """Shorten the title that napari gave the dock: it would be clipped."""
         super().showEvent(event)
+        self.session.guard_window()
         dock = self.parent()
         bar = dock.titleBarWidget() if isinstance(dock, QDockWidget) else None
         for label in [] if bar is None else bar.findChildren(QLabel):
-            label.setText(label.text().removesuffix(" (napari-pancreas-seg)"))
+            # The plugin's own name, or from the menu its display name, in brackets.
+            label.setText(label.text().split(" (")[0])
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take files that are dragged in."""
@@ -103,19 +160,51 @@ class PancreasDock(QWidget):
 
     def dropEvent(self, event: QDropEvent) -> None:
         """Open files that are dropped."""
-        for url in event.mimeData().urls():
-            if url.isLocalFile():
-                self.session.open_file(url.toLocalFile())
+        local = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
+        for path in one_of_each_series(local):
+            if Path(path).is_dir():
+                self.worklist_panel.open_folder(path)
+            else:
+                self.session.open_file(path)
         event.acceptProposedAction()
+
+    def _how_ahead(self) -> tuple[str, Options]:
+        """Model and options for a case that is not on screen: the region is not meant for it."""
+        if not isalive(self):
+            settings = self.session.settings
+            device = settings.get("model/device", "auto")
+            return settings.get("model/name", "default"), Options(device=device)
+        options = replace(self.run_panel.how, device=self.model_panel.device)
+        return self.model_panel.model, options
+
+    def _options(self) -> Options:
+        return replace(self.run_panel.options, device=self.model_panel.device)
+
+    def _remember_fold(self, panel: Panel) -> None:
+        name, settings, at_first = f"{panel.title}/open", self.session.settings, panel.is_open
+
+        def unfold() -> None:
+            if isalive(panel):
+                panel.is_open = at_first
+
+        panel.is_open = settings.get(name, at_first)
+        panel.folded.connect(lambda folded: settings.set(name, not folded))
+        settings.cleared.connect(unfold)
 
     def _lay_out(self) -> None:
         content = QWidget()
         column = QVBoxLayout(content)
-        column.setContentsMargins(8, 8, 8, 8)
-        column.setSpacing(12)
-        for panel in (self.ct_panel, self.model_panel, self.run_panel, self.result_panel):
+        column.setContentsMargins(6, 6, 4, 6)
+        column.setSpacing(8)
+        for panel in self.panels:
             column.addWidget(panel)
+            self._remember_fold(panel)
         column.addStretch(1)
+        reset = QPushButton("Reset all settings")
+        reset.setFlat(True)
+        reset.setToolTip("Every panel goes back to its defaults; layers and files stay.")
+        reset.clicked.connect(self.session.settings.clear)
+        column.addWidget(reset)
         # napari brings no scroll area, and a small screen is shorter than the panels.
         area = QScrollArea()
         area.setFrameShape(QFrame.Shape.NoFrame)
@@ -137,21 +226,31 @@ class PancreasDock(QWidget):
             # A reader can set the window but not what its slider spans.
             layer.contrast_limits_range = HU_RANGE
         layer.events.name.connect(self.refresh)
-        layer.events.visible.connect(self._refresh_result)
+        layer.events.visible.connect(self._refresh_panels)
+
+    def _on_active(self, event: Any) -> None:
+        if isalive(self):
+            self.ct_panel.choose_mask(event.value)
 
     def _on_ct(self) -> None:
-        self.run_panel.set_ready(self.ct_panel.layer is not None)
-        self._refresh_result()
-        if self.ct_panel.layer is not None:
-            self._soon.start()
-
-    def _refresh_result(self, event: Any = None) -> None:
         if not isalive(self):
             return
-        layer = self.ct_panel.layer
-        reference = None if layer is None else self.session.placement(layer).reference
-        self.result_panel.refresh(reference)
+        self.run_panel.set_ready(self.ct_panel.layer is not None)
+        self._refresh_panels()
+        self._warm_soon()
+
+    def _warm_soon(self) -> None:
+        if isalive(self) and self.ct_panel.layer is not None:
+            self._soon.start()
+
+    def _refresh_panels(self, event: Any = None) -> None:
+        if isalive(self):
+            reference = self.session.reference
+            for panel in self.panels:
+                panel.refresh(reference)
 
     def _start_warming(self) -> None:
-        if self._warm_up:
-            self.session.warm_up(self.model_panel.model)
+        layer = self.ct_panel.layer
+        if self._warm_up and layer is not None:
+            options = Options(device=self.model_panel.device)
+            self.session.warm_up(layer, self.model_panel.model, options)

@@ -1,0 +1,213 @@
+"""How long the window stands still: the longest gap between two turns of Qt's event loop.
+
+A timer asks for a turn every 5 ms; what comes later than that, something has held up. The
+phases are those of a person's work on a CT of 512×512×400, the phantom enlarged, in a real
+window; napari's own File › Open, which works on the GUI thread, is measured beside them.
+
+Run it with a screen, or under a virtual one:
+
+    xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/gui_stalls.py
+
+The second column says how much of the longest stall the GUI thread computed itself; the rest it
+waited, for the interpreter or for a processor that others had. On a busy machine that is much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+
+import napari
+import nibabel as nib
+import numpy as np
+from napari.settings import get_settings
+from qtpy.QtCore import QObject, QPoint, Qt, QTimer
+from qtpy.QtTest import QTest
+
+from napari_pancreas_seg.data.phantom import make_phantom
+
+TARGET_MS = 100.0
+TICK_MS = 5.0
+SHAPE = (400, 512, 512)
+PLUGIN = "napari-pancreas-seg"
+
+
+@dataclass
+class Phase:
+    """Gaps between two turns of the event loop, in ms, and what the thread computed in them."""
+
+    name: str
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def longest(self) -> tuple[float, float]:
+        return max(self.gaps, default=(0.0, 0.0))
+
+    @property
+    def over_target(self) -> int:
+        return sum(gap > TARGET_MS for gap, _ in self.gaps)
+
+
+class Stopwatch(QObject):
+    """Notes every gap, by phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phases: list[Phase] = []
+        self._last: tuple[float, float] | None = None
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(int(TICK_MS))
+        self._timer.timeout.connect(self._tick)
+        self._timer.start()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        QTest.qWait(200)  # what the last phase has left behind is not this one's
+        self.phases.append(Phase(name))
+        self._last = None
+        QTest.qWait(20)
+        yield
+        QTest.qWait(300)
+        self._last = None
+
+    def _tick(self) -> None:
+        now = time.perf_counter(), time.thread_time()
+        if self._last is not None and self.phases:
+            gap, own = ((b - a) * 1e3 for a, b in zip(self._last, now, strict=True))
+            self.phases[-1].gaps.append((max(0.0, gap - TICK_MS), own))
+        self._last = now
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="default", help="name or path of a model")
+    parser.add_argument("--network", help="a script that stands in for the network's process")
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, metavar=("Z", "Y", "X"))
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds for the run")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["NAPARI_CONFIG"] = str(Path(folder, "settings.yaml"))
+        ct = write_ct(Path(folder, "ct.nii.gz"), tuple(chosen.shape))
+        phases = measure(ct, Path(folder), chosen)
+    print(f"\nCT of {'×'.join(map(str, chosen.shape))}; target {TARGET_MS:.0f} ms.\n")
+    print("| phase | longest stall (ms) | computed in it (ms) | stalls over target |")
+    print("| --- | ---: | ---: | ---: |")
+    for phase in phases:
+        gap, own = phase.longest
+        print(f"| {phase.name} | {gap:.0f} | {own:.0f} | {phase.over_target} |")
+
+
+def write_ct(path: Path, shape: tuple[int, int, int]) -> Path:
+    """Write the phantom, every voxel several times over."""
+    small = make_phantom(shape=(100, 256, 256), spacing_mm=(4.0, 1.5, 1.5)).volume
+    array = small.to_source_order(small.hu)
+    for axis, (target, have) in enumerate(zip(shape[::-1], array.shape, strict=True)):
+        array = np.take(array, np.arange(target) * have // target, axis=axis)
+    scale = np.diag([*np.array(small.hu.shape[::-1]) / shape[::-1], 1.0])
+    image = nib.Nifti1Image(array, small.source.affine @ scale)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+    return path
+
+
+def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
+    """Go through the phases in a real window."""
+    get_settings().application.confirm_close_window = False
+    viewer = napari.Viewer(show=True)
+    viewer.window._qt_window.showMaximized()
+    watch = Stopwatch()
+    with watch.phase("nothing"):
+        QTest.qWait(500)
+    with watch.phase("open the panel"):
+        _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
+    session = dock.session
+    session.warm_up_allowed = False
+    if chosen.network:
+        from napari_pancreas_seg.inference.process import NetworkProcess
+
+        session.network.close()
+        session.network = NetworkProcess([sys.executable, chosen.network])
+    combo = dock.model_panel.combo
+    combo.addItem(chosen.model, chosen.model)
+    combo.setCurrentIndex(combo.count() - 1)
+    with watch.phase("load the CT"):
+        session.open_file(ct)
+        wait(lambda: session.ct is not None)
+    with watch.phase("start the network"):
+        session.warm_up_allowed = True
+        session.warm_up(session.ct, chosen.model)
+        wait(lambda: bool(session.devices) or bool(chosen.network), 300)
+    with watch.phase("scroll through slices"):
+        for step in range(0, chosen.shape[0], 20):
+            viewer.dims.set_current_step(0, step)
+            QTest.qWait(10)
+    with watch.phase("run"):
+        QTest.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
+        wait(lambda: session.run is not None and not session.running, chosen.patience)
+    mask = session.mask
+    work_on(viewer, dock, mask, watch)
+    with watch.phase("export"):
+        target = folder / "mask.nii.gz"
+        dock.export_panel.export_to(target)
+        wait(lambda: target.exists() and dock.export_panel.export_button.isEnabled(), 300)
+    viewer.layers.clear()
+    with watch.phase("napari's own File › Open"):
+        viewer.open(str(ct), plugin=PLUGIN)
+    viewer.close()
+    session.close()
+    return watch.phases
+
+
+def work_on(viewer: napari.Viewer, dock: object, mask: object, watch: Stopwatch) -> None:
+    """What a person does with a mask."""
+    with watch.phase("drag the threshold"):
+        slider = dock.run_panel.threshold
+        for value in np.linspace(slider.minimum() + 10, slider.maximum() - 10, 15):
+            slider.setValue(int(value))
+            QTest.qWait(40)
+        QTest.qWait(1500)
+    with watch.phase("paint"):
+        viewer.layers.selection.active = mask
+        mask.mode, mask.brush_size = "paint", 20
+        canvas = viewer.window._qt_viewer.canvas.native
+        middle = canvas.rect().center()
+        QTest.mouseMove(canvas, middle)
+        QTest.mousePress(canvas, Qt.MouseButton.LeftButton, pos=middle)
+        for step in range(30):
+            QTest.mouseMove(canvas, QPoint(middle.x() + 3 * step, middle.y() + step))
+            QTest.qWait(10)
+        QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton)
+        mask.mode = "pan_zoom"
+    with watch.phase("measure"):
+        text = dock.measure_panel.values["volume"]
+        before = text.text()
+        mask.undo()
+        wait(lambda: text.text() != before, 60)
+    with watch.phase("show in 3-D and back"):
+        dock.view_panel.surface_button.click()
+        wait(lambda: viewer.dims.ndisplay == 3, 60)
+        QTest.qWait(500)
+        dock.view_panel.surface_button.click()
+
+
+def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Let the window live until something is so; goes on without it after a while."""
+    end = time.perf_counter() + seconds
+    while not condition() and time.perf_counter() < end:
+        QTest.qWait(5)
+    if not condition():
+        print("a phase did not end in time", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What the panels remember from one session to the next: a small JSON file of the user's."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import write_json
+
+__all__ = ["Settings", "settings_path"]
+
+logger = logging.getLogger(__name__)
+
+PAUSE_MS = 500
+"""A slider that is dragged is written once, when it rests."""
+
+
+def settings_path() -> Path:
+    """Where the settings lie: in the user's configuration folder."""
+    folder = platformdirs.user_config_dir("napari-pancreas-seg", appauthor=False)
+    return Path(folder) / "window.json"
+
+
+class Settings(QObject):
+    """Values by name, written to a file soon after they change.
+
+    A file that cannot be read or written costs no more than the memory: the panels then
+    start with their defaults.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The file; `settings_path` by default.
+    parent : QObject, optional
+        Qt's owner.
+    """
+
+    cleared = Signal()
+
+    def __init__(self, path: Path | None = None, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._path = path or settings_path()
+        self._values = _read(self._path)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(PAUSE_MS)
+        self._soon.timeout.connect(self.save)
+
+    def get(self, name: str, default: Any) -> Any:
+        """Value of a name; the default unless a value of the default's type is remembered.
+
+        Parameters
+        ----------
+        name : str
+            Panel and field, such as ``"run/postprocess"``.
+        default : object
+            What holds otherwise; None stands for any type.
+        """
+        value = self._values.get(name, default)
+        return value if default is None or isinstance(value, type(default)) else default
+
+    def set(self, name: str, value: Any) -> None:
+        """Remember a value that JSON can hold."""
+        if name not in self._values or self._values[name] != value:
+            self._values[name] = value
+            self._soon.start()
+
+    def clear(self) -> None:
+        """Forget everything; panels go back to their defaults on `cleared`."""
+        self._values.clear()
+        self.save()
+        self.cleared.emit()
+
+    def save(self) -> None:
+        """Write the file now."""
+        self._soon.stop()
+        try:
+            write_json(self._path, self._values, overwrite=True)
+        except PancreasSegError:
+            logger.warning("The window's settings could not be written", exc_info=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        # NaN and infinity are no JSON; what is None is taken for not remembered.
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,98 @@
+"""Notices that the voxels of a mask have changed, whatever changed them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer, Signal
+
+__all__ = ["MaskWatch"]
+
+PAUSE_MS = 100
+"""Changes that follow each other within it are told once."""
+
+
+class MaskWatch(QObject):
+    """Follows the labels layers of a viewer.
+
+    napari says ``paint`` for strokes, fills and edits by index, but for undo, redo and
+    ``refresh`` only ``set_data``, which it also says whenever another slice is shown. So a
+    ``set_data`` that comes with another position of the sliders and without a step in the
+    layer's history does not count.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer; only a weak reference is kept.
+    parent : QObject
+        Qt's owner.
+
+    Notes
+    -----
+    ``found(layer)``: there is another labels layer; ``changed(layer)``: its voxels are others.
+    """
+
+    changed = Signal(object)
+    found = Signal(object)
+
+    def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
+        super().__init__(parent)
+        self._viewer = weakref.ref(viewer)
+        self._seen: weakref.WeakKeyDictionary[Layer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+        self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(PAUSE_MS)
+        self._soon.timeout.connect(self._tell)
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        for layer in viewer.layers:
+            self._follow(layer)
+
+    def _on_inserted(self, event: Any) -> None:
+        self._follow(event.value)
+
+    def _follow(self, layer: Layer) -> None:
+        if isinstance(layer, Labels) and layer not in self._seen:
+            self._seen[layer] = self._state(layer)
+            layer.events.paint.connect(self._on_edit)
+            layer.events.data.connect(self._on_edit)
+            layer.events.set_data.connect(self._on_set_data)
+            self.found.emit(layer)
+
+    def _on_edit(self, event: Any) -> None:
+        self._note(event.source)
+
+    def _on_set_data(self, event: Any) -> None:
+        layer = event.source
+        if not isalive(self):
+            return
+        before, now = self._seen.get(layer), self._state(layer)
+        self._seen[layer] = now
+        if before is None or before[0] == now[0] or before[1] != now[1]:
+            self._note(layer)
+
+    def _note(self, layer: Layer) -> None:
+        if isalive(self):
+            self._waiting.add(layer)
+            if not self._soon.isActive():
+                self._soon.start()
+
+    def _tell(self) -> None:
+        layers = list(self._waiting)
+        self._waiting.clear()
+        for layer in layers:
+            self.changed.emit(layer)
+
+    def _state(self, layer: Labels) -> tuple[Any, ...]:
+        """Where the sliders are, and where the layer's history is."""
+        viewer = self._viewer()
+        if viewer is None:
+            return (), ()
+        dims = viewer.dims
+        shown = (np.asarray(dims.point).tobytes(), dims.ndisplay, dims.order, layer.visible)
+        return shown, (len(layer._undo_history), len(layer._redo_history))

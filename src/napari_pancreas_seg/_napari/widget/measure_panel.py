@@ -1,0 +1,276 @@
+"""What is measured on the mask, live: size, HU, extent, and agreement with a reference."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Labels, Layer
+from napari.utils.notifications import show_info
+from qtpy.compat import isalive
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QGridLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QWidget,
+)
+
+from napari_pancreas_seg import measurements
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.measuring import MaskToMeasure, Measured, measure_layers
+from napari_pancreas_seg._napari.placement import GridReference, reference_of
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo
+
+__all__ = ["MeasurePanel"]
+
+PAUSE_MS = 150
+"""How soon after an edit the mask is measured; edits meanwhile wait for the next time."""
+
+ROWS = (
+    ("volume", "Volume", "Voxels of the mask times the volume of a voxel."),
+    ("hu", "HU", "Mean ± SD of the CT's voxels in the mask; SD of the population."),
+    ("extent", "Extent", "Edges of the box around the mask along the CT's axes: z × y × x."),
+    ("diameter", "Diameter", "Largest distance between two points of the surface."),
+    ("in_plane", "in a slice", "Largest distance between two points of one slice's outline."),
+    ("dice", "Dice", "2 |A ∩ B| / (|A| + |B|): 1 for equal masks."),
+    ("hd95", "HD95", "95th percentile of the distances between the two surfaces, both ways."),
+    (
+        "surface_dice",
+        "Surface Dice",
+        "Share of both surfaces that lies within "
+        f"{measurements.SURFACE_TOLERANCE_MM:g} mm of the other one.",
+    ),
+)
+COMPARED = ("dice", "hd95", "surface_dice")
+
+
+class MeasurePanel(Panel):
+    """Measure the mask that is worked on, whenever it changes, in a thread.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__("Measure")
+        self._session = session
+        self._background = Background(self)
+        self._busy = False
+        self._stale = False
+        self._others: list[weakref.ref[Layer]] = []
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(PAUSE_MS)
+        self._pause.timeout.connect(self._measure)
+        self.values: dict[str, QLabel] = {}
+        self._names: dict[str, QLabel] = {}
+        self.reference_combo = narrow_combo()
+        self.reference_combo.setToolTip(
+            "A labels layer on the same grid, such as a radiologist's mask."
+        )
+        self.copy_button = QPushButton("Copy table")
+        self.copy_button.setToolTip(
+            "Every mask of this CT, a row each, with tabs: paste it into a spreadsheet."
+        )
+        self.csv_button = QPushButton("Save CSV…")
+        self.csv_button.setToolTip("The same table as a file.")
+        self.add(self._table())
+        self.add(label_of("Compare with"), self.reference_combo, stretch=(0, 1))
+        self.add(self.copy_button, self.csv_button)
+        self.reference_combo.currentIndexChanged.connect(self._later)
+        self.copy_button.clicked.connect(self.copy_table)
+        self.csv_button.clicked.connect(self.ask_and_save)
+        session.mask_chosen.connect(self._on_mask)
+        session.mask_changed.connect(self._on_edit)
+        self._on_mask()
+
+    @property
+    def reference_layer(self) -> Labels | None:
+        """The labels layer that the mask is compared with."""
+        index = self.reference_combo.currentIndex() - 1
+        return self._others[index]() if 0 <= index < len(self._others) else None
+
+    def refresh(self, reference: GridReference | None) -> None:
+        """Offer what the mask can be compared with: other masks on the CT's grid."""
+        before = self.reference_layer
+        layers = [] if reference is None else self._session.mask_layers(reference)
+        others = [
+            layer
+            for layer in layers
+            if layer is not self._session.mask and _same_grid(layer, reference)
+        ]
+        combo = self.reference_combo
+        combo.blockSignals(True)
+        combo.clear()
+        combo.addItem("nothing")
+        combo.addItems([layer.name for layer in others])
+        self._others = [weakref.ref(layer) for layer in others]
+        chosen = next((i for i, layer in enumerate(others, 1) if layer is before), 0)
+        combo.setCurrentIndex(chosen)
+        combo.setEnabled(bool(others))
+        combo.blockSignals(False)
+        if self.reference_layer is not before:
+            self._later()
+        self._enable()
+
+    def copy_table(self) -> None:
+        """Put the table of all masks of this CT on the clipboard, with tabs."""
+
+        def copy(rows: list[dict[str, Any]]) -> None:
+            QApplication.clipboard().setText(measurements.table_text(rows))
+            plural = "mask" if len(rows) == 1 else "masks"
+            show_info(f"The table of {len(rows)} {plural} is on the clipboard.")
+
+        self._tabulate(copy)
+
+    def ask_and_save(self) -> None:
+        """Ask where to write the table, and write it; the dialog asks before overwriting."""
+        reference = self._session.reference
+        name = "measurements" if reference is None else f"{reference.name}_measurements"
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save the table", f"{name}.csv", "Comma-separated values (*.csv)"
+        )
+        if path:
+            target = Path(path) if Path(path).suffix else Path(f"{path}.csv")
+            # The dialog has asked about the name that was typed, and about no other.
+            self.save_table(target, overwrite=target == Path(path) and target.exists())
+
+    def save_table(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the table of all masks of this CT as CSV, in a thread.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to write.
+        overwrite : bool
+            Whether an existing file may be replaced.
+        """
+
+        def write(rows: list[dict[str, Any]]) -> None:
+            self._background.submit(
+                lambda: measurements.write_table(rows, path, overwrite=overwrite),
+                lambda written: show_info(f"The table was written to {written.name}."),
+            )
+
+        self._tabulate(write)
+
+    def _table(self) -> QWidget:
+        table = QWidget()
+        grid = QGridLayout(table)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(10)
+        grid.setVerticalSpacing(3)
+        grid.setColumnStretch(1, 1)
+        for row, (key, name, tip) in enumerate(ROWS):
+            self._names[key], self.values[key] = label_of(name, tip), label_of("–", tip)
+            # A long value must not widen the dock.
+            self.values[key].setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            self.values[key].setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+            grid.addWidget(self._names[key], row, 0)
+            grid.addWidget(self.values[key], row, 1)
+        return table
+
+    def _on_mask(self) -> None:
+        if isalive(self):
+            self._show(None)
+            self.refresh(self._session.reference)
+            self._later()
+
+    def _on_edit(self, layer: Labels) -> None:
+        if isalive(self) and layer in (self._session.mask, self.reference_layer):
+            self._later()
+
+    def _later(self) -> None:
+        if not self._pause.isActive():
+            self._pause.start()
+
+    def _measure(self) -> None:
+        if not isalive(self):
+            return
+        if self._busy:
+            self._stale = True
+            return
+        job = self._job(self._session.mask)
+        if job is None:
+            self._show(None)
+            return
+        self._busy, self._stale = True, False
+        self._background.submit(lambda: measure_layers(job), self._measured, self._idle)
+
+    def _measured(self, found: Measured) -> None:
+        self._idle()
+        if isalive(self):
+            same = self._session.mask is not None and found.row["mask"] == self._session.mask.name
+            self._show(found if same else None)
+
+    def _idle(self) -> None:
+        self._busy = False
+        if self._stale and isalive(self):
+            self._later()
+
+    def _job(self, mask: Labels | None) -> MaskToMeasure | None:
+        reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
+        if mask is None or reference is None or ct is None:
+            return None
+        if other is None or other is mask:
+            return MaskToMeasure(mask.name, mask.data, reference, ct.data)
+        return MaskToMeasure(mask.name, mask.data, reference, ct.data, other.name, other.data)
+
+    def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:
+        reference = self._session.reference
+        layers = [] if reference is None else self._session.mask_layers(reference)
+        layers.sort(key=lambda layer: layer is not self._session.mask)
+        jobs = [job for job in map(self._job, layers) if job is not None]
+        if jobs:
+            self._background.submit(lambda: [measure_layers(job).row for job in jobs], then)
+
+    def _show(self, found: Measured | None) -> None:
+        compared = found is not None and found.comparison is not None
+        for key in COMPARED:
+            self._names[key].setVisible(compared)
+            self.values[key].setVisible(compared)
+        for key, text in _texts(found).items():
+            self.values[key].setText(text)
+        self._enable()
+
+    def _enable(self) -> None:
+        for button in (self.copy_button, self.csv_button):
+            button.setEnabled(self._session.mask is not None)
+
+
+def _texts(found: Measured | None) -> dict[str, str]:
+    """Say what was measured, a value and its unit each."""
+    texts = dict.fromkeys((key for key, _, _ in ROWS), "–")
+    if found is None:
+        return texts
+    mask = found.mask
+    texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} slices"
+    if mask["voxels"]:
+        z, y, x = mask["extent_mm"]
+        texts["extent"] = f"{z:.0f} × {y:.0f} × {x:.0f} mm"
+        texts["diameter"] = f"{mask['diameter_3d_mm']:.0f} mm"
+        texts["in_plane"] = f"{mask['diameter_in_plane_mm']:.0f} mm"
+    if mask["mean_hu"] is not None:
+        texts["hu"] = f"{mask['mean_hu']:.0f} ± {mask['sd_hu']:.0f}"
+    if found.comparison is not None:
+        dice, hd95 = found.comparison["dice"], found.comparison["hd95_mm"]
+        surface = found.comparison["surface_dice_2mm"]
+        texts["dice"] = f"{dice:.3f}"
+        texts["hd95"] = "–" if hd95 is None else f"{hd95:.1f} mm"
+        texts["surface_dice"] = "–" if surface is None else f"{surface:.3f}"
+    return texts
+
+
+def _same_grid(layer: Layer, reference: GridReference | None) -> bool:
+    """Whether a layer of the CT's shape lies where the CT does, as far as it says."""
+    own = reference_of(layer)
+    return reference is None or own is None or own.grid.same_as(reference.grid)

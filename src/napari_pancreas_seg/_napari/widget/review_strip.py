@@ -1,0 +1,211 @@
+"""The review strip: a mask from feet to head, to see where one has to look and to go there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.utils.theme import get_system_theme, get_theme
+from qtpy.compat import isalive
+from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
+
+from napari_pancreas_seg._napari.correct_review import Review, SliceFacts
+from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["AREA", "DOUBT", "EDITED", "REVIEWED", "ReviewStrip"]
+
+Array = npt.NDArray[Any]
+
+AREA, DOUBT, EDITED, REVIEWED = "#00a88a", "#f08c00", "#4a90ff", "#7cb342"
+"""Colours that stand out on dark and on light ground."""
+AREA_HEIGHT, ROW_HEIGHT, GAP = 40, 5, 2
+ROWS = 3
+FRAME = 2.0
+
+
+class ReviewStrip(QWidget):
+    """Shows area, doubt, edited and reviewed of each slice; a click or a drag goes there.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+    """
+
+    jumped = Signal(int)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._review: Review = session.review
+        self._picture: QImage | None = None
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self._review.changed.connect(self._draw_anew)
+        self._review.moved.connect(self.update)
+        self.jumped.connect(self._review.show)
+        viewer = session.viewer
+        if viewer is not None:
+            viewer.events.theme.connect(self._on_theme)
+
+    def sizeHint(self) -> QSize:
+        """As high as its rows, as wide as there is room."""
+        return QSize(200, AREA_HEIGHT + ROWS * (ROW_HEIGHT + GAP) + 1)
+
+    def slice_at(self, x: float) -> int | None:
+        """Slice at a place along the strip, in pixels from its left edge; None without a mask."""
+        facts = self._review.facts
+        if facts is None or not self.width():
+            return None
+        n = len(facts.area_mm2)
+        return int(np.clip(x * n / self.width(), 0, n - 1))
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw the picture, which is kept, and over it where the viewer is."""
+        painter = QPainter(self)
+        ground, ink = self._theme_colors()
+        painter.fillRect(self.rect(), ground)
+        facts = self._review.facts
+        if facts is None:
+            painter.setPen(ink)
+            painter.drawText(self.rect(), Qt.AlignmentFlag.AlignCenter, "No mask yet")
+            return
+        if self._picture is None:
+            self._picture = self._draw(facts)
+        painter.drawImage(self.rect(), self._picture)
+        self._draw_ends(painter, ink)
+        z, n = self._review.slice, len(facts.area_mm2)
+        if z is not None:
+            self._draw_place(painter, z, n, ink)
+
+    def resizeEvent(self, event: Any) -> None:
+        """Draw anew at another width."""
+        self._picture = None
+        super().resizeEvent(event)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Go to the slice that was clicked."""
+        if event.button() == Qt.MouseButton.LeftButton:
+            self._jump(event)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """Follow a drag."""
+        if event.buttons() & Qt.MouseButton.LeftButton:
+            self._jump(event)
+
+    def event(self, event: QEvent) -> bool:
+        """Tell the numbers of the slice under the mouse."""
+        if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
+            z = self.slice_at(event.pos().x())
+            QToolTip.showText(event.globalPos(), "" if z is None else self.describe(z), self)
+            return True
+        return bool(super().event(event))
+
+    def describe(self, z: int) -> str:
+        """Say in words what is known of a slice."""
+        facts = self._review.facts
+        if facts is None or not 0 <= z < len(facts.area_mm2):
+            return ""
+        words = [f"{facts.area_mm2[z] / 100:.1f} cm²" if facts.area_mm2[z] else "no mask"]
+        if np.isfinite(facts.doubt[z]):
+            words.append(f"doubt {facts.doubt[z]:.2f}")
+        words += ["edited"] if facts.edited[z] else []
+        words += ["reviewed"] if z in self._review.reviewed else []
+        return f"Slice {z}: {', '.join(words)}"
+
+    def _jump(self, event: QMouseEvent) -> None:
+        place: QPoint = event.pos()
+        z = self.slice_at(place.x())
+        if z is not None and z != self._review.slice:
+            self.jumped.emit(z)
+
+    def _draw_anew(self) -> None:
+        if isalive(self):
+            self._picture = None
+            self.update()
+
+    def _on_theme(self, event: Any = None) -> None:
+        self._draw_anew()
+
+    def _draw_place(self, painter: QPainter, z: int, n: int, ink: QColor) -> None:
+        """Mark the slice on screen: a frame around its column, a line if that is narrow."""
+        step = self.width() / n
+        if step >= 2 * FRAME + 2:
+            painter.setPen(QPen(ink, FRAME))
+            column = QRectF(z * step, 0, step, self.height())
+            painter.drawRect(column.adjusted(FRAME / 2, FRAME / 2, -FRAME / 2, -FRAME / 2))
+        else:
+            left = min(max(0.0, (z + 0.5) * step - FRAME / 2), self.width() - FRAME)
+            painter.fillRect(QRectF(left, 0, FRAME, self.height()), ink)
+
+    def _draw_ends(self, painter: QPainter, ink: QColor) -> None:
+        font = painter.font()
+        font.setPixelSize(10)
+        painter.setFont(font)
+        painter.setPen(ink)
+        top = self.rect().adjusted(3, 1, -3, 0)
+        left, right = Qt.AlignmentFlag.AlignLeft, Qt.AlignmentFlag.AlignRight
+        painter.drawText(top, left | Qt.AlignmentFlag.AlignTop, "feet")
+        painter.drawText(top, right | Qt.AlignmentFlag.AlignTop, "head")
+
+    def _draw(self, facts: SliceFacts) -> QImage:
+        """Draw what does not move with the slider, at the screen's own pixels."""
+        ratio = self.devicePixelRatioF()
+        width, height = max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio))
+        columns = _Columns(len(facts.area_mm2), width)
+        area_height, row, gap = (round(n * ratio) for n in (AREA_HEIGHT, ROW_HEIGHT, GAP))
+        pixels = np.zeros((height, width, 4), np.uint8)
+        share = columns.reduce(np.maximum, facts.area_mm2 / max(1.0, facts.area_mm2.max()))
+        # An area that is there is seen, however small.
+        bars = np.where(share > 0, np.maximum(np.rint(share * area_height), ratio), 0)
+        levels = area_height - np.arange(area_height)[:, None]
+        pixels[:area_height][levels <= bars] = _rgba(AREA)
+        known = np.nan_to_num(facts.doubt, nan=0.0)
+        doubt = np.clip(columns.reduce(np.maximum, known), 0, 1)
+        reviewed = np.zeros(len(known), bool)
+        reviewed[[z for z in self._review.reviewed if z < len(known)]] = True
+        rows = (
+            (DOUBT, np.sqrt(doubt)),  # small doubts are to be told apart
+            (EDITED, columns.reduce(np.logical_or, facts.edited)),
+            (REVIEWED, columns.reduce(np.logical_and, reviewed)),
+        )
+        for number, (color, strength) in enumerate(rows):
+            top = area_height + gap + number * (row + gap)
+            pixels[top : top + row] = _rgba(color)
+            pixels[top : top + row, :, 3] = (255 * np.asarray(strength, float)).astype(np.uint8)
+        image = QImage(pixels.data, width, height, 4 * width, QImage.Format.Format_RGBA8888)
+        return image.copy()  # which owns its pixels
+
+    def _theme_colors(self) -> tuple[QColor, QColor]:
+        """Ground and ink of napari's theme."""
+        viewer = self._session.viewer
+        name = "dark" if viewer is None else viewer.theme
+        theme = get_theme(get_system_theme() if name == "system" else name)
+        ground, ink = (QColor(color.as_hex()) for color in (theme.foreground, theme.text))
+        return ground, ink
+
+
+class _Columns:
+    """Which slices fall into which column of pixels; every slice into at least one."""
+
+    def __init__(self, n_slices: int, width: int) -> None:
+        edges = np.arange(width + 1) * n_slices / width
+        self._starts = np.floor(edges[:-1]).astype(int)
+        stops = np.maximum(np.ceil(edges[1:] - 1e-9).astype(int), self._starts + 1)
+        self._lengths = stops - self._starts
+
+    def reduce(self, function: Callable[[Array, Array], Array], values: Array) -> Array:
+        """Bring values of slices to columns."""
+        reduced = values[self._starts]
+        for step in range(1, int(self._lengths.max())):
+            more = np.minimum(self._starts + step, self._starts + self._lengths - 1)
+            reduced = function(reduced, values[more])
+        return reduced
+
+
+def _rgba(color: str) -> tuple[int, int, int, int]:
+    return QColor(color).getRgb()

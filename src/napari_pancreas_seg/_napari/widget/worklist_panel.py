@@ -1,0 +1,169 @@
+"""The cases of a worklist, how far each is, and the way from one to the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qtpy.compat import isalive
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+)
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.widget.panel import Panel, note_label
+from napari_pancreas_seg._napari.worklist import How, worklist_of
+from napari_pancreas_seg.worklist import Status
+
+__all__ = ["WorklistPanel"]
+
+MARKS = {
+    Status.NEW: "○",
+    Status.SEGMENTED: "◔",
+    Status.CORRECTED: "◑",
+    Status.REVIEWED: "◕",
+    Status.EXPORTED: "●",
+}
+ROWS_SHOWN = 6
+
+
+class WorklistPanel(Panel):
+    """Work through the CTs of a folder.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__("Worklist")
+        self._session = session
+        self._work = worklist_of(session)
+        self.open_button = QPushButton("Open folder…")
+        self.open_button.setToolTip("Work through the CTs of a folder; or drop a folder here.")
+        self.output_button = QPushButton("Masks to…")
+        self.output_button.setToolTip("Choose the folder that masks are written into.")
+        self.list = QListWidget()
+        self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        row = self.list.fontMetrics().height() + 6
+        self.list.setFixedHeight(ROWS_SHOWN * row)
+        self.previous_button = QPushButton("◀")
+        self.previous_button.setToolTip("Previous case; the mask of this one is kept.")
+        self.next_button = QPushButton("▶")
+        self.next_button.setToolTip("Next case; the mask of this one is kept.")
+        self.reviewed_button = QPushButton("Reviewed")
+        self.reviewed_button.setToolTip("Remember that this case was reviewed.")
+        self.done_button = QPushButton("Export, next")
+        self.done_button.setToolTip(
+            "Write the mask, mark the case as exported and go to the next one that is not."
+        )
+        self.ahead = QCheckBox("Segment the next case meanwhile")
+        self.status = note_label()
+        self.add(self.open_button, self.output_button)
+        self.add(self.list)
+        self.add(
+            self.previous_button,
+            self.next_button,
+            self.reviewed_button,
+            self.done_button,
+            stretch=(0, 0, 1, 1),
+        )
+        self.add(self.ahead)
+        self.add(self.status)
+        for button in (self.previous_button, self.next_button):
+            button.setFixedWidth(34)
+        self.ahead.setChecked(session.settings.get("worklist/ahead", True))
+        self._work.segment_ahead = self.ahead.isChecked()
+        self.open_button.clicked.connect(self.ask_for_folder)
+        self.output_button.clicked.connect(self.ask_for_output)
+        self.previous_button.clicked.connect(lambda: self._work.step(-1))
+        self.next_button.clicked.connect(lambda: self._work.step(1))
+        self.reviewed_button.clicked.connect(self._work.mark_reviewed)
+        self.done_button.clicked.connect(self._work.finish_case)
+        self.list.itemActivated.connect(self._go)
+        self.list.itemClicked.connect(self._go)
+        self.ahead.toggled.connect(self._on_ahead)
+        self._work.changed.connect(self._show)
+        self._show()
+
+    def segment_with(self, how: How) -> None:
+        """Say which model and which options cases are segmented ahead with."""
+        self._work.how = how
+
+    def ask_for_folder(self) -> None:
+        """Ask for a folder and open it as a worklist."""
+        folder = QFileDialog.getExistingDirectory(self, "Work through the CTs of a folder")
+        if folder:
+            self.open_folder(folder)
+
+    def open_folder(self, folder: str | Path) -> None:
+        """Open a folder as a worklist; one that is a DICOM series as the CT that it is."""
+
+        def opened(is_series: bool) -> None:
+            if is_series:
+                self._session.open_file(folder)
+            elif isalive(self):
+                self.is_open = True
+                self._work.open(folder)
+
+        self._session.background.submit(lambda: io.is_dicom(Path(folder)), opened)
+
+    def ask_for_output(self) -> None:
+        """Ask where masks are to be written."""
+        folder = QFileDialog.getExistingDirectory(self, "Folder for the masks")
+        if folder:
+            self._work.use_output(folder)
+
+    def _go(self, item: QListWidgetItem) -> None:
+        worklist, row = self._work.worklist, self.list.row(item)
+        if worklist is not None and (row != worklist.current or self._work.case is None):
+            self._work.go_to(row)
+
+    def _on_ahead(self, on: bool) -> None:
+        self._work.segment_ahead = on
+        self._session.settings.set("worklist/ahead", on)
+
+    def _show(self) -> None:
+        if not isalive(self):
+            return
+        worklist = self._work.worklist
+        there, idle = worklist is not None, not self._work.busy
+        for widget in (self.list, self.ahead, self.status, self.output_button):
+            widget.setVisible(there or (widget is self.status and not idle))
+        for button in (
+            self.previous_button,
+            self.next_button,
+            self.reviewed_button,
+            self.done_button,
+        ):
+            button.setVisible(there)
+            button.setEnabled(there and idle)
+        if worklist is None:
+            self.status.setText(self._work.busy)
+            return
+        self.list.blockSignals(True)
+        while self.list.count() < len(worklist):
+            self.list.addItem("")
+        while self.list.count() > len(worklist):
+            self.list.takeItem(self.list.count() - 1)
+        for row, case in enumerate(worklist.cases):
+            item = self.list.item(row)
+            item.setText(f"{MARKS[case.status]}  {io.stem(Path(case.name))} · {case.status}")
+            item.setToolTip(f"{case.name}: {case.status}")
+        self.list.setCurrentRow(worklist.current)
+        self.list.blockSignals(False)
+        self.previous_button.setEnabled(idle and worklist.current > 0)
+        self.next_button.setEnabled(idle and worklist.next_case is not None)
+        exported = worklist.counts()[Status.EXPORTED]
+        where = f"{exported} of {len(worklist)} exported. Masks go to '{worklist.output.name}' "
+        where += "and replace those there."
+        ahead = f" Next case: {self._work.ahead}." if self._work.ahead else ""
+        self.status.setText(self._work.busy or where + ahead)
+        self.status.setToolTip(str(worklist.output))

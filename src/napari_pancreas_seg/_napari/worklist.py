@@ -1,0 +1,490 @@
+"""A worklist in a viewer: the next case is ready when the last one is done, and none is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_info
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data, volume_of
+from napari_pancreas_seg._napari.model_mask import ModelMask
+from napari_pancreas_seg._napari.placement import (
+    GridReference,
+    placement_of,
+    reference_of,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.volume import bounding_box
+from napari_pancreas_seg.worklist import Status, Worklist, WorklistCase
+
+__all__ = ["WorklistSession", "state_folder", "worklist_of"]
+
+logger = logging.getLogger(__name__)
+
+How = Callable[[], tuple[str | Path, Options]]
+
+
+@dataclass(eq=False)
+class LoadedCase:
+    """A case's layers, ready to be shown, and what was found in it meanwhile."""
+
+    index: int
+    ct: Image
+    mask: Labels | None
+    saved: str
+    notes: tuple[str, ...]
+    result: Segmentation | None = None
+
+
+def state_folder() -> Path:
+    """Where worklists are remembered: in the application's data folder."""
+    folder = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
+    return Path(folder) / "worklists"
+
+
+class WorklistSession(QObject):
+    """Goes through the cases of a worklist in a viewer.
+
+    On the way to another case the mask is written into the output folder, if it differs from
+    what is there; only then does the case leave the viewer.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+
+    Attributes
+    ----------
+    worklist : Worklist or None
+        The worklist that is open.
+    busy : str
+        What is being done, for people to read; empty if nothing is.
+    segment_ahead : bool
+        Whether cases without a mask are segmented before one comes to them.
+    how : callable
+        Returns the model and the options for that.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.worklist: Worklist | None = None
+        self.busy = ""
+        self.segment_ahead = False
+        self.how: How = lambda: ("default", Options())
+        self._session = session
+        self._background = Background(self)
+        self._ahead = Background(self)
+        self._shown: LoadedCase | None = None
+        self._waiting: LoadedCase | None = None
+        self._number = 0
+        session.run_finished.connect(self._on_run_finished)
+        session.mask_changed.connect(self._on_mask_changed)
+
+    @property
+    def case(self) -> WorklistCase | None:
+        """The case that is in the viewer."""
+        if self.worklist is None or self._shown is None:
+            return None
+        return self.worklist.cases[self._shown.index]
+
+    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
+        """List the CTs of a folder, in a thread, and go to where one stopped.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder with CTs.
+        output : str or Path, optional
+            Folder for the masks, see `Worklist`.
+        """
+        target = None if output is None else Path(output)
+        if self.busy:
+            report(PancreasSegError(f"“{self.busy.rstrip('…')}” is not done yet; wait a moment."))
+            return
+
+        def opened(worklist: Worklist) -> None:
+            self.worklist, self._waiting = worklist, None
+            self._idle()
+            self._load(worklist.current)
+
+        def listed() -> None:
+            self._begin("Listing the cases…")
+            self._background.submit(
+                lambda: Worklist(folder, state_folder(), target), opened, self._idle
+            )
+
+        self._leave(listed)
+
+    def go_to(self, index: int) -> None:
+        """Keep the mask of the case that is shown, and show another case."""
+        if self.worklist is None or self.busy:
+            return
+        if not 0 <= index < len(self.worklist):
+            word = "first" if index < 0 else "last"
+            report(PancreasSegError(f"This is the {word} case of the worklist."))
+            return
+        self._leave(lambda: self._load(index))
+
+    def step(self, by: int) -> None:
+        """Go to the next case (1) or the previous one (−1)."""
+        if self.worklist is not None:
+            self.go_to(self.worklist.current + by)
+
+    def mark_reviewed(self) -> None:
+        """Remember that the case that is shown was reviewed."""
+        self._keep(self.changed.emit, status=Status.REVIEWED)
+
+    def finish_case(self) -> None:
+        """Write the mask, remember the case as exported, and go to the next one that is not."""
+
+        def go_on() -> None:
+            self._idle()
+            following = None if self.worklist is None else self.worklist.next_unfinished()
+            if following is None:
+                show_info("Every case of the worklist is exported.")
+            else:
+                self.go_to(following)
+
+        if self._mask() is None:
+            report(PancreasSegError("This case has no mask yet: run first, or paint one."))
+        else:
+            self._keep(go_on, status=Status.EXPORTED)
+
+    def use_output(self, folder: str | Path) -> None:
+        """Write masks into another folder from now on."""
+        if self.worklist is None or self.busy:
+            return
+        try:
+            self.worklist.use_output(folder)
+        except PancreasSegError as error:
+            report(error)
+            return
+        if self._shown is not None:
+            self._shown.saved = ""
+        self.changed.emit()
+
+    # -- leaving a case
+
+    def _leave(self, then: Callable[[], None]) -> None:
+        """Keep what is shown, take it out of the viewer, and go on."""
+        if self._session.running:
+            report(PancreasSegError("A run is under way; cancel it or wait for its end."))
+            return
+
+        def left() -> None:
+            self._take_away()
+            then()
+
+        self._keep(left)
+
+    def _keep(self, then: Callable[[], None], status: Status | None = None) -> None:
+        """Write the mask of the case that is shown if it differs from what was written last."""
+        shown, mask = self._shown, self._mask()
+        if shown is None or self.worklist is None:
+            then()
+            return
+        seen = self._slice()
+        if mask is None:
+            self._remember(shown, status, seen)
+            then()
+            return
+        data, saved, known = mask.data, shown.saved, self._session.masks.get(mask)
+
+        def compare() -> tuple[str, bool]:
+            edited = known is None or bool(known.touched_slices(mask).any())
+            return _digest(data), edited
+
+        def compared(found: tuple[str, bool]) -> None:
+            digest, edited = found
+            nothing = not saved and digest == _EMPTY and status is not Status.EXPORTED
+            if digest == saved or nothing:
+                self._remember(shown, status, seen)
+                self._idle()
+                then()
+                return
+            reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
+
+            def written(path: Path) -> None:
+                shown.saved = digest
+                self._remember(shown, reached, seen)
+                self._idle()
+                then()
+
+            self._write(mask, shown, written)
+
+        self._begin("Keeping the mask…")
+        self._background.submit(compare, compared, self._idle)
+
+    def _mask(self) -> Labels | None:
+        """Find the mask of the case that is shown: not one that was opened to compare with."""
+        shown, chosen, viewer = self._shown, self._session.mask, self._session.viewer
+        if shown is None or viewer is None:
+            return None
+        reference = reference_of(shown.ct)
+        own = None if chosen is None else reference_of(chosen)
+        if own is not None and reference is not None and own.id == reference.id:
+            return chosen
+        if shown.mask is not None and shown.mask in viewer.layers:
+            return shown.mask
+        found = None if reference is None else self._session.result_layer(reference)
+        # What was painted by hand on this CT has no reference of its own.
+        return found or (chosen if own is None and self._session.ct is shown.ct else None)
+
+    def _write(self, mask: Labels, shown: LoadedCase, then: Callable[[Path], None]) -> None:
+        if self.worklist is None:
+            return
+        target = self.worklist.cases[shown.index].mask
+        try:
+            self._session.export(mask, target, overwrite=True, then=then, failed=self._idle)
+        except PancreasSegError as error:
+            self._idle()
+            report(error)
+
+    def _take_away(self) -> None:
+        """Remove the layers of the case that is shown; other masks of it stay, never lost."""
+        viewer, shown, mask = self._session.viewer, self._shown, self._mask()
+        self._shown = None
+        if viewer is None or shown is None:
+            return
+        reference = reference_of(shown.ct)
+        if reference is not None:
+            self._session.maps.forget(reference)
+        for layer in list(viewer.layers):
+            own = reference_of(layer)
+            same = own is not None and reference is not None and own.id == reference.id
+            if layer is shown.ct or layer is mask or (same and not isinstance(layer, Labels)):
+                viewer.layers.remove(layer)
+
+    def _remember(self, shown: LoadedCase, status: Status | None, seen: int | None) -> None:
+        if self.worklist is None:
+            return
+        try:
+            self.worklist.update(shown.index, status=status, slice=seen)
+        except PancreasSegError as error:
+            report(error)
+        self.changed.emit()
+
+    def _slice(self) -> int | None:
+        viewer, shown = self._session.viewer, self._shown
+        reference = None if shown is None else reference_of(shown.ct)
+        if viewer is None or shown is None or reference is None:
+            return None
+        return slice_on_screen(viewer, shown.ct, reference)
+
+    # -- coming to a case
+
+    def _load(self, index: int) -> None:
+        """Show a case: the one that was loaded ahead, or read now."""
+        worklist, ready = self.worklist, self._waiting
+        if worklist is None:
+            return
+        self._waiting = None
+        self._number += 1
+        if ready is not None and ready.index == index:
+            self._show(ready)
+            return
+        case = worklist.cases[index]
+        self._begin(f"Opening {case.name}…")
+        self._background.submit(lambda: _read(index, case), self._show, self._idle)
+
+    def _show(self, loaded: LoadedCase) -> None:
+        viewer, worklist = self._session.viewer, self.worklist
+        self._idle()
+        if viewer is None or worklist is None:
+            return
+        self._shown = loaded
+        try:
+            case = worklist.go_to(loaded.index)
+        except PancreasSegError as error:
+            report(error)
+            case = worklist.cases[loaded.index]
+        viewer.add_layer(loaded.ct)
+        if loaded.mask is None:
+            loaded.mask = self._with_result(loaded)
+        mask = loaded.mask
+        if mask is not None:
+            viewer.add_layer(mask)
+            viewer.layers.selection.active = mask
+        reference = reference_of(loaded.ct)
+        if reference is not None:
+            z = case.slice if case.slice is not None else _first_look(mask, reference)
+            show_slice(viewer, loaded.ct, reference, z)
+        for note in loaded.notes:
+            show_info(f"{case.name}: {note}")
+        self.changed.emit()
+        self._look_ahead(loaded)
+
+    def _with_result(self, loaded: LoadedCase) -> Labels | None:
+        """Make the mask of what was found ahead."""
+        result = loaded.result
+        if result is None:
+            return None
+        placement = placement_of(loaded.ct)
+        data = labels_layer_data(result.mask.copy(), placement, f"{loaded.ct.name} pancreas")
+        layer: Labels = Layer.create(*data)
+        known = ModelMask(placement.reference)
+        known.copy = result.mask
+        known.written = set(np.flatnonzero(result.mask.any(axis=(1, 2))).tolist())
+        known.finish(result)
+        self._session.masks[layer] = known
+        return layer
+
+    def _look_ahead(self, shown: LoadedCase) -> None:
+        """Load the next case in the background; segment it, too, if that is wanted."""
+        worklist = self.worklist
+        following = None if worklist is None else worklist.next_case
+        if worklist is None or following is None:
+            return
+        number, index = self._number, worklist.current + 1
+
+        def loaded(case: LoadedCase | None) -> None:
+            if case is not None and isalive(self) and number == self._number:
+                self._waiting = case
+                self._segment_ahead(case)
+                self.changed.emit()
+
+        # What is wrong with it is said when one comes to it.
+        self._ahead.submit(lambda: _quietly(index, following), loaded)
+
+    def _segment_ahead(self, case: LoadedCase) -> None:
+        known = case.mask is not None or case.result is not None
+        if not self.segment_ahead or known or self._session.running:
+            return
+        model, options = self.how()
+        session, reference = self._session, placement_of(case.ct).reference
+        data, number = case.ct.data, self._number
+
+        def gone() -> bool:
+            wanted = session.running or session.corrector.uses_network
+            return wanted or (number != self._number and self._waiting is not case)
+
+        def segment() -> Segmentation | None:
+            volume = volume_of(data, reference)
+            options_here = replace(options, first_slice=None)
+            run = session.network.iter_segment(volume, model, options_here, cancelled=gone)
+            try:
+                while True:
+                    next(run)
+            except StopIteration as end:
+                found: Segmentation | None = end.value
+                return found
+            finally:
+                run.close()
+
+        def found(result: Segmentation | None) -> None:
+            if isalive(self) and self._waiting is case:
+                case.result = result
+                self.changed.emit()
+
+        self._ahead.submit(segment, found)
+
+    # -- what happens meanwhile
+
+    @property
+    def ahead(self) -> str:
+        """What is known of the next case, for people to read."""
+        if self._waiting is None:
+            return ""
+        return "segmented" if self._waiting.result is not None else "loaded"
+
+    def _on_run_finished(self) -> None:
+        if self._waiting is not None:
+            # The run came before it: the network does one thing at a time.
+            self._segment_ahead(self._waiting)
+        run = self._session.run
+        if self._shown is None or run is None or run.labels is None or run.cancelled:
+            return
+        if self.case is not None and self.case.status is Status.NEW:
+            # At once, so that a crash costs nothing of it.
+            self._keep(self.changed.emit)
+
+    def _on_mask_changed(self, layer: Labels) -> None:
+        case, shown = self.case, self._shown
+        done = case is not None and case.status in (Status.REVIEWED, Status.EXPORTED)
+        same = layer is self._mask()
+        if not (done and same) or shown is None or self.busy:
+            return
+        data = layer.data
+
+        def compared(digest: str) -> None:
+            if self._shown is shown and digest != shown.saved:
+                self._remember(shown, Status.CORRECTED, None)
+
+        self._background.submit(lambda: _digest(data), compared)
+
+    def _begin(self, what: str) -> None:
+        self.busy = what
+        self.changed.emit()
+
+    def _idle(self) -> None:
+        self.busy = ""
+        if isalive(self):
+            self.changed.emit()
+
+
+def worklist_of(session: Session) -> WorklistSession:
+    """Find the worklist of a session, or make one."""
+    known = session.findChild(WorklistSession)
+    return WorklistSession(session) if known is None else known
+
+
+def _read(index: int, case: WorklistCase) -> LoadedCase:
+    """Read a case and make its layers; for a thread."""
+    volume = io.load_ct(case.source)
+    ct: Image = Layer.create(*ct_layer_data(volume))
+    notes = volume.notes
+    if not case.mask.exists():
+        return LoadedCase(index, ct, None, "", notes)
+    mask, on = io.load_mask(case.mask)
+    if not on.grid.same_as(volume.grid):
+        raise PancreasSegError(
+            f"'{case.mask.name}' does not lie on the grid of '{case.name}'; move it out of the "
+            "output folder, or choose another folder."
+        )
+    data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas")
+    return LoadedCase(index, ct, Layer.create(*data), _digest(mask), notes)
+
+
+def _quietly(index: int, case: WorklistCase) -> LoadedCase | None:
+    try:
+        return _read(index, case)
+    except PancreasSegError:
+        logger.debug("A case cannot be read ahead", exc_info=True)
+        return None
+
+
+def _first_look(mask: Labels | None, reference: GridReference) -> int:
+    """Slice in the middle of the mask, else of the CT."""
+    box = None if mask is None else bounding_box(np.asarray(mask.data))
+    return (box[0].start + box[0].stop) // 2 if box else reference.grid.shape[0] // 2
+
+
+def _digest(mask: Any) -> str:
+    """Name the content of a mask: that of its box, and where that is."""
+    array = np.asarray(mask)
+    box = bounding_box(array)
+    if box is None:
+        return _EMPTY
+    content = hashlib.blake2b(np.ascontiguousarray(array[box]).tobytes(), digest_size=16)
+    return f"{[(edge.start, edge.stop) for edge in box]} {content.hexdigest()}"
+
+
+_EMPTY = "empty"

@@ -1,0 +1,434 @@
+"""Correcting a mask: what a person asks for with one key, on plain arrays in display order.
+
+Every function takes a mask (Z, Y, X), non-zero inside, and returns a new one, uint8 with 1
+inside; all work in the mask's bounding box, so that the time grows with the organ and not
+with the CT. Keeping the largest piece and filling holes lie in `postprocessing`.
+A `Change` says what became of one label of a label map, and spares the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, sparse
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import bounding_box
+
+__all__ = [
+    "Change",
+    "change_of",
+    "clear_slice",
+    "copy_slice",
+    "fill_between_slices",
+    "grow",
+    "keep_piece_at",
+    "remove_islands",
+    "shrink",
+    "smooth",
+    "within_hu",
+]
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+Spacing = tuple[float, float, float]
+
+_TOUCHING_2D = np.ones((3, 3), dtype=bool)
+_TOUCHING_3D = np.ones((3, 3, 3), dtype=bool)
+_SIGMAS = 4.0
+"""Standard deviations at which a Gaussian is cut off."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What a correction adds to one label of a label map and takes away from it.
+
+    Parameters
+    ----------
+    label : int
+        The label.
+    box : tuple of slice
+        Where anything changes, along (z, y, x).
+    added, removed : ndarray, shape of the box, bool
+        Voxels that come to the label, and that leave it for the background.
+    """
+
+    label: int
+    box: Box
+    added: npt.NDArray[np.bool_]
+    removed: npt.NDArray[np.bool_]
+
+    @property
+    def slices(self) -> list[int]:
+        """Slices in which anything changes."""
+        some = (self.added | self.removed).any(axis=(1, 2))
+        return [int(z + self.box[0].start) for z in np.flatnonzero(some)]
+
+    def voxels(self, labels: Array) -> tuple[tuple[npt.NDArray[np.intp], ...], Array]:
+        """Say what is to be written into a label map, as that is now.
+
+        Only background is filled and only the label itself removed: other labels stay, and so
+        do strokes that were painted after the change had been worked out.
+
+        Parameters
+        ----------
+        labels : ndarray, shape (Z, Y, X)
+            The label map.
+
+        Returns
+        -------
+        indices : tuple of ndarray
+            Indices along (z, y, x).
+        values : ndarray
+            What to write there, of the label map's dtype.
+        """
+        now = labels[self.box]
+        filled = self.added & (now == 0)
+        cleared = self.removed & (now == self.label)
+        inner = np.nonzero(filled | cleared)
+        values = np.where(filled[inner], self.label, 0).astype(labels.dtype)
+        return tuple(i + edge.start for i, edge in zip(inner, self.box, strict=True)), values
+
+
+def change_of(before: Array, after: Array, label: int) -> Change | None:
+    """Compare a label's mask before and after a correction.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (Z, Y, X)
+        Masks, non-zero inside; bool or an unsigned integer.
+    label : int
+        The label.
+
+    Returns
+    -------
+    Change or None
+        None if nothing changes.
+    """
+    boxes = [box for box in (bounding_box(before), bounding_box(after)) if box is not None]
+    if not boxes:
+        return None
+    outer = _union(boxes)
+    old, new = before[outer] != 0, after[outer] != 0
+    inner = bounding_box(old ^ new)
+    if inner is None:
+        return None
+    old, new = old[inner], new[inner]
+    return Change(label, _within(outer, inner), new & ~old, old & ~new)
+
+
+def fill_between_slices(mask: Array, spacing: Spacing) -> Mask:
+    """Fill the empty slices between slices that hold something.
+
+    Shape-based interpolation: signed distances to the outlines are blended from slice to
+    slice (Raya and Udupa 1990, doi:10.1109/42.52980), piece by piece. A piece that has
+    exactly one counterpart is laid over it first by their centroids, so that a duct that runs
+    obliquely stays one; a piece that has none tapers off.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X), uint8
+        The mask with its gaps along z filled; slices that held something are as they were.
+    """
+    filled, box = _copy(mask)
+    if box is None:
+        return filled
+    inside = filled[box]
+    held = np.flatnonzero(inside.any(axis=(1, 2)))
+    for lower, upper in pairwise(held.tolist()):
+        if upper - lower > 1:
+            ends = inside[lower] != 0, inside[upper] != 0
+            for z, plane in enumerate(_between(*ends, upper - lower, spacing[1:]), lower + 1):
+                inside[z] = plane
+    return filled
+
+
+def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Mask:
+    """Keep the connected piece that a voxel belongs to.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    point : tuple of int
+        Index (z, y, x) of a voxel of the piece; voxels that share a corner are connected.
+
+    Raises
+    ------
+    PancreasSegError
+        If the voxel lies outside the mask.
+    """
+    kept = np.zeros(mask.shape, dtype=np.uint8)
+    box = bounding_box(mask)
+    if box is None or not all(0 <= i < n for i, n in zip(point, mask.shape, strict=True)):
+        raise PancreasSegError("There is no piece of the mask at this place.")
+    if not mask[point]:
+        raise PancreasSegError("There is no piece of the mask at this place: point at one.")
+    pieces, _ = ndimage.label(mask[box], _TOUCHING_3D)
+    inner = tuple(i - edge.start for i, edge in zip(point, box, strict=True))
+    kept[box] = pieces == pieces[inner]
+    return kept
+
+
+def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
+    """Remove connected pieces below a size; the largest piece stays, however small.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside; voxels that share a corner are connected.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    min_mm3 : float
+        Pieces smaller than this are removed, in mm³.
+    """
+    kept, box = _copy(mask)
+    if box is None:
+        return kept
+    pieces, _ = ndimage.label(kept[box], _TOUCHING_3D)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    stays = sizes * float(np.prod(spacing)) >= min_mm3
+    stays[sizes.argmax()] = True
+    stays[0] = False
+    kept[box] = stays[pieces]
+    return kept
+
+
+def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
+    """Smooth a mask's surface and keep its volume.
+
+    The mask is blurred with a Gaussian and cut at the level that leaves as many voxels as
+    before: a fixed level of one half would wear thin parts away.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    sigma_mm : float
+        Standard deviation of the Gaussian in mm; 0 changes nothing.
+    """
+    smoothed, box = _copy(mask)
+    if box is None or sigma_mm <= 0:
+        return smoothed
+    outer = _grown(box, _SIGMAS * sigma_mm, spacing, mask.shape)
+    inside = smoothed[outer]
+    count = np.count_nonzero(inside)
+    sigma = [sigma_mm / step for step in spacing]
+    blurred = ndimage.gaussian_filter(
+        inside.astype(np.float32), sigma, mode="nearest", truncate=_SIGMAS
+    )
+    level = np.partition(blurred, blurred.size - count, axis=None)[blurred.size - count]
+    # Voxels that lie exactly on the level belong together, inside or outside.
+    with_level, without = blurred >= level, blurred > level
+    excess, lack = np.count_nonzero(with_level) - count, count - np.count_nonzero(without)
+    smoothed[outer] = with_level if excess <= lack else without
+    return smoothed
+
+
+def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
+    """Add every voxel whose centre lies within a distance of the mask.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    distance_mm : float
+        How far, between centres of voxels; less than the spacing adds nothing along an axis.
+    """
+    grown, box = _copy(mask)
+    if box is None or distance_mm <= 0:
+        return grown
+    outer = _grown(box, distance_mm, spacing, mask.shape)
+    distance = ndimage.distance_transform_edt(grown[outer] == 0, sampling=spacing)
+    grown[outer] = distance <= distance_mm * (1 + 1e-9)
+    return grown
+
+
+def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
+    """Remove every voxel whose centre lies within a distance of the background.
+
+    What lies beyond the ends of the volume is unknown and does not wear the mask away.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    spacing : tuple of float
+        Distance between voxels along (z, y, x) in mm.
+    distance_mm : float
+        How far, between centres of voxels.
+    """
+    shrunk, box = _copy(mask)
+    if box is None or distance_mm <= 0:
+        return shrunk
+    # One voxel of what surrounds the mask, or its own border would not count as one.
+    outer = _grown(box, max(spacing), spacing, mask.shape)
+    inside = shrunk[outer] != 0
+    if not inside.all():
+        distance = ndimage.distance_transform_edt(inside, sampling=spacing)
+        shrunk[outer] = distance > distance_mm * (1 + 1e-9)
+    return shrunk
+
+
+def copy_slice(mask: Array, source: int, target: int) -> Mask:
+    """Put the mask of one slice in place of that of another.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    source, target : int
+        Indices of the slices.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no such slice.
+    """
+    if not (0 <= source < len(mask) and 0 <= target < len(mask)):
+        raise PancreasSegError("There is no slice to copy from: this is the last one.")
+    copied, _ = _copy(mask)
+    copied[target] = copied[source]
+    return copied
+
+
+def clear_slice(mask: Array, z: int) -> Mask:
+    """Empty one slice.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    z : int
+        Index of the slice.
+    """
+    cleared, _ = _copy(mask)
+    cleared[z] = 0
+    return cleared
+
+
+def within_hu(hu: Array, low: float, high: float) -> npt.NDArray[np.bool_]:
+    """Say which voxels lie within a range of HU, both ends included."""
+    inside: npt.NDArray[np.bool_] = (hu >= low) & (hu <= high)
+    return inside
+
+
+def _between(
+    lower: Plane, upper: Plane, steps: int, spacing: tuple[float, float]
+) -> Iterator[Plane]:
+    """Interpolate the planes between two."""
+    padded = [np.pad(plane, 1) for plane in (lower, upper)]
+    blends = [_Blend(*pieces, spacing) for pieces in _counterparts(*padded)]
+    for step in range(1, steps):
+        plane = np.zeros(padded[0].shape, dtype=bool)
+        for blend in blends:
+            plane |= blend.at(step / steps)
+        yield plane[1:-1, 1:-1]
+
+
+class _Blend:
+    """The shape between pieces of two planes; one of the two may be empty."""
+
+    def __init__(
+        self, lower: Plane, upper: Plane, aligned: bool, spacing: tuple[float, float]
+    ) -> None:
+        self._depths = [_depth(piece, spacing) if piece.any() else None for piece in (lower, upper)]
+        self._shift = np.zeros(2)
+        if aligned:
+            ends = [np.array(ndimage.center_of_mass(piece)) for piece in (lower, upper)]
+            self._shift = ends[1] - ends[0]
+
+    def at(self, share: float) -> Plane:
+        """Shape at a share of the way from the lower plane to the upper one."""
+        lower, upper = self._depths
+        if lower is None or upper is None:
+            depth, way = (lower, share) if upper is None else (upper, 1 - share)
+            assert depth is not None
+            return np.asarray(depth > way * depth.max())
+        blended = (1 - share) * _moved(lower, share * self._shift)
+        blended += share * _moved(upper, (share - 1) * self._shift)
+        return np.asarray(blended > 0)
+
+
+def _counterparts(lower: Plane, upper: Plane) -> Iterator[tuple[Plane, Plane, bool]]:
+    """Yield groups of pieces that overlap between two planes, and whether it is one on one."""
+    pieces, n_lower = ndimage.label(lower, _TOUCHING_2D)
+    others, n_upper = ndimage.label(upper, _TOUCHING_2D)
+    both = lower & upper
+    links = pieces[both] - 1, others[both] - 1 + n_lower
+    n = n_lower + n_upper
+    graph = sparse.coo_array((np.ones(len(links[0])), links), shape=(n, n))
+    n_groups, group = sparse.csgraph.connected_components(graph, directed=False)
+    for number in range(n_groups):
+        members = np.flatnonzero(group == number)
+        below, above = members[members < n_lower] + 1, members[members >= n_lower] - n_lower + 1
+        one_on_one = len(below) == 1 and len(above) == 1
+        yield np.isin(pieces, below), np.isin(others, above), one_on_one
+
+
+def _depth(piece: Plane, spacing: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Signed distance to a piece's outline in mm, positive inside."""
+    inner = ndimage.distance_transform_edt(piece, sampling=spacing)
+    outer = ndimage.distance_transform_edt(~piece, sampling=spacing)
+    return np.asarray(inner - outer, dtype=np.float32)
+
+
+def _moved(depth: npt.NDArray[np.float32], shift: Array) -> npt.NDArray[np.float32]:
+    if not shift.any():
+        return depth
+    return np.asarray(ndimage.shift(depth, shift, order=1, mode="nearest"))
+
+
+def _copy(mask: Array) -> tuple[Mask, Box | None]:
+    """Copy a mask as uint8 with ones inside; touches its box alone."""
+    copied = np.zeros(mask.shape, dtype=np.uint8)
+    box = bounding_box(mask)
+    if box is not None:
+        copied[box] = mask[box] != 0
+    return copied, box
+
+
+def _grown(box: Box, distance_mm: float, spacing: Spacing, shape: tuple[int, ...]) -> Box:
+    """Widen a box by a distance, as far as the volume goes."""
+    z, y, x = (
+        slice(max(0, edge.start - reach), min(n, edge.stop + reach))
+        for edge, reach, n in zip(
+            box, (int(np.ceil(distance_mm / step)) for step in spacing), shape, strict=True
+        )
+    )
+    return z, y, x
+
+
+def _union(boxes: list[Box]) -> Box:
+    z, y, x = (
+        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
+        for edges in zip(*boxes, strict=True)
+    )
+    return z, y, x
+
+
+def _within(outer: Box, inner: Box) -> Box:
+    """Say where a box within a box lies in the volume."""
+    z, y, x = (
+        slice(a.start + b.start, a.start + b.stop) for a, b in zip(outer, inner, strict=True)
+    )
+    return z, y, x

@@ -1,0 +1,268 @@
+"""Corrections outlive a crash; a window asks before it leaves them; a script is never asked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Layer
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QMessageBox
+
+from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.session import session_of
+from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg.autosave import Shelf, autosave_folder
+
+TIMEOUT = 30_000
+
+
+@pytest.fixture
+def ct(viewer, session, volume):
+    layer = Layer.create(*ct_layer_data(volume))
+    viewer.add_layer(layer)
+    session.ct = layer
+    return layer
+
+
+def finish(qtbot, session, ct, model="box"):
+    run = session.start(ct, model)
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    return run.labels
+
+
+def paint(layer, *where: int, value: int = 1) -> None:
+    layer.data_setitem(tuple(np.array([n]) for n in where), value)
+
+
+def kept_files() -> list[Path]:
+    return sorted(autosave_folder().glob("*.npz"))
+
+
+def test_a_run_alone_is_not_kept(qtbot, session, ct):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        session.mask_changed.emit(labels)
+    assert kept_files() == []
+    assert session.autosave.unexported() == []
+
+
+def test_strokes_are_kept_and_come_back(qtbot, session, ct, volume):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    assert len(kept_files()) == 1
+    assert session.autosave.unexported() == [labels]
+    session.review.set_reviewed(labels, [4, 5])
+    session.close()
+
+    after = ViewerModel()
+    later = session_of(after)
+    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
+    again = Layer.create(*ct_layer_data(volume))
+    after.add_layer(again)
+    later.ct = again
+    qtbot.waitUntil(lambda: bool(later.autosave.offers_for(later.reference)), timeout=TIMEOUT)
+    (offer,) = later.autosave.offers_for(later.reference)
+    later.autosave.restore(offer, later.placement(again))
+    qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
+    restored = after.layers[-1]
+    assert np.array_equal(restored.data, labels.data)
+    assert np.flatnonzero(later.masks[restored].touched_slices(restored)).tolist() == [4]
+    assert later.review.reviewed_of(restored) == {4, 5}
+    # It is kept under its new window, and the former file is gone.
+    qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
+    later.close()
+
+
+def test_another_ct_is_offered_by_name_only(qtbot, session, ct, volume):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    session.close()
+    after = ViewerModel()
+    later = session_of(after)
+    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
+    other = volume.hu.copy()
+    other[0, 0, 0] += 1
+    layer = Layer.create(*ct_layer_data(type(volume)(other, volume.grid, volume.source)))
+    after.add_layer(layer)
+    with qtbot.waitSignal(later.autosave.offers_changed, timeout=TIMEOUT):
+        later.ct = layer
+    assert later.autosave.offers_for(later.reference) == []
+    later.autosave.discard(later.autosave.offers[0])
+    assert kept_files() == [] and later.autosave.offers == []
+    later.close()
+
+
+def test_export_ends_the_keeping_until_the_next_stroke(qtbot, session, ct, tmp_path):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    done = []
+    session.export(labels, tmp_path / "m.nii.gz", then=done.append)
+    qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
+    assert session.autosave.unexported() == []
+    assert kept_files() == []
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 31)
+    assert session.autosave.unexported() == [labels]
+    assert len(kept_files()) == 1
+
+
+def test_a_mask_drawn_by_hand_is_kept(qtbot, session, viewer, ct):
+    drawn = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="by hand")
+    session.mask = drawn
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(drawn, 1, 2, 3)
+    assert session.autosave.unexported() == [drawn]
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        drawn.undo()
+    assert session.autosave.unexported() == []
+    assert kept_files() == []
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import platformdirs
+folder = sys.argv[1]
+platformdirs.user_data_dir = platformdirs.user_config_dir = lambda *_, **__: folder
+from napari.components import ViewerModel
+from napari.layers import Layer
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+app = QApplication([])
+from napari_pancreas_seg._napari.reader import read_layer
+from napari_pancreas_seg._napari.session import session_of
+from napari_pancreas_seg.inference.process import NetworkProcess
+viewer = ViewerModel()
+session = session_of(viewer)
+session.network = NetworkProcess([sys.executable, sys.argv[2]])
+data, _ = read_layer(sys.argv[3], [])
+ct = Layer.create(*data)
+viewer.add_layer(ct)
+session.ct = ct
+run = session.start(ct, "slow")
+while run.labels is None or not run.labels.data.any():
+    QTest.qWait(10)
+kept = []
+session.autosave.saved.connect(kept.append)
+labels = run.labels
+labels.data_setitem((np.array([9]), np.array([1]), np.array([30])), 1)
+while not kept:
+    QTest.qWait(10)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no signal 9")
+def test_killed_in_the_middle_of_a_run(qtbot, qapp, ct_path, own_folders):
+    from napari_pancreas_seg._napari.reader import read_layer
+
+    fake = Path(__file__).with_name("fake_network.py")
+    folder = str(own_folders / "data")
+    command = [sys.executable, "-c", KILLED, folder, str(fake), str(ct_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == -9, done.stderr
+    viewer = ViewerModel()
+    session = session_of(viewer)
+    qtbot.waitUntil(lambda: bool(session.autosave.offers), timeout=TIMEOUT)
+    data, _ = read_layer(ct_path, [])
+    ct = Layer.create(*data)
+    viewer.add_layer(ct)
+    session.ct = ct
+    qtbot.waitUntil(lambda: bool(session.autosave.offers_for(session.reference)), timeout=TIMEOUT)
+    (offer,) = session.autosave.offers_for(session.reference)
+    assert offer.path == str(ct_path)
+    session.autosave.restore(offer, session.placement(ct))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
+    assert viewer.layers[-1].data[9, 1, 30] == 1
+    session.close()
+
+
+def test_the_dock_offers_what_was_left_behind(qtbot, session, ct, volume):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    session.close()
+
+    after = ViewerModel()
+    later = session_of(after)
+    later.warm_up_allowed = False
+    dock = PancreasDock(after)
+    qtbot.addWidget(dock)
+    panel = dock.recovery_panel
+    qtbot.waitUntil(lambda: panel.isVisibleTo(dock), timeout=TIMEOUT)
+    assert panel.list_button.isVisibleTo(panel) and panel.offer is None
+    after.add_layer(Layer.create(*ct_layer_data(volume)))
+    qtbot.waitUntil(lambda: panel.offer is not None, timeout=TIMEOUT)
+    assert "not exported" in panel.text.text()
+    panel.restore_button.click()
+    qtbot.waitUntil(lambda: later.mask is not None, timeout=TIMEOUT)
+    assert np.array_equal(later.mask.data, labels.data)
+    assert not panel.isVisibleTo(dock)
+    later.close()
+
+
+# -- closing the window
+
+
+@pytest.fixture
+def corrected(qtbot, window, volume):
+    """A window with a mask that was corrected."""
+    session = session_of(window)
+    session.guard_window()
+    ct = Layer.create(*ct_layer_data(volume))
+    window.add_layer(ct)
+    session.ct = ct
+    labels = window.add_labels(np.zeros(ct.data.shape, np.uint8))
+    session.mask = labels
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    yield window
+    session.autosave.discard_all()
+
+
+@pytest.mark.gui
+def test_the_window_asks(qtbot, corrected):
+    session, window = session_of(corrected), corrected.window._qt_window
+    assert not window.close()  # as Ctrl+W does
+    box = session.closing.box
+    assert isinstance(box, QMessageBox) and "corrected" in box.text()
+    box.reject()
+    assert session.closing.box is None
+    assert not window._qt_viewer.isHidden()
+    session.autosave.discard_all()
+    assert not session.closing.eventFilter(window, QEvent(QEvent.Type.Close))
+
+
+@pytest.mark.gui
+def test_a_script_is_not_asked_and_loses_nothing(qtbot, corrected):
+    session = session_of(corrected)
+    paint(session.mask, 5, 1, 30)
+    corrected.close()
+    assert session.closing.box is None
+    session.autosave.close()
+    assert len(Shelf().left_behind()) == 1
+
+
+@pytest.mark.gui
+def test_discarding_leaves_no_file(qtbot, corrected):
+    session, window = session_of(corrected), corrected.window._qt_window
+    assert not window.close()
+    (discard,) = [b for b in session.closing.box.buttons() if "Discard" in b.text()]
+    closed = []
+    original, type(window).close = type(window).close, lambda self, **k: closed.append(k)
+    try:
+        discard.click()
+        qtbot.waitUntil(lambda: bool(closed), timeout=TIMEOUT)
+    finally:
+        type(window).close = original
+    assert kept_files() == []
+    assert session.autosave.unexported() == []

@@ -1,0 +1,656 @@
+"""Corrections on labels layers: undo, proposals, other axis orders, painting within HU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.utils.key_bindings import KeymapHandler
+from nibabel import orientations
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+from napari_pancreas_seg import correction
+from napari_pancreas_seg._napari import correct_keys
+from napari_pancreas_seg._napari.correct_keys import ACTIONS, perform
+from napari_pancreas_seg._napari.correct_layers import Target, apply_change, outline_layer
+from napari_pancreas_seg._napari.correct_layers import corrected as compare
+from napari_pancreas_seg._napari.correct_paint import limit_stroke
+from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.placement import (
+    display_view,
+    find_reference,
+    index_at,
+    placement_of,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel, KeysDialog
+from napari_pancreas_seg.errors import PancreasSegError
+
+TIMEOUT = 20_000
+
+
+@pytest.fixture
+def session(session, tmp_path):
+    """A session whose settings are nobody's."""
+    session.settings = Settings(tmp_path / "window.json", session)
+    return session
+
+
+@pytest.fixture
+def ct(viewer, session, volume) -> Image:
+    layer = viewer.add_image(ct_layer_data(volume)[0], **ct_layer_data(volume)[1])
+    session.ct = layer
+    return layer
+
+
+@pytest.fixture
+def mask(viewer, session, ct) -> Labels:
+    """An empty mask of the CT: 10 slices of 32 × 40."""
+    data, options, _ = labels_layer_data(
+        np.zeros(ct.data.shape, np.uint8), session.placement(ct), "pancreas"
+    )
+    layer = viewer.add_labels(data, **options)
+    session.mask = layer
+    layer.selected_label = 1
+    return layer
+
+
+@pytest.fixture
+def panel(qtbot, session, mask) -> CorrectPanel:
+    panel = CorrectPanel(session)
+    qtbot.addWidget(panel)
+    panel.resize(270, 500)
+    panel.show()
+    return panel
+
+
+def action_named(name: str) -> correct_keys.Action:
+    return next(action for action in ACTIONS if action.name == name)
+
+
+def press(viewer: ViewerModel, key: str) -> None:
+    """Press a key with the picture focused."""
+    handler = KeymapHandler()
+    active = viewer.layers.selection.active
+    handler.keymap_providers = [viewer] if active is None else [active, viewer]
+    assert handler.press_key(key), f"{key} does nothing"
+
+
+def wait(qtbot, session) -> None:
+    qtbot.waitUntil(lambda: not session.corrector.working, timeout=TIMEOUT)
+
+
+def click(button) -> None:
+    # On the left: a check box takes clicks on its box and words alone.
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton, pos=QPoint(8, button.height() // 2))
+
+
+def draw(layer: Labels, *slices: int, box=(8, 20, 10, 24)) -> None:
+    top, bottom, left, right = box
+    layer.data[list(slices), top:bottom, left:right] = 1
+    layer.refresh()
+
+
+def test_every_correction_is_one_step_of_undo(qtbot, viewer, session, mask, panel):
+    draw(mask, 2, 3, 5)
+    mask.data[3, 12, 14] = 0  # a hole in two slices, open along z
+    mask.data[8, 1:3, 1:3] = 1  # an island
+    mask.data[4, 8:10, 10:12] = 3  # another label, in the way
+    show_slice(viewer, mask, session.reference, 4)
+    session.settings.set("correct/grow_mm", 3.0)
+    for name in (
+        "keep_largest",
+        "remove_islands",
+        "grow",
+        "shrink",
+        "copy_from_above",
+        "copy_from_below",
+        "fill_between",
+        "smooth",
+    ):
+        before = mask.data.copy()
+        steps = len(mask._undo_history)
+        click(panel.buttons[name])
+        wait(qtbot, session)
+        if session.corrector.proposal is not None:
+            assert np.array_equal(mask.data, before)
+            click(panel.accept_button)
+        after = mask.data.copy()
+        assert (after != before).any(), name
+        assert np.array_equal(after == 3, before == 3), name
+        assert len(mask._undo_history) == steps + 1, name
+        mask.undo()
+        assert np.array_equal(mask.data, before), name
+        mask.redo()
+        assert np.array_equal(mask.data, after), name
+        mask.undo()
+
+
+def test_holes_are_filled_with_the_selected_label(qtbot, session, mask, panel):
+    draw(mask, 2, 3, 4)
+    mask.data[3, 12, 14] = 0
+    mask.data[3, 14, 14] = 2  # a hole that holds another label
+    click(panel.buttons["fill_holes"])
+    wait(qtbot, session)
+    assert mask.data[3, 12, 14] == 1 and mask.data[3, 14, 14] == 2
+
+
+def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, session, mask, panel):
+    draw(mask, 2, 6)
+    before = mask.data.copy()
+    press(viewer, "I")
+    wait(qtbot, session)
+    proposal = session.corrector.proposal
+    assert proposal.outline in viewer.layers and proposal.outline.contour > 0
+    assert viewer.layers.selection.active is mask
+    assert proposal.outline not in session.mask_layers(session.reference)
+    assert "3 slices" in panel.proposal_title.text()
+    assert panel.accept_button.isEnabled()
+    press(viewer, "Escape")
+    assert session.corrector.proposal is None and proposal.outline not in viewer.layers
+    assert np.array_equal(mask.data, before)
+    assert not panel.accept_button.isEnabled()
+
+    press(viewer, "I")
+    wait(qtbot, session)
+    press(viewer, "Enter")
+    assert np.array_equal(mask.data[2:7, 8:20, 10:24], np.ones((5, 12, 14)))
+    assert np.count_nonzero(mask.data) == 5 * 12 * 14
+    mask.undo()
+    assert np.array_equal(mask.data, before)
+    # Without a proposal the keys are napari's again.
+    assert not viewer.keymap and not mask.keymap
+
+
+def test_a_proposal_spares_what_is_painted_before_it_is_accepted(qtbot, session, mask, panel):
+    draw(mask, 2, 6)
+    click(panel.buttons["fill_between"])
+    wait(qtbot, session)
+    mask.data_setitem((np.array([4]), np.array([10]), np.array([12])), 2)
+    click(panel.accept_button)
+    assert mask.data[4, 10, 12] == 2 and mask.data[4, 10, 13] == 1
+
+
+def test_a_proposal_goes_with_its_layers(qtbot, viewer, session, mask, panel):
+    for removed in ("outline", "mask"):
+        draw(mask, 2, 6)
+        click(panel.buttons["fill_between"])
+        wait(qtbot, session)
+        outline = session.corrector.proposal.outline
+        viewer.layers.remove(outline if removed == "outline" else mask)
+        assert session.corrector.proposal is None
+        assert outline not in viewer.layers
+
+
+def test_a_new_correction_drops_what_was_proposed(qtbot, viewer, session, mask, panel):
+    draw(mask, 2, 6)
+    click(panel.buttons["fill_between"])
+    wait(qtbot, session)
+    click(panel.buttons["keep_largest"])
+    wait(qtbot, session)
+    assert session.corrector.proposal is None
+    assert not mask.data[3].any()
+
+
+def test_enter_and_escape_work_with_the_focus_in_the_panel(qtbot, session, mask, panel):
+    draw(mask, 2, 6)
+    for key, filled in ((Qt.Key.Key_Escape, False), (Qt.Key.Key_Return, True)):
+        click(panel.buttons["fill_between"])
+        wait(qtbot, session)
+        QTest.keyClick(panel, key)
+        assert session.corrector.proposal is None
+        assert mask.data[4].any() == filled
+
+
+def test_a_slice_is_cleared_and_filled_again(qtbot, session, mask, panel):
+    draw(mask, 2, 3, 4)
+    session.review.show(3)
+    click(panel.buttons["clear_slice"])
+    wait(qtbot, session)
+    assert [bool(mask.data[z].any()) for z in (2, 3, 4)] == [True, False, True]
+    click(panel.buttons["fill_between"])
+    wait(qtbot, session)
+    session.corrector.accept()
+    assert mask.data[3].any()
+    mask.undo()
+    mask.undo()
+    assert mask.data[3].any()
+
+
+def test_nothing_to_change_is_said(qtbot, session, mask, panel, notifications):
+    draw(mask, 2)
+    for name, words in (("fill_between", "clear those"), ("fill_holes", "nothing to ch")):
+        click(panel.buttons[name])
+        wait(qtbot, session)
+        assert words in notifications[-1].message
+    assert not mask._undo_history
+
+
+def test_what_cannot_be_corrected_is_said(qtbot, viewer, session, mask, panel, notifications):
+    mask.selected_label = 0
+    click(panel.buttons["grow"])
+    assert "background" in notifications[-1].message
+    mask.selected_label = 1
+    viewer.dims.ndisplay = 3
+    click(panel.buttons["copy_from_above"])
+    assert "no slice" in notifications[-1].message
+    session.mask = None
+    viewer.layers.selection.active = session.ct
+    for name, words in (
+        ("grow", "no mask to correct"),
+        ("next_uncertain", "no mask to review"),
+        ("review_and_go_on", "no mask to review"),
+        ("toggle_reviewed", "no slice"),
+    ):
+        perform(action_named(name), session)
+        assert words in notifications[-1].message
+    assert not panel.buttons["grow"].isEnabled()
+
+
+def test_the_last_slice_has_none_above(qtbot, viewer, session, mask, panel, notifications):
+    show_slice(viewer, mask, session.reference, 9)
+    draw(mask, 9)
+    click(panel.buttons["copy_from_above"])
+    wait(qtbot, session)
+    assert "no slice to copy from" in notifications[-1].message
+    click(panel.buttons["grow"])  # and nothing is stuck
+    wait(qtbot, session)
+
+
+def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, session, mask, panel, notifications):
+    draw(mask, 2, 3)
+    draw(mask, 7, box=(2, 4, 2, 4))
+    viewer.cursor.position = tuple(mask.data_to_world((7, 3, 2)))
+    press(viewer, "Shift-K")
+    wait(qtbot, session)
+    assert mask.data.sum() == 4 and mask.data[7].any()
+    mask.undo()
+    viewer.cursor.position = tuple(mask.data_to_world((7, 30, 30)))
+    press(viewer, "Shift-K")
+    wait(qtbot, session)
+    assert "no piece" in notifications[-1].message
+
+
+class Event:
+    """What napari's mouse callbacks get."""
+
+    def __init__(self, position) -> None:
+        self.position = position
+
+
+def test_the_clicked_piece_is_kept_and_the_click_does_not_paint(
+    qtbot, viewer, session, mask, panel
+):
+    draw(mask, 2, 3)
+    draw(mask, 7, box=(2, 4, 2, 4))
+    mask.mode = "paint"
+    callbacks = list(viewer.mouse_drag_callbacks)
+    click(panel.pick_button)
+    assert session.corrector.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
+    press(viewer, "Escape")
+    assert not session.corrector.picking and mask.mode == "paint"
+    assert viewer.mouse_drag_callbacks == callbacks and not panel.pick_button.isChecked()
+    click(panel.pick_button)
+    viewer.mouse_drag_callbacks[0](viewer, Event(tuple(mask.data_to_world((2, 10, 12)))))
+    wait(qtbot, session)
+    assert not session.corrector.picking and mask.mode == "paint"
+    assert mask.data.sum() == 2 * 12 * 14 and not mask.data[7].any()
+
+
+def test_a_slice_is_run_again_and_proposed(qtbot, viewer, session, mask, panel):
+    draw(mask, 4, box=(20, 25, 2, 6))
+    draw(mask, 5)
+    before = mask.data.copy()
+    show_slice(viewer, mask, session.reference, 4)
+    session.corrector.rerun_slice("box")
+    assert session.corrector.uses_network
+    with pytest.raises(PancreasSegError, match="run again"):
+        session.start(session.ct, "box")
+    wait(qtbot, session)
+    assert session.corrector.proposal.found.change.slices == [4]
+    click(panel.accept_button)
+    assert mask.data[4, 8:16, 10:20].all() and not mask.data[4, 20:25, 2:6].any()
+    assert np.array_equal(np.delete(mask.data, 4, axis=0), np.delete(before, 4, axis=0))
+    mask.undo()
+    assert np.array_equal(mask.data, before)
+    # The network's process has survived, and a run can start.
+    session.corrector.rerun_slice("fail")
+    wait(qtbot, session)
+    assert session.corrector.proposal is None and not session.corrector.uses_network
+
+
+orders = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, -1])] * 3))
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(orders, st.integers(1, 3))
+def test_layers_in_any_axis_order_are_corrected_alike(qapp, order, label):
+    axes, flips = order
+    rng = np.random.default_rng(0)
+    shown = (rng.random((5, 8, 9)) < 0.3).astype(np.uint8) * label
+    orientation = np.array([[a, f] for a, f in zip(axes, flips, strict=True)], float)
+    # The layer's data are those that the orientation brings to display order.
+    inverse = np.empty_like(orientation)
+    for axis, (target, flip) in enumerate(orientation):
+        inverse[int(target)] = (axis, flip)
+    data = np.ascontiguousarray(orientations.apply_orientation(shown, inverse))
+    data = data.copy()  # the order may be display order itself
+    layer = Labels(data.copy(), scale=[1, 1, 1])
+    reference = find_reference(layer)
+    reference = type(reference)(
+        type(reference.grid)(shown.shape, np.diag([2.0, 1, 1, 1])),
+        reference.source,
+        "any",
+        orientation,
+    )
+    target = Target(layer, reference, label)
+    assert np.array_equal(target.shown, shown)
+    after = correction.grow(target.mask(), (2.0, 1.0, 1.0), 1.0)
+    found = compare(target.mask(), after, label)
+    # The outline lies where the layer will be filled, in the viewer's world.
+    outline = outline_layer(target, found, "outline")
+    corner = [edge.start for edge in found.box]
+    inner = np.argwhere(display_view(outline.data, orientation))[0]
+    to_layer = orientations.inv_ornt_aff(orientation, layer.data.shape)
+    to_outline = orientations.inv_ornt_aff(orientation, outline.data.shape)
+    assert np.allclose(
+        layer.data_to_world((to_layer @ [*(inner + corner), 1])[:3]),
+        outline.data_to_world((to_outline @ [*inner, 1])[:3]),
+    )
+    assert apply_change(target, found.change) == np.count_nonzero(after != (shown != 0))
+    assert np.array_equal(target.shown == label, after.astype(bool))
+    layer.undo()
+    assert np.array_equal(layer.data, data)
+
+
+@pytest.mark.parametrize("unit", ["mm", "cm", "pixel"])
+@pytest.mark.parametrize("kind", ["ours", "permuted", "rotated"])
+def test_a_slice_is_shown_wherever_its_layer_lies(viewer, session, ct, kind, unit):
+    layer = ct
+    if kind != "ours":
+        options = {
+            "permuted": {"affine": np.eye(4)[[2, 1, 0, 3]]},
+            "rotated": {"scale": (2.5, 0.8, 0.9), "translate": (30, -20, 5)},
+        }[kind]
+        units = None if unit == "pixel" else (unit,) * 3
+        layer = viewer.add_image(np.zeros((6, 7, 8), np.int16), units=units, **options)
+        viewer.layers.remove(ct)
+        if unit == "cm":  # so that the viewer's units are not the layer's
+            viewer.add_image(np.zeros((5, 5, 5)), units="mm")
+    reference = placement_of(layer).reference
+    if kind == "permuted":
+        viewer.dims.order = (0, 1, 2)
+    for z in (0, 3, reference.grid.shape[0] - 1):
+        show_slice(viewer, layer, reference, z)
+        shown = index_at(viewer, layer, reference, viewer.dims.point)
+        assert round(float(shown[0])) == z
+        assert slice_on_screen(viewer, layer, reference) == z
+
+
+def test_painting_is_limited_to_hu(session, ct, mask):
+    z = 5
+    hu = ct.data[z]
+    mask.data[z, 16, 20] = 2  # something was there before
+    mask.refresh()
+    session.corrector.limits_painting = True
+    session.settings.set("correct/limit_low_hu", 50.0)
+    session.settings.set("correct/limit_high_hu", 70.0)
+    before = mask.data.copy()
+    mask.brush_size = 9
+    steps = len(mask._undo_history)
+    with mask.block_history():  # as napari's brush does
+        for x in range(12, 30, 3):
+            mask.paint((z, 16, x), 1, refresh=False)
+    after = mask.data.copy()
+    painted = after == 1
+    assert painted.any()
+    assert ((hu >= 50) & (hu <= 70))[painted[z]].all()
+    assert np.array_equal(after[~painted], before[~painted])
+    assert len(mask._undo_history) == steps + 1
+    mask.undo()
+    assert np.array_equal(mask.data, before)
+    mask.redo()
+    assert np.array_equal(mask.data, after)
+    # Every voxel of the stroke within the range is there.
+    session.corrector.limits_painting = False
+    mask.undo()
+    with mask.block_history():
+        for x in range(12, 30, 3):
+            mask.paint((z, 16, x), 1, refresh=False)
+    free = mask.data == 1
+    assert np.array_equal(free[z] & (hu >= 50) & (hu <= 70), painted[z])
+    assert free.sum() > painted.sum()
+
+
+def test_erasing_and_corrections_are_not_limited(qtbot, viewer, session, ct, mask, panel):
+    draw(mask, 4, 6)
+    click(panel.limit)
+    panel.low_hu.setValue(3000)
+    panel.high_hu.setValue(3001)
+    assert session.corrector.limits_painting
+    mask.paint((4, 10, 12), 0)
+    assert mask.data[4, 10, 12] == 0
+    click(panel.buttons["fill_between"])
+    wait(qtbot, session)
+    click(panel.accept_button)
+    assert mask.data[5].any()
+    press(viewer, "Shift-H")
+    assert not session.corrector.limits_painting and not panel.limit.isChecked()
+    press(viewer, "Shift-H")
+    count = np.count_nonzero(mask.data)
+    mask.fill((5, 1, 1), 1)
+    mask.paint_polygon([[5, 1, 1], [5, 1, 30], [5, 30, 30]], 1)
+    qtbot.waitUntil(lambda: np.count_nonzero(mask.data) == count, timeout=TIMEOUT)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_limited_stroke_is_the_stroke_within_the_range(seed):
+    rng = np.random.default_rng(seed)
+    shape = (3, 12, 12)
+    before = rng.integers(0, 3, shape).astype(np.uint8)
+    hu = rng.integers(-100, 200, shape)
+    layer = Labels(before.copy())
+    with layer.block_history():
+        for _ in range(4):
+            layer.brush_size = int(rng.integers(1, 6))
+            layer.paint((0, *rng.integers(0, 12, 2)), 1, refresh=False)
+        step = layer._staged_history
+    stroke = layer.data != before
+    taken = limit_stroke(layer, step, hu, 0, 100)
+    allowed = (hu >= 0) & (hu <= 100)
+    assert taken == np.count_nonzero(stroke & ~allowed)
+    assert np.array_equal(layer.data, np.where(stroke & allowed, 1, before))
+    layer.undo()
+    assert np.array_equal(layer.data, before)
+
+
+def test_keys_are_listed_once_and_can_be_changed(session, panel, qtbot):
+    names = [action.name for action in ACTIONS]
+    keys = [action.key for action in ACTIONS]
+    assert len(set(names)) == len(names) and len(set(keys)) == len(keys)
+    from napari.utils.action_manager import action_manager
+
+    dialog = KeysDialog(panel)
+    qtbot.addWidget(dialog)
+    listed = {
+        dialog.table.item(row, 1).text(): dialog.table.item(row, 0).text()
+        for row in range(dialog.table.rowCount())
+    }
+    for action in ACTIONS:
+        assert listed[action.title], action.name
+        assert action.id in action_manager._actions
+    action = action_named("grow")
+    assert "(G)" in panel.buttons["grow"].toolTip()
+    before = action_manager.unbind_shortcut(action.id)
+    try:
+        action_manager.bind_shortcut(action.id, "Ctrl-Alt-J")
+        assert "J" in panel.buttons["grow"].toolTip()
+        assert "(G)" not in panel.buttons["grow"].toolTip()
+    finally:
+        action_manager.unbind_shortcut(action.id)
+        for key in before:
+            action_manager.bind_shortcut(action.id, key)
+
+
+def test_a_key_that_is_taken_stays_whose_it_is(session, monkeypatch):
+    from napari.utils.action_manager import action_manager
+
+    taken = [
+        correct_keys.Action("one", "One", "P", lambda s: None),  # napari's brush
+        correct_keys.Action("two", "Two", "Ctrl-Alt-O", lambda s: None),
+        correct_keys.Action("three", "Three", "Ctrl-Alt-L", lambda s: None),
+    ]
+    monkeypatch.setattr(correct_keys, "ACTIONS", taken)
+    chosen = {**correct_keys.get_settings().shortcuts.shortcuts, taken[2].id: ["Ctrl-Alt-K"]}
+    correct_keys.get_settings().shortcuts.shortcuts = chosen
+    try:
+        correct_keys.register_actions()
+        assert [correct_keys.key_of(action) != "" for action in taken] == [False, True, True]
+        assert "K" in correct_keys.key_of(taken[2])
+    finally:
+        for action in taken:
+            action_manager.unbind_shortcut(action.id)
+            del action_manager._actions[action.id]
+
+
+def test_the_manifest_names_every_action():
+    from pathlib import Path
+
+    from npe2 import PluginManifest
+
+    import napari_pancreas_seg
+
+    manifest = PluginManifest.from_file(Path(napari_pancreas_seg.__file__).with_name("napari.yaml"))
+    commands = {str(command.python_name): command for command in manifest.contributions.commands}
+    for action in ACTIONS:
+        name = f"napari_pancreas_seg._napari.correct_keys:{action.name}"
+        assert commands[name].title.removeprefix("Pancreas: ").lower() == action.title.lower()
+        assert callable(getattr(correct_keys, action.name))
+
+
+# -- the review strip
+
+
+@pytest.fixture
+def reviewed(qtbot, session, mask, panel):
+    """Slices 2 to 7 hold a mask; the model was unsure of 3 and 6."""
+    draw(mask, *range(2, 8))
+    session.mask_changed.emit(mask)
+    qtbot.waitUntil(
+        lambda: session.review.facts is not None and session.review.facts.area_mm2[7] > 0,
+        timeout=TIMEOUT,
+    )
+    facts = session.review.facts
+    facts.doubt[2:8] = [0.05, 0.6, 0.1, 0.1, 0.5, 0.1]
+    session.review.changed.emit()
+    return session.review
+
+
+def strip_click(strip, z: int, n: int = 10) -> None:
+    x = int((z + 0.5) * strip.width() / n)
+    QTest.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPointF(x, 20).toPoint())
+
+
+def test_a_click_on_the_strip_shows_the_slice(viewer, session, mask, panel, reviewed):
+    for z in (0, 4, 9):
+        strip_click(panel.strip, z)
+        assert slice_on_screen(viewer, mask, session.reference) == z
+    strip_click(panel.strip, 3)
+    area = 12 * 14 * np.prod(session.reference.grid.spacing[1:]) / 100
+    assert panel.facts.text() == f"Slice 3: {area:.1f} cm², doubt 0.60"
+
+
+def test_reviewing_goes_from_slice_to_slice(viewer, session, mask, panel, reviewed):
+    review = session.review
+    review.show(0)
+    press(viewer, "W")
+    assert review.slice == 2
+    press(viewer, "Q")
+    assert review.reviewed == {2} and review.slice == 3
+    press(viewer, "Shift-Q")
+    press(viewer, "Shift-Q")
+    assert review.reviewed == {2}
+    press(viewer, "N")
+    assert review.slice == 6
+    press(viewer, "N")  # beyond the last comes the first
+    assert review.slice == 3
+    click(panel.reviewed)
+    assert review.reviewed == {2, 3} and panel.reviewed.isChecked()
+    assert panel.progress.text() == "2 of 6"
+    press(viewer, "Shift-N")
+    assert review.slice == 6
+    press(viewer, "Shift-W")
+    assert review.slice == 5
+    click(panel.buttons["next_unreviewed"])
+    assert review.slice == 6
+    assert not panel.reviewed.isChecked()
+
+
+def test_what_was_reviewed_belongs_to_the_mask(viewer, session, mask, panel, reviewed):
+    marked = []
+    session.review.marked.connect(marked.append)
+    session.review.set_reviewed(mask, [2, 3])
+    other = viewer.add_labels(np.zeros_like(mask.data), metadata=mask.metadata)
+    session.mask = other
+    assert session.review.reviewed == frozenset()
+    session.mask = mask
+    assert session.review.reviewed == {2, 3} == session.review.reviewed_of(mask)
+    assert marked == [mask]
+
+
+def test_what_a_person_edited_is_told(qtbot, viewer, session, ct, panel):
+    session.start(ct, "box")
+    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
+    labels = session.run.labels
+    session.mask = labels
+    review = session.review
+    review.set_reviewed(labels, [1])
+    qtbot.waitUntil(
+        lambda: review.facts is not None and review.facts.area_mm2[9] > 0, timeout=TIMEOUT
+    )
+    assert not review.facts.edited.any()
+    labels.data_setitem((np.array([4]), np.array([1]), np.array([1])), 1)
+    qtbot.waitUntil(lambda: review.facts.edited.any(), timeout=TIMEOUT)
+    assert np.flatnonzero(review.facts.edited).tolist() == [4]
+    labels.undo()
+    qtbot.waitUntil(lambda: not review.facts.edited.any(), timeout=TIMEOUT)
+    # A run that replaces the mask starts the review anew.
+    session.start(ct, "box")
+    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
+    assert session.run.labels is labels
+    assert review.reviewed_of(labels) == frozenset()
+
+
+@pytest.mark.parametrize("n", [1, 7, 2000])
+def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
+    from napari_pancreas_seg._napari.correct_review import SliceFacts
+    from napari_pancreas_seg._napari.widget.review_strip import EDITED
+
+    area = np.zeros(n)
+    area[n // 2] = 50.0
+    edited = np.zeros(n, bool)
+    edited[n // 2] = True
+    session.review.facts = SliceFacts(area, np.full(n, np.nan, np.float32), edited)
+    session.review.changed.emit()
+    picture = panel.strip.grab().toImage()
+    colors = {
+        picture.pixelColor(x, y).name()
+        for x in range(picture.width())
+        for y in range(picture.height())
+    }
+    assert EDITED in colors  # one slice of 2000 is seen, too
+    assert panel.strip.slice_at(-5) == 0 and panel.strip.slice_at(10_000) == n - 1
+
+
+def test_the_panel_is_no_wider_than_the_dock(qapp: QApplication, panel):
+    assert panel.minimumSizeHint().width() <= 264

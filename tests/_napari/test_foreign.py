@@ -1,0 +1,203 @@
+"""CTs that someone else opened: several frames, lazy data, lost geometry, other units."""
+
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from qtpy.QtCore import Qt
+
+from napari_pancreas_seg._napari import foreign
+from napari_pancreas_seg._napari.layers import ct_layer_data, volume_of
+from napari_pancreas_seg._napari.placement import placement_of, slice_on_screen
+from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg.io import load_ct
+
+TIMEOUT = 20_000
+
+
+@pytest.fixture
+def panel(qtbot, session) -> CtPanel:
+    panel = CtPanel(session)
+    qtbot.addWidget(panel)
+    return panel
+
+
+def offered(panel: CtPanel) -> list[str]:
+    panel.offer_layers()
+    return [panel.combo.box.itemText(i) for i in range(panel.combo.box.count())]
+
+
+def hu_of(volume) -> np.ndarray:
+    return volume.hu.astype(np.float32)
+
+
+def test_only_what_can_be_a_ct_is_offered(panel, viewer, volume):
+    viewer.add_image(np.zeros((10, 32, 40)), name="array", rgb=False)
+    viewer.add_image(np.zeros((10, 32, 3)), name="photo", rgb=True)
+    viewer.add_image([np.zeros((8, 8, 8)), np.zeros((4, 4, 4))], name="pyramid", multiscale=True)
+    viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="labels")
+    assert offered(panel) == ["array"]
+    assert panel.foreign.refused.isVisibleTo(panel)
+    assert "colour picture" in panel.foreign.refused.text()
+    assert "several resolutions" in panel.foreign.refused.text()
+    viewer.layers.remove("photo")
+    viewer.layers.remove("pyramid")
+    panel.offer_layers()
+    assert not panel.foreign.isVisibleTo(panel)
+
+
+@pytest.mark.parametrize("how", ["scale", "affine", "rotate"])
+def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, how):
+    hu = hu_of(volume)
+    matrix = np.eye(5)
+    matrix[2:4, 2:4] = [[0.96, -0.28], [0.28, 0.96]]
+    options = {
+        "scale": {"scale": (5, 2.5, 0.8, 0.9), "translate": (0, 10, -3, 7)},
+        "affine": {"affine": matrix},
+        "rotate": {"rotate": matrix[:4, :4], "scale": (5, 2.5, 0.8, 0.9)},
+    }[how]
+    four = viewer.add_image(np.stack([hu - 5, hu, hu + 5]), name="phases", rgb=False, **options)
+    assert offered(panel) == []
+    viewer.dims.set_current_step(0, 1)
+    assert panel.foreign.frame.maximum() == 2
+    panel.foreign.frame.setValue(2)
+    qtbot.mouseClick(panel.foreign.frame_button, Qt.MouseButton.LeftButton)
+    assert offered(panel) == ["phases [2]"]
+    layer = panel.layer
+    assert np.shares_memory(layer.data, four.data)
+    assert np.array_equal(layer.data, hu + 5)
+    for index in ((0, 0, 0), (3, 4, 5), (9, 31, 39)):
+        assert np.allclose(layer.data_to_world(index), four.data_to_world((2, *index))[1:])
+    assert panel.foreign.frame.value() == 2
+    viewer.layers.remove(four)
+    panel.offer_layers()
+    assert not panel.foreign.isVisibleTo(panel)
+
+
+def test_lazy_data_are_computed_a_chunk_at_a_time(volume):
+    import dask.array
+
+    seen = []
+
+    def look(piece):
+        if piece.size:
+            seen.append(piece.shape)
+        return piece
+
+    hu = hu_of(volume)
+    for chunks in ((1, 32, 40), (4, 32, 40), (10, 16, 40)):
+        lazy = dask.array.from_array(hu, chunks=chunks).map_blocks(look, dtype=hu.dtype)
+        layer = Image(lazy, contrast_limits=(0, 1), rgb=False, multiscale=False)
+        seen.clear()
+        reference = placement_of(layer).reference
+        assert seen == []
+        found = volume_of(lazy, reference)
+        assert np.array_equal(found.hu, hu)
+        blocks = int(np.prod([-(-n // c) for n, c in zip(hu.shape, chunks, strict=True)]))
+        assert len(seen) == blocks
+
+
+def as_another_reader(viewer: ViewerModel, path, *, transposed: bool) -> Image:
+    """What a reader makes that hands on the voxels alone."""
+    array = np.asarray(nib.load(path).dataobj)
+    viewer.layers.append(
+        Image(array.T if transposed else array, name="bare", rgb=False, multiscale=False)
+    )
+    layer = viewer.layers[-1]
+    layer._set_source(layer.source.model_copy(update={"path": str(path)})) if hasattr(
+        layer, "_set_source"
+    ) else setattr(layer, "_source", layer.source.model_copy(update={"path": str(path)}))
+    return layer
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_geometry_is_restored_and_masks_go_along(
+    qtbot, panel, session, viewer, ct_path, transposed
+):
+    bare = as_another_reader(viewer, ct_path, transposed=transposed)
+    drawn = np.zeros(bare.data.shape, np.uint8)
+    i, j, k = 7, 20, 8
+    drawn[(k, j, i) if transposed else (i, j, k)] = 1
+    viewer.add_labels(drawn, name="drawn")
+    assert offered(panel) == ["bare"]
+    assert panel.foreign.restore_button.isVisibleTo(panel)
+    qtbot.mouseClick(panel.foreign.restore_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
+    panel.offer_layers()
+    assert not panel.foreign.isVisibleTo(panel)
+    expected = load_ct(ct_path)
+    (ct,) = [layer for layer in viewer.layers if isinstance(layer, Image)]
+    (mask,) = [layer for layer in viewer.layers if isinstance(layer, Labels)]
+    assert np.array_equal(ct.data, expected.hu)
+    assert np.allclose(ct.scale, expected.spacing)
+    assert (ct.name, mask.name) == ("bare", "drawn")
+    assert session.mask is mask
+    where = session.reference.grid.world(np.argwhere(mask.data)[0])
+    assert np.allclose(where, nib.affines.apply_affine(nib.load(ct_path).affine, (i, j, k)))
+
+
+def test_masks_stay_when_nobody_knows_how_they_lie(qtbot, panel, viewer, ct_path, notifications):
+    bare = as_another_reader(viewer, ct_path, transposed=False)
+    bare.data = np.random.default_rng(0).normal(size=bare.data.shape)
+    drawn = viewer.add_labels(np.ones(bare.data.shape, np.uint8), name="drawn")
+    panel.offer_layers()
+    panel.foreign.restore()
+    qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
+    assert drawn in viewer.layers
+    assert "stay as they are" in notifications[-1].message
+
+
+def test_a_layer_with_a_geometry_needs_none(viewer, ct_path, volume):
+    bare = as_another_reader(viewer, ct_path, transposed=False)
+    assert foreign.file_without_geometry(bare) == ct_path
+    bare.scale = (2.5, 1, 1)
+    assert foreign.file_without_geometry(bare) is None
+    ours = Layer.create(*ct_layer_data(volume))
+    assert foreign.file_without_geometry(ours) is None
+    assert foreign.file_without_geometry(Image(np.zeros((3, 4, 5)))) is None
+
+
+UNITS = ("pixel", "um", "mm", "m")
+
+
+@pytest.mark.parametrize(
+    ("own", "other"), [pair for pair in itertools.product(UNITS, UNITS) if pair[0] != pair[1]]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_foreign_layers_do_not_shift_the_slice(own, other, first):
+    """Whatever lies beside the CT: what is drawn is what we take for the slice on screen."""
+    viewer = ViewerModel()
+    hu = np.broadcast_to(np.arange(12.0)[:, None, None], (12, 8, 8)).copy()
+    to_mm = {"pixel": 1.0, "um": 1e-3, "mm": 1.0, "m": 1e3}
+    scale = np.array([2.5, 0.8, 0.8]) / to_mm[own]
+    ct = Image(hu, scale=scale, units=(own,) * 3, name="ct", rgb=False, multiscale=False)
+    beside = Image(
+        np.zeros((30, 20, 20)),
+        units=(other,) * 3,
+        scale=(0.7 / to_mm[other],) * 3 if other != "pixel" else (1, 1, 1),
+        translate=(-3 / to_mm[other],) * 3,
+        rgb=False,
+        multiscale=False,
+    )
+    for layer in (beside, ct) if first else (ct, beside):
+        viewer.add_layer(layer)
+    reference = placement_of(ct).reference
+    seen = set()
+    # napari converts nothing where one unit is a pixel.
+    shown = viewer.dims.units
+    converted = 1.0 if shown is None else float((1 * ct.units[0]).to(shown[-3]).magnitude)
+    for z in range(-2, 14):
+        viewer.dims.set_point(0, z * scale[0] * converted)
+        found = slice_on_screen(viewer, ct, reference)
+        drawn = ct._slice.image.view
+        if ct._slice.empty:
+            assert found is None or not 0 <= found < 12
+            continue
+        assert found == int(drawn[0, 0]), z
+        seen.add(found)
+    assert seen

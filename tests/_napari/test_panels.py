@@ -1,0 +1,180 @@
+"""The dock's panels, driven through Qt: what they remember, offer and ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.layers import Layer
+from qtpy.QtCore import Qt
+
+from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.settings import Settings, settings_path
+from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.card_dialog import card_html
+
+TIMEOUT = 30_000
+LEFT = Qt.MouseButton.LeftButton
+
+
+@pytest.fixture
+def dock(qtbot, viewer, session, volume):
+    session.warm_up_allowed = False
+    dock = PancreasDock(viewer)
+    qtbot.addWidget(dock)
+    viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    return dock
+
+
+def choose(dock, model: str) -> None:
+    dock.model_panel.combo.addItem(model, model)
+    dock.model_panel.combo.setCurrentIndex(dock.model_panel.combo.count() - 1)
+
+
+def run(qtbot, dock, model: str):
+    choose(dock, model)
+    qtbot.mouseClick(dock.run_panel.run_button, LEFT)
+    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    return dock.session.run.labels
+
+
+def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
+    labels = run(qtbot, dock, "graded")
+    panel, session = dock.run_panel, dock.session
+    assert session.mask is labels
+    assert panel.threshold.value() == 50 and panel.value.text() == "0.50"
+    labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
+    before = int(labels.data.sum())
+    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
+        panel.threshold.setValue(20)
+    assert labels.data.sum() > before and labels.data[5, 0, 0] == 1
+    assert panel.value.text() == "0.20"
+    assert "at threshold 0.20" in panel.status.text()
+    assert panel.options.threshold == 0.2
+    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
+        panel.own.click()
+    assert labels.data.sum() == before
+    assert panel.options.threshold is None
+    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
+        panel.postprocess.click()
+    assert session.masks[labels].result.options.postprocess is False
+
+
+def test_cancel_asks_and_discard_takes_back(qtbot, dock):
+    choose(dock, "slow")
+    panel = dock.run_panel
+    qtbot.mouseClick(panel.run_button, LEFT)
+    assert not panel.keep_button.isVisibleTo(panel)
+    qtbot.waitUntil(lambda: dock.session.run.done > 2, timeout=TIMEOUT)
+    assert "of 10 slices" in panel.status.text()
+    qtbot.mouseClick(panel.cancel_button, LEFT)
+    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    assert panel.keep_button.isVisibleTo(panel) and panel.discard_button.isVisibleTo(panel)
+    panel.discard_button.click()
+    assert not panel.keep_button.isVisibleTo(panel)
+    assert [layer.name for layer in dock.session.viewer.layers] == ["CT"]
+
+
+def test_another_run_keeps_what_a_cancelled_one_found(qtbot, dock):
+    choose(dock, "slow")
+    qtbot.mouseClick(dock.run_panel.run_button, LEFT)
+    qtbot.waitUntil(lambda: dock.session.run.done > 2, timeout=TIMEOUT)
+    dock.run_panel.cancel_button.click()
+    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    first = dock.session.run
+    first.labels.data_setitem((np.array([0]), np.array([9]), np.array([9])), 1)
+    left = first.labels.data.copy()
+    run(qtbot, dock, "box")
+    assert not first.can_discard
+    assert np.array_equal(first.labels.data, left)
+    assert dock.session.run.labels is not first.labels
+
+
+def test_a_region_of_slices(qtbot, dock):
+    form = dock.run_panel.region
+    form.first.setValue(3)
+    form.last.setValue(6)
+    assert form.toggle.text() == "Region: slices 3 to 6"
+    assert dock.run_panel.options.slices == (3, 7)
+    labels = run(qtbot, dock, "graded")
+    assert np.flatnonzero(labels.data.any(axis=(1, 2))).tolist() == [3, 4, 5, 6]
+
+
+def test_gpus_by_name_once_they_are_known(qtbot, dock):
+    combo = dock.model_panel.device_combo
+    assert [combo.itemData(i) for i in range(combo.count())] == ["auto", "cpu"]
+    dock.session.devices = [{"id": "cpu", "name": "CPU"}, {"id": "gpu:0", "name": "GPU 0: it"}]
+    dock.session.devices_changed.emit()
+    assert combo.itemText(2) == "GPU 0: it"
+    combo.setCurrentIndex(2)
+    assert dock.model_panel.device == "gpu:0"
+    dock.session.devices = [{"id": "cpu", "name": "CPU"}]
+    dock.session.why_no_gpu = "No GPU: this computer has no NVIDIA driver."
+    dock.session.devices_changed.emit()
+    assert dock.model_panel.device == "auto"
+    assert "NVIDIA" in dock.model_panel.device_note.text()
+
+
+def test_panels_fold_and_settings_are_remembered_until_reset(qtbot, dock, viewer):
+    dock.attention_panel.heading.click()
+    dock.attention_panel.opacity.setValue(20)
+    dock.run_panel.postprocess.click()
+    dock.session.settings.save()
+    again = PancreasDock(viewer)
+    qtbot.addWidget(again)
+    assert not again.attention_panel.is_open
+    assert not again.attention_panel.body.isVisibleTo(again.attention_panel)
+    assert again.attention_panel.opacity.value() == 20
+    assert not again.run_panel.postprocess.isChecked()
+    again.session.settings.clear()
+    assert again.attention_panel.is_open
+    assert again.attention_panel.opacity.value() == 60
+    assert again.run_panel.postprocess.isChecked()
+
+
+def test_settings_survive_a_bad_file(tmp_path):
+    settings = Settings()
+    settings.set("a/b", 3)
+    settings.save()
+    assert Settings().get("a/b", 1) == 3
+    assert Settings().get("a/b", "text") == "text"  # another type: a former version's, perhaps
+    settings_path().write_text("{nonsense")
+    assert Settings().get("a/b", 1) == 1
+
+
+def test_a_mask_that_is_selected_is_the_mask(qtbot, dock, viewer):
+    first = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="one")
+    second = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="two")
+    assert dock.session.mask is second
+    viewer.layers.selection.active = first
+    assert dock.session.mask is first
+    with qtbot.waitSignal(dock.session.mask_changed, timeout=TIMEOUT) as told:
+        first.paint((1, 5, 5), 1)
+    assert told.args == [first]
+    told = []
+    dock.session.mask_changed.connect(told.append)
+    viewer.dims.set_current_step(0, 3)
+    with qtbot.waitSignal(dock.session.mask_changed, timeout=TIMEOUT):
+        first.undo()
+    assert told == [first]
+
+
+def test_the_card_says_what_matters(tiny_card):
+    card = {
+        **tiny_card,
+        "licence": "BSD-3-Clause",
+        "citation": "Roth 2016. doi:10.7937/K9/TCIA.2016.tNB1kqBU. arXiv:1804.03999.",
+        "validation": {"mean": 0.8, "n": 10, "worst": 0.63, "what": "per <patient>"},
+    }
+    page = card_html(card)
+    assert "Not for clinical use" in page
+    assert "Dice 0.80 (n = 10; worst 0.63)" in page and "per &lt;patient&gt;" in page
+    assert 'href="https://doi.org/10.7937/K9/TCIA.2016.tNB1kqBU"' in page
+    assert 'href="https://arxiv.org/abs/1804.03999"' in page
+    assert "BSD-3-Clause" in page
+
+
+def test_every_panel_fits_the_narrowest_dock(qtbot, dock):
+    dock.run_panel.region.toggle.click()
+    for panel in dock.panels:
+        panel.is_open = True
+        assert panel.minimumSizeHint().width() <= 262, panel.title

@@ -1,0 +1,196 @@
+"""HU windows, the model's own mask for a moment, the surface in 3-D."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer, Surface
+from qtpy.QtCore import Qt
+
+from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.model_mask import ModelMask
+from napari_pancreas_seg._napari.placement import placement_of
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.surface_view import surface_of
+from napari_pancreas_seg._napari.views import HU_PRESETS, OrthogonalViews, views_of
+from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
+from napari_pancreas_seg.volume import CTVolume
+
+TIMEOUT = 30_000
+LEFT = Qt.MouseButton.LeftButton
+
+
+@pytest.fixture
+def ct(session: Session, viewer: ViewerModel, volume: CTVolume) -> Image:
+    layer = Layer.create(*ct_layer_data(volume, "case 7"))
+    viewer.add_layer(layer)
+    session.ct = layer
+    return layer
+
+
+@pytest.fixture
+def mask(session: Session, viewer: ViewerModel, ct: Image) -> Labels:
+    """A mask that the model wrote and a person has edited since."""
+    placement = placement_of(ct)
+    data = np.zeros(ct.data.shape, np.uint8)
+    data[2:7, 8:16, 5:20] = 1
+    layer = Layer.create(*labels_layer_data(data, placement, "found"))
+    model = ModelMask(placement.reference)
+    model.copy[:] = data
+    session.masks[layer] = model
+    viewer.add_layer(layer)
+    session.mask = layer
+    layer.data_setitem((np.array([4]), np.array([1]), np.array([1])), 1)
+    return layer
+
+
+@pytest.fixture
+def panel(qtbot, session: Session, mask: Labels) -> ViewPanel:
+    panel = ViewPanel(session)
+    qtbot.addWidget(panel)
+    return panel
+
+
+def test_windows_on_buttons_and_on_a_key(qtbot, panel, session, ct):
+    ct.contrast_limits_range = (-200, 300)
+    for name, button in panel.presets.items():
+        qtbot.mouseClick(button, LEFT)
+        assert tuple(ct.contrast_limits) == HU_PRESETS[name]
+    views = views_of(session)
+    views.next_preset()
+    assert tuple(ct.contrast_limits) == HU_PRESETS["Abdomen"]
+    ct.contrast_limits = (0, 80)
+    views.next_preset()
+    assert tuple(ct.contrast_limits) == HU_PRESETS["Abdomen"]
+    views.next_preset()
+    assert tuple(ct.contrast_limits) == HU_PRESETS["Pancreas"]
+
+
+def test_blinking_changes_nothing(qtbot, panel, session, viewer, ct, mask):
+    data, history = mask.data.copy(), len(mask._undo_history)
+    model = session.masks[mask].copy.copy()
+    names = [layer.name for layer in viewer.layers]
+    chooser = CtPanel(session)
+    qtbot.addWidget(chooser)
+    qtbot.mouseClick(panel.blink_button, LEFT)
+    assert panel.blink_button.isChecked()
+    assert not mask.visible
+    (picture,) = [layer for layer in viewer.layers if layer.name not in names]
+    assert isinstance(picture, Image)
+    assert np.array_equal(picture.data, model)
+    assert picture.data_to_world((1, 2, 3)) == mask.data_to_world((1, 2, 3))
+    chooser.offer_layers()
+    assert session.ct is ct
+    assert session.mask is mask
+    qtbot.mouseClick(panel.blink_button, LEFT)
+    assert mask.visible
+    assert [layer.name for layer in viewer.layers] == names
+    assert np.array_equal(mask.data, data)
+    assert np.array_equal(session.masks[mask].copy, model)
+    assert len(mask._undo_history) == history
+
+
+def test_blinking_ends_with_its_layers(qtbot, panel, session, viewer, mask):
+    views = views_of(session)
+    views.blink(True)
+    viewer.layers.remove(mask)
+    qtbot.waitUntil(lambda: not views.blinking, timeout=TIMEOUT)
+    assert len(viewer.layers) == 1
+    views.blink(True)
+    assert not views.blinking
+
+
+def test_the_surface_encloses_the_mask():
+    mask = np.zeros((30, 40, 50), np.uint8)
+    mask[10:20, 5:25, 0:30] = 1
+    mesh = surface_of(mask)
+    low, high = mesh.corners.min(axis=0), mesh.corners.max(axis=0)
+    assert np.allclose(low, (9.5, 4.5, -0.5), atol=0.3)
+    assert np.allclose(high, (19.5, 24.5, 29.5), atol=0.3)
+    edges = np.sort(mesh.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    _, counts = np.unique(edges, axis=0, return_counts=True)
+    assert (counts == 2).all(), "closed: every edge belongs to two triangles"
+    front = mesh.corners[:, 1] < 5
+    light = mesh.brightness(np.array([0.0, -1.0, 0.0]))
+    assert light[front].min() > light[mesh.corners[:, 1] > 24].max()
+    one = np.zeros((3, 3, 3), np.uint8)
+    one[1, 1, 1] = 1
+    assert surface_of(one) is not None
+    assert surface_of(one * 0) is None
+
+
+def test_3d_and_back(qtbot, panel, session, viewer, ct, mask):
+    ct_before = ct.visible
+    hidden = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), visible=False)
+    viewer.layers.selection.active = mask
+    viewer.scene.camera.center, viewer.scene.camera.zoom = (0, 12, 13), 3.5
+    qtbot.mouseClick(panel.surface_button, LEFT)
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    (surface,) = [layer for layer in viewer.layers if isinstance(layer, Surface)]
+    assert [layer for layer in viewer.layers if layer.visible] == [surface]
+    assert panel.surface_button.isChecked()
+    assert session.mask is mask
+    assert [str(word) for word in viewer.scene.camera.orientation] == ["away", "down", "right"]
+    frontal = {"left": "R", "right": "L", "top": "S", "bottom": "I"}
+    qtbot.waitUntil(lambda: views_of(session).letters.letters == frontal)
+    centre = surface.data_to_world(surface.data[0].mean(axis=0))
+    assert np.allclose(centre, mask.data_to_world((4, 11.5, 12)), atol=2)
+    corners = len(surface.data[0])
+    mask.data[7:10, 20:28, 25:36] = 1
+    mask.events.data(value=mask.data)
+    qtbot.waitUntil(lambda: len(surface.data[0]) != corners, timeout=TIMEOUT)
+    qtbot.mouseClick(panel.surface_button, LEFT)
+    assert viewer.dims.ndisplay == 2
+    assert ct.visible == ct_before
+    assert mask.visible
+    assert not hidden.visible
+    assert viewer.scene.camera.zoom == 3.5
+    assert not [layer for layer in viewer.layers if isinstance(layer, Surface)]
+
+
+def test_napari_s_own_button_leaves_3d_too(qtbot, panel, session, viewer, mask):
+    views_of(session).surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    viewer.dims.ndisplay = 2
+    assert not views_of(session).surface.on
+    assert mask.visible
+    assert not panel.surface_button.isChecked()
+
+
+def test_an_empty_mask_has_no_surface(qtbot, panel, session, viewer, mask, notifications):
+    mask.data[:] = 0
+    views_of(session).surface.start()
+    qtbot.waitUntil(lambda: bool(notifications), timeout=TIMEOUT)
+    assert "empty" in notifications[-1].message
+    assert viewer.dims.ndisplay == 2
+    assert mask.visible
+
+
+def test_planes_on_buttons(qtbot, panel, session, viewer):
+    views = views_of(session)
+    qtbot.waitUntil(lambda: len(views.letters.letters) == 4)
+    qtbot.mouseClick(panel.planes["coronal"], LEFT)
+    assert views.letters.letters == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
+    qtbot.mouseClick(panel.planes["sagittal"], LEFT)
+    assert views.letters.letters == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
+    qtbot.mouseClick(panel.planes["axial"], LEFT)
+    assert views.letters.letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+
+
+def test_a_bare_array_has_no_letters(qtbot, panel, session, viewer):
+    views = views_of(session)
+    assert views.letters.letters
+    session.ct = viewer.add_image(np.zeros((5, 6, 7)))
+    assert views.letters.letters == {}
+
+
+def test_orthogonal_views_say_how_they_are_installed(qtbot, panel, monkeypatch, notifications):
+    monkeypatch.setattr(OrthogonalViews, "installed", staticmethod(lambda: False))
+    qtbot.mouseClick(panel.orthogonal_button, LEFT)
+    assert "pip install" in notifications[-1].message
+
+
+def test_the_ways_of_looking_outlive_the_panel(session, mask):
+    assert views_of(session) is views_of(session)
