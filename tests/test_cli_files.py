@@ -176,6 +176,11 @@ def test_check_in_words(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "unusable" in capsys.readouterr().out
 
 
+def test_check_names_the_folder_it_is_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inspect(".")["file"] == tmp_path.name
+
+
 def test_check_as_json(ct: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--json", str(ct), "nowhere.nii"]) == 1
     good, bad = json.loads(capsys.readouterr().out)
@@ -201,11 +206,15 @@ def test_what_is_suspicious(tmp_path: Path) -> None:
     tilted = plain.copy()
     tilted[1, 2] = 1.5
     hu = body()
+    flipped = hu.copy()
+    flipped[20, 20, 6] = -16000
     assert saved(tmp_path, body((120, 100, 15)), np.diag([-3.4, -3.4, 5, 1]))["suspicious"] == []
     for found, word in [
         (saved(tmp_path, hu, tilted), "right angles"),
         (saved(tmp_path, hu, np.diag([-7.0, -7, 9, 1])), "9 mm apart"),
         (saved(tmp_path, hu[:, :, :4], plain), "only 4 slices"),
+        (saved(tmp_path, hu[:, :, 5:6], plain), "is only 1 slice."),
+        (saved(tmp_path, flipped, plain), "-16000 HU are impossible"),
         (saved(tmp_path, hu.clip(-300, 2000), plain), "below -300 HU is cut off"),
         (saved(tmp_path, hu.clip(-2000, 95), plain), "above 95 HU is cut off"),
         (saved(tmp_path, hu + np.float32(0.3), plain), "not whole numbers"),
@@ -227,3 +236,11 @@ def test_a_chest_is_recognised(shared: Path) -> None:
     assert any("chest" in sentence for sentence in found["suspicious"])
     found = inspect(shared / "ct" / "example" / "ct.nii.gz")
     assert found["suspicious"] == []
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path, capsys) -> None:
+    path = tmp_path / "a\x1b[31m\nb.nii.gz"
+    path.write_bytes(b"nothing")
+    assert main(["check", str(path)]) == 1
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err and "a\\x1b[31m" in said.out

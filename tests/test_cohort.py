@@ -89,6 +89,18 @@ def test_inputs_of_a_folder(tmp_path: Path) -> None:
         find_inputs([tmp_path / "c.nii"])
 
 
+def test_a_cd_is_one_case_with_its_own_name(tmp_path: Path) -> None:
+    for cd in ("cd1", "cd2"):
+        slices = tmp_path / cd / "PT000000" / "ST000000" / "SE000000"
+        slices.mkdir(parents=True)
+        (slices / "CT000000").write_bytes(bytes(128) + b"DICM")
+        (tmp_path / cd / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    cds = [tmp_path / "cd1", tmp_path / "cd2"]
+    assert find_inputs(cds) == cds
+    (tmp_path / "cd1" / "DICOMDIR").unlink()
+    assert find_inputs(cds[:1]) == [cds[0] / "PT000000"]
+
+
 def test_names_for_one_and_for_many(tmp_path: Path) -> None:
     (case,) = plan([Path("in/ct.nii.gz")], tmp_path / "m.nii.gz")
     written = case.mask, case.sidecar, case.probability, case.attention(1)
@@ -111,6 +123,7 @@ def test_impossible_plans(tmp_path: Path) -> None:
         (two, "m.nii.gz", "one file for 2 CTs"),
         (two, "out", "would both give 'ct_mask.nii.gz'"),
         (two[:1], "m.vtk", "format that is not written"),
+        (two[:1], "m.nii.gzz", "format that is not written"),
         (two[:1], "file", "Nothing can be written"),
         (two[:1], "file/m.nii.gz", "Nothing can be written"),
     ]:

@@ -23,7 +23,8 @@ __all__ = ["Case", "check_targets", "find_inputs", "output_path", "plan"]
 _OURS = re.compile(r"_(mask|probability|attention_\d+)$")
 """Ends of the names that we give: in a folder they are not CTs."""
 
-_OTHER_FORMATS = {".gz", ".hdr", ".img", ".json", ".png", ".raw", ".tif", ".vtk", ".zip", ".zraw"}
+_ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
+"""Ends of names that were meant for files: a new folder is not called ``mask.tif``."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def plan(
         raise PancreasSegError(
             f"'{output.name}' is one file for {len(inputs)} CTs; give a folder as output."
         )
-    if not is_file and not output.is_dir() and output.suffix.lower() in _OTHER_FORMATS:
+    if not is_file and not output.is_dir() and _ENDING.fullmatch(output.suffix.lower()):
         raise PancreasSegError(
             f"'{output.name}' is of a format that is not written; end its name in .nii.gz, or "
             "give a folder."
@@ -212,6 +213,9 @@ def _in_folder(folder: Path) -> list[Path]:
         raise PancreasSegError(
             f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM); give another one."
         )
+    if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
+        # On every CD the folder of the first patient has the same name, such as PT000000.
+        return [folder]
     return found
 
 

@@ -32,6 +32,9 @@ _NARROW_MM = 200.0
 _COARSE_MM = 4.0
 """Resolution at which lungs are looked for."""
 
+_IMPOSSIBLE_HU = -4096
+"""No scanner and no padding goes below; above, metal reaches 30,000 HU in extended scales."""
+
 _LUNG_HU = (-930, -500)
 _LUNG_SHARE = 0.15
 """Of a slice's tissue; gas in the bowel, the table and cushions stay below."""
@@ -58,7 +61,8 @@ def inspect(path: str | Path, *, series: str | int | None = None) -> Findings:
         ``labels``.
     """
     path = Path(path)
-    found: Findings = {"file": path.name, "usable": False, "problem": None, "suspicious": []}
+    name = path.name or path.resolve().name or str(path)  # "." and "/" have none
+    found: Findings = {"file": name, "usable": False, "problem": None, "suspicious": []}
     try:
         if io.looks_like_map(path):
             values, volume = io.load_map(path)
@@ -154,7 +158,8 @@ def _geometry(volume: CTVolume) -> list[str]:
             "length and the spacing."
         )
     if n_slices < _FEW_SLICES:
-        said.append(f"There are only {n_slices} slices.")
+        there = "is only 1 slice" if n_slices == 1 else f"are only {n_slices} slices"
+        said.append(f"There {there}.")
     elif n_slices * z < _SHORT_MM:
         said.append(
             f"The slices cover {n_slices * z / 10:.1f} cm only; the pancreas spans about 10 cm."
@@ -186,6 +191,10 @@ def _content(volume: CTVolume) -> list[str]:
     hu = volume.hu
     low, high = float(hu.min()), float(hu.max())
     sample = hu[:: max(1, hu.shape[0] // 32), ::2, ::2]
+    if low < _IMPOSSIBLE_HU:
+        said.append(
+            f"Values down to {low:g} HU are impossible, air is -1000: the data may be damaged."
+        )
     if -900 < low < 0 and np.mean(sample == low) > 0.02:
         said.append(f"Everything below {low:g} HU is cut off.")
     if low < 0 and high < 1000 and np.mean(sample == high) > 0.0005:

@@ -222,8 +222,9 @@ def test_a_rounded_position_is_noted(tmp_path: Path) -> None:
 
 def test_identical_repeats_are_dropped_and_others_refused(tmp_path: Path) -> None:
     series = write_series(tmp_path)
-    for k in (1, 4):
-        shutil.copy(series.files[k], tmp_path / f"copy{k}")
+    shutil.copy(series.files[1], tmp_path / "copy1")
+    assert load_ct(tmp_path).notes[0].startswith("1 slice of this CT was there more than once")
+    shutil.copy(series.files[4], tmp_path / "copy4")
     volume = load_ct(tmp_path)
     np.testing.assert_array_equal(volume.to_source_order(volume.hu), series.hu)
     assert volume.notes[0].startswith("2 slices of this CT were there more than once")

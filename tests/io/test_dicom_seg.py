@@ -629,6 +629,8 @@ def test_load_mask_knows_a_segmentation(tmp_path: Path) -> None:
     found, place = load_mask(path)
     np.testing.assert_array_equal(found, mask)
     assert place.grid.same_as(volume.grid)
+    with pytest.raises(PancreasSegError, match="'ct' is a folder; give the file of a mask"):
+        load_mask(tmp_path / "ct")
 
 
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet
+from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
@@ -231,14 +231,15 @@ def _report(result: CaseResult, bar: Bar, total: int) -> bool:
     with bar.paused():
         if result.error is not None:
             if total > 1:
-                typer.echo(f"{name}: failed: {result.error}")
+                say(f"{name}: failed: {result.error}")
             return False
-        typer.echo(
-            f"{name}: {result.volume_ml:.1f} mL in {result.slices} slices, "
+        plural = "slice" if result.slices == 1 else "slices"
+        say(
+            f"{name}: {result.volume_ml:.1f} mL in {result.slices} {plural}, "
             f"{result.seconds:.1f} s -> {result.files[0]}"
         )
         for note in result.notes:
-            typer.echo(f"{name}: {note}", err=True)
+            say(f"{name}: {note}", err=True)
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from napari_pancreas_seg.cli import command
-from napari_pancreas_seg.cli.terminal import quiet
+from napari_pancreas_seg.cli.terminal import quiet, say
 
 __all__ = ["check"]
 
@@ -41,7 +41,8 @@ def check(
         with quiet():
             found.append(inspect(path, series=series))
         if not as_json:
-            typer.echo("\n".join(_lines(found[-1])))
+            for line in _lines(found[-1]):
+                say(line)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     if not all(one["usable"] for one in found):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from napari_pancreas_seg.cli import command
-from napari_pancreas_seg.cli.terminal import quiet
+from napari_pancreas_seg.cli.terminal import quiet, say
 
 __all__ = ["convert"]
 
@@ -48,6 +48,6 @@ def convert(
         kind, notes = run(
             source, target, ct=ct, series=series, overwrite=overwrite, mint_uids=mint_uids
         )
-    typer.echo(f"{source.name}: {kind} -> {target}")
+    say(f"{source.name}: {kind} -> {target}")
     for note in notes:
-        typer.echo(f"{source.name}: {note}", err=True)
+        say(f"{source.name}: {note}", err=True)

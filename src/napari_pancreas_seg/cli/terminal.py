@@ -17,7 +17,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Progress
 
-__all__ = ["Bar", "fail", "guarded", "quiet"]
+__all__ = ["Bar", "fail", "guarded", "quiet", "say"]
 
 logger = logging.getLogger("napari_pancreas_seg")
 
@@ -55,8 +55,14 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 def fail(sentence: str, status: int = 1) -> NoReturn:
     """Print one sentence on standard error and end."""
-    typer.echo(" ".join(sentence.split()), err=True)
+    say(" ".join(sentence.split()), err=True)
     raise typer.Exit(status)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print one line; what in a file's name would steer the terminal is written as an escape."""
+    harmless = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    typer.echo(harmless, err=err)
 
 
 @contextlib.contextmanager

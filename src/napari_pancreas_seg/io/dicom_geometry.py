@@ -83,10 +83,9 @@ def place(
     kept = _without_repeats(name, ordered, positions, same_pixels)
     notes = []
     if len(kept) < len(ordered):
-        notes.append(
-            f"{len(ordered) - len(kept)} slices of this CT were there more than once, with the "
-            "same values: each was taken once."
-        )
+        repeated = len(ordered) - len(kept)
+        were = "1 slice of this CT was" if repeated == 1 else f"{repeated} slices of this CT were"
+        notes.append(f"{were} there more than once, with the same values: each was taken once.")
     ordered, positions = [ordered[k] for k in kept], positions[kept]
     step, more = _step(name, positions, normal, slices[0])
     affine = np.eye(4)

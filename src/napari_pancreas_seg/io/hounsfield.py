@@ -127,19 +127,13 @@ def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
             f"holds values from {low:.3g} to {high:.3g}, which are normalised intensities and not "
             "Hounsfield units; give the CT before any normalisation"
         )
-    if _neighbours_unrelated(sample):
-        raise PancreasSegError(
-            "looks like noise: neighbouring voxels have nothing to do with one another, so this "
-            "is no CT or the data are damaged"
-        )
     if low >= -128 and high <= 127 and low < 0:
         raise PancreasSegError(
             f"holds values from {low:g} to {high:g}, which is an 8-bit picture and not a CT; give "
             "the CT in Hounsfield units"
         )
     if low < -50:
-        _check_full_range(sample)
-        return 0, ()
+        return 0, _check_full_range(sample)
     if low >= 0 and high <= 255:
         _check_clipped(sample)
         return 0, (
@@ -180,7 +174,8 @@ def _share(inside: Array) -> float:
     return float(np.count_nonzero(inside)) / max(1, inside.size)
 
 
-def _check_full_range(sample: Array) -> None:
+def _check_full_range(sample: Array) -> tuple[str, ...]:
+    """Refuse what shows no soft tissue; note what has HU but does not look like a body."""
     body = sample[sample > -300]
     soft = (body >= -20) & (body <= 200)
     if np.count_nonzero(soft) < 0.003 * sample.size:
@@ -188,11 +183,17 @@ def _check_full_range(sample: Array) -> None:
             "holds no soft tissue (no voxels between -20 and 200 HU), so there is no pancreas to "
             "look for; check that this is a CT of the abdomen in Hounsfield units"
         )
-    if _share((body >= -200) & (body <= 250)) < 0.38:  # 0.48 at least in real slices
-        raise PancreasSegError(
-            f"holds values from {sample.min():g} to {sample.max():g} that are not distributed "
-            "like those of a body in CT; check that they are Hounsfield units"
+    if _neighbours_unrelated(sample):
+        return (
+            "This looks like noise: neighbouring voxels have nothing to do with one another. The "
+            "data may be damaged.",
         )
+    if _share((body >= -200) & (body <= 250)) < 0.38:  # 0.48 at least in real slices
+        return (
+            f"The values, from {sample.min():g} to {sample.max():g}, are not distributed like "
+            "those of a body in CT: check that they are Hounsfield units.",
+        )
+    return ()
 
 
 def _check_clipped(sample: Array) -> None:

@@ -192,6 +192,8 @@ def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:
     """
     path = Path(path)
     if (known := _format(path)) is _DICOM:
+        if path.is_dir():
+            raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")
         found, raw = known.name, read_segmentation(path)
     else:
         found, raw = known.name, known.read(path)
