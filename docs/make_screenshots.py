@@ -4,13 +4,14 @@ Needs a display with OpenGL, such as Xvfb's::
 
     xvfb-run -s "-screen 0 1280x800x24" python docs/make_screenshots.py
 
-No picture shows a patient: the phantom is made by code.
+No picture shows a patient: the phantom is made by code. The user's own settings and
+corrections are neither used nor changed.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,14 +21,27 @@ from pathlib import Path
 
 import napari
 import numpy as np
+from napari._qt.dialogs.qt_notification import NapariQtNotification
+from napari.layers import Labels
 from napari.settings import get_settings
+from PIL import Image
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
+from napari_pancreas_seg import save_mask
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.panel import Panel
+from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.io import save_ct
+from napari_pancreas_seg.worklist import Status
 
 PLUGIN = "napari-pancreas-seg"
 SIZE = (1280, 800)
+OVERVIEW_WIDTH = 1080
+MOST_KILOBYTES = 150
 PATIENCE_SECONDS = 600
+SMALL = {"shape": (42, 168, 216), "spacing_mm": (6.0, 1.6667, 1.6667)}
+"""The worklist's CTs: coarse, so that they are segmented soon."""
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -39,65 +53,216 @@ def wait_until(condition: Callable[[], bool]) -> None:
         QTest.qWait(20)
 
 
-def shoot(viewer: napari.Viewer, path: Path) -> None:
-    """Take a picture of the whole window."""
-    QTest.qWait(400)
-    viewer.window.screenshot(str(path), canvas_only=False, flash=False)
+def save_small(picture: Image.Image, path: Path) -> None:
+    """Write a picture with as many colours as fit into the size that is allowed."""
+    for colors in (256, 192, 128, 96, 64):
+        # Colours that are rare, as in a legend, count as much as the many greys of a CT.
+        few = picture.convert("RGB").quantize(
+            colors, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+        )
+        few.save(path, optimize=True)
+        if path.stat().st_size <= MOST_KILOBYTES * 1000:
+            return
+    raise ValueError(f"{path.name} is larger than {MOST_KILOBYTES} kB.")
 
 
-def open_window(theme: str) -> tuple[napari.Viewer, PancreasDock]:
-    """Open napari in a size that fits any screen, with the phantom and the dock."""
-    # A fresh configuration: the user's own settings are neither used nor changed.
-    get_settings()._config_path = None
-    get_settings().appearance.theme = theme
-    viewer = napari.Viewer()
-    _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
-    viewer.window.resize(*SIZE)
-    viewer.open_sample(PLUGIN, "phantom")
-    wait_until(dock.run_panel.run_button.isEnabled)
-    QTest.qWait(200)
-    viewer.reset_view()
-    return viewer, dock
+class Window:
+    """napari with the dock and the phantom, and a folder that pictures go to.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder for the pictures.
+    theme : str
+        Theme of napari.
+    """
+
+    def __init__(self, folder: Path, theme: str = "dark") -> None:
+        get_settings().appearance.theme = theme
+        self.folder = folder
+        self.viewer = napari.Viewer()
+        _, self.dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
+        self.dock: PancreasDock
+        self.session = self.dock.session
+        self.viewer.window.resize(*SIZE)
+        QTest.qWait(500)
+
+    def open_phantom(self) -> None:
+        """Open the sample as File › Open Sample does."""
+        self.viewer.open_sample(PLUGIN, "phantom")
+        wait_until(self.dock.run_panel.run_button.isEnabled)
+        QTest.qWait(500)
+        self.viewer.reset_view()
+
+    def use_model(self, path: str | None) -> None:
+        """Use a bundle in place of the default model."""
+        if path:
+            self.dock.model_panel.use_file(path)
+
+    def unfold(self, *panels: Panel) -> None:
+        """Unfold some panels and fold the others, so that all of what is open can be seen."""
+        for panel in self.dock.panels:
+            panel.is_open = panel in panels
+        QTest.qWait(300)
+
+    def shoot(self, name: str) -> None:
+        """Take a picture of the whole window."""
+        # What napari has said meanwhile would hide the picture's corner.
+        for notification in self.viewer.window._qt_window.findChildren(NapariQtNotification):
+            notification.close()
+        QTest.qWait(800)
+        pixels = self.viewer.window.screenshot(canvas_only=False, flash=False)
+        save_small(Image.fromarray(pixels), self.folder / f"{name}.png")
+
+    def press(
+        self, key: Qt.Key, modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier
+    ) -> None:
+        """Press a key in the picture, and wait for what it does."""
+        canvas = self.viewer.window._qt_viewer.canvas.native
+        QTest.keyClick(canvas, key, modifier)
+        QTest.qWait(200)
+        wait_until(lambda: not self.session.corrector.working)
+
+    def run(self, pictured_at: float | None = None) -> Labels:
+        """Run to the end; picture it once a share of the slices is done."""
+        self.dock.run_panel.run_button.click()
+        if pictured_at is not None:
+            run = self.session.run
+            wait_until(lambda: run.done >= pictured_at * run.total > 0)
+            self.shoot("running")
+        wait_until(lambda: not self.session.running)
+        wait_until(lambda: self.session.review.facts is not None)
+        return self.session.mask
+
+    def show_attention(self, shown: bool) -> None:
+        """Show the finest gate, or hide it."""
+        box = self.dock.attention_panel.boxes["attention 1"]
+        if box.isChecked() is not shown:
+            box.click()
+
+    def show_largest_slice(self) -> int:
+        """Go to the slice with most of the pancreas."""
+        z = int(np.argmax(np.count_nonzero(self.session.mask.data, axis=(1, 2))))
+        self.session.review.show(z)
+        return z
 
 
-def show_largest_slice(viewer: napari.Viewer, mask: napari.layers.Labels) -> None:
-    """Go to the slice with most of the pancreas."""
-    z = int(np.argmax(np.count_nonzero(mask.data, axis=(1, 2))))
-    viewer.dims.set_point(0, mask.data_to_world((z, 0, 0))[0])
-    viewer.reset_view()
-
-
-def picture_a_run(viewer: napari.Viewer, dock: PancreasDock, folder: Path) -> None:
-    """Run, and picture it on its way, its mask and its attention."""
-    session = dock.session
-    # The second run is the one that is pictured: the network is warm by then.
-    for is_pictured in (False, True):
-        dock.run_panel.run_button.click()
-        if is_pictured:
-            wait_until(lambda: session.run.done >= 0.3 * session.run.total > 0)
-            shoot(viewer, folder / "running.png")
-        wait_until(lambda: not session.running)
-    mask = session.run.labels
-    show_largest_slice(viewer, mask)
-    shoot(viewer, folder / "mask.png")
-    dock.result_panel.attention.click()
+def picture_a_run(window: Window) -> None:
+    """Picture a run on its way, its mask with another threshold, and its attention."""
+    dock, session = window.dock, window.session
+    wait_until(lambda: bool(session.devices))  # the network is warm
+    mask = window.run(pictured_at=0.3)
+    window.show_largest_slice()
+    window.show_attention(False)
+    dock.run_panel.threshold.setValue(35)
+    known = session.masks[mask]
+    wait_until(lambda: abs(known.result.threshold - 0.35) < 1e-6)
+    window.unfold(dock.ct_panel, dock.run_panel, dock.measure_panel, dock.export_panel)
+    window.shoot("mask")
+    dock.run_panel.own.click()
+    wait_until(lambda: abs(known.result.threshold - 0.35) > 1e-6)
+    window.unfold(dock.ct_panel, dock.model_panel, dock.run_panel, dock.attention_panel)
+    window.show_attention(True)
     mask.contour = 1
-    shoot(viewer, folder / "attention.png")
-    dock.result_panel.attention.click()
+    window.shoot("attention")
+    window.show_attention(False)
     mask.contour = 0
+
+
+def picture_corrections(window: Window) -> None:
+    """Correct three slices, review some, and picture what is proposed between the three."""
+    dock, session = window.dock, window.session
+    mask, largest = session.mask, window.show_largest_slice()
+    edited = (largest - 3, largest, largest + 3)
+    for z in range(edited[0], edited[-1] + 1):
+        session.review.show(z)
+        if z in edited:
+            inside = np.argwhere(mask.data[z])
+            y, x = inside[inside[:, 1].argmin()]
+            mask.brush_size = 12
+            mask.paint((z, int(y), int(x)), 1)
+        else:
+            window.press(Qt.Key.Key_C, Qt.KeyboardModifier.ShiftModifier)
+    slices = np.flatnonzero(session.review.facts.area_mm2)
+    session.review.show(int(slices[0]))
+    window.unfold(dock.correct_panel)
+    for _ in slices[:6]:
+        window.press(Qt.Key.Key_Q)
+    session.review.show(largest - 1)
     mask.mode = "paint"
-    shoot(viewer, folder / "correct.png")
+    window.press(Qt.Key.Key_I)
+    wait_until(lambda: session.corrector.proposal is not None)
+    window.shoot("correct")
+    window.press(Qt.Key.Key_Return)
+    mask.mode = "pan_zoom"
+    session.review.show(largest)
 
 
-def draw_the_demo(path: Path, model: str) -> None:
+def picture_measurements(window: Window, scratch: Path) -> None:
+    """Picture the measurements against a reference, here the gland that was drawn."""
+    dock, session = window.dock, window.session
+    phantom, mask = make_phantom(), session.mask
+    path = save_mask(phantom.mask, like=phantom.volume, path=scratch / "reference.nii.gz")
+    session.open_file(path)
+    wait_until(lambda: dock.measure_panel.reference_combo.count() > 1)
+    reference = next(layer for layer in window.viewer.layers if layer.name.startswith("reference"))
+    reference.contour = 1
+    session.mask = mask
+    window.viewer.layers.selection.active = mask
+    dock.measure_panel.reference_combo.setCurrentIndex(1)
+    window.unfold(dock.ct_panel, dock.view_panel, dock.measure_panel, dock.export_panel)
+    wait_until(lambda: dock.measure_panel.values["dice"].text() != "–")
+    window.shoot("measure")
+    reference.visible = False
+
+
+def picture_the_surface(window: Window) -> None:
+    """Picture the mask in 3-D."""
+    button = window.dock.view_panel.surface_button
+    button.click()
+    wait_until(lambda: window.viewer.dims.ndisplay == 3)
+    QTest.qWait(500)
+    window.shoot("surface")
+    button.click()
+
+
+def picture_a_worklist(window: Window, scratch: Path) -> None:
+    """Work through a folder of small CTs: one exported, one reviewed, one segmented ahead."""
+    cts = scratch / "cts"
+    cts.mkdir()
+    for seed in range(1, 6):
+        save_ct(make_phantom(seed, **SMALL).volume, cts / f"case_{seed:02d}.nii.gz")
+    dock, viewer = window.dock, window.viewer
+    viewer.layers.clear()
+    window.unfold(dock.ct_panel, dock.run_panel, dock.worklist_panel)
+    dock.worklist_panel.open_folder(cts)
+    work = dock.worklist_panel._work
+    wait_until(lambda: work.case is not None and not work.busy)
+    window.run()
+    # The mask of a run is kept at once; the next case has its own from ahead.
+    wait_until(lambda: work.case.status is Status.SEGMENTED and not work.busy)
+    wait_until(lambda: work.ahead == "segmented")
+    work.finish_case()
+    wait_until(lambda: work.worklist.current == 1 and not work.busy)
+    work.mark_reviewed()
+    wait_until(lambda: work.case.status is Status.REVIEWED and work.ahead == "segmented")
+    work.step(1)
+    wait_until(lambda: work.worklist.current == 2 and not work.busy)
+    wait_until(lambda: work.ahead == "segmented")
+    window.shoot("worklist")
+
+
+def draw_the_demo(path: Path, model: str, scratch: Path) -> None:
     """Run the demo and keep its overview, in a process of its own.
 
     TensorFlow and software OpenGL do not live together in one.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "napari_pancreas_seg", "demo", "-o", folder]
-        subprocess.run([*command, "--model", model], check=True)
-        shutil.copyfile(Path(folder) / "phantom_overview.png", path)
+    command = [sys.executable, "-m", "napari_pancreas_seg", "demo", "-o", str(scratch / "demo")]
+    subprocess.run([*command, "--model", model], check=True)
+    with Image.open(scratch / "demo" / "phantom_overview.png") as drawn:
+        height = round(drawn.height * OVERVIEW_WIDTH / drawn.width)
+        picture = drawn.convert("RGB").resize((OVERVIEW_WIDTH, height), Image.Resampling.LANCZOS)
+    save_small(picture, path)
 
 
 def main() -> None:
@@ -107,16 +272,33 @@ def main() -> None:
     parser.add_argument("--model", help="path of a bundle instead of the default model")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    viewer, dock = open_window("dark")
-    if arguments.model:
-        dock.model_panel.use_file(arguments.model)
-    shoot(viewer, arguments.output / "opened.png")
-    picture_a_run(viewer, dock, arguments.output)
-    viewer.close()
-    viewer, _ = open_window("light")
-    shoot(viewer, arguments.output / "light.png")
-    viewer.close()
-    draw_the_demo(arguments.output / "overview.png", arguments.model or "default")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        get_settings(None)  # none of the user's, and none is written
+        for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+            os.environ[variable] = str(scratch / variable)
+        window = Window(arguments.output)
+        window.use_model(arguments.model)
+        window.open_phantom()
+        window.shoot("opened")
+        window.dock.ct_panel.reader_button.click()
+        picture_a_run(window)
+        picture_corrections(window)
+        picture_measurements(window, scratch)
+        picture_the_surface(window)
+        window.session.autosave.discard_all()
+        picture_a_worklist(window, scratch)
+        window.viewer.close()
+        light = Window(arguments.output, "light")
+        light.use_model(arguments.model)
+        light.open_phantom()
+        light.run()
+        light.show_largest_slice()
+        light.unfold(light.dock.ct_panel, light.dock.view_panel, light.dock.correct_panel)
+        light.shoot("light")
+        light.viewer.close()
+        model = arguments.model or "default"
+        draw_the_demo(arguments.output / "overview.png", model, scratch)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,8 @@ class Shelf:
 
 def read_header(file: Path) -> dict[str, Any]:
     """Read what there is to say about an autosaved mask, without its voxels."""
-    with np.load(file, allow_pickle=False) as content:
+    # Opened here: NumPy leaves a damaged file open, which then could not be removed on Windows.
+    with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
         header: dict[str, Any] = json.loads(content["header"].tobytes())
     if header["format"] != FORMAT:
         raise ValueError(f"format {header['format']}")

@@ -652,5 +652,17 @@ def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
     assert panel.strip.slice_at(-5) == 0 and panel.strip.slice_at(10_000) == n - 1
 
 
+def test_the_strip_paints_at_any_height(session, panel):
+    from napari_pancreas_seg._napari.correct_review import SliceFacts
+    from napari_pancreas_seg._napari.widget.review_strip import AREA
+
+    full = np.full(10, 50.0)
+    session.review.facts = SliceFacts(full, np.zeros(10, np.float32), np.zeros(10, bool))
+    for height in (3, 40, 90):
+        session.review.changed.emit()
+        panel.strip.resize(100, height)
+        assert panel.strip.grab().toImage().pixelColor(50, height // 3).name() == AREA
+
+
 def test_the_panel_is_no_wider_than_the_dock(qapp: QApplication, panel):
     assert panel.minimumSizeHint().width() <= 264

@@ -271,6 +271,15 @@ def test_the_same_mask_in_other_formats_shares_its_record(
     assert not (tmp_path / "m.mha").exists()
 
 
+def test_a_mask_over_another_has_a_colour_of_its_own(qtbot, session, viewer, ct_path, tmp_path):
+    mask = add_mask(viewer, open_ct(viewer, ct_path))
+    session.export(mask, tmp_path / "other.nii.gz", then=session.open_file)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
+    other = viewer.layers[-1]
+    assert np.array_equal(other.data, mask.data)
+    assert not np.array_equal(other.colormap.map(1), mask.colormap.map(1))
+
+
 def test_export_overwrites_only_when_told(qtbot, session, viewer, ct_path, tmp_path, notifications):
     mask = add_mask(viewer, open_ct(viewer, ct_path))
     target = tmp_path / "m.nii.gz"

@@ -7,8 +7,11 @@ import pytest
 from napari.layers import Labels, Layer
 
 from napari_pancreas_seg._napari.layers import ct_layer_data
-from napari_pancreas_seg._napari.placement import show_slice
+from napari_pancreas_seg._napari.placement import display_view, show_slice, slice_on_screen
+from napari_pancreas_seg._napari.region import box_of_shapes
+from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.views import views_of
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 
 TIMEOUT = 30_000
@@ -79,27 +82,31 @@ def test_a_correction_overtaken_by_a_threshold_is_not_applied(qtbot, session, la
     assert np.array_equal(labels.data, expected)
 
 
-def test_corrections_go_back_to_slices(qtbot, viewer, session, ct, labels):
-    surface = views_of(session).surface
-    for proposed in (False, True):
-        before = labels.data.copy()
-        surface.start()
-        qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-        if proposed:
-            session.corrector.smooth()
-            qtbot.waitUntil(lambda: session.corrector.proposal is not None, timeout=TIMEOUT)
-            assert viewer.dims.ndisplay == 2 and labels.visible
-            surface.start()  # and to 3-D once more, with the proposal on screen
-            qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-            session.corrector.accept()
-        else:
-            session.corrector.grow()
-            qtbot.waitUntil(idle(session), timeout=TIMEOUT)
-        assert viewer.dims.ndisplay == 2 and not surface.on
-        assert labels.visible and ct.visible
-        assert not np.array_equal(labels.data, before)
-        labels.undo()
-        assert np.array_equal(labels.data, before)
+def test_the_surface_follows_corrections(qtbot, viewer, session, ct, labels):
+    surface, before = views_of(session).surface, labels.data.copy()
+    surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    points = len(surface._surface.data[0])
+    session.corrector.grow()
+    qtbot.waitUntil(lambda: len(surface._surface.data[0]) != points, timeout=TIMEOUT)
+    assert surface.on and labels.data.sum() > before.sum()
+    labels.undo()
+    assert np.array_equal(labels.data, before)
+
+
+def test_a_proposal_is_shown_in_slices(qtbot, viewer, session, ct, labels):
+    surface, before = views_of(session).surface, labels.data.copy()
+    surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    session.corrector.smooth()
+    qtbot.waitUntil(lambda: session.corrector.proposal is not None, timeout=TIMEOUT)
+    assert viewer.dims.ndisplay == 2 and not surface.on and labels.visible and ct.visible
+    surface.start()  # and to 3-D once more, with the proposal on screen
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    session.corrector.accept()
+    assert not np.array_equal(labels.data, before)
+    labels.undo()
+    assert np.array_equal(labels.data, before)
 
 
 def test_a_hidden_mask_is_corrected_in_3d(qtbot, viewer, session, labels):
@@ -167,3 +174,120 @@ def hold(corrector):
 
     corrector._background.submit = later
     return release
+
+
+ORDERS = {
+    "as opened": np.diag([2.5, 0.8, 0.9, 1.0]),
+    "permuted": np.array([[0, 0, 2.5, 0], [0, -0.8, 0, 40], [0.9, 0, 0, 0], [0, 0, 0, 1]]),
+    "flipped": np.array([[-2.5, 0, 0, 9], [0, 0, -0.8, 3], [0, 0.9, 0, 0], [0, 0, 0, 1]]),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_correction_in_any_axis_order(qtbot, viewer, session, hu, order):
+    """A foreign CT, whichever way its axes run: the patient's slices are corrected."""
+    steps = ORDERS[order]
+    axes = np.abs(steps[:3, :3]).argmax(axis=1)  # world axis -> axis of the data
+    data = np.zeros_like(hu.transpose(2, 1, 0))
+    data[...] = hu.transpose(2, 1, 0)
+    data = np.ascontiguousarray(np.transpose(data, np.argsort(axes)))
+    for axis in range(3):
+        if steps[:3, axis].sum() < 0:
+            data = np.flip(data, axis)
+    ct = viewer.add_image(data.copy(), affine=steps, units=("mm",) * 3, name="foreign")
+    session.ct = ct
+    mask = viewer.add_labels(
+        np.zeros(data.shape, np.uint8), affine=steps, units=("mm",) * 3, name="mask"
+    )
+    session.mask, reference = mask, session.reference
+    mask.selected_label = 1
+    shown = display_view(mask.data, reference.orientation)
+    assert np.array_equal(display_view(ct.data, reference.orientation), hu.transpose(2, 1, 0))
+    shown[2, 10:20, 12:24] = shown[5, 10:20, 12:24] = shown[6, 10:20, 12:24] = 1
+    shown[5:7, 14, 14] = 0
+    shown[8, 1:3, 1:3] = 1
+    mask.refresh()
+    session.settings.set("correct/grow_mm", 3.0)
+    corrector, before = session.corrector, mask.data.copy()
+    for title, correct in (
+        ("fill", corrector.fill_between_slices),
+        ("smooth", corrector.smooth),
+        ("islands", corrector.remove_islands),
+        ("largest", corrector.keep_largest),
+        ("grow", corrector.grow),
+        ("shrink", corrector.shrink),
+        ("copy", lambda: corrector.copy_slice(-1)),
+        ("again", lambda: corrector.rerun_slice("box")),
+    ):
+        show_slice(viewer, mask, reference, 3)
+        assert slice_on_screen(viewer, mask, reference) == 3
+        correct()
+        qtbot.waitUntil(idle(session), timeout=TIMEOUT)
+        corrector.accept()
+        assert not np.array_equal(mask.data, before), title
+        if title in ("copy", "again"):
+            only = np.flatnonzero(
+                (shown != display_view(before, reference.orientation)).any((1, 2))
+            )
+            assert only.tolist() == [3], title
+        if title == "fill":
+            assert shown[3, 10:20, 12:24].all() and shown[4].any()
+        if title in ("islands", "largest"):
+            assert not shown[8].any()
+        mask.undo()
+        assert np.array_equal(mask.data, before), title
+
+
+@pytest.mark.parametrize("angle", [0, 30, 90])
+def test_a_box_on_a_turned_ct_encloses_what_was_drawn(viewer, session, hu, angle):
+    data = hu.transpose(2, 1, 0).copy()
+    ct = viewer.add_image(
+        data, scale=(2.5, 0.8, 0.9), rotate=(0, 0, angle), translate=(3, -5, 7), units=("mm",) * 3
+    )
+    session.ct = ct
+    reference = session.placement(ct).reference
+    # What was drawn, in the CT's own pixels; napari's rectangle has them in the world.
+    corners = [(3, 6, 9), (3, 6, 20), (3, 15, 20), (3, 15, 9)]
+    drawn = np.array([ct.data_to_world(corner) for corner in corners])
+    shapes = viewer.add_shapes([drawn], shape_type="polygon", units=("mm",) * 3)
+    top, bottom, left, right = box_of_shapes(shapes, ct, reference)
+    region = display_view(np.indices(data.shape)[1], reference.orientation)
+    rows = region[0, top:bottom, left:right]
+    columns = display_view(np.indices(data.shape)[2], reference.orientation)
+    columns = columns[0, top:bottom, left:right]
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 15, 9, 20)
+    beyond = viewer.add_shapes([drawn - [0, 500, 500]], shape_type="polygon", units=("mm",) * 3)
+    with pytest.raises(PancreasSegError, match="holds nothing"):
+        Options(box=box_of_shapes(beyond, ct, reference)).region(reference.grid.shape)
+
+
+@pytest.mark.gui
+def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, manifest):
+    session = session_of(window)
+    window.add_layer(Layer.create(*ct_layer_data(volume)))
+    _, dock = open_dock(window)
+    labels = finish(qtbot, session, session.ct, "graded")
+    # A proposal outlives the dock, and can be accepted in the next one.
+    before = labels.data.copy()
+    session.corrector.grow()  # what is worked out while the dock goes is applied
+    window.window.remove_dock_widget(dock.parent())
+    qtbot.waitUntil(idle(session), timeout=TIMEOUT)
+    assert labels.data.sum() > before.sum()
+    session.corrector.smooth()
+    qtbot.waitUntil(lambda: session.corrector.proposal is not None, timeout=TIMEOUT)
+    proposed = labels.data.copy()
+    _, dock = open_dock(window)
+    assert session.mask is labels and dock.correct_panel.accept_button.isEnabled()
+    dock.correct_panel.accept_button.click()
+    assert session.corrector.proposal is None and not np.array_equal(labels.data, proposed)
+    # So does a threshold that is on its way.
+    session.rethreshold.ask(labels, 0.2, True)
+    window.window.remove_dock_widget(dock.parent())
+    qtbot.waitUntil(lambda: not session.rethreshold._busy, timeout=TIMEOUT)
+    assert session.masks[labels].result.threshold == 0.2
+    _, dock = open_dock(window)
+    assert dock.run_panel.threshold.value() == 20
+
+
+def open_dock(window):
+    return window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")

@@ -157,6 +157,8 @@ class Autosave(QObject):
     def unexported(self) -> list[Labels]:
         """List the masks with corrections that were not exported, after a look at new strokes."""
         session = self._session()
+        if session is not None:
+            session.tell_edits()
         found = []
         for layer, kept in list(self._kept.items()):
             if (kept.stale or kept.looking) and session is not None:
@@ -185,9 +187,12 @@ class Autosave(QObject):
     def save(self, *, now: bool = False) -> None:
         """Keep every mask that has changed; in a thread, unless it must be done at once."""
         session = self._session()
-        self._soon.stop()
         if session is None or (self._busy and not now):
+            self._soon.stop()
             return
+        if now:
+            session.tell_edits()
+        self._soon.stop()
         jobs = [job for layer in list(self._kept) if (job := self._job(session, layer)) is not None]
         if not jobs:
             return
@@ -229,8 +234,11 @@ class Autosave(QObject):
 
     def _on_removed(self, event: Any) -> None:
         """Keep a mask that is removed before its last strokes have been kept."""
-        layer = event.value
-        if layer in self._kept and self._kept[layer].stale and isalive(self):
+        layer, session = event.value, self._session()
+        if session is None or layer not in self._kept or not isalive(self):
+            return
+        session.tell_edits()
+        if self._kept[layer].stale:
             self._leaving.append(layer)
             self.save()
 

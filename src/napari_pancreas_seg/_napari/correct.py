@@ -367,7 +367,6 @@ class Corrector(QObject):
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
         self._end_proposal()
         self._end_picking()
-        self._show_slices()
         self.working, self._uses_network = title, network
         self.changed.emit()
         made_on = self._made_on(target.layer)
@@ -418,7 +417,7 @@ class Corrector(QObject):
             show_info(f"{proposal.title}: the mask has changed meanwhile, ask again.")
 
     def _show_slices(self) -> None:
-        """Leave 3-D: what is hidden there cannot be written to, and an outline not be seen."""
+        """Leave 3-D: an outline cannot be seen there."""
         viewer = self._session.viewer
         if viewer is not None and viewer.dims.ndisplay != 2:
             viewer.dims.ndisplay = 2
@@ -428,8 +427,6 @@ class Corrector(QObject):
         self.changed.emit()
 
     def _apply(self, title: str, target: Target, found: Corrected) -> None:
-        self._show_slices()
-        target.layer.visible = True  # napari cannot write to what was hidden in 3-D
         if apply_change(target, found.change) == 0:
             show_info(f"{title}: other labels are in the way, nothing has changed.")
 

@@ -143,8 +143,14 @@ def apply_change(target: Target, change: Change) -> int:
     indices, values = change.voxels(target.shown)
     if len(values) == 0:
         return 0
-    with target.layer.block_history():
-        target.layer.data_setitem(layer_indices(indices, target.reference), values)
+    layer, where = target.layer, layer_indices(indices, target.reference)
+    # Not `data_setitem`: that also draws into the slice on screen by itself, fails on a layer
+    # that was hidden in 3-D, and hits other voxels where an affine permutes the axes.
+    step = where, layer.data[where], values
+    layer.data[where] = values
+    with layer.block_history():
+        layer._save_history(step)
+    layer.refresh(thumbnail=False, highlight=False, extent=False)
     return len(values)
 
 

@@ -88,6 +88,7 @@ class SegmentationRun(QObject):
         self._viewer = weakref.ref(viewer)
         self._placement = placement
         self._name = ct_layer.name
+        self.reference = placement.reference
         self._before = session.result_layer(placement.reference)
         self._was_added = False
         self._replaced: ModelMask | None = None

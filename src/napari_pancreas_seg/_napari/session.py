@@ -14,6 +14,7 @@ import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_info
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave import Autosave, digest_of
@@ -242,6 +243,15 @@ class Session(QObject):
         self.viewer.add_layer(layer)
         for note in notes:
             show_info(f"{layer.name}: {note}")
+
+    def edits_of(self, layer: Layer | None) -> int:
+        """Count the changes of a mask; counted at once, before `mask_changed` tells of them."""
+        return 0 if layer is None else self._watch.edits_of(layer)
+
+    def tell_edits(self) -> None:
+        """Emit `mask_changed` for strokes of this very moment: the window may be closing."""
+        if isalive(self._watch):
+            self._watch.tell()
 
     # -- runs
 

@@ -45,13 +45,18 @@ class MaskWatch(QObject):
         self._viewer = weakref.ref(viewer)
         self._seen: weakref.WeakKeyDictionary[Layer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._edits: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self._tell)
+        self._soon.timeout.connect(self.tell)
         viewer.layers.events.inserted.connect(self._on_inserted)
         for layer in viewer.layers:
             self._follow(layer)
+
+    def edits_of(self, layer: Layer) -> int:
+        """Count the changes of a layer so far; it is another number once there is one more."""
+        return self._edits.get(layer, 0)
 
     def _on_inserted(self, event: Any) -> None:
         self._follow(event.value)
@@ -79,10 +84,13 @@ class MaskWatch(QObject):
     def _note(self, layer: Layer) -> None:
         if isalive(self):
             self._waiting.add(layer)
+            self._edits[layer] = self.edits_of(layer) + 1
             if not self._soon.isActive():
                 self._soon.start()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell of what has changed without a pause."""
+        self._soon.stop()
         layers = list(self._waiting)
         self._waiting.clear()
         for layer in layers:

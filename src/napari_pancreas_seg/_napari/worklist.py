@@ -94,9 +94,11 @@ class WorklistSession(QObject):
         self._ahead = Background(self)
         self._shown: LoadedCase | None = None
         self._waiting: LoadedCase | None = None
+        self._segmenting: LoadedCase | None = None
         self._number = 0
         session.run_finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
+        session.corrector.changed.connect(self._go_on_ahead)
 
     @property
     def case(self) -> WorklistCase | None:
@@ -189,9 +191,15 @@ class WorklistSession(QObject):
             report(PancreasSegError("A run is under way; cancel it or wait for its end."))
             return
 
+        mask = self._mask()
+        edits = self._session.edits_of(mask)
+
         def left() -> None:
-            self._take_away()
-            then()
+            if self._mask() is mask and self._session.edits_of(mask) == edits:
+                self._take_away()
+                then()
+            else:
+                self._leave(then)  # it was painted on meanwhile: that is kept, too
 
         self._keep(left)
 
@@ -330,6 +338,8 @@ class WorklistSession(QObject):
         for note in loaded.notes:
             show_info(f"{case.name}: {note}")
         self.changed.emit()
+        if loaded.result is not None:
+            self._keep(self.changed.emit)  # at once, as after a run
         self._look_ahead(loaded)
 
     def _with_result(self, loaded: LoadedCase) -> Labels | None:
@@ -366,8 +376,10 @@ class WorklistSession(QObject):
 
     def _segment_ahead(self, case: LoadedCase) -> None:
         known = case.mask is not None or case.result is not None
-        if not self.segment_ahead or known or self._session.running:
+        taken = self._session.running or self._session.corrector.uses_network
+        if not self.segment_ahead or known or taken or self._segmenting is case:
             return
+        self._segmenting = case
         model, options = self.how()
         session, reference = self._session, placement_of(case.ct).reference
         data, number = case.ct.data, self._number
@@ -389,12 +401,22 @@ class WorklistSession(QObject):
             finally:
                 run.close()
 
+        def ended() -> None:
+            if isalive(self) and self._segmenting is case:
+                self._segmenting = None
+
         def found(result: Segmentation | None) -> None:
+            ended()
             if isalive(self) and self._waiting is case:
                 case.result = result
                 self.changed.emit()
 
-        self._ahead.submit(segment, found)
+        self._ahead.submit(segment, found, ended)
+
+    def _go_on_ahead(self) -> None:
+        """Segment the next case after all: it made way for a run, or for a slice."""
+        if isalive(self) and self._waiting is not None:
+            self._segment_ahead(self._waiting)
 
     # -- what happens meanwhile
 
@@ -406,9 +428,7 @@ class WorklistSession(QObject):
         return "segmented" if self._waiting.result is not None else "loaded"
 
     def _on_run_finished(self) -> None:
-        if self._waiting is not None:
-            # The run came before it: the network does one thing at a time.
-            self._segment_ahead(self._waiting)
+        self._go_on_ahead()  # the network does one thing at a time, and the run came first
         run = self._session.run
         if self._shown is None or run is None or run.labels is None or run.cancelled:
             return

@@ -146,7 +146,7 @@ def segment(
     ] = False,
     no_postprocess: Annotated[
         bool,
-        typer.Option("--no-postprocess", help="Neither smooth along z nor keep one piece only."),
+        typer.Option("--no-postprocess", help="Neither smooth along z nor choose among pieces."),
     ] = False,
     device: Device = "auto",
     batch_size: Annotated[

@@ -32,7 +32,8 @@ class Options:
     threshold : float, optional
         Probability from which a voxel is pancreas, between 0 and 1; None takes the model's.
     postprocess : bool
-        Smooth the probability along z and keep the largest piece.
+        Smooth the probability along z, and keep the pieces that are most surely the gland, where
+        a pancreas can lie.
     first_slice : int, optional
         Slice to begin with, the one on screen for instance; the others follow outward.
     slices : tuple of int, optional

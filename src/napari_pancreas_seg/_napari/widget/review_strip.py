@@ -155,7 +155,9 @@ class ReviewStrip(QWidget):
     def _draw(self, facts: SliceFacts) -> QImage:
         """Draw what does not move with the slider, at the screen's own pixels."""
         ratio = self.devicePixelRatioF()
-        width, height = max(1, round(self.width() * ratio)), max(1, round(self.height() * ratio))
+        # A panel that is just being unfolded may be lower than its rows for a moment.
+        shown = max(self.height(), self.sizeHint().height())
+        width, height = max(1, round(self.width() * ratio)), round(shown * ratio)
         columns = _Columns(len(facts.area_mm2), width)
         area_height, row, gap = (round(n * ratio) for n in (AREA_HEIGHT, ROW_HEIGHT, GAP))
         pixels = np.zeros((height, width, 4), np.uint8)

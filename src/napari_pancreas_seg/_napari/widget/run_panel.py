@@ -81,6 +81,7 @@ class RunPanel(Panel):
     def refresh(self, reference: GridReference | None) -> None:
         """Follow the CT and the mask that are chosen."""
         self.region.refresh(reference)
+        self.show_run()
         self._show_mask_options()
 
     def cancel(self) -> None:
@@ -111,8 +112,13 @@ class RunPanel(Panel):
         self.cancel_button.setEnabled(running and run is not None and not run.cancelled)
         self.keep_button.setVisible(asked)
         self.discard_button.setVisible(asked)
-        self.status.setText("" if run is None else run.message)
-        self.status.setVisible(run is not None)
+        # What was found in another CT would be read as if found in this one.
+        here = self._session.reference
+        told = run is not None and (
+            running or asked or (here is not None and run.reference.id == here.id)
+        )
+        self.status.setText(run.message if run is not None and told else "")
+        self.status.setVisible(told)
         if running and run is not None and (run.done == 0 or run.total == 0):
             self.progress.setRange(0, 0)  # busy
         elif run is not None:

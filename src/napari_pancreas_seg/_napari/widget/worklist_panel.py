@@ -18,6 +18,8 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
 from napari_pancreas_seg._napari.worklist import How, worklist_of
+from napari_pancreas_seg.cases import find_inputs
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.worklist import Status
 
 __all__ = ["WorklistPanel"]
@@ -64,7 +66,8 @@ class WorklistPanel(Panel):
         self.done_button.setToolTip(
             "Write the mask, mark the case as exported and go to the next one that is not."
         )
-        self.ahead = QCheckBox("Segment the next case meanwhile")
+        self.ahead = QCheckBox("Segment the next case")
+        self.ahead.setToolTip("While this one is corrected, unless it has a mask already.")
         self.status = note_label()
         self.add(self.open_button, self.output_button)
         self.add(self.list)
@@ -73,12 +76,15 @@ class WorklistPanel(Panel):
             self.next_button,
             self.reviewed_button,
             self.done_button,
-            stretch=(0, 0, 1, 1),
+            stretch=(0, 0, 4, 5),
         )
         self.add(self.ahead)
         self.add(self.status)
         for button in (self.previous_button, self.next_button):
             button.setFixedWidth(34)
+        for button in (self.reviewed_button, self.done_button):
+            # Four in a row: with napari's margins they would widen the dock.
+            button.setStyleSheet("QPushButton { padding: 3px 1px; min-width: 0px; }")
         self.ahead.setChecked(session.settings.get("worklist/ahead", True))
         self._work.segment_ahead = self.ahead.isChecked()
         self.open_button.clicked.connect(self.ask_for_folder)
@@ -113,7 +119,7 @@ class WorklistPanel(Panel):
                 self.is_open = True
                 self._work.open(folder)
 
-        self._session.background.submit(lambda: io.is_dicom(Path(folder)), opened)
+        self._session.background.submit(lambda: _is_one_series(Path(folder)), opened)
 
     def ask_for_output(self) -> None:
         """Ask where masks are to be written."""
@@ -167,3 +173,12 @@ class WorklistPanel(Panel):
         ahead = f" Next case: {self._work.ahead}." if self._work.ahead else ""
         self.status.setText(self._work.busy or where + ahead)
         self.status.setToolTip(str(worklist.output))
+
+
+def _is_one_series(folder: Path) -> bool:
+    """Whether all that a folder holds is one DICOM series; beside other CTs it is a case."""
+    try:
+        inputs = find_inputs([folder])
+    except PancreasSegError:
+        return io.is_dicom(folder)  # deep below, where cases are not looked for
+    return len(inputs) == 1 and io.is_dicom(inputs[0])

@@ -1,0 +1,264 @@
+"""Disks that are full, files that are damaged, windows that close at the wrong moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.layers import Labels, Layer
+
+from napari_pancreas_seg import autosave as shelf
+from napari_pancreas_seg._napari.closing import Closing
+from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.settings import Settings, settings_path
+from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.worklist_panel import _is_one_series
+from napari_pancreas_seg._napari.worklist import state_folder, worklist_of
+from napari_pancreas_seg.autosave import Shelf, Unsaved, autosave_folder
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.worklist import Worklist
+
+TIMEOUT = 30_000
+
+
+@pytest.fixture
+def ct(viewer, session, volume):
+    layer = Layer.create(*ct_layer_data(volume))
+    viewer.add_layer(layer)
+    session.ct = layer
+    return layer
+
+
+@pytest.fixture
+def labels(viewer, session, ct) -> Labels:
+    layer = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="mask", scale=ct.scale)
+    session.mask = layer
+    return layer
+
+
+def put(layer: Labels, z: int = 5, y: int = 6, x: int = 7, value: int = 1) -> None:
+    layer.data_setitem((np.array([z]), np.array([y]), np.array([x])), value)
+
+
+def no_folder() -> None:
+    """A file where the folder of autosaved masks would be: nothing can be written there."""
+    autosave_folder().parent.mkdir(parents=True, exist_ok=True)
+    autosave_folder().write_text("in the way")
+
+
+def kept_files() -> list:
+    return sorted(autosave_folder().glob("*.npz")) if autosave_folder().is_dir() else []
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(qtbot, session, labels, notifications):
+    no_folder()
+    for x in range(3):
+        with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+            put(labels, x=x)
+            session.autosave.save()
+    told = [r for r in notifications if "cannot be kept against a crash" in r.message]
+    assert len(told) == 1 and len(notifications) == 1
+    assert session.autosave.unexported() == [labels]
+    autosave_folder().unlink()  # there is room again
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        session.autosave.save()
+    assert len(kept_files()) == 1
+
+
+def test_keep_and_close_does_not_close_what_cannot_be_kept(session, labels, notifications, qtbot):
+    class Window:
+        closed = False
+        _quit_app = False
+
+        def close(self, quit_app):
+            self.closed = True
+
+    window = Window()
+    closing = Closing.__new__(Closing)
+    closing._window, closing._session = (lambda: window), (lambda: session)
+    closing._answered = False
+    put(labels)
+    no_folder()
+    closing._close(discard=False)
+    assert not closing._answered
+    assert "cannot be kept, so the window stays open" in notifications[-1].message
+    autosave_folder().unlink()
+    closing._close(discard=False)
+    assert closing._answered and len(kept_files()) == 1
+    qtbot.waitUntil(lambda: window.closed, timeout=TIMEOUT)
+
+
+def test_a_stroke_that_is_being_kept_is_asked_about(session, labels, monkeypatch):
+    put(labels)
+    started = []
+    session.mask_changed.emit(labels)
+    monkeypatch.setattr(session.autosave._background, "submit", lambda *job: started.append(job))
+    session.autosave.save()  # in a thread that has not begun
+    assert started and session.autosave.unexported() == [labels]
+
+
+def test_a_stroke_during_an_export_is_not_taken_for_exported(
+    qtbot, session, labels, tmp_path, monkeypatch
+):
+    put(labels)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        session.mask_changed.emit(labels)
+    done = []
+    session.export(labels, tmp_path / "m.nii.gz", then=done.append)
+    put(labels, z=6)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        session.autosave._on_change(labels)
+    qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
+    written = nib.load(tmp_path / "m.nii.gz").get_fdata().sum()
+    assert (session.autosave.unexported() == [labels]) == (written != labels.data.sum())
+    assert kept_files() or written == labels.data.sum()
+
+
+def test_a_mask_that_is_removed_is_kept_first(qtbot, viewer, session, labels):
+    put(labels)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        viewer.layers.remove(labels)
+    assert shelf.read(kept_files()[0]).mask.sum() == 1
+
+
+def test_two_clicks_restore_once(qtbot, viewer, session, ct, volume):
+    mask = np.ones(ct.data.shape, np.uint8)
+    leave(autosave_folder(), Unsaved(key_of(session, ct), "CT", None, mask))
+    session.autosave._offer(Shelf().left_behind())
+    offer = session.autosave.offers[0]
+    for _ in range(2):
+        session.autosave.restore(offer, session.placement(ct))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not session.autosave._busy, timeout=TIMEOUT)
+    assert len(viewer.layers) == 2 and session.autosave.offers == []
+
+
+def leave(folder: Path, unsaved: Unsaved) -> None:
+    """Write as a window does that is gone by now."""
+    other = Shelf(folder)
+    other.write(unsaved, folder / "gone-1.npz")
+    other.close()
+
+
+def key_of(session, ct) -> str:
+    return session.autosave._key(session.reference, ct.data)
+
+
+def test_damaged_autosaves_are_a_sentence_or_nothing(tmp_path):
+    folder, rng = tmp_path / "kept", np.random.default_rng(1)
+    mask = (rng.random((6, 7, 8)) > 0.5).astype(np.uint8)
+    leave(folder, Unsaved("key", "CT", None, mask, mask))
+    whole = (folder / "gone-1.npz").read_bytes()
+    for trial in range(150):
+        damaged = bytearray(whole[: rng.integers(len(whole))] if trial % 3 == 0 else whole)
+        for place in rng.integers(max(1, len(damaged)), size=3):
+            if place < len(damaged):
+                damaged[place] = rng.integers(256)
+        (folder / "gone-1.npz").write_bytes(bytes(damaged))
+        for offer in Shelf(folder).left_behind():
+            with contextlib.suppress(PancreasSegError):
+                shelf.read(offer.file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nonsense",
+        "[1, 2]",
+        '{"correct/islands_mm3": NaN, "attention/opacity": -Infinity}',
+        '{"model/name": "%s"}' % ("x" * 5000),
+        '{"model/name": "\\u0000", "attention/shown": 7, "attention/colormap": {}}',
+        '{"run/postprocess": "no", "Run/open": 3, "worklist/ahead": null}',
+        "[" * 100_000,
+    ],
+)
+def test_damaged_settings_are_defaults(text):
+    settings_path().parent.mkdir(parents=True, exist_ok=True)
+    settings_path().write_text(text)
+    settings = Settings()
+    assert settings.get("correct/islands_mm3", 100.0) == 100.0
+    settings.set("run/postprocess", False)
+    settings.save()
+    assert Settings().get("run/postprocess", True) is False
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"output": 5},
+        {"output": ["a"], "current": {}},
+        {"cases": [], "current": 3},
+        {"cases": {"a.nii.gz": {"status": {}, "slice": 10**30}}, "output": ""},
+        {"cases": {"a.nii.gz": "exported"}},
+    ],
+)
+def test_a_damaged_worklist_starts_anew(tmp_path, hu, memory):
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), folder / "a.nii.gz")
+    first = Worklist(folder, state_folder())
+    first.go_to(0)
+    first._file.write_text(json.dumps(memory))
+    again = Worklist(folder, state_folder())
+    assert again.case.name == "a.nii.gz" and again.output == tmp_path / "cts_masks"
+    again._file.write_text("[" * 100_000)
+    assert len(Worklist(folder, state_folder())) == 1
+
+
+def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volume):
+    dock = PancreasDock(window, warm_up=False)
+    window.window.add_dock_widget(dock)
+    window.add_layer(Layer.create(*ct_layer_data(volume)))
+    dock.run_panel.region.last.setValue(3)
+    assert dock.run_panel.options.slices == (0, 4)
+    _, options = dock.worklist_panel._work.how()
+    assert options.slices is None and options.box is None
+    how = dock.worklist_panel._work.how
+    window.window.remove_dock_widget(dock)
+    dock.deleteLater()
+    qtbot.wait(50)
+    assert how()[0] == "default"
+
+
+def test_a_stroke_while_a_case_is_left_is_written(qtbot, session, viewer, tmp_path, hu):
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    for name in "ab":
+        nib.save(nib.Nifti1Image(hu, np.diag([1, 1, 2.5, 1])), folder / f"{name}.nii.gz")
+    work = worklist_of(session)
+    work.open(folder)
+    qtbot.waitUntil(lambda: not work.busy and work.case is not None, timeout=TIMEOUT)
+    session.ct = viewer.layers["a"]
+    mask = viewer.add_labels(np.zeros(session.ct.data.shape, np.uint8), name="by hand")
+    session.mask = mask
+    put(mask)
+    work.step(1)
+    assert work.busy
+    put(mask, z=7)  # while the first stroke is being written
+    qtbot.waitUntil(lambda: not work.busy and work.case.name == "b.nii.gz", timeout=TIMEOUT)
+    written = nib.load(tmp_path / "cts_masks" / "a_mask.nii.gz").get_fdata()
+    assert written.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "is_worklist"),
+    [
+        (("series/1.dcm", "a.nii.gz"), True),
+        (("one/1.dcm", "two/1.dcm"), True),
+        (("a.nii.gz",), True),
+        (("1.dcm", "2.dcm"), False),
+        (("patient/1.dcm",), False),
+        (("patient/study/series/1.dcm",), False),
+    ],
+)
+def test_which_folders_are_worklists(tmp_path, files, is_worklist):
+    for name in files:
+        file = tmp_path / "cts" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(128) + (b"DICM" if name.endswith("dcm") else b"") + bytes(200))
+    assert _is_one_series(tmp_path / "cts") is not is_worklist
