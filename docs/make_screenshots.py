@@ -39,6 +39,11 @@ PLUGIN = "napari-pancreas-seg"
 SIZE = (1280, 800)
 OVERVIEW_WIDTH = 1080
 MOST_KILOBYTES = 150
+STRIP = ("opened", "running", "mask", "attention", "correct", "surface")
+"""The case in six pictures."""
+STRIP_CUT = (334, 24, 986, 750)
+"""Napari's canvas in a window of `SIZE`: left, top, right, bottom."""
+STRIP_HEIGHT, STRIP_GAP = 260, 6
 PATIENCE_SECONDS = 600
 SMALL = {"shape": (42, 168, 216), "spacing_mm": (6.0, 1.6667, 1.6667)}
 """The worklist's CTs: coarse, so that they are segmented soon."""
@@ -265,6 +270,19 @@ def draw_the_demo(path: Path, model: str, scratch: Path) -> None:
     save_small(picture, path)
 
 
+def draw_the_strip(folder: Path) -> None:
+    """Set the stages of the case side by side, each window's picture area alone."""
+    left, top, right, bottom = STRIP_CUT
+    width = round(STRIP_HEIGHT * (right - left) / (bottom - top))
+    strip = Image.new("RGB", (len(STRIP) * (width + STRIP_GAP) - STRIP_GAP, STRIP_HEIGHT), "white")
+    for number, name in enumerate(STRIP):
+        with Image.open(folder / f"{name}.png") as picture:
+            part = picture.convert("RGB").crop(STRIP_CUT)
+        part = part.resize((width, STRIP_HEIGHT), Image.Resampling.LANCZOS)
+        strip.paste(part, (number * (width + STRIP_GAP), 0))
+    save_small(strip, folder / "strip.png")
+
+
 def main() -> None:
     """Make all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -299,6 +317,7 @@ def main() -> None:
         light.viewer.close()
         model = arguments.model or "default"
         draw_the_demo(arguments.output / "overview.png", model, scratch)
+    draw_the_strip(arguments.output)
 
 
 if __name__ == "__main__":
