@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,8 @@ def train(
     if given is not None:
         recipe["start"] = {k: given.card[k] for k in ("name", "version", "weights_sha256")}
     calibrated = None if calibrated_by is None else load_bundle(calibrated_by).card
+    if calibrated is not None:
+        _taken_over(calibrated)  # what is missing is said before hours of training
     records = read_slice_layout(dataset)
     training, validation = (records, []) if split is None else split.divide(records)
     _claim(output, recipe, resume)
@@ -167,27 +169,34 @@ def train(
     )
     write_json(output / "history.json", history, overwrite=True)
     card = _card(recipe, settings, history, training)
-    if calibrated is not None:
-        card |= {k: calibrated[k] for k in ("threshold", "temperature", "confidence")}
-        card["validation"] = {**calibrated["validation"], "what": _OF_ANOTHER}
-    else:
-        predicted = predictions(network)
-        found = calibrate(predicted)
-        card |= found.card_fields()
-        scores = score_predictions(predicted, found.temperature, (found.threshold,))
-        card["validation"] = _validation({p: float(d[0]) for p, d in scores.dice().items()})
-        write_json(
-            output / OUT_OF_FOLD,
-            {
-                "thresholds": list(THRESHOLDS),
-                "dice": {
-                    p: np.round(d, 5).tolist()
-                    for p, d in score_predictions(predicted).dice().items()
-                },
-            },
-            overwrite=True,
-        )
+    card |= _taken_over(calibrated) if calibrated else _judged(predictions(network), output)
     return save_bundle(network, {**card, **(about or {})}, output / "bundle", overwrite=True)
+
+
+def _judged(predicted: Sequence[PredictedSlice], output: Path) -> dict[str, Any]:
+    """Calibration and validation for the card; the Dice of every threshold goes to a file."""
+    found = calibrate(predicted)
+    scores = score_predictions(predicted, found.temperature, (found.threshold,))
+    out_of_fold = {
+        "thresholds": list(THRESHOLDS),
+        "dice": {
+            p: np.round(d, 5).tolist() for p, d in score_predictions(predicted).dice().items()
+        },
+    }
+    write_json(output / OUT_OF_FOLD, out_of_fold, overwrite=True)
+    validation = _validation({p: float(d[0]) for p, d in scores.dice().items()})
+    return {**found.card_fields(), "validation": validation}
+
+
+def _taken_over(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from the card of a twin that held patients back."""
+    try:
+        taken = {k: card[k] for k in ("threshold", "temperature", "confidence", "validation")}
+    except KeyError as error:
+        raise PancreasSegError(
+            f"The model {card['name']} cannot calibrate another: its card has no {error}."
+        ) from error
+    return {**taken, "validation": {**taken["validation"], "what": _OF_ANOTHER}}
 
 
 def _claim(output: Path, recipe: dict[str, Any], resume: bool) -> None:
