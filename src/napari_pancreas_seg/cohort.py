@@ -38,7 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _NETWORK_BYTES = 800_000_000
-"""Keras, TensorFlow and the network at work on a batch, measured on a processor."""
+"""Keras, TensorFlow and the network at work on a batch, about, on a processor."""
 
 _MAPS_BYTES = 4 * 160 * 224 * 2
 """Probability, attention and what post-processing makes of them, for each slice."""
