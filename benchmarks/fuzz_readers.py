@@ -637,7 +637,9 @@ def fuzz(
                     if gigabytes > GIGABYTES:
                         result = f"took {gigabytes:.1f} GB"
                         watched.close()
-                    bad = result not in ("read", "segmented") and (whole or result != "refused")
+                    # A valid mask is read, but rightly not segmented.
+                    refusable = not whole or command_line
+                    bad = result not in ("read", "segmented", "refused" if refusable else "read")
                     if bad:
                         findings.append(f"{kind} {seed} {number}: {result}")
                     if bad and keep is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,9 @@ from napari_pancreas_seg.io import load_ct, save_mask
 from napari_pancreas_seg.volume import CTVolume
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-DCM2NIIX = shutil.which("dcm2niix")
+# pip puts it beside the interpreter, which need not be on the path.
+PLACES = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+DCM2NIIX = shutil.which("dcm2niix", path=os.pathsep.join(PLACES))
 
 ORIENTATIONS = [
     (axes, signs)

@@ -1,0 +1,66 @@
+"""How soon after Run the first slice of the mask is on screen, with a warm model.
+
+    xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/first_mask.py CT
+
+Opens the CT in a real window, waits until the network is warm, goes to a slice in the upper part,
+and presses Run three times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
+
+import napari
+from napari.settings import get_settings
+from qtpy.QtTest import QTest
+
+RUNS = 3
+PATIENCE_SECONDS = 300
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Let the window live until something has happened."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("The program took too long.")
+        QTest.qWait(5)
+
+
+def main() -> None:
+    """Press Run and look at the clock."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ct")
+    parser.add_argument("--warm-up-seconds", type=int, default=20)
+    asked = parser.parse_args()
+    get_settings(None)  # none of the user's
+    with tempfile.TemporaryDirectory() as scratch:
+        for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+            os.environ[variable] = scratch
+        viewer = napari.Viewer()
+        _, dock = viewer.window.add_plugin_dock_widget("napari-pancreas-seg")
+        dock.session.open_file(asked.ct)
+        wait_until(lambda: dock.ct_panel.layer is not None)
+        layer = dock.ct_panel.layer
+        middle = [0.8 * n if axis == 0 else 0 for axis, n in enumerate(layer.data.shape)]
+        viewer.dims.set_point(0, float(layer.data_to_world(middle)[0]))
+        QTest.qWait(1000 * asked.warm_up_seconds)
+        for number in range(1, RUNS + 1):
+            started = time.perf_counter()
+            dock.run_panel.run_button.click()
+            wait_until(lambda: dock.session.run is not None and dock.session.run.done > 0)
+            first = time.perf_counter() - started
+            wait_until(lambda: not dock.session.running)
+            whole = time.perf_counter() - started
+            print(f"run {number}: first slice after {first:.2f} s, all after {whole:.2f} s")
+        viewer.close()
+
+
+if __name__ == "__main__":
+    main()
