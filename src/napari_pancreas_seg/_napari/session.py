@@ -219,10 +219,6 @@ class Session(QObject):
         cts = [] if self.viewer is None else placements(self.viewer.layers)
         self._open(lambda: read_layer(path, cts))
 
-    def open_sample(self, make: Callable[[], list[LayerData]]) -> None:
-        """Make or download a sample in a thread and add it to the viewer."""
-        self._open(lambda: (make()[0], ()))
-
     def _open(self, read: Callable[[], tuple[LayerData, tuple[str, ...]]]) -> None:
         def make() -> tuple[Layer, tuple[str, ...]]:
             # The layer is made here, too: the first one imports SciPy, pandas and more.
