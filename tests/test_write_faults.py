@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_series import body, write_series
 
 from napari_pancreas_seg import cohort, io
 from napari_pancreas_seg.errors import PancreasSegError
@@ -55,6 +56,24 @@ def volume_writers() -> dict[str, Writer]:
     return found
 
 
+def ball() -> np.ndarray:
+    """A mask with a smooth surface, (Z, Y, X)."""
+    grid = np.indices(volume().grid.shape)
+    middle = [n / 2 for n in volume().grid.shape]
+    distance = sum((g - m) ** 2 for g, m in zip(grid, middle, strict=True))
+    return np.asarray(distance < 36, dtype=np.uint8)
+
+
+def other_writers() -> dict[str, Writer]:
+    """Surfaces and measurements of a mask; DICOM-SEG has a test of its own."""
+    ct, mask = volume(), ball()
+    suffixes = [s for s in io.MASK_SUFFIXES if s not in io.VOLUME_SUFFIXES and s != ".dcm"]
+    return {
+        f"ball{suffix}": lambda path: io.save_mask(mask, ct, path, overwrite=True)
+        for suffix in suffixes
+    }
+
+
 def text_writers() -> dict[str, Writer]:
     rows = [{"case": f"case {n}", "volume_ml": n / 7} for n in range(300)]
     record = {"numbers": list(range(2000)), "note": "µ" * 500}
@@ -67,7 +86,7 @@ def text_writers() -> dict[str, Writer]:
 
 WRITERS = {
     name: writer
-    for name, writer in (volume_writers() | text_writers()).items()
+    for name, writer in (volume_writers() | other_writers() | text_writers()).items()
     # A header of text with its data in another file is two files: tests/io/test_save.py.
     if not name.endswith((".nhdr", ".mhd"))
 }
@@ -113,6 +132,18 @@ def check_full_disk(writer: Writer, path: Path, steps: int = 8) -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk(name: str, tmp_path: Path) -> None:
     check_full_disk(WRITERS[name], tmp_path / name)
+
+
+def test_a_full_disk_for_a_dicom_seg(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", body((12, 10, 4)))
+    ct = io.load_ct(tmp_path / "series")
+    mask = (ct.hu > 0).astype(np.uint8)
+    (tmp_path / "out").mkdir()
+    check_full_disk(
+        lambda path: io.save_mask(mask, ct, path, overwrite=True),
+        tmp_path / "out" / "seg.dcm",
+        steps=4,
+    )
 
 
 @pytest.mark.parametrize("name", WRITERS)
