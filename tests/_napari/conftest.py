@@ -24,8 +24,10 @@ os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp()) / "settings.yaml")
 
 from napari import Viewer
 from napari.components import ViewerModel
+from napari.layers import Layer
 from qtpy.QtWidgets import QApplication
 
+from napari_pancreas_seg._napari.layers import ct_layer_data
 from napari_pancreas_seg._napari.session import Session, session_of
 from napari_pancreas_seg.inference.process import NetworkProcess
 from napari_pancreas_seg.volume import CTVolume
@@ -134,3 +136,12 @@ def window(make_napari_viewer, network, manifest, monkeypatch) -> Iterator[Viewe
     session.warm_up_allowed = False
     yield viewer
     session.close()
+
+
+@pytest.fixture
+def ct(viewer: ViewerModel, session: Session, volume: CTVolume) -> Layer:
+    """The CT as the chosen layer."""
+    layer = Layer.create(*ct_layer_data(volume))
+    viewer.add_layer(layer)
+    session.ct = layer
+    return layer

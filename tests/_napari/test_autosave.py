@@ -21,14 +21,6 @@ from napari_pancreas_seg.autosave import Shelf, autosave_folder
 TIMEOUT = 30_000
 
 
-@pytest.fixture
-def ct(viewer, session, volume):
-    layer = Layer.create(*ct_layer_data(volume))
-    viewer.add_layer(layer)
-    session.ct = layer
-    return layer
-
-
 def finish(qtbot, session, ct, model="box"):
     run = session.start(ct, model)
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)

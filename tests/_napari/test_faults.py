@@ -26,14 +26,6 @@ TIMEOUT = 30_000
 
 
 @pytest.fixture
-def ct(viewer, session, volume):
-    layer = Layer.create(*ct_layer_data(volume))
-    viewer.add_layer(layer)
-    session.ct = layer
-    return layer
-
-
-@pytest.fixture
 def labels(viewer, session, ct) -> Labels:
     layer = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="mask", scale=ct.scale)
     session.mask = layer

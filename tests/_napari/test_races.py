@@ -18,14 +18,6 @@ TIMEOUT = 30_000
 
 
 @pytest.fixture
-def ct(viewer, session, volume):
-    layer = Layer.create(*ct_layer_data(volume))
-    viewer.add_layer(layer)
-    session.ct = layer
-    return layer
-
-
-@pytest.fixture
 def labels(qtbot, session, ct) -> Labels:
     return finish(qtbot, session, ct, "graded")
 

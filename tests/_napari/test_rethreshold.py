@@ -8,21 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from napari.layers import Labels, Layer
 
-from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data, plain_placement
+from napari_pancreas_seg._napari.layers import labels_layer_data, plain_placement
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.region import box_of_shapes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import FoundSlices, Options
 
 TIMEOUT = 30_000
-
-
-@pytest.fixture
-def ct(viewer, session, volume):
-    layer = Layer.create(*ct_layer_data(volume))
-    viewer.add_layer(layer)
-    session.ct = layer
-    return layer
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.layers import Layer
 from napari.utils.colormaps import DirectLabelColormap
 from nibabel import orientations
 
@@ -33,6 +34,7 @@ __all__ = [
     "other_label_colors",
     "plain_placement",
     "raw_volume_of",
+    "transform_of",
     "volume_of",
 ]
 
@@ -227,6 +229,12 @@ def plain_placement(volume: CTVolume) -> Placement:
     transform = _plain_transform(volume.grid)
     reference = GridReference(volume.grid, replace(volume.source, path=None), volume.name)
     return Placement(reference, transform, np.diag([*volume.grid.spacing, 1.0]))
+
+
+def transform_of(layer: Layer) -> dict[str, Any]:
+    """Options that lay another layer of the same axes where this one lies."""
+    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+    return {name: getattr(layer, name) for name in names}
 
 
 def _plain_transform(grid: Grid) -> dict[str, Any]:

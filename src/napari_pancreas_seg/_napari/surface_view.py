@@ -12,6 +12,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.layers import transform_of
 from napari_pancreas_seg._napari.orientation import face_camera, patient_direction, unmirror
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
@@ -174,13 +175,7 @@ class SurfaceView(QObject):
             contrast_limits=(0.0, 1.3),
             name=f"{mask.name} in 3-D",
             shading="none",
-            scale=mask.scale,
-            translate=mask.translate,
-            rotate=mask.rotate,
-            shear=mask.shear,
-            affine=mask.affine,
-            units=mask.units,
-            axis_labels=mask.axis_labels,
+            **transform_of(mask),
         )
         self._surface = surface
         active = viewer.layers.selection.active

@@ -18,7 +18,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg._napari.layers import HU_LIMITS, HU_RANGE
+from napari_pancreas_seg._napari.layers import HU_LIMITS, HU_RANGE, transform_of
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.orientation import (
     OrientationLetters,
@@ -120,13 +120,7 @@ class Blink:
             opacity=layer.opacity,
             rgb=False,
             multiscale=False,
-            scale=layer.scale,
-            translate=layer.translate,
-            rotate=layer.rotate,
-            shear=layer.shear,
-            affine=layer.affine,
-            units=layer.units,
-            axis_labels=layer.axis_labels,
+            **transform_of(layer),
             metadata={METADATA_KEY: reference},
         )
         layers = self._viewer.layers

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from napari_pancreas_seg.inference.preprocessing import coarse_means
+
 __all__ = ["plausible_slices"]
 
 LUNG_HU = (-940, -500)
@@ -63,12 +65,7 @@ def plausible_slices(
 
 def _lung_share(slice_hu: npt.NDArray[Any], spacing: tuple[float, ...]) -> float:
     """Share of the body in one slice that is lung."""
-    factors = [
-        max(1, min(n, round(COARSE_MM / s))) for n, s in zip(slice_hu.shape, spacing, strict=True)
-    ]
-    rows, columns = (n // f for n, f in zip(slice_hu.shape, factors, strict=True))
-    cut = slice_hu[: rows * factors[0], : columns * factors[1]].astype(np.float32)
-    coarse = cut.reshape(rows, factors[0], columns, factors[1]).mean(axis=(1, 3))
+    coarse, _ = coarse_means(slice_hu, spacing, COARSE_MM)
     # Opening drops the skin's edge, where tissue and air mix to the density of lung.
     candidates = (coarse > LUNG_HU[0]) & (coarse < LUNG_HU[1])
     lung = int(np.count_nonzero(ndimage.binary_opening(candidates, np.ones((3, 3)))))

@@ -23,6 +23,7 @@ __all__ = [
     "Frame",
     "FrameSpec",
     "body_centre",
+    "coarse_means",
     "contrast_shift",
     "frame_around",
     "place_frame",
@@ -305,15 +306,38 @@ def _evenly_spread(n_slices: int, most: int) -> npt.NDArray[np.intp]:
     return np.unique(np.linspace(0, n_slices - 1, min(n_slices, most)).round().astype(np.intp))
 
 
+def coarse_means(
+    values: Array, spacing: tuple[float, ...], pixel_mm: float
+) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """Means of a slice over blocks of about so many mm.
+
+    Parameters
+    ----------
+    values : ndarray, shape (Y, X)
+        The slice; rows and columns that fill no block are left out.
+    spacing : tuple of float
+        Distance between pixels along (y, x) in mm.
+    pixel_mm : float
+        Edge of a block.
+
+    Returns
+    -------
+    means : ndarray, shape (rows, columns), float32
+        The means.
+    factors : list of int
+        Pixels per block along (y, x).
+    """
+    factors = [
+        max(1, min(n, round(pixel_mm / s))) for n, s in zip(values.shape, spacing, strict=True)
+    ]
+    rows, columns = (n // f for n, f in zip(values.shape, factors, strict=True))
+    cut = values[: rows * factors[0], : columns * factors[1]].astype(np.float32)
+    return cut.reshape(rows, factors[0], columns, factors[1]).mean(axis=(1, 3)), factors
+
+
 def _body_box(slice_hu: Array, spacing: tuple[float, float]) -> tuple[float, float, int] | None:
     """Centre of the body's box in one slice, (y, x) index, and its area in coarse pixels."""
-    factors = [
-        max(1, min(n, round(COARSE_MM / s))) for n, s in zip(slice_hu.shape, spacing, strict=True)
-    ]
-    rows, columns = (n // f for n, f in zip(slice_hu.shape, factors, strict=True))
-    cut = slice_hu[: rows * factors[0], : columns * factors[1]]
-    clipped = np.clip(cut, *SOFT_TISSUE_HU).astype(np.float32)
-    coarse = clipped.reshape(rows, factors[0], columns, factors[1]).mean(axis=(1, 3))
+    coarse, factors = coarse_means(np.clip(slice_hu, *SOFT_TISSUE_HU), spacing, COARSE_MM)
     # Opening removes the table's shells; small pieces are tubes, arms' edges and noise.
     tissue = ndimage.binary_opening(np.pad(coarse > BODY_MEAN_HU, 1), np.ones((3, 3)))[1:-1, 1:-1]
     pieces, n = ndimage.label(tissue, np.ones((3, 3)))
