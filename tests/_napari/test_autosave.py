@@ -193,7 +193,8 @@ def test_the_dock_offers_what_was_left_behind(qtbot, session, ct, volume):
     qtbot.waitUntil(lambda: panel.isVisibleTo(dock), timeout=TIMEOUT)
     assert panel.list_button.isVisibleTo(panel) and panel.offer is None
     after.add_layer(Layer.create(*ct_layer_data(volume)))
-    qtbot.waitUntil(lambda: panel.offer is not None, timeout=TIMEOUT)
+    # The panel says so a turn of the event loop after the offer is known.
+    qtbot.waitUntil(lambda: panel.text.isVisibleTo(panel), timeout=TIMEOUT)
     assert "not exported" in panel.text.text()
     panel.restore_button.click()
     qtbot.waitUntil(lambda: later.mask is not None, timeout=TIMEOUT)
