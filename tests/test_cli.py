@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -57,8 +59,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             mask, values, (values,), volume.grid, 0.5, CARD, {}, options, ("mind this",)
         )
 
-    monkeypatch.setattr(cohort, "load_card", lambda model: log.append(model))
-    monkeypatch.setattr(segmentation, "LoadedModel", lambda model, device: None)
+    monkeypatch.setattr(cohort, "load_card", lambda model: log.append(model) or CARD)
+    monkeypatch.setattr(segmentation, "LoadedModel", lambda *what: None)
     monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
     return log
 
@@ -108,7 +110,81 @@ def test_bad_cases_are_named_and_the_others_done(
     assert [line.split(":")[0] for line in lines] == ["a.nii.gz", "b.nii.gz", "none.nii"]
     assert "not a NIfTI" in lines[1]
     assert said.err.splitlines()[-1] == "2 of 3 cases failed: b.nii.gz, none.nii."
-    assert sorted(item.name for item in out.iterdir()) == ["a_mask.json", "a_mask.nii.gz"]
+    assert sorted(item.name for item in out.iterdir()) == [
+        *("a_mask.json", "a_mask.nii.gz", "cohort.csv")
+    ]
+
+
+def table_of(folder: Path) -> list[tuple[str, str]]:
+    with open(folder / "cohort.csv", encoding="utf-8", newline="") as file:
+        return [(row["case"], row["status"]) for row in csv.DictReader(file)]
+
+
+def test_a_folder_goes_on_where_it_stopped(
+    ct: Path,
+    tmp_path: Path,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cohort, "load_card", lambda model: CARD)
+    (ct.parent / "b.nii.gz").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    line = ["segment", str(ct.parent), "-o", str(out), "--workers", "1"]
+    assert main(line) == 1
+    assert f"1 failed, 1 new; see {out / 'cohort.csv'}." in capsys.readouterr().err.splitlines()
+    assert table_of(out) == [("a.nii.gz", "done"), ("b.nii.gz", "failed")]
+    shutil.copy(ct, ct.parent / "b.nii.gz")
+    shutil.copy(ct, ct.parent / "c.nii.gz")
+    assert main(line) == 0
+    said = capsys.readouterr()
+    assert [row.split(":")[0] for row in said.out.splitlines()] == ["b.nii.gz", "c.nii.gz"]
+    assert said.err.splitlines()[-1] == f"1 done before, 2 new; see {out / 'cohort.csv'}."
+    assert table_of(out) == [(f"{name}.nii.gz", "done") for name in "abc"]
+    assert main([*line[:1], str(ct), *line[2:]]) == 0
+    assert "done before -> " in capsys.readouterr().out
+    assert len(asked) == 3
+
+
+def test_many_failures_are_counted_not_all_named(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(25):
+        (ct.parent / f"x{number:02}.nii").write_bytes(b"x")
+    assert main(["segment", str(ct.parent), "-o", str(tmp_path / "out")]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("25 of 26 cases failed: x00.nii, x01.nii")
+    assert last.endswith("x19.nii and 5 more.")
+
+
+def test_interrupting_a_cohort_keeps_what_is_done(
+    ct: Path, tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "bcdef":
+        shutil.copy(ct, ct.parent / f"{name}.nii.gz")
+    segment = segmentation.iter_segment
+
+    def interrupted(volume: CTVolume, model: Any, options: Options) -> Any:
+        if volume.name == "d":
+            raise KeyboardInterrupt
+        return segment(volume, model, options)
+
+    monkeypatch.setattr(segmentation, "iter_segment", interrupted)
+    out = tmp_path / "out"
+    assert main(["segment", str(ct.parent), "-o", str(out)]) == 130
+    masks = sorted(item.name for item in out.iterdir() if item.name.endswith(".gz"))
+    assert masks == ["a_mask.nii.gz", "b_mask.nii.gz", "c_mask.nii.gz"]
+    assert all(item.name[0] != "." for item in out.iterdir())
+    assert set(table_of(out)) <= {(f"{name}.nii.gz", "done") for name in "abc"}
+
+
+def test_a_table_that_is_none_of_ours_stops_before_any_work(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cohort.csv").write_text("patient,age\n")
+    assert main(["segment", str(ct), "-o", str(tmp_path)]) == 1
+    assert "not the table of a cohort" in capsys.readouterr().err
+    assert asked == []
 
 
 def test_existing_target(

@@ -54,8 +54,8 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
         values = ScalarMap(mask.astype(np.float16), volume.grid)
         return Segmentation(mask, values, (values,), volume.grid, 0.5, CARD, {}, options)
 
-    monkeypatch.setattr(cohort, "load_card", lambda model: None)
-    monkeypatch.setattr(segmentation, "LoadedModel", lambda model, device: None)
+    monkeypatch.setattr(cohort, "load_card", lambda model: CARD)
+    monkeypatch.setattr(segmentation, "LoadedModel", lambda *what: None)
     monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
 
 
@@ -100,7 +100,7 @@ def test_the_format_of_a_folder(
     out = tmp_path / "out"
     arguments = ["segment", str(ct.parent), "-o", str(out), "--format"]
     assert main([*arguments, "nrrd"]) == 0
-    assert {item.name for item in out.iterdir()} == {"a_mask.nrrd", "a_mask.json"}
+    assert {item.name for item in out.iterdir()} == {"a_mask.nrrd", "a_mask.json", "cohort.csv"}
     assert main([*arguments, "tif"]) == 2
     assert main(["segment", str(ct), "-o", str(tmp_path / "m.mha"), "--format", "nrrd"]) == 1
     assert "leave --format out" in capsys.readouterr().err

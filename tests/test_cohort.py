@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import weakref
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_pancreas_seg import cohort, io
-from napari_pancreas_seg.cohort import find_inputs, plan, save_case, segment_cases
+import napari_pancreas_seg
+from napari_pancreas_seg import cohort, cohort_resume, io, provenance
+from napari_pancreas_seg.cohort import CaseResult, find_inputs, plan, save_case, segment_cases
+from napari_pancreas_seg.cohort_resume import source_stamp
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.io import files, memory
 from napari_pancreas_seg.volume import CTVolume
 
 CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
@@ -49,7 +55,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     log: list[Any] = []
 
     class FakeModel:
-        def __init__(self, model: str, device: str) -> None:
+        def __init__(self, model: str, device: str, localiser: str | None = None) -> None:
             log.append((model, device))
 
     def iter_segment(
@@ -253,3 +259,220 @@ def test_save_case_lists_what_it_wrote(tmp_path: Path) -> None:
         *("m.nii", "m_attention_1.nii", "m_attention_2.nii", "m.json")
     ]
     assert names(out) == sorted(path.name for path in written)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, network: list[Any]) -> Path:
+    """Three CTs that differ."""
+    made = tmp_path / "in"
+    made.mkdir()
+    for value, name in enumerate("abc"):
+        hu = ct_array()
+        hu[0, 0, 0] = value
+        nib.save(nib.Nifti1Image(hu, np.diag([-1.0, -1, 5, 1])), made / f"{name}.nii.gz")
+    return made
+
+
+def run(folder: Path, out: Path, options: Options | None = None, **wanted: Any) -> list[CaseResult]:
+    cases = plan(find_inputs([folder]), out)
+    return list(segment_cases(cases, "fake", options, resume=True, **wanted))
+
+
+def what(results: list[CaseResult]) -> str:
+    return " ".join("old" if r.before else "failed" if r.error else "new" for r in results)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+def test_a_cohort_goes_on_where_it_stopped(
+    workers: int, folder: Path, tmp_path: Path, network: list[Any]
+) -> None:
+    out = tmp_path / "out"
+    first = run(folder, out, attention=True, workers=workers)
+    assert what(first) == "new new new"
+    for left in out.glob("b_*"):
+        left.unlink()
+    network.clear()
+    second = run(folder, out, workers=workers, attention=True)
+    assert what(second) == "old new old"
+    assert network == [("fake", "auto"), "b", "closed"]
+    assert [(r.volume_ml, r.slices, dict(r.measurements)["voxels"]) for r in second] == [
+        (pytest.approx(r.volume_ml), r.slices, r.measurements["voxels"]) for r in first
+    ]
+
+
+def test_a_cohort_that_is_done_reads_no_ct(
+    folder: Path, tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(folder, tmp_path / "out")
+    network.clear()
+    monkeypatch.setattr(cohort, "load_ct", None)
+    monkeypatch.setattr(provenance, "_sha256", None)
+    assert what(run(folder, tmp_path / "out")) == "old old old"
+    assert network == []
+
+
+def test_a_ct_with_another_time_is_hashed(folder: Path, tmp_path: Path, network: list[Any]) -> None:
+    run(folder, tmp_path / "out")
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    assert what(run(folder, tmp_path / "out")) == "old old old"
+    swapped = (folder / "a.nii.gz").read_bytes()
+    (folder / "b.nii.gz").write_bytes(swapped)
+    results = run(folder, tmp_path / "out")
+    assert what(results) == "old failed old"
+    assert "'b_mask.nii.gz' exists already, was made from another CT" in str(results[1].error)
+    assert what(run(folder, tmp_path / "out", overwrite=True)) == "old new old"
+    assert network.count("b") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"options": Options(threshold=0.3)}, "with other options (threshold)"),
+        ({"options": Options(postprocess=False)}, "with other options (postprocess)"),
+        ({"attention": True}, "without the maps that are wanted now"),
+        ({"probability": True}, "without the maps that are wanted now"),
+        ({"card": {**CARD, "weights_sha256": "1" * 64}}, "by another model (fake 1)"),
+        ({"card": {**CARD, "temperature": 2.0}}, "by another model (fake 1)"),
+        ({"version": "0.0.1"}, f"by version {napari_pancreas_seg.__version__} of this program"),
+    ],
+)
+def test_what_was_made_otherwise_is_in_the_way(
+    change: dict[str, Any],
+    reason: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    change = dict(change)
+    card, version = change.pop("card", CARD), change.pop("version", cohort_resume.__version__)
+    monkeypatch.setattr(cohort, "load_card", lambda _: card)
+    monkeypatch.setattr(cohort_resume, "__version__", version)
+    results = run(folder, out, **change)
+    assert what(results) == "failed failed failed"
+    assert reason in str(results[0].error)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert what(run(folder, out, overwrite=True, **change)) == "new new new"
+
+
+@pytest.mark.parametrize("options", [Options("gpu:1"), Options(batch_size=3)])
+def test_how_a_mask_comes_about_does_not_matter(
+    options: Options, folder: Path, tmp_path: Path
+) -> None:
+    run(folder, tmp_path / "out")
+    assert what(run(folder, tmp_path / "out", options)) == "old old old"
+
+
+def test_a_corrected_mask_stays_unless_told(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out)
+    volume = io.load_ct(folder / "a.nii.gz")
+    edited = (volume.hu > 100).astype(np.uint8)
+    edited[0] = 1
+    io.save_mask(edited, volume, out / "a_mask.nii.gz", overwrite=True)
+    record = provenance.describe(volume, fake_segmentation(volume), mask=edited)
+    provenance.write_sidecar(out / "a_mask.json", record, overwrite=True)
+    results = run(folder, out)
+    assert what(results) == "old old old"
+    assert results[0].measurements["voxels"] == np.count_nonzero(edited)
+    assert what(run(folder, out, overwrite=True)) == "new old old"
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2, 3])
+def test_a_case_that_a_kill_has_torn_is_done_again(
+    moved: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    move, count = files._move, 0
+
+    class Killed(BaseException):
+        pass
+
+    def die(source: Path, target: Path) -> None:
+        nonlocal count
+        if count == moved:
+            raise Killed
+        count += 1
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_move", die)
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            run(folder, out, attention=True, workers=0)
+    visible = [name for name in names(out) if name[0] != "."]
+    assert len(visible) == moved
+    assert "a_mask.json" not in visible
+    if moved == 3:  # a mask that somebody has put there meanwhile is not ours
+        mask = (out / "a_mask.nii.gz").read_bytes()
+        (out / "a_mask.nii.gz").write_bytes(b"by hand")
+        assert what(run(folder, out, attention=True)) == "failed new new"
+        (out / "a_mask.nii.gz").write_bytes(mask)
+        assert what(run(folder, out, attention=True)) == "new old old"
+    else:
+        assert what(run(folder, out, attention=True)) == "new new new"
+    assert all(name[0] != "." for name in names(out)) or moved == 0
+
+
+def test_a_dicom_folder_may_hold_its_masks(tmp_path: Path) -> None:
+    folder = tmp_path / "PT0"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(b"slice")
+    stamp = source_stamp(folder)
+    assert stamp is not None
+    for name in ("PT0_mask.nii.gz", "PT0_mask.json", "cohort.csv", ".x.part"):
+        (folder / name).write_text("ours")
+    assert source_stamp(folder) == stamp
+    assert source_stamp(folder, "2") != stamp
+    (folder / "2.dcm").write_bytes(b"slice")
+    assert source_stamp(folder) != stamp
+    assert source_stamp(tmp_path / "none") is None
+    (tmp_path / "x.nhdr").touch()
+    assert source_stamp(tmp_path / "x.nhdr") is None
+
+
+def test_a_ct_is_forgotten_once_it_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes: list[weakref.ref[CTVolume]] = []
+
+    def load(*args: Any, **kwargs: Any) -> CTVolume:
+        volume = io.load_ct(*args, **kwargs)
+        volumes.append(weakref.ref(volume))
+        return volume
+
+    monkeypatch.setattr(cohort, "load_ct", load)
+    for name in "defgh":
+        shutil.copy(folder / "a.nii.gz", folder / f"{name}.nii.gz")
+    cases = plan(find_inputs([folder]), tmp_path / "out")
+    for _ in segment_cases(cases, workers=2):
+        assert sum(volume() is not None for volume in volumes) <= 4  # and one being handed over
+    assert len(volumes) == 8
+    assert not any(volume() is not None for volume in volumes)
+
+
+def test_a_ct_that_does_not_fit_beside_others_goes_alone(
+    folder: Path, tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = io.load_ct(folder / "a.nii.gz").grid.shape
+    room = cohort._bytes_needed(shape, 1)
+    monkeypatch.setattr(memory, "available_bytes", lambda: room)
+    assert what(run(folder, tmp_path / "out", workers=2)) == "new new new"
+    monkeypatch.setattr(memory, "available_bytes", lambda: room // 2)
+    results = run(folder, tmp_path / "other", workers=2)
+    assert what(results) == "failed failed failed"
+    assert "does not fit into memory" in str(results[0].error)
+
+
+def test_a_model_that_cannot_be_loaded_is_said_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: str, device: str, localiser: str | None = None) -> None:
+        raise PancreasSegError("There is no GPU 1.")
+
+    monkeypatch.setattr(segmentation, "LoadedModel", fail)
+    with pytest.raises(PancreasSegError, match="no GPU 1"):
+        run(folder, tmp_path / "out", Options("gpu:1"))

@@ -28,10 +28,13 @@ COMMAND_LINE = {"cli", "__main__"}
 
 LAYERS = (
     {*COMMAND_LINE, "_napari"},
-    {"demo", "overview", "cohort", "cases", "worklist", "inspection", "training"},
+    {
+        *{"demo", "overview", "cases", "worklist", "inspection", "training"},
+        *{"cohort", "cohort_dask", "cohort_pool", "cohort_resume", "cohort_table", "cohort_worker"},
+    },
     {"inference", "model", "provenance", "autosave"},
     {"io", "postprocessing", "correction", "metrics", "measurements"},
-    {"volume", "errors", "data", "download"},
+    {"volume", "orientations", "errors", "data", "download"},
 )
 """Rooms from the roof to the ground: each may import its own layer and those below."""
 
@@ -303,6 +306,21 @@ def test_importing_the_package_costs_next_to_nothing() -> None:
     assert not loaded & (NETWORKS | WINDOWS | {"numpy", "nibabel", "scipy", "matplotlib"})
     # A healthy import takes a few milliseconds; the limit leaves room for a busy machine.
     assert min(loaded_after(f"import {PACKAGE}")[1] for _ in range(3)) < 0.5
+
+
+def test_help_loads_nothing_that_works() -> None:
+    loaded, _ = loaded_after(f"from {PACKAGE}.cli import main\nmain(['--help'])")
+    assert not loaded & {"numpy", "scipy", "nibabel", "pydicom", "matplotlib", "requests", "h5py"}
+
+
+def test_an_idle_panel_has_not_loaded_what_only_work_needs() -> None:
+    """Each of these takes longer to load than the whole panel."""
+    late = {"nibabel", "pydicom", "highdicom", "SimpleITK", "scipy.ndimage", "scipy.sparse"}
+    loaded_after(
+        f"import napari.layers\nlate = {late} - set(sys.modules)\n"
+        f"import {PACKAGE}._napari.widget.dock\n"
+        "too_early = late & set(sys.modules)\nassert not too_early, too_early"
+    )
 
 
 @pytest.mark.parametrize("name", napari_pancreas_seg.__all__)

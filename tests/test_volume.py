@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,28 @@ def test_other_grid_to_source_order() -> None:
     assert array.shape == (3, 4, 7)
     place = np.argwhere(array == values[5, 1, 2])[0]
     np.testing.assert_allclose((affine @ (*place, 1))[:3], grid.world((5, 1, 2)))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("signs", itertools.product((1, -1), repeat=3))
+@pytest.mark.parametrize("n", [4, 5])
+def test_an_array_that_may_be_overwritten_gives_the_same_volume(
+    order: tuple[int, ...], signs: tuple[int, ...], n: int
+) -> None:
+    array = np.random.default_rng(n).integers(0, 999, (3, 6, n)).astype(np.int16, order="F")
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(signs)[:, order]
+    read_only = array.copy(order="F")
+    read_only.setflags(write=False)
+    expected = CTVolume.from_source_array(array.copy(order="K"), affine)
+    np.testing.assert_array_equal(expected.to_source_order(expected.hu), array)
+    for given in (array, read_only, np.ascontiguousarray(array)):
+        may_stay = given is array and order == (0, 1, 2)
+        found = CTVolume.from_source_array(given, affine, reuse=True)
+        np.testing.assert_array_equal(found.hu, expected.hu)
+        assert found.hu.flags.c_contiguous
+        assert np.shares_memory(found.hu, given) or not may_stay
+        np.testing.assert_array_equal(found.grid.affine, expected.grid.affine)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16])

@@ -273,12 +273,12 @@ def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_checkpoint(tmp_path: Path) -> None:
-    from napari_pancreas_seg.training.fit import Checkpoint
+    from napari_pancreas_seg.training.checkpoint import Checkpoint, TrainingState
 
     variables = [np.random.default_rng(n).random((30, 30)).astype(np.float32) for n in range(3)]
 
     def write(path: Path) -> None:
-        Checkpoint(path.parent).save(variables, 5, [{"step": 5}])
+        Checkpoint(path.parent).save(variables, TrainingState(5, [{"step": 5}]))
 
     check_full_disk(write, tmp_path / "checkpoint.npz", steps=5)
 
@@ -300,7 +300,7 @@ def test_a_bundle_and_a_keras_file(tiny_bundle: Path, tiny_card: dict, tmp_path:
     for size in (0, 1000, 20_000):
         path.write_bytes(b"precious")
         with room_for(size), pytest.raises(PancreasSegError):
-            export_keras(monkey, path)
+            export_keras(monkey, path, overwrite=True)
         assert content(path.parent) == {path.name: b"precious"}
 
     folder = tmp_path / "folder"

@@ -18,7 +18,19 @@ from napari_pancreas_seg.io import (
 )
 from napari_pancreas_seg.io.files import check_folder, check_target, explain_os_error, same_file
 
-__all__ = ["Case", "check_targets", "find_inputs", "output_path", "plan"]
+__all__ = [
+    "TABLE",
+    "Case",
+    "check_targets",
+    "find_inputs",
+    "is_ours",
+    "literal",
+    "output_path",
+    "plan",
+]
+
+TABLE = "cohort.csv"
+"""Name of the table of all cases in the folder with their masks."""
 
 _OURS = re.compile(r"_(mask|probability|attention_\d+)$")
 """Ends of the names that we give: in a folder they are not CTs."""
@@ -94,6 +106,11 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
         for item in _in_folder(path) if path.is_dir() else [path]:
             found.setdefault(item.absolute(), item)
     return list(found.values())
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file's name is one that we give to what we write into a folder."""
+    return path.name == TABLE or _OURS.search(stem(path)) is not None
 
 
 def output_path(source: Path, output: Path, single: bool, suffix: str = ".nii.gz") -> Path:
@@ -185,7 +202,7 @@ def check_targets(case: Case, *, attention: bool, probability: bool, overwrite: 
     if attention:
         # How many gates there are is known when the model is loaded; any file of an earlier
         # run is in the way.
-        targets += sorted(case.mask.parent.glob(f"{_literal(case.maps)}_attention_*"))
+        targets += sorted(case.mask.parent.glob(f"{literal(case.maps)}_attention_*"))
     for path in targets:
         if same_file(path, case.source):
             raise PancreasSegError(
@@ -221,12 +238,13 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _is_volume(item: Path) -> bool:
     known = item.name.lower().endswith(SUFFIXES)
-    return known and not _OURS.search(stem(item)) and not item.is_dir()
+    return known and not is_ours(item) and not item.is_dir()
 
 
 def _is_zip(item: Path) -> bool:
     return item.suffix.lower() == ".zip"
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
+    """A name as a pattern that matches it alone."""
     return re.sub(r"([*?[])", r"[\1]", name)

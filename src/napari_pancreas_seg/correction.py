@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, sparse
+import scipy
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
@@ -178,7 +178,7 @@ def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Mask:
         raise PancreasSegError("There is no piece of the mask at this place.")
     if not mask[point]:
         raise PancreasSegError("There is no piece of the mask at this place: point at one.")
-    pieces, _ = ndimage.label(mask[box], _TOUCHING_3D)
+    pieces, _ = scipy.ndimage.label(mask[box], _TOUCHING_3D)
     inner = tuple(i - edge.start for i, edge in zip(point, box, strict=True))
     kept[box] = pieces == pieces[inner]
     return kept
@@ -199,7 +199,7 @@ def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
     kept, box = _copy(mask)
     if box is None:
         return kept
-    pieces, _ = ndimage.label(kept[box], _TOUCHING_3D)
+    pieces, _ = scipy.ndimage.label(kept[box], _TOUCHING_3D)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     stays = sizes * float(np.prod(spacing)) >= min_mm3
@@ -231,7 +231,7 @@ def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
     inside = smoothed[outer]
     count = np.count_nonzero(inside)
     sigma = [sigma_mm / step for step in spacing]
-    blurred = ndimage.gaussian_filter(
+    blurred = scipy.ndimage.gaussian_filter(
         inside.astype(np.float32), sigma, mode="nearest", truncate=_SIGMAS
     )
     level = np.partition(blurred, blurred.size - count, axis=None)[blurred.size - count]
@@ -258,7 +258,7 @@ def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
     if box is None or distance_mm <= 0:
         return grown
     outer = _grown(box, distance_mm, spacing, mask.shape)
-    distance = ndimage.distance_transform_edt(grown[outer] == 0, sampling=spacing)
+    distance = scipy.ndimage.distance_transform_edt(grown[outer] == 0, sampling=spacing)
     grown[outer] = distance <= distance_mm * (1 + 1e-9)
     return grown
 
@@ -284,7 +284,7 @@ def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
     outer = _grown(box, max(spacing), spacing, mask.shape)
     inside = shrunk[outer] != 0
     if not inside.all():
-        distance = ndimage.distance_transform_edt(inside, sampling=spacing)
+        distance = scipy.ndimage.distance_transform_edt(inside, sampling=spacing)
         shrunk[outer] = distance > distance_mm * (1 + 1e-9)
     return shrunk
 
@@ -354,7 +354,7 @@ class _Blend:
         self._depths = [_depth(piece, spacing) if piece.any() else None for piece in (lower, upper)]
         self._shift = np.zeros(2)
         if aligned:
-            ends = [np.array(ndimage.center_of_mass(piece)) for piece in (lower, upper)]
+            ends = [np.array(scipy.ndimage.center_of_mass(piece)) for piece in (lower, upper)]
             self._shift = ends[1] - ends[0]
 
     def at(self, share: float) -> Plane:
@@ -371,13 +371,13 @@ class _Blend:
 
 def _counterparts(lower: Plane, upper: Plane) -> Iterator[tuple[Plane, Plane, bool]]:
     """Yield groups of pieces that overlap between two planes, and whether it is one on one."""
-    pieces, n_lower = ndimage.label(lower, _TOUCHING_2D)
-    others, n_upper = ndimage.label(upper, _TOUCHING_2D)
+    pieces, n_lower = scipy.ndimage.label(lower, _TOUCHING_2D)
+    others, n_upper = scipy.ndimage.label(upper, _TOUCHING_2D)
     both = lower & upper
     links = pieces[both] - 1, others[both] - 1 + n_lower
     n = n_lower + n_upper
-    graph = sparse.coo_array((np.ones(len(links[0])), links), shape=(n, n))
-    n_groups, group = sparse.csgraph.connected_components(graph, directed=False)
+    graph = scipy.sparse.coo_array((np.ones(len(links[0])), links), shape=(n, n))
+    n_groups, group = scipy.sparse.csgraph.connected_components(graph, directed=False)
     for number in range(n_groups):
         members = np.flatnonzero(group == number)
         below, above = members[members < n_lower] + 1, members[members >= n_lower] - n_lower + 1
@@ -387,15 +387,15 @@ def _counterparts(lower: Plane, upper: Plane) -> Iterator[tuple[Plane, Plane, bo
 
 def _depth(piece: Plane, spacing: tuple[float, float]) -> npt.NDArray[np.float32]:
     """Signed distance to a piece's outline in mm, positive inside."""
-    inner = ndimage.distance_transform_edt(piece, sampling=spacing)
-    outer = ndimage.distance_transform_edt(~piece, sampling=spacing)
+    inner = scipy.ndimage.distance_transform_edt(piece, sampling=spacing)
+    outer = scipy.ndimage.distance_transform_edt(~piece, sampling=spacing)
     return np.asarray(inner - outer, dtype=np.float32)
 
 
 def _moved(depth: npt.NDArray[np.float32], shift: Array) -> npt.NDArray[np.float32]:
     if not shift.any():
         return depth
-    return np.asarray(ndimage.shift(depth, shift, order=1, mode="nearest"))
+    return np.asarray(scipy.ndimage.shift(depth, shift, order=1, mode="nearest"))
 
 
 def _copy(mask: Array) -> tuple[Mask, Box | None]:

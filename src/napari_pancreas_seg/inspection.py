@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel import orientations as nibabel_orientations
 
-from napari_pancreas_seg import io
+from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import body_centre, contrast_shift
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "suspicions"]
 
 Array = npt.NDArray[Any]
 Findings = dict[str, Any]
-
-orientations: Any = nibabel_orientations  # carries no types
 
 _NAMES = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage", "dicom": "DICOM"}
 
@@ -85,6 +82,17 @@ def inspect(path: str | Path, *, series: str | int | None = None) -> Findings:
     found["suspicious"] = list(dict.fromkeys((*volume.notes, *found["suspicious"])))
     found["usable"] = True
     return found
+
+
+def suspicions(volume: CTVolume) -> list[str]:
+    """Say what in a CT may spoil a segmentation or a training, a sentence each.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        From `napari_pancreas_seg.io.load_ct`.
+    """
+    return [*_geometry(volume), *_content(volume)]
 
 
 def _place(volume: CTVolume) -> Findings:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy
 
 from napari_pancreas_seg.volume import bounding_box
 
@@ -76,13 +76,13 @@ def largest_component(mask: Array, connectivity: int = 3) -> Mask:
         1 in the piece with most voxels (the first one of equals), 0 elsewhere.
     """
     kept = np.zeros(mask.shape, dtype=np.uint8)
-    structure = ndimage.generate_binary_structure(3, connectivity)
+    structure = scipy.ndimage.generate_binary_structure(3, connectivity)
     largest, place = 0, None
     for z in _runs(mask):
         inner = bounding_box(mask[z])
         if inner is None or np.count_nonzero(mask[z][inner]) <= largest:
             continue
-        labels, _ = ndimage.label(mask[z][inner], structure)
+        labels, _ = scipy.ndimage.label(mask[z][inner], structure)
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         if sizes.max() > largest:
@@ -134,10 +134,10 @@ def main_pieces(
     box = bounding_box(found)
     if box is None:
         return kept
-    labels, n = ndimage.label(found[box], ndimage.generate_binary_structure(3, 3))
+    labels, n = scipy.ndimage.label(found[box], scipy.ndimage.generate_binary_structure(3, 3))
     sums = np.bincount(labels.ravel(), probability[box].ravel().astype(np.float32), n + 1)
     sums[0] = 0
-    places = ndimage.find_objects(labels)
+    places = scipy.ndimage.find_objects(labels)
     main = int(sums.argmax())
     chosen = [
         label
@@ -146,10 +146,10 @@ def main_pieces(
         and _gap_mm(places[label - 1], places[main - 1], spacing) <= gap_mm
     ]
     kept[box] = np.isin(labels, chosen)
-    rim = ndimage.generate_binary_structure(3, 3)
+    rim = scipy.ndimage.generate_binary_structure(3, 3)
     rim[[0, 2]] = False
     grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-    kept[grown] = ndimage.binary_dilation(kept[grown], rim)
+    kept[grown] = scipy.ndimage.binary_dilation(kept[grown], rim)
     kept[~plausible] = False
     return kept
 
@@ -195,6 +195,6 @@ def remove_holes(mask: Array) -> Mask:
     inside = mask[box] != 0
     thick = tuple(axis for axis in range(3) if mask.shape[axis] > 1)
     thin = tuple(axis for axis in range(3) if axis not in thick)
-    whole = ndimage.binary_fill_holes(inside.squeeze(thin)) if thick else inside
+    whole = scipy.ndimage.binary_fill_holes(inside.squeeze(thin)) if thick else inside
     filled[box] = whole.reshape(inside.shape)
     return filled

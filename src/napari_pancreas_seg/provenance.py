@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg import __version__
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.metrics import measure
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Segmentation
     from napari_pancreas_seg.volume import CTVolume, Source
 
-__all__ = ["describe", "is_sidecar", "write_sidecar"]
+__all__ = ["describe", "is_sidecar", "read_sidecar", "write_sidecar"]
 
 PROGRAM = "napari-pancreas-seg"
 
@@ -72,7 +73,8 @@ def describe(
     -------
     dict
         Plain values for JSON. ``edits`` counts what a person has changed since. The source is
-        known by its hash. ``attention`` and ``probability`` files hold 0 where nothing was
+        known by its hash. ``labels`` names the values of a mask of several classes, with what
+        each measures. ``attention`` and ``probability`` files hold 0 where nothing was
         computed.
     """
     written = segmentation.mask if mask is None else mask
@@ -84,8 +86,10 @@ def describe(
         "program": {"name": PROGRAM, "version": __version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": {key: segmentation.model.get(key) for key in _MODEL_KEYS},
+        **_localiser(segmentation.model),
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
         "measurements": measured,
+        **_by_class(written, segmentation, volume),
         "edits": _edits(written, segmentation.mask),
         "source": _source(volume.source),
         "grid": {
@@ -102,6 +106,27 @@ def describe(
         },
         "notes": list(dict.fromkeys((*volume.notes, *segmentation.notes))),
     }
+
+
+def _localiser(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The model that found the gland for this one, if there was one."""
+    return {"localiser": dict(card["localiser"])} if card.get("localiser") else {}
+
+
+def _by_class(
+    mask: npt.NDArray[Any], segmentation: Segmentation, volume: CTVolume
+) -> dict[str, Any]:
+    """Value and measurements of each class, where there are several."""
+    classes = Classes.of(segmentation.model)
+    if len(classes) == 1:
+        return {}
+    found = {}
+    for name, value in zip(classes.names, classes.values, strict=True):
+        measured = measure(mask == value, volume)
+        if not volume.has_values:
+            measured |= {"mean_hu": None, "sd_hu": None}
+        found[name] = {"value": value, **measured}
+    return {"labels": found}
 
 
 def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: bool = False) -> Path:
@@ -131,23 +156,35 @@ def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: boo
     return path
 
 
+def read_sidecar(path: str | Path) -> dict[str, Any] | None:
+    """Read a record that `write_sidecar` wrote; None if it is none of ours or cannot be read."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        ours = record["program"]["name"] == PROGRAM
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if ours else None
+
+
 def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
     """Whether a file is a record that `write_sidecar` wrote, of any CT or of the one given.
 
     False if it cannot be read.
     """
+    record = read_sidecar(path)
+    if record is None or volume is None:
+        return record is not None
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        if record["program"]["name"] != PROGRAM:
-            return False
-        return volume is None or record["source"] == _plain(_source(volume.source))
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(record.get("source") == _plain(_source(volume.source)))
+    except OSError:
         return False
 
 
 def _edits(mask: npt.NDArray[Any], found: npt.NDArray[Any]) -> dict[str, int]:
     """Count what a person has changed in the model's mask, a slice at a time."""
     added = removed = slices = 0
+    if mask is found:
+        return {"voxels_added": 0, "voxels_removed": 0, "slices": 0}
     for now, before in zip(mask, found, strict=True):
         changed = now != before
         if changed.any():

@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel import orientations as nibabel_orientations
 
+from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["CTVolume", "Grid", "Source", "bounding_box"]
 
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
-
-orientations: Any = nibabel_orientations  # carries no types
 
 DISPLAY_AXCODES = ("S", "P", "L")
 """Where the display axes point, in nibabel's letters."""
@@ -232,6 +230,7 @@ class CTVolume:
         header: Any = None,
         name: str = "CT",
         notes: tuple[str, ...] = (),
+        reuse: bool = False,
     ) -> CTVolume:
         """Bring an array from its source's axis order to display order.
 
@@ -245,6 +244,9 @@ class CTVolume:
             See `Source`.
         notes : tuple of str
             See `CTVolume`.
+        reuse : bool
+            Whether the array may be overwritten: where its axes need no more than to be turned
+            round, that takes no second array.
 
         Raises
         ------
@@ -260,7 +262,10 @@ class CTVolume:
             orientations.io_orientation(affine),
             orientations.axcodes2ornt(DISPLAY_AXCODES),
         )
-        hu = np.ascontiguousarray(orientations.apply_orientation(three, orientation))
+        view = orientations.apply_orientation(three, orientation)
+        hu = _turned_in_place(view) if reuse else None
+        if hu is None:
+            hu = np.ascontiguousarray(view)
         display = affine @ orientations.inv_ornt_aff(orientation, three.shape)
         source = Source(path, format, shape, affine, orientation, header, name)
         return cls(hu, Grid(hu.shape, display), source, notes)
@@ -272,6 +277,31 @@ def _inverse(orientation: Array) -> Array:
     for axis, (target, flip) in enumerate(orientation):
         inverse[int(target)] = (axis, flip)
     return inverse
+
+
+def _turned_in_place(view: Array) -> Array | None:
+    """Lay an array out in memory as a view shows it; None if that needs more than turning axes.
+
+    A plane at a time, which a processor keeps at hand. The view shows nonsense afterwards.
+    """
+    turned = tuple(stride < 0 for stride in view.strides)
+    # The view's own elements, in the order in which they lie in memory.
+    straight = view[tuple(slice(None, None, -1 if turn else 1) for turn in turned)]
+    if not (straight.flags.c_contiguous and straight.flags.writeable):
+        return None
+    if not any(turned):
+        return straight
+    within = tuple(slice(None, None, -1 if turn else 1) for turn in turned[1:])
+    last = len(straight) - 1
+    for z in range(len(straight)):
+        other = last - z if turned[0] else z
+        if other < z:
+            break
+        before = straight[z].copy()
+        if other > z:
+            straight[z] = straight[other][within]
+        straight[other] = before[within]
+    return straight
 
 
 def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:

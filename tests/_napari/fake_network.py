@@ -3,7 +3,8 @@
 The model's name says what it does. ``box``: a box of ones in every slice but the first; a
 corner of every slice has ones, too, until post-processing takes them away.
 ``slow``: the same, a slice at a time, with a pause. ``graded``: a blob whose probability falls
-from its middle outward, so that every threshold gives another mask. ``fail``, ``bug``,
+from its middle outward, so that every threshold gives another mask. ``organs``: the same for a
+pancreas, a liver and a spleen side by side. ``fail``, ``bug``,
 ``noise``, ``die``, ``hang FILE``: as they say; the file appears before it hangs.
 """
 
@@ -45,6 +46,8 @@ def segment(volume, model, options):
         time.sleep(1000)
     if model == "graded":
         return (yield from graded(volume, options))
+    if model == "organs":
+        return (yield from organs(volume, options))
     coarse = volume.grid.sub_grid(
         (shape[0], shape[1] // 2, shape[2] // 2), (0, 0.5, 0.5), (1, 2, 2)
     )
@@ -78,8 +81,9 @@ def segment(volume, model, options):
 
 def graded(volume, options):
     """What the real generator does after the network, on a probability that is made up."""
+    from napari_pancreas_seg.inference.finishing import finish_mask
     from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
-    from napari_pancreas_seg.inference.segmentation import finish_mask
+    from napari_pancreas_seg.inference.schedule import Lattice
 
     shape, spacing = volume.grid.shape, volume.grid.spacing
     spec = FrameSpec(shape[1] // 2, shape[2] // 2, 2 * spacing[1], (0.0, 0.0))
@@ -92,6 +96,7 @@ def graded(volume, options):
     mask = finish_mask(
         probability.values,
         frame,
+        Lattice(shape[0]),
         spacing,
         threshold,
         plausible if options.postprocess else None,
@@ -107,6 +112,49 @@ def graded(volume, options):
         grid=volume.grid,
         threshold=threshold,
         model={"name": "graded", "threshold": 0.5, "frame": spec.to_dict()},
+        seconds={},
+        options=options,
+        plausible=plausible,
+    )
+
+
+def organs(volume, options):
+    """Three classes, each in a third of the columns, whose probability falls outward."""
+    from napari_pancreas_seg.inference.classes import Classes
+    from napari_pancreas_seg.inference.finishing import finish_mask
+    from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+    from napari_pancreas_seg.inference.schedule import Lattice
+
+    card = {"name": "organs", "labels": {"pancreas": 1, "liver": 2, "spleen": 3}, "threshold": 0.5}
+    shape, spacing = volume.grid.shape, volume.grid.spacing
+    spec = FrameSpec(*shape[1:], spacing[1], (0.0, 0.0))
+    frame = Frame(spec, shape[1:], (0.0, 0.0), (1.0, spacing[1] / spacing[2]))
+    z, y, x = np.indices((shape[0], spec.height, spec.width))
+    far = ((z - shape[0] / 2) / 5) ** 2 + ((y - spec.height / 2) / 10) ** 2
+    each = [np.exp(-far - ((x - i * spec.width / 6) / 4) ** 2) for i in (1, 3, 5)]
+    probabilities = np.array(each, np.float16)
+    maps = {
+        name: ScalarMap(one, frame.grid(volume.grid))
+        for name, one in zip(card["labels"], probabilities, strict=True)
+    }
+    whole = ScalarMap(np.minimum(probabilities.sum(0), 1), frame.grid(volume.grid))
+    threshold = options.threshold or 0.5
+    plausible = np.ones(shape[0], bool)
+    how = frame, Lattice(shape[0]), spacing, threshold
+    seen = plausible if options.postprocess else None
+    region = options.region(shape)
+    mask = finish_mask(probabilities, *how, seen, region, Classes.of(card))
+    parts = {"probability": whole, **{f"probability {name}": m for name, m in maps.items()}}
+    found = FoundSlices(np.arange(shape[0]), mask, parts)
+    yield Progress("segmenting", shape[0], shape[0], found)
+    return Segmentation(
+        mask=mask,
+        probability=whole,
+        probabilities=maps,
+        attention=(),
+        grid=volume.grid,
+        threshold=threshold,
+        model={**card, "frame": spec.to_dict()},
         seconds={},
         options=options,
         plausible=plausible,

@@ -126,10 +126,10 @@ def test_the_child_does_not_outlive_a_parent_that_is_killed(network):
 def test_the_working_folder_is_not_imported_from(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["/somewhere"])
-    assert process._environment()["PYTHONSAFEPATH"] == "1"
+    assert process.child_environment()["PYTHONSAFEPATH"] == "1"
     monkeypatch.setattr(sys, "path", ["", "/somewhere"])
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    assert "PYTHONSAFEPATH" not in process._environment()
+    assert "PYTHONSAFEPATH" not in process.child_environment()
 
 
 @pytest.mark.slow

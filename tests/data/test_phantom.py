@@ -7,6 +7,7 @@ import pytest
 from nibabel import aff2axcodes
 from scipy import ndimage
 
+from napari_pancreas_seg.data.anatomy import ORGANS
 from napari_pancreas_seg.data.phantom import Phantom, make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -122,3 +123,23 @@ def test_is_finer_where_voxels_are_finer():
 def test_refuses_what_holds_no_abdomen(wrong):
     with pytest.raises(PancreasSegError, match="phantom needs"):
         make_phantom(**wrong)
+
+
+def test_the_organs_lie_where_they_are_seen(phantoms):
+    """Each is in the CT where its number is: by its HU, its size, and its side of the body."""
+    for phantom in phantoms:
+        organs, hu = phantom.organs, phantom.volume.hu
+        np.testing.assert_array_equal(organs == ORGANS["pancreas"], phantom.mask > 0)
+        ml = {
+            name: np.count_nonzero(organs == n) * phantom.volume.grid.voxel_volume_mm3 / 1000
+            for name, n in ORGANS.items()
+        }
+        assert 700 < ml["liver"] < 2500 and 40 < ml["spleen"] < 400 and 150 < ml["kidneys"] < 600
+        assert 50 < ml["stomach"] < 900 and 20 < ml["duodenum"] < 250 and ml["gallbladder"] < 100
+        for name in ("liver", "spleen", "kidneys"):
+            assert 70 < np.median(hu[organs == ORGANS[name]]) < 220
+        # Columns run from the patient's right to the left.
+        column = {n: np.argwhere(organs == ORGANS[n])[:, 2].mean() for n in ("liver", "spleen")}
+        assert column["liver"] < hu.shape[2] / 2 < column["spleen"]
+        _, kidneys = ndimage.label(organs == ORGANS["kidneys"], np.ones((3, 3, 3)))
+        assert kidneys >= 2

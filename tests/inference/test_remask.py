@@ -122,23 +122,24 @@ def test_warming_up_compiles_what_a_run_needs(volume, loaded):
 
 def test_smoothing_only_where_it_matters_changes_no_voxel(volume, loaded, result, monkeypatch):
     """Against smoothing everywhere, for pixels that are finer and coarser than the frame's."""
-    from napari_pancreas_seg.inference import segmentation
+    from napari_pancreas_seg.inference import finishing
+    from napari_pancreas_seg.inference.schedule import Lattice
     from napari_pancreas_seg.postprocessing import smooth_along_z
+
+    def masks(noise, frame):
+        how = (frame, Lattice(9), (2.0, 1, 1))
+        return [finishing.finish_mask(noise, *how, t, np.ones(9, bool)) for t in (0.2, 0.5)]
 
     rng = np.random.default_rng(2)
     noise = rng.random(result.probability.values.shape).astype(np.float16) ** 6
     noise[:, :3] = noise[:, :, -4:] = 0
     for step in (0.4, 1.7):
-        frame = segmentation.Frame(loaded.frame, volume.grid.shape[1:], (2.0, -3.0), (step, step))
-        there = [
-            segmentation.finish_mask(noise, frame, (2.0, 1, 1), level, np.ones(9, bool))
-            for level in (0.2, 0.5)
-        ]
+        frame = finishing.Frame(loaded.frame, volume.grid.shape[1:], (2.0, -3.0), (step, step))
+        there = masks(noise, frame)
         with monkeypatch.context() as patch:
-            patch.setattr(segmentation, "_smooth_near", lambda p, t, f, z: smooth_along_z(p, z))
-            here = [
-                segmentation.finish_mask(noise, frame, (2.0, 1, 1), level, np.ones(9, bool))
-                for level in (0.2, 0.5)
-            ]
+            patch.setattr(
+                finishing, "_smooth_near", lambda p, t, f, z, found=None: smooth_along_z(p, z)
+            )
+            here = masks(noise, frame)
         assert all(np.array_equal(a, b) for a, b in zip(there, here, strict=True))
         assert there[0].any()

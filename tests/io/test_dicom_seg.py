@@ -302,7 +302,9 @@ def test_codes_say_what_it_is_and_what_found_it(tmp_path: Path) -> None:
         ("pancreatic_duct", "Pancreatic duct"),
         ("tumour of the pancreas head", "Neoplasm"),
         ("body", "Tissue"),
-        ("liver", "Tissue"),
+        ("liver", "Liver"),
+        ("liver_lesion", "Lesion"),
+        ("aorta", "Tissue"),
     ],
 )
 def test_what_a_label_means(name: str, meaning: str) -> None:

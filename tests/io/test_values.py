@@ -8,6 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from napari_pancreas_seg import io
@@ -177,3 +180,48 @@ def test_real_masks_are_told_from_cts(shared: Path) -> None:
     paths = sorted((shared / "ct").rglob("*.nii.gz"))
     masks = {path.name for path in paths if io.looks_like_mask(path)}
     assert masks == {path.name for path in paths if "pancreas" in path.name.replace("PANCREAS", "")}
+
+
+@given(
+    stored=arrays(
+        st.sampled_from(["u1", "i1", "i2", "u2", ">i2", ">u2", "i4", "u4", "i8", "f4"]),
+        (2, 3, 2),
+        elements=st.integers(0, 127),
+        fill=st.nothing(),
+    ),
+    extreme=st.booleans(),
+    slope=st.sampled_from([1.0, 2.0, -1.0, 3.0, 0.5, 40000.0]),
+    intercept=st.sampled_from([0.0, -1024.0, 32767.0, -40000.0, 0.25]),
+)
+@settings(max_examples=200, deadline=None)
+def test_whole_numbers_are_scaled_as_real_ones_are(
+    stored: np.ndarray, extreme: bool, slope: float, intercept: float
+) -> None:
+    """Whichever way is taken, and whatever wraps around on it."""
+    if extreme and stored.dtype.kind in "iu":
+        limits = np.iinfo(stored.dtype)
+        stored[0, 0, 0], stored[1, 1, 1] = limits.min, limits.max
+    real = stored.astype(np.float64) * slope + intercept
+    real[np.abs(real) > 1e6] = -1024
+    fits = real.min() >= -32768 and real.max() <= 32767 and (np.rint(real) == real).all()
+    scaled = scale(stored, slope, intercept).values
+    assert scaled.dtype == (np.int16 if fits else np.float32)
+    np.testing.assert_array_equal(scaled, real.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("odd", [None, 0.5, 40000, np.nan, np.inf])
+def test_what_is_read_in_pieces_is_whole(
+    kind: str, odd: float | None, body: Callable, tmp_path: Path
+) -> None:
+    """One odd number, far into the file, changes how all of them are kept and none of them."""
+    hu = body((120, 90, 40)).astype(kind)
+    if odd is not None and np.can_cast(type(odd), kind):
+        hu[-3, -2, -1] = odd
+    loaded = io.load_ct(saved(hu, tmp_path / "ct.nii"))
+    expected = np.where(np.isfinite(hu), hu, -1024).astype(np.float32)
+    back = loaded.to_source_order(loaded.hu)
+    np.testing.assert_array_equal(back, expected)
+    assert loaded.hu.flags.c_contiguous
+    whole = (np.rint(expected) == expected).all() and expected.max() <= 32767
+    assert loaded.hu.dtype == (np.int16 if whole else np.float32)

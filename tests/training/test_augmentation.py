@@ -29,7 +29,7 @@ def blobs(n, rng):
 
 
 def apply(augment, hu, target, drawn):
-    batch = {"hu": hu, "target": target, **drawn}
+    batch = {"hu": hu[:, None], "target": target[..., None], **drawn}
     return tuple(np.asarray(v)[..., 0] for v in augment(batch))
 
 
@@ -106,3 +106,33 @@ def test_chance_is_a_function_of_the_generator():
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
     assert any((one[name] != other[name]).any() for name in one)
+
+
+def test_neighbours_and_classes_move_together(augment):
+    rng = np.random.default_rng(3)
+    planes = blobs(12, rng).reshape(4, 3, 80, 96)
+    only_geometry = replace(AugmentationSettings().without_intensity(), paint_share=0.0)
+    drawn = draw(rng, 4, FRAME, only_geometry, slices=3)
+    stack = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
+    hu, target = (np.asarray(v) for v in augment({"hu": planes, "target": stack, **drawn}))
+    assert hu.shape == target.shape == (4, 40, 56, 3)
+    np.testing.assert_allclose(hu / 255, target, atol=1e-3)
+    drawn = {**drawn, "noise": drawn["noise"][..., :1]}
+    for s in range(3):
+        alone = {"hu": planes[:, s : s + 1], "target": stack[..., s : s + 1], **drawn}
+        got, _ = augment(alone)
+        np.testing.assert_allclose(np.asarray(got)[..., 0], hu[..., s], atol=1e-3)
+
+
+def test_each_slice_has_its_own_noise_and_paint_goes_through_all(augment):
+    target = np.zeros((2, 80, 96, 2), np.uint8)
+    target[:, 30:40, 30:45, 0] = target[:, 40:50, 45:60, 1] = 255
+    hu = np.full((2, 3, 80, 96), 90, np.uint8)
+    drawn = draw(
+        np.random.default_rng(0), 2, FRAME, replace(NONE, paint_share=1.0, noise_hu=15.0), slices=3
+    )
+    drawn["paint_hu"][:] = 200
+    got, left = (np.asarray(v) for v in augment({"hu": hu, "target": target, **drawn}))
+    assert left.max() < 0.05
+    assert ((got > 140).any(axis=(1, 2))).all()
+    assert np.abs(got[..., 0] - got[..., 1]).max() > 1

@@ -27,7 +27,7 @@ def too_sure(n, factor, seed=0):
         sure = (1 / (1 + np.exp(-factor * odds))).astype(np.float32)
         mask = true.astype(np.uint8)
         predicted.append(
-            PredictedSlice(f"P{i % 5}", f"s{i}", sure, mask.astype(np.float32), mask[None], FRAME)
+            PredictedSlice.of(f"P{i % 5}", f"s{i}", sure[..., None], mask[None], FRAME)
         )
     return predicted
 
@@ -46,13 +46,62 @@ def test_expected_dice_ranks_slices_as_their_true_dice_does():
 
 
 def test_tempering_is_what_the_predictor_does():
-    p = np.array([0.02, 0.5, 0.9], np.float32)
+    p = np.array([[0.02, 0.5, 0.9]], np.float32)
     np.testing.assert_allclose(tempered(p, 1.0), p, rtol=1e-5)
     odds = np.log(p / (1 - p)) / 2.5
     np.testing.assert_allclose(tempered(p, 2.5), 1 / (1 + np.exp(-odds)), rtol=1e-5)
-    assert np.isfinite(tempered(np.array([0.0, 1.0]), 3.0)).all()
+    assert np.isfinite(tempered(np.array([[0.0, 1.0]]), 3.0)).all()
 
 
 def test_calibration_error_by_hand():
     assert calibration_error(np.array([0.9, 0.9]), np.array([1.0, 0.0])) == pytest.approx(0.4)
     assert calibration_error(np.array([0.5, 0.5]), np.array([1.0, 0.0])) == pytest.approx(0.0)
+
+
+def logits_of(n, temperature, seed=0):
+    """Three classes and a background whose logits are `temperature` times the warranted ones."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:40, :40]
+    predicted = []
+    for i in range(n):
+        places = rng.uniform(8, 32, (3, 2))
+        scores = [6 - np.hypot(y - a, x - b) / rng.uniform(1, 2) for a, b in places]
+        logits = np.stack([np.zeros((40, 40)), *scores])
+        p = np.exp(logits) / np.exp(logits).sum(0)
+        true = (rng.random((40, 40)) > p.cumsum(0)).sum(0).clip(0, 3).astype(np.uint8)
+        sure = np.exp(temperature * (logits - logits.max(0)))
+        sure = np.moveaxis(sure / sure.sum(0), 0, -1)[..., 1:].astype(np.float32)
+        values = (1, 2, 3)
+        predicted.append(PredictedSlice.of(f"P{i % 5}", f"s{i}", sure, true[None], FRAME, values))
+    return predicted
+
+
+def test_several_classes_are_calibrated_together():
+    found = calibrate(logits_of(30, 2.5))
+    assert found.temperature == pytest.approx(2.5, rel=0.1)
+    assert found.error_after < 0.02 < found.error_before
+
+
+def test_tempering_several_classes_is_what_the_predictor_does():
+    from napari_pancreas_seg.model.probabilities import tempered as on_device
+
+    p = np.random.default_rng(0).dirichlet(np.ones(4), 50)[:, 1:].astype(np.float32)
+    np.testing.assert_allclose(tempered(p.T, 1.7).T, np.asarray(on_device(p, 1.7)), atol=1e-5)
+
+
+def test_a_class_wins_only_where_something_is():
+    """The sum must exceed the threshold; then the most probable class has the pixel."""
+    from napari_pancreas_seg.training.evaluation import ThresholdScores
+
+    scores = ThresholdScores((0.5, 0.8))
+    p = np.array([[[0.3, 0.1, 0.2]], [[0.3, 0.7, 0.2]]])  # sums 0.6, 0.8, 0.4
+    p[1, 0, 0] += 0.01
+    scores.add("A", p, np.array([[4, 4, 2]]), (2, 4))
+    by_class = scores.dice_by_class()["A"]
+    np.testing.assert_allclose(by_class[0], [0.0, 1.0])
+    np.testing.assert_allclose(by_class[1], [0.0, 0.0])
+    np.testing.assert_allclose(scores.dice()["A"], [0.5, 0.0])
+    scores = ThresholdScores((0.5,))
+    scores.add("B", np.array([[[0.9]], [[0.0]]]), np.array([[2]]), (2, 4))
+    assert np.isnan(scores.dice_by_class()["B"][0, 1])  # nobody has the other class
+    assert scores.best() == (0.5, 1.0)

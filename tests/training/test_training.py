@@ -10,15 +10,16 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle
-from napari_pancreas_seg.training import fit as fit_module
+from napari_pancreas_seg.training import checkpoint as checkpoint_module
+from napari_pancreas_seg.training.checkpoint import Checkpoint, TrainingState
 from napari_pancreas_seg.training.datasets import (
     fold_of_patients,
-    load_slices,
-    read_slice_layout,
+    load_cases,
 )
 from napari_pancreas_seg.training.evaluation import ThresholdScores, evaluate
 from napari_pancreas_seg.training.fit import TrainSettings, fit
-from napari_pancreas_seg.training.run import Split, train
+from napari_pancreas_seg.training.layouts.slices import read_slice_layout
+from napari_pancreas_seg.training.run import Split, Watch, train
 
 TINY = Architecture(filters=2, dropout=0.2)
 SETTINGS = TrainSettings(
@@ -39,8 +40,8 @@ def test_the_layout_is_read(dataset):
 
 def test_the_working_slices_keep_the_gland(dataset):
     records = read_slice_layout(dataset)
-    slices = load_slices(records)
-    mm2 = slices.target.astype(float).sum(axis=(1, 2)) / 255
+    slices = load_cases(records, {"pancreas": 1})
+    mm2 = slices.target.astype(float).sum(axis=(1, 2, 3)) / 255
     true = [record.load()[1].sum() * record.spacing_mm**2 for record in records]
     np.testing.assert_allclose(mm2, true, rtol=0.02)
 
@@ -57,7 +58,7 @@ def test_patients_are_split_not_slices(dataset):
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path):
-    slices = load_slices(read_slice_layout(dataset))
+    slices = load_cases(read_slice_layout(dataset), {"pancreas": 1})
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
     whole, history = fit(slices, SETTINGS, tmp_path / "whole")
@@ -79,22 +80,26 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, tmp
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    checkpoint = fit_module.Checkpoint(tmp_path)
+    checkpoint = Checkpoint(tmp_path)
     variable = np.arange(3.0)
-    checkpoint.save([variable], 1, [])
+    checkpoint.save([variable], TrainingState(1))
     before = checkpoint.path.read_bytes()
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fit_module.np, "savez", full)
+    monkeypatch.setattr(checkpoint_module.np, "savez", full)
     with pytest.raises(PancreasSegError, match="checkpoint"):
-        checkpoint.save([variable + 1], 2, [])
+        checkpoint.save([variable + 1], TrainingState(2))
     assert checkpoint.path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.path.name]
     checkpoint.path.write_bytes(before[: len(before) // 2])
     with pytest.raises(PancreasSegError, match="whole checkpoint"):
         checkpoint.restore([variable])
+
+
+def watch(lines):
+    return Watch(on_start=lambda *numbers: lines.append(numbers), on_epoch=lines.append)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +108,7 @@ def trained(dataset, tmp_path_factory):
     folder, lines = tmp_path_factory.mktemp("trained") / "run", []
     bundle = train(
         dataset, folder, SETTINGS, split=Split(3), phantoms=0,
-        about={"name": "toy", "licence": "CC0"}, report=lines.append,
+        about={"name": "toy", "licence": "CC0"}, watch=watch(lines),
     )  # fmt: skip
     return folder, bundle, lines
 
@@ -112,7 +117,7 @@ def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
     folder, bundle, lines = trained
     card = load_bundle(bundle).card
     assert card["name"] == "toy" and card["licence"] == "CC0"
-    assert lines[0] == {"training_slices": 8, "validation_slices": 4}
+    assert lines[0] == (8, 4)
     assert [line["step"] for line in lines[1:]] == [2, 4]
     held = set(card["validation"]["patients"])
     assert len(held) == 2 and not held & set(card["training"]["patients"])
@@ -124,7 +129,7 @@ def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
         train(dataset, folder, SETTINGS, phantoms=0)
     with pytest.raises(PancreasSegError, match="another"):
         train(dataset, folder, SETTINGS, phantoms=0, split=Split(2), resume=True)
-    with pytest.raises(PancreasSegError, match="slice layout"):
+    with pytest.raises(PancreasSegError, match="layout"):
         train(tmp_path, tmp_path / "never", SETTINGS)
     assert not (tmp_path / "never").exists()
 
@@ -133,7 +138,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
     held, lines = trained[1], []
     every = train(
         dataset, tmp_path / "all", SETTINGS, split=None, start=held, calibrated_by=held,
-        phantoms=0, report=lines.append,
+        phantoms=0, watch=watch(lines),
     )  # fmt: skip
     card, other = load_bundle(every).card, load_bundle(held).card
     assert card["training"]["patients"] == [f"P{i}" for i in range(6)]
@@ -142,7 +147,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
         other[k] for k in ("threshold", "temperature", "confidence")
     ]
     assert "held these patients back" in card["validation"]["what"]
-    assert lines[0] == {"training_slices": 12, "validation_slices": 0}
+    assert lines[0] == (12, 0)
     with pytest.raises(PancreasSegError, match="held patients back"):
         train(dataset, tmp_path / "none", SETTINGS, split=None, phantoms=0)
 
@@ -192,7 +197,7 @@ def test_a_damaged_data_set_is_one_sentence(dataset, tmp_path, fault):
             for path in (dataset / kind).iterdir():
                 (tmp_path / kind / path.name).write_bytes(path.read_bytes()[:40])
     with pytest.raises(PancreasSegError) as caught:
-        load_slices(read_slice_layout(tmp_path))
+        load_cases(read_slice_layout(tmp_path), {"pancreas": 1})
     assert "\n" not in str(caught.value)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Layer
+from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
-from nibabel import orientations
 
+from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.placement import (
     IN_DISPLAY_ORDER,
     METADATA_KEY,
@@ -26,11 +27,14 @@ from napari_pancreas_seg.volume import Affine, CTVolume, Grid
 __all__ = [
     "HU_LIMITS",
     "HU_RANGE",
+    "PANCREAS",
     "LayerData",
     "ct_layer_data",
     "labels_layer_data",
+    "labels_of",
     "map_layer_data",
     "mask_of",
+    "name_labels",
     "other_label_colors",
     "plain_placement",
     "raw_volume_of",
@@ -53,8 +57,13 @@ LABEL_COLORS: dict[int | None, str] = {
     3: "#e4418c",
     4: "#5aa2ff",
     5: "#b4e04a",
+    6: "#c58cff",
+    7: "#ff7d4d",
+    8: "#7fdbff",
 }
-LABEL_NAMES = {"index": [0, 1], "name": ["background", "pancreas"]}
+"""Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat
+them."""
+PANCREAS = {"pancreas": 1}
 
 
 def ct_layer_data(volume: CTVolume, name: str | None = None) -> LayerData:
@@ -73,7 +82,11 @@ def ct_layer_data(volume: CTVolume, name: str | None = None) -> LayerData:
 
 
 def labels_layer_data(
-    mask: Array, on: Placement | CTVolume, name: str = "pancreas", opacity: float = 0.6
+    mask: Array,
+    on: Placement | CTVolume,
+    name: str = "pancreas",
+    opacity: float = 0.6,
+    labels: Mapping[str, int] = PANCREAS,
 ) -> LayerData:
     """Show a mask, ready to paint.
 
@@ -87,6 +100,8 @@ def labels_layer_data(
         Name of the layer.
     opacity : float
         Opacity, from 0 to 1.
+    labels : Mapping of str to int
+        What its values mean; shown in the status bar.
     """
     if isinstance(on, Placement):
         transform, reference = on.transform, on.reference
@@ -97,12 +112,48 @@ def labels_layer_data(
     options = {
         "name": name,
         "opacity": opacity,
-        "colormap": _label_colors(),
-        "features": LABEL_NAMES,
+        **_named(labels),
         **transform,
         "metadata": {METADATA_KEY: replace(reference, kind="mask")},
     }
     return mask, options, "labels"
+
+
+def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:
+    """Give the values of a labels layer their names and colours.
+
+    Parameters
+    ----------
+    layer : Labels
+        The layer.
+    labels : Mapping of str to int
+        Names and values, as a model's card has them.
+    """
+    if labels_of(layer) != dict(labels):
+        for name, value in _named(labels).items():
+            setattr(layer, name, value)
+
+
+def labels_of(layer: Labels) -> dict[str, int]:
+    """What the values of a labels layer mean, as far as it says: names and values but 0."""
+    features = layer.features
+    if not {"index", "name"} <= set(features.columns):
+        return {}
+    pairs = zip(features["index"], features["name"], strict=True)
+    return {str(name): int(value) for value, name in pairs if int(value) != 0}
+
+
+def _named(labels: Mapping[str, int]) -> dict[str, Any]:
+    """Features and colours for values of these names."""
+    names = ["background", *labels]
+    shades = list(LABEL_COLORS.values())
+    colors: dict[int | None, str] = {
+        value: shades[(value - 1) % len(shades)] for value in labels.values()
+    }
+    return {
+        "features": {"index": [0, *labels.values()], "name": names},
+        "colormap": _label_colors({**LABEL_COLORS, **colors}),
+    }
 
 
 def map_layer_data(

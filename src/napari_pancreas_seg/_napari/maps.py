@@ -31,7 +31,8 @@ COLOR_MAPS = ("inferno", "magma", "viridis", "turbo", "gray")
 GATES_AT_FIRST = 2
 """Gates that become layers with every run: the finest ones are the readable ones."""
 PROBABILITY = "probability"
-"""What the map of the network's output is called; the gates are ``"attention 1"`` and so on."""
+"""What the map of the network's output is called; the gates are ``"attention 1"`` and so on, the
+classes of a network that knows several ``"probability liver"``."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class MapLayers:
         maps = self._cts.get(reference.id)
         if maps is not None:
             for word, part in found.maps.items():
-                maps.maps[word].values[found.z] = part.values
+                maps.maps[word].values[found.map_rows] = part.values
 
     def redraw(self, reference: GridReference) -> None:
         """Draw what has been filled."""
@@ -248,8 +249,17 @@ class MapLayers:
         maps = self._cts.get(reference.id)
         if maps is None or PROBABILITY not in maps.maps:
             return result
-        gates = [maps.maps[word] for word in sorted(maps.maps) if word != PROBABILITY]
-        return replace(result, probability=maps.maps[PROBABILITY], attention=tuple(gates))
+        gates = [maps.maps[word] for word in sorted(maps.maps) if word.startswith("attention")]
+        by_class = {
+            name: maps.maps.get(f"{PROBABILITY} {name}", each)
+            for name, each in result.probabilities.items()
+        }
+        return replace(
+            result,
+            probability=maps.maps[PROBABILITY],
+            attention=tuple(gates),
+            probabilities=by_class,
+        )
 
     def forget(self, reference: GridReference) -> None:
         """Drop the maps of a CT, and their layers."""
@@ -269,7 +279,7 @@ class MapLayers:
         finer = [
             other
             for known, other in maps.layers.items()
-            if word == PROBABILITY or (known != PROBABILITY and known < word)
+            if word.startswith(PROBABILITY) or (not known.startswith(PROBABILITY) and known < word)
         ]
         above = [
             index
@@ -294,14 +304,14 @@ def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:
     maps = {}
     for word, part in found.maps.items():
         values = np.full(part.grid.shape, np.nan, part.values.dtype)
-        values[found.z] = part.values
+        values[found.map_rows] = part.values
         maps[word] = ScalarMap(values, part.grid)
     return maps
 
 
 def _fading(word: str, looks: Looks) -> Any:
     """Colour map that is transparent at 0, so that the CT shows where there is nothing."""
-    name = "viridis" if word == PROBABILITY else looks.colormap
+    name = "viridis" if word.startswith(PROBABILITY) else looks.colormap
     colors = AVAILABLE_COLORMAPS[name].map(np.linspace(0, 1, 256, dtype=np.float32)).copy()
     colors[:, 3] = np.linspace(0, 1, 256)
     return Colormap(colors, name=f"{name} fading")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class MaskToMeasure:
         Name of the layer to compare with.
     reference : array_like, optional
         Its data.
+    labels : Mapping of str to int
+        What the mask's values mean. The classes are measured one by one where it holds several.
     """
 
     name: str
@@ -45,6 +48,7 @@ class MaskToMeasure:
     ct: Any = None
     reference_name: str = ""
     reference: Any = None
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,19 @@ class Measured:
         From `measurements.compare_masks`.
     row : dict
         The row of the table.
+    classes : dict of str to Measured
+        The same for each class by its name, if the mask holds several.
     """
 
     mask: dict[str, Any]
     comparison: dict[str, float | None] | None
     row: dict[str, Any]
+    classes: dict[str, Measured] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of the table: the whole mask, then its classes."""
+        return [self.row, *(each.row for each in self.classes.values())]
 
 
 def measure_layers(job: MaskToMeasure) -> Measured:
@@ -78,12 +90,30 @@ def measure_layers(job: MaskToMeasure) -> Measured:
         What to measure.
     """
     mask = _shown(job.data, job.grid)
+    whole = _measured(mask, job)
+    present = {name: v for name, v in job.labels.items() if _holds(mask, v)}
+    if len(present) < 2:
+        return whole
+    other = None if job.reference is None else _shown(job.reference, job.grid)
+    classes = {}
+    for name, value in present.items():
+        reference = None if other is None else other == value
+        one = replace(job, name=f"{job.name}: {name}", reference=reference)
+        classes[name] = _measured(mask == value, one, in_display_order=True)
+    return replace(whole, classes=classes)
+
+
+def _holds(mask: Array, value: int) -> bool:
+    return any(bool((plane == value).any()) for plane in mask)
+
+
+def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False) -> Measured:
     box = bounding_box(mask)
     inside, ct = _cut(mask, job, box or (slice(0, 1), slice(0, 1), slice(0, 1)))
     found = measurements.measure_mask(inside, ct, with_hu=job.ct is not None)
     compared = None
     if job.reference is not None:
-        reference = _shown(job.reference, job.grid)
+        reference = job.reference if in_display_order else _shown(job.reference, job.grid)
         compared = measurements.compare_masks(mask, reference, job.grid.grid)
     row = measurements.table_row(
         job.grid.name, job.name, found, job.reference_name if compared else "", compared

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.components.overlays import TextOverlay
 from napari.layers import Image
-from nibabel import orientations
 from qtpy.QtCore import QTimer
 
+from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.placement import METADATA_KEY, Placement
 from napari_pancreas_seg.volume import Affine
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
-from nibabel import orientations
 
+from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source
 

@@ -11,6 +11,7 @@ from napari.utils.notifications import show_info
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.layers import (
+    PANCREAS,
     LayerData,
     ct_layer_data,
     labels_layer_data,
@@ -20,6 +21,7 @@ from napari_pancreas_seg._napari.layers import (
 from napari_pancreas_seg._napari.placement import Placement, is_parallel, placements
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.dicom_header import DicomHeader
+from napari_pancreas_seg.provenance import read_sidecar
 
 __all__ = ["get_reader", "one_of_each_series", "read_layer"]
 
@@ -103,9 +105,20 @@ def read_layer(
         return data, volume.notes
     if io.looks_like_mask(path):
         mask, volume = io.load_mask(path)
-        return labels_layer_data(mask, volume, name=volume.name), volume.notes
+        labels = labels_beside(Path(path))
+        return labels_layer_data(mask, volume, name=volume.name, labels=labels), volume.notes
     volume = io.load_ct(path)
     return ct_layer_data(volume), volume.notes
+
+
+def labels_beside(path: Path) -> dict[str, int]:
+    """Names of a mask's values, from the record that was written with it; else the pancreas's."""
+    record = read_sidecar(path.with_name(f"{io.stem(path)}.json")) or {}
+    try:
+        labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return PANCREAS
+    return labels if labels and all(0 < value < 256 for value in labels.values()) else PANCREAS
 
 
 def _read(path: str | Sequence[str]) -> list[LayerData]:

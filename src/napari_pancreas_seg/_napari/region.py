@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image, Shapes
-from nibabel import orientations
 
+from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.placement import GridReference, units_ratio
 from napari_pancreas_seg.errors import PancreasSegError
 

@@ -16,6 +16,7 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.layers import name_labels
 from napari_pancreas_seg._napari.maps import MapsFound
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import Placement, slice_on_screen
@@ -294,6 +295,8 @@ class SegmentationRun(QObject):
         session.masks[labels].finish(result)
         if labels not in viewer.layers:
             self._add(labels)
+        if named := outcome.result.model.get("labels"):
+            name_labels(labels, named)
         for note in outcome.result.notes:
             show_info(f"{self._name}: {note}")
         self.message = _summary(outcome, time.monotonic() - self._started)
@@ -345,9 +348,10 @@ def _summary(outcome: Outcome, seconds: float) -> str:
     if outcome.slices == 0:
         return f"No pancreas found ({_duration(seconds)})."
     plural = "slice" if outcome.slices == 1 else "slices"
-    return (
-        f"{outcome.volume_ml:.1f} mL in {outcome.slices} {plural}, found in {_duration(seconds)}."
-    )
+    volume = f"{outcome.volume_ml:.1f} mL"
+    if outcome.by_class:
+        volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
+    return f"{volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.closing import Closing
 from napari_pancreas_seg._napari.correct import Corrector
 from napari_pancreas_seg._napari.correct_review import Review
+from napari_pancreas_seg._napari.improve import Improvement
 from napari_pancreas_seg._napari.layers import (
     LayerData,
     mask_of,
@@ -104,6 +105,8 @@ class Session(QObject):
         Corrects the mask that is chosen.
     review : Review
         What is in each slice of that mask, and which slices were reviewed.
+    improvement : Improvement
+        The user's own cases, and the model that learns from them.
 
     Notes
     -----
@@ -142,6 +145,7 @@ class Session(QObject):
         self._watch.changed.connect(self.mask_changed)
         self.corrector = Corrector(self)
         self.review = Review(self)
+        self.improvement = Improvement(self)
         self.autosave = Autosave(self)
         self._watch.found.connect(self.autosave.watch)
         for layer in viewer.layers:
@@ -167,6 +171,7 @@ class Session(QObject):
         """Stop what is under way and end the network's process."""
         if self.run is not None:
             self.run.cancel()
+        self.improvement.close()
         self.network.close()
         self.autosave.close()
         self.settings.save()

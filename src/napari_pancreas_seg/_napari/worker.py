@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -120,11 +120,14 @@ class Outcome:
         Volume of the model's mask.
     slices : int
         Number of slices with pancreas.
+    by_class : dict of str to float
+        Volume of each class in mL, if the model knows several.
     """
 
     result: Segmentation
     volume_ml: float
     slices: int
+    by_class: dict[str, float] = field(default_factory=dict)
 
 
 Step = Prepared | Progress | MapsFound
@@ -210,7 +213,8 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
         if word in maps:
             yield MapsFound({}, _map_layers(job, maps, [word]))
     slices = sum(bool(plane.any()) for plane in result.mask)
-    return Outcome(result, result.volume_ml, slices)
+    by_class = result.volumes_ml if result.probabilities else {}
+    return Outcome(result, result.volume_ml, slices, by_class)
 
 
 def fingerprint(reference: GridReference, volume: CTVolume) -> str:

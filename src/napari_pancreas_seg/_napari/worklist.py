@@ -18,7 +18,12 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data, volume_of
+from napari_pancreas_seg._napari.layers import (
+    PANCREAS,
+    ct_layer_data,
+    labels_layer_data,
+    volume_of,
+)
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import (
     GridReference,
@@ -348,7 +353,10 @@ class WorklistSession(QObject):
         if result is None:
             return None
         placement = placement_of(loaded.ct)
-        data = labels_layer_data(result.mask.copy(), placement, f"{loaded.ct.name} pancreas")
+        labels = result.model.get("labels") or PANCREAS
+        data = labels_layer_data(
+            result.mask.copy(), placement, f"{loaded.ct.name} pancreas", labels=labels
+        )
         layer: Labels = Layer.create(*data)
         known = ModelMask(placement.reference)
         known.copy = result.mask

@@ -5,6 +5,7 @@ What does the work is imported inside the commands, so that ``--help`` answers a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -13,13 +14,14 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet, say
+from napari_pancreas_seg.cli.grouped import GroupedCommand
+from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def main(args: list[str] | None = None) -> int:
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command."""
-    app.command()(guarded(function))
+    app.command(cls=GroupedCommand)(guarded(function))
     return function
 
 
@@ -123,6 +125,14 @@ def _global(
 
 
 Model = Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="Name or path of a model.")]
+Localiser = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME_OR_PATH",
+        help="For a model that is the second stage of a cascade: the model that finds the gland; "
+        "the one that its card names by default.",
+    ),
+]
 Device = Annotated[
     str, typer.Option(metavar="auto|cpu|gpu:N", callback=_device, help="Where the network runs.")
 ]
@@ -138,6 +148,7 @@ def segment(
         ),
     ],
     model: Model = "default",
+    localiser: Localiser = None,
     attention: Annotated[
         bool, typer.Option("--attention", help="Write the attention maps too.")
     ] = False,
@@ -147,6 +158,12 @@ def segment(
     no_postprocess: Annotated[
         bool,
         typer.Option("--no-postprocess", help="Neither smooth along z nor choose among pieces."),
+    ] = False,
+    every_slice: Annotated[
+        bool,
+        typer.Option(
+            "--every-slice", help="Show the network every slice, not a sweep and the gland."
+        ),
     ] = False,
     device: Device = "auto",
     batch_size: Annotated[
@@ -185,6 +202,22 @@ def segment(
             "--mint-uids", help="For .dcm: make UIDs for a series that has none to refer to."
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Threads that read the next CTs and write finished ones while the network works, "
+            "and CTs in memory beside the one in it; 2 by default, 0 for one thing at a time.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Hand the CTs to the workers of a Dask cluster, such as tcp://node1:8786.",
+        ),
+    ] = None,
 ) -> None:
     """Find the pancreas in CTs and write masks onto their own grids.
 
@@ -198,49 +231,56 @@ def segment(
     A mask is written as a volume (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd), as DICOM-SEG (.dcm)
     where the CT is a DICOM series, as a closed surface in mm (.stl, .ply, .obj), or as a row of
     measurements (.csv).
+
+    A folder also gets cohort.csv: measurements of every case, or why it failed. Run again, the
+    command goes on where it stopped: what was made from the same CT in the same way stays, and
+    other files are replaced with --overwrite only.
     """
     from napari_pancreas_seg import cohort
+    from napari_pancreas_seg.cases import TABLE
+    from napari_pancreas_seg.cli.tally import Tally
     from napari_pancreas_seg.inference.result import Options
 
+    if scheduler is not None and workers is not None:
+        raise typer.BadParameter(
+            "--workers is for this machine; on a cluster 'dask worker --nthreads' says how many"
+        )
+
     options = Options(
-        device, batch_size, threshold, not no_postprocess, slices=_slice_range(slices)
+        device,
+        batch_size,
+        threshold,
+        not no_postprocess,
+        every_slice=every_slice,
+        slices=_slice_range(slices),
+        localiser=localiser,
     )
     cases = cohort.plan(cohort.find_inputs(inputs), output, format, series)
+    in_folder = any(case.mask != output for case in cases)
+    wanted = {
+        "attention": attention,
+        "probability": probability,
+        "overwrite": overwrite,
+        "mint_uids": mint_uids,
+        "resume": in_folder,
+    }
     with quiet(), Bar(len(cases)) as bar:
-        results = cohort.segment_cases(
-            cases,
-            model,
-            options,
-            attention=attention,
-            probability=probability,
-            overwrite=overwrite,
-            mint_uids=mint_uids,
-            on_progress=bar.show,
-        )
-        failed = [result for result in results if not _report(result, bar, len(cases))]
-    if len(cases) == 1 and failed:
-        fail(failed[0].error or "")
-    if failed:
-        names = ", ".join(result.case.source.name for result in failed)
-        fail(f"{len(failed)} of {len(cases)} cases failed: {names}.")
+        results: Generator[CaseResult]
+        if scheduler is None:
+            beside = cohort.WORKERS if workers is None else workers
+            results = cohort.segment_cases(
+                cases, model, options, workers=beside, on_progress=bar.show, **wanted
+            )
+        else:
+            from napari_pancreas_seg.cohort_dask import segment_on_cluster
 
-
-def _report(result: CaseResult, bar: Bar, total: int) -> bool:
-    """Print a case's line; return whether it went well."""
-    name = result.case.source.name
-    with bar.paused():
-        if result.error is not None:
-            if total > 1:
-                say(f"{name}: failed: {result.error}")
-            return False
-        plural = "slice" if result.slices == 1 else "slices"
-        say(
-            f"{name}: {result.volume_ml:.1f} mL in {result.slices} {plural}, "
-            f"{result.seconds:.1f} s -> {result.files[0]}"
-        )
-        for note in result.notes:
-            say(f"{name}: {note}", err=True)
-    return True
+            results = segment_on_cluster(
+                scheduler, cases, model, options, on_progress=bar.count, **wanted
+            )
+        with contextlib.closing(results):
+            tally = Tally(cases, output / TABLE if in_folder else None)
+            tally.follow(results, bar)
+    tally.finish()
 
 
 @command
@@ -299,4 +339,12 @@ def _view(files: Iterable[Path]) -> None:
         raise PancreasSegError("napari could not show the result; the files are written.")
 
 
-from napari_pancreas_seg.cli import check, convert, models, training  # noqa: E402, F401 - register commands
+from napari_pancreas_seg.cli import (  # noqa: E402 - register commands
+    bundle,  # noqa: F401
+    check,  # noqa: F401
+    convert,  # noqa: F401
+    dataset,  # noqa: F401
+    finetune,  # noqa: F401
+    models,  # noqa: F401
+    training,  # noqa: F401
+)

@@ -143,6 +143,13 @@ class Bar:
                 self._task, description=case + step.stage, completed=step.done, total=step.total
             )
 
+    def count(self, index: int, step: Progress) -> None:
+        """Show how many cases are done, where many are worked on at once."""
+        if self._bar is not None:
+            self._bar.update(
+                self._task, description=step.stage, completed=step.done, total=step.total
+            )
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Take the bar away while something else is printed."""

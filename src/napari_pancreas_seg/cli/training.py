@@ -2,107 +2,298 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_pancreas_seg.cli import Model, command
-from napari_pancreas_seg.cli.terminal import Bar, quiet
+from napari_pancreas_seg.cli import Localiser, Model, command
+from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classes
+from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.segmentation import LoadedModel
+    from napari_pancreas_seg.training.fit import TrainingProgress
+    from napari_pancreas_seg.training.layouts import DataSet
+    from napari_pancreas_seg.training.run import Watch
+
+DATA, RECIPE, LENGTH = "What to learn from", "Recipe", "How long"
+SPLIT, MACHINE = "Patients held back", "Machine"
+
+DATASET = typer.Argument(
+    metavar="FOLDER", help="A data set of any layout; 'dataset check FOLDER' says what is in it."
+)
 Policy = Annotated[
-    str, typer.Option(help="float32, mixed_bfloat16 (processors with it) or mixed_float16.")
+    str,
+    typer.Option(
+        help="Precision: float32, mixed_bfloat16, mixed_float16, or auto, what a GPU is built for.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 Negatives = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE[:FIRST[:LAST]]",
         help="A CT without pancreas, or its slices from FIRST (from the feet) to before LAST.",
+        rich_help_panel=DATA,
     ),
 ]
-Phantoms = Annotated[int, typer.Option(min=0, help="Synthetic phantoms to mix in.")]
-Folds = Annotated[int, typer.Option(min=2, help="Parts the patients are split into.")]
-DATASET = typer.Argument(help="Folder with images/, masks/ and manifest.csv.")
+Phantoms = Annotated[
+    int, typer.Option(min=0, help="Synthetic phantoms to mix in.", rich_help_panel=DATA)
+]
+Folds = Annotated[
+    int,
+    typer.Option(min=2, help="Parts the patients are split into.", rich_help_panel=SPLIT),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Slices of a step.", rich_help_panel=RECIPE)]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.", rich_help_panel=RECIPE)]
+
+
+def _devices(value: str) -> str:
+    if value != "all" and not (value.isdecimal() and int(value) > 0):
+        raise typer.BadParameter("give a number of devices, or all")
+    return value
 
 
 @command
 def train(
     dataset: Annotated[Path, DATASET],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for checkpoint, history and bundle.")
+        Path,
+        typer.Option("-o", "--output", help="Folder for checkpoint, curves and the model."),
     ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the folder's checkpoint stands.")
     ] = False,
-    start: Annotated[
-        str | None, typer.Option(help="Name or path of a model whose weights to begin with.")
+    about: Annotated[
+        Path | None,
+        typer.Option(help="JSON with fields for the card: name, version, licence, citation …"),
     ] = None,
-    architecture: Annotated[str, typer.Option(help="default, unet or article.")] = "default",
-    loss: Annotated[
-        str, typer.Option(help="mixed, dice (the article's) or focal_tversky.")
-    ] = "mixed",
-    steps: Annotated[int, typer.Option(min=1)] = 6000,
-    steps_per_epoch: Annotated[
-        int, typer.Option(min=1, help="A checkpoint and a validation after so many steps.")
-    ] = 500,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 1.5e-3,
-    averaging: Annotated[
-        float, typer.Option(min=0, max=0.99999, help="Momentum of the average of weights.")
-    ] = 0.999,
-    policy: Policy = "float32",
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of the data set, if looking does not tell.", rich_help_panel=DATA
+        ),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS[+CLASS]",
+            help="A class to learn and what of the data set it is made of; may be repeated. "
+            "pancreas by default, with its tumours.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Classes and recipe of a known task: pancreas-tumour (as in the Decathlon) or "
+            "organs (pancreas, liver, spleen, kidneys, stomach, duodenum, gallbladder). --labels "
+            "says it otherwise.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     negatives: Negatives = None,
     phantoms: Phantoms = 16,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where slices of whole CTs are kept; in the output's folder by default.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Whose weights to begin with.", rich_help_panel=RECIPE),
+    ] = None,
+    architecture: Annotated[
+        str, typer.Option(help="default, unet or article.", rich_help_panel=RECIPE)
+    ] = "default",
+    loss: Annotated[
+        str,
+        typer.Option(help="mixed, dice (the article's) or focal_tversky.", rich_help_panel=RECIPE),
+    ] = "mixed",
+    stage: Annotated[
+        str,
+        typer.Option(
+            metavar="single|fine",
+            help="fine: the second stage of a cascade, on finer pixels around the gland; another "
+            "model finds it.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = "single",
+    localiser: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="For --stage fine: the model that is to find the gland; default if not given.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    neighbours_mm: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Show the network the slices so far below and above too, instead of three HU "
+            "windows; for whole CTs.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    batch_size: Batch = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, rich_help_panel=RECIPE)] = 1.5e-3,
+    averaging: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.99999,
+            help="Momentum of the average of weights; 0.999, less for a short training.",
+            show_default=False,
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    seed: Seed = 0,
+    steps: Annotated[int, typer.Option(min=1, rich_help_panel=LENGTH)] = 6000,
+    steps_per_epoch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="A checkpoint and a validation after so many.", rich_help_panel=LENGTH
+        ),
+    ] = 500,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after so many epochs without a better validation Dice, and keep the best "
+            "epoch's network.",
+            rich_help_panel=LENGTH,
+        ),
+    ] = None,
     folds: Folds = 5,
-    fold: Annotated[int, typer.Option(min=0, help="The part that validates.")] = 0,
+    fold: Annotated[
+        int, typer.Option(min=0, help="The part that validates.", rich_help_panel=SPLIT)
+    ] = 0,
+    all_folds: Annotated[
+        bool,
+        typer.Option(
+            "--all-folds",
+            help="Cross-validate: train on every fold, score every patient by the network that "
+            "never saw them, and join the networks to an ensemble.",
+            rich_help_panel=SPLIT,
+        ),
+    ] = False,
     calibrated_by: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
             help="Train on every patient, and take threshold, temperature and confidence from "
             "this model of the same recipe, which held patients back.",
+            rich_help_panel=SPLIT,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    about: Annotated[
-        Path | None,
-        typer.Option(help="JSON with fields for the card: name, version, licence, citation …"),
-    ] = None,
+    policy: Policy = "auto",
+    devices: Annotated[
+        str,
+        typer.Option(
+            metavar="N|all",
+            callback=_devices,
+            help="GPUs that share a batch.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = "1",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Compute the same bits every time; slower.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
 ) -> None:
-    """Train a model on slices, resumable, and write it as a bundle with its card."""
+    """Train a model on a data set, resumable, and write it as a bundle with its card.
+
+    Watch it in the output's folder: curves.png and history.csv are kept up to date, and
+    TensorBoard's files if TensorBoard is installed. Ctrl+C stops it; --resume goes on.
+    """
     fields = _read_fields(about) if about else {}
-    with quiet():
+    if all_folds and calibrated_by:
+        raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
+    with quiet(), Bar(1) as bar:
+        from napari_pancreas_seg.inference.result import Progress
+
+        bar.show(0, Progress("starting", 0, 1))
         from napari_pancreas_seg.training.fit import TrainSettings
-        from napari_pancreas_seg.training.run import Split
+        from napari_pancreas_seg.training.layouts import classes_in, open_dataset
+        from napari_pancreas_seg.training.presets import preset_named
+        from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run
+        from napari_pancreas_seg.training.stages import stage_named
 
         settings = TrainSettings(
+            **stage_named(stage),
             architecture=architecture,
             loss=loss,
             steps=steps,
             steps_per_epoch=steps_per_epoch,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            averaging=averaging,
+            averaging=averaging_for(steps) if averaging is None else averaging,
+            neighbours_mm=neighbours_mm,
+            patience=patience,
             policy=policy,
             seed=seed,
         )
-        bundle = run(
-            dataset,
-            output,
-            settings,
-            split=None if calibrated_by else Split(folds, fold, seed),
-            start=start,
-            calibrated_by=calibrated_by,
-            negatives=negatives or (),
-            phantoms=phantoms,
-            about=fields,
-            resume=resume,
-            report=_line,
-        )
-    typer.echo(f"model: {bundle}")
+        classes = parse_classes(labels)
+        notes: tuple[str, ...] = ()
+        if preset is not None:
+            task = preset_named(preset)
+            settings = replace(settings, **{**task.settings, **stage_named(stage)})
+            if classes is None:
+                classes, notes = task.labels(classes_in(dataset, layout=layout))
+        data = open_dataset(dataset, classes, layout=layout)
+        data = replace(data, notes=(*data.notes, *notes))
+        with bar.paused():
+            _say_what(data)
+        options: dict[str, Any] = {
+            "start": start,
+            "localiser": localiser,
+            "negatives": negatives or (),
+            "phantoms": phantoms,
+            "about": fields,
+            "resume": resume,
+            "cache": cache or default_cache(data, output),
+            "devices": devices,
+            "deterministic": deterministic,
+        }
+        if all_folds:
+            from napari_pancreas_seg.training.crossvalidation import cross_validate
+
+            found = cross_validate(
+                data,
+                output,
+                settings,
+                folds=folds,
+                watch=lambda n: watch(bar, f"fold {n + 1} of {folds}: "),
+                **options,
+            )
+            bundle = found.bundle
+        else:
+            bundle = run(
+                data,
+                output,
+                settings,
+                split=None if calibrated_by else Split(folds, fold, seed),
+                calibrated_by=calibrated_by,
+                watch=watch(bar),
+                **options,
+            )
+    _say_result(bundle)
 
 
 @command
@@ -119,12 +310,12 @@ def compare(
         bool, typer.Option("--levers", help="Every part of the recipe by itself, on one fold.")
     ] = False,
     folds: Folds = 5,
-    steps: Annotated[int, typer.Option(min=1)] = 3000,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    policy: Policy = "float32",
+    steps: Annotated[int, typer.Option(min=1, rich_help_panel=LENGTH)] = 3000,
+    batch_size: Batch = 8,
+    policy: Policy = "auto",
     negatives: Negatives = None,
     phantoms: Phantoms = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train networks alike and compare them on patients they never saw, as the article does."""
     with quiet():
@@ -158,8 +349,70 @@ def averaging_for(steps: int) -> float:
     return round(min(0.999, 1 - 8 / max(steps, 16)), 5)
 
 
-def _line(epoch: dict[str, Any]) -> None:
-    typer.echo("  ".join(f"{name} {value}" for name, value in epoch.items()))
+def watch(bar: Bar, what: str = "") -> Watch:
+    """Show a training in a bar, and print a line an epoch.
+
+    Parameters
+    ----------
+    bar : Bar
+        The bar.
+    what : str
+        What to begin every line with.
+    """
+    from napari_pancreas_seg.inference.result import Progress
+    from napari_pancreas_seg.training.run import Watch
+
+    def on_start(training: int, validation: int) -> None:
+        with bar.paused():
+            say(f"{what}training on {training} cases, {validation} held back")
+
+    def on_epoch(line: dict[str, Any]) -> None:
+        with bar.paused():
+            say(what + epoch_line(line))
+
+    return Watch(
+        on_start=on_start,
+        on_case=lambda done, total: bar.show(0, Progress(f"{what}reading", done, total)),
+        on_step=lambda p: bar.show(0, Progress(what + _progress(p), p.step, p.steps)),
+        on_epoch=on_epoch,
+    )
+
+
+def _progress(p: TrainingProgress) -> str:
+    left = datetime.timedelta(seconds=round(p.seconds_left))
+    return f"loss {p.loss:.3f}, {p.images_per_second:.1f} images/s, {left} left"
+
+
+def epoch_line(line: Mapping[str, Any]) -> str:
+    """One epoch of a history, for a person to read."""
+    parts = [f"step {line['step']}", f"loss {line['loss']:.4f}"]
+    if "validation_dice" in line:
+        parts.append(f"Dice {line['validation_dice']:.4f}")
+    if "threshold" in line:
+        parts.append(f"at threshold {line['threshold']:g}")
+    parts.append(f"{line['images_per_second']:g} images/s")
+    return "  ".join(parts)
+
+
+def _say_what(data: DataSet) -> None:
+    patients = len({case.patient for case in data.cases})
+    classes = ", ".join(data.labels)
+    say(f"{data.layout}: {len(data.cases)} cases of {patients} patients; classes: {classes}")
+    for note in data.notes:
+        say(note)
+
+
+def _say_result(bundle: Path) -> None:
+    from napari_pancreas_seg.model.bundle import load_card
+
+    found = load_card(bundle).get("validation", {})
+    if "mean" in found:
+        interval = f" (95 % {found['low']:.3f} to {found['high']:.3f})" if "low" in found else ""
+        say(
+            f"Dice of {found['n']} patients: mean {found['mean']:.3f}{interval}, "
+            f"median {found['median']:.3f}, worst {found['worst']:.3f}"
+        )
+    say(f"model: {bundle}")
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
@@ -176,9 +429,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
 def evaluate(
     dataset: Annotated[
         Path,
-        typer.Argument(
-            help="Folder with images/, masks/ and manifest.csv; with --references, of CTs."
-        ),
+        typer.Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs."),
     ],
     references: Annotated[
         Path | None,
@@ -187,6 +438,9 @@ def evaluate(
         ),
     ] = None,
     model: Model = "default",
+    localiser: Localiser = None,
+    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
+    layout: Annotated[str | None, LAYOUT] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the figures to this JSON file.")
     ] = None,
@@ -203,7 +457,7 @@ def evaluate(
     no_postprocess: Annotated[
         bool,
         typer.Option(
-            "--no-postprocess", help="With --references: neither smooth along z nor drop pieces."
+            "--no-postprocess", help="Of whole CTs: neither smooth along z nor drop pieces."
         ),
     ] = False,
     overwrite: Annotated[
@@ -212,29 +466,33 @@ def evaluate(
 ) -> None:
     """Score a model: Dice, HD95, surface Dice and more, per patient on the CTs' own grids.
 
-    A data set of slices is scored slice by slice, without post-processing; CTs with
-    --references as a whole, the way they are segmented.
+    A data set of slices is scored slice by slice, without post-processing; CTs as a whole, the
+    way they are segmented. Of a model of several classes, each is scored, too.
     """
-    from napari_pancreas_seg.inference.result import Progress
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
     with quiet(), Bar(1) as bar:
+        from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.evaluation import evaluate as run
         from napari_pancreas_seg.training.evaluation import evaluate_volumes
 
+        used: str | LoadedModel = model
+        if localiser is not None:
+            from napari_pancreas_seg.inference.segmentation import LoadedModel
+
+            used = LoadedModel(model, localiser=localiser)
         common: dict[str, Any] = {
             "every_patient": every_patient,
             "threshold": threshold,
+            "postprocess": not no_postprocess,
             "on_case": lambda done, total: bar.show(0, Progress("scoring", done, total)),
         }
         result = (
-            run(dataset, model, **common)
+            run(dataset, used, labels=parse_classes(labels), layout=layout, **common)
             if references is None
-            else evaluate_volumes(
-                dataset, references, model, postprocess=not no_postprocess, **common
-            )
+            else evaluate_volumes(dataset, references, used, **common)
         )
     data = result.to_dict()
     _print_evaluation(result.model, data)
@@ -266,6 +524,13 @@ def _print_evaluation(model: str, data: dict[str, Any]) -> None:
             f"{s['high']:.4f})  sd {s['sd']:.4f}  median {s['median']:.4f}  "
             f"worst {s['worst']:.4f}  n {s['n']}"
         )
+    for name, found in data.get("classes", {}).items():
+        s = found["summary"].get("dice", {"n": 0})
+        if s["n"]:
+            say(
+                f"Dice of {name}: mean {s['mean']:.4f}  median {s['median']:.4f}  "
+                f"worst {s['worst']:.4f}  n {s['n']}"
+            )
     failed = data["failures"]
     typer.echo(
         f"failures (Dice below {failed['below']}): {len(failed['patients'])}"

@@ -15,7 +15,19 @@ from napari_pancreas_seg.data import trunk
 from napari_pancreas_seg.data.canvas import FAR_MM, Box, Canvas, FloatArray, smooth_path
 from napari_pancreas_seg.data.trunk import Body
 
-__all__ = ["paint_abdomen"]
+__all__ = ["ORGANS", "paint_abdomen"]
+
+ORGANS = {
+    "pancreas": 1,
+    "liver": 2,
+    "spleen": 3,
+    "kidneys": 4,
+    "stomach": 5,
+    "duodenum": 6,
+    "gallbladder": 7,
+}
+"""Numbers of the organs on the canvas. Wall and contents belong to a hollow one, its own vessels
+to the liver; what runs through a gland does not."""
 
 
 def paint_abdomen(canvas: Canvas) -> npt.NDArray[np.bool_]:
@@ -24,7 +36,7 @@ def paint_abdomen(canvas: Canvas) -> npt.NDArray[np.bool_]:
     Parameters
     ----------
     canvas : Canvas
-        An empty canvas; its ``hu`` is changed.
+        An empty canvas; its ``hu`` and ``organs`` are changed.
 
     Returns
     -------
@@ -75,7 +87,7 @@ def _paint_liver(canvas: Canvas, body: Body, cavity: FloatArray) -> None:
     for centre, radii in lobes:
         box, sd = canvas.ellipsoid(centre, radii)
         sd = np.maximum(np.maximum(sd, cavity[box] + 1.5), -hollow[box])
-        canvas.paint(box, sd, _speckle(canvas, box, hu, 2.5))
+        canvas.paint(box, sd, _speckle(canvas, box, hu, 2.5), organ=ORGANS["liver"])
         np.minimum(liver[box], sd, out=liver[box])
     for _ in range(14):
         # Hepatic and portal branches fan out from the hilum.
@@ -84,7 +96,8 @@ def _paint_liver(canvas: Canvas, body: Body, cavity: FloatArray) -> None:
         bend = (start + end) / 2 + rng.normal(0, 9, 3)
         path = smooth_path([[*start, 5.5], [*bend, 3.2], [*end, 1.2]], 2.0)
         box, sd = canvas.tube(path, path[:, 3])
-        canvas.paint(box, np.maximum(sd, liver[box] + 2), hu + rng.uniform(30, 60), 2.0)
+        inside = np.maximum(sd, liver[box] + 2)
+        canvas.paint(box, inside, hu + rng.uniform(30, 60), 2.0, organ=ORGANS["liver"])
 
 
 def _paint_spleen(canvas: Canvas, body: Body, cavity: FloatArray) -> None:
@@ -92,7 +105,8 @@ def _paint_spleen(canvas: Canvas, body: Body, cavity: FloatArray) -> None:
     centre = body.at(112, 42, 58)
     box, sd = canvas.ellipsoid(centre, (rng.uniform(28, 38), rng.uniform(44, 56), 52))
     sd = np.maximum(sd, cavity[box] + 1.5)
-    canvas.paint(box, sd, _speckle(canvas, box, rng.uniform(105, 140), 2.5))
+    hu = _speckle(canvas, box, rng.uniform(105, 140), 2.5)
+    canvas.paint(box, sd, hu, organ=ORGANS["spleen"])
 
 
 def _paint_kidneys(canvas: Canvas, body: Body) -> None:
@@ -107,10 +121,11 @@ def _paint_kidneys(canvas: Canvas, body: Body) -> None:
         path = np.asarray(spine)
         box, sd = canvas.tube(path, radius, margin_mm=12)
         canvas.paint(box, sd - rng.uniform(3, 9), _speckle(canvas, box, -98, 4), 3)
-        canvas.paint(box, sd, _speckle(canvas, box, cortex, 5))
+        kidney = ORGANS["kidneys"]
+        canvas.paint(box, sd, _speckle(canvas, box, cortex, 5), organ=kidney)
         pyramids = canvas.noise(13.0, 1.0, box)
         inner = np.maximum(sd + 7, -pyramids * 6)
-        canvas.paint(box, inner, cortex - rng.uniform(25, 60), 4)
+        canvas.paint(box, inner, cortex - rng.uniform(25, 60), 4, organ=kidney)
         hilum = centre - [side * radius * 0.7, radius * 0.25, 0]
         fat_box, fat = canvas.ellipsoid(hilum, (radius * 0.75, 8, length * 0.5))
         canvas.paint(fat_box, fat, -80.0, 3)
@@ -137,10 +152,12 @@ def _paint_hollow(
     gas_above_mm: float,
     hu: float,
     wall_hu: float = 75.0,
+    organ: int = 0,
 ) -> None:
     box, sd = tube
-    canvas.paint(box, sd, _speckle(canvas, box, wall_hu, 4))
-    canvas.paint(box, sd + wall_mm, _contents(canvas, box, kind, gas_above_mm, hu))
+    canvas.paint(box, sd, _speckle(canvas, box, wall_hu, 4), organ=organ)
+    contents = _contents(canvas, box, kind, gas_above_mm, hu)
+    canvas.paint(box, sd + wall_mm, contents, organ=organ)
 
 
 def _paint_small_bowel(canvas: Canvas, body: Body, cavity: FloatArray) -> None:
@@ -203,7 +220,9 @@ def _paint_stomach(canvas: Canvas, body: Body, cavity: FloatArray) -> None:
     hu = rng.uniform(150, 400) if rng.uniform() < 0.35 else rng.uniform(5, 45)
     level = body.at(0, -68, 0)[1] + rng.uniform(-12, 22)
     canvas.paint(box, sd - 2, -95.0, 3)
-    _paint_hollow(canvas, (box, sd), rng.uniform(3, 5), "fluid", level, hu, rng.uniform(75, 105))
+    wall_mm, wall_hu = rng.uniform(3, 5), rng.uniform(75, 105)
+    organ = ORGANS["stomach"]
+    _paint_hollow(canvas, (box, sd), wall_mm, "fluid", level, hu, wall_hu, organ)
 
 
 def _paint_duodenum(canvas: Canvas, body: Body) -> None:
@@ -220,7 +239,8 @@ def _paint_duodenum(canvas: Canvas, body: Body) -> None:
     canvas.paint(box, sd - 1.5, -90.0, 2)
     hu = rng.choice([rng.uniform(10, 60), rng.uniform(150, 350)], p=[0.75, 0.25])
     level = float(path[:, 1].mean()) - rng.uniform(8, 60)
-    _paint_hollow(canvas, (box, sd), 3.0, "fluid", level, float(hu), rng.uniform(75, 105))
+    wall_hu, organ = rng.uniform(75, 105), ORGANS["duodenum"]
+    _paint_hollow(canvas, (box, sd), 3.0, "fluid", level, float(hu), wall_hu, organ)
 
 
 def _paint_gallbladder(canvas: Canvas, body: Body) -> None:
@@ -230,8 +250,9 @@ def _paint_gallbladder(canvas: Canvas, body: Body) -> None:
     top, bottom = body.at(-56, -26, 22, 4), body.at(-76, -58, -12, 6)
     path = smooth_path([[*top, 6], [*(top + bottom) / 2, 13], [*bottom, 15]], 3.0)
     box, sd = canvas.tube(path, path[:, 3] * rng.uniform(0.7, 1.15))
-    canvas.paint(box, sd - 1.5, 70.0)
-    canvas.paint(box, sd, rng.uniform(0, 20))
+    organ = ORGANS["gallbladder"]
+    canvas.paint(box, sd - 1.5, 70.0, organ=organ)
+    canvas.paint(box, sd, rng.uniform(0, 20), organ=organ)
 
 
 def _paint_pancreas(canvas: Canvas, body: Body) -> tuple[Box, npt.NDArray[np.bool_]]:

@@ -58,6 +58,13 @@ class Canvas:
         Source of the warp.
     warp_mm : float
         Standard deviation of the smooth warp that takes away the shapes' regularity.
+
+    Attributes
+    ----------
+    hu : ndarray, shape (Z, Y, X), float32
+        What has been painted.
+    organs : ndarray, shape (Z, Y, X), uint8
+        Number of the organ that was painted last; 0 for none.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Canvas:
         self.y = y[None, :, None] + np.clip(self.noise(45.0, warp_mm), -limit, limit)
         self.x = x[None, None, :] + np.clip(self.noise(45.0, warp_mm), -limit, limit)
         self.hu = np.full(shape, -1000.0, dtype=np.float32)
+        self.organs = np.zeros(shape, dtype=np.uint8)
 
     @property
     def whole(self) -> Box:
@@ -185,7 +193,14 @@ class Canvas:
             np.minimum(sd[inner], np.sqrt(d) - np.float32(radius), out=sd[inner])
         return outer, sd
 
-    def paint(self, box: Box, sd: FloatArray, hu: float | FloatArray, soft_mm: float = 1.2) -> None:
+    def paint(
+        self,
+        box: Box,
+        sd: FloatArray,
+        hu: float | FloatArray,
+        soft_mm: float = 1.2,
+        organ: int = 0,
+    ) -> None:
         """Paint a shape over what is there; its edge blends over ``soft_mm``.
 
         Parameters
@@ -198,10 +213,13 @@ class Canvas:
             Hounsfield units of the shape.
         soft_mm : float
             Width of the edge: the partial volume of a slice.
+        organ : int
+            Number of the organ that the shape is (part of).
         """
         alpha = np.clip(np.float32(0.5) - sd / np.float32(soft_mm), 0, 1)
         view = self.hu[box]
         view += alpha * (hu - view)
+        self.organs[box][sd < 0] = organ
 
 
 def _bumps(mm: FloatArray, length_mm: float) -> sparse.csr_array:

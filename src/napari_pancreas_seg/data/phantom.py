@@ -34,12 +34,16 @@ class Phantom:
         The CT: int16 HU, its source order and affine those of a usual scanner's.
     mask : ndarray, shape (Z, Y, X), uint8
         1 in the pancreas, on ``volume.grid`` (display order); one connected piece.
+    organs : ndarray, shape (Z, Y, X), uint8
+        Which organ a voxel belongs to, numbered as in `napari_pancreas_seg.data.anatomy.ORGANS`;
+        0 for none of them. Some bodies have no gallbladder.
     seed : int
         The seed it was made from.
     """
 
     volume: CTVolume
     mask: npt.NDArray[np.uint8]
+    organs: npt.NDArray[np.uint8]
     seed: int
 
 
@@ -68,7 +72,7 @@ def make_phantom(
     Returns
     -------
     Phantom
-        The CT and its true mask.
+        The CT, its true mask, and its other organs.
 
     Raises
     ------
@@ -88,7 +92,9 @@ def make_phantom(
     mask = anatomy.paint_abdomen(canvas)
     hu = _scan(canvas, rng)
     array, affine = _as_scanned(hu, spacing_mm, rng)
-    return Phantom(CTVolume.from_source_array(array, affine), _largest_piece(mask), seed)
+    gland = _largest_piece(mask)
+    canvas.organs[gland > 0] = anatomy.ORGANS["pancreas"]
+    return Phantom(CTVolume.from_source_array(array, affine), gland, canvas.organs, seed)
 
 
 def _scan(canvas: Canvas, rng: np.random.Generator) -> npt.NDArray[np.int16]:

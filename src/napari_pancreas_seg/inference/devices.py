@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from napari_pancreas_seg.errors import PancreasSegError
 __all__ = ["Device", "choose_device", "list_devices"]
 
 CPU_BATCH = 8
-GPU_BATCH = 32
+LARGEST_GPU_BATCH = 64
+UNKNOWN_GPU_BATCH = 16
+"""Where the backend does not tell how much memory a GPU has left."""
+SLICE_BYTES = 100_000_000
+"""Memory of a slice in the default network, about, with room for what a library needs besides."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,14 @@ class Device:
         ``"cpu:0"`` or ``"gpu:N"``.
     batch_size : int
         Slices that go through the network at once unless the user says otherwise.
+    policy : str
+        Keras dtype policy in which the network computes: half precision is several times as fast
+        on a GPU, and slow on most processors.
     """
 
     name: str
     batch_size: int
+    policy: str = "float32"
 
     def scope(self) -> AbstractContextManager[object]:
         """Within it, Keras computes on this device."""
@@ -67,7 +76,7 @@ def choose_device(asked: str) -> Device:
             f"There is no {asked} here: {keras.backend.backend()} sees {has}. "
             "Use --device auto or cpu."
         )
-    return Device(f"gpu:{number}", GPU_BATCH)
+    return Device(f"gpu:{number}", _gpu_batch(_free_bytes(number)), "mixed_float16")
 
 
 def list_devices() -> tuple[list[dict[str, str]], str]:
@@ -84,6 +93,35 @@ def list_devices() -> tuple[list[dict[str, str]], str]:
     devices = [{"id": "cpu", "name": f"CPU ({os.cpu_count() or 1} cores)"}]
     devices += [{"id": f"gpu:{n}", "name": _gpu_name(n)} for n in range(count)]
     return devices, "" if count else _why_no_gpu()
+
+
+def _gpu_batch(free: int | None) -> int:
+    """Slices at once: a power of two that takes half of the free memory at most."""
+    if free is None:
+        return UNKNOWN_GPU_BATCH
+    fits = max(1, free // 2 // SLICE_BYTES)
+    return int(min(LARGEST_GPU_BATCH, 1 << (fits.bit_length() - 1)))
+
+
+def _free_bytes(number: int) -> int | None:
+    """Memory that a GPU has left, if the backend or the driver tells."""
+    with contextlib.suppress(Exception):  # a guess is not worth a failure
+        backend = keras.backend.backend()
+        if backend == "torch":
+            import torch
+
+            return int(torch.cuda.mem_get_info(number)[0])
+        if backend == "jax":
+            import jax
+
+            known = jax.devices("gpu")[number].memory_stats()
+            return int(known["bytes_limit"] - known["bytes_in_use"])
+        query = ("--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={number}")
+        told = subprocess.run(
+            ("nvidia-smi", *query), capture_output=True, check=True, text=True, timeout=5
+        )
+        return int(told.stdout.split()[0]) * 2**20
+    return None
 
 
 def _gpu_name(number: int) -> str:

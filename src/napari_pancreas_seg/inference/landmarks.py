@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy
 
 from napari_pancreas_seg.inference.preprocessing import coarse_means
 
@@ -68,7 +68,7 @@ def _lung_share(slice_hu: npt.NDArray[Any], spacing: tuple[float, ...]) -> float
     coarse, _ = coarse_means(slice_hu, spacing, COARSE_MM)
     # Opening drops the skin's edge, where tissue and air mix to the density of lung.
     candidates = (coarse > LUNG_HU[0]) & (coarse < LUNG_HU[1])
-    lung = int(np.count_nonzero(ndimage.binary_opening(candidates, np.ones((3, 3)))))
+    lung = int(np.count_nonzero(scipy.ndimage.binary_opening(candidates, np.ones((3, 3)))))
     body = int(np.count_nonzero(coarse > TISSUE_HU)) + lung
     return lung / body if body else 0.0
 

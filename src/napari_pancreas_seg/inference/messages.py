@@ -87,7 +87,11 @@ def progress_message(step: Progress) -> Message:
     header = {"reply": "progress", "stage": step.stage, "done": step.done, "total": step.total}
     if step.slices is None:
         return header, {}
-    arrays: dict[str, Array] = {"z": step.slices.z, "mask": step.slices.mask}
+    arrays: dict[str, Array] = {
+        "z": step.slices.z,
+        "rows": step.slices.map_rows,
+        "mask": step.slices.mask,
+    }
     for word, part in step.slices.maps.items():
         arrays[f"{word} values"] = part.values
         arrays[f"{word} affine"] = part.grid.affine
@@ -104,13 +108,14 @@ def progress_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Progr
             values = arrays[f"{word} values"]
             grid = Grid((depth, *values.shape[1:]), arrays[f"{word} affine"])
             maps[word] = ScalarMap(values, grid)
-        slices = FoundSlices(arrays["z"], arrays["mask"], maps)
+        slices = FoundSlices(arrays["z"], arrays["mask"], maps, arrays["rows"])
     return Progress(header["stage"], header["done"], header["total"], slices)
 
 
 def result_message(result: Segmentation) -> Message:
     """Build the message that carries the result of a run."""
     maps = {"probability": result.probability}
+    maps |= {f"probability {name}": each for name, each in result.probabilities.items()}
     maps |= {f"attention {number}": gate for number, gate in enumerate(result.attention)}
     arrays: dict[str, Array] = {
         "mask": result.mask,
@@ -124,6 +129,7 @@ def result_message(result: Segmentation) -> Message:
     header: dict[str, Any] = {
         "reply": "result",
         "gates": len(result.attention),
+        "classes": list(result.probabilities),
         "threshold": result.threshold,
         "model": dict(result.model),
         "seconds": dict(result.seconds),
@@ -153,4 +159,7 @@ def segmentation_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> S
         notes=tuple(header["notes"]),
         expected_dice=arrays["expected dice"],
         plausible=arrays["plausible"],
+        probabilities={
+            name: scalar_map(f"probability {name}") for name in header.get("classes", ())
+        },
     )

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.model.probabilities import tempered
+
 __all__ = ["FramePredictor", "windowed"]
 
 
@@ -43,7 +45,10 @@ class FramePredictor(keras.Model):
     windows : sequence of (low, high)
         HU windows of its channels.
     temperature : float
-        Divides the log-odds of the probability (Guo et al. 2017, arXiv:1706.04599).
+        Divides the log-odds of the probability, of several classes the logits (Guo et al. 2017,
+        arXiv:1706.04599).
+    compact : bool
+        Return float16 instead of float32: half as much leaves the device.
     """
 
     def __init__(
@@ -51,8 +56,10 @@ class FramePredictor(keras.Model):
         network: keras.Model,
         windows: Sequence[Sequence[float]],
         temperature: float = 1.0,
+        compact: bool = False,
     ) -> None:
         super().__init__()
+        self.compact = compact
         self.network = network
         self.temperature = temperature
         self.windows = tuple(tuple(w) for w in windows)
@@ -67,26 +74,28 @@ class FramePredictor(keras.Model):
         Parameters
         ----------
         inputs : dict of tensor
-            ``hu`` (B, Y, X) int16 or float32; ``rows`` (height, Y) and ``columns``
-            (width, X), the matrices of `Frame.into`; ``shift``, a scalar in HU added before
-            clipping.
+            ``hu`` (B, Y, X), or (B, S, Y, X) for a network that sees the slice's neighbours too,
+            int16 or float32; ``rows`` (height, Y) and ``columns``
+            (width, X), the matrices of a `Canvas` or of `Frame.into`; ``shift``, a scalar in HU
+            added before clipping.
 
         Returns
         -------
         dict of tensor
-            ``probability`` (B, height, width) and ``attention_N`` (B, h, w).
+            ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
         """
         hu = ops.cast(inputs["hu"], "float32") + inputs["shift"]
         # Clip before resampling: otherwise metal and air bleed into their surroundings.
         hu = ops.clip(hu, self.lowest, self.highest) - self.lowest
         hu = ops.matmul(inputs["rows"], hu)
         hu = ops.matmul(hu, ops.transpose(inputs["columns"])) + self.lowest
-        outputs = self.network(windowed(hu[..., None], self.windows), training=False)
+        hu = hu[..., None] if len(hu.shape) == 3 else ops.transpose(hu, (0, 2, 3, 1))
+        outputs = dict(self.network(windowed(hu, self.windows), training=False))
+        probability = ops.cast(outputs.pop("probability"), "float32")
         maps = {name: ops.cast(value[..., 0], "float32") for name, value in outputs.items()}
-        if self.temperature != 1.0:
-            certain = ops.clip(maps["probability"], 1e-6, 1 - 1e-6)
-            odds = ops.log(certain) - ops.log(1.0 - certain)
-            maps["probability"] = ops.sigmoid(odds / self.temperature)
+        maps["probability"] = tempered(probability, self.temperature)
+        if self.compact:
+            maps = {name: ops.cast(value, "float16") for name, value in maps.items()}
         return maps
 
     def predict_batch(
@@ -95,9 +104,9 @@ class FramePredictor(keras.Model):
         rows: npt.NDArray[np.float32],
         columns: npt.NDArray[np.float32],
         shift: float = 0.0,
-    ) -> dict[str, npt.NDArray[np.float32]]:
+    ) -> dict[str, npt.NDArray[Any]]:
         """Run `call` compiled, from NumPy to NumPy."""
-        outputs: dict[str, npt.NDArray[np.float32]] = self.predict_on_batch(
+        outputs: dict[str, npt.NDArray[Any]] = self.predict_on_batch(
             {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
         )
         return outputs

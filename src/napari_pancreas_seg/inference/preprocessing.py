@@ -1,31 +1,36 @@
 """The frame: the part of every slice that the network sees, at one physical scale.
 
 A frame has a fixed number of pixels and of millimetres per pixel, and is centred on the
-body. There is one for a whole volume, so that mask, probability and attention share an
-affine. Getting in and out of it is two small matrices per volume, one for rows and one
-for columns: exact in millimetres, smoothed where pixels grow (no aliasing), zero outside.
+body, or for the second stage of a cascade on the gland. There is one for a whole volume, so
+that mask, probability and attention share an affine. Getting in and out of it is two small
+matrices per volume, one for rows and one for columns: exact in millimetres, smoothed where
+pixels grow (no aliasing), zero outside.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.schedule import Lattice
 from napari_pancreas_seg.volume import Grid
 
 __all__ = [
+    "Canvas",
     "Frame",
     "FrameSpec",
     "body_centre",
     "coarse_means",
     "contrast_shift",
     "frame_around",
+    "gland_centre",
     "place_frame",
     "resampling_matrix",
 ]
@@ -44,9 +49,12 @@ DARK_MODE_HU = 40
 """Below this commonest HU, a CT is not portal-venous."""
 
 
+CENTRES = ("body", "gland")
+
+
 @dataclass(frozen=True)
 class FrameSpec:
-    """Size of a frame and where it lies on the body.
+    """Size of a frame and where it lies.
 
     Parameters
     ----------
@@ -55,18 +63,35 @@ class FrameSpec:
     mm_per_pixel : float
         Size of a pixel in mm.
     offset_mm : tuple of float
-        From the centre of the body's box to the centre of the frame in mm, (towards the
-        back, towards the patient's left). The gland lies in front of the centre.
+        From the centre of the body's box, or of the gland's, to the centre of the frame in mm,
+        (towards the back, towards the patient's left). The gland lies in front of the body's.
+    centre : str
+        What it is laid around: ``"body"``; or ``"gland"``, where another network has found it.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is to be centred on anything else.
     """
 
     height: int = 160
     width: int = 224
     mm_per_pixel: float = 1.2
     offset_mm: tuple[float, float] = (-28.0, 14.0)
+    centre: str = "body"
+
+    def __post_init__(self) -> None:
+        if self.centre not in CENTRES:
+            raise PancreasSegError(
+                f"A frame is centred on the body or the gland, not {self.centre!r}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as plain data, for a card."""
-        return {**asdict(self), "offset_mm": list(self.offset_mm)}
+        data = {**asdict(self), "offset_mm": list(self.offset_mm)}
+        if self.centre == "body":  # what cards said before there was a choice
+            del data["centre"]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FrameSpec:
@@ -132,6 +157,7 @@ class Frame:
         shape: tuple[int, int] | None = None,
         coarser: int = 1,
         pad: tuple[int, int] = (0, 0),
+        lattice: Lattice | None = None,
     ) -> Grid:
         """Grid of the frame, or of a map of it that is coarser by a whole factor.
 
@@ -146,15 +172,88 @@ class Frame:
             pixels that it covers, hence an offset of (coarser - 1) / 2.
         pad : tuple of int
             Pixels that the network added before the frame's first row and column.
+        lattice : Lattice, optional
+            Slices that the map has; all if None.
         """
         shape = shape or (self.spec.height, self.spec.width)
         half = (coarser - 1) / 2
         origin = [o + s * (half - p) for o, s, p in zip(self.origin, self.step, pad, strict=True)]
+        lattice = lattice or Lattice(volume.shape[0])
         return volume.sub_grid(
-            (volume.shape[0], *shape),
-            (0.0, *origin),
-            (1.0, self.step[0] * coarser, self.step[1] * coarser),
+            (len(lattice), *shape),
+            (float(lattice.offset), *origin),
+            (float(lattice.stride), self.step[0] * coarser, self.step[1] * coarser),
         )
+
+    def support(self) -> tuple[slice, slice]:
+        """Rows and columns of the slice that the frame sees."""
+        spans = []
+        for origin, step, n_frame, n_slice in zip(
+            self.origin, self.step, (self.spec.height, self.spec.width), self.shape, strict=True
+        ):
+            reach = max(1.0, step) + 1
+            start = min(max(0, math.floor(origin - reach)), n_slice - 1)
+            stop = math.ceil(origin + step * (n_frame - 1) + reach) + 1
+            spans.append(slice(start, min(max(stop, start + 1), n_slice)))
+        return spans[0], spans[1]
+
+
+CANVAS_STEP = 64
+"""Canvases are multiples of so many pixels: CTs of about one pixel size share a shape, for
+which the network has been compiled."""
+
+
+class Canvas:
+    """The part of the slices that a frame sees, in a shape that CTs of a kind have in common.
+
+    Parameters
+    ----------
+    frame : Frame
+        Where the frame lies.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns of the canvas.
+    rows, columns : ndarray, shapes (height, shape[0]) and (width, shape[1]), float32
+        The matrices of `Frame.into` for the canvas.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        self._support = frame.support()
+        rows, columns = (-(-(s.stop - s.start) // CANVAS_STEP) for s in self._support)
+        self.shape = (rows * CANVAS_STEP, columns * CANVAS_STEP)
+        self.rows, self.columns = (
+            np.pad(matrix[:, s], ((0, 0), (0, n - (s.stop - s.start))))
+            for matrix, s, n in zip(frame.into(), self._support, self.shape, strict=True)
+        )
+
+    def cut(self, hu: Array, z: npt.NDArray[np.intp], n: int | None = None) -> Array:
+        """Cut slices out of a volume.
+
+        Parameters
+        ----------
+        hu : ndarray, shape (Z, Y, X)
+            Hounsfield units.
+        z : ndarray, shape (m,)
+            Which slices.
+        n : int, optional
+            Slices that are returned: those after the m-th are empty, so that every batch has
+            the shape for which the network was compiled.
+
+        Returns
+        -------
+        ndarray, shape (n, rows, columns), int16
+            Hounsfield units; beyond the slice there is 0, which no pixel of the frame sees.
+        """
+        cut = np.zeros((n or len(z), *self.shape), np.int16)
+        y, x = self._support
+        for i, plane in enumerate(z):
+            part = hu[plane, y, x]
+            if part.dtype.kind == "f":
+                part = np.clip(np.rint(part), -32768, 32767)
+            cut[i, : part.shape[0], : part.shape[1]] = part
+        return cut
 
 
 def resampling_matrix(n_in: int, n_out: int, start: float, step: float) -> npt.NDArray[np.float32]:
@@ -189,8 +288,10 @@ def resampling_matrix(n_in: int, n_out: int, start: float, step: float) -> npt.N
     return matrix
 
 
-def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec) -> Frame:
-    """Lay a frame on a volume, centred on the body.
+def place_frame(
+    hu: Array, spacing: tuple[float, float, float], spec: FrameSpec, gland: Array | None = None
+) -> Frame:
+    """Lay a frame on a volume, centred on the body or the gland.
 
     Parameters
     ----------
@@ -200,13 +301,21 @@ def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec)
         Distance between voxels along (z, y, x) in mm.
     spec : FrameSpec
         The frame that the network wants.
+    gland : ndarray, shape (Z, Y, X), optional
+        Where the gland is; for a frame that is centred on it. If it is nowhere, the frame lies
+        where most bodies have it.
 
     Raises
     ------
     PancreasSegError
         If no slice holds any soft tissue.
     """
-    return frame_around(body_centre(hu, spacing), hu.shape[1:], spacing, spec)
+    centre = None
+    if spec.centre == "gland":
+        centre = None if gland is None else gland_centre(gland)
+        if centre is None:
+            spec = replace(spec, offset_mm=FrameSpec.offset_mm)
+    return frame_around(centre or body_centre(hu, spacing), hu.shape[1:], spacing, spec)
 
 
 def frame_around(
@@ -215,12 +324,12 @@ def frame_around(
     spacing: tuple[float, float, float],
     spec: FrameSpec,
 ) -> Frame:
-    """Lay a frame on slices whose body is centred at a (y, x) index; see `place_frame`.
+    """Lay a frame on slices whose body, or gland, is centred at a (y, x) index; see `place_frame`.
 
     Parameters
     ----------
     centre : tuple of float
-        From `body_centre`.
+        From `body_centre` or `gland_centre`.
     shape : tuple of int
         (Y, X) of the slices.
     spacing : tuple of float
@@ -301,6 +410,33 @@ def body_centre(
     return float(y), float(x)
 
 
+def gland_centre(mask: Array) -> tuple[float, float] | None:
+    """Centre of the box that holds a mask but for a hundredth of it on each side.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Other than 0 in the gland.
+
+    Returns
+    -------
+    tuple of float or None
+        (y, x) index, the same for all slices; None for an empty mask.
+    """
+    area: npt.NDArray[np.intp] = np.count_nonzero(mask, axis=0)
+    if not area.any():
+        return None
+    y, x = (_middle_of_box(area.sum(axis=other)) for other in (1, 0))
+    return y, x
+
+
+def _middle_of_box(profile: npt.NDArray[np.intp]) -> float:
+    """Middle of the stretch that holds a profile but for its outermost hundredths."""
+    share = np.cumsum(profile) / profile.sum()
+    first, last = np.searchsorted(share, [0.01, 0.99])
+    return float(first + last) / 2
+
+
 def _evenly_spread(n_slices: int, most: int) -> npt.NDArray[np.intp]:
     """Indices of at most so many slices, the first and the last among them."""
     return np.unique(np.linspace(0, n_slices - 1, min(n_slices, most)).round().astype(np.intp))
@@ -339,8 +475,9 @@ def _body_box(slice_hu: Array, spacing: tuple[float, float]) -> tuple[float, flo
     """Centre of the body's box in one slice, (y, x) index, and its area in coarse pixels."""
     coarse, factors = coarse_means(np.clip(slice_hu, *SOFT_TISSUE_HU), spacing, COARSE_MM)
     # Opening removes the table's shells; small pieces are tubes, arms' edges and noise.
-    tissue = ndimage.binary_opening(np.pad(coarse > BODY_MEAN_HU, 1), np.ones((3, 3)))[1:-1, 1:-1]
-    pieces, n = ndimage.label(tissue, np.ones((3, 3)))
+    dense = np.pad(coarse > BODY_MEAN_HU, 1)
+    tissue = scipy.ndimage.binary_opening(dense, np.ones((3, 3)))[1:-1, 1:-1]
+    pieces, n = scipy.ndimage.label(tissue, np.ones((3, 3)))
     if n == 0:
         return None
     sizes = np.bincount(pieces.ravel())

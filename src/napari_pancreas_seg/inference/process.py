@@ -39,7 +39,7 @@ from napari_pancreas_seg.inference.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["NetworkProcess"]
+__all__ = ["NetworkProcess", "child_environment"]
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,7 @@ class _Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=child_environment(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         self._replies: dict[int, Replies] = {}
@@ -378,8 +378,8 @@ class _Child:
                 self._errors.append(line.decode(errors="replace").rstrip())
 
 
-def _environment() -> dict[str, str]:
-    """Environment of the child: the parent's, and no more folders to import from."""
+def child_environment() -> dict[str, str]:
+    """Environment of a child process: the parent's, and no more folders to import from."""
     environment = dict(os.environ)
     if not {"", str(Path.cwd())} & set(sys.path):
         # ``-m`` would put the working folder first, and with it any ``random.py`` there.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.inference.classes import Classes
+from napari_pancreas_seg.inference.finishing import finish_mask
 from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
 from napari_pancreas_seg.inference.result import Segmentation
-from napari_pancreas_seg.inference.segmentation import finish_mask
+from napari_pancreas_seg.inference.schedule import Lattice
 
-__all__ = ["remask"]
+__all__ = ["places", "remask"]
 
 
 def remask(
@@ -34,22 +36,27 @@ def remask(
     probability = result.probability
     if postprocess is None:
         postprocess = result.options.postprocess
+    frame, lattice = places(result)
+    several = [each.values for each in result.probabilities.values()]
     return finish_mask(
-        probability.values,
-        _frame_of(result),
+        np.stack(several) if several else probability.values,
+        frame,
+        lattice,
         result.grid.spacing,
         result.threshold if threshold is None else threshold,
         result.plausible if postprocess else None,
         result.options.region(result.grid.shape),
+        Classes.of(result.model),
     )
 
 
-def _frame_of(result: Segmentation) -> Frame:
-    """Where the frame lay on the slices."""
+def places(result: Segmentation) -> tuple[Frame, Lattice]:
+    """Where the frame lay on the slices, and on which slices."""
     to_ct = np.linalg.inv(result.grid.affine) @ result.probability.grid.affine
-    return Frame(
+    frame = Frame(
         FrameSpec.from_dict(result.model["frame"]),
         result.grid.shape[1:],
         (float(to_ct[1, 3]), float(to_ct[2, 3])),
         (float(to_ct[1, 1]), float(to_ct[2, 2])),
     )
+    return frame, Lattice(result.grid.shape[0], round(to_ct[0, 0]), round(to_ct[0, 3]))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.metrics import volume_ml
 from napari_pancreas_seg.volume import Grid
 
@@ -36,11 +37,17 @@ class Options:
         a pancreas can lie.
     first_slice : int, optional
         Slice to begin with, the one on screen for instance; the others follow outward.
+    every_slice : bool
+        Have the network see every slice, instead of finding the gland with a coarse sweep and
+        looking at it every 3 mm.
     slices : tuple of int, optional
         (start, stop): only slices start to stop - 1 are segmented, counted from 0 at the feet.
     box : tuple of int, optional
         (top, bottom, left, right): only pixels in rows top to bottom - 1 and columns left to
         right - 1 can belong to the mask.
+    localiser : str, optional
+        Name or path of the model that finds the gland, for one whose frame lies around it; None
+        takes the one that its card names.
 
     Raises
     ------
@@ -53,8 +60,10 @@ class Options:
     threshold: float | None = None
     postprocess: bool = True
     first_slice: int | None = None
+    every_slice: bool = False
     slices: tuple[int, int] | None = None
     box: tuple[int, int, int, int] | None = None
+    localiser: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", self.device):
@@ -96,8 +105,9 @@ class ScalarMap:
 
     Parameters
     ----------
-    values : ndarray, shape (Z, H, W)
-        float16; NaN where nothing was computed.
+    values : ndarray, shape (rows, H, W)
+        float16; NaN where nothing was computed. Rows lie as far apart as the slices that the
+        network may have seen: see `napari_pancreas_seg.inference.schedule.Lattice`.
     grid : Grid
         Where the values lie; axes are parallel to the CT's.
     """
@@ -119,11 +129,19 @@ class FoundSlices:
     maps : Mapping of str to ScalarMap
         ``"probability"`` and ``"attention 1"`` (the finest gate) and so on: the values of
         these slices alone, (n, H, W), with the grid of the whole map.
+    rows : ndarray, shape (n,), optional
+        Where these slices lie along the maps' first axis; at z if None.
     """
 
     z: npt.NDArray[np.intp]
     mask: npt.NDArray[np.uint8]
     maps: Mapping[str, ScalarMap] = field(default_factory=dict)
+    rows: npt.NDArray[np.intp] | None = None
+
+    @property
+    def map_rows(self) -> npt.NDArray[np.intp]:
+        """Where these slices lie along the maps' first axis."""
+        return self.z if self.rows is None else self.rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +171,11 @@ class Segmentation:
     Parameters
     ----------
     mask : ndarray, shape (Z, Y, X), uint8
-        1 in the pancreas, on the CT's grid.
+        1 in the pancreas, on the CT's grid; of a model of several classes, the values that its
+        card gives them in ``labels``.
     probability : ScalarMap
-        Probability of pancreas at the resolution of the network's input.
+        Probability of pancreas at the resolution of the network's input; of several classes, of
+        any of them.
     attention : tuple of ScalarMap
         Attention gate coefficients, finest gate first, at the resolution at which the
         network computed them; empty for a network without gates.
@@ -177,6 +197,8 @@ class Segmentation:
     plausible : ndarray, shape (Z,), bool
         Slices in which a pancreas can lie, by where the lungs end; post-processing drops
         what was found in the others.
+    probabilities : Mapping of str to ScalarMap
+        Of a model of several classes, the probability of each by its name.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -190,8 +212,23 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     expected_dice: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     plausible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    probabilities: Mapping[str, ScalarMap] = field(default_factory=dict)
+
+    @property
+    def slices_seen(self) -> int:
+        """Number of slices that the network has seen."""
+        return int(np.count_nonzero(~np.isnan(self.probability.values[:, 0, 0])))
 
     @property
     def volume_ml(self) -> float:
-        """Volume of the mask in mL."""
+        """Volume of the mask in mL, all classes together."""
         return volume_ml(self.mask, self.grid)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of each class in mL by its name."""
+        classes = Classes.of(self.model)
+        return {
+            name: volume_ml(self.mask == value, self.grid)
+            for name, value in zip(classes.names, classes.values, strict=True)
+        }

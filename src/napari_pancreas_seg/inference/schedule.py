@@ -1,30 +1,237 @@
-"""Which slice next."""
+"""Which slices the network sees, and in which order.
+
+In a thin-sliced CT of the abdomen four slices in five show no pancreas, and neighbours look
+alike. So a coarse sweep finds the gland, and only there the slices are seen as closely as
+accuracy needs; between them probability is interpolated. Work grows with the gland, not with
+the scan.
+"""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["slice_order"]
+__all__ = ["FINE_MM", "SWEEP_MM", "Lattice", "Schedule", "lattice_for"]
+
+FINE_MM = 3.0
+"""Slices within the gland lie at most so far apart; slices that are thicker are all seen."""
+SWEEP_MM = 12.0
+"""Slices of the sweep lie about so far apart: no gland is so short that it slips through."""
+FEWEST_SLICES = 40
+"""With fewer there is nothing to save."""
+FAINTEST_RUN = 0.1
+"""A stretch with less than this share of the strongest one's evidence is not looked at closely.
+
+`postprocessing.main_pieces` would drop it with the same share."""
 
 
-def slice_order(n_slices: int, first: int | None = None) -> npt.NDArray[np.intp]:
-    """Order in which slices are segmented.
+@dataclass(frozen=True)
+class Lattice:
+    """Evenly spaced slices of a volume: those that the network may see.
 
     Parameters
     ----------
     n_slices : int
         Slices of the volume.
-    first : int, optional
-        The slice to begin with; the others follow by their distance to it. Without it,
-        from the feet to the head.
-
-    Returns
-    -------
-    ndarray, shape (n_slices,)
-        Every slice once.
+    stride : int
+        Slices from one row of the lattice to the next; 1 for every slice.
+    offset : int
+        Slice of the first row, less than `stride`.
     """
-    z = np.arange(n_slices)
-    if first is None:
-        return z
-    return z[np.argsort(np.abs(z - min(max(first, 0), n_slices - 1)), kind="stable")]
+
+    n_slices: int
+    stride: int = 1
+    offset: int = 0
+
+    def __len__(self) -> int:
+        return max(1, -(-(self.n_slices - self.offset) // self.stride))
+
+    @property
+    def z(self) -> npt.NDArray[np.intp]:
+        """Slice of each row."""
+        return np.minimum(self.offset + self.stride * np.arange(len(self)), self.n_slices - 1)
+
+    def rows(self, start: int, stop: int) -> slice:
+        """Rows whose slice lies from `start` to before `stop`; at least one."""
+        first = max(0, -(-(start - self.offset) // self.stride))
+        last = max(0, -(-(stop - self.offset) // self.stride))
+        first = min(first, len(self) - 1)
+        return slice(first, min(max(last, first + 1), len(self)))
+
+    def nearest(self) -> npt.NDArray[np.intp]:
+        """Row that lies nearest to each slice, shape (n_slices,)."""
+        rows = np.rint((np.arange(self.n_slices) - self.offset) / self.stride)
+        return np.clip(rows, 0, len(self) - 1).astype(np.intp)
+
+    def between(self, z: int) -> tuple[int, int, float]:
+        """Rows below and above a slice, and the share of the one above.
+
+        Beyond the first and the last row, what they say goes on.
+        """
+        place = min(max((z - self.offset) / self.stride, 0.0), len(self) - 1.0)
+        below = math.floor(place)
+        return below, min(below + 1, len(self) - 1), place - below
+
+
+def lattice_for(
+    n_slices: int,
+    spacing_z_mm: float,
+    part: slice,
+    first: int | None = None,
+    every_slice: bool = False,
+    fine_mm: float = FINE_MM,
+) -> Lattice:
+    """Choose how closely the slices of a CT are looked at.
+
+    Parameters
+    ----------
+    n_slices : int
+        Slices of the CT.
+    spacing_z_mm : float
+        Distance between them in mm.
+    part : slice
+        Slices that are asked for.
+    first : int, optional
+        A slice that must be among those that are seen.
+    every_slice : bool
+        Leave none out.
+    fine_mm : float
+        How far apart rows may lie.
+    """
+    stride = max(1, math.floor(fine_mm / spacing_z_mm + 1e-3))
+    if every_slice or part.stop - part.start < FEWEST_SLICES:
+        stride = 1
+    inside = first is not None and part.start <= first < part.stop
+    return Lattice(
+        n_slices, stride, (first if inside and first is not None else part.start) % stride
+    )
+
+
+class Schedule:
+    """Hands out rows of a lattice: the one on screen, a sweep, and all where the gland is.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        What can be asked for.
+    spacing_z_mm : float
+        Distance between the CT's slices in mm.
+    part : slice
+        Slices of the CT that are asked for; an empty one for none.
+    first : int, optional
+        Slice to begin with; the others follow by their distance to it. Without it, from the
+        feet to the head.
+    likely : ndarray, shape (n_slices,), bool, optional
+        Slices in which a pancreas can lie; the sweep passes over the others.
+    every_slice : bool
+        Hand out every row, in one sweep.
+    fine_mm : float
+        As for `lattice_for`. Rows that lie farther apart, because the slices are thicker, are
+        all handed out.
+    """
+
+    def __init__(
+        self,
+        lattice: Lattice,
+        spacing_z_mm: float,
+        part: slice,
+        first: int | None = None,
+        likely: npt.NDArray[np.bool_] | None = None,
+        every_slice: bool = False,
+        fine_mm: float = FINE_MM,
+    ) -> None:
+        self._rows = np.arange(len(lattice))[lattice.rows(part.start, part.stop)]
+        if part.start >= part.stop:
+            self._rows = self._rows[:0]
+        self._first: int | None = None
+        if first is not None and len(self._rows):
+            middle = int(lattice.nearest()[min(max(first, 0), lattice.n_slices - 1)])
+            self._first = min(max(middle, int(self._rows[0])), int(self._rows[-1]))
+        row_mm = spacing_z_mm * lattice.stride
+        sweeping = (
+            not every_slice and row_mm <= fine_mm + 1e-3 and part.stop - part.start >= FEWEST_SLICES
+        )
+        self._step = max(1, round(SWEEP_MM / row_mm)) if sweeping else 1
+        self._evidence = np.full(len(lattice), np.nan)
+        self._asked = np.zeros(len(lattice), bool)
+        self._sweeping = sweeping
+        if sweeping and likely is not None and likely[lattice.z[self._rows]].any():
+            self._rows = self._rows[likely[lattice.z[self._rows]]]
+
+    def take(self, most: int) -> npt.NDArray[np.intp]:
+        """Rows to do next, at most so many; none if all is done or more must be known first."""
+        rows = self._pending()[:most]
+        self._asked[rows] = True
+        return rows
+
+    def tell(self, rows: npt.NDArray[np.intp], evidence: npt.NDArray[Any]) -> None:
+        """Say how much of a pancreas the network saw in rows; 0 for none."""
+        self._evidence[rows] = evidence
+
+    def give_back(self, rows: npt.NDArray[np.intp]) -> None:
+        """Have rows handed out again."""
+        self._asked[rows] = False
+
+    @property
+    def total(self) -> int:
+        """Rows to do in all, as far as is known."""
+        return int(self._asked.sum()) + len(self._pending())
+
+    @property
+    def _on_sweep(self) -> npt.NDArray[np.intp]:
+        return self._rows[:: self._step]
+
+    def _pending(self) -> npt.NDArray[np.intp]:
+        """Rows that are to be handed out, the most wanted first."""
+        while True:
+            sweep = self._outward(self._on_sweep[~self._asked[self._on_sweep]])
+            first = [] if self._first is None or self._asked[self._first] else [self._first]
+            close = self._outward(self._close())
+            pending = np.array([*first, *sweep, *close], np.intp)
+            if pending.size or self._step == 1 or self._unanswered() or self._found().any():
+                return pending[np.sort(np.unique(pending, return_index=True)[1])]
+            self._step = max(1, self._step // 2)  # nothing was found: look more closely
+
+    def _unanswered(self) -> bool:
+        return bool(np.isnan(self._evidence[self._asked]).any())
+
+    def _found(self) -> npt.NDArray[np.bool_]:
+        return np.nan_to_num(self._evidence) > 0
+
+    def _close(self) -> npt.NDArray[np.intp]:
+        """Rows around what the sweep has found that have not been asked for.
+
+        From the last empty row before a find to the first one after it.
+        """
+        if not self._sweeping:
+            return np.zeros(0, np.intp)
+        found = self._found()
+        # Sums of stretches are to be compared, of which some have been looked at closely.
+        evidence = np.zeros(len(found))
+        evidence[self._on_sweep] = np.nan_to_num(self._evidence[self._on_sweep])
+        marks = np.flatnonzero(self._asked & ~found)
+        runs: list[tuple[int, int, float]] = []
+        for row in np.flatnonzero(found).tolist():
+            after = int(np.searchsorted(marks, row))
+            start = marks[after - 1] + 1 if after else 0
+            stop = marks[after] if after < len(marks) else len(found)
+            start, stop = max(start, row - self._step), min(stop, row + self._step + 1)
+            if runs and start <= runs[-1][1]:
+                runs[-1] = (runs[-1][0], stop, runs[-1][2] + evidence[row])
+            else:
+                runs.append((start, stop, evidence[row]))
+        strongest = max((run[2] for run in runs), default=0.0)
+        wanted = np.zeros(len(found), bool)
+        for start, stop, strength in runs:
+            wanted[start:stop] = strength >= FAINTEST_RUN * strongest
+        return self._rows[wanted[self._rows] & ~self._asked[self._rows]]
+
+    def _outward(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Rows by their distance to the first one, or from the feet to the head."""
+        if self._first is None:
+            return rows
+        return rows[np.argsort(np.abs(rows - self._first), kind="stable")]

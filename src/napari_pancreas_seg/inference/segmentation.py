@@ -5,11 +5,11 @@ Importing this module loads no Keras; the first segmentation does.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.cascade import (
+    COARSE_MM,
+    Whereabouts,
+    find_localiser,
+    share_outside,
+    with_localiser,
+)
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.confidence import expected_dice
+from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
 from napari_pancreas_seg.inference.landmarks import plausible_slices
+from napari_pancreas_seg.inference.maps import MapArrays, foreground
+from napari_pancreas_seg.inference.neighbours import neighbouring_slices
 from napari_pancreas_seg.inference.preprocessing import (
+    Canvas,
     Frame,
     FrameSpec,
     body_centre,
@@ -30,13 +42,11 @@ from napari_pancreas_seg.inference.result import (
     FoundSlices,
     Options,
     Progress,
-    ScalarMap,
     Segmentation,
 )
-from napari_pancreas_seg.inference.schedule import slice_order
-from napari_pancreas_seg.model.bundle import Bundle, load_bundle
-from napari_pancreas_seg.postprocessing import main_pieces, smooth_along_z
-from napari_pancreas_seg.volume import CTVolume, Grid
+from napari_pancreas_seg.inference.schedule import FINE_MM, Lattice, Schedule, lattice_for
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle, load_card
+from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.predictor import FramePredictor
@@ -44,10 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Appearance",
     "LoadedModel",
-    "finish_mask",
     "iter_segment",
-    "keep_region",
-    "native_mask",
     "segment",
 ]
 
@@ -63,6 +70,9 @@ class LoadedModel:
         Name of a bundled, cached or known model, path of a bundle, or a bundle.
     device : str
         ``"auto"``, ``"cpu"`` or ``"gpu:N"``.
+    localiser : str, Path or Bundle, optional
+        For the second stage of a cascade: the model that finds the gland, if it is not to be the
+        one that the card names.
 
     Raises
     ------
@@ -70,30 +80,74 @@ class LoadedModel:
         If there is no such model or device, or the bundle is damaged.
     """
 
-    def __init__(self, model: str | Path | Bundle = "default", device: str = "auto") -> None:
+    def __init__(
+        self,
+        model: str | Path | Bundle = "default",
+        device: str = "auto",
+        localiser: str | Path | Bundle | None = None,
+    ) -> None:
         from napari_pancreas_seg.inference.devices import choose_device
         from napari_pancreas_seg.inference.predictor import FramePredictor
 
         self.bundle = model if isinstance(model, Bundle) else load_bundle(model)
-        self.card = self.bundle.card
+        finder = find_localiser(self.bundle.card, localiser)
+        self.localiser = None if finder is None else LoadedModel(finder, device)
+        self.card = with_localiser(self.bundle.card, localiser)
+        self.classes = Classes.of(self.card)
+        self.neighbours_mm: float | None = self.card.get("neighbours_mm")
         self.device = choose_device(device)
         self.frame = FrameSpec.from_dict(self.card["frame"])
         with self.device.scope():
             self.predictor: FramePredictor = FramePredictor(
-                self.bundle.network(), self.card["windows"], self.card.get("temperature", 1.0)
+                self.bundle.network(self.device.policy),
+                # With neighbouring slices, one window serves them all.
+                self.card["windows"][: None if self.neighbours_mm is None else 1],
+                self.card.get("temperature", 1.0),
+                compact=True,
             )
 
     def warm_up(self, volume: CTVolume, options: Options | None = None) -> None:
         """Compile the network for slices like a CT's, so that the first ones come at once."""
         options = options or Options(first_slice=0)
+        if self.localiser is not None:
+            self.localiser.warm_up(volume, options)
         centre = (volume.grid.shape[1] / 2, volume.grid.shape[2] / 2)
         frame = frame_around(centre, volume.grid.shape[1:], volume.spacing, self.frame)
-        rows, columns = frame.into()
-        n_slices = len(range(*options.region(volume.grid.shape)[0].indices(volume.grid.shape[0])))
-        for size in {*_batch_sizes(n_slices, self, options)}:
-            with self.device.scope():
-                hu = np.zeros((size, *volume.hu.shape[1:]), volume.hu.dtype)
-                self.predictor.predict_batch(hu, rows, columns, 0)
+        canvas = Canvas(frame)
+        part = options.region(volume.grid.shape)[0]
+        sizes = {min(options.batch_size or self.device.batch_size, part.stop - part.start)}
+        if options.first_slice is not None:
+            sizes.add(1)
+        # Slices with their neighbours, for a network that sees those.
+        seen = () if self.neighbours_mm is None else (3,)
+        for size in sizes:
+            self.predict(np.zeros((size, *seen, *canvas.shape), np.int16), canvas, 0)
+
+    def blank(self, canvas: Canvas) -> dict[str, Array]:
+        """What `predict` gives of no slice at all: arrays without rows, of the right shapes."""
+        seen = () if self.neighbours_mm is None else (3,)
+        found = self.predict(np.zeros((1, *seen, *canvas.shape), np.int16), canvas, 0)
+        return {name: values[:0] for name, values in found.items()}
+
+    def predict(self, hu: Array, canvas: Canvas, shift: int) -> dict[str, Array]:
+        """Run the network on its device.
+
+        Parameters
+        ----------
+        hu : ndarray, shape (B, rows, columns) or (B, S, rows, columns), int16
+            From `Canvas.cut`; with the slices' neighbours for a network that sees those.
+        canvas : Canvas
+            Where the frame lies on it.
+        shift : int
+            HU to add.
+
+        Returns
+        -------
+        dict of str to ndarray, float16
+            ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
+        """
+        with self.device.scope():
+            return self.predictor.predict_batch(hu, canvas.rows, canvas.columns, shift)
 
 
 @dataclass(frozen=True)
@@ -106,10 +160,13 @@ class Appearance:
         (y, x) index of the body's centre.
     shift : int
         HU to add; see `contrast_shift`.
+    plausible : ndarray, shape (Z,), bool
+        Slices in which a pancreas can lie; see `plausible_slices`.
     """
 
     centre: tuple[float, float]
     shift: int
+    plausible: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, volume: CTVolume) -> Appearance:
@@ -120,7 +177,11 @@ class Appearance:
         PancreasSegError
             If no slice holds any soft tissue.
         """
-        return cls(body_centre(volume.hu, volume.spacing), contrast_shift(volume.hu))
+        return cls(
+            body_centre(volume.hu, volume.spacing),
+            contrast_shift(volume.hu),
+            plausible_slices(volume.hu, volume.spacing),
+        )
 
 
 def segment(
@@ -135,7 +196,8 @@ def segment(
     model : str, Path or LoadedModel
         Name or path of a model; a `LoadedModel` saves loading it again for the next volume.
     **options
-        Fields of `Options`: ``device``, ``batch_size``, ``threshold``, ``postprocess``.
+        Fields of `Options`: ``device``, ``batch_size``, ``threshold``, ``postprocess``,
+        ``every_slice`` and more.
 
     Returns
     -------
@@ -152,7 +214,7 @@ def segment(
         asked = Options(**options)
     except TypeError as error:
         raise PancreasSegError(f"Unknown option: {error}.") from error
-    steps = iter_segment(volume, model, asked)
+    steps = iter_segment(volume, model, asked, stream=False)
     while True:
         try:
             next(steps)
@@ -166,6 +228,7 @@ def iter_segment(
     model: str | Path | LoadedModel = "default",
     options: Options | None = None,
     appearance: Appearance | None = None,
+    stream: bool = True,
 ) -> Generator[Progress, None, Segmentation]:
     """Find the pancreas step by step; closing the generator cancels.
 
@@ -179,11 +242,15 @@ def iter_segment(
         How to segment.
     appearance : Appearance, optional
         Of this very CT, if it has been looked at before: saves half a second.
+    stream : bool
+        Whether steps carry what they have found.
 
     Yields
     ------
     Progress
-        What is going on, and the slices that were just found, before post-processing.
+        What is going on, and the slices that were just found, before post-processing. Slices
+        that lie between those that the network sees are shown as the nearest of them; they are
+        interpolated at the end.
 
     Returns
     -------
@@ -198,158 +265,190 @@ def iter_segment(
     options = options or Options()
     clock = _Clock()
     region = options.region(volume.grid.shape)
-    n_slices = region[0].stop - region[0].start
     with clock("placing the frame"):
         # Before the network is loaded: what cannot be segmented fails at once.
         appearance = appearance or Appearance.of(volume)
-    yield Progress("loading the network", 0, n_slices)
+    if isinstance(model, LoadedModel):
+        card = model.card
+    else:
+        card = with_localiser(load_card(model), options.localiser)
+    classes = Classes.of(card)
+    lattice, schedule = _plan(volume, options, appearance, classes)
+    yield Progress("loading the network", 0, schedule.total)
     with clock("loading the network"):
-        loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, options.device)
-    with clock("placing the frame"):
-        frame = frame_around(appearance.centre, volume.grid.shape[1:], volume.spacing, loaded.frame)
+        if not isinstance(model, LoadedModel):
+            model = LoadedModel(model, options.device, options.localiser)
+        loaded = model
+    if loaded.localiser is None:
+        course = _Course(_frame_on(volume, loaded.frame, appearance.centre), schedule)
+    else:
+        course = yield from _locate(volume, loaded, lattice, options, appearance, clock)
+    frame, schedule, done = course.frame, course.schedule, course.done
+    canvas = Canvas(frame)
     threshold = options.threshold or float(loaded.card["threshold"])
-    maps = _Maps(frame, volume.grid)
-    done = 0
-    for z, outputs in _predict(volume, loaded, frame, appearance.shift, options, clock):
-        maps.store(z, outputs)
-        done += len(z)
-        mask = native_mask(outputs["probability"], frame, threshold)
-        found = FoundSlices(z, keep_region(mask, region[1:]), maps.part(z))
-        yield Progress("segmenting", done, n_slices, found)
-    yield Progress("post-processing", done, n_slices)
+    maps = MapArrays(frame, volume.grid, lattice, classes)
+    if not schedule.total:  # there are maps, with nothing in them
+        maps.store(np.zeros(0, np.intp), loaded.blank(canvas))
+    batches = _Batches(volume, loaded, canvas, appearance.shift, options)
+    for rows, outputs in batches.run(lattice, schedule, clock):
+        with clock("keeping results"):
+            maps.store(rows, outputs)
+            done += len(rows)
+            found = None
+            if stream:
+                by_class = np.moveaxis(outputs["probability"], -1, 0)
+                mask = native_mask(by_class, frame, threshold, classes)
+                mask = keep_region(mask, region[1:])
+                # Until its own neighbours are known, a slice looks like the nearest one seen.
+                place, z = _nearest(lattice, rows, region[0])
+                found = FoundSlices(z, mask[place], maps.part(rows), rows)
+        yield Progress("segmenting", done, course.done + schedule.total, found)
+    yield Progress("post-processing", done, done)
     with clock("post-processing"):
-        plausible = plausible_slices(volume.hu, volume.spacing)
         mask = finish_mask(
-            maps.probability,
+            maps.probabilities,
             frame,
+            lattice,
             volume.spacing,
             threshold,
-            plausible if options.postprocess else None,
+            appearance.plausible if options.postprocess else None,
             region,
+            classes,
         )
-        expected = expected_dice(maps.probability, threshold, loaded.card)
+        expected = expected_dice(maps.probability, threshold, loaded.card)[lattice.nearest()]
     return Segmentation(
         mask=mask,
         probability=maps.whole("probability"),
         expected_dice=expected,
-        plausible=plausible,
-        attention=tuple(maps.whole(word) for word in maps.words if word != "probability"),
+        plausible=appearance.plausible,
+        probabilities=maps.by_class,
+        attention=maps.gates,
         grid=volume.grid,
         threshold=threshold,
         model=loaded.card,
         seconds=clock.seconds,
         options=options,
-        notes=volume.notes + _about_contrast(appearance.shift),
+        notes=volume.notes + _about_contrast(appearance.shift) + course.notes,
     )
 
 
-def finish_mask(
-    probability: Array,
-    frame: Frame,
-    spacing: tuple[float, float, float],
-    threshold: float,
-    plausible: Array | None,
-    region: tuple[slice, slice, slice] | None = None,
-) -> npt.NDArray[np.uint8]:
-    """From the network's probability to the mask of the whole volume.
+@dataclass(frozen=True)
+class _Course:
+    """Where the network looks, how many slices another one has seen before, and what to say."""
 
-    Parameters
-    ----------
-    probability : ndarray, shape (Z, height, width)
-        What the network said, in the frame; NaN at most in slices outside the region.
-    frame : Frame
-        Where the frame lies on the slices.
-    spacing : tuple of float
-        Distance between the CT's voxels along (z, y, x) in mm.
-    threshold : float
-        Probability above which a voxel is pancreas.
-    plausible : ndarray, shape (Z,), bool, or None
-        Slices in which a pancreas can lie; None leaves out all post-processing.
-    region : tuple of slice, optional
-        (z, y, x): where the mask can lie; what was found elsewhere does not count.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X), uint8
-        The mask.
-    """
-    if region is not None:
-        whole = np.zeros((len(probability), *frame.shape), np.uint8)
-        inside = frame.within(probability[region[0]], region[1:])
-        seen = None if plausible is None else plausible[region[0]]
-        mask = finish_mask(inside, frame, spacing, threshold, seen)
-        whole[region[0]] = keep_region(mask, region[1:])
-        return whole
-    if plausible is not None:
-        probability = _smooth_near(probability, threshold, frame, spacing[0])
-        step = (spacing[0], frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
-        kept = main_pieces(probability, threshold, step, plausible)
-        probability = np.where(kept, probability, probability.dtype.type(0))
-    return native_mask(probability, frame, threshold)
+    frame: Frame
+    schedule: Schedule
+    done: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def _smooth_near(probability: Array, threshold: float, frame: Frame, spacing_z_mm: float) -> Array:
-    """Smooth along z where that can matter for the mask; zero elsewhere.
-
-    A mean along z exceeds the threshold only in columns where some slice does; next to those
-    lie the pixels that take part in interpolation.
-    """
-    above = (probability > threshold).any(axis=0)
-    smooth = np.zeros_like(probability)
-    if not above.any():
-        return smooth
-    near = [slice(0, 0), slice(0, 0)]
-    for axis in (0, 1):
-        reach = math.ceil(max(1.0, 1 / frame.step[axis])) + 1
-        held = np.flatnonzero(np.any(above, axis=1 - axis))
-        near[axis] = slice(max(0, held[0] - reach), held[-1] + 1 + reach)
-    part = np.ascontiguousarray(probability[:, near[0], near[1]])
-    smooth[:, near[0], near[1]] = smooth_along_z(part, spacing_z_mm)
-    return smooth
+def _frame_on(volume: CTVolume, spec: FrameSpec, centre: tuple[float, float]) -> Frame:
+    return frame_around(centre, volume.grid.shape[1:], volume.spacing, spec)
 
 
-def native_mask(probability: Array, frame: Frame, threshold: float) -> npt.NDArray[np.uint8]:
-    """Bring probability back to the slices' own pixels and threshold it there.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (n, height, width)
-        Probability in the frame.
-    frame : Frame
-        Where the frame lies.
-    threshold : float
-        Probability above which a pixel is pancreas.
-
-    Returns
-    -------
-    ndarray, shape (n, Y, X), uint8
-        The mask.
-
-    Notes
-    -----
-    Interpolation never exceeds its neighbours, so only pixels that touch a frame pixel
-    above the threshold are worth computing: work grows with the gland.
-    """
-    mask = np.zeros((len(probability), *frame.shape), np.uint8)
-    rows, columns = frame.out_of()
-    candidates = probability > threshold
-    for i in np.flatnonzero(candidates.any(axis=(1, 2))):
-        near_y = np.flatnonzero(rows[:, candidates[i].any(axis=1)].any(axis=1))
-        near_x = np.flatnonzero(columns[:, candidates[i].any(axis=0)].any(axis=1))
-        if near_y.size == 0 or near_x.size == 0:
-            continue  # what was found lies outside the slice
-        y, x = slice(near_y[0], near_y[-1] + 1), slice(near_x[0], near_x[-1] + 1)
-        mask[i, y, x] = rows[y] @ probability[i].astype(np.float32) @ columns[x].T > threshold
-    return mask
+def _locate(
+    volume: CTVolume,
+    loaded: LoadedModel,
+    lattice: Lattice,
+    options: Options,
+    appearance: Appearance,
+    clock: _Clock,
+) -> Generator[Progress, None, _Course]:
+    """The first stage of a cascade: find the gland, and lay the second one's frame around it."""
+    region = options.region(volume.grid.shape)
+    stage = _Clock()
+    gland, done = yield from _coarse_mask(volume, loaded.localiser, options, appearance, stage)
+    clock.seconds["finding the gland"] = round(sum(stage.seconds.values()), 4)
+    found = Whereabouts.of(gland, volume.spacing[0], region[0])
+    notes: tuple[str, ...] = ()
+    if found is None:
+        spec = replace(loaded.frame, offset_mm=FrameSpec.offset_mm)
+        frame, part = _frame_on(volume, spec, appearance.centre), slice(0, 0)
+        notes = (_NOTHING_FOUND,)
+    else:
+        frame, part = _frame_on(volume, loaded.frame, found.centre), found.part
+        if share_outside(gland, frame) > _MUCH_OUTSIDE:
+            notes = (_TOO_LARGE,)
+    schedule = Schedule(lattice, volume.spacing[0], part, options.first_slice, every_slice=True)
+    return _Course(frame, schedule, done, notes)
 
 
-def keep_region(mask: npt.NDArray[np.uint8], within: tuple[slice, ...]) -> npt.NDArray[np.uint8]:
-    """Clear slices (n, Y, X) outside of a box (y, x)."""
-    if mask[:, *within].shape == mask.shape:
-        return mask
-    kept = np.zeros_like(mask)
-    kept[:, *within] = mask[:, *within]
-    return kept
+_NOTHING_FOUND = (
+    "The first stage found no pancreas, so there was nothing for the second to look at; another "
+    "model may find it."
+)
+_TOO_LARGE = (
+    "What the first stage found is larger than the second one's frame, so that a part of the "
+    "pancreas may be missing."
+)
+_MUCH_OUTSIDE = 0.02
+
+
+def _coarse_mask(
+    volume: CTVolume,
+    localiser: LoadedModel | None,
+    options: Options,
+    appearance: Appearance,
+    clock: _Clock,
+) -> Generator[Progress, None, tuple[npt.NDArray[np.bool_], int]]:
+    """Where a network sees the gland, as closely as is needed to find it; and slices seen."""
+    assert localiser is not None
+    classes, region = localiser.classes, options.region(volume.grid.shape)
+    coarse = replace(options, threshold=None, every_slice=False)
+    lattice, schedule = _plan(volume, coarse, appearance, classes, COARSE_MM)
+    frame = _frame_on(volume, localiser.frame, appearance.centre)
+    maps = MapArrays(frame, volume.grid, lattice, classes)
+    batches = _Batches(volume, localiser, Canvas(frame), appearance.shift, coarse)
+    done = 0
+    for rows, outputs in batches.run(lattice, schedule, clock):
+        maps.store(rows, {"probability": outputs["probability"]})
+        done += len(rows)
+        yield Progress("finding the gland", done, schedule.total)
+    with clock("mask"):
+        # One stretch of slices and one place in them are wanted, post-processing or not.
+        everywhere = np.ones_like(appearance.plausible)
+        mask = finish_mask(
+            maps.probabilities,
+            frame,
+            lattice,
+            volume.spacing,
+            float(localiser.card["threshold"]),
+            appearance.plausible if options.postprocess else everywhere,
+            region,
+            classes,
+        )
+        values = [v for v, inside in zip(classes.values, classes.in_gland, strict=True) if inside]
+        return np.isin(mask, values), done
+
+
+def _plan(
+    volume: CTVolume,
+    options: Options,
+    appearance: Appearance,
+    classes: Classes,
+    fine_mm: float = FINE_MM,
+) -> tuple[Lattice, Schedule]:
+    """Choose what the network may see of a CT, and in which order."""
+    part = options.region(volume.grid.shape)[0]
+    how = (part, options.first_slice)
+    lattice = lattice_for(len(volume.hu), volume.spacing[0], *how, options.every_slice, fine_mm)
+    # Other organs lie where no pancreas can, and several do not lie in one stretch.
+    gland = classes.only_gland
+    likely = appearance.plausible if options.postprocess and gland else None
+    every_row = options.every_slice or not gland
+    return lattice, Schedule(lattice, volume.spacing[0], *how, likely, every_row, fine_mm)
+
+
+def _nearest(
+    lattice: Lattice, rows: npt.NDArray[np.intp], part: slice
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Slices to which one of some rows is the nearest: index of that row, and slice."""
+    nearest = lattice.nearest()[part]
+    index = np.full(len(lattice), -1)
+    index[rows] = np.arange(len(rows))
+    z = np.flatnonzero(index[nearest] >= 0)
+    order = np.argsort(index[nearest[z]], kind="stable")
+    return index[nearest[z[order]]], part.start + z[order]
 
 
 def _about_contrast(shift: int) -> tuple[str, ...]:
@@ -362,90 +461,80 @@ def _about_contrast(shift: int) -> tuple[str, ...]:
     )
 
 
-class _Maps:
-    """Compact arrays for probability and attention, filled slice by slice."""
-
-    def __init__(self, frame: Frame, volume: Grid) -> None:
-        self._frame, self._volume = frame, volume
-        self._arrays: dict[str, npt.NDArray[np.float16]] = {}
-        self._grids: dict[str, Grid] = {}
-
-    def store(self, z: npt.NDArray[np.intp], outputs: dict[str, Array]) -> None:
-        spec, n_slices = self._frame.spec, self._volume.shape[0]
-        pad = (-spec.height % 16 // 2, -spec.width % 16 // 2)
-        for name, values in outputs.items():
-            word, size = name.replace("_", " "), values.shape[1:]
-            if word not in self._arrays:
-                self._arrays[word] = np.full((n_slices, *size), np.nan, np.float16)
-                self._grids[word] = (
-                    self._frame.grid(self._volume)
-                    if word == "probability"
-                    else self._frame.grid(self._volume, size, 2 ** int(word.split()[1]), pad)
-                )
-            self._arrays[word][z] = values
-
-    @property
-    def words(self) -> list[str]:
-        """What there is; the probability comes last, the finest gate first."""
-        return sorted(self._arrays)
-
-    @property
-    def probability(self) -> npt.NDArray[np.float16]:
-        return self._arrays["probability"]
-
-    def whole(self, word: str) -> ScalarMap:
-        return ScalarMap(self._arrays[word], self._grids[word])
-
-    def part(self, z: npt.NDArray[np.intp]) -> dict[str, ScalarMap]:
-        """Some slices of every map."""
-        return {word: ScalarMap(self._arrays[word][z], self._grids[word]) for word in self.words}
+_Running = tuple[npt.NDArray[np.intp], int, "Future[dict[str, Array]]"]
 
 
-def _batch_sizes(n_slices: int, loaded: LoadedModel, options: Options) -> Iterator[int]:
-    """Slices per batch, the first batch first.
+class _Batches:
+    """Runs the network over what a schedule hands out, in batches of one shape.
 
-    When somebody waits for a slice, it goes alone. All others go in batches of one size, so
-    that nothing is compiled for a third.
+    The next batch is cut out while the network computes, and what it has said of the last one
+    is worked on meanwhile: it runs in a thread of its own.
     """
-    size = min(options.batch_size or loaded.device.batch_size, n_slices)
-    if options.first_slice is not None:
-        yield 1
-        n_slices -= 1
-    for _ in range(0, n_slices, size):
-        yield size
 
+    def __init__(
+        self, volume: CTVolume, loaded: LoadedModel, canvas: Canvas, shift: int, options: Options
+    ) -> None:
+        self._volume, self._loaded, self._canvas, self._shift = volume, loaded, canvas, shift
+        card = float(loaded.card["threshold"])
+        # Half the threshold: a person may lower it, and the mask's end must have been seen.
+        self._faintest = 0.5 * min(card, options.threshold or card)
+        self._size = options.batch_size or loaded.device.batch_size
+        self._alone = options.first_slice is not None
 
-def _predict(
-    volume: CTVolume,
-    loaded: LoadedModel,
-    frame: Frame,
-    shift: int,
-    options: Options,
-    clock: _Clock,
-) -> Iterator[tuple[npt.NDArray[np.intp], dict[str, Array]]]:
-    """Run the network over all slices in batches of one shape."""
-    order = slice_order(volume.grid.shape[0], options.first_slice)
-    part = options.region(volume.grid.shape)[0]
-    order = order[(order >= part.start) & (order < part.stop)]
-    rows, columns = frame.into()
-    sizes = _batch_sizes(len(order), loaded, options)
-    most = len(order)
-    size, start = next(sizes), 0
-    while start < len(order):
-        z = order[start : start + size]
-        with clock("segmenting"), loaded.device.scope():
-            # The last batch is filled up, so that no other shape is ever compiled.
-            filled = np.resize(z, size)
-            try:
-                outputs = loaded.predictor.predict_batch(volume.hu[filled], rows, columns, shift)
-            except Exception as error:
-                if size == 1 or not loaded.device.out_of_memory(error):
-                    raise
-                size = most = (size + 1) // 2
-                continue
-        start += len(z)
-        size = min(next(sizes, size), most)
-        yield z, {name: values[: len(z)] for name, values in outputs.items()}
+    def run(
+        self, lattice: Lattice, schedule: Schedule, clock: _Clock
+    ) -> Iterator[tuple[npt.NDArray[np.intp], dict[str, Array]]]:
+        """Yield rows of the lattice, and what the network says of them."""
+        self._size = min(self._size, schedule.total)
+        running: _Running | None = None
+        with ThreadPoolExecutor(1, "network") as thread:
+            while True:
+                # When somebody waits for a slice, it goes alone.
+                size, self._alone = (1, False) if self._alone else (self._size, False)
+                rows, ahead = schedule.take(size), None
+                if len(rows):
+                    with clock("cutting out slices"):
+                        hu = self._cut(lattice.z[rows], size)
+                    ahead = rows, size, thread.submit(self._compute, hu)
+                if running is not None:
+                    with clock("network"):
+                        outputs = self._result(running, schedule)
+                    if outputs is not None:
+                        seen = foreground(outputs["probability"])
+                        schedule.tell(running[0], self._evidence(seen))
+                        yield running[0], outputs
+                elif ahead is None:
+                    return
+                running = ahead
+
+    def _cut(self, z: npt.NDArray[np.intp], size: int) -> Array:
+        """Cut slices out, with their neighbours if the network sees those."""
+        hu, near = self._volume.hu, self._loaded.neighbours_mm
+        if near is None:
+            return self._canvas.cut(hu, z, size)
+        seen = neighbouring_slices(len(hu), self._volume.spacing[0], near)[z]
+        cut = self._canvas.cut(hu, seen.ravel(), size * seen.shape[1])
+        return cut.reshape(size, seen.shape[1], *cut.shape[1:])
+
+    def _compute(self, hu: Array) -> dict[str, Array]:
+        return self._loaded.predict(hu, self._canvas, self._shift)
+
+    def _result(self, running: _Running, schedule: Schedule) -> dict[str, Array] | None:
+        """Wait for a batch; None if it did not fit into the device's memory and was given back."""
+        rows, size, future = running
+        try:
+            outputs = future.result()
+        except Exception as error:
+            if size == 1 or not self._loaded.device.out_of_memory(error):
+                raise
+            self._size = min(self._size, (size + 1) // 2)
+            schedule.give_back(rows)
+            return None
+        return {name: values[: len(rows)] for name, values in outputs.items()}
+
+    def _evidence(self, probability: Array) -> npt.NDArray[np.float64]:
+        """How much of a pancreas each slice shows."""
+        return np.array([plane[plane > self._faintest].sum(dtype=float) for plane in probability])
 
 
 class _Clock:

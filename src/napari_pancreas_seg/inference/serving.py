@@ -136,7 +136,7 @@ class _Network:
     """The real network; the last model stays in memory between requests."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str, int] | None = None
+        self._key: tuple[str, str | None, str, int] | None = None
         self._loaded: LoadedModel | None = None
         self._seen: tuple[CTVolume, Appearance] | None = None
 
@@ -162,10 +162,11 @@ class _Network:
     def load(self, model: str, options: Options) -> LoadedModel:
         from napari_pancreas_seg.inference.segmentation import LoadedModel
 
-        key = (model, options.device, _last_change(Path(model)))
+        other = options.localiser
+        key = (model, other, options.device, _last_change(Path(model)))
         if self._loaded is None or self._key != key:
             self._loaded = None  # before the next one: two may not fit into a GPU
-            self._loaded = LoadedModel(model, options.device)
+            self._loaded = LoadedModel(model, options.device, other)
             self._key = key
         return self._loaded
 

@@ -40,6 +40,17 @@ _MEANINGS = {
 }
 """By the word that a label's name holds; what is not listed is tissue of that name."""
 
+_ORGANS = {
+    "liver": _Meaning(_STRUCTURE, ("10200004", "Liver")),
+    "spleen": _Meaning(_STRUCTURE, ("78961009", "Spleen")),
+    "kidney": _Meaning(_STRUCTURE, ("64033007", "Kidney")),
+    "kidneys": _Meaning(_STRUCTURE, ("64033007", "Kidney")),
+    "stomach": _Meaning(_STRUCTURE, ("69695003", "Stomach")),
+    "duodenum": _Meaning(_STRUCTURE, ("38848004", "Duodenum")),
+    "gallbladder": _Meaning(_STRUCTURE, ("28231008", "Gallbladder")),
+}
+"""Organs beside it, by the same."""
+
 _PARTS = ("head", "body", "tail", "duct")
 """Words that mean parts of the pancreas only beside its name."""
 
@@ -113,8 +124,8 @@ def describe_segments(
                 # Without a card nobody knows who drew what; both took part, as far as we do.
                 "AUTOMATIC" if card and not edited else "SEMIAUTOMATIC",
                 algorithm,
-                # Where a lesion lies is not in its type.
-                anatomic_regions=[code(_PANCREAS)],
+                # Where a lesion lies is not in its type; an organ is its own place.
+                anatomic_regions=None if meaning in _ORGANS.values() else [code(_PANCREAS)],
                 display_color=CIELabColor.from_rgb(*color),
             )
         )
@@ -135,7 +146,7 @@ def _meaning(name: str) -> _Meaning:
     for word, meaning in reversed(_MEANINGS.items()):
         if word in words and (of_pancreas or word not in _PARTS):
             return meaning
-    return _OTHER
+    return next((meaning for word, meaning in _ORGANS.items() if word in words), _OTHER)
 
 
 def _parameters(card: Mapping[str, Any] | None) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,14 @@ def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
     Scaled
         The values in the same axis order.
     """
-    plain = slope == 1.0 and intercept == 0.0
-    if plain and stored.dtype.kind in "iu" and _fits_int16(stored):
-        return Scaled(stored.astype(np.int16, copy=False), 0)
+    if stored.dtype.kind in "iu" and (whole := _whole(stored, slope, intercept)) is not None:
+        return Scaled(whole, 0)
+    flat = stored.reshape(*stored.shape[:2], -1, order="F")
+    if slope == 1.0 and intercept == 0.0 and stored.dtype == np.float32 and _final(flat):
+        return Scaled(stored, 0)
 
     # One slab at a time in float64, optimistically into int16: CTs stored as float64 are
     # common, and a 512×512×2000 one would fill 4 GB.
-    flat = stored.reshape(*stored.shape[:2], -1, order="F")
     values: Array = np.empty(flat.shape, dtype=np.int16, order="F")
     invalid = 0
     for k in range(flat.shape[2]):
@@ -76,10 +78,34 @@ def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
     return Scaled(values.reshape(stored.shape, order="F"), invalid)
 
 
-def _fits_int16(array: Array) -> bool:
-    if np.can_cast(array.dtype, np.int16):
-        return True
-    return bool(array.min() >= _INT16.min and array.max() <= _INT16.max)
+def _whole(stored: Array, slope: float, intercept: float) -> Array | None:
+    """Apply whole numbers to whole numbers in int16; None if the values do not fit."""
+    if slope % 1 or intercept % 1:  # NaN too
+        return None
+    times, plus = int(slope), int(intercept)
+    plain = times == 1 and plus == 0
+    if not (plain and np.can_cast(stored.dtype, np.int16)):
+        ends = [int(end) * times + plus for end in (stored.min(), stored.max())]
+        if min(ends) < _INT16.min or max(ends) > _INT16.max:
+            return None
+    # On the way numbers may wrap around, but not in the end.
+    unsigned = stored.dtype == np.uint16
+    values: Array = stored.view(np.int16) if unsigned else stored.astype(np.int16, copy=False)
+    for apply, number, neutral in ((np.multiply, times, 1), (np.add, plus, 0)):
+        if number != neutral:
+            values = apply(values, np.array(number & 0xFFFF, np.uint16).view(np.int16))
+    return values
+
+
+def _final(flat: Array) -> bool:
+    """Whether floats stay as they are: none is absurd, and not all of them fit into int16."""
+    fits = True
+    for k in range(flat.shape[2]):
+        slab = flat[:, :, k]
+        if not (slab.min() >= -_ABSURD and slab.max() <= _ABSURD):
+            return False
+        fits = fits and _integers_that_fit(slab)
+    return not fits
 
 
 def _integers_that_fit(slab: Array) -> bool:
@@ -116,7 +142,7 @@ def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
         low, high = float(hu.min()), float(hu.max())
         if low == high:
             raise PancreasSegError(f"is constant: every voxel is {low:g}, so there is no image")
-        sample = hu.astype(np.float32)
+        sample = hu
     if high - low < 50 and low >= 0 and (np.rint(sample) == sample).all():
         raise PancreasSegError(
             f"holds whole numbers from {low:g} to {high:g} only, so it is a mask and not a CT; "
@@ -152,33 +178,41 @@ def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
 
 
 def _sample(hu: Array) -> Array:
-    """At most 24 slices of at most about 512×512, float32."""
+    """At most 24 slices of at most about 512×512."""
     z = np.unique(np.linspace(0, hu.shape[0] - 1, 24).round().astype(int))
     y, x = (max(1, n // 512) for n in hu.shape[1:])
-    return hu[z, ::y, ::x].astype(np.float32)
+    sample: Array = hu[z, ::y, ::x]
+    return sample
 
 
 def _neighbours_unrelated(sample: Array) -> bool:
     """Whether neighbours in a slice differ as much as voxels drawn at random."""
-    spread = float(sample.std())
-    steps = [
-        float(np.sqrt(np.mean(np.square(np.diff(sample, axis=axis)))))
-        for axis in (1, 2)
-        if sample.shape[axis] > 1
-    ]
+    values = sample.astype(np.float32)
+    spread = float(values.std())
     # √2 for independent voxels; a real CT stays far below 1 even when it is noisy.
-    return bool(steps) and max(steps) > 1.1 * spread
+    return any(
+        _root_mean_square(np.diff(values, axis=axis)) > 1.1 * spread
+        for axis in (1, 2)
+        if values.shape[axis] > 1
+    )
+
+
+def _root_mean_square(values: Array) -> float:
+    return math.sqrt(np.square(values, out=values).mean())
 
 
 def _share(inside: Array) -> float:
     return float(np.count_nonzero(inside)) / max(1, inside.size)
 
 
+def _count(sample: Array, low: float, high: float) -> int:
+    """How many values lie between two; without making an array of those."""
+    return int(np.count_nonzero(sample >= low) - np.count_nonzero(sample > high))
+
+
 def _check_full_range(sample: Array) -> tuple[str, ...]:
     """Refuse what shows no soft tissue; note what has HU but does not look like a body."""
-    body = sample[sample > -300]
-    soft = (body >= -20) & (body <= 200)
-    if np.count_nonzero(soft) < 0.003 * sample.size:
+    if _count(sample, -20, 200) < 0.003 * sample.size:
         raise PancreasSegError(
             "holds no soft tissue (no voxels between -20 and 200 HU), so there is no pancreas to "
             "look for; check that this is a CT of the abdomen in Hounsfield units"
@@ -188,10 +222,12 @@ def _check_full_range(sample: Array) -> tuple[str, ...]:
             "This looks like noise: neighbouring voxels have nothing to do with one another. The "
             "data may be damaged.",
         )
-    if _share((body >= -200) & (body <= 250)) < 0.38:  # 0.48 at least in real slices
+    body = np.count_nonzero(sample > -300)
+    if _count(sample, -200, 250) < 0.38 * body:  # 0.48 at least in real slices
+        low, high = float(sample.min()), float(sample.max())
         return (
-            f"The values, from {sample.min():g} to {sample.max():g}, are not distributed like "
-            "those of a body in CT: check that they are Hounsfield units.",
+            f"The values, from {low:g} to {high:g}, are not distributed like those of a body in "
+            "CT: check that they are Hounsfield units.",
         )
     return ()
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import gzip
 import io
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.deflate import decompressor, gzip_reader
 from napari_pancreas_seg.io.itk_header import Layout, parse_metaimage, parse_nrrd
 from napari_pancreas_seg.io.raw import MAP_CONTENT, RawImage
 from napari_pancreas_seg.io.suffixes import NRRD
@@ -193,7 +192,7 @@ def _voxels(layout: Layout) -> Iterator[io.BufferedIOBase]:
 
 def _decoded(layout: Layout, file: io.BufferedReader) -> io.BufferedIOBase:
     if layout.encoding == "gzip":
-        return gzip.GzipFile(fileobj=file)
+        return gzip_reader(file)
     if layout.encoding == "bzip2":
         return bz2.BZ2File(file)
     if layout.encoding == "zlib":
@@ -208,7 +207,7 @@ class _Inflated(io.RawIOBase):
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._stream = decompressor()
         self._waiting = b""
 
     def readable(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -18,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.deflate import GZIP, ZLIB, compressor
 from napari_pancreas_seg.io.files import atomic_write, check_target
 from napari_pancreas_seg.io.itk import LPS_TO_RAS
 from napari_pancreas_seg.io.itk_header import Layout, parse_metaimage, parse_nrrd
-from napari_pancreas_seg.io.nifti_write import COMPRESSION
 from napari_pancreas_seg.io.suffixes import stem
+from napari_pancreas_seg.io.voxels import planes
 
 __all__ = ["check_place", "write_metaimage", "write_nrrd"]
 
@@ -85,8 +85,7 @@ def write_nrrd(
         return "\n".join([*lines, *([f"data file: {data}"] if data else []), "", ""])
 
     detached = path.name.lower().endswith(".nhdr")
-    # 16 + 15 bits: a gzip stream, with neither a name nor a time in it.
-    _write(array, path, header, 31, (".raw.gz", parse_nrrd) if detached else None, overwrite)
+    _write(array, path, header, GZIP, (".raw.gz", parse_nrrd) if detached else None, overwrite)
 
 
 def write_metaimage(
@@ -136,7 +135,7 @@ def write_metaimage(
         return "\n".join([*lines, ""])
 
     detached = path.name.lower().endswith(".mhd")
-    _write(array, path, header, 15, (".zraw", parse_metaimage) if detached else None, overwrite)
+    _write(array, path, header, ZLIB, (".zraw", parse_metaimage) if detached else None, overwrite)
 
 
 def check_place(affine: npt.ArrayLike, path: Path) -> None:
@@ -180,14 +179,14 @@ def _write(
     array: Array,
     path: Path,
     header: Header,
-    wbits: int,
+    format: int,
     detached: tuple[str, Callable[[Path], Layout]] | None,
     overwrite: bool,
 ) -> None:
     if detached is None:
         with atomic_write(path, overwrite=overwrite) as file:
             start = file.write(header("", 0).encode())
-            _compress(array, file, wbits)
+            _compress(array, file, format)
             size = file.tell() - start
             file.seek(0)
             file.write(header("", size).encode())
@@ -201,7 +200,7 @@ def _write(
     data = _free_name(path, suffix)
     try:
         with atomic_write(data) as file:
-            _compress(array, file, wbits)
+            _compress(array, file, format)
             size = file.tell()
         with atomic_write(path, overwrite=overwrite) as file:
             file.write(header(data.name, size).encode())
@@ -212,11 +211,9 @@ def _write(
         before.unlink(missing_ok=True)
 
 
-def _compress(array: Array, file: IO[bytes], wbits: int) -> None:
-    stored = array.dtype.newbyteorder("<")
-    stream = zlib.compressobj(COMPRESSION, zlib.DEFLATED, wbits)
-    for k in range(array.shape[2]):
-        plane = array[:, :, k].astype(stored, copy=False).tobytes(order="F")
+def _compress(array: Array, file: IO[bytes], format: int) -> None:
+    stream = compressor(format)
+    for plane in planes(array):
         file.write(stream.compress(plane))
     file.write(stream.flush())
 

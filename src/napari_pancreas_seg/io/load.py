@@ -306,7 +306,13 @@ def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
 def _in_display_order(path: Path, found: str, raw: RawImage, values: Array) -> CTVolume:
     try:
         return CTVolume.from_source_array(
-            values, raw.affine, path=path, format=found, header=raw.header, name=stem(path)
+            values,
+            raw.affine,
+            path=path,
+            format=found,
+            header=raw.header,
+            name=stem(path),
+            reuse=True,  # nobody else has it
         )
     except PancreasSegError as error:
         raise PancreasSegError(

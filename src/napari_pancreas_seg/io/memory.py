@@ -8,7 +8,14 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["LARGEST_RATIO", "SUSPICIOUS_BYTES", "available_bytes", "check_expansion", "check_fits"]
+__all__ = [
+    "LARGEST_RATIO",
+    "SUSPICIOUS_BYTES",
+    "NotEnoughMemory",
+    "available_bytes",
+    "check_expansion",
+    "check_fits",
+]
 
 LARGEST_RATIO = 250
 """No CT shrinks so far when it is compressed (2 to 10 times); the emptiest of masks may."""
@@ -20,6 +27,10 @@ _UNLIMITED = 1 << 60
 """Control groups write a number beyond this, or a word, where there is no limit."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
+
+
+class NotEnoughMemory(PancreasSegError):
+    """There is too little memory for this just now; with less beside it there may be enough."""
 
 
 def available_bytes() -> int:
@@ -63,12 +74,12 @@ def check_fits(name: str, needed: int, what: str = "Reading it") -> None:
 
     Raises
     ------
-    PancreasSegError
+    NotEnoughMemory
         If fewer are left.
     """
     left = available_bytes()
     if needed > left:
-        raise PancreasSegError(
+        raise NotEnoughMemory(
             f"'{name}' does not fit into memory: {what} takes about {needed / 1e9:.1f} GB and "
             f"{left / 1e9:.1f} GB are left; close other programs, crop the CT, or use a machine "
             "with more."

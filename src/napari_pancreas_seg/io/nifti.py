@@ -7,7 +7,6 @@ verifies a gzip checksum) and is never held twice.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import itertools
 import math
 from collections.abc import Iterator
@@ -15,13 +14,11 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel import imageglobals
-from nibabel.spatialimages import HeaderDataError
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.deflate import gzip_reader
 from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
 from napari_pancreas_seg.io.voxels import (
     check_shape,
@@ -35,7 +32,6 @@ __all__ = ["few_values", "is_map", "read"]
 
 Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
-_KINDS: tuple[Any, ...] = (nib.Nifti1Header, nib.Nifti2Header)
 
 _TO_MM = {1: 1000.0, 3: 0.001}
 """Codes of the units of length that are not mm: metre and micrometre."""
@@ -59,12 +55,12 @@ def read(path: Path) -> RawImage:
     PancreasSegError
         If it cannot be read, is damaged, or holds something other than one volume.
     """
-    with _reading(path), _open(path) as stream:
+    with _reading(path), _open(path) as (stream, compressed):
         raw, fixed = _parse_header(path, stream)
         shape = _volume_shape(path, fixed)
         dtype = _number_type(path, fixed)
         offset = int(fixed.get_data_offset())
-        check_size(path, offset, shape, dtype, compressed=isinstance(stream, gzip.GzipFile))
+        check_size(path, offset, shape, dtype, compressed=compressed)
         stream.seek(offset)
         stored = read_voxels(path, stream, shape, dtype)
         slope, intercept = fixed.get_slope_inter()
@@ -88,7 +84,7 @@ def is_map(path: Path) -> bool:
     PancreasSegError
         If it is not a NIfTI file with one volume of plain numbers.
     """
-    with _reading(path), _open(path) as stream:
+    with _reading(path), _open(path) as (stream, _):
         _, header = _parse_header(path, stream)
         _volume_shape(path, header)
         slope, _ = header.get_slope_inter()
@@ -105,36 +101,46 @@ def few_values(path: Path, low: int, high: int, most: int) -> bool:
     PancreasSegError
         If it is not a NIfTI file with one volume of plain numbers, or is damaged.
     """
-    with _reading(path), _open(path) as stream:
+    with _reading(path), _open(path) as (stream, compressed):
         _, header = _parse_header(path, stream)
         dtype = _number_type(path, header)
         slope, intercept = header.get_slope_inter()
         shape, offset = _volume_shape(path, header), int(header.get_data_offset())
-        check_size(path, offset, shape, dtype, compressed=isinstance(stream, gzip.GzipFile))
+        check_size(path, offset, shape, dtype, compressed=compressed)
         stream.seek(offset)
         return few_whole_numbers(
             stream, math.prod(shape), dtype, (low, high, most), slope or 1.0, intercept or 0.0
         )
 
 
-def _open(path: Path) -> BufferedIOBase:
-    """Open for reading, decompressing whatever the name says if the content is gzip."""
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
+    """Open for reading, decompressing if the content is gzip, whatever the name says."""
     with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.GzipFile(path, "rb") if compressed else open(path, "rb")
+        compressed = file.peek(2)[:2] == b"\x1f\x8b"
+        if not compressed:
+            yield file, False
+            return
+        with gzip_reader(file) as stream:
+            yield stream, True
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file provokes into one sentence, and keep nibabel silent."""
+    from nibabel import imageglobals  # here and below: it takes longer to load than all of this
+
     with imageglobals.LoggingOutputSuppressor(), reading(path, "NIfTI"):
         yield
 
 
 def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:
     """Return the header as it is in the file, and with its harmless faults mended."""
+    from nibabel import Nifti1Header, Nifti2Header
+
     block = stream.read(4)
-    for kind in _KINDS:
+    kind: Header
+    for kind in (Nifti1Header, Nifti2Header):
         size = kind.template_dtype.itemsize
         if size in (int.from_bytes(block, "little"), int.from_bytes(block, "big")):
             block += stream.read(size - 4)
@@ -164,6 +170,8 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
 
 
 def _affine(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    from nibabel.spatialimages import HeaderDataError
+
     notes: list[str] = []
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])

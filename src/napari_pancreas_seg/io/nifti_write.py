@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 from collections.abc import Iterator
+from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.io.deflate import gzip_writer
 from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.io.voxels import planes
 
-__all__ = ["COMPRESSION", "write", "write_like"]
+__all__ = ["write", "write_like"]
 
 Array = npt.NDArray[Any]
-
-# nibabel's headers carry no types.
-_NIFTI1: Any = nib.Nifti1Header
-_NIFTI2: Any = nib.Nifti2Header
 
 _GEOMETRY = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
@@ -28,9 +25,6 @@ _GEOMETRY = (
     *("srow_x", "srow_y", "srow_z"),
 )
 """The only fields that go from a CT's header to a mask's; the rest can name the patient."""
-
-COMPRESSION = 4
-"""Masks come out nearly as small as at 9 and a CT takes a third of the time."""
 
 
 def write_like(source: Any, array: Array, path: Path, *, overwrite: bool = False) -> None:
@@ -79,9 +73,12 @@ def write(
     overwrite : bool
         Whether an existing file may be replaced.
     """
+    from nibabel import Nifti1Header, Nifti2Header
+
     affine = np.asarray(affine, dtype=np.float64)
     large = max(array.shape) > np.iinfo(np.int16).max
-    header = (_NIFTI2 if large else _NIFTI1)(endianness="<")
+    kind: Any = Nifti2Header if large else Nifti1Header  # carry no types
+    header = kind(endianness="<")
     header.set_data_shape(array.shape)
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
@@ -96,23 +93,20 @@ def write(
 def _write(
     header: Any, array: Array, path: Path, *, slope: float = 1.0, overwrite: bool = False
 ) -> None:
-    stored = array.dtype.newbyteorder("<")
-    header.set_data_dtype(stored)
+    header.set_data_dtype(array.dtype.newbyteorder("<"))
     header["vox_offset"] = header.single_vox_offset
     header["scl_slope"], header["scl_inter"] = slope, 0.0
-    volume = array.reshape(*array.shape[:2], -1, order="F")
     with atomic_write(path, overwrite=overwrite) as file, _compressed(file, path) as out:
         out.write(header.binaryblock)
         out.write(b"\0" * (header.single_vox_offset - len(header.binaryblock)))
-        for k in range(volume.shape[2]):
-            out.write(volume[:, :, k].astype(stored, copy=False).tobytes(order="F"))
+        for plane in planes(array):
+            out.write(plane)
 
 
 @contextlib.contextmanager
-def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes] | GzipFile]:
     if not path.name.lower().endswith(".gz"):
         yield file
         return
-    # Neither a name nor a time in the gzip header: the same mask gives the same bytes.
-    with gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as out:
+    with gzip_writer(file) as out:
         yield out

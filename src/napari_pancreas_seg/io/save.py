@@ -228,7 +228,9 @@ def save_map(
 
 
 def _as_uint8(mask: Array) -> npt.NDArray[np.uint8]:
-    if mask.dtype.kind not in "biuf":
+    if mask.dtype == bool:
+        return mask.view(np.uint8)
+    if mask.dtype.kind not in "iuf":
         raise PancreasSegError("A mask holds whole numbers from 0 to 255.")
     with np.errstate(invalid="ignore"):
         small = mask.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Voxels from a stream: what every format of one array in one file has in common.
+"""Voxels from a stream and into one: what formats of one array in one file have in common.
 
 Headers are the formats' own business; the data are read here, so that a file is read to its end
 (which verifies a checksum where there is one), is never held twice, and is refused before memory
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -20,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.deflate import BROKEN
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 
-__all__ = ["check_shape", "check_size", "few_whole_numbers", "read_voxels", "reading"]
+__all__ = ["check_shape", "check_size", "few_whole_numbers", "planes", "read_voxels", "reading"]
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +34,9 @@ _LARGEST_OFFSET = 1 << 26
 """Header and extensions (comments, a DICOM header) never take more bytes than that."""
 
 _CHUNK = 1 << 24
+
+_PIECE = 1 << 18
+"""What a processor keeps at hand while it is decompressed, tested and converted."""
 
 
 @contextlib.contextmanager
@@ -52,7 +55,7 @@ def reading(path: Path, format: str) -> Iterator[None]:
             yield
     except PancreasSegError:
         raise
-    except (EOFError, zlib.error) as error:
+    except BROKEN as error:
         raise PancreasSegError(
             f"'{path.name}' is truncated or damaged: its compressed data break off; copy or "
             "download it again."
@@ -177,6 +180,30 @@ def few_whole_numbers(
     return True
 
 
+def planes(array: Array) -> Iterator[bytes]:
+    """Cut an array into what a stream of its voxels is made of; empty planes cost next to nothing.
+
+    Parameters
+    ----------
+    array : ndarray, shape (I, J, K, ...)
+        Voxels.
+
+    Yields
+    ------
+    bytes
+        A plane along the first two axes: little-endian, the first axis fastest.
+    """
+    stored = array.dtype.newbyteorder("<")
+    volume = array.reshape(*array.shape[:2], -1, order="F")
+    mostly_empty = stored == np.uint8  # a mask; of other arrays that is not worth the look
+    empty = bytes(stored.itemsize * math.prod(volume.shape[:2]))
+    for k in range(volume.shape[2]):
+        plane = volume[:, :, k].astype(stored, copy=False)
+        # Counting runs at the speed of memory however the axes run, `any` and `max` do not.
+        skip = mostly_empty and not np.count_nonzero(plane)
+        yield empty if skip else plane.tobytes(order="F")
+
+
 def read_voxels(
     path: Path, stream: BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Array:
@@ -217,7 +244,7 @@ def _read_narrowed(path: Path, stream: BufferedIOBase, count: int, dtype: np.dty
     """
     narrow = dtype.itemsize > 2
     stored: Array = np.empty(count, dtype=np.int16 if narrow else dtype)
-    step = _CHUNK // dtype.itemsize
+    step = (_PIECE if narrow else _CHUNK) // dtype.itemsize
     buffer = np.empty(min(step, count) if narrow else 0, dtype)
     for start in range(0, count, step):
         part = stored[start : start + step]
@@ -229,10 +256,7 @@ def _read_narrowed(path: Path, stream: BufferedIOBase, count: int, dtype: np.dty
                 f"'{path.name}' is truncated: it holds only {share:.0%} of the voxels "
                 "that its header declares; copy or download it again."
             )
-        if not narrow:
-            continue
-        if (target >= -32768).all() and (target <= 32767).all() and not (target % 1).any():
-            part[:] = target
+        if not narrow or _narrowed(target, part):
             continue
         check_fits(path.name, count * (dtype.itemsize + 2 * 4))
         stored = stored.astype(dtype)
@@ -241,9 +265,17 @@ def _read_narrowed(path: Path, stream: BufferedIOBase, count: int, dtype: np.dty
     return stored
 
 
+def _narrowed(numbers: Array, into: Array) -> bool:
+    """Convert to int16 if that loses nothing; NaN and infinity do not fit."""
+    if not (numbers.min() >= -32768 and numbers.max() <= 32767):
+        return False
+    into[:] = numbers
+    return numbers.dtype.kind in "iu" or bool((into == numbers).all())
+
+
 def _fill(stream: BufferedIOBase, view: memoryview) -> int:
     """Read until a buffer is full or the stream ends; return how many bytes it gave."""
     done = 0
-    while done < len(view) and (count := stream.readinto(view[done:])):
+    while done < len(view) and (count := stream.readinto(view[done : done + _PIECE])):
         done += count
     return done

@@ -15,7 +15,7 @@ from keras import layers, ops
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["ARCHITECTURES", "Architecture", "AttentionGate", "build"]
+__all__ = ["ARCHITECTURES", "Architecture", "AttentionGate", "Foreground", "build"]
 
 LEVELS = 4
 STRIDE = 2**LEVELS
@@ -33,7 +33,7 @@ class Architecture:
     height, width, channels : int
         Size of the input in pixels, and its channels.
     classes : int
-        Foreground classes: 1 gives a sigmoid, more a softmax with a background class.
+        Foreground classes: 1 gives a sigmoid, more a softmax in which the background takes part.
     attention : bool
         Whether gates weigh the skip connections; False is the plain U-Net that
         differs in nothing else.
@@ -42,7 +42,8 @@ class Architecture:
     head_batch_norm : bool
         Batch normalisation between the last convolution and the sigmoid, as in the article.
     head_bias : float
-        Initial bias of the last convolution: the log-odds of a pixel being pancreas.
+        Initial bias of the last convolution: the log-odds of a pixel being pancreas; of several
+        classes, each one's against the background.
     """
 
     filters: int = 16
@@ -128,6 +129,28 @@ class AttentionGate(layers.Layer):
         return {**super().get_config(), "filters": self.filters}
 
 
+@keras.saving.register_keras_serializable(package="napari_pancreas_seg")
+class Foreground(layers.Layer):
+    """Softmax over the classes and the background, which comes first and is then left out.
+
+    Notes
+    -----
+    From (B, H, W, 1 + classes) to (B, H, W, classes) in float32. What the classes leave of 1 is
+    the background's probability.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, inputs: Any) -> Any:
+        """Return the probability of each class."""
+        return ops.softmax(inputs, axis=-1)[..., 1:]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        """Shape without the background's channel."""
+        return (*input_shape[:-1], input_shape[-1] - 1)
+
+
 def build(
     architecture: Architecture, *, deep_supervision: bool = False, policy: str = "float32"
 ) -> keras.Model:
@@ -149,9 +172,9 @@ def build(
     -------
     keras.Model
         From (B, height, width, channels) to a dict of ``probability`` (B, height, width,
-        classes) and, with gates, ``attention_1`` (finest) to ``attention_4``
-        (B, height / 2ⁿ, width / 2ⁿ, 1), heights and widths rounded up to a multiple of 16
-        before they are divided.
+        classes), without the background, and, with gates, ``attention_1`` (finest) to
+        ``attention_4`` (B, height / 2ⁿ, width / 2ⁿ, 1), heights and widths rounded up to a
+        multiple of 16 before they are divided.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -213,12 +236,15 @@ def _block(x: Any, filters: int, name: str, dropout: float = 0.0) -> Any:
 
 def _head(x: Any, architecture: Architecture, name: str) -> Any:
     """1×1 convolution to the classes and their probabilities, in float32 always."""
-    classes = architecture.classes
+    classes, bias = architecture.classes, architecture.head_bias
     x = layers.Conv2D(
         classes if classes == 1 else classes + 1, 1, name=f"{name}_conv",
-        bias_initializer=keras.initializers.Constant(architecture.head_bias),
+        bias_initializer=keras.initializers.Constant(
+            bias if classes == 1 else [0.0] + [bias] * classes
+        ),
     )(x)  # fmt: skip
     if architecture.head_batch_norm:
         x = layers.BatchNormalization(name=f"{name}_norm")(x)
-    activation = "sigmoid" if classes == 1 else "softmax"
-    return layers.Activation(activation, dtype="float32", name=f"{name}_probability")(x)
+    if classes > 1:
+        return Foreground(name=f"{name}_probability")(x)
+    return layers.Activation("sigmoid", dtype="float32", name=f"{name}_probability")(x)

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +24,8 @@ import numpy as np
 from napari_pancreas_seg.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, atomic_write, explain_os_error, make_folder
+from napari_pancreas_seg.model.card import check_card, parse_card
+from napari_pancreas_seg.model.ensemble import average, member_prefix
 from napari_pancreas_seg.model.keras_file import DAMAGED, check_keras_file, plain_dataset
 
 if TYPE_CHECKING:
@@ -37,29 +39,16 @@ __all__ = [
     "list_models",
     "load_bundle",
     "load_card",
+    "load_licence",
+    "own_folder",
+    "pack_weights",
     "save_bundle",
+    "write_zip",
 ]
 
-CARD, WEIGHTS = "card.json", "weights.h5"
+CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
 LARGEST_WEIGHTS = 1 << 30
-LARGEST_CARD = 1 << 20
-LARGEST_SIDE = 4096
-_LARGEST = {
-    **{"filters": 256, "channels": 16, "classes": 255},
-    **{"height": LARGEST_SIDE, "width": LARGEST_SIDE},
-}
-REQUIRED = {
-    "name": str,
-    "version": str,
-    "licence": str,
-    "architecture": dict,
-    "frame": dict,
-    "windows": list,
-    "labels": dict,
-    "threshold": (int, float),
-    "weights_sha256": str,
-}
-"""Fields that every card has, and their types."""
+LARGEST_CARD = LARGEST_LICENCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -71,8 +60,9 @@ class ModelEntry:
     name : str
         What to give as the model's name.
     origin : str
-        ``"bundled"`` with the program, ``"cached"`` in the user's cache folder, ``"known"``
-        to the registry and downloaded on first use.
+        ``"bundled"`` with the program, ``"own"`` (the user's; see
+        `napari_pancreas_seg.model.library`), ``"cached"`` in the user's cache folder,
+        ``"known"`` to the registry and downloaded on first use.
     card : Mapping
         The model's card.
     """
@@ -97,8 +87,13 @@ class Bundle:
     card: Mapping[str, Any]
     weights: bytes
 
-    def network(self) -> keras.Model:
+    def network(self, policy: str = "float32") -> keras.Model:
         """Build the network from the card and fill in the weights, float32.
+
+        Parameters
+        ----------
+        policy : str
+            Keras dtype policy in which it computes.
 
         Raises
         ------
@@ -114,20 +109,28 @@ class Bundle:
                 f"The card of model {self.card['name']} describes a network that this version "
                 f"does not know: {error}."
             ) from error
-        network = build(architecture)
+        members = int(self.card.get("members", 1))
+        networks = [build(architecture, policy=policy) for _ in range(members)]
         try:
             with h5py.File(io.BytesIO(self.weights), "r") as file:
-                for variable in network.weights:
-                    stored = plain_dataset(file, variable.path, tuple(variable.shape))
-                    values = np.asarray(stored[()], dtype=np.float32)
-                    if not np.isfinite(values).all():
-                        raise ValueError(f"{variable.path} holds values that are not finite")
-                    variable.assign(values)
+                for number, network in enumerate(networks):
+                    _fill(network, file, member_prefix(number, members))
         except DAMAGED as error:
             raise PancreasSegError(
                 f"The weights of model {self.card['name']} do not fit its card: {error}."
             ) from error
-        return network
+        return average(networks) if members > 1 else networks[0]
+
+
+def _fill(network: keras.Model, file: h5py.File, prefix: str) -> None:
+    """Set a network's weights to those of a file."""
+    for variable in network.weights:
+        name = prefix + variable.path
+        stored = plain_dataset(file, name, tuple(variable.shape))
+        values = np.asarray(stored[()], dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds values that are not finite")
+        variable.assign(values)
 
 
 def pack_weights(network: keras.Model) -> bytes:
@@ -135,7 +138,7 @@ def pack_weights(network: keras.Model) -> bytes:
     import keras
 
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", track_order=True) as file:
+    with h5py.File(buffer, "w") as file:  # with an order of its own it would hold the time
         for variable in network.weights:
             values = keras.ops.convert_to_numpy(variable)
             small = values.ndim > 1
@@ -147,14 +150,15 @@ def pack_weights(network: keras.Model) -> bytes:
 
 
 def save_bundle(
-    network: keras.Model, card: Mapping[str, Any], path: Path, *, overwrite: bool = False
+    network: keras.Model | bytes, card: Mapping[str, Any], path: Path, *, overwrite: bool = False
 ) -> Path:
     """Write a network as a bundle.
 
     Parameters
     ----------
-    network : keras.Model
-        As `build` makes it from ``card["architecture"]``.
+    network : keras.Model or bytes
+        As `build` makes it from ``card["architecture"]``; or the content of a weights file, such
+        as `napari_pancreas_seg.model.ensemble.join_weights` makes.
     card : Mapping
         The card; ``weights_sha256`` is filled in.
     path : Path
@@ -173,20 +177,14 @@ def save_bundle(
         If the card lacks a field, the target exists, or it cannot be written.
     """
     path = Path(path)
-    weights = pack_weights(network)
+    weights = network if isinstance(network, bytes) else pack_weights(network)
     card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    _check_card(card, path)
+    check_card(card, path)
     text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if path.exists() and not overwrite:
         raise PancreasSegError(f"{path} already exists; choose another name or allow overwriting.")
     if path.suffix == ".zip":
-        with (
-            atomic_write(path, overwrite=overwrite) as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-        ):
-            archive.writestr(WEIGHTS, weights)
-            archive.writestr(CARD, text)
-        return path
+        return write_zip(path, {WEIGHTS: weights, CARD: text.encode()}, overwrite=overwrite)
     make_folder(path)
     # No system replaces a folder at once. The card decides: until it is replaced the old weights
     # lie where they lay, and from then on the new ones are found under the name of their hash.
@@ -201,6 +199,26 @@ def save_bundle(
         raise PancreasSegError(
             f"The model cannot be written to {path}: {explain_os_error(error)}."
         ) from error
+    return path
+
+
+def write_zip(path: Path, members: Mapping[str, bytes], *, overwrite: bool = False) -> Path:
+    """Write a zip; the same members give the same bytes, so that their hash can be published.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file exists and must not be replaced, or cannot be written.
+    """
+    with (
+        atomic_write(path, overwrite=overwrite) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)  # of 1980, whenever it is written
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content)
     return path
 
 
@@ -220,7 +238,7 @@ def load_bundle(model: str | Path | Bundle) -> Bundle:
     if isinstance(model, Bundle):
         return model
     path = _find(model)
-    card = _parse_card(_member(path, CARD, LARGEST_CARD), path)
+    card = parse_card(_member(path, CARD, LARGEST_CARD), path)
     interrupted = path / _named_by_hash(card)  # `save_bundle` was killed at its last step
     name = interrupted.name if interrupted.is_file() else WEIGHTS
     weights = _member(path, name, LARGEST_WEIGHTS)
@@ -235,11 +253,20 @@ def load_bundle(model: str | Path | Bundle) -> Bundle:
 def load_card(model: str | Path) -> Mapping[str, Any]:
     """Read a model's card alone; see `load_bundle`."""
     path = _find(model)
-    return _parse_card(_member(path, CARD, LARGEST_CARD), path)
+    return parse_card(_member(path, CARD, LARGEST_CARD), path)
+
+
+def load_licence(model: str | Path) -> str | None:
+    """Text of the licence that lies in a bundle, if there is one; see `load_bundle`."""
+    path = _find(model)
+    try:
+        return _member(path, LICENCE, LARGEST_LICENCE).decode()
+    except (PancreasSegError, UnicodeDecodeError):
+        return None
 
 
 def list_models() -> list[ModelEntry]:
-    """Models that can be named: bundled, in the cache folder, and known to the registry."""
+    """Models that can be named: bundled, the user's own, downloaded, and known to the registry."""
     entries: list[ModelEntry] = []
     for origin, folder in _shelves():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -252,18 +279,18 @@ def list_models() -> list[ModelEntry]:
     return entries + [entry for entry in known if entry.name not in here]
 
 
-def export_keras(bundle: Bundle, path: Path) -> Path:
+def export_keras(bundle: Bundle, path: Path, *, overwrite: bool = False) -> Path:
     """Write a model's network as a ``.keras`` file, for other programs.
 
     Raises
     ------
     PancreasSegError
-        If the file cannot be written.
+        If the file exists and must not be replaced, or cannot be written.
     """
     path = Path(path)
     if path.suffix != ".keras":
         raise PancreasSegError("The name of a Keras file must end in .keras.")
-    with atomic_path(path, overwrite=True, suffix=".keras") as temporary:
+    with atomic_path(path, overwrite=overwrite, suffix=".keras") as temporary:
         bundle.network().save(temporary)
     return path
 
@@ -300,14 +327,31 @@ def import_keras(path: Path, card: Mapping[str, Any]) -> Bundle:
         raise PancreasSegError(f"{path} holds another network than its card describes.")
     weights = pack_weights(loaded)
     card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    _check_card(card, Path(path))
+    check_card(card, Path(path))
     return Bundle(card, weights)
 
 
 def _shelves() -> list[tuple[str, Path]]:
     """Where named models lie."""
     bundled = Path(str(files("napari_pancreas_seg") / "data" / "models"))
-    return [("bundled", bundled), ("cached", cache_folder() / "models")]
+    return [("bundled", bundled), ("own", own_folder()), ("cached", cache_folder() / "models")]
+
+
+def own_folder() -> Path:
+    """Folder of the user's own models: imported, trained or fine-tuned.
+
+    Returns
+    -------
+    Path
+        What the environment variable ``NAPARI_PANCREAS_SEG_MODELS`` names (a group's shared
+        folder, for instance), else one in the user's data folder. It may not exist yet.
+    """
+    if chosen := os.environ.get("NAPARI_PANCREAS_SEG_MODELS"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    data = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
+    return Path(data) / "models"
 
 
 def _registry() -> dict[str, dict[str, Any]]:
@@ -385,78 +429,3 @@ def _content(path: Path, largest: int) -> bytes:
 
 def _named_by_hash(card: Mapping[str, Any]) -> str:
     return f"weights.{''.join(c for c in card['weights_sha256'] if c.isalnum())[:64]}.h5"
-
-
-def _parse_card(data: bytes, path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise PancreasSegError(f"The card of {path} is not valid JSON: {error}.") from error
-    _check_card(card, path)
-    return dict(card)
-
-
-def _check_card(card: Any, path: Path) -> None:
-    if not isinstance(card, Mapping):
-        raise PancreasSegError(f"The card of {path} is not a JSON object.")
-    for name, kind in REQUIRED.items():
-        if not isinstance(card.get(name), kind):  # type: ignore[arg-type]
-            raise PancreasSegError(f"The card of {path} lacks a proper {name}.")
-    if not 0 < card["threshold"] < 1:
-        raise PancreasSegError(f"The card of {path} has a threshold outside 0 to 1.")
-    wrong = [name for name, is_right in _RIGHT.items() if not is_right(card)]
-    if wrong:
-        raise PancreasSegError(
-            f"The card of {path} has an impossible {' and '.join(wrong)}; get the model again."
-        )
-
-
-def _numbers(values: Any, low: float, high: float) -> bool:
-    """Whether these are numbers within limits; NaN and truth values are not."""
-    return all(
-        isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        for value in values
-    )
-
-
-def _frame_is_right(card: Mapping[str, Any]) -> bool:
-    frame = card["frame"]
-    offset = frame.get("offset_mm")
-    return (
-        set(frame) == {"height", "width", "mm_per_pixel", "offset_mm"}
-        and all(isinstance(frame[side], int) for side in ("height", "width"))
-        and _numbers((frame["height"], frame["width"]), 1, LARGEST_SIDE)
-        and all(card["architecture"].get(s, frame[s]) == frame[s] for s in ("height", "width"))
-        and _numbers([frame["mm_per_pixel"]], 0.01, 100)
-        and isinstance(offset, list | tuple)
-        and len(offset) == 2
-        and _numbers(offset, -1000, 1000)
-    )
-
-
-def _windows_are_right(card: Mapping[str, Any]) -> bool:
-    return 0 < len(card["windows"]) <= 16 and all(
-        isinstance(window, list | tuple)
-        and len(window) == 2
-        and _numbers(window, -32768, 32767)
-        and window[0] < window[1]
-        for window in card["windows"]
-    )
-
-
-def _architecture_is_right(card: Mapping[str, Any]) -> bool:
-    """Whether the sizes are such that building the network takes no absurd memory."""
-    sizes = {key: value for key, value in card["architecture"].items() if key in _LARGEST}
-    return all(
-        isinstance(value, int) and _numbers([value], 1, _LARGEST[key])
-        for key, value in sizes.items()
-    )
-
-
-_RIGHT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "frame": _frame_is_right,
-    "windows": _windows_are_right,
-    "architecture": _architecture_is_right,
-    "temperature": lambda card: _numbers([card.get("temperature", 1.0)], 1e-3, 1e3),
-}
-"""Further checks of a card: what a hostile one could ask for is refused before it is built."""

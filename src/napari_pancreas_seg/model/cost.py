@@ -20,17 +20,20 @@ def gflop_per_slice(network: keras.Model) -> float:
     Parameters
     ----------
     network : keras.Model
-        As `napari_pancreas_seg.model.attention_unet.build` makes it.
+        As `napari_pancreas_seg.model.attention_unet.build` or
+        `napari_pancreas_seg.model.ensemble.average` makes it.
     """
-    total = 0
+    total, total_of_members = 0, 0.0
     for layer in network.layers:
         if isinstance(layer, keras.layers.Conv2D):
             total += _operations(layer, layer.output.shape)
+        elif isinstance(layer, keras.Model):  # a member of an ensemble
+            total_of_members += gflop_per_slice(layer)
         elif isinstance(layer, AttentionGate):
             alpha = layer.output[1].shape
             parts = (layer.project_gating, layer.project_skip, layer.coefficients)
             total += sum(_operations(part, alpha) for part in parts)
-    return total / 1e9
+    return total / 1e9 + total_of_members
 
 
 def _operations(convolution: keras.layers.Conv2D, output_shape: tuple[int | None, ...]) -> int:

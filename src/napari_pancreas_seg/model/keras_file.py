@@ -35,7 +35,7 @@ KNOWN = {
         *("Activation", "BatchNormalization", "Concatenate", "Conv2D", "Dropout", "InputLayer"),
         *("MaxPooling2D", "UpSampling2D"),
     },
-    "napari_pancreas_seg.model.attention_unet": {"AttentionGate"},
+    "napari_pancreas_seg.model.attention_unet": {"AttentionGate", "Foreground"},
 }
 """What networks of this program are made of, by module. A name alone is dangerous: Keras would
 import any module that is on the path, and some of its own functions fetch files."""

@@ -7,6 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from napari_pancreas_seg.model.probabilities import with_background
+from napari_pancreas_seg.model.replicas import sum_over_replicas
+
 __all__ = ["LOSSES", "dice_loss", "focal_tversky_loss", "mixed_loss", "soft_dice"]
 
 SMOOTHING = 1.0
@@ -22,42 +25,55 @@ def soft_dice(target: Any, probability: Any, axes: tuple[int, ...]) -> Any:
         Values in [0, 1].
     axes : tuple of int
         Axes to sum over: ``(1, 2, 3)`` is the article's, per image over rows, columns
-        and classes; with axis 0 the batch is pooled.
+        and classes; without 3 there is one for each class; with axis 0 the batch is pooled.
     """
     both = ops.sum(target * probability, axis=axes)
     total = ops.sum(target, axis=axes) + ops.sum(probability, axis=axes)
+    if 0 in axes:
+        both, total = sum_over_replicas([both, total])
     return (2.0 * both + SMOOTHING) / (total + SMOOTHING)
 
 
 def dice_loss(target: Any, probability: Any) -> Any:
-    """The article's loss: 1 - Dice per image, shape (B,)."""
+    """The article's loss: 1 - Dice per image, over all classes at once, shape (B,)."""
     return 1.0 - soft_dice(target, probability, (1, 2, 3))
 
 
 def mixed_loss(target: Any, probability: Any) -> Any:
-    """Dice per image and over the batch in equal parts, plus binary cross-entropy, shape (B,).
+    """Dice per image and over the batch in equal parts, plus cross-entropy, shape (B,).
 
     Dice per image weighs small cross-sections like large ones, the pooled one keeps a
-    slice with three pixels from ruling the gradient, cross-entropy calibrates.
+    slice with three pixels from ruling the gradient, cross-entropy calibrates. Dice is the
+    mean over the classes, so that a small organ counts like a large one.
     """
-    pooled = 1.0 - soft_dice(target, probability, (0, 1, 2, 3))
-    entropy = ops.mean(keras.losses.binary_crossentropy(target, probability), axis=(1, 2))
-    return 0.5 * (dice_loss(target, probability) + pooled) + entropy
+    per_image = ops.mean(1.0 - soft_dice(target, probability, (1, 2)), axis=-1)
+    pooled = ops.mean(1.0 - soft_dice(target, probability, (0, 1, 2)))
+    entropy = ops.mean(cross_entropy(target, probability), axis=(1, 2))
+    return 0.5 * (per_image + pooled) + entropy
+
+
+def cross_entropy(target: Any, probability: Any) -> Any:
+    """Cross-entropy of each pixel, shape (B, H, W); what the classes leave is background."""
+    if probability.shape[-1] == 1:
+        return keras.losses.binary_crossentropy(target, probability)
+    return keras.losses.categorical_crossentropy(
+        with_background(target), with_background(probability)
+    )
 
 
 def focal_tversky_loss(target: Any, probability: Any) -> Any:
     """Focal Tversky loss with α 0.7, β 0.3, γ 4/3 (Abraham & Khan 2019), shape (B,).
 
     It weighs what is missed more than what is found in excess, and slices that go badly more
-    than those that go well.
+    than those that go well. Of several classes it is the mean.
     """
-    axes = (1, 2, 3)
+    axes = (1, 2)
     both = ops.sum(target * probability, axis=axes)
     missed = ops.sum(target * (1.0 - probability), axis=axes)
     excess = ops.sum((1.0 - target) * probability, axis=axes)
     index = (both + SMOOTHING) / (both + 0.7 * missed + 0.3 * excess + SMOOTHING)
     # The root has no slope at 0; a slice found perfectly must not give infinity.
-    return ops.power(ops.maximum(1.0 - index, 1e-6), 0.75)
+    return ops.mean(ops.power(ops.maximum(1.0 - index, 1e-6), 0.75), axis=-1)
 
 
 LOSSES = {"dice": dice_loss, "focal_tversky": focal_tversky_loss, "mixed": mixed_loss}

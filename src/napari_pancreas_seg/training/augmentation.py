@@ -16,6 +16,7 @@ import numpy.typing as npt
 from keras import ops
 
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.model.replicas import roll_batch
 
 __all__ = ["Augment", "AugmentationSettings", "draw"]
 
@@ -89,6 +90,7 @@ def draw(
     frame: FrameSpec,
     settings: AugmentationSettings,
     geometry: float = 1.0,
+    slices: int = 1,
 ) -> Arrays:
     """Draw what happens to a batch.
 
@@ -104,6 +106,8 @@ def draw(
         How strongly.
     geometry : float
         Factor on every geometric strength; annealed towards the end of a training.
+    slices : int
+        Slices of one input: 1, or 3 with its neighbours.
 
     Returns
     -------
@@ -141,8 +145,8 @@ def draw(
         "phase": phase.astype(np.float32),
         "blur": (rng.random(n) * (rng.random(n) < s.blur_share)).astype(np.float32),
         "noise": (
-            rng.standard_normal((n, frame.height, frame.width), dtype=np.float32)
-            * rng.uniform(0, s.noise_hu, n).astype(np.float32)[:, None, None]
+            rng.standard_normal((n, frame.height, frame.width, slices), dtype=np.float32)
+            * rng.uniform(0, s.noise_hu, n).astype(np.float32)[:, None, None, None]
         ),
         "paint_gland": (rng.random(n) < s.paint_share).astype(np.float32),
         "paint_other": (rng.random(n) < s.paint_share).astype(np.float32),
@@ -171,8 +175,10 @@ class Augment(keras.layers.Layer):
 
     Notes
     -----
-    Call with the arrays of `draw` and ``hu`` and ``target``, both (B, H, W) uint8; returns
-    HU in [0, 255] and the target in [0, 1], both (B, height, width, 1) float32.
+    Call with the arrays of `draw`, ``hu`` (B, S, H, W) and ``target`` (B, H, W, C), both
+    uint8; returns HU in [0, 255], (B, height, width, S), and the target in [0, 1],
+    (B, height, width, C), both float32. The slices of one input share everything but their
+    noise: they are of one body, and nothing that is painted may show beside it.
     """
 
     def __init__(self, frame: FrameSpec, working: FrameSpec, **kwargs: Any) -> None:
@@ -188,8 +194,10 @@ class Augment(keras.layers.Layer):
     def call(self, batch: dict[str, Any]) -> tuple[Any, Any]:
         """Return HU and target."""
         where = self._sampling_grid(batch)
-        hu = self._sample(batch["hu"], where)
-        target = self._sample(batch["target"], where) / 255.0
+        slices = batch["hu"].shape[1]
+        stack = ops.transpose(batch["hu"], (0, 2, 3, 1))
+        sampled = self._sample(ops.concatenate([stack, batch["target"]], axis=-1), where)
+        hu, target = sampled[..., :slices], sampled[..., slices:] / 255.0
         hu = self._fat(hu, target, batch)
         hu, target = self._paint(hu, target, batch)
         return self._intensity(hu, batch), target
@@ -206,9 +214,10 @@ class Augment(keras.layers.Layer):
         return moved / self.working.mm_per_pixel + middle
 
     def _sample(self, pictures: Any, where: Any) -> Any:
-        """Bilinear values at the given places, zero outside; (B, height, width, 1)."""
-        height, width = self.working.height, self.working.width
-        flat = ops.reshape(pictures, (-1, height * width))
+        """Bilinear values of (B, H, W, K) at the given places, zero outside."""
+        height, width, planes = self.working.height, self.working.width, pictures.shape[-1]
+        flat = ops.reshape(pictures, (-1, planes))
+        first = ops.arange(ops.shape(pictures)[0], dtype="int32")[:, None] * (height * width)
         corner = ops.floor(where)
         part = where - corner
         corner = ops.cast(corner, "int32")
@@ -218,26 +227,27 @@ class Augment(keras.layers.Layer):
                 y, x = corner[..., 0] + dy, corner[..., 1] + dx
                 inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
                 index = ops.clip(y, 0, height - 1) * width + ops.clip(x, 0, width - 1)
-                value = ops.cast(ops.take_along_axis(flat, index, axis=1), "float32")
-                wy = part[..., 0] if dy else 1.0 - part[..., 0]
-                wx = part[..., 1] if dx else 1.0 - part[..., 1]
-                total = total + ops.where(inside, value * wy * wx, 0.0)
-        return ops.reshape(total, (-1, self.frame.height, self.frame.width, 1))
+                value = ops.cast(ops.take(flat, first + index, axis=0), "float32")
+                wy = part[..., 0, None] if dy else 1.0 - part[..., 0, None]
+                wx = part[..., 1, None] if dx else 1.0 - part[..., 1, None]
+                total = total + ops.where(inside[..., None], value * wy * wx, 0.0)
+        return ops.reshape(total, (-1, self.frame.height, self.frame.width, planes))
 
     def _fat(self, hu: Any, target: Any, batch: dict[str, Any]) -> Any:
         """Streak the gland with fat, or something else in the shape of another's gland."""
+        target = _foreground(target)
         streaks = ops.image.resize(
             batch["fat"], (self.frame.height, self.frame.width), interpolation="bicubic"
         )
         where = target * _wide(batch["fat_gland"])
-        where = ops.maximum(where, ops.roll(target, -1, axis=0) * _wide(batch["fat_other"]))
+        where = ops.maximum(where, roll_batch(target, -1) * _wide(batch["fat_other"]))
         return hu * (1.0 - where * ops.clip(streaks, 0.0, 1.0))
 
     def _paint(self, hu: Any, target: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
         """Paint over the gland, or over something else in the shape of another's gland."""
-        gland = _grown(target)
+        gland = _grown(_foreground(target))
         over = gland * _wide(batch["paint_gland"])
-        other = ops.roll(gland, 1, axis=0) * (1.0 - gland) * _wide(batch["paint_other"])
+        other = roll_batch(gland, 1) * (1.0 - gland) * _wide(batch["paint_other"])
         covered = ops.maximum(over, other)
         hu = hu * (1.0 - covered) + _wide(batch["paint_hu"]) * covered
         return hu, target * (1.0 - over)
@@ -257,13 +267,18 @@ class Augment(keras.layers.Layer):
         hu = hu * (1.0 - phase) + squeezed * phase
         hu = 255.0 * ops.power(ops.clip(hu / 255.0, 1e-4, 1.0), _wide(batch["gamma"]))
         hu = hu * _wide(batch["gain"])
-        hu = hu + known * (_wide(batch["offset"]) + batch["noise"][..., None])
+        hu = hu + known * (_wide(batch["offset"]) + batch["noise"])
         return ops.clip(hu, 0.0, 255.0)
 
 
 def _wide(values: Any) -> Any:
     """(B,) to (B, 1, 1, 1)."""
     return ops.reshape(values, (-1, 1, 1, 1))
+
+
+def _foreground(target: Any) -> Any:
+    """Share of each pixel that belongs to any class, (B, height, width, 1)."""
+    return target if target.shape[-1] == 1 else ops.sum(target, axis=-1, keepdims=True)
 
 
 def _grown(target: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,12 +11,10 @@ import numpy.typing as npt
 from scipy import ndimage, optimize, stats
 
 from napari_pancreas_seg.inference.confidence import expected_dice
-from napari_pancreas_seg.inference.predictor import FramePredictor
-from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec, place_frame
-from napari_pancreas_seg.training.datasets import SliceRecord
+from napari_pancreas_seg.inference.preprocessing import Frame
 from napari_pancreas_seg.training.evaluation import ThresholdScores
 
-__all__ = ["Calibration", "PredictedSlice", "calibrate", "predict_slices", "score_predictions"]
+__all__ = ["Calibration", "PredictedSlice", "calibrate", "score_predictions", "tempered"]
 
 Array = npt.NDArray[Any]
 
@@ -35,14 +33,16 @@ class PredictedSlice:
     ----------
     patient, name : str
         Whose slice, and which.
-    probability : ndarray, shape (height, width), float32
-        Probability in the frame, before any temperature.
-    target : ndarray, shape (height, width), float32
-        Share of each of the frame's pixels that is pancreas.
+    probability : ndarray, shape (C, height, width), float32
+        Probability of each class in the frame, before any temperature.
+    target : ndarray, shape (C, height, width), float32
+        Share of each of the frame's pixels that each class has.
     mask : ndarray, shape (1, Y, X), uint8
         The reference on the slice's own grid.
     frame : Frame
         Where the frame lies.
+    values : tuple of int
+        Value of each class in the mask.
     """
 
     patient: str
@@ -51,11 +51,36 @@ class PredictedSlice:
     target: npt.NDArray[np.float32]
     mask: npt.NDArray[np.uint8]
     frame: Frame
+    values: tuple[int, ...] = (1,)
+
+    @classmethod
+    def of(
+        cls,
+        patient: str,
+        name: str,
+        probability: Array,
+        mask: npt.NDArray[np.uint8],
+        frame: Frame,
+        values: Sequence[int] = (1,),
+    ) -> PredictedSlice:
+        """Bring the reference into the frame, next to what the network says.
+
+        Parameters
+        ----------
+        probability : ndarray, shape (height, width, C)
+            What the network says, as it says it.
+        patient, name, mask, frame, values
+            See the class.
+        """
+        rows, columns = frame.into()
+        target = [rows @ (mask[0] == value).astype(np.float32) @ columns.T for value in values]
+        classes_first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
+        return cls(patient, name, classes_first, np.stack(target), mask, frame, tuple(values))
 
     def on_slice(self, temperature: float = 1.0) -> Array:
-        """Probability on the slice's own grid, shape (1, Y, X)."""
+        """Probability of each class on the slice's own grid, shape (C, 1, Y, X)."""
         rows, columns = self.frame.out_of()
-        return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[None]
+        return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[:, None]
 
 
 @dataclass(frozen=True)
@@ -65,11 +90,13 @@ class Calibration:
     Parameters
     ----------
     temperature : float
-        Divides the log-odds (Guo et al. 2017, arXiv:1706.04599).
+        Divides the log-odds, of several classes the logits (Guo et al. 2017, arXiv:1706.04599).
     threshold : float
-        The one with the best mean Dice over patients, after the temperature.
+        The one with the best mean Dice over patients, after the temperature; what all classes
+        together must exceed.
     slope, intercept : float
-        The line that leads from a slice's raw expected Dice to its Dice.
+        The line that leads from a slice's raw expected Dice to its Dice, all classes taken
+        together.
     spearman : float
         Rank correlation of expected and true Dice over slices.
     error_before, error_after : float
@@ -106,55 +133,34 @@ _WHAT = (
 
 
 def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
-    """Divide the log-odds of probabilities by a temperature, as `FramePredictor` does."""
-    certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
-    odds = np.log(certain) - np.log1p(-certain)
-    return (1.0 / (1.0 + np.exp(-odds / temperature))).astype(np.float32)
-
-
-def predict_slices(
-    predictor: FramePredictor,
-    frame_spec: FrameSpec,
-    records: Sequence[SliceRecord],
-    *,
-    on_slice: Callable[[], None] = lambda: None,
-) -> list[PredictedSlice]:
-    """Run a network over slices, each as a volume of its own.
+    """Divide the logits of probabilities by a temperature, as `FramePredictor` does.
 
     Parameters
     ----------
-    predictor : FramePredictor
-        The network, with a temperature of 1.
-    frame_spec : FrameSpec
-        Its frame.
-    records : sequence of SliceRecord
-        The slices.
-    on_slice : callable
-        Called after every slice.
+    probability : ndarray, shape (C, ...)
+        Probability of each class; what they leave of 1 is the background's.
+    temperature : float
+        Above 1 makes them less sure.
     """
-    predicted = []
-    for record in records:
-        volume, mask = record.load()
-        frame = place_frame(volume.hu, volume.spacing, frame_spec)
-        rows, columns = frame.into()
-        probability = predictor.predict_batch(volume.hu, rows, columns)["probability"][0]
-        target = rows @ mask[0].astype(np.float32) @ columns.T
-        predicted.append(
-            PredictedSlice(record.patient, record.name, probability, target, mask, frame)
-        )
-        on_slice()
-    return predicted
+    if len(probability) == 1:
+        certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
+        odds = np.log(certain) - np.log1p(-certain)
+        return (1.0 / (1.0 + np.exp(-odds / temperature))).astype(np.float32)
+    rest = 1.0 - probability.sum(axis=0, keepdims=True, dtype=np.float64)
+    every = np.clip(np.concatenate([rest, probability]), 1e-6, 1 - 1e-6)
+    weights = every ** (1.0 / temperature)
+    return (weights[1:] / weights.sum(axis=0)).astype(np.float32)
 
 
 def score_predictions(
-    predicted: Sequence[PredictedSlice],
+    predicted: Iterable[PredictedSlice],
     temperature: float = 1.0,
     thresholds: tuple[float, ...] = THRESHOLDS,
 ) -> ThresholdScores:
     """Overlap per patient on the slices' own grids, for every threshold."""
     scores = ThresholdScores(thresholds)
     for one in predicted:
-        scores.add(one.patient, one.on_slice(temperature), one.mask)
+        scores.add(one.patient, one.on_slice(temperature), one.mask, one.values)
     return scores
 
 
@@ -167,14 +173,15 @@ def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
         Slices of patients that the network never saw.
     """
     near = [_near(one) for one in predicted]
-    probability = np.concatenate(
-        [one.probability[n] for one, n in zip(predicted, near, strict=True)]
-    )
-    target = np.concatenate([one.target[n] for one, n in zip(predicted, near, strict=True)])
+    pairs = list(zip(predicted, near, strict=True))
+    probability = np.concatenate([one.probability[:, where] for one, where in pairs], axis=1)
+    target = np.concatenate([one.target[:, where] for one, where in pairs], axis=1)
+    background = np.clip(1 - target.sum(axis=0), 0, 1)
 
     def surprise(log_temperature: float) -> float:
         p = tempered(probability, float(np.exp(log_temperature))).astype(np.float64)
-        return float(-(target * np.log(p) + (1 - target) * np.log1p(-p)).mean())
+        rest = np.clip(1 - p.sum(axis=0), 1e-9, 1)
+        return float(-((target * np.log(p)).sum(axis=0) + background * np.log(rest)).mean())
 
     best = optimize.minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
     temperature = round(float(np.exp(best.x)), 3)
@@ -187,8 +194,10 @@ def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
         slope=round(float(slope), 4),
         intercept=round(float(intercept), 4),
         spearman=round(float(stats.spearmanr(expected, true).statistic), 4),
-        error_before=round(calibration_error(probability, target), 4),
-        error_after=round(calibration_error(tempered(probability, temperature), target), 4),
+        error_before=round(calibration_error(probability.ravel(), target.ravel()), 4),
+        error_after=round(
+            calibration_error(tempered(probability, temperature).ravel(), target.ravel()), 4
+        ),
         slices=len(predicted),
         patients=len({one.patient for one in predicted}),
     )
@@ -202,9 +211,9 @@ def calibration_error(probability: Array, target: Array, bins: int = BINS) -> fl
 
 
 def _near(one: PredictedSlice, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
-    either = (one.probability > threshold) | (one.target > 0.5)
+    either = (one.probability.sum(axis=0) > threshold) | (one.target.sum(axis=0) > 0.5)
     if not either.any():
-        return either
+        return np.asarray(either)
     distance = ndimage.distance_transform_edt(~either) * one.frame.spec.mm_per_pixel
     return np.asarray(distance <= NEAR_MM)
 
@@ -215,12 +224,13 @@ def _expected_and_true(
     """Raw expected Dice and true Dice of every slice in which something was found."""
     expected, true = [], []
     for one in predicted:
-        p = tempered(one.probability, temperature)
+        p = tempered(one.probability, temperature).sum(axis=0)
+        target = one.target.sum(axis=0)
         raw = float(expected_dice(p[None], threshold)[0])
         if not np.isfinite(raw):
             continue
         found = p > threshold
-        both = 2.0 * one.target[found].sum()
+        both = 2.0 * target[found].sum()
         expected.append(raw)
-        true.append(both / max(found.sum() + one.target.sum(), 1e-6))
+        true.append(both / max(found.sum() + target.sum(), 1e-6))
     return np.array(expected), np.array(true)

@@ -8,7 +8,7 @@ that they are applied to.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,21 @@ from napari_pancreas_seg.inference.preprocessing import FrameSpec
 from napari_pancreas_seg.io.files import atomic_write, write_json
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES
 from napari_pancreas_seg.training.augmentation import AugmentationSettings
-from napari_pancreas_seg.training.fit import TrainSettings
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, train
+from napari_pancreas_seg.training.layouts import open_dataset
+from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, train
 from napari_pancreas_seg.training.scores import FAILURE_DICE, bootstrap_interval, summarise
 
-__all__ = ["LEVERS", "RUNS", "Run", "compare", "gather", "run_folder"]
+__all__ = [
+    "LEVERS",
+    "RUNS",
+    "Run",
+    "at_others_threshold",
+    "compare",
+    "gather",
+    "out_of_fold_dice",
+    "run_folder",
+]
 
 BASELINE = "attention"
 
@@ -108,7 +118,7 @@ def compare(
     Parameters
     ----------
     dataset : Path
-        Folder in the slice layout.
+        Folder in any layout that `open_dataset` knows.
     output : Path
         Folder for the trainings, ``compare.json`` and ``compare.md``. What is there already is
         not trained again.
@@ -137,6 +147,7 @@ def compare(
     for name in runs:
         if name not in known:
             raise PancreasSegError(f"There is no run {name!r}; known are {', '.join(known)}.")
+    data = open_dataset(dataset)
     chosen = list(dict.fromkeys([BASELINE, *runs]))
     for name in chosen:
         for fold in range(min(folds, known[name].folds or folds)):
@@ -144,15 +155,17 @@ def compare(
             if (folder / OUT_OF_FOLD).exists():
                 continue
             train(
-                dataset,
+                data,
                 folder,
                 replace(settings, **known[name].changes),
                 split=Split(folds, fold, settings.seed),
                 negatives=negatives,
                 phantoms=phantoms,
                 resume=True,
-                report=lambda line, name=name, fold=fold: report(  # type: ignore[misc]
-                    f"{name}, fold {fold}: " + "  ".join(f"{k} {v}" for k, v in line.items())
+                watch=Watch(
+                    on_epoch=lambda line, name=name, fold=fold: report(  # type: ignore[misc]
+                        f"{name}, fold {fold}: " + "  ".join(f"{k} {v}" for k, v in line.items())
+                    )
                 ),
             )
     return gather(output, settings, folds)
@@ -166,7 +179,10 @@ def run_folder(output: Path, name: str, fold: int) -> Path:
 def gather(output: Path, settings: TrainSettings, folds: int) -> dict[str, Any]:
     """Gather what has been trained in a folder, and write ``compare.json`` and ``compare.md``."""
     known = {**RUNS, **LEVERS}
-    found = {name: _out_of_fold(output, name, folds) for name in known}
+    found = {
+        name: out_of_fold_dice(run_folder(output, name, fold) for fold in range(folds))
+        for name in known
+    }
     found = {name: dice for name, dice in found.items() if dice}
     base = found[BASELINE]
     result = {
@@ -186,13 +202,29 @@ def gather(output: Path, settings: TrainSettings, folds: int) -> dict[str, Any]:
     return result
 
 
-def _out_of_fold(output: Path, name: str, folds: int) -> dict[str, float]:
-    """Dice of each patient held back, at the threshold that is best for all the others."""
+def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
+    """Dice of each patient held back, at the threshold that is best for all the others.
+
+    Parameters
+    ----------
+    folders : iterable of Path
+        Of trainings; those that have not ended count for nothing.
+    """
     patients: dict[str, list[float]] = {}
-    for fold in range(folds):
-        path = run_folder(output, name, fold) / OUT_OF_FOLD
+    for path in (Path(folder) / OUT_OF_FOLD for folder in folders):
         if path.exists():
             patients |= json.loads(path.read_text(encoding="utf-8"))["dice"]
+    return at_others_threshold(patients)
+
+
+def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Dice of each patient at the threshold that is best for all the others.
+
+    Parameters
+    ----------
+    patients : Mapping
+        For each patient the Dice at each of the thresholds.
+    """
     names = sorted(patients)
     curves = np.array([patients[name] for name in names])
     if len(names) < 2:

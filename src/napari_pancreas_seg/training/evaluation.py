@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
-from napari_pancreas_seg.io import SUFFIXES, load_ct, load_mask, stem
+from napari_pancreas_seg.io import load_ct, load_mask, stem
 from napari_pancreas_seg.model.cost import gflop_per_slice
-from napari_pancreas_seg.training.datasets import read_slice_layout
+from napari_pancreas_seg.training.layouts import DataSet, LabelledCase, open_dataset
+from napari_pancreas_seg.training.layouts.pairs import match_references
+from napari_pancreas_seg.training.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.scores import (
     TOLERANCE_MM,
     PatientScore,
@@ -34,6 +37,7 @@ __all__ = [
     "match_references",
 ]
 
+SLICES = SLICE_LAYOUT.name
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
 
 
@@ -41,33 +45,78 @@ THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
 class ThresholdScores:
     """Overlap per patient for several thresholds, pooled over each patient's slices.
 
+    A pixel is foreground where the probabilities of all classes together exceed the threshold,
+    and then of the most probable class.
+
     Parameters
     ----------
     thresholds : tuple of float
-        Thresholds tried.
-    both, total : dict of str to ndarray, shape (len(thresholds),)
-        Voxels in both masks, and in either counted twice, for each patient.
+        Thresholds tried, ascending.
+    both, total : dict of str to ndarray, shape (len(thresholds), C)
+        Voxels of each class in both masks, and in either counted twice, for each patient.
     """
 
     thresholds: tuple[float, ...] = THRESHOLDS
     both: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     total: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
-    def add(self, patient: str, probability: npt.NDArray[Any], mask: npt.NDArray[Any]) -> None:
-        """Count a slice."""
-        truth = mask > 0
-        found = [probability > t for t in self.thresholds]
-        both = np.array([np.count_nonzero(f & truth) for f in found])
-        total = np.array([np.count_nonzero(f) for f in found]) + np.count_nonzero(truth)
-        self.both[patient] = self.both.get(patient, 0) + both
-        self.total[patient] = self.total.get(patient, 0) + total
+    def add(
+        self,
+        patient: str,
+        probability: npt.NDArray[Any],
+        mask: npt.NDArray[Any],
+        values: Sequence[int] = (1,),
+    ) -> None:
+        """Count a slice, or several.
+
+        Parameters
+        ----------
+        patient : str
+            Whose it is.
+        probability : ndarray, shape (C, ...)
+            Probability of each class; of a single one, shape (...) will do.
+        mask : ndarray, shape (...)
+            The reference.
+        values : sequence of int
+            Value of each class in the reference.
+        """
+        if probability.shape == mask.shape:
+            probability = probability[None]
+        foreground = probability.sum(axis=0)
+        above = foreground > self.thresholds[0]
+        # How many of the thresholds a pixel exceeds.
+        limits = np.asarray(self.thresholds, probability.dtype)
+        steps = np.searchsorted(limits, foreground[above], side="left")
+        winner, truth = probability[:, above].argmax(axis=0), mask[above]
+        both, found, reference = [], [], []
+        for c, value in enumerate(values):
+            mine = winner == c
+            found.append(self._exceeding(steps[mine]))
+            both.append(self._exceeding(steps[mine & (truth == value)]))
+            reference.append(np.count_nonzero(mask == value))
+        self.both[patient] = self.both.get(patient, 0) + np.stack(both, axis=1)
+        counted = np.stack(found, axis=1) + np.array(reference)
+        self.total[patient] = self.total.get(patient, 0) + counted
+
+    def _exceeding(self, steps: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Pixels above each threshold, from how many each pixel exceeds."""
+        counts = np.bincount(steps, minlength=len(self.thresholds) + 1)
+        return np.asarray(counts[::-1].cumsum()[::-1][1:], np.int64)
 
     def dice(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Dice of each patient for each threshold."""
-        return {
-            p: np.where(self.total[p] > 0, 2 * self.both[p] / np.maximum(self.total[p], 1), 1.0)
-            for p in sorted(self.both)
-        }
+        """Dice of each patient for each threshold, the mean over the classes that there are."""
+        found = {}
+        for patient, rows in self.dice_by_class().items():
+            there = np.isfinite(rows)
+            n = there.sum(axis=1)
+            sums = np.where(there, rows, 0.0).sum(axis=1)
+            found[patient] = np.where(n > 0, sums / np.maximum(n, 1), 1.0)
+        return found
+
+    def dice_by_class(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Dice of each patient, shape (len(thresholds), C); NaN for a class in neither mask."""
+        with np.errstate(invalid="ignore"):
+            return {p: 2 * self.both[p] / self.total[p] for p in sorted(self.both)}
 
     def best(self) -> tuple[float, float]:
         """The threshold with the best mean Dice over patients, and that Dice."""
@@ -91,6 +140,9 @@ class Evaluation:
         What was done, in words: ``data``, ``surfaces``, ``spacing``, ``postprocessing`` ….
     cost : dict
         ``parameters``, ``weights_mb``, ``gflop_per_slice``, ``seconds_per_slice``, ``device``.
+    classes : dict of str to dict
+        For each class of a model of several, the figures of each patient that shows it or in
+        whom it was found; `patients` are of all classes taken together.
     """
 
     card: Mapping[str, Any]
@@ -98,6 +150,7 @@ class Evaluation:
     patients: dict[str, PatientScore]
     how: dict[str, str]
     cost: dict[str, Any]
+    classes: dict[str, dict[str, PatientScore]] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -115,7 +168,15 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
-        rows = {patient: score.to_dict() for patient, score in self.patients.items()}
+        rows = _rows(self.patients)
+        by_class = {name: _rows(scores) for name, scores in self.classes.items()}
+        several = {
+            "mean_class_dice": summarise(self.class_dice().values()),
+            "classes": {
+                name: {"patients": each, **_without_attention(summarise_patients(each))}
+                for name, each in by_class.items()
+            },
+        }
         return {
             "model": self.model,
             "weights_sha256": self.card["weights_sha256"],
@@ -123,13 +184,33 @@ class Evaluation:
             "how": self.how,
             "patients": rows,
             **summarise_patients(rows),
+            **(several if self.classes else {}),
             "cost": self.cost,
         }
+
+    def class_dice(self) -> dict[str, float]:
+        """Dice of each patient, the mean over the classes that there are."""
+        found: dict[str, list[float]] = {}
+        for scores in self.classes.values():
+            for patient, score in scores.items():
+                found.setdefault(patient, []).append(score.dice)
+        return {patient: statistics.fmean(found[patient]) for patient in sorted(found)}
+
+
+def _rows(scores: Mapping[str, PatientScore]) -> dict[str, dict[str, Any]]:
+    return {patient: score.to_dict() for patient, score in scores.items()}
+
+
+def _without_attention(summary: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in summary.items() if key != "attention"}
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A CT with its reference, read when its turn comes."""
+    """A CT with its reference, read when its turn comes.
+
+    The reference has the values of the model's classes; of a single class, any but 0.
+    """
 
     patient: str
     load: Callable[[], tuple[CTVolume, npt.NDArray[np.uint8]]]
@@ -139,40 +220,91 @@ def evaluate(
     dataset: Path,
     model: str | Path | LoadedModel = "default",
     *,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    layout: str | None = None,
     every_patient: bool = False,
     threshold: float | None = None,
+    postprocess: bool = True,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Score a model on a data set the way it is used: through `segment`, slice by slice.
+    """Score a model on a data set the way it is used: through `segment`.
+
+    Single slices are scored one by one, without post-processing.
 
     Parameters
     ----------
     dataset : Path
-        Folder in the slice layout.
+        Folder in any layout that `open_dataset` knows.
     model : str, Path or LoadedModel
         The model.
+    labels : Mapping of str to sequence of str, optional
+        What of the data set each of the model's classes is made of, where they are called
+        otherwise; see `open_dataset`.
+    layout : str, optional
+        Name of the data set's layout, where looking does not tell.
     every_patient : bool
         Score the patients the model was trained on too; by default they are left out,
         because their figures say nothing about new patients.
     threshold : float, optional
         Another threshold than the model's.
+    postprocess : bool
+        Of whole CTs: smooth along z and drop small pieces, as is done by default.
     on_case : callable
-        Called with slices done and in all.
+        Called with slices or CTs done and in all.
 
     Raises
     ------
     PancreasSegError
         If data or model cannot be read, or no patient is left.
     """
-    cases = [_Case(r.patient, r.load) for r in read_slice_layout(Path(dataset))]
+    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
+    data = open_dataset(dataset, labels or _asked(loaded.classes), layout=layout)
+    cases = _cases(data, loaded.classes)
+    if data.layout != SLICES:
+        how = {"data": f"CTs of {data.root.name} ({data.layout})", **_OF_VOLUMES}
+        return _evaluate(cases, loaded, how, every_patient, threshold, postprocess, on_case)
     how = {
-        "data": f"slices of {Path(dataset).name}, each a CT of its own",
+        "data": f"slices of {data.root.name}, each a CT of its own",
         "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
         "a slice shows the reference or the mask but not both, the distance is its diagonal",
         "spacing": "nominal: the pixel size of these slices is not stored, so that distances in "
         "mm are approximate",
     }
-    return _evaluate(cases, model, how, every_patient, threshold, False, on_case)
+    return _evaluate(cases, loaded, how, every_patient, threshold, False, on_case)
+
+
+_OF_VOLUMES = {
+    "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice",
+    "spacing": "as the files say",
+}
+
+
+def _asked(classes: Classes) -> dict[str, list[str]] | None:
+    """The model's classes as a data set is asked for them; None for the pancreas alone."""
+    return None if len(classes) == 1 else {name: [name] for name in classes.names}
+
+
+def _cases(data: DataSet, classes: Classes) -> list[_Case]:
+    """Cases of a data set, with the values that the model gives its classes."""
+    if sorted(data.labels) != sorted(classes.names) and len(classes) > 1:
+        raise PancreasSegError(
+            f"The model knows {', '.join(classes.names)}, but the classes asked for are "
+            f"{', '.join(data.labels)}; name them alike."
+        )
+    table = np.zeros(256, np.uint8)
+    for name, value in data.labels.items():
+        same = name in classes.names
+        table[value] = classes.values[classes.names.index(name)] if same else 1
+
+    def load(case: LabelledCase) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+        volume, labels = case.load()
+        if case.slices is not None and len(case.slices) < len(labels):
+            raise PancreasSegError(
+                f"Case {case.name} is labelled in some slices only, so that it cannot be scored."
+            )
+        return volume, table[labels]
+
+    return [_Case(case.patient, lambda case=case: load(case)) for case in data.cases]  # type: ignore[misc]
 
 
 def evaluate_volumes(
@@ -206,58 +338,9 @@ def evaluate_volumes(
     cases = [_Case(_patient(mask), lambda ct=ct, m=mask: _load(ct, m)) for mask, ct in pairs]  # type: ignore[misc]
     how = {
         "data": f"CTs of {Path(cts).name}, with references of {Path(references).name}",
-        "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice",
-        "spacing": "as the files say",
+        **_OF_VOLUMES,
     }
     return _evaluate(cases, model, how, every_patient, threshold, postprocess, on_case)
-
-
-def match_references(cts: Path, references: Path) -> list[tuple[Path, Path]]:
-    """Find the CT of every reference mask by name.
-
-    ``NAME.nii.gz``, ``NAME_pancreas.nii.gz`` and ``NAME_mask.nii.gz`` belong to the CT
-    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
-
-    Parameters
-    ----------
-    cts, references : Path
-        Two folders.
-
-    Returns
-    -------
-    list of (Path, Path)
-        Reference and CT, by name.
-
-    Raises
-    ------
-    PancreasSegError
-        If a folder cannot be read, or a reference has no CT or several.
-    """
-    images = _images(cts)
-    pairs = []
-    for name, mask in _images(references).items():
-        base = re.sub(r"_(pancreas|mask)$", "", name)
-        others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
-        exact = [others[n] for n in (name, base) if n in others]
-        found = exact[:1] or [p for n, p in others.items() if n.startswith(f"{base}_")]
-        if len(found) != 1:
-            names = f": {', '.join(p.name for p in found)}" if found else ""
-            raise PancreasSegError(
-                f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
-                "give each the name of its CT."
-            )
-        pairs.append((mask, found[0]))
-    return pairs
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    try:
-        paths = sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES))
-    except OSError as error:
-        raise PancreasSegError(f"{folder} is not a folder that can be read: {error}.") from error
-    if not paths:
-        raise PancreasSegError(f"There are no files of a known format in {folder}.")
-    return {stem(path): path for path in paths}
 
 
 def _patient(reference: Path) -> str:
@@ -287,7 +370,8 @@ def _evaluate(
     report: Callable[[int, int], None],
 ) -> Evaluation:
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    known = set(loaded.card.get("training", {}).get("patients", ()))
+    both = [loaded.card, *([] if loaded.localiser is None else [loaded.localiser.card])]
+    known = {p for card in both for p in card.get("training", {}).get("patients", ())}
     if not every_patient:
         cases = [c for c in cases if not known & {c.patient, c.patient.removeprefix("PANCREAS_")}]
     if not cases:
@@ -297,11 +381,19 @@ def _evaluate(
         )
     used = threshold or float(loaded.card["threshold"])
     tallies: dict[str, PatientTally] = {}
+    several = dict(zip(loaded.classes.names, loaded.classes.values, strict=True))
+    by_class: dict[str, dict[str, PatientTally]] = {
+        name: {} for name in (several if len(several) > 1 else ())
+    }
     seconds = []
     for done, case in enumerate(cases, start=1):
         volume, mask = case.load()
         found = segment(volume, loaded, threshold=used, postprocess=postprocess)
         tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
+        for name, tally in by_class.items():
+            value = several[name]
+            one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
+            tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
         seconds.append(found.seconds.get("segmenting", 0.0) / len(mask))
         report(done, len(cases))
     trained_on = sorted(p for p in tallies if known & {p, p.removeprefix("PANCREAS_")})
@@ -314,7 +406,11 @@ def _evaluate(
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
     }
     scores = {patient: tallies[patient].score() for patient in sorted(tallies)}
-    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds))
+    classes = {
+        name: {p: score for p in sorted(tally) if (score := tally[p].score()).slices}
+        for name, tally in by_class.items()
+    }
+    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds), classes)
 
 
 def _cost(loaded: LoadedModel, seconds: Sequence[float]) -> dict[str, Any]:

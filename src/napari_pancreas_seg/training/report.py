@@ -102,6 +102,8 @@ def evaluation_markdown(data: Mapping[str, Any]) -> str:
         What `Evaluation.to_dict` gives.
     """
     lines = [f"# Evaluation of {data.get('model', 'a model')}", "", *_accuracy(data)]
+    if data.get("classes"):
+        lines += ["", "## Classes", "", *_classes(data)]
     lines += ["", "## Attention", "", *_attention(data.get("attention"))]
     lines += ["", "## Cost", "", *_cost(data.get("cost"))]
     return "\n".join(lines) + "\n"
@@ -163,7 +165,8 @@ def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
         "Network": f"{'Attention U-Net' if shape.get('attention', True) else 'U-Net'}, "
         f"{shape.get('filters', 16)} filters",
         "Input": f"{frame['height']} × {frame['width']} pixels of {frame['mm_per_pixel']} mm, "
-        "centred on the body",
+        f"centred on the {frame.get('centre', 'body')}",
+        **({"Gland found by": card["localiser"]["name"]} if card.get("localiser") else {}),
         "Channels, HU": windows,
         "Output": "probability of pancreas, and the coefficients of every attention gate",
         "Threshold": card["threshold"],
@@ -305,6 +308,39 @@ def _accuracy(data: Mapping[str, Any]) -> list[str]:
         for patient, row in sorted(data["patients"].items(), key=lambda item: item[1]["dice"])
     ]
     return [*lines, *_table(("patient", "slices", "missed", *(FIGURES[n] for n in names)), rows)]
+
+
+def _classes(data: Mapping[str, Any]) -> list[str]:
+    """Figures of each class, and Dice of each class in each patient."""
+    classes = data["classes"]
+    rows = []
+    for name, found in classes.items():
+        s = found["summary"].get("dice", {})
+        others = [
+            _number(found["summary"].get(figure, {}).get("mean"), figure)
+            for figure in ("hd95_mm", SURFACE_DICE)
+        ]
+        dice = [_number(s.get(k)) for k in ("mean", "low", "high", "sd", "median", "worst")]
+        rows.append((name, *dice, *others, s.get("n", 0)))
+    header = ("class", "Dice", "95 % from", "to", "SD", "median", "worst")
+    mean = data.get("mean_class_dice", {})
+    patients = sorted(set().union(*(found["patients"] for found in classes.values())))
+    each = [
+        (p, *(_number(found["patients"].get(p, {}).get("dice")) for found in classes.values()))
+        for p in patients
+    ]
+    return [
+        "The figures above are of all classes taken together. A patient counts for the classes "
+        "that the reference or the mask shows.",
+        "",
+        f"Dice, mean over classes and then over patients: {_number(mean.get('mean'))} "
+        f"(95 % from {_number(mean.get('low'))} to {_number(mean.get('high'))}, "
+        f"n = {mean.get('n', 0)}).",
+        "",
+        *_table((*header, "HD95 (mm), mean", FIGURES[SURFACE_DICE], "n"), rows),
+        "",
+        *_table(("Dice of patient", *classes), each),
+    ]
 
 
 def _summary(summary: Mapping[str, Any]) -> list[str]:

@@ -6,42 +6,42 @@ import datetime
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 import napari_pancreas_seg
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.predictor import FramePredictor
+from napari_pancreas_seg.inference.cascade import DEFAULT_LOCALISER, localiser_entry
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
 from napari_pancreas_seg.training.calibration import (
     THRESHOLDS,
     PredictedSlice,
     calibrate,
-    predict_slices,
     score_predictions,
 )
+from napari_pancreas_seg.training.checkpoint import Checkpoint
+from napari_pancreas_seg.training.curves import Curves
 from napari_pancreas_seg.training.datasets import (
-    SliceRecord,
     TrainingSlices,
     fold_of_patients,
+    load_cases,
     load_negatives,
     load_phantoms,
-    load_slices,
-    read_slice_layout,
 )
-from napari_pancreas_seg.training.fit import (
-    Checkpoint,
-    TrainSettings,
-    fit,
-    settings_to_dict,
-)
+from napari_pancreas_seg.training.devices import choose_devices, choose_policy, make_deterministic
+from napari_pancreas_seg.training.evaluation import ThresholdScores
+from napari_pancreas_seg.training.fit import TrainingProgress, best_epoch, fit
+from napari_pancreas_seg.training.layouts import DataSet, LabelledCase, VolumeCase, open_dataset
+from napari_pancreas_seg.training.placing import check_classes
+from napari_pancreas_seg.training.recipe import TrainSettings, settings_to_dict
+from napari_pancreas_seg.training.validation import HeldBack
 
-__all__ = ["OUT_OF_FOLD", "Split", "train"]
+__all__ = ["OUT_OF_FOLD", "Split", "Watch", "default_cache", "settled", "train"]
 
 OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature."""
@@ -61,39 +61,67 @@ class Split:
     fold: int = 0
     seed: int = 0
 
-    def divide(self, records: Sequence[SliceRecord]) -> tuple[list[SliceRecord], list[SliceRecord]]:
-        """Slices to train on, and slices of the patients that validate."""
-        held = fold_of_patients([r.patient for r in records], self.folds, self.fold, self.seed)
+    def divide(
+        self, cases: Sequence[LabelledCase]
+    ) -> tuple[list[LabelledCase], list[LabelledCase]]:
+        """Cases to train on, and cases of the patients that validate."""
+        held = fold_of_patients([c.patient for c in cases], self.folds, self.fold, self.seed)
         return (
-            [r for r in records if r.patient not in held],
-            [r for r in records if r.patient in held],
+            [c for c in cases if c.patient not in held],
+            [c for c in cases if c.patient in held],
         )
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what, while it happens.
+
+    Parameters
+    ----------
+    on_start : callable
+        Called with the numbers of cases to train on and to validate on, once.
+    on_case : callable
+        Called with cases read and in all.
+    on_step : callable
+        Called with a `TrainingProgress` after every step.
+    on_epoch : callable
+        Called with a line of the history after every epoch.
+    """
+
+    on_start: Callable[[int, int], None] = lambda training, validation: None
+    on_case: Callable[[int, int], None] = lambda done, total: None
+    on_step: Callable[[TrainingProgress], None] = lambda progress: None
+    on_epoch: Callable[[dict[str, Any]], None] = lambda line: None
+
+
 def train(
-    dataset: Path,
+    dataset: Path | DataSet,
     output: Path,
     settings: TrainSettings,
     *,
     split: Split | None = Split(),
     start: str | Path | None = None,
     calibrated_by: str | Path | None = None,
+    localiser: str | Path | None = None,
     negatives: Sequence[str] = (),
     phantoms: int = 16,
     about: dict[str, Any] | None = None,
     resume: bool = False,
-    report: Callable[[dict[str, Any]], None] | None = None,
+    cache: Path | None = None,
+    devices: int | Literal["all"] = 1,
+    deterministic: bool = False,
+    watch: Watch = Watch(),
 ) -> Path:
     """Train a model and write it as a bundle.
 
     Parameters
     ----------
-    dataset : Path
-        Folder in the slice layout.
+    dataset : Path or DataSet
+        Folder in any layout that `open_dataset` knows, or what it gave.
     output : Path
-        Folder for checkpoint, history and, at the end, ``bundle``.
+        Folder for checkpoint, history, learning curves and, at the end, ``bundle``.
     settings : TrainSettings
-        The recipe.
+        The recipe. Classes are the data set's.
     split : Split or None
         Which patients validate; None trains on all of them.
     start : str or Path, optional
@@ -101,16 +129,26 @@ def train(
     calibrated_by : str or Path, optional
         A model of the same recipe that held patients back: without a split of its own, this
         one takes threshold, temperature and confidence from it.
+    localiser : str or Path, optional
+        For a frame around the gland: the model whose name and hash the card gives as the one that
+        finds it; ``"default"`` if None. Nothing of it is learnt from.
     negatives : sequence of str
         CTs that show no pancreas; see `load_negatives`.
     phantoms : int
-        Number of synthetic phantoms to mix in; their seeds start at 1, the sample's is 0.
+        Number of synthetic phantoms to mix in; their seeds start at 1, the sample's is 0. They
+        have a pancreas and no other class: with several, none is mixed in.
     about : dict, optional
         Further fields of the card: ``name``, ``version``, ``licence``, ``citation`` ….
     resume : bool
         Go on where the folder's checkpoint stands.
-    report : callable, optional
-        Called with the numbers of slices, then with a line of the history after every epoch.
+    cache : Path, optional
+        Folder for training slices, so that they need not fit into memory; see `load_cases`.
+    devices : int or "all"
+        Over how many GPUs a batch is split.
+    deterministic : bool
+        Compute the same bits every time, at some cost in speed.
+    watch : Watch
+        Who is told what.
 
     Returns
     -------
@@ -123,57 +161,170 @@ def train(
         If the data cannot be read or the folder cannot be used.
     """
     output = Path(output)
+    data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
+    settings = settled(settings, data)
+    if len(data.labels) > 1:
+        phantoms = 0
     recipe: dict[str, Any] = {
         "split": None if split is None else vars(split),
         "start": None,
         "negatives": [Path(n).name for n in negatives],
     }
-    recipe |= {"phantoms": phantoms, **settings_to_dict(settings)}
+    recipe |= {"phantoms": phantoms, "labels": dict(data.labels), **settings_to_dict(settings)}
     if (split is None) != (calibrated_by is not None):
         raise PancreasSegError(
             "A training on every patient has none left to find its threshold on: it needs a "
             "model of the same recipe that held patients back (and no other training does)."
         )
+    check_classes(settings.frame, data.labels)
+    found_by = _localiser(settings, localiser)
     given = None if start is None else load_bundle(start)
     if given is not None:
         recipe["start"] = {k: given.card[k] for k in ("name", "version", "weights_sha256")}
     calibrated = None if calibrated_by is None else load_bundle(calibrated_by).card
     if calibrated is not None:
         _taken_over(calibrated)  # what is missing is said before hours of training
-    records = read_slice_layout(dataset)
-    training, validation = (records, []) if split is None else split.divide(records)
+    cases = list(data.cases)
+    training, validation = (cases, []) if split is None else split.divide(cases)
+    on = choose_devices(devices)
+    on.check(settings.batch_size)
     _claim(output, recipe, resume)
-    if report is not None:
-        report({"training_slices": len(training), "validation_slices": len(validation)})
-    parts = [load_slices(training)]
-    if negatives:
-        parts.append(load_negatives(negatives))
-    if phantoms:
-        parts.append(load_phantoms(range(1, phantoms + 1)))
-
-    def predictions(network: keras.Model) -> list[PredictedSlice]:
-        return predict_slices(FramePredictor(network, settings.windows), settings.frame, validation)
+    if deterministic:
+        make_deterministic()
+    watch.on_start(len(training), len(validation))
+    n_cases = len(training) + len(validation)
+    slices = _load(training, data, settings, negatives, phantoms, cache, n_cases, watch)
+    held = HeldBack(
+        validation,
+        data.labels,
+        settings,
+        on_case=lambda done, _: watch.on_case(len(training) + done, n_cases),
+    )
 
     def score(network: keras.Model) -> dict[str, Any]:
-        threshold, dice = score_predictions(predictions(network)).best()
-        return {"threshold": threshold, "validation_dice": round(dice, 4)}
+        scores = score_predictions(held.predict(network))
+        threshold, dice = scores.best()
+        found = {"threshold": threshold, "validation_dice": round(dice, 4)}
+        if len(data.labels) > 1:
+            found |= {f"dice_{n}": d for n, d in _by_class(scores, threshold, data.labels).items()}
+        return found
+
+    curves = Curves(output)
+
+    def report(history: list[dict[str, Any]]) -> None:
+        watch.on_epoch(history[-1])
+        curves.show(history, best_epoch(history))
 
     network, history = fit(
-        TrainingSlices.join(parts),
+        slices,
         settings,
         output,
         score=score if validation else None,
         report=report,
+        on_step=watch.on_step,
         resume=resume,
         start=given,
+        devices=on,
     )
-    write_json(output / "history.json", history, overwrite=True)
-    card = _card(recipe, settings, history, training)
-    card |= _taken_over(calibrated) if calibrated else _judged(predictions(network), output)
+    curves.show(history, best_epoch(history))
+    curves.close()
+    card = _card(recipe, settings, data, history, training, int(slices.usable.sum())) | found_by
+    if calibrated is not None:
+        card |= _taken_over(calibrated)
+    else:
+        predicted = list(held.predict(network))
+        card |= _judged(predicted, data.labels, output, _what(held, settings))
     return save_bundle(network, {**card, **(about or {})}, output / "bundle", overwrite=True)
 
 
-def _judged(predicted: Sequence[PredictedSlice], output: Path) -> dict[str, Any]:
+def default_cache(data: DataSet, output: Path) -> Path | None:
+    """Where training slices are kept: beside the result for whole volumes, else in memory."""
+    if any(isinstance(case, VolumeCase) for case in data.cases):
+        return Path(output) / "cache"
+    return None
+
+
+def settled(settings: TrainSettings, data: DataSet) -> TrainSettings:
+    """The recipe for these classes on this computer."""
+    architecture = settings.resolved_architecture()
+    if architecture.classes != len(data.labels):
+        settings = replace(settings, architecture=replace(architecture, classes=len(data.labels)))
+    return replace(settings, policy=choose_policy(settings.policy))
+
+
+def _localiser(settings: TrainSettings, model: str | Path | None) -> dict[str, Any]:
+    """What a card says of the model that finds the gland for this one."""
+    if settings.frame.centre != "gland":
+        if model is not None:
+            raise PancreasSegError(
+                "Only the second stage of a cascade, whose frame lies around the gland, has "
+                "another model find the gland."
+            )
+        return {}
+    return {"localiser": localiser_entry(model or DEFAULT_LOCALISER)}
+
+
+def _load(
+    training: Sequence[LabelledCase],
+    data: DataSet,
+    settings: TrainSettings,
+    negatives: Sequence[str],
+    phantoms: int,
+    cache: Path | None,
+    n_cases: int,
+    watch: Watch,
+) -> TrainingSlices:
+    """Everything that is learnt from."""
+    how: dict[str, Any] = {"neighbours_mm": settings.neighbours_mm, "frame": settings.frame}
+    parts = [
+        load_cases(
+            training,
+            data.labels,
+            cache=cache,
+            on_case=lambda done, _: watch.on_case(done, n_cases),
+            **how,
+        )
+    ]
+    if negatives:
+        parts.append(load_negatives(negatives, classes=len(data.labels), **how))
+    if phantoms:
+        parts.append(load_phantoms(range(1, phantoms + 1), **how))
+    return TrainingSlices.join(parts)
+
+
+def _what(held: HeldBack, settings: TrainSettings) -> str:
+    """What a card says its validation figures are."""
+    slices = "all labelled slices" if held.complete else "some slices of each CT"
+    chosen = (
+        "threshold and temperature"
+        if settings.patience is None
+        else ("threshold, temperature and the epoch")
+    )
+    placed = ""
+    if settings.frame.centre == "gland":
+        placed = "; frames were laid around the reference's gland, so that no first stage could err"
+    return (
+        f"Dice per patient on the native grid, {slices}, slice by slice, no post-processing; "
+        f"{chosen} were chosen on the same patients{placed}"
+    )
+
+
+def _by_class(
+    scores: ThresholdScores, threshold: float, labels: Mapping[str, int]
+) -> dict[str, float]:
+    """Mean Dice of each class over the patients that have it or were given it."""
+    index = scores.thresholds.index(threshold)
+    rows = np.array([rows[index] for rows in scores.dice_by_class().values()])
+    return {
+        name: round(float(dice[np.isfinite(dice)].mean()), 4)
+        for name, dice in zip(labels, rows.T, strict=True)
+        if np.isfinite(dice).any()
+    }
+
+
+def _judged(
+    predicted: Sequence[PredictedSlice], labels: Mapping[str, int], output: Path, what: str
+) -> dict[str, Any]:
     """Calibration and validation for the card; the Dice of every threshold goes to a file."""
     found = calibrate(predicted)
     scores = score_predictions(predicted, found.temperature, (found.threshold,))
@@ -184,7 +335,9 @@ def _judged(predicted: Sequence[PredictedSlice], output: Path) -> dict[str, Any]
         },
     }
     write_json(output / OUT_OF_FOLD, out_of_fold, overwrite=True)
-    validation = _validation({p: float(d[0]) for p, d in scores.dice().items()})
+    validation = _validation({p: float(d[0]) for p, d in scores.dice().items()}, what)
+    if len(labels) > 1:
+        validation["mean_by_class"] = _by_class(scores, found.threshold, labels)
     return {**found.card_fields(), "validation": validation}
 
 
@@ -213,8 +366,9 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool) -> None:
         raise PancreasSegError(f"{output} cannot be used: {error}.") from error
     now = json.loads(json.dumps(recipe))
     if before is not None and resume:
-        # More or fewer steps is what one may change on the way.
-        changed = [k for k in now if k != "steps" and before.get(k) != now[k]]
+        # How long is what one may change on the way, and the averaging goes with it.
+        fixed = now.keys() - {"steps", "patience", "averaging"}
+        changed = sorted(k for k in fixed & before.keys() if before[k] != now[k])
         if changed:
             raise PancreasSegError(
                 f"{output} was trained with another {', '.join(changed)}; choose another folder."
@@ -225,8 +379,10 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool) -> None:
 def _card(
     recipe: dict[str, Any],
     settings: TrainSettings,
+    data: DataSet,
     history: list[dict[str, Any]],
-    training: Sequence[SliceRecord],
+    training: Sequence[LabelledCase],
+    slices: int,
 ) -> dict[str, Any]:
     return {
         "name": "unnamed",
@@ -234,13 +390,16 @@ def _card(
         "licence": "not stated",
         "architecture": settings.resolved_architecture().to_dict(),
         "frame": settings.frame.to_dict(),
-        "windows": [list(w) for w in settings.windows],
-        "labels": {"pancreas": 1},
+        "windows": [list(w) for w in settings.input_windows],
+        "neighbours_mm": settings.neighbours_mm,
+        "labels": dict(data.labels),
         "threshold": 0.5,
         "temperature": 1.0,
         "training": {
             "patients": sorted({r.patient for r in training}),
-            "slices": len(training),
+            "layout": data.layout,
+            "cases": len(training),
+            "slices": slices,
             "recipe": recipe,
             "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
             "machine": f"{platform.machine()}, {keras.backend.backend()}",
@@ -257,11 +416,10 @@ _OF_ANOTHER = (
 )
 
 
-def _validation(metrics: dict[str, float]) -> dict[str, Any]:
+def _validation(metrics: dict[str, float], what: str) -> dict[str, Any]:
     values = np.array(list(metrics.values()))
     return {
-        "what": "Dice per patient on the native grid, slice by slice, no post-processing; "
-        "threshold and temperature were chosen on the same patients",
+        "what": what,
         "patients": {p: round(d, 4) for p, d in metrics.items()},
         "n": len(values),
         "mean": round(float(values.mean()), 4),

@@ -30,6 +30,7 @@ from napari_pancreas_seg._napari.widget.attention_panel import AttentionPanel
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg._napari.widget.export_panel import ExportPanel
+from napari_pancreas_seg._napari.widget.improve_panel import ImprovePanel
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
 from napari_pancreas_seg._napari.widget.model_panel import ModelPanel
 from napari_pancreas_seg._napari.widget.panel import Panel
@@ -74,6 +75,7 @@ class PancreasDock(QWidget):
         self.correct_panel = CorrectPanel(self.session)
         self.measure_panel = MeasurePanel(self.session)
         self.export_panel = ExportPanel(self.session)
+        self.improve_panel = ImprovePanel(self.session)
         self.worklist_panel = WorklistPanel(self.session)
         self.worklist_panel.segment_with(self._how_ahead)
         # Top to bottom. A panel is made with the session alone, hears of changes by the
@@ -88,6 +90,7 @@ class PancreasDock(QWidget):
             self.correct_panel,
             self.measure_panel,
             self.export_panel,
+            self.improve_panel,
             self.worklist_panel,
         )
         self._lay_out()
@@ -99,6 +102,8 @@ class PancreasDock(QWidget):
         self.session.ct_chosen.connect(self._on_ct)
         self.session.mask_chosen.connect(self._refresh_panels)
         self.model_panel.chosen.connect(self._warm_soon)
+        self.model_panel.chosen.connect(self._tell_model)
+        self.improve_panel.model_wanted.connect(self.model_panel.use_named)
         self.session.run_finished.connect(self._warm_soon)
         self.run_panel.run_clicked.connect(self.start_run)
         self.session.run_finished.connect(self.refresh)
@@ -110,6 +115,7 @@ class PancreasDock(QWidget):
         for layer in layers:
             self._follow(layer)
         self._on_ct()
+        self._tell_model()
 
     def start_run(self) -> None:
         """Segment the chosen CT."""
@@ -167,6 +173,9 @@ class PancreasDock(QWidget):
             else:
                 self.session.open_file(path)
         event.acceptProposedAction()
+
+    def _tell_model(self) -> None:
+        self.improve_panel.use_model(self.model_panel.model)
 
     def _how_ahead(self) -> tuple[str, Options]:
         """Model and options for a case that is not on screen: the region is not meant for it."""

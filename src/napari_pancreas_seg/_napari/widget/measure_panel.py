@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_pancreas_seg import measurements
 from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.layers import labels_of
 from napari_pancreas_seg._napari.measuring import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.placement import GridReference, reference_of
 from napari_pancreas_seg._napari.session import Session
@@ -35,6 +36,7 @@ PAUSE_MS = 150
 
 ROWS = (
     ("volume", "Volume", "Voxels of the mask times the volume of a voxel."),
+    ("classes", "of which", "Volume of each class; with a reference, its Dice too."),
     ("hu", "HU", "Mean ± SD of the CT's voxels in the mask; SD of the population."),
     ("extent", "Extent", "Edges of the box around the mask along the CT's axes: z × y × x."),
     ("diameter", "Diameter", "Largest distance between two points of the surface."),
@@ -222,8 +224,10 @@ class MeasurePanel(Panel):
         if mask is None or reference is None or ct is None:
             return None
         if other is None or other is mask:
-            return MaskToMeasure(mask.name, mask.data, reference, ct.data)
-        return MaskToMeasure(mask.name, mask.data, reference, ct.data, other.name, other.data)
+            return MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels_of(mask))
+        return MaskToMeasure(
+            mask.name, mask.data, reference, ct.data, other.name, other.data, labels_of(mask)
+        )
 
     def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:
         reference = self._session.reference
@@ -231,13 +235,17 @@ class MeasurePanel(Panel):
         layers.sort(key=lambda layer: layer is not self._session.mask)
         jobs = [job for job in map(self._job, layers) if job is not None]
         if jobs:
-            self._background.submit(lambda: [measure_layers(job).row for job in jobs], then)
+            self._background.submit(
+                lambda: [row for job in jobs for row in measure_layers(job).rows], then
+            )
 
     def _show(self, found: Measured | None) -> None:
         compared = found is not None and found.comparison is not None
         for key in COMPARED:
             self._names[key].setVisible(compared)
             self.values[key].setVisible(compared)
+        for part in (self._names["classes"], self.values["classes"]):
+            part.setVisible(found is not None and bool(found.classes))
         for key, text in _texts(found).items():
             self.values[key].setText(text)
         self._enable()
@@ -254,6 +262,9 @@ def _texts(found: Measured | None) -> dict[str, str]:
         return texts
     mask = found.mask
     texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} slices"
+    if found.classes:
+        lines = [_class_text(name, each) for name, each in found.classes.items()]
+        texts["classes"] = "\n".join(lines)
     if mask["voxels"]:
         z, y, x = mask["extent_mm"]
         texts["extent"] = f"{z:.0f} × {y:.0f} × {x:.0f} mm"
@@ -268,6 +279,12 @@ def _texts(found: Measured | None) -> dict[str, str]:
         texts["hd95"] = "–" if hd95 is None else f"{hd95:.1f} mm"
         texts["surface_dice"] = "–" if surface is None else f"{surface:.3f}"
     return texts
+
+
+def _class_text(name: str, found: Measured) -> str:
+    text = f"{name} {found.mask['volume_ml']:.1f} mL"
+    dice = None if found.comparison is None else found.comparison["dice"]
+    return text if dice is None else f"{text}, Dice {dice:.3f}"
 
 
 def _same_grid(layer: Layer, reference: GridReference | None) -> bool:

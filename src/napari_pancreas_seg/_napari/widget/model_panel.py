@@ -83,6 +83,17 @@ class ModelPanel(Panel):
 
         self._add_file(Path(path), load_card(path))
 
+    def use_named(self, model: str) -> None:
+        """Choose a model by name, one that has come since the list was made too, or by path."""
+        if self.combo.findData(model) < 0 and Path(model).name == model:
+            # In front of those from files, behind the default.
+            self.combo.insertItem(1, model, model)
+            self._origins[model] = ORIGINS["own"]
+        if self.combo.findData(model) >= 0:
+            _choose(self.combo, model)
+        else:
+            self._try_file(Path(model))
+
     def ask_for_file(self) -> None:
         """Ask for a bundle in a zip file and choose it."""
         path, _ = QFileDialog.getOpenFileName(
@@ -203,6 +214,7 @@ def _small_button(text: str) -> QPushButton:
 
 ORIGINS = {
     "bundled": "Comes with the program",
+    "own": "One of your own models",
     "cached": "Downloaded before",
     "known": "Will be downloaded on the first run",
 }

@@ -51,7 +51,7 @@ class RunPanel(Panel):
         self.add(self.status)
         self.add(self.keep_button, self.discard_button)
         self.add(label_of("Threshold"), self.threshold, self.value, self.own, stretch=(0, 1, 0, 0))
-        self.add(self.postprocess)
+        self.add(self.postprocess, self.every_slice)
         self._connect()
         self.show_run()
         self._show_mask_options()
@@ -71,7 +71,11 @@ class RunPanel(Panel):
     @property
     def how(self) -> Options:
         """How to segment a whole CT."""
-        return Options(threshold=self._threshold, postprocess=self.postprocess.isChecked())
+        return Options(
+            threshold=self._threshold,
+            postprocess=self.postprocess.isChecked(),
+            every_slice=self.every_slice.isChecked(),
+        )
 
     def set_ready(self, ready: bool) -> None:
         """Say whether there is a CT to segment."""
@@ -144,6 +148,12 @@ class RunPanel(Panel):
             "what the network says slice by slice. Needs no second run."
         )
         self.postprocess.setChecked(self._session.settings.get("run/postprocess", True))
+        self.every_slice = QCheckBox("Every slice")
+        self.every_slice.setToolTip(
+            "For thin slices: shows the network each of them. Otherwise a coarse sweep finds the "
+            "gland, which is then looked at every 3 mm. Takes effect with the next run."
+        )
+        self.every_slice.setChecked(self._session.settings.get("run/every slice", False))
 
     def _connect(self) -> None:
         session = self._session
@@ -154,6 +164,9 @@ class RunPanel(Panel):
         self.threshold.valueChanged.connect(self._on_threshold)
         self.own.clicked.connect(self._on_own)
         self.postprocess.clicked.connect(self._on_postprocess)
+        self.every_slice.clicked.connect(
+            lambda checked: session.settings.set("run/every slice", checked)
+        )
         for signal in (session.run_started, session.run_changed, session.run_finished):
             signal.connect(self.show_run)
         session.rethreshold.done.connect(self._show_mask_options)
@@ -181,6 +194,7 @@ class RunPanel(Panel):
     def _on_cleared(self) -> None:
         if isalive(self):
             self.postprocess.setChecked(True)
+            self.every_slice.setChecked(False)
             self._on_own()
 
     def _apply(self) -> None:

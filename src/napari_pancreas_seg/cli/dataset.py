@@ -1,0 +1,180 @@
+"""The commands about data sets: what is in one, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_pancreas_seg.cli import app
+from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet, say
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.training.layouts.checking import CheckedCase, CheckedDataSet
+
+__all__ = ["LAYOUT", "WANTED_CLASSES", "check", "parse_classes"]
+
+group = typer.Typer(help="Look into data sets to train on.", no_args_is_help=True)
+app.add_typer(group, name="dataset")
+
+LAYOUT = typer.Option(
+    "--layout", metavar="NAME", help="How the folder is laid out, where looking does not tell."
+)
+WANTED_CLASSES = typer.Option(
+    "--labels",
+    metavar="NAME=CLASS[+CLASS]",
+    help="A class to train and the data set's classes that it is made of; may be repeated. "
+    "pancreas by default, with its tumours.",
+)
+
+
+def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
+    """Read ``pancreas=pancreas+cancer``; ``spleen`` stands for ``spleen=spleen``."""
+    if not texts:
+        return None
+    classes: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, parts = text.partition("=")
+        made_of = [part.strip() for part in (parts if equals else name).split("+")]
+        if not name.strip() or not all(made_of) or name.strip() in classes:
+            raise typer.BadParameter(f"--labels wants NAME=CLASS[+CLASS], each once; not '{text}'")
+        classes[name.strip()] = made_of
+    return classes
+
+
+@group.command()
+@guarded
+def check(
+    folder: Annotated[Path, typer.Argument(help="The data set, of any layout that is known.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Write dataset.json, cases.csv and a picture of each case there.",
+        ),
+    ] = None,
+    layout: Annotated[str | None, LAYOUT] = None,
+    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="With -o: the tables only.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier check wrote.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Read every case of a data set and say what is suspicious, before training on it.
+
+    Recognised are NIH Pancreas-CT, the Medical Segmentation Decathlon, nnU-Net's raw data,
+    TotalSegmentator's, folders of CTs with masks, corrections made with this program, and single
+    slices. Exits with 0 if every case can be used, else with 1.
+    """
+    from napari_pancreas_seg.inference.result import Progress
+    from napari_pancreas_seg.io.files import check_target, write_json, write_text
+
+    classes = parse_classes(labels)
+    with quiet():
+        from napari_pancreas_seg.training.layouts import open_dataset
+        from napari_pancreas_seg.training.layouts.checking import check_dataset, table_csv
+
+        dataset = open_dataset(folder, classes, layout=layout)
+        pictures = None
+        if output is not None:
+            pictures = None if no_pictures else output / "pictures"
+            targets = [output / "dataset.json", output / "cases.csv"]
+            targets += [pictures / f"{case.name}.png" for case in dataset.cases if pictures]
+            for target in targets:
+                check_target(target, overwrite=overwrite)
+        with Bar(1) as bar:
+            bar.show(0, Progress("reading", 0, len(dataset.cases)))
+            checked = check_dataset(
+                dataset,
+                pictures=pictures,
+                on_case=lambda done, total, case: bar.show(0, Progress("reading", done, total)),
+            )
+        if output is not None:
+            write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
+            write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps(checked.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        for line in _lines(checked):
+            say(line)
+        if output is not None:
+            say(f"written to {output}")
+    unusable = [case.name for case in checked.cases if not case.usable]
+    if unusable:
+        fail(f"{len(unusable)} of {len(checked.cases)} cases cannot be used.")
+
+
+_MOST_ROWS = 200
+"""A longer table is for the file."""
+
+
+def _lines(checked: CheckedDataSet) -> list[str]:
+    """Write down what was found, a line each."""
+    found, classes = checked.summary(), checked.dataset.classes
+    made_of = "; ".join(
+        name if parts == (name,) else f"{name} = {' + '.join(parts)}"
+        for name, parts in classes.items()
+    )
+    lines = [
+        f"{checked.dataset.root}: layout {checked.dataset.layout}",
+        f"  cases       {found['cases']} of {found['patients']} patients, "
+        f"{found['usable']} usable, {found['suspicious']} to look at",
+        f"  classes     {made_of}",
+        f"  slices      {found['slices']}"
+        + (
+            f", {found['labelled_slices']} of them labelled"
+            if found["labelled_slices"] != found["slices"]
+            else ""
+        ),
+    ]
+    if found["usable"]:
+        spacing = " × ".join(_range(found["spacing_mm"][axis]) for axis in "zyx")
+        lines.append(f"  spacing     {spacing} mm (z × y × x)")
+    for name, measured in found["volume_ml"].items():
+        if measured:
+            lines.append(f"  volume      {name}: {_range(measured)} mL")
+    lines += [f"  mind        {remark}" for remark in checked.remarks]
+    heads = [f"{name} (mL)" for name in classes]
+    rows = [_row(case, list(classes)) for case in checked.cases[:_MOST_ROWS]]
+    lines.append("")
+    lines += _table(["case", "patient", "slices", "spacing (mm)", *heads, "to look at"], rows)
+    if len(checked.cases) > _MOST_ROWS:
+        lines.append(f"… and {len(checked.cases) - _MOST_ROWS} more (-o writes them all)")
+    lines.append("")
+    for case in checked.cases:
+        if case.problem is not None:
+            lines.append(f"{case.name}: unusable: {case.problem}")
+        lines += [f"{case.name}: look: {sentence}" for sentence in case.suspicious]
+        lines += [f"{case.name}: {sentence}" for sentence in case.notes]
+    return lines if lines[-1] else lines[:-1]
+
+
+def _row(case: CheckedCase, classes: list[str]) -> list[str]:
+    if not case.usable:
+        return [case.name, case.patient, *[""] * (2 + len(classes)), "unusable"]
+    slices = str(case.slices)
+    if case.labelled != case.slices:
+        slices = f"{case.labelled} of {case.slices}"
+    spacing = " × ".join(f"{step:.3g}" for step in case.spacing_mm)
+    sizes = [f"{case.volume_ml[n]:.1f}" if n in case.volume_ml else "-" for n in classes]
+    return [case.name, case.patient, slices, spacing, *sizes, str(len(case.suspicious) or "")]
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    return [
+        "  ".join(f"{text:<{w}}" if i < 2 else f"{text:>{w}}" for i, (text, w) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in (headings, *rows))
+    ]
+
+
+def _range(measured: dict[str, float]) -> str:
+    low, high = f"{measured['minimum']:.3g}", f"{measured['maximum']:.3g}"
+    return low if low == high else f"{low} to {high}"

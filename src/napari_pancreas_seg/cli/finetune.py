@@ -1,0 +1,266 @@
+"""The commands that improve a model with one's own cases, and keep those."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_pancreas_seg.cli import app, command
+from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
+from napari_pancreas_seg.errors import PancreasSegError
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.training.finetune import FinetuneStep
+    from napari_pancreas_seg.training.finetuned import Finetuned, Gain
+
+TELL_SECONDS = 0.25
+"""A program that listens hears of progress this often at most."""
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where the cases lie; the window's own by default."),
+]
+
+
+@command
+def finetune(
+    start: Annotated[
+        str, typer.Option("--from", metavar="MODEL", help="Name or path of the model.")
+    ] = "default",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="CTs with masks, in any layout that 'dataset check' knows; the cases that were "
+            "added in the window by default.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The new model: a folder, or a file that ends in .zip; among your own models by "
+            "default.",
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time for everything, tests included.")
+    ] = 10.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps instead of minutes: the same seed then gives the same model."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    forgets_at_most: Annotated[
+        float, typer.Option(min=0, max=1, help="Dice that may be lost on CT of the usual kind.")
+    ] = 0.02,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Keep the new model even if it has forgotten more.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that exists.")
+    ] = False,
+    json_progress: Annotated[
+        bool,
+        typer.Option(
+            "--json-progress",
+            hidden=True,
+            help="For a program: a line of JSON for each step and for the result; ends when "
+            "standard input does.",
+        ),
+    ] = False,
+) -> None:
+    """Improve a model with your own corrected cases, in minutes and without a GPU.
+
+    The new model is a bundle of its own; the one that it began as stays. A part of your patients
+    is left out of a trial and tells whether they went better. Patterns of usual CT are learnt
+    along, and what is forgotten of them is measured.
+    """
+    if json_progress:
+        _end_with_parent()
+    from napari_pancreas_seg.training.corrections import corrections_folder
+
+    told = _Told() if json_progress else None
+    with quiet(), Bar(1) as bar:
+        from napari_pancreas_seg.inference.result import Progress
+        from napari_pancreas_seg.training.finetune import FinetuneSettings
+        from napari_pancreas_seg.training.finetune import finetune as run
+
+        def report(step: FinetuneStep) -> None:
+            if told is not None:
+                told.step(step)
+            bar.show(0, Progress(step.stage, round(100 * step.share), 100))
+
+        found = run(
+            data or corrections_folder(),
+            output,
+            start,
+            settings=FinetuneSettings(
+                minutes=minutes,
+                steps=steps,
+                batch_size=batch_size,
+                forgets_at_most=forgets_at_most,
+                seed=seed,
+            ),
+            name=name,
+            anyway=anyway,
+            overwrite=overwrite,
+            report=report,
+        )
+    if told is not None:
+        _tell({"result": found.to_dict()})
+    else:
+        _print(found, own=output is None)
+
+
+def _print(found: Finetuned, *, own: bool) -> None:
+    plural = "patient" if found.patients == 1 else "patients"
+    say(f"learnt from {found.slices} slices of {found.patients} {plural}")
+    typer.echo(f"{'Dice':34}  {'n':>3}  before   after")
+    _row("your patients, held out", found.held_out)
+    _row("the same, with usual grey values", found.usual)
+    _row("synthetic CTs", found.guard)
+    for note in found.notes:
+        say(note)
+    if found.better is False:
+        say("It did not become better on your patients: keep using the former model.")
+    say(f"model: {found.path}")
+    use = found.card["name"] if own else str(found.path)
+    say(f"use it with: napari-pancreas-seg segment CT -o MASK --model {_quoted(str(use))}")
+
+
+def _row(what: str, gain: Gain) -> None:
+    means = gain.means
+    if means is not None:
+        typer.echo(f"{what:34}  {len(gain.before):>3}  {means[0]:.3f}    {means[1]:.3f}")
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text
+
+
+class _Told:
+    """Tells a program how far it is, not too often."""
+
+    def __init__(self) -> None:
+        self._last, self._stage = 0.0, ""
+
+    def step(self, step: FinetuneStep) -> None:
+        now = time.monotonic()
+        if step.stage != self._stage or now - self._last >= TELL_SECONDS:
+            self._last, self._stage = now, step.stage
+            _tell({"stage": step.stage, "share": step.share, "seconds_left": step.seconds_left})
+
+
+def _tell(line: dict[str, object]) -> None:
+    typer.echo(json.dumps(line))  # flushes
+
+
+def _end_with_parent() -> None:
+    """End when standard input does: the program that started this one is gone, or cancels."""
+    if hasattr(os, "nice"):
+        os.nice(10)  # somebody sits at the window
+
+    def wait() -> None:
+        # Not by way of `sys.stdin`: its lock would be held when the interpreter ends.
+        while os.read(0, 4096):
+            pass
+        os._exit(130)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+corrections = typer.Typer(
+    help="Your own corrected cases, that `finetune` learns from: list, add, remove."
+)
+app.add_typer(corrections, name="corrections")
+
+
+@corrections.callback(invoke_without_command=True)
+@guarded
+def list_(context: typer.Context, folder: Folder = None) -> None:
+    """List the cases."""
+    if context.invoked_subcommand is not None:
+        return
+    from napari_pancreas_seg.training.corrections import corrections_folder, list_corrections
+
+    place = folder or corrections_folder()
+    cases = list_corrections(place)
+    for case in cases:
+        n = "all slices" if case.reviewed is None else f"{len(case.reviewed)} slices"
+        whose = "" if case.patient == case.name else f", patient {case.patient}"
+        say(f"{case.name}: {n}{whose}, added {case.added[:10]}")
+    plural = "case" if len(cases) == 1 else "cases"
+    say(f"{len(cases)} {plural} in {place}", err=True)
+
+
+@corrections.command()
+@guarded
+def add(
+    ct: Annotated[Path, typer.Argument(metavar="CT", help="A CT.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Its corrected mask.")],
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B,C,…",
+            help="Slices whose mask is right, from the feet, counted from 0; A:B takes both in. "
+            "All by default.",
+        ),
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="A pseudonym, if several CTs show one patient.")
+    ] = None,
+    folder: Folder = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the mask of a CT that is there already.")
+    ] = False,
+) -> None:
+    """Add a CT and its corrected mask; nothing of their headers but the geometry is kept."""
+    from napari_pancreas_seg.io import load_ct, load_mask
+    from napari_pancreas_seg.training.corrections import add_correction, corrections_folder
+
+    volume = load_ct(ct)
+    labels, on = load_mask(mask)
+    if not on.grid.same_as(volume.grid):
+        raise PancreasSegError(f"{mask.name} does not lie on the grid of {ct.name}.")
+    case = add_correction(
+        folder or corrections_folder(), volume, labels, _slices(slices), patient, replace=replace
+    )
+    say(f"{case.name}: added to {case.folder.parent}")
+
+
+@corrections.command()
+@guarded
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `corrections` lists it.")],
+    folder: Folder = None,
+) -> None:
+    """Remove a case."""
+    from napari_pancreas_seg.training.corrections import corrections_folder, remove_correction
+
+    remove_correction(folder or corrections_folder(), name)
+    say(f"{name}: removed")
+
+
+def _slices(text: str | None) -> list[int] | None:
+    """Read A:B,C."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, colon, last = part.strip().partition(":")
+        if not first.isdecimal() or (colon and not last.isdecimal()):
+            raise typer.BadParameter("--slices wants numbers such as 30:60,72")
+        found += range(int(first), int(last or first) + 1)
+    return found

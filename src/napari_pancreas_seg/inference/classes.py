@@ -1,0 +1,116 @@
+"""The classes of a model: their values in the mask, and which of them are the pancreas's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+
+from napari_pancreas_seg.postprocessing import main_pieces
+
+__all__ = ["ONE_CLASS", "Classes"]
+
+Array = npt.NDArray[Any]
+
+_GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes of a model, in the order of its output.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What each is called.
+    values : tuple of int
+        What each is in a mask.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...]
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Classes:
+        """The classes that a model's card names. The mask of a single class is 1."""
+        labels = card.get("labels") or {"pancreas": 1}
+        values = tuple(labels.values()) if len(labels) > 1 else (1,)
+        return cls(tuple(labels), values)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def in_gland(self) -> tuple[bool, ...]:
+        """Whether each is the pancreas or something within it; a single class always is."""
+        if len(self) == 1:
+            return (True,)
+        words = [" ".join(re.split(r"[\W_]+", name.lower())) for name in self.names]
+        if not any("pancrea" in word for word in words):
+            return (False,) * len(self)
+        return tuple(bool(_GLAND.search(word)) for word in words)
+
+    @property
+    def only_gland(self) -> bool:
+        """Whether there is nothing but the pancreas and what lies within it."""
+        return all(self.in_gland)
+
+    def main_pieces(
+        self,
+        probability: Array,
+        threshold: float,
+        spacing: tuple[float, float, float],
+        plausible: Array,
+    ) -> Array:
+        """Clear what is found apart from the organs.
+
+        Of the gland, with everything within it, what `main_pieces` of
+        `napari_pancreas_seg.postprocessing` keeps; of another organ the largest piece, and
+        others that are not tiny against it, wherever they lie: kidneys are two.
+
+        Parameters
+        ----------
+        probability : ndarray, shape (classes, Z, H, W)
+            Probabilities.
+        threshold, spacing, plausible
+            See `main_pieces` there.
+
+        Returns
+        -------
+        ndarray, shape (classes, Z, H, W)
+            0 where a piece was dropped.
+        """
+        if len(self) == 1:
+            kept = main_pieces(probability[0], threshold, spacing, plausible)
+            return np.where(kept, probability, probability.dtype.type(0))
+        foreground = probability.sum(axis=0, dtype=np.float32)
+        winner = np.where(foreground > threshold, probability.argmax(axis=0), -1)
+        gland = [c for c, inside in enumerate(self.in_gland) if inside]
+        others = [[c] for c, inside in enumerate(self.in_gland) if not inside]
+        cleared = probability.copy()
+        everywhere = np.ones(len(foreground), bool)
+        for group in filter(None, [gland, *others]):
+            mine = np.isin(winner, group)
+            how = (plausible,) if group is gland else (everywhere, np.inf)
+            kept = main_pieces(np.where(mine, foreground, 0), threshold, spacing, *how)
+            dropped = _with_rim(mine & ~kept) & ~kept
+            cleared[group] = np.where(dropped, cleared.dtype.type(0), cleared[group])
+        return cleared
+
+
+def _with_rim(pieces: Array) -> Array:
+    """Pieces and a pixel around them within the slice: what interpolation would spread."""
+    if not pieces.any():
+        return pieces
+    rim = scipy.ndimage.generate_binary_structure(3, 3)
+    rim[[0, 2]] = False
+    return np.asarray(scipy.ndimage.binary_dilation(pieces, rim))
+
+
+ONE_CLASS = Classes(("pancreas",), (1,))
+"""Of a model of the pancreas alone."""

@@ -1,0 +1,221 @@
+"""From the network's probabilities to the mask on the CT's own grid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
+from napari_pancreas_seg.inference.preprocessing import Frame
+from napari_pancreas_seg.inference.schedule import Lattice
+from napari_pancreas_seg.postprocessing import smooth_along_z
+
+__all__ = ["finish_mask", "keep_region", "native_mask"]
+
+Array = npt.NDArray[Any]
+
+
+def finish_mask(
+    probability: Array,
+    frame: Frame,
+    lattice: Lattice,
+    spacing: tuple[float, float, float],
+    threshold: float,
+    plausible: Array | None,
+    region: tuple[slice, slice, slice] | None = None,
+    classes: Classes = ONE_CLASS,
+) -> npt.NDArray[np.uint8]:
+    """From the network's probability to the mask of the whole volume.
+
+    A voxel is foreground where the probabilities of all classes together exceed the threshold,
+    and then of the most probable class.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (rows, height, width) or (classes, rows, height, width)
+        What the network said, in the frame; NaN where it was not asked, which counts as 0.
+    frame : Frame
+        Where the frame lies on the slices.
+    lattice : Lattice
+        Which slices the rows are; between them probability is interpolated.
+    spacing : tuple of float
+        Distance between the CT's voxels along (z, y, x) in mm.
+    threshold : float
+        Probability above which a voxel is foreground.
+    plausible : ndarray, shape (Z,), bool, or None
+        Slices in which a pancreas can lie; None leaves out all post-processing.
+    region : tuple of slice, optional
+        (z, y, x): where the mask can lie; what was found elsewhere does not count.
+    classes : Classes
+        Which value each class has in the mask, and which of them are the gland's.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X), uint8
+        The mask.
+    """
+    if probability.ndim == 3:
+        probability = probability[None]
+    part = slice(0, lattice.n_slices) if region is None else region[0]
+    known = _known_rows(probability[0]) & _within(lattice, part)
+    kept = np.zeros_like(probability)
+    # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
+    for rows in _stretches(known):
+        inside = [each[rows] for each in probability]
+        if region is not None:
+            inside = [frame.within(each, region[1:]) for each in inside]
+        if plausible is not None:
+            several = len(inside) > 1
+            above = _foreground(np.stack(inside)) > threshold if several else None
+            row_mm = spacing[0] * lattice.stride
+            inside = [_smooth_near(each, threshold, frame, row_mm, above) for each in inside]
+        for each, smooth in zip(kept, inside, strict=True):
+            each[rows] = smooth
+    if plausible is not None:
+        step = (spacing[0] * lattice.stride, frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
+        kept = classes.main_pieces(kept, threshold, step, plausible[lattice.z])
+    mask = _between_rows(kept, frame, lattice, threshold, part, classes.values)
+    return mask if region is None else keep_region(mask, region[1:])
+
+
+def native_mask(
+    probability: Array, frame: Frame, threshold: float, classes: Classes = ONE_CLASS
+) -> npt.NDArray[np.uint8]:
+    """Bring probability back to the slices' own pixels and threshold it there.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (n, height, width) or (classes, n, height, width)
+        Probability in the frame.
+    frame : Frame
+        Where the frame lies.
+    threshold : float
+        Probability above which a pixel is foreground.
+    classes : Classes
+        Which value each class has in the mask.
+
+    Returns
+    -------
+    ndarray, shape (n, Y, X), uint8
+        The mask.
+    """
+    if probability.ndim == 3:
+        probability = probability[None]
+    n = probability.shape[1]
+    return _between_rows(probability, frame, Lattice(n), threshold, slice(0, n), classes.values)
+
+
+def keep_region(mask: npt.NDArray[np.uint8], within: tuple[slice, ...]) -> npt.NDArray[np.uint8]:
+    """Clear slices (n, Y, X) outside of a box (y, x)."""
+    if mask[:, *within].shape == mask.shape:
+        return mask
+    kept = np.zeros_like(mask)
+    kept[:, *within] = mask[:, *within]
+    return kept
+
+
+def _between_rows(
+    probability: Array,
+    frame: Frame,
+    lattice: Lattice,
+    threshold: float,
+    part: slice,
+    values: tuple[int, ...],
+) -> npt.NDArray[np.uint8]:
+    """Mask of every slice of a part of the volume, interpolated between rows of the lattice.
+
+    Interpolation never exceeds its neighbours, so only what touches a frame pixel above the
+    threshold is worth computing: work grows with the gland.
+    """
+    mask = np.zeros((lattice.n_slices, *frame.shape), np.uint8)
+    rows, columns = frame.out_of()
+    above: npt.NDArray[np.bool_] = np.asarray(_foreground(probability) > threshold)
+    # Per row of the lattice: frame rows and frame columns that exceed the threshold somewhere.
+    in_rows, in_columns = np.asarray(above.any(axis=2)), np.asarray(above.any(axis=1))
+    for z in range(part.start, part.stop):
+        below, upper, share = lattice.between(z)
+        pair = [below] if share == 0 else [below, upper]
+        y = _reach(rows, in_rows[pair])
+        x = _reach(columns, in_columns[pair])
+        if y is None or x is None:
+            continue  # nothing was found, or nothing that lies on the slice
+        into_y, into_x = _held(rows[y].any(axis=0)), _held(columns[x].any(axis=0))
+        weights = np.array([1 - share, share], np.float32)[: len(pair), None, None]
+        planes = probability[:, pair, into_y, into_x].astype(np.float32)
+        native = rows[y, into_y] @ (weights * planes).sum(axis=1) @ columns[x, into_x].T
+        mask[z, y, x] = _decided(native, threshold, values)
+    return mask
+
+
+def _decided(probability: Array, threshold: float, values: tuple[int, ...]) -> Array:
+    """Value of each pixel (classes, y, x): that of the most probable class, if any is likely."""
+    found = _foreground(probability) > threshold
+    if len(values) == 1:
+        return np.asarray(found * np.uint8(values[0]))
+    return np.asarray(found * np.array(values, np.uint8)[probability.argmax(axis=0)])
+
+
+def _foreground(probability: Array) -> Array:
+    """Probability that a pixel is of any class; the first axis is the classes'."""
+    if len(probability) == 1:
+        return np.asarray(probability[0])
+    return np.asarray(probability.sum(axis=0, dtype=np.float32))
+
+
+def _reach(matrix: Array, wanted: npt.NDArray[np.bool_]) -> slice | None:
+    """Slice pixels along an axis in which frame pixels take part that are wanted in some row."""
+    return _held(matrix[:, wanted.any(axis=0)].any(axis=1))
+
+
+def _held(flags: npt.ArrayLike) -> slice | None:
+    """From the first to the last that is True."""
+    true = np.flatnonzero(flags)
+    return slice(int(true[0]), int(true[-1]) + 1) if true.size else None
+
+
+def _smooth_near(
+    probability: Array,
+    threshold: float,
+    frame: Frame,
+    row_mm: float,
+    found: Array | None = None,
+) -> Array:
+    """Smooth along z where that can matter for the mask; zero elsewhere.
+
+    A mean along z exceeds the threshold only in columns where some slice does; next to those
+    lie the pixels that take part in interpolation. Of several classes, `found` says where all of
+    them together do.
+    """
+    above = (probability > threshold if found is None else found).any(axis=0)
+    smooth = np.zeros_like(probability)
+    if not above.any():
+        return smooth
+    near = [slice(0, 0), slice(0, 0)]
+    for axis in (0, 1):
+        reach = math.ceil(max(1.0, 1 / frame.step[axis])) + 1
+        held = np.flatnonzero(np.any(above, axis=1 - axis))
+        near[axis] = slice(max(0, held[0] - reach), held[-1] + 1 + reach)
+    part = np.ascontiguousarray(probability[:, near[0], near[1]])
+    smooth[:, near[0], near[1]] = smooth_along_z(part, row_mm)
+    return smooth
+
+
+def _known_rows(probability: Array) -> npt.NDArray[np.bool_]:
+    """Rows that the network has seen: a row is computed whole or not at all."""
+    known: npt.NDArray[np.bool_] = ~np.isnan(probability[:, 0, 0])
+    return known
+
+
+def _within(lattice: Lattice, part: slice) -> npt.NDArray[np.bool_]:
+    inside = np.zeros(len(lattice), bool)
+    inside[lattice.rows(part.start, part.stop)] = True
+    return inside
+
+
+def _stretches(flags: npt.NDArray[np.bool_]) -> list[slice]:
+    """Stretches of True."""
+    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
+    return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]

@@ -1,0 +1,126 @@
+"""Probability and attention of a volume while they are being found: compact arrays that fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
+from napari_pancreas_seg.inference.preprocessing import Frame
+from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.inference.schedule import Lattice
+from napari_pancreas_seg.volume import Grid
+
+__all__ = ["MapArrays", "foreground"]
+
+Array = npt.NDArray[Any]
+
+_STRIDE = 16
+"""The network pads its input to a multiple of this; `model.attention_unet.STRIDE`, which would
+import Keras."""
+
+
+PROBABILITY = "probability"
+
+
+def foreground(probability: Array) -> Array:
+    """Probability of any class, (n, height, width), from that of each, in the last axis."""
+    if probability.shape[-1] == 1:
+        return probability[..., 0]
+    return np.minimum(probability.sum(axis=-1, dtype=np.float32), 1).astype(probability.dtype)
+
+
+class MapArrays:
+    """Maps of a volume, at the resolution at which the network computes them.
+
+    Parameters
+    ----------
+    frame : Frame
+        Where the network's frame lies on the slices.
+    volume : Grid
+        Grid of the CT.
+    lattice : Lattice
+        Slices that the maps have.
+    classes : Classes
+        What the network tells apart.
+    """
+
+    def __init__(
+        self, frame: Frame, volume: Grid, lattice: Lattice, classes: Classes = ONE_CLASS
+    ) -> None:
+        self._frame, self._volume, self._lattice = frame, volume, lattice
+        self._classes = classes
+        self._arrays: dict[str, npt.NDArray[np.float16]] = {}
+        self._grids: dict[str, Grid] = {}
+
+    def store(self, rows: npt.NDArray[np.intp], outputs: dict[str, Array]) -> None:
+        """Take what the network said of some rows of the lattice."""
+        for word, values in self._named(outputs):
+            size = values.shape[1:]
+            if word not in self._arrays:
+                self._arrays[word] = np.full((len(self._lattice), *size), np.nan, np.float16)
+                self._grids[word] = self._grid(word, size)
+            self._arrays[word][rows] = values
+
+    def _named(self, outputs: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+        """Maps by the words that they are known by; of several classes, their sum too."""
+        for name, values in outputs.items():
+            if name != PROBABILITY:
+                yield name.replace("_", " "), values
+                continue
+            yield PROBABILITY, foreground(values)
+            if len(self._classes) > 1:
+                for c, word in enumerate(self.class_words):
+                    yield word, values[..., c]
+
+    @property
+    def class_words(self) -> list[str]:
+        """Words of the maps that belong to one class of several."""
+        several = len(self._classes) > 1
+        return [f"{PROBABILITY} {name}" for name in self._classes.names] if several else []
+
+    @property
+    def gates(self) -> tuple[ScalarMap, ...]:
+        """Attention, the finest gate first."""
+        return tuple(self.whole(word) for word in self.words if word.startswith("attention"))
+
+    @property
+    def by_class(self) -> dict[str, ScalarMap]:
+        """Probability of each class by its name; empty if there is one only."""
+        pairs = zip(self._classes.names, self.class_words, strict=False)
+        return {name: self.whole(word) for name, word in pairs}
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float16]:
+        """Of each class, shape (classes, rows, height, width)."""
+        words = self.class_words or [PROBABILITY]
+        return np.stack([self._arrays[word] for word in words])
+
+    @property
+    def words(self) -> list[str]:
+        """What there is: the finest gate first, then the probability, then each class's."""
+        return sorted(self._arrays)
+
+    @property
+    def probability(self) -> npt.NDArray[np.float16]:
+        """Of any class, shape (rows, height, width); NaN where nothing was computed."""
+        return self._arrays[PROBABILITY]
+
+    def whole(self, word: str) -> ScalarMap:
+        """A map."""
+        return ScalarMap(self._arrays[word], self._grids[word])
+
+    def part(self, rows: npt.NDArray[np.intp]) -> dict[str, ScalarMap]:
+        """Some rows of every map."""
+        return {word: ScalarMap(self._arrays[word][rows], self._grids[word]) for word in self.words}
+
+    def _grid(self, word: str, size: tuple[int, int]) -> Grid:
+        if word.startswith(PROBABILITY):
+            return self._frame.grid(self._volume, lattice=self._lattice)
+        spec = self._frame.spec
+        pad = (-spec.height % _STRIDE // 2, -spec.width % _STRIDE // 2)
+        coarser = 2 ** int(word.split()[1])
+        return self._frame.grid(self._volume, size, coarser, pad, self._lattice)

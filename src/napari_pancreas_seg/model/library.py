@@ -1,0 +1,303 @@
+"""The user's own models: kept by name, packed to be given away, taken in from others.
+
+They lie in `napari_pancreas_seg.model.bundle.own_folder`, one zip each, and are named and
+listed like those that come with the program. What comes from others is looked at before it
+is kept: a zip that holds more than a bundle does is refused. Loads no Keras unless told to try
+the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.model.bundle import (
+    CARD,
+    LARGEST_CARD,
+    LARGEST_LICENCE,
+    LARGEST_WEIGHTS,
+    LICENCE,
+    WEIGHTS,
+    Bundle,
+    ModelEntry,
+    list_models,
+    load_bundle,
+    load_licence,
+    own_folder,
+    write_zip,
+)
+from napari_pancreas_seg.model.card import parse_card
+from napari_pancreas_seg.model.keras_file import DAMAGED
+
+__all__ = [
+    "add_model",
+    "check_name",
+    "export_bundle",
+    "import_bundle",
+    "own_models",
+    "remove_model",
+]
+
+HASHES = "SHA256SUMS"
+LARGEST = {CARD: LARGEST_CARD, WEIGHTS: LARGEST_WEIGHTS, LICENCE: LARGEST_LICENCE, HASHES: 1 << 12}
+"""What a bundle's zip may hold, and how many bytes of each."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,79}")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices."""
+
+
+def own_models() -> list[ModelEntry]:
+    """List the user's own models."""
+    return [entry for entry in list_models() if entry.origin == "own"]
+
+
+def add_model(
+    model: str | Path | Bundle,
+    name: str | None = None,
+    *,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> ModelEntry:
+    """Keep a model among the user's own, to be named from then on.
+
+    Parameters
+    ----------
+    model : str, Path or Bundle
+        Name or path of a model, or a bundle.
+    name : str, optional
+        What to call it; the card's name by default.
+    licence : str, optional
+        Text of its licence; by default the one that lies in the bundle, if any.
+    overwrite : bool
+        Whether an own model of this name may be replaced.
+
+    Raises
+    ------
+    PancreasSegError
+        If the name is taken or cannot be one, or the model cannot be read or kept.
+    """
+    bundle = load_bundle(model)
+    if licence is None and not isinstance(model, Bundle):
+        licence = load_licence(model)
+    name = check_name(bundle.card["name"] if name is None else name, overwrite=overwrite)
+    folder = own_folder() / name
+    if folder.is_dir():  # put there by hand; a zip beside it would never be found
+        raise PancreasSegError(
+            f"A model {name!r} is kept as a folder, {folder}; choose another name or remove it."
+        )
+    write_zip(folder.with_name(f"{name}.zip"), _members(bundle, licence), overwrite=overwrite)
+    return ModelEntry(name, "own", bundle.card)
+
+
+def check_name(name: str, *, overwrite: bool = False) -> str:
+    """Refuse, before any work is done, a name that a new model of the user's cannot have.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is no plain name, or another model has it.
+    """
+    if not NAME.fullmatch(name) or RESERVED.fullmatch(name) or name[-1] in ". ":
+        raise PancreasSegError(
+            f"{name!r} cannot be the name of a model; give one of letters, digits, spaces and "
+            "._- that begins with a letter or digit (--name)."
+        )
+    if name.lower().endswith(".zip"):
+        raise PancreasSegError(f"{name!r} is the name of a file; give the model a name without it.")
+    taken = {entry.name.lower(): entry.origin for entry in list_models()}
+    origin = taken.get(name.lower())  # some file systems do not tell cases apart
+    if origin is not None and origin != "own":
+        raise PancreasSegError(
+            f"There is a model {name!r} already, which is not one of your own; choose another name."
+        )
+    if origin == "own" and not overwrite:
+        raise PancreasSegError(
+            f"There is a model {name!r} already; choose another name or allow overwriting "
+            "(--overwrite)."
+        )
+    return name
+
+
+def remove_model(name: str) -> None:
+    """Remove one of the user's own models.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no such model, it is not the user's, or it cannot be removed.
+    """
+    known = {entry.name: entry.origin for entry in list_models()}
+    if known.get(name) != "own":
+        own = ", ".join(entry.name for entry in own_models()) or "none"
+        raise PancreasSegError(f"{name!r} is not one of your own models; these are: {own}.")
+    place = own_folder() / name
+    try:
+        if place.is_dir():
+            for member in LARGEST:  # and nothing else that somebody may have put there
+                (place / member).unlink(missing_ok=True)
+            place.rmdir()
+        else:
+            place.with_name(f"{name}.zip").unlink()
+    except OSError as error:
+        raise PancreasSegError(
+            f"The model {name!r} cannot be removed: {explain_os_error(error)}."
+        ) from error
+
+
+def export_bundle(
+    model: str | Path | Bundle,
+    path: Path,
+    *,
+    licence: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Pack a model into a zip to give away: weights, card, licence and hashes.
+
+    Parameters
+    ----------
+    model : str, Path or Bundle
+        Name or path of a model, or a bundle.
+    path : Path
+        The zip to write.
+    licence : str, optional
+        Text of the licence; by default the one that lies in the bundle, else what the card
+        says of it.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    str
+        SHA-256 of the zip, to be given along with it; the same model gives the same.
+
+    Raises
+    ------
+    PancreasSegError
+        If the model cannot be read or the file not be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".zip":
+        raise PancreasSegError(f"The name of a packed model must end in .zip, not {path.name!r}.")
+    bundle = load_bundle(model)
+    if licence is None and not isinstance(model, Bundle):
+        licence = load_licence(model)
+    write_zip(path, _members(bundle, licence), overwrite=overwrite)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def import_bundle(
+    path: Path,
+    name: str | None = None,
+    *,
+    sha256: str | None = None,
+    overwrite: bool = False,
+    try_network: bool = True,
+) -> ModelEntry:
+    """Take in a model that somebody packed, and keep it among the user's own.
+
+    Parameters
+    ----------
+    path : Path
+        A zip as `export_bundle` writes it, or a bundle's folder.
+    name : str, optional
+        What to call it; the card's name by default.
+    sha256 : str, optional
+        What the zip must hash to, as whoever gave it says.
+    overwrite : bool
+        Whether an own model of this name may be replaced.
+    try_network : bool
+        Build the network with its weights, so that a model that is kept is one that works.
+        Loads Keras.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is no bundle, holds anything else, is damaged or not what its hash says, or the
+        name is taken.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise PancreasSegError(f"There is no file {path}.")
+    if path.is_dir():
+        bundle, licence = load_bundle(path), load_licence(path)
+    else:
+        bundle, licence = _read_zip(path, sha256)
+    check_name(bundle.card["name"] if name is None else name, overwrite=overwrite)
+    if try_network:
+        bundle.network()
+    return add_model(bundle, name, licence=licence, overwrite=overwrite)
+
+
+def _members(bundle: Bundle, licence: str | None) -> dict[str, bytes]:
+    """The files of a packed model."""
+    card = json.dumps(bundle.card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    members = {
+        WEIGHTS: bundle.weights,
+        CARD: card.encode(),
+        LICENCE: (licence or _stated_licence(bundle.card)).encode(),
+    }
+    sums = [f"{hashlib.sha256(content).hexdigest()}  {m}\n" for m, content in members.items()]
+    return {**members, HASHES: "".join(sums).encode()}
+
+
+def _stated_licence(card: Mapping[str, object]) -> str:
+    """What a card says of the terms, for a model that came without a licence's text."""
+    lines = [f"{card['name']} {card['version']}", f"Licence: {card['licence']}"]
+    lines += [f"{key.capitalize()}: {card[key]}" for key in ("data", "citation") if card.get(key)]
+    return "\n\n".join([*lines, "For research only, not for clinical use."]) + "\n"
+
+
+def _read_zip(path: Path, sha256: str | None) -> tuple[Bundle, str | None]:
+    """Read a packed model into memory; nothing is ever unpacked."""
+    if not path.is_file():  # a device or a pipe may never end
+        raise PancreasSegError(f"{path} is not a packed model: it is not a regular file.")
+    try:
+        if path.stat().st_size > sum(LARGEST.values()):
+            raise ValueError("it is too large")
+        content = path.read_bytes()
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256.strip().lower():
+            raise ValueError("its SHA-256 is another than the one that was given")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = archive.infolist()
+            for member in members:
+                _check_member(member)
+            if len({m.filename for m in members}) < len(members):
+                raise ValueError("it holds a file twice")
+            found = {m.filename: archive.read(m) for m in members}
+        for name in (CARD, WEIGHTS):
+            if name not in found:
+                raise ValueError(f"it holds no {name}")
+        _check_hashes(found)
+        licence = found[LICENCE].decode() if LICENCE in found else None
+        card = parse_card(found[CARD], path)
+        if hashlib.sha256(found[WEIGHTS]).hexdigest() != card["weights_sha256"]:
+            raise ValueError("its weights are not those that its card names (SHA-256 differs)")
+    except DAMAGED as error:
+        raise PancreasSegError(f"{path} was not imported: {error}.") from error
+    return Bundle(card, found[WEIGHTS]), licence
+
+
+def _check_member(member: zipfile.ZipInfo) -> None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if member.filename not in LARGEST or kind not in (0, stat.S_IFREG):
+        raise ValueError(f"it holds {member.filename[:100]!r}, which is no part of a model")
+    if member.flag_bits & 1:
+        raise ValueError(f"its {member.filename} is encrypted")
+    if member.file_size > LARGEST[member.filename]:
+        raise ValueError(f"its {member.filename} is too large")
+
+
+def _check_hashes(found: Mapping[str, bytes]) -> None:
+    """Compare what was read with the list of hashes, if there is one."""
+    for line in found.get(HASHES, b"").decode().splitlines():
+        expected, _, name = line.partition("  ")
+        if name not in found or hashlib.sha256(found[name]).hexdigest() != expected:
+            raise ValueError(f"its {name[:100]} is not what its {HASHES} says")

@@ -1,0 +1,53 @@
+"""Probabilities of one or several classes, of which the background is what they leave of 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+__all__ = ["tempered", "with_background"]
+
+CERTAIN = 1e-6
+"""No probability counts as nearer to 0 or 1: its logarithm would not be finite."""
+
+
+def with_background(classes: Any) -> Any:
+    """Put the background before the classes.
+
+    Parameters
+    ----------
+    classes : tensor, shape (..., classes)
+        Probabilities, or shares of pixels, whose sum is at most 1.
+
+    Returns
+    -------
+    tensor, shape (..., 1 + classes)
+        What is left of 1 comes first.
+    """
+    rest = 1.0 - ops.sum(classes, axis=-1, keepdims=True)
+    return ops.concatenate([ops.clip(rest, 0.0, 1.0), classes], axis=-1)
+
+
+def tempered(probability: Any, temperature: float) -> Any:
+    """Divide the logits by a temperature (Guo et al. 2017, arXiv:1706.04599).
+
+    Parameters
+    ----------
+    probability : tensor, shape (..., classes)
+        Probabilities without the background's.
+    temperature : float
+        Above 1 makes them less sure. Of a single class it divides the log-odds.
+
+    Returns
+    -------
+    tensor, shape (..., classes)
+        The calibrated probabilities.
+    """
+    if temperature == 1.0:
+        return probability
+    if probability.shape[-1] == 1:  # the same, with half as much to compute
+        certain = ops.clip(probability, CERTAIN, 1.0 - CERTAIN)
+        return ops.sigmoid((ops.log(certain) - ops.log(1.0 - certain)) / temperature)
+    certain = ops.clip(with_background(probability), CERTAIN, 1.0 - CERTAIN)
+    return ops.softmax(ops.log(certain) / temperature, axis=-1)[..., 1:]

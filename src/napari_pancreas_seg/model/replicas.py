@@ -1,0 +1,66 @@
+"""Sums over a batch that several devices share.
+
+TensorFlow's `tf.distribute` runs a step on every device with its part of the batch; what is
+meant over the whole batch must be gathered there. JAX's arrays are whole wherever they lie, and
+on one device there is nothing to gather: then these functions do nothing more than their names
+say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["mean_over_replicas", "roll_batch", "sum_over_replicas"]
+
+
+def sum_over_replicas(values: Sequence[Any]) -> list[Any]:
+    """Add up tensors of one shape on every device; the gradient is that of the sum."""
+    context = _context()
+    if context is None:
+        return list(values)
+    import tensorflow as tf
+
+    return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
+
+
+def mean_over_replicas(values: Sequence[Any]) -> list[Any]:
+    """Average tensors of one shape on every device."""
+    context = _context()
+    if context is None:
+        return list(values)
+    import tensorflow as tf
+
+    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, list(values)))
+
+
+def roll_batch(values: Any, shift: int) -> Any:
+    """Roll a tensor along its first axis, the whole batch's.
+
+    Parameters
+    ----------
+    values : tensor, shape (B, ...)
+        This device's part. Gradients do not pass.
+    shift : int
+        As in `keras.ops.roll`.
+    """
+    context = _context()
+    if context is None:
+        return ops.roll(values, shift, axis=0)
+    part = ops.shape(values)[0]
+    whole = ops.roll(context.all_gather(values, axis=0), shift, axis=0)
+    first = context.replica_id_in_sync_group * part
+    return whole[first : first + part]
+
+
+def _context() -> Any:
+    """TensorFlow's context of a step that several devices run, or None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context if context is not None and context.num_replicas_in_sync > 1 else None

@@ -1,0 +1,278 @@
+"""The user's own corrected cases, kept for improving a model.
+
+A folder with ``corrections.json`` (what the masks' values mean) and a folder a case: the CT, its
+corrected mask, and which slices a person has reviewed. A case is known by its CT's voxels, so
+that the same CT is never there twice. Nothing of a CT's header is kept but its geometry: no
+name, no number, no path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import save_ct, save_mask
+from napari_pancreas_seg.io.files import all_or_none, explain_os_error, write_json
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = [
+    "PANCREAS",
+    "Correction",
+    "add_correction",
+    "corrections_folder",
+    "find_correction",
+    "list_corrections",
+    "remove_correction",
+    "voxel_hash",
+]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+INDEX, CASE, CT, MASK = "corrections.json", "case.json", "ct.nii.gz", "mask.nii.gz"
+PANCREAS: Mapping[str, int] = {"pancreas": 1}
+"""What a mask's values mean unless something else is said."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A case of the user's data.
+
+    Parameters
+    ----------
+    name : str
+        Name of its folder, made from the CT's voxels.
+    patient : str
+        Pseudonym: cases of one patient are never split between learning and testing.
+    reviewed : tuple of int or None
+        Slices that count, from the feet, counted from 0; None for all of them.
+    added : str
+        When it was added or last replaced, as in ISO 8601.
+    ct : str
+        SHA-256 of the CT's voxels.
+    folder : Path
+        Where it lies.
+    """
+
+    name: str
+    patient: str
+    reviewed: tuple[int, ...] | None
+    added: str
+    ct: str
+    folder: Path
+
+
+def corrections_folder() -> Path:
+    """Where the user's cases lie unless another folder is given; it may not exist yet.
+
+    Returns
+    -------
+    Path
+        What the environment variable ``NAPARI_PANCREAS_SEG_CORRECTIONS`` names, else a folder in
+        the user's data folder for this program.
+    """
+    if chosen := os.environ.get("NAPARI_PANCREAS_SEG_CORRECTIONS"):
+        return Path(chosen).expanduser()
+    data = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
+    return Path(data) / "corrections"
+
+
+def add_correction(
+    folder: Path,
+    volume: CTVolume,
+    mask: npt.NDArray[Any],
+    reviewed: Iterable[int] | None = None,
+    patient: str | None = None,
+    *,
+    labels: Mapping[str, int] = PANCREAS,
+    replace: bool = False,
+) -> Correction:
+    """Keep a CT and its corrected mask; the case is there whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        The store, see `corrections_folder`; created if needed.
+    volume : CTVolume
+        The CT.
+    mask : ndarray, shape (Z, Y, X)
+        The corrected mask on the CT's grid, in display order; values as in `labels`.
+    reviewed : iterable of int, optional
+        Slices whose mask is right, from the feet, counted from 0; None for all of them.
+    patient : str, optional
+        A pseudonym, if several CTs show one patient; by default every CT is a patient.
+    labels : Mapping of str to int
+        What the mask's values mean: the same for all cases of a store.
+    replace : bool
+        Whether the mask of a CT that is there already may be replaced.
+
+    Raises
+    ------
+    PancreasSegError
+        If no slice was reviewed, mask and CT do not fit, the CT is there already and must not be
+        replaced, or the case cannot be written.
+    """
+    folder = Path(folder)
+    slices = _checked(volume, mask, reviewed, labels)
+    digest = voxel_hash(volume)
+    known = _find(folder, digest)
+    if known is not None and not replace:
+        raise PancreasSegError(
+            "This CT is among your cases already; say that its mask is to be replaced."
+        )
+    name = f"case-{digest[:12]}"
+    pseudonym = patient or (known.patient if known is not None else name)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    about = {"reviewed": slices, "patient": pseudonym, "ct": digest, "added": now}
+    _claim(folder, labels)
+    case = folder / name
+    _sweep(case)
+    # The description comes last: a folder without one is no case.
+    with all_or_none(case, last=CASE, overwrite=True) as waiting:
+        if known is None:
+            save_ct(volume, waiting / CT)
+        save_mask(mask, volume, waiting / MASK)
+        write_json(waiting / CASE, about)
+    return Correction(name, pseudonym, None if slices is None else tuple(slices), now, digest, case)
+
+
+def list_corrections(folder: Path) -> list[Correction]:
+    """List the cases of a store, by name; what is not whole is left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(folder).glob(f"*/{CASE}")):
+            case = _read(path.parent)
+            if case is not None:
+                found.append(case)
+    return found
+
+
+def find_correction(folder: Path, volume: CTVolume) -> Correction | None:
+    """Find the case of a CT in a store, None if it is not there; looks at every voxel."""
+    return _find(Path(folder), voxel_hash(volume))
+
+
+def remove_correction(folder: Path, name: str) -> None:
+    """Remove a case from a store.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no such case, or it cannot be removed.
+    """
+    case = Path(folder) / name
+    if Path(name).name != name or not (case / CASE).is_file():
+        raise PancreasSegError(f"There is no case '{name}' among the corrections.")
+    try:
+        (case / CASE).unlink()  # from here on it is no case any more, whatever happens
+        shutil.rmtree(case)
+    except OSError as error:
+        raise PancreasSegError(
+            f"The case '{name}' was not removed wholly: {explain_os_error(error)}."
+        ) from error
+
+
+def voxel_hash(volume: CTVolume) -> str:
+    """SHA-256 of a CT's voxels and shape, by which it is known wherever it has gone."""
+    digest = hashlib.sha256(repr((volume.hu.dtype.str, volume.hu.shape)).encode())
+    for plane in volume.hu:
+        digest.update(np.ascontiguousarray(plane).data)
+    return digest.hexdigest()
+
+
+def _checked(
+    volume: CTVolume,
+    mask: npt.NDArray[Any],
+    reviewed: Iterable[int] | None,
+    labels: Mapping[str, int],
+) -> list[int] | None:
+    """The slices that count, sorted, once CT and mask have been found to fit."""
+    if not volume.has_values:
+        raise PancreasSegError("The CT of this mask is not open; open it first.")
+    if mask.shape != volume.grid.shape:
+        raise PancreasSegError(
+            f"The mask has the shape {mask.shape}, the CT {volume.grid.shape}; choose the mask "
+            "that belongs to this CT."
+        )
+    slices = None if reviewed is None else sorted({int(z) for z in reviewed})
+    if slices is not None and not slices:
+        raise PancreasSegError(
+            "No slice of this mask is marked as reviewed; mark those that are right first."
+        )
+    if slices is not None and not 0 <= slices[0] <= slices[-1] < len(mask):
+        raise PancreasSegError(f"A reviewed slice is none of the CT's {len(mask)} slices.")
+    unknown = {int(v) for plane in mask for v in np.unique(plane)} - {0, *labels.values()}
+    if unknown:
+        raise PancreasSegError(
+            f"The mask holds the label {min(unknown)}, but only {', '.join(labels)} can be "
+            "learned; erase it or give it the right label."
+        )
+    return slices
+
+
+def _claim(folder: Path, labels: Mapping[str, int]) -> None:
+    """Make the store, or make sure that its masks' values mean the same."""
+    index = folder / INDEX
+    known = _json(index) if index.exists() else None
+    if known is None:
+        write_json(index, {"format": FORMAT, "labels": dict(labels)}, overwrite=True)
+    elif known.get("format") != FORMAT:
+        raise PancreasSegError(
+            f"The cases in '{folder}' were written by a newer version of this program; update it."
+        )
+    elif known.get("labels") != dict(labels):
+        raise PancreasSegError(
+            f"The cases in '{folder}' have other labels ({known.get('labels')}) than this one; "
+            "keep it in another folder."
+        )
+
+
+def _sweep(case: Path) -> None:
+    """Remove what an addition that was killed has left behind."""
+    for left in case.glob(".*.part") if case.is_dir() else ():
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _find(folder: Path, digest: str) -> Correction | None:
+    return next((case for case in list_corrections(folder) if case.ct == digest), None)
+
+
+def _read(case: Path) -> Correction | None:
+    about = _json(case / CASE)
+    try:
+        if about is None or not ((case / CT).is_file() and (case / MASK).is_file()):
+            return None
+        reviewed = about["reviewed"]
+        return Correction(
+            case.name,
+            str(about["patient"]),
+            None if reviewed is None else tuple(int(z) for z in reviewed),
+            str(about["added"]),
+            str(about["ct"]),
+            case,
+        )
+    except (KeyError, TypeError, ValueError):
+        logger.warning("%s is no description of a corrected case", case / CASE)
+        return None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None

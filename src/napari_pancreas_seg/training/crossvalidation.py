@@ -1,0 +1,179 @@
+"""Cross-validation: a network for every fold, figures of all patients, one ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_pancreas_seg.io.files import write_json
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
+from napari_pancreas_seg.model.ensemble import SHARED, join_weights
+from napari_pancreas_seg.training.calibration import PredictedSlice, calibrate
+from napari_pancreas_seg.training.comparison import out_of_fold_dice
+from napari_pancreas_seg.training.layouts import DataSet, open_dataset
+from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settled, train
+from napari_pancreas_seg.training.scores import FAILURE_DICE, summarise
+from napari_pancreas_seg.training.validation import MOST_SLICES, HeldBack
+
+__all__ = ["SUMMARY", "CrossValidation", "cross_validate", "fold_folder"]
+
+SUMMARY = "crossvalidation.json"
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What a cross-validation found.
+
+    Parameters
+    ----------
+    dice : dict of str to float
+        Dice of each patient by the network that never saw it, at the threshold that is best for
+        all other patients.
+    summary : dict
+        What `summarise` gives.
+    bundle : Path
+        The ensemble.
+    """
+
+    dice: dict[str, float]
+    summary: dict[str, Any]
+    bundle: Path
+
+
+def fold_folder(output: Path, fold: int) -> Path:
+    """Folder of one fold's training."""
+    return Path(output) / f"fold{fold}"
+
+
+def cross_validate(
+    dataset: Path | DataSet,
+    output: Path,
+    settings: TrainSettings,
+    *,
+    folds: int = 5,
+    about: dict[str, Any] | None = None,
+    watch: Callable[[int], Watch] = lambda fold: Watch(),
+    resume: bool = False,
+    cache: Path | None = None,
+    **options: Any,
+) -> CrossValidation:
+    """Train every fold, score every patient out of fold, and join the networks to an ensemble.
+
+    Parameters
+    ----------
+    dataset, settings, about, resume
+        See `napari_pancreas_seg.training.run.train`. With `resume`, folds that are done are not
+        trained again.
+    output : Path
+        Folder for the folds' trainings, ``crossvalidation.json`` and ``bundle``, the ensemble.
+    folds : int
+        Parts into which the patients are split.
+    watch : callable
+        Gives each fold's `Watch`.
+    cache : Path, optional
+        As for `train`; shared by the folds.
+    **options
+        Further arguments of `train`.
+
+    Returns
+    -------
+    CrossValidation
+        Figures and ensemble.
+
+    Raises
+    ------
+    PancreasSegError
+        As `train` does.
+    """
+    output = Path(output)
+    data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
+    for fold in range(folds):
+        folder = fold_folder(output, fold)
+        if resume and (folder / OUT_OF_FOLD).exists() and (folder / "bundle").is_dir():
+            continue
+        train(
+            data,
+            folder,
+            settings,
+            split=Split(folds, fold, settings.seed),
+            about=_named(about, f"fold {fold}"),
+            resume=resume,
+            cache=cache,
+            watch=watch(fold),
+            **options,
+        )
+    folders = [fold_folder(output, fold) for fold in range(folds)]
+    dice = out_of_fold_dice(folders)
+    summary = {
+        **summarise(dice.values()),
+        f"below_{FAILURE_DICE}": sum(d < FAILURE_DICE for d in dice.values()),
+    }
+    result = {
+        "what": "Dice per patient on the native grid, out of fold, no post-processing; each "
+        "patient's threshold was chosen on all others; 95 % bootstrap interval over patients",
+        "folds": folds,
+        "seed": settings.seed,
+        "patients": {p: round(d, 4) for p, d in dice.items()},
+        "summary": summary,
+    }
+    write_json(output / SUMMARY, result, overwrite=True)
+    members = [load_bundle(folder / "bundle") for folder in folders]
+    predicted = _predicted(members, data, settled(settings, data), folds)
+    card = {**_card(members, predicted, result), **(about or {})}
+    bundle = save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
+    return CrossValidation(dice, summary, bundle)
+
+
+def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
+    if not about or "name" not in about:
+        return about
+    return {**about, "name": f"{about['name']} {what}"}
+
+
+def _predicted(
+    members: Sequence[Bundle], data: DataSet, settings: TrainSettings, folds: int
+) -> list[PredictedSlice]:
+    """What each member says of the patients that it never saw."""
+    found: list[PredictedSlice] = []
+    for fold, member in enumerate(members):
+        _, held = Split(folds, fold, settings.seed).divide(data.cases)
+        slices = HeldBack(held, data.labels, settings, most_slices=MOST_SLICES // folds)
+        found += slices.predict(member.network())
+    return found
+
+
+def _card(
+    members: Sequence[Bundle], predicted: Sequence[PredictedSlice], result: dict[str, Any]
+) -> dict[str, Any]:
+    """The ensemble's card: what its members share, and what is known of all of them together."""
+    first = members[0].card
+    cards = [member.card for member in members]
+    training = dict(first["training"])
+    training["recipe"] = {**training["recipe"], "split": None}
+    training |= {
+        "patients": sorted({p for card in cards for p in card["training"]["patients"]}),
+        "hours": round(sum(card["training"]["hours"] for card in cards), 2),
+        "members": [card["weights_sha256"] for card in cards],
+    }
+    for key in ("cases", "slices"):
+        training.pop(key, None)
+    summary = result["summary"]
+    return {
+        "name": "unnamed ensemble",
+        "version": "1",
+        "licence": first["licence"],
+        **{key: first[key] for key in SHARED if key in first},
+        "members": len(members),
+        **calibrate(predicted).card_fields(),
+        "training": training,
+        "validation": {
+            "what": f"of the members, not of the ensemble, which has no patient left: "
+            f"{result['what']}",
+            "patients": result["patients"],
+            **summary,
+        },
+        "weights_sha256": "",
+    }

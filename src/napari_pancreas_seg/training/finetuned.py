@@ -1,0 +1,176 @@
+"""What a fine-tuning gives: figures before and after, and the card of the new model."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import napari_pancreas_seg
+
+__all__ = ["Finetuned", "Gain", "finetuned_card"]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Dice of patients before and after.
+
+    Parameters
+    ----------
+    before, after : Mapping of str to float
+        By patient.
+    """
+
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def means(self) -> tuple[float, float] | None:
+        """The means before and after; None without any patient."""
+        if not self.before:
+            return None
+        return _mean(self.before), _mean(self.after)
+
+    @property
+    def lost(self) -> float:
+        """By how much the mean has fallen; negative if it has risen."""
+        return 0.0 if self.means is None else self.means[0] - self.means[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        means = self.means
+        return {
+            "n": len(self.before),
+            "before": None if means is None else round(means[0], 4),
+            "after": None if means is None else round(means[1], 4),
+            "patients": {
+                name: [round(dice, 4), round(self.after[name], 4)]
+                for name, dice in self.before.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A fine-tuned model.
+
+    Parameters
+    ----------
+    path : Path
+        The bundle.
+    card : Mapping
+        Its card.
+    held_out : Gain
+        Dice of the user's patients that the trial did not learn from; empty if there is one
+        patient only.
+    guard : Gain
+        Dice of the guard's phantoms, which no training sees.
+    usual : Gain
+        Dice of the held-out patients with the grey values of usual CT, in the trial.
+    share : float
+        How much of the new weights went into the model.
+    patients, slices : int
+        What it has learnt from.
+    notes : tuple of str
+        Sentences the user should read.
+    """
+
+    path: Path
+    card: Mapping[str, Any]
+    held_out: Gain
+    guard: Gain
+    usual: Gain
+    share: float
+    patients: int
+    slices: int
+    notes: tuple[str, ...]
+
+    @property
+    def better(self) -> bool | None:
+        """Whether patients of the user that it had not seen went better; None if unknown."""
+        means = self.held_out.means
+        return None if means is None else means[1] > means[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "model": str(self.path),
+            "name": self.card["name"],
+            "held_out": self.held_out.to_dict(),
+            "guard": self.guard.to_dict(),
+            "usual": self.usual.to_dict(),
+            "share": self.share,
+            "patients": self.patients,
+            "slices": self.slices,
+            "better": self.better,
+            "notes": list(self.notes),
+        }
+
+
+def finetuned_card(
+    given: Mapping[str, Any],
+    name: str,
+    patients: Sequence[str],
+    gains: Mapping[str, Gain],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The card of the new model: what it began as, what it learnt from, what came of it.
+
+    Parameters
+    ----------
+    given : Mapping
+        Card of the model that it began as; licence and citation are inherited.
+    name : str
+        Name of the new model.
+    patients : sequence of str
+        Whom it has learnt from.
+    gains : Mapping of str to Gain
+        ``held_out``, ``guard`` and ``usual``, as in `Finetuned`.
+    about : Mapping
+        How it learnt: ``slices``, ``steps``, ``minutes`` ….
+    """
+    training = dict(given.get("training", {}))
+    seen = training.get("patients")
+    if isinstance(seen, list):
+        training["patients"] = sorted({*map(str, seen), *patients})
+    whose = f"{len(patients)} patient" if len(patients) == 1 else f"{len(patients)} patients"
+    text = (
+        f"Fine-tuned from {given['name']} {given['version']} on {about['slices']} slices of {whose}"
+    )
+    if (means := gains["held_out"].means) is not None:
+        text += (
+            f"; Dice on patients left out of a trial {means[0]:.2f} before, {means[1]:.2f} after"
+        )
+    card = {**given, "name": name, "version": "1", "training": training}
+    card["description"] = f"{text}. {given.get('description', '')}".strip()
+    card["finetuned"] = {
+        "from": {key: given[key] for key in ("name", "version", "weights_sha256")},
+        "patients": len(patients),
+        **about,
+        **{key: {**gain.to_dict(), "what": _WHAT[key]} for key, gain in gains.items()},
+        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
+    }
+    for key in ("validation", "confidence"):
+        if isinstance(given.get(key), Mapping):
+            what = given[key].get("what", "")
+            card[key] = {**given[key], "what": f"{what}; {_OF_THE_FORMER}".removeprefix("; ")}
+    return card
+
+
+_WHAT = {
+    "held_out": "Dice per patient at the network's resolution, of patients that a trial of the "
+    "same recipe did not learn from; the model itself learnt from them too",
+    "guard": "Dice per synthetic phantom at the network's resolution; no training saw these",
+    "usual": "as held_out, with the grey values of these patients' slices mapped onto the usual "
+    "ones of portal-venous CT",
+}
+_OF_THE_FORMER = "figures of the model that this one was fine-tuned from, not measured again"
+
+
+def _mean(dice: Mapping[str, float]) -> float:
+    return float(np.mean(list(dice.values())))

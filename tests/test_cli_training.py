@@ -1,0 +1,44 @@
+"""What the command line asks about a training, and what it says while one runs."""
+
+import pytest
+import typer
+
+from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.cli.training import _devices, epoch_line
+
+LINE = {"step": 500, "loss": 0.41234, "seconds": 60.0, "images_per_second": 66.7}
+
+
+def test_an_epoch_is_one_short_line():
+    assert epoch_line(LINE) == "step 500  loss 0.4123  66.7 images/s"
+    scored = {**LINE, "threshold": 0.44, "validation_dice": 0.7}
+    assert (
+        epoch_line(scored) == "step 500  loss 0.4123  Dice 0.7000  at threshold 0.44  66.7 images/s"
+    )
+
+
+def test_the_options_stand_under_headings(capsys):
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    headings = ["What to learn from:", "Recipe:", "How long:", "Patients held back:", "Machine:"]
+    places = [said.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert said.index("--patience") > said.index("How long:")
+    assert said.index("--all-folds") > said.index("Patients held back:")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "some", "1.5", ""])
+def test_devices_are_a_number_or_all(text):
+    with pytest.raises(typer.BadParameter):
+        _devices(text)
+    assert _devices("all") == "all" and _devices("2") == "2"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--labels", "a=+"]],
+)
+def test_wrong_usage_exits_with_2(tmp_path, wrong, capsys):
+    assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), *wrong]) == 2
+    capsys.readouterr()
+    assert not (tmp_path / "out").exists()

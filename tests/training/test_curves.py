@@ -1,0 +1,65 @@
+"""Learning curves: a table, a picture, and TensorBoard's events, each epoch told once."""
+
+import csv
+import importlib.util
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from napari_pancreas_seg.training import curves as module
+from napari_pancreas_seg.training.curves import Curves, history_csv
+
+HISTORY = [
+    {"step": 2, "loss": 1.5, "seconds": 3.0},
+    {"step": 4, "loss": 1.2, "seconds": 2.0, "validation_dice": 0.4, "dice_tumour": 0.1},
+    {"step": 6, "loss": 1.1, "seconds": 2.0, "validation_dice": 0.6, "dice_tumour": 0.3},
+]
+
+
+def test_the_table_has_a_column_for_every_figure():
+    rows = list(csv.DictReader(history_csv(HISTORY).splitlines()))
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert [row["validation_dice"] for row in rows] == ["", "0.4", "0.6"]
+    assert [float(row["loss"]) for row in rows] == [1.5, 1.2, 1.1]
+
+
+@pytest.fixture
+def without_tensorboard(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+
+
+def test_everything_is_written_anew(without_tensorboard, tmp_path):
+    curves = Curves(tmp_path)
+    curves.show(HISTORY[:1])
+    with Image.open(tmp_path / "curves.png") as picture:
+        one = np.asarray(picture)
+    curves.show(HISTORY, best=2)
+    curves.close()
+    with Image.open(tmp_path / "curves.png") as picture:
+        both = np.asarray(picture)
+    assert both.shape[0] > 1.5 * one.shape[0]  # the second panel is there with the first Dice
+    assert (tmp_path / "history.csv").read_text() == history_csv(HISTORY)
+    names = {"curves.png", "history.csv", "history.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed"
+)
+def test_tensorboard_is_told_of_no_epoch_twice(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = Curves(tmp_path)
+    first.show(HISTORY[:1])
+    first.show(HISTORY[:2])
+    first.close()
+    second = Curves(tmp_path)  # a training that goes on
+    second.show(HISTORY)
+    second.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    tags = found.Tags()["tensors"]
+    assert set(tags) == {"loss", "seconds", "validation_dice", "dice_tumour"}
+    assert [event.step for event in found.Tensors("loss")] == [2, 4, 6]
+    assert [event.step for event in found.Tensors("dice_tumour")] == [4, 6]

@@ -1,0 +1,127 @@
+"""A batch that several devices share trains as on one; what the machine can do is found out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training import devices as module
+from napari_pancreas_seg.training.devices import Devices, choose_devices, choose_policy
+from napari_pancreas_seg.training.recipe import TrainSettings
+
+TRAINING = """
+import json, sys, tempfile
+from pathlib import Path
+import keras
+import numpy as np
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.model.attention_unet import Architecture
+from napari_pancreas_seg.training.datasets import TrainingSlices
+from napari_pancreas_seg.training.devices import choose_devices
+from napari_pancreas_seg.training.fit import TrainSettings, fit
+
+rng = np.random.default_rng(0)
+hu = rng.integers(0, 255, (6, 304, 400)).astype(np.uint8)
+target = np.zeros((6, 304, 400, 1), np.uint8)
+for i in range(6):
+    target[i, 120 + 5 * i : 190, 150:260] = 255
+    hu[i, 120 + 5 * i : 190, 150:260] //= 4
+slices = TrainingSlices(
+    hu, target, np.array(list("abcdef")), np.full(6, "patient"), np.arange(6)[:, None],
+    np.ones(6, bool),
+)
+settings = TrainSettings(
+    architecture=Architecture(filters=1), steps=3, steps_per_epoch=2, batch_size=4,
+    frame=FrameSpec(32, 32, 8.0), calibration_batches=2, side_weights=(0.0, 0.0),
+    averaging=0.5, learning_rate=0.01, policy=sys.argv[1],
+)
+found = []
+for count in (1, 2):
+    network, history = fit(
+        slices, settings, Path(tempfile.mkdtemp()), devices=choose_devices(count),
+        score=lambda network: {"validation_dice": float(np.sum(network.get_weights()[0] ** 2))},
+    )
+    weights = [w.ravel() for w in network.get_weights()]
+    found.append([[[line["loss"], line["validation_dice"]] for line in history],
+                  np.concatenate(weights).tolist()])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_devices_train_like_one(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", TRAINING, "float32"],
+        capture_output=True, text=True, check=False, timeout=1200,
+        env={
+            **os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (lines, weights), (shared_lines, shared_weights) = json.loads(done.stdout.splitlines()[-1])
+    np.testing.assert_allclose(shared_lines, lines, rtol=2e-3)
+    np.testing.assert_allclose(shared_weights, weights, atol=2e-3)
+
+
+def test_a_batch_must_be_divisible():
+    Devices(2).check(8)
+    with pytest.raises(PancreasSegError, match="multiple of 3"):
+        Devices(3).check(8)
+
+
+@pytest.mark.parametrize("asked", [0, "two", -1, 1000])
+def test_devices_that_there_are_not(asked):
+    with pytest.raises(PancreasSegError):
+        choose_devices(asked)
+
+
+def test_one_device_is_the_backends_own_choice():
+    assert choose_devices(1) == choose_devices("1") == Devices()
+    batch = {"hu": np.zeros((2, 3))}
+    assert Devices().split(batch)["hu"] is batch["hu"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "policy"),
+    [(None, "float32"), (6.1, "float32"), (7.0, "mixed_float16"), (9.0, "mixed_bfloat16")],
+)
+def test_precision_by_what_a_gpu_is_built_for(monkeypatch, capability, policy):
+    monkeypatch.setattr(module, "_compute_capability", lambda: capability)
+    assert choose_policy("auto") == policy
+    assert choose_policy("mixed_float16") == "mixed_float16"
+
+
+def test_small_gradients_survive_float16():
+    """Scaled up, and a step that overflows is left out."""
+    import keras
+
+    from napari_pancreas_seg.training.trainer import _optimizer
+
+    optimizer = _optimizer(TrainSettings(policy="mixed_float16", steps=4), 1)
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    weight = keras.Variable([1.0])
+    optimizer.build([weight])
+    scale = float(optimizer.dynamic_scale)
+    assert float(optimizer.scale_loss(2.0)) == 2 * scale
+    optimizer.apply([keras.ops.array([np.inf])], [weight])
+    assert float(optimizer.dynamic_scale) == scale / 2 and float(weight[0]) == 1.0
+    for _ in range(3):
+        optimizer.apply([keras.ops.array([scale])], [weight])
+    assert float(weight[0]) < 1.0
+    with pytest.raises(PancreasSegError, match="policy"):
+        TrainSettings(policy="float8")

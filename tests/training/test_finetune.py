@@ -1,0 +1,259 @@
+"""Fine-tuning a tiny network on made-up slices: trial, guard, mixed weights, a bundle."""
+
+import functools
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import keras
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.model.attention_unet import Architecture, build
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
+from napari_pancreas_seg.training import finetune as finetune_module
+from napari_pancreas_seg.training.datasets import load_cases, load_phantoms
+from napari_pancreas_seg.training.finetune import FinetuneSettings, finetune
+from napari_pancreas_seg.training.finetuned import Gain
+from napari_pancreas_seg.training.gain import Scorer, rows_to_score
+from napari_pancreas_seg.training.layouts import open_dataset
+from napari_pancreas_seg.training.standard import USUAL_GREY, usual_grey, with_usual_grey
+from napari_pancreas_seg.training.tuning import (
+    STAGES,
+    Budget,
+    Tuner,
+    mixed,
+    rate_share,
+    tune_settings,
+    weights_of,
+)
+
+QUICK = FinetuneSettings(
+    steps=8, batch_size=2, phantoms=0, stages=tuple(replace(s, rate=3e-3) for s in STAGES)
+)
+
+
+LEARNING = replace(QUICK, steps=80, batch_size=4, forgets_at_most=1.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_phantoms():
+    """A phantom takes a second: one learns, one guards, and both are made once."""
+    made = functools.cache(load_phantoms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_module, "GUARD_SEEDS", range(900, 901))
+        patch.setattr(finetune_module, "load_phantoms", lambda seeds, **_: made(seeds[:1]))
+        yield
+
+
+@pytest.fixture
+def no_learning(monkeypatch):
+    """A tuning that gives the weights that it began with, at once."""
+    monkeypatch.setattr(Tuner, "tune", lambda self, *_: self.start)
+
+
+@pytest.fixture(scope="session")
+def start(tiny_card, tmp_path_factory) -> Bundle:
+    """A tiny untrained network whose decoder has an encoder to listen to."""
+    keras.utils.set_random_seed(3)
+    network = build(Architecture(**tiny_card["architecture"]))
+    card = {**tiny_card, "licence": "CC BY 4.0", "training": {"patients": ["A"]}}
+    return load_bundle(save_bundle(network, card, tmp_path_factory.mktemp("start") / "start"))
+
+
+@pytest.fixture(scope="session")
+def slices(dataset):
+    data = open_dataset(dataset)
+    return load_cases(data.cases, data.labels)
+
+
+def changed(tuner, weights) -> set[str]:
+    return {path.split("/")[0] for path in weights if (weights[path] != tuner.start[path]).any()}
+
+
+def test_the_decoder_learns_first_and_normalisation_never(start, slices):
+    tuner = Tuner(start, tune_settings(start.card, 2, 0), STAGES[:1])
+    tuned = tuner.tune(slices, Budget(4), 0.0)
+    names = changed(tuner, tuned)
+    assert {"decoder_1_conv_1", "gate_1", "head_conv"} <= names
+    assert not any(name.startswith(("encoder", "bottleneck")) for name in names)
+    tuner.stages = STAGES
+    shares = []
+    whole = tuner.tune(slices, Budget(1000, 0.0), 0.0, lambda *step: shares.append(step))
+    assert tuner.steps == 8  # the fewest of two stages
+    assert {stage for stage, _ in shares} == {"the decoder", "the whole network"}
+    names = changed(tuner, whole)
+    assert any(name.startswith("encoder_1_conv") for name in names)
+    assert not any("norm" in name for name in names)
+    for share in (0.0, 1.0):
+        network = tuner.use(mixed(tuner.start, whole, share))
+        expected = (whole if share else tuner.start)["head_conv/kernel"]
+        np.testing.assert_array_equal(weights_of(network)["head_conv/kernel"], expected)
+
+
+def test_the_rate_warms_up_and_falls():
+    rates = [rate_share(done) for done in np.linspace(0, 1, 101)]
+    assert max(rates) == pytest.approx(1.0, abs=0.02) and np.argmax(rates) in range(8, 13)
+    assert rates[-1] == pytest.approx(0.05) and min(rates) >= 0.05
+    assert rate_share(7.0) == rates[-1]
+
+
+def test_the_scorer_counts_what_the_network_finds(start, slices):
+    settings = tune_settings(start.card, 4, 0)
+    rows = rows_to_score(slices, slices.kind == "patient", 24)
+    network = start.network()
+    network.set_weights([np.zeros_like(w) for w in network.get_weights()])
+    scorer = Scorer(network, settings, {**start.card, "threshold": 0.4})
+    everything = scorer.dice(slices, rows)  # every pixel is 0.5: all of it found
+    assert set(everything) == {f"P{i}" for i in range(6)}
+    assert all(0 < dice < 0.5 for dice in everything.values())
+    said = scorer.answers(slices, rows[:5])
+    assert said.shape == (5, *slices.target.shape[1:])
+    # 0.5 within the frame of 32 × 48 pixels of 6 mm, nothing beyond.
+    assert abs(int(said[0, 152, 200, 0]) - 128) <= 1 and said[0, 152, 0, 0] == 0
+    assert (said > 0).mean() == pytest.approx(32 * 6 * 48 * 6 / (304 * 400), rel=0.1)
+    scorer = Scorer(network, settings, {**start.card, "threshold": 0.6})
+    assert set(scorer.dice(slices, rows).values()) == {0.0}
+
+
+def test_usual_grey_values_undo_a_curve():
+    rng = np.random.default_rng(0)
+    hu = np.interp(rng.random((40, 200)), np.linspace(0, 1, 21), USUAL_GREY).astype(np.uint8)
+    curve = np.rint(255 * (1 - np.exp(-np.arange(256) / 60))).astype(np.uint8)
+    table = usual_grey(curve[hu])
+    assert table[0] == 0 and (np.diff(table.astype(int)) >= 0).all()
+    middle = (hu > 30) & (hu < 160)
+    assert np.abs(table[curve[hu]].astype(int) - hu)[middle].mean() < 3
+    np.testing.assert_array_equal(usual_grey(np.zeros((3, 3), np.uint8)), np.arange(256))
+
+
+def test_copies_keep_mask_patient_and_neighbours(slices):
+    triple = replace(
+        slices, neighbours=np.stack([np.arange(len(slices.hu))] * 3, 1), usable=slices.usable
+    )
+    copies = with_usual_grey(triple, ["P1", "P4"], "patient", 10)
+    assert copies.usable.sum() == 4 and len(copies.hu) == 12
+    rows = np.flatnonzero(copies.usable)
+    assert set(copies.patient[rows]) == {"P1", "P4"}
+    assert copies.inputs(rows).shape == (4, 3, *slices.hu.shape[1:])
+    np.testing.assert_array_equal(
+        copies.target[rows], slices.target[np.isin(slices.patient, ["P1", "P4"])]
+    )
+
+
+@pytest.fixture(scope="module")
+def made(dataset, start, tmp_path_factory):
+    """A fine-tuning and what was told of it."""
+    told = []
+    path = tmp_path_factory.mktemp("made") / "new"
+    return finetune(dataset, path, start, settings=LEARNING, report=told.append), told
+
+
+def test_a_model_is_made_tested_and_told_of(made, start):
+    found, told = made
+    card = load_bundle(found.path).card
+    assert card["name"] == "new" and card["licence"] == "CC BY 4.0"
+    assert card["training"]["patients"] == ["A", *(f"P{i}" for i in range(6))]
+    assert card["description"].startswith("Fine-tuned from tiny 0 on 12 slices of 6 patients; Dice")
+    about = card["finetuned"]
+    assert about["from"]["weights_sha256"] == start.card["weights_sha256"]
+    assert about["patients"] == 6 and about["slices"] == 12 and about["steps"] == 80
+    assert about["held_out"]["n"] == len(found.held_out.before) == 2
+    assert about["guard"]["n"] == 1 and about["usual"]["n"] == 2
+    assert json.loads(json.dumps(found.to_dict()))["name"] == "new"
+    shares = [step.share for step in told]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert {"trial: the decoder", "learning: the whole network"} <= {step.stage for step in told}
+
+
+def test_what_learns_becomes_better(made):
+    before, after = made[0].held_out.means
+    assert after > before + 0.1 and made[0].better
+
+
+def test_the_least_of_the_new_weights_that_wins_most(monkeypatch):
+    def trial(share, after):
+        return finetune_module._Trial(share, Gain({"p": 0.5}, {"p": after}))
+
+    least = finetune_module._least
+    trials = [trial(0.25, 0.55), trial(0.5, 0.68), trial(0.75, 0.7), trial(1.0, 0.65)]
+    assert least(trials).share == 0.5
+    assert least([trial(0.25, 0.4), trial(0.5, 0.3)]).share == 0.25
+    assert least(trials[:1]).share == 0.25
+
+
+def test_what_has_forgotten_too_much_is_not_kept(dataset, start, tmp_path, no_learning):
+    strict = replace(QUICK, forgets_at_most=-1.0)
+    with pytest.raises(PancreasSegError, match="--anyway"):
+        finetune(dataset, tmp_path / "new", start, settings=strict)
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_patient_is_learnt_from_and_said_so(
+    dataset, tiny_bundle, tmp_path, monkeypatch, capsys, no_learning
+):
+    data = open_dataset(dataset)
+    one = replace(data, cases=tuple(case for case in data.cases if case.patient == "P3"))
+    monkeypatch.setattr(finetune_module, "open_dataset", lambda *_: one)
+    monkeypatch.setenv("NAPARI_PANCREAS_SEG_MODELS", str(tmp_path / "own"))
+    arguments = [
+        "finetune",
+        "--from",
+        str(tiny_bundle),
+        "--data",
+        str(dataset),
+        "--batch-size",
+        "2",
+    ]
+    assert main([*arguments, "--anyway"]) == 0
+    out = capsys.readouterr().out
+    assert "learnt from 2 slices of 1 patient\n" in out and "one patient only" in out
+    assert "synthetic CTs" in out and "held out" not in out
+    assert "--model improved-1" in out
+    assert load_bundle("improved-1").card["finetuned"]["held_out"]["n"] == 0
+    # Before any work: what is there stays, and a name is used once.
+    assert main([*arguments, "--name", "improved-1"]) == 1
+    assert "already" in capsys.readouterr().err
+    assert main([*arguments, "-o", str(tmp_path / "own" / "improved-1.zip")]) == 1
+    assert "already exists" in capsys.readouterr().err
+    assert finetune_module._free_name() == "improved-2"
+
+
+def test_a_folder_that_is_no_data_set_is_named(tmp_path, tiny_bundle, capsys):
+    arguments = ["finetune", "--from", str(tiny_bundle), "-o", str(tmp_path / "new")]
+    assert main([*arguments, "--data", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_for_a_program_it_tells_in_json_and_ends_with_its_input(tmp_path, tiny_bundle):
+    command = [sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress"]
+    command += ["--data", str(tmp_path), "-o", str(tmp_path / "new")]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdin.close()
+    assert child.wait(60) == 130
+    child.stderr.close()
+
+
+def test_corrections_from_the_command_line(tmp_path, capsys):
+    affine = np.diag([-1.0, -1.0, 3.0, 1.0])
+    ct, mask, store = tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz", tmp_path / "store"
+    hu = np.random.default_rng(0).integers(-1000, 300, (40, 40, 6)).astype(np.int16)
+    nib.save(nib.Nifti1Image(hu, affine), ct)
+    nib.save(nib.Nifti1Image((hu > 250).astype(np.uint8), affine), mask)
+    add = ["corrections", "add", str(ct), str(mask), "--slices", "1:3,5", "--folder", str(store)]
+    assert main(add) == 0
+    assert main(add) == 1 and "replace" in capsys.readouterr().err
+    assert main([*add, "--replace"]) == 0
+    capsys.readouterr()
+    assert main(["corrections", "--folder", str(store)]) == 0
+    line = capsys.readouterr().out
+    assert "4 slices" in line
+    assert main(["corrections", "remove", line.split(":")[0], "--folder", str(store)]) == 0
+    capsys.readouterr()
+    assert main(["corrections", "--folder", str(store)]) == 0
+    assert "0 cases" in capsys.readouterr().err
+    assert main([*add[:4], "--slices", "x", "--folder", str(store)]) == 2

@@ -1,0 +1,82 @@
+"""Cases held back: cut as inference cuts them, bounded in number, scored on their own pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.inference.preprocessing import FrameSpec, place_frame
+from napari_pancreas_seg.model.attention_unet import Architecture
+from napari_pancreas_seg.training.calibration import score_predictions
+from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.validation import HeldBack
+
+
+@dataclass
+class Case:
+    phantom: object
+    name: str = "a"
+    patient: str = "p"
+    slices: tuple[int, ...] | None = None
+    files: tuple = ()
+
+    def load(self):
+        return self.phantom.volume, self.phantom.mask
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(1)
+
+
+class Tells:
+    """A network that gives back a channel of what it is shown."""
+
+    def __init__(self, channel):
+        self.channel = channel
+
+    def predict_on_batch(self, inputs):
+        return {"probability": inputs[..., self.channel : self.channel + 1]}
+
+
+def settings(**changes):
+    return TrainSettings(
+        architecture=Architecture(filters=1), frame=FrameSpec(32, 48, 6.0), **changes
+    )
+
+
+def test_slices_are_cut_as_inference_cuts_them(phantom):
+    held = HeldBack([Case(phantom)], {"pancreas": 1}, settings(windows=((0, 255),)))
+    assert held.complete and len(held) == len(phantom.mask)
+    found = list(held.predict(Tells(0)))
+    frame = place_frame(phantom.volume.hu, phantom.volume.spacing, FrameSpec(32, 48, 6.0))
+    rows, columns = frame.into()
+    z = len(found) // 2
+    expected = rows @ np.clip(phantom.volume.hu[z], 0, 255).astype(np.float32) @ columns.T / 255
+    np.testing.assert_allclose(found[z].probability[0], expected, atol=1e-5)
+    assert [one.name for one in found][:2] == ["a slice 0", "a slice 1"]
+    np.testing.assert_array_equal(found[z].mask[0], phantom.mask[z])
+
+
+def test_neighbours_are_shown_where_the_network_takes_them(phantom):
+    near = 2 * phantom.volume.spacing[0]
+    held = HeldBack([Case(phantom)], {"pancreas": 1}, settings(neighbours_mm=near))
+    below, itself = (list(held.predict(Tells(channel))) for channel in (0, 1))
+    np.testing.assert_allclose(below[10].probability, itself[8].probability, atol=1e-6)
+
+
+def test_only_labelled_slices_count(phantom):
+    held = HeldBack([Case(phantom, slices=(3, 7))], {"pancreas": 1}, settings())
+    assert [one.name for one in held.predict(Tells(0))] == ["a slice 3", "a slice 7"]
+    assert held.complete
+
+
+def test_a_bounded_sample_keeps_mostly_slices_with_the_gland(phantom):
+    cases = [Case(phantom, name) for name in "abc"]
+    held = HeldBack(cases, {"pancreas": 1}, settings(), most_slices=36)
+    assert len(held) == 36 and not held.complete
+    predicted = list(held.predict(Tells(0)))
+    shown = sum(one.mask.any() for one in predicted)
+    assert shown == 27
+    assert set(score_predictions(predicted).dice()) == {"p"}
