@@ -27,7 +27,7 @@ from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
 from napari_pancreas_seg.io.files import atomic_write, write_text
 from napari_pancreas_seg.metrics import dice
 from napari_pancreas_seg.overview import MASK_COLOUR, REFERENCE_COLOUR, WINDOW_HU
-from napari_pancreas_seg.training.datasets import SliceRecord, read_slice_layout
+from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
 from napari_pancreas_seg.volume import CTVolume
 
 MAPS_SHOWN = 2

@@ -18,8 +18,8 @@ import numpy as np
 from napari_pancreas_seg.inference.preprocessing import FrameSpec, place_frame
 from napari_pancreas_seg.inference.segmentation import LoadedModel
 from napari_pancreas_seg.training.calibration import THRESHOLDS
-from napari_pancreas_seg.training.datasets import SliceRecord, read_slice_layout
 from napari_pancreas_seg.training.evaluation import ThresholdScores
+from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
 
 SHIFT_MM = 3.6
 
