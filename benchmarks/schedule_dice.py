@@ -3,6 +3,9 @@
     python benchmarks/schedule_dice.py DATASET --model benchmarks/models/fold0 \\
         --ct CT ... -o benchmarks/results/schedule_dice.json
 
+Several models are the folds of one split (as `napari-pancreas-seg compare` makes them): each is
+asked about the patients that it has not seen. CTs go through the first one.
+
 DATASET holds scattered slices of patients (the slice layout, with a column ``slice_index``). Three
 slices of a patient that follow one another there are a triple: the middle one's probability is
 interpolated between its neighbours', as it is in a slice that the network does not see, and the
@@ -177,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Score triples and CTs, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
-    parser.add_argument("--model", default="default")
+    parser.add_argument("--model", nargs="+", default=["default"], help="the folds of one split")
     parser.add_argument("--every-patient", action="store_true")
     parser.add_argument("--most-gap", type=int, default=MOST_GAP, help="slices")
     parser.add_argument("--most-patients", type=int, help="stop after so many")
@@ -185,17 +188,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path)
     asked = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    loaded = LoadedModel(asked.model)
-    known = set() if asked.every_patient else set(loaded.card["training"]["patients"])
-    records = [r for r in read_slice_layout(asked.dataset) if r.patient not in known]
-    if not records:
-        parser.error("the model was trained on every patient of this data set (--every-patient)")
-    indices = slice_indices(asked.dataset)
+    models = [LoadedModel(model) for model in asked.model]
     found: list[Triple] = []
-    for patient in sorted({r.patient for r in records})[: asked.most_patients]:
-        seen = see_patient([r for r in records if r.patient == patient], indices, loaded)
-        found += triples(patient, seen, asked.most_gap)
-        print(f"patient {patient}: {len(found)} triples so far", file=sys.stderr)
+    for loaded in models:
+        known = set() if asked.every_patient else set(loaded.card["training"]["patients"])
+        records = [r for r in read_slice_layout(asked.dataset) if r.patient not in known]
+        if not records:
+            parser.error("a model was trained on every patient of this data set (--every-patient)")
+        indices = slice_indices(asked.dataset)
+        for patient in sorted({r.patient for r in records})[: asked.most_patients]:
+            seen = see_patient([r for r in records if r.patient == patient], indices, loaded)
+            found += triples(patient, seen, asked.most_gap)
+            print(f"patient {patient}: {len(found)} triples so far", file=sys.stderr)
     rows = summary(found)
     print(" gap    n  direct  interp.  difference  up to this gap (n)")
     for row in rows:
@@ -204,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"     {row['difference']:+.4f}  {row['up_to']['difference']:+.4f}"
             f" ({row['up_to']['n']}); manual masks {row['manual']:.4f}"
         )
-    cts = [both_ways(path, loaded) for path in asked.ct]
+    cts = [both_ways(path, models[0]) for path in asked.ct]
     for ct in cts:
         print(
             f"{ct['ct']}: {ct['every_slice_ml']:.2f} mL with every slice, "
@@ -212,9 +216,11 @@ def main(arguments: list[str] | None = None) -> int:
             f"Dice between them {ct['dice_between']:.4f}"
         )
     if asked.output:
-        card = loaded.card
         figures = {
-            "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
+            "model": ", ".join(
+                f"{one.card['name']} {one.card['version']} ({one.card['weights_sha256'][:12]})"
+                for one in models
+            ),
             "every_patient": asked.every_patient,
             "by_gap": rows,
             "cts": cts,

@@ -108,8 +108,9 @@ def localiser_entry(model: str | Path, card: Mapping[str, Any] | None = None) ->
     """
     card = load_card(model) if card is None else card
     _check(card)
+    known = str(model) == Path(model).name  # of a path, the model's own name says more
     return {
-        "name": Path(model).name.removesuffix(".zip"),
+        "name": str(model) if known else str(card["name"]),
         "weights_sha256": str(card["weights_sha256"]),
     }
 

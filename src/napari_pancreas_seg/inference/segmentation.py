@@ -27,6 +27,7 @@ from napari_pancreas_seg.inference.cascade import (
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
+from napari_pancreas_seg.inference.framework import load_framework
 from napari_pancreas_seg.inference.landmarks import plausible_slices
 from napari_pancreas_seg.inference.maps import MapArrays, foreground
 from napari_pancreas_seg.inference.neighbours import neighbouring_slices
@@ -86,6 +87,7 @@ class LoadedModel:
         device: str = "auto",
         localiser: str | Path | Bundle | None = None,
     ) -> None:
+        load_framework()
         from napari_pancreas_seg.inference.devices import choose_device
         from napari_pancreas_seg.inference.predictor import FramePredictor
 

@@ -394,7 +394,7 @@ def _evaluate(
             value = several[name]
             one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
             tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
-        seconds.append(found.seconds.get("segmenting", 0.0) / len(mask))
+        seconds.append(found.seconds["network"] / len(mask))
         report(done, len(cases))
     trained_on = sorted(p for p in tallies if known & {p, p.removeprefix("PANCREAS_")})
     how = {
