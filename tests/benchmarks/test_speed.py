@@ -98,7 +98,8 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
         bench.child("speed_torch.py", "monai")
     seconds, peak, said = bench.run([sys.executable, "-c", "print('well')"])
     assert 0 < seconds < 60 and said.strip() == "well"
-    assert peak is None or 0 < peak < 1
+    # Linux counts what the process was before it became another program: a copy of this one.
+    assert peak is None or peak > 0
 
 
 def test_a_process_that_hangs_is_ended(tmp_path: Path) -> None:
