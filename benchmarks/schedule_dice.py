@@ -181,6 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--model", nargs="+", default=["default"], help="the folds of one split")
+    parser.add_argument("--what", help="what to call the models in the figures")
     parser.add_argument("--every-patient", action="store_true")
     parser.add_argument("--most-gap", type=int, default=MOST_GAP, help="slices")
     parser.add_argument("--most-patients", type=int, help="stop after so many")
@@ -217,7 +218,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if asked.output:
         figures = {
-            "model": ", ".join(
+            "model": asked.what
+            or ", ".join(
                 f"{one.card['name']} {one.card['version']} ({one.card['weights_sha256'][:12]})"
                 for one in models
             ),
