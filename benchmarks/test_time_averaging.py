@@ -33,10 +33,10 @@ def probability(
     for spec in specs:
         frame = place_frame(volume.hu, volume.spacing, spec)
         into, out_of = frame.into(), frame.out_of()
-        found = loaded.predictor.predict_batch(volume.hu, *into)["probability"][0]
+        found = loaded.predictor.predict_batch(volume.hu, *into)["probability"][0, ..., 0]
         if mirrored:
             flipped = loaded.predictor.predict_batch(volume.hu, into[0], into[1][::-1].copy())
-            found = (found + flipped["probability"][0][:, ::-1]) / 2
+            found = (found + flipped["probability"][0, :, ::-1, 0]) / 2
         total += out_of[0] @ found @ out_of[1].T
     return (total / len(specs))[None], mask
 

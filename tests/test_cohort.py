@@ -306,7 +306,7 @@ def test_a_cohort_that_is_done_reads_no_ct(
     run(folder, tmp_path / "out")
     network.clear()
     monkeypatch.setattr(cohort, "load_ct", None)
-    monkeypatch.setattr(provenance, "_sha256", None)
+    monkeypatch.setattr(provenance, "file_sha256", None)
     assert what(run(folder, tmp_path / "out")) == "old old old"
     assert network == []
 

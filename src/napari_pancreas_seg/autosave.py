@@ -26,10 +26,9 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_write, explain_os_error
+from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_folder
 from napari_pancreas_seg.volume import Affine, bounding_box
 
 __all__ = ["Shelf", "Unsaved", "autosave_folder", "ct_key", "read", "read_header", "remove"]
@@ -50,8 +49,7 @@ DAMAGED = (
 
 def autosave_folder() -> Path:
     """Where masks are kept: in the application's data folder."""
-    folder = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
-    return Path(folder) / "unsaved"
+    return user_folder("unsaved")
 
 
 def ct_key(hu: Array | None, shape: tuple[int, ...], affine: Affine) -> str:

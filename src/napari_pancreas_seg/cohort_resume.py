@@ -20,6 +20,7 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cases import Case, is_ours, literal
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.io.files import file_sha256
 from napari_pancreas_seg.provenance import is_sidecar, read_sidecar
 from napari_pancreas_seg.volume import CTVolume
 
@@ -282,8 +283,7 @@ def _mask_sha256(mask: Path) -> str | None:
     if mask.name.lower().endswith(_DETACHED):
         return None
     try:
-        with open(mask, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(mask)
     except OSError:
         return None
 

@@ -10,7 +10,11 @@ import numpy.typing as npt
 
 from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import body_centre, contrast_shift
+from napari_pancreas_seg.inference.preprocessing import (
+    body_centre,
+    contrast_shift,
+    evenly_spread,
+)
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = ["inspect", "suspicions"]
@@ -230,7 +234,7 @@ def _lung_shares(volume: CTVolume) -> npt.NDArray[np.float64]:
     hu = volume.hu
     y, x = (max(1, round(_COARSE_MM / step)) for step in volume.spacing[1:])
     shares = []
-    for z in np.unique(np.linspace(0, len(hu) - 1, 32).round().astype(int)):
+    for z in evenly_spread(np.arange(len(hu)), 32):
         plane = hu[z, ::y, ::x]
         tissue = int(np.count_nonzero(ndimage.binary_opening(plane > -300)))
         # Thin layers of these values are edges between body and air.

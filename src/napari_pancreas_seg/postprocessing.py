@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from napari_pancreas_seg.volume import bounding_box
+from napari_pancreas_seg.volume import bounding_box, stretches
 
 __all__ = ["largest_component", "main_pieces", "remove_holes", "smooth_along_z"]
 
@@ -168,8 +168,8 @@ def _runs(mask: Array) -> list[slice]:
     if box is None:
         return []
     held = mask[box].any(axis=(1, 2))
-    edges = np.flatnonzero(np.diff(held, prepend=False, append=False)) + box[0].start
-    return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]
+    start = int(box[0].start)
+    return [slice(start + run.start, start + run.stop) for run in stretches(held)]
 
 
 def remove_holes(mask: Array) -> Mask:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.io.files import write_json
+from napari_pancreas_seg.io.files import file_sha256, write_json
 from napari_pancreas_seg.metrics import measure
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _source(source: Source) -> dict[str, Any]:
     files = _files(source)
     if not files:
         return record
-    hashes = sorted(map(_sha256, files))
+    hashes = sorted(map(file_sha256, files))
     whole = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     return record | {
         "sha256": whole,
@@ -220,11 +220,6 @@ def _files(source: Source) -> list[Path]:
     if files and all(file.is_file() for file in files):
         return sorted(files)
     return [source.path] if source.path is not None and source.path.is_file() else []
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(distribution: str) -> str | None:

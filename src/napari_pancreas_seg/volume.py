@@ -18,7 +18,7 @@ import numpy.typing as npt
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["CTVolume", "Grid", "Source", "bounding_box"]
+__all__ = ["CTVolume", "Grid", "Source", "bounding_box", "stretches"]
 
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
@@ -302,6 +302,18 @@ def _turned_in_place(view: Array) -> Array | None:
             straight[z] = straight[other][within]
         straight[other] = before[within]
     return straight
+
+
+def stretches(flags: npt.ArrayLike) -> list[slice]:
+    """Find where flags are True without a gap, from the first stretch to the last.
+
+    Parameters
+    ----------
+    flags : array_like, shape (n,), bool
+        The flags.
+    """
+    edges = np.flatnonzero(np.diff(np.asarray(flags, bool), prepend=False, append=False))
+    return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]
 
 
 def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:

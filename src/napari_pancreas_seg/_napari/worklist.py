@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
@@ -35,6 +34,7 @@ from napari_pancreas_seg._napari.placement import (
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.io.files import user_folder
 from napari_pancreas_seg.volume import bounding_box
 from napari_pancreas_seg.worklist import Status, Worklist, WorklistCase
 
@@ -59,8 +59,7 @@ class LoadedCase:
 
 def state_folder() -> Path:
     """Where worklists are remembered: in the application's data folder."""
-    folder = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
-    return Path(folder) / "worklists"
+    return user_folder("worklists")
 
 
 class WorklistSession(QObject):

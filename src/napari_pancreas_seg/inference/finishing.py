@@ -12,6 +12,7 @@ from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.preprocessing import Frame
 from napari_pancreas_seg.inference.schedule import Lattice
 from napari_pancreas_seg.postprocessing import smooth_along_z
+from napari_pancreas_seg.volume import stretches
 
 __all__ = ["finish_mask", "keep_region", "native_mask"]
 
@@ -63,7 +64,7 @@ def finish_mask(
     known = _known_rows(probability[0]) & _within(lattice, part)
     kept = np.zeros_like(probability)
     # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
-    for rows in _stretches(known):
+    for rows in stretches(known):
         inside = [each[rows] for each in probability]
         if region is not None:
             inside = [frame.within(each, region[1:]) for each in inside]
@@ -213,9 +214,3 @@ def _within(lattice: Lattice, part: slice) -> npt.NDArray[np.bool_]:
     inside = np.zeros(len(lattice), bool)
     inside[lattice.rows(part.start, part.stop)] = True
     return inside
-
-
-def _stretches(flags: npt.NDArray[np.bool_]) -> list[slice]:
-    """Stretches of True."""
-    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
-    return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]

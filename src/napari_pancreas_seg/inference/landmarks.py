@@ -9,6 +9,7 @@ import numpy.typing as npt
 import scipy
 
 from napari_pancreas_seg.inference.preprocessing import coarse_means
+from napari_pancreas_seg.volume import stretches
 
 __all__ = ["plausible_slices"]
 
@@ -75,8 +76,4 @@ def _lung_share(slice_hu: npt.NDArray[Any], spacing: tuple[float, ...]) -> float
 
 def _longest_run(flags: npt.NDArray[np.bool_]) -> slice | None:
     """The longest stretch of True; the upper one of equals."""
-    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False)).reshape(-1, 2)
-    if len(edges) == 0:
-        return None
-    start, stop = max(edges.tolist(), key=lambda run: (run[1] - run[0], run[0]))
-    return slice(start, stop)
+    return max(stretches(flags), key=lambda run: (run.stop - run.start, run.start), default=None)

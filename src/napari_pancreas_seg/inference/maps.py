@@ -96,8 +96,9 @@ class MapArrays:
     @property
     def probabilities(self) -> npt.NDArray[np.float16]:
         """Of each class, shape (classes, rows, height, width)."""
-        words = self.class_words or [PROBABILITY]
-        return np.stack([self._arrays[word] for word in words])
+        if not self.class_words:
+            return self.probability[None]  # a view
+        return np.stack([self._arrays[word] for word in self.class_words])
 
     @property
     def words(self) -> list[str]:

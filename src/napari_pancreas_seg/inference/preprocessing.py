@@ -29,6 +29,7 @@ __all__ = [
     "body_centre",
     "coarse_means",
     "contrast_shift",
+    "evenly_spread",
     "frame_around",
     "gland_centre",
     "place_frame",
@@ -365,7 +366,7 @@ def contrast_shift(hu: Array, most_slices: int = 64) -> int:
     int
         HU to add before clipping; 0 for CTs that are bright enough, or were clipped.
     """
-    sample = hu[_evenly_spread(hu.shape[0], most_slices), ::2, ::2]
+    sample = hu[evenly_spread(np.arange(hu.shape[0]), most_slices), ::2, ::2]
     if sample.size == 0 or sample.min() > -200:
         return 0  # clipped before: there is nothing to bring back
     counts, edges = np.histogram(sample, bins=48, range=(-20, 220))
@@ -398,7 +399,7 @@ def body_centre(
     PancreasSegError
         If no slice holds any soft tissue.
     """
-    chosen = _evenly_spread(hu.shape[0], most_slices)
+    chosen = evenly_spread(np.arange(hu.shape[0]), most_slices)
     found = [box for z in chosen if (box := _body_box(hu[z], spacing[1:])) is not None]
     if not found:
         raise PancreasSegError(
@@ -437,9 +438,12 @@ def _middle_of_box(profile: npt.NDArray[np.intp]) -> float:
     return float(first + last) / 2
 
 
-def _evenly_spread(n_slices: int, most: int) -> npt.NDArray[np.intp]:
-    """Indices of at most so many slices, the first and the last among them."""
-    return np.unique(np.linspace(0, n_slices - 1, min(n_slices, most)).round().astype(np.intp))
+def evenly_spread(items: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+    """Choose at most so many of some items, evenly, the first and the last among them."""
+    chosen: npt.NDArray[Any] = items[
+        np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(np.intp)
+    ]
+    return chosen
 
 
 def coarse_means(

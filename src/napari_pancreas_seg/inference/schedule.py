@@ -105,10 +105,8 @@ def lattice_for(
     stride = max(1, math.floor(fine_mm / spacing_z_mm + 1e-3))
     if every_slice or part.stop - part.start < FEWEST_SLICES:
         stride = 1
-    inside = first is not None and part.start <= first < part.stop
-    return Lattice(
-        n_slices, stride, (first if inside and first is not None else part.start) % stride
-    )
+    anchor = first if first is not None and part.start <= first < part.stop else part.start
+    return Lattice(n_slices, stride, anchor % stride)
 
 
 class Schedule:

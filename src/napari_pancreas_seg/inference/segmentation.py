@@ -114,22 +114,22 @@ class LoadedModel:
         if self.localiser is not None:
             self.localiser.warm_up(volume, options)
         centre = (volume.grid.shape[1] / 2, volume.grid.shape[2] / 2)
-        frame = frame_around(centre, volume.grid.shape[1:], volume.spacing, self.frame)
-        canvas = Canvas(frame)
+        canvas = Canvas(_frame_on(volume, self.frame, centre))
         part = options.region(volume.grid.shape)[0]
         sizes = {min(options.batch_size or self.device.batch_size, part.stop - part.start)}
         if options.first_slice is not None:
             sizes.add(1)
-        # Slices with their neighbours, for a network that sees those.
-        seen = () if self.neighbours_mm is None else (3,)
         for size in sizes:
-            self.predict(np.zeros((size, *seen, *canvas.shape), np.int16), canvas, 0)
+            self._predict_nothing(size, canvas)
 
     def blank(self, canvas: Canvas) -> dict[str, Array]:
         """What `predict` gives of no slice at all: arrays without rows, of the right shapes."""
+        return {name: values[:0] for name, values in self._predict_nothing(1, canvas).items()}
+
+    def _predict_nothing(self, size: int, canvas: Canvas) -> dict[str, Array]:
+        """Run the network on so many empty slices, with empty neighbours if it sees those."""
         seen = () if self.neighbours_mm is None else (3,)
-        found = self.predict(np.zeros((1, *seen, *canvas.shape), np.int16), canvas, 0)
-        return {name: values[:0] for name, values in found.items()}
+        return self.predict(np.zeros((size, *seen, *canvas.shape), np.int16), canvas, 0)
 
     def predict(self, hu: Array, canvas: Canvas, shift: int) -> dict[str, Array]:
         """Run the network on its device.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -21,8 +22,10 @@ __all__ = [
     "check_folder",
     "check_target",
     "explain_os_error",
+    "file_sha256",
     "make_folder",
     "same_file",
+    "user_folder",
     "write_json",
     "write_text",
 ]
@@ -252,6 +255,29 @@ def _move(source: Path, target: Path) -> None:
             raise
         with open(source, "rb") as file, atomic_write(target, overwrite=True) as out:
             shutil.copyfileobj(file, out)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_folder(name: str, variable: str | None = None) -> Path:
+    """Where the program keeps something of the user's; the folder may not exist yet.
+
+    Parameters
+    ----------
+    name : str
+        Name of the folder within the user's data folder for this program.
+    variable : str, optional
+        Environment variable that names another one: a group's shared folder, for instance.
+    """
+    if variable is not None and (chosen := os.environ.get(variable)):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)) / name
 
 
 def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:

@@ -23,7 +23,13 @@ import numpy as np
 
 from napari_pancreas_seg.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_path, atomic_write, explain_os_error, make_folder
+from napari_pancreas_seg.io.files import (
+    atomic_path,
+    atomic_write,
+    explain_os_error,
+    make_folder,
+    user_folder,
+)
 from napari_pancreas_seg.model.card import check_card, parse_card
 from napari_pancreas_seg.model.ensemble import average, member_prefix
 from napari_pancreas_seg.model.keras_file import DAMAGED, check_keras_file, plain_dataset
@@ -346,12 +352,7 @@ def own_folder() -> Path:
         What the environment variable ``NAPARI_PANCREAS_SEG_MODELS`` names (a group's shared
         folder, for instance), else one in the user's data folder. It may not exist yet.
     """
-    if chosen := os.environ.get("NAPARI_PANCREAS_SEG_MODELS"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    data = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
-    return Path(data) / "models"
+    return user_folder("models", "NAPARI_PANCREAS_SEG_MODELS")
 
 
 def _registry() -> dict[str, dict[str, Any]]:

@@ -13,7 +13,6 @@ import datetime
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_ct, save_mask
-from napari_pancreas_seg.io.files import all_or_none, explain_os_error, write_json
+from napari_pancreas_seg.io.files import all_or_none, explain_os_error, user_folder, write_json
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = [
@@ -85,10 +83,7 @@ def corrections_folder() -> Path:
         What the environment variable ``NAPARI_PANCREAS_SEG_CORRECTIONS`` names, else a folder in
         the user's data folder for this program.
     """
-    if chosen := os.environ.get("NAPARI_PANCREAS_SEG_CORRECTIONS"):
-        return Path(chosen).expanduser()
-    data = platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)
-    return Path(data) / "corrections"
+    return user_folder("corrections", "NAPARI_PANCREAS_SEG_CORRECTIONS")
 
 
 def add_correction(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.neighbours import neighbouring_slices
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, contrast_shift
+from napari_pancreas_seg.inference.preprocessing import FrameSpec, contrast_shift, evenly_spread
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.training.cache import (
     CachedRows,
@@ -253,11 +253,8 @@ def _chosen(
     away = np.full(len(labelled), np.inf)
     if gland.size:
         away = np.abs(labelled[:, None] - gland).min(axis=1) * spacing_z_mm
-    far = np.flatnonzero(away > choice.near_mm)
-    few = np.unique(np.linspace(0, len(far) - 1, min(len(far), choice.far_slices)).round())
-    return np.sort(
-        np.concatenate([labelled[away <= choice.near_mm], labelled[far[few.astype(int)]]])
-    )
+    far = evenly_spread(labelled[away > choice.near_mm], choice.far_slices)
+    return np.sort(np.concatenate([labelled[away <= choice.near_mm], far]))
 
 
 def _with_neighbours(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from keras import ops
 
 from napari_pancreas_seg.inference.predictor import windowed
-from napari_pancreas_seg.inference.preprocessing import resampling_matrix
+from napari_pancreas_seg.inference.preprocessing import evenly_spread, resampling_matrix
 from napari_pancreas_seg.model.probabilities import tempered
 from napari_pancreas_seg.training.augmentation import Augment, AugmentationSettings, draw
 from napari_pancreas_seg.training.datasets import TrainingSlices, working_frame
@@ -153,8 +153,8 @@ def rows_to_score(slices: TrainingSlices, chosen: npt.NDArray[np.bool_], most: i
     for name in np.unique(slices.patient[chosen]):
         mine = chosen & slices.usable & (slices.patient == name)
         with_gland, without = np.flatnonzero(mine & shown), np.flatnonzero(mine & ~shown)
-        taken = _evenly(with_gland, most - min(len(without), most // 4))
-        rows += [taken, _evenly(without, most - len(taken))]
+        taken = evenly_spread(with_gland, most - min(len(without), most // 4))
+        rows += [taken, evenly_spread(without, most - len(taken))]
     return np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.intp)
 
 
@@ -162,12 +162,6 @@ def _out_of_frame(n_frame: int, n_working: int, step: float) -> npt.NDArray[np.f
     """Matrix from the network's frame to the working one along an axis; both share their centre."""
     start = (n_frame - 1) / 2 - (n_working - 1) / 2 * step
     return resampling_matrix(n_frame, n_working, start, step)
-
-
-def _evenly(rows: Rows, most: int) -> Rows:
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def _decided(shares: Any, threshold: float) -> Any:

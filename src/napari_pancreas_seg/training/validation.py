@@ -13,7 +13,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.neighbours import neighbouring_slices
 from napari_pancreas_seg.inference.predictor import windowed
-from napari_pancreas_seg.inference.preprocessing import Frame, contrast_shift
+from napari_pancreas_seg.inference.preprocessing import Frame, contrast_shift, evenly_spread
 from napari_pancreas_seg.training.calibration import PredictedSlice
 from napari_pancreas_seg.training.layouts import LabelledCase
 from napari_pancreas_seg.training.layouts.slices import SliceRecord
@@ -155,11 +155,5 @@ class HeldBack:
         values = list(self.labels.values())
         shown = np.array([np.isin(labels[i], values).any() for i in z], bool)
         few = min(int(np.count_nonzero(~shown)), most - round(WITH_ORGAN * most))
-        taken = _evenly(z[shown], most - few)
-        return np.sort(np.concatenate([taken, _evenly(z[~shown], most - len(taken))]))
-
-
-def _evenly(z: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.intp]:
-    if len(z) <= most:
-        return z
-    return z[np.linspace(0, len(z) - 1, most).round().astype(int)]
+        taken = evenly_spread(z[shown], most - few)
+        return np.sort(np.concatenate([taken, evenly_spread(z[~shown], most - len(taken))]))
