@@ -44,8 +44,13 @@ def card(
             help="What `evaluate -o` wrote: of this model, or one for each fold of its recipe.",
         ),
     ] = None,
-    comparison: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="What `compare` wrote.")
+    comparisons: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--comparison",
+            metavar="JSON",
+            help="What `compare` wrote; of further ones, the table of levers alone.",
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The Markdown file to write.")
@@ -63,7 +68,7 @@ def card(
         bundle.card,
         len(bundle.weights),
         [read_report(path) for path in evaluations or ()],
-        read_report(comparison) if comparison else None,
+        [read_report(path) for path in comparisons or ()],
     )
     write_text(output, page, overwrite=overwrite)
     typer.echo(f"model card: {output}")

@@ -137,6 +137,24 @@ def train(
             rich_help_panel=RECIPE,
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A model whose answers the masks are mixed with; may be repeated. A patient is "
+            "taught by those that never saw them, if there are any.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
+    teacher_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Weight of the teachers; the mask's is the rest.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = 0.5,
     neighbours_mm: Annotated[
         float | None,
         typer.Option(
@@ -263,6 +281,8 @@ def train(
         options: dict[str, Any] = {
             "start": start,
             "localiser": localiser,
+            "teachers": teacher or (),
+            "teacher_share": teacher_share,
             "negatives": negatives or (),
             "phantoms": phantoms,
             "about": fields,

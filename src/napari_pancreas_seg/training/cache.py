@@ -141,8 +141,8 @@ def classes_shown(target: Any) -> npt.NDArray[np.bool_]:
     """Which classes each target (N, H, W, C) shows, shape (N, C); nothing is read from files."""
     if isinstance(target, Gathered):
         return np.concatenate([classes_shown(part) for part in target.parts])
-    if isinstance(target, _StoredRows):
-        return target.shown
+    if (shown := getattr(target, "shown", None)) is not None:
+        return np.asarray(shown)
     # Row by row: an array of this size, even of booleans, is not made by the way.
     shown = [row.any(axis=(0, 1)) for row in target]
     return np.array(shown, bool).reshape(len(target), target.shape[-1])

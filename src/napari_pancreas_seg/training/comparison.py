@@ -32,6 +32,7 @@ __all__ = [
     "at_others_threshold",
     "compare",
     "gather",
+    "lever_entry",
     "out_of_fold_dice",
     "run_folder",
 ]
@@ -51,11 +52,14 @@ class Run:
         Fields of `TrainSettings` in which it differs from the baseline.
     folds : int, optional
         So many of the comparison's folds only; None for all.
+    taught_by : tuple of str
+        Runs, trained on the same patients before, whose networks teach this one.
     """
 
     what: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     folds: int | None = None
+    taught_by: tuple[str, ...] = ()
 
 
 RUNS = {
@@ -90,6 +94,7 @@ LEVERS = {
         {"frame": FrameSpec(offset_mm=(0.0, 0.0))},
         1,
     ),
+    "schedule": Run("a constant learning rate, no cosine", {"schedule": "constant"}, 1),
     "filters 24": Run(
         "24 filters instead of 16, 2.2 times the cost",
         {"architecture": replace(ARCHITECTURES["default"], filters=24)},
@@ -98,8 +103,14 @@ LEVERS = {
     "dropout": Run(
         "no dropout", {"architecture": replace(ARCHITECTURES["default"], dropout=0.0)}, 1
     ),
+    "distillation": Run(
+        "masks mixed in equal parts with the mean of the networks attention, windows and deep "
+        "supervision, of the same patients",
+        folds=1,
+        taught_by=(BASELINE, "windows", "deep supervision"),
+    ),
 }
-"""Parts of the recipe, each taken out or changed by itself, on one fold."""
+"""Parts of the recipe, each taken out, added or changed by itself, on one fold."""
 
 
 def compare(
@@ -148,7 +159,8 @@ def compare(
         if name not in known:
             raise PancreasSegError(f"There is no run {name!r}; known are {', '.join(known)}.")
     data = open_dataset(dataset)
-    chosen = list(dict.fromkeys([BASELINE, *runs]))
+    taught_by = [teacher for name in runs for teacher in known[name].taught_by]
+    chosen = list(dict.fromkeys([BASELINE, *taught_by, *runs]))
     for name in chosen:
         for fold in range(min(folds, known[name].folds or folds)):
             folder = run_folder(output, name, fold)
@@ -159,6 +171,10 @@ def compare(
                 folder,
                 replace(settings, **known[name].changes),
                 split=Split(folds, fold, settings.seed),
+                teachers=[
+                    run_folder(output, teacher, fold) / "bundle"
+                    for teacher in known[name].taught_by
+                ],
                 negatives=negatives,
                 phantoms=phantoms,
                 resume=True,
@@ -194,7 +210,13 @@ def gather(output: Path, settings: TrainSettings, folds: int) -> dict[str, Any]:
         "seed": settings.seed,
         "runs": [_run_entry(output, n, known[n], found[n], settings) for n in RUNS if n in found],
         "differences": [_difference(BASELINE, base, n, found[n]) for n in RUNS if n in found][1:],
-        "levers": [_lever(n, known[n], base, found[n]) for n in LEVERS if n in found],
+        "levers": [
+            lever_entry(
+                name, LEVERS[name].what, base, found[name], f"networks of {settings.steps} steps"
+            )
+            for name in LEVERS
+            if name in found
+        ],
     }
     write_json(Path(output) / "compare.json", result, overwrite=True)
     with atomic_write(Path(output) / "compare.md", overwrite=True) as file:
@@ -276,17 +298,29 @@ def _difference(
     }
 
 
-def _lever(
-    name: str, run: Run, base: Mapping[str, float], dice: Mapping[str, float]
+def lever_entry(
+    name: str, what: str, base: Mapping[str, float], dice: Mapping[str, float], measured_on: str
 ) -> dict[str, Any]:
-    gap = _difference(BASELINE, base, name, dice)
+    """A line of the table of levers.
+
+    Parameters
+    ----------
+    name, what : str
+        The lever, and what is changed.
+    base, dice : Mapping of str to float
+        Dice of patients with the recipe as it is, and with the change; those in both count.
+    measured_on : str
+        Which networks these are figures of.
+    """
+    gap = _difference(name, dice, BASELINE, base)
     both = sorted(base.keys() & dice.keys())
     return {
         "lever": name,
-        "what": run.what,
+        "what": what,
+        "measured_on": measured_on,
         "n": gap["n"],
-        "dice_with": round(float(np.mean([base[p] for p in both])), 4),
-        "dice_without": round(float(np.mean([dice[p] for p in both])), 4),
+        "dice_recipe": round(float(np.mean([base[p] for p in both])), 4),
+        "dice_changed": round(float(np.mean([dice[p] for p in both])), 4),
         "difference": gap["mean"],
         "low": gap["low"],
         "high": gap["high"],
@@ -318,13 +352,13 @@ def _markdown(result: Mapping[str, Any]) -> str:
     if result["levers"]:
         lines += [
             "",
-            "| lever | without it | n | Dice with | Dice without | difference (95 %) |",
+            "| lever | the change | n | Dice | Dice with the change | difference (95 %) |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
     for lever in result["levers"]:
         lines.append(
-            f"| {lever['lever']} | {lever['what']} | {lever['n']} | {lever['dice_with']:.3f} | "
-            f"{lever['dice_without']:.3f} | {lever['difference']:+.3f} "
+            f"| {lever['lever']} | {lever['what']} | {lever['n']} | {lever['dice_recipe']:.3f} | "
+            f"{lever['dice_changed']:.3f} | {lever['difference']:+.3f} "
             f"({lever['low']:+.3f} to {lever['high']:+.3f}) |"
         )
     return "\n".join(lines) + "\n"

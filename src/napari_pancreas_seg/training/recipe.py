@@ -17,6 +17,7 @@ __all__ = ["TrainSettings", "settings_to_dict"]
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class TrainSettings:
         Length of the training; a checkpoint is written and the validation patients are
         scored after every epoch.
     learning_rate, weight_decay, warm_up, clip_norm : float
-        AdamW's; warm-up is a share of the steps, after it a cosine leads to 0.
+        AdamW's; warm-up is a share of the steps.
+    schedule : str
+        ``"cosine"``, or ``"constant"``, which stays at the learning rate after warming up.
     averaging : float
         Momentum of the average of weights that becomes the model.
     side_weights : tuple of float
@@ -68,6 +71,7 @@ class TrainSettings:
     weight_decay: float = 1e-3
     warm_up: float = 0.03
     clip_norm: float = 1.0
+    schedule: str = "cosine"
     averaging: float = 0.999
     side_weights: tuple[float, float] = (0.5, 0.25)
     negative_share: float = 0.12
@@ -91,6 +95,10 @@ class TrainSettings:
         if self.loss not in LOSSES:
             raise PancreasSegError(
                 f"There is no loss {self.loss!r}; known are {', '.join(LOSSES)}."
+            )
+        if self.schedule not in SCHEDULES:
+            raise PancreasSegError(
+                f"There is no schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}."
             )
         if self.policy not in POLICIES:
             raise PancreasSegError(

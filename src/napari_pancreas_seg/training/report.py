@@ -113,7 +113,7 @@ def model_card(
     card: Mapping[str, Any],
     weights_bytes: int,
     evaluations: Sequence[Mapping[str, Any]] = (),
-    comparison: Mapping[str, Any] | None = None,
+    comparisons: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """A model's card as a page.
 
@@ -125,10 +125,11 @@ def model_card(
         Size of its weights.
     evaluations : sequence of Mapping
         What `evaluate` wrote: of this model, or one for each fold of its recipe.
-    comparison : Mapping, optional
-        What `compare` wrote.
+    comparisons : sequence of Mapping
+        What `compare` wrote; of all but the first, the table of levers alone is used.
     """
     merged = merge_evaluations(evaluations) if evaluations else None
+    comparison = comparisons[0] if comparisons else None
     sections = {
         "What it is": _identity(card, weights_bytes),
         "Where not to trust it": _limits(card),
@@ -136,7 +137,7 @@ def model_card(
         "Recipe": _recipe(card),
         "Accuracy": _headline(card, merged, comparison),
         "With and without attention gates": _comparison(comparison),
-        "What each part of the recipe brings": _levers(comparison),
+        "What each part of the recipe brings": _levers(comparisons),
         "Attention": _attention((merged or {}).get("attention")),
         "Calibration and confidence": _calibration(card),
         "Cost": _cost((merged or {}).get("cost")),
@@ -246,7 +247,8 @@ def _headline(
     if evaluation is None:
         lines += ["", "No evaluation of this model has been given."]
         return lines + _own_validation(card)
-    if evaluation.get("weights_sha256") not in (None, card["weights_sha256"]):
+    if evaluation.get("weights_sha256") != card["weights_sha256"]:
+        lines += _own_validation(card)
         lines += ["", "The figures below were measured with other weights than this model's."]
     return [*lines, "", *_accuracy(evaluation)]
 
@@ -440,21 +442,29 @@ def _difference(d: Mapping[str, Any]) -> str:
     return f"{text}: {d.get('b')} is better." if high < 0 else f"{text}: no difference is shown."
 
 
-def _levers(comparison: Mapping[str, Any] | None) -> list[str]:
-    levers = (comparison or {}).get("levers")
+def _levers(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    levers = [lever for comparison in comparisons for lever in comparison.get("levers", ())]
     if not levers:
         return ["No levers have been measured."]
     rows = [
         (
-            *(lever.get("lever"), lever.get("what")),
-            *(_number(lever.get(name)) for name in ("dice_with", "dice_without")),
+            *(lever.get("lever"), lever.get("what"), lever.get("measured_on")),
+            *(_number(lever.get(name)) for name in ("dice_recipe", "dice_changed")),
             *(_number(lever.get(name), signed=True) for name in ("difference", "low", "high")),
             lever.get("n"),
         )
         for lever in levers
     ]
-    header = ("lever", "what", "Dice with", "without", "difference", "95 % from", "to", "n")
-    return ["Mean Dice of the same patients, never seen in training.", "", *_table(header, rows)]
+    header = (
+        *("lever", "the change", "measured on", "Dice", "with the change"),
+        *("difference", "95 % from", "to", "n"),
+    )
+    return [
+        "Mean Dice of the same patients, never seen in training, with the recipe as it is and with "
+        "one change: above 0, the change is better.",
+        "",
+        *_table(header, rows),
+    ]
 
 
 def _calibration(card: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ import napari_pancreas_seg
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.cascade import DEFAULT_LOCALISER, localiser_entry
 from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training.calibration import (
     THRESHOLDS,
     PredictedSlice,
@@ -34,6 +34,7 @@ from napari_pancreas_seg.training.datasets import (
     load_phantoms,
 )
 from napari_pancreas_seg.training.devices import choose_devices, choose_policy, make_deterministic
+from napari_pancreas_seg.training.distillation import TEACHER_SHARE, check_teachers, taught
 from napari_pancreas_seg.training.evaluation import ThresholdScores
 from napari_pancreas_seg.training.fit import TrainingProgress, best_epoch, fit
 from napari_pancreas_seg.training.layouts import DataSet, LabelledCase, VolumeCase, open_dataset
@@ -103,6 +104,8 @@ def train(
     start: str | Path | None = None,
     calibrated_by: str | Path | None = None,
     localiser: str | Path | None = None,
+    teachers: Sequence[str | Path] = (),
+    teacher_share: float = TEACHER_SHARE,
     negatives: Sequence[str] = (),
     phantoms: int = 16,
     about: dict[str, Any] | None = None,
@@ -132,6 +135,11 @@ def train(
     localiser : str or Path, optional
         For a frame around the gland: the model whose name and hash the card gives as the one that
         finds it; ``"default"`` if None. Nothing of it is learnt from.
+    teachers : sequence of str or Path
+        Models whose answers the targets are mixed with; see `napari_pancreas_seg.training.
+        distillation`. A patient is taught by those that never saw them, if there are any.
+    teacher_share : float
+        Weight of the teachers in the target, above 0 to 1; the mask has the rest.
     negatives : sequence of str
         CTs that show no pancreas; see `load_negatives`.
     phantoms : int
@@ -168,6 +176,7 @@ def train(
     recipe: dict[str, Any] = {
         "split": None if split is None else vars(split),
         "start": None,
+        "teachers": [],
         "negatives": [Path(n).name for n in negatives],
     }
     recipe |= {"phantoms": phantoms, "labels": dict(data.labels), **settings_to_dict(settings)}
@@ -180,7 +189,11 @@ def train(
     found_by = _localiser(settings, localiser)
     given = None if start is None else load_bundle(start)
     if given is not None:
-        recipe["start"] = {k: given.card[k] for k in ("name", "version", "weights_sha256")}
+        recipe["start"] = _name(given)
+    by = [load_bundle(teacher) for teacher in teachers]
+    if by:
+        check_teachers(by, settings, [*data.labels], teacher_share)
+        recipe |= {"teachers": [_name(t) for t in by], "teacher_share": teacher_share}
     calibrated = None if calibrated_by is None else load_bundle(calibrated_by).card
     if calibrated is not None:
         _taken_over(calibrated)  # what is missing is said before hours of training
@@ -194,6 +207,8 @@ def train(
     watch.on_start(len(training), len(validation))
     n_cases = len(training) + len(validation)
     slices = _load(training, data, settings, negatives, phantoms, cache, n_cases, watch)
+    if by:
+        slices = taught(slices, settings, by, teacher_share)
     held = HeldBack(
         validation,
         data.labels,
@@ -250,6 +265,11 @@ def settled(settings: TrainSettings, data: DataSet) -> TrainSettings:
     if architecture.classes != len(data.labels):
         settings = replace(settings, architecture=replace(architecture, classes=len(data.labels)))
     return replace(settings, policy=choose_policy(settings.policy))
+
+
+def _name(model: Bundle) -> dict[str, Any]:
+    """What a recipe says of another model."""
+    return {key: model.card[key] for key in ("name", "version", "weights_sha256")}
 
 
 def _localiser(settings: TrainSettings, model: str | Path | None) -> dict[str, Any]:
