@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import weakref
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_series import write_series
 
 import napari_pancreas_seg
 from napari_pancreas_seg import cohort, cohort_resume, io, provenance
@@ -261,6 +264,19 @@ def test_save_case_lists_what_it_wrote(tmp_path: Path) -> None:
     assert names(out) == sorted(path.name for path in written)
 
 
+def test_a_folder_of_series_can_be_segmented_into_itself_twice(
+    tmp_path: Path, network: list[Any]
+) -> None:
+    for name in ("P1", "P2"):
+        write_series(tmp_path / name)
+    for expected in ("new new", "old old"):
+        cases = plan(find_inputs([tmp_path]), tmp_path, ".dcm")
+        results = list(segment_cases(cases, "fake", resume=True))
+        assert [result.error for result in results] == [None] * 2
+        assert what(results) == expected
+    assert {"P1_mask.dcm", "P2_mask.dcm"} < set(names(tmp_path))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, network: list[Any]) -> Path:
     """Three CTs that differ."""
@@ -369,27 +385,144 @@ def test_how_a_mask_comes_about_does_not_matter(
 def test_a_corrected_mask_stays_unless_told(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(folder, out)
-    volume = io.load_ct(folder / "a.nii.gz")
-    edited = (volume.hu > 100).astype(np.uint8)
-    edited[0] = 1
-    io.save_mask(edited, volume, out / "a_mask.nii.gz", overwrite=True)
-    record = provenance.describe(volume, fake_segmentation(volume), mask=edited)
-    provenance.write_sidecar(out / "a_mask.json", record, overwrite=True)
+    export(folder, out)
     results = run(folder, out)
     assert what(results) == "old old old"
-    assert results[0].measurements["voxels"] == np.count_nonzero(edited)
+    voxels = np.count_nonzero(io.load_mask(out / "a_mask.nii.gz")[0])
+    assert results[0].measurements["voxels"] == voxels > 30 * 26
     assert what(run(folder, out, overwrite=True)) == "new old old"
 
 
-@pytest.mark.parametrize("moved", [0, 1, 2, 3])
-def test_a_case_that_a_kill_has_torn_is_done_again(
-    moved: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def export(folder: Path, out: Path, card: dict[str, str] = CARD) -> bytes:
+    """Write a corrected mask of case a, as the window does; return it."""
+    volume = io.load_ct(folder / "a.nii.gz")
+    edited = (volume.hu > 100).astype(np.uint8)
+    edited[0] = 1
+    made = replace(fake_segmentation(volume), model=card)
+    mask = io.save_mask(edited, volume, out / "a_mask.nii.gz", overwrite=True)
+    record = provenance.describe(volume, made, mask=edited)
+    provenance.write_sidecar(out / "a_mask.json", record, overwrite=True)
+    return mask.read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mask_that_is_exported_while_the_network_works_stays(
+    workers: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    move, count = files._move, 0
+    segment, exported = segmentation.iter_segment, []
 
-    class Killed(BaseException):
-        pass
+    def slow(volume: CTVolume, *what: Any) -> Any:
+        if volume.name == "a":
+            exported.append(export(folder, out))
+        return segment(volume, *what)
+
+    monkeypatch.setattr(segmentation, "iter_segment", slow)
+    results = run(folder, out, workers=workers)
+    assert what(results) == "old new new"
+    assert [(out / "a_mask.nii.gz").read_bytes()] == exported
+    assert results[0].measurements["voxels"] > 30 * 26
+
+
+def test_what_another_command_has_done_meanwhile_is_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment, others = segmentation.iter_segment, []
+
+    def slow(volume: CTVolume, *what: Any) -> Any:
+        if volume.name == "a" and not others:
+            others.append("being made")
+            others[:] = run(folder / "a.nii.gz", tmp_path / "out")
+        return segment(volume, *what)
+
+    monkeypatch.setattr(segmentation, "iter_segment", slow)
+    assert what(run(folder, tmp_path / "out")) == "old new new"
+    assert what(others) == "new"
+
+
+def test_the_same_name_size_and_time_in_another_folder(
+    tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        hu = ct_array()
+        hu[0, 0, 0] = value
+        nib.save(nib.Nifti1Image(hu, np.diag([-1.0, -1, 5, 1])), tmp_path / name / "a.nii")
+        os.utime(tmp_path / name / "a.nii", ns=(0, 315532800 * 10**9))  # as zip has it
+    assert what(run(tmp_path / "one", tmp_path / "out")) == "new"
+    results = run(tmp_path / "two", tmp_path / "out")
+    assert what(results) == "failed"
+    assert "was made from another CT" in str(results[0].error)
+    # What was moved is hashed once more; so is what has a stamp that was made otherwise.
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert what(run(tmp_path / "moved", tmp_path / "out")) == "old"
+    (tmp_path / "moved").rename(tmp_path / "one")
+    sidecar = tmp_path / "out" / "a_mask.json"
+    record = json.loads(sidecar.read_text())
+    record["resume"]["source_stamp"] = "0" * 64
+    sidecar.write_text(json.dumps(record))
+    assert what(run(tmp_path / "one", tmp_path / "out")) == "old"
+    assert network.count("a") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_is_the_ct_it_leads_to(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(path)
+    assert source_stamp(tmp_path / "link.nii.gz") == source_stamp(path)
+    shutil.copy2(path, tmp_path / "copy.nii.gz")
+    assert source_stamp(tmp_path / "copy.nii.gz") != source_stamp(path)
+
+
+@pytest.mark.parametrize(("suffix", "data"), [(".nhdr", ".raw.gz"), (".mhd", ".zraw")])
+def test_masks_with_detached_headers_go_on_with_overwrite(
+    suffix: str, data: str, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    cases = plan(find_inputs([folder]), out, suffix)
+
+    def again() -> str:
+        return what(list(segment_cases(cases, resume=True, overwrite=True)))
+
+    assert again() == "new new new"
+    assert again() == "old old old"
+    whole = (out / f"a_mask{data}").read_bytes()
+    (out / f"a_mask{data}").write_bytes(whole[:-1] + b"x")
+    with open(out / f"b_mask{suffix}", "a", encoding="utf-8") as header:
+        header.write("\n")
+    (out / f"c_mask{data}").unlink()
+    assert again() == "new new new"
+    assert (out / f"a_mask{data}").read_bytes() == whole
+    assert again() == "old old old"
+
+
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+@pytest.mark.parametrize("moved", [1, 2])
+def test_a_detached_header_that_a_kill_has_torn_is_done_again(
+    moved: int, suffix: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    cases = plan([folder / "a.nii.gz"], out, suffix)
+    with monkeypatch.context() as patch:
+        die_when_moved(moved, patch)
+        with pytest.raises(Killed):
+            list(segment_cases(cases, resume=True))
+    assert len([name for name in names(out) if name[0] != "."]) == moved
+    header = (out / f"a_mask{suffix}").read_bytes()
+    (out / f"a_mask{suffix}").write_bytes(b"by hand")
+    assert what(list(segment_cases(cases, resume=True))) == "failed"
+    (out / f"a_mask{suffix}").write_bytes(header)
+    assert what(list(segment_cases(cases, resume=True))) == "new"
+    assert len(names(out)) == 3
+
+
+class Killed(BaseException):
+    """Nobody handles it."""
+
+
+def die_when_moved(moved: int, patch: pytest.MonkeyPatch) -> None:
+    """Be killed once so many files of a case have been moved to where they belong."""
+    move, count = files._move, 0
 
     def die(source: Path, target: Path) -> None:
         nonlocal count
@@ -398,15 +531,29 @@ def test_a_case_that_a_kill_has_torn_is_done_again(
         count += 1
         move(source, target)
 
+    patch.setattr(files, "_move", die)
+    patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2, 3])
+def test_a_case_that_a_kill_has_torn_is_done_again(
+    moved: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_move", die)
-        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        die_when_moved(moved, patch)
         with pytest.raises(Killed):
             run(folder, out, attention=True, workers=0)
     visible = [name for name in names(out) if name[0] != "."]
     assert len(visible) == moved
     assert "a_mask.json" not in visible
-    if moved == 3:  # a mask that somebody has put there meanwhile is not ours
+    if moved == 1:  # nor is a mask that lies there while ours still waits
+        (out / "a_mask.nii.gz").write_bytes(b"by hand")
+        assert what(run(folder, out, attention=True)) == "failed new new"
+        assert (out / "a_mask.nii.gz").read_bytes() == b"by hand"
+        (out / "a_mask.nii.gz").unlink()
+        assert what(run(folder, out, attention=True)) == "new old old"
+    elif moved == 3:  # a mask that somebody has put there meanwhile is not ours
         mask = (out / "a_mask.nii.gz").read_bytes()
         (out / "a_mask.nii.gz").write_bytes(b"by hand")
         assert what(run(folder, out, attention=True)) == "failed new new"
@@ -423,7 +570,7 @@ def test_a_dicom_folder_may_hold_its_masks(tmp_path: Path) -> None:
     (folder / "1.dcm").write_bytes(b"slice")
     stamp = source_stamp(folder)
     assert stamp is not None
-    for name in ("PT0_mask.nii.gz", "PT0_mask.json", "cohort.csv", ".x.part"):
+    for name in ("PT0_mask.nii.gz", "PT0_mask.raw.gz", "PT0_mask.json", "cohort.csv", ".x.part"):
         (folder / name).write_text("ours")
     assert source_stamp(folder) == stamp
     assert source_stamp(folder, "2") != stamp

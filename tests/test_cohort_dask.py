@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_pancreas_seg import cohort_dask
+from napari_pancreas_seg import cohort_dask, io, provenance
 from napari_pancreas_seg.cases import find_inputs, plan
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.cohort import Job
@@ -26,6 +26,7 @@ from napari_pancreas_seg.cohort_resume import Wanted
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.io import files
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.provenance import read_sidecar
 from napari_pancreas_seg.volume import CTVolume
@@ -176,11 +177,110 @@ def test_what_an_attempt_has_completed_is_not_done_again(task: cohort_worker.Clu
     assert task.case.mask.stat().st_mtime_ns == written
 
 
-def test_what_an_attempt_has_half_written_is_replaced(task: cohort_worker.ClusterCase) -> None:
+def test_what_an_attempt_has_half_written_is_replaced(
+    task: cohort_worker.ClusterCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    move = files._move
+
+    def die_before_the_sidecar(source: Path, target: Path) -> None:
+        if target == task.case.sidecar:
+            raise Killed
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_move", die_before_the_sidecar)
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            cohort_worker.run_case(task)
+    assert task.case.mask.exists() and not task.case.sidecar.exists()
+    result = cohort_worker.run_case(task)
+    assert result.error is None and not result.before
+    assert {path.name for path in task.case.mask.parent.iterdir()} == {
+        path.name for path in result.files
+    }
+
+
+def export(task: cohort_worker.ClusterCase, card: dict[str, str]) -> bytes:
+    """Write a corrected mask, as the window does; return it."""
+    volume = io.load_ct(task.case.source)
+    mask = (volume.hu > 110).astype(np.uint8)
+    values = ScalarMap(mask.astype(np.float16), volume.grid)
+    found = Segmentation(mask * 0, values, (), volume.grid, 0.5, card, {}, Options())
+    io.save_mask(mask, volume, task.case.mask, overwrite=True)
+    record = provenance.describe(volume, found, mask=mask)
+    provenance.write_sidecar(task.case.sidecar, record, overwrite=True)
+    return task.case.mask.read_bytes()
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("late", [True, False], ids=["while it runs", "before its turn"])
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("mask", None),
+        ("mask of another model", "was made by another model (other 1)"),
+        ("mask alone", "exists already"),
+        ("nonsense", "exists already"),
+    ],
+)
+def test_what_a_person_puts_there_during_the_run_stays(
+    what: str,
+    reason: str | None,
+    late: bool,
+    resume: bool,
+    task: cohort_worker.ClusterCase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put: list[bytes] = []
+
+    def put_there() -> None:
+        task.case.mask.parent.mkdir(exist_ok=True)
+        put.append(export(task, CARD if what == "mask" else {**CARD, "name": "other"}))
+        if what in ("mask alone", "nonsense"):
+            task.case.sidecar.unlink()
+        if what == "nonsense":
+            task.case.mask.write_bytes(b"nonsense")
+            put[:] = [b"nonsense"]
+
+    segment = segmentation.iter_segment
+
+    def slow(*arguments: Any) -> Any:
+        put_there()
+        return segment(*arguments)
+
+    if late:
+        monkeypatch.setattr(segmentation, "iter_segment", slow)
+    else:
+        put_there()
+    result = cohort_worker.run_case(replace(task, resume=resume))
+    assert [task.case.mask.read_bytes()] == put
+    if reason is None:
+        assert result.error is None and result.measurements["voxels"] > 0
+    else:
+        assert reason in str(result.error)
+
+
+def test_a_mask_that_is_exported_during_the_run_goes_where_that_is_allowed(
+    task: cohort_worker.ClusterCase,
+) -> None:
     task.case.mask.parent.mkdir()
-    task.case.mask.write_bytes(b"a mask without its sidecar")
-    assert cohort_worker.run_case(task).error is None
-    assert nib.load(task.case.mask).shape == (64, 56, 12)
+    exported = export(task, CARD)
+    result = cohort_worker.run_case(replace(task, wanted=Wanted(overwrite=True)))
+    assert result.error is None and task.case.mask.read_bytes() != exported
+
+
+def test_another_card_is_another_model_to_a_worker() -> None:
+    def name(card: dict[str, Any], finder: dict[str, Any] | None = None) -> str:
+        localiser = None if finder is None else Bundle(finder, b"")
+        return cohort_worker.NetworkPlugin(Bundle(card, b""), "cpu", localiser).name
+
+    warmer = {**CARD, "temperature": 2.0}
+    used = [name(CARD), name(warmer), name(CARD, CARD), name(CARD, warmer), name(warmer, CARD)]
+    assert len(set(used)) == 5
+    assert name(dict(reversed(CARD.items()))) == name(CARD)
 
 
 def test_what_was_there_before_the_run_stays(task: cohort_worker.ClusterCase) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,3 +102,80 @@ def test_a_long_table_is_not_written_after_each_case(
     assert seen == [1] * 18  # the next one is due after 20 s
     table.write()
     assert len(rows(path)) == 18
+
+
+def states(path: Path) -> dict[str, str]:
+    return {row["case"].partition(".")[0]: row["status"] for row in rows(path)}
+
+
+def test_a_run_that_is_stopped_takes_no_row_away(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    table = CohortTable(path, [case(name) for name in "abc"])
+    for name in "abc":
+        table.add(done(name))
+    table.write()
+    again = CohortTable(path, [case(name) for name in "abc"])
+    again.add(CaseResult(case("b"), error="the disk is gone"))
+    again.write()
+    assert states(path) == {"a": "done", "b": "failed", "c": "done"}
+    assert [row["case"] for row in rows(path)] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+
+
+def test_two_commands_keep_each_others_rows(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    one = CohortTable(path, [case("a"), case("b")])
+    other = CohortTable(path, [case("c"), case("d")])
+    for table, name in ((one, "a"), (other, "c"), (one, "b"), (other, "d")):
+        table.add(done(name))
+    other.write()
+    one.write()
+    assert states(path) == dict.fromkeys("abcd", "done")
+
+
+def test_a_command_that_writes_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cohort.csv"
+    one = CohortTable(path, [case("a")])
+    other = CohortTable(path, [case("b")])
+    flush = os.fsync
+    writes = [lambda: other.add(done("b"))]
+
+    def meanwhile(file: int) -> None:
+        flush(file)
+        if writes:
+            writes.pop()()
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    one.add(done("a"))
+    assert states(path) == {"a": "done", "b": "done"}
+    assert [item.name for item in tmp_path.iterdir()] == ["cohort.csv"]
+
+
+def test_a_command_that_writes_all_the_time_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cohort.csv"
+    CohortTable(path, [case("z")]).add(done("z"))
+    flush, writes = os.fsync, 0
+
+    def meanwhile(file: int) -> None:
+        nonlocal writes
+        flush(file)
+        writes += 1
+        with open(path, "a", encoding="utf-8") as table:
+            table.write(f"x{writes},x{writes}_mask.nii.gz,,failed,,,,,,,,\n")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    CohortTable(path, [case("a")]).add(done("a"))
+    assert cohort_table._TRIES <= writes <= cohort_table._TRIES + 1
+    assert {"a", "z", "x1"} <= states(path).keys()
+
+
+def test_a_table_that_becomes_somebody_elses_stays(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    table = CohortTable(path, [case("a")])
+    path.write_text("patient,age\n1,70\n")
+    with pytest.raises(PancreasSegError, match="not the table of a cohort"):
+        table.add(done("a"))
+    assert path.read_text() == "patient,age\n1,70\n"

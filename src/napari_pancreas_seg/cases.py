@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from napari_pancreas_seg.io import (
     SUFFIXES,
     VOLUME_SUFFIXES,
     is_dicom,
+    looks_like_mask,
     stem,
     suffix_of,
 )
+from napari_pancreas_seg.io.dicom_files import is_dicom_file
 from napari_pancreas_seg.io.files import check_folder, check_target, explain_os_error, same_file
 
 __all__ = [
@@ -32,8 +36,11 @@ __all__ = [
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 
-_OURS = re.compile(r"_(mask|probability|attention_\d+)$")
+_OURS = re.compile(r"_(mask|probability|attention_\d+)(\.raw)?$")
 """Ends of the names that we give: in a folder they are not CTs."""
+
+_LOOKS = 32
+"""At how many files, of how many folders, one looks to tell whether they are slices of a CT."""
 
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
 """Ends of names that were meant for files: a new folder is not called ``mask.tif``."""
@@ -88,7 +95,8 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
     paths : sequence of str or Path
         Files are taken as they are, and so is a folder with DICOM files. Of another folder all
         volumes in it (``.nii.gz`` and so on, but the masks and maps that an earlier run left
-        there), the folders in it that hold DICOM files, each as one case, and zips of such.
+        there), the folders in it that hold DICOM files, each as one case, and zips of such. DICOM
+        segmentations, and what an earlier run left there as DICOM, make no folder a case.
 
     Returns
     -------
@@ -110,7 +118,10 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
 
 def is_ours(path: Path) -> bool:
     """Whether a file's name is one that we give to what we write into a folder."""
-    return path.name == TABLE or _OURS.search(stem(path)) is not None
+    # Not `stem`, which asks the disk: a DICOM series is thousands of files.
+    suffix = suffix_of(path)
+    name = path.name[: -len(suffix)] if suffix else path.stem
+    return path.name == TABLE or _OURS.search(name) is not None
 
 
 def output_path(source: Path, output: Path, single: bool, suffix: str = ".nii.gz") -> Path:
@@ -218,14 +229,9 @@ def _in_folder(folder: Path) -> list[Path]:
         raise PancreasSegError(
             f"The folder '{folder}' cannot be listed: {explain_os_error(error)}."
         ) from error
-    if is_dicom(folder, below=False):
+    if _holds_slices(folder, below=False):
         return [folder]
-    found = [
-        item
-        for item in items
-        if not item.name.startswith(".")
-        and (_is_volume(item) or ((item.is_dir() or _is_zip(item)) and is_dicom(item)))
-    ]
+    found = [item for item in items if not item.name.startswith(".") and _is_ct(item)]
     if not found:
         raise PancreasSegError(
             f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM); give another one."
@@ -236,9 +242,37 @@ def _in_folder(folder: Path) -> list[Path]:
     return found
 
 
+def _is_ct(item: Path) -> bool:
+    """Whether something in a folder is taken for a CT."""
+    if item.is_dir():
+        return _holds_slices(item)
+    return _is_volume(item) or (_is_zip(item) and is_dicom(item))
+
+
+def _holds_slices(folder: Path, *, below: bool = True) -> bool:
+    """Whether a folder, or one below it, holds DICOM files that are neither masks nor ours.
+
+    A look at the beginning of a few tells. Masks of CTs lie beside the folders of these, or in a
+    folder of their own beside them.
+    """
+    return any(
+        is_dicom_file(file) and not looks_like_mask(file)
+        for files in itertools.islice(_files_below(folder), _LOOKS if below else 1)
+        for file in files[:: max(1, len(files) // _LOOKS)]
+    )
+
+
+def _files_below(folder: Path) -> Iterator[list[Path]]:
+    """Yield the files of a folder and of each one below it that may be slices."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [Path(here, name) for name in sorted(names) if not name.startswith(".")]
+        yield [file for file in files if file.name.upper() != "DICOMDIR" and not is_ours(file)]
+
+
 def _is_volume(item: Path) -> bool:
     known = item.name.lower().endswith(SUFFIXES)
-    return known and not is_ours(item) and not item.is_dir()
+    return known and not is_ours(item)
 
 
 def _is_zip(item: Path) -> bool:

@@ -17,8 +17,8 @@ from napari_pancreas_seg.cohort_pool import Ended, Stages, overlap
 from napari_pancreas_seg.cohort_resume import (
     Earlier,
     Wanted,
+    check_free,
     find_earlier,
-    find_torn,
     source_stamp,
     traces,
 )
@@ -279,13 +279,12 @@ def _ignore(index: int, step: Progress) -> None:
 
 @dataclass(frozen=True)
 class _ReadCase:
-    """A case whose CT is in memory; `torn` is the folder that a killed run has left of it."""
+    """A case whose CT is in memory."""
 
     index: int
     case: Case
     volume: CTVolume
     stamp: str | None
-    torn: Path | None
     seconds: float
 
 
@@ -353,7 +352,8 @@ class Job:
         earlier = self.earlier(case)
         if earlier is not None and earlier.done:
             return Ended(self.done_before(earlier))
-        torn = self.check_targets(case) if earlier is None else None
+        if earlier is None:
+            self.check_targets(case)
         stamp = source_stamp(case.source, case.series)  # before reading: later changes tell
         volume = load_ct(case.source, series=case.series)
         if earlier is not None and earlier.difference is None:
@@ -364,7 +364,7 @@ class Job:
         volume = _writable(volume, case.mask, mint_uids=self.wanted.mint_uids)
         beside = 0 if alone else self.workers
         check_fits(case.source.name, _bytes_needed(volume.grid.shape, beside), "Segmenting it")
-        return _ReadCase(index, case, volume, stamp, torn, time.perf_counter() - start)
+        return _ReadCase(index, case, volume, stamp, time.perf_counter() - start)
 
     def earlier(self, case: Case) -> Earlier | None:
         """What an earlier run has left of a case, if that matters and may stay.
@@ -397,28 +397,8 @@ class Job:
         )
 
     def check_targets(self, case: Case) -> Path | None:
-        """Refuse a case some of whose files must not be written; see `cases.check_targets`.
-
-        Returns
-        -------
-        Path or None
-            The folder of a killed run, if what is in the way is what that has left.
-        """
-        check = functools.partial(
-            check_targets,
-            case,
-            attention=self.wanted.attention,
-            probability=self.wanted.probability,
-        )
-        try:
-            check(overwrite=self.wanted.overwrite)
-        except PancreasSegError:
-            torn = find_torn(case) if self.resume else None
-            if torn is None:
-                raise
-            check(overwrite=True)
-            return torn
-        return None
+        """Refuse a case some of whose files must not be written; see `cohort_resume.check_free`."""
+        return check_free(case, self.wanted, resume=self.resume)
 
     def compute(self, read: _ReadCase) -> _FoundCase | Ended[CaseResult]:
         """Segment a CT."""
@@ -437,15 +417,20 @@ class Job:
         return _FoundCase(read, found, loading, time.perf_counter() - start)
 
     def write(self, made: _FoundCase) -> CaseResult:
-        """Write what was found, all of it or nothing."""
+        """Write what was found, all of it or nothing; or keep what is done since it was read."""
         start = time.perf_counter()
         read, found = made.read, made.found
         before = {"reading the CT": read.seconds, "loading the network": made.loading}
-        wanted = self.wanted if read.torn is None else replace(self.wanted, overwrite=True)
         try:
+            # Asked again: another attempt, or a person, may have been here since.
+            earlier = self.earlier(read.case)
+            if earlier is not None and (earlier.done or earlier.is_of(read.volume)):
+                return self.done_before(earlier)
+            torn = self.check_targets(read.case)
+            wanted = self.wanted if torn is None else replace(self.wanted, overwrite=True)
             files, record = _save(found, read.volume, read.case, wanted, before, read.stamp)
-            if read.torn is not None:
-                shutil.rmtree(read.torn, ignore_errors=True)
+            if torn is not None:
+                shutil.rmtree(torn, ignore_errors=True)
             measured = record["measurements"]
             return CaseResult(
                 read.case,

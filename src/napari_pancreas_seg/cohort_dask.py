@@ -1,8 +1,9 @@
 """A cohort on a Dask cluster: one case is one task, and the workers keep the model loaded.
 
 Paths mean the same on every machine: CTs and masks lie on a disk that all of them see. Dask hands
-the case of a worker that dies to another one. What the first one may have left is replaced,
-because no file of that case was there when it was handed out.
+the case of a worker that dies to another one. What the first one has left is known by its traces,
+as that of a killed run is: it is kept if it is complete, and replaced if it is torn. Hours may pass
+before a case's turn comes, so that nothing was there when it was handed out proves nothing.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ def _outcome(future: Future, task: ClusterCase) -> CaseResult:
     error = future.exception()
     if error is None:
         result: CaseResult = future.result()
-        # Not done when it was handed out: a worker died just after it had written the last file.
+        # Not done when it was handed out: done by this run, by a worker that died just after it
+        # had written the last file, or by a person meanwhile.
         return replace(result, before=result.before and not task.fresh)
     if isinstance(error, PancreasSegError):
         raise error  # such as a device that is not there: true of every case

@@ -3,34 +3,50 @@
 A case is done if its mask is there and the sidecar beside it says that it was made from the same
 CT, by the same model and version of this program, with the same options. The CT's SHA-256 decides.
 But hashing 10,000 CTs means reading terabytes, so the sidecar also holds a stamp of the CT's files
-(sizes and times of last change). Where the stamp is the same, nobody has touched them; where it
-is not, as after copying, the CT is read and hashed. A stamp can only save work.
+(where they are, sizes and times of last change). Where the stamp is the same, nobody has touched
+them; where it is not, as after copying, the CT is read and hashed. A stamp can only save work.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg import __version__
-from napari_pancreas_seg.cases import Case, is_ours, literal
+from napari_pancreas_seg.cases import Case, check_targets, is_ours, literal
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.io import stem, suffix_of
 from napari_pancreas_seg.io.files import file_sha256
 from napari_pancreas_seg.provenance import is_sidecar, read_sidecar
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["Earlier", "Wanted", "find_earlier", "find_torn", "source_stamp", "traces"]
+__all__ = [
+    "Earlier",
+    "Wanted",
+    "card_sha256",
+    "check_free",
+    "find_earlier",
+    "find_torn",
+    "source_stamp",
+    "traces",
+]
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that change how a mask comes about, not what it is."""
 
 _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 """Endings of files that are only half of an image."""
+
+_DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
+"""Endings of the other halves of the masks that we write. A header that names another file has
+another hash itself, so nothing needs to be read from it."""
 
 
 @dataclass(frozen=True)
@@ -124,33 +140,87 @@ def find_earlier(
     return Earlier(case, record, difference, certain)
 
 
-def find_torn(case: Case) -> Path | None:
-    """Look for what a kill has left that came between the first and the last file of a case.
-
-    Files of a case are prepared in a hidden folder and then moved, the sidecar last. While it is
-    still in there, those that are not have been moved: they are ours, and may be replaced.
+def check_free(case: Case, wanted: Wanted, *, resume: bool) -> Path | None:
+    """Refuse a case some of whose files must not be written; see `cases.check_targets`.
 
     Parameters
     ----------
     case : Case
         The case.
+    wanted : Wanted
+        What would be written.
+    resume : bool
+        Whether what a killed run has torn may be replaced.
 
     Returns
     -------
     Path or None
-        The hidden folder.
+        The folder of a killed run, if what is in the way is what that has left.
+
+    Raises
+    ------
+    PancreasSegError
+        If something else is in the way.
+    """
+    check = functools.partial(
+        check_targets, case, attention=wanted.attention, probability=wanted.probability
+    )
+    try:
+        check(overwrite=wanted.overwrite)
+    except PancreasSegError:
+        torn = find_torn(case, wanted) if resume else None
+        if torn is None:
+            raise
+        check(overwrite=True)
+        return torn
+    return None
+
+
+def find_torn(case: Case, wanted: Wanted) -> Path | None:
+    """Look for what a kill has left that came between the first and the last file of a case.
+
+    Files of a case are prepared in a hidden folder and then moved, the sidecar last. While it is
+    still in there, those that are not have been moved: they are ours, and may be replaced. A file
+    that has the name of one that still waits there is not, nor is a mask with another hash.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    wanted : Wanted
+        What would be written now; other files are not in the way.
+
+    Returns
+    -------
+    Path or None
+        The hidden folder; None if anything in the way may be somebody else's.
     """
     if case.sidecar.exists():
         return None
     for path in case.mask.parent.glob(f".*.part/{literal(case.sidecar.name)}"):
         record = read_sidecar(path)
-        if record is None or not isinstance(record.get("resume"), Mapping):
-            continue
-        written = record["resume"].get("mask_sha256")
-        waits = (path.parent / case.mask.name).exists()
-        if waits or (written is not None and written == _mask_sha256(case.mask)):
+        left = None if record is None else record.get("resume")
+        if isinstance(left, Mapping) and _came_from(path.parent, case, wanted, left):
             return path.parent
     return None
+
+
+def _came_from(folder: Path, case: Case, wanted: Wanted, left: Mapping[str, Any]) -> bool:
+    """Whether what is in the way of a case came from a hidden folder, as the traces tell."""
+    if case.mask.exists():
+        written = left.get("mask_sha256")
+        if written is None or written != _mask_sha256(case.mask, folder):
+            return False
+    elif not (folder / case.mask.name).exists():
+        return False
+    made = [case.probability.name] if left.get("probability") else []
+    made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
+    maps = [case.probability] if wanted.probability else []
+    if wanted.attention:
+        maps += case.mask.parent.glob(f"{literal(case.maps)}_attention_*")
+    return all(
+        path.name in made and not (folder / path.name).exists() for path in maps if path.exists()
+    )
 
 
 def traces(
@@ -173,7 +243,7 @@ def traces(
     """
     return {
         "source_stamp": stamp,
-        "card_sha256": _card_sha256(card),
+        "card_sha256": card_sha256(card),
         "mask_sha256": _mask_sha256(mask),
         "probability": probability,
         "attention": attention,
@@ -181,7 +251,9 @@ def traces(
 
 
 def source_stamp(path: Path, series: str | None = None) -> str | None:
-    """Sum over the sizes and times of last change of a CT's files, read from the folder alone.
+    """Sum over paths, sizes and times of last change of a CT's files, read from the folder alone.
+
+    Sizes and times do not tell CTs apart whose times were set alike, as by a zip; their paths do.
 
     Parameters
     ----------
@@ -193,19 +265,24 @@ def source_stamp(path: Path, series: str | None = None) -> str | None:
     Returns
     -------
     str or None
-        Hexadecimal. It tells neither names nor times. None where a stamp would not do: the path
-        cannot be listed, or the file may be but the header of another.
+        Hexadecimal. One cannot read names or times from it. None where a stamp would not do: the
+        path cannot be listed, or the file may be but the header of another.
     """
     if path.name.lower().endswith(_DETACHED):
         return None
     try:
         files = [path] if path.is_file() else _below(path)
-        states = sorted(f"{found.st_size} {found.st_mtime_ns}" for found in map(Path.stat, files))
+        states = sorted(
+            f"{file.relative_to(path)} {found.st_size} {found.st_mtime_ns}"
+            for file, found in zip(files, map(Path.stat, files), strict=True)
+        )
     except OSError:
         return None
     if not states:
         return None
-    return hashlib.sha256("\n".join([series or "", *states]).encode()).hexdigest()
+    # Two links to one CT are the same CT.
+    text = "\n".join([series or "", os.path.realpath(path), *states])
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def _below(folder: Path) -> list[Path]:
@@ -228,7 +305,7 @@ def _other_method(
         return f"by version {version} of this program"
     model = record.get("model", {})
     if any(model.get(key) != card.get(key) for key in model) or (
-        left.get("card_sha256", _card_sha256(card)) != _card_sha256(card)
+        left.get("card_sha256", card_sha256(card)) != card_sha256(card)
     ):
         return f"by another model ({model.get('name')} {model.get('version')})"
     if not left:
@@ -245,13 +322,19 @@ def _missing_maps(case: Case, left: Mapping[str, Any], wanted: Wanted) -> str | 
     if wanted.probability:
         maps.append(case.probability)
     if wanted.attention:
-        number = left.get("attention", -1)
-        if not isinstance(number, int) or number < 0:
+        number = _attention_maps(left)
+        if number < 0:
             return "without the maps that are wanted now"
         maps += [case.attention(k) for k in range(1, number + 1)]
     if all(path.is_file() for path in maps):
         return None
     return "without the maps that are wanted now"
+
+
+def _attention_maps(left: Mapping[str, Any]) -> int:
+    """How many attention maps were written, or -1 if they were not asked for."""
+    number = left.get("attention")
+    return number if isinstance(number, int) else -1
 
 
 def _changed(case: Case, left: Mapping[str, Any]) -> str | None:
@@ -273,17 +356,26 @@ def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def _card_sha256(card: Mapping[str, Any]) -> str:
+def card_sha256(card: Mapping[str, Any]) -> str:
+    """Hash of all that a card says, the hash of the weights included; hexadecimal."""
     text = json.dumps(card, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _mask_sha256(mask: Path) -> str | None:
-    """Hash of a mask's file; None if it is but a header, or cannot be read."""
-    if mask.name.lower().endswith(_DETACHED):
-        return None
+def _mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
+    """Hash of a mask's file, or of a header and its data together; None if they cannot be read.
+
+    The data may still be in the folder from which the header has been moved already.
+    """
+    suffix = suffix_of(mask)
     try:
-        return file_sha256(mask)
+        whole = file_sha256(mask)
+        if suffix.lower() not in _DATA:
+            return whole
+        data = mask.with_name(f"{stem(mask)}{_DATA[suffix.lower()]}")
+        if waiting is not None and not data.exists():
+            data = waiting / data.name
+        return hashlib.sha256(f"{whole}{file_sha256(data)}".encode()).hexdigest()
     except OSError:
         return None
 

@@ -5,8 +5,10 @@ Where the mask has several classes, a row for each of them follows that of the w
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io as text_io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from napari_pancreas_seg.cases import Case
 from napari_pancreas_seg.cohort import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_write, explain_os_error
+from napari_pancreas_seg.io.files import atomic_path, explain_os_error
 
 __all__ = ["COLUMNS", "CohortTable"]
 
@@ -38,13 +40,24 @@ COLUMNS = (
 _SHARE_OF_TIME = 0.05
 """Most of the time that may go into writing the table again."""
 
+_TRIES = 10
+"""How often a write begins anew because another command was faster, before it goes on anyway."""
+
+_Rows = dict[str, list[dict[str, str]]]
+"""Rows of a mask, by its name."""
+
 
 class CohortTable:
     """A CSV file with a row for each case, written again as cases finish.
 
     It is made from what the sidecars say, too, of cases that were done before; so a run that is
-    killed loses no more than the reasons of the last failures, and the next one writes them. Rows
-    of cases that are not part of this run stay.
+    killed loses no more than the reasons of the last failures, and the next one writes them. A row
+    stays until this run has another one for its case, so a run that is stopped takes none away.
+
+    Other commands may write into the same table: what they have written is read before each
+    write, and read once more just before the file is replaced. No lock is needed for that, which
+    would be only as good as the network disk. Should two replace the file in the same moment, the
+    row that is lost comes back with the next write of the command that it belongs to.
 
     Parameters
     ----------
@@ -61,10 +74,8 @@ class CohortTable:
 
     def __init__(self, path: Path, cases: Sequence[Case]) -> None:
         self.path = path
-        # A mask has one row. Those of other runs come first, so that rows do not jump about.
-        self._rows: dict[str, list[dict[str, str]]] = _read(path)
-        for case in cases:
-            self._rows.pop(case.mask.name, None)
+        _parse(path, _read(path))
+        self._rows: _Rows = {}
         self._order = {case.mask.name: place for place, case in enumerate(cases)}
         self._changed = False
         self._next = 0.0
@@ -93,16 +104,35 @@ class CohortTable:
         if not self._changed:
             return
         start = time.monotonic()
-        rows = sorted(self._rows.items(), key=lambda item: self._order.get(item[0], -1))
-        file = text_io.StringIO(newline="")
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for _, case in rows for row in case)
-        with atomic_write(self.path, overwrite=True) as out:
-            out.write(file.getvalue().encode())
+        for tries_left in reversed(range(_TRIES)):
+            with contextlib.suppress(_Overtaken):
+                self._replace(anyway=not tries_left)
+                break
         self._changed = False
         now = time.monotonic()
         self._next = now + (now - start) / _SHARE_OF_TIME
+
+    def _replace(self, *, anyway: bool) -> None:
+        """Write the file's rows and ours, unless somebody has written it since it was read."""
+        before = _read(self.path)
+        rows = _parse(self.path, before) | self._rows
+        # Those of other runs come first, so that rows do not jump about.
+        ordered = sorted(rows.items(), key=lambda item: self._order.get(item[0], -1))
+        text = text_io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for _, case in ordered for row in case)
+        with atomic_path(self.path, overwrite=True) as temporary:
+            with open(temporary, "xb") as file:
+                file.write(text.getvalue().encode())
+                file.flush()
+                os.fsync(file.fileno())  # what takes long comes before the last look
+            if not anyway and _read(self.path) != before:
+                raise _Overtaken
+
+
+class _Overtaken(Exception):
+    """Another command has written the table meanwhile."""
 
 
 def _rows_of(result: CaseResult) -> list[dict[str, str]]:
@@ -131,16 +161,24 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _read(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Rows of the table that is there, by the mask's name."""
+def _read(path: Path) -> bytes | None:
+    """What is in the table's file; None if there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return None
     except OSError as error:
         raise PancreasSegError(
             f"'{path.name}' cannot be read: {explain_os_error(error)}."
         ) from error
+
+
+def _parse(path: Path, content: bytes | None) -> _Rows:
+    """Rows of the table that is there, by the mask's name."""
+    if content is None:
+        return {}
+    try:
+        text = content.decode()
     except UnicodeDecodeError:
         text = ""
     reader = csv.DictReader(text_io.StringIO(text, newline=""))
@@ -149,7 +187,7 @@ def _read(path: Path) -> dict[str, list[dict[str, str]]]:
             f"'{path.name}' in the output folder is not the table of a cohort and was left as it "
             "is; rename it or choose another folder."
         )
-    rows: dict[str, list[dict[str, str]]] = {}
+    rows: _Rows = {}
     for row in reader:
         if None not in row:
             cells = {name: row[name] or "" for name in COLUMNS}

@@ -6,7 +6,7 @@ import os
 import platform
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from distributed import WorkerPlugin, get_worker
 from napari_pancreas_seg import __version__, cohort
 from napari_pancreas_seg.cases import Case
 from napari_pancreas_seg.cohort_pool import Ended
-from napari_pancreas_seg.cohort_resume import Wanted
+from napari_pancreas_seg.cohort_resume import Wanted, card_sha256
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.io.files import check_folder
@@ -42,9 +42,10 @@ class NetworkPlugin(WorkerPlugin):
 
     def __init__(self, bundle: Bundle, device: str, localiser: Bundle | None = None) -> None:
         self.bundle, self.device, self.localiser = bundle, device, localiser
-        digest = str(bundle.card["weights_sha256"])[:16]
-        if localiser is not None:
-            digest += f" {str(localiser.card['weights_sha256'])[:16]}"
+        # A card holds the hash of its weights. Another threshold or temperature with the same
+        # weights is another model, and must not meet the one that a worker still holds.
+        used = [bundle] if localiser is None else [bundle, localiser]
+        digest = " ".join(card_sha256(each.card)[:16] for each in used)
         self.name = f"napari-pancreas-seg {__version__} {digest} {device}"
 
     def setup(self, worker: Any) -> None:
@@ -77,8 +78,7 @@ class ClusterCase:
     plugin : str
         Name of the plugin that holds the model.
     fresh : bool
-        Whether nothing was in the way when the case was handed out: what is there now is of an
-        attempt whose worker died, and is replaced, or left if it is complete.
+        Whether nothing was in the way when the case was handed out.
     resume : bool
         Whether what an earlier run has completed is left alone.
     """
@@ -111,7 +111,9 @@ def run_case(task: ClusterCase) -> cohort.CaseResult:
         plugin.network,
         plugin.bundle.card,
         task.options,
-        replace(task.wanted, overwrite=task.wanted.overwrite or task.fresh),
+        task.wanted,
+        # Of another attempt at this case, what is complete is kept, and what is torn is replaced;
+        # what anyone else has put there meanwhile is in the way, as it would be on one machine.
         resume=task.resume or task.fresh,
         workers=threads - 1,
     )
