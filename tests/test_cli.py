@@ -336,6 +336,18 @@ def test_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     )
 
 
+def test_a_card_cannot_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = {"licence": "\x1b]0;mine\x07", "windows": ["\x9b31m"]}
+    entry = types.SimpleNamespace(name="a\x1b[2J", origin="own", card=card)
+    monkeypatch.setattr("napari_pancreas_seg.model.bundle.list_models", lambda: [entry])
+    assert main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in said)
+    assert r"a\x1b[2J (own)" in said and r"licence: \x1b]0;mine\x07" in said
+
+
 def test_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

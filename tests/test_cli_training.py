@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.cli.training import _devices, epoch_line
+from napari_pancreas_seg.cli.training import _devices, _window, epoch_line
 
 LINE = {"step": 500, "loss": 0.41234, "seconds": 60.0, "images_per_second": 66.7}
 
@@ -27,6 +27,10 @@ def test_the_options_stand_under_headings(capsys):
     assert said.index("--all-folds") > said.index("Patients held back:")
 
 
+def test_a_window_is_two_numbers():
+    assert _window("40:150.5") == (40.0, 150.5)
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "some", "1.5", ""])
 def test_devices_are_a_number_or_all(text):
     with pytest.raises(typer.BadParameter):
@@ -36,9 +40,33 @@ def test_devices_are_a_number_or_all(text):
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--labels", "a=+"]],
-)
+    [
+        ["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--labels", "a=+"],
+        ["--all-folds", "--fold", "0"], ["--calibrated-by", "x", "--fold", "1"],
+        ["--teacher-share", "0.5"], ["--teacher", "default", "--teacher-share", "0"],
+        ["--window", "40"], ["--window", "a:b"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_exits_with_2(tmp_path, wrong, capsys):
     assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), *wrong]) == 2
     capsys.readouterr()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--labels", "pancreas"], ["--layout", "pairs"]])
+def test_references_take_nothing_of_a_data_set(tmp_path, wrong, capsys):
+    assert main(["evaluate", str(tmp_path), "--references", str(tmp_path), *wrong]) == 2
+    assert "--references" in capsys.readouterr().err
+
+
+def test_the_folder_of_corrections_holds_wherever_it_is_said(tmp_path, monkeypatch, capsys):
+    asked = []
+    where = "napari_pancreas_seg.training.corrections"
+    monkeypatch.setattr(f"{where}.remove_correction", lambda folder, name: asked.append(folder))
+    monkeypatch.setattr(f"{where}.corrections_folder", lambda: tmp_path / "own")
+    before, after = ["--folder", str(tmp_path / "a")], ["--folder", str(tmp_path / "b")]
+    assert main(["corrections", *before, "remove", "x"]) == 0
+    assert main(["corrections", *before, "remove", "x", *after]) == 0
+    assert main(["corrections", "remove", "x"]) == 0
+    assert [folder.name for folder in asked] == ["a", "b", "own"]
+    capsys.readouterr()

@@ -138,6 +138,11 @@ def test_a_bad_network_leaves_nothing_half(
     assert fetch(f"{server.url}/whole", tmp_path).read_bytes() == CONTENT
 
 
+def test_the_name_of_a_model_is_left_as_it_is(server: Any, tmp_path: Path) -> None:
+    with pytest.raises(PancreasSegError, match="The model MyPDAC-Net could not be downloaded"):
+        download(server.url + "/cut", SHA256, tmp_path / "m.zip", "the model MyPDAC-Net")
+
+
 def test_redirections_are_followed_where_they_are_safe(server: Any, tmp_path: Path) -> None:
     assert fetch(f"{server.url}/fine", tmp_path).read_bytes() == CONTENT
     assert server.asked == ["/fine", "/whole"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,21 @@ def test_edits_are_counted_and_measured(volume: CTVolume) -> None:
     record = describe(volume, segmentation, mask=mask)
     assert record["edits"] == {"voxels_added": 3, "voxels_removed": 1, "slices": 2}
     assert record["measurements"]["slices"] == 3
+
+
+def test_relabelled_voxels_are_neither_added_nor_removed(volume: CTVolume) -> None:
+    segmentation = found(volume)
+    classes = {**segmentation.model, "labels": {"pancreas": 1, "tumour": 2}}
+    mask = segmentation.mask.copy()
+    mask[1, 5, 5:9] = 2
+    mask[1, 4, 5:7] = 2
+    mask[2, 5, 5] = 0
+    expected = {"voxels_added": 2, "voxels_removed": 1, "voxels_relabelled": 4, "slices": 2}
+    for model in (segmentation.model, classes):
+        record = describe(volume, replace(segmentation, model=model), mask=mask)
+        assert record["edits"] == expected
+    unchanged = describe(volume, replace(segmentation, model=classes))["edits"]
+    assert unchanged == dict.fromkeys(expected, 0)
 
 
 def test_values_without_a_number_become_null(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def download(
     import pooch
     import requests
 
+    subject = what[:1].upper() + what[1:]
+
     def fetch(address: str, file: str, _: object) -> None:
         _fetch(address, Path(file), timeout_s)
 
@@ -99,12 +101,12 @@ def download(
         ) from error
     except _Refused as error:
         raise PancreasSegError(
-            f"{what.capitalize()} was not downloaded from {url}: {error}. {otherwise}".rstrip()
+            f"{subject} was not downloaded from {url}: {error}. {otherwise}".rstrip()
         ) from error
     except requests.RequestException as error:
         _log.debug("download of %s failed", url, exc_info=True)
         raise PancreasSegError(
-            f"{what.capitalize()} could not be downloaded from {url}: the connection failed or "
+            f"{subject} could not be downloaded from {url}: the connection failed or "
             f"broke off. Check the network. {otherwise}".rstrip()
         ) from error
     except ValueError as error:
@@ -114,7 +116,7 @@ def download(
         ) from error
     except OSError as error:
         raise PancreasSegError(
-            f"{what.capitalize()} cannot be kept in {target.parent} "
+            f"{subject} cannot be kept in {target.parent} "
             f"({error.strerror or 'not writable'}); set NAPARI_PANCREAS_SEG_CACHE to a folder "
             "that can be written."
         ) from error

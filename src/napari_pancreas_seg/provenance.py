@@ -90,7 +90,7 @@ def describe(
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
         "measurements": measured,
         **_by_class(written, segmentation, volume),
-        "edits": _edits(written, segmentation.mask),
+        "edits": _edits(written, segmentation),
         "source": _source(volume.source),
         "grid": {
             "axes": "z (feet to head), y (front to back), x (right to left)",
@@ -180,18 +180,24 @@ def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
         return False
 
 
-def _edits(mask: npt.NDArray[Any], found: npt.NDArray[Any]) -> dict[str, int]:
+def _edits(mask: npt.NDArray[Any], segmentation: Segmentation) -> dict[str, int]:
     """Count what a person has changed in the model's mask, a slice at a time."""
-    added = removed = slices = 0
-    if mask is found:
-        return {"voxels_added": 0, "voxels_removed": 0, "slices": 0}
+    found = segmentation.mask
+    added = removed = relabelled = slices = 0
     for now, before in zip(mask, found, strict=True):
-        changed = now != before
-        if changed.any():
-            slices += 1
-            added += int(np.count_nonzero(changed & (now != 0)))
-            removed += int(np.count_nonzero(changed & (now == 0)))
-    return {"voxels_added": added, "voxels_removed": removed, "slices": slices}
+        if mask is found or not (changed := now != before).any():
+            continue
+        slices += 1
+        added += int(np.count_nonzero(changed & (before == 0)))
+        removed += int(np.count_nonzero(changed & (now == 0)))
+        relabelled += int(np.count_nonzero(changed & (before != 0) & (now != 0)))
+    several = relabelled or len(Classes.of(segmentation.model)) > 1
+    return {
+        "voxels_added": added,
+        "voxels_removed": removed,
+        **({"voxels_relabelled": relabelled} if several else {}),
+        "slices": slices,
+    }
 
 
 def _source(source: Source) -> dict[str, Any]:

@@ -125,6 +125,14 @@ def test_refuses_what_holds_no_abdomen(wrong):
         make_phantom(**wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"shape": (84, 224)}, {"shape": 84}, {"spacing_mm": (3.0, 1.0)}, {"spacing_mm": 3.0}]
+)
+def test_refuses_what_is_no_volume(wrong):
+    with pytest.raises(PancreasSegError, match="three numbers"):
+        make_phantom(0, **wrong)
+
+
 def test_the_organs_lie_where_they_are_seen(phantoms):
     """Each is in the CT where its number is: by its HU, its size, and its side of the body."""
     for phantom in phantoms:

@@ -97,6 +97,7 @@ BAD = {
     "negative size": (odd(dim=sized(-3, 3, 3)), "voxels"),
     "no voxels": (odd(dim=sized(0, 3, 3)), "no voxels"),
     "offset": (odd(vox_offset=1e30), "truncated|makes no sense"),
+    "offset in the header": (odd(vox_offset=0), "within its header"),
     "number type": (odd(datatype=9999), "makes no sense"),
     "2-D": (image(SMOOTH[:, :, 0] * 100), "2-D"),
     "4-D": (image(np.stack([SMOOTH * 100] * 3, -1)), "3 volumes"),
@@ -200,3 +201,9 @@ def test_header_pairs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="one file"):
         io.load_ct(raw(content, "ct.nii")(tmp_path))
     assert struct.unpack("<i", content[:4]) == (348,)
+
+
+@pytest.mark.parametrize("behind", [b"junkjunk", bytes(512) + b"junk"])
+def test_what_follows_the_compressed_data_is_ignored(behind: bytes, tmp_path: Path) -> None:
+    expected = io.load_ct(raw(PACKED, "whole.nii.gz")(tmp_path)).hu
+    np.testing.assert_array_equal(io.load_ct(raw(PACKED + behind)(tmp_path)).hu, expected)

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import Series, body, write_series
+from dicom_series import AXIAL, Series, body, write_series
 from highdicom.seg import Segmentation, SegmentDescription
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,8 @@ from pydicom.uid import generate_uid
 from scipy.spatial import KDTree
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import load_ct, load_mask, looks_like_mask, save_mask
+from napari_pancreas_seg.io import dicom_seg, load_ct, load_mask, looks_like_mask, save_mask
+from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom_header import DicomHeader
 from napari_pancreas_seg.io.dicom_seg import check_can_write, read_segmentation, write_segmentation
 from napari_pancreas_seg.io.dicom_uids import MINTED, mint_uids
@@ -336,8 +337,6 @@ def test_several_labels_become_several_segments(tmp_path: Path) -> None:
 def test_many_labels_leave_empty_frames_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_pancreas_seg.io import dicom_seg
-
     monkeypatch.setattr(dicom_seg, "_LARGEST_WITH_EMPTY_FRAMES", 100)
     volume = load(write_series(tmp_path / "ct"))
     mask = marked(volume)
@@ -397,6 +396,29 @@ def test_a_series_without_uids(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="--mint-uids"):
         write_segmentation(marked(volume), volume, tmp_path / "seg.dcm")
     assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("drawn", [[3, 4, 5], [4], [2, 6, 7]])
+def test_without_empty_frames_it_is_converted_onto_its_ct(
+    drawn: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_seg, "_LARGEST_WITH_EMPTY_FRAMES", 0)
+    series = write_series(tmp_path / "ct", body((24, 20, 10)))
+    volume = load(series)
+    mask = np.zeros(volume.hu.shape, np.uint8)
+    mask[drawn, 5:9, 5:9] = 1
+    path = save_mask(mask, volume, tmp_path / "seg.dcm")
+    assert load_mask(path)[0].shape[0] < len(mask)
+    target = tmp_path / "seg.nii.gz"
+    convert(path, target, ct=series.folder)
+    found, on = load_mask(target)
+    np.testing.assert_array_equal(found, mask)
+    assert on.grid.same_as(volume.grid, 1e-3)
+    other = load(
+        write_series(tmp_path / "other", body((24, 20, 10)), AXIAL @ np.diag([1.1, 1, 1, 1]))
+    )
+    with pytest.raises(PancreasSegError, match=r"'seg.dcm' does not lie .* that it was drawn on"):
+        convert(path, target, ct=other.source.path, overwrite=True)
 
 
 def test_slices_of_one_uid(tmp_path: Path) -> None:

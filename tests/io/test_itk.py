@@ -199,6 +199,18 @@ def test_no_header_reads_a_file_elsewhere(suffix: str, where: str, tmp_path: Pat
         itk.read(path)
 
 
+@pytest.mark.parametrize("rest", [1, 363, 2000])
+def test_voxels_that_wait_when_all_is_read(rest: int, tmp_path: Path) -> None:
+    count = (1 << 20) * 3 + rest
+    packed = zlib.compress(bytes(count))
+    fields = ("CompressedData = True", "ElementType = MET_UCHAR")
+    path = mha(tmp_path / "a.mha", packed, *fields, size=f"{count} 1 1")
+    assert itk.read(path).stored.tobytes() == bytes(count)
+    mha(path, packed[:-9], *fields, size=f"{count} 1 1")
+    with pytest.raises(PancreasSegError, match="break off"):
+        itk.read(path)
+
+
 def empty(folder: Path) -> Path:
     (folder / "a.nrrd").touch()
     return folder / "a.nrrd"

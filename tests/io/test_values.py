@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from napari_pancreas_seg import io
+from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.hounsfield import check_hounsfield, scale
 
@@ -83,6 +84,50 @@ def test_a_lost_intercept_is_put_back(body: Callable, tmp_path: Path) -> None:
     volume = io.load_ct(saved((hu + 1024).astype(np.uint16), tmp_path / "ct.nii"))
     np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
     assert any("1024" in note for note in volume.notes)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.5])
+@pytest.mark.parametrize("padding", [-1, -1024, -2000, -32768])
+def test_a_lost_intercept_is_found_despite_padding(
+    padding: int, fraction: float, body: Callable, tmp_path: Path
+) -> None:
+    hu = np.maximum(body((40, 40, 5)), -1024).astype(float) + fraction
+    hu[:3, :3] = padding - 1024
+    stored = (hu + 1024).astype(np.float32 if fraction else np.int16)
+    volume = io.load_ct(saved(stored, tmp_path / "ct.nii"))
+    assert volume.hu.dtype == stored.dtype
+    expected = hu if fraction else np.maximum(hu, -32768)
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), expected)
+    assert any("lost rescale intercept" in note for note in volume.notes)
+
+
+def test_the_lowest_voxel_does_not_wrap_around(body: Callable, tmp_path: Path) -> None:
+    stored = (np.maximum(body((40, 40, 50)), -1024) + 1024).astype(np.int16)
+    stored[0, 0, 1] = -32768  # in a slice that is not looked at
+    volume = io.load_ct(saved(stored, tmp_path / "ct.nii"))
+    assert volume.to_source_order(volume.hu)[0, 0, 1] == -32768
+
+
+@pytest.mark.parametrize("shift", [0, 1024])
+@pytest.mark.parametrize("padding", [None, -2000, -3024])
+def test_hounsfield_units_are_not_taken_for_shifted(shift: int, padding: int | None) -> None:
+    hu = make_phantom(3, spacing_mm=(7.0, 4.5, 4.5), shape=(35, 62, 80)).volume.hu
+    hu[:, 25:37, 34:46] = np.random.default_rng(0).normal(1000, 99, (35, 12, 12))  # a lot of bone
+    shifted = np.maximum(hu, -1024) + np.int16(shift)
+    if padding is not None:
+        y, x = (np.linspace(-1, 1, n) for n in hu.shape[1:])
+        shifted[:, np.hypot.outer(y, x) > 1] = padding
+    assert check_hounsfield(shifted)[0] == -shift
+
+
+REAL = sorted(Path(__file__).parents[3].glob("shared/ct/[!s]*/*c*t*.nii.gz"))
+
+
+@pytest.mark.skipif(not REAL, reason="no real CTs at hand")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
+def test_real_cts_are_not_taken_for_shifted(path: Path) -> None:
+    volume = io.load_ct(path)
+    assert not any("intercept" in note for note in volume.notes)
 
 
 @pytest.mark.parametrize("window", [(-160, 240), (-200, 300), (-1000, 1000)])

@@ -1,5 +1,7 @@
 """The network is the article's, gate by gate."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from napari_pancreas_seg.model.attention_unet import (
     Architecture,
     AttentionGate,
     build,
+    count_parameters,
 )
 
 TINY = Architecture(filters=4, height=32, width=48)
@@ -19,6 +22,18 @@ def test_the_article_network_has_the_article_size():
     network = build(ARCHITECTURES["article"])
     assert network.count_params() == 7_951_369
     assert network.input_shape == (None, 224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention": False, "channels": 1}, {"classes": 3, "head_batch_norm": True}],
+    ids=str,
+)
+def test_parameters_are_counted_without_building(changes):
+    architecture = Architecture(filters=2, height=32, width=32, dropout=0.1)
+    architecture = replace(architecture, **changes)
+    assert count_parameters(architecture) == build(architecture).count_params()
+    assert count_parameters(ARCHITECTURES["article"]) == 7_951_369
 
 
 def test_one_pass_gives_mask_and_every_gate():

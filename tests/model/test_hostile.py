@@ -208,6 +208,10 @@ def test_a_hostile_card(name: str, packed: bool, tmp_path: Path) -> None:
         *({"frame": {}}, {"frame": {"height": 32, "width": 48, "mm_per_pixel": 0}}),
         *({"temperature": 0}, {"temperature": "hot"}, {"threshold": float("nan")}),
         *({"name": ["a"]}, {"weights_sha256": "../../../etc/passwd"}),
+        *({"architecture": {"filters": 4, "head_bias": "abc"}}, {"validation": "good"}),
+        *({"architecture": {"filters": 4, "dropout": "0.1"}}, {"confidence": {"slope": None}}),
+        *({"architecture": {"filters": 4, "attention": "no"}}, {"confidence": [1, 0]}),
+        *({"training": None}, {"training": {"patients": 5}}, {"training": {"recipe": None}}),
     ],
     ids=str,
 )
@@ -219,6 +223,19 @@ def test_a_card_that_asks_for_the_impossible(
     (tmp_path / "weights.h5").write_bytes(bundle.weights)
     with pytest.raises(PancreasSegError):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"members": 32}, {"architecture": {"filters": 256}}], ids=str)
+def test_a_network_without_the_weights_for_it_is_never_built(
+    change: dict[str, Any], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: Any, **__: Any) -> None:
+        pytest.fail("built")
+
+    monkeypatch.setattr("napari_pancreas_seg.model.attention_unet.build", build)
+    bundle = load_bundle(tiny_bundle)
+    with pytest.raises(PancreasSegError, match="too few for the network"):
+        Bundle({**bundle.card, **change}, bundle.weights).network()
 
 
 def zip_of(tmp_path: Path, tiny_bundle: Path, **changes: Any) -> Path:

@@ -205,6 +205,34 @@ def test_the_hash_that_came_along_is_compared(packed: Path, own: Path) -> None:
     assert import_bundle(packed, sha256=f" {right.upper()} ", try_network=False).name == "tiny"
 
 
+def test_a_folder_is_taken_in_as_a_zip_is(packed: Path, own: Path) -> None:
+    """Unpacked, it may lie among other files, but not lead to them."""
+    folder = packed.with_name("folder")
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(folder)
+    (folder / ".DS_Store").write_bytes(b"x")
+    with pytest.raises(PancreasSegError, match="is a folder"):
+        import_bundle(folder, sha256="0" * 64, try_network=False)
+    licence = (folder / "LICENCE.txt").read_bytes()
+    (folder / "LICENCE.txt").write_bytes(b"You may do anything.")
+    with pytest.raises(PancreasSegError, match="SHA256SUMS says"):
+        import_bundle(folder, try_network=False)
+    (folder / "LICENCE.txt").unlink()
+    (packed.with_name("secret")).write_bytes(licence)
+    try:
+        (folder / "LICENCE.txt").symlink_to(packed.with_name("secret"))
+    except OSError:
+        pytest.skip("no links here")
+    with pytest.raises(PancreasSegError, match="is a link"):
+        import_bundle(folder, try_network=False)
+    assert files(own) == []
+    (folder / "LICENCE.txt").unlink()
+    (folder / "LICENCE.txt").write_bytes(licence)
+    assert import_bundle(folder, try_network=False).name == "tiny"
+    with zipfile.ZipFile(own / "tiny.zip") as archive:
+        assert ".DS_Store" not in archive.namelist()
+
+
 def test_a_network_that_does_not_fit_is_not_kept(tiny_bundle: Path, own: Path) -> None:
     """The card asks for other weights than there are: found by trying."""
     bundle = load_bundle(tiny_bundle)

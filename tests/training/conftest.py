@@ -1,10 +1,13 @@
 """A made-up data set in the slice layout."""
 
 import csv
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from napari_pancreas_seg.training.checkpoint import CHECKPOINT
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +34,31 @@ def dataset(tmp_path_factory):
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+@pytest.fixture
+def no_fit(monkeypatch):
+    """Trainings give an untrained network after half an hour, at once; their folders' names.
+
+    What is bright is said to be the gland, without asking a network.
+    """
+    from napari_pancreas_seg.model.attention_unet import build
+    from napari_pancreas_seg.training import run
+    from napari_pancreas_seg.training.validation import HeldBack
+
+    folders = []
+
+    def fit(slices, settings, folder, **_):
+        folders.append(folder.name)
+        (folder / CHECKPOINT).touch()
+        line = {"step": settings.steps, "loss": 0.5, "seconds": 1800.0}
+        return build(settings.resolved_architecture()), [line]
+
+    def predict(self, network):
+        return (self._predicted(one, one.hu / 255) for one in self._slices)
+
+    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(run, "taught", lambda slices, *_: slices)
+    monkeypatch.setattr(run, "Curves", MagicMock())
+    monkeypatch.setattr(HeldBack, "predict", predict)
+    return folders

@@ -1,9 +1,12 @@
 """Temperature, threshold and confidence from predictions whose truth is known."""
 
+import json
+
 import numpy as np
 import pytest
 
 from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+from napari_pancreas_seg.training import calibration
 from napari_pancreas_seg.training.calibration import (
     PredictedSlice,
     calibrate,
@@ -43,6 +46,64 @@ def test_expected_dice_ranks_slices_as_their_true_dice_does():
     found = calibrate(too_sure(60, 1.0))
     assert found.spearman > 0.6
     assert found.slope > 0
+
+
+def slices_of(*pairs):
+    """Slices on which the network says one thing (a probability) of a square and of the rest."""
+    predicted = []
+    for i, (said, elsewhere, rows) in enumerate(pairs):
+        mask = np.zeros((40, 40), np.uint8)
+        mask[10 : 10 + rows, 10:30] = 1
+        p = np.full((40, 40, 1), elsewhere, np.float32)
+        p[10:30, 10:30] = said
+        predicted.append(PredictedSlice.of(f"P{i}", f"s{i}", p, mask[None], FRAME))
+    return predicted
+
+
+@pytest.mark.parametrize(
+    "predicted",
+    [
+        slices_of((0.9, 0.05, 20)),
+        slices_of((0.9, 0.05, 20), (0.9, 0.05, 10), (0.9, 0.05, 0)),  # expected alike
+        slices_of((0.99, 0.0, 20), (0.7, 0.0, 20)),  # true alike
+        slices_of((0.01, 0.01, 20), (0.01, 0.01, 15)),  # nothing found
+        slices_of((0.3, 0.2, 0), (0.2, 0.1, 0)),  # found at a low threshold, and no gland
+        slices_of((0.01, 0.01, 0), (0.01, 0.01, 0)),  # neither
+    ],
+)
+def test_what_cannot_be_measured_is_left_out(predicted):
+    card = calibrate(predicted).card_fields()
+    assert json.loads(json.dumps(card, allow_nan=False)) == card
+    assert "spearman" not in card["confidence"]
+    near = any(one.mask.any() for one in predicted)
+    assert ("error_after" in card["confidence"]) == near
+    if not near:
+        assert card["temperature"] == 1.0
+        assert (card["confidence"]["slope"], card["confidence"]["intercept"]) == (1.0, 0.0)
+
+
+def test_a_line_through_slices_that_hardly_differ_is_not_laid():
+    found = calibrate(slices_of((0.9, 0.0, 20), (0.90001, 0.0, 10)))
+    assert (found.slope, found.intercept) == (1.0, 0.0)
+
+
+def test_few_of_many_pixels_give_the_same_temperature(monkeypatch):
+    predicted = too_sure(40, 3.0)
+    every = calibrate(predicted).temperature
+    monkeypatch.setattr(calibration, "MOST_VALUES", 8000)
+    probability, target = calibration._near_either_mask(predicted)
+    assert 4000 < probability.size == target.size <= 8000 + len(predicted)
+    assert calibrate(predicted).temperature == pytest.approx(every, rel=0.1)
+
+
+def test_what_is_true_is_kept_in_bytes():
+    spec = FrameSpec(40, 40, 1.7, (0.0, 0.0))
+    frame = Frame(spec, (40, 40), (0.3, 0.6), (1.7, 1.7))
+    mask = too_sure(1, 1.0)[0].mask
+    one = PredictedSlice.of("P", "s", np.zeros((40, 40, 1), np.float32), mask, frame)
+    assert one.shares.nbytes == 40 * 40
+    rows, columns = frame.into()
+    np.testing.assert_allclose(one.target[0], rows @ mask[0] @ columns.T, atol=0.51 / 255)
 
 
 def test_tempering_is_what_the_predictor_does():

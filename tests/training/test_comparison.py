@@ -24,6 +24,7 @@ def put(folder, name, fold, dice, thresholds=(0.3, 0.5)):
     content = {"thresholds": list(thresholds), "dice": dice}
     (place / "out_of_fold.json").write_text(json.dumps(content))
     (place / "history.json").write_text('[{"step": 2, "seconds": 36.0}]')
+    (place / "bundle").mkdir()
 
 
 def test_the_table_by_hand(tmp_path):
@@ -74,8 +75,21 @@ def test_runs_are_trained_once_and_resumed(dataset, tmp_path, monkeypatch):
     lines.clear()
     assert go() == first
     assert not lines
+    # Figures of other settings are not put into one table, whether they are asked for or not.
+    for runs, other in ((["unet"], {"steps": 4}), ([], {"loss": "dice"}), ([], {"seed": 1})):
+        with pytest.raises(PancreasSegError, match=f"unet-fold0 .* another .*{next(iter(other))}"):
+            compare(dataset, tmp_path, replace(SETTINGS, **other), folds=2, runs=runs, phantoms=0)
     with pytest.raises(PancreasSegError, match="no run"):
         compare(dataset, tmp_path, SETTINGS, runs=["magic"])
+
+
+def test_slices_are_kept_on_disk_as_for_a_single_training(dataset, tmp_path, monkeypatch):
+    caches = []
+    monkeypatch.setattr(comparison, "default_cache", lambda data, output: output / "cache")
+    monkeypatch.setattr(comparison, "train", lambda *_, cache, **__: caches.append(cache))
+    monkeypatch.setattr(comparison, "gather", lambda *_: {})
+    compare(dataset, tmp_path, SETTINGS, folds=2, runs=[])
+    assert caches == [tmp_path / "cache"] * 2
 
 
 @pytest.mark.parametrize("name", LEVERS)

@@ -5,60 +5,33 @@ from dataclasses import replace
 
 import pytest
 
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
-from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.model.attention_unet import Architecture, build
-from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
-from napari_pancreas_seg.training import crossvalidation
+from napari_pancreas_seg.model.attention_unet import Architecture
+from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training.crossvalidation import cross_validate, fold_folder
+from napari_pancreas_seg.training.layouts import open_dataset
 from napari_pancreas_seg.training.recipe import TrainSettings
-from napari_pancreas_seg.training.run import OUT_OF_FOLD
+from napari_pancreas_seg.training.run import Split, train
 
 SETTINGS = TrainSettings(architecture=Architecture(filters=1), frame=FrameSpec(32, 32, 8.0))
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """Which folds have been trained; what a training leaves behind, without training."""
-    folds = []
-
-    def train(data, output, settings, *, split, about, resume, cache, watch, **options):
-        folds.append(split.fold)
-        training, held = split.divide(data.cases)
-        patients = sorted({case.patient for case in held})
-        dice = {p: [0.5 + 0.1 * split.fold, 0.2] for p in patients}
-        write_json(output / OUT_OF_FOLD, {"thresholds": [0.4, 0.6], "dice": dice}, overwrite=True)
-        card = {
-            "name": about["name"], "version": "1", "licence": "CC0",
-            "architecture": settings.resolved_architecture().to_dict(),
-            "frame": settings.frame.to_dict(), "windows": [list(w) for w in settings.windows],
-            "neighbours_mm": None, "labels": dict(data.labels), "threshold": 0.5,
-            "weights_sha256": "",
-            "training": {
-                "patients": sorted({case.patient for case in training}), "hours": 0.5,
-                "cases": len(training), "slices": 8, "recipe": {"split": vars(split)},
-            },
-        }  # fmt: skip
-        save_bundle(build(settings.resolved_architecture()), card, output / "bundle")
-        return output / "bundle"
-
-    monkeypatch.setattr(crossvalidation, "train", train)
-    return folds
+ABOUT = {"name": "toy", "licence": "CC0"}
 
 
-def test_folds_are_trained_once_and_joined(dataset, tmp_path, trained):
-    about = {"name": "toy", "licence": "CC0"}
+def go(dataset, tmp_path, settings=SETTINGS, **changes):
+    how = {"folds": 2, "about": ABOUT, "resume": True, "phantoms": 0, **changes}
+    return cross_validate(dataset, tmp_path, settings, **how)
 
-    def go():
-        return cross_validate(dataset, tmp_path, SETTINGS, folds=2, about=about, resume=True)
 
-    found = go()
-    assert trained == [0, 1]
+def test_folds_are_trained_once_and_joined(dataset, tmp_path, no_fit):
+    found = go(dataset, tmp_path)
+    assert no_fit == ["fold0", "fold1"]
     assert sorted(found.dice) == [f"P{i}" for i in range(6)]
-    assert sorted(found.dice.values()) == pytest.approx([0.5] * 3 + [0.6] * 3)
-    assert found.summary["n"] == 6 and found.summary["low"] < 0.55 < found.summary["high"]
+    assert found.summary["n"] == 6
     result = json.loads((tmp_path / "crossvalidation.json").read_text())
-    assert result["patients"] == pytest.approx(found.dice)
+    assert result["patients"] == pytest.approx(found.dice, abs=1e-4)
     ensemble = load_bundle(found.bundle)
     members = [load_bundle(fold_folder(tmp_path, fold) / "bundle") for fold in range(2)]
     assert ensemble.card["members"] == 2 and ensemble.card["name"] == "toy"
@@ -67,18 +40,55 @@ def test_folds_are_trained_once_and_joined(dataset, tmp_path, trained):
     assert ensemble.card["training"]["patients"] == [f"P{i}" for i in range(6)]
     assert ensemble.card["training"]["hours"] == 1.0
     assert "not of the ensemble" in ensemble.card["validation"]["what"]
+    assert "learnt from" not in ensemble.card["validation"]["what"]
     assert ensemble.card["confidence"]["patients"] == 6
-    again = go()
-    assert trained == [0, 1]
+    again = go(dataset, tmp_path)
+    assert no_fit == ["fold0", "fold1"]
     assert load_bundle(again.bundle).card == ensemble.card
 
 
-def test_a_fold_that_was_interrupted_is_trained(dataset, tmp_path, trained):
-    cross_validate(dataset, tmp_path, SETTINGS, folds=2, about={"name": "toy"}, resume=True)
-    (fold_folder(tmp_path, 1) / OUT_OF_FOLD).unlink()
-    for path in (fold_folder(tmp_path, 1) / "bundle").iterdir():
+def test_a_fold_that_was_interrupted_is_trained(dataset, tmp_path, no_fit):
+    go(dataset, tmp_path)
+    bundle = fold_folder(tmp_path, 1) / "bundle"
+    for path in bundle.iterdir():
         path.unlink()
-    (fold_folder(tmp_path, 1) / "bundle").rmdir()
-    other = replace(SETTINGS, steps=10)
-    cross_validate(dataset, tmp_path, other, folds=2, about={"name": "toy"}, resume=True)
-    assert trained == [0, 1, 1]
+    bundle.rmdir()
+    go(dataset, tmp_path)
+    assert no_fit == ["fold0", "fold1", "fold1"]
+
+
+def test_folds_of_other_settings_or_patients_are_not_mixed(dataset, tmp_path, no_fit):
+    go(dataset, tmp_path)
+    for other in ({"steps": 10}, {"patience": 3}, {"loss": "dice"}):
+        with pytest.raises(PancreasSegError, match=f"fold0 .* another {next(iter(other))};"):
+            go(dataset, tmp_path, replace(SETTINGS, **other))
+    with pytest.raises(PancreasSegError, match="another split;"):
+        go(dataset, tmp_path, folds=3)
+    data = open_dataset(dataset)
+    with pytest.raises(PancreasSegError, match="fold0 was trained on other patients"):
+        go(replace(data, cases=data.cases[2:]), tmp_path)
+    assert no_fit == ["fold0", "fold1"]
+    # What an older version wrote does not say who was trained on.
+    for fold in range(2):
+        path = fold_folder(tmp_path, fold) / "recipe.json"
+        recipe = json.loads(path.read_text())
+        del recipe["patients"], recipe["schedule"]
+        path.write_text(json.dumps(recipe))
+    go(dataset, tmp_path)
+    assert no_fit == ["fold0", "fold1"]
+
+
+def test_more_folds_than_an_ensemble_has_members_are_refused_at_once(dataset, tmp_path, no_fit):
+    for folds in (1, 33):
+        with pytest.raises(PancreasSegError, match=f"2 to 32 folds .* not {folds}"):
+            go(dataset, tmp_path, folds=folds)
+    with pytest.raises(PancreasSegError, match="a proper name"):
+        go(dataset, tmp_path, about={"name": 1})
+    assert not no_fit and not [*tmp_path.iterdir()]
+
+
+def test_what_the_start_had_seen_is_said_of_all_folds(dataset, tmp_path, no_fit):
+    first = train(dataset, tmp_path / "first", SETTINGS, split=Split(2), phantoms=0)
+    found = go(dataset, tmp_path, start=first)
+    said = load_bundle(found.bundle).card["validation"]["what"]
+    assert "learnt from 3 of the patients held back" in said

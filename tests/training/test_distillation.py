@@ -16,6 +16,7 @@ from napari_pancreas_seg.training.comparison import RUNS, Run, compare, run_fold
 from napari_pancreas_seg.training.datasets import TrainingSlices
 from napari_pancreas_seg.training.distillation import (
     TaughtRows,
+    _said_by,
     check_teachers,
     taught,
     teachers_of,
@@ -78,6 +79,15 @@ def teacher(frame, seen=(), **card):
     return SimpleNamespace(card={**about, **card}, network=Bright)
 
 
+def test_a_teacher_without_a_temperature_is_taken_at_its_word():
+    frame = FrameSpec(4, 6, 2.0)
+    plain, one = teacher(frame), teacher(frame)
+    del plain.card["temperature"]
+    hu = np.random.default_rng(0).uniform(0, 255, (2, 1, 4, 6)).astype(np.float32)
+    said = [_said_by(who, Bright(), hu) for who in (plain, one)]
+    np.testing.assert_array_equal(*said)
+
+
 @pytest.mark.parametrize("other", [(-28.0, 14.0), (0.0, 0.0)])
 def test_a_teacher_with_another_frame_says_it_in_the_right_place(other):
     y, x = np.mgrid[:304, :400]
@@ -114,6 +124,7 @@ def test_a_patient_is_taught_by_those_who_never_saw_them():
         ({"neighbours_mm": 5.0}, 0.5, "neighbouring slices"),
         ({"frame": FrameSpec(160, 112, 0.9, (0, 0), "gland").to_dict()}, 0.5, "around the gland"),
         ({"frame": FrameSpec(96, 96, 2.0).to_dict()}, 0.5, "one size"),
+        ({"windows": [[0, 255], [-100, 240]]}, 0.5, "T cannot teach: .* -100 to 240 .* clipped"),
     ],
 )
 def test_teachers_of_something_else_are_refused(card, share, sentence):
@@ -141,6 +152,7 @@ def test_folds_teach_a_network_for_every_patient(dataset, tmp_path):
     assert recipe["teacher_share"] == 0.3
     hashes = [load_bundle(fold).card["weights_sha256"] for fold in folds]
     assert [t["weights_sha256"] for t in recipe["teachers"]] == hashes
+    assert "patients" not in recipe
     with pytest.raises(PancreasSegError, match="another teachers"):
         train(
             dataset, tmp_path / "student", replace(TINY, seed=1), split=None,

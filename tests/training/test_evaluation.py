@@ -14,6 +14,7 @@ from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
+from napari_pancreas_seg.training import evaluation
 from napari_pancreas_seg.training.evaluation import evaluate_volumes, match_references
 from napari_pancreas_seg.volume import CTVolume
 
@@ -110,6 +111,20 @@ def test_patients_of_the_training_are_left_out(folders, model, threshold, monkey
     seen["training"]["patients"].append("0002")
     with pytest.raises(PancreasSegError, match="--every-patient"):
         evaluate_volumes(*where)
+
+
+def test_a_threshold_of_nothing_is_a_threshold(folders, model, monkeypatch):
+    used = []
+
+    def refuse(volume, loaded, *, threshold, postprocess):
+        used.append(threshold)
+        raise PancreasSegError("enough")
+
+    monkeypatch.setattr(evaluation, "segment", refuse)
+    for threshold in (0.0, None, 0.3):
+        with pytest.raises(PancreasSegError, match="enough"):
+            evaluate_volumes(folders / "ct", folders / "mask", model, threshold=threshold)
+    assert used == [0.0, model.card["threshold"], 0.3]
 
 
 def test_references_find_their_cts(tmp_path):

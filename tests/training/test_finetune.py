@@ -13,12 +13,13 @@ import pytest
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.preprocessing import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training import finetune as finetune_module
-from napari_pancreas_seg.training.datasets import load_cases, load_phantoms
+from napari_pancreas_seg.training.datasets import load_cases, load_phantoms, working_frame
 from napari_pancreas_seg.training.finetune import FinetuneSettings, finetune
-from napari_pancreas_seg.training.finetuned import Gain
+from napari_pancreas_seg.training.finetuned import Gain, finetuned_card
 from napari_pancreas_seg.training.gain import Scorer, rows_to_score
 from napari_pancreas_seg.training.layouts import open_dataset
 from napari_pancreas_seg.training.standard import USUAL_GREY, usual_grey, with_usual_grey
@@ -37,6 +38,8 @@ QUICK = FinetuneSettings(
 )
 
 
+FRAME = FrameSpec(32, 48, 6.0)
+"""Of the tiny model."""
 LEARNING = replace(QUICK, steps=80, batch_size=4, forgets_at_most=1.0)
 
 
@@ -68,7 +71,7 @@ def start(tiny_card, tmp_path_factory) -> Bundle:
 @pytest.fixture(scope="session")
 def slices(dataset):
     data = open_dataset(dataset)
-    return load_cases(data.cases, data.labels)
+    return load_cases(data.cases, data.labels, frame=FRAME)
 
 
 def changed(tuner, weights) -> set[str]:
@@ -114,8 +117,10 @@ def test_the_scorer_counts_what_the_network_finds(start, slices):
     said = scorer.answers(slices, rows[:5])
     assert said.shape == (5, *slices.target.shape[1:])
     # 0.5 within the frame of 32 × 48 pixels of 6 mm, nothing beyond.
-    assert abs(int(said[0, 152, 200, 0]) - 128) <= 1 and said[0, 152, 0, 0] == 0
-    assert (said > 0).mean() == pytest.approx(32 * 6 * 48 * 6 / (304 * 400), rel=0.1)
+    assert abs(int(said[0, 152, 212, 0]) - 128) <= 1 and said[0, 152, 0, 0] == 0
+    kept = working_frame(FRAME)
+    share = 32 * 6 * 48 * 6 / (kept.height * kept.width)
+    assert (said > 0).mean() == pytest.approx(share, rel=0.1)
     scorer = Scorer(network, settings, {**start.card, "threshold": 0.6})
     assert set(scorer.dice(slices, rows).values()) == {0.0}
 
@@ -168,6 +173,20 @@ def test_a_model_is_made_tested_and_told_of(made, start):
     shares = [step.share for step in told]
     assert shares == sorted(shares) and shares[-1] == 1.0
     assert {"trial: the decoder", "learning: the whole network"} <= {step.stage for step in told}
+
+
+def test_the_users_patients_are_told_of_whatever_the_former_card_says(start):
+    gains = dict.fromkeys(("held_out", "guard", "usual"), Gain())
+    for training in ({}, {"training": {}}, {"training": {"patients": []}}):
+        former = {**{k: v for k, v in start.card.items() if k != "training"}, **training}
+        card = finetuned_card(former, "new", ["P1", "P0"], gains, {"slices": 2})
+        assert card["training"]["patients"] == ["P0", "P1"]
+
+
+def test_a_model_of_windows_that_training_slices_lack_is_refused(start):
+    card = {**start.card, "windows": [[0, 255], [-100, 240], [80, 140]]}
+    with pytest.raises(PancreasSegError, match="-100 to 240 does not lie within 0 to 255"):
+        tune_settings(card, 2, 0)
 
 
 def test_what_learns_becomes_better(made):

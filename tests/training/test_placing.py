@@ -59,6 +59,10 @@ def middle_mm(target, mm):
 def test_what_is_kept_has_room_to_move_the_frame_in_and_its_resolution():
     assert working_frame(FrameSpec()) == WORKING_FRAME
     assert working_frame(FrameSpec(offset_mm=(0.0, 0.0))).offset_mm == (0.0, 0.0)
+    small = FrameSpec(32, 32, 2.0, (5.0, 0.0))
+    assert working_frame(small) == replace(WORKING_FRAME, offset_mm=(5.0, 0.0))
+    organs = working_frame(FrameSpec(224, 288, 1.3, (0.0, 0.0)))
+    assert organs == FrameSpec(408, 512, 1.0, (0.0, 0.0))
     kept = working_frame(FINE_FRAME)
     assert kept.mm_per_pixel == FINE_FRAME.mm_per_pixel and kept.centre == "gland"
     for size, all_of_it in ((FINE_FRAME.height, kept.height), (FINE_FRAME.width, kept.width)):

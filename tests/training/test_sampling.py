@@ -9,13 +9,16 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.cache import CachedRows, cached_rows
-from napari_pancreas_seg.training.datasets import TrainingSlices
+from napari_pancreas_seg.training.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit import TrainSettings, fit, sampling_chances, training_batch
 
 SETTINGS = TrainSettings(
     architecture=Architecture(filters=2, dropout=0.2), steps=4, steps_per_epoch=2, batch_size=2,
     frame=FrameSpec(32, 48, 6.0), calibration_batches=2, policy="float32",
 )  # fmt: skip
+
+
+KEPT = working_frame(SETTINGS.frame)
 
 
 def made_up():
@@ -28,9 +31,11 @@ def made_up():
         grain = (7 * y + 13 * x * (i + 1)) % 23 * body
         hu.append(np.where(gland, 130 - 4 * i, np.where(body, 50 + 3 * i, 0)) + grain)
         target.append(255 * gland * (i != 4))
+    # As much room on either side as is kept around this frame.
+    room = [(0, 0), *(((n - m) // 2,) * 2 for n, m in ((KEPT.height, 304), (KEPT.width, 400)))]
     return TrainingSlices(
-        np.array(hu).astype(np.uint8),
-        np.array(target).astype(np.uint8)[..., None],
+        np.pad(np.array(hu).astype(np.uint8), room),
+        np.pad(np.array(target).astype(np.uint8), room)[..., None],
         np.array([f"P{i // 2}" for i in range(6)]),
         np.array(["patient"] * 4 + ["negative", "phantom"]),
         np.arange(6)[:, None],
@@ -60,7 +65,8 @@ def test_slices_from_disk_with_neighbours_teach_what_those_in_memory_do(tmp_path
         there, here = (training_batch(s, chances, settings, step) for s in (stored, slices))
         for name in here:
             np.testing.assert_array_equal(there[name], here[name])
-    assert here["hu"].shape == (2, 3, 304, 400) and here["target"].shape == (2, 304, 400, 1)
+    kept = (KEPT.height, KEPT.width)
+    assert here["hu"].shape == (2, 3, *kept) and here["target"].shape == (2, *kept, 1)
     network, history = fit(stored, settings, tmp_path)
     assert network.input_shape[-1] == 3 and np.isfinite(history[-1]["loss"])
 

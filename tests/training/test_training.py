@@ -11,6 +11,7 @@ from napari_pancreas_seg.inference.preprocessing import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training import checkpoint as checkpoint_module
+from napari_pancreas_seg.training import run
 from napari_pancreas_seg.training.checkpoint import Checkpoint, TrainingState
 from napari_pancreas_seg.training.datasets import (
     fold_of_patients,
@@ -18,8 +19,9 @@ from napari_pancreas_seg.training.datasets import (
 )
 from napari_pancreas_seg.training.evaluation import ThresholdScores, evaluate
 from napari_pancreas_seg.training.fit import TrainSettings, fit
+from napari_pancreas_seg.training.layouts import open_dataset
 from napari_pancreas_seg.training.layouts.slices import read_slice_layout
-from napari_pancreas_seg.training.run import Split, Watch, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, train
 
 TINY = Architecture(filters=2, dropout=0.2)
 SETTINGS = TrainSettings(
@@ -58,7 +60,7 @@ def test_patients_are_split_not_slices(dataset):
 
 
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path):
-    slices = load_cases(read_slice_layout(dataset), {"pancreas": 1})
+    slices = load_cases(read_slice_layout(dataset), {"pancreas": 1}, frame=SETTINGS.frame)
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
     whole, history = fit(slices, SETTINGS, tmp_path / "whole")
@@ -165,6 +167,126 @@ def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
         train(dataset, tmp_path / "other", other, split=Split(3), start=first, phantoms=0)
 
 
+def test_a_share_of_the_start_stays(dataset, trained, tmp_path):
+    first = trained[1]
+    mixed = {}
+    for share in (0.0, 0.4):
+        settings = replace(SETTINGS, steps=2, learning_rate=0.05, averaging=0.0, start_share=share)
+        bundle = train(
+            dataset, tmp_path / f"{share}", settings, split=Split(3), start=first, phantoms=0
+        )
+        mixed[share] = load_bundle(bundle).network().trainable_variables
+    before = load_bundle(first).network().trainable_variables
+    moved = 0.0
+    for old, new, part in zip(before, mixed[0.0], mixed[0.4], strict=True):
+        old, new = np.asarray(old), np.asarray(new)
+        np.testing.assert_allclose(np.asarray(part), 0.4 * old + 0.6 * new, atol=4e-3)
+        moved = max(moved, float(np.abs(new - old).max()))
+    assert moved > 0.02
+    with pytest.raises(PancreasSegError, match="begin with"):
+        train(dataset, tmp_path / "none", replace(SETTINGS, start_share=0.5), phantoms=0)
+
+
+def test_whom_start_and_teachers_had_seen_is_remembered(dataset, tmp_path, no_fit):
+    def go(name, fold, **how):
+        lines = []
+        bundle = train(
+            dataset, tmp_path / name, SETTINGS, split=Split(3, fold), phantoms=0,
+            watch=Watch(on_note=lines.append), **how,
+        )  # fmt: skip
+        return bundle, load_bundle(bundle).card, lines
+
+    first, card, notes = go("first", 0)
+    held = sorted(card["validation"]["patients"])
+    assert not notes and "seen_before" not in card["validation"]
+    assert "learnt from" not in card["validation"]["what"]
+    for name, how in (("start", {"start": first}), ("teacher", {"teachers": [first]})):
+        _, same, notes = go(f"same {name}", 0, **how)
+        assert not notes and same["training"]["patients"] == card["training"]["patients"]
+        other, another, notes = go(f"other {name}", 1, **how)
+        assert another["training"]["patients"] == [f"P{i}" for i in range(6)]
+        validation = another["validation"]
+        assert validation["seen_before"] == sorted({*validation["patients"]} - {*held})
+        assert "learnt from 2 of the patients held back" in validation["what"]
+        assert len(notes) == 1 and "learnt from 2 of the patients held back" in notes[0]
+    with pytest.raises(PancreasSegError, match="--every-patient"):
+        evaluate(dataset, other)
+    every = train(
+        dataset, tmp_path / "every", SETTINGS, split=None, calibrated_by=other, phantoms=0
+    )
+    assert "learnt from 2" in load_bundle(every).card["validation"]["what"]
+
+
+def test_a_training_goes_on_with_the_same_patients_only(dataset, tmp_path, no_fit):
+    data = open_dataset(dataset)
+    fewer = replace(data, cases=tuple(c for c in data.cases if c.patient != "P5"))
+    how = {"split": Split(2), "phantoms": 0, "resume": True}
+    card = load_bundle(train(fewer, tmp_path / "run", SETTINGS, **how)).card
+    stored = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert stored["patients"] == {
+        "training": card["training"]["patients"],
+        "held_back": sorted(card["validation"]["patients"]),
+    }
+    assert "patients" not in card["training"]["recipe"]
+    with pytest.raises(PancreasSegError, match="run was trained on other patients, or held"):
+        train(data, tmp_path / "run", SETTINGS, **how)
+    train(fewer, tmp_path / "run", replace(SETTINGS, steps=6), **how)  # longer
+    del stored["patients"]
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps(stored))
+    train(data, tmp_path / "run", SETTINGS, **how)  # begun by an older version
+    assert len(no_fit) == 3
+
+
+def test_a_training_is_done_when_its_bundle_is_written(dataset, tmp_path, no_fit, monkeypatch):
+    def go(**changes):
+        how = {"split": Split(3), "phantoms": 0, "resume": True, "once": True}
+        return train(dataset, tmp_path, replace(SETTINGS, **changes), **how)
+
+    def full(*_, **__):
+        raise PancreasSegError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_bundle", full)
+        with pytest.raises(PancreasSegError, match="full"):
+            go()
+    assert not (tmp_path / OUT_OF_FOLD).exists()
+    go()
+    assert (tmp_path / OUT_OF_FOLD).exists()
+    go()
+    assert len(no_fit) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "fit", full)  # a longer training that is interrupted is not done
+        with pytest.raises(PancreasSegError, match="full"):
+            train(
+                dataset, tmp_path, replace(SETTINGS, steps=6), split=Split(3), phantoms=0,
+                resume=True,
+            )  # fmt: skip
+    assert not (tmp_path / OUT_OF_FOLD).exists()
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ({"version": 1}, "proper version"),
+        ({"note": float("nan")}, "not JSON"),
+        ({"threshold": 2}, ""),
+    ],
+)
+def test_fields_that_no_card_may_have_are_refused_before_training(
+    dataset, tmp_path, no_fit, about, sentence
+):
+    with pytest.raises(PancreasSegError, match=f"fields given for it.*{sentence}"):
+        train(dataset, tmp_path / "run", SETTINGS, split=Split(3), phantoms=0, about=about)
+    assert not no_fit and not (tmp_path / "run").exists()
+
+
+def test_patience_needs_patients_held_back(dataset, tiny_bundle, tmp_path):
+    patient = replace(SETTINGS, patience=3)
+    with pytest.raises(PancreasSegError, match="--patience"):
+        train(dataset, tmp_path / "run", patient, split=None, calibrated_by=tiny_bundle)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):
     settings = TrainSettings(
         architecture=TINY, steps=100, steps_per_epoch=100, frame=FrameSpec(32, 48, 6.0),
@@ -202,7 +324,17 @@ def test_a_damaged_data_set_is_one_sentence(dataset, tmp_path, fault):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"architecture": "huge"}, {"loss": "none"}, {"steps": 0}, {"batch_size": 0}]
+    "wrong",
+    [
+        {"architecture": "huge"},
+        {"loss": "none"},
+        {"steps": 0},
+        {"batch_size": 0},
+        {"windows": ((0, 255), (-100, 240))},
+        {"windows": ((0, 256),)},
+        {"windows": ((80, 80),)},
+        {"start_share": 1.0},
+    ],
 )
 def test_impossible_recipes_are_refused(wrong):
     with pytest.raises(PancreasSegError):

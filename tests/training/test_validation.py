@@ -9,8 +9,14 @@ from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.preprocessing import FrameSpec, place_frame
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.calibration import score_predictions
+from napari_pancreas_seg.training.presets import PRESETS
 from napari_pancreas_seg.training.recipe import TrainSettings
-from napari_pancreas_seg.training.validation import HeldBack
+from napari_pancreas_seg.training.validation import (
+    MOST_BYTES,
+    MOST_SLICES,
+    HeldBack,
+    _bytes_of_slice,
+)
 
 
 @dataclass
@@ -80,3 +86,30 @@ def test_a_bounded_sample_keeps_mostly_slices_with_the_gland(phantom):
     shown = sum(one.mask.any() for one in predicted)
     assert shown == 27
     assert set(score_predictions(predicted).dice()) == {"p"}
+
+
+@pytest.mark.parametrize(("classes", "neighbours_mm"), [(1, None), (7, None), (7, 5.0)])
+def test_slices_and_predictions_fit_into_the_memory(phantom, classes, neighbours_mm):
+    labels = {str(value): value for value in range(1, classes + 1)}
+    recipe = settings(neighbours_mm=neighbours_mm)
+    room = 30 * (512 * 512 + 32 * 48 * 10)
+
+    class Says:
+        def predict_on_batch(self, inputs):
+            return {"probability": np.zeros((*inputs.shape[:3], classes), np.float32)}
+
+    held = HeldBack([Case(phantom, name) for name in "abc"], labels, recipe, most_bytes=room)
+    predicted = list(held.predict(Says()))
+    one = predicted[0]
+    shown = held._slices[0].hu.nbytes
+    # Masks of the phantom are smaller than those of a CT.
+    bytes_of_one = 512 * 512 + shown + one.probability.nbytes + one.shares.nbytes
+    assert 0.8 * room < len(predicted) * bytes_of_one <= room
+    assert len(HeldBack([Case(phantom)], labels, recipe, most_bytes=1)) == 1
+
+
+def test_the_usual_task_has_as_many_slices_as_ever():
+    usual = TrainSettings()
+    assert MOST_BYTES // _bytes_of_slice(usual, 1) > MOST_SLICES
+    organs = TrainSettings(**PRESETS["organs"].settings)
+    assert 600 < MOST_BYTES // _bytes_of_slice(organs, 7) < MOST_SLICES

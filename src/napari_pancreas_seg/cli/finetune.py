@@ -13,7 +13,6 @@ import typer
 
 from napari_pancreas_seg.cli import app, command
 from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
-from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.finetune import FinetuneStep
@@ -191,11 +190,12 @@ app.add_typer(corrections, name="corrections")
 @guarded
 def list_(context: typer.Context, folder: Folder = None) -> None:
     """List the cases."""
+    context.obj = folder  # what holds for a subcommand that names no other
     if context.invoked_subcommand is not None:
         return
-    from napari_pancreas_seg.training.corrections import corrections_folder, list_corrections
+    from napari_pancreas_seg.training.corrections import list_corrections
 
-    place = folder or corrections_folder()
+    place = _store(context, folder)
     cases = list_corrections(place)
     for case in cases:
         n = "all slices" if case.reviewed is None else f"{len(case.reviewed)} slices"
@@ -208,6 +208,7 @@ def list_(context: typer.Context, folder: Folder = None) -> None:
 @corrections.command()
 @guarded
 def add(
+    context: typer.Context,
     ct: Annotated[Path, typer.Argument(metavar="CT", help="A CT.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="Its corrected mask.")],
     slices: Annotated[
@@ -228,14 +229,14 @@ def add(
 ) -> None:
     """Add a CT and its corrected mask; nothing of their headers but the geometry is kept."""
     from napari_pancreas_seg.io import load_ct, load_mask
-    from napari_pancreas_seg.training.corrections import add_correction, corrections_folder
+    from napari_pancreas_seg.io.alignment import bring_onto
+    from napari_pancreas_seg.training.corrections import add_correction
 
     volume = load_ct(ct)
     labels, on = load_mask(mask)
-    if not on.grid.same_as(volume.grid):
-        raise PancreasSegError(f"{mask.name} does not lie on the grid of {ct.name}.")
+    labels = bring_onto(volume, labels, on.grid, mask.name)
     case = add_correction(
-        folder or corrections_folder(), volume, labels, _slices(slices), patient, replace=replace
+        _store(context, folder), volume, labels, _slices(slices), patient, replace=replace
     )
     say(f"{case.name}: added to {case.folder.parent}")
 
@@ -243,14 +244,22 @@ def add(
 @corrections.command()
 @guarded
 def remove(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `corrections` lists it.")],
     folder: Folder = None,
 ) -> None:
     """Remove a case."""
-    from napari_pancreas_seg.training.corrections import corrections_folder, remove_correction
+    from napari_pancreas_seg.training.corrections import remove_correction
 
-    remove_correction(folder or corrections_folder(), name)
+    remove_correction(_store(context, folder), name)
     say(f"{name}: removed")
+
+
+def _store(context: typer.Context, folder: Path | None) -> Path:
+    """Where the cases lie, wherever on the command line it was said."""
+    from napari_pancreas_seg.training.corrections import corrections_folder
+
+    return folder or context.obj or corrections_folder()
 
 
 def _slices(text: str | None) -> list[int] | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from napari_pancreas_seg.cli import app
-from napari_pancreas_seg.cli.terminal import guarded
+from napari_pancreas_seg.cli.terminal import guarded, say
 
 group = typer.Typer(help="List the models there are, with their cards; or describe one.")
 app.add_typer(group, name="models")
@@ -24,10 +24,10 @@ def models(context: typer.Context) -> None:
     from napari_pancreas_seg.model.bundle import list_models
 
     for entry in list_models():
-        typer.echo(f"{entry.name} ({entry.origin})")
+        say(f"{entry.name} ({entry.origin})")
         for key, value in entry.card.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            typer.echo(f"  {key}: {text}")
+            say(f"  {key}: {text}")
 
 
 @group.command()
@@ -71,4 +71,4 @@ def card(
         [read_report(path) for path in comparisons or ()],
     )
     write_text(output, page, overwrite=overwrite)
-    typer.echo(f"model card: {output}")
+    say(f"model card: {output}")

@@ -113,6 +113,15 @@ def train(
         str | None,
         typer.Option(metavar="MODEL", help="Whose weights to begin with.", rich_help_panel=RECIPE),
     ] = None,
+    start_share: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.99,
+            help="Share that it keeps in the weights of the new model.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = 0.0,
     architecture: Annotated[
         str, typer.Option(help="default, unet or article.", rich_help_panel=RECIPE)
     ] = "default",
@@ -147,14 +156,24 @@ def train(
         ),
     ] = None,
     teacher_share: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Weight of the teachers; the mask's is the rest.",
+            help="Weight of the teachers, above 0; the mask's is the rest. 0.5 by default.",
             rich_help_panel=RECIPE,
         ),
-    ] = 0.5,
+    ] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LOW:HIGH",
+            help="HU window of an input channel, within 0 and 255; may be repeated. 0:255, 40:150 "
+            "and 80:140 by default.",
+            show_default=False,
+            rich_help_panel=RECIPE,
+        ),
+    ] = None,
     neighbours_mm: Annotated[
         float | None,
         typer.Option(
@@ -195,8 +214,9 @@ def train(
     ] = None,
     folds: Folds = 5,
     fold: Annotated[
-        int, typer.Option(min=0, help="The part that validates.", rich_help_panel=SPLIT)
-    ] = 0,
+        int | None,
+        typer.Option(min=0, help="The part that validates; 0 by default.", rich_help_panel=SPLIT),
+    ] = None,
     all_folds: Annotated[
         bool,
         typer.Option(
@@ -242,25 +262,35 @@ def train(
     fields = _read_fields(about) if about else {}
     if all_folds and calibrated_by:
         raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
+    if fold is not None and (all_folds or calibrated_by):
+        raise typer.BadParameter("--fold is for a training that holds one part back")
+    if teacher_share is not None and not teacher:
+        raise typer.BadParameter("--teacher-share needs a --teacher")
+    if teacher_share == 0:
+        raise typer.BadParameter("--teacher-share 0 would ask no teacher; leave --teacher out")
     with quiet(), Bar(1) as bar:
         from napari_pancreas_seg.inference.result import Progress
 
         bar.show(0, Progress("starting", 0, 1))
+        from napari_pancreas_seg.training.distillation import TEACHER_SHARE
         from napari_pancreas_seg.training.fit import TrainSettings
         from napari_pancreas_seg.training.layouts import classes_in, open_dataset
         from napari_pancreas_seg.training.presets import preset_named
+        from napari_pancreas_seg.training.recipe import WINDOWS_HU
         from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run
         from napari_pancreas_seg.training.stages import stage_named
 
         settings = TrainSettings(
             **stage_named(stage),
+            windows=tuple(map(_window, window or ())) or WINDOWS_HU,
             architecture=architecture,
             loss=loss,
             steps=steps,
             steps_per_epoch=steps_per_epoch,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            start_share=start_share,
             averaging=averaging_for(steps) if averaging is None else averaging,
             neighbours_mm=neighbours_mm,
             patience=patience,
@@ -282,7 +312,7 @@ def train(
             "start": start,
             "localiser": localiser,
             "teachers": teacher or (),
-            "teacher_share": teacher_share,
+            "teacher_share": TEACHER_SHARE if teacher_share is None else teacher_share,
             "negatives": negatives or (),
             "phantoms": phantoms,
             "about": fields,
@@ -308,7 +338,7 @@ def train(
                 data,
                 output,
                 settings,
-                split=None if calibrated_by else Split(folds, fold, seed),
+                split=None if calibrated_by else Split(folds, fold or 0, seed),
                 calibrated_by=calibrated_by,
                 watch=watch(bar),
                 **options,
@@ -364,6 +394,15 @@ def compare(
     typer.echo((output / "compare.md").read_text(encoding="utf-8"))
 
 
+def _window(text: str) -> tuple[float, float]:
+    """Read ``40:150``."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError as error:
+        raise typer.BadParameter(f"--window wants LOW:HIGH in HU, not '{text}'") from error
+
+
 def averaging_for(steps: int) -> float:
     """Momentum of the average of weights: over an eighth of a short training."""
     return round(min(0.999, 1 - 8 / max(steps, 16)), 5)
@@ -390,11 +429,16 @@ def watch(bar: Bar, what: str = "") -> Watch:
         with bar.paused():
             say(what + epoch_line(line))
 
+    def on_note(note: str) -> None:
+        with bar.paused():
+            say(what + note)
+
     return Watch(
         on_start=on_start,
         on_case=lambda done, total: bar.show(0, Progress(f"{what}reading", done, total)),
         on_step=lambda p: bar.show(0, Progress(what + _progress(p), p.step, p.steps)),
         on_epoch=on_epoch,
+        on_note=on_note,
     )
 
 
@@ -491,6 +535,10 @@ def evaluate(
     """
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 
+    if references is not None and (labels or layout):
+        raise typer.BadParameter(
+            "--labels and --layout are for a data set, and with --references there is none"
+        )
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
     with quiet(), Bar(1) as bar:
@@ -528,18 +576,18 @@ def _print_evaluation(model: str, data: dict[str, Any]) -> None:
     from napari_pancreas_seg.training.report import FIGURES
 
     shown = ("dice", "hd95_mm", next(n for n in FIGURES if n.startswith("surface_dice")))
-    typer.echo(f"model {model}, threshold {data['threshold']}")
+    say(f"model {model}, threshold {data['threshold']}")
     for what in ("surfaces", "spacing", "postprocessing", "seen_in_training"):
-        typer.echo(f"{what.replace('_', ' ')}: {data['how'][what]}")
+        say(f"{what.replace('_', ' ')}: {data['how'][what]}")
     width = max(len("patient"), *map(len, data["patients"]))
     headings = "  ".join(f"{FIGURES[n]:>17}" for n in shown)
-    typer.echo(f"{'patient':>{width}}  slices  {headings}")
+    say(f"{'patient':>{width}}  slices  {headings}")
     for patient, row in data["patients"].items():
         figures = "  ".join(f"{row[n]:>17.4f}" for n in shown)
-        typer.echo(f"{patient:>{width}}  {row['slices']:>6}  {figures}")
+        say(f"{patient:>{width}}  {row['slices']:>6}  {figures}")
     for name in shown:
         s = data["summary"][name]
-        typer.echo(
+        say(
             f"{FIGURES[name]}: mean {s['mean']:.4f} (95 % interval {s['low']:.4f} to "
             f"{s['high']:.4f})  sd {s['sd']:.4f}  median {s['median']:.4f}  "
             f"worst {s['worst']:.4f}  n {s['n']}"
@@ -552,7 +600,7 @@ def _print_evaluation(model: str, data: dict[str, Any]) -> None:
                 f"worst {s['worst']:.4f}  n {s['n']}"
             )
     failed = data["failures"]
-    typer.echo(
+    say(
         f"failures (Dice below {failed['below']}): {len(failed['patients'])}"
         + (f": {', '.join(failed['patients'])}" if failed["patients"] else "")
     )

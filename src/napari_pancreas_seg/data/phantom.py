@@ -79,6 +79,11 @@ def make_phantom(
     PancreasSegError
         If the extent is too small to hold an abdomen, or the arguments make no volume.
     """
+    if np.shape(shape) != (3,) or np.shape(spacing_mm) != (3,):
+        raise PancreasSegError(
+            "A phantom needs a shape of three numbers and a spacing of three (z, y, x); "
+            f"{shape} and {spacing_mm} were given."
+        )
     extent = [n * s for n, s in zip(shape, spacing_mm, strict=True)]
     enough = all(e >= least for e, least in zip(extent, (100, 200, 250), strict=True))
     if seed < 0 or min(spacing_mm) <= 0 or not enough:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,7 +54,7 @@ class Options:
     Raises
     ------
     PancreasSegError
-        If a value is out of its range.
+        If a value is of another kind or out of its range.
     """
 
     device: str = "auto"
@@ -66,15 +68,25 @@ class Options:
     localiser: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", self.device):
+        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", str(self.device)):
             raise PancreasSegError(f"The device must be auto, cpu or gpu:N, not {self.device!r}.")
+        number: Any = self.threshold
+        if number is not None:
+            if not (isinstance(number, float | np.floating) and 0 < number < 1):
+                raise PancreasSegError(
+                    f"The threshold must be a number between 0 and 1, not {number!r}."
+                )
+            object.__setattr__(self, "threshold", float(number))
+        for name, (count, what) in _WHOLE_NUMBERS.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _whole(given, count, what))
         if self.batch_size is not None and self.batch_size < 1:
-            raise PancreasSegError("The batch size must be at least 1.")
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise PancreasSegError("The threshold must lie between 0 and 1.")
-        for name in ("slices", "box"):  # JSON knows lists only
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+            raise PancreasSegError(f"The batch size must be at least 1, not {self.batch_size}.")
+        for name, ends in (("slices", self.slices), ("box", self.box)):
+            if ends is not None and any(a >= b for a, b in zip(ends[::2], ends[1::2], strict=True)):
+                raise PancreasSegError(
+                    f"There is nothing in {name} {ends}: each stop must come after its start."
+                )
 
     def region(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
         """Where in a CT the mask can lie: `slices` and `box`, cut to its (Z, Y, X).
@@ -97,6 +109,26 @@ class Options:
                 f"{shape[0]} slices of {shape[1]} rows and {shape[2]} columns."
             )
         return region  # type: ignore[return-value]
+
+
+_WHOLE_NUMBERS = {
+    "batch_size": (None, "The batch size must be a whole number"),
+    "first_slice": (None, "The first slice must be a whole number"),
+    "slices": (2, "The slices must be two whole numbers (start, stop)"),
+    "box": (4, "The box must be four whole numbers (top, bottom, left, right)"),
+}
+"""Options, how many numbers they are (None: one, not in a tuple), and what to say if not."""
+
+
+def _whole(given: Any, count: int | None, what: str) -> int | tuple[int, ...]:
+    """Return Python's own integers, the only ones that JSON knows; several in a tuple."""
+    with contextlib.suppress(TypeError):
+        if count is None:
+            return operator.index(given)
+        numbers = tuple(operator.index(n) for n in given)
+        if len(numbers) == count:
+            return numbers
+    raise PancreasSegError(f"{what}, not {given!r}.")
 
 
 @dataclass(frozen=True, eq=False)

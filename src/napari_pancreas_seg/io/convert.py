@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import check_target, same_file
 from napari_pancreas_seg.io.load import (
     load_ct,
@@ -85,11 +86,8 @@ def convert(
             like = _only_grid(volume)
         else:
             like = load_ct(ct, series=series)
-            if not like.grid.same_as(volume.grid, tolerance_mm=0.01):
-                raise PancreasSegError(
-                    f"'{path.name}' does not lie on the grid of '{Path(ct).name}'; give the CT "
-                    "that it was drawn on."
-                )
+            advice = "give the CT that it was drawn on"
+            mask = bring_onto(like, mask, volume.grid, path.name, advice)
         save_mask(mask, like, target, overwrite=overwrite, mint_uids=mint_uids)
         return "mask", like.notes
     volume = load_ct(path, series=series)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import zlib
 from typing import IO, Any
 
-__all__ = ["BROKEN", "GZIP", "ZLIB", "compressor", "decompressor", "gzip_reader", "gzip_writer"]
+__all__ = ["BROKEN", "GZIP", "ZLIB", "compressor", "gzip_writer", "inflated"]
 
 GZIP = zlib.MAX_WBITS | 16
 """A stream in gzip's format, with neither a name nor a time in it."""
@@ -20,6 +21,12 @@ ZLIB = zlib.MAX_WBITS
 """A stream in zlib's."""
 
 _EITHER = zlib.MAX_WBITS | 32
+
+_MAGIC = b"\x1f\x8b"
+"""What a member of a gzip file begins with."""
+
+_BLOCK = 1 << 16
+"""Compressed bytes at a time."""
 
 _codec: Any = zlib
 _file: type[gzip.GzipFile] = gzip.GzipFile
@@ -38,15 +45,51 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
 """What a stream that is damaged or breaks off provokes."""
 
 
-def gzip_reader(file: IO[bytes]) -> gzip.GzipFile:
-    """Open a gzip file for reading; its checksums are verified.
+def inflated(file: IO[bytes]) -> io.BufferedReader:
+    """Open a gzip file or a zlib stream for reading; its checksums are verified.
+
+    What follows the last member is ignored, as other readers of images do.
 
     Parameters
     ----------
     file : file object
         Where the first member begins. It is left open when the reader is closed.
     """
-    return _file(fileobj=file, mode="rb")
+    return io.BufferedReader(_Inflated(file), 1 << 18)
+
+
+class _Inflated(io.RawIOBase):
+    """A zlib stream or the members of a gzip file, decompressed one after the other."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._stream: Any = _codec.decompressobj(_EITHER)
+        self._waiting = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        while not self._stream.eof or self._next_member():
+            block = self._waiting or self._file.read(_BLOCK)
+            # Even without a block: ISA-L may have taken in the last bytes with output pending.
+            data = self._stream.decompress(block, len(view))
+            self._waiting = self._stream.unconsumed_tail
+            if data:
+                view[: len(data)] = data
+                return len(data)
+            if not block and not self._stream.eof:
+                raise EOFError
+        return 0
+
+    def _next_member(self) -> bool:
+        """Go on to the next member if there is one; zeros may lie between."""
+        rest = (self._stream.unused_data + self._file.read(_BLOCK)).lstrip(b"\0")
+        if not rest.startswith(_MAGIC):
+            return False
+        self._stream, self._waiting = _codec.decompressobj(_EITHER), rest
+        return True
 
 
 def gzip_writer(file: IO[bytes]) -> gzip.GzipFile:
@@ -70,8 +113,3 @@ def compressor(format: int) -> Any:
         `GZIP` or `ZLIB`.
     """
     return _codec.compressobj(_level, zlib.DEFLATED, format)
-
-
-def decompressor() -> Any:
-    """Return an object like `zlib.decompressobj` gives, for either format."""
-    return _codec.decompressobj(_EITHER)

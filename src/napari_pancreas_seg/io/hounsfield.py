@@ -158,6 +158,11 @@ def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
             f"holds values from {low:g} to {high:g}, which is an 8-bit picture and not a CT; give "
             "the CT in Hounsfield units"
         )
+    if _is_offset(sample):
+        return -1024, (
+            "The values of this CT lie 1024 too high (a lost rescale intercept): 1024 was "
+            "subtracted to get Hounsfield units.",
+        )
     if low < -50:
         return 0, _check_full_range(sample)
     if low >= 0 and high <= 255:
@@ -165,11 +170,6 @@ def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
         return 0, (
             "The Hounsfield units of this CT are clipped to 0 to 255 (no air, no fat): it works, "
             "but the unclipped CT may give a better mask.",
-        )
-    if _is_offset(sample):
-        return -1024, (
-            "The values of this CT lie 1024 too high (a lost rescale intercept): 1024 was "
-            "subtracted to get Hounsfield units.",
         )
     raise PancreasSegError(
         f"holds values from {low:g} to {high:g} without any air or fat below 0, which are not "
@@ -258,9 +258,12 @@ def _check_clipped(sample: Array) -> None:
 
 def _is_offset(sample: Array) -> bool:
     """Whether this is unmistakably a CT whose values all lie 1024 too high."""
-    if sample.min() < 0 or sample.max() > 5500:
+    # Negative are padding around the scan circle and stray voxels, but not fat: that is 5 % and
+    # more of a CT in Hounsfield units.
+    if sample.max() > 5500 or _count(sample, -200, -50) > 0.02 * sample.size:
         return False
     body = sample[sample > 700]
+    sample = sample[sample >= 0]
     if body.size < 0.02 * sample.size:
         return False
     fat = _share((body > 850) & (body < 980))

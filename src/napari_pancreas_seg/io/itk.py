@@ -14,13 +14,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.deflate import decompressor, gzip_reader
+from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.itk_header import Layout, parse_metaimage, parse_nrrd
 from napari_pancreas_seg.io.raw import MAP_CONTENT, RawImage
 from napari_pancreas_seg.io.suffixes import NRRD
@@ -191,37 +190,10 @@ def _voxels(layout: Layout) -> Iterator[io.BufferedIOBase]:
 
 
 def _decoded(layout: Layout, file: io.BufferedReader) -> io.BufferedIOBase:
-    if layout.encoding == "gzip":
-        return gzip_reader(file)
     if layout.encoding == "bzip2":
         return bz2.BZ2File(file)
-    if layout.encoding == "zlib":
-        return io.BufferedReader(_Inflated(file), 1 << 20)
+    if layout.encoding in ("gzip", "zlib"):
+        return inflated(file)
     if layout.encoding == "text":
         return io.BytesIO(np.array(file.read(_LONGEST_TEXT).split(), layout.dtype).tobytes())
     return file
-
-
-class _Inflated(io.RawIOBase):
-    """A zlib (or gzip) stream, decompressed; its checksum is verified at its end."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._stream = decompressor()
-        self._waiting = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)
-        while not self._stream.eof:
-            block = self._waiting or self._file.read(1 << 16)
-            if not block:
-                raise EOFError
-            data = self._stream.decompress(block, len(view))
-            self._waiting = self._stream.unconsumed_tail
-            if data:
-                view[: len(data)] = data
-                return len(data)
-        return 0

@@ -161,6 +161,8 @@ def check_ct(volume: CTVolume) -> CTVolume:
     except PancreasSegError as error:
         raise PancreasSegError(f"'{path.name}' {error}.") from None
     if shift:
+        if volume.hu.dtype == np.int16:  # what lies lowest must not wrap around
+            np.maximum(volume.hu, np.int16(np.iinfo(np.int16).min - shift), out=volume.hu)
         np.add(volume.hu, np.asarray(shift, volume.hu.dtype), out=volume.hu)
     notes = volume.notes + more
     for note in notes:

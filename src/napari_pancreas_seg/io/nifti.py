@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.deflate import gzip_reader
+from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
 from napari_pancreas_seg.io.voxels import (
     check_shape,
@@ -59,9 +59,8 @@ def read(path: Path) -> RawImage:
         raw, fixed = _parse_header(path, stream)
         shape = _volume_shape(path, fixed)
         dtype = _number_type(path, fixed)
-        offset = int(fixed.get_data_offset())
-        check_size(path, offset, shape, dtype, compressed=compressed)
-        stream.seek(offset)
+        check_size(path, int(fixed.get_data_offset()), shape, dtype, compressed=compressed)
+        _skip_to_voxels(path, stream, fixed)
         stored = read_voxels(path, stream, shape, dtype)
         slope, intercept = fixed.get_slope_inter()
         affine, notes = _affine(fixed)
@@ -105,9 +104,9 @@ def few_values(path: Path, low: int, high: int, most: int) -> bool:
         _, header = _parse_header(path, stream)
         dtype = _number_type(path, header)
         slope, intercept = header.get_slope_inter()
-        shape, offset = _volume_shape(path, header), int(header.get_data_offset())
-        check_size(path, offset, shape, dtype, compressed=compressed)
-        stream.seek(offset)
+        shape = _volume_shape(path, header)
+        check_size(path, int(header.get_data_offset()), shape, dtype, compressed=compressed)
+        _skip_to_voxels(path, stream, header)
         return few_whole_numbers(
             stream, math.prod(shape), dtype, (low, high, most), slope or 1.0, intercept or 0.0
         )
@@ -121,7 +120,7 @@ def _open(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
         if not compressed:
             yield file, False
             return
-        with gzip_reader(file) as stream:
+        with inflated(file) as stream:
             yield stream, True
 
 
@@ -152,6 +151,17 @@ def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:
     raise PancreasSegError(
         f"'{path.name}' {what}; give a CT as .nii or .nii.gz (one file with header and data)."
     )
+
+
+def _skip_to_voxels(path: Path, stream: BufferedIOBase, header: Header) -> None:
+    """Read past what lies between the header and the voxels; a gzip stream knows no way back."""
+    between = int(header.get_data_offset()) - header.template_dtype.itemsize
+    if between < 0:
+        raise PancreasSegError(
+            f"'{path.name}' says that its voxels begin within its header (vox_offset "
+            f"{int(header.get_data_offset())}); repair the header or convert the CT again."
+        )
+    stream.read(between)
 
 
 def _volume_shape(path: Path, header: Header) -> tuple[int, ...]:

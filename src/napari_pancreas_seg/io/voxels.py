@@ -8,7 +8,6 @@ is taken if it cannot hold what its header declares.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import math
 from collections.abc import Iterator
 from io import BufferedIOBase
@@ -56,14 +55,10 @@ def reading(path: Path, format: str) -> Iterator[None]:
     except PancreasSegError:
         raise
     except BROKEN as error:
+        how = "break off" if isinstance(error, EOFError) else "cannot be decompressed"
         raise PancreasSegError(
-            f"'{path.name}' is truncated or damaged: its compressed data break off; copy or "
+            f"'{path.name}' is truncated or damaged: its compressed data {how}; copy or "
             "download it again."
-        ) from error
-    except gzip.BadGzipFile as error:
-        raise PancreasSegError(
-            f"'{path.name}' is not a gzip file or is damaged; check that it is a {format} file and "
-            "copy or download it again."
         ) from error
     except MemoryError as error:
         raise PancreasSegError(

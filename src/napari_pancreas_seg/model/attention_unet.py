@@ -8,6 +8,7 @@ a released model is weights and parameters, never code.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -15,7 +16,14 @@ from keras import layers, ops
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["ARCHITECTURES", "Architecture", "AttentionGate", "Foreground", "build"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "AttentionGate",
+    "Foreground",
+    "build",
+    "count_parameters",
+]
 
 LEVELS = 4
 STRIDE = 2**LEVELS
@@ -182,6 +190,29 @@ def build(
         return _build(architecture, deep_supervision)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def count_parameters(architecture: Architecture) -> int:
+    """How many numbers the weights of a network hold, without building it.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What `build` would build, without deep supervision.
+    """
+    f, outputs = architecture.filters, architecture.classes + (architecture.classes > 1)
+    widths = [f * 2**level for level in range(LEVELS + 1)]
+    total = sum(map(_parameters_of_block, [architecture.channels, *widths], widths))
+    for skip, gating in pairwise(widths):
+        total += _parameters_of_block(skip + gating, skip)
+        if architecture.attention:  # two projections to 2f channels, and the coefficients
+            total += (skip + 1) * 2 * f + (gating + 1) * 2 * f + 2 * f + 1
+    return total + (f + 1) * outputs + 4 * outputs * architecture.head_batch_norm
+
+
+def _parameters_of_block(channels: int, filters: int) -> int:
+    """Two convolutions with their biases, and four statistics a filter after each."""
+    return (9 * (channels + filters) + 2 * 5) * filters
 
 
 def _build(architecture: Architecture, deep_supervision: bool) -> keras.Model:

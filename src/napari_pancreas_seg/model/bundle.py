@@ -48,6 +48,7 @@ __all__ = [
     "load_licence",
     "own_folder",
     "pack_weights",
+    "read_member",
     "save_bundle",
     "write_zip",
 ]
@@ -106,7 +107,7 @@ class Bundle:
         PancreasSegError
             If the weights are damaged or do not fit the card.
         """
-        from napari_pancreas_seg.model.attention_unet import Architecture, build
+        from napari_pancreas_seg.model.attention_unet import Architecture, build, count_parameters
 
         try:
             architecture = Architecture(**self.card["architecture"])
@@ -116,6 +117,12 @@ class Bundle:
                 f"does not know: {error}."
             ) from error
         members = int(self.card.get("members", 1))
+        # float16 takes two bytes, and compression does not halve what a training has left.
+        if members * count_parameters(architecture) > len(self.weights):
+            raise PancreasSegError(
+                f"The weights of model {self.card['name']} do not fit its card: they are too few "
+                "for the network that it describes."
+            )
         networks = [build(architecture, policy=policy) for _ in range(members)]
         try:
             with h5py.File(io.BytesIO(self.weights), "r") as file:
@@ -244,10 +251,10 @@ def load_bundle(model: str | Path | Bundle) -> Bundle:
     if isinstance(model, Bundle):
         return model
     path = _find(model)
-    card = parse_card(_member(path, CARD, LARGEST_CARD), path)
+    card = parse_card(read_member(path, CARD, LARGEST_CARD), path)
     interrupted = path / _named_by_hash(card)  # `save_bundle` was killed at its last step
     name = interrupted.name if interrupted.is_file() else WEIGHTS
-    weights = _member(path, name, LARGEST_WEIGHTS)
+    weights = read_member(path, name, LARGEST_WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
         raise PancreasSegError(
             f"The weights in {path} are not those that its card names (SHA-256 differs); "
@@ -259,14 +266,14 @@ def load_bundle(model: str | Path | Bundle) -> Bundle:
 def load_card(model: str | Path) -> Mapping[str, Any]:
     """Read a model's card alone; see `load_bundle`."""
     path = _find(model)
-    return parse_card(_member(path, CARD, LARGEST_CARD), path)
+    return parse_card(read_member(path, CARD, LARGEST_CARD), path)
 
 
 def load_licence(model: str | Path) -> str | None:
     """Text of the licence that lies in a bundle, if there is one; see `load_bundle`."""
     path = _find(model)
     try:
-        return _member(path, LICENCE, LARGEST_LICENCE).decode()
+        return read_member(path, LICENCE, LARGEST_LICENCE).decode()
     except (PancreasSegError, UnicodeDecodeError):
         return None
 
@@ -403,8 +410,23 @@ def _find(model: str | Path) -> Path:
     return path
 
 
-def _member(path: Path, name: str, largest: int) -> bytes:
-    """Content of one file of a bundle; nothing is ever extracted."""
+def read_member(path: Path, name: str, largest: int) -> bytes:
+    """Content of one file of a bundle; nothing is ever extracted.
+
+    Parameters
+    ----------
+    path : Path
+        The bundle's folder or zip.
+    name : str
+        Name of the file.
+    largest : int
+        How many bytes it may have.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is not there, is larger, or cannot be read.
+    """
     try:
         if path.is_dir():
             return _content(path / name, largest)

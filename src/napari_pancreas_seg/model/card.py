@@ -105,11 +105,43 @@ def _windows_are_right(card: Mapping[str, Any]) -> bool:
 
 
 def _architecture_is_right(card: Mapping[str, Any]) -> bool:
-    """Whether the sizes are such that building the network takes no absurd memory."""
-    sizes = {key: value for key, value in card["architecture"].items() if key in _LARGEST}
-    return all(
-        isinstance(value, int) and _numbers([value], 1, _LARGEST[key])
-        for key, value in sizes.items()
+    """Whether sizes are whole numbers within reason, and the rest is what `build` can take.
+
+    `Bundle.network` compares what they amount to with the weights that there are.
+    """
+    shape = card["architecture"]
+    sizes = {key: value for key, value in shape.items() if key in _LARGEST}
+    dropout = shape.get("dropout", 0.0)
+    return (
+        all(
+            isinstance(value, int) and _numbers([value], 1, _LARGEST[key])
+            for key, value in sizes.items()
+        )
+        and all(isinstance(shape.get(key, True), bool) for key in ("attention", "head_batch_norm"))
+        and _numbers([dropout], 0, 1)
+        and dropout < 1
+        and _numbers([shape.get("head_bias", 0.0)], -1000, 1000)
+    )
+
+
+def _training_is_right(card: Mapping[str, Any]) -> bool:
+    """Whether it can be asked which patients the network saw, and by which recipe."""
+    training = card.get("training", {})
+    if not isinstance(training, Mapping):
+        return False
+    patients = training.get("patients", [])
+    return (
+        isinstance(patients, list | tuple)
+        and all(isinstance(patient, str) for patient in patients)
+        and isinstance(training.get("recipe", {}), Mapping)
+    )
+
+
+def _confidence_is_right(card: Mapping[str, Any]) -> bool:
+    line = card.get("confidence")
+    return line is None or (
+        isinstance(line, Mapping)
+        and _numbers([line.get("slope", 1.0), line.get("intercept", 0.0)], -1000, 1000)
     )
 
 
@@ -145,5 +177,8 @@ _RIGHT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         )
     ),
     "temperature": lambda card: _numbers([card.get("temperature", 1.0)], 1e-3, 1e3),
+    "training": _training_is_right,
+    "confidence": _confidence_is_right,
+    "validation": lambda card: isinstance(card.get("validation"), Mapping | None),
 }
 """Further checks of a card: what a hostile one could ask for is refused before it is built."""

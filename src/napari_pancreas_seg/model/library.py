@@ -2,8 +2,8 @@
 
 They lie in `napari_pancreas_seg.model.bundle.own_folder`, one zip each, and are named and
 listed like those that come with the program. What comes from others is looked at before it
-is kept: a zip that holds more than a bundle does is refused. Loads no Keras unless told to try
-the network.
+is kept: links and wrong hashes are refused, and a zip that holds more than a bundle does; what
+else lies in a folder is left there. Loads no Keras unless told to try the network.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from napari_pancreas_seg.model.bundle import (
     load_bundle,
     load_licence,
     own_folder,
+    read_member,
     write_zip,
 )
 from napari_pancreas_seg.model.card import parse_card
@@ -210,7 +211,7 @@ def import_bundle(
     name : str, optional
         What to call it; the card's name by default.
     sha256 : str, optional
-        What the zip must hash to, as whoever gave it says.
+        What the zip must hash to, as whoever gave it says; not for a folder.
     overwrite : bool
         Whether an own model of this name may be replaced.
     try_network : bool
@@ -220,14 +221,19 @@ def import_bundle(
     Raises
     ------
     PancreasSegError
-        If it is no bundle, holds anything else, is damaged or not what its hash says, or the
-        name is taken.
+        If it is no bundle, holds a link (or as a zip anything else), is damaged or not what its
+        hash says, or the name is taken.
     """
     path = Path(path)
     if not path.exists():
         raise PancreasSegError(f"There is no file {path}.")
     if path.is_dir():
-        bundle, licence = load_bundle(path), load_licence(path)
+        if sha256 is not None:
+            raise PancreasSegError(
+                f"{path} is a folder, and a SHA-256 is that of a zip: import the zip that it "
+                "came with, or leave the hash out (--sha256)."
+            )
+        bundle, licence = _read_folder(path)
     else:
         bundle, licence = _read_zip(path, sha256)
     check_name(bundle.card["name"] if name is None else name, overwrite=overwrite)
@@ -253,6 +259,20 @@ def _stated_licence(card: Mapping[str, object]) -> str:
     lines = [f"{card['name']} {card['version']}", f"Licence: {card['licence']}"]
     lines += [f"{key.capitalize()}: {card[key]}" for key in ("data", "citation") if card.get(key)]
     return "\n\n".join([*lines, "For research only, not for clinical use."]) + "\n"
+
+
+def _read_folder(path: Path) -> tuple[Bundle, str | None]:
+    """Read a model that lies in a folder, and nothing else that may lie there."""
+    try:
+        for name in LARGEST:  # a link may lead to any file of this computer's
+            if (path / name).is_symlink():
+                raise ValueError(f"its {name} is a link")
+        there = {name: largest for name, largest in LARGEST.items() if (path / name).exists()}
+        if HASHES in there:
+            _check_hashes({name: read_member(path, name, n) for name, n in there.items()})
+    except DAMAGED as error:
+        raise PancreasSegError(f"{path} was not imported: {error}.") from error
+    return load_bundle(path), load_licence(path)
 
 
 def _read_zip(path: Path, sha256: str | None) -> tuple[Bundle, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,10 @@ Array = npt.NDArray[Any]
 
 NEAR_MM = 10.0
 """Calibration is measured this near to either mask: far away it is trivially good."""
+MOST_VALUES = 1 << 23
+"""Probabilities to fit a temperature on: it needs no more, and they take memory."""
+LEAST_RANGE = 0.01
+"""Of the expected Dice of slices, below which no line can be laid through them."""
 TEMPERATURES = (0.5, 8.0)
 BINS = 15
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
@@ -35,8 +40,8 @@ class PredictedSlice:
         Whose slice, and which.
     probability : ndarray, shape (C, height, width), float32
         Probability of each class in the frame, before any temperature.
-    target : ndarray, shape (C, height, width), float32
-        Share of each of the frame's pixels that each class has.
+    shares : ndarray, shape (C, height, width), uint8
+        Share of each of the frame's pixels that each class has, 255 for all of it.
     mask : ndarray, shape (1, Y, X), uint8
         The reference on the slice's own grid.
     frame : Frame
@@ -48,7 +53,7 @@ class PredictedSlice:
     patient: str
     name: str
     probability: npt.NDArray[np.float32]
-    target: npt.NDArray[np.float32]
+    shares: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
     frame: Frame
     values: tuple[int, ...] = (1,)
@@ -74,8 +79,14 @@ class PredictedSlice:
         """
         rows, columns = frame.into()
         target = [rows @ (mask[0] == value).astype(np.float32) @ columns.T for value in values]
+        shares = np.rint(255 * np.stack(target)).astype(np.uint8)
         classes_first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
-        return cls(patient, name, classes_first, np.stack(target), mask, frame, tuple(values))
+        return cls(patient, name, classes_first, shares, mask, frame, tuple(values))
+
+    @property
+    def target(self) -> npt.NDArray[np.float32]:
+        """Share of each of the frame's pixels that each class has, from 0 to 1."""
+        return np.asarray(self.shares / 255, np.float32)
 
     def on_slice(self, temperature: float = 1.0) -> Array:
         """Probability of each class on the slice's own grid, shape (C, 1, Y, X)."""
@@ -97,10 +108,10 @@ class Calibration:
     slope, intercept : float
         The line that leads from a slice's raw expected Dice to its Dice, all classes taken
         together.
-    spearman : float
-        Rank correlation of expected and true Dice over slices.
-    error_before, error_after : float
-        Expected calibration error within `NEAR_MM` of either mask.
+    spearman : float or None
+        Rank correlation of expected and true Dice over slices; None where they do not vary.
+    error_before, error_after : float or None
+        Expected calibration error within `NEAR_MM` of either mask; None without any pixel there.
     slices, patients : int
         How many it was fitted on.
     """
@@ -109,15 +120,15 @@ class Calibration:
     threshold: float
     slope: float
     intercept: float
-    spearman: float
-    error_before: float
-    error_after: float
+    spearman: float | None
+    error_before: float | None
+    error_after: float | None
     slices: int
     patients: int
 
     def card_fields(self) -> dict[str, Any]:
-        """The fields of a card that this fills."""
-        measured = asdict(self)
+        """The fields of a card that this fills; what could not be measured is left out."""
+        measured = {name: value for name, value in asdict(self).items() if value is not None}
         return {
             "temperature": measured.pop("temperature"),
             "threshold": measured.pop("threshold"),
@@ -167,15 +178,53 @@ def score_predictions(
 def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
     """Fit temperature, threshold and confidence.
 
+    What slices tell nothing of, because there are too few of them or nothing is found in any,
+    is left as it is.
+
     Parameters
     ----------
     predicted : sequence of PredictedSlice
         Slices of patients that the network never saw.
     """
-    near = [_near(one) for one in predicted]
-    pairs = list(zip(predicted, near, strict=True))
-    probability = np.concatenate([one.probability[:, where] for one, where in pairs], axis=1)
-    target = np.concatenate([one.target[:, where] for one, where in pairs], axis=1)
+    probability, target = _near_either_mask(predicted)
+    temperature = _best_temperature(probability, target) if probability.size else 1.0
+    threshold, _ = score_predictions(predicted, temperature).best()
+    expected, true = _expected_and_true(predicted, temperature, threshold)
+    varies = len(expected) > 0 and np.ptp(expected) > LEAST_RANGE
+    slope, intercept = np.polyfit(expected, true, 1) if varies else (1.0, 0.0)
+    ranked = stats.spearmanr(expected, true).statistic if varies and np.ptp(true) > 0 else None
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        slope=round(float(slope), 4),
+        intercept=round(float(intercept), 4),
+        spearman=None if ranked is None else round(float(ranked), 4),
+        error_before=_error(probability, target),
+        error_after=_error(tempered(probability, temperature), target),
+        slices=len(predicted),
+        patients=len({one.patient for one in predicted}),
+    )
+
+
+def _error(probability: Array, target: Array) -> float | None:
+    if not probability.size:
+        return None
+    return round(calibration_error(probability.ravel(), target.ravel()), 4)
+
+
+def _near_either_mask(predicted: Sequence[PredictedSlice]) -> tuple[Array, Array]:
+    """Probability and target (C, n) of the pixels to calibrate on, evenly spread if many."""
+    near = [np.flatnonzero(_near(one)) for one in predicted]
+    classes = len(predicted[0].probability)
+    step = max(1, math.ceil(classes * sum(map(len, near)) / MOST_VALUES))
+    pairs = [(one, where[::step]) for one, where in zip(predicted, near, strict=True)]
+    probability = [one.probability.reshape(classes, -1)[:, where] for one, where in pairs]
+    shares = [one.shares.reshape(classes, -1)[:, where] for one, where in pairs]
+    return np.concatenate(probability, axis=1), np.concatenate(shares, axis=1) / np.float32(255)
+
+
+def _best_temperature(probability: Array, target: Array) -> float:
+    """The temperature at which the reference is least of a surprise."""
     background = np.clip(1 - target.sum(axis=0), 0, 1)
 
     def surprise(log_temperature: float) -> float:
@@ -184,23 +233,7 @@ def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
         return float(-((target * np.log(p)).sum(axis=0) + background * np.log(rest)).mean())
 
     best = optimize.minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
-    temperature = round(float(np.exp(best.x)), 3)
-    threshold, _ = score_predictions(predicted, temperature).best()
-    expected, true = _expected_and_true(predicted, temperature, threshold)
-    slope, intercept = np.polyfit(expected, true, 1) if np.ptp(expected) > 0 else (1.0, 0.0)
-    return Calibration(
-        temperature=temperature,
-        threshold=threshold,
-        slope=round(float(slope), 4),
-        intercept=round(float(intercept), 4),
-        spearman=round(float(stats.spearmanr(expected, true).statistic), 4),
-        error_before=round(calibration_error(probability.ravel(), target.ravel()), 4),
-        error_after=round(
-            calibration_error(tempered(probability, temperature).ravel(), target.ravel()), 4
-        ),
-        slices=len(predicted),
-        patients=len({one.patient for one in predicted}),
-    )
+    return round(float(np.exp(best.x)), 3)
 
 
 def calibration_error(probability: Array, target: Array, bins: int = BINS) -> float:

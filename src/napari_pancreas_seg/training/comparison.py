@@ -22,7 +22,14 @@ from napari_pancreas_seg.model.attention_unet import ARCHITECTURES
 from napari_pancreas_seg.training.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.layouts import open_dataset
 from napari_pancreas_seg.training.recipe import TrainSettings
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, train
+from napari_pancreas_seg.training.run import (
+    OUT_OF_FOLD,
+    Split,
+    Watch,
+    default_cache,
+    is_done,
+    train,
+)
 from napari_pancreas_seg.training.scores import FAILURE_DICE, bootstrap_interval, summarise
 
 __all__ = [
@@ -131,8 +138,8 @@ def compare(
     dataset : Path
         Folder in any layout that `open_dataset` knows.
     output : Path
-        Folder for the trainings, ``compare.json`` and ``compare.md``. What is there already is
-        not trained again.
+        Folder for the trainings, ``compare.json`` and ``compare.md``. What is done there already
+        must be of the same settings and patients, and is not trained again.
     settings : TrainSettings
         The recipe that all runs share.
     folds : int
@@ -152,7 +159,7 @@ def compare(
     Raises
     ------
     PancreasSegError
-        If a run is not known, or `train` refuses.
+        If a run is not known, or `train` refuses: what is there already, for instance.
     """
     known = {**RUNS, **LEVERS}
     for name in runs:
@@ -161,10 +168,12 @@ def compare(
     data = open_dataset(dataset)
     taught_by = [teacher for name in runs for teacher in known[name].taught_by]
     chosen = list(dict.fromkeys([BASELINE, *taught_by, *runs]))
-    for name in chosen:
-        for fold in range(min(folds, known[name].folds or folds)):
+    for name in dict.fromkeys([*chosen, *known]):
+        wanted = range(min(folds, known[name].folds or folds)) if name in chosen else ()
+        for fold in range(folds):
             folder = run_folder(output, name, fold)
-            if (folder / OUT_OF_FOLD).exists():
+            # What is done comes into the tables whether asked for or not: `train` checks that too.
+            if fold not in wanted and not is_done(folder):
                 continue
             train(
                 data,
@@ -178,13 +187,19 @@ def compare(
                 negatives=negatives,
                 phantoms=phantoms,
                 resume=True,
-                watch=Watch(
-                    on_epoch=lambda line, name=name, fold=fold: report(  # type: ignore[misc]
-                        f"{name}, fold {fold}: " + "  ".join(f"{k} {v}" for k, v in line.items())
-                    )
-                ),
+                once=True,
+                cache=default_cache(data, output),
+                watch=_watch(f"{name}, fold {fold}: ", report),
             )
     return gather(output, settings, folds)
+
+
+def _watch(what: str, report: Callable[[str], None]) -> Watch:
+    """Tell of a training line by line."""
+    return Watch(
+        on_epoch=lambda line: report(what + "  ".join(f"{k} {v}" for k, v in line.items())),
+        on_note=lambda note: report(what + note),
+    )
 
 
 def run_folder(output: Path, name: str, fold: int) -> Path:

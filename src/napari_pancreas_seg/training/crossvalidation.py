@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.model.ensemble import SHARED, join_weights
+from napari_pancreas_seg.model.ensemble import MOST_MEMBERS, SHARED, join_weights
 from napari_pancreas_seg.training.calibration import PredictedSlice, calibrate
 from napari_pancreas_seg.training.comparison import out_of_fold_dice
 from napari_pancreas_seg.training.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.recipe import TrainSettings
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settled, train
+from napari_pancreas_seg.training.run import Split, Watch, flattered, settled, train
 from napari_pancreas_seg.training.scores import FAILURE_DICE, summarise
-from napari_pancreas_seg.training.validation import MOST_SLICES, HeldBack
+from napari_pancreas_seg.training.validation import MOST_BYTES, MOST_SLICES, HeldBack
 
 __all__ = ["SUMMARY", "CrossValidation", "cross_validate", "fold_folder"]
 
@@ -65,12 +66,12 @@ def cross_validate(
     Parameters
     ----------
     dataset, settings, about, resume
-        See `napari_pancreas_seg.training.run.train`. With `resume`, folds that are done are not
-        trained again.
+        See `napari_pancreas_seg.training.run.train`. With `resume`, folds that are done, by the
+        same recipe in the same length, are not trained again.
     output : Path
         Folder for the folds' trainings, ``crossvalidation.json`` and ``bundle``, the ensemble.
     folds : int
-        Parts into which the patients are split.
+        Parts into which the patients are split: as many as an ensemble may have members.
     watch : callable
         Gives each fold's `Watch`.
     cache : Path, optional
@@ -86,41 +87,42 @@ def cross_validate(
     Raises
     ------
     PancreasSegError
-        As `train` does.
+        As `train` does, and for more folds than an ensemble joins.
     """
+    if not 2 <= folds <= MOST_MEMBERS:
+        raise PancreasSegError(
+            f"The networks of 2 to {MOST_MEMBERS} folds can be joined to an ensemble, not {folds}."
+        )
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     for fold in range(folds):
-        folder = fold_folder(output, fold)
-        if resume and (folder / OUT_OF_FOLD).exists() and (folder / "bundle").is_dir():
-            continue
         train(
             data,
-            folder,
+            fold_folder(output, fold),
             settings,
             split=Split(folds, fold, settings.seed),
             about=_named(about, f"fold {fold}"),
             resume=resume,
+            once=True,
             cache=cache,
             watch=watch(fold),
             **options,
         )
     folders = [fold_folder(output, fold) for fold in range(folds)]
+    members = [load_bundle(folder / "bundle") for folder in folders]
     dice = out_of_fold_dice(folders)
     summary = {
         **summarise(dice.values()),
         f"below_{FAILURE_DICE}": sum(d < FAILURE_DICE for d in dice.values()),
     }
     result = {
-        "what": "Dice per patient on the native grid, out of fold, no post-processing; each "
-        "patient's threshold was chosen on all others; 95 % bootstrap interval over patients",
+        "what": _what(members),
         "folds": folds,
         "seed": settings.seed,
         "patients": {p: round(d, 4) for p, d in dice.items()},
         "summary": summary,
     }
     write_json(output / SUMMARY, result, overwrite=True)
-    members = [load_bundle(folder / "bundle") for folder in folders]
     predicted = _predicted(members, data, settled(settings, data), folds)
     card = {**_card(members, predicted, result), **(about or {})}
     bundle = save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
@@ -128,9 +130,20 @@ def cross_validate(
 
 
 def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
-    if not about or "name" not in about:
+    if not about or not isinstance(about.get("name"), str):
         return about
     return {**about, "name": f"{about['name']} {what}"}
+
+
+def _what(members: Sequence[Bundle]) -> str:
+    """What the figures of all patients are."""
+    what = (
+        "Dice per patient on the native grid, out of fold, no post-processing; each patient's "
+        "threshold was chosen on all others; 95 % bootstrap interval over patients"
+    )
+    validations = [member.card["validation"] for member in members]
+    seen = sum(len(validation.get("seen_before", ())) for validation in validations)
+    return f"{what}; {flattered(seen)}" if seen else what
 
 
 def _predicted(
@@ -140,7 +153,13 @@ def _predicted(
     found: list[PredictedSlice] = []
     for fold, member in enumerate(members):
         _, held = Split(folds, fold, settings.seed).divide(data.cases)
-        slices = HeldBack(held, data.labels, settings, most_slices=MOST_SLICES // folds)
+        slices = HeldBack(
+            held,
+            data.labels,
+            settings,
+            most_slices=MOST_SLICES // folds,
+            most_bytes=MOST_BYTES // folds,
+        )
         found += slices.predict(member.network())
     return found
 

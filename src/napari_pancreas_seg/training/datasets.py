@@ -16,7 +16,12 @@ import numpy.typing as npt
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.neighbours import neighbouring_slices
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, contrast_shift, evenly_spread
+from napari_pancreas_seg.inference.preprocessing import (
+    SOFT_TISSUE_HU,
+    FrameSpec,
+    contrast_shift,
+    evenly_spread,
+)
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.training.cache import (
     CachedRows,
@@ -45,7 +50,8 @@ Bytes = npt.NDArray[np.uint8]
 
 DEFAULT_FRAME = FrameSpec()
 WORKING_FRAME = FrameSpec(height=304, width=400, mm_per_pixel=1.0)
-"""What is kept of a slice for training: room around the network's frame to turn and shift."""
+"""What is kept of a slice for training: room around the network's frame to turn and shift.
+Less is never kept around a body."""
 ROOM_MM = (112.0, 131.0)
 """How much higher and wider it is than the default frame: half of it on either side."""
 SLICE_STEP_MM = 2.5
@@ -114,13 +120,14 @@ class TrainingSlices:
 
 def working_frame(frame: FrameSpec) -> FrameSpec:
     """What is kept of a slice to train a network with such a frame; both share their centre."""
-    if frame.centre == "body":
-        return replace(WORKING_FRAME, offset_mm=frame.offset_mm)
-    mm = min(WORKING_FRAME.mm_per_pixel, frame.mm_per_pixel)
+    body = frame.centre == "body"
+    mm = WORKING_FRAME.mm_per_pixel if body else min(WORKING_FRAME.mm_per_pixel, frame.mm_per_pixel)
     height, width = (
         8 * math.ceil((size * frame.mm_per_pixel + room) / mm / 8)
         for size, room in zip((frame.height, frame.width), ROOM_MM, strict=True)
     )
+    if body:
+        height, width = max(height, WORKING_FRAME.height), max(width, WORKING_FRAME.width)
     return replace(frame, height=height, width=width, mm_per_pixel=mm)
 
 
@@ -379,7 +386,7 @@ def _working(
     hu = np.empty((len(chosen), choice.frame.height, choice.frame.width), np.uint8)
     target = np.zeros((*hu.shape, len(values)), np.uint8)
     for i, z in enumerate(chosen):
-        clipped = np.clip(volume.hu[z].astype(np.float32) + shift, 0, 255)
+        clipped = np.clip(volume.hu[z].astype(np.float32) + shift, *SOFT_TISSUE_HU)
         hu[i] = np.rint(rows @ clipped @ columns.T)
         if not np.isin(mask[z], values).any():
             continue

@@ -22,7 +22,8 @@ from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.training.cache import Rows, classes_shown
 from napari_pancreas_seg.training.calibration import tempered
 from napari_pancreas_seg.training.datasets import TrainingSlices, working_frame
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.evaluation import patients_seen, was_seen
+from napari_pancreas_seg.training.recipe import TrainSettings, check_windows
 
 __all__ = ["TEACHER_SHARE", "TaughtRows", "check_teachers", "taught", "teachers_of"]
 
@@ -118,6 +119,10 @@ def check_teachers(
             raise PancreasSegError(
                 f"{name} does not look at the same neighbouring slices as the network to train."
             )
+        try:
+            check_windows(card["windows"])
+        except PancreasSegError as error:
+            raise PancreasSegError(f"{name} cannot teach: {error}") from error
         if frame != FrameSpec.from_dict(teachers[0].card["frame"]):
             raise PancreasSegError("The teachers do not look at frames of one size and place.")
 
@@ -131,7 +136,7 @@ def teachers_of(patient: str, teachers: Sequence[Bundle]) -> list[int]:
     strangers = [
         i
         for i, teacher in enumerate(teachers)
-        if patient not in teacher.card.get("training", {}).get("patients", ())
+        if not was_seen(patient, patients_seen([teacher.card]))
     ]
     return strangers or list(range(len(teachers)))
 
@@ -187,7 +192,7 @@ def _said_by(teacher: Bundle, network: Any, hu: npt.NDArray[np.float32]) -> npt.
     stack = np.moveaxis(hu, 1, -1)
     inputs = keras.ops.convert_to_numpy(windowed(stack, teacher.card["windows"]))
     probability = network.predict_on_batch(np.asarray(inputs))["probability"]
-    calibrated = tempered(np.moveaxis(probability, -1, 0), teacher.card["temperature"])
+    calibrated = tempered(np.moveaxis(probability, -1, 0), teacher.card.get("temperature", 1.0))
     return np.moveaxis(calibrated, 0, -1)
 
 

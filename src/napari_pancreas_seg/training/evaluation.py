@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, stem
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.layouts import DataSet, LabelledCase, open_dataset
 from napari_pancreas_seg.training.layouts.pairs import match_references
@@ -35,6 +36,8 @@ __all__ = [
     "evaluate",
     "evaluate_volumes",
     "match_references",
+    "patients_seen",
+    "was_seen",
 ]
 
 SLICES = SLICE_LAYOUT.name
@@ -352,12 +355,17 @@ def _patient(reference: Path) -> str:
 def _load(ct: Path, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
     volume = load_ct(ct)
     mask, on = load_mask(reference)
-    if not volume.grid.same_as(on.grid):
-        raise PancreasSegError(
-            f"The reference {reference.name} does not lie on the grid of {ct.name}; resample it "
-            "onto the CT first."
-        )
-    return volume, mask
+    return volume, bring_onto(volume, mask, on.grid, reference.name)
+
+
+def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Patients from whom any of these models has learnt, as their cards say."""
+    return {p for card in cards for p in card.get("training", {}).get("patients", ())}
+
+
+def was_seen(patient: str, seen: Set[str]) -> bool:
+    """Whether a patient is among those, with or without the prefix of the NIH set's files."""
+    return not seen.isdisjoint({patient, patient.removeprefix("PANCREAS_")})
 
 
 def _evaluate(
@@ -371,15 +379,15 @@ def _evaluate(
 ) -> Evaluation:
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     both = [loaded.card, *([] if loaded.localiser is None else [loaded.localiser.card])]
-    known = {p for card in both for p in card.get("training", {}).get("patients", ())}
+    known = patients_seen(both)
     if not every_patient:
-        cases = [c for c in cases if not known & {c.patient, c.patient.removeprefix("PANCREAS_")}]
+        cases = [c for c in cases if not was_seen(c.patient, known)]
     if not cases:
         raise PancreasSegError(
             "The model was trained on every patient of this data; a score on them says nothing "
             "about others (--every-patient gives it all the same)."
         )
-    used = threshold or float(loaded.card["threshold"])
+    used = float(loaded.card["threshold"]) if threshold is None else threshold
     tallies: dict[str, PatientTally] = {}
     several = dict(zip(loaded.classes.names, loaded.classes.values, strict=True))
     by_class: dict[str, dict[str, PatientTally]] = {
@@ -396,7 +404,7 @@ def _evaluate(
             tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
         seconds.append(found.seconds["network"] / len(mask))
         report(done, len(cases))
-    trained_on = sorted(p for p in tallies if known & {p, p.removeprefix("PANCREAS_")})
+    trained_on = sorted(p for p in tallies if was_seen(p, known))
     how = {
         "metric": "all voxels of a patient pooled, on the CT's own grid",
         **how,

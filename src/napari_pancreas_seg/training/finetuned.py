@@ -134,9 +134,7 @@ def finetuned_card(
         How it learnt: ``slices``, ``steps``, ``minutes`` ….
     """
     training = dict(given.get("training", {}))
-    seen = training.get("patients")
-    if isinstance(seen, list):
-        training["patients"] = sorted({*map(str, seen), *patients})
+    training["patients"] = sorted({*training.get("patients", ()), *patients})
     whose = f"{len(patients)} patient" if len(patients) == 1 else f"{len(patients)} patients"
     text = (
         f"Fine-tuned from {given['name']} {given['version']} on {about['slices']} slices of {whose}"

@@ -166,6 +166,7 @@ class _Training:
         self.trainer = make_trainer(settings, devices, start)
         self.settings = self.trainer.settings
         self.averager = Averager(slices, self.settings)
+        self._begun_with = None if start is None else start.network().get_weights()
 
     @property
     def variables(self) -> list[Any]:
@@ -204,7 +205,7 @@ class _Training:
         assert line is not None
         if score is not None:
             batches = max(1, self.settings.calibration_batches // 8)
-            network = self.averager.average(self.trainer, batches)
+            network = self._network(batches)
             line |= score(network)
             if best_epoch([*state.history, line]) == len(state.history):
                 state.best = network.get_weights()
@@ -216,7 +217,16 @@ class _Training:
         batches = self.settings.calibration_batches
         if self.settings.patience is not None and self.state.best is not None:
             return self.averager.restore(self.state.best, batches)
-        return self.averager.average(self.trainer, batches)
+        return self._network(batches)
+
+    def _network(self, batches: int) -> keras.Model:
+        """The averaged network, mixed with the one that it began with if the recipe says so."""
+        share = self.settings.start_share
+        if self._begun_with is None or not share:
+            return self.averager.average(self.trainer, batches)
+        new = self.averager.average(self.trainer, 1).get_weights()
+        pairs = zip(self._begun_with, new, strict=True)
+        return self.averager.restore([share * a + (1 - share) * b for a, b in pairs], batches)
 
 
 def _progress(

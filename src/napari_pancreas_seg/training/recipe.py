@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.preprocessing import SOFT_TISSUE_HU, FrameSpec
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.devices import POLICIES
 
-__all__ = ["TrainSettings", "settings_to_dict"]
+__all__ = ["TrainSettings", "check_windows", "settings_to_dict"]
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
@@ -39,6 +40,10 @@ class TrainSettings:
         ``"cosine"``, or ``"constant"``, which stays at the learning rate after warming up.
     averaging : float
         Momentum of the average of weights that becomes the model.
+    start_share : float
+        Share that the model to begin with keeps in the weights that become the model: the mean of
+        two networks' weights is often better than either where one was trained on from the other
+        (Wortsman et al. 2022, arXiv:2109.01903).
     side_weights : tuple of float
         Weights of the losses at the decoder's second and third finest levels.
     negative_share, phantom_share : float
@@ -48,7 +53,7 @@ class TrainSettings:
     policy : str
         Keras dtype policy of the training; see `napari_pancreas_seg.training.devices`.
     windows : tuple of (low, high)
-        HU windows of the input channels.
+        HU windows of the input channels, within 0 to 255; see `check_windows`.
     neighbours_mm : float, optional
         2.5-D: a slice and the two at this distance below and above it, through the first
         window, are the input channels, instead of one slice through all windows.
@@ -73,6 +78,7 @@ class TrainSettings:
     clip_norm: float = 1.0
     schedule: str = "cosine"
     averaging: float = 0.999
+    start_share: float = 0.0
     side_weights: tuple[float, float] = (0.5, 0.25)
     negative_share: float = 0.12
     phantom_share: float = 0.06
@@ -110,8 +116,11 @@ class TrainSettings:
             raise PancreasSegError("A training needs at least one step, epoch and slice.")
         if self.neighbours_mm is not None and not 0 < self.neighbours_mm < math.inf:
             raise PancreasSegError("The distance of neighbouring slices must be above 0 mm.")
+        if not 0 <= self.start_share < 1:
+            raise PancreasSegError("The share of the model to begin with must be in [0, 1).")
         if not 0 < self.positive_share <= 1:
             raise PancreasSegError("The share of slices with something in them must be in (0, 1].")
+        check_windows(self.windows)
 
     @property
     def input_windows(self) -> tuple[tuple[float, float], ...]:
@@ -129,6 +138,23 @@ class TrainSettings:
             width=self.frame.width,
             channels=len(self.windows) if self.neighbours_mm is None else 3,
         )
+
+
+def check_windows(windows: Sequence[Sequence[float]]) -> None:
+    """Refuse HU windows that reach beyond what training slices hold.
+
+    Raises
+    ------
+    PancreasSegError
+        If there are such windows, or one without any width.
+    """
+    low, high = SOFT_TISSUE_HU
+    for window in windows:
+        if not low <= window[0] < window[1] <= high:
+            raise PancreasSegError(
+                f"The HU window {window[0]:g} to {window[1]:g} does not lie within {low} to "
+                f"{high}, to which training slices are clipped."
+            )
 
 
 def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:

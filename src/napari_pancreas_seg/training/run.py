@@ -18,6 +18,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.cascade import DEFAULT_LOCALISER, localiser_entry
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
+from napari_pancreas_seg.model.card import check_card
 from napari_pancreas_seg.training.calibration import (
     THRESHOLDS,
     PredictedSlice,
@@ -35,17 +36,30 @@ from napari_pancreas_seg.training.datasets import (
 )
 from napari_pancreas_seg.training.devices import choose_devices, choose_policy, make_deterministic
 from napari_pancreas_seg.training.distillation import TEACHER_SHARE, check_teachers, taught
-from napari_pancreas_seg.training.evaluation import ThresholdScores
+from napari_pancreas_seg.training.evaluation import ThresholdScores, patients_seen, was_seen
 from napari_pancreas_seg.training.fit import TrainingProgress, best_epoch, fit
 from napari_pancreas_seg.training.layouts import DataSet, LabelledCase, VolumeCase, open_dataset
 from napari_pancreas_seg.training.placing import check_classes
 from napari_pancreas_seg.training.recipe import TrainSettings, settings_to_dict
 from napari_pancreas_seg.training.validation import HeldBack
 
-__all__ = ["OUT_OF_FOLD", "Split", "Watch", "default_cache", "settled", "train"]
+__all__ = [
+    "OUT_OF_FOLD",
+    "Split",
+    "Watch",
+    "default_cache",
+    "flattered",
+    "is_done",
+    "settled",
+    "train",
+]
 
 OUT_OF_FOLD = "out_of_fold.json"
-"""Dice of each patient held back, for several thresholds; before any temperature."""
+"""Dice of each patient held back, for several thresholds; before any temperature. It is written
+last: where it lies, the training is done."""
+RECIPE, BUNDLE = "recipe.json", "bundle"
+LENGTH = ("steps", "patience", "averaging")
+"""How long to train is what one may change on the way, and the averaging goes with it."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +101,15 @@ class Watch:
         Called with a `TrainingProgress` after every step.
     on_epoch : callable
         Called with a line of the history after every epoch.
+    on_note : callable
+        Called with a sentence that the user should read.
     """
 
     on_start: Callable[[int, int], None] = lambda training, validation: None
     on_case: Callable[[int, int], None] = lambda done, total: None
     on_step: Callable[[TrainingProgress], None] = lambda progress: None
     on_epoch: Callable[[dict[str, Any]], None] = lambda line: None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 def train(
@@ -110,6 +127,7 @@ def train(
     phantoms: int = 16,
     about: dict[str, Any] | None = None,
     resume: bool = False,
+    once: bool = False,
     cache: Path | None = None,
     devices: int | Literal["all"] = 1,
     deterministic: bool = False,
@@ -148,7 +166,9 @@ def train(
     about : dict, optional
         Further fields of the card: ``name``, ``version``, ``licence``, ``citation`` ….
     resume : bool
-        Go on where the folder's checkpoint stands.
+        Go on where the folder's checkpoint stands, of the same recipe and the same patients.
+    once : bool
+        With `resume`, leave a training as it is that is done; it must be of the same length too.
     cache : Path, optional
         Folder for training slices, so that they need not fit into memory; see `load_cases`.
     devices : int or "all"
@@ -166,7 +186,8 @@ def train(
     Raises
     ------
     PancreasSegError
-        If the data cannot be read or the folder cannot be used.
+        If the data cannot be read, what is asked for does not go together, or the folder cannot
+        be used or holds another training.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
@@ -185,6 +206,15 @@ def train(
             "A training on every patient has none left to find its threshold on: it needs a "
             "model of the same recipe that held patients back (and no other training does)."
         )
+    if split is None and settings.patience is not None:
+        raise PancreasSegError(
+            "Patience waits for a better Dice of patients held back, and a training on every "
+            "patient has none: leave --patience out."
+        )
+    if settings.start_share and start is None:
+        raise PancreasSegError(
+            "A share of the model to begin with can only be kept if there is one to begin with."
+        )
     check_classes(settings.frame, data.labels)
     found_by = _localiser(settings, localiser)
     given = None if start is None else load_bundle(start)
@@ -199,12 +229,20 @@ def train(
         _taken_over(calibrated)  # what is missing is said before hours of training
     cases = list(data.cases)
     training, validation = (cases, []) if split is None else split.divide(cases)
+    whose = {"training": _patients(training), "held_back": _patients(validation)}
+    known = patients_seen([model.card for model in (given, *by) if model is not None])
+    seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
+    card = _card(recipe, settings, data, sorted({*whose["training"], *known})) | found_by
+    _check_about(card, about, output / BUNDLE)
     on = choose_devices(devices)
     on.check(settings.batch_size)
-    _claim(output, recipe, resume)
+    if _claim(output, {**recipe, "patients": whose}, resume, once):
+        return output / BUNDLE
     if deterministic:
         make_deterministic()
     watch.on_start(len(training), len(validation))
+    if seen:
+        watch.on_note(f"Mind that {flattered(len(seen))}.")
     n_cases = len(training) + len(validation)
     slices = _load(training, data, settings, negatives, phantoms, cache, n_cases, watch)
     if by:
@@ -243,13 +281,35 @@ def train(
     )
     curves.show(history, best_epoch(history))
     curves.close()
-    card = _card(recipe, settings, data, history, training, int(slices.usable.sum())) | found_by
+    card["training"] |= {
+        "cases": len(training),
+        "slices": int(slices.usable.sum()),
+        "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
+        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    predicted = list(held.predict(network))
     if calibrated is not None:
         card |= _taken_over(calibrated)
     else:
-        predicted = list(held.predict(network))
-        card |= _judged(predicted, data.labels, output, _what(held, settings))
-    return save_bundle(network, {**card, **(about or {})}, output / "bundle", overwrite=True)
+        card |= _judged(predicted, data.labels, _what(held, settings), seen)
+    card |= about or {}
+    bundle = save_bundle(network, card, output / BUNDLE, overwrite=True)
+    if predicted:
+        write_json(output / OUT_OF_FOLD, _out_of_fold(predicted), overwrite=True)
+    return bundle
+
+
+def is_done(output: Path) -> bool:
+    """Whether a folder holds a training that came to its end."""
+    return (Path(output) / OUT_OF_FOLD).exists() and (Path(output) / BUNDLE).is_dir()
+
+
+def flattered(n: int) -> str:
+    """What is to be said where so many patients held back had been seen by other models."""
+    return (
+        f"the model to start from or a teacher had learnt from {n} of the patients held back, "
+        "whose figures say little of new ones"
+    )
 
 
 def default_cache(data: DataSet, output: Path) -> Path | None:
@@ -265,6 +325,10 @@ def settled(settings: TrainSettings, data: DataSet) -> TrainSettings:
     if architecture.classes != len(data.labels):
         settings = replace(settings, architecture=replace(architecture, classes=len(data.labels)))
     return replace(settings, policy=choose_policy(settings.policy))
+
+
+def _patients(cases: Sequence[LabelledCase]) -> list[str]:
+    return sorted({case.patient for case in cases})
 
 
 def _name(model: Bundle) -> dict[str, Any]:
@@ -343,22 +407,29 @@ def _by_class(
 
 
 def _judged(
-    predicted: Sequence[PredictedSlice], labels: Mapping[str, int], output: Path, what: str
+    predicted: Sequence[PredictedSlice],
+    labels: Mapping[str, int],
+    what: str,
+    seen: Sequence[str],
 ) -> dict[str, Any]:
-    """Calibration and validation for the card; the Dice of every threshold goes to a file."""
+    """Calibration and validation for the card."""
     found = calibrate(predicted)
     scores = score_predictions(predicted, found.temperature, (found.threshold,))
-    out_of_fold = {
-        "thresholds": list(THRESHOLDS),
-        "dice": {
-            p: np.round(d, 5).tolist() for p, d in score_predictions(predicted).dice().items()
-        },
-    }
-    write_json(output / OUT_OF_FOLD, out_of_fold, overwrite=True)
     validation = _validation({p: float(d[0]) for p, d in scores.dice().items()}, what)
     if len(labels) > 1:
         validation["mean_by_class"] = _by_class(scores, found.threshold, labels)
+    if seen:
+        validation |= {"what": f"{what}; {flattered(len(seen))}", "seen_before": [*seen]}
     return {**found.card_fields(), "validation": validation}
+
+
+def _out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
+    """Dice of every patient at every threshold."""
+    dice = score_predictions(predicted).dice()
+    return {
+        "thresholds": list(THRESHOLDS),
+        "dice": {patient: np.round(d, 5).tolist() for patient, d in dice.items()},
+    }
 
 
 def _taken_over(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,12 +440,25 @@ def _taken_over(card: Mapping[str, Any]) -> dict[str, Any]:
         raise PancreasSegError(
             f"The model {card['name']} cannot calibrate another: its card has no {error}."
         ) from error
-    return {**taken, "validation": {**taken["validation"], "what": _OF_ANOTHER}}
+    seen = taken["validation"].get("seen_before")
+    what = f"{_OF_ANOTHER}; {flattered(len(seen))}" if seen else _OF_ANOTHER
+    return {**taken, "validation": {**taken["validation"], "what": what}}
 
 
-def _claim(output: Path, recipe: dict[str, Any], resume: bool) -> None:
-    """Make the folder, or make sure that it holds the same recipe."""
-    known = output / "recipe.json"
+def _check_about(card: dict[str, Any], about: dict[str, Any] | None, path: Path) -> None:
+    """Refuse further fields that no card may have, before hours of training."""
+    try:
+        json.dumps(about, allow_nan=False)
+        check_card({**card, **(about or {})}, path)
+    except (TypeError, ValueError, PancreasSegError) as error:
+        raise PancreasSegError(
+            f"The model's card would not be valid with the fields given for it: {error}"
+        ) from error
+
+
+def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bool:
+    """Make the folder, or make sure that it holds the same training; whether that is done."""
+    known = output / RECIPE
     if Checkpoint(output).path.exists() and not resume:
         raise PancreasSegError(
             f"{output} holds a training already: go on with --resume, or choose another folder."
@@ -385,25 +469,40 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool) -> None:
     except (OSError, ValueError) as error:
         raise PancreasSegError(f"{output} cannot be used: {error}.") from error
     now = json.loads(json.dumps(recipe))
+    done = resume and once and is_done(output)
     if before is not None and resume:
-        # How long is what one may change on the way, and the averaging goes with it.
-        fixed = now.keys() - {"steps", "patience", "averaging"}
-        changed = sorted(k for k in fixed & before.keys() if before[k] != now[k])
-        if changed:
-            raise PancreasSegError(
-                f"{output} was trained with another {', '.join(changed)}; choose another folder."
-            )
-    write_json(known, now, overwrite=True)
+        _check_same(output, before, now, () if done else LENGTH)
+    if not done and before != now:
+        (output / OUT_OF_FOLD).unlink(missing_ok=True)  # it was done, and is so no longer
+        write_json(known, now, overwrite=True)
+    return done
+
+
+def _check_same(
+    output: Path, before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
+) -> None:
+    """Refuse a folder of another recipe; keys that an older version did not write may be missing.
+
+    Raises
+    ------
+    PancreasSegError
+        If they differ in more than what is free to change.
+    """
+    changed = {k for k in (now.keys() & before.keys()) - {*free} if before[k] != now[k]}
+    if changed == {"patients"}:
+        raise PancreasSegError(
+            f"{output} was trained on other patients, or held others back: go on with the data "
+            "set as it was, or choose another folder."
+        )
+    if changed:
+        what = ", ".join(sorted(changed - {"patients"}))  # another split has others anyway
+        raise PancreasSegError(f"{output} was trained with another {what}; choose another folder.")
 
 
 def _card(
-    recipe: dict[str, Any],
-    settings: TrainSettings,
-    data: DataSet,
-    history: list[dict[str, Any]],
-    training: Sequence[LabelledCase],
-    slices: int,
+    recipe: dict[str, Any], settings: TrainSettings, data: DataSet, patients: list[str]
 ) -> dict[str, Any]:
+    """What a card says before anything has been learnt."""
     return {
         "name": "unnamed",
         "version": "1",
@@ -416,14 +515,10 @@ def _card(
         "threshold": 0.5,
         "temperature": 1.0,
         "training": {
-            "patients": sorted({r.patient for r in training}),
+            "patients": patients,
             "layout": data.layout,
-            "cases": len(training),
-            "slices": slices,
             "recipe": recipe,
-            "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
             "machine": f"{platform.machine()}, {keras.backend.backend()}",
-            "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
         },
         "weights_sha256": "",

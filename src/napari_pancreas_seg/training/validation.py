@@ -23,9 +23,11 @@ from napari_pancreas_seg.training.recipe import TrainSettings
 __all__ = ["HeldBack"]
 
 MOST_SLICES = 1500
-"""Slices of all cases together: so many fit into a GB with their masks."""
+"""Slices of all cases together; of one class and in the default frame they take a GB."""
+MOST_BYTES = 2 << 30
+"""Memory for them, with their masks and predictions: fewer of several classes fit into it."""
 FEWEST_SLICES = 8
-"""Slices of one case, however many cases there are."""
+"""Slices of one case, however many cases there are; fewer only if the memory is full."""
 WITH_ORGAN = 0.75
 """Share of a case's slices that show something, where not all slices are taken."""
 BATCH = 8
@@ -39,14 +41,16 @@ class _HeldSlice:
     ----------
     hu : ndarray, shape (height, width, S), float32
         The frame, with the slice's neighbours if the network takes them.
-    mask : ndarray, uint8
-        The reference on the slice's own pixels, eight to a byte for one class.
+    mask : ndarray, shape (1, Y, X), uint8
+        The reference on the slice's own pixels.
+    frame : Frame
+        Where the frame lies.
     """
 
     patient: str
     name: str
     hu: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8]
     frame: Frame
 
 
@@ -63,6 +67,8 @@ class HeldBack:
         The frame, windows and neighbours of the network.
     most_slices : int
         Of all cases together; where there are more, each gives some, evenly spread.
+    most_bytes : int
+        Memory that they may take, with what a network says of them.
     on_case : callable
         Called after every case with the number of those done and of all.
 
@@ -79,13 +85,16 @@ class HeldBack:
         settings: TrainSettings,
         *,
         most_slices: int = MOST_SLICES,
+        most_bytes: int = MOST_BYTES,
         on_case: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.labels, self.settings = dict(labels), settings
         self.complete = True
         self._slices: list[_HeldSlice] = []
         self._glands = gland_of_slices(cases, [*labels.values()], settings.frame)
-        each = max(FEWEST_SLICES, most_slices // max(1, len(cases)))
+        n = max(1, len(cases))
+        fit = most_bytes // _bytes_of_slice(settings, len(labels)) // n
+        each = max(1, min(fit, max(FEWEST_SLICES, most_slices // n)))
         for done, case in enumerate(cases, start=1):
             self._slices += self._read(case, each)
             on_case(done, len(cases))
@@ -114,7 +123,7 @@ class HeldBack:
 
     def _predicted(self, one: _HeldSlice, probability: npt.NDArray[Any]) -> PredictedSlice:
         values = tuple(self.labels.values())
-        return PredictedSlice.of(one.patient, one.name, probability, one.labels, one.frame, values)
+        return PredictedSlice.of(one.patient, one.name, probability, one.mask, one.frame, values)
 
     def _read(self, case: LabelledCase, most: int) -> list[_HeldSlice]:
         """Slices of a case, cut out of the CT as inference does."""
@@ -157,3 +166,11 @@ class HeldBack:
         few = min(int(np.count_nonzero(~shown)), most - round(WITH_ORGAN * most))
         taken = evenly_spread(z[shown], most - few)
         return np.sort(np.concatenate([taken, evenly_spread(z[~shown], most - len(taken))]))
+
+
+def _bytes_of_slice(settings: TrainSettings, classes: int) -> int:
+    """Memory of a slice and of a prediction of it; most masks have 512 × 512 pixels."""
+    pixels = settings.frame.height * settings.frame.width
+    shown = 1 if settings.neighbours_mm is None else 3
+    # In float32 what is shown and what is said, in a byte what is true; see `PredictedSlice`.
+    return 512 * 512 + pixels * (4 * shown + 5 * classes)

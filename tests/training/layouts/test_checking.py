@@ -128,6 +128,13 @@ def test_a_class_that_is_missing_is_named(phantoms):
     assert doubts(item.volume, item.mask, {"pancreas": 1, "duct": 2}) == ["There is no duct in it."]
 
 
+def test_of_a_gland_that_is_missing_no_place_is_asked(phantoms):
+    item = phantoms[0]
+    spleen = item.mask * np.uint8(2)
+    said = doubts(item.volume, spleen, {"pancreas": 1, "spleen": 2})
+    assert said == ["There is no pancreas in it."]
+
+
 def test_a_bad_case_does_not_stop_the_others(pairs):
     (pairs / "PANCREAS_0012_ct.nii.gz").write_bytes(b"damaged")
     seen = []

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.datasets import fold_of_patients
 from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.layouts.alignment import bring_onto, flip_overlaps
 from napari_pancreas_seg.training.layouts.classes import choose_classes
+from napari_pancreas_seg.training.layouts.flips import flip_overlaps
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 KINDS = (
@@ -325,6 +326,14 @@ def test_two_layouts_in_one_folder_are_told_apart_by_name(writers, phantoms, tmp
         open_dataset(tmp_path, layout="paris")
 
 
+def test_a_manifest_that_excel_saved(writers, phantoms, tmp_path):
+    writers["slices"][1](tmp_path, phantoms)
+    before = [case.name for case in open_dataset(tmp_path).cases]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_bytes(b"\xef\xbb\xbf" + manifest.read_bytes())
+    assert [case.name for case in open_dataset(tmp_path).cases] == before
+
+
 def test_pairs_whose_names_begin_differently(phantoms, tmp_path):
     item = phantoms[0]
     save_ct(item.volume, tmp_path / "imagesTr" / "img0005.nii.gz")
@@ -366,7 +375,7 @@ def test_a_mask_on_another_grid_is_refused_by_the_name_of_its_case(phantoms, tmp
     put(affine)
     half = affine.copy()
     half[:3, 3] += affine[:3, 0] / 2
-    with pytest.raises(PancreasSegError, match=r"Case a: the mask a_mask\.nii\.gz .* mm from"):
+    with pytest.raises(PancreasSegError, match=r"Case a: 'a_mask\.nii\.gz' .* mm from"):
         put(half)
     with pytest.raises(PancreasSegError, match="its spacing is"):
         put(affine @ np.diag([1.1, 1.1, 1, 1]))

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask
-from napari_pancreas_seg.training.layouts.alignment import bring_onto, turn_onto
+from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.training.layouts.flips import turn_onto
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 __all__ = ["PANCREAS", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]

@@ -13,7 +13,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.landmarks import plausible_slices
 from napari_pancreas_seg.inference.preprocessing import body_centre
 from napari_pancreas_seg.metrics import volume_ml
-from napari_pancreas_seg.training.layouts.alignment import flip_overlaps, name_flips
+from napari_pancreas_seg.training.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 __all__ = ["doubts"]
@@ -75,8 +75,8 @@ def doubts(
     if outside > OUTSIDE_SHARE:
         found.append(f"{outside:.0%} of the mask lies outside of the body.")
     gland = [value for name, value in classes.items() if _PANCREAS.search(name)]
-    if gland:
-        mask = np.isin(labels, gland).astype(np.uint8) if len(classes) > 1 else labels
+    mask = np.isin(labels, gland).astype(np.uint8) if len(classes) > 1 else labels
+    if gland and mask.any():
         found += _flips(volume, mask)
         if not reviewed and len(mask) * volume.spacing[0] >= WHOLE_MM:
             found += _place(volume, mask)

@@ -96,7 +96,7 @@ def read_slice_layout(folder: Path) -> list[SliceRecord]:
     """
     manifest = Path(folder) / "manifest.csv"
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PancreasSegError(

@@ -1,4 +1,4 @@
-"""Where a mask lies on a CT: by its own geometry, or where that is wrong, by what it covers."""
+"""Where a mask lies on a CT by what it covers, if its own geometry is not to be trusted."""
 
 from __future__ import annotations
 
@@ -10,86 +10,18 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.preprocessing import contrast_shift
-from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
+from napari_pancreas_seg.volume import CTVolume, bounding_box
 
-__all__ = ["Overlap", "bring_onto", "flip_overlaps", "name_flips", "turn_onto"]
+__all__ = ["Overlap", "flip_overlaps", "name_flips", "turn_onto"]
 
 Labels = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
-
-_TOLERANCE = 0.1
-"""Of a voxel: headers round. Half a voxel is a mistake, of corners taken for centres."""
 
 GLAND_HU = (40.0, 160.0)
 """Soft tissue, averaged over a few voxels, in portal-venous CT; see `contrast_shift`."""
 
 FLIPS = tuple(itertools.product((False, True), repeat=3))
 """Along (z, y, x); as it is, first."""
-
-
-def bring_onto(volume: CTVolume, mask: Labels, grid: Grid, name: str) -> Labels:
-    """Bring a mask onto the grid of a CT, if that takes no resampling.
-
-    Flips and permutations of axes have been undone by reading. What is left is a mask that spans
-    a part of the CT only, such as a DICOM-SEG without its empty slices.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (z, y, x), uint8
-        The mask in display order.
-    grid : Grid
-        Where it lies.
-    name : str
-        What it is called.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X)
-        The mask on the CT's grid; the same array where nothing is to be done.
-
-    Raises
-    ------
-    PancreasSegError
-        If its voxels are not voxels of the CT.
-    """
-    first = volume.grid.index(grid.world((0, 0, 0)))
-    last = volume.grid.index(grid.world(np.subtract(grid.shape, 1)))
-    corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape))))
-    expected = corners + np.rint(first)
-    off = np.abs(volume.grid.index(grid.world(corners)) - expected).max()
-    inside = (np.rint(first) >= 0).all() and (np.rint(last) < volume.grid.shape).all()
-    if off > _TOLERANCE or not inside:
-        raise PancreasSegError(
-            f"the mask {name} does not lie on the CT's grid: {_difference(volume.grid, grid)}; "
-            "resample it onto the CT first."
-        )
-    if grid.shape == volume.grid.shape:
-        return mask
-    whole = np.zeros(volume.grid.shape, np.uint8)
-    z, y, x = (
-        slice(int(a), int(b) + 1) for a, b in zip(np.rint(first), np.rint(last), strict=True)
-    )
-    whole[z, y, x] = mask
-    return whole
-
-
-def _difference(ct: Grid, mask: Grid) -> str:
-    """Say in which respect two grids differ."""
-    if mask.shape != ct.shape:
-        return f"it has {_times(mask.shape)} voxels, the CT {_times(ct.shape)} (z, y, x)"
-    if not np.allclose(mask.spacing, ct.spacing, rtol=1e-2):
-        return f"its spacing is {_times(mask.spacing)} mm, the CT's {_times(ct.spacing)} (z, y, x)"
-    middle = (np.array(ct.shape) - 1) / 2
-    apart = np.linalg.norm(mask.world(middle) - ct.world(middle))
-    if apart > _TOLERANCE * min(ct.spacing):
-        return f"its middle lies {apart:.3g} mm from the CT's"
-    return "its axes run in other directions"
-
-
-def _times(numbers: tuple[float, ...]) -> str:
-    return " × ".join(f"{n:.4g}" for n in numbers)
 
 
 class Overlap(NamedTuple):
@@ -194,8 +126,9 @@ def turn_onto(volume: CTVolume, mask: Labels, name: str) -> tuple[Labels, tuple[
     """
     if mask.shape != volume.grid.shape:
         raise PancreasSegError(
-            f"the mask {name} has {_times(mask.shape)} voxels, the CT "
-            f"{_times(volume.grid.shape)} (z, y, x): it is another CT's, or slices are missing."
+            f"the mask {name} has {' × '.join(map(str, mask.shape))} voxels, the CT "
+            f"{' × '.join(map(str, volume.grid.shape))} (z, y, x): it is another CT's, or slices "
+            "are missing."
         )
     found = flip_overlaps(volume, mask)
     if not found:

@@ -1,0 +1,91 @@
+"""A mask on the grid of a CT, where it spans a part of the CT or its header rounds."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import CTVolume, Grid
+
+__all__ = ["bring_onto"]
+
+Labels = npt.NDArray[np.uint8]
+
+_TOLERANCE = 0.1
+"""Of a voxel: headers round. Half a voxel is a mistake, of corners taken for centres."""
+
+
+def bring_onto(
+    volume: CTVolume,
+    mask: Labels,
+    grid: Grid,
+    name: str,
+    advice: str = "resample it onto the CT first",
+) -> Labels:
+    """Bring a mask onto the grid of a CT, if that takes no resampling.
+
+    Flips and permutations of axes have been undone by reading. What is left is a mask that spans
+    a part of the CT only, such as a DICOM-SEG without its empty slices.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The CT.
+    mask : ndarray, shape (z, y, x), uint8
+        The mask in display order.
+    grid : Grid
+        Where it lies.
+    name : str
+        What it is called.
+    advice : str
+        What to do if it cannot be: the end of the sentence.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X)
+        The mask on the CT's grid; the same array where nothing is to be done.
+
+    Raises
+    ------
+    PancreasSegError
+        If its voxels are not voxels of the CT.
+    """
+    first = volume.grid.index(grid.world((0, 0, 0)))
+    last = volume.grid.index(grid.world(np.subtract(grid.shape, 1)))
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape))))
+    expected = corners + np.rint(first)
+    off = np.abs(volume.grid.index(grid.world(corners)) - expected).max()
+    inside = (np.rint(first) >= 0).all() and (np.rint(last) < volume.grid.shape).all()
+    if off > _TOLERANCE or not inside:
+        raise PancreasSegError(
+            f"'{name}' does not lie on the grid of the CT: {_difference(volume.grid, grid)}; "
+            f"{advice}."
+        )
+    if grid.shape == volume.grid.shape:
+        return mask
+    whole = np.zeros(volume.grid.shape, np.uint8)
+    z, y, x = (
+        slice(int(a), int(b) + 1) for a, b in zip(np.rint(first), np.rint(last), strict=True)
+    )
+    whole[z, y, x] = mask
+    return whole
+
+
+def _difference(ct: Grid, mask: Grid) -> str:
+    """Say in which respect two grids differ."""
+    if mask.shape != ct.shape:
+        return f"it has {_times(mask.shape)} voxels, the CT {_times(ct.shape)} (z, y, x)"
+    if not np.allclose(mask.spacing, ct.spacing, rtol=1e-2):
+        return f"its spacing is {_times(mask.spacing)} mm, the CT's {_times(ct.spacing)} (z, y, x)"
+    middle = (np.array(ct.shape) - 1) / 2
+    apart = np.linalg.norm(mask.world(middle) - ct.world(middle))
+    if apart > _TOLERANCE * min(ct.spacing):
+        return f"its middle lies {apart:.3g} mm from the CT's"
+    return "its axes run in other directions"
+
+
+def _times(numbers: tuple[float, ...]) -> str:
+    return " × ".join(f"{n:.4g}" for n in numbers)
