@@ -6,6 +6,7 @@ corner of every slice has ones, too, until post-processing takes them away.
 from its middle outward, so that every threshold gives another mask. ``organs``: the same for a
 pancreas, a liver and a spleen side by side. ``fail``, ``bug``,
 ``noise``, ``die``, ``hang FILE``: as they say; the file appears before it hangs.
+``wait FILE``: a box, too, but to load it takes until there is such a file.
 """
 
 import os
@@ -26,6 +27,11 @@ def box_mask(shape):
     _, height, width = shape
     mask[1:, height // 4 : height // 2, width // 4 : width // 2] = 1
     return mask
+
+
+def warm_up(model, *_):
+    while model.startswith("wait ") and not os.path.exists(model.removeprefix("wait ")):
+        time.sleep(0.01)
 
 
 def segment(volume, model, options):
@@ -165,4 +171,4 @@ if __name__ == "__main__":
     real_stdout = os.dup(1)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(segment, lambda *_: None, lambda: (DEVICES, ""), sys.stdin.buffer, replies)
+    serve(segment, warm_up, lambda: (DEVICES, ""), sys.stdin.buffer, replies)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
+import nibabel as nib
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Layer
+from napari.layers import Labels, Layer
+from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari.layers import ct_layer_data
 from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg.autosave import Shelf, autosave_folder
+from napari_pancreas_seg.errors import PancreasSegError
 
 TIMEOUT = 30_000
 
@@ -105,6 +110,84 @@ def test_export_ends_the_keeping_until_the_next_stroke(qtbot, session, ct, tmp_p
         paint(labels, 4, 1, 31)
     assert session.autosave.unexported() == [labels]
     assert len(kept_files()) == 1
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.STL"])
+def test_a_file_without_the_voxels_is_no_export(qtbot, session, ct, tmp_path, name):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    done = []
+    session.export(labels, tmp_path / name, then=done.append)
+    qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
+    assert done[0].exists() and len(kept_files()) == 1
+    assert session.autosave.unexported() == [labels]
+
+
+def test_napari_s_own_way_to_save_is_an_export(
+    qtbot, session, viewer, ct, tmp_path, volume, manifest
+):
+    labels = finish(qtbot, session, ct)
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+        labels.save(str(tmp_path / "m.stl"))
+        assert session.autosave.unexported() == [labels]
+        labels.save(str(tmp_path / "m.nii.gz"))
+    assert session.autosave.unexported() == [] and kept_files() == []
+
+
+def test_an_opened_mask_comes_back_on_its_ct(qtbot, session, viewer, ct_path, volume, tmp_path):
+    """A mask from a file lies on a grid of its own; it is the CT by which it is known again."""
+    mask = np.zeros(volume.source.shape, np.uint8)
+    mask[10:20, 8:16, 3:6] = 1
+    nib.save(nib.Nifti1Image(mask, nib.load(ct_path).affine), tmp_path / "theirs_mask.nii.gz")
+    panel = CtPanel(session)
+    qtbot.addWidget(panel)
+    viewer.layers.events.inserted.connect(lambda event: panel.offer_layers())
+    # The mask first: before its CT is there nothing can be kept.
+    session.open_file(tmp_path / "theirs_mask.nii.gz")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
+    labels = viewer.layers[0]
+    paint(labels, 5, 20, 20)
+    with pytest.raises(PancreasSegError, match=r"theirs_mask.*No CT"):
+        session.autosave.keep_all()
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        session.open_file(ct_path)
+    assert session.mask is labels
+    session.autosave.keep_all()
+    session.close()
+
+    after = ViewerModel()
+    later = session_of(after)
+    again = CtPanel(later)
+    qtbot.addWidget(again)
+    after.layers.events.inserted.connect(lambda event: again.offer_layers())
+    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
+    assert later.autosave.offers[0].path == str(ct_path)
+    later.open_file(ct_path)
+    qtbot.waitUntil(lambda: later.reference is not None, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: bool(later.autosave.offers_for(later.reference)), timeout=TIMEOUT)
+    (offer,) = later.autosave.offers_for(later.reference)
+    later.autosave.restore(offer, later.placement(later.ct))
+    qtbot.waitUntil(lambda: later.mask is not None, timeout=TIMEOUT)
+    assert np.array_equal(later.mask.data, labels.data)
+    later.close()
+
+
+def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, session, viewer, ct):
+    labels = finish(qtbot, session, ct)
+    viewer.layers.selection = {labels}
+    _duplicate_layer(viewer.layers)
+    assert session.autosave.unexported() == []
+    paint(labels, 4, 1, 30)
+    viewer.layers.selection = {labels}
+    _duplicate_layer(viewer.layers)
+    copy = viewer.layers[viewer.layers.index(labels) + 1]
+    assert isinstance(copy, Labels) and session.autosave.unexported() == [labels, copy]
+    viewer.layers.remove(labels)
+    session.autosave.keep_all()
+    assert len(kept_files()) == 2
 
 
 def test_a_mask_drawn_by_hand_is_kept(qtbot, session, viewer, ct):
@@ -233,6 +316,20 @@ def test_the_window_asks(qtbot, corrected):
     assert not window._qt_viewer.isHidden()
     session.autosave.discard_all()
     assert not session.closing.eventFilter(window, QEvent(QEvent.Type.Close))
+
+
+@pytest.mark.gui
+def test_what_cannot_be_kept_keeps_the_window_open(qtbot, window, notifications):
+    session = session_of(window)
+    session.guard_window()
+    drawn = window.add_labels(np.zeros((10, 32, 40), np.uint8), name="on no CT")
+    paint(drawn, 4, 1, 30)
+    assert not window.window._qt_window.close()
+    (keep,) = [b for b in session.closing.box.buttons() if "Keep" in b.text()]
+    keep.click()
+    assert "'on no CT' cannot be kept" in notifications[-1].message
+    assert session.closing.box is None and not session.closing._answered
+    session.autosave.discard_all()
 
 
 @pytest.mark.gui

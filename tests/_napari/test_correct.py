@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
+from napari.utils.interactions import mouse_press_callbacks, mouse_release_callbacks
 from napari.utils.key_bindings import KeymapHandler
 from nibabel import orientations
 from qtpy.QtCore import QPoint, QPointF, Qt
@@ -26,12 +29,14 @@ from napari_pancreas_seg._napari.placement import (
     find_reference,
     index_at,
     placement_of,
+    reference_of,
     show_slice,
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel, KeysDialog
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 20_000
 
@@ -278,30 +283,62 @@ def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, session, mask, panel, 
     assert "no piece" in notifications[-1].message
 
 
-class Event:
-    """What napari's mouse callbacks get."""
+def click_in_picture(viewer: ViewerModel, position) -> None:
+    """Press and release as napari's canvas does: for the viewer, then for the active layer."""
+    steps = (("mouse_press", mouse_press_callbacks), ("mouse_release", mouse_release_callbacks))
+    for kind, callbacks in steps:
+        event = SimpleNamespace(
+            type=kind,
+            position=position,
+            modifiers=[],
+            button=1,
+            dims_displayed=list(viewer.dims.displayed),
+            dims_point=list(viewer.dims.point),
+            view_direction=None,
+        )
+        for owner in (viewer, viewer.layers.selection.active):
+            callbacks(owner, event)
 
-    def __init__(self, position) -> None:
-        self.position = position
 
-
+@pytest.mark.parametrize("mode", ["paint", "erase"])
 def test_the_clicked_piece_is_kept_and_the_click_does_not_paint(
-    qtbot, viewer, session, mask, panel
+    qtbot, viewer, session, mask, panel, mode
 ):
+    show_slice(viewer, mask, session.reference, 2)
+    viewer.layers.selection.active = mask
     draw(mask, 2, 3)
     draw(mask, 7, box=(2, 4, 2, 4))
-    mask.mode = "paint"
+    mask.mode = mode
     callbacks = list(viewer.mouse_drag_callbacks)
     click(panel.pick_button)
     assert session.corrector.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
     press(viewer, "Escape")
-    assert not session.corrector.picking and mask.mode == "paint"
+    assert not session.corrector.picking and mask.mode == mode
     assert viewer.mouse_drag_callbacks == callbacks and not panel.pick_button.isChecked()
     click(panel.pick_button)
-    viewer.mouse_drag_callbacks[0](viewer, Event(tuple(mask.data_to_world((2, 10, 12)))))
+    click_in_picture(viewer, tuple(mask.data_to_world((2, 8, 10))))
     wait(qtbot, session)
-    assert not session.corrector.picking and mask.mode == "paint"
+    assert not session.corrector.picking and mask.mode == mode
     assert mask.data.sum() == 2 * 12 * 14 and not mask.data[7].any()
+    assert len(mask._undo_history) == 1
+
+
+def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, session, mask, volume):
+    """A CT of the same shape, of another patient: neither its HU nor its slices are taken."""
+    data, options, _ = ct_layer_data(CTVolume.from_source_array(volume.hu.T.copy(), np.eye(4)))
+    other = viewer.add_image(data - 500, **options)
+    assert other.data.shape == mask.data.shape
+    session.ct = other
+    assert session.mask_layers(session.reference) == []
+    draw(mask, 5)
+    show_slice(viewer, mask, reference_of(mask), 5)
+    with pytest.raises(PancreasSegError, match="does not lie on"):
+        session.corrector.rerun_slice("box")
+    session.corrector.limits_painting = True
+    mask.brush_size = 6
+    before = np.count_nonzero(mask.data)
+    mask.paint((5, 28, 35), 1)
+    assert np.count_nonzero(mask.data) > before
 
 
 def test_a_slice_is_run_again_and_proposed(qtbot, viewer, session, mask, panel):

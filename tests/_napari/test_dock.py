@@ -10,11 +10,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from napari.layers import Labels
+from napari.layers import Labels, Layer
+from qtpy.compat import isalive
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication
 
+from napari_pancreas_seg._napari.layers import ct_layer_data
 from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget import PancreasDock
 
@@ -158,6 +160,29 @@ def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
     qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
     assert "mL" in again.run_panel.status.text()
     assert again.export_panel.layer is session.run.labels
+
+
+def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, dock, volume):
+    session = dock.session
+    first, second = (Layer.create(*ct_layer_data(volume, name)) for name in ("first", "second"))
+    for layer in (first, second):
+        window.add_layer(layer)
+    dock.ct_panel.combo.layer = first
+    masks = [window.add_labels(np.zeros(first.data.shape, np.uint8)) for _ in range(2)]
+    session.mask = masks[0]
+    dock.parent().destroyOnClose()  # the dock's ×
+    qtbot.waitUntil(lambda: not isalive(dock), timeout=TIMEOUT)
+    _, again = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
+    assert session.ct is again.ct_panel.layer is first
+    assert session.mask is again.ct_panel.mask_combo.layer is masks[0]
+    again.ct_panel.combo.layer = second
+    first.name = "renamed"
+    assert session.ct is second
+    # On the way from one dock to another it stays what it is.
+    window.window.remove_dock_widget(again)
+    window.window.add_dock_widget(again)
+    qtbot.wait(50)
+    assert isalive(again)
 
 
 def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):

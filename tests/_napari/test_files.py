@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
+from napari.layers._layer_actions import _duplicate_layer
 
 from napari_pancreas_seg._napari.layers import ct_layer_data, map_layer_data, mask_of
 from napari_pancreas_seg._napari.placement import (
@@ -250,6 +251,25 @@ def test_export_writes_a_record_beside_the_mask(qtbot, session, viewer, ct_path,
     record = json.loads((tmp_path / "m.json").read_text())
     assert record["model"]["name"] == "box"
     assert record["edits"] == {"voxels_added": 1, "voxels_removed": 0, "slices": 1}
+
+
+def test_only_what_a_run_has_filled_gets_its_record(qtbot, session, viewer, ct_path, tmp_path):
+    ct = open_ct(viewer, ct_path)
+    session.ct = ct
+    run = session.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    hand = add_mask(viewer, ct)
+    viewer.layers.selection = {run.labels}
+    _duplicate_layer(viewer.layers)
+    _duplicate_layer(viewer.layers)  # napari has selected the first one
+    copy = viewer.layers.selection.active
+    assert copy.name.endswith("copy copy")
+    written = []
+    for name, layer in (("hand", hand), ("copy", copy)):
+        session.export(layer, tmp_path / f"{name}.nii.gz", then=written.append)
+    qtbot.waitUntil(lambda: len(written) == 2, timeout=20_000)
+    assert not (tmp_path / "hand.json").exists()
+    assert json.loads((tmp_path / "copy.json").read_text())["model"]["name"] == "box"
 
 
 def test_the_same_mask_in_other_formats_shares_its_record(

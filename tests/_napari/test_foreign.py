@@ -15,6 +15,7 @@ from napari_pancreas_seg._napari import foreign
 from napari_pancreas_seg._napari.layers import ct_layer_data, volume_of
 from napari_pancreas_seg._napari.placement import placement_of, slice_on_screen
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg.autosave import autosave_folder
 from napari_pancreas_seg.io import load_ct
 
 TIMEOUT = 20_000
@@ -139,6 +140,23 @@ def test_geometry_is_restored_and_masks_go_along(
     assert session.mask is mask
     where = session.reference.grid.world(np.argwhere(mask.data)[0])
     assert np.allclose(where, nib.affines.apply_affine(nib.load(ct_path).affine, (i, j, k)))
+
+
+def test_corrections_survive_a_restored_geometry(qtbot, panel, session, viewer, ct_path):
+    bare = as_another_reader(viewer, ct_path, transposed=False)
+    drawn = viewer.add_labels(np.zeros(bare.data.shape, np.uint8), name="drawn")
+    drawn.data_setitem((np.array([7]), np.array([20]), np.array([8])), 1)
+    panel.offer_layers()
+    session.autosave.keep_all()
+    panel.foreign.restore()
+    qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
+    mask = viewer.layers["drawn"]
+    assert mask is not drawn and session.autosave.unexported() == [mask]
+    panel.offer_layers()
+    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        session.autosave.save()
+    assert len(list(autosave_folder().glob("*.npz"))) == 1
+    session.autosave.keep_all()
 
 
 def test_masks_stay_when_nobody_knows_how_they_lie(qtbot, panel, viewer, ct_path, notifications):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from napari.layers import Layer
@@ -11,6 +13,7 @@ from napari_pancreas_seg._napari.layers import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.card_dialog import card_html
+from napari_pancreas_seg.volume import CTVolume, Grid
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton
@@ -129,6 +132,50 @@ def test_panels_fold_and_settings_are_remembered_until_reset(qtbot, dock, viewer
     assert again.attention_panel.is_open
     assert again.attention_panel.opacity.value() == 60
     assert again.run_panel.postprocess.isChecked()
+
+
+def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):
+    labels = run(qtbot, dock, "graded")
+    session, panel = dock.session, dock.run_panel
+    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
+        panel.threshold.setValue(80)
+    panel.every_slice.click()
+    labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
+    before = labels.data.copy()
+    session.settings.clear()
+    assert session.rethreshold._next is None and not session.rethreshold._busy
+    assert np.array_equal(labels.data, before) and len(labels._undo_history) == 1
+    assert session.masks[labels].result.threshold == 0.8
+    assert not panel.every_slice.isChecked() and panel.options.threshold is None
+
+
+def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_path, monkeypatch):
+    labels = run(qtbot, dock, "box")
+    session, panel = dock.session, dock.ct_panel
+    first, measured = session.ct, dock.measure_panel.values["volume"]
+    qtbot.waitUntil(lambda: "mL" in measured.text(), timeout=TIMEOUT)
+    # Of the same shape: another patient, and another phase of the first one.
+    wider = CTVolume(volume.hu, Grid(volume.grid.shape, np.diag([5.0, 1, 1, 1])), volume.source)
+    path = replace(volume.source, path=tmp_path / "phase.nii.gz")
+    for layer in (
+        ct_layer_data(wider, "patient"),
+        ct_layer_data(CTVolume(volume.hu, volume.grid, path), "phase"),
+    ):
+        viewer.add_layer(Layer.create(*layer))
+    panel.combo.layer = viewer.layers["patient"]
+    assert session.ct.name == "patient" and session.mask is None
+    assert measured.text() == "–" and not dock.export_panel.export_button.isEnabled()
+    session.mask = labels  # by a script
+    assert dock.measure_panel._job(labels) is None
+    panel.combo.layer = viewer.layers["phase"]
+    assert session.mask is labels
+    asked = []
+    monkeypatch.setattr(
+        "qtpy.QtWidgets.QFileDialog.getSaveFileName",
+        lambda *args: asked.append(args[2]) or ("", ""),
+    )
+    dock.export_panel.ask_and_export()
+    assert asked == [f"{session.placement(first).reference.name}_mask.nii.gz"]
 
 
 def test_settings_survive_a_bad_file(tmp_path):

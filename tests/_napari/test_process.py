@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import psutil
@@ -18,8 +20,10 @@ from napari_pancreas_seg.inference.result import Options, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
 
-def run(network: NetworkProcess, volume, model: str = "box", **options) -> Segmentation:
-    steps = network.iter_segment(volume, model, Options(**options))
+def run(
+    network: NetworkProcess, volume, model: str = "box", cancelled=lambda: False, **options
+) -> Segmentation | None:
+    steps = network.iter_segment(volume, model, Options(**options), cancelled=cancelled)
     while True:
         try:
             next(steps)
@@ -82,6 +86,39 @@ def test_a_run_that_is_cancelled_from_outside_returns_none(network, volume, tmp_
             result = stop.value
     assert result is None
     assert network.pid is None  # it hung: killed after its second of patience
+
+
+def test_a_cold_network_that_another_run_waits_for_is_not_killed(network, volume, tmp_path):
+    cold, gone = tmp_path / "loaded", Event()
+    network = NetworkProcess(network._command, patience_seconds=0.1)
+    with ThreadPoolExecutor() as threads:
+        try:
+            network.warm_up(f"wait {cold}")
+            pid = network.pid
+            ahead = threads.submit(run, network, volume, "box", gone.is_set)
+            wanted = threads.submit(run, network, volume)
+            assert within(20, lambda: len(network._child._replies) == 2)
+            gone.set()
+            assert ahead.result(timeout=20) is None
+            assert network.pid == pid
+            cold.touch()
+            assert wanted.result(timeout=20).mask.any()
+            # Nobody waits any more: one that does not answer is killed as ever.
+            hung = tmp_path / "hung"
+            assert run(network, volume, f"hang {hung}", hung.exists) is None
+            assert network.pid is None
+        finally:
+            cold.touch()
+            network.close()
+
+
+def test_nothing_starts_after_it_was_closed(network, volume):
+    network.warm_up("box")
+    network.close()
+    network.warm_up("box")
+    assert network.pid is None
+    assert run(network, volume) is None
+    assert network.pid is None
 
 
 def test_a_program_that_cannot_be_started(volume):

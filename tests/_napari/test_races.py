@@ -152,6 +152,19 @@ def test_two_cts_of_one_shape_keep_their_masks_apart(qtbot, viewer, session, ct,
     assert session.review.reviewed_of(run.labels) == frozenset()
 
 
+def test_cold_networks_keep_no_ct_from_being_opened(qtbot, viewer, session, volume, ct_path):
+    loaded = ct_path.with_name("loaded")
+    asked = [Layer.create(*ct_layer_data(volume, name)) for name in "ABC"]
+    for layer in asked:
+        session.warm_up(layer, f"wait {loaded}")
+    session.open_file(ct_path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
+    assert not session.devices
+    with qtbot.waitSignals([session.devices_changed] * 2, timeout=TIMEOUT):
+        loaded.touch()  # for the first and the last: B was overtaken
+    assert session._warm[2:] == (session.placement(asked[2]).reference.id, session.network.pid)
+
+
 def hold(corrector):
     """Let what is submitted next wait; returns what lets it go."""
     submit, waiting = corrector._background.submit, []

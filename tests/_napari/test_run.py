@@ -168,6 +168,69 @@ def test_a_killed_process_is_explained(qtbot, session, ct, notifications):
     assert run.labels.data.any()
 
 
+@pytest.mark.parametrize("model", ["fail", "die", "hang"])
+def test_a_run_that_found_nothing_brings_the_former_mask_back(
+    qtbot, session, viewer, ct, model, tmp_path
+):
+    labels = finish(qtbot, session, ct)
+    layers, result = list(viewer.layers), session.masks[labels].result
+    session.mask = labels
+    session.review.set_reviewed(labels, [2, 3])
+    run = session.start(ct, f"hang {tmp_path / 'now'}" if model == "hang" else model)
+    if model == "hang":
+        qtbot.waitUntil(lambda: (tmp_path / "now").exists(), timeout=20_000)
+        qtbot.waitUntil(lambda: not labels.data.any(), timeout=20_000)
+        run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert np.array_equal(labels.data, box_mask(ct.data.shape))
+    assert not run.can_discard and not run.stands
+    assert session.masks[labels].result is result
+    assert session.review.reviewed_of(labels) == {2, 3}
+    assert list(viewer.layers) == layers
+    assert finish(qtbot, session, ct) is labels
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, session, ct, keep):
+    labels = finish(qtbot, session, ct)
+    session.mask = labels
+    session.review.set_reviewed(labels, [2, 3])
+    run = session.start(ct, "slow")
+    qtbot.waitUntil(lambda: run.done >= 2, timeout=20_000)
+    session.network._child.process.kill()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.can_discard and not run.cancelled
+    assert "failed after" in run.message and "Keep" in run.message
+    found = labels.data.copy()
+    assert found.any() and not np.array_equal(found, box_mask(ct.data.shape))
+    assert session.review.reviewed_of(labels) == {2, 3}
+    session.review.toggle_reviewed(5)  # said of what is on screen
+    if keep:
+        run.keep()
+        assert np.array_equal(labels.data, found)
+        assert session.review.reviewed_of(labels) == {5}
+    else:
+        run.discard()
+        assert np.array_equal(labels.data, box_mask(ct.data.shape))
+        assert session.review.reviewed_of(labels) == {2, 3}
+    assert not run.can_discard and run.stands == keep
+    session.review.set_reviewed(labels, [7])
+    run.tell_again(session.masks[labels], 0.5)
+    assert session.review.reviewed_of(labels) == {7}
+
+
+def test_cancelled_marks_come_back_with_the_mask(qtbot, session, ct):
+    labels = finish(qtbot, session, ct)
+    session.review.set_reviewed(labels, [2, 3, 4])
+    run = session.start(ct, "slow")
+    qtbot.waitUntil(lambda: run.done >= 2, timeout=20_000)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.discard()
+    assert np.array_equal(labels.data, box_mask(ct.data.shape))
+    assert session.review.reviewed_of(labels) == {2, 3, 4}
+
+
 def test_one_run_at_a_time(qtbot, session, ct):
     run = session.start(ct, "slow")
     with pytest.raises(PancreasSegError, match="under way"):

@@ -107,6 +107,36 @@ def test_the_save_dialog_writes_the_record_of_a_run(qtbot, session, viewer, ct_p
         assert json.loads((tmp_path / "other.json").read_text()) == {"my": "notes"}
 
 
+def test_an_export_replaces_no_file_that_is_not_its_record(
+    qtbot, session, viewer, ct_path, tmp_path, notifications
+):
+    (ct,) = viewer.open(ct_path, plugin=PLUGIN)
+    run = session.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    target, record, ended = tmp_path / "m.nii.gz", tmp_path / "m.json", []
+    target.write_bytes(b"a mask")
+    record.write_text('{"Manual": true}')
+
+    def export():
+        session.export(
+            run.labels,
+            target,
+            overwrite=True,
+            then=ended.append,
+            failed=lambda: ended.append(None),
+        )
+
+    export()
+    qtbot.waitUntil(lambda: ended == [None], timeout=20_000)
+    assert "another name or folder" in notifications[-1].message
+    assert (target.read_bytes(), record.read_text()) == (b"a mask", '{"Manual": true}')
+    record.unlink()
+    for _ in range(2):  # its own record is replaced with it
+        export()
+    qtbot.waitUntil(lambda: ended == [None, target, target], timeout=20_000)
+    assert json.loads(record.read_text())["model"]["name"] == "box"
+
+
 def test_a_mask_of_a_metaimage_goes_back_onto_it(viewer, tmp_path, volume):
     path = io.save_ct(volume, tmp_path / "ct.mha")
     (ct,) = viewer.open(path, plugin=PLUGIN)

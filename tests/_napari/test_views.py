@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -11,7 +14,7 @@ from qtpy.QtCore import Qt
 from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import placement_of
-from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.session import Session, session_of
 from napari_pancreas_seg._napari.surface_view import surface_of
 from napari_pancreas_seg._napari.views import HU_PRESETS, OrthogonalViews, views_of
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
@@ -150,6 +153,27 @@ def test_3d_and_back(qtbot, panel, session, viewer, ct, mask):
     assert not [layer for layer in viewer.layers if isinstance(layer, Surface)]
 
 
+def test_the_surface_is_that_of_the_chosen_mask(qtbot, session, viewer, ct, mask):
+    surface = views_of(session).surface
+    surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    other = np.zeros(ct.data.shape, np.uint8)
+    other[7:9, 20:24, 25:30] = 1
+    layer = Layer.create(*labels_layer_data(other, placement_of(ct), "other"))
+    viewer.add_layer(layer)
+    session.mask = layer
+    qtbot.waitUntil(lambda: surface._surface.name == "other in 3-D", timeout=TIMEOUT)
+    assert np.allclose(surface._surface.data[0].mean(axis=0), (7.5, 21.5, 27), atol=0.5)
+    assert [each for each in viewer.layers if each.visible] == [surface._surface]
+    viewer.layers.remove(layer)
+    assert not surface.on and viewer.dims.ndisplay == 2 and mask.visible
+    session.mask = mask
+    surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    session.mask = None
+    assert not surface.on and viewer.dims.ndisplay == 2
+
+
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, session, viewer, mask):
     views_of(session).surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
@@ -190,6 +214,21 @@ def test_orthogonal_views_say_how_they_are_installed(qtbot, panel, monkeypatch, 
     monkeypatch.setattr(OrthogonalViews, "installed", staticmethod(lambda: False))
     qtbot.mouseClick(panel.orthogonal_button, LEFT)
     assert "pip install" in notifications[-1].message
+
+
+def test_a_viewer_that_is_closed_is_forgotten(qapp, volume):
+    viewer = ViewerModel()
+    ct = Layer.create(*ct_layer_data(volume))
+    viewer.add_layer(ct)
+    session = session_of(viewer)
+    session.ct = ct
+    assert views_of(session).letters.letters
+    gone = [weakref.ref(viewer), weakref.ref(ct)]
+    session.close()
+    del viewer, session, ct
+    qapp.processEvents()
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
 
 
 def test_the_ways_of_looking_outlive_the_panel(session, mask):

@@ -221,6 +221,108 @@ def test_a_run_under_way_is_not_left(qtbot, session, viewer, panel, folder, noti
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
 
 
+@pytest.mark.parametrize("model", ["fail", "slow"])
+def test_a_failed_run_does_not_replace_the_file(
+    qtbot, session, viewer, panel, folder, notifications, model
+):
+    work = opened(qtbot, session, panel, folder)
+    session.start(session.ct, "box")
+    qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED, timeout=TIMEOUT)
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    path = folder.parent / "cts_masks" / "a_mask.nii.gz"
+    before = path.read_bytes()
+    run = session.start(session.ct, model)
+    if model == "slow":
+        qtbot.waitUntil(lambda: run.done >= 2, timeout=TIMEOUT)
+        work.mark_reviewed()  # nor is what a run is still filling written
+        assert "under way" in notifications[-1].message
+        session.network._child.process.kill()
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    if model == "slow":
+        for leave in (lambda: work.step(1), work.finish_case, work.mark_reviewed):
+            leave()
+            assert not work.busy and "Keep or discard" in notifications[-1].message
+        run.discard()
+    session.tell_edits()
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert path.read_bytes() == before
+    assert work.worklist.cases[0].status is Status.REVIEWED
+
+
+def a_masks_folder(folder, hu, names: str = "ab"):
+    """A folder in which somebody has corrected masks already."""
+    other = folder.parent / "colleague"
+    other.mkdir()
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[15:25, 10:20, 2:8] = 1
+    for name in names:
+        image = nib.Nifti1Image(mask, np.diag([1, 1, 2.5, 1]))
+        nib.save(image, other / f"{name}_mask.nii.gz")
+    return other
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_masks_in_another_folder_are_loaded_and_not_replaced(
+    qtbot, session, viewer, panel, folder, hu, notifications, corrected
+):
+    work = opened(qtbot, session, panel, folder)
+    qtbot.waitUntil(lambda: work.ahead == "loaded", timeout=TIMEOUT)
+    if corrected:
+        paint(session, viewer, 6)
+    other = a_masks_folder(folder, hu)
+    before = {path: path.read_bytes() for path in other.iterdir()}
+    work.use_output(other)
+    qtbot.waitUntil(
+        lambda: not work.busy and session.mask is not None and session.mask.data.sum() == 600,
+        timeout=TIMEOUT,
+    )
+    assert work.case.name == "a.nii.gz" and len(viewer.layers) == 2
+    own = folder.parent / "cts_masks" / "a_mask.nii.gz"
+    if corrected:  # kept where it belonged, and that is said
+        assert np.asarray(nib.load(own).dataobj).sum() == 1
+        assert "'cts_masks'" in notifications[-1].message
+    assert own.exists() == corrected
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert session.mask.data.sum() == 600
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert {path: path.read_bytes() for path in other.iterdir()} == before
+    work.use_output(other)  # the same once more changes nothing
+    assert not work.busy and work.case.name == "a.nii.gz"
+
+
+def test_a_mask_moves_on_into_an_empty_folder(qtbot, session, viewer, panel, folder, tmp_path):
+    work = opened(qtbot, session, panel, folder)
+    mask = paint(session, viewer, 6)
+    work.use_output(tmp_path / "elsewhere")
+    assert mask in viewer.layers and not work.busy
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert (tmp_path / "elsewhere" / "a_mask.nii.gz").exists()
+    assert not (folder.parent / "cts_masks").exists()
+
+
+def test_one_goes_on_from_a_case_that_cannot_be_read(
+    qtbot, session, viewer, panel, folder, notifications
+):
+    (folder / "b.nii.gz").write_bytes(b"nothing")
+    (folder / "a.nii.gz").rename(folder / "d.nii.gz")
+    work = worklist_of(session)
+    panel.open_folder(folder)  # b and c are broken
+    for name in "bc":
+        qtbot.waitUntil(
+            lambda name=name: bool(notifications) and f"{name}.nii.gz" in notifications[-1].message,
+            timeout=TIMEOUT,
+        )
+        qtbot.waitUntil(lambda: not work.busy, timeout=TIMEOUT)
+        work.step(1)
+    qtbot.waitUntil(shows(work, "d.nii.gz"), timeout=TIMEOUT)
+    assert work.worklist.current == 2
+
+
 def test_a_new_result_is_written_at_once(qtbot, session, viewer, panel, folder):
     work = opened(qtbot, session, panel, folder)
     session.start(session.ct, "box")

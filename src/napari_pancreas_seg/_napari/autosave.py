@@ -17,15 +17,9 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg import autosave
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers import labels_layer_data
+from napari_pancreas_seg._napari.layers import labels_layer_data, original_of
 from napari_pancreas_seg._napari.model_mask import ModelMask
-from napari_pancreas_seg._napari.placement import (
-    METADATA_KEY,
-    GridReference,
-    Placement,
-    display_view,
-    reference_of,
-)
+from napari_pancreas_seg._napari.placement import GridReference, Placement, display_view
 from napari_pancreas_seg.autosave import Shelf, Unsaved
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
@@ -43,6 +37,10 @@ PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
 RETRY_MS = 20_000
 """After corrections could not be kept."""
+ANOTHER = "another"
+"""Base of a mask that came with corrections: no digest."""
+NO_CT = "No CT that they lie on is open."
+"""Why corrections cannot be kept when nothing went wrong: they could not be given back."""
 
 
 @dataclass(eq=False)
@@ -137,7 +135,7 @@ class Autosave(QObject):
         self._soon.timeout.connect(self.save)
         session.mask_changed.connect(self._on_change)
         session.review.marked.connect(self._on_change)
-        session.ct_chosen.connect(self._learn_key)
+        session.ct_chosen.connect(self._on_ct)
         if session.viewer is not None:
             session.viewer.layers.events.removed.connect(self._on_removed)
         self._background.submit(self._shelf.left_behind, self._offer)
@@ -148,6 +146,10 @@ class Autosave(QObject):
         """Take a mask's content of now for what needs no keeping: it was just opened or made."""
         session = self._session()
         if not isinstance(layer, Labels) or layer in self._kept or not _is_array(layer):
+            return
+        original = original_of(layer)
+        if original is not None and original in self.unexported():
+            self._take_over(layer)
             return
         kept = self._kept[layer] = _Kept()
         if session is not None and layer not in session.masks:
@@ -167,6 +169,12 @@ class Autosave(QObject):
             if kept.unexported:
                 found.append(layer)
         return found
+
+    def carry_over(self, old: Labels, new: Labels) -> None:
+        """Take the corrections of a mask for those of another layer that takes its place."""
+        if old in self.unexported():
+            before = self._kept.pop(old)
+            self._take_over(new, supersedes=before.file or before.supersedes)
 
     def exported(self, layer: Layer, digest: str) -> None:
         """Say that a mask was exported as it was when this digest was taken of it."""
@@ -215,10 +223,11 @@ class Autosave(QObject):
             kept.stale = kept.stale or kept.held != kept.digest
         self.save(now=True)
         for layer in self.unexported():
-            if (trouble := self._kept[layer].trouble) is not None:
+            kept = self._kept[layer]
+            if kept.trouble is not None or kept.held != kept.digest:
                 raise PancreasSegError(
                     f"The corrections of '{layer.name}' cannot be kept, so the window stays "
-                    f"open: export them. {trouble}"
+                    f"open: export them. {kept.trouble or NO_CT}"
                 )
 
     def close(self) -> None:
@@ -229,8 +238,21 @@ class Autosave(QObject):
     def _on_change(self, layer: Layer) -> None:
         if isinstance(layer, Labels) and _is_array(layer):
             self._kept.setdefault(layer, _Kept()).stale = True
-            if not self._soon.isActive():
-                self._soon.start()
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._soon.isActive():
+            self._soon.start()
+
+    def _on_ct(self) -> None:
+        self._learn_key()
+        if any(kept.stale for kept in self._kept.values()):
+            self._wake()  # a mask that lay on no CT may lie on this one
+
+    def _take_over(self, layer: Labels, supersedes: Path | None = None) -> None:
+        """Take a mask for one with corrections that are to be kept."""
+        self._kept[layer] = _Kept(base=ANOTHER, edited=True, stale=True, supersedes=supersedes)
+        self._wake()
 
     def _on_removed(self, event: Any) -> None:
         """Keep a mask that is removed before its last strokes have been kept."""
@@ -238,14 +260,14 @@ class Autosave(QObject):
         if session is None or layer not in self._kept or not isalive(self):
             return
         session.tell_edits()
-        if self._kept[layer].stale:
+        if self._kept[layer].stale and session.ct_of(layer) is not None:
             self._leaving.append(layer)
             self.save()
 
     def _job(self, session: Session, layer: Labels) -> Any:
         """What to do for a layer in a thread; None if nothing has changed or it is no mask."""
         kept = self._kept[layer]
-        reference = _reference(session, layer)
+        reference = session.ct_of(layer)
         if not kept.stale or reference is None or session.corrector.is_outline(layer):
             return None
         kept.stale, kept.looking = False, True
@@ -255,10 +277,6 @@ class Autosave(QObject):
         ct = session.ct_data(reference)
         reviewed = tuple(sorted(session.review.reviewed_of(layer)))
         path = None if reference.source.path is None else str(reference.source.path)
-        if path is None and session.reference is not None and session.ct is not None:
-            source = session.reference.source
-            same = session.reference.id == reference.id
-            path = str(source.path) if same and source.path is not None else None
 
         def write(file: Path) -> None:
             unsaved = Unsaved(
@@ -368,7 +386,7 @@ class Autosave(QObject):
             session = self._session()
             if session is None or session.viewer is None:
                 return
-            self._kept[layer] = _Kept(base="another", edited=True, stale=True, supersedes=file)
+            self._take_over(layer, supersedes=file)
             if model is not None:
                 session.masks[layer] = model
             session.viewer.add_layer(layer)
@@ -402,17 +420,6 @@ class Autosave(QObject):
         self._background.submit(
             lambda: self._key(reference, ct), lambda _: self.offers_changed.emit()
         )
-
-
-def _reference(session: Session, layer: Labels) -> GridReference | None:
-    """The grid that a mask lies on: its own, or the chosen CT's if it fits."""
-    own = reference_of(layer)
-    if own is not None:
-        return own
-    chosen = session.reference
-    if chosen is not None and METADATA_KEY not in layer.metadata:
-        return chosen if tuple(layer.data.shape) == chosen.layer_shape else None
-    return None
 
 
 def _slices(noted: Any) -> list[int]:

@@ -22,13 +22,20 @@ class Background(QObject):
 
     Not napari's workers: each of those prompts when the window is closed, and two that
     overlap leave the process with the wrong hook for warnings.
+
+    Parameters
+    ----------
+    parent : QObject, optional
+        Qt's owner.
+    at_once : int
+        How many jobs are done at the same time.
     """
 
     _ended = Signal(object, object, object)
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, parent: QObject | None = None, at_once: int = 3) -> None:
         super().__init__(parent)
-        self._pool = ThreadPoolExecutor(max_workers=3, thread_name_prefix="pancreas")
+        self._pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="pancreas")
         # A bound method of an object of this thread: Qt delivers here, whoever emits.
         self._ended.connect(self._deliver)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg import correction, postprocessing
 from napari_pancreas_seg._napari.background import Background, report
@@ -165,6 +165,9 @@ class Corrector(QObject):
 
         def click(viewer: ViewerModel, event: Any) -> None:
             self._end_picking()
+            # napari hands this press on to the layer, which must not paint with it.
+            target.layer.mode = "pan_zoom"
+            QTimer.singleShot(0, partial(setattr, target.layer, "mode", mode))
             try:
                 self._keep_piece(target, event.position)
             except PancreasSegError as error:
@@ -266,7 +269,7 @@ class Corrector(QObject):
         if ct is None:
             raise PancreasSegError("Open a CT first: there is none to run the network on.")
         z, data, reference = self._slice(target), ct.data, session.placement(ct).reference
-        if reference.grid.shape != target.reference.grid.shape:
+        if not reference.grid.same_as(target.reference.grid):
             raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None

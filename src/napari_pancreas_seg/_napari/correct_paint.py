@@ -11,6 +11,7 @@ import numpy.typing as npt
 from napari.layers import Labels
 from qtpy.QtCore import QObject, QTimer
 
+from napari_pancreas_seg._napari.placement import lies_on
 from napari_pancreas_seg.correction import within_hu
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class PaintLimit(QObject):
 
     def _on_paint(self, event: Any) -> None:
         layer, ct, allowed = event.source, self._session.ct, self._range_hu()
-        if allowed is None or ct is None or tuple(ct.data.shape) != tuple(layer.data.shape):
+        reference = self._session.reference
+        if allowed is None or ct is None or reference is None or not lies_on(layer, reference):
             return
         step = event.value
         if not all(hasattr(atom, "slice_key") for atom in step):

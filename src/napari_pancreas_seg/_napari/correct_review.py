@@ -97,7 +97,7 @@ class Review(QObject):
         self.facts: SliceFacts | None = None
         self._session = session
         self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
-        self._before_run: dict[weakref.ref[Labels], set[int]] = {}
+        self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
         self._background = Background(self)
         self._counting = self._stale = False
         self._soon = QTimer(self)
@@ -107,7 +107,7 @@ class Review(QObject):
         session.mask_chosen.connect(self._on_mask)
         session.mask_changed.connect(self._on_mask_changed)
         session.run_started.connect(self._on_run_started)
-        session.run_finished.connect(self._on_run_finished)
+        session.run_changed.connect(self._on_run_changed)
         viewer = session.viewer
         if viewer is not None:
             viewer.dims.events.point.connect(self._on_moved)
@@ -256,14 +256,18 @@ class Review(QObject):
     def _on_run_started(self) -> None:
         self._before_run = {weakref.ref(k): set(v) for k, v in self._reviewed.items()}
 
-    def _on_run_finished(self) -> None:
-        """Forget what was reviewed of a mask that a run has replaced."""
-        run = self._session.run
-        layer = None if run is None else run.labels
-        before = {ref(): slices for ref, slices in self._before_run.items()}.get(layer)
-        self._before_run = {}
-        if layer is not None and before:
-            self.set_reviewed(layer, self.reviewed_of(layer) - before)
+    def _on_run_changed(self) -> None:
+        """Forget, once, what was reviewed of a mask that a run has replaced or taken back."""
+        run, known = self._session.run, self._before_run
+        if run is None or known is None or run.running or run.can_discard:
+            return
+        layer, self._before_run = run.labels, None
+        if layer is None:
+            return
+        before = {ref(): slices for ref, slices in known.items()}.get(layer, set())
+        left = self.reviewed_of(layer) - before if run.stands else before
+        if left != self.reviewed_of(layer):
+            self.set_reviewed(layer, left)
 
     def _count(self) -> None:
         layer, reference = self._session.mask, self.reference

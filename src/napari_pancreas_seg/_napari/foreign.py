@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,8 +161,27 @@ def read_again(path: Path, layer: Layer, masks: list[Labels]) -> Restored:
     return Restored(data, new, notes)
 
 
-def replace_layer(viewer: ViewerModel, layer: Layer, masks: list[Labels], new: Restored) -> Layer:
+def replace_layer(
+    viewer: ViewerModel,
+    layer: Layer,
+    masks: list[Labels],
+    new: Restored,
+    carry_over: Callable[[Labels, Labels], None] = lambda old, new: None,
+) -> Layer:
     """Put what was read again in the place of a layer and the masks on it.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer.
+    layer : Layer
+        The layer without geometry.
+    masks : list of Labels
+        The masks on it.
+    new : Restored
+        What `read_again` has made of them.
+    carry_over : callable
+        Called with a mask and the one in its place, while neither has left or come.
 
     Returns
     -------
@@ -171,12 +191,15 @@ def replace_layer(viewer: ViewerModel, layer: Layer, masks: list[Labels], new: R
     layers = viewer.layers
     position = layers.index(layer) if layer in layers else len(layers)
     made = Layer.create(*new.data)
+    turned: list[Labels] = [Layer.create(*data) for data in new.masks]
+    for before, after in zip(masks, turned, strict=False):
+        carry_over(before, after)
     for old in [layer, *(masks if new.masks else [])]:
         if old in layers:
             layers.remove(old)
     layers.insert(min(position, len(layers)), made)
-    for data in new.masks:
-        viewer.add_layer(Layer.create(*data))
+    for mask in turned:
+        viewer.add_layer(mask)
     viewer.reset_view()
     return made
 

@@ -35,6 +35,7 @@ __all__ = [
     "map_layer_data",
     "mask_of",
     "name_labels",
+    "original_of",
     "other_label_colors",
     "plain_placement",
     "raw_volume_of",
@@ -141,6 +142,13 @@ def labels_of(layer: Labels) -> dict[str, int]:
         return {}
     pairs = zip(features["index"], features["name"], strict=True)
     return {str(name): int(value) for value, name in pairs if int(value) != 0}
+
+
+def original_of(layer: Layer) -> Layer | None:
+    """Find the layer that another one is a duplicate of; None if there is none, or no more."""
+    parent: Any = layer.source.parent
+    original: Layer | None = None if parent is None else parent()
+    return original
 
 
 def _named(labels: Mapping[str, int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -145,30 +146,33 @@ class OrientationLetters:
     Parameters
     ----------
     viewer : ViewerModel
-        The viewer, or one of those that show it from other sides.
+        The viewer, or one of those that show it from other sides; only a weak reference is kept.
     placement : callable
         Returns the placement of the CT; None while there is none whose orientation is known.
     """
 
     def __init__(self, viewer: ViewerModel, placement: Callable[[], Placement | None]) -> None:
-        self._viewer = viewer
+        self._viewer = weakref.ref(viewer)
         self._placement = placement
-        for event in self._events():
+        for event in _events(viewer):
             event.connect(self.refresh)
         self.refresh()
 
     @property
     def letters(self) -> dict[str, str]:
         """The letters on the canvas, by edge."""
-        overlays = self._viewer.canvas.overlays
+        viewer = self._viewer()
+        overlays = {} if viewer is None else viewer.canvas.overlays
         shown = {edge: overlays.get(_key(edge)) for edge in _POSITIONS}
         return {edge: each.text for edge, each in shown.items() if each and each.visible}
 
     def refresh(self, event: Any = None) -> None:
         """Bring the letters in step with the view."""
-        placement = self._placement()
-        letters = {} if placement is None else edge_letters(self._viewer, placement)
-        overlays = self._viewer.canvas.overlays
+        viewer, placement = self._viewer(), self._placement()
+        if viewer is None:
+            return
+        letters = {} if placement is None else edge_letters(viewer, placement)
+        overlays = viewer.canvas.overlays
         missing = []
         for edge in _POSITIONS:
             overlay = overlays.get(_key(edge))
@@ -178,27 +182,29 @@ class OrientationLetters:
             overlay.text = letters.get(edge, overlay.text)
             overlay.visible = edge in letters
         if missing:
-            self._add(missing[0], letters[missing[0]])
+            edge = missing[0]
+            overlays[_key(edge)] = TextOverlay(
+                text=letters[edge], position=_POSITIONS[edge], font_size=14, visible=True
+            )
         if len(missing) > 1:
             # napari takes some 60 ms to draw a text for the first time: one at a time.
             QTimer.singleShot(0, self.refresh)
 
-    def _add(self, edge: str, letter: str) -> None:
-        self._viewer.canvas.overlays[_key(edge)] = TextOverlay(
-            text=letter, position=_POSITIONS[edge], font_size=14, visible=True
-        )
-
     def close(self) -> None:
         """Take the letters off the canvas."""
-        for event in self._events():
-            event.disconnect(self.refresh)
         self._placement = lambda: None
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        for event in _events(viewer):
+            event.disconnect(self.refresh)
         for edge in _POSITIONS:
-            self._viewer.canvas.overlays.pop(_key(edge), None)
+            viewer.canvas.overlays.pop(_key(edge), None)
 
-    def _events(self) -> list[Any]:
-        dims, camera = self._viewer.dims.events, self._viewer.scene.camera.events
-        return [dims.order, dims.ndisplay, dims.ndim, camera.orientation, camera.angles]
+
+def _events(viewer: ViewerModel) -> list[Any]:
+    dims, camera = viewer.dims.events, viewer.scene.camera.events
+    return [dims.order, dims.ndisplay, dims.ndim, camera.orientation, camera.angles]
 
 
 def _screen_axes(viewer: ViewerModel) -> tuple[Array | None, Array | None]:

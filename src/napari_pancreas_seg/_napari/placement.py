@@ -35,6 +35,7 @@ __all__ = [
     "layer_box",
     "layer_indices",
     "layer_view",
+    "lies_on",
     "placement_of",
     "placements",
     "reference_of",
@@ -129,6 +130,24 @@ def reference_of(layer: Layer) -> GridReference | None:
     if isinstance(reference, GridReference) and reference.layer_shape == tuple(layer.data.shape):
         return reference
     return None
+
+
+def lies_on(layer: Layer, reference: GridReference) -> bool:
+    """Whether the voxels of a layer are those of a CT, as far as anyone knows.
+
+    Parameters
+    ----------
+    layer : Layer
+        A mask. One without a reference of its own is taken for drawn on any CT of its shape.
+    reference : GridReference
+        The CT's grid.
+    """
+    own = reference_of(layer)
+    if own is None:
+        reshaped = isinstance(layer.metadata.get(METADATA_KEY), GridReference)
+        return not reshaped and tuple(layer.data.shape) == reference.layer_shape
+    same_axes = np.array_equal(own.orientation, reference.orientation)
+    return same_axes and own.grid.same_as(reference.grid)
 
 
 def find_reference(layer: Layer, others: Iterable[Layer] = ()) -> GridReference:

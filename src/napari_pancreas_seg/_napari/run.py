@@ -64,6 +64,13 @@ class SegmentationRun(QObject):
         The model.
     options : Options
         How to segment.
+
+    Attributes
+    ----------
+    can_discard : bool
+        Whether it ended early, and what it found waits for `keep` or `discard`.
+    stands : bool
+        Whether what it found is the mask from now on: it ran to its end, or was kept.
     """
 
     changed = Signal()
@@ -95,7 +102,10 @@ class SegmentationRun(QObject):
         self._replaced: ModelMask | None = None
         self._replaced_maps: object = None
         self._maps_begun = False
+        self._how_ended = "Cancelled"
+        self._complete = False
         self.can_discard = False
+        self.stands = False
         self._started = time.monotonic()
         self._first: tuple[float, int] | None = None
         previous = None if self._before is None else session.masks[self._before]
@@ -149,38 +159,25 @@ class SegmentationRun(QObject):
         return pace * max(0, self.total - self.done)
 
     def keep(self) -> None:
-        """Say that what a cancelled run has found shall stay; until then it may be discarded."""
+        """Say that what an unfinished run has found shall stay; until then it may be discarded."""
         if self.can_discard:
             self._forget_former()
-            self.message = f"Cancelled after {self.done} slices; what was found stays."
+            self.stands = True
+            self.message = f"{self._how_ended} after {self.done} slices; what was found stays."
             self.changed.emit()
 
     def discard(self) -> None:
-        """Take back what a cancelled run has found; what a person painted stays.
+        """Take back what an unfinished run has found; what a person painted stays.
 
         A former result that it was replacing comes back.
         """
-        session, viewer, labels = self._session(), self._viewer(), self.labels
-        if not self.can_discard or session is None or viewer is None or labels is None:
+        if not self.can_discard or self.labels is None:
             return
-        if not self._fits(labels):
+        if not self._fits(self.labels):
             self.keep()
             return
-        reference = self._placement.reference
-        mask = session.masks[labels]
-        if self._replaced is None:
-            mask.clear(labels)
-        else:
-            mask.restore(labels, self._replaced)
-        if self._maps_begun:
-            session.maps.restore(reference, self._replaced_maps)
-        labels._reset_history()
-        if labels in viewer.layers and not labels.data.any():
-            viewer.layers.remove(labels)
-        else:
-            self._redraw(always=True)
-        self._forget_former()
-        self.message = "Cancelled; what was found was taken back."
+        self._take_back(self.labels)
+        self.message = f"{self._how_ended}; what was found was taken back."
         self.changed.emit()
 
     def tell_again(self, mask: ModelMask, threshold: float) -> None:
@@ -192,6 +189,24 @@ class SegmentationRun(QObject):
         volume = voxels * mask.reference.grid.voxel_volume_mm3 / 1000
         self.message = f"{volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
         self.changed.emit()
+
+    def _take_back(self, labels: Labels) -> None:
+        session, viewer = self._session(), self._viewer()
+        if session is None or viewer is None:
+            return
+        mask = session.masks[labels]
+        if self._replaced is None:
+            mask.clear(labels)
+        else:
+            mask.restore(labels, self._replaced)
+        if self._maps_begun:
+            session.maps.restore(self._placement.reference, self._replaced_maps)
+        labels._reset_history()
+        if self._replaced is None and labels in viewer.layers and not labels.data.any():
+            viewer.layers.remove(labels)
+        else:
+            self._redraw(always=True)
+        self._forget_former()
 
     def _forget_former(self) -> None:
         self.can_discard = False
@@ -293,6 +308,7 @@ class SegmentationRun(QObject):
             return
         result = session.maps.complete(self._placement.reference, outcome.result)
         session.masks[labels].finish(result)
+        self._complete = True
         if labels not in viewer.layers:
             self._add(labels)
         if named := outcome.result.model.get("labels"):
@@ -302,27 +318,40 @@ class SegmentationRun(QObject):
         self.message = _summary(outcome, time.monotonic() - self._started)
 
     def _on_error(self, error: Exception) -> None:
-        self.message = "The run failed."
+        self._how_ended = "The run failed"
         report(error)
 
     def _on_finished(self) -> None:
         self.running = False
-        if self.cancelled:
-            labels = self.labels
-            self.can_discard = labels is not None and self.done > 0 and self._fits(labels)
-            self.message = (
-                f"Cancelled after {self.done} slices. Keep what was found, or discard it?"
-                if self.can_discard
-                else "Cancelled."
-            )
-        if not self.can_discard:
+        if self._complete and not self.cancelled:
             self._forget_former()
+            self.stands = True
+        else:
+            self._end_early()
         viewer = self._viewer()
         if self.labels is not None and viewer is not None and self.labels in viewer.layers:
             self._redraw(always=True)
             self.labels.events.data(value=self.labels.data)
         self.changed.emit()
         self.finished.emit()
+
+    def _end_early(self) -> None:
+        """Ask about what was found; if that is nothing, the former mask comes back unasked."""
+        session, labels = self._session(), self.labels
+        self.message = f"{self._how_ended}."
+        if session is None or labels is None:
+            return
+        if not self._fits(labels):
+            self._forget_former()
+            self.stands = True
+        elif session.masks[labels].written:
+            # Not `done`: the first stage of two counts slices, too, and writes none.
+            self.can_discard = True
+            self.message = (
+                f"{self._how_ended} after {self.done} slices. Keep what was found, or discard it?"
+            )
+        else:
+            self._take_back(labels)
 
     def _fits(self, labels: Labels) -> bool:
         """Whether a layer still has the CT's shape: a person may have cut it."""

@@ -26,6 +26,7 @@ from napari_pancreas_seg._napari.improve import Improvement
 from napari_pancreas_seg._napari.layers import (
     LayerData,
     mask_of,
+    original_of,
     other_label_colors,
     volume_of,
 )
@@ -36,6 +37,7 @@ from napari_pancreas_seg._napari.placement import (
     Placement,
     display_view,
     find_reference,
+    lies_on,
     placement_of,
     placements,
     reference_of,
@@ -52,6 +54,7 @@ from napari_pancreas_seg._napari.writer import write_mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import NetworkProcess
 from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.io.suffixes import DICOM, VOLUME, suffix_of
 
 __all__ = ["Session", "existing_session", "session_of"]
 
@@ -128,6 +131,8 @@ class Session(QObject):
         super().__init__()
         self.network = NetworkProcess()
         self.background = Background(self)
+        # Of its own: a cold network takes long, and opening a CT must not wait for it.
+        self._warming = Background(self, at_once=1)
         self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
         self.run: SegmentationRun | None = None
         self.warm_up_allowed = True
@@ -141,6 +146,7 @@ class Session(QObject):
         self.why_no_gpu = ""
         self.rethreshold = Rethreshold(self)
         self._foreign: weakref.WeakKeyDictionary[Layer, GridReference] = weakref.WeakKeyDictionary()
+        self._seen_cts: set[str] = set()
         self._watch = MaskWatch(viewer, self)
         self._watch.changed.connect(self.mask_changed)
         self.corrector = Corrector(self)
@@ -217,7 +223,32 @@ class Session(QObject):
         placement = placement_of(layer, self._foreign.get(layer))
         if reference_of(layer) is None:
             self._foreign[layer] = placement.reference
+        self._seen_cts.add(placement.reference.id)
         return placement
+
+    def ct_of(self, layer: Labels) -> GridReference | None:
+        """Find the CT that a mask belongs to.
+
+        The one it was made on, even if that was removed since; for a mask that was opened or
+        drawn the chosen CT if it lies on that, else the only one that it lies on.
+
+        Returns
+        -------
+        GridReference or None
+            None if no such CT is known.
+        """
+        own, chosen = reference_of(layer), self.reference
+        layers = [] if self.viewer is None else list(self.viewer.layers)
+        known = [chosen, *map(reference_of, layers)]
+        cts = {one.id: one for one in known[::-1] if one is not None and one.kind == "ct"}
+        if own is not None and own.id in cts:
+            return cts[own.id]
+        if own is not None and (layer in self.masks or own.id in self._seen_cts):
+            return own
+        fitting = [one for one in cts.values() if lies_on(layer, one)]
+        if chosen in fitting:
+            return chosen
+        return fitting[0] if len(fitting) == 1 else None
 
     def open_file(self, path: str | Path) -> None:
         """Read a CT, a mask or a map in a thread and add it to the viewer."""
@@ -272,6 +303,8 @@ class Session(QObject):
         data, reference, network = layer.data, placement.reference, self.network
 
         def work() -> tuple[list[dict[str, str]], str] | None:
+            if self._warm != wanted:
+                return None  # another CT or model was chosen while this one waited
             try:
                 volume = volume_of(data, reference) if isinstance(data, np.ndarray) else None
                 key = "" if volume is None else fingerprint(reference, volume)
@@ -282,13 +315,14 @@ class Session(QObject):
                 return None
 
         def ready(found: tuple[list[dict[str, str]], str] | None) -> None:
-            self._warm = (*wanted[:3], network.pid)
+            if self._warm == wanted:
+                self._warm = (*wanted[:3], network.pid)
             if found is not None:
                 self.devices, self.why_no_gpu = found
                 self.devices_changed.emit()
 
         self._warm = wanted
-        self.background.submit(work, ready)
+        self._warming.submit(work, ready)
 
     def start(
         self, layer: Image, model: str | Path = "default", options: Options | None = None
@@ -341,7 +375,7 @@ class Session(QObject):
     # -- masks
 
     def mask_layers(self, reference: GridReference) -> list[Labels]:
-        """List the labels layers that can be a mask of a CT: those of its shape."""
+        """List the labels layers that can be a mask of a CT: those of its shape, on its grid."""
         layers = [] if self.viewer is None else list(self.viewer.layers)
         return [
             layer
@@ -349,7 +383,7 @@ class Session(QObject):
             if isinstance(layer, Labels)
             and not layer.multiscale
             and not self.corrector.is_outline(layer)
-            and tuple(layer.data.shape) == reference.layer_shape
+            and lies_on(layer, reference)
         ]
 
     def export(
@@ -381,7 +415,7 @@ class Session(QObject):
         """
         layers = [] if self.viewer is None else list(self.viewer.layers)
         reference = find_reference(layer, layers)
-        data, result, ct = layer.data, self._result(layer, reference), _ct_data(layers, reference)
+        data, result, ct = layer.data, self._result(layer), _ct_data(layers, reference)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
@@ -391,11 +425,18 @@ class Session(QObject):
             return written, digest
 
         def written(outcome: tuple[Path, str]) -> None:
-            self.autosave.exported(layer, outcome[1])
+            if _holds_voxels(outcome[0]):
+                self.autosave.exported(layer, outcome[1])
             if then is not None:
                 then(outcome[0])
 
         self.background.submit(write, written, failed)
+
+    def note_written(self, data: Any, path: str | Path) -> None:
+        """Hear from a writer that the data of a layer, as they are now, were written to a file."""
+        for layer in [] if self.viewer is None else list(self.viewer.layers):
+            if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
+                self.autosave.exported(layer, digest_of(np.asarray(data)))
 
     def ct_data(self, reference: GridReference) -> npt.NDArray[Any] | None:
         """Data of a CT in its layer's order, if it is in the viewer and in memory."""
@@ -406,16 +447,16 @@ class Session(QObject):
             data = self.ct.data if chosen is not None and chosen.id == reference.id else None
         return data if isinstance(data, np.ndarray) else None
 
-    def _result(self, layer: Layer, reference: GridReference) -> Segmentation | None:
-        """Find what a mask came from: by its layer, else by its CT."""
-        masks = [self.masks.get(layer), *self.masks.values()]
-        for mask in masks:
-            if mask is None or mask.result is None:
-                continue
-            if mask is masks[0] or mask.reference.id == reference.id:
-                # As it is with the threshold of now: what differs from it is a person's.
-                return replace(mask.result, mask=mask.copy)
-        return None
+    def _result(self, layer: Layer) -> Segmentation | None:
+        """Find the run that filled a mask, or the one that it is a duplicate of."""
+        origin: Layer | None = layer
+        while origin is not None and origin not in self.masks:
+            origin = original_of(origin)
+        mask = None if origin is None else self.masks[origin]
+        if mask is None or mask.result is None:
+            return None
+        # As it is with the threshold of now: what differs from it is a person's.
+        return replace(mask.result, mask=mask.copy)
 
     def what_made(self, data: Any) -> tuple[Segmentation | None, Any]:
         """Find what the model found where a layer's data are now, and its CT's data.
@@ -426,7 +467,7 @@ class Session(QObject):
         for layer in layers:
             mask = self.masks.get(layer)
             if mask is not None and layer.data is data:
-                return self._result(layer, mask.reference), _ct_data(layers, mask.reference)
+                return self._result(layer), _ct_data(layers, mask.reference)
         return None, None
 
 
@@ -437,6 +478,11 @@ def _ct_data(layers: list[Layer], reference: GridReference) -> Any:
         if known is not None and known.id == reference.id and known.kind == "ct":
             return layer.data
     return None
+
+
+def _holds_voxels(path: str | Path) -> bool:
+    """Whether a mask can be had back from a file: not from a surface, nor from a table."""
+    return suffix_of(Path(path)).lower() in (*VOLUME, *DICOM)
 
 
 def _fits(layer: Layer, mask: ModelMask) -> bool:

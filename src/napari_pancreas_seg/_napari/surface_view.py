@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,7 @@ class SurfaceView(QObject):
         super().__init__(session)
         self._session = session
         self._surface: Surface | None = None
+        self._shown: weakref.ref[Labels] | None = None
         self._hidden: list[Layer] = []
         self._camera: tuple[Any, float] | None = None
         self._wanted = False
@@ -100,6 +102,7 @@ class SurfaceView(QObject):
         self._soon.setInterval(PAUSE_MS)
         self._soon.timeout.connect(self._make)
         session.mask_changed.connect(self._on_edit)
+        session.mask_chosen.connect(self._on_mask)
         if session.viewer is not None:
             session.viewer.dims.events.ndisplay.connect(self._on_ndisplay)
             session.viewer.layers.events.removed.connect(self._on_removed)
@@ -130,7 +133,7 @@ class SurfaceView(QObject):
         """Go back to slices, and show again what was hidden."""
         self._wanted = False
         viewer, surface = self._session.viewer, self._surface
-        self._surface = None
+        self._surface = self._shown = None
         if viewer is not None:
             viewer.dims.ndisplay = 2
             if surface is not None and surface in viewer.layers:
@@ -154,28 +157,31 @@ class SurfaceView(QObject):
         )
 
     def _show(self, mask: Labels, mesh: Mesh | None) -> None:
-        if not self.on:
+        if not self.on or mask is not self._session.mask:
             return
         if mesh is None:
             self.stop()
             report(PancreasSegError("The mask is empty: there is nothing to show in 3-D."))
-        elif self._surface is not None:
-            self._surface.data = self._lit(mask, mesh)
-        else:
+            return
+        if self._surface is None:
             self._add(mask, mesh)
+        else:
+            self._surface.data = self._lit(mask, mesh)
+            if not self._is_of(mask):
+                for name, value in _looks(mask).items():
+                    setattr(self._surface, name, value)
+        self._shown = weakref.ref(mask)
+
+    def _is_of(self, mask: Layer) -> bool:
+        """Whether the surface is that of a mask."""
+        return self._shown is not None and mask is self._shown()
 
     def _add(self, mask: Labels, mesh: Mesh) -> None:
         viewer, ct = self._session.viewer, self._session.ct
         if viewer is None or ct is None:
             return
-        color = np.array(mask.colormap.map(1), dtype=float).reshape(-1)
         surface = Surface(
-            self._lit(mask, mesh),
-            colormap=Colormap([[*color[:3] * 0.15, 1], color, [1, 1, 1, 1]], name="mask"),
-            contrast_limits=(0.0, 1.3),
-            name=f"{mask.name} in 3-D",
-            shading="none",
-            **transform_of(mask),
+            self._lit(mask, mesh), contrast_limits=(0.0, 1.3), shading="none", **_looks(mask)
         )
         self._surface = surface
         active = viewer.layers.selection.active
@@ -213,11 +219,36 @@ class SurfaceView(QObject):
         if isalive(self) and self.on and layer is self._session.mask:
             self._soon.start()
 
+    def _on_mask(self) -> None:
+        """Show another mask that is chosen, and not its voxels, which napari would render."""
+        mask = self._session.mask
+        if not isalive(self) or not self.on:
+            return
+        if mask is None:
+            self.stop()
+        elif not self._is_of(mask):
+            if mask.visible and self._surface is not None:
+                mask.visible = False
+                self._hidden.append(mask)
+            self._make()
+
     def _on_ndisplay(self, event: Any) -> None:
         viewer = self._session.viewer
         if isalive(self) and viewer is not None and viewer.dims.ndisplay == 2 and self._surface:
             self.stop()
 
     def _on_removed(self, event: Any) -> None:
-        if isalive(self) and self._surface is not None and event.value is self._surface:
+        if not isalive(self) or self._surface is None:
+            return
+        if event.value is self._surface or self._is_of(event.value):
             self.stop()
+
+
+def _looks(mask: Labels) -> dict[str, Any]:
+    """Name, colours and place of a mask's surface."""
+    color = np.array(mask.colormap.map(1), dtype=float).reshape(-1)
+    return {
+        "name": f"{mask.name} in 3-D",
+        "colormap": Colormap([[*color[:3] * 0.15, 1], color, [1, 1, 1, 1]], name="mask"),
+        **transform_of(mask),
+    }

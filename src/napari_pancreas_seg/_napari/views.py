@@ -82,11 +82,11 @@ class Blink:
     Parameters
     ----------
     viewer : ViewerModel
-        The viewer.
+        The viewer; only a weak reference is kept.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
-        self._viewer = viewer
+        self._viewer = weakref.ref(viewer)
         self._mask: weakref.ref[Labels] | None = None
         self._picture: Image | None = None
         viewer.layers.events.removed.connect(self._on_removed)
@@ -106,7 +106,8 @@ class Blink:
         model : ModelMask
             What the model wrote into it.
         """
-        if self.on or not layer.visible or layer not in self._viewer.layers:
+        viewer = self._viewer()
+        if viewer is None or self.on or not layer.visible or layer not in viewer.layers:
             return
         # Its picture is nobody's CT and nobody's mask: of no kind that panels offer.
         reference = replace(model.reference, kind="picture")
@@ -123,7 +124,7 @@ class Blink:
             **transform_of(layer),
             metadata={METADATA_KEY: reference},
         )
-        layers = self._viewer.layers
+        layers = viewer.layers
         selected, active = set(layers.selection), layers.selection.active
         self._mask, self._picture = weakref.ref(layer), picture
         layers.insert(layers.index(layer) + 1, picture)
@@ -137,8 +138,9 @@ class Blink:
         mask = None if self._mask is None else self._mask()
         if mask is not None:
             mask.visible = True
-        if picture is not None and picture in self._viewer.layers:
-            self._viewer.layers.remove(picture)
+        viewer = self._viewer()
+        if viewer is not None and picture is not None and picture in viewer.layers:
+            viewer.layers.remove(picture)
 
     def _on_removed(self, event: Any) -> None:
         mask = None if self._mask is None else self._mask()
@@ -153,7 +155,7 @@ class OrthogonalViews:
     Parameters
     ----------
     viewer : Viewer
-        A viewer with a window.
+        A viewer with a window; only a weak reference is kept.
     placement : callable
         Returns the placement of the CT, None without one; for the letters.
     """
@@ -164,7 +166,7 @@ class OrthogonalViews:
     )
 
     def __init__(self, viewer: Any, placement: Callable[[], Placement | None]) -> None:
-        self._viewer = viewer
+        self._viewer = weakref.ref(viewer)
         self._placement = placement
         self._letters: list[OrientationLetters] = []
 
@@ -213,13 +215,16 @@ class OrthogonalViews:
                 model.scene.camera.orientation2d = ("up", "right")
 
     def _manager(self) -> Any:
-        return importlib.import_module(_ORTHOGONAL)._get_manager(self._viewer)
+        return importlib.import_module(_ORTHOGONAL)._get_manager(self._viewer())
 
     def _models(self) -> list[ViewerModel]:
         """Find the models behind the views that are open."""
         # It may have been opened from its own menu; loading it for a look would be slow.
         loaded = sys.modules.get(_ORTHOGONAL)
-        manager = None if loaded is None else loaded._VIEWER_MANAGERS.get(self._viewer)
+        viewer = self._viewer()
+        if loaded is None or viewer is None:
+            return []
+        manager = loaded._VIEWER_MANAGERS.get(viewer)
         if manager is None or not manager.is_shown():
             return []
         widgets = (manager.right_widget, manager.bottom_widget)

@@ -34,6 +34,7 @@ from napari_pancreas_seg._napari.placement import (
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import user_folder
 from napari_pancreas_seg.volume import bounding_box
 from napari_pancreas_seg.worklist import Status, Worklist, WorklistCase
@@ -47,12 +48,31 @@ How = Callable[[], tuple[str | Path, Options]]
 
 @dataclass(eq=False)
 class LoadedCase:
-    """A case's layers, ready to be shown, and what was found in it meanwhile."""
+    """A case's layers, ready to be shown, and what was found in it meanwhile.
+
+    Parameters
+    ----------
+    index : int
+        Which case of the worklist it is.
+    ct : Image
+        Its CT.
+    mask : Labels or None
+        Its mask, if there is one.
+    saved : str
+        Digest of the mask in `target`; empty if there is none that this one comes from.
+    target : Path
+        Where its mask is written: where it was read from, whatever was chosen since.
+    notes : tuple of str
+        Sentences the user should read.
+    result : Segmentation, optional
+        What was found in it before it was shown.
+    """
 
     index: int
     ct: Image
     mask: Labels | None
     saved: str
+    target: Path
     notes: tuple[str, ...]
     result: Segmentation | None = None
 
@@ -156,7 +176,8 @@ class WorklistSession(QObject):
 
     def mark_reviewed(self) -> None:
         """Remember that the case that is shown was reviewed."""
-        self._keep(self.changed.emit, status=Status.REVIEWED)
+        if self._is_settled():
+            self._keep(self.changed.emit, status=Status.REVIEWED)
 
     def finish_case(self) -> None:
         """Write the mask, remember the case as exported, and go to the next one that is not."""
@@ -171,28 +192,55 @@ class WorklistSession(QObject):
 
         if self._mask() is None:
             report(PancreasSegError("This case has no mask yet: run first, or paint one."))
-        else:
+        elif self._is_settled():
             self._keep(go_on, status=Status.EXPORTED)
 
     def use_output(self, folder: str | Path) -> None:
-        """Write masks into another folder from now on."""
-        if self.worklist is None or self.busy:
+        """Write masks into another folder from now on.
+
+        If that holds a mask of the case that is shown, this one is kept where it was, and the
+        case is shown anew with the other.
+        """
+        worklist, shown = self.worklist, self._shown
+        if worklist is None or self.busy or not self._is_settled():
             return
         try:
-            self.worklist.use_output(folder)
+            worklist.use_output(folder)
         except PancreasSegError as error:
             report(error)
             return
-        if self._shown is not None:
-            self._shown.saved = ""
+        self._waiting = None  # its mask, if any, is that of the former folder
+        self._number += 1
+        if shown is None:
+            self.changed.emit()
+            return
+        target = worklist.cases[shown.index].mask
+        if target != shown.target and target.exists():
+            self._leave(lambda: self._load_other(shown))
+            return
+        if target != shown.target:
+            shown.target, shown.saved = target, ""
         self.changed.emit()
+        self._look_ahead(shown)
 
     # -- leaving a case
 
-    def _leave(self, then: Callable[[], None]) -> None:
-        """Keep what is shown, take it out of the viewer, and go on."""
+    def _is_settled(self) -> bool:
+        """Whether the mask may be written; if not, say why: it would replace a whole one."""
         if self._session.running:
             report(PancreasSegError("A run is under way; cancel it or wait for its end."))
+        elif not self._may_write:
+            report(PancreasSegError("Keep or discard what the run has found first."))
+        return self._may_write
+
+    @property
+    def _may_write(self) -> bool:
+        run = self._session.run
+        return run is None or not (run.running or run.can_discard)
+
+    def _leave(self, then: Callable[[], None]) -> None:
+        """Keep what is shown, take it out of the viewer, and go on."""
+        if not self._is_settled():
             return
 
         mask = self._mask()
@@ -261,11 +309,8 @@ class WorklistSession(QObject):
         return found or (chosen if own is None and self._session.ct is shown.ct else None)
 
     def _write(self, mask: Labels, shown: LoadedCase, then: Callable[[Path], None]) -> None:
-        if self.worklist is None:
-            return
-        target = self.worklist.cases[shown.index].mask
         try:
-            self._session.export(mask, target, overwrite=True, then=then, failed=self._idle)
+            self._session.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
         except PancreasSegError as error:
             self._idle()
             report(error)
@@ -310,6 +355,10 @@ class WorklistSession(QObject):
             return
         self._waiting = None
         self._number += 1
+        try:
+            worklist.go_to(index)  # before it is read: one goes on from one that cannot be
+        except PancreasSegError as error:
+            report(error)
         if ready is not None and ready.index == index:
             self._show(ready)
             return
@@ -317,17 +366,22 @@ class WorklistSession(QObject):
         self._begin(f"Opening {case.name}…")
         self._background.submit(lambda: _read(index, case), self._show, self._idle)
 
+    def _load_other(self, left: LoadedCase) -> None:
+        """Show a case anew, with the mask that lies in the folder of now."""
+        self._load(left.index)
+        if left.saved and self.worklist is not None:
+            show_info(
+                f"{self.worklist.cases[left.index].name}: the mask in "
+                f"'{self.worklist.output.name}' is shown from now on; the one that was on screen "
+                f"is in '{left.target.parent.name}'."
+            )
+
     def _show(self, loaded: LoadedCase) -> None:
         viewer, worklist = self._session.viewer, self.worklist
         self._idle()
         if viewer is None or worklist is None:
             return
-        self._shown = loaded
-        try:
-            case = worklist.go_to(loaded.index)
-        except PancreasSegError as error:
-            report(error)
-            case = worklist.cases[loaded.index]
+        self._shown, case = loaded, worklist.cases[loaded.index]
         viewer.add_layer(loaded.ct)
         if loaded.mask is None:
             loaded.mask = self._with_result(loaded)
@@ -437,7 +491,7 @@ class WorklistSession(QObject):
     def _on_run_finished(self) -> None:
         self._go_on_ahead()  # the network does one thing at a time, and the run came first
         run = self._session.run
-        if self._shown is None or run is None or run.labels is None or run.cancelled:
+        if self._shown is None or run is None or not run.stands:
             return
         if self.case is not None and self.case.status is Status.NEW:
             # At once, so that a crash costs nothing of it.
@@ -447,7 +501,7 @@ class WorklistSession(QObject):
         case, shown = self.case, self._shown
         done = case is not None and case.status in (Status.REVIEWED, Status.EXPORTED)
         same = layer is self._mask()
-        if not (done and same) or shown is None or self.busy:
+        if not (done and same and self._may_write) or shown is None or self.busy:
             return
         data = layer.data
 
@@ -479,15 +533,12 @@ def _read(index: int, case: WorklistCase) -> LoadedCase:
     ct: Image = Layer.create(*ct_layer_data(volume))
     notes = volume.notes
     if not case.mask.exists():
-        return LoadedCase(index, ct, None, "", notes)
+        return LoadedCase(index, ct, None, "", case.mask, notes)
     mask, on = io.load_mask(case.mask)
-    if not on.grid.same_as(volume.grid):
-        raise PancreasSegError(
-            f"'{case.mask.name}' does not lie on the grid of '{case.name}'; move it out of the "
-            "output folder, or choose another folder."
-        )
+    advice = "move it out of the output folder, or choose another folder"
+    mask = bring_onto(volume, mask, on.grid, case.mask.name, advice)
     data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas")
-    return LoadedCase(index, ct, Layer.create(*data), _digest(mask), notes)
+    return LoadedCase(index, ct, Layer.create(*data), _digest(mask), case.mask, notes)
 
 
 def _quietly(index: int, case: WorklistCase) -> LoadedCase | None:

@@ -67,11 +67,12 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
         if is_mask:
             mask = display_view(mask_of(layer.data), reference.orientation)
             result, ct = (None, None) if session is None else session.what_made(data)
-            _check_record(name, result)
             write_mask(mask, reference, name, result=result, ct=ct, overwrite=True)
         else:
             _save_image(layer, reference, name)
         written.append(str(name))
+        if session is not None:
+            session.note_written(data, name)
     return written
 
 
@@ -109,13 +110,16 @@ def write_mask(
     Raises
     ------
     PancreasSegError
-        If a file cannot be written, or exists and must not be replaced.
+        If a file cannot be written, or exists and must not be replaced; always if what lies
+        where the record has to go is none.
     """
     path = Path(path)
     record = path.with_name(f"{io.stem(path)}.json")
-    if result is not None and not is_sidecar(record, reference.volume()):
-        # A record of this CT is that of the same mask in another format, and made anew.
-        check_target(record, overwrite=overwrite)
+    if result is not None:
+        _check_record(record)
+        if not is_sidecar(record, reference.volume()):
+            # A record of this CT is that of the same mask in another format, and made anew.
+            check_target(record, overwrite=overwrite)
     # The CT's values are looked at only where something is said of them.
     wanted = result is not None or path.name.lower().endswith(CSV)
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
@@ -137,13 +141,12 @@ def _save_image(layer: Layer, reference: GridReference, path: Path) -> None:
         io.save_ct(raw_volume_of(layer.data, reference), path, overwrite=True)
 
 
-def _check_record(path: Path, result: Segmentation | None) -> None:
+def _check_record(record: Path) -> None:
     """Refuse to replace a file that happens to have the record's name."""
-    record = path.with_name(f"{io.stem(path)}.json")
-    if result is not None and record.exists() and not is_sidecar(record):
+    if record.exists() and not is_sidecar(record):
         raise PancreasSegError(
             f"'{record.name}' lies where the record of this mask has to go, and is none; choose "
-            "another name."
+            "another name or folder."
         )
 
 

@@ -60,7 +60,8 @@ class NetworkProcess:
     command : sequence of str, optional
         What to start; by default this module, in the interpreter that runs now.
     patience_seconds : float
-        How long a cancelled run may take to answer before its process is killed.
+        How long a cancelled run may take to answer before its process is killed, unless
+        somebody else waits for an answer of the same process.
     """
 
     def __init__(self, command: Sequence[str] | None = None, patience_seconds: float = 3.0) -> None:
@@ -86,7 +87,7 @@ class NetworkProcess:
     ) -> None:
         """Start the child and let it load the model, without waiting for it.
 
-        What goes wrong here is reported by the next run.
+        What goes wrong here is reported by the next run; after `close` nothing happens.
 
         Parameters
         ----------
@@ -101,9 +102,11 @@ class NetworkProcess:
             Names that CT, voxels included; a run with the same key need not send it again.
         """
         try:
-            child = self._running_child()
-            request = {"model": str(model), "options": asdict(options or Options())}
-            child.send_volume("warm up", next(self._numbers), request, volume, key)
+            with self._starting:
+                child = self._running_child()
+            if child is not None:
+                request = {"model": str(model), "options": asdict(options or Options())}
+                child.send_volume("warm up", next(self._numbers), request, volume, key)
         except (OSError, PancreasSegError):
             logger.debug("The network could not be warmed up", exc_info=True)
 
@@ -171,17 +174,20 @@ class NetworkProcess:
         Returns
         -------
         Segmentation or None
-            What was found; None if cancelled.
+            What was found; None if cancelled or closed.
 
         Raises
         ------
         PancreasSegError
             If the segmentation fails, or the child ends before it is done.
         """
-        child = self._running_child()
         number = next(self._numbers)
         over = False
-        replies = child.listen(number)
+        with self._starting:  # or `_cancel` might kill the child before it is listened to
+            child = self._running_child()
+            if child is None:
+                return None
+            replies = child.listen(number)
         try:
             request = {"model": str(model), "options": asdict(options or Options())}
             child.send_volume("segment", number, request, volume, key)
@@ -203,27 +209,28 @@ class NetworkProcess:
             child.forget(number)
 
     def close(self) -> None:
-        """End the child at once; a run that is under way ends as if cancelled."""
+        """End the child for good; a run that is under way, or comes later, ends as if cancelled."""
         self._closed.set()
         with self._starting:
             child, self._child = self._child, None
         if child is not None:
             child.kill()
 
-    def _running_child(self) -> _Child:
-        with self._starting:
-            if self._child is None or not self._child.alive:
-                try:
-                    child = _Child(self._command)
-                except OSError as error:
-                    raise PancreasSegError(
-                        f"The network's process could not be started: {error}."
-                    ) from error
-                # Forgotten without close(), or the interpreter ends: nothing survives.
-                weakref.finalize(self, child.kill)
-                self._child = child
-                self._closed.clear()
-            return self._child
+    def _running_child(self) -> _Child | None:
+        """Start the child if there is none, with `_starting` held; None after `close`."""
+        if self._closed.is_set():
+            return None
+        if self._child is None or not self._child.alive:
+            try:
+                child = _Child(self._command)
+            except OSError as error:
+                raise PancreasSegError(
+                    f"The network's process could not be started: {error}."
+                ) from error
+            # Forgotten without close(), or the interpreter ends: nothing survives.
+            weakref.finalize(self, child.kill)
+            self._child = child
+        return self._child
 
     def _replies(
         self, child: _Child, replies: Replies, cancelled: Callable[[], bool]
@@ -240,17 +247,24 @@ class NetworkProcess:
             yield message
 
     def _cancel(self, child: _Child, replies: Replies, number: int) -> None:
-        """Ask the child to stop and wait for its answer, or kill it."""
+        """Ask the child to stop and wait for its answer, or kill it.
+
+        Not if somebody else waits for it: it may only be busy with what comes first, such as
+        loading the network, and drops a cancelled request once it comes to it.
+        """
         deadline = time.monotonic() + self._patience
-        try:
+        with contextlib.suppress(OSError):
             child.request("cancel", number)
-            while (left := deadline - time.monotonic()) > 0 and child.alive:
-                message = replies.get(timeout=left)
+            while child.alive and time.monotonic() < deadline and not child.awaited(number):
+                try:
+                    message = replies.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    continue
                 if message is None or message[0]["reply"] in LAST:
                     return
-        except (OSError, queue.Empty):
-            pass
-        child.kill()
+        with self._starting:  # nobody begins to wait meanwhile
+            if not child.awaited(number):
+                child.kill()
 
 
 class _Child:
@@ -293,6 +307,11 @@ class _Child:
         """Drop what may still come for a request."""
         with self._listening:
             self._replies.pop(number, None)
+
+    def awaited(self, number: int) -> bool:
+        """Whether somebody waits for replies to another request than this one."""
+        with self._listening:
+            return bool(self._replies.keys() - {number})
 
     def send_volume(
         self, kind: str, number: int, header: Mapping[str, Any], volume: CTVolume | None, key: str

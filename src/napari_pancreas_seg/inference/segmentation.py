@@ -287,7 +287,9 @@ def iter_segment(
         course = yield from _locate(volume, loaded, lattice, options, appearance, clock)
     frame, schedule, done = course.frame, course.schedule, course.done
     canvas = Canvas(frame)
-    threshold = options.threshold or float(loaded.card["threshold"])
+    threshold = options.threshold
+    if threshold is None:
+        threshold = float(loaded.card["threshold"])
     maps = MapArrays(frame, volume.grid, lattice, classes)
     if not schedule.total:  # there are maps, with nothing in them
         maps.store(np.zeros(0, np.intp), loaded.blank(canvas))

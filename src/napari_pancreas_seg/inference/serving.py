@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "serve"]
 
+OUT_OF_MEMORY = 137
+"""Status of a child whose memory ran out, as where the system kills it for that."""
+
 Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
 
 
@@ -56,8 +59,8 @@ def serve(
         header, arrays = requests.get()
         number, what = header["id"], header["request"]
         if "hu" in arrays:
-            volume = None  # before the next one: two may not fit into memory
-            volume = messages.volume_of(arrays)
+            volume = messages.volume_of(arrays)  # the former one is let go
+        del arrays
         try:
             if what == "devices":
                 found, why = devices()
@@ -74,6 +77,7 @@ def serve(
             reply = ({"reply": "error", "sentence": _sentence(error)}, {})
         cancelled.discard(number)
         messages.send(stdout, {**reply[0], "id": number}, reply[1])
+        del reply  # a mask as large as the CT is not kept until the next request
 
 
 def _run(
@@ -102,6 +106,8 @@ def _listen(stdin: IO[bytes], requests: queue.SimpleQueue[Message], cancelled: s
                 cancelled.add(message[0]["id"])
             else:
                 requests.put(message)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)  # the parent reads this from the status
     finally:
         # The parent is gone. The main thread may be deep in a library: leave at once.
         os._exit(0)

@@ -73,11 +73,14 @@ class CtPanel(Panel):
         """Offer the viewer's layers that can be a CT, and those that can be its mask."""
         viewer = self._session.viewer
         layers = [] if viewer is None else list(viewer.layers)
-        self.combo.offer([layer for layer in layers if _is_ct(layer)])
-        self._session.ct = self.layer
-        reference = self._session.reference
-        self.mask_combo.offer([] if reference is None else self._session.mask_layers(reference))
-        self._session.mask = self.mask_combo.layer
+        session = self._session
+        # What a dock that was closed had chosen stays so.
+        self.combo.offer([layer for layer in layers if _is_ct(layer)], session.ct)
+        session.ct = self.layer
+        reference = session.reference
+        masks = [] if reference is None else session.mask_layers(reference)
+        self.mask_combo.offer(masks, session.mask)
+        session.mask = self.mask_combo.layer
         self.foreign.refresh()
         self._show_info()
 

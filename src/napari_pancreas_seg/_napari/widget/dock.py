@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QDockWidget,
@@ -61,6 +61,8 @@ class PancreasDock(QWidget):
     warm_up : bool
         Whether to start the network in the background as soon as there is a CT.
     """
+
+    _was_docked = False
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, *, warm_up: bool = True) -> None:
         super().__init__()
@@ -158,6 +160,18 @@ class PancreasDock(QWidget):
         for label in [] if bar is None else bar.findChildren(QLabel):
             # The plugin's own name, or from the menu its display name, in brackets.
             label.setText(label.text().split(" (")[0])
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Go for good when the dock was closed: napari makes another widget then."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange:
+            self._was_docked = self._was_docked or self.parent() is not None
+            # It may be on its way to another dock.
+            QTimer.singleShot(0, self._end_unless_docked)
+
+    def _end_unless_docked(self) -> None:
+        if isalive(self) and self._was_docked and self.parent() is None:
+            self.deleteLater()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         """Take files that are dragged in."""

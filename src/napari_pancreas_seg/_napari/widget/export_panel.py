@@ -65,7 +65,7 @@ class ExportPanel(Panel):
         if self.layer is None:
             report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
             return
-        reference = self._session.reference
+        reference = self._session.ct_of(self.layer)
         name = "mask" if reference is None else f"{reference.name}_mask"
         # Where the CT lies, beside a folder that is one; where napari was started, if nowhere.
         source = None if reference is None else reference.source.path

@@ -93,8 +93,11 @@ class ForeignForm(QWidget):
 
         def put(new: foreign.Restored) -> None:
             self._idle()
-            if self._session.viewer is not None:
-                foreign.replace_layer(self._session.viewer, layer, masks, new)
+            session = self._session
+            if session.viewer is not None:
+                foreign.replace_layer(
+                    session.viewer, layer, masks, new, session.autosave.carry_over
+                )
                 for note in new.notes:
                     show_info(f"{layer.name}: {note}")
 

@@ -47,14 +47,24 @@ class LayerCombo(QWidget):
             if known() is layer:
                 self.box.setCurrentIndex(index)
 
-    def offer(self, layers: Sequence[Layer]) -> None:
-        """Offer these layers; what was chosen stays so, and a new layer is chosen at once."""
+    def offer(self, layers: Sequence[Layer], at_first: Layer | None = None) -> None:
+        """Offer these layers; what was chosen stays so, and a new layer is chosen at once.
+
+        Parameters
+        ----------
+        layers : sequence of Layer
+            What can be chosen.
+        at_first : Layer, optional
+            What is chosen instead while nothing has been, if it is among them.
+        """
         before = self.layer
         known = {id(layer()) for layer in self._layers}
         new = [layer for layer in layers if id(layer) not in known]
         choice = new[-1] if new else before if any(before is one for one in layers) else None
         if choice is None and layers:
             choice = layers[-1]
+        if before is None and any(at_first is one for one in layers):
+            choice = at_first
         self.box.blockSignals(True)
         self.box.clear()
         self._layers = [weakref.ref(layer) for layer in layers]

@@ -25,7 +25,7 @@ from napari_pancreas_seg import measurements
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers import labels_of
 from napari_pancreas_seg._napari.measuring import MaskToMeasure, Measured, measure_layers
-from napari_pancreas_seg._napari.placement import GridReference, reference_of
+from napari_pancreas_seg._napari.placement import GridReference, lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo
 
@@ -105,11 +105,7 @@ class MeasurePanel(Panel):
         """Offer what the mask can be compared with: other masks on the CT's grid."""
         before = self.reference_layer
         layers = [] if reference is None else self._session.mask_layers(reference)
-        others = [
-            layer
-            for layer in layers
-            if layer is not self._session.mask and _same_grid(layer, reference)
-        ]
+        others = [layer for layer in layers if layer is not self._session.mask]
         combo = self.reference_combo
         combo.blockSignals(True)
         combo.clear()
@@ -221,7 +217,7 @@ class MeasurePanel(Panel):
 
     def _job(self, mask: Labels | None) -> MaskToMeasure | None:
         reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
-        if mask is None or reference is None or ct is None:
+        if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
         if other is None or other is mask:
             return MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels_of(mask))
@@ -285,9 +281,3 @@ def _class_text(name: str, found: Measured) -> str:
     text = f"{name} {found.mask['volume_ml']:.1f} mL"
     dice = None if found.comparison is None else found.comparison["dice"]
     return text if dice is None else f"{text}, Dice {dice:.3f}"
-
-
-def _same_grid(layer: Layer, reference: GridReference | None) -> bool:
-    """Whether a layer of the CT's shape lies where the CT does, as far as it says."""
-    own = reference_of(layer)
-    return reference is None or own is None or own.grid.same_as(reference.grid)

@@ -181,12 +181,15 @@ class RunPanel(Panel):
 
     def _on_own(self) -> None:
         """Go back to the threshold of the model's card, now and for the next run."""
+        self._show_own()
+        self._apply()
+
+    def _show_own(self) -> None:
         own = self._own_threshold()
         self._threshold = None
         if own is not None:
             self._move(own)
         self._show_threshold()
-        self._apply()
 
     def _on_postprocess(self, checked: bool) -> None:
         self._session.settings.set("run/postprocess", checked)
@@ -196,7 +199,7 @@ class RunPanel(Panel):
         if isalive(self):
             self.postprocess.setChecked(True)
             self.every_slice.setChecked(False)
-            self._on_own()
+            self._show_own()  # the mask stays as it is, and so do its steps of undo
 
     def _apply(self) -> None:
         """Make the chosen mask anew, if it is a run's."""
