@@ -283,7 +283,7 @@ def train(
     curves.close()
     card["training"] |= {
         "cases": len(training),
-        "slices": int(slices.usable.sum()),
+        "slices": int((slices.usable & (slices.kind == "patient")).sum()),
         "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
