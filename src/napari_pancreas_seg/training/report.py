@@ -210,7 +210,7 @@ def _recipe(card: Mapping[str, Any]) -> list[str]:
     rows = [
         (name.replace("_", " "), json.dumps(value, ensure_ascii=False).strip('"'))
         for name, value in recipe.items()
-        if not isinstance(value, Mapping) and value is not None
+        if not isinstance(value, Mapping) and value is not None and value != []
     ]
     rows += [
         (
