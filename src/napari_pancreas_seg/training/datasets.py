@@ -127,8 +127,14 @@ def working_frame(frame: FrameSpec) -> FrameSpec:
         for size, room in zip((frame.height, frame.width), ROOM_MM, strict=True)
     )
     if body:
-        height, width = max(height, WORKING_FRAME.height), max(width, WORKING_FRAME.width)
+        height = _kept(height, WORKING_FRAME.height, ROOM_MM[0])
+        width = _kept(width, WORKING_FRAME.width, ROOM_MM[1])
     return replace(frame, height=height, width=width, mm_per_pixel=mm)
+
+
+def _kept(wanted: int, usual: int, room: float) -> int:
+    """The usual size, unless more than a quarter of the room would be missing."""
+    return usual if wanted - room / 4 <= usual else wanted
 
 
 def fold_of_patients(patients: Sequence[str], folds: int, fold: int, seed: int) -> list[str]:
