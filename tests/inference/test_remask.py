@@ -104,6 +104,8 @@ def test_a_region_beyond_the_ct_says_so(volume, loaded):
     with pytest.raises(PancreasSegError, match="slices must lie within 9 slices"):
         nps.segment(volume, loaded, slices=(9, 12))
     with pytest.raises(PancreasSegError, match="box must lie"):
+        nps.segment(volume, loaded, box=(900, 950, 0, 9))
+    with pytest.raises(PancreasSegError, match="stop must come after its start"):
         nps.segment(volume, loaded, box=(5, 5, 0, 9))
 
 
