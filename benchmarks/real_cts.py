@@ -21,9 +21,9 @@ import numpy as np
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.model.bundle import load_card
+from napari_pancreas_seg.training.evaluation import patients_seen
 from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
 from napari_pancreas_seg.training.scores import summarise
-from napari_pancreas_seg.volume import CTVolume
 
 FULL_FRAME_MM = 0.8
 """Pixels of a slice that was not cropped."""
@@ -44,7 +44,7 @@ def voxels(path: Path) -> np.ndarray:
 
 def full_frame(dataset: Path, model: str) -> list[SliceRecord]:
     """Slices of patients that the model never saw, shown whole."""
-    known = set(load_card(model)["training"]["patients"])
+    known = patients_seen([load_card(model)])
     return [
         r
         for r in read_slice_layout(dataset)
@@ -55,6 +55,7 @@ def full_frame(dataset: Path, model: str) -> list[SliceRecord]:
 def score_slices(dataset: Path, model: str) -> dict[str, float]:
     """Dice of each patient, all voxels pooled."""
     overlap: dict[str, np.ndarray] = {}
+    references: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as name:
         cts, out = Path(name, "cts"), Path(name, "out")
         cts.mkdir()
@@ -62,20 +63,17 @@ def score_slices(dataset: Path, model: str) -> dict[str, float]:
         if not records:
             sys.exit("the model was trained on every patient of this data set")
         for record in records:
-            io.save_ct(record.load()[0], cts / f"{record.name}.nii.gz")
+            volume, mask = record.load()
+            io.save_ct(volume, cts / f"{record.name}.nii.gz")
+            # In the order of axes in which files have it.
+            references[record.name] = volume.to_source_order(mask) > 0
         segment(str(cts), "-o", str(out), "--model", model, "--no-postprocess")
         for record in records:
-            volume, mask = record.load()
             found = voxels(out / f"{record.name}_mask.nii.gz")
-            true = _as_stored(volume, mask)
+            true = references[record.name]
             counts = np.array([2 * (found & true).sum(), found.sum() + true.sum()], float)
             overlap[record.patient] = overlap.get(record.patient, 0) + counts
     return {patient: both / total for patient, (both, total) in sorted(overlap.items())}
-
-
-def _as_stored(volume: CTVolume, mask: np.ndarray) -> np.ndarray:
-    """The reference in the order of axes in which files have it."""
-    return volume.to_source_order(mask) > 0
 
 
 def score_ct(ct: Path, reference: Path, model: str) -> dict[str, object]:

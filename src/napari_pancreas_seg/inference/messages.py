@@ -24,6 +24,7 @@ from napari_pancreas_seg.inference.result import (
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
 
 __all__ = [
+    "OUT_OF_MEMORY",
     "Message",
     "progress_message",
     "progress_of",
@@ -33,6 +34,9 @@ __all__ = [
     "send",
     "volume_of",
 ]
+
+OUT_OF_MEMORY = 137
+"""Status of a child whose memory ran out, as where the system kills it for that."""
 
 Array = npt.NDArray[Any]
 Message = tuple[dict[str, Any], dict[str, Array]]

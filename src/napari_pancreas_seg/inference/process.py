@@ -361,7 +361,7 @@ class _Child:
         logger.debug("The network's process ended with status %s:\n%s", status, tail)
         if self._garbled:
             why = "sent something that is no answer and was stopped. Run again."
-        elif status in (-signal.SIGTERM, -9, 137, 0xC0000017):
+        elif status in (-signal.SIGTERM, -9, messages.OUT_OF_MEMORY, 0xC0000017):
             why = (
                 "was stopped from outside, most often because the memory ran out. Close other "
                 "programs, or choose a smaller batch, and run again."

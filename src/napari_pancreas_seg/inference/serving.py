@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "serve"]
 
-OUT_OF_MEMORY = 137
-"""Status of a child whose memory ran out, as where the system kills it for that."""
-
 Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
 
 
@@ -107,7 +104,7 @@ def _listen(stdin: IO[bytes], requests: queue.SimpleQueue[Message], cancelled: s
             else:
                 requests.put(message)
     except MemoryError:
-        os._exit(OUT_OF_MEMORY)  # the parent reads this from the status
+        os._exit(messages.OUT_OF_MEMORY)  # the parent reads this from the status
     finally:
         # The parent is gone. The main thread may be deep in a library: leave at once.
         os._exit(0)

@@ -166,7 +166,9 @@ class _Training:
         self.trainer = make_trainer(settings, devices, start)
         self.settings = self.trainer.settings
         self.averager = Averager(slices, self.settings)
-        self._begun_with = None if start is None else start.network().get_weights()
+        self._begun_with = (
+            start.network().get_weights() if start is not None and settings.start_share else None
+        )
 
     @property
     def variables(self) -> list[Any]:
@@ -221,9 +223,9 @@ class _Training:
 
     def _network(self, batches: int) -> keras.Model:
         """The averaged network, mixed with the one that it began with if the recipe says so."""
-        share = self.settings.start_share
-        if self._begun_with is None or not share:
+        if self._begun_with is None:
             return self.averager.average(self.trainer, batches)
+        share = self.settings.start_share
         new = self.averager.average(self.trainer, 1).get_weights()
         pairs = zip(self._begun_with, new, strict=True)
         return self.averager.restore([share * a + (1 - share) * b for a, b in pairs], batches)
