@@ -53,6 +53,23 @@ def test_wrong_usage_exits_with_2(tmp_path, wrong, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_takes_windows_and_refuses_wrong_ones(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def compare(dataset, output, settings, **options):
+        asked.append(settings.windows)
+        (output / "compare.md").write_text("a table")
+
+    monkeypatch.setattr("napari_pancreas_seg.training.comparison.compare", compare)
+    arguments = ["compare", str(tmp_path), "-o", str(tmp_path)]
+    assert main([*arguments, "--window", "0:255", "--window", "40:150"]) == 0
+    assert "a table" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert asked == [((0, 255), (40, 150)), ((0, 255), (40, 150), (80, 140))]
+    assert main([*arguments, "--window", "40"]) == 2
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("wrong", [["--labels", "pancreas"], ["--layout", "pairs"]])
 def test_references_take_nothing_of_a_data_set(tmp_path, wrong, capsys):
     assert main(["evaluate", str(tmp_path), "--references", str(tmp_path), *wrong]) == 2

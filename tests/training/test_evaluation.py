@@ -183,6 +183,11 @@ def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp
     assert main(about) == 0
     assert f"{data['summary']['dice']['mean']:.3f}" in card.read_text()
     assert main(about) == 1
+    of_folds = ["models", "card", str(tiny_bundle), "--fold", str(figures), "-o", str(card)]
+    assert main([*of_folds, "--overwrite"]) == 0
+    assert "**Out of fold**" in card.read_text()
+    assert main([*of_folds, "--overwrite", "--fold", str(figures)]) == 1
+    assert "in two of the evaluations" in capsys.readouterr().err
     assert main(["models", "card", str(tiny_bundle), "--comparison", str(page), "-o", "x.md"]) == 1
     assert "JSON" in capsys.readouterr().err
 

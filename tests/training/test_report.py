@@ -14,7 +14,7 @@ from napari_pancreas_seg.training.report import (
 from napari_pancreas_seg.training.scores import summarise, summarise_patients
 
 
-def evaluation(patients, sha="a"):
+def evaluation(patients, sha="a", **recipe):
     rows = {
         p: {"dice": d, "hd95_mm": 10 * d, "recall": None, "slices": 3, "missed_slices": 0,
             "attention": [{"inside": 0.8, "tissue": 0.2, "frame": 0.4, "sd": 0.1}]}
@@ -24,6 +24,7 @@ def evaluation(patients, sha="a"):
         "model": f"toy 1 ({sha})",
         "weights_sha256": sha,
         "threshold": 0.5,
+        "recipe": {"split": {"fold": sha}, "steps": 10, "loss": "mixed", **recipe},
         "how": {"surfaces": "in the plane", "spacing": "nominal"},
         "patients": rows,
         **summarise_patients(rows),
@@ -50,7 +51,8 @@ def card(tiny_card):
 COMPARISON = {
     "runs": [
         {"name": "attention", "architecture": "default", "loss": "mixed", "folds": 5, "steps": 99,
-         "patients": {"1": 0.8, "2": 0.4, "3": 0.9}, "hours": 3},
+         "windows": [[0, 255], [40.0, 150.5]], "hours": 3,
+         "patients": {"1": 0.8, "2": 0.4, "3": 0.9}},
         {"name": "unet", "architecture": "unet", "summary": {"mean": 0.7, "n": 3}},
         {"name": "article"},
     ],
@@ -73,7 +75,7 @@ def test_a_page_of_an_evaluation():
 
 
 def test_a_card_with_everything(card):
-    page = model_card(card, 4_500_000, [evaluation({"p1": 0.81, "p2": 0.31})], [COMPARISON])
+    page = model_card(card, 4_500_000, evaluation({"p1": 0.81, "p2": 0.31}), [COMPARISON])
     out_of_fold = summarise([0.8, 0.4, 0.9])
     for text in (
         "not for clinical use", "CT-82", "Roth 2016", "1.5 hours on two cores", "4.5 MB",
@@ -82,6 +84,7 @@ def test_a_card_with_everything(card):
         "without contrast agent", "5 folds by patient of 99 steps",
         "+0.011 (95 % interval -0.002 to +0.024, n = 3): no difference is shown",
         "attention is better", "| elastic | — | — | 0.710 | 0.690 | — | — | — | 10 |", "0.61",
+        "| attention | mixed | 0 to 255, 40 to 150.5 | 5 | 99 |",
     ):  # fmt: skip
         assert text in page, text
 
@@ -111,16 +114,40 @@ def test_folds_are_put_together(card):
     merged = merge_evaluations(folds)
     assert merged["summary"]["dice"]["mean"] == pytest.approx(0.6)
     assert merged["failures"]["patients"] == ["p2"]
-    assert "2 models of the recipe" in model_card(card, 1, folds)
+    page = model_card(card, 1, folds=folds)
+    assert "**Out of fold**, 2 networks" in page and "1 of 2 patients: p2 (0.40)" in page
+    assert "No evaluation of this model has been given" in page and "differs" not in page
     with pytest.raises(PancreasSegError, match="p1 is in two"):
         merge_evaluations([folds[0], folds[0]])
     with pytest.raises(PancreasSegError, match="no evaluation"):
         merge_evaluations([{"patients": {"1": 0.5}}])
 
 
+def test_folds_come_before_the_runs_and_beside_the_evaluation(card):
+    folds = [evaluation({"p1": 0.8}, "b"), evaluation({"p2": 0.4}, "c")]
+    page = model_card(card, 1, evaluation({"p3": 0.7}), [COMPARISON], folds)
+    assert "Out of fold**, 2 networks" in page and "folds by patient of 99 steps" not in page
+    accuracy, patients = page.split("## Out of fold, patient by patient")
+    assert "| p3 | 3 |" in accuracy and "| p1 | 3 |" not in accuracy
+    assert "| p1 | 3 |" in patients and "| p3 | 3 |" not in patients
+
+
+def test_another_recipe_of_the_folds_is_told(card):
+    folds = [evaluation({p: 0.8}, p, steps=7, windows=[[0, 255]], start=p) for p in ("p1", "p2")]
+    page = model_card(card, 1, folds=folds)
+    assert "(this model's in brackets): steps 7 (10); windows [[0, 255]] (none)." in page
+
+
+def test_every_comparison_has_its_table(card):
+    other = {"runs": [{"name": "short", "steps": 5, "summary": {"mean": 0.4, "n": 3}}]}
+    page = model_card(card, 1, comparisons=[COMPARISON, other, {"levers": COMPARISON["levers"]}])
+    assert page.index("| attention | mixed |") < page.index("| short | — |")
+    assert page.count("| run | loss |") == 2 and page.count("| elastic |") == 2
+
+
 def test_other_weights_are_named(card):
-    assert "other weights" in model_card(card, 1, [evaluation({"p1": 0.8}, "zzz")])
-    assert "other weights" not in model_card(card, 1, [evaluation({"p1": 0.8}, "a")])
+    assert "other weights" in model_card(card, 1, evaluation({"p1": 0.8}, "zzz"))
+    assert "other weights" not in model_card(card, 1, evaluation({"p1": 0.8}, "a"))
 
 
 def test_names_cannot_break_a_table():

@@ -36,12 +36,20 @@ def card(
     model: Annotated[
         str, typer.Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")
     ] = "default",
-    evaluations: Annotated[
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="What `evaluate -o` wrote of this model, or of one trained like it that held "
+            "patients back.",
+        ),
+    ] = None,
+    folds: Annotated[
         list[Path] | None,
         typer.Option(
-            "--evaluation",
+            "--fold",
             metavar="JSON",
-            help="What `evaluate -o` wrote: of this model, or one for each fold of its recipe.",
+            help="What `evaluate -o` wrote of a fold's network; once for each fold.",
         ),
     ] = None,
     comparisons: Annotated[
@@ -49,7 +57,7 @@ def card(
         typer.Option(
             "--comparison",
             metavar="JSON",
-            help="What `compare` wrote; of further ones, the table of levers alone.",
+            help="What `compare` wrote; may be repeated.",
         ),
     ] = None,
     output: Annotated[
@@ -67,8 +75,9 @@ def card(
     page = model_card(
         bundle.card,
         len(bundle.weights),
-        [read_report(path) for path in evaluations or ()],
+        read_report(evaluation) if evaluation else None,
         [read_report(path) for path in comparisons or ()],
+        [read_report(path) for path in folds or ()],
     )
     write_text(output, page, overwrite=overwrite)
     say(f"model card: {output}")

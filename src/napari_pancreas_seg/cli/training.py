@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,6 +45,16 @@ Negatives = Annotated[
 ]
 Phantoms = Annotated[
     int, typer.Option(min=0, help="Synthetic phantoms to mix in.", rich_help_panel=DATA)
+]
+Windows = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LOW:HIGH",
+        help="HU window of an input channel, within 0 and 255; may be repeated. 0:255, 40:150 "
+        "and 80:140 by default.",
+        show_default=False,
+        rich_help_panel=RECIPE,
+    ),
 ]
 Folds = Annotated[
     int,
@@ -164,16 +174,7 @@ def train(
             rich_help_panel=RECIPE,
         ),
     ] = None,
-    window: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LOW:HIGH",
-            help="HU window of an input channel, within 0 and 255; may be repeated. 0:255, 40:150 "
-            "and 80:140 by default.",
-            show_default=False,
-            rich_help_panel=RECIPE,
-        ),
-    ] = None,
+    window: Windows = None,
     neighbours_mm: Annotated[
         float | None,
         typer.Option(
@@ -276,14 +277,13 @@ def train(
         from napari_pancreas_seg.training.fit import TrainSettings
         from napari_pancreas_seg.training.layouts import classes_in, open_dataset
         from napari_pancreas_seg.training.presets import preset_named
-        from napari_pancreas_seg.training.recipe import WINDOWS_HU
         from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run
         from napari_pancreas_seg.training.stages import stage_named
 
         settings = TrainSettings(
             **stage_named(stage),
-            windows=tuple(map(_window, window or ())) or WINDOWS_HU,
+            windows=_windows(window),
             architecture=architecture,
             loss=loss,
             steps=steps,
@@ -361,6 +361,7 @@ def compare(
     ] = False,
     folds: Folds = 5,
     steps: Annotated[int, typer.Option(min=1, rich_help_panel=LENGTH)] = 3000,
+    window: Windows = None,
     batch_size: Batch = 8,
     policy: Policy = "auto",
     negatives: Negatives = None,
@@ -376,6 +377,7 @@ def compare(
         settings = TrainSettings(
             steps=steps,
             steps_per_epoch=max(1, steps // 2),
+            windows=_windows(window),
             batch_size=batch_size,
             averaging=averaging_for(steps),
             policy=policy,
@@ -392,6 +394,13 @@ def compare(
             report=typer.echo,
         )
     typer.echo((output / "compare.md").read_text(encoding="utf-8"))
+
+
+def _windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...]:
+    """The windows asked for, or those of the recipe."""
+    from napari_pancreas_seg.training.recipe import WINDOWS_HU
+
+    return tuple(map(_window, texts or ())) or WINDOWS_HU
 
 
 def _window(text: str) -> tuple[float, float]:

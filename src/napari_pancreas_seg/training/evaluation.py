@@ -184,6 +184,7 @@ class Evaluation:
             "model": self.model,
             "weights_sha256": self.card["weights_sha256"],
             "threshold": self.threshold,
+            "recipe": self.card.get("training", {}).get("recipe"),
             "how": self.how,
             "patients": rows,
             **summarise_patients(rows),

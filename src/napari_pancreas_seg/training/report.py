@@ -27,6 +27,8 @@ FIGURES = {
     "precision": "Precision",
     "volume_ratio": "Volume / reference",
 }
+OF_A_TRAINING = ("split", "seed", "steps_per_epoch")
+"""Settings of a single training: they say nothing of the recipe."""
 LIMITS = (
     "CT without contrast agent, or in another phase than portal-venous",
     "children",
@@ -82,12 +84,14 @@ def merge_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any
     if len(evaluations) == 1:
         return dict(evaluations[0])
     first = evaluations[0]
+    recipes = [data.get("recipe") or {} for data in evaluations]
     merged = {
         **first,
         "model": ", ".join(str(data.get("model", "?")) for data in evaluations),
         "weights_sha256": None,
         "threshold": None,
         "models": len(evaluations),
+        "recipe": {k: v for k, v in recipes[0].items() if all(r.get(k) == v for r in recipes)},
         "patients": dict(sorted(patients.items())),
     }
     return merged | summarise_patients(merged["patients"])
@@ -112,8 +116,9 @@ def evaluation_markdown(data: Mapping[str, Any]) -> str:
 def model_card(
     card: Mapping[str, Any],
     weights_bytes: int,
-    evaluations: Sequence[Mapping[str, Any]] = (),
+    evaluation: Mapping[str, Any] | None = None,
     comparisons: Sequence[Mapping[str, Any]] = (),
+    folds: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """A model's card as a page.
 
@@ -123,24 +128,32 @@ def model_card(
         The card of the bundle.
     weights_bytes : int
         Size of its weights.
-    evaluations : sequence of Mapping
-        What `evaluate` wrote: of this model, or one for each fold of its recipe.
+    evaluation : Mapping, optional
+        What `evaluate` wrote of this model, or of one trained like it that held patients back.
     comparisons : sequence of Mapping
-        What `compare` wrote; of all but the first, the table of levers alone is used.
+        What `compare` wrote.
+    folds : sequence of Mapping
+        What `evaluate` wrote of the network of each fold of a cross-validation.
+
+    Raises
+    ------
+    PancreasSegError
+        If one of them is no evaluation, or two folds share a patient.
     """
-    merged = merge_evaluations(evaluations) if evaluations else None
-    comparison = comparisons[0] if comparisons else None
+    evaluation = merge_evaluations([evaluation]) if evaluation else None
+    out_of_fold = merge_evaluations(folds) if folds else None
     sections = {
         "What it is": _identity(card, weights_bytes),
         "Where not to trust it": _limits(card),
         "Data": _data(card),
         "Recipe": _recipe(card),
-        "Accuracy": _headline(card, merged, comparison),
-        "With and without attention gates": _comparison(comparison),
+        "Accuracy": _headline(card, evaluation, out_of_fold, comparisons),
+        "Out of fold, patient by patient": _out_of_fold(out_of_fold),
+        "With and without attention gates": _compared(comparisons),
         "What each part of the recipe brings": _levers(comparisons),
-        "Attention": _attention((merged or {}).get("attention")),
+        "Attention": _attention((evaluation or {}).get("attention")),
         "Calibration and confidence": _calibration(card),
-        "Cost": _cost((merged or {}).get("cost")),
+        "Cost": _cost((evaluation or {}).get("cost")),
     }
     lines = [
         f"# Model card: {card['name']} {card['version']}",
@@ -161,14 +174,13 @@ def model_card(
 def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
     shape = card["architecture"]
     frame = card["frame"]
-    windows = ", ".join(f"{low} to {high}" for low, high in card["windows"])
     rows = {
         "Network": f"{'Attention U-Net' if shape.get('attention', True) else 'U-Net'}, "
         f"{shape.get('filters', 16)} filters",
         "Input": f"{frame['height']} × {frame['width']} pixels of {frame['mm_per_pixel']} mm, "
         f"centred on the {frame.get('centre', 'body')}",
         **({"Gland found by": card["localiser"]["name"]} if card.get("localiser") else {}),
-        "Channels, HU": windows,
+        "Channels, HU": _windows(card["windows"]),
         "Output": "probability of pancreas, and the coefficients of every attention gate",
         "Threshold": card["threshold"],
         "Weights": f"{weights_bytes / 1e6:.1f} MB, SHA-256 `{card['weights_sha256']}`",
@@ -176,6 +188,10 @@ def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
         "Made": card.get("training", {}).get("made", "not stated"),
     }
     return _table(("", ""), rows.items())
+
+
+def _windows(windows: Sequence[Sequence[float]]) -> str:
+    return ", ".join(f"{low:g} to {high:g}" for low, high in windows)
 
 
 def _limits(card: Mapping[str, Any]) -> list[str]:
@@ -207,36 +223,46 @@ def _recipe(card: Mapping[str, Any]) -> list[str]:
     ]
     if card.get("note"):
         lines += ["", str(card["note"])]
-    rows = [
-        (name.replace("_", " "), json.dumps(value, ensure_ascii=False).strip('"'))
-        for name, value in recipe.items()
-        if not isinstance(value, Mapping) and value is not None and value != []
+    there = {name: value for name, value in recipe.items() if value is not None and value != []}
+    rows = sorted(there.items(), key=lambda item: isinstance(item[1], Mapping))
+    settings = ((name.replace("_", " "), _setting(value)) for name, value in rows)
+    return [*lines, "", *_table(("setting", "value"), settings)]
+
+
+def _setting(value: Any) -> str:
+    """A setting of a recipe in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k.replace('_', ' ')} {json.dumps(v)}" for k, v in value.items())
+    return "none" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _other_settings(card: Mapping[str, Any], out_of_fold: Mapping[str, Any]) -> str:
+    """In what the recipe of the folds differs from the card's."""
+    mine, theirs = card.get("training", {}).get("recipe", {}), out_of_fold.get("recipe") or {}
+    other = [
+        f"{name.replace('_', ' ')} {_setting(value)} ({_setting(mine.get(name))})"
+        for name, value in theirs.items()
+        if name not in OF_A_TRAINING and value != mine.get(name)
     ]
-    rows += [
-        (
-            name.replace("_", " "),
-            ", ".join(f"{k.replace('_', ' ')} {json.dumps(v)}" for k, v in value.items()),
-        )
-        for name, value in recipe.items()
-        if isinstance(value, Mapping)
-    ]
-    return [*lines, "", *_table(("setting", "value"), rows)]
+    return f"Their recipe differs (this model's in brackets): {'; '.join(other)}." if other else ""
 
 
 def _headline(
     card: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
-    comparison: Mapping[str, Any] | None,
+    out_of_fold: Mapping[str, Any] | None,
+    comparisons: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """Out-of-fold figures if there are any, then whatever else is known."""
     lines: list[str] = []
-    run = _run_like(card, comparison)
-    if evaluation is not None and evaluation.get("models", 1) > 1:
+    run = _run_like(card, comparisons)
+    if out_of_fold is not None:
         lines += [
-            f"**Out of fold**: {evaluation['models']} models of the recipe, each measured on "
-            "patients that it did not see; "
-            f"{_sentence(evaluation['patients'])}"
+            f"**Out of fold**, {out_of_fold.get('models', 1)} networks, each measured on patients "
+            f"that it did not see; {_sentence(out_of_fold['patients'])}"
         ]
+        if other := _other_settings(card, out_of_fold):
+            lines += ["", other]
     elif run is not None:
         lines += [
             f"**Out of fold**, {_folds(run)} folds by patient of {_text(run.get('steps'))} steps "
@@ -266,12 +292,12 @@ def _own_validation(card: Mapping[str, Any]) -> list[str]:
 
 
 def _run_like(
-    card: Mapping[str, Any], comparison: Mapping[str, Any] | None
+    card: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    """The comparison's run whose network and loss are those of the card."""
+    """The first run whose network and loss are those of the card."""
     recipe = card.get("training", {}).get("recipe", {})
     networks = (card["architecture"], recipe.get("architecture"))
-    for run in (comparison or {}).get("runs", ()):
+    for run in (run for comparison in comparisons for run in comparison.get("runs", ())):
         same_loss = run.get("loss") in (None, recipe.get("loss"))
         if run.get("patients") and run.get("architecture") in networks and same_loss:
             return run
@@ -400,29 +426,42 @@ def _ratio(s: Mapping[str, Any]) -> str:
     return f"{s['mean']:.2f} ({s['low']:.2f} to {s['high']:.2f}, n = {s['n']})"
 
 
-def _comparison(comparison: Mapping[str, Any] | None) -> list[str]:
-    runs = (comparison or {}).get("runs")
-    if not comparison or not runs:
+def _out_of_fold(data: Mapping[str, Any] | None) -> list[str]:
+    if data is None:
+        return ["No evaluations of the folds have been given."]
+    return _accuracy(data)
+
+
+def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    tables = [_comparison(comparison) for comparison in comparisons if comparison.get("runs")]
+    if not tables:
         return ["No comparison of networks has been given."]
+    lines = [
+        "Dice of patients that the network did not see. Within a table, data, steps and seeds are "
+        "the same for each."
+    ]
+    for table in tables:
+        lines += ["", *table]
+    return lines
+
+
+def _comparison(comparison: Mapping[str, Any]) -> list[str]:
     rows = []
-    for run in runs:
+    for run in comparison["runs"]:
         patients = run.get("patients") or {}
         s = summarise(patients.values()) if patients else run.get("summary", {})
         failed = sum(d < FAILURE_DICE for d in patients.values()) if patients else None
         figures = [_number(s.get(k)) for k in ("mean", "low", "high", "sd", "median", "worst")]
-        where = (run.get("name"), run.get("loss"), _folds(run), run.get("steps"))
+        channels = _windows(run["windows"]) if run.get("windows") else None
+        where = (run.get("name"), run.get("loss"), channels, _folds(run), run.get("steps"))
         rows.append((*where, *figures, failed, s.get("n"), run.get("hours")))
-    lines = [
-        "The same data, steps and seeds for each; Dice of patients that the network did not see.",
-        "",
-        *_table(
-            (
-                *("run", "loss", "folds", "steps", "mean", "95 % from", "to", "SD", "median"),
-                *("worst", f"below {FAILURE_DICE}", "n", "hours"),
-            ),
-            rows,
+    lines = _table(
+        (
+            *("run", "loss", "channels, HU", "folds", "steps", "mean", "95 % from", "to", "SD"),
+            *("median", "worst", f"below {FAILURE_DICE}", "n", "hours"),
         ),
-    ]
+        rows,
+    )
     for d in comparison.get("differences") or ():
         lines += ["", f"- {_difference(d)}"]
     return lines
