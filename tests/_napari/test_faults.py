@@ -208,9 +208,9 @@ def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volu
     window.add_layer(Layer.create(*ct_layer_data(volume)))
     dock.run_panel.region.last.setValue(3)
     assert dock.run_panel.options.slices == (0, 4)
-    _, options = dock.worklist_panel._work.how()
+    _, options = dock.worklist_panel._work.ahead.how()
     assert options.slices is None and options.box is None
-    how = dock.worklist_panel._work.how
+    how = dock.worklist_panel._work.ahead.how
     window.window.remove_dock_widget(dock)
     dock.deleteLater()
     qtbot.wait(50)

@@ -183,7 +183,7 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, session, viewer, p
     panel.ahead.setChecked(True)
     panel.segment_with(lambda: ("box", Options()))
     work = opened(qtbot, session, panel, folder)
-    qtbot.waitUntil(lambda: work.ahead == "segmented", timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
     assert "Next case: segmented" in panel.status.text()
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
@@ -206,9 +206,9 @@ def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, session, viewer,
     work = worklist_of(session)
     qtbot.waitUntil(lambda: work.case is not None and not work.busy, timeout=TIMEOUT)
     run = session.start(session.ct, "slow")
-    qtbot.waitUntil(lambda: work.ahead == "loaded", timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: work.ahead.state == "loaded", timeout=TIMEOUT)
     run.cancel()
-    qtbot.waitUntil(lambda: work.ahead == "segmented", timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
 
 
 def test_a_run_under_way_is_not_left(qtbot, session, viewer, panel, folder, notifications):
@@ -268,7 +268,7 @@ def test_masks_in_another_folder_are_loaded_and_not_replaced(
     qtbot, session, viewer, panel, folder, hu, notifications, corrected
 ):
     work = opened(qtbot, session, panel, folder)
-    qtbot.waitUntil(lambda: work.ahead == "loaded", timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: work.ahead.state == "loaded", timeout=TIMEOUT)
     if corrected:
         paint(session, viewer, 6)
     other = a_masks_folder(folder, hu)

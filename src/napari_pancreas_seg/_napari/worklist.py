@@ -2,79 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from napari.layers import Image, Labels, Layer
+from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.ahead import CaseAhead
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers import (
-    PANCREAS,
-    ct_layer_data,
-    labels_layer_data,
-    volume_of,
-)
-from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import (
-    GridReference,
-    placement_of,
     reference_of,
     show_slice,
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.worklist_case import (
+    EMPTY,
+    LoadedCase,
+    digest_of,
+    first_look,
+    read_case,
+    result_layer,
+)
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import Options, Segmentation
-from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import user_folder
-from napari_pancreas_seg.volume import bounding_box
 from napari_pancreas_seg.worklist import Status, Worklist, WorklistCase
 
 __all__ = ["WorklistSession", "state_folder", "worklist_of"]
-
-logger = logging.getLogger(__name__)
-
-How = Callable[[], tuple[str | Path, Options]]
-
-
-@dataclass(eq=False)
-class LoadedCase:
-    """A case's layers, ready to be shown, and what was found in it meanwhile.
-
-    Parameters
-    ----------
-    index : int
-        Which case of the worklist it is.
-    ct : Image
-        Its CT.
-    mask : Labels or None
-        Its mask, if there is one.
-    saved : str
-        Digest of the mask in `target`; empty if there is none that this one comes from.
-    target : Path
-        Where its mask is written: where it was read from, whatever was chosen since.
-    notes : tuple of str
-        Sentences the user should read.
-    result : Segmentation, optional
-        What was found in it before it was shown.
-    """
-
-    index: int
-    ct: Image
-    mask: Labels | None
-    saved: str
-    target: Path
-    notes: tuple[str, ...]
-    result: Segmentation | None = None
 
 
 def state_folder() -> Path:
@@ -99,10 +55,8 @@ class WorklistSession(QObject):
         The worklist that is open.
     busy : str
         What is being done, for people to read; empty if nothing is.
-    segment_ahead : bool
-        Whether cases without a mask are segmented before one comes to them.
-    how : callable
-        Returns the model and the options for that.
+    ahead : CaseAhead
+        Makes the next case ready.
     """
 
     changed = Signal()
@@ -111,18 +65,13 @@ class WorklistSession(QObject):
         super().__init__(session)
         self.worklist: Worklist | None = None
         self.busy = ""
-        self.segment_ahead = False
-        self.how: How = lambda: ("default", Options())
         self._session = session
         self._background = Background(self)
-        self._ahead = Background(self)
         self._shown: LoadedCase | None = None
-        self._waiting: LoadedCase | None = None
-        self._segmenting: LoadedCase | None = None
-        self._number = 0
+        self.ahead = CaseAhead(session)
+        self.ahead.changed.connect(self.changed)
         session.run_finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
-        session.corrector.changed.connect(self._go_on_ahead)
 
     @property
     def case(self) -> WorklistCase | None:
@@ -147,7 +96,8 @@ class WorklistSession(QObject):
             return
 
         def opened(worklist: Worklist) -> None:
-            self.worklist, self._waiting = worklist, None
+            self.worklist = worklist
+            self.ahead.drop()
             self._idle()
             self._load(worklist.current)
 
@@ -209,8 +159,7 @@ class WorklistSession(QObject):
         except PancreasSegError as error:
             report(error)
             return
-        self._waiting = None  # its mask, if any, is that of the former folder
-        self._number += 1
+        self.ahead.drop()  # its mask, if any, is that of the former folder
         if shown is None:
             self.changed.emit()
             return
@@ -221,7 +170,7 @@ class WorklistSession(QObject):
         if target != shown.target:
             shown.target, shown.saved = target, ""
         self.changed.emit()
-        self._look_ahead(shown)
+        self._look_ahead()
 
     # -- leaving a case
 
@@ -270,11 +219,11 @@ class WorklistSession(QObject):
 
         def compare() -> tuple[str, bool]:
             edited = known is None or bool(known.touched_slices(mask).any())
-            return _digest(data), edited
+            return digest_of(data), edited
 
         def compared(found: tuple[str, bool]) -> None:
             digest, edited = found
-            nothing = not saved and digest == _EMPTY and status is not Status.EXPORTED
+            nothing = not saved and digest == EMPTY and status is not Status.EXPORTED
             if digest == saved or nothing:
                 self._remember(shown, status, seen)
                 self._idle()
@@ -350,21 +299,19 @@ class WorklistSession(QObject):
 
     def _load(self, index: int) -> None:
         """Show a case: the one that was loaded ahead, or read now."""
-        worklist, ready = self.worklist, self._waiting
+        worklist, ready = self.worklist, self.ahead.take(index)
         if worklist is None:
             return
-        self._waiting = None
-        self._number += 1
         try:
             worklist.go_to(index)  # before it is read: one goes on from one that cannot be
         except PancreasSegError as error:
             report(error)
-        if ready is not None and ready.index == index:
+        if ready is not None:
             self._show(ready)
             return
         case = worklist.cases[index]
         self._begin(f"Opening {case.name}…")
-        self._background.submit(lambda: _read(index, case), self._show, self._idle)
+        self._background.submit(lambda: read_case(index, case), self._show, self._idle)
 
     def _load_other(self, left: LoadedCase) -> None:
         """Show a case anew, with the mask that lies in the folder of now."""
@@ -383,113 +330,33 @@ class WorklistSession(QObject):
             return
         self._shown, case = loaded, worklist.cases[loaded.index]
         viewer.add_layer(loaded.ct)
-        if loaded.mask is None:
-            loaded.mask = self._with_result(loaded)
+        if loaded.mask is None and loaded.result is not None:
+            loaded.mask, known = result_layer(loaded, loaded.result)
+            self._session.masks[loaded.mask] = known
         mask = loaded.mask
         if mask is not None:
             viewer.add_layer(mask)
             viewer.layers.selection.active = mask
         reference = reference_of(loaded.ct)
         if reference is not None:
-            z = case.slice if case.slice is not None else _first_look(mask, reference)
+            z = case.slice if case.slice is not None else first_look(mask, reference)
             show_slice(viewer, loaded.ct, reference, z)
         for note in loaded.notes:
             show_info(f"{case.name}: {note}")
         self.changed.emit()
         if loaded.result is not None:
             self._keep(self.changed.emit)  # at once, as after a run
-        self._look_ahead(loaded)
+        self._look_ahead()
 
-    def _with_result(self, loaded: LoadedCase) -> Labels | None:
-        """Make the mask of what was found ahead."""
-        result = loaded.result
-        if result is None:
-            return None
-        placement = placement_of(loaded.ct)
-        labels = result.model.get("labels") or PANCREAS
-        data = labels_layer_data(
-            result.mask.copy(), placement, f"{loaded.ct.name} pancreas", labels=labels
-        )
-        layer: Labels = Layer.create(*data)
-        known = ModelMask(placement.reference)
-        known.copy = result.mask
-        known.written = set(np.flatnonzero(result.mask.any(axis=(1, 2))).tolist())
-        known.finish(result)
-        self._session.masks[layer] = known
-        return layer
-
-    def _look_ahead(self, shown: LoadedCase) -> None:
-        """Load the next case in the background; segment it, too, if that is wanted."""
+    def _look_ahead(self) -> None:
         worklist = self.worklist
         following = None if worklist is None else worklist.next_case
-        if worklist is None or following is None:
-            return
-        number, index = self._number, worklist.current + 1
-
-        def loaded(case: LoadedCase | None) -> None:
-            if case is not None and isalive(self) and number == self._number:
-                self._waiting = case
-                self._segment_ahead(case)
-                self.changed.emit()
-
-        # What is wrong with it is said when one comes to it.
-        self._ahead.submit(lambda: _quietly(index, following), loaded)
-
-    def _segment_ahead(self, case: LoadedCase) -> None:
-        known = case.mask is not None or case.result is not None
-        taken = self._session.running or self._session.corrector.uses_network
-        if not self.segment_ahead or known or taken or self._segmenting is case:
-            return
-        self._segmenting = case
-        model, options = self.how()
-        session, reference = self._session, placement_of(case.ct).reference
-        data, number = case.ct.data, self._number
-
-        def gone() -> bool:
-            wanted = session.running or session.corrector.uses_network
-            return wanted or (number != self._number and self._waiting is not case)
-
-        def segment() -> Segmentation | None:
-            volume = volume_of(data, reference)
-            options_here = replace(options, first_slice=None)
-            run = session.network.iter_segment(volume, model, options_here, cancelled=gone)
-            try:
-                while True:
-                    next(run)
-            except StopIteration as end:
-                found: Segmentation | None = end.value
-                return found
-            finally:
-                run.close()
-
-        def ended() -> None:
-            if isalive(self) and self._segmenting is case:
-                self._segmenting = None
-
-        def found(result: Segmentation | None) -> None:
-            ended()
-            if isalive(self) and self._waiting is case:
-                case.result = result
-                self.changed.emit()
-
-        self._ahead.submit(segment, found, ended)
-
-    def _go_on_ahead(self) -> None:
-        """Segment the next case after all: it made way for a run, or for a slice."""
-        if isalive(self) and self._waiting is not None:
-            self._segment_ahead(self._waiting)
+        if worklist is not None and following is not None:
+            self.ahead.look(worklist.current + 1, following)
 
     # -- what happens meanwhile
 
-    @property
-    def ahead(self) -> str:
-        """What is known of the next case, for people to read."""
-        if self._waiting is None:
-            return ""
-        return "segmented" if self._waiting.result is not None else "loaded"
-
     def _on_run_finished(self) -> None:
-        self._go_on_ahead()  # the network does one thing at a time, and the run came first
         run = self._session.run
         if self._shown is None or run is None or not run.stands:
             return
@@ -509,7 +376,7 @@ class WorklistSession(QObject):
             if self._shown is shown and digest != shown.saved:
                 self._remember(shown, Status.CORRECTED, None)
 
-        self._background.submit(lambda: _digest(data), compared)
+        self._background.submit(lambda: digest_of(data), compared)
 
     def _begin(self, what: str) -> None:
         self.busy = what
@@ -525,44 +392,3 @@ def worklist_of(session: Session) -> WorklistSession:
     """Find the worklist of a session, or make one."""
     known = session.findChild(WorklistSession)
     return WorklistSession(session) if known is None else known
-
-
-def _read(index: int, case: WorklistCase) -> LoadedCase:
-    """Read a case and make its layers; for a thread."""
-    volume = io.load_ct(case.source)
-    ct: Image = Layer.create(*ct_layer_data(volume))
-    notes = volume.notes
-    if not case.mask.exists():
-        return LoadedCase(index, ct, None, "", case.mask, notes)
-    mask, on = io.load_mask(case.mask)
-    advice = "move it out of the output folder, or choose another folder"
-    mask = bring_onto(volume, mask, on.grid, case.mask.name, advice)
-    data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas")
-    return LoadedCase(index, ct, Layer.create(*data), _digest(mask), case.mask, notes)
-
-
-def _quietly(index: int, case: WorklistCase) -> LoadedCase | None:
-    try:
-        return _read(index, case)
-    except PancreasSegError:
-        logger.debug("A case cannot be read ahead", exc_info=True)
-        return None
-
-
-def _first_look(mask: Labels | None, reference: GridReference) -> int:
-    """Slice in the middle of the mask, else of the CT."""
-    box = None if mask is None else bounding_box(np.asarray(mask.data))
-    return (box[0].start + box[0].stop) // 2 if box else reference.grid.shape[0] // 2
-
-
-def _digest(mask: Any) -> str:
-    """Name the content of a mask: that of its box, and where that is."""
-    array = np.asarray(mask)
-    box = bounding_box(array)
-    if box is None:
-        return _EMPTY
-    content = hashlib.blake2b(np.ascontiguousarray(array[box]).tobytes(), digest_size=16)
-    return f"{[(edge.start, edge.stop) for edge in box]} {content.hexdigest()}"
-
-
-_EMPTY = "empty"

@@ -15,9 +15,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.ahead import How
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
-from napari_pancreas_seg._napari.worklist import How, worklist_of
+from napari_pancreas_seg._napari.worklist import worklist_of
 from napari_pancreas_seg.cases import find_inputs
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.worklist import Status
@@ -86,7 +87,7 @@ class WorklistPanel(Panel):
             # Four in a row: with napari's margins they would widen the dock.
             button.setStyleSheet("QPushButton { padding: 3px 1px; min-width: 0px; }")
         self.ahead.setChecked(session.settings.get("worklist/ahead", True))
-        self._work.segment_ahead = self.ahead.isChecked()
+        self._work.ahead.segments = self.ahead.isChecked()
         self.open_button.clicked.connect(self.ask_for_folder)
         self.output_button.clicked.connect(self.ask_for_output)
         self.previous_button.clicked.connect(lambda: self._work.step(-1))
@@ -101,7 +102,7 @@ class WorklistPanel(Panel):
 
     def segment_with(self, how: How) -> None:
         """Say which model and which options cases are segmented ahead with."""
-        self._work.how = how
+        self._work.ahead.how = how
 
     def ask_for_folder(self) -> None:
         """Ask for a folder and open it as a worklist."""
@@ -133,7 +134,7 @@ class WorklistPanel(Panel):
             self._work.go_to(row)
 
     def _on_ahead(self, on: bool) -> None:
-        self._work.segment_ahead = on
+        self._work.ahead.segments = on
         self._session.settings.set("worklist/ahead", on)
 
     def _show(self) -> None:
@@ -170,7 +171,7 @@ class WorklistPanel(Panel):
         exported = worklist.counts()[Status.EXPORTED]
         where = f"{exported} of {len(worklist)} exported. Masks go to '{worklist.output.name}' "
         where += "and replace those there."
-        ahead = f" Next case: {self._work.ahead}." if self._work.ahead else ""
+        ahead = f" Next case: {self._work.ahead.state}." if self._work.ahead.state else ""
         self.status.setText(self._work.busy or where + ahead)
         self.status.setToolTip(str(worklist.output))
 
