@@ -344,6 +344,7 @@ from napari_pancreas_seg.cli import (  # noqa: E402 - register commands
     check,  # noqa: F401
     convert,  # noqa: F401
     dataset,  # noqa: F401
+    evaluation,  # noqa: F401
     finetune,  # noqa: F401
     models,  # noqa: F401
     training,  # noqa: F401

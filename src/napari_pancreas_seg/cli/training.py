@@ -1,4 +1,4 @@
-"""The commands that train a model and score it."""
+"""The commands that train models."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_pancreas_seg.cli import Localiser, Model, command
-from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classes
+from napari_pancreas_seg.cli import command
+from napari_pancreas_seg.cli.dataset import parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segmentation import LoadedModel
     from napari_pancreas_seg.training.fit import TrainingProgress
     from napari_pancreas_seg.training.layouts import DataSet
     from napari_pancreas_seg.training.run import Watch
@@ -496,120 +495,3 @@ def _read_fields(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise PancreasSegError(f"{path} must hold a JSON object.")
     return fields
-
-
-@command
-def evaluate(
-    dataset: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs."),
-    ],
-    references: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."
-        ),
-    ] = None,
-    model: Model = "default",
-    localiser: Localiser = None,
-    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
-    layout: Annotated[str | None, LAYOUT] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the figures to this JSON file.")
-    ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Write them as a page of Markdown tables.")
-    ] = None,
-    every_patient: Annotated[
-        bool,
-        typer.Option("--every-patient", help="Score the patients the model was trained on too."),
-    ] = False,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Another threshold than the model's.")
-    ] = None,
-    no_postprocess: Annotated[
-        bool,
-        typer.Option(
-            "--no-postprocess", help="Of whole CTs: neither smooth along z nor drop pieces."
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist.")
-    ] = False,
-) -> None:
-    """Score a model: Dice, HD95, surface Dice and more, per patient on the CTs' own grids.
-
-    A data set of slices is scored slice by slice, without post-processing; CTs as a whole, the
-    way they are segmented. Of a model of several classes, each is scored, too.
-    """
-    from napari_pancreas_seg.io.files import check_target, write_json, write_text
-
-    if references is not None and (labels or layout):
-        raise typer.BadParameter(
-            "--labels and --layout are for a data set, and with --references there is none"
-        )
-    for target in filter(None, (output, markdown)):
-        check_target(target, overwrite=overwrite)
-    with quiet(), Bar(1) as bar:
-        from napari_pancreas_seg.inference.result import Progress
-        from napari_pancreas_seg.training.evaluation import evaluate as run
-        from napari_pancreas_seg.training.evaluation import evaluate_volumes
-
-        used: str | LoadedModel = model
-        if localiser is not None:
-            from napari_pancreas_seg.inference.segmentation import LoadedModel
-
-            used = LoadedModel(model, localiser=localiser)
-        common: dict[str, Any] = {
-            "every_patient": every_patient,
-            "threshold": threshold,
-            "postprocess": not no_postprocess,
-            "on_case": lambda done, total: bar.show(0, Progress("scoring", done, total)),
-        }
-        result = (
-            run(dataset, used, labels=parse_classes(labels), layout=layout, **common)
-            if references is None
-            else evaluate_volumes(dataset, references, used, **common)
-        )
-    data = result.to_dict()
-    _print_evaluation(result.model, data)
-    if output is not None:
-        write_json(output, data, overwrite=overwrite)
-    if markdown is not None:
-        from napari_pancreas_seg.training.report import evaluation_markdown
-
-        write_text(markdown, evaluation_markdown(data), overwrite=overwrite)
-
-
-def _print_evaluation(model: str, data: dict[str, Any]) -> None:
-    from napari_pancreas_seg.training.report import FIGURES
-
-    shown = ("dice", "hd95_mm", next(n for n in FIGURES if n.startswith("surface_dice")))
-    say(f"model {model}, threshold {data['threshold']}")
-    for what in ("surfaces", "spacing", "postprocessing", "seen_in_training"):
-        say(f"{what.replace('_', ' ')}: {data['how'][what]}")
-    width = max(len("patient"), *map(len, data["patients"]))
-    headings = "  ".join(f"{FIGURES[n]:>17}" for n in shown)
-    say(f"{'patient':>{width}}  slices  {headings}")
-    for patient, row in data["patients"].items():
-        figures = "  ".join(f"{row[n]:>17.4f}" for n in shown)
-        say(f"{patient:>{width}}  {row['slices']:>6}  {figures}")
-    for name in shown:
-        s = data["summary"][name]
-        say(
-            f"{FIGURES[name]}: mean {s['mean']:.4f} (95 % interval {s['low']:.4f} to "
-            f"{s['high']:.4f})  sd {s['sd']:.4f}  median {s['median']:.4f}  "
-            f"worst {s['worst']:.4f}  n {s['n']}"
-        )
-    for name, found in data.get("classes", {}).items():
-        s = found["summary"].get("dice", {"n": 0})
-        if s["n"]:
-            say(
-                f"Dice of {name}: mean {s['mean']:.4f}  median {s['median']:.4f}  "
-                f"worst {s['worst']:.4f}  n {s['n']}"
-            )
-    failed = data["failures"]
-    say(
-        f"failures (Dice below {failed['below']}): {len(failed['patients'])}"
-        + (f": {', '.join(failed['patients'])}" if failed["patients"] else "")
-    )
