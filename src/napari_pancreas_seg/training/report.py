@@ -259,7 +259,8 @@ def _headline(
     if out_of_fold is not None:
         lines += [
             f"**Out of fold**, {out_of_fold.get('models', 1)} networks, each measured on patients "
-            f"that it did not see; {_sentence(out_of_fold['patients'])}"
+            "that it did not see, at the threshold of its card; "
+            f"{_sentence(out_of_fold['patients'])}"
         ]
         if other := _other_settings(card, out_of_fold):
             lines += ["", other]
