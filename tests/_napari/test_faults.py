@@ -16,6 +16,7 @@ from napari_pancreas_seg._napari.closing import Closing
 from napari_pancreas_seg._napari.layers import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import _is_one_series
 from napari_pancreas_seg._napari.worklist import state_folder, worklist_of
 from napari_pancreas_seg.autosave import Shelf, Unsaved, autosave_folder
@@ -115,6 +116,29 @@ def test_a_mask_that_is_removed_is_kept_first(qtbot, viewer, session, labels):
     with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
         viewer.layers.remove(labels)
     assert shelf.read(kept_files()[0]).mask.sum() == 1
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_opened_mask_is_kept_before_its_ct_is_removed(
+    qtbot, viewer, session, ct, ct_path, tmp_path, busy
+):
+    theirs = nib.Nifti1Image(np.zeros(nib.load(ct_path).shape, np.uint8), nib.load(ct_path).affine)
+    nib.save(theirs, tmp_path / "theirs_mask.nii.gz")
+    session.open_file(tmp_path / "theirs_mask.nii.gz")
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
+    mask = viewer.layers[-1]
+    panel = CtPanel(session)
+    qtbot.addWidget(panel)
+    viewer.layers.events.removed.connect(lambda event: panel.offer_layers())
+    put(mask)
+    if busy:
+        session.autosave.save()
+        put(mask, z=6)
+    viewer.layers.remove(ct)
+    assert session.ct is None
+    viewer.layers.remove(mask)
+    qtbot.waitUntil(lambda: not session.autosave._busy, timeout=TIMEOUT)
+    assert shelf.read(kept_files()[0]).mask.sum() == (2 if busy else 1)
 
 
 def test_two_clicks_restore_once(qtbot, viewer, session, ct, volume):

@@ -19,7 +19,12 @@ from napari_pancreas_seg import autosave
 from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.layers import labels_layer_data, original_of
 from napari_pancreas_seg._napari.model_mask import ModelMask
-from napari_pancreas_seg._napari.placement import GridReference, Placement, display_view
+from napari_pancreas_seg._napari.placement import (
+    GridReference,
+    Placement,
+    display_view,
+    reference_of,
+)
 from napari_pancreas_seg.autosave import Shelf, Unsaved
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
@@ -137,6 +142,7 @@ class Autosave(QObject):
         session.review.marked.connect(self._on_change)
         session.ct_chosen.connect(self._on_ct)
         if session.viewer is not None:
+            session.viewer.layers.events.removing.connect(self._on_removing)
             session.viewer.layers.events.removed.connect(self._on_removed)
         self._background.submit(self._shelf.left_behind, self._offer)
 
@@ -253,6 +259,19 @@ class Autosave(QObject):
         """Take a mask for one with corrections that are to be kept."""
         self._kept[layer] = _Kept(base=ANOTHER, edited=True, stale=True, supersedes=supersedes)
         self._wake()
+
+    def _on_removing(self, event: Any) -> None:
+        """Keep the masks on a CT while it is there: later it may not be known what they lie on."""
+        session = self._session()
+        if session is None or session.viewer is None or not isalive(self):
+            return
+        reference = reference_of(session.viewer.layers[event.index])
+        if reference is None or reference.kind != "ct":
+            return
+        session.tell_edits()
+        if any(kept.stale for kept in self._kept.values()):
+            # What is being written now may be older than the last stroke.
+            self.save(now=self._busy)
 
     def _on_removed(self, event: Any) -> None:
         """Keep a mask that is removed before its last strokes have been kept."""
