@@ -52,8 +52,8 @@ def decathlon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels, _ = PRESETS["pancreas-tumour"].labels(classes_in(decathlon))
     settings = TrainSettings(
-        architecture=Architecture(filters=4), steps=80, steps_per_epoch=40, batch_size=4,
-        frame=FrameSpec(32, 48, 6.0), averaging=0.9, learning_rate=0.02, calibration_batches=4,
+        architecture=Architecture(filters=4), steps=240, steps_per_epoch=120, batch_size=4,
+        frame=FrameSpec(32, 48, 6.0), averaging=0.9, learning_rate=0.01, calibration_batches=4,
     )  # fmt: skip
     output = tmp_path_factory.mktemp("run")
     return train(open_dataset(decathlon, labels), output, settings, split=Split(3))
