@@ -246,14 +246,14 @@ def picture_a_worklist(window: Window, scratch: Path) -> None:
     window.run()
     # The mask of a run is kept at once; the next case has its own from ahead.
     wait_until(lambda: work.case.status is Status.SEGMENTED and not work.busy)
-    wait_until(lambda: work.ahead == "segmented")
+    wait_until(lambda: work.ahead.state == "segmented")
     work.finish_case()
     wait_until(lambda: work.worklist.current == 1 and not work.busy)
     work.mark_reviewed()
-    wait_until(lambda: work.case.status is Status.REVIEWED and work.ahead == "segmented")
+    wait_until(lambda: work.case.status is Status.REVIEWED and work.ahead.state == "segmented")
     work.step(1)
     wait_until(lambda: work.worklist.current == 2 and not work.busy)
-    wait_until(lambda: work.ahead == "segmented")
+    wait_until(lambda: work.ahead.state == "segmented")
     window.shoot("worklist")
 
 
