@@ -32,7 +32,7 @@ from napari_pancreas_seg.volume import bounding_box
 if TYPE_CHECKING:
     from napari_pancreas_seg._napari.session import Session
 
-__all__ = ["Autosave", "digest_of"]
+__all__ = ["EMPTY", "Autosave", "digest_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
 RETRY_MS = 20_000
 """After corrections could not be kept."""
+EMPTY = "empty"
+"""Digest of a mask with nothing in it."""
 ANOTHER = "another"
 """Base of a mask that came with corrections: no digest."""
 NO_CT = "No CT that they lie on is open."
@@ -455,11 +457,12 @@ def _look(layer: Labels, model: ModelMask | None, base: str) -> _Seen:
     return _Seen(digest, edited)
 
 
-def digest_of(data: Array) -> str:
+def digest_of(mask: Any) -> str:
     """Digest of a mask: of its box and what is in it."""
+    data = np.asarray(mask)
     box = bounding_box(data != 0 if data.dtype.kind not in "bu" else data)
     if box is None:
-        return "empty"
+        return EMPTY
     digest = hashlib.blake2b(repr([(int(s.start), int(s.stop)) for s in box]).encode())
     digest.update(np.ascontiguousarray(data[box]).data)
     return digest.hexdigest()

@@ -436,7 +436,7 @@ class Session(QObject):
         """Hear from a writer that the data of a layer, as they are now, were written to a file."""
         for layer in [] if self.viewer is None else list(self.viewer.layers):
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
-                self.autosave.exported(layer, digest_of(np.asarray(data)))
+                self.autosave.exported(layer, digest_of(data))
 
     def ct_data(self, reference: GridReference) -> npt.NDArray[Any] | None:
         """Data of a CT in its layer's order, if it is in the viewer and in memory."""

@@ -11,6 +11,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.ahead import CaseAhead
+from napari_pancreas_seg._napari.autosave import EMPTY, digest_of
 from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.placement import (
     reference_of,
@@ -19,9 +20,7 @@ from napari_pancreas_seg._napari.placement import (
 )
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.worklist_case import (
-    EMPTY,
     LoadedCase,
-    digest_of,
     first_look,
     read_case,
     result_layer,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.autosave import digest_of
 from napari_pancreas_seg._napari.layers import PANCREAS, ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.model_mask import ModelMask
 from napari_pancreas_seg._napari.placement import GridReference, placement_of
@@ -19,10 +18,7 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.volume import bounding_box
 from napari_pancreas_seg.worklist import WorklistCase
 
-__all__ = ["EMPTY", "LoadedCase", "digest_of", "first_look", "read_case", "result_layer"]
-
-EMPTY = "empty"
-"""Digest of a mask with nothing in it."""
+__all__ = ["LoadedCase", "first_look", "read_case", "result_layer"]
 
 
 @dataclass(eq=False)
@@ -102,13 +98,3 @@ def first_look(mask: Labels | None, reference: GridReference) -> int:
     """Slice in the middle of the mask, else of the CT."""
     box = None if mask is None else bounding_box(np.asarray(mask.data))
     return (box[0].start + box[0].stop) // 2 if box else reference.grid.shape[0] // 2
-
-
-def digest_of(mask: Any) -> str:
-    """Name the content of a mask: that of its box, and where that is."""
-    array = np.asarray(mask)
-    box = bounding_box(array)
-    if box is None:
-        return EMPTY
-    content = hashlib.blake2b(np.ascontiguousarray(array[box]).tobytes(), digest_size=16)
-    return f"{[(edge.start, edge.stop) for edge in box]} {content.hexdigest()}"
