@@ -31,9 +31,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from napari_pancreas_seg import CTVolume
-    from napari_pancreas_seg.inference.preprocessing import Frame
+    from napari_pancreas_seg.inference.frame import Frame
     from napari_pancreas_seg.inference.result import Segmentation
-    from napari_pancreas_seg.inference.segmentation import LoadedModel
+    from napari_pancreas_seg.inference.segment import LoadedModel
 
 SINGLE, SLICES, PATIENT, REFERENCE = "single", "slices", "patient", "reference"
 WHAT = {
@@ -53,7 +53,7 @@ def train_model(
 ) -> Path:
     """Train one of the two networks, or go on with it."""
     from napari_pancreas_seg.cli.training import averaging_for
-    from napari_pancreas_seg.training.recipe import TrainSettings
+    from napari_pancreas_seg.training.fit.recipe import TrainSettings
     from napari_pancreas_seg.training.run import Split, Watch, train
     from napari_pancreas_seg.training.stages import stage_named
 
@@ -86,8 +86,8 @@ class Scorer:
     """
 
     def __init__(self, cascade: Any) -> None:
-        from napari_pancreas_seg.training.calibration import THRESHOLDS
-        from napari_pancreas_seg.training.evaluation import ThresholdScores
+        from napari_pancreas_seg.training.judge.calibration import THRESHOLDS
+        from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 
         self.cascade = cascade
         _remember(cascade.localiser)
@@ -96,7 +96,7 @@ class Scorer:
     def add(self, patient: str, records: Sequence[Any]) -> None:
         """Segment a patient's slices each way."""
         from napari_pancreas_seg.inference.remask import remask
-        from napari_pancreas_seg.training.placing import middle_of_box, mm_from_middle
+        from napari_pancreas_seg.training.data.placing import middle_of_box, mm_from_middle
 
         slices = [record.load() for record in records]
         found, manual = [], []
@@ -115,7 +115,7 @@ class Scorer:
     ) -> Segmentation:
         """Segment a slice as a CT of its own."""
         from napari_pancreas_seg.inference.remask import places
-        from napari_pancreas_seg.inference.segmentation import segment
+        from napari_pancreas_seg.inference.segment import segment
 
         result = segment(volume, model, postprocess=False)
         self._count(way, patient, result.probability.values, places(result)[0], mask)
@@ -125,8 +125,8 @@ class Scorer:
         self, way: str, patient: str, volume: Any, mask: np.ndarray, centre_mm: Any
     ) -> None:
         """Segment a slice with the second network, in a frame around a place of the body."""
-        from napari_pancreas_seg.inference.preprocessing import Canvas, contrast_shift
-        from napari_pancreas_seg.training.placing import lay_frame
+        from napari_pancreas_seg.inference.frame import Canvas, contrast_shift
+        from napari_pancreas_seg.training.data.placing import lay_frame
 
         spec = self.cascade.frame
         frame = lay_frame(volume, mask, (), spec, centre_mm)
@@ -166,7 +166,7 @@ def score(
 ) -> dict[str, dict[str, float]]:
     """Dice of the patients that neither network was trained on, each way."""
     from napari_pancreas_seg.training.comparison import at_others_threshold
-    from napari_pancreas_seg.training.layouts.slices import read_slice_layout
+    from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 
     assert cascade.localiser is not None
     known = {p for m in (cascade, cascade.localiser) for p in m.card["training"]["patients"]}
@@ -186,7 +186,7 @@ def score(
 
 def compared(dice: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """A row for each way: figures over patients, and the paired difference to one stage."""
-    from napari_pancreas_seg.training.scores import bootstrap_interval, summarise
+    from napari_pancreas_seg.training.judge.scores import bootstrap_interval, summarise
 
     rows = []
     for way, found in dice.items():
@@ -236,7 +236,7 @@ def timed(
 
 def _segmented(volume: CTVolume, model: Any) -> tuple[int, float]:
     """Slices that went through a network, in both stages, and what was found in mL."""
-    from napari_pancreas_seg.inference.segmentation import iter_segment
+    from napari_pancreas_seg.inference.segment import iter_segment
 
     steps, done = iter_segment(volume, model, stream=False), 0
     while True:
@@ -307,7 +307,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.dataset is None:
         parser.error("which data set?")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from napari_pancreas_seg.inference.segmentation import LoadedModel
+    from napari_pancreas_seg.inference.segment import LoadedModel
     from napari_pancreas_seg.model.cost import gflop_per_slice
 
     single = asked.single or train_model(asked.dataset, asked.work / "single", asked, "single")

@@ -30,7 +30,7 @@ from PIL import Image
 
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import load_card
-from napari_pancreas_seg.training.evaluation import evaluate
+from napari_pancreas_seg.training.judge.evaluation import evaluate
 
 HERE = Path(__file__).parent
 CURVE = np.rint(255.0 * (1.0 - np.exp(-np.arange(256) / 50.0))).astype(np.uint8)

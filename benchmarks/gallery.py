@@ -21,13 +21,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from napari_pancreas_seg.cohort.overview import MASK_COLOUR, REFERENCE_COLOUR, WINDOW_HU
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
-from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
+from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io.files import atomic_write, write_text
-from napari_pancreas_seg.metrics import dice
-from napari_pancreas_seg.overview import MASK_COLOUR, REFERENCE_COLOUR, WINDOW_HU
-from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
+from napari_pancreas_seg.mask.metrics import dice
+from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
 from napari_pancreas_seg.volume import CTVolume
 
 MAPS_SHOWN = 2

@@ -133,7 +133,7 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
     session = dock.session
     session.warm_up_allowed = False
     if chosen.network:
-        from napari_pancreas_seg.inference.process import NetworkProcess
+        from napari_pancreas_seg.inference.process.client import NetworkProcess
 
         session.network.close()
         session.network = NetworkProcess([sys.executable, chosen.network])

@@ -21,9 +21,9 @@ import numpy as np
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.model.bundle import load_card
-from napari_pancreas_seg.training.evaluation import patients_seen
-from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
-from napari_pancreas_seg.training.scores import summarise
+from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
+from napari_pancreas_seg.training.judge.evaluation import patients_seen
+from napari_pancreas_seg.training.judge.scores import summarise
 
 FULL_FRAME_MM = 0.8
 """Pixels of a slice that was not cropped."""

@@ -37,12 +37,12 @@ import numpy as np
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
+from napari_pancreas_seg.inference.frame import Frame, body_centre, frame_around
 from napari_pancreas_seg.inference.maps import foreground
-from napari_pancreas_seg.inference.preprocessing import Frame, body_centre, frame_around
-from napari_pancreas_seg.inference.schedule import Lattice
-from napari_pancreas_seg.inference.segmentation import LoadedModel
-from napari_pancreas_seg.metrics import dice
-from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
+from napari_pancreas_seg.inference.schedule import SliceGrid
+from napari_pancreas_seg.inference.segment import LoadedModel
+from napari_pancreas_seg.mask.metrics import dice
+from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
 
 MOST_GAP = 12
 
@@ -83,7 +83,7 @@ def between(below: Seen, above: Seen, onto: Seen, threshold: float) -> np.ndarra
     """The mask of a slice that was not seen, (Y, X), by the program's own interpolation."""
     gap = above.index - below.index
     seen = np.stack([below.probability, above.probability])
-    ct = Lattice(gap + 1, gap)  # a CT whose first and last slice were seen
+    ct = SliceGrid(gap + 1, gap)  # a CT whose first and last slice were seen
     whole = finish_mask(seen, onto.frame, ct, (1.0, 1.0, 1.0), threshold, None)
     return whole[onto.index - below.index]
 

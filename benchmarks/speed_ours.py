@@ -16,7 +16,7 @@ import napari_pancreas_seg as nps
 import speed_cts
 import speed_task
 from napari_pancreas_seg import CTVolume, Options
-from napari_pancreas_seg.inference.segmentation import LoadedModel
+from napari_pancreas_seg.inference.segment import LoadedModel
 from speed_slicewise import slice_by_slice
 
 if TYPE_CHECKING:

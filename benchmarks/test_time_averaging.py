@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, place_frame
-from napari_pancreas_seg.inference.segmentation import LoadedModel
+from napari_pancreas_seg.inference.frame import FrameSpec, place_frame
+from napari_pancreas_seg.inference.segment import LoadedModel
 from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.training.calibration import THRESHOLDS
 from napari_pancreas_seg.training.comparison import at_others_threshold, lever_entry
-from napari_pancreas_seg.training.evaluation import ThresholdScores
-from napari_pancreas_seg.training.layouts.slices import SliceRecord, read_slice_layout
+from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
+from napari_pancreas_seg.training.judge.calibration import THRESHOLDS
+from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 
 SHIFT_MM = 3.6
 ONE = "one pass"

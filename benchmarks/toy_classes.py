@@ -21,7 +21,7 @@ import numpy as np
 
 from napari_pancreas_seg.data.anatomy import ORGANS
 from napari_pancreas_seg.data.phantom import make_phantom
-from napari_pancreas_seg.metrics import dice
+from napari_pancreas_seg.mask.metrics import dice
 
 CLASSES = {"pancreas": 1, "liver": 2, "spleen": 3}
 COARSE = {"spacing_mm": (5.0, 2.4, 2.4), "shape": (50, 117, 150)}
@@ -56,10 +56,10 @@ def write_dataset(folder: Path, seeds: range) -> None:
 
 def train_model(folder: Path, output: Path, steps: int) -> tuple[Path, list[str]]:
     """Train on most patients; return the bundle and the names of the others."""
-    from napari_pancreas_seg.inference.preprocessing import FrameSpec
+    from napari_pancreas_seg.inference.frame import FrameSpec
     from napari_pancreas_seg.model.attention_unet import Architecture
-    from napari_pancreas_seg.training.layouts import open_dataset
-    from napari_pancreas_seg.training.recipe import TrainSettings
+    from napari_pancreas_seg.training.data.layouts import open_dataset
+    from napari_pancreas_seg.training.fit.recipe import TrainSettings
     from napari_pancreas_seg.training.run import Split, Watch, train
 
     settings = TrainSettings(
@@ -84,7 +84,7 @@ def train_model(folder: Path, output: Path, steps: int) -> tuple[Path, list[str]
 
 def score(folder: Path, bundle: Path, names: list[str]) -> dict[str, list[float]]:
     """Dice per class on whole CTs, segmented as ever."""
-    from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
+    from napari_pancreas_seg.inference.segment import LoadedModel, segment
     from napari_pancreas_seg.io import load_ct, load_mask
 
     model = LoadedModel(bundle)

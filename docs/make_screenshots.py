@@ -31,9 +31,9 @@ from qtpy.QtTest import QTest
 from napari_pancreas_seg import save_mask
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.panel import Panel
+from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.io import save_ct
-from napari_pancreas_seg.worklist import Status
 
 PLUGIN = "napari-pancreas-seg"
 SIZE = (1280, 800)

@@ -24,7 +24,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_card() -> dict:
     """Card of an untrained network with 4 filters."""
-    from napari_pancreas_seg.inference.preprocessing import FrameSpec
+    from napari_pancreas_seg.inference.frame import FrameSpec
 
     return {
         "name": "tiny",

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 import napari_pancreas_seg
-from napari_pancreas_seg import cli, cohort
+from napari_pancreas_seg import cli
 from napari_pancreas_seg.cli import main, terminal
+from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference import segmentation
+from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
@@ -306,7 +307,7 @@ def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
         "import os, signal, sys\n"
         # A shell starts its background jobs with the signal ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from napari_pancreas_seg import cohort\n"
+        "from napari_pancreas_seg.cohort import run as cohort\n"
         "from napari_pancreas_seg.cli import main\n"
         "cohort.load_card = lambda model: {}\n"
         "cohort.load_ct = lambda path, **_: os.kill(os.getpid(), signal.SIGINT)\n"
@@ -362,7 +363,7 @@ def test_demo(
         progress(Progress("segmenting", 1, 2))
         return result
 
-    monkeypatch.setattr("napari_pancreas_seg.demo.run_demo", run_demo)
+    monkeypatch.setattr("napari_pancreas_seg.cohort.demo.run_demo", run_demo)
     assert main(["demo", "-o", str(tmp_path), "--device", "cpu"]) == 0
     assert asked == [(tmp_path, "default", "cpu")]
     lines = capsys.readouterr().out.splitlines()

@@ -15,7 +15,7 @@ from napari_pancreas_seg.cli import main
 @pytest.fixture(scope="module")
 def fine_bundle(tiny_card: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained second stage whose card names no localiser."""
-    from napari_pancreas_seg.inference.preprocessing import FrameSpec
+    from napari_pancreas_seg.inference.frame import FrameSpec
     from napari_pancreas_seg.model.attention_unet import Architecture, build
     from napari_pancreas_seg.model.bundle import save_bundle
 

@@ -14,11 +14,12 @@ import pytest
 import SimpleITK as sitk
 import trimesh
 
-from napari_pancreas_seg import cohort, io
+from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.inference import segmentation
+from napari_pancreas_seg.cohort import run as cohort
+from napari_pancreas_seg.cohort.inspection import inspect
+from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
-from napari_pancreas_seg.inspection import inspect
 from napari_pancreas_seg.volume import CTVolume
 
 CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}

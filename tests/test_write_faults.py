@@ -22,12 +22,13 @@ import numpy as np
 import pytest
 from dicom_series import body, write_series
 
-from napari_pancreas_seg import cohort, io
+from napari_pancreas_seg import io
+from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.provenance import write_sidecar
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.files import atomic_write, write_json
-from napari_pancreas_seg.measurements import write_table
-from napari_pancreas_seg.provenance import write_sidecar
+from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.volume import CTVolume
 
 resource = pytest.importorskip("resource", reason="no limits on the size of files here")
@@ -273,7 +274,7 @@ def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_checkpoint(tmp_path: Path) -> None:
-    from napari_pancreas_seg.training.checkpoint import Checkpoint, TrainingState
+    from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
 
     variables = [np.random.default_rng(n).random((30, 30)).astype(np.float32) for n in range(3)]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_pancreas_seg.errors import PancreasSegError
     from napari_pancreas_seg.inference.result import Options, Segmentation
-    from napari_pancreas_seg.inference.segmentation import iter_segment, segment
+    from napari_pancreas_seg.inference.segment import iter_segment, segment
     from napari_pancreas_seg.io import load_ct, load_mask, save_mask
     from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -45,11 +45,11 @@ _HOMES = {
     "Options": "inference.result",
     "PancreasSegError": "errors",
     "Segmentation": "inference.result",
-    "iter_segment": "inference.segmentation",
+    "iter_segment": "inference.segment",
     "load_ct": "io",
     "load_mask": "io",
     "save_mask": "io",
-    "segment": "inference.segmentation",
+    "segment": "inference.segment",
 }
 
 

@@ -27,9 +27,9 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from qtpy.QtWidgets import QApplication
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.session import Session, session_of
-from napari_pancreas_seg.inference.process import NetworkProcess
+from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.volume import CTVolume
 
 FAKE = Path(__file__).with_name("fake_network.py")

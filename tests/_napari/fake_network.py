@@ -16,8 +16,8 @@ import time
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.process.server import serve
 from napari_pancreas_seg.inference.result import FoundSlices, Progress, ScalarMap, Segmentation
-from napari_pancreas_seg.inference.serving import serve
 
 DEVICES = [{"id": "cpu", "name": "CPU (2 cores)"}, {"id": "gpu:0", "name": "GPU 0: a fake"}]
 
@@ -88,8 +88,8 @@ def segment(volume, model, options):
 def graded(volume, options):
     """What the real generator does after the network, on a probability that is made up."""
     from napari_pancreas_seg.inference.finishing import finish_mask
-    from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
-    from napari_pancreas_seg.inference.schedule import Lattice
+    from napari_pancreas_seg.inference.frame import Frame, FrameSpec
+    from napari_pancreas_seg.inference.schedule import SliceGrid
 
     shape, spacing = volume.grid.shape, volume.grid.spacing
     spec = FrameSpec(shape[1] // 2, shape[2] // 2, 2 * spacing[1], (0.0, 0.0))
@@ -102,7 +102,7 @@ def graded(volume, options):
     mask = finish_mask(
         probability.values,
         frame,
-        Lattice(shape[0]),
+        SliceGrid(shape[0]),
         spacing,
         threshold,
         plausible if options.postprocess else None,
@@ -128,8 +128,8 @@ def organs(volume, options):
     """Three classes, each in a third of the columns, whose probability falls outward."""
     from napari_pancreas_seg.inference.classes import Classes
     from napari_pancreas_seg.inference.finishing import finish_mask
-    from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
-    from napari_pancreas_seg.inference.schedule import Lattice
+    from napari_pancreas_seg.inference.frame import Frame, FrameSpec
+    from napari_pancreas_seg.inference.schedule import SliceGrid
 
     card = {"name": "organs", "labels": {"pancreas": 1, "liver": 2, "spleen": 3}, "threshold": 0.5}
     shape, spacing = volume.grid.shape, volume.grid.spacing
@@ -146,7 +146,7 @@ def organs(volume, options):
     whole = ScalarMap(np.minimum(probabilities.sum(0), 1), frame.grid(volume.grid))
     threshold = options.threshold or 0.5
     plausible = np.ones(shape[0], bool)
-    how = frame, Lattice(shape[0]), spacing, threshold
+    how = frame, SliceGrid(shape[0]), spacing, threshold
     seen = plausible if options.postprocess else None
     region = options.region(shape)
     mask = finish_mask(probabilities, *how, seen, region, Classes.of(card))

@@ -16,11 +16,11 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, autosave_folder
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
-from napari_pancreas_seg.autosave import Shelf, autosave_folder
 from napari_pancreas_seg.errors import PancreasSegError
 
 TIMEOUT = 30_000
@@ -130,7 +130,7 @@ def test_napari_s_own_way_to_save_is_an_export(
     labels = finish(qtbot, session, ct)
     with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
-    with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+    with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
         labels.save(str(tmp_path / "m.stl"))
         assert session.autosave.unexported() == [labels]
         labels.save(str(tmp_path / "m.nii.gz"))
@@ -213,9 +213,9 @@ from napari.layers import Layer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 app = QApplication([])
-from napari_pancreas_seg._napari.reader import read_layer
+from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import session_of
-from napari_pancreas_seg.inference.process import NetworkProcess
+from napari_pancreas_seg.inference.process.client import NetworkProcess
 viewer = ViewerModel()
 session = session_of(viewer)
 session.network = NetworkProcess([sys.executable, sys.argv[2]])
@@ -238,7 +238,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no signal 9")
 def test_killed_in_the_middle_of_a_run(qtbot, qapp, ct_path, own_folders):
-    from napari_pancreas_seg._napari.reader import read_layer
+    from napari_pancreas_seg._napari.layers.reader import read_layer
 
     fake = Path(__file__).with_name("fake_network.py")
     folder = str(own_folders / "data")
@@ -339,7 +339,7 @@ def test_a_script_is_not_asked_and_loses_nothing(qtbot, corrected):
     corrected.close()
     assert session.closing.box is None
     session.autosave.close()
-    assert len(Shelf().left_behind()) == 1
+    assert len(AutosaveStore().left_behind()) == 1
 
 
 @pytest.mark.gui

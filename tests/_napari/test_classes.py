@@ -9,12 +9,12 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_pancreas_seg._napari.layers import ct_layer_data, labels_of, name_labels
-from napari_pancreas_seg._napari.reader import read_layer
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_of, name_labels
+from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
+from napari_pancreas_seg.inference.provenance import describe, write_sidecar
 from napari_pancreas_seg.io import save_mask
-from napari_pancreas_seg.provenance import describe, write_sidecar
 from napari_pancreas_seg.volume import CTVolume
 
 LABELS = {"pancreas": 1, "liver": 2, "spleen": 3}

@@ -17,14 +17,13 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_pancreas_seg import correction
-from napari_pancreas_seg._napari import correct_keys
-from napari_pancreas_seg._napari.correct_keys import ACTIONS, perform
-from napari_pancreas_seg._napari.correct_layers import Target, apply_change, outline_layer
-from napari_pancreas_seg._napari.correct_layers import corrected as compare
-from napari_pancreas_seg._napari.correct_paint import limit_stroke
-from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.placement import (
+from napari_pancreas_seg._napari.correct import keys as correct_keys
+from napari_pancreas_seg._napari.correct.apply import Target, apply_change, outline_layer
+from napari_pancreas_seg._napari.correct.apply import corrected as compare
+from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform
+from napari_pancreas_seg._napari.correct.paint import limit_stroke
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.placement import (
     display_view,
     find_reference,
     index_at,
@@ -36,6 +35,7 @@ from napari_pancreas_seg._napari.placement import (
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel, KeysDialog
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.mask import correction
 from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 20_000
@@ -570,7 +570,7 @@ def test_the_manifest_names_every_action():
     manifest = PluginManifest.from_file(Path(napari_pancreas_seg.__file__).with_name("napari.yaml"))
     commands = {str(command.python_name): command for command in manifest.contributions.commands}
     for action in ACTIONS:
-        name = f"napari_pancreas_seg._napari.correct_keys:{action.name}"
+        name = f"napari_pancreas_seg._napari.correct.keys:{action.name}"
         assert commands[name].title.removeprefix("Pancreas: ").lower() == action.title.lower()
         assert callable(getattr(correct_keys, action.name))
 
@@ -670,7 +670,7 @@ def test_what_a_person_edited_is_told(qtbot, viewer, session, ct, panel):
 
 @pytest.mark.parametrize("n", [1, 7, 2000])
 def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
-    from napari_pancreas_seg._napari.correct_review import SliceFacts
+    from napari_pancreas_seg._napari.correct.review import SliceFacts
     from napari_pancreas_seg._napari.widget.review_strip import EDITED
 
     area = np.zeros(n)
@@ -690,7 +690,7 @@ def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
 
 
 def test_the_strip_paints_at_any_height(session, panel):
-    from napari_pancreas_seg._napari.correct_review import SliceFacts
+    from napari_pancreas_seg._napari.correct.review import SliceFacts
     from napari_pancreas_seg._napari.widget.review_strip import AREA
 
     full = np.full(10, 50.0)

@@ -8,7 +8,7 @@ from napari.layers import Labels
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
-from napari_pancreas_seg._napari.placement import slice_on_screen
+from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.session import session_of
 
 pytestmark = pytest.mark.gui

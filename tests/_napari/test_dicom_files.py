@@ -12,9 +12,9 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManager, PluginManifest
 
-from napari_pancreas_seg._napari import reader
-from napari_pancreas_seg._napari.placement import reference_of
-from napari_pancreas_seg._napari.reader import get_reader, one_of_each_series, read_layer
+from napari_pancreas_seg._napari.layers import reader
+from napari_pancreas_seg._napari.layers.placement import reference_of
+from napari_pancreas_seg._napari.layers.reader import get_reader, one_of_each_series, read_layer
 
 
 def test_the_reader_takes_folders_files_and_zips_of_dicom_only(tmp_path: Path) -> None:

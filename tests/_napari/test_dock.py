@@ -16,7 +16,7 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget import PancreasDock
 
@@ -279,7 +279,7 @@ def test_an_idle_widget_imports_no_framework(ct_path, tmp_path):
 import sys
 import napari
 from qtpy.QtTest import QTest
-from napari_pancreas_seg._napari.reader import get_reader
+from napari_pancreas_seg._napari.layers.reader import get_reader
 from napari_pancreas_seg._napari.widget import PancreasDock
 viewer = napari.Viewer(show=False)
 dock = PancreasDock(viewer, warm_up=False)

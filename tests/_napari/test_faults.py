@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from napari.layers import Labels, Layer
 
-from napari_pancreas_seg import autosave as shelf
-from napari_pancreas_seg._napari.closing import Closing
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.autosave import store as shelf
+from napari_pancreas_seg._napari.autosave.closing import Closing
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, autosave_folder
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import _is_one_series
-from napari_pancreas_seg._napari.worklist import state_folder, worklist_of
-from napari_pancreas_seg.autosave import Shelf, Unsaved, autosave_folder
+from napari_pancreas_seg._napari.worklist.session import state_folder, worklist_of
+from napari_pancreas_seg.cohort.worklist import Worklist
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.worklist import Worklist
 
 TIMEOUT = 30_000
 
@@ -144,7 +144,7 @@ def test_an_opened_mask_is_kept_before_its_ct_is_removed(
 def test_two_clicks_restore_once(qtbot, viewer, session, ct, volume):
     mask = np.ones(ct.data.shape, np.uint8)
     leave(autosave_folder(), Unsaved(key_of(session, ct), "CT", None, mask))
-    session.autosave._offer(Shelf().left_behind())
+    session.autosave._offer(AutosaveStore().left_behind())
     offer = session.autosave.offers[0]
     for _ in range(2):
         session.autosave.restore(offer, session.placement(ct))
@@ -155,7 +155,7 @@ def test_two_clicks_restore_once(qtbot, viewer, session, ct, volume):
 
 def leave(folder: Path, unsaved: Unsaved) -> None:
     """Write as a window does that is gone by now."""
-    other = Shelf(folder)
+    other = AutosaveStore(folder)
     other.write(unsaved, folder / "gone-1.npz")
     other.close()
 
@@ -175,7 +175,7 @@ def test_damaged_autosaves_are_a_sentence_or_nothing(tmp_path):
             if place < len(damaged):
                 damaged[place] = rng.integers(256)
         (folder / "gone-1.npz").write_bytes(bytes(damaged))
-        for offer in Shelf(folder).left_behind():
+        for offer in AutosaveStore(folder).left_behind():
             with contextlib.suppress(PancreasSegError):
                 shelf.read(offer.file)
 

@@ -12,14 +12,14 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.layers._layer_actions import _duplicate_layer
 
-from napari_pancreas_seg._napari.layers import ct_layer_data, map_layer_data, mask_of
-from napari_pancreas_seg._napari.placement import (
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, map_layer_data, mask_of
+from napari_pancreas_seg._napari.layers.placement import (
     placement_of,
     reference_of,
     slice_on_screen,
     why_not_ct,
 )
-from napari_pancreas_seg._napari.reader import get_reader
+from napari_pancreas_seg._napari.layers.reader import get_reader
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import CTVolume
@@ -35,7 +35,7 @@ def open_ct(viewer: ViewerModel, path: Path) -> Image:
 
 def add_mask(viewer: ViewerModel, ct: Image) -> Labels:
     """A mask with a landmark, in a layer that knows its CT as the model's layers do."""
-    from napari_pancreas_seg._napari.layers import labels_layer_data
+    from napari_pancreas_seg._napari.layers.bridge import labels_layer_data
 
     data = np.zeros(ct.data.shape, np.uint8)
     data[2, 5, 9:14] = 1
@@ -108,7 +108,7 @@ def test_converted_and_bare_masks_find_their_ct(viewer, ct_path, volume, tmp_pat
         viewer.add_layer(layer)
     from unittest.mock import patch
 
-    with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+    with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
         for number, layer in enumerate((bare, image)):
             layer.save(str(tmp_path / f"{number}.nii.gz"))
             assert_on_grid(tmp_path / f"{number}.nii.gz", ct_path, mask.data, volume)
@@ -173,7 +173,7 @@ def test_a_written_map_opens_over_its_ct(viewer, ct_path, volume, tmp_path):
     assert np.allclose(alone.data, values, atol=1e-3)
     assert np.allclose(alone.scale, coarse.spacing)
     ct = open_ct(viewer, ct_path)
-    with patch("napari_pancreas_seg._napari.reader.current_viewer", lambda: viewer):
+    with patch("napari_pancreas_seg._napari.layers.reader.current_viewer", lambda: viewer):
         (gate,) = viewer.open(path, plugin=PLUGIN)
     assert np.allclose(gate.data_to_world((3, 2, 1)), ct.data_to_world((3, 5.5, 0.5)), atol=1e-3)
     assert gate.contrast_limits == [0, 1]

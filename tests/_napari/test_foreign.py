@@ -11,11 +11,11 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari import foreign
-from napari_pancreas_seg._napari.layers import ct_layer_data, volume_of
-from napari_pancreas_seg._napari.placement import placement_of, slice_on_screen
+from napari_pancreas_seg._napari.autosave.store import autosave_folder
+from napari_pancreas_seg._napari.layers import foreign
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, volume_of
+from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
-from napari_pancreas_seg.autosave import autosave_folder
 from napari_pancreas_seg.io import load_ct
 
 TIMEOUT = 20_000

@@ -11,11 +11,11 @@ import pytest
 from napari.layers import Layer
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg.training.corrections import list_corrections
-from napari_pancreas_seg.training.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.finetune.corrections import list_corrections
 
 FAKE = Path(__file__).with_name("fake_finetune.py")
 TIMEOUT = 30_000

@@ -102,7 +102,7 @@ def test_labels_of_our_ct(
             ct.affine = nib.affines.from_matvec(rotation(turn), translate)
         viewer.add_layer(labels)
         drawn = marks(labels, seed)
-        with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+        with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
             labels.save(str(Path(name) / "m.nii.gz"))
         assert_same_places(positions(Path(name) / "m.nii.gz"), load_ct(path).grid.world(drawn))
         # The CT's values tell which of its voxels these are.

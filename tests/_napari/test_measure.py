@@ -12,12 +12,12 @@ from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
-from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.measuring import MaskToMeasure, measure_layers
-from napari_pancreas_seg._napari.placement import placement_of
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, measure_layers
+from napari_pancreas_seg._napari.layers.placement import placement_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg.metrics import dice, measure
+from napari_pancreas_seg.mask.metrics import dice, measure
 from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 20_000

@@ -13,9 +13,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 from nibabel import orientations
 
-from napari_pancreas_seg._napari import orientation
-from napari_pancreas_seg._napari.layers import ct_layer_data
-from napari_pancreas_seg._napari.placement import placement_of
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.views import orientation
 from napari_pancreas_seg.volume import CTVolume
 
 ALL_48 = [

@@ -9,7 +9,7 @@ import pytest
 from napari.layers import Layer
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.card_dialog import card_html

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference import process
-from napari_pancreas_seg.inference.process import NetworkProcess
+from napari_pancreas_seg.inference.process import client as process
+from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import Options, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
@@ -147,7 +147,7 @@ def test_close_and_forgetting_end_the_child(network, volume):
 def test_the_child_does_not_outlive_a_parent_that_is_killed(network):
     script = (
         "import sys, time\n"
-        "from napari_pancreas_seg.inference.process import NetworkProcess\n"
+        "from napari_pancreas_seg.inference.process.client import NetworkProcess\n"
         f"network = NetworkProcess({network._command!r})\n"
         "network.warm_up('box')\n"
         "print(network.pid, flush=True)\n"
@@ -171,7 +171,7 @@ def test_the_working_folder_is_not_imported_from(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_real_network_gives_what_it_gives_in_this_process(hu, tiny_bundle):
-    from napari_pancreas_seg.inference.segmentation import segment
+    from napari_pancreas_seg.inference.segment import segment
 
     volume = CTVolume.from_source_array(hu, np.diag([-8, 9, 9, 1]))  # as large as a body
     network = NetworkProcess()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from napari.layers import Labels, Layer
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
-from napari_pancreas_seg._napari.placement import display_view, show_slice, slice_on_screen
-from napari_pancreas_seg._napari.region import box_of_shapes
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.placement import display_view, show_slice, slice_on_screen
+from napari_pancreas_seg._napari.layers.region import box_of_shapes
 from napari_pancreas_seg._napari.session import session_of
-from napari_pancreas_seg._napari.views import views_of
+from napari_pancreas_seg._napari.views.views import views_of
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from napari.layers import Labels, Layer
 
-from napari_pancreas_seg._napari.layers import labels_layer_data, plain_placement
-from napari_pancreas_seg._napari.model_mask import ModelMask
-from napari_pancreas_seg._napari.region import box_of_shapes
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, plain_placement
+from napari_pancreas_seg._napari.layers.region import box_of_shapes
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import FoundSlices, Options
 
@@ -170,7 +170,7 @@ def test_the_devices_are_asked_for_when_it_warms_up(qtbot, session, ct):
 
 
 def test_a_warm_run_sends_the_ct_once(qtbot, session, ct, monkeypatch):
-    from napari_pancreas_seg.inference import process
+    from napari_pancreas_seg.inference.process import client as process
 
     sent = []
     send = process.messages.send

@@ -7,7 +7,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_pancreas_seg._napari.layers import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume

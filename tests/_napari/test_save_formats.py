@@ -17,8 +17,8 @@ from npe2 import PluginManifest
 
 import napari_pancreas_seg
 from napari_pancreas_seg import io
-from napari_pancreas_seg._napari.layers import labels_layer_data, map_layer_data
-from napari_pancreas_seg._napari.placement import placement_of
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, map_layer_data
+from napari_pancreas_seg._napari.layers.placement import placement_of
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 
@@ -41,7 +41,7 @@ def opened(viewer, ct_path):
     )
     viewer.add_layer(mask)
     viewer.add_layer(gate)
-    with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+    with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
         yield viewer
 
 
@@ -91,7 +91,7 @@ def test_the_save_dialog_writes_the_record_of_a_run(qtbot, session, viewer, ct_p
     run.labels.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     hand = Labels(run.labels.data.copy(), name="by hand")
     viewer.add_layer(hand)
-    with patch("napari_pancreas_seg._napari.writer.current_viewer", lambda: viewer):
+    with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
         for name in ("m.nii.gz", "m.nii.gz", "m.mha", "m.stl"):
             run.labels.save(str(tmp_path / name))
             record = json.loads((tmp_path / "m.json").read_text())

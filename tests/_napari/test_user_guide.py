@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from napari.utils.key_bindings import coerce_keybinding
 
-from napari_pancreas_seg._napari.correct_keys import ACTIONS
+from napari_pancreas_seg._napari.correct.keys import ACTIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = DOCS / "user-guide.md"

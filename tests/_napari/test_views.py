@@ -11,12 +11,12 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Surface
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.layers import ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.model_mask import ModelMask
-from napari_pancreas_seg._napari.placement import placement_of
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session, session_of
-from napari_pancreas_seg._napari.surface_view import surface_of
-from napari_pancreas_seg._napari.views import HU_PRESETS, OrthogonalViews, views_of
+from napari_pancreas_seg._napari.views.surface import surface_of
+from napari_pancreas_seg._napari.views.views import HU_PRESETS, OrthogonalViews, views_of
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
 from napari_pancreas_seg.volume import CTVolume

@@ -10,9 +10,9 @@ from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
-from napari_pancreas_seg._napari.worklist import WorklistSession, worklist_of
+from napari_pancreas_seg._napari.worklist.session import WorklistSession, worklist_of
+from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.worklist import Status
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton

@@ -42,7 +42,7 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundles(tiny_card: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stages, untrained: what they find is of no account here."""
-    from napari_pancreas_seg.inference.preprocessing import FrameSpec
+    from napari_pancreas_seg.inference.frame import FrameSpec
     from napari_pancreas_seg.model.attention_unet import Architecture, build
     from napari_pancreas_seg.model.bundle import save_bundle
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, frame_around
+from napari_pancreas_seg.inference.frame import FrameSpec, frame_around
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 schedule_dice = pytest.importorskip("schedule_dice", reason="the benchmarks are not part of this")

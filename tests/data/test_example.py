@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from napari_pancreas_seg.data import example
+from napari_pancreas_seg.data.download import cache_folder
 from napari_pancreas_seg.data.example import example_ct_path
-from napari_pancreas_seg.download import cache_folder
 from napari_pancreas_seg.errors import PancreasSegError
 
 CONTENT = b"not really a CT, but with a known hash" * 500

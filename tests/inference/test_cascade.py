@@ -11,25 +11,25 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import cascade
 from napari_pancreas_seg.inference.cascade import (
-    Whereabouts,
+    GlandLocation,
     find_localiser,
     localiser_entry,
     share_outside,
     with_localiser,
 )
-from napari_pancreas_seg.inference.preprocessing import (
+from napari_pancreas_seg.inference.frame import (
     FrameSpec,
     body_centre,
     frame_around,
     gland_centre,
     place_frame,
 )
+from napari_pancreas_seg.inference.provenance import describe
 from napari_pancreas_seg.inference.remask import remask
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.segmentation import LoadedModel, iter_segment
-from napari_pancreas_seg.metrics import dice
+from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
+from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.model.bundle import load_card, save_bundle
-from napari_pancreas_seg.provenance import describe
 from napari_pancreas_seg.volume import CTVolume
 
 FINE = FrameSpec(48, 64, 1.5, (0.0, 0.0), "gland")
@@ -215,10 +215,10 @@ def test_a_localiser_must_know_the_pancreas(bundles):
 def test_whereabouts_reach_beyond_the_ends_but_not_the_region():
     gland = np.zeros((50, 30, 30), bool)
     gland[20:30, 10:15, 4:25] = True
-    found = Whereabouts.of(gland, 3.0, slice(0, 50))
-    assert found == Whereabouts((12.0, 14.0), slice(17, 33))
-    assert Whereabouts.of(gland, 3.0, slice(19, 31)).part == slice(19, 31)
-    assert Whereabouts.of(np.zeros_like(gland), 3.0, slice(0, 50)) is None
+    found = GlandLocation.of(gland, 3.0, slice(0, 50))
+    assert found == GlandLocation((12.0, 14.0), slice(17, 33))
+    assert GlandLocation.of(gland, 3.0, slice(19, 31)).part == slice(19, 31)
+    assert GlandLocation.of(np.zeros_like(gland), 3.0, slice(0, 50)) is None
 
 
 def test_the_gland_is_centred_and_strays_do_not_count():

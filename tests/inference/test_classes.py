@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.data.phantom import make_phantom
-from napari_pancreas_seg.inference import messages
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
-from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec
+from napari_pancreas_seg.inference.process import messages
+from napari_pancreas_seg.inference.provenance import describe
 from napari_pancreas_seg.inference.remask import remask
 from napari_pancreas_seg.inference.result import Options, Segmentation
-from napari_pancreas_seg.inference.schedule import Lattice
-from napari_pancreas_seg.inference.segmentation import Appearance, LoadedModel, iter_segment
+from napari_pancreas_seg.inference.schedule import SliceGrid
+from napari_pancreas_seg.inference.segment import LoadedModel, ScanContext, iter_segment
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, pack_weights
-from napari_pancreas_seg.provenance import describe
 from napari_pancreas_seg.volume import CTVolume
 
 LABELS = {"pancreas": 1, "pancreas tumour": 4, "kidneys": 2}
@@ -56,7 +56,7 @@ def scene() -> np.ndarray:
 
 
 def finished(p: np.ndarray, classes: Classes, plausible: np.ndarray | None) -> np.ndarray:
-    return finish_mask(p, FRAME, Lattice(24), SPACING, 0.5, plausible, None, classes)
+    return finish_mask(p, FRAME, SliceGrid(24), SPACING, 0.5, plausible, None, classes)
 
 
 def test_each_organ_keeps_its_pieces() -> None:
@@ -197,7 +197,7 @@ def test_a_network_that_sees_neighbours(volume: CTVolume) -> None:
 
     def probability(hu: np.ndarray) -> np.ndarray:
         changed = CTVolume(hu, volume.grid, volume.source)
-        how = Options(batch_size=8, every_slice=True), Appearance.of(volume)
+        how = Options(batch_size=8, every_slice=True), ScanContext.of(volume)
         steps = iter_segment(changed, model, *how)
         while True:
             try:

@@ -5,7 +5,7 @@ import pytest
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.inference.neighbours import neighbouring_slices
-from napari_pancreas_seg.inference.segmentation import LoadedModel
+from napari_pancreas_seg.inference.segment import LoadedModel
 from napari_pancreas_seg.volume import CTVolume
 
 SPACING_MM = 2.5

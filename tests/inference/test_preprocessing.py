@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import (
+from napari_pancreas_seg.inference.frame import (
     Frame,
     FrameSpec,
     body_centre,

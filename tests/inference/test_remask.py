@@ -9,7 +9,7 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.remask import remask
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.segmentation import LoadedModel, iter_segment
+from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -125,11 +125,11 @@ def test_warming_up_compiles_what_a_run_needs(volume, loaded):
 def test_smoothing_only_where_it_matters_changes_no_voxel(volume, loaded, result, monkeypatch):
     """Against smoothing everywhere, for pixels that are finer and coarser than the frame's."""
     from napari_pancreas_seg.inference import finishing
-    from napari_pancreas_seg.inference.schedule import Lattice
-    from napari_pancreas_seg.postprocessing import smooth_along_z
+    from napari_pancreas_seg.inference.schedule import SliceGrid
+    from napari_pancreas_seg.mask.postprocessing import smooth_along_z
 
     def masks(noise, frame):
-        how = (frame, Lattice(9), (2.0, 1, 1))
+        how = (frame, SliceGrid(9), (2.0, 1, 1))
         return [finishing.finish_mask(noise, *how, t, np.ones(9, bool)) for t in (0.2, 0.5)]
 
     rng = np.random.default_rng(2)

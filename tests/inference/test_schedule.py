@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_pancreas_seg.inference.schedule import FINE_MM, Lattice, Schedule, lattice_for
+from napari_pancreas_seg.inference.schedule import FINE_MM, Schedule, SliceGrid, lattice_for
 
 
 def plan(n, spacing, part=None, first=None, likely=None, every=False):
@@ -133,7 +133,7 @@ def test_rows_given_back_are_handed_out_again():
 @given(n=st.integers(1, 50), stride=st.integers(1, 6), data=st.data())
 def test_slices_between_rows_are_interpolated(n, stride, data):
     offset = data.draw(st.integers(0, min(stride, n) - 1))
-    lattice = Lattice(n, stride, offset)
+    lattice = SliceGrid(n, stride, offset)
     values = lattice.z.astype(float)
     for z in range(n):
         below, above, share = lattice.between(z)

@@ -7,7 +7,8 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.finishing import native_mask
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.segmentation import LoadedModel, iter_segment
+from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
+from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -71,7 +72,7 @@ def test_the_threshold_rules_the_mask(volume, loaded):
 
 
 def test_native_mask_is_the_thresholded_interpolation(volume, loaded):
-    from napari_pancreas_seg.inference.preprocessing import place_frame
+    from napari_pancreas_seg.inference.frame import place_frame
 
     frame = place_frame(volume.hu, volume.spacing, loaded.frame)
     probability = np.random.default_rng(0).random((2, 32, 48)).astype(np.float16)
@@ -133,7 +134,7 @@ def test_wrong_options_are_one_sentence(volume, tiny_bundle, options):
 
 def test_the_default_model_finds_the_phantom():
     from napari_pancreas_seg.data.phantom import make_phantom
-    from napari_pancreas_seg.metrics import dice
+    from napari_pancreas_seg.mask.metrics import dice
 
     phantom = make_phantom(0)
     result = nps.segment(phantom.volume)
@@ -174,8 +175,8 @@ def test_a_sweep_finds_the_gland_and_loses_nothing_of_it(thin, knowing):
     quick = nps.segment(volume, knowing)
     whole = nps.segment(volume, knowing, every_slice=True)
     assert whole.slices_seen == 240 and quick.slices_seen <= 56
-    assert nps.metrics.dice(whole.mask, gland) > 0.93
-    assert nps.metrics.dice(quick.mask, whole.mask) > 0.98
+    assert dice(whole.mask, gland) > 0.93
+    assert dice(quick.mask, whole.mask) > 0.98
     held = np.flatnonzero(quick.mask.any(axis=(1, 2)))
     # Ends between two slices that were seen are rounded.
     truth = np.flatnonzero(whole.mask.any(axis=(1, 2)))
@@ -205,7 +206,7 @@ def test_what_streams_covers_the_slices_between(thin, knowing):
         shown[part.z] = part.mask
         for word, scalar_map in part.maps.items():
             assert len(scalar_map.values) == len(part.map_rows), word
-    assert nps.metrics.dice(shown, result.mask) > 0.95
+    assert dice(shown, result.mask) > 0.95
     done = [p.done for p in seen if p.slices is not None]
     assert done[-1] == result.slices_seen == seen[-1].total
 
@@ -222,7 +223,7 @@ def test_another_threshold_reaches_the_slices_between(thin, knowing):
 
 def test_a_gland_is_cut_out_of_large_slices_only_where_it_can_lie(loaded):
     """The network is compiled for a canvas, which CTs of different sizes have in common."""
-    from napari_pancreas_seg.inference.preprocessing import Canvas, frame_around
+    from napari_pancreas_seg.inference.frame import Canvas, frame_around
 
     shapes = set()
     for size, spacing in ((512, 0.7), (512, 0.74), (768, 0.72), (430, 0.71)):

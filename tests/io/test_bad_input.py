@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_pancreas_seg import cohort, io
+from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.errors import PancreasSegError
 
 AFFINE = np.diag([-1.0, -1, 3, 1])

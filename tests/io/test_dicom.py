@@ -30,7 +30,7 @@ from dicom_series import (
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from napari_pancreas_seg.cases import find_inputs, plan
+from napari_pancreas_seg.cohort.cases import find_inputs, plan
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import (
     is_dicom,
@@ -40,7 +40,7 @@ from napari_pancreas_seg.io import (
     save_mask,
     stem,
 )
-from napari_pancreas_seg.io.dicom_header import DicomHeader
+from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -484,8 +484,8 @@ def test_what_an_anonymiser_left_is_read(shared: Path) -> None:
 def test_deflated_data_do_not_grow_without_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_pancreas_seg.io.dicom_files._SMALLEST_LIMIT", 1000)
-    monkeypatch.setattr("napari_pancreas_seg.io.dicom_files.LARGEST_RATIO", 1)
+    monkeypatch.setattr("napari_pancreas_seg.io.dicom.files._SMALLEST_LIMIT", 1000)
+    monkeypatch.setattr("napari_pancreas_seg.io.dicom.files.LARGEST_RATIO", 1)
     series = write_series(tmp_path, transfer_syntax=DEFLATED)
     with pytest.raises(PancreasSegError):
         load_ct(series.files[0])

@@ -24,11 +24,16 @@ from pydicom.uid import generate_uid
 from scipy.spatial import KDTree
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import dicom_seg, load_ct, load_mask, looks_like_mask, save_mask
+from napari_pancreas_seg.io import load_ct, load_mask, looks_like_mask, save_mask
 from napari_pancreas_seg.io.convert import convert
-from napari_pancreas_seg.io.dicom_header import DicomHeader
-from napari_pancreas_seg.io.dicom_seg import check_can_write, read_segmentation, write_segmentation
-from napari_pancreas_seg.io.dicom_uids import MINTED, mint_uids
+from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
+from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.io.dicom.seg_write import (
+    check_can_write,
+    read_segmentation,
+    write_segmentation,
+)
+from napari_pancreas_seg.io.dicom.uids import MINTED, mint_uids
 from napari_pancreas_seg.volume import CTVolume
 
 CARD = {
@@ -309,7 +314,7 @@ def test_codes_say_what_it_is_and_what_found_it(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_label_means(name: str, meaning: str) -> None:
-    from napari_pancreas_seg.io.dicom_segments import describe_segments
+    from napari_pancreas_seg.io.dicom.segments import describe_segments
 
     (segment,) = describe_segments({1: name}, CARD, edited=False)
     assert segment.segmented_property_type.meaning == meaning
@@ -661,13 +666,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the network was loaded")
 
-    monkeypatch.setattr("napari_pancreas_seg.inference.segmentation.LoadedModel", refuse)
+    monkeypatch.setattr("napari_pancreas_seg.inference.segment.LoadedModel", refuse)
 
 
 def test_a_series_without_uids_is_refused_before_the_network_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_pancreas_seg import cohort
+    from napari_pancreas_seg.cohort import run as cohort
 
     no_network(monkeypatch)
     series = write_series(tmp_path / "ct", uids=False)
@@ -678,7 +683,7 @@ def test_a_series_without_uids_is_refused_before_the_network_runs(
 
 
 def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_pancreas_seg import cohort
+    from napari_pancreas_seg.cohort import run as cohort
 
     no_network(monkeypatch)
     series = write_series(tmp_path / "ct", names=lambda k: f"{k}.dcm")
@@ -690,7 +695,7 @@ def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_segmenting_a_series_without_uids(tmp_path: Path, tiny_bundle: Path) -> None:
-    from napari_pancreas_seg import cohort
+    from napari_pancreas_seg.cohort import run as cohort
 
     series = write_series(tmp_path / "ct", body((64, 60, 6)), uids=False)
     cases = cohort.plan(cohort.find_inputs([series.folder]), tmp_path / "seg.dcm")

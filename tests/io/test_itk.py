@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import itk
+from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.suffixes import METAIMAGE, NRRD
 from napari_pancreas_seg.volume import CTVolume
 

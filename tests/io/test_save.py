@@ -19,7 +19,8 @@ from scipy.spatial.transform import Rotation
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.io import files, itk
+from napari_pancreas_seg.io import files
+from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.suffixes import METAIMAGE, NRRD, VOLUME
 from napari_pancreas_seg.volume import CTVolume
 

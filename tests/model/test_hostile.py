@@ -306,7 +306,7 @@ def test_names_cannot_leave_the_shelves(
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
-    from napari_pancreas_seg.training.fit import Checkpoint
+    from napari_pancreas_seg.training.fit.loop import Checkpoint
 
     mark = tmp_path / "was run"
     np.savez(
@@ -325,7 +325,7 @@ def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
 
 
 def test_what_comes_through_the_pipe_is_not_unpickled(tmp_path: Path) -> None:
-    from napari_pancreas_seg.inference import messages
+    from napari_pancreas_seg.inference.process import messages
 
     mark = tmp_path / "was run"
     buffer = io.BytesIO()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_pancreas_seg.training.checkpoint import CHECKPOINT
+from napari_pancreas_seg.training.fit.checkpoint import CHECKPOINT
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def no_fit(monkeypatch):
     """
     from napari_pancreas_seg.model.attention_unet import build
     from napari_pancreas_seg.training import run
-    from napari_pancreas_seg.training.validation import HeldBack
+    from napari_pancreas_seg.training.judge.validation import HeldBack
 
     folders = []
 

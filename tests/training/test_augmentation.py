@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
-from napari_pancreas_seg.training.augmentation import Augment, AugmentationSettings, draw
+from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 
 FRAME = FrameSpec(40, 56, 4.0)
 WORKING = FrameSpec(80, 96, 3.0)

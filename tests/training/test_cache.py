@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training import cache
-from napari_pancreas_seg.training.cache import (
+from napari_pancreas_seg.training.data import cache
+from napari_pancreas_seg.training.data.cache import (
     CachedRows,
     Gathered,
     cached_rows,

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training import comparison
 from napari_pancreas_seg.training.comparison import LEVERS, RUNS, Run, compare, gather
-from napari_pancreas_seg.training.fit import TrainSettings
+from napari_pancreas_seg.training.fit.loop import TrainSettings
 
 SETTINGS = TrainSettings(
     architecture=Architecture(filters=2), steps=2, steps_per_epoch=2, batch_size=2,

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training.crossvalidation import cross_validate, fold_folder
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.run import Split, train
 
 SETTINGS = TrainSettings(architecture=Architecture(filters=1), frame=FrameSpec(32, 32, 8.0))

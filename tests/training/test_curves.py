@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_pancreas_seg.training import curves as module
-from napari_pancreas_seg.training.curves import Curves, history_csv
+from napari_pancreas_seg.training.fit import curves as module
+from napari_pancreas_seg.training.fit.curves import Curves, history_csv
 
 HISTORY = [
     {"step": 2, "loss": 1.5, "seconds": 3.0},

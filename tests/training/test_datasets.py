@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.frame import contrast_shift, place_frame
 from napari_pancreas_seg.inference.neighbours import neighbouring_slices
-from napari_pancreas_seg.inference.preprocessing import contrast_shift, place_frame
 from napari_pancreas_seg.io import save_ct
-from napari_pancreas_seg.training import datasets
-from napari_pancreas_seg.training.datasets import (
+from napari_pancreas_seg.training.data import datasets
+from napari_pancreas_seg.training.data.datasets import (
     FAR_SLICES,
     NEAR_MM,
     SLICE_STEP_MM,
@@ -23,7 +23,7 @@ from napari_pancreas_seg.training.datasets import (
     load_negatives,
     load_phantoms,
 )
-from napari_pancreas_seg.training.layouts.slices import read_slice_layout
+from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 LABELS = {"pancreas": 1, "tumour": 2}

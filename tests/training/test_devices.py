@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training import devices as module
-from napari_pancreas_seg.training.devices import Devices, choose_devices, choose_policy
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.fit import devices as module
+from napari_pancreas_seg.training.fit.devices import Devices, choose_devices, choose_policy
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 TRAINING = """
 import json, sys, tempfile
@@ -25,11 +25,11 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.training.datasets import TrainingSlices
-from napari_pancreas_seg.training.devices import choose_devices
-from napari_pancreas_seg.training.fit import TrainSettings, fit
+from napari_pancreas_seg.training.data.datasets import TrainingSlices
+from napari_pancreas_seg.training.fit.devices import choose_devices
+from napari_pancreas_seg.training.fit.loop import TrainSettings, fit
 
 rng = np.random.default_rng(0)
 hu = rng.integers(0, 255, (6, 304, 400)).astype(np.uint8)
@@ -110,7 +110,7 @@ def test_small_gradients_survive_float16():
     """Scaled up, and a step that overflows is left out."""
     import keras
 
-    from napari_pancreas_seg.training.trainer import _optimizer
+    from napari_pancreas_seg.training.fit.trainer import _optimizer
 
     optimizer = _optimizer(TrainSettings(policy="mixed_float16", steps=4), 1)
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)

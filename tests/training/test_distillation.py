@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle, load_card
 from napari_pancreas_seg.training import comparison
-from napari_pancreas_seg.training.cache import CachedRows, cached_rows
 from napari_pancreas_seg.training.comparison import RUNS, Run, compare, run_folder
-from napari_pancreas_seg.training.datasets import TrainingSlices
+from napari_pancreas_seg.training.data.cache import CachedRows, cached_rows
+from napari_pancreas_seg.training.data.datasets import TrainingSlices
 from napari_pancreas_seg.training.distillation import (
     TaughtRows,
     _said_by,
@@ -21,7 +21,7 @@ from napari_pancreas_seg.training.distillation import (
     taught,
     teachers_of,
 )
-from napari_pancreas_seg.training.fit import TrainSettings
+from napari_pancreas_seg.training.fit.loop import TrainSettings
 from napari_pancreas_seg.training.run import Split, train
 
 HERE = Frame(FrameSpec(4, 6, 2.0), (12, 16), (2.5, 2.5), (2.0, 2.0))

@@ -10,12 +10,12 @@ import pytest
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
+from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
-from napari_pancreas_seg.training import evaluation
-from napari_pancreas_seg.training.evaluation import evaluate_volumes, match_references
+from napari_pancreas_seg.training.judge import evaluation
+from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes, match_references
 from napari_pancreas_seg.volume import CTVolume
 
 AFFINE = np.diag([-6.0, -6.0, 5.0, 1.0])

@@ -13,17 +13,17 @@ import pytest
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.training import finetune as finetune_module
-from napari_pancreas_seg.training.datasets import load_cases, load_phantoms, working_frame
-from napari_pancreas_seg.training.finetune import FinetuneSettings, finetune
-from napari_pancreas_seg.training.finetuned import Gain, finetuned_card
-from napari_pancreas_seg.training.gain import Scorer, rows_to_score
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.standard import USUAL_GREY, usual_grey, with_usual_grey
-from napari_pancreas_seg.training.tuning import (
+from napari_pancreas_seg.training.data.datasets import load_cases, load_phantoms, working_frame
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.finetune import run as finetune_module
+from napari_pancreas_seg.training.finetune.grey import USUAL_GREY, usual_grey, with_usual_grey
+from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
+from napari_pancreas_seg.training.finetune.run import FinetuneSettings, finetune
+from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score
+from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
     Budget,
     Tuner,

@@ -10,23 +10,23 @@ import pytest
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, gland_centre, place_frame
-from napari_pancreas_seg.inference.segmentation import LoadedModel, segment
+from napari_pancreas_seg.inference.frame import FrameSpec, gland_centre, place_frame
+from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_card
-from napari_pancreas_seg.training.augmentation import Augment, AugmentationSettings, draw
-from napari_pancreas_seg.training.datasets import (
+from napari_pancreas_seg.training.data.datasets import (
     WORKING_FRAME,
     load_cases,
     load_phantoms,
     working_frame,
 )
-from napari_pancreas_seg.training.layouts.slices import read_slice_layout
-from napari_pancreas_seg.training.placing import check_classes, gland_of_slices, lay_frame
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
+from napari_pancreas_seg.training.data.placing import check_classes, gland_of_slices, lay_frame
+from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.validation import HeldBack
 from napari_pancreas_seg.training.run import Split, train
 from napari_pancreas_seg.training.stages import FINE_FRAME, STAGES, stage_named
-from napari_pancreas_seg.training.validation import HeldBack
 
 LABELS = {"pancreas": 1}
 TINY = FrameSpec(32, 48, 4.0, (0.0, 0.0), "gland")

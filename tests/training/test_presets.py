@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.datasets import working_frame
-from napari_pancreas_seg.training.layouts.classes import choose_classes
-from napari_pancreas_seg.training.presets import PRESETS, preset_named
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.data.datasets import working_frame
+from napari_pancreas_seg.training.data.layouts.classes import choose_classes
+from napari_pancreas_seg.training.fit.presets import PRESETS, preset_named
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 TOTALSEGMENTATOR = [
     *("adrenal_gland_left", "aorta", "colon", "duodenum", "gallbladder", "kidney_left"),

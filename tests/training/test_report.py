@@ -5,13 +5,13 @@ import json
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.judge.scores import summarise, summarise_patients
 from napari_pancreas_seg.training.report import (
     evaluation_markdown,
     merge_evaluations,
     model_card,
     read_report,
 )
-from napari_pancreas_seg.training.scores import summarise, summarise_patients
 
 
 def evaluation(patients, sha="a", **recipe):

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.training.cache import CachedRows, cached_rows
-from napari_pancreas_seg.training.datasets import TrainingSlices, working_frame
-from napari_pancreas_seg.training.fit import TrainSettings, fit, sampling_chances, training_batch
+from napari_pancreas_seg.training.data.cache import CachedRows, cached_rows
+from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
+from napari_pancreas_seg.training.fit.loop import (
+    TrainSettings,
+    fit,
+    sampling_chances,
+    training_batch,
+)
 
 SETTINGS = TrainSettings(
     architecture=Architecture(filters=2, dropout=0.2), steps=4, steps_per_epoch=2, batch_size=2,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
-from napari_pancreas_seg.training.scores import (
+from napari_pancreas_seg.training.judge.scores import (
     PatientTally,
     bootstrap_interval,
     summarise,

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle
-from napari_pancreas_seg.training import checkpoint as checkpoint_module
 from napari_pancreas_seg.training import run
-from napari_pancreas_seg.training.checkpoint import Checkpoint, TrainingState
-from napari_pancreas_seg.training.datasets import (
+from napari_pancreas_seg.training.data.datasets import (
     fold_of_patients,
     load_cases,
 )
-from napari_pancreas_seg.training.evaluation import ThresholdScores, evaluate
-from napari_pancreas_seg.training.fit import TrainSettings, fit
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.layouts.slices import read_slice_layout
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
+from napari_pancreas_seg.training.fit import checkpoint as checkpoint_module
+from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
+from napari_pancreas_seg.training.fit.loop import TrainSettings, fit
+from napari_pancreas_seg.training.judge.evaluation import ThresholdScores, evaluate
 from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, train
 
 TINY = Architecture(filters=2, dropout=0.2)

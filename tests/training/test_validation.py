@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.data.phantom import make_phantom
-from napari_pancreas_seg.inference.preprocessing import FrameSpec, place_frame
+from napari_pancreas_seg.inference.frame import FrameSpec, place_frame
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.training.calibration import score_predictions
-from napari_pancreas_seg.training.presets import PRESETS
-from napari_pancreas_seg.training.recipe import TrainSettings
-from napari_pancreas_seg.training.validation import (
+from napari_pancreas_seg.training.fit.presets import PRESETS
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.calibration import score_predictions
+from napari_pancreas_seg.training.judge.validation import (
     MOST_BYTES,
     MOST_SLICES,
     HeldBack,

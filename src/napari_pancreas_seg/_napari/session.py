@@ -17,22 +17,21 @@ from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.autosave import Autosave, digest_of
+from napari_pancreas_seg._napari.autosave.autosave import Autosave, digest_of
+from napari_pancreas_seg._napari.autosave.closing import Closing
 from napari_pancreas_seg._napari.background import Background
-from napari_pancreas_seg._napari.closing import Closing
-from napari_pancreas_seg._napari.correct import Corrector
-from napari_pancreas_seg._napari.correct_review import Review
-from napari_pancreas_seg._napari.improve import Improvement
-from napari_pancreas_seg._napari.layers import (
+from napari_pancreas_seg._napari.correct.corrections import Corrector
+from napari_pancreas_seg._napari.correct.review import Review
+from napari_pancreas_seg._napari.improve.improvement import Improvement
+from napari_pancreas_seg._napari.layers.bridge import (
     LayerData,
     mask_of,
     original_of,
     other_label_colors,
     volume_of,
 )
-from napari_pancreas_seg._napari.maps import MapLayers
-from napari_pancreas_seg._napari.model_mask import ModelMask
-from napari_pancreas_seg._napari.placement import (
+from napari_pancreas_seg._napari.layers.maps import MapLayers
+from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     Placement,
     display_view,
@@ -44,15 +43,16 @@ from napari_pancreas_seg._napari.placement import (
     slice_on_screen,
     why_not_ct,
 )
-from napari_pancreas_seg._napari.reader import read_layer
-from napari_pancreas_seg._napari.rethreshold import Rethreshold
-from napari_pancreas_seg._napari.run import SegmentationRun
+from napari_pancreas_seg._napari.layers.reader import read_layer
+from napari_pancreas_seg._napari.layers.writer import write_mask
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.run import SegmentationRun
+from napari_pancreas_seg._napari.run.threshold import Rethreshold
+from napari_pancreas_seg._napari.run.worker import fingerprint
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg._napari.watch import MaskWatch
-from napari_pancreas_seg._napari.worker import fingerprint
-from napari_pancreas_seg._napari.writer import write_mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.process import NetworkProcess
+from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import Options, Segmentation
 from napari_pancreas_seg.io.suffixes import DICOM, VOLUME, suffix_of
 

@@ -25,7 +25,7 @@ from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.cohort import CaseResult
+    from napari_pancreas_seg.cohort.run import CaseResult
 
 __all__ = ["app", "main"]
 
@@ -236,9 +236,9 @@ def segment(
     command goes on where it stopped: what was made from the same CT in the same way stays, and
     other files are replaced with --overwrite only.
     """
-    from napari_pancreas_seg import cohort
-    from napari_pancreas_seg.cases import TABLE
-    from napari_pancreas_seg.cli.tally import Tally
+    from napari_pancreas_seg.cli.reporter import CohortReporter
+    from napari_pancreas_seg.cohort import run as cohort
+    from napari_pancreas_seg.cohort.cases import TABLE
     from napari_pancreas_seg.inference.result import Options
 
     if scheduler is not None and workers is not None:
@@ -272,13 +272,13 @@ def segment(
                 cases, model, options, workers=beside, on_progress=bar.show, **wanted
             )
         else:
-            from napari_pancreas_seg.cohort_dask import segment_on_cluster
+            from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 
             results = segment_on_cluster(
                 scheduler, cases, model, options, on_progress=bar.count, **wanted
             )
         with contextlib.closing(results):
-            tally = Tally(cases, output / TABLE if in_folder else None)
+            tally = CohortReporter(cases, output / TABLE if in_folder else None)
             tally.follow(results, bar)
     tally.finish()
 
@@ -299,7 +299,7 @@ def demo(
     """
     if view:
         _check_screen()
-    from napari_pancreas_seg.demo import run_demo
+    from napari_pancreas_seg.cohort.demo import run_demo
 
     with quiet(), Bar(1) as bar:
         result = run_demo(

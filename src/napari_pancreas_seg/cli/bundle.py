@@ -95,7 +95,7 @@ def onnx(
 
     bundle = load_bundle(model)
     with quiet():
-        from napari_pancreas_seg.model.onnx_file import export_onnx
+        from napari_pancreas_seg.inference.onnx_file import export_onnx
 
         written = export_onnx(bundle, output, overwrite=overwrite)
     say(f"model: {written.path}")

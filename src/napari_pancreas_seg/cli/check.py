@@ -34,7 +34,7 @@ def check(
 
     Exits with 0 if all of them can be used, else with 1.
     """
-    from napari_pancreas_seg.inspection import inspect
+    from napari_pancreas_seg.cohort.inspection import inspect
 
     found = []
     for path in files:

@@ -12,7 +12,7 @@ from napari_pancreas_seg.cli import app
 from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.layouts.checking import CheckedCase, CheckedDataSet
+    from napari_pancreas_seg.training.data.layouts.checking import CheckedCase, CheckedDataSet
 
 __all__ = ["LAYOUT", "WANTED_CLASSES", "check", "parse_classes"]
 
@@ -78,8 +78,8 @@ def check(
 
     classes = parse_classes(labels)
     with quiet():
-        from napari_pancreas_seg.training.layouts import open_dataset
-        from napari_pancreas_seg.training.layouts.checking import check_dataset, table_csv
+        from napari_pancreas_seg.training.data.layouts import open_dataset
+        from napari_pancreas_seg.training.data.layouts.checking import check_dataset, table_csv
 
         dataset = open_dataset(folder, classes, layout=layout)
         pictures = None

@@ -12,7 +12,7 @@ from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classe
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segmentation import LoadedModel
+    from napari_pancreas_seg.inference.segment import LoadedModel
 
 
 @command
@@ -69,12 +69,12 @@ def evaluate(
         check_target(target, overwrite=overwrite)
     with quiet(), Bar(1) as bar:
         from napari_pancreas_seg.inference.result import Progress
-        from napari_pancreas_seg.training.evaluation import evaluate as run
-        from napari_pancreas_seg.training.evaluation import evaluate_volumes
+        from napari_pancreas_seg.training.judge.evaluation import evaluate as run
+        from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
 
         used: str | LoadedModel = model
         if localiser is not None:
-            from napari_pancreas_seg.inference.segmentation import LoadedModel
+            from napari_pancreas_seg.inference.segment import LoadedModel
 
             used = LoadedModel(model, localiser=localiser)
         common: dict[str, Any] = {

@@ -15,8 +15,8 @@ from napari_pancreas_seg.cli import app, command
 from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.finetune import FinetuneStep
-    from napari_pancreas_seg.training.finetuned import Finetuned, Gain
+    from napari_pancreas_seg.training.finetune.result import Finetuned, Gain
+    from napari_pancreas_seg.training.finetune.run import FinetuneStep
 
 TELL_SECONDS = 0.25
 """A program that listens hears of progress this often at most."""
@@ -88,13 +88,13 @@ def finetune(
     """
     if json_progress:
         _end_with_parent()
-    from napari_pancreas_seg.training.corrections import corrections_folder
+    from napari_pancreas_seg.training.finetune.corrections import corrections_folder
 
     told = _Told() if json_progress else None
     with quiet(), Bar(1) as bar:
         from napari_pancreas_seg.inference.result import Progress
-        from napari_pancreas_seg.training.finetune import FinetuneSettings
-        from napari_pancreas_seg.training.finetune import finetune as run
+        from napari_pancreas_seg.training.finetune.run import FinetuneSettings
+        from napari_pancreas_seg.training.finetune.run import finetune as run
 
         def report(step: FinetuneStep) -> None:
             if told is not None:
@@ -193,7 +193,7 @@ def list_(context: typer.Context, folder: Folder = None) -> None:
     context.obj = folder  # what holds for a subcommand that names no other
     if context.invoked_subcommand is not None:
         return
-    from napari_pancreas_seg.training.corrections import list_corrections
+    from napari_pancreas_seg.training.finetune.corrections import list_corrections
 
     place = _store(context, folder)
     cases = list_corrections(place)
@@ -230,7 +230,7 @@ def add(
     """Add a CT and its corrected mask; nothing of their headers but the geometry is kept."""
     from napari_pancreas_seg.io import load_ct, load_mask
     from napari_pancreas_seg.io.alignment import bring_onto
-    from napari_pancreas_seg.training.corrections import add_correction
+    from napari_pancreas_seg.training.finetune.corrections import add_correction
 
     volume = load_ct(ct)
     labels, on = load_mask(mask)
@@ -249,7 +249,7 @@ def remove(
     folder: Folder = None,
 ) -> None:
     """Remove a case."""
-    from napari_pancreas_seg.training.corrections import remove_correction
+    from napari_pancreas_seg.training.finetune.corrections import remove_correction
 
     remove_correction(_store(context, folder), name)
     say(f"{name}: removed")
@@ -257,7 +257,7 @@ def remove(
 
 def _store(context: typer.Context, folder: Path | None) -> Path:
     """Where the cases lie, wherever on the command line it was said."""
-    from napari_pancreas_seg.training.corrections import corrections_folder
+    from napari_pancreas_seg.training.finetune.corrections import corrections_folder
 
     return folder or context.obj or corrections_folder()
 

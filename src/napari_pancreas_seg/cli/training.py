@@ -17,8 +17,8 @@ from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.fit import TrainingProgress
-    from napari_pancreas_seg.training.layouts import DataSet
+    from napari_pancreas_seg.training.data.layouts import DataSet
+    from napari_pancreas_seg.training.fit.loop import TrainingProgress
     from napari_pancreas_seg.training.run import Watch
 
 DATA, RECIPE, LENGTH = "What to learn from", "Recipe", "How long"
@@ -272,10 +272,10 @@ def train(
         from napari_pancreas_seg.inference.result import Progress
 
         bar.show(0, Progress("starting", 0, 1))
+        from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
         from napari_pancreas_seg.training.distillation import TEACHER_SHARE
-        from napari_pancreas_seg.training.fit import TrainSettings
-        from napari_pancreas_seg.training.layouts import classes_in, open_dataset
-        from napari_pancreas_seg.training.presets import preset_named
+        from napari_pancreas_seg.training.fit.loop import TrainSettings
+        from napari_pancreas_seg.training.fit.presets import preset_named
         from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run
         from napari_pancreas_seg.training.stages import stage_named
@@ -371,7 +371,7 @@ def compare(
     with quiet():
         from napari_pancreas_seg.training.comparison import LEVERS, RUNS
         from napari_pancreas_seg.training.comparison import compare as run
-        from napari_pancreas_seg.training.fit import TrainSettings
+        from napari_pancreas_seg.training.fit.loop import TrainSettings
 
         settings = TrainSettings(
             steps=steps,
@@ -397,7 +397,7 @@ def compare(
 
 def _windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...]:
     """The windows asked for, or those of the recipe."""
-    from napari_pancreas_seg.training.recipe import WINDOWS_HU
+    from napari_pancreas_seg.training.fit.recipe import WINDOWS_HU
 
     return tuple(map(_window, texts or ())) or WINDOWS_HU
 

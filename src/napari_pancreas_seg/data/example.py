@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from napari_pancreas_seg.download import cache_folder, download
+from napari_pancreas_seg.data.download import cache_folder, download
 
 __all__ = ["EXAMPLE_SHA256", "EXAMPLE_URL", "example_ct_path"]
 

@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.preprocessing import Frame, gland_centre
+from napari_pancreas_seg.inference.frame import Frame, gland_centre
 from napari_pancreas_seg.model.bundle import Bundle, list_models, load_card
 
 __all__ = [
     "COARSE_MM",
     "DEFAULT_LOCALISER",
-    "Whereabouts",
+    "GlandLocation",
     "find_localiser",
     "localiser_entry",
     "share_outside",
@@ -38,7 +38,7 @@ MARGIN_MM = 9.0
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class GlandLocation:
     """Where the first stage has found the gland.
 
     Parameters
@@ -53,7 +53,9 @@ class Whereabouts:
     part: slice
 
     @classmethod
-    def of(cls, gland: npt.NDArray[Any], spacing_z_mm: float, within: slice) -> Whereabouts | None:
+    def of(
+        cls, gland: npt.NDArray[Any], spacing_z_mm: float, within: slice
+    ) -> GlandLocation | None:
         """Look at a coarse mask.
 
         Parameters

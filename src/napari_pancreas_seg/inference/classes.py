@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from napari_pancreas_seg.postprocessing import main_pieces
+from napari_pancreas_seg.mask.postprocessing import main_pieces
 
 __all__ = ["ONE_CLASS", "Classes"]
 
@@ -70,7 +70,7 @@ class Classes:
         """Clear what is found apart from the organs.
 
         Of the gland, with everything within it, what `main_pieces` of
-        `napari_pancreas_seg.postprocessing` keeps; of another organ the largest piece, and
+        `napari_pancreas_seg.mask.postprocessing` keeps; of another organ the largest piece, and
         others that are not tiny against it, wherever they lie: kidneys are two.
 
         Parameters

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
-from napari_pancreas_seg.inference.preprocessing import Frame
-from napari_pancreas_seg.inference.schedule import Lattice
-from napari_pancreas_seg.postprocessing import smooth_along_z
+from napari_pancreas_seg.inference.frame import Frame
+from napari_pancreas_seg.inference.schedule import SliceGrid
+from napari_pancreas_seg.mask.postprocessing import smooth_along_z
 from napari_pancreas_seg.volume import stretches
 
 __all__ = ["finish_mask", "keep_region", "native_mask"]
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 def finish_mask(
     probability: Array,
     frame: Frame,
-    lattice: Lattice,
+    lattice: SliceGrid,
     spacing: tuple[float, float, float],
     threshold: float,
     plausible: Array | None,
@@ -40,7 +40,7 @@ def finish_mask(
         What the network said, in the frame; NaN where it was not asked, which counts as 0.
     frame : Frame
         Where the frame lies on the slices.
-    lattice : Lattice
+    lattice : SliceGrid
         Which slices the rows are; between them probability is interpolated.
     spacing : tuple of float
         Distance between the CT's voxels along (z, y, x) in mm.
@@ -106,7 +106,7 @@ def native_mask(
     if probability.ndim == 3:
         probability = probability[None]
     n = probability.shape[1]
-    return _between_rows(probability, frame, Lattice(n), threshold, slice(0, n), classes.values)
+    return _between_rows(probability, frame, SliceGrid(n), threshold, slice(0, n), classes.values)
 
 
 def keep_region(mask: npt.NDArray[np.uint8], within: tuple[slice, ...]) -> npt.NDArray[np.uint8]:
@@ -121,7 +121,7 @@ def keep_region(mask: npt.NDArray[np.uint8], within: tuple[slice, ...]) -> npt.N
 def _between_rows(
     probability: Array,
     frame: Frame,
-    lattice: Lattice,
+    lattice: SliceGrid,
     threshold: float,
     part: slice,
     values: tuple[int, ...],
@@ -210,7 +210,7 @@ def _known_rows(probability: Array) -> npt.NDArray[np.bool_]:
     return known
 
 
-def _within(lattice: Lattice, part: slice) -> npt.NDArray[np.bool_]:
+def _within(lattice: SliceGrid, part: slice) -> npt.NDArray[np.bool_]:
     inside = np.zeros(len(lattice), bool)
     inside[lattice.rows(part.start, part.stop)] = True
     return inside

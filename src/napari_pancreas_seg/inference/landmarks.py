@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from napari_pancreas_seg.inference.preprocessing import coarse_means
+from napari_pancreas_seg.inference.frame import coarse_means
 from napari_pancreas_seg.volume import stretches
 
 __all__ = ["plausible_slices"]

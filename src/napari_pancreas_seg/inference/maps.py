@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
-from napari_pancreas_seg.inference.preprocessing import Frame
+from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.inference.schedule import Lattice
+from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.volume import Grid
 
 __all__ = ["MapArrays", "foreground"]
@@ -42,14 +42,14 @@ class MapArrays:
         Where the network's frame lies on the slices.
     volume : Grid
         Grid of the CT.
-    lattice : Lattice
+    lattice : SliceGrid
         Slices that the maps have.
     classes : Classes
         What the network tells apart.
     """
 
     def __init__(
-        self, frame: Frame, volume: Grid, lattice: Lattice, classes: Classes = ONE_CLASS
+        self, frame: Frame, volume: Grid, lattice: SliceGrid, classes: Classes = ONE_CLASS
     ) -> None:
         self._frame, self._volume, self._lattice = frame, volume, lattice
         self._classes = classes

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import finish_mask
-from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.result import Segmentation
-from napari_pancreas_seg.inference.schedule import Lattice
+from napari_pancreas_seg.inference.schedule import SliceGrid
 
 __all__ = ["places", "remask"]
 
@@ -50,7 +50,7 @@ def remask(
     )
 
 
-def places(result: Segmentation) -> tuple[Frame, Lattice]:
+def places(result: Segmentation) -> tuple[Frame, SliceGrid]:
     """Where the frame lay on the slices, and on which slices."""
     to_ct = np.linalg.inv(result.grid.affine) @ result.probability.grid.affine
     frame = Frame(
@@ -59,4 +59,4 @@ def places(result: Segmentation) -> tuple[Frame, Lattice]:
         (float(to_ct[1, 3]), float(to_ct[2, 3])),
         (float(to_ct[1, 1]), float(to_ct[2, 2])),
     )
-    return frame, Lattice(result.grid.shape[0], round(to_ct[0, 0]), round(to_ct[0, 3]))
+    return frame, SliceGrid(result.grid.shape[0], round(to_ct[0, 0]), round(to_ct[0, 3]))

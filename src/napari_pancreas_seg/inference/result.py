@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.metrics import volume_ml
+from napari_pancreas_seg.mask.metrics import volume_ml
 from napari_pancreas_seg.volume import Grid
 
 __all__ = ["FoundSlices", "Options", "Progress", "ScalarMap", "Segmentation"]
@@ -139,7 +139,7 @@ class ScalarMap:
     ----------
     values : ndarray, shape (rows, H, W)
         float16; NaN where nothing was computed. Rows lie as far apart as the slices that the
-        network may have seen: see `napari_pancreas_seg.inference.schedule.Lattice`.
+        network may have seen: see `napari_pancreas_seg.inference.schedule.SliceGrid`.
     grid : Grid
         Where the values lie; axes are parallel to the CT's.
     """

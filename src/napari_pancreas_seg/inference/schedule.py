@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FINE_MM", "SWEEP_MM", "Lattice", "Schedule", "lattice_for"]
+__all__ = ["FINE_MM", "SWEEP_MM", "Schedule", "SliceGrid", "lattice_for"]
 
 FINE_MM = 3.0
 """Slices within the gland lie at most so far apart; slices that are thicker are all seen."""
@@ -30,7 +30,7 @@ FAINTEST_RUN = 0.1
 
 
 @dataclass(frozen=True)
-class Lattice:
+class SliceGrid:
     """Evenly spaced slices of a volume: those that the network may see.
 
     Parameters
@@ -84,7 +84,7 @@ def lattice_for(
     first: int | None = None,
     every_slice: bool = False,
     fine_mm: float = FINE_MM,
-) -> Lattice:
+) -> SliceGrid:
     """Choose how closely the slices of a CT are looked at.
 
     Parameters
@@ -106,7 +106,7 @@ def lattice_for(
     if every_slice or part.stop - part.start < FEWEST_SLICES:
         stride = 1
     anchor = first if first is not None and part.start <= first < part.stop else part.start
-    return Lattice(n_slices, stride, anchor % stride)
+    return SliceGrid(n_slices, stride, anchor % stride)
 
 
 class Schedule:
@@ -114,7 +114,7 @@ class Schedule:
 
     Parameters
     ----------
-    lattice : Lattice
+    lattice : SliceGrid
         What can be asked for.
     spacing_z_mm : float
         Distance between the CT's slices in mm.
@@ -134,7 +134,7 @@ class Schedule:
 
     def __init__(
         self,
-        lattice: Lattice,
+        lattice: SliceGrid,
         spacing_z_mm: float,
         part: slice,
         first: int | None = None,

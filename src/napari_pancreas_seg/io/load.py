@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import dicom, itk, nifti
-from napari_pancreas_seg.io.dicom import is_dicom
-from napari_pancreas_seg.io.dicom_seg_read import read_segmentation
+from napari_pancreas_seg.io.dicom import read as dicom
+from napari_pancreas_seg.io.dicom.read import is_dicom
+from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.hounsfield import AIR_HU, check_hounsfield, scale
+from napari_pancreas_seg.io.itk import read as itk
+from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.suffixes import (
     DICOM,

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import itk_write, nifti_write
 from napari_pancreas_seg.io.files import same_file
+from napari_pancreas_seg.io.itk import write as itk_write
+from napari_pancreas_seg.io.nifti import write as nifti_write
 from napari_pancreas_seg.io.raw import MAP_CONTENT, MAP_SLOPE
 from napari_pancreas_seg.io.suffixes import (
     CSV,
@@ -73,7 +74,7 @@ def check_can_save(path: str | Path, like: CTVolume) -> None:
     """
     name = _writable(path, like, MASK_SUFFIXES).name.lower()
     if name.endswith(DICOM):
-        from napari_pancreas_seg.io import dicom_seg
+        from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 
         dicom_seg.check_can_write(like, path)
     elif name.endswith((*NRRD, *METAIMAGE)):
@@ -134,7 +135,7 @@ def save_mask(
     name = path.name.lower()
     # Here, not above: these bring libraries of their own along.
     if name.endswith(DICOM):
-        from napari_pancreas_seg.io import dicom_seg
+        from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 
         dicom_seg.write_segmentation(
             mask, like, path, overwrite=overwrite, card=card, edited=edited, mint_uids=mint_uids
@@ -144,7 +145,8 @@ def save_mask(
 
         mesh.write(mask, like.grid, path, overwrite=overwrite)
     elif name.endswith(CSV):
-        from napari_pancreas_seg.measurements import measure_mask, table_row, write_table
+        from napari_pancreas_seg.io.table import write_table
+        from napari_pancreas_seg.mask.measures import measure_mask, table_row
 
         measured = measure_mask(mask, like, with_hu=like.has_values)
         row = table_row(like.name, "", measured)

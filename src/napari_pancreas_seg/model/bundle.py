@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from napari_pancreas_seg.download import cache_folder, download
+from napari_pancreas_seg.data.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import (
     atomic_path,

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io.files import atomic_write, write_json
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES
-from napari_pancreas_seg.training.augmentation import AugmentationSettings
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, bootstrap_interval, summarise
 from napari_pancreas_seg.training.run import (
     OUT_OF_FOLD,
     Split,
@@ -30,7 +31,6 @@ from napari_pancreas_seg.training.run import (
     is_done,
     train,
 )
-from napari_pancreas_seg.training.scores import FAILURE_DICE, bootstrap_interval, summarise
 
 __all__ = [
     "LEVERS",

@@ -11,13 +11,13 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.model.ensemble import MOST_MEMBERS, SHARED, join_weights
-from napari_pancreas_seg.training.calibration import PredictedSlice, calibrate
 from napari_pancreas_seg.training.comparison import out_of_fold_dice
-from napari_pancreas_seg.training.layouts import DataSet, open_dataset
-from napari_pancreas_seg.training.recipe import TrainSettings
+from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.calibration import PredictedSlice, calibrate
+from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, summarise
+from napari_pancreas_seg.training.judge.validation import MOST_BYTES, MOST_SLICES, HeldBack
 from napari_pancreas_seg.training.run import Split, Watch, flattered, settled, train
-from napari_pancreas_seg.training.scores import FAILURE_DICE, summarise
-from napari_pancreas_seg.training.validation import MOST_BYTES, MOST_SLICES, HeldBack
 
 __all__ = ["SUMMARY", "CrossValidation", "cross_validate", "fold_folder"]
 

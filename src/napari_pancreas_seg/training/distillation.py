@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.inference.predictor import windowed
-from napari_pancreas_seg.inference.preprocessing import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.model.bundle import Bundle
-from napari_pancreas_seg.training.cache import Rows, classes_shown
-from napari_pancreas_seg.training.calibration import tempered
-from napari_pancreas_seg.training.datasets import TrainingSlices, working_frame
-from napari_pancreas_seg.training.evaluation import patients_seen, was_seen
-from napari_pancreas_seg.training.recipe import TrainSettings, check_windows
+from napari_pancreas_seg.training.data.cache import Rows, classes_shown
+from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
+from napari_pancreas_seg.training.fit.recipe import TrainSettings, check_windows
+from napari_pancreas_seg.training.judge.calibration import tempered
+from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
 
 __all__ = ["TEACHER_SHARE", "TaughtRows", "check_teachers", "taught", "teachers_of"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.scores import (
+from napari_pancreas_seg.training.judge.scores import (
     FAILURE_DICE,
     TOLERANCE_MM,
     summarise,

@@ -19,29 +19,38 @@ from napari_pancreas_seg.inference.cascade import DEFAULT_LOCALISER, localiser_e
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import check_card
-from napari_pancreas_seg.training.calibration import (
-    THRESHOLDS,
-    PredictedSlice,
-    calibrate,
-    score_predictions,
-)
-from napari_pancreas_seg.training.checkpoint import Checkpoint
-from napari_pancreas_seg.training.curves import Curves
-from napari_pancreas_seg.training.datasets import (
+from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
     load_cases,
     load_negatives,
     load_phantoms,
 )
-from napari_pancreas_seg.training.devices import choose_devices, choose_policy, make_deterministic
+from napari_pancreas_seg.training.data.layouts import (
+    DataSet,
+    LabelledCase,
+    VolumeCase,
+    open_dataset,
+)
+from napari_pancreas_seg.training.data.placing import check_classes
 from napari_pancreas_seg.training.distillation import TEACHER_SHARE, check_teachers, taught
-from napari_pancreas_seg.training.evaluation import ThresholdScores, patients_seen, was_seen
-from napari_pancreas_seg.training.fit import TrainingProgress, best_epoch, fit
-from napari_pancreas_seg.training.layouts import DataSet, LabelledCase, VolumeCase, open_dataset
-from napari_pancreas_seg.training.placing import check_classes
-from napari_pancreas_seg.training.recipe import TrainSettings, settings_to_dict
-from napari_pancreas_seg.training.validation import HeldBack
+from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
+from napari_pancreas_seg.training.fit.curves import Curves
+from napari_pancreas_seg.training.fit.devices import (
+    choose_devices,
+    choose_policy,
+    make_deterministic,
+)
+from napari_pancreas_seg.training.fit.loop import TrainingProgress, best_epoch, fit
+from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
+from napari_pancreas_seg.training.judge.calibration import (
+    THRESHOLDS,
+    PredictedSlice,
+    calibrate,
+    score_predictions,
+)
+from napari_pancreas_seg.training.judge.evaluation import ThresholdScores, patients_seen, was_seen
+from napari_pancreas_seg.training.judge.validation import HeldBack
 
 __all__ = [
     "OUT_OF_FOLD",

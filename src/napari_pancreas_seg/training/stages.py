@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.preprocessing import FrameSpec
-from napari_pancreas_seg.training.augmentation import AugmentationSettings
+from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 
 __all__ = ["FINE_FRAME", "STAGES", "stage_named"]
 

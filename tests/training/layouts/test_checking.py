@@ -12,9 +12,9 @@ import pytest
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.io import save_mask
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.layouts.checking import check_dataset
-from napari_pancreas_seg.training.layouts.plausibility import doubts
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.checking import check_dataset
+from napari_pancreas_seg.training.data.layouts.plausibility import doubts
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 ONE = {"pancreas": 1}

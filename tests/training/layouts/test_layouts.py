@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.training.datasets import fold_of_patients
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.layouts.classes import choose_classes
-from napari_pancreas_seg.training.layouts.flips import flip_overlaps
+from napari_pancreas_seg.training.data.datasets import fold_of_patients
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.classes import choose_classes
+from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 KINDS = (

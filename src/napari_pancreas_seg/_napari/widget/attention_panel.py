@@ -8,8 +8,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QSlider
 
-from napari_pancreas_seg._napari.maps import COLOR_MAPS, PROBABILITY
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.maps import COLOR_MAPS, PROBABILITY
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo, note_label
 

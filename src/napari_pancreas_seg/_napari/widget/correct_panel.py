@@ -25,8 +25,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pancreas_seg._napari.correct import DEFAULTS
-from napari_pancreas_seg._napari.correct_keys import (
+from napari_pancreas_seg._napari.correct.corrections import DEFAULTS
+from napari_pancreas_seg._napari.correct.keys import (
     ACTIONS,
     Action,
     key_of,
@@ -34,7 +34,7 @@ from napari_pancreas_seg._napari.correct_keys import (
     perform,
     register_actions,
 )
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg._napari.widget.review_strip import (

@@ -7,8 +7,8 @@ from napari.settings import get_settings
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
-from napari_pancreas_seg._napari.placement import reference_of, why_not_ct
-from napari_pancreas_seg._napari.reader import one_of_each_series
+from napari_pancreas_seg._napari.layers.placement import reference_of, why_not_ct
+from napari_pancreas_seg._napari.layers.reader import one_of_each_series
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.foreign_form import ForeignForm
 from napari_pancreas_seg._napari.widget.layer_combo import LayerCombo

@@ -22,9 +22,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg._napari.layers import HU_RANGE
-from napari_pancreas_seg._napari.placement import reference_of
-from napari_pancreas_seg._napari.reader import one_of_each_series
+from napari_pancreas_seg._napari.layers.bridge import HU_RANGE
+from napari_pancreas_seg._napari.layers.placement import reference_of
+from napari_pancreas_seg._napari.layers.reader import one_of_each_series
 from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget.attention_panel import AttentionPanel
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel

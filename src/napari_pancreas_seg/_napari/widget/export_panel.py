@@ -10,7 +10,7 @@ from qtpy.compat import isalive
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
 from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
 from napari_pancreas_seg.errors import PancreasSegError

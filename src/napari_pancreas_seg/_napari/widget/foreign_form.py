@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pancreas_seg._napari import foreign
+from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import note_label
 

@@ -8,11 +8,11 @@ from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QMenu, QProgressBar, QPushButton, QSpinBox, QToolButton
 
 from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.corrections import Correction
+from napari_pancreas_seg.training.finetune.corrections import Correction
 
 __all__ = ["ImprovePanel"]
 

@@ -21,13 +21,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pancreas_seg import measurements
 from napari_pancreas_seg._napari.background import Background
-from napari_pancreas_seg._napari.layers import labels_of
-from napari_pancreas_seg._napari.measuring import MaskToMeasure, Measured, measure_layers
-from napari_pancreas_seg._napari.placement import GridReference, lies_on
+from napari_pancreas_seg._napari.layers.bridge import labels_of
+from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
+from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo
+from napari_pancreas_seg.io.table import write_table
+from napari_pancreas_seg.mask import measures as measurements
 
 __all__ = ["MeasurePanel"]
 
@@ -155,7 +156,7 @@ class MeasurePanel(Panel):
 
         def write(rows: list[dict[str, Any]]) -> None:
             self._background.submit(
-                lambda: measurements.write_table(rows, path, overwrite=overwrite),
+                lambda: write_table(rows, path, overwrite=overwrite),
                 lambda written: show_info(f"The table was written to {written.name}."),
             )
 

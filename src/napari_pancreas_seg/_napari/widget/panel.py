@@ -14,7 +14,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 
 __all__ = ["Panel", "label_of", "narrow_combo", "note_label"]
 

@@ -9,11 +9,11 @@ from qtpy.compat import isalive
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QMenu, QPushButton, QToolButton
 
+from napari_pancreas_seg._napari.autosave.store import Unsaved
 from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
-from napari_pancreas_seg.autosave import Unsaved
 from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["RecoveryPanel"]

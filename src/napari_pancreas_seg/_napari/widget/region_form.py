@@ -8,8 +8,8 @@ from napari.layers import Shapes
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QToolButton, QVBoxLayout, QWidget
 
-from napari_pancreas_seg._napari.placement import GridReference, slice_on_screen
-from napari_pancreas_seg._napari.region import box_of_shapes
+from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on_screen
+from napari_pancreas_seg._napari.layers.region import box_of_shapes
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import label_of, narrow_combo
 

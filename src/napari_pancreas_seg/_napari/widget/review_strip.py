@@ -13,7 +13,7 @@ from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from napari_pancreas_seg._napari.correct_review import Review, SliceFacts
+from napari_pancreas_seg._napari.correct.review import Review, SliceFacts
 from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["AREA", "DOUBT", "EDITED", "REVIEWED", "ReviewStrip"]

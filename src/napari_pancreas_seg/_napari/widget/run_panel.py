@@ -8,7 +8,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QProgressBar, QPushButton, QSlider, QToolButton
 
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg._napari.widget.region_form import RegionForm

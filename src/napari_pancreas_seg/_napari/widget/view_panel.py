@@ -7,10 +7,10 @@ from functools import partial
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QPushButton
 
-from napari_pancreas_seg._napari.orientation import PLANES
-from napari_pancreas_seg._napari.placement import GridReference
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.views import HU_PRESETS, views_of
+from napari_pancreas_seg._napari.views.orientation import PLANES
+from napari_pancreas_seg._napari.views.views import HU_PRESETS, views_of
 from napari_pancreas_seg._napari.widget.panel import Panel
 
 __all__ = ["ViewPanel"]

@@ -15,13 +15,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg._napari.ahead import How
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
-from napari_pancreas_seg._napari.worklist import worklist_of
-from napari_pancreas_seg.cases import find_inputs
+from napari_pancreas_seg._napari.worklist.ahead import How
+from napari_pancreas_seg._napari.worklist.session import worklist_of
+from napari_pancreas_seg.cohort.cases import find_inputs
+from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.worklist import Status
 
 __all__ = ["WorklistPanel"]
 

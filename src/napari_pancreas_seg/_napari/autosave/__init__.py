@@ -1,0 +1,1 @@
+"""Corrections that were not exported yet."""

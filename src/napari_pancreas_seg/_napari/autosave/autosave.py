@@ -1,0 +1,468 @@
+"""Keeps corrections that were not exported: soon after each stroke, off the GUI thread."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels, Layer
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.autosave import store as autosave
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
+from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, original_of
+from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
+    Placement,
+    display_view,
+    reference_of,
+)
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import bounding_box
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["EMPTY", "Autosave", "digest_of"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+PAUSE_MS = 1500
+"""After the first stroke that is not kept yet."""
+RETRY_MS = 20_000
+"""After corrections could not be kept."""
+EMPTY = "empty"
+"""Digest of a mask with nothing in it."""
+ANOTHER = "another"
+"""Base of a mask that came with corrections: no digest."""
+NO_CT = "No CT that they lie on is open."
+"""Why corrections cannot be kept when nothing went wrong: they could not be given back."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What is known of a mask.
+
+    Parameters
+    ----------
+    base : str
+        Digest of the mask as it was opened or made.
+    exported : str
+        Digest of what was exported, or need not be.
+    digest : str
+        Digest of the mask when it was last looked at.
+    edited : bool
+        Whether a person had changed it by then.
+    reviewed : tuple of int
+        Slices that a person had reviewed.
+    stale : bool
+        Whether it has changed since.
+    looking : bool
+        Whether a thread is looking at it.
+    held : str
+        Digest of the mask that `file` holds.
+    trouble : PancreasSegError or None
+        Why it could not be kept.
+    file : Path or None
+        Where it is kept.
+    supersedes : Path or None
+        The file it was restored from, until `file` is written.
+    """
+
+    base: str = ""
+    exported: str = ""
+    digest: str = ""
+    edited: bool = False
+    reviewed: tuple[int, ...] = ()
+    stale: bool = False
+    looking: bool = False
+    held: str = ""
+    trouble: PancreasSegError | None = None
+    file: Path | None = None
+    supersedes: Path | None = None
+
+    @property
+    def unexported(self) -> bool:
+        return self.edited and self.digest != self.exported
+
+    @property
+    def worth_keeping(self) -> bool:
+        return (self.edited or bool(self.reviewed)) and self.digest != self.exported
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a look at a mask has found."""
+
+    digest: str
+    edited: bool
+
+
+class Autosave(QObject):
+    """Watches the masks of a session and keeps those with corrections.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+
+    Attributes
+    ----------
+    offers : list of Unsaved
+        Masks, without their voxels, that windows which are gone have left behind.
+    """
+
+    offers_changed = Signal()
+    saved = Signal(object)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.offers: list[Unsaved] = []
+        self._session = weakref.ref(session)
+        self._shelf = AutosaveStore()
+        self._background = Background(self)
+        self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
+        self._keys: dict[str, str] = {}
+        self._busy = self._told = False
+        self._leaving: list[Labels] = []
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(PAUSE_MS)
+        self._soon.timeout.connect(self.save)
+        session.mask_changed.connect(self._on_change)
+        session.review.marked.connect(self._on_change)
+        session.ct_chosen.connect(self._on_ct)
+        if session.viewer is not None:
+            session.viewer.layers.events.removing.connect(self._on_removing)
+            session.viewer.layers.events.removed.connect(self._on_removed)
+        self._background.submit(self._shelf.left_behind, self._offer)
+
+    # -- keeping
+
+    def watch(self, layer: Layer) -> None:
+        """Take a mask's content of now for what needs no keeping: it was just opened or made."""
+        session = self._session()
+        if not isinstance(layer, Labels) or layer in self._kept or not _is_array(layer):
+            return
+        original = original_of(layer)
+        if original is not None and original in self.unexported():
+            self._take_over(layer)
+            return
+        kept = self._kept[layer] = _Kept()
+        if session is not None and layer not in session.masks:
+            # At once (some 10 ms for 512×512×400): a stroke may follow any moment.
+            kept.base = digest_of(layer.data)
+
+    def unexported(self) -> list[Labels]:
+        """List the masks with corrections that were not exported, after a look at new strokes."""
+        session = self._session()
+        if session is not None:
+            session.tell_edits()
+        found = []
+        for layer, kept in list(self._kept.items()):
+            if (kept.stale or kept.looking) and session is not None:
+                seen = _look(layer, session.masks.get(layer), kept.base)
+                kept.digest, kept.edited = seen.digest, seen.edited
+            if kept.unexported:
+                found.append(layer)
+        return found
+
+    def carry_over(self, old: Labels, new: Labels) -> None:
+        """Take the corrections of a mask for those of another layer that takes its place."""
+        if old in self.unexported():
+            before = self._kept.pop(old)
+            self._take_over(new, supersedes=before.file or before.supersedes)
+
+    def exported(self, layer: Layer, digest: str) -> None:
+        """Say that a mask was exported as it was when this digest was taken of it."""
+        kept = self._kept.setdefault(layer, _Kept())
+        kept.exported = digest
+        if kept.digest == digest and not kept.stale:
+            self._drop(kept)
+        else:
+            self._on_change(layer)  # it may have been painted on meanwhile
+
+    def discard_all(self) -> None:
+        """Forget the masks of this window: the person does not want them."""
+        for kept in self._kept.values():
+            kept.exported, kept.stale = kept.digest, False
+            self._drop(kept)
+        self._leaving.clear()
+
+    def save(self, *, now: bool = False) -> None:
+        """Keep every mask that has changed; in a thread, unless it must be done at once."""
+        session = self._session()
+        if session is None or (self._busy and not now):
+            self._soon.stop()
+            return
+        if now:
+            session.tell_edits()
+        self._soon.stop()
+        jobs = [job for layer in list(self._kept) if (job := self._job(session, layer)) is not None]
+        if not jobs:
+            return
+        if now:
+            self._note([job() for job in jobs])
+            return
+        self._busy = True
+        self._background.submit(lambda: [job() for job in jobs], self._note, self._idle)
+
+    def keep_all(self) -> None:
+        """Keep every mask with corrections now, before they are gone.
+
+        Raises
+        ------
+        PancreasSegError
+            If one of them cannot be kept.
+        """
+        for layer in self.unexported():
+            kept = self._kept[layer]
+            kept.stale = kept.stale or kept.held != kept.digest
+        self.save(now=True)
+        for layer in self.unexported():
+            kept = self._kept[layer]
+            if kept.trouble is not None or kept.held != kept.digest:
+                raise PancreasSegError(
+                    f"The corrections of '{layer.name}' cannot be kept, so the window stays "
+                    f"open: export them. {kept.trouble or NO_CT}"
+                )
+
+    def close(self) -> None:
+        """Keep what is not kept yet; the files are there for the next window."""
+        self.save(now=True)
+        self._shelf.close()
+
+    def _on_change(self, layer: Layer) -> None:
+        if isinstance(layer, Labels) and _is_array(layer):
+            self._kept.setdefault(layer, _Kept()).stale = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._soon.isActive():
+            self._soon.start()
+
+    def _on_ct(self) -> None:
+        self._learn_key()
+        if any(kept.stale for kept in self._kept.values()):
+            self._wake()  # a mask that lay on no CT may lie on this one
+
+    def _take_over(self, layer: Labels, supersedes: Path | None = None) -> None:
+        """Take a mask for one with corrections that are to be kept."""
+        self._kept[layer] = _Kept(base=ANOTHER, edited=True, stale=True, supersedes=supersedes)
+        self._wake()
+
+    def _on_removing(self, event: Any) -> None:
+        """Keep the masks on a CT while it is there: later it may not be known what they lie on."""
+        session = self._session()
+        if session is None or session.viewer is None or not isalive(self):
+            return
+        reference = reference_of(session.viewer.layers[event.index])
+        if reference is None or reference.kind != "ct":
+            return
+        session.tell_edits()
+        if any(kept.stale for kept in self._kept.values()):
+            # What is being written now may be older than the last stroke.
+            self.save(now=self._busy)
+
+    def _on_removed(self, event: Any) -> None:
+        """Keep a mask that is removed before its last strokes have been kept."""
+        layer, session = event.value, self._session()
+        if session is None or layer not in self._kept or not isalive(self):
+            return
+        session.tell_edits()
+        if self._kept[layer].stale and session.ct_of(layer) is not None:
+            self._leaving.append(layer)
+            self.save()
+
+    def _job(self, session: Session, layer: Labels) -> Any:
+        """What to do for a layer in a thread; None if nothing has changed or it is no mask."""
+        kept = self._kept[layer]
+        reference = session.ct_of(layer)
+        if not kept.stale or reference is None or session.corrector.is_outline(layer):
+            return None
+        kept.stale, kept.looking = False, True
+        if kept.file is None:
+            kept.file = self._shelf.new_file()
+        model = session.masks.get(layer)
+        ct = session.ct_data(reference)
+        reviewed = tuple(sorted(session.review.reviewed_of(layer)))
+        path = None if reference.source.path is None else str(reference.source.path)
+
+        def write(file: Path) -> None:
+            unsaved = Unsaved(
+                self._key(reference, ct),
+                reference.name,
+                path,
+                display_view(layer.data, reference.orientation),
+                None if model is None else model.copy,
+                {"reviewed": list(reviewed)},
+            )
+            self._shelf.write(unsaved, file)
+
+        def work() -> _Kept:
+            try:
+                seen = _look(layer, model, kept.base)
+                assert kept.file is not None
+                kept.digest, kept.edited, kept.reviewed = seen.digest, seen.edited, reviewed
+                kept.trouble = None
+                if kept.worth_keeping:
+                    write(kept.file)
+                    kept.held = seen.digest
+            except PancreasSegError as error:
+                kept.trouble, kept.stale = error, True
+            finally:
+                kept.looking = False
+            return kept
+
+        return work
+
+    def _note(self, found: list[_Kept]) -> None:
+        for kept in found:
+            if not kept.worth_keeping:
+                self._drop(kept)
+            elif kept.supersedes is not None and kept.trouble is None:
+                autosave.remove(kept.supersedes)
+                kept.supersedes = None
+        self._tell(next((kept.trouble for kept in found if kept.trouble is not None), None))
+        self._idle()
+        self.saved.emit([kept.file for kept in found])
+
+    def _tell(self, trouble: PancreasSegError | None) -> None:
+        """Say once that corrections cannot be kept, and again only after they could be."""
+        self._soon.setInterval(PAUSE_MS if trouble is None else RETRY_MS)
+        if trouble is not None and not self._told:
+            report(
+                PancreasSegError(
+                    f"Corrections cannot be kept against a crash; export them often. {trouble}"
+                )
+            )
+        self._told = trouble is not None
+
+    def _idle(self) -> None:
+        self._busy = False
+        self._leaving = [one for one in self._leaving if self._kept[one].stale]
+        if any(kept.stale for kept in self._kept.values()):
+            self._soon.start()
+
+    def _drop(self, kept: _Kept) -> None:
+        for file in (kept.file, kept.supersedes):
+            if file is not None:
+                autosave.remove(file)
+        kept.supersedes, kept.held, kept.trouble = None, "", None
+
+    def _key(self, reference: GridReference, ct: Array | None) -> str:
+        """Key of a CT; in a thread."""
+        if reference.id not in self._keys:
+            grid = reference.grid
+            shown = None if ct is None else display_view(ct, reference.orientation)
+            self._keys[reference.id] = autosave.ct_key(shown, grid.shape, grid.affine)
+        return self._keys[reference.id]
+
+    # -- giving back
+
+    def offers_for(self, reference: GridReference) -> list[Unsaved]:
+        """List what was left behind of a CT, as soon as its key is known."""
+        key = self._keys.get(reference.id)
+        return [offer for offer in self.offers if offer.key == key]
+
+    def restore(self, offer: Unsaved, placement: Placement) -> None:
+        """Read a mask in a thread and add it to the viewer, over its CT."""
+        file = offer.file
+        if file is None or offer not in self.offers:
+            return
+        self._forget(offer)  # at once: a second click restores nothing
+
+        def make() -> tuple[Layer, ModelMask | None, Unsaved]:
+            whole = autosave.read(file)
+            reference = placement.reference
+            data = np.zeros(reference.layer_shape, whole.mask.dtype)
+            shown = display_view(data, reference.orientation)
+            if shown.shape != whole.mask.shape:
+                raise PancreasSegError("The autosaved mask has another shape than this CT.")
+            shown[...] = whole.mask
+            layer = Layer.create(
+                *labels_layer_data(data, placement, f"{reference.name} pancreas (recovered)")
+            )
+            model = None
+            if whole.model is not None:
+                model = ModelMask(reference)
+                held = np.flatnonzero(whole.model.any(axis=(1, 2)))
+                model.copy[held] = whole.model[held]
+                model.written |= set(held.tolist())
+            return layer, model, whole
+
+        def add(made: tuple[Layer, ModelMask | None, Unsaved]) -> None:
+            layer, model, whole = made
+            session = self._session()
+            if session is None or session.viewer is None:
+                return
+            self._take_over(layer, supersedes=file)
+            if model is not None:
+                session.masks[layer] = model
+            session.viewer.add_layer(layer)
+            session.review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
+            self.save()
+
+        self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
+
+    def discard(self, offer: Unsaved) -> None:
+        """Remove a mask that was left behind."""
+        if offer.file is not None:
+            autosave.remove(offer.file)
+        self._forget(offer)
+
+    def _offer(self, found: list[Unsaved]) -> None:
+        self.offers = found
+        self._learn_key()
+        self.offers_changed.emit()
+
+    def _forget(self, offer: Unsaved) -> None:
+        self.offers = [one for one in self.offers if one is not offer]
+        self.offers_changed.emit()
+
+    def _learn_key(self) -> None:
+        """Find the key of the chosen CT, if anything was left behind that it might fit."""
+        session = self._session()
+        reference = None if session is None else session.reference
+        if session is None or reference is None or reference.id in self._keys or not self.offers:
+            return
+        ct = session.ct_data(reference)
+        self._background.submit(
+            lambda: self._key(reference, ct), lambda _: self.offers_changed.emit()
+        )
+
+
+def _slices(noted: Any) -> list[int]:
+    return [z for z in noted if isinstance(z, int)] if isinstance(noted, list) else []
+
+
+def _is_array(layer: Labels) -> bool:
+    return not layer.multiscale and isinstance(layer.data, np.ndarray) and layer.data.ndim == 3
+
+
+def _look(layer: Labels, model: ModelMask | None, base: str) -> _Seen:
+    digest = digest_of(layer.data)
+    edited = bool(model.touched_slices(layer).any()) if model is not None else digest != base
+    return _Seen(digest, edited)
+
+
+def digest_of(mask: Any) -> str:
+    """Digest of a mask: of its box and what is in it."""
+    data = np.asarray(mask)
+    box = bounding_box(data != 0 if data.dtype.kind not in "bu" else data)
+    if box is None:
+        return EMPTY
+    digest = hashlib.blake2b(repr([(int(s.start), int(s.stop)) for s in box]).encode())
+    digest.update(np.ascontiguousarray(data[box]).data)
+    return digest.hexdigest()

@@ -1,0 +1,307 @@
+"""Masks with corrections that were not exported yet, kept where a crash does not reach them.
+
+They lie in the application's data folder, one file a mask, and never beside a user's files.
+A file holds the mask and what the model wrote, cut to the box that they fill; a key made
+from the CT's voxels and geometry, by which the CT is known again wherever it has gone; and
+the CT's path, so that it can be offered by name. Nothing comes from an image's header. The
+files never leave the computer and go when their mask is exported or discarded, or too old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import secrets
+import time
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_folder
+from napari_pancreas_seg.volume import Affine, bounding_box
+
+__all__ = ["AutosaveStore", "Unsaved", "autosave_folder", "ct_key", "read", "read_header", "remove"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+FORMAT = 1
+MOST_DAYS = 60
+"""Files that nobody has asked for so long are removed."""
+DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
+)
+"""What reading a file may raise that was cut off or changed."""
+
+
+def autosave_folder() -> Path:
+    """Where masks are kept: in the application's data folder."""
+    return user_folder("unsaved")
+
+
+def ct_key(hu: Array | None, shape: tuple[int, ...], affine: Affine) -> str:
+    """Name a CT by its voxels and geometry; some 0.3 s for 512×512×400.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X), or None
+        In display order; None if the voxels cannot be had cheaply.
+    shape : tuple of int
+        (Z, Y, X).
+    affine : ndarray, shape (4, 4)
+        Index to world mm.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([list(shape), np.round(affine, 3).tolist()]).encode())
+    if hu is not None:
+        digest.update(str(hu.dtype).encode())
+        for plane in hu:
+            digest.update(np.ascontiguousarray(plane).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Unsaved:
+    """A mask with corrections, and what it takes to offer it.
+
+    Parameters
+    ----------
+    key : str
+        From `ct_key`.
+    name : str
+        Name of the case.
+    path : str or None
+        Of the CT, if it came from a file.
+    mask : ndarray, shape (Z, Y, X)
+        The mask in display order.
+    model : ndarray, shape (Z, Y, X), or None
+        What the model wrote; None for a mask that was drawn or opened.
+    notes : Mapping
+        What else is to be kept with the case; plain data.
+    saved : float
+        When, in seconds since 1970.
+    file : Path or None
+        Where it lies.
+    """
+
+    key: str
+    name: str
+    path: str | None
+    mask: Array
+    model: Array | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    saved: float = 0.0
+    file: Path | None = None
+
+
+class AutosaveStore:
+    """The masks that one window keeps, and the way to those that others have left behind.
+
+    A window holds a lock on its name while it lives; the system drops it with the process,
+    however that ends. So masks of a window that is still open are offered nowhere else.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        `autosave_folder` by default.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or autosave_folder()
+        self._name = secrets.token_hex(6)
+        self._lock: IO[bytes] | None = None
+        self._count = 0
+        self._closed = False
+
+    def new_file(self) -> Path:
+        """Name a file for a mask of this window."""
+        self._count += 1
+        return self.folder / f"{self._name}-{self._count}.npz"
+
+    def write(self, unsaved: Unsaved, file: Path) -> None:
+        """Write a mask; the file changes from one whole state to the next.
+
+        Raises
+        ------
+        PancreasSegError
+            If it cannot be written.
+        """
+        self._hold()
+        shape = unsaved.mask.shape
+        boxes = [bounding_box(part) for part in (unsaved.mask, unsaved.model) if part is not None]
+        box = [
+            [
+                int(min(b[axis].start for b in boxes if b)),
+                int(max(b[axis].stop for b in boxes if b)),
+            ]
+            if any(boxes)
+            else [0, 0]
+            for axis in range(3)
+        ]
+        cut = tuple(slice(*edge) for edge in box)
+        header = {
+            "format": FORMAT,
+            "key": unsaved.key,
+            "name": unsaved.name,
+            "path": unsaved.path,
+            "notes": dict(unsaved.notes),
+            "saved": time.time(),
+            "shape": list(shape),
+            "box": box,
+        }
+        arrays = {"mask": np.ascontiguousarray(unsaved.mask[cut])}
+        if unsaved.model is not None:
+            arrays["model"] = np.ascontiguousarray(unsaved.model[cut])
+        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        with atomic_write(file, overwrite=True) as stream:
+            np.savez_compressed(stream, header=text, **arrays)  # type: ignore[arg-type]
+
+    def left_behind(self) -> list[Unsaved]:
+        """List masks of windows that are gone, newest first, without their voxels.
+
+        Removes those that are too old.
+        """
+        found = []
+        for file in self._files():
+            if _is_held(self.folder / f"{file.name.partition('-')[0]}.lock"):
+                continue
+            try:
+                header = read_header(file)
+                if time.time() - header["saved"] > MOST_DAYS * 24 * 3600:
+                    file.unlink()
+                    continue
+                found.append(_without_voxels(header, file))
+            except DAMAGED:
+                logger.warning("An autosaved mask cannot be read and is left out", exc_info=True)
+        return sorted(found, key=lambda one: -one.saved)
+
+    def _files(self) -> list[Path]:
+        try:
+            return sorted(self.folder.glob("*-*.npz")) if self.folder.is_dir() else []
+        except OSError:
+            logger.warning("The folder of autosaved masks cannot be read", exc_info=True)
+            return []
+
+    def close(self) -> None:
+        """Let others have what is left; what is written from now on is theirs at once."""
+        self._closed = True
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            with contextlib.suppress(OSError):
+                (self.folder / f"{self._name}.lock").unlink()
+
+    def _hold(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._lock is None and not self._closed:
+                self._lock = open(self.folder / f"{self._name}.lock", "wb")  # noqa: SIM115
+                _try_lock(self._lock)
+        except OSError as error:
+            raise PancreasSegError(
+                f"Nothing can be kept in '{self.folder}': {explain_os_error(error)}."
+            ) from error
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Read what there is to say about an autosaved mask, without its voxels."""
+    # Opened here: NumPy leaves a damaged file open, which then could not be removed on Windows.
+    with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
+        header: dict[str, Any] = json.loads(content["header"].tobytes())
+    if header["format"] != FORMAT:
+        raise ValueError(f"format {header['format']}")
+    return header
+
+
+def read(file: Path) -> Unsaved:
+    """Read an autosaved mask.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is damaged.
+    """
+    try:
+        header = read_header(file)
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as content:
+            arrays = {name: content[name] for name in ("mask", "model") if name in content}
+        cut = tuple(slice(*edge) for edge in header["box"])
+        whole = {}
+        for name, part in arrays.items():
+            whole[name] = np.zeros(header["shape"], part.dtype)
+            whole[name][cut] = part
+        bare = _without_voxels(header, file)
+        return Unsaved(
+            bare.key,
+            bare.name,
+            bare.path,
+            whole["mask"],
+            whole.get("model"),
+            bare.notes,
+            bare.saved,
+            file,
+        )
+    except DAMAGED as error:
+        raise PancreasSegError(
+            f"The autosaved mask '{file.name}' cannot be read: {error}."
+        ) from error
+
+
+def remove(file: Path) -> None:
+    """Remove an autosaved mask, if it is there."""
+    with contextlib.suppress(OSError):
+        file.unlink()
+
+
+def _without_voxels(header: Mapping[str, Any], file: Path) -> Unsaved:
+    return Unsaved(
+        str(header["key"]),
+        str(header["name"]),
+        None if header["path"] is None else str(header["path"]),
+        np.zeros((0, 0, 0), np.uint8),
+        None,
+        dict(header["notes"]),
+        float(header["saved"]),
+        file,
+    )
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a living process holds a lock; a lock that nobody holds is removed."""
+    try:
+        with open(path, "r+b") as file:
+            if not _try_lock(file):
+                return True
+        path.unlink()
+    except OSError:
+        pass  # there is none, or it cannot be asked: nobody to be spared
+    return False
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed or the process ends; False if another has done so."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Correcting and reviewing a mask."""

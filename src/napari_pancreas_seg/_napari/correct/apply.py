@@ -1,0 +1,199 @@
+"""Corrections and labels layers: one step of undo, and the outline that proposes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
+    display_view,
+    layer_box,
+    layer_indices,
+)
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.mask.correction import Change, change_of
+from napari_pancreas_seg.volume import bounding_box
+
+__all__ = ["Corrected", "Target", "apply_change", "corrected", "outline_layer"]
+
+Array = npt.NDArray[Any]
+Box = tuple[slice, slice, slice]
+
+OUTLINE_COLOR = "#fff200"
+OUTLINE_PIXELS = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a correction acts on.
+
+    Parameters
+    ----------
+    layer : Labels
+        The mask's layer.
+    reference : GridReference
+        Where it lies.
+    label : int
+        The label that is selected in it.
+    """
+
+    layer: Labels
+    reference: GridReference
+    label: int
+
+    @property
+    def shown(self) -> Array:
+        """The label map in display order (Z, Y, X), a view of the layer's data."""
+        return display_view(self.layer.data, self.reference.orientation)
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Copy the label's mask (Z, Y, X); looks at every voxel, so for a thread."""
+        shown = self.shown
+        mask = np.empty(shown.shape, dtype=bool)
+        # A slice at a time: quick for the cache, and the interpreter is free in between.
+        for plane, labels in zip(mask, shown, strict=True):
+            np.equal(labels, self.label, out=plane)
+        return mask
+
+    def check(self) -> None:
+        """Check that the layer can be corrected.
+
+        Raises
+        ------
+        PancreasSegError
+            If it is not held in memory, or the background is selected.
+        """
+        if not isinstance(self.layer.data, np.ndarray):
+            raise PancreasSegError(
+                f"'{self.layer.name}' is not held in memory and cannot be corrected. Duplicate "
+                "it as an array first."
+            )
+        if self.label == 0:
+            raise PancreasSegError(
+                "Label 0 is the background: select the label to correct in the layer's controls."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """What a correction would do, ready to be proposed or applied.
+
+    Parameters
+    ----------
+    change : Change
+        The change.
+    box : tuple of slice
+        What the outline shows, in display order.
+    mask : ndarray, shape of the box, uint8
+        The label's mask after the correction, in the slices that change; 0 in the others.
+    """
+
+    change: Change
+    box: Box
+    mask: npt.NDArray[np.uint8]
+
+
+def corrected(before: Array, after: Array, label: int) -> Corrected | None:
+    """Compare masks before and after a correction; None if nothing changes.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (Z, Y, X)
+        The label's mask, non-zero inside.
+    label : int
+        The label.
+    """
+    change = change_of(before, after, label)
+    if change is None:
+        return None
+    z = change.box[0]
+    found = bounding_box(after[z])
+    # The whole shape, not only what changes of it, and an edge for its outline.
+    planes = change.box[1:] if found is None else found[1:]
+    y, x = (
+        slice(max(0, min(a.start, b.start) - 2), min(n, max(a.stop, b.stop) + 2))
+        for a, b, n in zip(planes, change.box[1:], after.shape[1:], strict=True)
+    )
+    mask = (after[z, y, x] != 0).astype(np.uint8)
+    mask[np.setdiff1d(np.arange(len(mask)), np.array(change.slices) - z.start)] = 0
+    return Corrected(change, (z, y, x), mask)
+
+
+def apply_change(target: Target, change: Change) -> int:
+    """Write a change into a layer as one step of its undo.
+
+    Parameters
+    ----------
+    target : Target
+        The layer.
+    change : Change
+        What to write.
+
+    Returns
+    -------
+    int
+        Number of voxels that were written.
+    """
+    indices, values = change.voxels(target.shown)
+    if len(values) == 0:
+        return 0
+    layer, where = target.layer, layer_indices(indices, target.reference)
+    # Not `data_setitem`: that also draws into the slice on screen by itself, fails on a layer
+    # that was hidden in 3-D, and hits other voxels where an affine permutes the axes.
+    step = where, layer.data[where], values
+    layer.data[where] = values
+    with layer.block_history():
+        layer._save_history(step)
+    layer.refresh(thumbnail=False, highlight=False, extent=False)
+    return len(values)
+
+
+def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
+    """Draw the outline of what a correction would leave, exactly over the mask.
+
+    Parameters
+    ----------
+    target : Target
+        The layer that would be corrected.
+    found : Corrected
+        The correction.
+    name : str
+        Name of the layer.
+    """
+    layer = target.layer
+    data = np.zeros([edge.stop - edge.start for edge in layer_box(found.box, target.reference)])
+    data = data.astype(np.uint8)
+    display_view(data, target.reference.orientation)[:] = found.mask
+    corner = [edge.start for edge in layer_box(found.box, target.reference)]
+    # Layer to world is affine(rotate, shear, scale, translate): solve for the translation.
+    world = np.array([*layer.data_to_world(corner), 1.0])
+    translate = (np.linalg.inv(layer.affine.affine_matrix) @ world)[:3]
+    outline = Labels(
+        data,
+        name=name,
+        scale=layer.scale,
+        translate=translate,
+        rotate=layer.rotate,
+        shear=layer.shear,
+        affine=layer.affine.affine_matrix,
+        units=layer.units,
+        axis_labels=layer.axis_labels,
+        colormap=DirectLabelColormap(
+            color_dict={None: OUTLINE_COLOR, 0: "transparent", 1: OUTLINE_COLOR}
+        ),
+        opacity=1.0,
+        blending="translucent_no_depth",
+    )
+    outline.contour = OUTLINE_PIXELS
+    outline.editable = False
+    # Nobody paints on it: what shows strokes and polygons need not be made. That is half of
+    # the time that adding such a layer takes.
+    for overlay in outline._overlays.values():
+        overlay.visible = False
+    return outline

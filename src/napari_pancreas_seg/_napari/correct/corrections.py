@@ -1,0 +1,529 @@
+"""Corrections in a viewer: worked out in a thread, applied in one step of undo, or proposed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.correct.apply import (
+    Corrected,
+    Target,
+    apply_change,
+    corrected,
+    outline_layer,
+)
+from napari_pancreas_seg._napari.correct.paint import PaintLimit
+from napari_pancreas_seg._napari.layers.bridge import volume_of
+from napari_pancreas_seg._napari.layers.placement import (
+    find_reference,
+    index_at,
+    reference_of,
+    slice_on_screen,
+)
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.mask import correction, postprocessing
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["DEFAULTS", "Corrector", "Proposal"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+DEFAULTS: dict[str, Any] = {
+    "correct/islands_mm3": 100.0,
+    "correct/smooth_mm": 1.5,
+    "correct/grow_mm": 1.0,
+    "correct/limit_low_hu": -30.0,
+    "correct/limit_high_hu": 180.0,
+}
+"""Names of the settings that corrections use, and what holds until they are set."""
+ACCEPT_KEYS = ("Enter",)
+DROP_KEYS = ("Escape",)
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A correction that waits to be accepted or dropped.
+
+    Parameters
+    ----------
+    title : str
+        What it would do.
+    target : Target
+        The layer that it would change.
+    found : Corrected
+        The correction.
+    outline : Labels
+        The layer that shows it.
+    made_on : object
+        The model's mask that it was worked out on; with another one it would not fit.
+    """
+
+    title: str
+    target: Target
+    found: Corrected
+    outline: Labels
+    made_on: object
+
+
+class Corrector(QObject):
+    """Corrects the mask that is chosen, on the label that is selected in it.
+
+    One correction is worked out at a time; a further one that is asked for meanwhile is
+    refused. Filling between slices, smoothing and running a slice again are proposed first;
+    everything else is done at once. Both are one step of napari's own undo.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session, which owns this object.
+
+    Attributes
+    ----------
+    proposal : Proposal or None
+        What waits to be accepted or dropped.
+    working : str
+        What is being worked out, for the person to read; empty if nothing is.
+
+    Notes
+    -----
+    ``changed`` is emitted whenever one of these, `picking` or `limits_painting` changes.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.proposal: Proposal | None = None
+        self.working = ""
+        self._paint_limit = PaintLimit(session, self._range_hu)
+        self._session = session
+        self._background = Background(self)
+        self._uses_network = False
+        self._limits_painting = False
+        self._stop_picking: Callable[[], None] | None = None
+        self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
+        viewer = session.viewer
+        if viewer is not None:
+            viewer.layers.events.removed.connect(self._on_removed)
+        session.rethreshold.done.connect(self._drop_stale)
+        session.run_changed.connect(self._drop_stale)
+
+    @property
+    def uses_network(self) -> bool:
+        """Whether a slice is being run again, so that no run can start."""
+        return self._uses_network
+
+    @property
+    def picking(self) -> bool:
+        """Whether the next click in the picture names the piece to keep."""
+        return self._stop_picking is not None
+
+    def is_outline(self, layer: Layer) -> bool:
+        """Whether a layer is the outline of what is proposed, and no mask."""
+        return self.proposal is not None and layer is self.proposal.outline
+
+    # -- what is done at once
+
+    def keep_largest(self) -> None:
+        """Keep the largest piece."""
+        self._correct(
+            "Keep the largest piece", lambda mask, _: postprocessing.largest_component(mask)
+        )
+
+    def keep_piece_under_cursor(self) -> None:
+        """Keep the piece under the mouse."""
+        viewer, target = self._viewer(), self.target()
+        self._keep_piece(target, viewer.cursor.position)
+
+    def pick_piece(self) -> None:
+        """Keep the piece that is clicked next in the picture; asked again, forget it."""
+        if self.picking:
+            self._end_picking()
+            return
+        viewer, target = self._viewer(), self.target()
+        mode = target.layer.mode
+        target.layer.mode = "pan_zoom"  # so that the click does not paint
+
+        def click(viewer: ViewerModel, event: Any) -> None:
+            self._end_picking()
+            # napari hands this press on to the layer, which must not paint with it.
+            target.layer.mode = "pan_zoom"
+            QTimer.singleShot(0, partial(setattr, target.layer, "mode", mode))
+            try:
+                self._keep_piece(target, event.position)
+            except PancreasSegError as error:
+                report(error)
+
+        def stop() -> None:
+            viewer.mouse_drag_callbacks.remove(click)
+            target.layer.mode = mode
+
+        viewer.mouse_drag_callbacks.insert(0, click)
+        self._stop_picking = stop
+        self._take_keys(dict.fromkeys(DROP_KEYS, self._end_picking))
+        self.changed.emit()
+
+    def remove_islands(self) -> None:
+        """Remove the pieces that are smaller than the size that is set."""
+        size = self.setting("correct/islands_mm3")
+        self._correct(
+            f"Remove islands below {size:g} mm³",
+            lambda mask, spacing: correction.remove_islands(mask, spacing, size),
+        )
+
+    def fill_holes(self) -> None:
+        """Fill cavities that the mask encloses on all sides."""
+        self._correct("Fill holes", lambda mask, _: postprocessing.remove_holes(mask))
+
+    def grow(self) -> None:
+        """Grow by the distance that is set."""
+        by = self.setting("correct/grow_mm")
+        self._correct(
+            f"Grow by {by:g} mm", lambda mask, spacing: correction.grow(mask, spacing, by)
+        )
+
+    def shrink(self) -> None:
+        """Shrink by the distance that is set."""
+        by = self.setting("correct/grow_mm")
+        self._correct(
+            f"Shrink by {by:g} mm", lambda mask, spacing: correction.shrink(mask, spacing, by)
+        )
+
+    def copy_slice(self, step: int) -> None:
+        """Copy the mask of a neighbouring slice into the one on screen.
+
+        Parameters
+        ----------
+        step : int
+            1: from the slice above, towards the head; -1: from the one below.
+        """
+        z = self._slice(self.target())
+        where = "above" if step > 0 else "below"
+        self._correct(
+            f"Copy from the slice {where}", lambda mask, _: correction.copy_slice(mask, z + step, z)
+        )
+
+    def clear_slice(self) -> None:
+        """Empty the slice on screen, so that it can be filled from its neighbours."""
+        z = self._slice(self.target())
+        self._correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
+
+    # -- what is proposed first
+
+    def fill_between_slices(self) -> None:
+        """Propose to fill the empty slices between slices that hold the label."""
+        self._correct(
+            "Fill between slices",
+            correction.fill_between_slices,
+            propose=True,
+            otherwise="no slice between others is empty; clear those that are to be filled.",
+        )
+
+    def smooth(self) -> None:
+        """Propose to smooth the mask."""
+        sigma = self.setting("correct/smooth_mm")
+        self._correct(
+            f"Smooth by {sigma:g} mm",
+            lambda mask, spacing: correction.smooth(mask, spacing, sigma),
+            propose=True,
+        )
+
+    def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
+        """Run the network on the slice on screen and propose what it finds there.
+
+        Parameters
+        ----------
+        model : str or Path
+            Name of a model or path of a bundle.
+        options : Options, optional
+            How to segment; the slice is chosen here, and not post-processed.
+
+        Raises
+        ------
+        PancreasSegError
+            If a run is under way, or there is no CT or no slice.
+        """
+        session, target = self._session, self.target()
+        if session.running:
+            raise PancreasSegError("A run is under way: cancel it or wait for its end.")
+        ct = session.ct
+        if ct is None:
+            raise PancreasSegError("Open a CT first: there is none to run the network on.")
+        z, data, reference = self._slice(target), ct.data, session.placement(ct).reference
+        if not reference.grid.same_as(target.reference.grid):
+            raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
+        options = replace(
+            options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
+        )
+        network = session.network
+
+        def run(mask: Array, _: Any) -> Array:
+            steps = network.iter_segment(volume_of(data, reference), model, options)
+            try:
+                found = next(s.slices for s in steps if s.slices is not None and z in s.slices.z)
+            except StopIteration:
+                raise PancreasSegError("The network was stopped before it had an answer.") from None
+            finally:
+                steps.close()
+            after = mask.copy()
+            after[z] = found.mask[found.z == z][0] != 0
+            return after
+
+        self._correct(f"Run slice {z} again", run, propose=True, network=True)
+
+    def accept(self) -> None:
+        """Apply what is proposed, in one step of undo."""
+        proposal = self._end_proposal()
+        if proposal is not None:
+            self._apply(proposal.title, proposal.target, proposal.found)
+
+    def drop(self) -> None:
+        """Forget what is proposed."""
+        self._end_proposal()
+
+    # -- how
+
+    @property
+    def limits_painting(self) -> bool:
+        """Whether only voxels within the range of HU that is set can be painted.
+
+        Not remembered from one session to the next: strokes that vanish would puzzle.
+        """
+        return self._limits_painting
+
+    @limits_painting.setter
+    def limits_painting(self, limits: bool) -> None:
+        self._limits_painting = limits
+        self.changed.emit()
+
+    def toggle_limit(self) -> None:
+        """Limit painting to the range of HU that is set, or do so no more."""
+        self.limits_painting = not self.limits_painting
+        low, high = (self.setting(f"correct/limit_{end}_hu") for end in ("low", "high"))
+        within = f"Painting is limited to {low:g} to {high:g} HU."
+        show_info(within if self.limits_painting else "Painting is not limited in HU.")
+
+    def _range_hu(self) -> tuple[float, float] | None:
+        """What may be painted, in HU; None limits nothing."""
+        if not self._limits_painting:
+            return None
+        return self.setting("correct/limit_low_hu"), self.setting("correct/limit_high_hu")
+
+    def setting(self, name: str) -> Any:
+        """Value of one of the settings in `DEFAULTS`."""
+        return self._session.settings.get(name, DEFAULTS[name])
+
+    def target(self) -> Target:
+        """Find what to correct: the mask that is chosen, else the labels layer that is active.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is none, or it cannot be corrected.
+        """
+        session, viewer = self._session, self._viewer()
+        layer: Any = session.mask
+        if layer is None or layer not in viewer.layers:
+            layer = viewer.layers.selection.active
+        if not isinstance(layer, Labels) or layer.multiscale or layer.data.ndim != 3:
+            raise PancreasSegError("There is no mask to correct yet: run first, or paint one.")
+        reference = reference_of(layer)
+        if reference is None and layer is session.mask:
+            reference = session.reference
+        if reference is None:
+            reference = find_reference(layer, viewer.layers)
+        target = Target(layer, reference, int(layer.selected_label))
+        target.check()
+        return target
+
+    def _correct(
+        self,
+        title: str,
+        operate: Callable[[Array, tuple[float, float, float]], Array],
+        *,
+        propose: bool = False,
+        network: bool = False,
+        otherwise: str = "there is nothing to change.",
+    ) -> None:
+        """Work a correction out in a thread; then propose or apply it, or say otherwise."""
+        target = self.target()
+        if self.working:
+            raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
+        self._end_proposal()
+        self._end_picking()
+        self.working, self._uses_network = title, network
+        self.changed.emit()
+        made_on = self._made_on(target.layer)
+
+        def work() -> tuple[Corrected | None, Labels | None]:
+            before = target.mask()
+            after = operate(before, target.reference.grid.spacing)
+            found = corrected(before, after, target.label)
+            if found is None or not propose:
+                return found, None
+            # Made here, as it takes the window some time.
+            return found, outline_layer(target, found, f"{target.layer.name}: proposal")
+
+        then = partial(self._worked_out, title, target, made_on, otherwise)
+        self._background.submit(work, then, self._idle)
+
+    def _worked_out(
+        self,
+        title: str,
+        target: Target,
+        made_on: object,
+        otherwise: str,
+        worked: tuple[Corrected | None, Labels | None],
+    ) -> None:
+        self._idle()
+        viewer, (found, outline) = self._session.viewer, worked
+        if viewer is None or target.layer not in viewer.layers:
+            return
+        if found is None:
+            show_info(f"{title}: {otherwise}")
+        elif made_on != self._made_on(target.layer):
+            show_info(f"{title}: the mask has changed meanwhile, ask again.")
+        elif outline is None:
+            self._apply(title, target, found)
+        else:
+            self._propose(Proposal(title, target, found, outline, made_on))
+
+    def _made_on(self, layer: Labels) -> object:
+        """Name the model's mask under a layer: another run or threshold makes another one."""
+        mask = self._session.masks.get(layer)
+        return None if mask is None else (mask, mask.result)
+
+    def _drop_stale(self, layer: object = None) -> None:
+        """Drop what was proposed for a mask that a run or a threshold has replaced."""
+        proposal = self.proposal
+        if proposal is not None and proposal.made_on != self._made_on(proposal.target.layer):
+            self.drop()
+            show_info(f"{proposal.title}: the mask has changed meanwhile, ask again.")
+
+    def _show_slices(self) -> None:
+        """Leave 3-D: an outline cannot be seen there."""
+        viewer = self._session.viewer
+        if viewer is not None and viewer.dims.ndisplay != 2:
+            viewer.dims.ndisplay = 2
+
+    def _idle(self) -> None:
+        self.working, self._uses_network = "", False
+        self.changed.emit()
+
+    def _apply(self, title: str, target: Target, found: Corrected) -> None:
+        if apply_change(target, found.change) == 0:
+            show_info(f"{title}: other labels are in the way, nothing has changed.")
+
+    def _propose(self, proposal: Proposal) -> None:
+        viewer = self._viewer()
+        self._show_slices()
+        self.proposal = proposal
+        _add_quickly(viewer, proposal.outline)
+        viewer.layers.selection.active = proposal.target.layer
+        accept, drop = dict.fromkeys(ACCEPT_KEYS, self.accept), dict.fromkeys(DROP_KEYS, self.drop)
+        self._take_keys({**accept, **drop})
+        self.changed.emit()
+
+    def _end_proposal(self) -> Proposal | None:
+        proposal, self.proposal = self.proposal, None
+        if proposal is not None:
+            self._give_keys_back()
+            viewer = self._session.viewer
+            if viewer is not None and proposal.outline in viewer.layers:
+                _remove_quickly(viewer, proposal.outline)
+            self.changed.emit()
+        return proposal
+
+    def _end_picking(self) -> None:
+        stop, self._stop_picking = self._stop_picking, None
+        if stop is not None:
+            stop()
+            self._give_keys_back()
+            self.changed.emit()
+
+    def _keep_piece(self, target: Target, position: Any) -> None:
+        index = index_at(self._viewer(), target.layer, target.reference, position)
+        z, y, x = np.rint(index).astype(int).tolist()
+        self._correct("Keep this piece", lambda mask, _: correction.keep_piece_at(mask, (z, y, x)))
+
+    def _take_keys(self, keys: dict[str, Callable[[], None]]) -> None:
+        """Bind keys for a while, before those of the layers: whichever layer is active."""
+        self._give_keys_back()
+        viewer = self._viewer()
+        for provider in (viewer, *viewer.layers):
+            self._keys_before.append((weakref.ref(provider), dict(provider.keymap)))
+            for key, do in keys.items():
+                provider.bind_key(key, _handler(do), overwrite=True)
+
+    def _give_keys_back(self) -> None:
+        for provider, before in self._keys_before:
+            if (owner := provider()) is not None:
+                owner.keymap = before
+        self._keys_before.clear()
+
+    def _on_removed(self, event: Any) -> None:
+        removed: Layer = event.value
+        proposal = self.proposal
+        if proposal is not None and removed in (proposal.outline, proposal.target.layer):
+            self._end_proposal()
+
+    def _slice(self, target: Target) -> int:
+        z = slice_on_screen(self._viewer(), target.layer, target.reference)
+        if z is None:
+            raise PancreasSegError("There is no slice of this mask on screen.")
+        return z
+
+    def _viewer(self) -> ViewerModel:
+        viewer = self._session.viewer
+        if viewer is None:
+            raise PancreasSegError("The window has been closed.")
+        return viewer
+
+
+def _add_quickly(viewer: ViewerModel, layer: Layer) -> None:
+    """Add a layer that is not selected: napari would open its controls for a moment."""
+    layers = viewer.layers
+    selects, layers._activate_on_insert = layers._activate_on_insert, False
+    try:
+        viewer.add_layer(layer)
+    finally:
+        layers._activate_on_insert = selects
+
+
+def _remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
+    """Remove a layer without a stall: napari collects garbage then, of all that there is.
+
+    What is frozen is passed over, and the layer's own garbage goes with the next collection.
+    """
+    gc.freeze()
+    try:
+        viewer.layers.remove(layer)
+    finally:
+        gc.unfreeze()
+
+
+def _handler(do: Callable[[], None]) -> Callable[[Any], None]:
+    # A function: napari asks for its name, which a `partial` has not.
+    def pressed(owner: Any) -> None:
+        do()
+
+    return pressed

@@ -1,0 +1,307 @@
+"""Reviewing a mask slice by slice: what is in each, how sure the model was, who has looked."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
+    display_view,
+    reference_of,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg.errors import PancreasSegError
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["Review", "SliceFacts"]
+
+Array = npt.NDArray[Any]
+
+PAUSE_MS = 200
+"""Edits that follow each other within it are counted once."""
+DOUBTFUL_SHARE = 0.25
+"""Share of the slices that count as uncertain: the most doubtful quarter."""
+LEAST_DOUBT = 0.1
+"""A slice that is surer than this is never called uncertain."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceFacts:
+    """What is known of each slice of a mask.
+
+    Parameters
+    ----------
+    area_mm2 : ndarray, shape (Z,)
+        Area of all labels.
+    doubt : ndarray, shape (Z,)
+        1 minus the Dice that the model expects; NaN where it has found nothing or not been.
+    edited : ndarray, shape (Z,), bool
+        Whether a person has changed what the model wrote.
+    """
+
+    area_mm2: npt.NDArray[np.float64]
+    doubt: npt.NDArray[np.float32]
+    edited: npt.NDArray[np.bool_]
+
+    @property
+    def uncertain(self) -> npt.NDArray[np.bool_]:
+        """The most doubtful quarter of the slices."""
+        known = self.doubt[np.isfinite(self.doubt)]
+        if not len(known):
+            return np.zeros(len(self.doubt), dtype=bool)
+        limit = max(LEAST_DOUBT, float(np.quantile(known, 1 - DOUBTFUL_SHARE)))
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.doubt >= limit)
+
+
+class Review(QObject):
+    """Follows the mask that is chosen; remembers for every mask which slices were reviewed.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session, which owns this object.
+
+    Attributes
+    ----------
+    facts : SliceFacts or None
+        Of the mask that is chosen; None until they are known.
+
+    Notes
+    -----
+    ``changed``: `facts` or `reviewed` are others; ``moved``: another slice is on screen;
+    ``marked(layer)``: another slice of a mask is reviewed, or one no more.
+    """
+
+    changed = Signal()
+    moved = Signal()
+    marked = Signal(object)
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.facts: SliceFacts | None = None
+        self._session = session
+        self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
+        self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
+        self._background = Background(self)
+        self._counting = self._stale = False
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(PAUSE_MS)
+        self._soon.timeout.connect(self._count)
+        session.mask_chosen.connect(self._on_mask)
+        session.mask_changed.connect(self._on_mask_changed)
+        session.run_started.connect(self._on_run_started)
+        session.run_changed.connect(self._on_run_changed)
+        viewer = session.viewer
+        if viewer is not None:
+            viewer.dims.events.point.connect(self._on_moved)
+            viewer.dims.events.ndisplay.connect(self._on_moved)
+            viewer.dims.events.order.connect(self._on_moved)
+
+    # -- what was reviewed
+
+    @property
+    def reviewed(self) -> frozenset[int]:
+        """Slices of the chosen mask that were reviewed."""
+        layer = self._session.mask
+        return frozenset() if layer is None else self.reviewed_of(layer)
+
+    def reviewed_of(self, layer: Labels) -> frozenset[int]:
+        """Slices of a mask that were reviewed, in display order."""
+        return frozenset(self._reviewed.get(layer, ()))
+
+    def set_reviewed(self, layer: Labels, slices: Iterable[int]) -> None:
+        """Say which slices of a mask were reviewed, from an autosave for instance."""
+        self._reviewed[layer] = {int(z) for z in slices}
+        self.marked.emit(layer)
+        if layer is self._session.mask:
+            self.changed.emit()
+
+    def toggle_reviewed(self, z: int | None = None) -> None:
+        """Mark a slice as reviewed, or as not.
+
+        Parameters
+        ----------
+        z : int, optional
+            The slice; the one on screen by default.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is none.
+        """
+        layer, z = self._session.mask, self.slice if z is None else z
+        if layer is None or z is None:
+            raise PancreasSegError("There is no slice of a mask on screen.")
+        self.set_reviewed(layer, self.reviewed_of(layer) ^ {z})
+
+    def review_and_go_on(self) -> None:
+        """Mark the slice on screen as reviewed and show the next one that is not."""
+        z = self.slice
+        if z is not None and z not in self.reviewed:
+            self.toggle_reviewed(z)
+        self.go_to_unreviewed(1)
+
+    # -- from slice to slice
+
+    @property
+    def reference(self) -> GridReference | None:
+        """Grid of the chosen mask."""
+        layer = self._session.mask
+        own = None if layer is None else reference_of(layer)
+        return own if own is not None else self._session.reference
+
+    @property
+    def slice(self) -> int | None:
+        """The slice on screen."""
+        viewer, layer, reference = self._session.viewer, self._session.mask, self.reference
+        if viewer is None or layer is None or reference is None:
+            return None
+        return slice_on_screen(viewer, layer, reference)
+
+    def show(self, z: int) -> None:
+        """Bring a slice on screen."""
+        viewer, layer, reference = self._session.viewer, self._session.mask, self.reference
+        if viewer is not None and layer is not None and reference is not None:
+            show_slice(viewer, layer, reference, z)
+
+    def go_to_uncertain(self, step: int) -> None:
+        """Show the next uncertain slice that is not reviewed; beyond the last comes the first.
+
+        Parameters
+        ----------
+        step : int
+            1: towards the head; -1: towards the feet.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is no mask.
+        """
+        facts = self._known_facts()
+        known = np.isfinite(facts.doubt).any()
+        self._go(
+            facts.uncertain,
+            step,
+            "Every uncertain slice is reviewed."
+            if known
+            else "No run has said how sure it is of this mask.",
+        )
+
+    def go_to_unreviewed(self, step: int) -> None:
+        """Show the next slice with mask that is not reviewed; beyond the last comes the first.
+
+        Parameters
+        ----------
+        step : int
+            1: towards the head; -1: towards the feet.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is no mask.
+        """
+        facts = self._known_facts()
+        wanted = (facts.area_mm2 > 0) | facts.edited
+        self._go(wanted, step, "Every slice with mask is reviewed.")
+
+    def _known_facts(self) -> SliceFacts:
+        if self.facts is None:
+            raise PancreasSegError("There is no mask to review yet: run first, or paint one.")
+        return self.facts
+
+    def _go(self, wanted: npt.NDArray[np.bool_], step: int, otherwise: str) -> None:
+        wanted = wanted.copy()
+        wanted[[z for z in self.reviewed if z < len(wanted)]] = False
+        slices = np.flatnonzero(wanted)
+        here = self.slice
+        here = -1 if here is None else here
+        if not len(slices):
+            show_info(otherwise)
+            return
+        ahead = slices[slices > here] if step > 0 else slices[slices < here][::-1]
+        self.show(int(ahead[0] if len(ahead) else slices[0 if step > 0 else -1]))
+
+    # -- counting
+
+    def _on_mask(self) -> None:
+        self.facts = None
+        self.changed.emit()
+        self._soon.start()
+
+    def _on_mask_changed(self, layer: Labels) -> None:
+        # Started anew by no further change, or a run would put it off to its end.
+        if layer is self._session.mask and not self._soon.isActive():
+            self._soon.start()
+
+    def _on_moved(self, event: Any = None) -> None:
+        self.moved.emit()
+
+    def _on_run_started(self) -> None:
+        self._before_run = {weakref.ref(k): set(v) for k, v in self._reviewed.items()}
+
+    def _on_run_changed(self) -> None:
+        """Forget, once, what was reviewed of a mask that a run has replaced or taken back."""
+        run, known = self._session.run, self._before_run
+        if run is None or known is None or run.running or run.can_discard:
+            return
+        layer, self._before_run = run.labels, None
+        if layer is None:
+            return
+        before = {ref(): slices for ref, slices in known.items()}.get(layer, set())
+        left = self.reviewed_of(layer) - before if run.stands else before
+        if left != self.reviewed_of(layer):
+            self.set_reviewed(layer, left)
+
+    def _count(self) -> None:
+        layer, reference = self._session.mask, self.reference
+        if layer is None or reference is None or tuple(layer.data.shape) != reference.layer_shape:
+            return
+        if self._counting:
+            self._stale = True
+            return
+        self._counting = True
+        model = self._session.masks.get(layer)
+        work: Callable[[], SliceFacts] = partial(_facts, layer, reference, model)
+        self._background.submit(work, partial(self._counted, weakref.ref(layer)), self._failed)
+
+    def _counted(self, layer: weakref.ref[Labels], facts: SliceFacts) -> None:
+        self._counting = False
+        if layer() is self._session.mask:
+            self.facts = facts
+            self.changed.emit()
+        if self._stale or layer() is not self._session.mask:
+            self._stale = False
+            self._soon.start()
+
+    def _failed(self) -> None:
+        self._counting = False
+
+
+def _facts(layer: Labels, reference: GridReference, model: ModelMask | None) -> SliceFacts:
+    """Count a mask's slices; looks at every voxel, so for a thread."""
+    shown = display_view(layer.data, reference.orientation)
+    _, dy, dx = reference.grid.spacing
+    voxels = [np.count_nonzero(np.asarray(plane)) for plane in shown]
+    doubt = np.full(len(shown), np.nan, np.float32)
+    result = None if model is None else model.result
+    if result is not None and len(result.expected_dice) == len(doubt):
+        doubt = 1 - np.asarray(result.expected_dice, np.float32)
+    edited = np.zeros(len(shown), bool) if model is None else model.touched_slices(layer)
+    return SliceFacts(np.array(voxels, float) * dy * dx, doubt, edited)

@@ -1,0 +1,1 @@
+"""The user's own cases and models that learn from them."""

@@ -1,0 +1,385 @@
+"""The user's own cases and a model that learns from them, in a process of its own.
+
+``python -m napari_pancreas_seg finetune`` does the work and tells how far it is, a line of JSON
+each time. It ends when its standard input does, so none is left behind when napari is killed, and
+it writes the new model at its very end, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Labels
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.layers.bridge import mask_of, volume_of
+from napari_pancreas_seg._napari.layers.placement import display_view, reference_of
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.process.client import child_environment
+from napari_pancreas_seg.training.finetune.corrections import (
+    PANCREAS,
+    Correction,
+    add_correction,
+    corrections_folder,
+    find_correction,
+    list_corrections,
+    remove_correction,
+)
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["Improved", "Improvement"]
+
+logger = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress")
+CLEARLY = 0.005
+"""Differences in Dice below this are none."""
+
+
+@dataclass(frozen=True)
+class Improved:
+    """A model that has learnt from the user's cases.
+
+    Parameters
+    ----------
+    name : str
+        Its name among the user's own models.
+    former : str
+        Name or path of the model that it began as.
+    result : Mapping
+        What was told of it: see `napari_pancreas_seg.training.finetune.result.Finetuned.to_dict`.
+    """
+
+    name: str
+    former: str
+    result: Mapping[str, Any]
+
+    @property
+    def gain(self) -> float | None:
+        """Dice won on patients that a trial had not seen; None if there was none."""
+        held = self.result["held_out"]
+        return None if held["before"] is None else held["after"] - held["before"]
+
+    @property
+    def worth_using(self) -> bool:
+        """Whether it may take the former model's place: unless it is known to be no better."""
+        return self.gain is None or self.gain > CLEARLY
+
+    def in_words(self) -> str:
+        """Before and after, for people to read."""
+        held, guard = self.result["held_out"], self.result["guard"]
+        lines = []
+        if self.gain is not None:
+            n = held["n"]
+            whose = "a patient of yours" if n == 1 else f"{n} patients of yours"
+            lines.append(
+                f"On {whose} left out of a trial: Dice {held['before']:.2f} before, "
+                f"{held['after']:.2f} after."
+            )
+        if guard["before"] is not None:
+            lines.append(
+                f"On synthetic CTs: {guard['before']:.2f} before, {guard['after']:.2f} after."
+            )
+        lines += self.result.get("notes", [])[-1:] if self.gain is None else []
+        if self.worth_using:
+            lines.append(f"The new model is called {self.name} and is chosen now.")
+        else:
+            lines.append(
+                f"It did not become better: your model stays chosen. The new one is called "
+                f"{self.name}."
+            )
+        return "\n".join(lines)
+
+
+class Improvement(QObject):
+    """Keeps the user's cases, and lets a model learn from them.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session, which owns this object.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the cases lie.
+    cases : list of Correction
+        The cases, by name.
+    working : str
+        What is being done to them, for people to read; empty if nothing is.
+    known : Correction or None
+        The case that the CT is already, while it is not yet said whether to replace its mask.
+    stage, share, seconds_left
+        How far the learning is, see `napari_pancreas_seg.training.finetune.run.FinetuneStep`.
+    improved : Improved or None
+        The last model that was made.
+
+    Notes
+    -----
+    ``changed`` is emitted whenever one of these changes; ``made`` when there is a new model.
+    """
+
+    changed = Signal()
+    made = Signal()
+    _told = Signal(object)
+
+    def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
+        super().__init__(session)
+        self.folder = corrections_folder()
+        self.cases: list[Correction] = []
+        self.working = ""
+        self.known: Correction | None = None
+        self.stage, self.share, self.seconds_left = "", 0.0, None
+        self.improved: Improved | None = None
+        self.command = list(command)
+        self._session = session
+        self._background = Background(self)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._cancelled = False
+        self._told.connect(self._on_told)
+        self.list_again()
+
+    # -- cases
+
+    @property
+    def reviewed(self) -> int:
+        """How many slices of the chosen mask are reviewed."""
+        return len(self._session.review.reviewed)
+
+    def list_again(self) -> None:
+        """Look in a thread which cases there are."""
+        self._background.submit(lambda: list_corrections(self.folder), self._listed)
+
+    def add_case(self, *, replace: bool = False) -> None:
+        """Keep the chosen CT and the reviewed slices of its mask, in a thread.
+
+        Parameters
+        ----------
+        replace : bool
+            Whether to replace the mask if the CT is a case already; else `known` says so.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is no CT, no mask, no reviewed slice, or mask and CT do not fit.
+        """
+        read, reviewed = self._reader(), self._session.review.reviewed
+        labels = self._labels()
+        if not reviewed:
+            raise PancreasSegError(
+                "No slice of this mask is marked as reviewed; mark those that are right first."
+            )
+        if self.working:
+            return
+
+        def work() -> tuple[bool, Correction]:
+            volume, mask = read()
+            known = None if replace else find_correction(self.folder, volume)
+            if known is not None:
+                return False, known
+            return True, add_correction(
+                self.folder, volume, mask, reviewed, labels=labels, replace=replace
+            )
+
+        def done(outcome: tuple[bool, Correction]) -> None:
+            added, case = outcome
+            self.working, self.known = "", None if added else case
+            self.list_again()
+
+        self.working, self.known = "Adding the case…", None
+        self.changed.emit()
+        self._background.submit(work, done, self._idle)
+
+    def leave_case(self) -> None:
+        """Keep the mask that a known case has."""
+        self.known = None
+        self.changed.emit()
+
+    def remove_case(self, name: str) -> None:
+        """Remove a case, in a thread."""
+        self._background.submit(
+            lambda: remove_correction(self.folder, name),
+            lambda _: self.list_again(),
+            self.list_again,
+        )
+
+    # -- learning
+
+    @property
+    def running(self) -> bool:
+        """Whether a model is learning."""
+        return self._child is not None
+
+    def start(self, model: str, minutes: float) -> None:
+        """Let a model learn from the cases.
+
+        Parameters
+        ----------
+        model : str
+            Name or path.
+        minutes : float
+            How long.
+
+        Raises
+        ------
+        PancreasSegError
+            If one is learning already, there is no case, or the process cannot be started.
+        """
+        if self.running:
+            raise PancreasSegError("A model is learning already; cancel that or wait for its end.")
+        if not self.cases:
+            raise PancreasSegError("There is no case to learn from yet; add a corrected one first.")
+        options = ["--from", model, "--data", str(self.folder), "--minutes", f"{minutes:g}"]
+        background = getattr(subprocess, "CREATE_NO_WINDOW", 0) | getattr(
+            subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0
+        )
+        try:
+            child = subprocess.Popen(
+                [*self.command, *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=child_environment(),
+                creationflags=background,
+            )
+        except OSError as error:
+            raise PancreasSegError(f"The learning could not be started: {error}.") from error
+        self._child, self._cancelled = child, False
+        self.stage, self.share, self.seconds_left = "starting", 0.0, None
+        self.changed.emit()
+
+        def done(result: Mapping[str, Any] | None) -> None:
+            self._child = None
+            if result is not None and not self._cancelled:
+                self.improved = Improved(str(result["name"]), model, result)
+                if self.improved.worth_using:
+                    self._session.settings.set("model/name", self.improved.name)
+                self.made.emit()
+            self.changed.emit()
+
+        self._background.submit(lambda: self._listen(child), done, self._ended)
+
+    def cancel(self) -> None:
+        """Stop the learning; nothing is written."""
+        child = self._child
+        if child is not None:
+            self._cancelled = True
+            child.kill()
+
+    def close(self) -> None:
+        """Stop what is under way: the window closes."""
+        self.cancel()
+
+    def _listen(self, child: subprocess.Popen[bytes]) -> Mapping[str, Any] | None:
+        """Read what the child tells until it ends; return its result, None if cancelled."""
+        assert child.stdout is not None
+        assert child.stdin is not None
+        words: deque[str] = deque(maxlen=30)
+        reader = threading.Thread(target=_collect, args=(child, words), daemon=True)
+        reader.start()
+        result: Mapping[str, Any] | None = None
+        for line in child.stdout:
+            told = _parsed(line)
+            if "result" in told:
+                result = told["result"]
+            elif "stage" in told:
+                with contextlib.suppress(RuntimeError):  # the window is gone
+                    self._told.emit(told)
+        status = child.wait()
+        reader.join(5)
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+        child.stdout.close()
+        if self._cancelled:
+            return None
+        if status != 0 or result is None:
+            raise PancreasSegError(_why(status, words))
+        return result
+
+    def _on_told(self, told: Mapping[str, Any]) -> None:
+        self.stage, self.share = str(told["stage"]), float(told["share"])
+        self.seconds_left = told["seconds_left"]
+        self.changed.emit()
+
+    def _ended(self) -> None:
+        self._child = None
+        self.changed.emit()
+
+    def _listed(self, cases: list[Correction]) -> None:
+        self.cases = cases
+        self.changed.emit()
+
+    def _idle(self) -> None:
+        self.working = ""
+        self.changed.emit()
+
+    def _labels(self) -> Mapping[str, int]:
+        """What the values of the chosen mask mean: as its model says, if one made it."""
+        mask = self._session.mask
+        made = None if mask is None else self._session.masks.get(mask)
+        card = {} if made is None or made.result is None else made.result.model
+        return dict(card.get("labels") or PANCREAS)
+
+    def _reader(self) -> Callable[[], tuple[Any, Any]]:
+        """What reads the CT and its mask as they are now, for a thread."""
+        ct, layer = self._session.ct, self._session.mask
+        if ct is None or layer is None:
+            raise PancreasSegError("There is no corrected mask yet: open a CT and run first.")
+        reference, own = self._session.placement(ct).reference, reference_of(layer)
+        on = reference if own is None else own
+        if not isinstance(layer, Labels) or not on.grid.same_as(reference.grid):
+            raise PancreasSegError(
+                f"The mask '{layer.name}' does not lie on the grid of '{ct.name}'; choose the mask "
+                "that belongs to this CT."
+            )
+        data, held = ct.data, np.array(layer.data)  # it may be painted on meanwhile
+
+        def read() -> tuple[Any, Any]:
+            return volume_of(data, reference), display_view(mask_of(held), on.orientation)
+
+        return read
+
+
+def _collect(child: subprocess.Popen[bytes], words: deque[str]) -> None:
+    assert child.stderr is not None
+    with child.stderr as lines:
+        for line in lines:
+            words.append(line.decode(errors="replace").strip())
+
+
+def _parsed(line: bytes) -> Mapping[str, Any]:
+    """A line of the child's; what a library has printed is no mapping."""
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _why(status: int, heard: Sequence[str]) -> str:
+    """Say in a sentence why there is no new model: the command's own, if it said one."""
+    said = next((word for word in reversed(heard) if word), "")
+    logger.debug("The learning ended with status %s:\n%s", status, "\n".join(heard))
+    if status == 1 and said:
+        return said
+    if status in (-9, -15, 137):
+        return (
+            "The learning was stopped from outside, most often because the memory ran out. Close "
+            "other programs and try again."
+        )
+    return f"The learning ended unexpectedly (status {status})." + (
+        f" It said: {said}" if said else ""
+    )

@@ -1,0 +1,1 @@
+"""Volumes and napari's layers: placement, reading, writing, maps."""

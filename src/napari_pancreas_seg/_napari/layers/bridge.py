@@ -1,0 +1,320 @@
+"""The one bridge between volumes and napari's layers: arrays, axes, scale, units, colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels, Layer
+from napari.utils.colormaps import DirectLabelColormap
+
+from napari_pancreas_seg import orientations
+from napari_pancreas_seg._napari.layers.placement import (
+    IN_DISPLAY_ORDER,
+    METADATA_KEY,
+    GridReference,
+    Placement,
+    display_view,
+)
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.io import hounsfield
+from napari_pancreas_seg.volume import Affine, CTVolume, Grid
+
+__all__ = [
+    "HU_LIMITS",
+    "HU_RANGE",
+    "PANCREAS",
+    "LayerData",
+    "ct_layer_data",
+    "labels_layer_data",
+    "labels_of",
+    "map_layer_data",
+    "mask_of",
+    "name_labels",
+    "original_of",
+    "other_label_colors",
+    "plain_placement",
+    "raw_volume_of",
+    "transform_of",
+    "volume_of",
+]
+
+Array = npt.NDArray[Any]
+LayerData = tuple[Array, dict[str, Any], str]
+
+HU_LIMITS = (-160.0, 240.0)
+"""The abdominal window in which a CT opens, in HU."""
+HU_RANGE = (-1024.0, 1500.0)
+"""What the contrast slider spans, in HU."""
+AXIS_LABELS = ("z", "y", "x")
+UNITS = ("mm", "mm", "mm")
+LABEL_COLORS: dict[int | None, str] = {
+    1: "#00d2a8",
+    2: "#ffb000",
+    3: "#e4418c",
+    4: "#5aa2ff",
+    5: "#b4e04a",
+    6: "#c58cff",
+    7: "#ff7d4d",
+    8: "#7fdbff",
+}
+"""Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat
+them."""
+PANCREAS = {"pancreas": 1}
+
+
+def ct_layer_data(volume: CTVolume, name: str | None = None) -> LayerData:
+    """Show a CT: abdominal window, scale in mm, axis labels and units."""
+    reference = GridReference(volume.grid, volume.source, name or volume.name)
+    options = {
+        "name": reference.name,
+        "contrast_limits": HU_LIMITS,
+        "colormap": "gray",
+        "rgb": False,
+        "multiscale": False,
+        **_plain_transform(volume.grid),
+        "metadata": {METADATA_KEY: reference},
+    }
+    return volume.hu, options, "image"
+
+
+def labels_layer_data(
+    mask: Array,
+    on: Placement | CTVolume,
+    name: str = "pancreas",
+    opacity: float = 0.6,
+    labels: Mapping[str, int] = PANCREAS,
+) -> LayerData:
+    """Show a mask, ready to paint.
+
+    Parameters
+    ----------
+    mask : ndarray, uint8
+        In the layer's order if on a `Placement`, else (Z, Y, X).
+    on : Placement or CTVolume
+        The CT that it belongs to, or the mask's own grid.
+    name : str
+        Name of the layer.
+    opacity : float
+        Opacity, from 0 to 1.
+    labels : Mapping of str to int
+        What its values mean; shown in the status bar.
+    """
+    if isinstance(on, Placement):
+        transform, reference = on.transform, on.reference
+    else:
+        transform = _plain_transform(on.grid)
+        # Without its path: a mask that was opened may be written over, a CT never.
+        reference = GridReference(on.grid, replace(on.source, path=None), on.name)
+    options = {
+        "name": name,
+        "opacity": opacity,
+        **_named(labels),
+        **transform,
+        "metadata": {METADATA_KEY: replace(reference, kind="mask")},
+    }
+    return mask, options, "labels"
+
+
+def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:
+    """Give the values of a labels layer their names and colours.
+
+    Parameters
+    ----------
+    layer : Labels
+        The layer.
+    labels : Mapping of str to int
+        Names and values, as a model's card has them.
+    """
+    if labels_of(layer) != dict(labels):
+        for name, value in _named(labels).items():
+            setattr(layer, name, value)
+
+
+def labels_of(layer: Labels) -> dict[str, int]:
+    """What the values of a labels layer mean, as far as it says: names and values but 0."""
+    features = layer.features
+    if not {"index", "name"} <= set(features.columns):
+        return {}
+    pairs = zip(features["index"], features["name"], strict=True)
+    return {str(name): int(value) for value, name in pairs if int(value) != 0}
+
+
+def original_of(layer: Layer) -> Layer | None:
+    """Find the layer that another one is a duplicate of; None if there is none, or no more."""
+    parent: Any = layer.source.parent
+    original: Layer | None = None if parent is None else parent()
+    return original
+
+
+def _named(labels: Mapping[str, int]) -> dict[str, Any]:
+    """Features and colours for values of these names."""
+    names = ["background", *labels]
+    shades = list(LABEL_COLORS.values())
+    colors: dict[int | None, str] = {
+        value: shades[(value - 1) % len(shades)] for value in labels.values()
+    }
+    return {
+        "features": {"index": [0, *labels.values()], "name": names},
+        "colormap": _label_colors({**LABEL_COLORS, **colors}),
+    }
+
+
+def map_layer_data(
+    scalar_map: ScalarMap, placement: Placement, name: str, *, colormap: str, visible: bool = False
+) -> LayerData:
+    """Show a map of values in [0, 1] exactly over the CT, at its own resolution.
+
+    Parameters
+    ----------
+    scalar_map : ScalarMap
+        A probability or attention map; its grid's axes are parallel to the CT's.
+    placement : Placement
+        How the CT lies in the viewer.
+    name, colormap : str
+        Name of the layer, and of napari's colour map.
+    visible : bool
+        Whether it shows at once.
+    """
+    grid = placement.reference.grid
+    # Index of the map -> index of the CT -> index of the CT's layer -> world. Half-pixel
+    # offsets and frames that stand out beyond the CT are all in the grids.
+    to_ct = np.linalg.inv(grid.affine) @ scalar_map.grid.affine
+    to_layer = orientations.inv_ornt_aff(
+        placement.reference.orientation, placement.reference.layer_shape
+    )
+    options = {
+        "name": name,
+        "contrast_limits": (0.0, 1.0),
+        "colormap": colormap,
+        # Not additive: bright organs under an open gate would saturate to white.
+        "blending": "translucent",
+        "opacity": 0.5,
+        "visible": visible,
+        "rgb": False,
+        "multiscale": False,
+        "units": placement.transform["units"],
+        "axis_labels": placement.transform["axis_labels"],
+        **_scale_and_translate(placement.matrix @ to_layer @ to_ct),
+        "metadata": {
+            METADATA_KEY: replace(
+                placement.reference,
+                grid=scalar_map.grid,
+                name=name,
+                orientation=IN_DISPLAY_ORDER,
+                kind="map",
+            )
+        },
+    }
+    return scalar_map.values, options, "image"
+
+
+def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
+    """Take a volume out of a layer's data as int16 or float32, whatever its values are."""
+    array = _in_memory(layer_data)
+    if array.dtype not in (np.int16, np.float32):
+        array = hounsfield.scale(array).values
+    array = np.ascontiguousarray(display_view(array, reference.orientation))
+    return CTVolume(array, reference.grid, reference.source)
+
+
+def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
+    """Take a CT out of a layer's data; may read every voxel, so not for the GUI thread.
+
+    Parameters
+    ----------
+    layer_data : array_like, shape `GridReference.layer_shape`
+        ``layer.data``, lazy or not.
+    reference : GridReference
+        From `placement_of`.
+
+    Raises
+    ------
+    PancreasSegError
+        If the values cannot be Hounsfield units.
+    """
+    volume = raw_volume_of(layer_data, reference)
+    hu = volume.hu
+    try:
+        shift, notes = hounsfield.check_hounsfield(hu)
+    except PancreasSegError as error:
+        raise PancreasSegError(f"The layer '{reference.name}' {error}.") from error
+    if shift:
+        hu = hu + hu.dtype.type(shift)
+    return CTVolume(hu, volume.grid, volume.source, notes)
+
+
+def _in_memory(data: Any) -> Array:
+    """Read or compute a layer's data, a slice or a chunk of slices at a time."""
+    if isinstance(data, np.ndarray) or getattr(data, "ndim", 0) == 0:
+        return np.asarray(data)
+    chunks = getattr(data, "chunks", None)  # of dask: sizes along every axis
+    sizes = chunks[0] if chunks and isinstance(chunks[0], tuple) else (1,) * data.shape[0]
+    array, start = np.empty(data.shape, dtype=data.dtype), 0
+    for size in sizes:
+        array[start : start + size] = np.asarray(data[start : start + size])
+        start += size
+    return array
+
+
+def mask_of(data: Any) -> npt.NDArray[np.uint8]:
+    """Copy a labels layer's data to uint8.
+
+    Raises
+    ------
+    PancreasSegError
+        If a label does not fit.
+    """
+    array = np.asarray(data)
+    if array.dtype == np.uint8:
+        return array.copy()
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if low < 0 or high > 255 or (array.dtype.kind == "f" and (array != np.rint(array)).any()):
+        raise PancreasSegError(
+            f"This layer holds values from {low} to {high}; a mask holds whole labels from 0 "
+            "to 255. Select the labels layer that you want to write."
+        )
+    return array.astype(np.uint8)
+
+
+def plain_placement(volume: CTVolume) -> Placement:
+    """Say how a volume lies in the viewer when it is shown by itself."""
+    transform = _plain_transform(volume.grid)
+    reference = GridReference(volume.grid, replace(volume.source, path=None), volume.name)
+    return Placement(reference, transform, np.diag([*volume.grid.spacing, 1.0]))
+
+
+def transform_of(layer: Layer) -> dict[str, Any]:
+    """Options that lay another layer of the same axes where this one lies."""
+    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+    return {name: getattr(layer, name) for name in names}
+
+
+def _plain_transform(grid: Grid) -> dict[str, Any]:
+    return {"scale": grid.spacing, "units": UNITS, "axis_labels": AXIS_LABELS}
+
+
+def other_label_colors() -> DirectLabelColormap:
+    """Colours for a mask that lies over another one, as to be compared with it."""
+    first, *rest = LABEL_COLORS.values()
+    return _label_colors(dict(zip(LABEL_COLORS, [*rest, first], strict=True)))
+
+
+def _label_colors(named: dict[int | None, str] = LABEL_COLORS) -> DirectLabelColormap:
+    # None is required: the colour of every label that is not named.
+    colors = {None: "#f2e641", 0: "transparent", **named}
+    return DirectLabelColormap(color_dict=colors)
+
+
+def _scale_and_translate(matrix: Affine) -> dict[str, Any]:
+    scale = np.diag(matrix)[:3]
+    off_diagonal = matrix[:3, :3] - np.diag(scale)
+    if (scale > 0).all() and np.allclose(off_diagonal, 0, atol=1e-6 * scale.min()):
+        return {"scale": scale, "translate": matrix[:3, 3]}
+    return {"affine": matrix}

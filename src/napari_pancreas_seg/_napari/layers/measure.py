@@ -1,0 +1,135 @@
+"""Measuring layers, off the GUI thread: only what lies in the mask's box is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
+from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, layer_box
+from napari_pancreas_seg.mask import measures as measurements
+from napari_pancreas_seg.volume import CTVolume, bounding_box
+
+__all__ = ["MaskToMeasure", "Measured", "measure_layers"]
+
+Array = npt.NDArray[Any]
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskToMeasure:
+    """Layers' data and names; nothing of Qt.
+
+    Parameters
+    ----------
+    name : str
+        Name of the mask's layer.
+    data : array_like
+        Its data.
+    grid : GridReference
+        Grid of its CT.
+    ct : array_like, optional
+        Data of the CT's layer; without it there is no mean HU.
+    reference_name : str
+        Name of the layer to compare with.
+    reference : array_like, optional
+        Its data.
+    labels : Mapping of str to int
+        What the mask's values mean. The classes are measured one by one where it holds several.
+    """
+
+    name: str
+    data: Any
+    grid: GridReference
+    ct: Any = None
+    reference_name: str = ""
+    reference: Any = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Parameters
+    ----------
+    mask : dict
+        From `measurements.measure_mask`.
+    comparison : dict, optional
+        From `measurements.compare_masks`.
+    row : dict
+        The row of the table.
+    classes : dict of str to Measured
+        The same for each class by its name, if the mask holds several.
+    """
+
+    mask: dict[str, Any]
+    comparison: dict[str, float | None] | None
+    row: dict[str, Any]
+    classes: dict[str, Measured] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of the table: the whole mask, then its classes."""
+        return [self.row, *(each.row for each in self.classes.values())]
+
+
+def measure_layers(job: MaskToMeasure) -> Measured:
+    """Measure a mask on its CT and against a reference.
+
+    Looks at every voxel of the mask once, to find its box, and else at the box alone; so it
+    serves for CTs that are read or computed piece by piece, too.
+
+    Parameters
+    ----------
+    job : MaskToMeasure
+        What to measure.
+    """
+    mask = _shown(job.data, job.grid)
+    whole = _measured(mask, job)
+    present = {name: v for name, v in job.labels.items() if _holds(mask, v)}
+    if len(present) < 2:
+        return whole
+    other = None if job.reference is None else _shown(job.reference, job.grid)
+    classes = {}
+    for name, value in present.items():
+        reference = None if other is None else other == value
+        one = replace(job, name=f"{job.name}: {name}", reference=reference)
+        classes[name] = _measured(mask == value, one, in_display_order=True)
+    return replace(whole, classes=classes)
+
+
+def _holds(mask: Array, value: int) -> bool:
+    return any(bool((plane == value).any()) for plane in mask)
+
+
+def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False) -> Measured:
+    box = bounding_box(mask)
+    inside, ct = _cut(mask, job, box or (slice(0, 1), slice(0, 1), slice(0, 1)))
+    found = measurements.measure_mask(inside, ct, with_hu=job.ct is not None)
+    compared = None
+    if job.reference is not None:
+        reference = job.reference if in_display_order else _shown(job.reference, job.grid)
+        compared = measurements.compare_masks(mask, reference, job.grid.grid)
+    row = measurements.table_row(
+        job.grid.name, job.name, found, job.reference_name if compared else "", compared
+    )
+    return Measured(found, compared, row)
+
+
+def _cut(mask: Array, job: MaskToMeasure, box: Box) -> tuple[Array, CTVolume]:
+    """Copy what lies in a box: the mask may be painted meanwhile."""
+    grid = measurements.sub_box(job.grid.grid, box)
+    inside = mask[box].copy()
+    if job.ct is None:
+        return inside, CTVolume(np.broadcast_to(np.int16(0), grid.shape), grid, job.grid.source)
+    piece = job.ct[layer_box(box, job.grid)]
+    return inside, CTVolume(raw_volume_of(piece, job.grid).hu, grid, job.grid.source)
+
+
+def _shown(data: Any, grid: GridReference) -> Array:
+    return display_view(np.asarray(data), grid.orientation)

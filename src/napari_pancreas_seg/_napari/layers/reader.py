@@ -1,0 +1,155 @@
+"""napari's reader: a CT comes back as an image, a mask as labels, a map over its CT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari import current_viewer
+from napari.utils.notifications import show_info
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg._napari.layers.bridge import (
+    PANCREAS,
+    LayerData,
+    ct_layer_data,
+    labels_layer_data,
+    map_layer_data,
+    plain_placement,
+)
+from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel, placements
+from napari_pancreas_seg.inference.provenance import read_sidecar
+from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.io.dicom.header import DicomHeader
+
+__all__ = ["get_reader", "one_of_each_series", "read_layer"]
+
+_NOTHING: list[Any] = [(None,)]
+"""What napari takes for "read, and nothing to show"."""
+
+
+def get_reader(
+    path: str | Sequence[str],
+) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Offer to read files that end like a format of ours, and what holds DICOM files.
+
+    Of a folder, a zip, and a file with another ending, the beginnings of a few files are looked at.
+
+    Parameters
+    ----------
+    path : str or sequence of str
+        What the user wants to open.
+
+    Returns
+    -------
+    callable or None
+        What reads it; None if it is not for us.
+    """
+    if all(map(_is_ours, _names(path))):
+        return _read
+    return None
+
+
+def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
+    """Drop the DICOM files of a folder but the first: one stands for its whole series.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        What was dropped or chosen together.
+    """
+    kept: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        is_slice = path.is_file() and path.suffix.lower() != ".zip" and _is_dicom(path)
+        kept.setdefault(path.absolute().parent if is_slice else path.absolute(), path)
+    return list(kept.values())
+
+
+def read_layer(
+    path: str | Path, cts: Sequence[Placement] = ()
+) -> tuple[LayerData, tuple[str, ...]]:
+    """Read a CT, a mask or a map; knows neither a viewer nor Qt, so that a thread can do it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; or a folder, a zip or a file of a DICOM series.
+    cts : sequence of Placement
+        The CTs in the viewer: a map that is parallel to one of them is laid over it.
+
+    Returns
+    -------
+    layer : LayerData
+        An image or a labels layer.
+    notes : tuple of str
+        Sentences the user should read.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file is neither a CT nor a mask nor a map of ours.
+    """
+    if io.looks_like_map(path):
+        values, volume = io.load_map(path)
+        colormap = "viridis" if "probability" in volume.name else "inferno"
+        scalar_map = ScalarMap(values, volume.grid)
+        parallel = [ct for ct in cts if is_parallel(volume.grid, ct.reference.grid)]
+        data = map_layer_data(
+            scalar_map,
+            parallel[0] if parallel else plain_placement(volume),
+            volume.name,
+            colormap=colormap,
+            visible=not parallel,
+        )
+        return data, volume.notes
+    if io.looks_like_mask(path):
+        mask, volume = io.load_mask(path)
+        labels = labels_beside(Path(path))
+        return labels_layer_data(mask, volume, name=volume.name, labels=labels), volume.notes
+    volume = io.load_ct(path)
+    return ct_layer_data(volume), volume.notes
+
+
+def labels_beside(path: Path) -> dict[str, int]:
+    """Names of a mask's values, from the record that was written with it; else the pancreas's."""
+    record = read_sidecar(path.with_name(f"{io.stem(path)}.json")) or {}
+    try:
+        labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return PANCREAS
+    return labels if labels and all(0 < value < 256 for value in labels.values()) else PANCREAS
+
+
+def _read(path: str | Sequence[str]) -> list[LayerData]:
+    layers = []
+    viewer = current_viewer()
+    cts = [] if viewer is None else placements(viewer.layers)
+    for name in _names(path):
+        if _is_open(Path(name), cts):
+            show_info(f"{Path(name).name} belongs to a CT that is open already.")
+            continue
+        layer, notes = read_layer(name, cts)
+        layers.append(layer)
+        for note in notes:
+            show_info(f"{Path(name).name}: {note}")
+    return layers or _NOTHING
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().endswith(io.SUFFIXES) or io.is_dicom(Path(name))
+
+
+def _is_dicom(path: Path) -> bool:
+    return not path.name.lower().endswith(io.SUFFIXES) and io.is_dicom(path)
+
+
+def _is_open(path: Path, cts: Sequence[Placement]) -> bool:
+    """Whether a file is a slice of a CT that is open: napari opens what is dropped one by one."""
+    headers = [ct.reference.source.header for ct in cts]
+    file = path.absolute()
+    return any(isinstance(h, DicomHeader) and file in h.files for h in headers)
+
+
+def _names(path: str | Sequence[str]) -> list[str]:
+    return [path] if isinstance(path, str) else [str(name) for name in path]

@@ -1,0 +1,65 @@
+"""The part of a CT that a rectangle in a shapes layer marks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Shapes
+
+from napari_pancreas_seg import orientations
+from napari_pancreas_seg._napari.layers.placement import GridReference, units_ratio
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["box_of_shapes"]
+
+
+def box_of_shapes(shapes: Shapes, ct: Image, reference: GridReference) -> tuple[int, int, int, int]:
+    """Find the pixels within the selected shapes, or within all if none is selected.
+
+    Parameters
+    ----------
+    shapes : Shapes
+        In 2-D, or in 3-D as drawn on a slice.
+    ct : Image
+        The CT's layer.
+    reference : GridReference
+        Where it lies.
+
+    Returns
+    -------
+    tuple of int
+        (top, bottom, left, right) as `Options.box` has it: the smallest box around them.
+
+    Raises
+    ------
+    PancreasSegError
+        If there are none, or they were drawn on other views than axial slices.
+    """
+    chosen = sorted(shapes.selected_data) or range(len(shapes.data))
+    corners = [np.asarray(shapes.data[index], float)[:, -3:] for index in chosen]
+    if not corners:
+        raise PancreasSegError(f"Draw a rectangle in '{shapes.name}' first.")
+    ratio = [units_ratio(a, b) for a, b in zip(shapes.units[-2:], ct.units[-2:], strict=True)]
+    world = np.array([shapes.data_to_world(_full(c, shapes.ndim)) for c in np.concatenate(corners)])
+    points = np.zeros((len(world), 3))
+    points[:, :] = ct.data_to_world((0, 0, 0))
+    points[:, 1:] = world[:, -2:] * ratio
+    if world.shape[1] > 2:
+        points[:, 0] = world[:, -3] * units_ratio(shapes.units[-3], ct.units[-3])
+    in_layer = np.array([[*ct.world_to_data(point), 1.0] for point in points])
+    to_layer = orientations.inv_ornt_aff(reference.orientation, reference.layer_shape)
+    index = (np.linalg.inv(to_layer) @ in_layer.T).T[:, 1:3]
+    low = np.ceil(index.min(axis=0) - 0.01).astype(int)
+    high = np.floor(index.max(axis=0) + 0.01).astype(int) + 1
+    if (high - low < 2).any():
+        raise PancreasSegError(
+            f"The shapes in '{shapes.name}' enclose nothing on the CT's slices. Draw a "
+            "rectangle with the axial slices on screen."
+        )
+    return int(low[0]), int(high[0]), int(low[1]), int(high[1])
+
+
+def _full(corner: Any, ndim: int) -> Any:
+    """Complete a corner to the layer's dimensions; axes before the last three do not matter."""
+    return np.concatenate([np.zeros(ndim - len(corner)), corner])

@@ -1,0 +1,1 @@
+"""A run of the network in a viewer."""

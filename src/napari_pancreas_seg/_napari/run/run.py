@@ -1,0 +1,389 @@
+"""A run of the network in a viewer: slices stream into a labels layer as they are found."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.layers.bridge import name_labels
+from napari_pancreas_seg._napari.layers.maps import MapsFound
+from napari_pancreas_seg._napari.layers.placement import Placement, slice_on_screen
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.worker import (
+    Job,
+    Outcome,
+    Prepared,
+    SegmentationWorker,
+    Step,
+    steps,
+)
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
+from napari_pancreas_seg.volume import bounding_box
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.session import Session
+
+__all__ = ["SegmentationRun"]
+
+logger = logging.getLogger(__name__)
+
+REDRAW_MS = 100
+"""How often slices that stream in are drawn at most, in ms."""
+
+
+class SegmentationRun(QObject):
+    """One run, from pressing the button to the last slice; lives in the GUI thread.
+
+    It holds on to the layers that it started with, so whatever is renamed, moved or
+    removed meanwhile does not disturb it. A labels layer that was removed while it was
+    being filled comes back, complete, at the end.
+
+    Parameters
+    ----------
+    session : Session
+        Where the network is, and where results are kept.
+    viewer : ViewerModel
+        Where layers go.
+    ct_layer : Image
+        The CT.
+    placement : Placement
+        How the CT lies in its layer.
+    model : str or Path
+        The model.
+    options : Options
+        How to segment.
+
+    Attributes
+    ----------
+    can_discard : bool
+        Whether it ended early, and what it found waits for `keep` or `discard`.
+    stands : bool
+        Whether what it found is the mask from now on: it ran to its end, or was kept.
+    """
+
+    changed = Signal()
+    finished = Signal()
+
+    def __init__(
+        self,
+        session: Session,
+        viewer: ViewerModel,
+        ct_layer: Image,
+        placement: Placement,
+        model: str | Path,
+        options: Options,
+    ) -> None:
+        super().__init__()
+        self.running = True
+        self.stage = "starting"
+        self.done = 0
+        self.total = 0
+        self.message = "Starting the network…"
+        self.labels: Labels | None = None
+        self._session = weakref.ref(session)
+        self._viewer = weakref.ref(viewer)
+        self._placement = placement
+        self._name = ct_layer.name
+        self.reference = placement.reference
+        self._before = session.result_layer(placement.reference)
+        self._was_added = False
+        self._replaced: ModelMask | None = None
+        self._replaced_maps: object = None
+        self._maps_begun = False
+        self._how_ended = "Cancelled"
+        self._complete = False
+        self.can_discard = False
+        self.stands = False
+        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        previous = None if self._before is None else session.masks[self._before]
+        job = Job(
+            session.network,
+            ct_layer.name,
+            ct_layer.data,
+            placement,
+            model,
+            options,
+            session.maps.looks,
+            None if self._before is None else self._before.data,
+            None if previous is None else previous.copy,
+        )
+        # Errors are shown here, once; else superqt raises them again in the event loop.
+        self._worker = create_worker(
+            steps, job, _worker_class=SegmentationWorker, _ignore_errors=True
+        )
+        self._worker.yielded.connect(self._on_step)
+        self._worker.returned.connect(self._on_outcome)
+        self._worker.errored.connect(self._on_error)
+        self._worker.finished.connect(self._on_finished)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(REDRAW_MS)
+        self._soon.timeout.connect(self._redraw)
+        self._stale = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Stop; what has been found so far stays in the viewer unless `discard` takes it back."""
+        if self.running:
+            self.message = "Cancelling…"
+            self._worker.quit()
+            self.changed.emit()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was asked for."""
+        return bool(self._worker.abort_requested)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time left in seconds; None while there is nothing to go by."""
+        if self._first is None or self.done <= self._first[1]:
+            return None
+        pace = (time.monotonic() - self._first[0]) / (self.done - self._first[1])
+        return pace * max(0, self.total - self.done)
+
+    def keep(self) -> None:
+        """Say that what an unfinished run has found shall stay; until then it may be discarded."""
+        if self.can_discard:
+            self._forget_former()
+            self.stands = True
+            self.message = f"{self._how_ended} after {self.done} slices; what was found stays."
+            self.changed.emit()
+
+    def discard(self) -> None:
+        """Take back what an unfinished run has found; what a person painted stays.
+
+        A former result that it was replacing comes back.
+        """
+        if not self.can_discard or self.labels is None:
+            return
+        if not self._fits(self.labels):
+            self.keep()
+            return
+        self._take_back(self.labels)
+        self.message = f"{self._how_ended}; what was found was taken back."
+        self.changed.emit()
+
+    def tell_again(self, mask: ModelMask, threshold: float) -> None:
+        """Say what the run's mask is with another threshold."""
+        box = bounding_box(mask.copy)
+        found = mask.copy[:0] if box is None else mask.copy[box]
+        voxels = int(np.count_nonzero(found))
+        slices = sum(bool(plane.any()) for plane in found)
+        volume = voxels * mask.reference.grid.voxel_volume_mm3 / 1000
+        self.message = f"{volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
+        self.changed.emit()
+
+    def _take_back(self, labels: Labels) -> None:
+        session, viewer = self._session(), self._viewer()
+        if session is None or viewer is None:
+            return
+        mask = session.masks[labels]
+        if self._replaced is None:
+            mask.clear(labels)
+        else:
+            mask.restore(labels, self._replaced)
+        if self._maps_begun:
+            session.maps.restore(self._placement.reference, self._replaced_maps)
+        labels._reset_history()
+        if self._replaced is None and labels in viewer.layers and not labels.data.any():
+            viewer.layers.remove(labels)
+        else:
+            self._redraw(always=True)
+        self._forget_former()
+
+    def _forget_former(self) -> None:
+        self.can_discard = False
+        self._replaced = self._replaced_maps = None
+
+    def _on_step(self, step: Step) -> None:
+        try:
+            if self._viewer() is not None and not self.cancelled:
+                if isinstance(step, Prepared):
+                    self._prepare(step)
+                elif isinstance(step, MapsFound):
+                    self._begin_maps(step)
+                else:
+                    self._advance(step)
+        except PancreasSegError as error:
+            report(error)
+            self.cancel()
+        finally:
+            # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
+            QTimer.singleShot(0, self._worker.taken)
+
+    def _prepare(self, step: Prepared) -> None:
+        """Choose the labels layer: the last result's, or a new one if a person worked on it."""
+        for note in step.notes:
+            show_info(f"{self._name}: {note}")
+        session, before = self._session(), self._before
+        if session is None:
+            return
+        if step.labels is not None:
+            self.labels = step.labels
+            session.masks[step.labels] = ModelMask(self._placement.reference)
+        elif before is not None and before in session.masks:
+            self.labels = before
+            self._was_added = True
+            self._replaced = session.masks[before]
+            session.masks[before] = self._replaced.emptied(before)
+            # Steps of undo hold values from before: they would bring them back in part.
+            before._reset_history()
+            self._redraw(always=True)
+
+    def _advance(self, step: Progress) -> None:
+        self.stage, self.done, self.total = step.stage, step.done, step.total
+        if self._first is None and step.done > 0:
+            self._first = (time.monotonic(), step.done)
+        if step.slices is not None:
+            self._write(step.slices)
+        self.message = _describe(step, self.seconds_left)
+        self.changed.emit()
+
+    def _write(self, found: FoundSlices) -> None:
+        session = self._session()
+        if self.labels is None or session is None:
+            return
+        if not self._fits(self.labels):
+            raise PancreasSegError(
+                f"'{self.labels.name}' was cut or resampled while it was being filled; the run "
+                "was stopped. Run again for a new mask."
+            )
+        if not self._was_added:
+            self._was_added = True
+            self._add(self.labels)
+        session.masks[self.labels].write(self.labels, found)
+        if self._maps_begun:
+            session.maps.fill(self._placement.reference, found)
+        self._stale = self._stale or self._shows(found)
+        if self._stale and not self._soon.isActive():
+            self._soon.start()
+
+    def _shows(self, found: FoundSlices) -> bool:
+        """Whether slices are to be seen right now."""
+        viewer = self._viewer()
+        if viewer is None or self.labels is None or viewer.dims.ndisplay != 2:
+            # A volume rendering would be uploaded anew for every step; it waits for the end.
+            return False
+        reference = self._placement.reference
+        if viewer.dims.ndim - 3 in viewer.dims.displayed or reference.is_reordered:
+            return True  # seen from the side or from the front
+        return slice_on_screen(viewer, self.labels, reference) in found.z
+
+    def _redraw(self, *, always: bool = False) -> None:
+        session = self._session()
+        if self.labels is not None and (self._stale or always):
+            self._stale = False
+            self.labels.refresh(thumbnail=False, highlight=False, extent=False)
+            if session is not None:
+                session.maps.redraw(self._placement.reference)
+
+    def _begin_maps(self, step: MapsFound) -> None:
+        session = self._session()
+        if session is not None and not step.maps:
+            session.maps.add(self._placement.reference, step.layers)
+        elif session is not None:
+            self._maps_begun = True
+            self._replaced_maps = session.maps.begin(step, self._placement, self._name)
+
+    def _on_outcome(self, outcome: Outcome | None) -> None:
+        session, viewer, labels = self._session(), self._viewer(), self.labels
+        if outcome is None or session is None or viewer is None or labels is None:
+            return
+        result = session.maps.complete(self._placement.reference, outcome.result)
+        session.masks[labels].finish(result)
+        self._complete = True
+        if labels not in viewer.layers:
+            self._add(labels)
+        if named := outcome.result.model.get("labels"):
+            name_labels(labels, named)
+        for note in outcome.result.notes:
+            show_info(f"{self._name}: {note}")
+        self.message = _summary(outcome, time.monotonic() - self._started)
+
+    def _on_error(self, error: Exception) -> None:
+        self._how_ended = "The run failed"
+        report(error)
+
+    def _on_finished(self) -> None:
+        self.running = False
+        if self._complete and not self.cancelled:
+            self._forget_former()
+            self.stands = True
+        else:
+            self._end_early()
+        viewer = self._viewer()
+        if self.labels is not None and viewer is not None and self.labels in viewer.layers:
+            self._redraw(always=True)
+            self.labels.events.data(value=self.labels.data)
+        self.changed.emit()
+        self.finished.emit()
+
+    def _end_early(self) -> None:
+        """Ask about what was found; if that is nothing, the former mask comes back unasked."""
+        session, labels = self._session(), self.labels
+        self.message = f"{self._how_ended}."
+        if session is None or labels is None:
+            return
+        if not self._fits(labels):
+            self._forget_former()
+            self.stands = True
+        elif session.masks[labels].written:
+            # Not `done`: the first stage of two counts slices, too, and writes none.
+            self.can_discard = True
+            self.message = (
+                f"{self._how_ended} after {self.done} slices. Keep what was found, or discard it?"
+            )
+        else:
+            self._take_back(labels)
+
+    def _fits(self, labels: Labels) -> bool:
+        """Whether a layer still has the CT's shape: a person may have cut it."""
+        return tuple(labels.data.shape) == self._placement.reference.layer_shape
+
+    def _add(self, layer: Layer) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            viewer.add_layer(layer)
+
+
+def _describe(step: Progress, seconds_left: float | None) -> str:
+    """Say what is going on."""
+    if step.stage != "segmenting" or step.done == 0:
+        return f"{step.stage[:1].upper()}{step.stage[1:]}…"
+    text = f"Segmenting: {step.done} of {step.total} slices"
+    if seconds_left is not None and seconds_left >= 1:
+        text += f", about {_duration(seconds_left)} left"
+    return text
+
+
+def _summary(outcome: Outcome, seconds: float) -> str:
+    if outcome.slices == 0:
+        return f"No pancreas found ({_duration(seconds)})."
+    plural = "slice" if outcome.slices == 1 else "slices"
+    volume = f"{outcome.volume_ml:.1f} mL"
+    if outcome.by_class:
+        volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
+    return f"{volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"

@@ -1,0 +1,259 @@
+"""Which way the patient lies on the screen: letters at the edges, the three planes, the camera."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.components import ViewerModel
+from napari.components.overlays import TextOverlay
+from napari.layers import Image
+from qtpy.QtCore import QTimer
+
+from napari_pancreas_seg import orientations
+from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement
+from napari_pancreas_seg.volume import Affine
+
+__all__ = [
+    "PLANES",
+    "OrientationLetters",
+    "edge_letters",
+    "face_camera",
+    "is_mirrored_by_default",
+    "knows_orientation",
+    "patient_direction",
+    "show_plane",
+    "unmirror",
+]
+
+Array = npt.NDArray[np.float64]
+
+PLANES = ("axial", "coronal", "sagittal")
+
+_LETTERS = ("LR", "PA", "IS")
+"""For every RAS axis, where it comes from and where it points."""
+_OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
+_POSITIONS = {
+    "left": "middle_left",
+    "right": "middle_right",
+    "top": "top_center",
+    "bottom": "bottom_center",
+}
+_ROWS_AND_COLUMNS = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
+"""Where rows and columns of a plane point on a radiologist's screen: down, to the right."""
+
+
+def knows_orientation(layer: Image) -> bool:
+    """Whether anyone said how a CT lies in the patient: we who opened it, or an affine."""
+    return METADATA_KEY in layer.metadata or not np.allclose(layer.affine.affine_matrix, np.eye(4))
+
+
+def edge_letters(viewer: ViewerModel, placement: Placement) -> dict[str, str]:
+    """Find the letters for the edges of the view: R, L, A, P, S, I.
+
+    For oblique axes the nearest letter holds.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Its sliders and its camera say what is shown, in 2-D and in 3-D.
+    placement : Placement
+        How the CT lies in the viewer.
+
+    Returns
+    -------
+    dict
+        A letter for ``"left"``, ``"right"``, ``"top"`` and ``"bottom"``; empty if the view
+        shows an axis that is none of the CT's.
+    """
+    to_right, downwards = _screen_axes(viewer)
+    if to_right is None or downwards is None:
+        return {}
+    to_patient = _world_to_patient(placement)
+    right, bottom = (_letter(to_patient @ axis) for axis in (to_right, downwards))
+    return {"left": _OPPOSITE[right], "right": right, "top": _OPPOSITE[bottom], "bottom": bottom}
+
+
+def show_plane(viewer: ViewerModel, placement: Placement, plane: str) -> None:
+    """Show a plane as a radiologist expects it: the patient's right on the left, head up.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer.
+    placement : Placement
+        How the CT lies in it.
+    plane : str
+        ``"axial"``, ``"coronal"`` or ``"sagittal"`` (front on the left).
+    """
+    first = viewer.dims.ndim - 3
+    to_patient = _world_to_patient(placement)
+    letters = [_letter(column) for column in to_patient.T]
+    down, right = tuple(_ROWS_AND_COLUMNS[plane])
+    rows, columns = (_axis_along(letters, letter) for letter in (down, right))
+    if rows is None or columns is None or rows == columns:
+        return  # so oblique that two axes share a letter
+    (other,) = {0, 1, 2} - {rows, columns}
+    viewer.dims.ndisplay = 2
+    viewer.dims.order = (*range(first), first + other, first + rows, first + columns)
+    viewer.scene.camera.orientation2d = (
+        "down" if letters[rows] == down else "up",
+        "right" if letters[columns] == right else "left",
+    )
+    viewer.reset_view()
+
+
+def is_mirrored_by_default(placement: Placement) -> bool:
+    """Whether napari's own 3-D camera would show this patient mirrored.
+
+    That camera takes the viewer's (z, y, x) for right-handed; feet to head, front to back and
+    right to left are left-handed.
+    """
+    return bool(np.linalg.det(_world_to_patient(placement)) < 0)
+
+
+def unmirror(viewer: ViewerModel, placement: Placement) -> None:
+    """Let the 3-D camera look along the axis that does not mirror the patient."""
+    camera = viewer.scene.camera
+    _, vertical, horizontal = camera.orientation
+    flips = (str(vertical) == "up") + (str(horizontal) == "left")
+    away = is_mirrored_by_default(placement) != (flips % 2 == 1)
+    camera.orientation = ("away" if away else "towards", vertical, horizontal)
+
+
+def face_camera(viewer: ViewerModel, placement: Placement) -> None:
+    """Look at the patient from the front, head up."""
+    shown = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed]
+    backwards = patient_direction(placement, (0, -1, 0))
+    upwards = patient_direction(placement, (0, 0, 1))
+    viewer.scene.camera.set_view_direction(
+        tuple(backwards[shown].tolist()), tuple(upwards[shown].tolist())
+    )
+
+
+def patient_direction(placement: Placement, ras: tuple[float, float, float]) -> Array:
+    """Direction in the viewer's last three axes of one in the patient (right, front, head)."""
+    direction: Array = np.linalg.inv(_world_to_patient(placement)) @ np.asarray(ras, dtype=float)
+    return direction
+
+
+class OrientationLetters:
+    """Keeps the letters at the edges of a viewer's canvas in step with what it shows.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer, or one of those that show it from other sides; only a weak reference is kept.
+    placement : callable
+        Returns the placement of the CT; None while there is none whose orientation is known.
+    """
+
+    def __init__(self, viewer: ViewerModel, placement: Callable[[], Placement | None]) -> None:
+        self._viewer = weakref.ref(viewer)
+        self._placement = placement
+        for event in _events(viewer):
+            event.connect(self.refresh)
+        self.refresh()
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """The letters on the canvas, by edge."""
+        viewer = self._viewer()
+        overlays = {} if viewer is None else viewer.canvas.overlays
+        shown = {edge: overlays.get(_key(edge)) for edge in _POSITIONS}
+        return {edge: each.text for edge, each in shown.items() if each and each.visible}
+
+    def refresh(self, event: Any = None) -> None:
+        """Bring the letters in step with the view."""
+        viewer, placement = self._viewer(), self._placement()
+        if viewer is None:
+            return
+        letters = {} if placement is None else edge_letters(viewer, placement)
+        overlays = viewer.canvas.overlays
+        missing = []
+        for edge in _POSITIONS:
+            overlay = overlays.get(_key(edge))
+            if overlay is None:
+                missing += [edge] if edge in letters else []
+                continue
+            overlay.text = letters.get(edge, overlay.text)
+            overlay.visible = edge in letters
+        if missing:
+            edge = missing[0]
+            overlays[_key(edge)] = TextOverlay(
+                text=letters[edge], position=_POSITIONS[edge], font_size=14, visible=True
+            )
+        if len(missing) > 1:
+            # napari takes some 60 ms to draw a text for the first time: one at a time.
+            QTimer.singleShot(0, self.refresh)
+
+    def close(self) -> None:
+        """Take the letters off the canvas."""
+        self._placement = lambda: None
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        for event in _events(viewer):
+            event.disconnect(self.refresh)
+        for edge in _POSITIONS:
+            viewer.canvas.overlays.pop(_key(edge), None)
+
+
+def _events(viewer: ViewerModel) -> list[Any]:
+    dims, camera = viewer.dims.events, viewer.scene.camera.events
+    return [dims.order, dims.ndisplay, dims.ndim, camera.orientation, camera.angles]
+
+
+def _screen_axes(viewer: ViewerModel) -> tuple[Array | None, Array | None]:
+    """Where right and down on the screen point, along the viewer's last three axes."""
+    dims, camera = viewer.dims, viewer.scene.camera
+    shown = [axis - (dims.ndim - 3) for axis in dims.displayed]
+    if dims.ndim < 3 or min(shown) < 0:
+        return None, None
+    _, vertical, horizontal = (str(word) for word in camera.orientation)
+    right = np.eye(3)[shown[-1]] * (1 if horizontal == "right" else -1)
+    down = np.eye(3)[shown[-2]] * (1 if vertical == "down" else -1)
+    if dims.ndisplay == 3:
+        turned = _camera_rotation(camera)
+        place = np.eye(3)[shown]  # (displayed axis, world axis)
+        right, down = (place.T @ turned @ (place @ axis) for axis in (right, down))
+    return right, down
+
+
+def _camera_rotation(camera: Any) -> Array:
+    """Rotation (3, 3) from the camera's home to where it is, in displayed axes."""
+    depth, vertical, _ = (str(word) for word in camera.orientation)
+    home_view = np.array([-1.0 if depth == "towards" else 1.0, 0, 0])
+    home_up = np.array([0, -1.0 if vertical == "down" else 1.0, 0])
+    view, up = np.array(camera.view_direction), np.array(camera.up_direction)
+    home = np.stack([home_view, home_up, np.cross(home_view, home_up)], axis=1)
+    now = np.stack([view, up, np.cross(view, up)], axis=1)
+    rotation: Array = now @ home.T
+    return rotation
+
+
+def _world_to_patient(placement: Placement) -> Affine:
+    """Matrix (3, 3) from a direction in the viewer to one in the patient (RAS)."""
+    reference = placement.reference
+    to_layer = orientations.inv_ornt_aff(reference.orientation, reference.layer_shape)
+    to_world = placement.matrix[:3, :3] @ to_layer[:3, :3]
+    directions: Affine = reference.grid.affine[:3, :3] @ np.linalg.inv(to_world)
+    return directions
+
+
+def _letter(direction: Array) -> str:
+    axis = int(np.argmax(np.abs(direction)))
+    return _LETTERS[axis][int(direction[axis] > 0)]
+
+
+def _axis_along(letters: list[str], letter: str) -> int | None:
+    """Which axis runs to a letter or away from it."""
+    fitting = [axis for axis, own in enumerate(letters) if own in (letter, _OPPOSITE[letter])]
+    return fitting[0] if fitting else None
+
+
+def _key(edge: str) -> str:
+    return f"pancreas_{edge}"

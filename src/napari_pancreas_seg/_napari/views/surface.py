@@ -1,0 +1,254 @@
+"""The mask in 3-D, as a surface, with the patient the right way round."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels, Layer, Surface
+from napari.utils.colormaps import Colormap
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.layers.bridge import transform_of
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.views.orientation import face_camera, patient_direction, unmirror
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import bounding_box
+
+__all__ = ["SurfaceView", "surface_of"]
+
+Array = npt.NDArray[Any]
+
+PAUSE_MS = 300
+"""How soon the surface follows a mask that changes."""
+SMOOTHING = 0.8
+"""Standard deviation in voxels of what smooths the steps between voxels away, for the eye."""
+
+
+LIGHT = (0.3, 0.8, 0.5)
+"""Where light comes from in the patient (RAS): napari's own is wrong for a flipped camera."""
+
+
+class Mesh(NamedTuple):
+    """A surface in the layer's voxels: corners (n, 3), triangles (m, 3), outward normals (n, 3)."""
+
+    corners: npt.NDArray[np.float32]
+    triangles: npt.NDArray[np.int32]
+    normals: npt.NDArray[np.float32]
+
+    def brightness(self, light: Array) -> npt.NDArray[np.float32]:
+        """How bright each corner is, from 0 to 1, for light from a direction in voxels."""
+        facing = self.normals @ (light / np.linalg.norm(light))
+        # Half-Lambert: what looks away from the light is dim, not black.
+        return np.asarray(0.5 + 0.5 * facing, dtype=np.float32)
+
+
+def surface_of(mask: Array) -> Mesh | None:
+    """Find the surface of a mask, by marching cubes on the slightly smoothed mask.
+
+    Parameters
+    ----------
+    mask : ndarray, three axes
+        Non-zero inside.
+
+    Returns
+    -------
+    Mesh or None
+        None for an empty mask.
+    """
+    from scipy.ndimage import gaussian_filter
+    from skimage.measure import marching_cubes
+
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    margin = 3  # closes the surface at the edge, and leaves the smoothing its room
+    inside = np.pad((mask[box] != 0).astype(np.float32), margin)
+    smooth = gaussian_filter(inside, SMOOTHING)
+    # A mask of a voxel or two would be smoothed away.
+    values = smooth if smooth.max() > 0.5 else inside
+    corners, triangles, normals, _ = marching_cubes(values, 0.5)
+    if (normals * (corners - corners.mean(axis=0))).sum() < 0:
+        normals = -normals
+    offset = np.array([edge.start for edge in box], dtype=np.float32) - margin
+    return Mesh((corners + offset).astype(np.float32), triangles.astype(np.int32), normals)
+
+
+class SurfaceView(QObject):
+    """Switches between slices and the mask's surface; puts back what it hid.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self._session = session
+        self._surface: Surface | None = None
+        self._shown: weakref.ref[Labels] | None = None
+        self._hidden: list[Layer] = []
+        self._camera: tuple[Any, float] | None = None
+        self._wanted = False
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(PAUSE_MS)
+        self._soon.timeout.connect(self._make)
+        session.mask_changed.connect(self._on_edit)
+        session.mask_chosen.connect(self._on_mask)
+        if session.viewer is not None:
+            session.viewer.dims.events.ndisplay.connect(self._on_ndisplay)
+            session.viewer.layers.events.removed.connect(self._on_removed)
+
+    @property
+    def on(self) -> bool:
+        """Whether the surface is shown, or on its way."""
+        return self._wanted
+
+    def toggle(self) -> None:
+        """Go to 3-D or back."""
+        if self.on:
+            self.stop()
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Show the mask's surface; it is made in a thread."""
+        if self._session.mask is None or self._session.ct is None:
+            report(PancreasSegError("There is no mask to show in 3-D yet: run first."))
+            self.changed.emit()
+            return
+        self._wanted = True
+        self.changed.emit()
+        self._make()
+
+    def stop(self) -> None:
+        """Go back to slices, and show again what was hidden."""
+        self._wanted = False
+        viewer, surface = self._session.viewer, self._surface
+        self._surface = self._shown = None
+        if viewer is not None:
+            viewer.dims.ndisplay = 2
+            if surface is not None and surface in viewer.layers:
+                viewer.layers.remove(surface)
+            for layer in self._hidden:
+                if layer in viewer.layers:
+                    layer.visible = True
+            if self._camera is not None:
+                viewer.scene.camera.center, viewer.scene.camera.zoom = self._camera
+                self._camera = None
+        self._hidden = []
+        self.changed.emit()
+
+    def _make(self) -> None:
+        mask = self._session.mask
+        if not self.on or mask is None:
+            return
+        data = mask.data
+        self._session.background.submit(
+            lambda: surface_of(np.asarray(data)), lambda mesh: self._show(mask, mesh), self.stop
+        )
+
+    def _show(self, mask: Labels, mesh: Mesh | None) -> None:
+        if not self.on or mask is not self._session.mask:
+            return
+        if mesh is None:
+            self.stop()
+            report(PancreasSegError("The mask is empty: there is nothing to show in 3-D."))
+            return
+        if self._surface is None:
+            self._add(mask, mesh)
+        else:
+            self._surface.data = self._lit(mask, mesh)
+            if not self._is_of(mask):
+                for name, value in _looks(mask).items():
+                    setattr(self._surface, name, value)
+        self._shown = weakref.ref(mask)
+
+    def _is_of(self, mask: Layer) -> bool:
+        """Whether the surface is that of a mask."""
+        return self._shown is not None and mask is self._shown()
+
+    def _add(self, mask: Labels, mesh: Mesh) -> None:
+        viewer, ct = self._session.viewer, self._session.ct
+        if viewer is None or ct is None:
+            return
+        surface = Surface(
+            self._lit(mask, mesh), contrast_limits=(0.0, 1.3), shading="none", **_looks(mask)
+        )
+        self._surface = surface
+        active = viewer.layers.selection.active
+        # Hidden before: a volume rendering of the CT would be uploaded at once.
+        self._hidden = [layer for layer in viewer.layers if layer.visible]
+        for layer in self._hidden:
+            layer.visible = False
+        viewer.add_layer(surface)
+        viewer.layers.selection.active = active
+        placement = self._session.placement(ct)
+        camera = viewer.scene.camera
+        self._camera = camera.center, camera.zoom
+        viewer.dims.ndisplay = 3
+        unmirror(viewer, placement)
+        face_camera(viewer, placement)
+        viewer.reset_view(layers=[surface], margin=0.3, reset_camera_angle=False)
+        self.changed.emit()
+
+    def _lit(self, mask: Labels, mesh: Mesh) -> tuple[Array, Array, Array]:
+        """Corners, triangles and brightness, as napari's surface takes them."""
+        ct = self._session.ct
+        light = np.array([1.0, 0.0, 0.0])
+        if ct is not None:
+            # A normal is dotted with a direction, so that goes by the transposed matrix.
+            steps = np.stack(
+                [
+                    np.subtract(mask.data_to_world(unit), mask.data_to_world((0, 0, 0)))
+                    for unit in np.eye(3)
+                ]
+            )
+            light = np.linalg.inv(steps.T) @ patient_direction(self._session.placement(ct), LIGHT)
+        return mesh.corners, mesh.triangles, mesh.brightness(light)
+
+    def _on_edit(self, layer: Labels) -> None:
+        if isalive(self) and self.on and layer is self._session.mask:
+            self._soon.start()
+
+    def _on_mask(self) -> None:
+        """Show another mask that is chosen, and not its voxels, which napari would render."""
+        mask = self._session.mask
+        if not isalive(self) or not self.on:
+            return
+        if mask is None:
+            self.stop()
+        elif not self._is_of(mask):
+            if mask.visible and self._surface is not None:
+                mask.visible = False
+                self._hidden.append(mask)
+            self._make()
+
+    def _on_ndisplay(self, event: Any) -> None:
+        viewer = self._session.viewer
+        if isalive(self) and viewer is not None and viewer.dims.ndisplay == 2 and self._surface:
+            self.stop()
+
+    def _on_removed(self, event: Any) -> None:
+        if not isalive(self) or self._surface is None:
+            return
+        if event.value is self._surface or self._is_of(event.value):
+            self.stop()
+
+
+def _looks(mask: Labels) -> dict[str, Any]:
+    """Name, colours and place of a mask's surface."""
+    color = np.array(mask.colormap.map(1), dtype=float).reshape(-1)
+    return {
+        "name": f"{mask.name} in 3-D",
+        "colormap": Colormap([[*color[:3] * 0.15, 1], color, [1, 1, 1, 1]], name="mask"),
+        **transform_of(mask),
+    }

@@ -1,0 +1,334 @@
+"""Ways of looking: HU windows, the model's own mask for a moment, orthogonal views."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import Colormap
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.layers.bridge import HU_LIMITS, HU_RANGE, transform_of
+from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, layer_view
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.views.orientation import (
+    OrientationLetters,
+    edge_letters,
+    knows_orientation,
+    show_plane,
+    unmirror,
+)
+from napari_pancreas_seg._napari.views.surface import SurfaceView
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = [
+    "HU_PRESETS",
+    "Blink",
+    "OrthogonalViews",
+    "Views",
+    "apply_preset",
+    "views_of",
+]
+
+HU_PRESETS: dict[str, tuple[float, float]] = {
+    # Level 40, width 400: the usual window for the abdomen.
+    "Abdomen": HU_LIMITS,
+    # What networks for the pancreas are commonly shown of a CT: -100 to 240 HU
+    # (Zhou 2017, 10.1007/978-3-319-66182-7_79).
+    "Pancreas": (-100.0, 240.0),
+    # Level 30, width 150: narrow, for faint lesions in the liver.
+    "Liver": (-45.0, 105.0),
+    # Level 400, width 1800.
+    "Bone": (-500.0, 1300.0),
+}
+"""HU windows by name, as lower and upper limit."""
+
+_ORTHOGONAL = "napari_orthogonal_views.ortho_view_manager"
+
+
+def apply_preset(layer: Image, name: str) -> None:
+    """Show a CT in an HU window.
+
+    Parameters
+    ----------
+    layer : Image
+        The CT.
+    name : str
+        One of `HU_PRESETS`.
+    """
+    low, high = layer.contrast_limits_range
+    if low > HU_RANGE[0] or high < HU_RANGE[1]:
+        layer.contrast_limits_range = (min(low, HU_RANGE[0]), max(high, HU_RANGE[1]))
+    layer.contrast_limits = HU_PRESETS[name]
+
+
+class Blink:
+    """Shows the model's mask in place of the edited one, for as long as one wishes.
+
+    What is shown is a picture layer over the model's own copy, so that no tool can paint on
+    it; the edited mask is only hidden.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        The viewer; only a weak reference is kept.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = weakref.ref(viewer)
+        self._mask: weakref.ref[Labels] | None = None
+        self._picture: Image | None = None
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    @property
+    def on(self) -> bool:
+        """Whether the model's mask is shown."""
+        return self._picture is not None
+
+    def start(self, layer: Labels, model: ModelMask) -> None:
+        """Show the model's mask in place of a layer.
+
+        Parameters
+        ----------
+        layer : Labels
+            The edited mask.
+        model : ModelMask
+            What the model wrote into it.
+        """
+        viewer = self._viewer()
+        if viewer is None or self.on or not layer.visible or layer not in viewer.layers:
+            return
+        # Its picture is nobody's CT and nobody's mask: of no kind that panels offer.
+        reference = replace(model.reference, kind="picture")
+        color = np.array(layer.colormap.map(1), dtype=float).reshape(-1)
+        picture = Image(
+            layer_view(model.copy, reference),
+            name=f"{layer.name} (the model's)",
+            colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
+            contrast_limits=(0, 1),
+            interpolation2d="nearest",
+            opacity=layer.opacity,
+            rgb=False,
+            multiscale=False,
+            **transform_of(layer),
+            metadata={METADATA_KEY: reference},
+        )
+        layers = viewer.layers
+        selected, active = set(layers.selection), layers.selection.active
+        self._mask, self._picture = weakref.ref(layer), picture
+        layers.insert(layers.index(layer) + 1, picture)
+        layers.selection = selected
+        layers.selection.active = active
+        layer.visible = False
+
+    def stop(self) -> None:
+        """Show the edited mask again."""
+        picture, self._picture = self._picture, None
+        mask = None if self._mask is None else self._mask()
+        if mask is not None:
+            mask.visible = True
+        viewer = self._viewer()
+        if viewer is not None and picture is not None and picture in viewer.layers:
+            viewer.layers.remove(picture)
+
+    def _on_removed(self, event: Any) -> None:
+        mask = None if self._mask is None else self._mask()
+        if self.on and (event.value is mask or event.value is self._picture):
+            # Not while napari is still at it.
+            QTimer.singleShot(0, self.stop)
+
+
+class OrthogonalViews:
+    """The plugin napari-orthogonal-views, if it is installed: three views at once.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        A viewer with a window; only a weak reference is kept.
+    placement : callable
+        Returns the placement of the CT, None without one; for the letters.
+    """
+
+    HOW_TO_INSTALL = (
+        "Orthogonal views come with another plugin. Install it with "
+        '"pip install napari-pancreas-seg[orthogonal]" and start napari again.'
+    )
+
+    def __init__(self, viewer: Any, placement: Callable[[], Placement | None]) -> None:
+        self._viewer = weakref.ref(viewer)
+        self._placement = placement
+        self._letters: list[OrientationLetters] = []
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether the plugin is there."""
+        return importlib.util.find_spec("napari_orthogonal_views") is not None
+
+    def toggle(self) -> None:
+        """Open or close the views."""
+        manager = self._manager()
+        if manager.is_shown():
+            self._letters.clear()
+            manager.hide()
+            return
+        manager.show()
+        for model in self._models():
+            self._letters.append(OrientationLetters(model, self._placement))
+        self._head_up()
+
+    def refresh(self, layer: Layer) -> None:
+        """Draw a layer anew there: what is written in place reaches the copies by no event.
+
+        Parameters
+        ----------
+        layer : Layer
+            The layer in the main view.
+        """
+        for model in self._models():
+            for copy in model.layers:
+                if copy.data is layer.data:
+                    copy.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def refresh_letters(self) -> None:
+        """Bring the letters in step with another CT."""
+        for letters in self._letters:
+            letters.refresh()
+
+    def _head_up(self) -> None:
+        """Turn the view whose rows run from feet to head: a radiologist expects the head up."""
+        placement = self._placement()
+        if placement is None:
+            return
+        for model in self._models():
+            if edge_letters(model, placement).get("bottom") == "S":
+                model.scene.camera.orientation2d = ("up", "right")
+
+    def _manager(self) -> Any:
+        return importlib.import_module(_ORTHOGONAL)._get_manager(self._viewer())
+
+    def _models(self) -> list[ViewerModel]:
+        """Find the models behind the views that are open."""
+        # It may have been opened from its own menu; loading it for a look would be slow.
+        loaded = sys.modules.get(_ORTHOGONAL)
+        viewer = self._viewer()
+        if loaded is None or viewer is None:
+            return []
+        manager = loaded._VIEWER_MANAGERS.get(viewer)
+        if manager is None or not manager.is_shown():
+            return []
+        widgets = (manager.right_widget, manager.bottom_widget)
+        return [widget.vm_container.viewer_model for widget in widgets]
+
+
+class Views(QObject):
+    """The ways of looking of one session; outlives the dock, like the session.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+
+    Attributes
+    ----------
+    surface : SurfaceView
+        The mask in 3-D.
+    letters : OrientationLetters
+        Those at the edges of the main view.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        viewer = session.viewer
+        assert viewer is not None
+        self._session = session
+        self._blink = Blink(viewer)
+        self._orthogonal = OrthogonalViews(viewer, self.placement)
+        self.surface = SurfaceView(session)
+        self.letters = OrientationLetters(viewer, self.placement)
+        self.surface.changed.connect(self.changed)
+        session.ct_chosen.connect(self._on_ct)
+        session.mask_changed.connect(self._on_mask_changed)
+        self._on_ct()
+
+    def placement(self) -> Placement | None:
+        """How the chosen CT lies in the viewer, if anyone said how it lies in the patient."""
+        ct = self._session.ct
+        return self._session.placement(ct) if ct is not None and knows_orientation(ct) else None
+
+    def preset(self, name: str) -> None:
+        """Show the chosen CT in an HU window."""
+        if self._session.ct is not None:
+            apply_preset(self._session.ct, name)
+
+    def next_preset(self) -> None:
+        """Show the chosen CT in the HU window that follows the one it is in."""
+        ct, names = self._session.ct, list(HU_PRESETS)
+        if ct is not None:
+            limits = tuple(float(limit) for limit in ct.contrast_limits)
+            now = next((i for i, name in enumerate(names) if HU_PRESETS[name] == limits), -1)
+            apply_preset(ct, names[(now + 1) % len(names)])
+
+    def plane(self, name: str) -> None:
+        """Show the chosen CT in a plane."""
+        if self.surface.on:
+            self.surface.stop()
+        if self._session.ct is not None and self._session.viewer is not None:
+            show_plane(self._session.viewer, self._session.placement(self._session.ct), name)
+
+    @property
+    def blinking(self) -> bool:
+        """Whether the model's mask is shown in place of the edited one."""
+        return self._blink.on
+
+    def blink(self, on: bool) -> None:
+        """Show the model's mask, or the edited one again."""
+        mask = self._session.mask
+        model = None if mask is None else self._session.masks.get(mask)
+        if not on:
+            self._blink.stop()
+        elif mask is not None and model is not None:
+            self._blink.start(mask, model)
+        else:
+            report(PancreasSegError("The model has not written into this mask: run first."))
+        self.changed.emit()
+
+    def toggle_orthogonal(self) -> None:
+        """Open or close the orthogonal views, or say how to install them."""
+        if not self._orthogonal.installed():
+            report(PancreasSegError(self._orthogonal.HOW_TO_INSTALL))
+            return
+        self._orthogonal.toggle()
+
+    def _on_ct(self) -> None:
+        if not isalive(self):
+            return
+        if self._blink.on:
+            self.blink(False)
+        placement, viewer = self.placement(), self._session.viewer
+        if placement is not None and viewer is not None:
+            unmirror(viewer, placement)
+        self.letters.refresh()
+        self._orthogonal.refresh_letters()
+
+    def _on_mask_changed(self, layer: Labels) -> None:
+        if isalive(self):
+            self._orthogonal.refresh(layer)
+
+
+def views_of(session: Session) -> Views:
+    """Find the ways of looking of a session, or make them."""
+    known = session.findChild(Views)
+    return Views(session) if known is None else known

@@ -1,0 +1,1 @@
+"""Many CTs of a folder, one after the other."""

@@ -1,0 +1,142 @@
+"""The next case of a worklist, made ready while the one before it is corrected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.layers.bridge import volume_of
+from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.worklist.case import LoadedCase, read_case
+from napari_pancreas_seg.cohort.worklist import WorklistCase
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options, Segmentation
+
+__all__ = ["CaseAhead", "How"]
+
+logger = logging.getLogger(__name__)
+
+How = Callable[[], tuple[str | Path, Options]]
+
+
+class CaseAhead(QObject):
+    """Reads the next case, and segments it if that is wanted, before one comes to it.
+
+    A run, or a slice that is run again, comes first: the network does one thing at a time.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+
+    Attributes
+    ----------
+    segments : bool
+        Whether a case without a mask is segmented.
+    how : callable
+        Returns the model and the options for that.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.segments = False
+        self.how: How = lambda: ("default", Options())
+        self._session = session
+        self._background = Background(self)
+        self._waiting: LoadedCase | None = None
+        self._segmenting: LoadedCase | None = None
+        self._number = 0
+        session.run_finished.connect(self._go_on)
+        session.corrector.changed.connect(self._go_on)
+
+    @property
+    def state(self) -> str:
+        """What is known of the next case, for people to read."""
+        if self._waiting is None:
+            return ""
+        return "segmented" if self._waiting.result is not None else "loaded"
+
+    def drop(self) -> None:
+        """Forget the case that waits, and one that is being read."""
+        self._waiting = None
+        self._number += 1
+
+    def take(self, index: int) -> LoadedCase | None:
+        """Hand over the case if it is this one of the worklist; another one is forgotten."""
+        ready = self._waiting
+        self.drop()
+        return ready if ready is not None and ready.index == index else None
+
+    def look(self, index: int, case: WorklistCase) -> None:
+        """Read a case in the background; segment it, too, if that is wanted."""
+        number = self._number
+
+        def loaded(ready: LoadedCase | None) -> None:
+            if ready is not None and isalive(self) and number == self._number:
+                self._waiting = ready
+                self._segment(ready)
+                self.changed.emit()
+
+        # What is wrong with it is said when one comes to it.
+        self._background.submit(lambda: _quietly(index, case), loaded)
+
+    def _go_on(self) -> None:
+        """Segment the case after all: it made way for a run, or for a slice."""
+        if isalive(self) and self._waiting is not None:
+            self._segment(self._waiting)
+
+    def _segment(self, case: LoadedCase) -> None:
+        known = case.mask is not None or case.result is not None
+        taken = self._session.running or self._session.corrector.uses_network
+        if not self.segments or known or taken or self._segmenting is case:
+            return
+        self._segmenting = case
+        model, options = self.how()
+        session, reference = self._session, placement_of(case.ct).reference
+        data, number = case.ct.data, self._number
+
+        def gone() -> bool:
+            wanted = session.running or session.corrector.uses_network
+            return wanted or (number != self._number and self._waiting is not case)
+
+        def segment() -> Segmentation | None:
+            volume = volume_of(data, reference)
+            options_here = replace(options, first_slice=None)
+            run = session.network.iter_segment(volume, model, options_here, cancelled=gone)
+            try:
+                while True:
+                    next(run)
+            except StopIteration as end:
+                found: Segmentation | None = end.value
+                return found
+            finally:
+                run.close()
+
+        def ended() -> None:
+            if isalive(self) and self._segmenting is case:
+                self._segmenting = None
+
+        def found(result: Segmentation | None) -> None:
+            ended()
+            if isalive(self) and self._waiting is case:
+                case.result = result
+                self.changed.emit()
+
+        self._background.submit(segment, found, ended)
+
+
+def _quietly(index: int, case: WorklistCase) -> LoadedCase | None:
+    try:
+        return read_case(index, case)
+    except PancreasSegError:
+        logger.debug("A case cannot be read ahead", exc_info=True)
+        return None

@@ -1,0 +1,393 @@
+"""A worklist in a viewer: the next case is ready when the last one is done, and none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from napari.layers import Labels
+from napari.utils.notifications import show_info
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg._napari.autosave.autosave import EMPTY, digest_of
+from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.layers.placement import (
+    reference_of,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
+from napari_pancreas_seg._napari.worklist.case import (
+    LoadedCase,
+    first_look,
+    read_case,
+    result_layer,
+)
+from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import user_folder
+
+__all__ = ["WorklistSession", "state_folder", "worklist_of"]
+
+
+def state_folder() -> Path:
+    """Where worklists are remembered: in the application's data folder."""
+    return user_folder("worklists")
+
+
+class WorklistSession(QObject):
+    """Goes through the cases of a worklist in a viewer.
+
+    On the way to another case the mask is written into the output folder, if it differs from
+    what is there; only then does the case leave the viewer.
+
+    Parameters
+    ----------
+    session : Session
+        The viewer's session.
+
+    Attributes
+    ----------
+    worklist : Worklist or None
+        The worklist that is open.
+    busy : str
+        What is being done, for people to read; empty if nothing is.
+    ahead : CaseAhead
+        Makes the next case ready.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.worklist: Worklist | None = None
+        self.busy = ""
+        self._session = session
+        self._background = Background(self)
+        self._shown: LoadedCase | None = None
+        self.ahead = CaseAhead(session)
+        self.ahead.changed.connect(self.changed)
+        session.run_finished.connect(self._on_run_finished)
+        session.mask_changed.connect(self._on_mask_changed)
+
+    @property
+    def case(self) -> WorklistCase | None:
+        """The case that is in the viewer."""
+        if self.worklist is None or self._shown is None:
+            return None
+        return self.worklist.cases[self._shown.index]
+
+    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
+        """List the CTs of a folder, in a thread, and go to where one stopped.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder with CTs.
+        output : str or Path, optional
+            Folder for the masks, see `Worklist`.
+        """
+        target = None if output is None else Path(output)
+        if self.busy:
+            report(PancreasSegError(f"“{self.busy.rstrip('…')}” is not done yet; wait a moment."))
+            return
+
+        def opened(worklist: Worklist) -> None:
+            self.worklist = worklist
+            self.ahead.drop()
+            self._idle()
+            self._load(worklist.current)
+
+        def listed() -> None:
+            self._begin("Listing the cases…")
+            self._background.submit(
+                lambda: Worklist(folder, state_folder(), target), opened, self._idle
+            )
+
+        self._leave(listed)
+
+    def go_to(self, index: int) -> None:
+        """Keep the mask of the case that is shown, and show another case."""
+        if self.worklist is None or self.busy:
+            return
+        if not 0 <= index < len(self.worklist):
+            word = "first" if index < 0 else "last"
+            report(PancreasSegError(f"This is the {word} case of the worklist."))
+            return
+        self._leave(lambda: self._load(index))
+
+    def step(self, by: int) -> None:
+        """Go to the next case (1) or the previous one (−1)."""
+        if self.worklist is not None:
+            self.go_to(self.worklist.current + by)
+
+    def mark_reviewed(self) -> None:
+        """Remember that the case that is shown was reviewed."""
+        if self._is_settled():
+            self._keep(self.changed.emit, status=Status.REVIEWED)
+
+    def finish_case(self) -> None:
+        """Write the mask, remember the case as exported, and go to the next one that is not."""
+
+        def go_on() -> None:
+            self._idle()
+            following = None if self.worklist is None else self.worklist.next_unfinished()
+            if following is None:
+                show_info("Every case of the worklist is exported.")
+            else:
+                self.go_to(following)
+
+        if self._mask() is None:
+            report(PancreasSegError("This case has no mask yet: run first, or paint one."))
+        elif self._is_settled():
+            self._keep(go_on, status=Status.EXPORTED)
+
+    def use_output(self, folder: str | Path) -> None:
+        """Write masks into another folder from now on.
+
+        If that holds a mask of the case that is shown, this one is kept where it was, and the
+        case is shown anew with the other.
+        """
+        worklist, shown = self.worklist, self._shown
+        if worklist is None or self.busy or not self._is_settled():
+            return
+        try:
+            worklist.use_output(folder)
+        except PancreasSegError as error:
+            report(error)
+            return
+        self.ahead.drop()  # its mask, if any, is that of the former folder
+        if shown is None:
+            self.changed.emit()
+            return
+        target = worklist.cases[shown.index].mask
+        if target != shown.target and target.exists():
+            self._leave(lambda: self._load_other(shown))
+            return
+        if target != shown.target:
+            shown.target, shown.saved = target, ""
+        self.changed.emit()
+        self._look_ahead()
+
+    # -- leaving a case
+
+    def _is_settled(self) -> bool:
+        """Whether the mask may be written; if not, say why: it would replace a whole one."""
+        if self._session.running:
+            report(PancreasSegError("A run is under way; cancel it or wait for its end."))
+        elif not self._may_write:
+            report(PancreasSegError("Keep or discard what the run has found first."))
+        return self._may_write
+
+    @property
+    def _may_write(self) -> bool:
+        run = self._session.run
+        return run is None or not (run.running or run.can_discard)
+
+    def _leave(self, then: Callable[[], None]) -> None:
+        """Keep what is shown, take it out of the viewer, and go on."""
+        if not self._is_settled():
+            return
+
+        mask = self._mask()
+        edits = self._session.edits_of(mask)
+
+        def left() -> None:
+            if self._mask() is mask and self._session.edits_of(mask) == edits:
+                self._take_away()
+                then()
+            else:
+                self._leave(then)  # it was painted on meanwhile: that is kept, too
+
+        self._keep(left)
+
+    def _keep(self, then: Callable[[], None], status: Status | None = None) -> None:
+        """Write the mask of the case that is shown if it differs from what was written last."""
+        shown, mask = self._shown, self._mask()
+        if shown is None or self.worklist is None:
+            then()
+            return
+        seen = self._slice()
+        if mask is None:
+            self._remember(shown, status, seen)
+            then()
+            return
+        data, saved, known = mask.data, shown.saved, self._session.masks.get(mask)
+
+        def compare() -> tuple[str, bool]:
+            edited = known is None or bool(known.touched_slices(mask).any())
+            return digest_of(data), edited
+
+        def compared(found: tuple[str, bool]) -> None:
+            digest, edited = found
+            nothing = not saved and digest == EMPTY and status is not Status.EXPORTED
+            if digest == saved or nothing:
+                self._remember(shown, status, seen)
+                self._idle()
+                then()
+                return
+            reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
+
+            def written(path: Path) -> None:
+                shown.saved = digest
+                self._remember(shown, reached, seen)
+                self._idle()
+                then()
+
+            self._write(mask, shown, written)
+
+        self._begin("Keeping the mask…")
+        self._background.submit(compare, compared, self._idle)
+
+    def _mask(self) -> Labels | None:
+        """Find the mask of the case that is shown: not one that was opened to compare with."""
+        shown, chosen, viewer = self._shown, self._session.mask, self._session.viewer
+        if shown is None or viewer is None:
+            return None
+        reference = reference_of(shown.ct)
+        own = None if chosen is None else reference_of(chosen)
+        if own is not None and reference is not None and own.id == reference.id:
+            return chosen
+        if shown.mask is not None and shown.mask in viewer.layers:
+            return shown.mask
+        found = None if reference is None else self._session.result_layer(reference)
+        # What was painted by hand on this CT has no reference of its own.
+        return found or (chosen if own is None and self._session.ct is shown.ct else None)
+
+    def _write(self, mask: Labels, shown: LoadedCase, then: Callable[[Path], None]) -> None:
+        try:
+            self._session.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
+        except PancreasSegError as error:
+            self._idle()
+            report(error)
+
+    def _take_away(self) -> None:
+        """Remove the layers of the case that is shown; other masks of it stay, never lost."""
+        viewer, shown, mask = self._session.viewer, self._shown, self._mask()
+        self._shown = None
+        if viewer is None or shown is None:
+            return
+        reference = reference_of(shown.ct)
+        if reference is not None:
+            self._session.maps.forget(reference)
+        for layer in list(viewer.layers):
+            own = reference_of(layer)
+            same = own is not None and reference is not None and own.id == reference.id
+            if layer is shown.ct or layer is mask or (same and not isinstance(layer, Labels)):
+                viewer.layers.remove(layer)
+
+    def _remember(self, shown: LoadedCase, status: Status | None, seen: int | None) -> None:
+        if self.worklist is None:
+            return
+        try:
+            self.worklist.update(shown.index, status=status, slice=seen)
+        except PancreasSegError as error:
+            report(error)
+        self.changed.emit()
+
+    def _slice(self) -> int | None:
+        viewer, shown = self._session.viewer, self._shown
+        reference = None if shown is None else reference_of(shown.ct)
+        if viewer is None or shown is None or reference is None:
+            return None
+        return slice_on_screen(viewer, shown.ct, reference)
+
+    # -- coming to a case
+
+    def _load(self, index: int) -> None:
+        """Show a case: the one that was loaded ahead, or read now."""
+        worklist, ready = self.worklist, self.ahead.take(index)
+        if worklist is None:
+            return
+        try:
+            worklist.go_to(index)  # before it is read: one goes on from one that cannot be
+        except PancreasSegError as error:
+            report(error)
+        if ready is not None:
+            self._show(ready)
+            return
+        case = worklist.cases[index]
+        self._begin(f"Opening {case.name}…")
+        self._background.submit(lambda: read_case(index, case), self._show, self._idle)
+
+    def _load_other(self, left: LoadedCase) -> None:
+        """Show a case anew, with the mask that lies in the folder of now."""
+        self._load(left.index)
+        if left.saved and self.worklist is not None:
+            show_info(
+                f"{self.worklist.cases[left.index].name}: the mask in "
+                f"'{self.worklist.output.name}' is shown from now on; the one that was on screen "
+                f"is in '{left.target.parent.name}'."
+            )
+
+    def _show(self, loaded: LoadedCase) -> None:
+        viewer, worklist = self._session.viewer, self.worklist
+        self._idle()
+        if viewer is None or worklist is None:
+            return
+        self._shown, case = loaded, worklist.cases[loaded.index]
+        viewer.add_layer(loaded.ct)
+        if loaded.mask is None and loaded.result is not None:
+            loaded.mask, known = result_layer(loaded, loaded.result)
+            self._session.masks[loaded.mask] = known
+        mask = loaded.mask
+        if mask is not None:
+            viewer.add_layer(mask)
+            viewer.layers.selection.active = mask
+        reference = reference_of(loaded.ct)
+        if reference is not None:
+            z = case.slice if case.slice is not None else first_look(mask, reference)
+            show_slice(viewer, loaded.ct, reference, z)
+        for note in loaded.notes:
+            show_info(f"{case.name}: {note}")
+        self.changed.emit()
+        if loaded.result is not None:
+            self._keep(self.changed.emit)  # at once, as after a run
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        worklist = self.worklist
+        following = None if worklist is None else worklist.next_case
+        if worklist is not None and following is not None:
+            self.ahead.look(worklist.current + 1, following)
+
+    # -- what happens meanwhile
+
+    def _on_run_finished(self) -> None:
+        run = self._session.run
+        if self._shown is None or run is None or not run.stands:
+            return
+        if self.case is not None and self.case.status is Status.NEW:
+            # At once, so that a crash costs nothing of it.
+            self._keep(self.changed.emit)
+
+    def _on_mask_changed(self, layer: Labels) -> None:
+        case, shown = self.case, self._shown
+        done = case is not None and case.status in (Status.REVIEWED, Status.EXPORTED)
+        same = layer is self._mask()
+        if not (done and same and self._may_write) or shown is None or self.busy:
+            return
+        data = layer.data
+
+        def compared(digest: str) -> None:
+            if self._shown is shown and digest != shown.saved:
+                self._remember(shown, Status.CORRECTED, None)
+
+        self._background.submit(lambda: digest_of(data), compared)
+
+    def _begin(self, what: str) -> None:
+        self.busy = what
+        self.changed.emit()
+
+    def _idle(self) -> None:
+        self.busy = ""
+        if isalive(self):
+            self.changed.emit()
+
+
+def worklist_of(session: Session) -> WorklistSession:
+    """Find the worklist of a session, or make one."""
+    known = session.findChild(WorklistSession)
+    return WorklistSession(session) if known is None else known

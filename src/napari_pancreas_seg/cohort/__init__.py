@@ -1,0 +1,1 @@
+"""Many CTs: which, in what order, what became of each."""

@@ -1,0 +1,1 @@
+"""A cohort on a Dask cluster."""

@@ -1,0 +1,291 @@
+"""A cohort on a Dask cluster: one case is one task, and the workers keep the model loaded.
+
+Paths mean the same on every machine: CTs and masks lie on a disk that all of them see. Dask hands
+the case of a worker that dies to another one. What the first one has left is known by its traces,
+as that of a killed run is: it is kept if it is complete, and replaced if it is torn. Hours may pass
+before a case's turn comes, so that nothing was there when it was handed out proves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from napari_pancreas_seg import __version__
+from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.overlap import Ended
+from napari_pancreas_seg.cohort.resume import OutputOptions
+from napari_pancreas_seg.cohort.run import CaseResult, Job, failure
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.cascade import find_localiser, with_localiser
+from napari_pancreas_seg.inference.result import Options, Progress
+from napari_pancreas_seg.io.files import make_folder
+from napari_pancreas_seg.model.bundle import load_bundle
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from napari_pancreas_seg.cohort.cluster.worker import ClusterCase
+    from napari_pancreas_seg.inference.segment import LoadedModel
+
+__all__ = ["segment_on_cluster"]
+
+logger = logging.getLogger(__name__)
+
+_RETRIES = 2
+"""How often a case is tried again that a worker could not even begin. Apart from that, Dask tries
+the case of a worker that died again, as often as the scheduler's ``allowed-failures`` says."""
+
+
+def segment_on_cluster(
+    scheduler: str,
+    cases: Sequence[Case],
+    model: str = "default",
+    options: Options | None = None,
+    *,
+    attention: bool = False,
+    probability: bool = False,
+    overwrite: bool = False,
+    mint_uids: bool = False,
+    resume: bool = True,
+    timeout_s: float = 20.0,
+    on_progress: Callable[[int, Progress], None] | None = None,
+) -> Generator[CaseResult]:
+    """Segment CTs on the workers of a Dask cluster; one bad case does not stop the others.
+
+    Parameters
+    ----------
+    scheduler : str
+        Address of the scheduler, such as ``tcp://node1:8786``.
+    cases, model, options, attention, probability, overwrite, mint_uids, resume
+        See `cohort.segment_cases`. The model's files need to be on this machine only.
+    timeout_s : float
+        Seconds to wait for the scheduler, and again for the first worker.
+    on_progress : callable, optional
+        Called with the index of a case and how many cases are done.
+
+    Yields
+    ------
+    CaseResult
+        One for each case, as soon as it is done or has failed: not in the order of the cases.
+
+    Raises
+    ------
+    PancreasSegError
+        If Dask is not installed, the cluster cannot be reached or does not fit this machine,
+        there is no such model, or the cluster is lost on the way.
+    """
+    asked = options or Options()
+    bundle = load_bundle(model)
+    bundle = replace(bundle, card=with_localiser(bundle.card, asked.localiser))
+    finder = find_localiser(bundle.card, asked.localiser)
+    wanted = OutputOptions(attention, probability, overwrite, mint_uids)
+    cases = [
+        replace(case, source=case.source.absolute(), mask=case.mask.absolute()) for case in cases
+    ]
+    here = Job(_no_network, bundle.card, asked, wanted, resume=resume)
+    with _connected(scheduler, timeout_s) as client:
+        from napari_pancreas_seg.cohort.cluster.worker import NetworkPlugin
+
+        plugin = NetworkPlugin(
+            bundle, asked.device, None if finder is None else load_bundle(finder)
+        )
+        _prepare(client, scheduler, cases, plugin)
+        tasks: dict[int, ClusterCase] = {}
+        for index, case in enumerate(cases):
+            task = _hand_out(here, case, plugin.name)
+            if isinstance(task, Ended):
+                yield task.result
+            else:
+                tasks[index] = task
+        done = len(cases) - len(tasks)
+        for index, result in _run(client, tasks):
+            done += 1
+            if on_progress is not None:
+                on_progress(index, Progress("segmenting on the cluster", done, len(cases)))
+            yield result
+
+
+def _hand_out(here: Job, case: Case, plugin: str) -> ClusterCase | Ended[CaseResult]:
+    """Make a task of a case, unless it is done or something is in its way.
+
+    Where a case may be done already, only the worker finds out, by hashing the CT.
+    """
+    from napari_pancreas_seg.cohort.cluster.worker import ClusterCase
+
+    start = time.perf_counter()
+    try:
+        earlier = here.earlier(case)
+        if earlier is not None and earlier.done:
+            return Ended(here.done_before(earlier))
+        if earlier is None:
+            here.check_targets(case)
+    except Exception as error:
+        return Ended(failure(case, error, start))
+    return ClusterCase(case, here.options, here.wanted, plugin, earlier is None, here.resume)
+
+
+def _run(client: Client, tasks: Mapping[int, ClusterCase]) -> Iterator[tuple[int, CaseResult]]:
+    """Hand out the tasks; yield the index of each and what became of it, as they finish."""
+    import distributed
+
+    from napari_pancreas_seg.cohort.cluster.worker import run_case
+
+    run = secrets.token_hex(4)
+    waiting: dict[Future, int] = {
+        client.submit(
+            run_case, task, key=f"segment-{run}-{index}", retries=_RETRIES, pure=False
+        ): index
+        for index, task in tasks.items()
+    }
+    try:
+        for future in distributed.as_completed(list(waiting), loop=client.loop):
+            index = waiting.pop(future)
+            result = _outcome(future, tasks[index])
+            future.release()
+            yield index, result
+    finally:
+        # After Ctrl+C: what has begun is finished, and written whole, by its worker.
+        with contextlib.suppress(Exception):
+            client.cancel(list(waiting))
+
+
+def _outcome(future: Future, task: ClusterCase) -> CaseResult:
+    import distributed
+
+    if future.status not in ("finished", "error"):
+        raise PancreasSegError(
+            "The scheduler was lost; run the same command again: what is done is kept."
+        )
+    error = future.exception()
+    if error is None:
+        result: CaseResult = future.result()
+        # Not done when it was handed out: done by this run, by a worker that died just after it
+        # had written the last file, or by a person meanwhile.
+        return replace(result, before=result.before and not task.fresh)
+    if isinstance(error, PancreasSegError):
+        raise error  # such as a device that is not there: true of every case
+    if isinstance(error, distributed.KilledWorker):
+        return CaseResult(
+            task.case,
+            error=f"{error.allowed_failures + 1} workers died while they segmented "
+            f"'{task.case.source.name}', as they do when memory runs out; look into their logs, "
+            "give them more memory or fewer threads (--nthreads), or crop the CT.",
+        )
+    return failure(task.case, error, time.perf_counter())
+
+
+@contextlib.contextmanager
+def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
+    """Connect to a scheduler that has workers."""
+    try:
+        import distributed  # noqa: F401 - whether it is there
+    except ImportError as error:
+        raise PancreasSegError(
+            "--scheduler needs Dask; install it with pip install 'napari-pancreas-seg[dask]'."
+        ) from error
+    with _without_chatter(), contextlib.ExitStack() as stack:
+        client = _client(scheduler, timeout_s)
+        stack.callback(_close, client)
+        try:
+            client.wait_for_workers(1, timeout=timeout_s)
+        except TimeoutError as error:
+            raise PancreasSegError(
+                f"The scheduler at '{scheduler}' has no workers; start some with "
+                f"'dask worker {scheduler} --nthreads 2'."
+            ) from error
+        yield client
+
+
+def _client(scheduler: str, timeout_s: float) -> Client:
+    """Connect to a scheduler."""
+    import distributed
+
+    try:
+        return distributed.Client(scheduler, timeout=timeout_s, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise PancreasSegError(
+            f"There is no Dask scheduler at '{scheduler}'; start one with 'dask scheduler' and "
+            "give the address that it prints, such as tcp://node1:8786."
+        ) from error
+
+
+def _close(client: Client) -> None:
+    with contextlib.suppress(Exception):
+        client.close(timeout=5)
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep Dask's threads from logging what is said in one sentence; not so when debugging."""
+    dask = logging.getLogger("distributed")
+    level = dask.level
+    if not logger.isEnabledFor(logging.DEBUG):
+        dask.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        dask.setLevel(level)
+
+
+def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any) -> None:
+    """See whether the workers fit this machine, and give them the model."""
+    from napari_pancreas_seg.cohort.cluster.worker import look_around
+
+    folders = sorted({str(case.source.parent) for case in cases})
+    for output in sorted({case.mask.parent for case in cases}):
+        make_folder(output)
+        token = output / f".{secrets.token_hex(8)}.part"
+        try:
+            token.touch()
+            seen = client.run(
+                look_around, folders, str(token), str(output), plugin.name, on_error="return"
+            )
+        except OSError as error:
+            raise PancreasSegError(f"Nothing can be written into '{output}'.") from error
+        finally:
+            token.unlink(missing_ok=True)
+        for worker, found in seen.items():
+            _check_worker(f"The worker {worker} of '{scheduler}'", found)
+    if not all(found["ready"] for found in seen.values()):
+        client.register_plugin(plugin)
+
+
+def _check_worker(who: str, found: Mapping[str, Any] | BaseException) -> None:
+    """Refuse a worker that could not do what this machine does.
+
+    Raises
+    ------
+    PancreasSegError
+        If it has another version of this program or of Python, or sees other files.
+    """
+    from napari_pancreas_seg.cohort.cluster.worker import python_version
+
+    if isinstance(found, BaseException):
+        raise PancreasSegError(
+            f"{who} cannot run napari-pancreas-seg ({type(found).__name__}); install version "
+            f"{__version__} of it, with its extra 'dask', on every machine."
+        )
+    mine = {"version": __version__, "python": python_version()}
+    for key, name in (("version", "napari-pancreas-seg"), ("python", "Python")):
+        if found[key] != mine[key]:
+            raise PancreasSegError(
+                f"{who} runs {name} {found[key]} and this machine {mine[key]}; install the same "
+                "version on every machine."
+            )
+    if found["unseen"]:
+        raise PancreasSegError(
+            f"{who} does not see the folder '{found['unseen']}' as this machine does; CTs and "
+            "masks must lie on a disk that all machines share, under the same path."
+        )
+    if found["refused"]:
+        raise PancreasSegError(f"{who}: {found['refused']}")
+
+
+def _no_network() -> LoadedModel:
+    raise AssertionError("the network runs on the workers")

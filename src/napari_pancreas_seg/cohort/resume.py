@@ -1,0 +1,385 @@
+"""What an earlier run has left of a case, and whether it is what this run would make.
+
+A case is done if its mask is there and the sidecar beside it says that it was made from the same
+CT, by the same model and version of this program, with the same options. The CT's SHA-256 decides.
+But hashing 10,000 CTs means reading terabytes, so the sidecar also holds a stamp of the CT's files
+(where they are, sizes and times of last change). Where the stamp is the same, nobody has touched
+them; where it is not, as after copying, the CT is read and hashed. A stamp can only save work.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_pancreas_seg import __version__
+from napari_pancreas_seg.cohort.cases import Case, check_targets, is_ours, literal
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar
+from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.io import stem, suffix_of
+from napari_pancreas_seg.io.files import file_sha256
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = [
+    "OutputOptions",
+    "PreviousResult",
+    "card_sha256",
+    "check_free",
+    "find_earlier",
+    "find_torn",
+    "source_stamp",
+    "traces",
+]
+
+_NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
+"""Options that change how a mask comes about, not what it is."""
+
+_DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
+"""Endings of files that are only half of an image."""
+
+_DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
+"""Endings of the other halves of the masks that we write. A header that names another file has
+another hash itself, so nothing needs to be read from it."""
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Which files a case gets, and whether old ones may be replaced."""
+
+    attention: bool = False
+    probability: bool = False
+    overwrite: bool = False
+    mint_uids: bool = False
+
+
+@dataclass(frozen=True)
+class PreviousResult:
+    """What an earlier run, or a person in the window, has left of a case.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    record : Mapping
+        Its sidecar.
+    difference : str, optional
+        How it came about otherwise than this run would do it, as the end of a sentence; None if
+        nothing of the kind is known.
+    certain : bool
+        Whether the CT is known to be the same without reading it.
+    """
+
+    case: Case
+    record: Mapping[str, Any]
+    difference: str | None
+    certain: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether the case needs nothing more, as far as is known without reading the CT."""
+        return self.certain and self.difference is None
+
+    def is_of(self, volume: CTVolume) -> bool:
+        """Whether it was made from this very CT, by its hash; reads all of its files."""
+        return is_sidecar(self.case.sidecar, volume)
+
+    def refusal(self) -> PancreasSegError:
+        """Why it stands in the way."""
+        return PancreasSegError(
+            f"'{self.case.mask.name}' exists already, was made "
+            f"{self.difference or 'from another CT'}, and was left as it is; choose another "
+            "folder or allow overwriting (--overwrite)."
+        )
+
+
+def find_earlier(
+    case: Case, card: Mapping[str, Any], options: Options, wanted: OutputOptions
+) -> PreviousResult | None:
+    """Look for what is left of a case, without reading its CT.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    card : Mapping
+        Card of the model that would be used now.
+    options : Options
+        How it would be segmented now.
+    wanted : OutputOptions
+        What would be written now. Where files may be replaced, only a mask that is bit for bit
+        the one the program wrote counts as done: else a person's corrections do, too.
+
+    Returns
+    -------
+    Earlier or None
+        None if there is no mask with a sidecar of ours.
+    """
+    if not case.mask.is_file():
+        return None
+    record = read_sidecar(case.sidecar)
+    if record is None:
+        return None
+    left = record.get("resume")
+    left = left if isinstance(left, Mapping) else {}
+    stamp = left.get("source_stamp")
+    difference = (
+        _other_method(record, left, card, options)
+        or _missing_maps(case, left, wanted)
+        or (_changed(case, left) if wanted.overwrite else None)
+    )
+    certain = stamp is not None and stamp == source_stamp(case.source, case.series)
+    if not certain and difference is None and _other_size(case.source, record):
+        difference = "from another CT"
+    return PreviousResult(case, record, difference, certain)
+
+
+def check_free(case: Case, wanted: OutputOptions, *, resume: bool) -> Path | None:
+    """Refuse a case some of whose files must not be written; see `cases.check_targets`.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    wanted : OutputOptions
+        What would be written.
+    resume : bool
+        Whether what a killed run has torn may be replaced.
+
+    Returns
+    -------
+    Path or None
+        The folder of a killed run, if what is in the way is what that has left.
+
+    Raises
+    ------
+    PancreasSegError
+        If something else is in the way.
+    """
+    check = functools.partial(
+        check_targets, case, attention=wanted.attention, probability=wanted.probability
+    )
+    try:
+        check(overwrite=wanted.overwrite)
+    except PancreasSegError:
+        torn = find_torn(case, wanted) if resume else None
+        if torn is None:
+            raise
+        check(overwrite=True)
+        return torn
+    return None
+
+
+def find_torn(case: Case, wanted: OutputOptions) -> Path | None:
+    """Look for what a kill has left that came between the first and the last file of a case.
+
+    Files of a case are prepared in a hidden folder and then moved, the sidecar last. While it is
+    still in there, those that are not have been moved: they are ours, and may be replaced. A file
+    that has the name of one that still waits there is not, nor is a mask with another hash.
+
+    Parameters
+    ----------
+    case : Case
+        The case.
+    wanted : OutputOptions
+        What would be written now; other files are not in the way.
+
+    Returns
+    -------
+    Path or None
+        The hidden folder; None if anything in the way may be somebody else's.
+    """
+    if case.sidecar.exists():
+        return None
+    for path in case.mask.parent.glob(f".*.part/{literal(case.sidecar.name)}"):
+        record = read_sidecar(path)
+        left = None if record is None else record.get("resume")
+        if isinstance(left, Mapping) and _came_from(path.parent, case, wanted, left):
+            return path.parent
+    return None
+
+
+def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[str, Any]) -> bool:
+    """Whether what is in the way of a case came from a hidden folder, as the traces tell."""
+    if case.mask.exists():
+        written = left.get("mask_sha256")
+        if written is None or written != _mask_sha256(case.mask, folder):
+            return False
+    elif not (folder / case.mask.name).exists():
+        return False
+    made = [case.probability.name] if left.get("probability") else []
+    made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
+    maps = [case.probability] if wanted.probability else []
+    if wanted.attention:
+        maps += case.mask.parent.glob(f"{literal(case.maps)}_attention_*")
+    return all(
+        path.name in made and not (folder / path.name).exists() for path in maps if path.exists()
+    )
+
+
+def traces(
+    mask: Path, card: Mapping[str, Any], stamp: str | None, *, probability: bool, attention: int
+) -> dict[str, Any]:
+    """What a sidecar must hold so that a later run knows the case for done.
+
+    Parameters
+    ----------
+    mask : Path
+        The mask as it was written.
+    card : Mapping
+        Card of the model.
+    stamp : str, optional
+        From `source_stamp`, taken before the CT was read.
+    probability : bool
+        Whether the probability was written.
+    attention : int
+        How many attention maps were written, or -1 if they were not asked for.
+    """
+    return {
+        "source_stamp": stamp,
+        "card_sha256": card_sha256(card),
+        "mask_sha256": _mask_sha256(mask),
+        "probability": probability,
+        "attention": attention,
+    }
+
+
+def source_stamp(path: Path, series: str | None = None) -> str | None:
+    """Sum over paths, sizes and times of last change of a CT's files, read from the folder alone.
+
+    Sizes and times do not tell CTs apart whose times were set alike, as by a zip; their paths do.
+
+    Parameters
+    ----------
+    path : Path
+        A file; or a folder with all that is in it, but hidden files and those that we write.
+    series : str, optional
+        Which of several series was asked for.
+
+    Returns
+    -------
+    str or None
+        Hexadecimal. One cannot read names or times from it. None where a stamp would not do: the
+        path cannot be listed, or the file may be but the header of another.
+    """
+    if path.name.lower().endswith(_DETACHED):
+        return None
+    try:
+        files = [path] if path.is_file() else _below(path)
+        states = sorted(
+            f"{file.relative_to(path)} {found.st_size} {found.st_mtime_ns}"
+            for file, found in zip(files, map(Path.stat, files), strict=True)
+        )
+    except OSError:
+        return None
+    if not states:
+        return None
+    # Two links to one CT are the same CT.
+    text = "\n".join([series or "", os.path.realpath(path), *states])
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
+
+
+def _below(folder: Path) -> list[Path]:
+    """Files of a folder and the folders in it, but for what a run writes into it."""
+    return [
+        item
+        for item in folder.rglob("*")
+        if not any(part.startswith(".") for part in item.relative_to(folder).parts)
+        and not is_ours(item)
+        and item.is_file()
+    ]
+
+
+def _other_method(
+    record: Mapping[str, Any], left: Mapping[str, Any], card: Mapping[str, Any], options: Options
+) -> str | None:
+    """Say how a mask was made, if it was not as it would be made now."""
+    version = record.get("program", {}).get("version")
+    if version != __version__:
+        return f"by version {version} of this program"
+    model = record.get("model", {})
+    if any(model.get(key) != card.get(key) for key in model) or (
+        left.get("card_sha256", card_sha256(card)) != card_sha256(card)
+    ):
+        return f"by another model ({model.get('name')} {model.get('version')})"
+    if not left:
+        return None  # from the window: with what options, a person has decided
+    then, now = record.get("options", {}), _plain(asdict(options))
+    differing = [
+        name for name in now if name not in _NOT_OF_THE_RESULT and then.get(name) != now[name]
+    ]
+    return f"with other options ({', '.join(differing)})" if differing else None
+
+
+def _missing_maps(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
+    maps: list[Path] = []
+    if wanted.probability:
+        maps.append(case.probability)
+    if wanted.attention:
+        number = _attention_maps(left)
+        if number < 0:
+            return "without the maps that are wanted now"
+        maps += [case.attention(k) for k in range(1, number + 1)]
+    if all(path.is_file() for path in maps):
+        return None
+    return "without the maps that are wanted now"
+
+
+def _attention_maps(left: Mapping[str, Any]) -> int:
+    """How many attention maps were written, or -1 if they were not asked for."""
+    number = left.get("attention")
+    return number if isinstance(number, int) else -1
+
+
+def _changed(case: Case, left: Mapping[str, Any]) -> str | None:
+    """Say that a mask is not the one that was written, or may not be."""
+    written = left.get("mask_sha256")
+    if written is None or written != _mask_sha256(case.mask):
+        return "by another hand"
+    return None
+
+
+def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a single file has another size than the CT that a mask was made from."""
+    found = record.get("source", {})
+    try:
+        return (
+            source.is_file() and found.get("files") == 1 and found["bytes"] != source.stat().st_size
+        )
+    except (OSError, KeyError):
+        return False
+
+
+def card_sha256(card: Mapping[str, Any]) -> str:
+    """Hash of all that a card says, the hash of the weights included; hexadecimal."""
+    text = json.dumps(card, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
+    """Hash of a mask's file, or of a header and its data together; None if they cannot be read.
+
+    The data may still be in the folder from which the header has been moved already.
+    """
+    suffix = suffix_of(mask)
+    try:
+        whole = file_sha256(mask)
+        if suffix.lower() not in _DATA:
+            return whole
+        data = mask.with_name(f"{stem(mask)}{_DATA[suffix.lower()]}")
+        if waiting is not None and not data.exists():
+            data = waiting / data.name
+        return hashlib.sha256(f"{whole}{file_sha256(data)}".encode()).hexdigest()
+    except OSError:
+        return None
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they come back from JSON."""
+    return dict(json.loads(json.dumps(options, default=str)))

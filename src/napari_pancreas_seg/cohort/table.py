@@ -1,0 +1,195 @@
+"""The table of a cohort: a row of measurements for each case, or why it failed.
+
+Where the mask has several classes, a row for each of them follows that of the whole mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io as text_io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.run import CaseResult
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import atomic_path, explain_os_error
+
+__all__ = ["COLUMNS", "CohortTable"]
+
+COLUMNS = (
+    "case",
+    "mask",
+    "label",
+    "status",
+    "volume_ml",
+    "mean_hu",
+    "sd_hu",
+    "extent_z_mm",
+    "extent_y_mm",
+    "extent_x_mm",
+    "slices",
+    "reason",
+)
+"""Columns of the table; the unit is in the name."""
+
+_SHARE_OF_TIME = 0.05
+"""Most of the time that may go into writing the table again."""
+
+_TRIES = 10
+"""How often a write begins anew because another command was faster, before it goes on anyway."""
+
+_Rows = dict[str, list[dict[str, str]]]
+"""Rows of a mask, by its name."""
+
+
+class CohortTable:
+    """A CSV file with a row for each case, written again as cases finish.
+
+    It is made from what the sidecars say, too, of cases that were done before; so a run that is
+    killed loses no more than the reasons of the last failures, and the next one writes them. A row
+    stays until this run has another one for its case, so a run that is stopped takes none away.
+
+    Other commands may write into the same table: what they have written is read before each
+    write, and read once more just before the file is replaced. No lock is needed for that, which
+    would be only as good as the network disk. Should two replace the file in the same moment, the
+    row that is lost comes back with the next write of the command that it belongs to.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write.
+    cases : sequence of Case
+        The cases of this run, in the order of the rows.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is a file of that name that is no such table, or that cannot be read.
+    """
+
+    def __init__(self, path: Path, cases: Sequence[Case]) -> None:
+        self.path = path
+        _parse(path, _read(path))
+        self._rows: _Rows = {}
+        self._order = {case.mask.name: place for place, case in enumerate(cases)}
+        self._changed = False
+        self._next = 0.0
+
+    def add(self, result: CaseResult) -> None:
+        """Take the row of a case, and write the table unless that was done a moment ago.
+
+        Raises
+        ------
+        PancreasSegError
+            If it cannot be written.
+        """
+        self._rows[result.case.mask.name] = _rows_of(result)
+        self._changed = True
+        if time.monotonic() >= self._next:
+            self.write()
+
+    def write(self) -> None:
+        """Write what has changed since the last time; the file appears whole or not at all.
+
+        Raises
+        ------
+        PancreasSegError
+            If it cannot be written.
+        """
+        if not self._changed:
+            return
+        start = time.monotonic()
+        for tries_left in reversed(range(_TRIES)):
+            with contextlib.suppress(_Overtaken):
+                self._replace(anyway=not tries_left)
+                break
+        self._changed = False
+        now = time.monotonic()
+        self._next = now + (now - start) / _SHARE_OF_TIME
+
+    def _replace(self, *, anyway: bool) -> None:
+        """Write the file's rows and ours, unless somebody has written it since it was read."""
+        before = _read(self.path)
+        rows = _parse(self.path, before) | self._rows
+        # Those of other runs come first, so that rows do not jump about.
+        ordered = sorted(rows.items(), key=lambda item: self._order.get(item[0], -1))
+        text = text_io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for _, case in ordered for row in case)
+        with atomic_path(self.path, overwrite=True) as temporary:
+            with open(temporary, "xb") as file:
+                file.write(text.getvalue().encode())
+                file.flush()
+                os.fsync(file.fileno())  # what takes long comes before the last look
+            if not anyway and _read(self.path) != before:
+                raise _Overtaken
+
+
+class _Overtaken(Exception):
+    """Another command has written the table meanwhile."""
+
+
+def _rows_of(result: CaseResult) -> list[dict[str, str]]:
+    row = {"case": result.case.source.name, "mask": result.case.mask.name, "label": ""}
+    if result.error is not None:
+        return [row | {"status": "failed", "reason": " ".join(result.error.split())}]
+    parts = {"": result.measurements, **result.labels}
+    return [
+        row | {"label": label, "status": "done"} | _cells(measured)
+        for label, measured in parts.items()
+    ]
+
+
+def _cells(measured: Mapping[str, Any]) -> dict[str, str]:
+    extent = measured.get("extent_mm") or (None, None, None)
+    values = {
+        **{name: measured.get(name) for name in ("volume_ml", "mean_hu", "sd_hu", "slices")},
+        **dict(zip(("extent_z_mm", "extent_y_mm", "extent_x_mm"), extent, strict=True)),
+    }
+    return {name: _cell(value) for name, value in values.items()}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _read(path: Path) -> bytes | None:
+    """What is in the table's file; None if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PancreasSegError(
+            f"'{path.name}' cannot be read: {explain_os_error(error)}."
+        ) from error
+
+
+def _parse(path: Path, content: bytes | None) -> _Rows:
+    """Rows of the table that is there, by the mask's name."""
+    if content is None:
+        return {}
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    reader = csv.DictReader(text_io.StringIO(text, newline=""))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise PancreasSegError(
+            f"'{path.name}' in the output folder is not the table of a cohort and was left as it "
+            "is; rename it or choose another folder."
+        )
+    rows: _Rows = {}
+    for row in reader:
+        if None not in row:
+            cells = {name: row[name] or "" for name in COLUMNS}
+            rows.setdefault(cells["mask"], []).append(cells)
+    return rows

@@ -1,0 +1,255 @@
+"""Many CTs of a folder, corrected one after the other: how far each is, and where one stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from napari_pancreas_seg.cohort.cases import find_inputs, plan
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import write_json
+
+__all__ = ["Status", "Worklist", "WorklistCase"]
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+
+
+class Status(StrEnum):
+    """How far a case is; what comes later includes what comes before."""
+
+    NEW = "new"
+    SEGMENTED = "segmented"
+    CORRECTED = "corrected"
+    REVIEWED = "reviewed"
+    EXPORTED = "exported"
+
+
+@dataclass(frozen=True)
+class WorklistCase:
+    """A case of a worklist.
+
+    Parameters
+    ----------
+    name : str
+        Its CT's file or folder, relative to the worklist's folder.
+    source : Path
+        The CT.
+    mask : Path
+        Where its mask is kept.
+    status : Status
+        How far it is.
+    slice : int, optional
+        The slice that was on screen last, counted from the feet.
+    """
+
+    name: str
+    source: Path
+    mask: Path
+    status: Status = Status.NEW
+    slice: int | None = None
+
+
+class Worklist:
+    """The CTs of a folder and how far each is, remembered between starts.
+
+    What is remembered lies in a file of its own in the application's folder, under a name
+    made from the folder's path; every change is written at once, whole or not at all. Masks
+    lie in the output folder, named as ``segment FOLDER -o OUTPUT`` names them: what that
+    command has left there counts as segmented.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with CTs.
+    state_folder : Path
+        Where worklists are remembered.
+    output : Path, optional
+        Folder for the masks: if not given, the one that was used before, else one beside the
+        CTs' folder, named after it. Nothing is created before there is a mask to write.
+
+    Raises
+    ------
+    PancreasSegError
+        If the folder holds no CT, two CTs would have the same mask, or nothing can be written
+        into the output folder.
+    """
+
+    def __init__(self, folder: str | Path, state_folder: Path, output: Path | None = None) -> None:
+        self.folder = Path(folder).absolute()
+        self._file = state_folder / f"{_hash(self.folder)}.json"
+        self._memory = _read(self._file)
+        known = self._memory.get("output")
+        remembered = Path(known) if isinstance(known, str) and known else None
+        self.output = output or remembered or _beside(self.folder)
+        self.cases = self._list()
+        self.current = self._index_of(self._memory.get("current"))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @property
+    def case(self) -> WorklistCase:
+        """The case that is open, or was last."""
+        return self.cases[self.current]
+
+    @property
+    def next_case(self) -> WorklistCase | None:
+        """The case after the one that is open; None for the last."""
+        return self.cases[self.current + 1] if self.current + 1 < len(self) else None
+
+    def go_to(self, index: int) -> WorklistCase:
+        """Make another case the one that is open, and remember it.
+
+        Raises
+        ------
+        PancreasSegError
+            If there is no such case, or it cannot be remembered.
+        """
+        if not 0 <= index < len(self):
+            word = "first" if index < 0 else "last"
+            raise PancreasSegError(f"This is the {word} case of the worklist.")
+        self.current = index
+        self._save()
+        return self.case
+
+    def next_unfinished(self) -> int | None:
+        """Index of the next case, from the open one on and around, that is not exported."""
+        order = [(self.current + step) % len(self) for step in range(1, len(self) + 1)]
+        return next((i for i in order if self.cases[i].status is not Status.EXPORTED), None)
+
+    def update(
+        self, index: int, *, status: Status | None = None, slice: int | None = None
+    ) -> WorklistCase:
+        """Remember something about a case.
+
+        Parameters
+        ----------
+        index : int
+            The case.
+        status : Status, optional
+            How far it is.
+        slice : int, optional
+            The slice on screen.
+
+        Raises
+        ------
+        PancreasSegError
+            If it cannot be remembered.
+        """
+        case = self.cases[index]
+        changed = replace(
+            case,
+            status=case.status if status is None else status,
+            slice=case.slice if slice is None else slice,
+        )
+        if changed != case:
+            self.cases[index] = changed
+            self._save()
+        return changed
+
+    def counts(self) -> dict[Status, int]:
+        """How many cases there are of each status."""
+        return {status: sum(case.status is status for case in self.cases) for status in Status}
+
+    def use_output(self, output: str | Path) -> None:
+        """Keep masks in another folder from now on; those written so far stay where they are.
+
+        Raises
+        ------
+        PancreasSegError
+            If nothing can be written there, or it cannot be remembered.
+        """
+        before, self.output = self.output, Path(output).absolute()
+        try:
+            self.cases = self._list()
+        except PancreasSegError:
+            self.output = before
+            raise
+        self._save()
+
+    def _list(self) -> list[WorklistCase]:
+        sources = find_inputs([self.folder])
+        memory = self._memory.get("cases", {})
+        cases = []
+        for case in plan(sources, self.output):
+            name = _relative(case.source, self.folder)
+            known = memory.get(name, {})
+            cases.append(
+                WorklistCase(
+                    name,
+                    case.source,
+                    case.mask,
+                    _checked(known.get("status"), case.mask.exists()),
+                    _whole(known.get("slice")),
+                )
+            )
+        return cases
+
+    def _index_of(self, name: Any) -> int:
+        return next((i for i, case in enumerate(self.cases) if case.name == name), 0)
+
+    def _save(self) -> None:
+        # What is known of CTs that are not there just now (a disk that is not mounted) stays.
+        cases = dict(self._memory.get("cases", {}))
+        for case in self.cases:
+            cases[case.name] = {"status": str(case.status), "slice": case.slice}
+        self._memory = {
+            "version": _VERSION,
+            "folder": str(self.folder),
+            "output": str(self.output),
+            "current": self.case.name,
+            "cases": cases,
+        }
+        write_json(self._file, self._memory, overwrite=True)
+
+
+def _checked(word: Any, has_mask: bool) -> Status:
+    """Read a status that was remembered, in the light of what is on the disk."""
+    if not has_mask:
+        return Status.NEW
+    try:
+        status = Status(word)
+    except ValueError:
+        return Status.SEGMENTED
+    return Status.SEGMENTED if status is Status.NEW else status
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read what is remembered; nothing if there is nothing, or nothing one can read."""
+    try:
+        memory = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        logger.warning("What was remembered of a worklist cannot be read; it starts anew")
+        return {}
+    if not isinstance(memory, dict) or not isinstance(memory.get("cases", {}), dict):
+        return {}
+    memory["cases"] = {
+        name: known for name, known in memory.get("cases", {}).items() if isinstance(known, dict)
+    }
+    return memory
+
+
+def _hash(folder: Path) -> str:
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:20]
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}_masks")
+
+
+def _relative(source: Path, folder: Path) -> str:
+    source = source.absolute()
+    return source.relative_to(folder).as_posix() if source.is_relative_to(folder) else str(source)
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 100_000 else None

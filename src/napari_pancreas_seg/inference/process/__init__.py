@@ -1,0 +1,1 @@
+"""The network in a process of its own."""

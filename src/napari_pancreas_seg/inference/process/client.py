@@ -1,0 +1,406 @@
+"""The network in a process of its own, for callers that must stay responsive.
+
+Importing TensorFlow holds the interpreter for seconds, its memory on the GPU is freed
+only when its process ends, and a crash takes the process along. So the window runs the
+network in a child that it starts with ``python -m napari_pancreas_seg.inference.process.server``
+and keeps warm between runs. `NetworkProcess.iter_segment` is the same generator as
+`napari_pancreas_seg.inference.segment.iter_segment`, only elsewhere.
+
+The two talk over the child's standard input and output: a line of JSON, then the arrays
+that the line names, in NumPy's own format without pickles. Pipes cost a copy that shared
+memory would save (some 0.1 s for a large CT), but leave nothing behind when either side
+is killed. The child ends when its input does, that is, also when its parent is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.process import messages
+from napari_pancreas_seg.inference.process.messages import Message
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = ["NetworkProcess", "child_environment"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+Replies = queue.SimpleQueue[Message | None]
+
+MODULE = "napari_pancreas_seg.inference.process.server"
+POLL_SECONDS = 0.05
+LAST = ("result", "error", "cancelled")
+"""Replies after which nothing more comes for a request."""
+
+
+class NetworkProcess:
+    """Runs segmentations in a child process, which is started when it is first needed.
+
+    Parameters
+    ----------
+    command : sequence of str, optional
+        What to start; by default this module, in the interpreter that runs now.
+    patience_seconds : float
+        How long a cancelled run may take to answer before its process is killed, unless
+        somebody else waits for an answer of the same process.
+    """
+
+    def __init__(self, command: Sequence[str] | None = None, patience_seconds: float = 3.0) -> None:
+        self._command = list(command or (sys.executable, "-m", MODULE))
+        self._patience = patience_seconds
+        self._numbers = itertools.count(1)
+        self._starting = threading.Lock()
+        self._child: _Child | None = None
+        self._closed = threading.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        child = self._child
+        return child.process.pid if child is not None and child.alive else None
+
+    def warm_up(
+        self,
+        model: str | Path = "default",
+        options: Options | None = None,
+        volume: CTVolume | None = None,
+        key: str = "",
+    ) -> None:
+        """Start the child and let it load the model, without waiting for it.
+
+        What goes wrong here is reported by the next run; after `close` nothing happens.
+
+        Parameters
+        ----------
+        model : str or Path
+            Name of a model, or the path of a bundle.
+        options : Options, optional
+            Those of the runs to come: device, batch size.
+        volume : CTVolume, optional
+            The CT of the runs to come: the network is compiled for its slices, and the child
+            keeps it.
+        key : str
+            Names that CT, voxels included; a run with the same key need not send it again.
+        """
+        try:
+            with self._starting:
+                child = self._running_child()
+            if child is not None:
+                request = {"model": str(model), "options": asdict(options or Options())}
+                child.send_volume("warm up", next(self._numbers), request, volume, key)
+        except (OSError, PancreasSegError):
+            logger.debug("The network could not be warmed up", exc_info=True)
+
+    def devices(self, patience_seconds: float = 120.0) -> tuple[list[dict[str, str]], str]:
+        """Ask the running child what it can run on; waits for what it is doing now.
+
+        Returns
+        -------
+        devices : list of dict
+            ``id`` (``"cpu"``, ``"gpu:0"``, ...) and ``name``.
+        why : str
+            A sentence on why there is no GPU; empty if there is one.
+
+        Raises
+        ------
+        PancreasSegError
+            If it is not there or does not answer.
+        """
+        child, number = self._child, next(self._numbers)
+        if child is None:
+            raise PancreasSegError("The network's process is not running.")
+        try:
+            replies = child.listen(number)
+            child.request("devices", number)
+            message = replies.get(timeout=patience_seconds)
+        except (OSError, queue.Empty) as error:
+            raise PancreasSegError("The network's process does not answer.") from error
+        finally:
+            child.forget(number)
+        if message is None or message[0]["reply"] != "result":
+            sentence = child.last_words() if message is None else message[0]["sentence"]
+            raise PancreasSegError(sentence)
+        return message[0]["devices"], message[0]["why"]
+
+    def iter_segment(
+        self,
+        volume: CTVolume,
+        model: str | Path = "default",
+        options: Options | None = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        key: str = "",
+    ) -> Generator[Progress, None, Segmentation | None]:
+        """Segment a CT in the child; closing the generator cancels.
+
+        Parameters
+        ----------
+        volume : CTVolume
+            The CT.
+        model : str or Path
+            Name of a model, or the path of a bundle.
+        options : Options, optional
+            How to segment.
+        cancelled : callable
+            Asked several times a second, also while the network is busy; once it
+            answers True the run ends as if closed.
+        key : str
+            Names the CT, voxels included; one that the child has already is not sent again.
+
+        Yields
+        ------
+        Progress
+            How far it has come, with the slices that have just been found.
+
+        Returns
+        -------
+        Segmentation or None
+            What was found; None if cancelled or closed.
+
+        Raises
+        ------
+        PancreasSegError
+            If the segmentation fails, or the child ends before it is done.
+        """
+        number = next(self._numbers)
+        over = False
+        with self._starting:  # or `_cancel` might kill the child before it is listened to
+            child = self._running_child()
+            if child is None:
+                return None
+            replies = child.listen(number)
+        try:
+            request = {"model": str(model), "options": asdict(options or Options())}
+            child.send_volume("segment", number, request, volume, key)
+            for header, arrays in self._replies(child, replies, cancelled):
+                over = header["reply"] in LAST
+                if header["reply"] == "progress":
+                    yield messages.progress_of(header, arrays)
+                elif header["reply"] == "result":
+                    return messages.segmentation_of(header, arrays)
+                elif header["reply"] == "error":
+                    raise PancreasSegError(header["sentence"])
+            return None
+        except OSError as error:
+            # The pipe broke while the volume was on its way.
+            raise PancreasSegError(child.last_words()) from error
+        finally:
+            if not over:
+                self._cancel(child, replies, number)
+            child.forget(number)
+
+    def close(self) -> None:
+        """End the child for good; a run that is under way, or comes later, ends as if cancelled."""
+        self._closed.set()
+        with self._starting:
+            child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+
+    def _running_child(self) -> _Child | None:
+        """Start the child if there is none, with `_starting` held; None after `close`."""
+        if self._closed.is_set():
+            return None
+        if self._child is None or not self._child.alive:
+            try:
+                child = _Child(self._command)
+            except OSError as error:
+                raise PancreasSegError(
+                    f"The network's process could not be started: {error}."
+                ) from error
+            # Forgotten without close(), or the interpreter ends: nothing survives.
+            weakref.finalize(self, child.kill)
+            self._child = child
+        return self._child
+
+    def _replies(
+        self, child: _Child, replies: Replies, cancelled: Callable[[], bool]
+    ) -> Iterator[Message]:
+        while not (cancelled() or self._closed.is_set()):
+            try:
+                message = replies.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if message is None:
+                if self._closed.is_set():
+                    return
+                raise PancreasSegError(child.last_words())
+            yield message
+
+    def _cancel(self, child: _Child, replies: Replies, number: int) -> None:
+        """Ask the child to stop and wait for its answer, or kill it.
+
+        Not if somebody else waits for it: it may only be busy with what comes first, such as
+        loading the network, and drops a cancelled request once it comes to it.
+        """
+        deadline = time.monotonic() + self._patience
+        with contextlib.suppress(OSError):
+            child.request("cancel", number)
+            while child.alive and time.monotonic() < deadline and not child.awaited(number):
+                try:
+                    message = replies.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if message is None or message[0]["reply"] in LAST:
+                    return
+        with self._starting:  # nobody begins to wait meanwhile
+            if not child.awaited(number):
+                child.kill()
+
+
+class _Child:
+    """A started child, with threads that read what it says."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=child_environment(),
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        self._replies: dict[int, Replies] = {}
+        self._over = False
+        self._listening = threading.Lock()
+        self._holds = ""
+        self._sending = threading.Lock()
+        self._errors: deque[str] = deque(maxlen=30)
+        self._garbled = False
+        self._writing = threading.Lock()
+        for target in (self._read_replies, self._read_errors):
+            threading.Thread(target=target, name="pancreas-network", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def listen(self, number: int) -> Replies:
+        """Where the replies to a request will come in; None there is the child's end."""
+        replies: Replies = queue.SimpleQueue()
+        with self._listening:
+            if self._over:
+                replies.put(None)
+            self._replies[number] = replies
+        return replies
+
+    def forget(self, number: int) -> None:
+        """Drop what may still come for a request."""
+        with self._listening:
+            self._replies.pop(number, None)
+
+    def awaited(self, number: int) -> bool:
+        """Whether somebody waits for replies to another request than this one."""
+        with self._listening:
+            return bool(self._replies.keys() - {number})
+
+    def send_volume(
+        self, kind: str, number: int, header: Mapping[str, Any], volume: CTVolume | None, key: str
+    ) -> None:
+        """Send a request about a CT, and the CT unless the child has it."""
+        with self._sending:  # what the child holds must follow the order in the pipe
+            if volume is None or (key and key == self._holds):
+                self.request(kind, number, header)
+                return
+            self._holds = ""
+            self.request(kind, number, header, {"hu": volume.hu, "affine": volume.grid.affine})
+            self._holds = key
+
+    def request(
+        self,
+        kind: str,
+        number: int,
+        header: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, Array] | None = None,
+    ) -> None:
+        assert self.process.stdin is not None
+        try:
+            with self._writing:
+                messages.send(
+                    self.process.stdin,
+                    {**(header or {}), "request": kind, "id": number},
+                    arrays or {},
+                )
+        except ValueError as error:  # the pipe was closed meanwhile, by `kill`
+            raise BrokenPipeError(str(error)) from error
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # what was not sent yet is lost with the child
+            self.process.stdin.close()
+
+    def last_words(self) -> str:
+        """Say in a sentence that the child ended and why, as far as one can tell."""
+        try:
+            status = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self.process.returncode
+        tail = "\n".join(self._errors)
+        logger.debug("The network's process ended with status %s:\n%s", status, tail)
+        if self._garbled:
+            why = "sent something that is no answer and was stopped. Run again."
+        elif status in (-signal.SIGTERM, -9, messages.OUT_OF_MEMORY, 0xC0000017):
+            why = (
+                "was stopped from outside, most often because the memory ran out. Close other "
+                "programs, or choose a smaller batch, and run again."
+            )
+        else:
+            said = next((line.strip() for line in reversed(self._errors) if line.strip()), "")
+            why = f"ended unexpectedly (status {status})." + (f" It said: {said}" if said else "")
+        return f"The network's process {why}"
+
+    def _read_replies(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while (message := messages.receive(self.process.stdout)) is not None:
+                with self._listening:
+                    replies = self._replies.get(message[0]["id"])
+                if replies is not None:
+                    replies.put(message)
+        except (OSError, ValueError, EOFError):
+            # It died in the middle of a message, or something else wrote into the pipe.
+            logger.debug("The network's process broke off", exc_info=True)
+            self._garbled = self.alive
+            self.process.kill()
+        self.process.stdout.close()
+        with self._listening:
+            self._over = True
+            for replies in self._replies.values():
+                replies.put(None)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as lines:
+            for line in lines:
+                self._errors.append(line.decode(errors="replace").rstrip())
+
+
+def child_environment() -> dict[str, str]:
+    """Environment of a child process: the parent's, and no more folders to import from."""
+    environment = dict(os.environ)
+    if not {"", str(Path.cwd())} & set(sys.path):
+        # ``-m`` would put the working folder first, and with it any ``random.py`` there.
+        environment["PYTHONSAFEPATH"] = "1"
+    return environment

@@ -1,0 +1,195 @@
+"""The child's side of `napari_pancreas_seg.inference.process.client`: it serves the network."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.process import messages
+from napari_pancreas_seg.inference.process.messages import Message
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
+from napari_pancreas_seg.volume import CTVolume
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.segment import LoadedModel, ScanContext
+
+__all__ = ["main", "serve"]
+
+Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
+
+
+def serve(
+    segment: Segmenter,
+    warm_up: Callable[[str, Options, CTVolume | None], object],
+    devices: Callable[[], tuple[list[dict[str, str]], str]],
+    stdin: IO[bytes],
+    stdout: IO[bytes],
+) -> None:
+    """Answer requests until the input ends; the child's side.
+
+    The last CT is kept: a request may name it instead of sending it once more.
+
+    Parameters
+    ----------
+    segment : callable
+        The generator that does the work: ``iter_segment`` of the core.
+    warm_up : callable
+        Loads a model, and compiles it for slices like a CT's, so that the next segmentation
+        starts at once.
+    devices : callable
+        Lists the devices that there are, and says why no more; see `list_devices`.
+    stdin, stdout : binary file
+        Where requests come from and replies go to.
+    """
+    requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    cancelled: set[int] = set()
+    threading.Thread(target=_listen, args=(stdin, requests, cancelled), daemon=True).start()
+    volume: CTVolume | None = None
+    while True:
+        header, arrays = requests.get()
+        number, what = header["id"], header["request"]
+        if "hu" in arrays:
+            volume = messages.volume_of(arrays)  # the former one is let go
+        del arrays
+        try:
+            if what == "devices":
+                found, why = devices()
+                reply: Message = ({"reply": "result", "devices": found, "why": why}, {})
+            elif what == "warm up":
+                warm_up(header["model"], Options(**header["options"]), volume)
+                reply = ({"reply": "result"}, {})
+            else:
+                assert volume is not None
+                steps = segment(volume, header["model"], Options(**header["options"]))
+                reply = _run(steps, number, cancelled, stdout)
+        except Exception as error:
+            traceback.print_exc()
+            reply = ({"reply": "error", "sentence": _sentence(error)}, {})
+        cancelled.discard(number)
+        messages.send(stdout, {**reply[0], "id": number}, reply[1])
+        del reply  # a mask as large as the CT is not kept until the next request
+
+
+def _run(
+    steps: Generator[Progress, None, Segmentation],
+    number: int,
+    cancelled: set[int],
+    stdout: IO[bytes],
+) -> Message:
+    """Pass on every step of a run; return its last message."""
+    while number not in cancelled:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            return messages.result_message(stop.value)
+        header, arrays = messages.progress_message(step)
+        messages.send(stdout, {**header, "id": number}, arrays)
+    steps.close()
+    return {"reply": "cancelled"}, {}
+
+
+def _listen(stdin: IO[bytes], requests: queue.SimpleQueue[Message], cancelled: set[int]) -> None:
+    """Take in requests while the network computes; end the process when the input ends."""
+    try:
+        while (message := messages.receive(stdin)) is not None:
+            if message[0]["request"] == "cancel":
+                cancelled.add(message[0]["id"])
+            else:
+                requests.put(message)
+    except MemoryError:
+        os._exit(messages.OUT_OF_MEMORY)  # the parent reads this from the status
+    finally:
+        # The parent is gone. The main thread may be deep in a library: leave at once.
+        os._exit(0)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, PancreasSegError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "The memory ran out. Close other programs, or choose a smaller batch, and run again."
+    if isinstance(error, ImportError):
+        return (
+            f"The network needs a package that cannot be imported here ({error}). Install "
+            "napari-pancreas-seg with its dependencies, TensorFlow among them."
+        )
+    return f"The network failed: {type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Be the child: serve requests from standard input with the real network."""
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb")
+    # Whatever a library prints must not end up between two messages.
+    os.dup2(2, 1)
+    # Ctrl+C in a terminal reaches the child as well; it ends with its parent anyway.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    network = _Network()
+    serve(network.segment, network.warm_up, network.devices, requests, replies)
+
+
+class _Network:
+    """The real network; the last model stays in memory between requests."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, str | None, str, int] | None = None
+        self._loaded: LoadedModel | None = None
+        self._seen: tuple[CTVolume, ScanContext] | None = None
+
+    def devices(self) -> tuple[list[dict[str, str]], str]:
+        from napari_pancreas_seg.inference.devices import list_devices
+
+        return list_devices()
+
+    def warm_up(self, model: str, options: Options, volume: CTVolume | None) -> None:
+        loaded = self.load(model, options)
+        if volume is not None:
+            self.look_at(volume)
+            loaded.warm_up(volume, options)
+
+    def look_at(self, volume: CTVolume) -> ScanContext:
+        from napari_pancreas_seg.inference.segment import ScanContext
+
+        if self._seen is None or self._seen[0] is not volume:
+            self._seen = None
+            self._seen = volume, ScanContext.of(volume)
+        return self._seen[1]
+
+    def load(self, model: str, options: Options) -> LoadedModel:
+        from napari_pancreas_seg.inference.segment import LoadedModel
+
+        other = options.localiser
+        key = (model, other, options.device, _last_change(Path(model)))
+        if self._loaded is None or self._key != key:
+            self._loaded = None  # before the next one: two may not fit into a GPU
+            self._loaded = LoadedModel(model, options.device, other)
+            self._key = key
+        return self._loaded
+
+    def segment(
+        self, volume: CTVolume, model: str, options: Options
+    ) -> Generator[Progress, None, Segmentation]:
+        yield Progress("loading the network", 0, volume.grid.shape[0])
+        from napari_pancreas_seg.inference.segment import iter_segment
+
+        loaded = self.load(model, options)
+        return (yield from iter_segment(volume, loaded, options, self.look_at(volume)))
+
+
+def _last_change(bundle: Path) -> int:
+    """Time of the last change of a bundle in ns; 0 for one that has a name instead of a path."""
+    try:
+        return max(path.stat().st_mtime_ns for path in (bundle, *bundle.glob("*")))
+    except OSError:
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""DICOM: series, DICOM-SEG and what they need."""

@@ -1,0 +1,215 @@
+"""Where the slices of a DICOM stack lie: their order, and one affine for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom.slices import Slice
+from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM
+
+__all__ = ["Placed", "place"]
+
+Vector = npt.NDArray[np.float64]
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_SQUARE = 1e-2
+"""How far two direction cosines may be from unit vectors at right angles."""
+
+_UNEVEN = 0.25
+"""A gap may differ from the usual one by that part of it, a slice be that far from its place."""
+
+_NOTED_MM = 0.05
+"""Slices that lie further than this from an even spacing are worth a note."""
+
+_TILTED = np.deg2rad(0.5)
+"""A stack that leans less is straight but for rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A stack in order.
+
+    Parameters
+    ----------
+    slices : tuple of Slice
+        Along the normal of the slices: for axial ones lying head first, from feet to head.
+    affine : ndarray, shape (4, 4)
+        Maps (column, row, slice) to world coordinates in mm, RAS+.
+    notes : tuple of str
+        Sentences the user should read.
+    """
+
+    slices: tuple[Slice, ...]
+    affine: Vector
+    notes: tuple[str, ...]
+
+
+def place(
+    name: str, slices: Sequence[Slice], same_pixels: Callable[[Slice, Slice], bool]
+) -> Placed:
+    """Sort slices by where they lie, never by number or name, and find their affine.
+
+    A stack that leans, as from a tilted gantry, gets a sheared affine: that is exactly where its
+    voxels lie, and nothing needs to be resampled.
+
+    Parameters
+    ----------
+    name : str
+        What was given, for messages.
+    slices : sequence of Slice
+        Of one orientation, size and spacing, in any order.
+    same_pixels : callable
+        Whether two slices hold the same values; asked of those at the same place only.
+
+    Raises
+    ------
+    PancreasSegError
+        If the headers do not say where the slices lie, if one is missing, or two that differ lie
+        at the same place.
+    """
+    row, column, spacing = _axes(name, slices[0])
+    normal = np.cross(row, column)
+    normal /= np.linalg.norm(normal)
+    corners = [_position(name, item) for item in slices]
+    order = np.argsort([corner @ normal for corner in corners], kind="stable")
+    ordered = [slices[k] for k in order]
+    positions = np.array([corners[k] for k in order])
+    kept = _without_repeats(name, ordered, positions, same_pixels)
+    notes = []
+    if len(kept) < len(ordered):
+        repeated = len(ordered) - len(kept)
+        were = "1 slice of this CT was" if repeated == 1 else f"{repeated} slices of this CT were"
+        notes.append(f"{were} there more than once, with the same values: each was taken once.")
+    ordered, positions = [ordered[k] for k in kept], positions[kept]
+    step, more = _step(name, positions, normal, slices[0])
+    affine = np.eye(4)
+    affine[:3, 0] = row * spacing[1]
+    affine[:3, 1] = column * spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    return Placed(tuple(ordered), _LPS_TO_RAS @ affine, (*notes, *more))
+
+
+def _axes(name: str, item: Slice) -> tuple[Vector, Vector, tuple[float, float]]:
+    """Return unit vectors along columns' and rows' index, and the spacing."""
+    plane = item.plane
+    if plane.orientation is None:
+        raise PancreasSegError(
+            f"'{name}' does not say how its slices are oriented (no Image Orientation Patient), "
+            "so no mask could be placed; export the series again from its archive."
+        )
+    if plane.spacing is None or not all(1e-3 <= length <= 100 for length in plane.spacing):
+        raise PancreasSegError(
+            f"'{name}' does not say how large its pixels are (no usable Pixel Spacing), so no mask "
+            "could be placed; export the series again from its archive."
+        )
+    row, column = plane.orientation[:3], plane.orientation[3:]
+    lengths = float(np.linalg.norm(row)), float(np.linalg.norm(column))
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(row @ column))) > _SQUARE:
+        raise PancreasSegError(
+            f"'{name}' is damaged: its Image Orientation Patient is not made of two unit vectors "
+            "at right angles; export the series again from its archive."
+        )
+    return row / lengths[0], column / lengths[1], plane.spacing
+
+
+def _position(name: str, item: Slice) -> Vector:
+    if item.plane.position is None:
+        raise PancreasSegError(
+            f"'{name}' does not say where its slices lie (no Image Position Patient in "
+            f"'{item.file.path.name}'), so their order and spacing are unknown; export the series "
+            "again from its archive."
+        )
+    return item.plane.position
+
+
+def _without_repeats(
+    name: str,
+    slices: Sequence[Slice],
+    positions: Vector,
+    same_pixels: Callable[[Slice, Slice], bool],
+) -> list[int]:
+    kept: list[int] = []
+    for k, position in enumerate(positions):
+        if not kept or np.abs(position - positions[kept[-1]]).max() > SAME_PLACE_MM:
+            kept.append(k)
+        elif not same_pixels(slices[kept[-1]], slices[k]):
+            raise PancreasSegError(
+                f"'{name}' holds different slices at the same place ({_label(slices[kept[-1]])} "
+                f"and {_label(slices[k])}) and does not say which belong together; give a folder "
+                "with the files of one acquisition."
+            )
+    return kept
+
+
+def _step(
+    name: str, positions: Vector, normal: Vector, item: Slice
+) -> tuple[Vector, tuple[str, ...]]:
+    """Return the way from a slice to the next, or say why there is none for all of them."""
+    count = len(positions)
+    if count == 1:
+        return _lone_step(normal, item)
+    heights = positions @ normal
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    worst = int(np.argmax(np.abs(gaps - usual)))
+    if usual <= 0 or abs(gaps[worst] - usual) > _UNEVEN * usual:
+        raise PancreasSegError(_gap(name, gaps, usual, worst, heights))
+    step = (positions[-1] - positions[0]) / (count - 1)
+    line = positions[0] + np.outer(np.arange(count), step)
+    away = np.linalg.norm(positions - line, axis=1)
+    if away.max() > _UNEVEN * usual:
+        raise PancreasSegError(
+            f"The slices of '{name}' do not lie on a line: slice {int(away.argmax()) + 1} of "
+            f"{count} is {away.max():.2f} mm from where the others put it (their distances run "
+            f"from {gaps.min():.3g} to {gaps.max():.3g} mm); export the series again, or "
+            "resample it to an even spacing."
+        )
+    notes = []
+    if away.max() > _NOTED_MM:
+        notes.append(
+            f"The slices of this CT are not quite evenly spaced: they were taken as if, which "
+            f"moves none by more than {away.max():.2f} mm."
+        )
+    lean = np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))
+    if lean > _TILTED:
+        notes.append(
+            f"The stack of this CT leans by {np.rad2deg(lean):.1f}° (a tilted gantry): nothing was "
+            "resampled, the affine is sheared, and masks lie on the slices as they are. Some "
+            "programs do not open sheared NIfTI files."
+        )
+    return step, tuple(notes)
+
+
+def _lone_step(normal: Vector, item: Slice) -> tuple[Vector, tuple[str, ...]]:
+    thickness = item.plane.thickness
+    usable = 1e-3 <= thickness <= 100
+    taken = thickness if usable else 1.0
+    how = "its thickness is taken as" if usable else "its thickness is not said and is taken as"
+    return normal * taken, (f"This CT has one slice; {how} {taken:g} mm.",)
+
+
+def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> str:
+    gap, where = gaps[worst], f"between slices {worst + 1} and {worst + 2} of {len(heights)}"
+    at = f"(at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm along the stack)"
+    missing = round(gap / usual) - 1 if usual > 0 else 0
+    if missing >= 1 and abs(gap - (missing + 1) * usual) <= _UNEVEN * usual:
+        what = "1 slice is" if missing == 1 else f"{missing} slices are"
+        return (
+            f"'{name}' is not complete: {where} there are {gap:.3g} mm instead of {usual:.3g} mm "
+            f"{at}, so {what} missing; copy or export the whole series again."
+        )
+    return (
+        f"The slices of '{name}' are unevenly spaced: {where} there are {gap:.3g} mm instead of "
+        f"{usual:.3g} mm {at}; export the series again, or give a folder with one of its volumes."
+    )
+
+
+def _label(item: Slice) -> str:
+    return f"frame {item.frame}" if item.frame else f"'{item.file.path.name}'"

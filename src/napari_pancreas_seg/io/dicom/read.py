@@ -1,0 +1,177 @@
+"""Reading a CT from DICOM: a folder, a file of a series, a zip, or a multi-frame object."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom.files import (
+    DicomFile,
+    find_files,
+    is_dicom_file,
+    is_dicom_folder,
+    is_dicom_zip,
+    read_header,
+)
+from napari_pancreas_seg.io.dicom.geometry import place
+from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
+from napari_pancreas_seg.io.dicom.seg_read import quiet_libraries
+from napari_pancreas_seg.io.dicom.slices import Slice, slices_of
+from napari_pancreas_seg.io.dicom.stacks import choose, stacks_of
+from napari_pancreas_seg.io.memory import check_expansion, check_fits
+from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.voxels import reading
+
+__all__ = ["is_dicom", "is_segmentation", "read"]
+
+_MOST_THREADS = 8
+
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+
+
+def read(path: Path, series: str | int | None = None) -> RawImage:
+    """Read the CT that a path stands for.
+
+    Parameters
+    ----------
+    path : Path
+        A folder or a zip with a series; or one of its files, whatever its name.
+    series : str or int, optional
+        Which one, if there are several: its number or UID, or its place in the list that the
+        refusal gives.
+
+    Returns
+    -------
+    RawImage
+        Hounsfield units with the axes column, row, slice, sorted along the slices' normal; the
+        header is a `DicomHeader`.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no CT volume, or more than one, or a slice is missing or damaged.
+    """
+    with _reading(path), find_files(path) as (files, wanted):
+        name = path.name
+        slices, damaged = _slices(files, wanted)
+        if not slices:
+            raise PancreasSegError(
+                f"'{name}' is damaged: no DICOM header in it can be read; copy or export it again."
+            )
+        asked = None if series is None else str(series)
+        stack, notes = choose(name, stacks_of(slices), asked, wanted)
+        _check_size(name, stack.slices)
+        placed = place(name, stack.slices, same_pixels)
+        found = read_hounsfield(placed.slices)
+        multiframe = placed.slices[0].frame > 0
+        header = DicomHeader(
+            found.headers,
+            tuple(dict.fromkeys(item.file.path for item in placed.slices)),
+            multiframe,
+            tuple(item.frame for item in placed.slices) if multiframe else (),
+        )
+    return RawImage(
+        found.hu,
+        1.0,
+        0.0,
+        placed.affine,
+        header,
+        (*notes, *_damage(damaged), *placed.notes, *found.notes),
+    )
+
+
+def is_dicom(path: Path, *, below: bool = True) -> bool:
+    """Whether a path stands for DICOM files, as a look at the beginning of a few tells.
+
+    Parameters
+    ----------
+    path : Path
+        A folder, a zip, or a file.
+    below : bool
+        Whether it is enough that a folder below holds them.
+    """
+    if path.is_dir():
+        return is_dicom_folder(path, below=below)
+    return is_dicom_file(path) or is_dicom_zip(path)
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM segmentation; False if it cannot be read."""
+    if not path.is_file() or not is_dicom_file(path):
+        return False
+    try:
+        with _reading(path), open(path, "rb") as file:
+            header, data, _ = read_header(file, [0x00080016])
+            data.close()
+            return str(header.get("SOPClassUID", "")) in _SEGMENTATIONS
+    except PancreasSegError:
+        return False
+
+
+def _slices(
+    files: Sequence[DicomFile], wanted: DicomFile | None
+) -> tuple[list[Slice], list[DicomFile]]:
+    """Read all headers; return the slices, and the files whose header makes no sense."""
+
+    def read_one(file: DicomFile) -> list[Slice] | None:
+        try:
+            return slices_of(file)
+        except (PancreasSegError, MemoryError):
+            raise
+        except Exception as error:  # pydicom raises a dozen types on a damaged header
+            if file is wanted or (isinstance(error, OSError) and error.errno is not None):
+                raise
+            return None
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            found = list(pool.map(read_one, files))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    damaged = [file for file, slices in zip(files, found, strict=True) if slices is None]
+    return [item for slices in found for item in slices or ()], damaged
+
+
+def _damage(files: Sequence[DicomFile]) -> tuple[str, ...]:
+    if not files:
+        return ()
+    what = "1 DICOM file" if len(files) == 1 else f"{len(files)} DICOM files"
+    return (
+        f"{what} beside this CT cannot be read and took no part: if it belongs to the CT, slices "
+        "at its end are missing.",
+    )
+
+
+def _check_size(name: str, slices: Sequence[Slice]) -> None:
+    """Refuse, before memory is taken, what the files cannot hold or memory cannot."""
+    plane = slices[0].plane
+    declared = 2 * plane.rows * plane.columns * len(slices)
+    files = {id(item.file): item.file.size for item in slices}
+    check_expansion(name, sum(files.values()), declared)
+    check_fits(name, declared + 8 * plane.rows * plane.columns)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file provokes into one sentence, and keep the libraries silent."""
+    try:
+        with quiet_libraries(), reading(path, "DICOM"):
+            yield
+    except PancreasSegError as error:
+        cause = error.__cause__
+        damaged = isinstance(cause, zipfile.BadZipFile | NotImplementedError | zlib.error)
+        if damaged or (isinstance(cause, OSError) and cause.errno in (None, errno.EINVAL)):
+            raise PancreasSegError(
+                f"'{path.name}' is truncated, damaged, or packed in a way that cannot be read; "
+                "copy or download it again."
+            ) from error
+        raise

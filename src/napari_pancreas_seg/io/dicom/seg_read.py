@@ -1,0 +1,211 @@
+"""From a DICOM-SEG, whoever wrote it, to a label map with its place in space."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom.files import open_file, read_header
+from napari_pancreas_seg.io.memory import check_expansion, check_fits
+from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.voxels import reading
+
+if TYPE_CHECKING:
+    import pydicom
+    from highdicom import Volume
+    from highdicom.seg import Segmentation
+
+__all__ = ["quiet_libraries", "read_segmentation"]
+
+Array = npt.NDArray[Any]
+
+_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation and Label Map Segmentation Storage."""
+
+_CLASS = 0x00080016
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_UNEVEN = 0.25
+"""How far a frame may be from its place in an even spacing, as a part of that; as for a CT."""
+
+_LEANING = 0.5
+"""Cosine of how far a stack may lean, as from a tilted gantry."""
+
+_OVERLAP = (
+    "Segments of this DICOM-SEG overlap; where they do, the one with the highest number was taken."
+)
+_FRACTIONAL = "This DICOM-SEG holds fractions; what is half or more was taken as inside."
+
+
+def read_segmentation(path: Path) -> RawImage:
+    """Read a DICOM Segmentation object as a label map; the number of a segment is its label.
+
+    Frames may come in any order, for any orientation, with empty ones left out: the label map
+    spans from the first to the last.
+
+    Parameters
+    ----------
+    path : Path
+        A file of the class Segmentation or Label Map Segmentation Storage.
+
+    Returns
+    -------
+    RawImage
+        Labels, uint8 (uint16 if there are more than 255), shape (column, row, slice).
+
+    Raises
+    ------
+    PancreasSegError
+        If the file is no such object, is damaged, or its frames are not one evenly spaced stack.
+    """
+    with reading(path, "DICOM-SEG"), quiet_libraries():
+        dataset = _read(path)
+        if dataset.get("SOPClassUID") not in _CLASSES:
+            raise PancreasSegError(f"'{path.name}' is no DICOM-SEG.")
+        segmentation, stacking = _checked(path, dataset)
+        volume, notes = _label_map(segmentation, stacking)
+        affine = _LPS_TO_RAS @ _leaning(volume, dataset)
+        # From (slice, row, column), highdicom's order, to that of a DICOM series here.
+        labels = volume.array.transpose(2, 1, 0)
+        return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], None, notes)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' remarks on header values, names among them, out of logs."""
+    loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _read(path: Path) -> pydicom.Dataset:
+    """Read all of a file, inflated if need be, but no more than there is."""
+    from pydicom import dcmread
+
+    with open_file(path) as file:
+        _, data, _ = read_header(file, [_CLASS])
+        data.seek(0)
+        return dcmread(data)
+
+
+def _complete_measures(dataset: pydicom.Dataset) -> None:
+    """Fill in what highdicom insists on and nothing here depends on."""
+    groups = (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence)
+    for group in groups:
+        for measures in group.get("PixelMeasuresSequence") or ():
+            if "SliceThickness" not in measures:
+                measures.SliceThickness = measures.get("SpacingBetweenSlices") or 1
+
+
+def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[str, Any]]:
+    """Refuse what is cut off, too large, or no stack, before memory is taken for it.
+
+    Returns the object, and how `get_volume` is to stack its frames.
+    """
+    from highdicom.seg import Segmentation
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    frames, rows, columns = (
+        int(dataset[name].value) for name in ("NumberOfFrames", "Rows", "Columns")
+    )
+    needed = math.ceil(frames * rows * columns * int(dataset.BitsAllocated) / 8)
+    if min(frames, rows, columns) < 1 or (
+        not syntax.is_encapsulated and needed > len(dataset.get("PixelData") or b"")
+    ):
+        raise PancreasSegError(
+            f"'{path.name}' is truncated or damaged: it holds less than its header declares; copy "
+            "it again."
+        )
+    _complete_measures(dataset)
+    segmentation = Segmentation.from_dataset(dataset, copy=False)
+    # Without gaps first: with them, the smallest gap counts as the spacing, rounded as it may be.
+    for gaps in (False, True):
+        stacking: dict[str, Any] = {
+            "allow_missing_positions": gaps,
+            "rtol": _UNEVEN,
+            "perpendicular_tol": _LEANING,
+        }
+        geometry = segmentation.get_volume_geometry(**stacking)
+        if geometry is not None:
+            break
+    else:
+        raise PancreasSegError(
+            f"The frames of '{path.name}' are not one evenly spaced stack, so it cannot be shown "
+            "as a volume; export the segmentation with the geometry of its CT."
+        )
+    declared = math.prod(geometry.spatial_shape)
+    check_expansion(path.name, path.stat().st_size, declared)
+    check_fits(path.name, 5 * declared)
+    return segmentation, stacking
+
+
+def _leaning(volume: Volume, dataset: pydicom.Dataset) -> npt.NDArray[np.float64]:
+    """Place the slices where the frames say; highdicom puts them at right angles."""
+    affine = np.array(volume.affine, dtype=np.float64)
+    places = np.array(
+        [
+            group.PlanePositionSequence[0].ImagePositionPatient
+            for group in dataset.PerFrameFunctionalGroupsSequence
+            if "PlanePositionSequence" in group
+        ],
+        dtype=np.float64,
+    )
+    count = volume.spatial_shape[0]
+    if len(places) and count > 1:
+        away = np.linalg.norm(places - affine[:3, 3], axis=1)
+        affine[:3, 0] = (places[away.argmax()] - places[away.argmin()]) / (count - 1)
+    return affine
+
+
+def _label_map(
+    segmentation: Segmentation, stacking: dict[str, Any]
+) -> tuple[Volume, tuple[str, ...]]:
+    if segmentation.SegmentationType == "FRACTIONAL":
+        return _from_fractions(segmentation, stacking)
+    try:
+        return segmentation.get_volume(combine_segments=True, **stacking), ()
+    except RuntimeError:
+        # Found while the frames were put in place, which leaves the index of frames locked.
+        again = type(segmentation).from_dataset(segmentation, copy=False)
+        volume = again.get_volume(combine_segments=True, skip_overlap_checks=True, **stacking)
+        return volume, (_OVERLAP,)
+
+
+def _from_fractions(
+    segmentation: Segmentation, stacking: dict[str, Any]
+) -> tuple[Volume, tuple[str, ...]]:
+    """One segment after the other: all at once would take many times the memory."""
+    half = int(segmentation.MaximumFractionalValue) / 2
+    labels: Volume | None = None
+    overlap = False
+    for number in sorted(segmentation.segment_numbers):
+        part = segmentation.get_volume(
+            segment_numbers=[number], rescale_fractional=False, **stacking
+        )
+        inside = part.array[..., 0] >= half
+        if labels is None:
+            kind = np.uint8 if max(segmentation.segment_numbers) < 256 else np.uint16
+            labels = part.with_array(np.zeros(inside.shape, kind), channels={})
+        overlap = overlap or bool(labels.array[inside].any())
+        labels.array[inside] = number
+    if labels is None:
+        raise PancreasSegError("This DICOM-SEG has no segments.")
+    return labels, (_FRACTIONAL, _OVERLAP) if overlap else (_FRACTIONAL,)

@@ -1,0 +1,322 @@
+"""From a mask to a DICOM-SEG that refers to the slices of its CT.
+
+highdicom builds the object; here it is told what belongs to which slice. Frames are handed over
+together with the header of their own slice, in the order of the source's array, so no sign of a
+direction cosine can mirror them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg import __version__
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom import uids as dicom_uids
+from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.io.dicom.seg_read import quiet_libraries, read_segmentation
+from napari_pancreas_seg.io.dicom.segments import (
+    MANUFACTURER,
+    describe_segments,
+    names_of,
+    plain_text,
+)
+from napari_pancreas_seg.io.files import atomic_write, check_target, same_file
+from napari_pancreas_seg.volume import CTVolume
+
+if TYPE_CHECKING:
+    import pydicom
+    from highdicom.seg import Segmentation
+
+__all__ = ["check_can_write", "read_segmentation", "write_segmentation"]
+
+Array = npt.NDArray[Any]
+
+_LARGEST_WITH_EMPTY_FRAMES = 1 << 28
+"""Bytes. Up to that, every slice gets a frame, empty ones too: then every program places the mask
+on the whole grid of the CT, those included that stack frames without looking at their positions.
+A slice of 512×512 takes 32 kB."""
+
+_COPIED = (
+    "ImageType",
+    "LossyImageCompression",
+    "LossyImageCompressionMethod",
+    "LossyImageCompressionRatio",
+    "Modality",
+    "PositionReferenceIndicator",
+    "SOPClassUID",
+    "SOPInstanceUID",
+)
+"""What the object takes from each slice, besides its place; patient and study come later."""
+
+_EMPTY = (
+    "AccessionNumber",
+    "PatientBirthDate",
+    "PatientID",
+    "PatientName",
+    "PatientSex",
+    "ReferringPhysicianName",
+    "StudyDate",
+    "StudyID",
+    "StudyTime",
+)
+"""What the standard wants in every object, if only empty."""
+
+
+def check_can_write(like: CTVolume, path: str | Path | None = None) -> None:
+    """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to.
+
+    Parameters
+    ----------
+    like : CTVolume
+        The CT.
+    path : str or Path, optional
+        Where the object is to go.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is no DICOM series, or one without UIDs, or the path is one of its files.
+    """
+    dicom_uids.check_uids(like)
+    files = dicom_uids.header_of(like).files
+    if path is not None and any(same_file(Path(path), file) for file in files):
+        raise PancreasSegError(
+            f"'{Path(path).name}' is a file of the CT and is never overwritten; choose another "
+            "name."
+        )
+
+
+def write_segmentation(
+    mask: Array,
+    like: CTVolume,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    card: Mapping[str, Any] | None = None,
+    edited: bool = False,
+    mint_uids: bool = False,
+) -> Path:
+    """Write a mask as a DICOM Segmentation object of the CT's study.
+
+    Binary, not compressed (what every reader reads), in the patient, study and frame of
+    reference of the CT; each frame refers to the slice, or the frame of a multi-frame CT, that it
+    lies on. The file appears whole or not at all.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X), uint8 or bool
+        The labels in display order: each from 1 to the highest becomes a segment.
+    like : CTVolume
+        The CT, read from a DICOM series.
+    path : str or Path
+        Where to write. Its folder is created if needed.
+    overwrite : bool
+        Whether an existing file may be replaced. A file of the CT never is.
+    card : Mapping, optional
+        Card of the model: names of the labels, name and version of the algorithm.
+    edited : bool
+        Whether a person has changed what the model found.
+    mint_uids : bool
+        Whether a series without UIDs gets some, made from its content; see
+        `dicom_uids.mint_uids`.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    PancreasSegError
+        If the CT is no DICOM series with UIDs, the mask does not lie on its grid, or the file
+        cannot be written.
+    """
+    path = Path(path)
+    if mint_uids:
+        like = dicom_uids.mint_uids(like)
+    check_can_write(like, path)
+    header = dicom_uids.header_of(like)
+    check_target(path, overwrite=overwrite)
+    if mask.dtype not in (np.uint8, bool):
+        raise PancreasSegError("A mask holds whole numbers from 0 to 255.")
+    with quiet_libraries():
+        segmentation = _build(mask.view(np.uint8), like, header, card, edited)
+        with atomic_write(path, overwrite=overwrite) as file:
+            segmentation.save_as(file, enforce_file_format=True)
+    return path
+
+
+def _build(
+    mask: Array,
+    like: CTVolume,
+    header: DicomHeader,
+    card: Mapping[str, Any] | None,
+    edited: bool,
+) -> Segmentation:
+    from highdicom.seg import Segmentation
+    from pydicom.uid import generate_uid
+
+    ordered = like.to_source_order(mask)
+    frames = ordered.reshape(ordered.shape[:3]).transpose(2, 1, 0)  # slice, row, column
+    names = names_of(card, int(mask.max()))
+    with_empty = frames.size * len(names) // 8 <= _LARGEST_WITH_EMPTY_FRAMES
+    title = ", ".join(names.values())
+    first = header.datasets[0]
+    gap_mm = _ds(_gap_mm(like))
+    segmentation = Segmentation(
+        source_images=(_multiframe if header.multiframe else _single_frames)(header, gap_mm),
+        pixel_array=frames,
+        segmentation_type="BINARY",
+        segment_descriptions=describe_segments(names, card, edited=edited),
+        series_instance_uid=generate_uid(prefix=None),
+        series_number=_series_number(first),
+        sop_instance_uid=generate_uid(prefix=None),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MANUFACTURER,
+        software_versions=__version__,
+        device_serial_number=__version__,
+        omit_empty_frames=not with_empty,
+        content_label="SEGMENTATION",
+        content_description=plain_text(title),
+        series_description=plain_text(f"Segmentation: {title}"),
+    )
+    _number_source_frames(segmentation, header)
+    _copy_patient_and_study(segmentation, first)
+    if dicom_uids.MINTED in like.notes:
+        segmentation.ImageComments = dicom_uids.MINTED
+    return segmentation
+
+
+def _single_frames(header: DicomHeader, gap_mm: pydicom.valuerep.DSfloat) -> list[pydicom.Dataset]:
+    """What highdicom needs to know of each slice, with what real headers lack filled in."""
+    first = header.datasets[0]
+    return [
+        _reference(
+            each,
+            first,
+            ImagePositionPatient=each.ImagePositionPatient,
+            # The series was read as one stack; the last digits may differ from slice to slice.
+            ImageOrientationPatient=first.ImageOrientationPatient,
+            PixelSpacing=first.PixelSpacing,
+            SliceThickness=first.get("SliceThickness") or gap_mm,
+            SpacingBetweenSlices=gap_mm,  # not the scanner's, which is often wrong
+        )
+        for each in header.datasets
+    ]
+
+
+def _multiframe(header: DicomHeader, gap_mm: pydicom.valuerep.DSfloat) -> list[pydicom.Dataset]:
+    """The same for a multi-frame object: as if it held the frames of our stack alone."""
+    import pydicom
+
+    (whole,) = header.datasets
+    start = header.frames[0]
+    shared = pydicom.Dataset()
+    measures = _group(whole, start, "PixelMeasuresSequence")
+    shared.PixelMeasuresSequence = [
+        _copy(
+            measures,
+            ("PixelSpacing",),
+            SliceThickness=measures.get("SliceThickness") or gap_mm,
+            SpacingBetweenSlices=gap_mm,
+        )
+    ]
+    shared.PlaneOrientationSequence = [_group(whole, start, "PlaneOrientationSequence")]
+    positions = []
+    for number in header.frames:
+        frame = pydicom.Dataset()
+        frame.PlanePositionSequence = [_group(whole, number, "PlanePositionSequence")]
+        positions.append(frame)
+    return [
+        _reference(
+            whole,
+            whole,
+            NumberOfFrames=len(header.frames),
+            SharedFunctionalGroupsSequence=[shared],
+            PerFrameFunctionalGroupsSequence=positions,
+        )
+    ]
+
+
+def _group(dataset: pydicom.Dataset, number: int, name: str) -> pydicom.Dataset:
+    """Return what a multi-frame object says of a frame (from 1), or else of all of them."""
+    for groups in (
+        dataset.PerFrameFunctionalGroupsSequence[number - 1],
+        dataset.SharedFunctionalGroupsSequence[0],
+    ):
+        if name in groups and len(groups[name].value):
+            return groups[name].value[0]  # type: ignore[no-any-return]
+    raise PancreasSegError(
+        f"This multi-frame CT says nothing about the {name} of its frames; write .nii.gz instead."
+    )
+
+
+def _reference(
+    dataset: pydicom.Dataset, first: pydicom.Dataset, **values: object
+) -> pydicom.Dataset:
+    shared = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
+    return _copy(
+        dataset, _COPIED, **dict.fromkeys(_EMPTY), **{k: first[k].value for k in shared}, **values
+    )
+
+
+def _copy(dataset: pydicom.Dataset, names: tuple[str, ...], **values: object) -> pydicom.Dataset:
+    """Copy some elements, with values for others (or for these, where they are missing)."""
+    import pydicom
+
+    copy = pydicom.Dataset()
+    for name, value in values.items():
+        setattr(copy, name, value)
+    for name in names:
+        if name in dataset:
+            copy[name] = dataset[name]
+    return copy
+
+
+def _gap_mm(like: CTVolume) -> float:
+    """Distance between slices along their normal, as the standard measures it."""
+    columns, rows, step = like.source.affine[:3, :3].T
+    normal = np.cross(columns, rows)
+    return float(abs(step @ normal) / np.linalg.norm(normal))
+
+
+def _ds(number: float) -> pydicom.valuerep.DSfloat:
+    from pydicom.valuerep import DSfloat
+
+    return DSfloat(number, auto_format=True)
+
+
+def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> None:
+    """Turn the place in our stack into the number of the frame in the CT's own object."""
+    if header.frames == tuple(range(1, len(header.frames) + 1)):
+        return
+    for frame in segmentation.PerFrameFunctionalGroupsSequence if header.multiframe else ():
+        for derivation in frame.DerivationImageSequence:
+            for source in derivation.SourceImageSequence:
+                place = int(source.ReferencedFrameNumber)
+                source.ReferencedFrameNumber = header.frames[place - 1]
+
+
+def _copy_patient_and_study(segmentation: Segmentation, source: pydicom.Dataset) -> None:
+    """Take over what the object shares with its CT, as it is written there.
+
+    Not by way of highdicom's parameters: it refuses dates and sexes that break the standard, and
+    the object must say what the CT says if it is to be filed beside it.
+    """
+    if "SpecificCharacterSet" in source:
+        segmentation["SpecificCharacterSet"] = source["SpecificCharacterSet"]
+    segmentation.copy_patient_and_study_information(source)
+
+
+def _series_number(dataset: pydicom.Dataset) -> int:
+    """Put the series behind those that come from the scanner."""
+    try:
+        return max(0, int(dataset.get("SeriesNumber") or 0)) % 1_000_000 + 1000
+    except (TypeError, ValueError):
+        return 1000

@@ -1,0 +1,199 @@
+"""Reading NRRD and MetaImage, with data in the file or in one beside it.
+
+SimpleITK knows how a header places the volume in space: conventions and defaults are ITK's, so
+that a CT lies where ITK-SNAP and 3D Slicer show it. It sees a header only after `itk_header` has
+approved of it; the voxels are read here, as those of all formats.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import io
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.deflate import inflated
+from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
+from napari_pancreas_seg.io.raw import MAP_CONTENT, RawImage
+from napari_pancreas_seg.io.suffixes import NRRD
+from napari_pancreas_seg.io.voxels import (
+    check_shape,
+    check_size,
+    few_whole_numbers,
+    read_voxels,
+    reading,
+)
+
+__all__ = ["LPS_TO_RAS", "few_values", "is_map", "read"]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""ITK's world has x to the left and y to the back, NIfTI's and ours to the right and front."""
+
+_LONGEST_TEXT = 1 << 25
+"""Numbers as text take twenty times their memory while they are parsed."""
+
+
+@dataclass(frozen=True)
+class TextHeader:
+    """Which files a volume was read from: the header's own, and the one with its data.
+
+    Parameters
+    ----------
+    path, data : Path
+        The same, unless the header is detached.
+    """
+
+    path: Path
+    data: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Each file once."""
+        return tuple(dict.fromkeys((self.path, self.data)))
+
+
+def read(path: Path) -> RawImage:
+    """Read a NRRD or MetaImage file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
+
+    Returns
+    -------
+    RawImage
+        Stored numbers and geometry in the file's own axis order.
+
+    Raises
+    ------
+    PancreasSegError
+        If it cannot be read, is damaged, or holds something other than one volume.
+    """
+    with reading(path, _name(path)):
+        layout = _layout(path)
+        affine = _affine(path, layout)
+        with _voxels(layout) as stream:
+            stored = read_voxels(layout.data, stream, layout.shape, layout.dtype)
+    notes: tuple[str, ...] = ()
+    if not layout.placed:
+        notes += (
+            "The header does not say how this CT lies in the patient (no anatomical space): left "
+            "and right, front and back are assumed as ITK does.",
+        )
+    if layout.to_mm != 1:
+        notes += ("The header gives lengths in another unit than mm: they were converted.",)
+    return RawImage(
+        stored, 1.0, 0.0, affine, TextHeader(path, layout.data), notes, layout.dtype.name
+    )
+
+
+def is_map(path: Path) -> bool:
+    """Whether this is a map of ours, as its header tells.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is not a file with one volume of plain numbers.
+    """
+    with reading(path, _name(path)):
+        return _layout(path).content == MAP_CONTENT
+
+
+def few_values(path: Path, low: int, high: int, most: int) -> bool:
+    """Whether a file holds at most so many different whole numbers from `low` to `high`.
+
+    Stops reading as soon as the answer is no, which for a CT is at once.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is not a file with one volume of plain numbers, or is damaged.
+    """
+    with reading(path, _name(path)):
+        layout = _layout(path)
+        with _voxels(layout) as stream:
+            count = math.prod(layout.shape)
+            return few_whole_numbers(stream, count, layout.dtype, (low, high, most))
+
+
+def _name(path: Path) -> str:
+    return "NRRD" if path.name.lower().endswith(NRRD) else "MetaImage"
+
+
+def _layout(path: Path) -> Layout:
+    """Find out where the voxels are, and refuse what cannot be."""
+    layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
+    check_shape(path, layout.shape)
+    if layout.encoding == "text":
+        if math.prod(layout.shape) > _LONGEST_TEXT:
+            raise PancreasSegError(
+                f"'{path.name}' holds its voxels as text, too many to read; save it as binary."
+            )
+        return layout
+    compressed = layout.encoding != "raw"
+    # How many bytes of a compressed file are the header's does not matter: next to nothing.
+    offset = layout.skip + (0 if compressed else max(layout.start, 0))
+    check_size(layout.data, offset, layout.shape, layout.dtype, compressed=compressed)
+    return layout
+
+
+def _affine(path: Path, layout: Layout) -> npt.NDArray[np.float64]:
+    """Ask SimpleITK how the header places the volume in space."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(f"{'Nrrd' if _name(path) == 'NRRD' else 'Meta'}ImageIO")
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise PancreasSegError(
+            f"'{path.name}' cannot be placed in space because its header makes no sense; repair "
+            "it or convert the CT again."
+        ) from error
+    n = reader.GetDimension()
+    if tuple(reader.GetSize())[:3] != layout.shape[:3] or reader.GetNumberOfComponents() != 1:
+        raise PancreasSegError(
+            f"'{path.name}' is not one volume of plain numbers; give one 3-D CT."
+        )
+    direction = np.reshape(reader.GetDirection(), (n, n))[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * reader.GetSpacing()[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    affine[:3] *= layout.to_mm
+    return LPS_TO_RAS @ affine
+
+
+@contextlib.contextmanager
+def _voxels(layout: Layout) -> Iterator[io.BufferedIOBase]:
+    """Open the data at their first voxel, decompressed."""
+    with open(layout.data, "rb") as file:
+        if layout.start < 0:
+            file.seek(-layout.dtype.itemsize * math.prod(layout.shape), io.SEEK_END)
+        else:
+            file.seek(layout.start)
+        for _ in range(layout.lines):
+            if not file.readline():
+                raise EOFError
+        stream = _decoded(layout, file)
+        if layout.skip:
+            stream.read(layout.skip)
+        yield stream
+
+
+def _decoded(layout: Layout, file: io.BufferedReader) -> io.BufferedIOBase:
+    if layout.encoding == "bzip2":
+        return bz2.BZ2File(file)
+    if layout.encoding in ("gzip", "zlib"):
+        return inflated(file)
+    if layout.encoding == "text":
+        return io.BytesIO(np.array(file.read(_LONGEST_TEXT).split(), layout.dtype).tobytes())
+    return file

@@ -1,0 +1,1 @@
+"""Masks as plain arrays: what is done to them and what is measured on them."""

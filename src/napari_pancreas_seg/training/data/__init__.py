@@ -1,0 +1,1 @@
+"""Training data: data sets, their layouts, slices at one physical scale."""

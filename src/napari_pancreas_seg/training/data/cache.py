@@ -1,0 +1,314 @@
+"""Training slices on disk: a file a case, gathered row by row, so that memory sets no limit.
+
+A file holds the slices of one case as raw bytes, then their targets (of the slices that show
+something; all others are zero), then a description in JSON, and at its very end the
+description's length, a check sum of all of it and a mark. It appears under its name when it is
+complete. Its name is a hash of what it was made from, so nothing out of date is ever read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import napari_pancreas_seg
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
+from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
+
+__all__ = [
+    "CachedRows",
+    "Gathered",
+    "Rows",
+    "cached_rows",
+    "case_key",
+    "classes_shown",
+    "joined_rows",
+]
+
+Bytes = npt.NDArray[np.uint8]
+_log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Rises whenever the bytes of a file, or the way from a CT to them, mean something else."""
+_MARK = b"PSEGROWS"
+_TAIL = struct.Struct("<QI8s")  # length of the description, check sum, mark
+_CHUNK = 1 << 20
+
+
+class _StoredRows:
+    """Rows in a file, which is open only while some are read.
+
+    A data set may have more cases than a process may hold files open or mapped. What was read
+    before comes from the system's memory as long as there is room for it, as from a mapping.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        offsets: npt.NDArray[np.int64],
+        item: tuple[int, ...],
+        shown: npt.NDArray[np.bool_],
+    ) -> None:
+        self._path, self._offsets, self._item = path, offsets, item
+        self.shape = (len(offsets), *item)
+        self.shown = shown
+
+    def __getitem__(self, rows: npt.NDArray[np.intp]) -> Bytes:
+        """The rows of those numbers; those without an offset are zero."""
+        out = np.zeros((len(rows), *self._item), np.uint8)
+        whole = True
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                for i, offset in enumerate(self._offsets[rows]):
+                    if offset >= 0:
+                        file.seek(offset)
+                        whole = whole and file.readinto(out[i].data) == out[i].nbytes
+        except OSError as error:
+            raise self._gone(explain_os_error(error)) from error
+        if not whole:
+            raise self._gone("it has become shorter")
+        return out
+
+    def _gone(self, why: str) -> PancreasSegError:
+        return PancreasSegError(
+            f"The training's cache file '{self._path.name}' cannot be read any more: {why}. Start "
+            "the training again with --resume, and the file is made anew."
+        )
+
+
+class Gathered:
+    """Rows of several arrays and files, indexed as if they were one array in memory.
+
+    Parameters
+    ----------
+    parts : sequence
+        Arrays or stored rows, whose rows are of one shape.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = tuple(parts)
+        self._ends = np.cumsum([p.shape[0] for p in self.parts])
+        self.shape: tuple[int, ...] = (int(self._ends[-1]), *self.parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, index: Any) -> Bytes:
+        """Read rows; any index that NumPy knows for the first axis."""
+        rows = np.arange(len(self))[index]
+        wanted = rows.ravel() if isinstance(rows, np.ndarray) else np.array([rows])
+        out = np.empty((len(wanted), *self.shape[1:]), np.uint8)
+        part_of = np.searchsorted(self._ends, wanted, side="right")
+        for part in np.unique(part_of):
+            here = part_of == part
+            first = self._ends[part] - self.parts[part].shape[0]
+            out[here] = self.parts[part][wanted[here] - first]
+        return out.reshape(*np.shape(rows), *self.shape[1:])
+
+
+Rows = Bytes | Gathered
+"""Slices, or targets, in memory or on disk: indexed alike."""
+
+
+def joined_rows(parts: Sequence[Rows]) -> Rows:
+    """All rows of several sets: in memory if all of them are, else where they lie."""
+    if not any(isinstance(part, Gathered) for part in parts):
+        return np.concatenate([np.asarray(part) for part in parts])
+    return Gathered([p for part in parts for p in (getattr(part, "parts", None) or (part,))])
+
+
+def classes_shown(target: Any) -> npt.NDArray[np.bool_]:
+    """Which classes each target (N, H, W, C) shows, shape (N, C); nothing is read from files."""
+    if isinstance(target, Gathered):
+        return np.concatenate([classes_shown(part) for part in target.parts])
+    if (shown := getattr(target, "shown", None)) is not None:
+        return np.asarray(shown)
+    # Row by row: an array of this size, even of booleans, is not made by the way.
+    shown = [row.any(axis=(0, 1)) for row in target]
+    return np.array(shown, bool).reshape(len(target), target.shape[-1])
+
+
+class CachedRows(NamedTuple):
+    """What a file holds.
+
+    Parameters
+    ----------
+    hu : Rows, shape (n, H, W)
+        Slices.
+    target : Rows, shape (n, H, W, C)
+        Their targets.
+    about : dict
+        What was stored with them.
+    """
+
+    hu: Rows
+    target: Rows
+    about: dict[str, Any]
+
+
+def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
+    """A hash of all that a case's slices depend on.
+
+    Parameters
+    ----------
+    case : LabelledCase
+        The case: the bytes of its files and how they are to be read count, not where they lie.
+    settings : Mapping
+        How its slices are made.
+
+    Raises
+    ------
+    PancreasSegError
+        If a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in case.files:
+            for file in sorted(p for p in path.rglob("*") if p.is_file()) or [path]:
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise PancreasSegError(
+            f"Case {case.name}: '{Path(error.filename or '').name}' cannot be read: "
+            f"{explain_os_error(error)}."
+        ) from error
+    made = [FORMAT, napari_pancreas_seg.__version__, _plain(case), case.slices, _plain(settings)]
+    digest.update(json.dumps(made, sort_keys=True).encode())
+    return digest.hexdigest()[:40]
+
+
+def _plain(value: Any) -> Any:
+    """Settings as plain data, of paths the names alone."""
+    if isinstance(value, Path):
+        return value.name
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> CachedRows:
+    """Rows from the cache; made and put there if they are not in it, or not whole.
+
+    Parameters
+    ----------
+    folder : Path
+        The cache; created if needed, and no matter of git's.
+    key : str
+        From `case_key`.
+    make : callable
+        Makes them, in memory, and what is to be stored with them as plain data.
+
+    Raises
+    ------
+    PancreasSegError
+        If the cache cannot be written, for example because the disk is full.
+    """
+    path = folder / f"{key}.rows"
+    found = _read(path)
+    if found is None:
+        if path.exists():
+            _log.warning("A file of the training cache was not whole and is made anew.")
+        made = make()
+        try:
+            _ignored_by_git(folder)
+            with atomic_write(path, overwrite=True) as file:
+                _write(file, made)
+        except PancreasSegError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise PancreasSegError(
+                f"The cache of training slices in '{folder}' cannot be written: "
+                f"{explain_os_error(error.__cause__)}."
+            ) from error
+        found = _read(path)
+    if found is None:
+        raise PancreasSegError(
+            f"The cache of training slices in '{folder}' does not give back what was written; "
+            "choose a folder on another disk."
+        )
+    return found
+
+
+def _ignored_by_git(folder: Path) -> None:
+    make_folder(folder)
+    mark = folder / ".gitignore"
+    if not mark.exists():
+        with atomic_write(mark, overwrite=True) as file:
+            file.write(b"*\n")
+
+
+def _write(file: Any, made: CachedRows) -> None:
+    hu, target = np.asarray(made.hu), np.asarray(made.target)
+    shown = classes_shown(target)
+    description = {
+        "shape": list(hu.shape),
+        "classes": target.shape[-1],
+        "shown": shown.astype(int).tolist(),
+        "about": made.about,
+    }
+    text = json.dumps(description).encode()
+    check = 0
+    rows = (row.tobytes() for row in (*hu, *target[shown.any(axis=1)]))
+    for data in (*rows, text):
+        check = zlib.crc32(data, check)
+        file.write(data)
+    file.write(_TAIL.pack(len(text), check, _MARK))
+
+
+def _read(path: Path) -> CachedRows | None:
+    """Look at a file; None if it is not there or not whole."""
+    try:
+        with path.open("rb") as file:
+            body = os.fstat(file.fileno()).st_size - _TAIL.size
+            file.seek(max(0, body))
+            length, check, mark = _TAIL.unpack(file.read())
+            if mark != _MARK or length > body or check != _check_sum(file, body):
+                return None
+            file.seek(body - length)
+            about = json.loads(file.read(length))
+    except (OSError, struct.error, ValueError):
+        return None
+    n, height, width = about["shape"]
+    plane, item = height * width, (height, width, about["classes"])
+    shown = np.array(about["shown"], bool).reshape(n, item[-1])
+    stored = shown.any(axis=1)
+    # Targets lie behind all slices, those of slices that show something alone.
+    targets = np.where(stored, n * plane + math.prod(item) * (np.cumsum(stored) - 1), -1)
+    return CachedRows(
+        Gathered([_StoredRows(path, plane * np.arange(n), (height, width), shown)]),
+        Gathered([_StoredRows(path, targets, item, shown)]),
+        about["about"],
+    )
+
+
+def _check_sum(file: Any, size: int) -> int:
+    file.seek(0)
+    check = 0
+    while size > 0 and (piece := file.read(min(_CHUNK, size))):
+        check = zlib.crc32(piece, check)
+        size -= len(piece)
+    return check

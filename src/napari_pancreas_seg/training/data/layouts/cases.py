@@ -1,0 +1,186 @@
+"""A case of a data set: a CT and the masks that belong to it, read when its turn comes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import load_ct, load_mask
+from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.training.data.layouts.flips import turn_onto
+from napari_pancreas_seg.volume import CTVolume, bounding_box
+
+__all__ = ["PANCREAS", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]
+
+Labels = npt.NDArray[np.uint8]
+
+PANCREAS = "pancreas"
+
+
+class LabelledCase(Protocol):
+    """A CT with its label map."""
+
+    @property
+    def name(self) -> str:
+        """Name of the case, unlike any other of its data set."""
+
+    @property
+    def patient(self) -> str:
+        """Whom it shows: what must not be split between training and validation."""
+
+    @property
+    def slices(self) -> tuple[int, ...] | None:
+        """Slices that are labelled, from the feet, counted from 0; None for all of them."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it is read from: files, and folders of DICOM series."""
+
+    def load(self) -> tuple[CTVolume, Labels]:
+        """Read the CT and its label map, (Z, Y, X), on the CT's grid in display order.
+
+        Raises
+        ------
+        PancreasSegError
+            If a file is missing or damaged, or a mask does not lie on the CT's grid.
+        """
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask, and what its values mean.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    classes : Mapping of int to str, or str
+        Class of each value but 0. A name alone: there is one value, whatever it is, and this is
+        its class.
+    """
+
+    path: Path
+    classes: Mapping[int, str] | str = PANCREAS
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """Classes that can be in it."""
+        return frozenset(
+            (self.classes,) if isinstance(self.classes, str) else self.classes.values()
+        )
+
+    def read(self) -> tuple[Labels, CTVolume, dict[int, str]]:
+        """Read it; return the mask, where it lies, and the class of each value in it.
+
+        Raises
+        ------
+        PancreasSegError
+            If it cannot be read or holds a value of no known meaning.
+        """
+        labels, on = load_mask(self.path)
+        values = _values(labels)
+        if isinstance(self.classes, str):
+            if len(values) > 1:
+                said = ", ".join(map(str, values[:8]))
+                raise PancreasSegError(
+                    f"the mask {self.path.name} holds several values ({said}) and nothing says "
+                    'what they are; in a folder of pairs, a labels.json such as {"pancreas": 1, '
+                    '"tumour": 2} does.'
+                )
+            return labels, on, dict.fromkeys(values, self.classes)
+        unknown = [value for value in values if value not in self.classes]
+        if unknown:
+            raise PancreasSegError(
+                f"the mask {self.path.name} holds the value {unknown[0]}, which the data set's "
+                "description does not mention; correct the one or the other."
+            )
+        return labels, on, {value: self.classes[value] for value in values}
+
+
+@dataclass(frozen=True)
+class VolumeCase:
+    """A CT in a file or folder, with masks in files of their own.
+
+    Parameters
+    ----------
+    name, patient, slices
+        See `LabelledCase`.
+    ct : Path
+        Anything that `napari_pancreas_seg.io.load_ct` reads.
+    masks : tuple of MaskFile
+        Where the classes are drawn.
+    labels : Mapping of str to int
+        Value in the label map of each class of the layout; those left out become background.
+        Where two overlap, the higher value wins.
+    turned : bool
+        Whether the masks' own orientation is not to be trusted: how they lie on the CT is then
+        found by overlap.
+    """
+
+    name: str
+    patient: str
+    ct: Path
+    masks: tuple[MaskFile, ...]
+    labels: Mapping[str, int] = field(default_factory=lambda: {PANCREAS: 1})
+    slices: tuple[int, ...] | None = None
+    turned: bool = False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The CT and its masks."""
+        return self.ct, *(mask.path for mask in self.masks)
+
+    def load(self) -> tuple[CTVolume, Labels]:
+        """See `LabelledCase.load`."""
+        try:
+            return self._load()
+        except PancreasSegError as error:
+            raise PancreasSegError(f"Case {self.name}: {error}") from error
+
+    def _load(self) -> tuple[CTVolume, Labels]:
+        volume = load_ct(self.ct)
+        labels = np.zeros(volume.grid.shape, np.uint8)
+        notes: tuple[str, ...] = ()
+        for mask in self.masks:
+            drawn, on, found = mask.read()
+            if self.turned:
+                drawn, more = turn_onto(volume, drawn, mask.path.name)
+                notes += more
+            else:
+                drawn = bring_onto(volume, drawn, on.grid, mask.path.name)
+            box = bounding_box(drawn)
+            if box is not None:
+                table = np.zeros(256, np.uint8)
+                for value, name in found.items():
+                    table[value] = self.labels.get(name, 0)
+                np.maximum(labels[box], table[drawn[box]], out=labels[box])
+        if self.slices is not None and self.slices and max(self.slices) >= len(labels):
+            raise PancreasSegError(
+                f"slice {max(self.slices)} is said to be labelled, but the CT has {len(labels)} "
+                "slices only."
+            )
+        return replace(volume, notes=volume.notes + notes), labels
+
+
+def _values(labels: Labels) -> tuple[int, ...]:
+    """Values in a label map but 0."""
+    box = bounding_box(labels)
+    if box is None:
+        return ()
+    present = np.zeros(256, bool)
+    for plane in labels[box]:
+        present[plane] = True
+    return tuple(int(value) for value in np.flatnonzero(present) if value)
+
+
+def patient_of(name: str) -> str:
+    """Whose CT it is by its name: scans of NIH Pancreas-CT carry a number, else a CT a patient."""
+    found = re.match(r"PANCREAS_(\d+)", name)
+    return found[1] if found else name

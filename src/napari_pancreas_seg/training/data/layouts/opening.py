@@ -1,0 +1,218 @@
+"""From a folder to a data set: which layout it has, which classes, whose CTs."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.data.layouts import (
+    corrections,
+    decathlon,
+    nih,
+    nnunet,
+    pairs,
+    slices,
+    totalsegmentator,
+)
+from napari_pancreas_seg.training.data.layouts.cases import LabelledCase, VolumeCase
+from napari_pancreas_seg.training.data.layouts.classes import choose_classes, values_of
+from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, folders_in, left_out
+from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
+
+__all__ = ["LAYOUTS", "PATIENTS", "DataSet", "classes_in", "open_dataset"]
+
+LAYOUTS: tuple[Layout, ...] = (
+    nih.LAYOUT,
+    decathlon.LAYOUT,
+    nnunet.LAYOUT,
+    totalsegmentator.LAYOUT,
+    corrections.LAYOUT,
+    slices.LAYOUT,
+    pairs.LAYOUT,
+)
+"""Every layout that is known. One of them must fit a folder, and no other."""
+
+PATIENTS = "patients.csv"
+"""In a data set's root, with the columns ``case`` and ``patient``: whose CTs these are."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """CTs with label maps, none of which has been read yet.
+
+    Parameters
+    ----------
+    root : Path
+        The folder.
+    layout : str
+        Name of its layout.
+    labels : Mapping of str to int
+        Value in the label maps of each class, 1, 2, ….
+    cases : tuple of LabelledCase
+        By name.
+    classes : Mapping of str to tuple of str
+        The layout's own classes that each class is made of.
+    notes : tuple of str
+        What was left out and why, a sentence each.
+    """
+
+    root: Path
+    layout: str
+    labels: Mapping[str, int]
+    cases: tuple[LabelledCase, ...]
+    classes: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Whom the CTs show, each once, sorted."""
+        return tuple(sorted({case.patient for case in self.cases}))
+
+
+def open_dataset(
+    folder: str | Path,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    *,
+    layout: str | None = None,
+) -> DataSet:
+    """Recognise a data set by what lies in its folder, and list its cases.
+
+    Nothing but names and short descriptions is read: `LabelledCase.load` reads a CT.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The data set; or a folder in which it is the only one.
+    labels : Mapping of str to sequence of str, optional
+        Classes to train, in the order of their values, each with the classes of the layout that
+        it is made of: ``{"pancreas": ["pancreas", "cancer"]}``. By default one class, the
+        pancreas with its parts and its tumours.
+    layout : str, optional
+        Name of the layout, where looking does not tell.
+
+    Returns
+    -------
+    DataSet
+        The cases that have a CT and a label, sorted by name.
+
+    Raises
+    ------
+    PancreasSegError
+        If no layout fits or several do, no case is left, or a class does not exist.
+    """
+    root, known = _recognise(Path(folder), layout)
+    listing = known.read(root)
+    if not listing.cases:
+        why = f" {' '.join(listing.notes)}" if listing.notes else ""
+        raise PancreasSegError(
+            f"The data set '{_name(root)}' ({known.name}) has no case with a CT and a label.{why}"
+        )
+    classes = choose_classes(listing.classes, labels)
+    given, more = _read_patients(root, listing)
+    cases, lacking = _complete(listing.cases, values_of(classes), given)
+    notes = listing.notes + more + left_out("Cases without a mask of every class", lacking)
+    if not cases:
+        raise PancreasSegError(
+            f"No case of '{_name(root)}' has masks of all classes asked for: "
+            f"{', '.join(values_of(classes))}."
+        )
+    twice = sorted(name for name, n in Counter(case.name for case in cases).items() if n > 1)
+    if twice:
+        raise PancreasSegError(f"Two cases of '{_name(root)}' have the same name, {twice[0]}.")
+    return DataSet(
+        root,
+        known.name,
+        {name: value for value, name in enumerate(classes, start=1)},
+        tuple(sorted(cases, key=lambda case: case.name)),
+        classes,
+        notes,
+    )
+
+
+def classes_in(folder: str | Path, *, layout: str | None = None) -> tuple[str, ...]:
+    """List the classes that a data set has, by its own names; see `open_dataset`."""
+    root, known = _recognise(Path(folder), layout)
+    return tuple(known.read(root).classes)
+
+
+def _recognise(folder: Path, name: str | None) -> tuple[Path, Layout]:
+    """Find the layout of a folder, or of the only folder in it that has one."""
+    below = folders_in(folder)
+    asked = [known for known in LAYOUTS if name in (None, known.name)]
+    if not asked:
+        raise PancreasSegError(
+            f"There is no layout '{name}'; those known are {', '.join(k.name for k in LAYOUTS)}."
+        )
+    found = [(folder, known) for known in asked if known.fits(folder)]
+    if not found and len(below) <= _MOST_BELOW:
+        found = [(root, known) for root in below for known in asked if known.fits(root)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        looked = "; ".join(known.looks_for for known in asked)
+        raise PancreasSegError(
+            f"'{_name(folder)}' has no layout of a data set that is known. Looked for: {looked}."
+        )
+    names = ", ".join(f"{known.name} ({_name(root)})" for root, known in found)
+    raise PancreasSegError(
+        f"'{_name(folder)}' could be several data sets: {names}; give the folder of one, or say "
+        "which with --layout."
+    )
+
+
+_MOST_BELOW = 20
+"""A folder with more folders in it is a data set itself, or none."""
+
+
+def _complete(
+    listed: Sequence[LabelledCase], values: Mapping[str, int], patients: Mapping[str, str]
+) -> tuple[list[LabelledCase], list[str]]:
+    """Fill in patients and values; return the cases, and the names of those that lack a class."""
+    cases: list[LabelledCase] = []
+    lacking = []
+    for case in listed:
+        patient = patients.get(case.name, case.patient)
+        if isinstance(case, SliceRecord):
+            cases.append(replace(case, patient=patient))
+        elif isinstance(case, VolumeCase):
+            masks = tuple(mask for mask in case.masks if mask.drawn & values.keys())
+            if values.keys() <= set().union(*(mask.drawn for mask in masks)):
+                cases.append(replace(case, patient=patient, labels=values, masks=masks))
+            else:
+                lacking.append(case.name)
+    return cases, lacking
+
+
+def _read_patients(root: Path, listing: Listing) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Read `PATIENTS`, if it is there; return patient by case, and what is odd about it."""
+    path = root / PATIENTS
+    if not path.is_file():
+        return {}, ()
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PancreasSegError(f"{PATIENTS} cannot be read: {error}.") from error
+    given: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        case, patient = ((row.get(column) or "").strip() for column in ("case", "patient"))
+        if not case or not patient:
+            raise PancreasSegError(
+                f"Line {number} of {PATIENTS} names no case or no patient; it must have the "
+                "columns case and patient."
+            )
+        if given.setdefault(case, patient) != patient:
+            raise PancreasSegError(f"{PATIENTS} gives the case {case} to two patients.")
+    names = {case.name for case in listing.cases}
+    notes = left_out(f"Named in {PATIENTS} but not in the data set", sorted(given.keys() - names))
+    if given.keys() & names:
+        notes += left_out(f"Not named in {PATIENTS}", sorted(names - given.keys()))
+    return given, notes
+
+
+def _name(folder: Path) -> str:
+    return folder.name or folder.resolve().name or str(folder)

@@ -1,0 +1,221 @@
+"""A folder of pairs: CTs and their masks side by side, in two folders, or in a folder a case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import is_dicom, stem
+from napari_pancreas_seg.io.dicom.read import is_segmentation
+from napari_pancreas_seg.training.data.layouts.cases import (
+    PANCREAS,
+    MaskFile,
+    VolumeCase,
+    patient_of,
+)
+from napari_pancreas_seg.training.data.layouts.decathlon import is_described, label_names
+from napari_pancreas_seg.training.data.layouts.listing import (
+    Layout,
+    Listing,
+    entries,
+    folders_in,
+    left_out,
+    read_json,
+    volumes_in,
+)
+
+__all__ = ["LAYOUT", "MEANINGS", "find_cts", "match_references"]
+
+MEANINGS = "labels.json"
+"""In the data set's root, where masks hold several classes: ``{"pancreas": 1, "tumour": 2}``."""
+
+_ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)", re.IGNORECASE)
+"""Ends of the names of masks."""
+
+_WHOLE = re.compile(r"pancreas|mask|seg|segmentation|labels?|gt", re.IGNORECASE)
+"""What a mask is called in a folder of its case."""
+
+_BEGINS = re.compile(r"(ct|im|img|image|volume|scan|mask|label|seg|segmentation)[-_]?(?=\d)", re.I)
+"""Begins of names that differ between a CT and its mask: ``img0001`` and ``label0001``."""
+
+_MAP = re.compile(r".+_(probability|attention_\d+)")
+"""Ends of the names that we give to maps."""
+
+_CT_FOLDERS = {"images", "image", "imgs", "cts", "ct", "scans", "volumes", "imagestr"}
+_MASK_FOLDERS = {"masks", "mask", "labels", "label", "segmentations", "references", "labelstr"}
+
+
+def match_references(cts: Path, references: Path) -> list[tuple[Path, Path]]:
+    """Find the CT of every reference mask by name.
+
+    ``NAME.nii.gz``, ``NAME_pancreas.nii.gz``, ``NAME_mask.nii.gz`` and the like belong to the CT
+    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
+
+    Parameters
+    ----------
+    cts, references : Path
+        Two folders; or one that holds both.
+
+    Returns
+    -------
+    list of (Path, Path)
+        Reference and CT, by name.
+
+    Raises
+    ------
+    PancreasSegError
+        If a folder cannot be read, or a reference has no CT or several.
+    """
+    images = _volumes(cts)
+    pairs = []
+    for name, mask in _volumes(references).items():
+        others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
+        found = find_cts(name, others)
+        if len(found) != 1:
+            names = f": {', '.join(others[n].name for n in found)}" if found else ""
+            raise PancreasSegError(
+                f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
+                "give each the name of its CT."
+            )
+        pairs.append((mask, others[found[0]]))
+    return pairs
+
+
+def find_cts(mask: str, cts: Mapping[str, Path]) -> list[str]:
+    """Names of the CTs that a mask may belong to, by its name; several where that is not clear."""
+    ended = _ENDS.fullmatch(mask)
+    base = ended[1] if ended else mask
+    exact = [name for name in (mask, base) if name in cts]
+    if exact:
+        return exact[:1]
+    begun = [name for name in cts if name.startswith(f"{base}_")]
+    return begun or [name for name in cts if _BEGINS.sub("", name) == _BEGINS.sub("", base)]
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise PancreasSegError(f"{folder} is not a folder that can be read.")
+    found = volumes_in(folder)
+    if not found:
+        raise PancreasSegError(f"There are no files of a known format in {folder}.")
+    return found
+
+
+def _fits(folder: Path) -> bool:
+    if is_described(folder) or (folder / "corrections.json").is_file():
+        return False
+    return bool(_read(folder).cases)
+
+
+def _read(folder: Path) -> Listing:
+    meanings = folder / MEANINGS
+    names: Mapping[int, str] | str
+    names = label_names({"labels": read_json(meanings)}) if meanings.is_file() else PANCREAS
+    classes = (names,) if isinstance(names, str) else tuple(names[v] for v in sorted(names))
+    apart = _two_folders(folder)
+    if apart is not None:
+        return _paired(_cts(apart[0]), _masks(apart[1]), names, classes)
+    masks = {n: p for n, p in _masks(folder).items() if _ENDS.fullmatch(n)}
+    if masks:
+        cts = {n: p for n, p in _cts(folder).items() if n not in masks and not _MAP.fullmatch(n)}
+        return _paired(cts, masks, names, classes)
+    return _folder_a_case(folder, names, classes)
+
+
+def _two_folders(folder: Path) -> tuple[Path, Path] | None:
+    """The folders of the CTs and of the masks, if there is one of each."""
+    found = [
+        [item for item in folders_in(folder) if item.name.lower() in names]
+        for names in (_CT_FOLDERS, _MASK_FOLDERS)
+    ]
+    return (found[0][0], found[1][0]) if [len(some) for some in found] == [1, 1] else None
+
+
+def _cts(folder: Path) -> dict[str, Path]:
+    """Volumes, folders that hold DICOM files and zips of such, by name."""
+    found = volumes_in(folder)
+    for item in entries(folder):
+        if (item.is_dir() or item.suffix.lower() == ".zip") and is_dicom(item):
+            found.setdefault(stem(item), item)
+    return found
+
+
+def _masks(folder: Path) -> dict[str, Path]:
+    """Volumes and DICOM segmentations, by name."""
+    found = volumes_in(folder)
+    segmentations = (p for p in entries(folder) if p.suffix.lower() == ".dcm")
+    for item in segmentations:
+        if is_segmentation(item):
+            found.setdefault(stem(item), item)
+    return found
+
+
+def _paired(
+    cts: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    names: Mapping[int, str] | str,
+    classes: tuple[str, ...],
+) -> Listing:
+    owners: dict[str, list[str]] = {}
+    without: list[str] = []
+    unclear: list[str] = []
+    for mask in masks:
+        found = find_cts(mask, cts)
+        if len(found) == 1:
+            owners.setdefault(found[0], []).append(mask)
+        else:
+            (unclear if found else without).append(masks[mask].name)
+    cases = tuple(
+        _case(_plain(ct), cts[ct], masks[drawn[0]], names)
+        for ct, drawn in owners.items()
+        if len(drawn) == 1
+    )
+    several = [cts[ct].name for ct, drawn in owners.items() if len(drawn) > 1]
+    notes = left_out("CTs without a mask", [cts[name].name for name in cts.keys() - owners])
+    notes += left_out("Masks without a CT", without)
+    notes += left_out("Masks that could belong to several CTs", unclear)
+    notes += left_out("CTs with several masks", several)
+    return Listing(classes, cases, notes)
+
+
+def _folder_a_case(
+    folder: Path, names: Mapping[int, str] | str, classes: tuple[str, ...]
+) -> Listing:
+    cases: list[VolumeCase] = []
+    unclear: list[str] = []
+    folders = folders_in(folder)
+    for item in folders:
+        drawn = {n: p for n, p in _masks(item).items() if _WHOLE.fullmatch(n) or _ENDS.fullmatch(n)}
+        if not drawn:
+            continue
+        cts = [p for n, p in _cts(item).items() if n not in drawn and not _MAP.fullmatch(n)]
+        if not cts and is_dicom(item, below=False):
+            cts = [item]
+        if len(drawn) == len(cts) == 1:
+            (mask,) = drawn.values()
+            cases.append(_case(item.name, cts[0], mask, names))
+        else:
+            unclear.append(item.name)
+    if 2 * len(cases) < len(folders):
+        cases = []  # a pair somewhere below does not make this a data set
+    return Listing(classes, tuple(cases), left_out("Folders without one CT and one mask", unclear))
+
+
+def _plain(name: str) -> str:
+    """Name of the case by that of its CT: ``a`` for ``a_ct``."""
+    return re.sub(r"[-_]ct$", "", name, flags=re.IGNORECASE)
+
+
+def _case(name: str, ct: Path, mask: Path, names: Mapping[int, str] | str) -> VolumeCase:
+    return VolumeCase(name, patient_of(name), ct, (MaskFile(mask, names),))
+
+
+LAYOUT = Layout(
+    "pairs",
+    "CTs with masks: NAME.nii.gz beside NAME_pancreas, NAME_mask, NAME_seg or NAME_label; images/ "
+    "with masks/ or labels/; or a folder a case with one CT and one mask",
+    _fits,
+    _read,
+)

@@ -1,0 +1,134 @@
+"""The slice layout: single slices as pictures, a row of ``manifest.csv`` each.
+
+The columns are ``name``, ``patient`` and ``crop_margin_px``; ``images/NAME.jpg`` holds grey = HU
+clipped to [0, 255], ``masks/NAME.png`` the mask. The spacing is not stored: a pixel is taken as
+0.8 mm before cropping, and augmentation covers the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
+from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = ["LAYOUT", "NOMINAL_SPACING_MM", "SliceRecord", "read_slice_layout"]
+
+NOMINAL_SPACING_MM = 0.8
+"""Pixel spacing where none is stored: the middle of the set's range, 0.66 to 0.98 mm."""
+NOMINAL_THICKNESS_MM = 5.0
+
+_COLUMNS = {"name", "patient", "crop_margin_px"}
+
+
+@dataclass(frozen=True)
+class SliceRecord:
+    """One slice of the slice layout.
+
+    Parameters
+    ----------
+    name, patient : str
+        Name of the slice, and the patient it belongs to.
+    image, mask : Path
+        The two files.
+    spacing_mm : float
+        Nominal size of a pixel.
+    """
+
+    name: str
+    patient: str
+    image: Path
+    mask: Path
+    spacing_mm: float
+
+    @property
+    def slices(self) -> None:
+        """All that there is: the one slice."""
+        return
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The two pictures."""
+        return self.image, self.mask
+
+    def load(self) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+        """Read the slice as a volume of one slice, and its mask, both (1, Y, X).
+
+        Raises
+        ------
+        PancreasSegError
+            If a file is missing or damaged, or the two differ in size.
+        """
+        try:
+            with Image.open(self.image) as picture:
+                grey = np.asarray(picture.convert("L"))
+            with Image.open(self.mask) as picture:
+                mask = (np.asarray(picture) > 0).astype(np.uint8)
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise PancreasSegError(f"Slice {self.name} cannot be read: {error}.") from error
+        if mask.shape != grey.shape:
+            raise PancreasSegError(
+                f"Slice {self.name}: the mask is {mask.shape} pixels, the image {grey.shape}."
+            )
+        # A picture's rows run from front to back, its columns from right to left.
+        affine = np.diag([-self.spacing_mm, -self.spacing_mm, NOMINAL_THICKNESS_MM, 1.0])
+        volume = CTVolume.from_source_array(
+            grey.astype(np.int16).T[:, :, None], affine, path=self.image, name=self.name
+        )
+        return volume, mask[None]
+
+
+def read_slice_layout(folder: Path) -> list[SliceRecord]:
+    """List the slices of a folder in the slice layout.
+
+    Raises
+    ------
+    PancreasSegError
+        If the manifest is missing, lacks a column, or names a file that is not there.
+    """
+    manifest = Path(folder) / "manifest.csv"
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PancreasSegError(
+            f"{folder} is not a data set in the slice layout: its manifest.csv cannot be read "
+            f"({error})."
+        ) from error
+    if not rows or not rows[0].keys() >= _COLUMNS:
+        raise PancreasSegError(
+            f"{manifest} must have the columns name, patient and crop_margin_px, and a row a slice."
+        )
+    return [_record(Path(folder), row) for row in rows]
+
+
+def _record(folder: Path, row: dict[str, str]) -> SliceRecord:
+    name = row["name"]
+    if Path(name).name != name:
+        raise PancreasSegError(f"{folder}: the manifest's name {name!r} is not a plain file name.")
+    image, mask = folder / "images" / f"{name}.jpg", folder / "masks" / f"{name}.png"
+    for path in (image, mask):
+        if not path.is_file():
+            raise PancreasSegError(f"{folder}: {path.relative_to(folder)} is missing.")
+    try:
+        margin = int(row["crop_margin_px"])
+    except (TypeError, ValueError):
+        raise PancreasSegError(f"{folder}: crop_margin_px of {name} is not a number.") from None
+    # The margins were cut off and the rest blown up to 512 pixels again.
+    return SliceRecord(name, row["patient"], image, mask, NOMINAL_SPACING_MM * (1 - margin / 256))
+
+
+LAYOUT = Layout(
+    "slices",
+    "manifest.csv with images/ and masks/ (single slices)",
+    lambda folder: (folder / "manifest.csv").is_file() and (folder / "images").is_dir(),
+    lambda folder: Listing((PANCREAS,), tuple(read_slice_layout(folder))),
+)

@@ -1,0 +1,422 @@
+"""Fine-tuning: from a model and a few corrected cases to a model that knows them.
+
+A trial comes first: it learns from some of the patients and is tested on the others, and says how
+far the new weights may replace the old ones. Then the model that is kept learns from all of
+them, in the same way. What is forgotten is watched on two guards: phantoms that it never learns
+from, and the patients that the trial did not see, with the grey values of usual CT. Phantoms and
+cases with such grey values are learnt from as well, so that little is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import check_folder
+from napari_pancreas_seg.model.bundle import (
+    Bundle,
+    list_models,
+    load_bundle,
+    own_folder,
+    save_bundle,
+)
+from napari_pancreas_seg.model.library import check_name
+from napari_pancreas_seg.training.data.datasets import (
+    TrainingSlices,
+    fold_of_patients,
+    load_cases,
+    load_phantoms,
+)
+from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
+from napari_pancreas_seg.training.finetune.grey import with_usual_grey
+from napari_pancreas_seg.training.finetune.result import Finetuned, Gain, finetuned_card
+from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score
+from napari_pancreas_seg.training.finetune.tuner import (
+    STAGES,
+    Budget,
+    Stage,
+    Tuner,
+    Weights,
+    mixed,
+    tune_settings,
+)
+
+__all__ = ["FinetuneSettings", "FinetuneStep", "finetune"]
+
+Rows = npt.NDArray[np.intp]
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""How much of the new weights is tried."""
+FEW_PATIENTS, SHARE_OF_FEW = 5, 0.5
+"""So few patients tell little of others: at most this share of new weights is tried then."""
+PASSES, FEWEST_STEPS = 10, 80
+"""Passes over the user's slices, at most; and steps that are made whatever that gives."""
+ENOUGH = 0.75
+"""Share of the Dice that the trial can win with which it is content."""
+GUARD_SEEDS = range(900, 903)
+"""Phantoms that watch what is forgotten; no training sees them."""
+SLICES_PER_PATIENT, SLICES_PER_PHANTOM = 24, 8
+COPIES_PER_PATIENT = 200
+TRIAL_UNTIL = 0.4
+"""Share of the time after which the trial is over."""
+SHARE_UNTRIED = SHARE_OF_FEW
+"""How much of the new weights is taken if there is nobody to try it on."""
+AS_IT_IS, TESTING, TEST_GUARD = (
+    "scoring the model as it is",
+    "testing the trial",
+    "testing what is forgotten",
+)
+ONE_PATIENT = (
+    "There is one patient only, so nothing is left to test on: whether the model became better on "
+    "other CTs of yours is not known."
+)
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune.
+
+    Parameters
+    ----------
+    minutes : float
+        Time for everything, reading and testing included.
+    steps : int, optional
+        Number of steps of trial and training each, instead of the time; the same seed then
+        gives the same model.
+    batch_size : int
+        Slices of a step.
+    phantoms : int
+        Synthetic phantoms to learn from as well, so that portal-venous CT is not forgotten.
+    phantom_share : float
+        Their share of the slices.
+    forgets_at_most : float
+        Dice on either guard that may be lost.
+    seed : int
+        Seed of everything random.
+    stages : tuple of Stage
+        What learns, in which order and how fast.
+    """
+
+    minutes: float = 10.0
+    steps: int | None = None
+    batch_size: int = 8
+    phantoms: int = 4
+    phantom_share: float = 0.15
+    forgets_at_most: float = 0.02
+    seed: int = 0
+    stages: tuple[Stage, ...] = STAGES
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0 or (self.steps is not None and self.steps < 1):
+            raise PancreasSegError("A fine-tuning needs some time: give minutes above 0.")
+        if self.batch_size < 1 or self.phantoms < 0 or not 0 <= self.phantom_share < 1:
+            raise PancreasSegError("A fine-tuning needs at least one slice in a batch.")
+
+
+@dataclass(frozen=True)
+class FinetuneStep:
+    """How far a fine-tuning has come.
+
+    Parameters
+    ----------
+    stage : str
+        What is done now, in words.
+    share : float
+        How much of everything is done, from 0 to 1.
+    seconds_left : float or None
+        How long it may still take; None while nobody knows.
+    """
+
+    stage: str
+    share: float
+    seconds_left: float | None = None
+
+
+def finetune(
+    data: str | Path | DataSet,
+    output: str | Path | None = None,
+    start: str | Path | Bundle = "default",
+    *,
+    settings: FinetuneSettings | None = None,
+    name: str | None = None,
+    anyway: bool = False,
+    overwrite: bool = False,
+    report: Callable[[FinetuneStep], None] = lambda step: None,
+) -> Finetuned:
+    """Fine-tune a model on a few cases and write the result as a bundle; the model stays.
+
+    Parameters
+    ----------
+    data : str, Path or DataSet
+        The cases, in any layout; see `napari_pancreas_seg.training.data.layouts.open_dataset`.
+    output : str or Path, optional
+        The new bundle: a folder, or a file that ends in ``.zip``; by default it is kept among the
+        user's own models.
+    start : str, Path or Bundle
+        The model to begin with.
+    settings : FinetuneSettings, optional
+        How.
+    name : str, optional
+        Name of the new model; the bundle's by default, or else ``improved-1`` and so on.
+    anyway : bool
+        Write the model even if it has forgotten more than `FinetuneSettings.forgets_at_most`.
+    overwrite : bool
+        Replace a bundle that is there.
+    report : callable
+        Called with every step.
+
+    Raises
+    ------
+    PancreasSegError
+        If model or cases cannot be read, the result would have forgotten too much, or it cannot
+        be written.
+    """
+    settings = settings or FinetuneSettings()
+    if output is None:
+        name = _free_name() if name is None else check_name(name, overwrite=overwrite)
+        output = own_folder() / f"{name}.zip"
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise PancreasSegError(
+            f"{output} already exists; choose another name or allow overwriting."
+        )
+    check_folder(output.parent)
+    given = load_bundle(start)
+    if given.card.get("members", 1) != 1:
+        raise PancreasSegError(
+            f"The model {given.card['name']} is an ensemble, which cannot be fine-tuned; begin "
+            "with a model of one network."
+        )
+    work = _Work(given, settings, report)
+    work.say("reading the cases")
+    dataset = data if isinstance(data, DataSet) else open_dataset(data, _classes(given.card))
+    work.read(dataset)
+    trial = work.trial()
+    weights, share, guard = work.learn(trial.share)
+    lost = max(guard.lost, trial.usual.lost)
+    if lost > settings.forgets_at_most and not anyway:
+        raise PancreasSegError(
+            f"The new model would do worse by {lost:.2f} Dice on CT as it was made for, and was "
+            "not kept. Add cases or give it more time, or keep it all the same with --anyway."
+        )
+    work.say("writing the model", 1.0)
+    label = name or output.name.removesuffix(".zip")
+    gains = {"held_out": trial.held_out, "guard": guard, "usual": trial.usual}
+    about = {
+        "slices": work.n_slices,
+        "share_of_new_weights": share,
+        "minutes": round(work.elapsed / 60, 1),
+        "steps": work.tuner.steps,
+        "stages": [[stage.name, stage.rate, stage.share] for stage in settings.stages],
+        "seed": settings.seed,
+    }
+    card = finetuned_card(given.card, label, work.patients, gains, about)
+    save_bundle(work.tuner.use(weights), card, output, overwrite=overwrite)
+    return Finetuned(
+        output,
+        card,
+        **gains,
+        share=share,
+        patients=len(work.patients),
+        slices=work.n_slices,
+        notes=(*dataset.notes, *trial.notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What the trial has found: how much of the new weights to take, and why."""
+
+    share: float
+    held_out: Gain = field(default_factory=Gain)
+    usual: Gain = field(default_factory=Gain)
+    notes: tuple[str, ...] = ()
+
+
+def _least(found: Sequence[_Trial]) -> _Trial:
+    """Of the trials, by rising share, the first that wins most of what can be won.
+
+    The more of the old weights stays, the less is forgotten, of what no guard watches too.
+    """
+    # Fewer than half is for when the guards allow no more: a short trial wins little with any.
+    enough = [trial for trial in found if trial.share >= SHARE_OF_FEW] or list(found)
+    most = max(-trial.held_out.lost for trial in enough)
+    if most <= 0:
+        return found[0]
+    return next(trial for trial in enough if -trial.held_out.lost >= ENOUGH * most)
+
+
+class _Work:
+    """One fine-tuning: its slices, its network, its time."""
+
+    def __init__(
+        self,
+        given: Bundle,
+        settings: FinetuneSettings,
+        report: Callable[[FinetuneStep], None],
+    ) -> None:
+        self.given, self.settings, self._report = given, settings, report
+        self.began = time.perf_counter()
+        self.seconds = settings.minutes * 60.0
+        self._told = 0.0
+        self._scoring_s = 0.0  # of all rows with one network
+
+    # -- time
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self.began
+
+    def say(self, stage: str, share: float | None = None) -> None:
+        """Report; without a share, that nothing more is done than before."""
+        self._told = max(self._told, self._told if share is None else share)
+        by_pace = self.elapsed * (1.0 - self._told) / self._told if self._told > 0.05 else None
+        left = by_pace
+        if self.settings.steps is None:
+            by_clock = max(0.0, self.seconds - self.elapsed)
+            left = by_clock if by_pace is None else min(by_clock, by_pace)
+        self._report(FinetuneStep(stage, self._told, left))
+
+    # -- what there is
+
+    def read(self, dataset: DataSet) -> None:
+        """Bring all slices to the working scale and score the model as it is."""
+        settings, card = self.settings, self.given.card
+        recipe = tune_settings(card, settings.batch_size, settings.seed)
+        how: dict[str, Any] = {"neighbours_mm": recipe.neighbours_mm, "frame": recipe.frame}
+        mine = load_cases(dataset.cases, dataset.labels, **how)
+        self.n_slices = int(mine.usable.sum())
+        if not self.n_slices:
+            raise PancreasSegError("There is no slice to learn from in these cases.")
+        self.patients = sorted({str(p) for p in mine.patient[mine.usable]})
+        copies = with_usual_grey(mine, self.patients, "patient", COPIES_PER_PATIENT)
+        self.say("making phantoms")
+        # A phantom shows the pancreas alone: it would teach that there are no other classes.
+        seeds = (range(1, settings.phantoms + 1), GUARD_SEEDS) if len(card["labels"]) == 1 else ()
+        phantoms = [load_phantoms(s, **how) for s in seeds if s]
+        self.slices = TrainingSlices.join([mine, copies, *phantoms])
+        place = np.arange(len(self.slices))
+        self._own = place < len(mine)
+        self._copied = ~self._own & (self.slices.kind == "patient")
+        watched = [f"phantom {seed}" for seed in GUARD_SEEDS]
+        self._guarding = np.isin(self.slices.patient, watched) & (self.slices.kind == "phantom")
+        self._guard = rows_to_score(self.slices, self._guarding, SLICES_PER_PHANTOM)
+        self.say("building the network")
+        self.tuner = Tuner(self.given, recipe, settings.stages)
+        self._scorer = Scorer(self.tuner.network, recipe, card)
+        self._guard_before = self._score(self.tuner.start, self._guard, AS_IT_IS)
+        self._taught = TrainingSlices.join([mine, self._recalled(copies), *phantoms])
+
+    def _recalled(self, copies: TrainingSlices) -> TrainingSlices:
+        """The copies with what the model says of them as it is, which it is to say ever after.
+
+        Li & Hoiem 2016 (arXiv:1606.09282): learning without forgetting.
+        """
+        self.tuner.use(self.tuner.start)
+        rows = np.flatnonzero(copies.usable)
+        target = np.zeros_like(np.asarray(copies.target))
+        target[rows] = self._scorer.answers(copies, rows, lambda: self.say(AS_IT_IS))
+        return replace(copies, target=target)
+
+    def _score(self, weights: Weights, rows: Rows, stage: str) -> dict[str, float]:
+        began = time.perf_counter()
+        self.tuner.use(weights)
+        found = self._scorer.dice(self.slices, rows, lambda: self.say(stage))
+        if len(rows):
+            self._scoring_s = (time.perf_counter() - began) / len(rows)
+        return found
+
+    # -- what is done
+
+    def trial(self) -> _Trial:
+        """Learn from some patients and test on the others."""
+        held = np.isin(self.slices.patient, self._held())
+        if not held.any():
+            return _Trial(SHARE_UNTRIED, notes=(ONE_PATIENT,))
+        rows = rows_to_score(self.slices, held & self._own, SLICES_PER_PATIENT)
+        usual = rows_to_score(self.slices, held & self._copied, SLICES_PER_PATIENT)
+        before = self._score(self.tuner.start, rows, AS_IT_IS)
+        usual_before = self._score(self.tuner.start, usual, AS_IT_IS)
+        to_score = len(rows) + len(usual) + len(self._guard)
+        reserve = self._scoring_s * len(SHARES) * to_score
+        seconds = TRIAL_UNTIL * self.seconds - self.elapsed - reserve
+        tuned = self._tune(~(held | self._guarding), seconds, "trial", (0.05, 0.45))
+        found: list[_Trial] = []
+        for share in self._shares():
+            weights = mixed(self.tuner.start, tuned, share)
+            result = _Trial(
+                share,
+                Gain(before, self._score(weights, rows, TESTING)),
+                Gain(usual_before, self._score(weights, usual, TESTING)),
+            )
+            guard = Gain(self._guard_before, self._score(weights, self._guard, TEST_GUARD))
+            if max(guard.lost, result.usual.lost) <= self.settings.forgets_at_most or not found:
+                found.append(result)
+        return _least(found)
+
+    def learn(self, share: float) -> tuple[Weights, float, Gain]:
+        """Learn from every patient; return the mixed weights, their share, and the guard.
+
+        Fewer new weights than the trial says are taken if the guard demands it.
+        """
+        reserve = self._scoring_s * len(SHARES) * len(self._guard) + 5.0
+        seconds = self.seconds - self.elapsed - reserve
+        tuned = self._tune(~self._guarding, seconds, "learning", (0.5, 0.97))
+        for less in sorted({s for s in SHARES if s <= share}, reverse=True):
+            weights = mixed(self.tuner.start, tuned, less)
+            guard = Gain(self._guard_before, self._score(weights, self._guard, TEST_GUARD))
+            if guard.lost <= self.settings.forgets_at_most:
+                break
+        return weights, less, guard
+
+    def _tune(
+        self, chosen: npt.NDArray[np.bool_], seconds: float, what: str, span: tuple[float, float]
+    ) -> Weights:
+        slices = replace(self._taught, usable=self._taught.usable & chosen)
+        low, high = span
+
+        def on_step(stage: str, done: float) -> None:
+            self.say(f"{what}: {stage}", low + (high - low) * done)
+
+        share = self.settings.phantom_share if (slices.kind == "phantom").any() else 0.0
+        return self.tuner.tune(slices, self._budget(chosen, seconds), share, on_step)
+
+    def _budget(self, chosen: npt.NDArray[np.bool_], seconds: float) -> Budget:
+        """A few passes over the user's slices, as far as the time goes; or the steps asked for."""
+        if self.settings.steps is not None:
+            return Budget(self.settings.steps)
+        n = int((chosen & self._own & self.slices.usable).sum())
+        own_share = 0.5 * (1.0 - self.settings.phantom_share)  # the other half are copies
+        steps = round(PASSES * n / (own_share * self.settings.batch_size))
+        return Budget(max(FEWEST_STEPS, steps), seconds)
+
+    def _shares(self) -> list[float]:
+        few = len(self.patients) < FEW_PATIENTS
+        return [share for share in SHARES if share <= SHARE_OF_FEW or not few]
+
+    def _held(self) -> list[str]:
+        """Patients that test: one of few, a fifth of many."""
+        n = len(self.patients)
+        if n < 2:
+            return []
+        return fold_of_patients(self.patients, min(n, 5), 0, self.settings.seed)
+
+
+def _free_name() -> str:
+    taken = {entry.name.lower() for entry in list_models()}
+    return next(name for n in itertools.count(1) if (name := f"improved-{n}") not in taken)
+
+
+def _classes(card: Mapping[str, Any]) -> dict[str, Sequence[str]] | None:
+    """The card's classes as a data set is asked for them; None for the pancreas alone."""
+    names = list(card["labels"])
+    return None if names == ["pancreas"] else {name: [name] for name in names}

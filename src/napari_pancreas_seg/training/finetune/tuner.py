@@ -1,0 +1,240 @@
+"""Training that begins with a model's weights and stays near them: for a few new cases.
+
+The decoder learns first, the encoder after it and slowly. Batch normalisation keeps its
+statistics and its scale: a handful of slices says too little of either. Afterwards old and new
+weights can be mixed (Wortsman et al. 2022, arXiv:2109.01903): on the way from one to the other
+lies most of what was gained, and less is forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.model.attention_unet import Architecture
+from napari_pancreas_seg.model.bundle import Bundle
+from napari_pancreas_seg.training.data.datasets import TrainingSlices
+from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
+from napari_pancreas_seg.training.fit.batches import training_batches
+from napari_pancreas_seg.training.fit.devices import choose_policy
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.fit.trainer import TrainingModel
+
+__all__ = ["STAGES", "Budget", "Stage", "Tuner", "Weights", "mixed", "tune_settings"]
+
+Weights = dict[str, npt.NDArray[np.float32]]
+"""A network's weights by the path of their variable."""
+
+WARM_UP, LEAST_RATE = 0.1, 0.05
+"""Share of a stage until its rate is reached; share of that rate to which it falls."""
+FEWEST_STEPS = 4
+"""Of a stage, however short the time is."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a fine-tuning.
+
+    Parameters
+    ----------
+    name : str
+        What learns, in words.
+    layers : tuple of str
+        How the names of the layers begin that learn; empty for all.
+    rate : float
+        Adam's learning rate at its highest.
+    share : float
+        Share of the time.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    rate: float
+    share: float
+
+    def learns(self, layer: str) -> bool:
+        """Whether a layer of this name learns; normalisation never does."""
+        return "_norm" not in layer and (not self.layers or layer.startswith(self.layers))
+
+
+STAGES = (
+    Stage("the decoder", ("decoder_", "gate_", "head"), 3e-4, 0.7),
+    Stage("the whole network", (), 5e-5, 0.3),
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to learn: until the time or the steps are used up.
+
+    Parameters
+    ----------
+    steps : int
+        Number of steps. With more of them than a few passes over the slices, a network learns
+        these by heart.
+    seconds : float
+        Time; without a limit the same seed gives the same weights.
+    """
+
+    steps: int
+    seconds: float = math.inf
+
+
+class _Clock:
+    """How much of a budget is spent."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._began = budget, time.perf_counter()
+
+    def done(self, steps: int) -> float:
+        """Share that is spent after so many steps."""
+        spent = (time.perf_counter() - self._began) / max(self._budget.seconds, 1e-3)
+        return max(spent, steps / self._budget.steps)
+
+
+def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainSettings:
+    """A recipe for the network that a card describes, without the heads that no bundle holds."""
+    neighbours, policy = card.get("neighbours_mm"), choose_policy("auto")
+    return TrainSettings(
+        architecture=Architecture(**card["architecture"]),
+        steps=1 << 30,  # the geometry of the last steps is of no use: they may come any time
+        batch_size=batch_size,
+        side_weights=(0.0, 0.0),
+        # Half precision wants its loss scaled; a few minutes are not worth that.
+        policy="float32" if policy == "mixed_float16" else policy,
+        negative_share=0.0,
+        windows=tuple(tuple(window) for window in card["windows"]),
+        neighbours_mm=None if neighbours is None else float(neighbours),
+        seed=seed,
+        frame=FrameSpec.from_dict(card["frame"]),
+        augmentation=AugmentationSettings(),
+    )
+
+
+class Tuner:
+    """A network that learns from a model's weights onwards, as often as one likes.
+
+    Parameters
+    ----------
+    start : Bundle
+        The model.
+    settings : TrainSettings
+        From `tune_settings`.
+    stages : tuple of Stage
+        What learns, one after the other.
+    """
+
+    def __init__(
+        self, start: Bundle, settings: TrainSettings, stages: tuple[Stage, ...] = STAGES
+    ) -> None:
+        keras.utils.set_random_seed(settings.seed)
+        self.stages = stages
+        self.network = start.network()
+        self.start = weights_of(self.network)
+        self.settings = settings
+        self._trainer = TrainingModel(settings)
+        self._steps = 0
+        self._rate = 0.0
+
+    def tune(
+        self,
+        slices: TrainingSlices,
+        budget: Budget,
+        phantom_share: float,
+        on_step: Callable[[str, float], None] = lambda stage, share: None,
+    ) -> Weights:
+        """Learn from the model's own weights; return the new ones.
+
+        Parameters
+        ----------
+        slices : TrainingSlices
+            What to learn from.
+        budget : Budget
+            How long.
+        phantom_share : float
+            Share of phantoms among the slices.
+        on_step : callable
+            Called after every step with what learns and the share that is done.
+
+        Raises
+        ------
+        PancreasSegError
+            If the loss becomes infinite.
+        """
+        settings = replace(self.settings, phantom_share=phantom_share)
+        assign(self._trainer.network, self.start)
+        self._steps, over = 0, 0.0
+        clock = _Clock(budget)
+        batches = training_batches(slices, settings, 0, settings.steps)
+        for stage in self.stages:
+            first, over = over, over + stage.share
+            self._begin(stage)
+            until = self._steps + FEWEST_STEPS
+            while (done := clock.done(self._steps)) < over or self._steps < until:
+                self._rate = stage.rate * rate_share((done - first) / stage.share)
+                self._step(next(batches))
+                on_step(stage.name, min(1.0, clock.done(self._steps)))
+        return weights_of(self._trainer.network)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the last tuning."""
+        return self._steps
+
+    def use(self, weights: Weights) -> keras.Model:
+        """The network with these weights; the same object every time."""
+        assign(self.network, weights)
+        return self.network
+
+    def _step(self, batch: dict[str, npt.NDArray[Any]]) -> None:
+        self._trainer.optimizer.learning_rate = self._rate
+        loss = float(self._trainer.train_on_batch(batch, return_dict=True)["loss"])
+        self._trainer.reset_metrics()
+        if not math.isfinite(loss):
+            raise PancreasSegError(
+                "The loss is no longer a number; look at the cases with 'dataset check'."
+            )
+        self._steps += 1
+
+    def _begin(self, stage: Stage) -> None:
+        """Choose what learns, and compile for it: Keras does not notice by itself."""
+        for layer in self._trainer.network.layers:
+            layer.trainable = stage.learns(layer.name)
+        optimizer = keras.optimizers.Adam(stage.rate, global_clipnorm=1.0)
+        self._trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+        optimizer.build(self._trainer.trainable_variables)
+
+
+def rate_share(done: float) -> float:
+    """Share of a stage's rate when a share of the stage is done: warm-up, then a cosine."""
+    done = min(max(done, 0.0), 1.0)
+    if done < WARM_UP:
+        return max(LEAST_RATE, done / WARM_UP)
+    falling = 0.5 * (1.0 + math.cos(math.pi * (done - WARM_UP) / (1.0 - WARM_UP)))
+    return LEAST_RATE + (1.0 - LEAST_RATE) * falling
+
+
+def weights_of(network: keras.Model) -> Weights:
+    """Copy a network's weights."""
+    return {variable.path: ops.convert_to_numpy(variable).copy() for variable in network.weights}
+
+
+def assign(network: keras.Model, weights: Weights) -> None:
+    """Set a network's weights."""
+    for variable in network.weights:
+        variable.assign(weights[variable.path])
+
+
+def mixed(start: Weights, tuned: Weights, share: float) -> Weights:
+    """Weights on the way from the one to the other; with a share of 1 the latter."""
+    return {path: (1.0 - share) * start[path] + share * tuned[path] for path in start}

@@ -1,0 +1,1 @@
+"""The fit: recipe, augmentation, one step, the loop around it."""

@@ -1,0 +1,90 @@
+"""Which slices a step learns from: a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.data.datasets import TrainingSlices
+from napari_pancreas_seg.training.fit.augmentation import draw
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+
+__all__ = ["sampling_chances", "training_batch", "training_batches"]
+
+Batch = dict[str, npt.NDArray[Any]]
+
+AHEAD = 2
+"""Batches that are made while the device is at work."""
+
+
+def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDArray[np.float64]:
+    """Chance of each slice: kinds by their share, patients alike, slices of one alike.
+
+    Patients' slices with and without something of the classes are balanced: most of a volume
+    lies beyond the gland. What is not usable has no chance.
+    """
+    share = {"negative": settings.negative_share, "phantom": settings.phantom_share}
+    share["patient"] = 1.0 - sum(share.values())
+    chances = np.zeros(len(slices.kind))
+    for kind, weight in share.items():
+        of_kind = slices.usable & (slices.kind == kind)
+        names = np.unique(slices.patient[of_kind])
+        for name in names:
+            chosen = of_kind & (slices.patient == name)
+            chances[chosen] = weight / len(names) / chosen.sum()
+            shown = chosen & slices.present.any(axis=1)
+            if kind == "patient" and 0 < shown.sum() < chosen.sum():
+                p = settings.positive_share
+                chances[shown] = p * weight / len(names) / shown.sum()
+                others = chosen & ~shown
+                chances[others] = (1 - p) * weight / len(names) / others.sum()
+    if not chances.sum():
+        raise PancreasSegError("There are no slices to train on.")
+    return chances / chances.sum()
+
+
+def training_batch(
+    slices: TrainingSlices, chances: npt.NDArray[np.float64], settings: TrainSettings, step: int
+) -> Batch:
+    """The batch of a step: a pure function of the seed and the step."""
+    rng = np.random.default_rng([settings.seed, step])
+    chosen = rng.choice(len(chances), settings.batch_size, p=chances)
+    # Geometry is annealed by half in the last 15 %, towards what inference will see.
+    left = max(0.0, (settings.steps - step) / (0.15 * settings.steps))
+    geometry = 0.5 + 0.5 * min(1.0, left)
+    return {
+        "hu": slices.inputs(chosen),
+        "target": slices.target[chosen],
+        **draw(
+            rng,
+            settings.batch_size,
+            settings.frame,
+            settings.augmentation,
+            geometry,
+            slices.neighbours.shape[1],
+        ),
+    }
+
+
+def training_batches(
+    slices: TrainingSlices, settings: TrainSettings, first: int, last: int
+) -> Generator[Batch, None, None]:
+    """Yield the batches of steps `first` to before `last`, made ahead in a thread."""
+    chances = sampling_chances(slices, settings)
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[Batch]] = deque()
+        try:
+            for step in range(first, last + AHEAD):
+                if step < last:
+                    waiting.append(pool.submit(training_batch, slices, chances, settings, step))
+                if step >= first + AHEAD:
+                    yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

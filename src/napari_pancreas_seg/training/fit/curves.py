@@ -1,0 +1,142 @@
+"""Learning curves of a training: as a table, as a picture, and for TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_pancreas_seg.io.files import atomic_write, write_json, write_text
+
+__all__ = ["Curves", "history_csv"]
+
+EVENTS = "tensorboard"
+"""Folder of TensorBoard's files, within that of the training."""
+
+Line = Mapping[str, Any]
+
+
+class Curves:
+    """Files about a training's history, kept up to date epoch by epoch.
+
+    ``history.json``, ``history.csv`` and ``curves.png`` are replaced as a whole; TensorBoard's
+    events are written anew from the history when a training goes on, so that they tell of no
+    epoch twice.
+
+    Parameters
+    ----------
+    folder : Path
+        The training's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._events: Any = None
+        self._written = 0
+
+    def show(self, history: Sequence[Line], best: int | None = None) -> None:
+        """Write everything.
+
+        Parameters
+        ----------
+        history : sequence of Mapping
+            A line an epoch; see `napari_pancreas_seg.training.fit.loop.fit`.
+        best : int, optional
+            Index of the epoch to mark.
+        """
+        write_json(self.folder / "history.json", list(history), overwrite=True)
+        write_text(self.folder / "history.csv", history_csv(history), overwrite=True)
+        _draw(history, best, self.folder / "curves.png")
+        self._write_events(history)
+
+    def close(self) -> None:
+        """Let go of TensorBoard's file."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _write_events(self, history: Sequence[Line]) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        if self._events is None:
+            from tensorboard.summary import Writer
+
+            for old in (self.folder / EVENTS).glob("events.out.tfevents.*"):
+                with contextlib.suppress(OSError):  # somebody may be looking at it
+                    old.unlink()
+            self._events = Writer(str(self.folder / EVENTS))
+            self._written = 0
+        for line in history[self._written :]:
+            for name, value in _figures(line).items():
+                self._events.add_scalar(name, value, int(line["step"]))
+        self._written = len(history)
+        self._events.flush()
+
+
+def history_csv(history: Sequence[Line]) -> str:
+    """A training's history as a table, a column for every figure that any epoch has."""
+    columns = list(dict.fromkeys(name for line in history for name in line))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(history)
+    return text.getvalue()
+
+
+def _figures(line: Line) -> dict[str, float]:
+    """What is drawn over the steps."""
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if name != "step" and isinstance(value, int | float)
+    }
+
+
+def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
+    """Loss above, validation Dice below, over the steps."""
+    # The Agg canvas without pyplot: no window, no global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    shown = [("loss", "training loss")]
+    if any("validation_dice" in line for line in history):
+        shown.append(("validation_dice", "validation Dice"))
+    figure = Figure(figsize=(7.0, 2.6 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0]
+    for ax, (name, label) in zip(axes, shown, strict=True):
+        lines = [line for line in history if name in line]
+        ax.plot([line["step"] for line in lines], [line[name] for line in lines], ".-")
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.3)
+    if len(shown) == 2:
+        _draw_classes(axes[1], history)
+        if best is not None:
+            line = history[best]
+            axes[1].plot(line["step"], line["validation_dice"], "o", mfc="none", color="C3", ms=9)
+            axes[1].set_title(f"best: {line['validation_dice']:.3f} at step {line['step']}", size=9)
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    with atomic_write(path, overwrite=True) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _draw_classes(ax: Any, history: Sequence[Line]) -> None:
+    """Dice of each class, where there are several."""
+    names = dict.fromkeys(n for line in history for n in line if n.startswith("dice_"))
+    for name in names:
+        lines = [line for line in history if name in line]
+        ax.plot(
+            [line["step"] for line in lines],
+            [line[name] for line in lines],
+            lw=1,
+            alpha=0.7,
+            label=name.removeprefix("dice_"),
+        )
+    if names:
+        ax.legend(fontsize=8)

@@ -1,0 +1,130 @@
+"""Recipes for known tasks: which classes, however a data set calls them, and how to learn them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.frame import FrameSpec
+
+__all__ = ["PRESETS", "Preset", "preset_named"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe for a task.
+
+    Parameters
+    ----------
+    name, description : str
+        What it is called, and what it is for.
+    classes : Mapping of str to str
+        Name of each class, in the order of the network's channels, with a regular expression
+        for what data sets call it: lower case, words joined by single spaces.
+    needed : tuple of str
+        Classes without which it makes no sense; others may be missing in a data set.
+    settings : Mapping
+        Fields of `TrainSettings` that differ from their defaults.
+    """
+
+    name: str
+    description: str
+    classes: Mapping[str, str]
+    needed: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def labels(self, there: Sequence[str]) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+        """Choose among the classes of a data set.
+
+        Parameters
+        ----------
+        there : sequence of str
+            The data set's own classes.
+
+        Returns
+        -------
+        labels : dict of str to list of str
+            Classes to train, and what of the data set each is made of; see `open_dataset`.
+        notes : tuple of str
+            What the data set lacks, in a sentence.
+
+        Raises
+        ------
+        PancreasSegError
+            If it lacks a class that is needed, or all but one.
+        """
+        words = {name: " ".join(re.split(r"[\W_]+", name.lower())).strip() for name in there}
+        found = {
+            name: [own for own in there if re.fullmatch(pattern, words[own])]
+            for name, pattern in self.classes.items()
+        }
+        labels = {name: parts for name, parts in found.items() if parts}
+        missing = [name for name, parts in found.items() if not parts]
+        lacking = [name for name in missing if name in self.needed]
+        if lacking or len(labels) < 2:
+            shown = ", ".join(there[:12]) + (" …" if len(there) > 12 else "")
+            raise PancreasSegError(
+                f"The preset {self.name} needs the {' and the '.join(lacking or self.needed)}, and "
+                f"at least two classes; this data set has {shown or 'none'}. Say which are which "
+                "with --labels NAME=CLASS[+CLASS]."
+            )
+        notes = (f"Not in this data set, so not learnt: {', '.join(missing)}.",) if missing else ()
+        return labels, notes
+
+
+WHOLE_BODY = FrameSpec(224, 288, 1.3, (0.0, 0.0))
+"""Liver, spleen and flanks lie outside of the frame that the pancreas needs."""
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            "pancreas-tumour",
+            "the gland and the masses in it, as in task 7 of the Medical Segmentation Decathlon",
+            {
+                "pancreas": r"(normal |healthy )?pancreas( parenchyma)?",
+                "tumour": r"(pancrea(s|tic) )?((pdac|pnet) )?"
+                r"(cancer|tumou?rs?|lesions?|mass|masses|cysts?|pdac|pnet)",
+            },
+            ("pancreas", "tumour"),
+            # Most slices of the gland show no tumour; a softmax must not forget it.
+            {"positive_share": 0.9},
+        ),
+        Preset(
+            "organs",
+            "the organs around the pancreas, as the article has them in CT-150, and as "
+            "TotalSegmentator, BTCV and AMOS name them",
+            {
+                "pancreas": r"pancreas",
+                "liver": r"liver",
+                "spleen": r"spleen",
+                "kidneys": r"kidneys?|((left|right) kidney|kidney (left|right))",
+                "stomach": r"stomach",
+                "duodenum": r"duodenum",
+                "gallbladder": r"gall ?bladder",
+            },
+            ("pancreas",),
+            {"frame": WHOLE_BODY},
+        ),
+    )
+}
+"""Presets by name."""
+
+
+def preset_named(name: str) -> Preset:
+    """Find a preset.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is none of that name.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise PancreasSegError(
+            f"There is no preset {name!r}; known are {', '.join(PRESETS)}."
+        ) from None

@@ -1,0 +1,164 @@
+"""The recipe of a training: everything that is chosen before it starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.frame import SOFT_TISSUE_HU, FrameSpec
+from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
+from napari_pancreas_seg.model.losses import LOSSES
+from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
+from napari_pancreas_seg.training.fit.devices import POLICIES
+
+__all__ = ["TrainSettings", "check_windows", "settings_to_dict"]
+
+WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
+"""The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A training recipe.
+
+    Parameters
+    ----------
+    architecture : str or Architecture
+        Name in `ARCHITECTURES`, or an architecture; its size becomes the frame's.
+    loss : str
+        Name in `LOSSES`.
+    steps, steps_per_epoch, batch_size : int
+        Length of the training; a checkpoint is written and the validation patients are
+        scored after every epoch.
+    learning_rate, weight_decay, warm_up, clip_norm : float
+        AdamW's; warm-up is a share of the steps.
+    schedule : str
+        ``"cosine"``, or ``"constant"``, which stays at the learning rate after warming up.
+    averaging : float
+        Momentum of the average of weights that becomes the model.
+    start_share : float
+        Share that the model to begin with keeps in the weights that become the model: the mean of
+        two networks' weights is often better than either where one was trained on from the other
+        (Wortsman et al. 2022, arXiv:2109.01903).
+    side_weights : tuple of float
+        Weights of the losses at the decoder's second and third finest levels.
+    negative_share, phantom_share : float
+        Share of CTs without pancreas, and of phantoms, in a batch on average.
+    calibration_batches : int
+        Batches over which the averaged network's normalisation statistics are computed.
+    policy : str
+        Keras dtype policy of the training; see `napari_pancreas_seg.training.fit.devices`.
+    windows : tuple of (low, high)
+        HU windows of the input channels, within 0 to 255; see `check_windows`.
+    neighbours_mm : float, optional
+        2.5-D: a slice and the two at this distance below and above it, through the first
+        window, are the input channels, instead of one slice through all windows.
+    positive_share : float
+        How often a patient's slice shows something of the classes, where there are both sorts.
+    patience : int, optional
+        Stop when the validation Dice of the averaged network has not risen for so many epochs,
+        and keep the network of the best epoch, as is done too when the steps come first. None
+        trains to the end and keeps the last.
+    seed : int
+        Seed of everything random.
+    """
+
+    architecture: str | Architecture = "default"
+    loss: str = "mixed"
+    steps: int = 6000
+    steps_per_epoch: int = 250
+    batch_size: int = 8
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-3
+    warm_up: float = 0.03
+    clip_norm: float = 1.0
+    schedule: str = "cosine"
+    averaging: float = 0.999
+    start_share: float = 0.0
+    side_weights: tuple[float, float] = (0.5, 0.25)
+    negative_share: float = 0.12
+    phantom_share: float = 0.06
+    calibration_batches: int = 200
+    policy: str = "auto"
+    windows: tuple[tuple[float, float], ...] = WINDOWS_HU
+    neighbours_mm: float | None = None
+    positive_share: float = 0.8
+    patience: int | None = None
+    seed: int = 0
+    frame: FrameSpec = field(default_factory=FrameSpec)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
+            raise PancreasSegError(
+                f"There is no architecture {self.architecture!r}; "
+                f"known are {', '.join(ARCHITECTURES)}."
+            )
+        if self.loss not in LOSSES:
+            raise PancreasSegError(
+                f"There is no loss {self.loss!r}; known are {', '.join(LOSSES)}."
+            )
+        if self.schedule not in SCHEDULES:
+            raise PancreasSegError(
+                f"There is no schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}."
+            )
+        if self.policy not in POLICIES:
+            raise PancreasSegError(
+                f"There is no policy {self.policy!r}; known are {', '.join(POLICIES)}."
+            )
+        if self.patience is not None and self.patience < 1:
+            raise PancreasSegError("A training needs the patience of at least one epoch.")
+        if min(self.steps, self.steps_per_epoch, self.batch_size) < 1:
+            raise PancreasSegError("A training needs at least one step, epoch and slice.")
+        if self.neighbours_mm is not None and not 0 < self.neighbours_mm < math.inf:
+            raise PancreasSegError("The distance of neighbouring slices must be above 0 mm.")
+        if not 0 <= self.start_share < 1:
+            raise PancreasSegError("The share of the model to begin with must be in [0, 1).")
+        if not 0 < self.positive_share <= 1:
+            raise PancreasSegError("The share of slices with something in them must be in (0, 1].")
+        check_windows(self.windows)
+
+    @property
+    def input_windows(self) -> tuple[tuple[float, float], ...]:
+        """The windows that are used: with neighbouring slices, the first alone."""
+        return self.windows if self.neighbours_mm is None else self.windows[:1]
+
+    def resolved_architecture(self) -> Architecture:
+        """The architecture, at the size of the frame."""
+        chosen = self.architecture
+        if isinstance(chosen, str):
+            chosen = ARCHITECTURES[chosen]
+        return replace(
+            chosen,
+            height=self.frame.height,
+            width=self.frame.width,
+            channels=len(self.windows) if self.neighbours_mm is None else 3,
+        )
+
+
+def check_windows(windows: Sequence[Sequence[float]]) -> None:
+    """Refuse HU windows that reach beyond what training slices hold.
+
+    Raises
+    ------
+    PancreasSegError
+        If there are such windows, or one without any width.
+    """
+    low, high = SOFT_TISSUE_HU
+    for window in windows:
+        if not low <= window[0] < window[1] <= high:
+            raise PancreasSegError(
+                f"The HU window {window[0]:g} to {window[1]:g} does not lie within {low} to "
+                f"{high}, to which training slices are clipped."
+            )
+
+
+def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
+    """The recipe as plain data, for a card."""
+    data = asdict(settings)
+    data["frame"] = settings.frame.to_dict()
+    return data

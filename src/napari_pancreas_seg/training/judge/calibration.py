@@ -1,0 +1,269 @@
+"""Temperature, threshold and confidence of a model, fitted on patients it never saw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, optimize, stats
+
+from napari_pancreas_seg.inference.confidence import expected_dice
+from napari_pancreas_seg.inference.frame import Frame
+from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
+
+__all__ = ["Calibration", "PredictedSlice", "calibrate", "score_predictions", "tempered"]
+
+Array = npt.NDArray[Any]
+
+NEAR_MM = 10.0
+"""Calibration is measured this near to either mask: far away it is trivially good."""
+MOST_VALUES = 1 << 23
+"""Probabilities to fit a temperature on: it needs no more, and they take memory."""
+LEAST_RANGE = 0.01
+"""Of the expected Dice of slices, below which no line can be laid through them."""
+TEMPERATURES = (0.5, 8.0)
+BINS = 15
+THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSlice:
+    """A slice, and what a network that never saw its patient says of it.
+
+    Parameters
+    ----------
+    patient, name : str
+        Whose slice, and which.
+    probability : ndarray, shape (C, height, width), float32
+        Probability of each class in the frame, before any temperature.
+    shares : ndarray, shape (C, height, width), uint8
+        Share of each of the frame's pixels that each class has, 255 for all of it.
+    mask : ndarray, shape (1, Y, X), uint8
+        The reference on the slice's own grid.
+    frame : Frame
+        Where the frame lies.
+    values : tuple of int
+        Value of each class in the mask.
+    """
+
+    patient: str
+    name: str
+    probability: npt.NDArray[np.float32]
+    shares: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8]
+    frame: Frame
+    values: tuple[int, ...] = (1,)
+
+    @classmethod
+    def of(
+        cls,
+        patient: str,
+        name: str,
+        probability: Array,
+        mask: npt.NDArray[np.uint8],
+        frame: Frame,
+        values: Sequence[int] = (1,),
+    ) -> PredictedSlice:
+        """Bring the reference into the frame, next to what the network says.
+
+        Parameters
+        ----------
+        probability : ndarray, shape (height, width, C)
+            What the network says, as it says it.
+        patient, name, mask, frame, values
+            See the class.
+        """
+        rows, columns = frame.into()
+        target = [rows @ (mask[0] == value).astype(np.float32) @ columns.T for value in values]
+        shares = np.rint(255 * np.stack(target)).astype(np.uint8)
+        classes_first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
+        return cls(patient, name, classes_first, shares, mask, frame, tuple(values))
+
+    @property
+    def target(self) -> npt.NDArray[np.float32]:
+        """Share of each of the frame's pixels that each class has, from 0 to 1."""
+        return np.asarray(self.shares / 255, np.float32)
+
+    def on_slice(self, temperature: float = 1.0) -> Array:
+        """Probability of each class on the slice's own grid, shape (C, 1, Y, X)."""
+        rows, columns = self.frame.out_of()
+        return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[:, None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a card says of how to read a network's probabilities.
+
+    Parameters
+    ----------
+    temperature : float
+        Divides the log-odds, of several classes the logits (Guo et al. 2017, arXiv:1706.04599).
+    threshold : float
+        The one with the best mean Dice over patients, after the temperature; what all classes
+        together must exceed.
+    slope, intercept : float
+        The line that leads from a slice's raw expected Dice to its Dice, all classes taken
+        together.
+    spearman : float or None
+        Rank correlation of expected and true Dice over slices; None where they do not vary.
+    error_before, error_after : float or None
+        Expected calibration error within `NEAR_MM` of either mask; None without any pixel there.
+    slices, patients : int
+        How many it was fitted on.
+    """
+
+    temperature: float
+    threshold: float
+    slope: float
+    intercept: float
+    spearman: float | None
+    error_before: float | None
+    error_after: float | None
+    slices: int
+    patients: int
+
+    def card_fields(self) -> dict[str, Any]:
+        """The fields of a card that this fills; what could not be measured is left out."""
+        measured = {name: value for name, value in asdict(self).items() if value is not None}
+        return {
+            "temperature": measured.pop("temperature"),
+            "threshold": measured.pop("threshold"),
+            "confidence": {"what": _WHAT, **measured},
+        }
+
+
+_WHAT = (
+    "fitted on patients the network never saw; calibration error within "
+    f"{NEAR_MM:.0f} mm of either mask; spearman is the rank correlation of the expected with the "
+    "true Dice of a slice"
+)
+
+
+def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
+    """Divide the logits of probabilities by a temperature, as `FramePredictor` does.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (C, ...)
+        Probability of each class; what they leave of 1 is the background's.
+    temperature : float
+        Above 1 makes them less sure.
+    """
+    if len(probability) == 1:
+        certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
+        odds = np.log(certain) - np.log1p(-certain)
+        return (1.0 / (1.0 + np.exp(-odds / temperature))).astype(np.float32)
+    rest = 1.0 - probability.sum(axis=0, keepdims=True, dtype=np.float64)
+    every = np.clip(np.concatenate([rest, probability]), 1e-6, 1 - 1e-6)
+    weights = every ** (1.0 / temperature)
+    return (weights[1:] / weights.sum(axis=0)).astype(np.float32)
+
+
+def score_predictions(
+    predicted: Iterable[PredictedSlice],
+    temperature: float = 1.0,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+) -> ThresholdScores:
+    """Overlap per patient on the slices' own grids, for every threshold."""
+    scores = ThresholdScores(thresholds)
+    for one in predicted:
+        scores.add(one.patient, one.on_slice(temperature), one.mask, one.values)
+    return scores
+
+
+def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
+    """Fit temperature, threshold and confidence.
+
+    What slices tell nothing of, because there are too few of them or nothing is found in any,
+    is left as it is.
+
+    Parameters
+    ----------
+    predicted : sequence of PredictedSlice
+        Slices of patients that the network never saw.
+    """
+    probability, target = _near_either_mask(predicted)
+    temperature = _best_temperature(probability, target) if probability.size else 1.0
+    threshold, _ = score_predictions(predicted, temperature).best()
+    expected, true = _expected_and_true(predicted, temperature, threshold)
+    varies = len(expected) > 0 and np.ptp(expected) > LEAST_RANGE
+    slope, intercept = np.polyfit(expected, true, 1) if varies else (1.0, 0.0)
+    ranked = stats.spearmanr(expected, true).statistic if varies and np.ptp(true) > 0 else None
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        slope=round(float(slope), 4),
+        intercept=round(float(intercept), 4),
+        spearman=None if ranked is None else round(float(ranked), 4),
+        error_before=_error(probability, target),
+        error_after=_error(tempered(probability, temperature), target),
+        slices=len(predicted),
+        patients=len({one.patient for one in predicted}),
+    )
+
+
+def _error(probability: Array, target: Array) -> float | None:
+    if not probability.size:
+        return None
+    return round(calibration_error(probability.ravel(), target.ravel()), 4)
+
+
+def _near_either_mask(predicted: Sequence[PredictedSlice]) -> tuple[Array, Array]:
+    """Probability and target (C, n) of the pixels to calibrate on, evenly spread if many."""
+    near = [np.flatnonzero(_near(one)) for one in predicted]
+    classes = len(predicted[0].probability)
+    step = max(1, math.ceil(classes * sum(map(len, near)) / MOST_VALUES))
+    pairs = [(one, where[::step]) for one, where in zip(predicted, near, strict=True)]
+    probability = [one.probability.reshape(classes, -1)[:, where] for one, where in pairs]
+    shares = [one.shares.reshape(classes, -1)[:, where] for one, where in pairs]
+    return np.concatenate(probability, axis=1), np.concatenate(shares, axis=1) / np.float32(255)
+
+
+def _best_temperature(probability: Array, target: Array) -> float:
+    """The temperature at which the reference is least of a surprise."""
+    background = np.clip(1 - target.sum(axis=0), 0, 1)
+
+    def surprise(log_temperature: float) -> float:
+        p = tempered(probability, float(np.exp(log_temperature))).astype(np.float64)
+        rest = np.clip(1 - p.sum(axis=0), 1e-9, 1)
+        return float(-((target * np.log(p)).sum(axis=0) + background * np.log(rest)).mean())
+
+    best = optimize.minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
+    return round(float(np.exp(best.x)), 3)
+
+
+def calibration_error(probability: Array, target: Array, bins: int = BINS) -> float:
+    """Expected calibration error: mean gap between probability and frequency (Naeini 2015)."""
+    index = np.clip((probability * bins).astype(int), 0, bins - 1)
+    gap = np.bincount(index, probability, bins) - np.bincount(index, target, bins)
+    return float(np.abs(gap).sum() / len(probability))
+
+
+def _near(one: PredictedSlice, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
+    either = (one.probability.sum(axis=0) > threshold) | (one.target.sum(axis=0) > 0.5)
+    if not either.any():
+        return np.asarray(either)
+    distance = ndimage.distance_transform_edt(~either) * one.frame.spec.mm_per_pixel
+    return np.asarray(distance <= NEAR_MM)
+
+
+def _expected_and_true(
+    predicted: Sequence[PredictedSlice], temperature: float, threshold: float
+) -> tuple[Array, Array]:
+    """Raw expected Dice and true Dice of every slice in which something was found."""
+    expected, true = [], []
+    for one in predicted:
+        p = tempered(one.probability, temperature).sum(axis=0)
+        target = one.target.sum(axis=0)
+        raw = float(expected_dice(p[None], threshold)[0])
+        if not np.isfinite(raw):
+            continue
+        found = p > threshold
+        both = 2.0 * target[found].sum()
+        expected.append(raw)
+        true.append(both / max(found.sum() + target.sum(), 1e-6))
+    return np.array(expected), np.array(true)

@@ -1,0 +1,326 @@
+"""What is counted of a patient, and what of many patients is published."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
+from napari_pancreas_seg.mask.metrics import (
+    SurfaceAgreement,
+    in_plane_surface_distances,
+    surface_distances,
+)
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = [
+    "FAILURE_DICE",
+    "TOLERANCE_MM",
+    "GateMeans",
+    "PatientScore",
+    "PatientTally",
+    "bootstrap_interval",
+    "summarise",
+    "summarise_patients",
+]
+
+Array = npt.NDArray[Any]
+
+TOLERANCE_MM = 2.0
+"""Tolerance of the surface Dice."""
+FAILURE_DICE = 0.5
+"""A patient with a Dice below this counts as a failure."""
+TISSUE_HU = 10.0
+"""Above this a pixel is tissue other than fat: what attention in the gland is compared with."""
+RESAMPLES = 10_000
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Array, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of a mean over patients, by the percentile bootstrap (Efron 1979).
+
+    Parameters
+    ----------
+    values : sequence of float
+        One value for each patient; patients are resampled, never slices.
+    resamples, seed : int
+        Number of resamples, and the seed they are drawn with.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end; both NaN without any value.
+    """
+    array = np.asarray(values, float)
+    if not array.size:
+        return float("nan"), float("nan")
+    chosen = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
+    low, high = np.percentile(array[chosen].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summarise(
+    values: Iterable[float | None], *, higher_is_better: bool = True
+) -> dict[str, float | int]:
+    """Mean, standard deviation, median, worst and 95 % interval over patients, with n.
+
+    Parameters
+    ----------
+    values : iterable of float or None
+        One value for each patient; None, where a figure is not defined, is left out.
+    higher_is_better : bool
+        Which end is the worst.
+
+    Returns
+    -------
+    dict
+        ``n``, and if that is not 0 ``mean``, ``sd`` (of the sample), ``median``, ``worst``,
+        ``low`` and ``high``.
+    """
+    array = np.array([value for value in values if value is not None], float)
+    if not array.size:
+        return {"n": 0}
+    low, high = bootstrap_interval(array)
+    found = {
+        "mean": array.mean(),
+        "sd": array.std(ddof=1) if array.size > 1 else 0.0,
+        "median": np.median(array),
+        "worst": array.min() if higher_is_better else array.max(),
+        "low": low,
+        "high": high,
+    }
+    return {"n": int(array.size), **{name: round(float(v), 4) for name, v in found.items()}}
+
+
+def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is published of many patients.
+
+    Parameters
+    ----------
+    rows : Mapping
+        For each patient what `PatientScore.to_dict` gives.
+
+    Returns
+    -------
+    dict
+        ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice
+        below `FAILURE_DICE`, worst first; ``attention``, a row a gate.
+    """
+    figures = dict.fromkeys(n for row in rows.values() for n in row if n not in _NO_FIGURES)
+    failed = sorted((row["dice"], p) for p, row in rows.items() if row["dice"] < FAILURE_DICE)
+    return {
+        "summary": {
+            name: summarise(
+                [row.get(name) for row in rows.values()],
+                higher_is_better=name not in _LOWER_IS_BETTER,
+            )
+            for name in figures
+        },
+        "failures": {"below": FAILURE_DICE, "patients": [patient for _, patient in failed]},
+        "attention": _summarise_attention([row.get("attention", ()) for row in rows.values()]),
+    }
+
+
+_NO_FIGURES = ("slices", "missed_slices", "attention")
+_LOWER_IS_BETTER = ("hd95_mm", "mean_distance_mm")
+
+
+def _summarise_attention(patients: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """Attention over patients, a row a gate, finest first."""
+    rows = []
+    for number, gates in enumerate(zip(*filter(None, patients), strict=True), start=1):
+        means = {name: round(statistics.fmean(g[name] for g in gates), 4) for name in gates[0]}
+        ratios = {
+            f"ratio_to_{name}": summarise(g["inside"] / max(g[name], 1e-6) for g in gates)
+            for name in ("tissue", "frame")
+        }
+        rows.append({"gate": number, **means, **ratios})
+    return rows
+
+
+@dataclass(frozen=True)
+class GateMeans:
+    """Mean attention coefficient of a gate in one patient.
+
+    Parameters
+    ----------
+    inside : float
+        Mean over the reference.
+    tissue : float
+        Mean over the other tissue of the same slices in the frame, above `TISSUE_HU`. Here a
+        gate has something to suppress.
+    frame : float
+        Mean over everything else in the frame: tissue, fat, gas and the air around.
+    sd : float
+        Standard deviation over the frame: 0 for a gate that is flat.
+    """
+
+    inside: float
+    tissue: float
+    frame: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class PatientScore:
+    """How well the mask of a patient agrees with the reference, all slices pooled.
+
+    Parameters
+    ----------
+    dice : float
+        Overlap of voxels.
+    hd95_mm, surface_dice, mean_mm : float
+        Of the surfaces; see `napari_pancreas_seg.mask.metrics.SurfaceAgreement`.
+    recall, precision, volume_ratio : float or None
+        Share of the reference that was found, share of the mask that is right, and volume of
+        the mask by that of the reference; None where the divisor is nothing.
+    slices : int
+        Slices that show the reference or the mask.
+    missed : int
+        Those of them that show the one but not the other.
+    attention : tuple of GateMeans
+        Finest gate first.
+    """
+
+    dice: float
+    hd95_mm: float
+    surface_dice: float
+    mean_mm: float
+    recall: float | None
+    precision: float | None
+    volume_ratio: float | None
+    slices: int
+    missed: int
+    attention: tuple[GateMeans, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data, rounded."""
+        figures = {
+            "dice": self.dice,
+            "hd95_mm": self.hd95_mm,
+            f"surface_dice_{TOLERANCE_MM:g}mm": self.surface_dice,
+            "mean_distance_mm": self.mean_mm,
+            "recall": self.recall,
+            "precision": self.precision,
+            "volume_ratio": self.volume_ratio,
+        }
+        data: dict[str, Any] = {
+            name: None if value is None else round(value, 4) for name, value in figures.items()
+        }
+        data |= {"slices": self.slices, "missed_slices": self.missed}
+        data["attention"] = [
+            {name: round(value, 4) for name, value in asdict(gate).items()}
+            for gate in self.attention
+        ]
+        return data
+
+
+@dataclass
+class _GateSums:
+    """Sums of coefficients and numbers of pixels: in the gland, other tissue, all the rest."""
+
+    sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    squares: float = 0.0
+
+    def add(self, alpha: Array, gland: Array, tissue: Array) -> None:
+        for i, where in enumerate((gland, tissue, ~gland)):
+            self.sums[i] += alpha[where].sum()
+            self.pixels[i] += np.count_nonzero(where)
+        self.squares += float((alpha**2).sum())
+
+    def means(self) -> GateMeans | None:
+        if not self.pixels.all():
+            return None
+        inside, tissue, frame = (float(m) for m in self.sums / self.pixels)
+        n = self.pixels[0] + self.pixels[2]
+        variance = self.squares / n - ((self.sums[0] + self.sums[2]) / n) ** 2
+        return GateMeans(inside, tissue, frame, float(np.sqrt(max(0.0, variance))))
+
+
+@dataclass
+class PatientTally:
+    """Counts of one patient, CT by CT; `score` makes figures of them."""
+
+    both: int = 0
+    predicted: int = 0
+    reference: int = 0
+    predicted_mm3: float = 0.0
+    reference_mm3: float = 0.0
+    slices: int = 0
+    missed: int = 0
+    surfaces: list[SurfaceAgreement] = field(default_factory=list)
+    gates: list[_GateSums] = field(default_factory=list)
+
+    def add(self, found: Segmentation, volume: CTVolume, reference: Array) -> None:
+        """Count a CT.
+
+        Parameters
+        ----------
+        found : Segmentation
+            What the model found in it.
+        volume : CTVolume
+            The CT. Of a CT of one slice, outlines are compared; else surfaces in 3-D.
+        reference : ndarray, shape (Z, Y, X)
+            Greater than 0 in the pancreas.
+        """
+        truth, mask = reference > 0, found.mask > 0
+        counts = [int(np.count_nonzero(x)) for x in (truth & mask, mask, truth)]
+        self.both += counts[0]
+        self.predicted += counts[1]
+        self.reference += counts[2]
+        self.predicted_mm3 += counts[1] * volume.grid.voxel_volume_mm3
+        self.reference_mm3 += counts[2] * volume.grid.voxel_volume_mm3
+        shown = [x.any(axis=(1, 2)) for x in (truth, mask)]
+        self.slices += int(np.count_nonzero(shown[0] | shown[1]))
+        self.missed += int(np.count_nonzero(shown[0] ^ shown[1]))
+        measure = in_plane_surface_distances if len(truth) == 1 else surface_distances
+        self.surfaces.append(measure(truth, mask, volume.spacing))
+        if not self.gates:
+            self.gates = [_GateSums() for _ in found.attention]
+        for gate, sums in zip(found.attention, self.gates, strict=True):
+            _count_attention(gate, volume, truth, sums)
+
+    def score(self) -> PatientScore:
+        """The figures of all that was counted."""
+        surface = SurfaceAgreement.pooled(self.surfaces)
+        total = self.predicted + self.reference
+        gates = [sums.means() for sums in self.gates]
+        return PatientScore(
+            dice=2 * self.both / total if total else 1.0,
+            hd95_mm=surface.hd95_mm,
+            surface_dice=surface.surface_dice(TOLERANCE_MM),
+            mean_mm=surface.mean_mm,
+            recall=self.both / self.reference if self.reference else None,
+            precision=self.both / self.predicted if self.predicted else None,
+            volume_ratio=self.predicted_mm3 / self.reference_mm3 if self.reference else None,
+            slices=self.slices,
+            missed=self.missed,
+            attention=tuple(g for g in gates if g is not None),
+        )
+
+
+def _count_attention(
+    gate: ScalarMap, volume: CTVolume, truth: npt.NDArray[np.bool_], sums: _GateSums
+) -> None:
+    """Add the coefficients of the slices that show the gland, each CT pixel at its nearest one."""
+    to_map = np.linalg.inv(gate.grid.affine) @ volume.grid.affine  # diagonal: axes are parallel
+    index, inside = [], []
+    for axis, (n_ct, n_map) in enumerate(zip(truth.shape, gate.values.shape, strict=True)):
+        nearest = np.rint(to_map[axis, axis] * np.arange(n_ct) + to_map[axis, 3]).astype(int)
+        inside.append(np.flatnonzero((nearest >= 0) & (nearest < n_map)))
+        index.append(nearest[inside[-1]])
+    for z_ct, z_map in zip(inside[0], index[0], strict=True):
+        if not truth[z_ct].any():
+            continue
+        here = np.ix_(inside[1], inside[2])
+        alpha = gate.values[z_map][np.ix_(index[1], index[2])].astype(np.float64)
+        known = np.isfinite(alpha)
+        gland, tissue = truth[z_ct][here], volume.hu[z_ct][here] > TISSUE_HU
+        sums.add(alpha[known], gland[known], (tissue & ~gland)[known])

@@ -1,0 +1,176 @@
+"""The cases held back: read once, scored after every epoch on the CTs' own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.frame import Frame, contrast_shift, evenly_spread
+from napari_pancreas_seg.inference.neighbours import neighbouring_slices
+from napari_pancreas_seg.inference.predictor import windowed
+from napari_pancreas_seg.training.data.layouts import LabelledCase
+from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
+from napari_pancreas_seg.training.data.placing import gland_of_slices, lay_frame
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.calibration import PredictedSlice
+
+__all__ = ["HeldBack"]
+
+MOST_SLICES = 1500
+"""Slices of all cases together; of one class and in the default frame they take a GB."""
+MOST_BYTES = 2 << 30
+"""Memory for them, with their masks and predictions: fewer of several classes fit into it."""
+FEWEST_SLICES = 8
+"""Slices of one case, however many cases there are; fewer only if the memory is full."""
+WITH_ORGAN = 0.75
+"""Share of a case's slices that show something, where not all slices are taken."""
+BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldSlice:
+    """A slice as the network sees it, and its reference.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (height, width, S), float32
+        The frame, with the slice's neighbours if the network takes them.
+    mask : ndarray, shape (1, Y, X), uint8
+        The reference on the slice's own pixels.
+    frame : Frame
+        Where the frame lies.
+    """
+
+    patient: str
+    name: str
+    hu: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.uint8]
+    frame: Frame
+
+
+class HeldBack:
+    """Labelled slices of the cases that validate, kept in memory.
+
+    Parameters
+    ----------
+    cases : sequence of LabelledCase
+        The cases; one volume is in memory at a time.
+    labels : Mapping of str to int
+        Value of each class in their label maps.
+    settings : TrainSettings
+        The frame, windows and neighbours of the network.
+    most_slices : int
+        Of all cases together; where there are more, each gives some, evenly spread.
+    most_bytes : int
+        Memory that they may take, with what a network says of them.
+    on_case : callable
+        Called after every case with the number of those done and of all.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether every labelled slice was taken.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[LabelledCase],
+        labels: Mapping[str, int],
+        settings: TrainSettings,
+        *,
+        most_slices: int = MOST_SLICES,
+        most_bytes: int = MOST_BYTES,
+        on_case: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.labels, self.settings = dict(labels), settings
+        self.complete = True
+        self._slices: list[_HeldSlice] = []
+        self._glands = gland_of_slices(cases, [*labels.values()], settings.frame)
+        n = max(1, len(cases))
+        fit = most_bytes // _bytes_of_slice(settings, len(labels)) // n
+        each = max(1, min(fit, max(FEWEST_SLICES, most_slices // n)))
+        for done, case in enumerate(cases, start=1):
+            self._slices += self._read(case, each)
+            on_case(done, len(cases))
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
+        """Run a network over all slices; yield what it says of each.
+
+        Parameters
+        ----------
+        network : keras.Model
+            As `napari_pancreas_seg.model.attention_unet.build` makes it.
+        """
+        for first in range(0, len(self._slices), BATCH):
+            part = self._slices[first : first + BATCH]
+            # Every batch alike, so that the network is compiled once.
+            hu = np.stack([part[min(i, len(part) - 1)].hu for i in range(BATCH)])
+            inputs = np.asarray(
+                keras.ops.convert_to_numpy(windowed(hu, self.settings.input_windows))
+            )
+            found = network.predict_on_batch(inputs)["probability"]
+            for one, probability in zip(part, found[: len(part)], strict=True):
+                yield self._predicted(one, probability)
+
+    def _predicted(self, one: _HeldSlice, probability: npt.NDArray[Any]) -> PredictedSlice:
+        values = tuple(self.labels.values())
+        return PredictedSlice.of(one.patient, one.name, probability, one.mask, one.frame, values)
+
+    def _read(self, case: LabelledCase, most: int) -> list[_HeldSlice]:
+        """Slices of a case, cut out of the CT as inference does."""
+        volume, labels = case.load()
+        spec = self.settings.frame
+        try:
+            gland_mm = self._glands.get(case.patient) if isinstance(case, SliceRecord) else None
+            frame = lay_frame(volume, labels, [*self.labels.values()], spec, gland_mm)
+        except PancreasSegError as error:
+            raise PancreasSegError(f"Case {case.name}: {error}") from error
+        shift = contrast_shift(volume.hu)
+        windows = self.settings.input_windows
+        low, high = min(w[0] for w in windows), max(w[1] for w in windows)
+        rows, columns = frame.into()
+        neighbours = neighbouring_slices(
+            len(labels), volume.spacing[0], self.settings.neighbours_mm
+        )
+
+        def cut(z: int) -> npt.NDArray[np.float32]:
+            clipped = np.clip(volume.hu[z].astype(np.float32) + shift, low, high) - low
+            return np.asarray(rows @ clipped @ columns.T + low, np.float32)
+
+        held = []
+        for z in self._chosen(case, labels, most):
+            hu = np.stack([cut(int(n)) for n in neighbours[z]], axis=-1)
+            name = case.name if len(labels) == 1 else f"{case.name} slice {z}"
+            held.append(_HeldSlice(case.patient, name, hu, labels[z : z + 1].copy(), frame))
+        return held
+
+    def _chosen(
+        self, case: LabelledCase, labels: npt.NDArray[np.uint8], most: int
+    ) -> npt.NDArray[np.intp]:
+        """Labelled slices to score: all, or most of them from those that show something."""
+        z = np.arange(len(labels)) if case.slices is None else np.array(sorted(case.slices))
+        if len(z) <= most:
+            return z.astype(np.intp)
+        self.complete = False
+        values = list(self.labels.values())
+        shown = np.array([np.isin(labels[i], values).any() for i in z], bool)
+        few = min(int(np.count_nonzero(~shown)), most - round(WITH_ORGAN * most))
+        taken = evenly_spread(z[shown], most - few)
+        return np.sort(np.concatenate([taken, evenly_spread(z[~shown], most - len(taken))]))
+
+
+def _bytes_of_slice(settings: TrainSettings, classes: int) -> int:
+    """Memory of a slice and of a prediction of it; most masks have 512 × 512 pixels."""
+    pixels = settings.frame.height * settings.frame.width
+    shown = 1 if settings.neighbours_mm is None else 3
+    # In float32 what is shown and what is said, in a byte what is true; see `PredictedSlice`.
+    return 512 * 512 + pixels * (4 * shown + 5 * classes)

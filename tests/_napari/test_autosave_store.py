@@ -1,0 +1,120 @@
+"""What is kept of a mask comes back as it was, and only from windows that are gone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from napari_pancreas_seg._napari.autosave import store as autosave
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, ct_key
+from napari_pancreas_seg.errors import PancreasSegError
+
+AFFINE = np.diag([-0.7, -0.7, 2.5, 1.0])
+
+
+@pytest.fixture
+def unsaved() -> Unsaved:
+    rng = np.random.default_rng(0)
+    mask, model = np.zeros((2, 9, 30, 40), np.uint8)
+    mask[2:5, 10:20, 5:15] = rng.integers(0, 3, (3, 10, 10))
+    model[3:6, 12:18, 8:30] = 1
+    return Unsaved("0" * 32, "case 7", "/somewhere/case 7.nii.gz", mask, model, {"reviewed": [2]})
+
+
+def test_it_comes_back_as_it_was(tmp_path, unsaved):
+    shelf = AutosaveStore(tmp_path / "unsaved")
+    shelf.write(unsaved, shelf.new_file())
+    shelf.close()
+    (found,) = AutosaveStore(tmp_path / "unsaved").left_behind()
+    assert (found.key, found.name, found.path) == (unsaved.key, unsaved.name, unsaved.path)
+    whole = autosave.read(found.file)
+    assert np.array_equal(whole.mask, unsaved.mask)
+    assert np.array_equal(whole.model, unsaved.model)
+    assert whole.notes == {"reviewed": [2]}
+
+
+@pytest.mark.parametrize("model", [None, np.zeros((9, 30, 40), np.uint8)])
+def test_an_empty_mask_is_kept_too(tmp_path, unsaved, model):
+    shelf = AutosaveStore(tmp_path)
+    file = shelf.new_file()
+    nothing = np.zeros((9, 30, 40), np.uint8)
+    shelf.write(Unsaved(unsaved.key, "x", None, nothing, model), file)
+    shelf.close()
+    whole = autosave.read(file)
+    assert whole.mask.shape == (9, 30, 40) and not whole.mask.any()
+    assert (whole.model is None) == (model is None)
+
+
+def test_an_open_window_keeps_its_masks_to_itself(tmp_path, unsaved):
+    shelf = AutosaveStore(tmp_path)
+    shelf.write(unsaved, shelf.new_file())
+    assert AutosaveStore(tmp_path).left_behind() == []
+    shelf.close()
+    assert len(AutosaveStore(tmp_path).left_behind()) == 1
+
+
+def test_a_killed_process_leaves_its_masks_to_others(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "import numpy as np\n"
+        "from pathlib import Path\n"
+        "from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved\n"
+        "shelf = AutosaveStore(Path(sys.argv[1]))\n"
+        "mask = np.ones((2, 3, 4), np.uint8)\n"
+        "shelf.write(Unsaved('k', 'n', None, mask), shelf.new_file())\n"
+        "print('kept', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline().strip() == "kept"
+    assert AutosaveStore(tmp_path).left_behind() == []
+    child.kill()
+    child.communicate()
+    (found,) = AutosaveStore(tmp_path).left_behind()
+    assert autosave.read(found.file).mask.all()
+
+
+def test_old_and_damaged_files(tmp_path, unsaved, monkeypatch, caplog):
+    shelf = AutosaveStore(tmp_path)
+    old, good = shelf.new_file(), shelf.new_file()
+    monkeypatch.setattr(autosave.time, "time", lambda: 1e9)
+    shelf.write(unsaved, old)
+    monkeypatch.undo()
+    shelf.write(unsaved, good)
+    shelf.close()
+    (tmp_path / "x-1.npz").write_bytes(b"PK nothing")
+    assert [one.file for one in AutosaveStore(tmp_path).left_behind()] == [good]
+    assert not old.exists()
+    assert "cannot be read" in caplog.text
+    with pytest.raises(PancreasSegError, match="cannot be read"):
+        autosave.read(tmp_path / "x-1.npz")
+
+
+def test_the_header_holds_nothing_but_this(tmp_path, unsaved):
+    shelf = AutosaveStore(tmp_path)
+    file = shelf.new_file()
+    shelf.write(unsaved, file)
+    shelf.close()
+    header = autosave.read_header(file)
+    expected = {"format", "key", "name", "path", "notes", "saved", "shape", "box"}
+    assert set(header) == expected
+    assert len(json.dumps(header)) < 1000
+
+
+def test_the_key_knows_a_ct_by_voxels_and_geometry():
+    hu = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    key = ct_key(hu, hu.shape, AFFINE)
+    assert key == ct_key(np.asfortranarray(hu), hu.shape, AFFINE + 1e-9)
+    other = hu.copy()
+    other[1, 2, 3] += 1
+    assert key != ct_key(other, hu.shape, AFFINE)
+    assert key != ct_key(hu, hu.shape, AFFINE * 1.1)
