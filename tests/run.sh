@@ -32,4 +32,5 @@ if ! $venv/bin/python -c "$qt" >/dev/null 2>&1; then
     DEBIAN_FRONTEND=noninteractive \
         apt-get install -qq --no-install-recommends $libraries >/dev/null
 fi
-exec $venv/bin/python -m pytest "$@"
+# Two processes: each loads TensorFlow once. `-m "not slow"` leaves out what takes long.
+exec $venv/bin/python -m pytest -n 2 --dist worksteal "$@"
