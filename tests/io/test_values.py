@@ -16,7 +16,7 @@ from scipy import ndimage
 from napari_pancreas_seg import io
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.hounsfield import check_hounsfield, scale
+from napari_pancreas_seg.hounsfield import check_hounsfield, scale
 
 AFFINE = np.diag([-1.0, -1, 3, 1])
 

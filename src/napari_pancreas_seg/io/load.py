@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.hounsfield import AIR_HU, scale, to_hounsfield
 from napari_pancreas_seg.io.dicom import read as dicom
 from napari_pancreas_seg.io.dicom.read import is_dicom
 from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.files import explain_os_error
-from napari_pancreas_seg.io.hounsfield import AIR_HU, check_hounsfield, scale
 from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
@@ -158,18 +158,11 @@ def check_ct(volume: CTVolume) -> CTVolume:
         If its values cannot be Hounsfield units.
     """
     path = volume.source.path or Path("CT")
-    try:
-        shift, more = check_hounsfield(volume.hu)
-    except PancreasSegError as error:
-        raise PancreasSegError(f"'{path.name}' {error}.") from None
-    if shift:
-        if volume.hu.dtype == np.int16:  # what lies lowest must not wrap around
-            np.maximum(volume.hu, np.int16(np.iinfo(np.int16).min - shift), out=volume.hu)
-        np.add(volume.hu, np.asarray(shift, volume.hu.dtype), out=volume.hu)
+    hu, more = to_hounsfield(volume.hu, f"'{path.name}'", reuse=True)
     notes = volume.notes + more
     for note in notes:
         logger.info("%s", note)
-    return replace(volume, notes=notes)
+    return replace(volume, hu=hu, notes=notes)
 
 
 def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:

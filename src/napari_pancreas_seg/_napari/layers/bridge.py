@@ -11,7 +11,7 @@ import numpy.typing as npt
 from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_pancreas_seg import orientations
+from napari_pancreas_seg import hounsfield, orientations
 from napari_pancreas_seg._napari.layers.placement import (
     IN_DISPLAY_ORDER,
     METADATA_KEY,
@@ -21,7 +21,6 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.io import hounsfield
 from napari_pancreas_seg.volume import Affine, CTVolume, Grid
 
 __all__ = [
@@ -238,13 +237,7 @@ def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
         If the values cannot be Hounsfield units.
     """
     volume = raw_volume_of(layer_data, reference)
-    hu = volume.hu
-    try:
-        shift, notes = hounsfield.check_hounsfield(hu)
-    except PancreasSegError as error:
-        raise PancreasSegError(f"The layer '{reference.name}' {error}.") from error
-    if shift:
-        hu = hu + hu.dtype.type(shift)
+    hu, notes = hounsfield.to_hounsfield(volume.hu, f"The layer '{reference.name}'")
     return CTVolume(hu, volume.grid, volume.source, notes)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.hounsfield import AIR_HU, scale
 from napari_pancreas_seg.io.dicom.codecs import Layout, frames
 from napari_pancreas_seg.io.dicom.files import DicomFile, read_header
 from napari_pancreas_seg.io.dicom.slices import Slice
-from napari_pancreas_seg.io.hounsfield import AIR_HU, scale
 
 if TYPE_CHECKING:
     from pydicom import Dataset

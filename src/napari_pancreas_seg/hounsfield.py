@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["AIR_HU", "Scaled", "check_hounsfield", "scale"]
+__all__ = ["AIR_HU", "Scaled", "check_hounsfield", "scale", "to_hounsfield"]
 
 Array = npt.NDArray[Any]
 
@@ -112,6 +112,37 @@ def _integers_that_fit(slab: Array) -> bool:
     return bool(
         slab.min() >= _INT16.min and slab.max() <= _INT16.max and (np.rint(slab) == slab).all()
     )
+
+
+def to_hounsfield(
+    values: Array, subject: str, *, reuse: bool = False
+) -> tuple[Array, tuple[str, ...]]:
+    """Return values as Hounsfield units, and notes on what was done about them.
+
+    Parameters
+    ----------
+    values : ndarray, shape (Z, Y, X), int16 or float32
+        In display order.
+    subject : str
+        What holds them, as the beginning of a sentence: ``"'ct.nii.gz'"``.
+    reuse : bool
+        Whether the array may be overwritten.
+
+    Raises
+    ------
+    PancreasSegError
+        If they cannot be Hounsfield units.
+    """
+    try:
+        shift, notes = check_hounsfield(values)
+    except PancreasSegError as error:
+        raise PancreasSegError(f"{subject} {error}.") from None
+    if shift:
+        out = values if reuse else values.copy()
+        if values.dtype == np.int16:  # what lies lowest must not wrap around
+            np.maximum(out, np.int16(_INT16.min - shift), out=out)
+        values = np.add(out, np.asarray(shift, out.dtype), out=out)
+    return values, notes
 
 
 def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
