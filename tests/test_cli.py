@@ -89,12 +89,12 @@ def test_every_option_arrives(ct: Path, tmp_path: Path, asked: list[Any]) -> Non
     arguments = "--model tiny --no-postprocess --device gpu:1 --batch-size 3 --threshold 0.3"
     arguments += " --slices 2:4"
     assert main(["segment", str(ct), "-o", str(tmp_path / "out"), *arguments.split()]) == 0
-    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False, slices=(2, 5))]
+    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False, slices=(2, 4))]
     assert (tmp_path / "out" / "a_mask.nii.gz").exists()
     assert (tmp_path / "out" / "a_mask.json").exists()
 
 
-@pytest.mark.parametrize("slices", ["4", "a:b", "5:2", ":"])
+@pytest.mark.parametrize("slices", ["4", "a:b", "5:2", "3:3", ":"])
 def test_slices_that_are_none(slices: str, ct: Path, tmp_path: Path, asked: list[Any]) -> None:
     assert main(["segment", str(ct), "-o", str(tmp_path / "out"), "--slices", slices]) == 2
     assert asked == []

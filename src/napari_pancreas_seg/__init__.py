@@ -6,9 +6,8 @@ and never imports Keras or TensorFlow.
 Examples
 --------
 >>> import napari_pancreas_seg as nps
->>> volume = nps.load_ct("ct.nii.gz")                           # doctest: +SKIP
->>> result = nps.segment(volume)                                # doctest: +SKIP
->>> nps.save_mask(result.mask, like=volume, path="mask.nii.gz")  # doctest: +SKIP
+>>> result = nps.segment("ct.nii.gz")  # doctest: +SKIP
+>>> result.save("mask.nii.gz")         # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -18,39 +17,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.errors import PancreasSegError
-    from napari_pancreas_seg.inference.result import Options, Segmentation
-    from napari_pancreas_seg.inference.segment import iter_segment, segment
-    from napari_pancreas_seg.io import load_ct, load_mask, save_mask
+    from napari_pancreas_seg.inference.options import Options
+    from napari_pancreas_seg.inference.remask import remask
+    from napari_pancreas_seg.inference.result import Segmentation
+    from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment, segment
+    from napari_pancreas_seg.io import load_ct, load_mask, save_map, save_mask
+    from napari_pancreas_seg.mask.measures import measure
+    from napari_pancreas_seg.mask.metrics import dice
+    from napari_pancreas_seg.model.bundle import list_models
     from napari_pancreas_seg.volume import CTVolume, Grid
-
-__all__ = [
-    "CTVolume",
-    "Grid",
-    "Options",
-    "PancreasSegError",
-    "Segmentation",
-    "__version__",
-    "iter_segment",
-    "load_ct",
-    "load_mask",
-    "save_mask",
-    "segment",
-]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CTVolume": "volume",
     "Grid": "volume",
-    "Options": "inference.result",
+    "LoadedModel": "inference.segment",
+    "Options": "inference.options",
     "PancreasSegError": "errors",
     "Segmentation": "inference.result",
+    "dice": "mask.metrics",
     "iter_segment": "inference.segment",
+    "list_models": "model.bundle",
     "load_ct": "io",
     "load_mask": "io",
+    "measure": "mask.measures",
+    "remask": "inference.remask",
+    "save_map": "io",
     "save_mask": "io",
     "segment": "inference.segment",
 }
+
+__all__ = [
+    "CTVolume",
+    "Grid",
+    "LoadedModel",
+    "Options",
+    "PancreasSegError",
+    "Segmentation",
+    "__version__",
+    "dice",
+    "iter_segment",
+    "list_models",
+    "load_ct",
+    "load_mask",
+    "measure",
+    "remask",
+    "save_map",
+    "save_mask",
+    "segment",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, measure_la
 from napari_pancreas_seg._napari.layers.placement import placement_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg.mask.metrics import dice, measure
+from napari_pancreas_seg.mask.measures import measure
+from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 20_000

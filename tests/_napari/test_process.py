@@ -16,19 +16,14 @@ import pytest
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import client as process
 from napari_pancreas_seg.inference.process.client import NetworkProcess
-from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
 from napari_pancreas_seg.volume import CTVolume
 
 
 def run(
     network: NetworkProcess, volume, model: str = "box", cancelled=lambda: False, **options
 ) -> Segmentation | None:
-    steps = network.iter_segment(volume, model, Options(**options), cancelled=cancelled)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
+    return exhaust(network.iter_segment(volume, model, Options(**options), cancelled=cancelled))
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:
@@ -77,14 +72,9 @@ def test_closing_the_generator_stops_the_run_but_not_the_process(network, volume
 
 def test_a_run_that_is_cancelled_from_outside_returns_none(network, volume, tmp_path):
     hanging = tmp_path / "now"
-    steps = network.iter_segment(volume, f"hang {hanging}", cancelled=hanging.exists)
-    result: object = "nothing yet"
-    while result == "nothing yet":
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result = stop.value
-    assert result is None
+    assert (
+        exhaust(network.iter_segment(volume, f"hang {hanging}", cancelled=hanging.exists)) is None
+    )
     assert network.pid is None  # it hung: killed after its second of patience
 
 

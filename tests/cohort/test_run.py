@@ -22,9 +22,9 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort import resume as cohort_resume
 from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.cohort.resume import source_stamp
-from napari_pancreas_seg.cohort.run import CaseResult, find_inputs, plan, save_case, segment_cases
+from napari_pancreas_seg.cohort.run import CaseResult, find_inputs, plan, segment_cases
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference import provenance
+from napari_pancreas_seg.inference import provenance, saving
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
 from napari_pancreas_seg.io import files, memory
@@ -235,7 +235,7 @@ def test_a_case_is_written_whole_or_not_at_all(
     out = tmp_path / "out"
     out.mkdir()
     (out / "m_probability.nii.gz").write_bytes(b"old")
-    original = getattr(cohort, failing)
+    original = getattr(saving, failing)
     calls: list[Path] = []
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -244,9 +244,9 @@ def test_a_case_is_written_whole_or_not_at_all(
             raise PancreasSegError("the disk is full")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(cohort, failing, fail)
+    monkeypatch.setattr(saving, failing, fail)
     with pytest.raises(PancreasSegError, match="disk is full"):
-        save_case(
+        saving.save_result(
             fake_segmentation(volume),
             volume,
             out / "m.nii.gz",
@@ -257,10 +257,11 @@ def test_a_case_is_written_whole_or_not_at_all(
     assert names(out) == ["m_probability.nii.gz"]
 
 
-def test_save_case_lists_what_it_wrote(tmp_path: Path) -> None:
+def test_a_result_lists_what_it_wrote(tmp_path: Path) -> None:
     volume = io.load_ct(write_ct(tmp_path / "a.nii.gz"))
     out = tmp_path / "out"
-    written = save_case(fake_segmentation(volume), volume, out / "m.nii", attention=True)
+    found = replace(fake_segmentation(volume), ct=volume)
+    written = found.save(out / "m.nii", attention=True)
     assert [path.name for path in written] == [
         *("m.nii", "m_attention_1.nii", "m_attention_2.nii", "m.json")
     ]

@@ -15,7 +15,7 @@ from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.provenance import describe
 from napari_pancreas_seg.inference.remask import remask
-from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, exhaust
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.inference.segment import LoadedModel, ScanContext, iter_segment
 from napari_pancreas_seg.model.attention_unet import Architecture, build
@@ -129,14 +129,13 @@ def loaded() -> LoadedModel:
 def run(volume: CTVolume, loaded: LoadedModel) -> tuple[Segmentation, np.ndarray]:
     """A result without post-processing, and what streamed before it."""
     seen = np.zeros(volume.grid.shape, np.uint8)
-    steps = iter_segment(volume, loaded, Options(batch_size=8, postprocess=False))
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            return stop.value, seen
+
+    def show(step: Progress) -> None:
         if step.slices is not None:
             seen[step.slices.z] = step.slices.mask
+
+    steps = iter_segment(volume, loaded, Options(batch_size=8, postprocess=False))
+    return exhaust(steps, show), seen
 
 
 def test_a_run_of_several_classes(run: tuple[Segmentation, np.ndarray], volume: CTVolume) -> None:
@@ -198,12 +197,7 @@ def test_a_network_that_sees_neighbours(volume: CTVolume) -> None:
     def probability(hu: np.ndarray) -> np.ndarray:
         changed = CTVolume(hu, volume.grid, volume.source)
         how = Options(batch_size=8, every_slice=True), ScanContext.of(volume)
-        steps = iter_segment(changed, model, *how)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                return stop.value.probability.values
+        return exhaust(iter_segment(changed, model, *how)).probability.values
 
     before = probability(volume.hu)
     hu = volume.hu.copy()

@@ -31,8 +31,8 @@ from napari_pancreas_seg.inference.result import Options
         ({"batch_size": 2.5}, "whole number"),
         ({"batch_size": 0}, "at least 1"),
         ({"first_slice": 3.5}, "whole number"),
-        ({"device": None}, "auto, cpu or gpu"),
-        ({"device": "cuda"}, "auto, cpu or gpu"),
+        ({"device": None}, "auto, cpu, gpu or gpu"),
+        ({"device": "cuda"}, "auto, cpu, gpu or gpu"),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], said: str) -> None:

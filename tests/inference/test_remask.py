@@ -8,7 +8,7 @@ import pytest
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.remask import remask
-from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.inference.result import Options, exhaust
 from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
 from napari_pancreas_seg.volume import CTVolume
 
@@ -83,15 +83,11 @@ def test_without_post_processing_a_region_cuts_the_whole_masks_slices(volume, lo
 
 
 def test_maps_stream_with_the_slices(volume, loaded):
-    steps = iter_segment(volume, loaded, Options(first_slice=4, batch_size=4))
-    parts, result = [], None
-    while result is None:
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            result = stop.value
-        else:
-            parts += [step.slices] if step.slices is not None else []
+    steps = []
+    result = exhaust(
+        iter_segment(volume, loaded, Options(first_slice=4, batch_size=4)), steps.append
+    )
+    parts = [step.slices for step in steps if step.slices is not None]
     assert len(parts[0].z) == 1
     for number, whole in enumerate(result.attention, start=1):
         for part in parts:

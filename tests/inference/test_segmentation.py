@@ -6,7 +6,7 @@ import pytest
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.finishing import native_mask
-from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.inference.result import Options, exhaust
 from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
 from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.volume import CTVolume
@@ -25,17 +25,13 @@ def volume():
     return CTVolume.from_source_array(hu, np.diag([-3.0, 3.0, 4.0, 1.0]))
 
 
-def exhaust(steps):
+def run(steps):
     seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as stop:
-            return seen, stop.value
+    return seen, exhaust(steps, seen.append)
 
 
 def test_progress_finds_every_slice_once(volume, loaded):
-    seen, result = exhaust(iter_segment(volume, loaded, Options(batch_size=3, first_slice=5)))
+    seen, result = run(iter_segment(volume, loaded, Options(batch_size=3, first_slice=5)))
     found = [p.slices for p in seen if p.slices is not None]
     order = np.concatenate([f.z for f in found])
     assert order[0] == 5 and sorted(order) == list(range(7))
@@ -101,7 +97,7 @@ def test_exhausted_memory_halves_the_batch(volume, tiny_bundle):
         return predict(hu, *matrices)
 
     loaded.predictor.predict_batch = tight
-    _, result = exhaust(iter_segment(volume, loaded, Options(batch_size=7)))
+    _, result = run(iter_segment(volume, loaded, Options(batch_size=7)))
     # A second batch of four was on its way when the first one failed.
     assert sizes == [7, 4, 4, 2, 2, 2, 2]
     assert np.isfinite(result.probability.values).all()
@@ -124,7 +120,7 @@ def test_a_single_slice_is_a_volume(loaded):
 
 @pytest.mark.parametrize(
     "options",
-    [{"device": "tpu"}, {"batch_size": 0}, {"threshold": 1.5}, {"speed": 3}, {"device": "gpu:99"}],
+    [{"device": "tpu"}, {"batch_size": 0}, {"threshold": 1.5}, {"device": "gpu:99"}],
 )
 def test_wrong_options_are_one_sentence(volume, tiny_bundle, options):
     with pytest.raises(PancreasSegError) as caught:
@@ -186,7 +182,7 @@ def test_a_sweep_finds_the_gland_and_loses_nothing_of_it(thin, knowing):
 
 def test_maps_lie_where_the_network_looked(thin, knowing):
     volume, _ = thin
-    result = nps.segment(volume, knowing, first_slice=130)
+    _, result = run(iter_segment(volume, knowing, Options(first_slice=130)))
     for found in (result.probability, *result.attention):
         assert found.grid.shape == found.values.shape
         assert found.grid.spacing[0] == pytest.approx(3.0)
@@ -199,7 +195,7 @@ def test_maps_lie_where_the_network_looked(thin, knowing):
 def test_what_streams_covers_the_slices_between(thin, knowing):
     volume, _ = thin
     shown = np.zeros(volume.hu.shape, np.uint8)
-    seen, result = exhaust(iter_segment(volume, knowing, Options(first_slice=131)))
+    seen, result = run(iter_segment(volume, knowing, Options(first_slice=131)))
     parts = [p.slices for p in seen if p.slices is not None]
     assert sorted(parts[0].z) == [130, 131, 132] and parts[0].map_rows.tolist() == [43]
     for part in parts:

@@ -8,13 +8,12 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.mask.metrics import (
     SurfaceAgreement,
     dice,
     in_plane_surface_distances,
-    measure,
     surface_distances,
-    volume_ml,
 )
 from napari_pancreas_seg.volume import CTVolume
 

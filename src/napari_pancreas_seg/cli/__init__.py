@@ -79,21 +79,21 @@ def _version(asked: bool) -> None:
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|gpu:\d+", value):
-        raise typer.BadParameter("give auto, cpu or gpu:N")
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", value):
+        raise typer.BadParameter("give auto, cpu, gpu or gpu:N")
     return value
 
 
 def _slice_range(value: str | None) -> tuple[int, int] | None:
-    """Read A:B, both included, as `Options` has it."""
+    """Read A:B, half-open."""
     if value is None:
         return None
     first, colon, last = value.partition(":")
     if not (colon and first.strip().isdecimal() and last.strip().isdecimal()):
         raise typer.BadParameter("--slices wants two numbers such as 30:60")
-    if int(first) > int(last):
-        raise typer.BadParameter("--slices wants the lower number first")
-    return int(first), int(last) + 1
+    if int(first) >= int(last):
+        raise typer.BadParameter("--slices wants the lower number first, and B itself is left out")
+    return int(first), int(last)
 
 
 def _format(value: str | None) -> str | None:
@@ -134,7 +134,8 @@ Localiser = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="auto|cpu|gpu:N", callback=_device, help="Where the network runs.")
+    str,
+    typer.Option(metavar="auto|cpu|gpu|gpu:N", callback=_device, help="Where the network runs."),
 ]
 
 
@@ -176,7 +177,7 @@ def segment(
         str | None,
         typer.Option(
             metavar="A:B",
-            help="Only slices A to B, both included, counted from 0 at the feet; all by default.",
+            help="Only slices A to B - 1, counted from 0 at the feet; all by default.",
         ),
     ] = None,
     overwrite: Annotated[

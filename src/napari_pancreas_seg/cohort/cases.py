@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.io import (
     MASK_SUFFIXES,
     SUFFIXES,
-    VOLUME_SUFFIXES,
     is_dicom,
     looks_like_mask,
     stem,
     suffix_of,
 )
 from napari_pancreas_seg.io.dicom.files import is_dicom_file
-from napari_pancreas_seg.io.files import check_folder, check_target, explain_os_error, same_file
+from napari_pancreas_seg.io.files import check_folder, explain_os_error
 
 __all__ = [
     "TABLE",
@@ -70,21 +70,16 @@ class Case:
     @property
     def sidecar(self) -> Path:
         """Provenance and measurements."""
-        return self.mask.with_name(f"{stem(self.mask)}.json")
+        return saving.sidecar_path(self.mask)
 
     @property
     def probability(self) -> Path:
         """The probability, at the network's resolution."""
-        return self.mask.with_name(f"{self.maps}_probability{self._suffix}")
+        return saving.probability_path(self.mask, self.maps)
 
     def attention(self, number: int) -> Path:
         """Attention coefficients of a gate, 1 for the finest."""
-        return self.mask.with_name(f"{self.maps}_attention_{number}{self._suffix}")
-
-    @property
-    def _suffix(self) -> str:
-        suffix = suffix_of(self.mask)
-        return suffix if suffix.lower() in VOLUME_SUFFIXES else ".nii.gz"
+        return saving.attention_path(self.mask, self.maps, number)
 
 
 def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
@@ -200,26 +195,15 @@ def plan(
 
 
 def check_targets(case: Case, *, attention: bool, probability: bool, overwrite: bool) -> None:
-    """Refuse a case some of whose files must not be written.
-
-    Raises
-    ------
-    PancreasSegError
-        If one is the CT itself, or exists and must not be replaced.
-    """
-    targets = [case.mask, case.sidecar]
-    if probability:
-        targets.append(case.probability)
-    if attention:
-        # How many gates there are is known when the model is loaded; any file of an earlier
-        # run is in the way.
-        targets += sorted(case.mask.parent.glob(f"{literal(case.maps)}_attention_*"))
-    for path in targets:
-        if same_file(path, case.source):
-            raise PancreasSegError(
-                f"'{path.name}' is the CT itself and is never overwritten; choose another output."
-            )
-        check_target(path, overwrite=overwrite)
+    """Refuse a case some of whose files must not be written; see `saving.check_targets`."""
+    saving.check_targets(
+        case.mask,
+        case.maps,
+        case.source,
+        attention=attention,
+        probability=probability,
+        overwrite=overwrite,
+    )
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference import segment as segmentation
-from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
+from napari_pancreas_seg.inference.result import Options, Progress, exhaust
+from napari_pancreas_seg.inference.saving import save_result
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
-from napari_pancreas_seg.volume import CTVolume
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -98,9 +97,9 @@ def run_demo(
     )
 
     start = time.perf_counter()
-    found = _segment(volume, model, Options(device=device), progress)
+    found = exhaust(segmentation.iter_segment(volume, model, Options(device=device)), progress)
     seconds = time.perf_counter() - start
-    written = cohort.save_case(
+    written, _ = save_result(
         found, volume, folder / "phantom_pancreas.nii.gz", attention=True, overwrite=True
     )
 
@@ -123,21 +122,3 @@ def run_demo(
         seconds=seconds,
         files=(ct_path, *written, reference_path, overview_path),
     )
-
-
-def _segment(
-    volume: CTVolume,
-    model: str,
-    options: Options,
-    progress: Callable[[Progress], None] | None,
-) -> Segmentation:
-    """Exhaust the generator, so that each step can be reported."""
-    steps = segmentation.iter_segment(volume, model, options)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            found: Segmentation = end.value
-            return found
-        if progress is not None:
-            progress(step)

@@ -23,19 +23,16 @@ from napari_pancreas_seg.cohort.cases import Case, check_targets, is_ours, liter
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.io import stem, suffix_of
-from napari_pancreas_seg.io.files import file_sha256
+from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = [
     "OutputOptions",
     "PreviousResult",
-    "card_sha256",
     "check_free",
     "find_earlier",
     "find_torn",
     "source_stamp",
-    "traces",
 ]
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
@@ -43,10 +40,6 @@ _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 
 _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 """Endings of files that are only half of an image."""
-
-_DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
-"""Endings of the other halves of the masks that we write. A header that names another file has
-another hash itself, so nothing needs to be read from it."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +202,7 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
     """Whether what is in the way of a case came from a hidden folder, as the traces tell."""
     if case.mask.exists():
         written = left.get("mask_sha256")
-        if written is None or written != _mask_sha256(case.mask, folder):
+        if written is None or written != mask_sha256(case.mask, folder):
             return False
     elif not (folder / case.mask.name).exists():
         return False
@@ -221,33 +214,6 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
     return all(
         path.name in made and not (folder / path.name).exists() for path in maps if path.exists()
     )
-
-
-def traces(
-    mask: Path, card: Mapping[str, Any], stamp: str | None, *, probability: bool, attention: int
-) -> dict[str, Any]:
-    """What a sidecar must hold so that a later run knows the case for done.
-
-    Parameters
-    ----------
-    mask : Path
-        The mask as it was written.
-    card : Mapping
-        Card of the model.
-    stamp : str, optional
-        From `source_stamp`, taken before the CT was read.
-    probability : bool
-        Whether the probability was written.
-    attention : int
-        How many attention maps were written, or -1 if they were not asked for.
-    """
-    return {
-        "source_stamp": stamp,
-        "card_sha256": card_sha256(card),
-        "mask_sha256": _mask_sha256(mask),
-        "probability": probability,
-        "attention": attention,
-    }
 
 
 def source_stamp(path: Path, series: str | None = None) -> str | None:
@@ -340,7 +306,7 @@ def _attention_maps(left: Mapping[str, Any]) -> int:
 def _changed(case: Case, left: Mapping[str, Any]) -> str | None:
     """Say that a mask is not the one that was written, or may not be."""
     written = left.get("mask_sha256")
-    if written is None or written != _mask_sha256(case.mask):
+    if written is None or written != mask_sha256(case.mask):
         return "by another hand"
     return None
 
@@ -354,30 +320,6 @@ def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
         )
     except (OSError, KeyError):
         return False
-
-
-def card_sha256(card: Mapping[str, Any]) -> str:
-    """Hash of all that a card says, the hash of the weights included; hexadecimal."""
-    text = json.dumps(card, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
-    """Hash of a mask's file, or of a header and its data together; None if they cannot be read.
-
-    The data may still be in the folder from which the header has been moved already.
-    """
-    suffix = suffix_of(mask)
-    try:
-        whole = file_sha256(mask)
-        if suffix.lower() not in _DATA:
-            return whole
-        data = mask.with_name(f"{stem(mask)}{_DATA[suffix.lower()]}")
-        if waiting is not None and not data.exists():
-            data = waiting / data.name
-        return hashlib.sha256(f"{whole}{file_sha256(data)}".encode()).hexdigest()
-    except OSError:
-        return None
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

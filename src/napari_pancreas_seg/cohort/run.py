@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_pancreas_seg.cohort.cases import Case, check_targets, find_inputs, output_path, plan
+from napari_pancreas_seg.cohort.cases import Case, find_inputs, output_path, plan
 from napari_pancreas_seg.cohort.overlap import Ended, Stages, overlap
 from napari_pancreas_seg.cohort.resume import (
     OutputOptions,
@@ -20,15 +20,12 @@ from napari_pancreas_seg.cohort.resume import (
     check_free,
     find_earlier,
     source_stamp,
-    traces,
 )
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.cascade import with_localiser
-from napari_pancreas_seg.inference.provenance import describe, write_sidecar
-from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
-from napari_pancreas_seg.io import check_can_save, load_ct, save_map, save_mask, stem
-from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
-from napari_pancreas_seg.io.files import all_or_none
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, exhaust
+from napari_pancreas_seg.inference.saving import prepare, save_result
+from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
 from napari_pancreas_seg.model.bundle import load_card
 from napari_pancreas_seg.volume import CTVolume
@@ -45,7 +42,6 @@ __all__ = [
     "find_inputs",
     "output_path",
     "plan",
-    "save_case",
     "segment_cases",
 ]
 
@@ -99,103 +95,6 @@ class CaseResult:
     measurements: Mapping[str, Any] = field(default_factory=dict)
     before: bool = False
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-def save_case(
-    segmentation: Segmentation,
-    volume: CTVolume,
-    mask_path: str | Path,
-    *,
-    attention: bool = False,
-    probability: bool = False,
-    overwrite: bool = False,
-    maps: str | None = None,
-    seconds: dict[str, float] | None = None,
-    mint_uids: bool = False,
-) -> list[Path]:
-    """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
-
-    Parameters
-    ----------
-    segmentation : Segmentation
-        What the model found.
-    volume : CTVolume
-        The CT.
-    mask_path : str or Path
-        Where the mask goes. For ``m.nii.gz`` the others are ``m.json``,
-        ``m_probability.nii.gz`` and ``m_attention_1.nii.gz`` (finest), ….
-    attention, probability : bool
-        Whether to write these maps, at the resolution of the network.
-    overwrite : bool
-        Whether existing files may be replaced.
-    maps : str, optional
-        Start of the maps' names, if it is not the mask's.
-    seconds : dict of str to float, optional
-        Further stages for the sidecar.
-    mint_uids : bool
-        Whether a DICOM-SEG of a series without UIDs may be given some.
-
-    Returns
-    -------
-    list of Path
-        What was written, the mask first.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file exists already or cannot be written.
-    """
-    mask_path = Path(mask_path)
-    case = Case(volume.source.path or Path("CT"), mask_path, maps or stem(mask_path))
-    wanted = OutputOptions(attention, probability, overwrite, mint_uids)
-    files, _ = _save(segmentation, volume, case, wanted, seconds)
-    return files
-
-
-def _save(
-    segmentation: Segmentation,
-    volume: CTVolume,
-    case: Case,
-    wanted: OutputOptions,
-    seconds: Mapping[str, float] | None = None,
-    stamp: str | None = None,
-) -> tuple[list[Path], dict[str, Any]]:
-    """Write a case's files; return them and the record."""
-    check_targets(
-        case,
-        attention=wanted.attention,
-        probability=wanted.probability,
-        overwrite=wanted.overwrite,
-    )
-    scalar_maps = [(case.probability, segmentation.probability)] if wanted.probability else []
-    if wanted.attention:
-        scalar_maps += [
-            (case.attention(k), found) for k, found in enumerate(segmentation.attention, start=1)
-        ]
-    volume = _writable(volume, case.mask, mint_uids=wanted.mint_uids)
-    record = describe(volume, segmentation, seconds=seconds)
-    # The sidecar comes last: where it is, the case is complete.
-    targets = [case.mask, *(path for path, _ in scalar_maps), case.sidecar]
-    with all_or_none(
-        case.mask.parent, last=case.sidecar.name, overwrite=wanted.overwrite
-    ) as folder:
-        save_mask(
-            segmentation.mask,
-            volume,
-            folder / case.mask.name,
-            card=segmentation.model,
-        )
-        for path, scalar_map in scalar_maps:
-            save_map(scalar_map, volume, folder / path.name)
-        record["resume"] = traces(
-            folder / case.mask.name,
-            segmentation.model,
-            stamp,
-            probability=wanted.probability,
-            attention=len(segmentation.attention) if wanted.attention else -1,
-        )
-        write_sidecar(folder / case.sidecar.name, record)
-    return targets, record
 
 
 def segment_cases(
@@ -361,7 +260,7 @@ class Job:
                 return Ended(self.done_before(earlier))
             if not self.wanted.overwrite:
                 raise earlier.refusal()
-        volume = _writable(volume, case.mask, mint_uids=self.wanted.mint_uids)
+        volume = prepare(volume, case.mask, mint_uids=self.wanted.mint_uids)
         beside = 0 if alone else self.workers
         check_fits(case.source.name, _bytes_needed(volume.grid.shape, beside), "Segmenting it")
         return _ReadCase(index, case, volume, stamp, time.perf_counter() - start)
@@ -411,7 +310,9 @@ class Job:
         loaded = self.network()
         loading = time.perf_counter() - start
         try:
-            found = _segment(read.volume, loaded, self.options, report)
+            from napari_pancreas_seg.inference.segment import iter_segment
+
+            found = exhaust(iter_segment(read.volume, loaded, self.options), report)
         except Exception as error:
             return Ended(failure(read.case, error, start - read.seconds))
         return _FoundCase(read, found, loading, time.perf_counter() - start)
@@ -428,7 +329,18 @@ class Job:
                 return self.done_before(earlier)
             torn = self.check_targets(read.case)
             wanted = self.wanted if torn is None else replace(self.wanted, overwrite=True)
-            files, record = _save(found, read.volume, read.case, wanted, before, read.stamp)
+            files, record = save_result(
+                found,
+                read.volume,
+                read.case.mask,
+                attention=wanted.attention,
+                probability=wanted.probability,
+                overwrite=wanted.overwrite,
+                mint_uids=wanted.mint_uids,
+                maps=read.case.maps,
+                seconds=before,
+                stamp=read.stamp,
+            )
             if torn is not None:
                 shutil.rmtree(torn, ignore_errors=True)
             measured = record["measurements"]
@@ -459,32 +371,6 @@ def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:
     """
     own = 2 * math.prod(shape) + shape[0] * _MAPS_BYTES
     return _NETWORK_BYTES + own + beside * (own + 2 * math.prod(shape))
-
-
-def _writable(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:
-    """Refuse what could not be written; give a series the UIDs that a DICOM-SEG refers to."""
-    if mint_uids and mask.suffix.lower() == ".dcm":
-        volume = complete_uids(volume)
-    check_can_save(mask, volume)
-    return volume
-
-
-def _segment(
-    volume: CTVolume, model: LoadedModel, options: Options, report: Callable[[Progress], None]
-) -> Segmentation:
-    from napari_pancreas_seg.inference import segment as segmentation
-
-    steps: Generator[Progress, Any, Segmentation] = segmentation.iter_segment(
-        volume, model, options
-    )
-    try:
-        while True:
-            report(next(steps))
-    except StopIteration as end:
-        found: Segmentation = end.value
-        return found
-    finally:
-        steps.close()
 
 
 def _sentence(case: Case, error: Exception) -> str:

@@ -59,7 +59,7 @@ class Device:
 
 
 def choose_device(asked: str) -> Device:
-    """Turn ``auto``, ``cpu`` or ``gpu:N`` into a device.
+    """Turn ``auto``, ``cpu``, ``gpu`` (the first) or ``gpu:N`` into a device.
 
     Raises
     ------
@@ -69,12 +69,15 @@ def choose_device(asked: str) -> Device:
     gpus = _gpu_count() if asked != "cpu" else 0
     if asked == "cpu" or (asked == "auto" and gpus == 0):
         return Device("cpu:0", CPU_BATCH)
+    if not gpus:
+        raise PancreasSegError(
+            f"The device {asked} cannot be used. {_why_no_gpu()} Or choose the device auto or cpu."
+        )
     number = int(asked.partition(":")[2] or 0)
     if number >= gpus:
-        has = "no GPU" if gpus == 0 else f"{gpus} GPU(s), gpu:0 to gpu:{gpus - 1}"
         raise PancreasSegError(
-            f"There is no {asked} here: {keras.backend.backend()} sees {has}. "
-            "Use --device auto or cpu."
+            f"There is no {asked} here: {keras.backend.backend()} sees {gpus} GPU(s), "
+            f"gpu:0 to gpu:{gpus - 1}."
         )
     return Device(f"gpu:{number}", _gpu_batch(_free_bytes(number)), "mixed_float16")
 

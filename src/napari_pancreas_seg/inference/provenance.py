@@ -11,12 +11,12 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,14 @@ import numpy.typing as npt
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.io.files import file_sha256, write_json
-from napari_pancreas_seg.mask.metrics import measure
+from napari_pancreas_seg.mask.measures import measure
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.result import Segmentation
+    from napari_pancreas_seg.inference.options import Options
+    from napari_pancreas_seg.io.save import OnGrid
     from napari_pancreas_seg.volume import CTVolume, Source
 
-__all__ = ["describe", "is_sidecar", "read_sidecar", "write_sidecar"]
+__all__ = ["SavedResult", "describe", "is_sidecar", "read_sidecar", "write_sidecar"]
 
 PROGRAM = "napari-pancreas-seg"
 
@@ -49,9 +50,45 @@ _LIBRARIES = (
 _MODEL_KEYS = ("name", "version", "weights_sha256")
 
 
+class SavedResult(Protocol):
+    """What is written of a `Segmentation`; that class imports this module."""
+
+    @property
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """(Z, Y, X)."""
+
+    @property
+    def probability(self) -> OnGrid:
+        """At the resolution of the network."""
+
+    @property
+    def attention(self) -> Sequence[OnGrid]:
+        """The finest gate first."""
+
+    @property
+    def threshold(self) -> float:
+        """The one that was applied."""
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """Its card."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Per stage."""
+
+    @property
+    def options(self) -> Options:
+        """What was asked for."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings for the user."""
+
+
 def describe(
     volume: CTVolume,
-    segmentation: Segmentation,
+    segmentation: SavedResult,
     *,
     mask: npt.NDArray[Any] | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -78,9 +115,6 @@ def describe(
         computed.
     """
     written = segmentation.mask if mask is None else mask
-    measured = measure(written, volume)
-    if not volume.has_values:
-        measured |= {"mean_hu": None, "sd_hu": None}
     stages = {**(seconds or {}), **segmentation.seconds}
     return {
         "program": {"name": PROGRAM, "version": __version__},
@@ -88,7 +122,7 @@ def describe(
         "model": {key: segmentation.model.get(key) for key in _MODEL_KEYS},
         **_localiser(segmentation.model),
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
-        "measurements": measured,
+        "measurements": measure(written, volume),
         **_by_class(written, segmentation, volume),
         "edits": _edits(written, segmentation),
         "source": _source(volume.source),
@@ -114,7 +148,7 @@ def _localiser(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_class(
-    mask: npt.NDArray[Any], segmentation: Segmentation, volume: CTVolume
+    mask: npt.NDArray[Any], segmentation: SavedResult, volume: CTVolume
 ) -> dict[str, Any]:
     """Value and measurements of each class, where there are several."""
     classes = Classes.of(segmentation.model)
@@ -122,10 +156,7 @@ def _by_class(
         return {}
     found = {}
     for name, value in zip(classes.names, classes.values, strict=True):
-        measured = measure(mask == value, volume)
-        if not volume.has_values:
-            measured |= {"mean_hu": None, "sd_hu": None}
-        found[name] = {"value": value, **measured}
+        found[name] = {"value": value, **measure(mask == value, volume)}
     return {"labels": found}
 
 
@@ -180,7 +211,7 @@ def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
         return False
 
 
-def _edits(mask: npt.NDArray[Any], segmentation: Segmentation) -> dict[str, int]:
+def _edits(mask: npt.NDArray[Any], segmentation: SavedResult) -> dict[str, int]:
     """Count what a person has changed in the model's mask, a slice at a time."""
     found = segmentation.mask
     added = removed = relabelled = slices = 0

@@ -1,134 +1,46 @@
-"""What a segmentation asks for, reports on its way and returns; plain data, no Keras."""
+"""What a segmentation reports on its way and returns; plain data, no Keras."""
 
 from __future__ import annotations
 
-import contextlib
-import operator
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.mask.metrics import volume_ml
-from napari_pancreas_seg.volume import Grid
+from napari_pancreas_seg.inference.options import Options
+from napari_pancreas_seg.inference.saving import save_result
+from napari_pancreas_seg.mask.measures import volume_ml
+from napari_pancreas_seg.volume import CTVolume, Grid
 
-__all__ = ["FoundSlices", "Options", "Progress", "ScalarMap", "Segmentation"]
+if TYPE_CHECKING:
+    import nibabel
+
+__all__ = ["FoundSlices", "Options", "Progress", "ScalarMap", "Segmentation", "exhaust"]
 
 Array = npt.NDArray[Any]
+Step = TypeVar("Step")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to segment.
-
-    Parameters
-    ----------
-    device : str
-        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"gpu:N"``.
-    batch_size : int, optional
-        Slices that go through the network at once; None chooses for the device.
-    threshold : float, optional
-        Probability from which a voxel is pancreas, between 0 and 1; None takes the model's.
-    postprocess : bool
-        Smooth the probability along z, and keep the pieces that are most surely the gland, where
-        a pancreas can lie.
-    first_slice : int, optional
-        Slice to begin with, the one on screen for instance; the others follow outward.
-    every_slice : bool
-        Have the network see every slice, instead of finding the gland with a coarse sweep and
-        looking at it every 3 mm.
-    slices : tuple of int, optional
-        (start, stop): only slices start to stop - 1 are segmented, counted from 0 at the feet.
-    box : tuple of int, optional
-        (top, bottom, left, right): only pixels in rows top to bottom - 1 and columns left to
-        right - 1 can belong to the mask.
-    localiser : str, optional
-        Name or path of the model that finds the gland, for one whose frame lies around it; None
-        takes the one that its card names.
-
-    Raises
-    ------
-    PancreasSegError
-        If a value is of another kind or out of its range.
-    """
-
-    device: str = "auto"
-    batch_size: int | None = None
-    threshold: float | None = None
-    postprocess: bool = True
-    first_slice: int | None = None
-    every_slice: bool = False
-    slices: tuple[int, int] | None = None
-    box: tuple[int, int, int, int] | None = None
-    localiser: str | None = None
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", str(self.device)):
-            raise PancreasSegError(f"The device must be auto, cpu or gpu:N, not {self.device!r}.")
-        number: Any = self.threshold
-        if number is not None:
-            if not (isinstance(number, float | np.floating) and 0 < number < 1):
-                raise PancreasSegError(
-                    f"The threshold must be a number between 0 and 1, not {number!r}."
-                )
-            object.__setattr__(self, "threshold", float(number))
-        for name, (count, what) in _WHOLE_NUMBERS.items():
-            if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _whole(given, count, what))
-        if self.batch_size is not None and self.batch_size < 1:
-            raise PancreasSegError(f"The batch size must be at least 1, not {self.batch_size}.")
-        for name, ends in (("slices", self.slices), ("box", self.box)):
-            if ends is not None and any(a >= b for a, b in zip(ends[::2], ends[1::2], strict=True)):
-                raise PancreasSegError(
-                    f"There is nothing in {name} {ends}: each stop must come after its start."
-                )
-
-    def region(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-        """Where in a CT the mask can lie: `slices` and `box`, cut to its (Z, Y, X).
-
-        Raises
-        ------
-        PancreasSegError
-            If nothing of the CT is left.
-        """
-        top, bottom, left, right = self.box or (0, shape[1], 0, shape[2])
-        asked = (self.slices or (0, shape[0]), (top, bottom), (left, right))
-        region = tuple(
-            slice(max(0, start), min(n, stop))
-            for (start, stop), n in zip(asked, shape, strict=True)
-        )
-        if any(part.start >= part.stop for part in region):
-            what = "slices" if region[0].start >= region[0].stop else "box"
-            raise PancreasSegError(
-                f"The region holds nothing of this CT: its {what} must lie within "
-                f"{shape[0]} slices of {shape[1]} rows and {shape[2]} columns."
-            )
-        return region  # type: ignore[return-value]
-
-
-_WHOLE_NUMBERS = {
-    "batch_size": (None, "The batch size must be a whole number"),
-    "first_slice": (None, "The first slice must be a whole number"),
-    "slices": (2, "The slices must be two whole numbers (start, stop)"),
-    "box": (4, "The box must be four whole numbers (top, bottom, left, right)"),
-}
-"""Options, how many numbers they are (None: one, not in a tuple), and what to say if not."""
-
-
-def _whole(given: Any, count: int | None, what: str) -> int | tuple[int, ...]:
-    """Return Python's own integers, the only ones that JSON knows; several in a tuple."""
-    with contextlib.suppress(TypeError):
-        if count is None:
-            return operator.index(given)
-        numbers = tuple(operator.index(n) for n in given)
-        if len(numbers) == count:
-            return numbers
-    raise PancreasSegError(f"{what}, not {given!r}.")
+def exhaust(
+    steps: Generator[Step, Any, Result], on_step: Callable[[Step], object] | None = None
+) -> Result:
+    """Run a generator to its end, calling `on_step` with what it yields; give what it returns."""
+    try:
+        while True:
+            step = next(steps)
+            if on_step is not None:
+                on_step(step)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    finally:
+        steps.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +143,8 @@ class Segmentation:
         what was found in the others.
     probabilities : Mapping of str to ScalarMap
         Of a model of several classes, the probability of each by its name.
+    ct : CTVolume, optional
+        The CT itself, for `save` and `mask_image`; None if the network ran in another process.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -245,6 +159,7 @@ class Segmentation:
     expected_dice: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     plausible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     probabilities: Mapping[str, ScalarMap] = field(default_factory=dict)
+    ct: CTVolume | None = None
 
     @property
     def slices_seen(self) -> int:
@@ -264,3 +179,67 @@ class Segmentation:
             name: volume_ml(self.mask == value, self.grid)
             for name, value in zip(classes.names, classes.values, strict=True)
         }
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        probability: bool = False,
+        attention: bool = False,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write the mask onto the CT's own grid, as the command ``segment`` does.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where the mask goes; the ending chooses the format, see `save_mask`. For
+            ``m.nii.gz``, provenance and measurements go to ``m.json``.
+        probability, attention : bool
+            Whether to write these maps too: ``m_probability.nii.gz``, ``m_attention_1.nii.gz``
+            (finest gate) and so on.
+        overwrite : bool
+            Whether existing files may be replaced. The CT itself never is.
+
+        Returns
+        -------
+        list of Path
+            The files written, all of them or none; the mask first.
+
+        Raises
+        ------
+        PancreasSegError
+            If a file exists already or cannot be written.
+        """
+        files, _ = save_result(
+            self,
+            self._ct(),
+            path,
+            probability=probability,
+            attention=attention,
+            overwrite=overwrite,
+        )
+        return files
+
+    def mask_image(self) -> nibabel.Nifti1Image:
+        """The mask as a nibabel image, uint8, in the axis order and with the affine of the CT.
+
+        Raises
+        ------
+        PancreasSegError
+            If this result does not hold its CT.
+        """
+        import nibabel
+
+        ct = self._ct()
+        image = nibabel.Nifti1Image(ct.to_source_order(self.mask), ct.source.affine)
+        image.header.set_xyzt_units("mm")
+        return image
+
+    def _ct(self) -> CTVolume:
+        if self.ct is None:
+            raise PancreasSegError(
+                "This result does not hold its CT; write its mask with save_mask(result.mask, ct, "
+                "path)."
+            )
+        return self.ct

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.cascade import (
     COARSE_MM,
     GlandLocation,
@@ -44,12 +43,17 @@ from napari_pancreas_seg.inference.result import (
     Options,
     Progress,
     Segmentation,
+    exhaust,
 )
 from napari_pancreas_seg.inference.schedule import FINE_MM, Schedule, SliceGrid, lattice_for
+from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, load_card
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
+    import nibabel
+    import SimpleITK
+
     from napari_pancreas_seg.inference.predictor import FramePredictor
 
 __all__ = [
@@ -187,19 +191,40 @@ class ScanContext:
 
 
 def segment(
-    volume: CTVolume, model: str | Path | LoadedModel = "default", **options: Any
+    ct: CTVolume | str | Path | nibabel.spatialimages.SpatialImage | SimpleITK.Image,
+    model: str | Path | LoadedModel = "default",
+    *,
+    threshold: float | None = None,
+    postprocess: bool = True,
+    device: str = "auto",
+    batch_size: int | None = None,
+    every_slice: bool = False,
+    slices: tuple[int, int] | None = None,
+    box: tuple[int, int, int, int] | None = None,
 ) -> Segmentation:
     """Find the pancreas in a CT.
 
     Parameters
     ----------
-    volume : CTVolume
-        The CT, as `napari_pancreas_seg.load_ct` reads it.
+    ct : CTVolume, str, Path, nibabel image or SimpleITK image
+        The CT in Hounsfield units, or where it lies; see `load_ct`.
     model : str, Path or LoadedModel
-        Name or path of a model; a `LoadedModel` saves loading it again for the next volume.
-    **options
-        Fields of `Options`: ``device``, ``batch_size``, ``threshold``, ``postprocess``,
-        ``every_slice`` and more.
+        Name or path of a model. A `LoadedModel` is not loaded again for the next CT, and stays on
+        its own device.
+    threshold : float, optional
+        Probability from which a voxel is pancreas, between 0 and 1; None takes the model's.
+    postprocess : bool
+        Smooth the probability along z, and keep the pieces that are most surely the gland.
+    device : str
+        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"`` or ``"gpu:N"``.
+    batch_size : int, optional
+        Slices that go through the network at once; None chooses for the device.
+    every_slice : bool
+        Run on every slice, instead of a coarse sweep and then every 3 mm within the pancreas.
+    slices : tuple of int, optional
+        (start, stop), half-open and counted from 0 at the feet: only these slices are segmented.
+    box : tuple of int, optional
+        (top, bottom, left, right), half-open rows and columns: the mask lies within these pixels.
 
     Returns
     -------
@@ -209,20 +234,23 @@ def segment(
     Raises
     ------
     PancreasSegError
-        If there is no such model or device, an option is out of range, or the CT shows no
+        If there is no such file, model or device, an option is out of range, or the CT shows no
         soft tissue.
     """
-    try:
-        asked = Options(**options)
-    except TypeError as error:
-        raise PancreasSegError(f"Unknown option: {error}.") from error
-    steps = iter_segment(volume, model, asked, stream=False)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            result: Segmentation = stop.value
-            return result
+    options = Options(
+        device=device,
+        batch_size=batch_size,
+        threshold=threshold,
+        postprocess=postprocess,
+        every_slice=every_slice,
+        slices=slices,
+        box=box,
+    )
+    return exhaust(iter_segment(_volume(ct), model, options, stream=False))
+
+
+def _volume(ct: Any) -> CTVolume:
+    return ct if isinstance(ct, CTVolume) else load_ct(ct)
 
 
 def iter_segment(
@@ -333,6 +361,7 @@ def iter_segment(
         seconds=clock.seconds,
         options=options,
         notes=volume.notes + _about_contrast(appearance.shift) + course.notes,
+        ct=volume,
     )
 
 

@@ -148,7 +148,7 @@ def save_mask(
         from napari_pancreas_seg.io.table import write_table
         from napari_pancreas_seg.mask.measures import measure_mask, table_row
 
-        measured = measure_mask(mask, like, with_hu=like.has_values)
+        measured = measure_mask(mask, like)
         row = table_row(like.name, "", measured)
         write_table([row], path, overwrite=overwrite)
     else:

@@ -1,4 +1,4 @@
-"""What is measured on a mask, as numbers with units, and as a table for other programs."""
+"""Numbers of one mask: volume, HU, extent and diameters, also as a table."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.mask import metrics
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
 __all__ = [
     "COLUMNS",
-    "SURFACE_TOLERANCE_MM",
-    "compare_masks",
     "largest_diameters_mm",
+    "measure",
     "measure_mask",
     "sub_box",
     "table_row",
     "table_text",
+    "volume_ml",
 ]
 
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
-
-SURFACE_TOLERANCE_MM = 2.0
-"""Distance in mm within which two surfaces count as one, for the surface Dice."""
 
 COLUMNS = (
     "case",
@@ -48,6 +45,70 @@ COLUMNS = (
     "surface_dice_2mm",
 )
 """Columns of the table; the unit is in the name."""
+
+
+def volume_ml(mask: Array, grid: Grid) -> float:
+    """Volume of a mask in mL.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside.
+    grid : Grid
+        The grid that the mask lies on.
+    """
+    return float(np.count_nonzero(mask)) * grid.voxel_volume_mm3 / 1000.0
+
+
+def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
+    """Measure a mask on its CT.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (Z, Y, X)
+        Non-zero inside, on the CT's grid.
+    volume : CTVolume
+        The CT.
+
+    Returns
+    -------
+    dict
+        ``volume_ml``; ``voxels``; ``slices`` with any of the mask; ``mean_hu`` and ``sd_hu`` (of
+        the population; None for an empty mask, or a CT without values); ``extent_mm``, edges of
+        the bounding box along (z, y, x).
+
+    Raises
+    ------
+    PancreasSegError
+        If the mask does not have the CT's shape.
+    """
+    if mask.shape != volume.grid.shape:
+        raise PancreasSegError(
+            f"A mask of shape {mask.shape} does not lie on the grid of this CT, whose shape is "
+            f"{volume.grid.shape}."
+        )
+    box = bounding_box(mask)
+    if box is None:
+        return {
+            "volume_ml": 0.0,
+            "voxels": 0,
+            "slices": 0,
+            "mean_hu": None,
+            "sd_hu": None,
+            "extent_mm": [0.0, 0.0, 0.0],
+        }
+    inside = mask[box] != 0
+    hu = volume.hu[box][inside].astype(np.float64)
+    return {
+        "volume_ml": volume_ml(inside, volume.grid),
+        "voxels": len(hu),
+        "slices": int(np.count_nonzero(inside.any(axis=(1, 2)))),
+        "mean_hu": float(hu.mean()) if volume.has_values else None,
+        "sd_hu": float(hu.std()) if volume.has_values else None,
+        "extent_mm": [
+            (edge.stop - edge.start) * step for edge, step in zip(box, volume.spacing, strict=True)
+        ],
+    }
 
 
 def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
@@ -85,71 +146,11 @@ def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
     return _farthest_apart(_outermost_points(inside) @ axes), in_plane
 
 
-def measure_mask(mask: Array, volume: CTVolume, *, with_hu: bool = True) -> dict[str, Any]:
-    """Measure a mask on its CT.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    volume : CTVolume
-        The CT, or what lies in a box of it.
-    with_hu : bool
-        Whether the volume holds Hounsfield units; without them mean and SD are None.
-
-    Returns
-    -------
-    dict
-        What `metrics.measure` gives, and ``diameter_3d_mm`` and ``diameter_in_plane_mm``, see
-        `largest_diameters_mm`.
-
-    Raises
-    ------
-    PancreasSegError
-        If the mask does not have the volume's shape.
-    """
-    found = metrics.measure(mask, volume)
-    if not with_hu:
-        found |= {"mean_hu": None, "sd_hu": None}
+def measure_mask(mask: Array, volume: CTVolume) -> dict[str, Any]:
+    """What `measure` gives, with ``diameter_3d_mm`` and ``diameter_in_plane_mm``."""
+    found = measure(mask, volume)
     in_space, in_plane = largest_diameters_mm(mask, volume.grid)
     return found | {"diameter_3d_mm": in_space, "diameter_in_plane_mm": in_plane}
-
-
-def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float | None]:
-    """Say how well a mask agrees with a reference; what is looked at is the box of both.
-
-    Parameters
-    ----------
-    mask, reference : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    grid : Grid
-        The grid that both lie on.
-
-    Returns
-    -------
-    dict
-        ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
-        empty mask.
-
-    Raises
-    ------
-    PancreasSegError
-        If the shapes differ.
-    """
-    boxes = [box for box in (bounding_box(mask), bounding_box(reference)) if box is not None]
-    if mask.shape == reference.shape and boxes:
-        box = _around(boxes)
-        mask, reference = mask[box], reference[box]
-    found: dict[str, float | None] = {
-        "dice": metrics.dice(mask, reference),
-        "hd95_mm": None,
-        "surface_dice_2mm": None,
-    }
-    if len(boxes) == 2:
-        distances = metrics.surface_distances(mask != 0, reference != 0, grid.spacing)
-        found["hd95_mm"] = float(distances.hd95_mm)
-        found["surface_dice_2mm"] = float(distances.surface_dice(SURFACE_TOLERANCE_MM))
-    return found
 
 
 def sub_box(grid: Grid, box: Box) -> Grid:
@@ -176,7 +177,7 @@ def table_row(
     reference : str
         What it was compared with, if anything.
     compared : mapping, optional
-        From `compare_masks`.
+        From `napari_pancreas_seg.mask.metrics.compare_masks`.
     """
     z, y, x = measured["extent_mm"]
     row = {
@@ -237,14 +238,6 @@ def _farthest_apart(points: Array) -> float:
     from scipy.spatial.distance import pdist
 
     return float(pdist(points[ConvexHull(points).vertices]).max())
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    z, y, x = (
-        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
-        for edges in zip(*boxes, strict=True)
-    )
-    return z, y, x
 
 
 def _cell(value: Any) -> str:

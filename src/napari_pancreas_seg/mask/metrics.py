@@ -1,4 +1,4 @@
-"""How large a mask is, what it covers, and how well two masks agree."""
+"""Agreement of two masks: Dice, distances between surfaces."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
+from napari_pancreas_seg.volume import Grid, bounding_box
 
 __all__ = [
+    "SURFACE_TOLERANCE_MM",
     "SurfaceAgreement",
+    "compare_masks",
     "dice",
     "in_plane_surface_distances",
-    "measure",
     "surface_distances",
-    "volume_ml",
 ]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+Box = tuple[slice, slice, slice]
+
+SURFACE_TOLERANCE_MM = 2.0
+"""Distance in mm within which two surfaces count as one, for the surface Dice."""
 
 
 def dice(a: Array, b: Array) -> float:
@@ -227,65 +231,46 @@ def _sorted(distances: list[Floats], sizes: list[Floats]) -> tuple[Floats, Float
     return distance[order], np.concatenate([np.zeros(0), *sizes])[order]
 
 
-def volume_ml(mask: Array, grid: Grid) -> float:
-    """Volume of a mask in mL.
+def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float | None]:
+    """Say how well a mask agrees with a reference; what is looked at is the box of both.
 
     Parameters
     ----------
-    mask : ndarray, shape (Z, Y, X)
+    mask, reference : ndarray, shape (Z, Y, X)
         Non-zero inside.
     grid : Grid
-        The grid that the mask lies on.
-    """
-    return float(np.count_nonzero(mask)) * grid.voxel_volume_mm3 / 1000.0
-
-
-def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
-    """Measure a mask on its CT.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside, on the CT's grid.
-    volume : CTVolume
-        The CT.
+        The grid that both lie on.
 
     Returns
     -------
     dict
-        ``volume_ml``; ``voxels``; ``slices`` with any of the mask; ``mean_hu`` and ``sd_hu`` (of
-        the population; None for an empty mask); ``extent_mm``, edges of the bounding box along
-        (z, y, x).
+        ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
+        empty mask.
 
     Raises
     ------
     PancreasSegError
-        If the mask does not have the CT's shape.
+        If the shapes differ.
     """
-    if mask.shape != volume.grid.shape:
-        raise PancreasSegError(
-            f"A mask of shape {mask.shape} does not lie on the grid of this CT, whose shape is "
-            f"{volume.grid.shape}."
-        )
-    box = bounding_box(mask)
-    if box is None:
-        return {
-            "volume_ml": 0.0,
-            "voxels": 0,
-            "slices": 0,
-            "mean_hu": None,
-            "sd_hu": None,
-            "extent_mm": [0.0, 0.0, 0.0],
-        }
-    inside = mask[box] != 0
-    hu = volume.hu[box][inside].astype(np.float64)
-    return {
-        "volume_ml": volume_ml(inside, volume.grid),
-        "voxels": len(hu),
-        "slices": int(np.count_nonzero(inside.any(axis=(1, 2)))),
-        "mean_hu": float(hu.mean()),
-        "sd_hu": float(hu.std()),
-        "extent_mm": [
-            (edge.stop - edge.start) * step for edge, step in zip(box, volume.spacing, strict=True)
-        ],
+    boxes = [box for box in (bounding_box(mask), bounding_box(reference)) if box is not None]
+    if mask.shape == reference.shape and boxes:
+        box = _around(boxes)
+        mask, reference = mask[box], reference[box]
+    found: dict[str, float | None] = {
+        "dice": dice(mask, reference),
+        "hd95_mm": None,
+        "surface_dice_2mm": None,
     }
+    if len(boxes) == 2:
+        distances = surface_distances(mask != 0, reference != 0, grid.spacing)
+        found["hd95_mm"] = float(distances.hd95_mm)
+        found["surface_dice_2mm"] = float(distances.surface_dice(SURFACE_TOLERANCE_MM))
+    return found
+
+
+def _around(boxes: Sequence[Box]) -> Box:
+    z, y, x = (
+        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
+        for edges in zip(*boxes, strict=True)
+    )
+    return z, y, x

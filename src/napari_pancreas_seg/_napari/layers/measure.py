@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, layer_box
-from napari_pancreas_seg.mask import measures as measurements
+from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 __all__ = ["MaskToMeasure", "Measured", "measure_layers"]
@@ -58,9 +58,9 @@ class Measured:
     Parameters
     ----------
     mask : dict
-        From `measurements.measure_mask`.
+        From `measures.measure_mask`.
     comparison : dict, optional
-        From `measurements.compare_masks`.
+        From `metrics.compare_masks`.
     row : dict
         The row of the table.
     classes : dict of str to Measured
@@ -110,12 +110,12 @@ def _holds(mask: Array, value: int) -> bool:
 def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False) -> Measured:
     box = bounding_box(mask)
     inside, ct = _cut(mask, job, box or (slice(0, 1), slice(0, 1), slice(0, 1)))
-    found = measurements.measure_mask(inside, ct, with_hu=job.ct is not None)
+    found = measures.measure_mask(inside, ct)
     compared = None
     if job.reference is not None:
         reference = job.reference if in_display_order else _shown(job.reference, job.grid)
-        compared = measurements.compare_masks(mask, reference, job.grid.grid)
-    row = measurements.table_row(
+        compared = metrics.compare_masks(mask, reference, job.grid.grid)
+    row = measures.table_row(
         job.grid.name, job.name, found, job.reference_name if compared else "", compared
     )
     return Measured(found, compared, row)
@@ -123,10 +123,10 @@ def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False
 
 def _cut(mask: Array, job: MaskToMeasure, box: Box) -> tuple[Array, CTVolume]:
     """Copy what lies in a box: the mask may be painted meanwhile."""
-    grid = measurements.sub_box(job.grid.grid, box)
+    grid = measures.sub_box(job.grid.grid, box)
     inside = mask[box].copy()
     if job.ct is None:
-        return inside, CTVolume(np.broadcast_to(np.int16(0), grid.shape), grid, job.grid.source)
+        return inside, CTVolume.of_grid(grid, job.grid.source)
     piece = job.ct[layer_box(box, job.grid)]
     return inside, CTVolume(raw_volume_of(piece, job.grid).hu, grid, job.grid.source)
 

@@ -28,7 +28,7 @@ from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo
 from napari_pancreas_seg.io.table import write_table
-from napari_pancreas_seg.mask import measures as measurements
+from napari_pancreas_seg.mask import measures, metrics
 
 __all__ = ["MeasurePanel"]
 
@@ -48,7 +48,7 @@ ROWS = (
         "surface_dice",
         "Surface Dice",
         "Share of both surfaces that lies within "
-        f"{measurements.SURFACE_TOLERANCE_MM:g} mm of the other one.",
+        f"{metrics.SURFACE_TOLERANCE_MM:g} mm of the other one.",
     ),
 )
 COMPARED = ("dice", "hd95", "surface_dice")
@@ -125,7 +125,7 @@ class MeasurePanel(Panel):
         """Put the table of all masks of this CT on the clipboard, with tabs."""
 
         def copy(rows: list[dict[str, Any]]) -> None:
-            QApplication.clipboard().setText(measurements.table_text(rows))
+            QApplication.clipboard().setText(measures.table_text(rows))
             plural = "mask" if len(rows) == 1 else "masks"
             show_info(f"The table of {len(rows)} {plural} is on the clipboard.")
 

@@ -17,7 +17,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.worklist.case import LoadedCase, read_case
 from napari_pancreas_seg.cohort.worklist import WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import Options, Segmentation
+from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
 
 __all__ = ["CaseAhead", "How"]
 
@@ -111,15 +111,9 @@ class CaseAhead(QObject):
         def segment() -> Segmentation | None:
             volume = volume_of(data, reference)
             options_here = replace(options, first_slice=None)
-            run = session.network.iter_segment(volume, model, options_here, cancelled=gone)
-            try:
-                while True:
-                    next(run)
-            except StopIteration as end:
-                found: Segmentation | None = end.value
-                return found
-            finally:
-                run.close()
+            return exhaust(
+                session.network.iter_segment(volume, model, options_here, cancelled=gone)
+            )
 
         def ended() -> None:
             if isalive(self) and self._segmenting is case:

@@ -16,9 +16,10 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.overlap import Ended
-from napari_pancreas_seg.cohort.resume import OutputOptions, card_sha256
+from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.inference.saving import card_sha256
 from napari_pancreas_seg.io.files import check_folder
 from napari_pancreas_seg.model.bundle import Bundle
 

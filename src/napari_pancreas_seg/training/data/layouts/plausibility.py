@@ -12,7 +12,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import body_centre
 from napari_pancreas_seg.inference.landmarks import plausible_slices
-from napari_pancreas_seg.mask.metrics import volume_ml
+from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 

@@ -1,0 +1,126 @@
+"""What a segmentation asks for: checked once, plain data."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to segment.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"`` (the first) or ``"gpu:N"``.
+    batch_size : int, optional
+        Slices that go through the network at once; None chooses for the device.
+    threshold : float, optional
+        Probability from which a voxel is pancreas, between 0 and 1; None takes the model's.
+    postprocess : bool
+        Smooth the probability along z, and keep the pieces that are most surely the gland, where
+        a pancreas can lie.
+    first_slice : int, optional
+        Slice to begin with, the one on screen for instance; the others follow outward.
+    every_slice : bool
+        Have the network see every slice, instead of finding the gland with a coarse sweep and
+        looking at it every 3 mm.
+    slices : tuple of int, optional
+        (start, stop): only slices start to stop - 1 are segmented, counted from 0 at the feet.
+    box : tuple of int, optional
+        (top, bottom, left, right): only pixels in rows top to bottom - 1 and columns left to
+        right - 1 can belong to the mask.
+    localiser : str, optional
+        Name or path of the model that finds the gland, for one whose frame lies around it; None
+        takes the one that its card names.
+
+    Raises
+    ------
+    PancreasSegError
+        If a value is of another kind or out of its range.
+    """
+
+    device: str = "auto"
+    batch_size: int | None = None
+    threshold: float | None = None
+    postprocess: bool = True
+    first_slice: int | None = None
+    every_slice: bool = False
+    slices: tuple[int, int] | None = None
+    box: tuple[int, int, int, int] | None = None
+    localiser: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", str(self.device)):
+            raise PancreasSegError(
+                f"The device must be auto, cpu, gpu or gpu:N, not {self.device!r}."
+            )
+        number: Any = self.threshold
+        if number is not None:
+            if not (isinstance(number, float | np.floating) and 0 < number < 1):
+                raise PancreasSegError(
+                    f"The threshold must be a number between 0 and 1, not {number!r}."
+                )
+            object.__setattr__(self, "threshold", float(number))
+        for name, (count, what) in _WHOLE_NUMBERS.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _whole(given, count, what))
+        if self.batch_size is not None and self.batch_size < 1:
+            raise PancreasSegError(f"The batch size must be at least 1, not {self.batch_size}.")
+        for name, ends in (("slices", self.slices), ("box", self.box)):
+            if ends is not None and any(a >= b for a, b in zip(ends[::2], ends[1::2], strict=True)):
+                raise PancreasSegError(
+                    f"There is nothing in {name} {ends}: each stop must come after its start."
+                )
+
+    def region(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+        """Where in a CT the mask can lie: `slices` and `box`, cut to its (Z, Y, X).
+
+        Raises
+        ------
+        PancreasSegError
+            If nothing of the CT is left.
+        """
+        top, bottom, left, right = self.box or (0, shape[1], 0, shape[2])
+        asked = (self.slices or (0, shape[0]), (top, bottom), (left, right))
+        region = tuple(
+            slice(max(0, start), min(n, stop))
+            for (start, stop), n in zip(asked, shape, strict=True)
+        )
+        if any(part.start >= part.stop for part in region):
+            what = "slices" if region[0].start >= region[0].stop else "box"
+            raise PancreasSegError(
+                f"The region holds nothing of this CT: its {what} must lie within "
+                f"{shape[0]} slices of {shape[1]} rows and {shape[2]} columns."
+            )
+        return region  # type: ignore[return-value]
+
+
+_WHOLE_NUMBERS = {
+    "batch_size": (None, "The batch size must be a whole number"),
+    "first_slice": (None, "The first slice must be a whole number"),
+    "slices": (2, "The slices must be two whole numbers (start, stop)"),
+    "box": (4, "The box must be four whole numbers (top, bottom, left, right)"),
+}
+"""Options, how many numbers they are (None: one, not in a tuple), and what to say if not."""
+
+
+def _whole(given: Any, count: int | None, what: str) -> int | tuple[int, ...]:
+    """Return Python's own integers, the only ones that JSON knows; several in a tuple."""
+    with contextlib.suppress(TypeError):
+        if count is None:
+            return operator.index(given)
+        numbers = tuple(operator.index(n) for n in given)
+        if len(numbers) == count:
+            return numbers
+    raise PancreasSegError(f"{what}, not {given!r}.")

@@ -1,0 +1,99 @@
+"""What the package offers to Python: the same as the command line, from whatever holds a CT."""
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import napari_pancreas_seg as nps
+from napari_pancreas_seg.cli import main
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle):
+    return nps.LoadedModel(tiny_bundle, "cpu")
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory):
+    """An oblique CT in an order of axes of its own."""
+    hu = np.full((9, 80, 60), -1000, np.int16)
+    hu[:, 10:70, 8:52] = 50
+    hu[3:6, 30:50, 20:40] = 110
+    affine = np.array([[0, 0, 3.0, 5], [0, 3.0, 0, -7], [4.0, 0.2, 0, 11], [0, 0, 0, 1]])
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(hu, affine), path)
+    return path
+
+
+def test_the_mask_is_an_image_on_the_cts_own_grid(ct, model):
+    result = nps.segment(ct, model, threshold=0.3, postprocess=False)
+    image, source = result.mask_image(), nib.load(ct)
+    assert image.shape == source.shape and image.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(image.affine, source.affine, atol=1e-6)
+    assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(source.affine)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), result.ct.to_source_order(result.mask))
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_result_is_saved_as_the_command_line_does(ct, model, tiny_bundle, tmp_path):
+    there = tmp_path / "there" / "m.nii.gz"
+    arguments = ["--model", str(tiny_bundle), "--device", "cpu", "--threshold", "0.3"]
+    arguments += ["--probability", "--attention", "--slices", "1:7"]
+    assert main(["segment", str(ct), "-o", str(there), *arguments]) == 0
+    result = nps.segment(ct, model, threshold=0.3, slices=(1, 7))
+    files = result.save(tmp_path / "here" / "m.nii.gz", probability=True, attention=True)
+    assert files[0].name == "m.nii.gz" and files[-1].name == "m.json"
+    assert sorted(p.name for p in files) == sorted(p.name for p in there.parent.iterdir())
+    for path in files[:-1]:
+        assert path.read_bytes() == (there.parent / path.name).read_bytes()
+    ours, theirs = (json.loads((p.parent / "m.json").read_text()) for p in (files[0], there))
+    for record in (ours, theirs):
+        for varying in ("created", "seconds", "software"):
+            record.pop(varying)
+        record["options"].pop("device")
+        record["resume"].pop("source_stamp")
+    assert ours == theirs
+    with pytest.raises(nps.PancreasSegError, match="exists already"):
+        result.save(files[0])
+    result.save(files[0], overwrite=True)
+    with pytest.raises(nps.PancreasSegError, match="the CT itself"):
+        result.save(ct, overwrite=True)
+
+
+def test_an_unknown_keyword_is_pythons_own_error(ct, model):
+    with pytest.raises(
+        TypeError, match=r"^segment\(\) got an unexpected keyword argument 'treshold'"
+    ):
+        nps.segment(ct, model, treshold=0.3)
+
+
+def test_gpu_is_the_first_one_or_one_sentence(monkeypatch, tiny_bundle):
+    from napari_pancreas_seg.inference import devices
+
+    monkeypatch.setattr(devices, "_gpu_count", lambda: 0)
+    with pytest.raises(nps.PancreasSegError, match=r"^The device gpu cannot be used\. No GPU: "):
+        nps.LoadedModel(tiny_bundle, "gpu")
+    monkeypatch.setattr(devices, "_gpu_count", lambda: 2)
+    monkeypatch.setattr(devices, "_free_bytes", lambda number: None)
+    assert devices.choose_device("gpu").name == "gpu:0"
+    with pytest.raises(nps.PancreasSegError, match="gpu:0 to gpu:1"):
+        devices.choose_device("gpu:2")
+
+
+def test_public_names_are_there():
+    assert {name for name in nps.__all__ if getattr(nps, name) is None} == set()
+    assert set(nps.__all__) <= set(dir(nps))
+    assert all(re.fullmatch(r"\w+", name) for name in nps.__all__)
+    assert "default" in {entry.name for entry in nps.list_models()}
+
+
+def test_a_mask_is_measured_and_compared(ct, model):
+    volume = nps.load_ct(ct)
+    result = nps.segment(volume, model)
+    mask = nps.remask(result, 0.3, postprocess=False)
+    found = nps.measure(mask, volume)
+    assert found["voxels"] == np.count_nonzero(mask)
+    assert nps.dice(mask, mask) == 1.0
