@@ -364,3 +364,22 @@ def test_what_is_left_of_a_killed_process_is_not_taken_for_a_file(tmp_path: Path
         raise KeyboardInterrupt
     assert [name[0] for name in names] == ["."]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+@pytest.mark.parametrize("suffix", [s for s in io.MASK_SUFFIXES if s != ".dcm"])
+def test_any_bytes_are_a_name_to_write_and_read(suffix: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"Pr\xe4fix")
+    ct, mask = volume(), ball()
+    path = folder / os.fsdecode(b"M\xfcller" + suffix.encode())
+    io.save_mask(mask, ct, path)
+    assert path.stat().st_size > 0
+    if suffix in io.VOLUME_SUFFIXES:
+        np.testing.assert_array_equal(io.load_mask(path)[0], mask)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+def test_json_leads_back_to_any_name(tmp_path: Path) -> None:
+    name = os.fsdecode(b"M\xfcller \xff") + "Müller"
+    write_json(tmp_path / "a.json", {name: [name]})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {name: [name]}

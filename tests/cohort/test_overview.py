@@ -119,3 +119,10 @@ def test_says_when_it_cannot_be_written(volume, mask, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PancreasSegError, match=r"file|overview"):
         draw_overview(volume, mask, [], tmp_path / "file" / "overview.png")
+
+
+@pytest.mark.parametrize("title", ["M\udcfcller", "$a_", "two\nlines"])
+def test_any_name_is_a_title(title, volume, mask, tmp_path):
+    draw_overview(volume, mask, (), tmp_path / "a.png", title=title)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 100

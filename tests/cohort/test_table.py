@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,3 +181,31 @@ def test_a_table_that_becomes_somebody_elses_stays(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="not the table of a cohort"):
         table.add(done("a"))
     assert path.read_text() == "patient,age\n1,70\n"
+
+
+NAMES = (
+    b"M\xfcller",
+    "Müller".encode(),
+    b"back\\slash",
+    b"back\\xfc",
+    b"two\nlines\r",
+    b"\xff\xfe\\",
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+def test_any_bytes_are_a_name_that_the_table_leads_back_to(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    for run in range(2):
+        table = CohortTable(path, [case(os.fsdecode(name)) for name in NAMES])
+        for name in NAMES[run:]:
+            table.add(done(os.fsdecode(name)))
+        table.add(CaseResult(case(os.fsdecode(NAMES[0])), error=f"no {os.fsdecode(NAMES[0])}"))
+        table.write()
+    said = [row["case"].removesuffix(".nii.gz") for row in rows(path)]
+    assert said[:2] == ["M\\xfcller", "Müller"]
+    back = [
+        re.sub(rb"\\x(..)", lambda found: bytes.fromhex(found[1].decode()), text.encode())
+        for text in said
+    ]
+    assert tuple(back) == NAMES

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -126,3 +128,17 @@ def test_a_damaged_memory_is_no_obstacle(folder, state, text):
 def test_a_folder_without_a_ct_is_refused(tmp_path, state):
     with pytest.raises(PancreasSegError, match="no CT"):
         Worklist(tmp_path, state)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+def test_any_bytes_are_a_name_of_a_folder_and_a_case(tmp_path, state):
+    folder = tmp_path / os.fsdecode(b"Pr\xe4fix")
+    write(folder / "a.nii.gz")
+    write(folder / os.fsdecode(b"M\xfcller.nii.gz"))
+    work = Worklist(folder, state)
+    assert len(work) == 2
+    work.go_to(1)
+    write(work.case.mask)
+    work.update(1, status=Status.REVIEWED, slice=3)
+    again = Worklist(folder, state)
+    assert (again.current, again.case.status, again.case.slice) == (1, Status.REVIEWED, 3)

@@ -198,3 +198,11 @@ def test_a_model_of_the_registry_is_downloaded_once(tiny_bundle, tmp_path, monke
     registry.write_text("[]")
     with pytest.raises(PancreasSegError, match="list of models"):
         list_models()
+
+
+def test_a_card_may_name_patients_whose_names_are_no_utf8(tiny_card, tiny_bundle, tmp_path):
+    card = {**tiny_card, "training": {"patients": ["M\udcfcller"]}}
+    for name in ("model", "model.zip"):
+        save_bundle(load_bundle(tiny_bundle).weights, card, tmp_path / name)
+        again = load_bundle(tmp_path / name)
+        assert again.card["training"]["patients"] == ["M\udcfcller"]

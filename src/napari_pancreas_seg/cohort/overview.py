@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.io.files import atomic_write, escaped
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _compose(
             bar.solids.set(alpha=1)  # a see-through bar would show the page, not the colours
     _label(axes, attention, reference is not None)
     if title:
-        figure.suptitle(title, color="white")
+        figure.suptitle(escaped(title), color="white", parse_math=False)
     return figure
 
 

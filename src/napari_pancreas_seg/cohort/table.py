@@ -17,7 +17,7 @@ from typing import Any
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.run import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_path, explain_os_error
+from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
 
 __all__ = ["COLUMNS", "CohortTable"]
 
@@ -35,7 +35,7 @@ COLUMNS = (
     "slices",
     "reason",
 )
-"""Columns of the table; the unit is in the name."""
+"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them."""
 
 _SHARE_OF_TIME = 0.05
 """Most of the time that may go into writing the table again."""
@@ -76,7 +76,7 @@ class CohortTable:
         self.path = path
         _parse(path, _read(path))
         self._rows: _Rows = {}
-        self._order = {case.mask.name: place for place, case in enumerate(cases)}
+        self._order = {escaped(case.mask.name): place for place, case in enumerate(cases)}
         self._changed = False
         self._next = 0.0
 
@@ -88,7 +88,7 @@ class CohortTable:
         PancreasSegError
             If it cannot be written.
         """
-        self._rows[result.case.mask.name] = _rows_of(result)
+        self._rows[escaped(result.case.mask.name)] = _rows_of(result)
         self._changed = True
         if time.monotonic() >= self._next:
             self.write()
@@ -124,7 +124,7 @@ class CohortTable:
         writer.writerows(row for _, case in ordered for row in case)
         with atomic_path(self.path, overwrite=True) as temporary:
             with open(temporary, "xb") as file:
-                file.write(text.getvalue().encode())
+                file.write(text.getvalue().encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())  # what takes long comes before the last look
             if not anyway and _read(self.path) != before:
@@ -136,7 +136,8 @@ class _Overtaken(Exception):
 
 
 def _rows_of(result: CaseResult) -> list[dict[str, str]]:
-    row = {"case": result.case.source.name, "mask": result.case.mask.name, "label": ""}
+    case, mask = escaped(result.case.source.name), escaped(result.case.mask.name)
+    row = {"case": case, "mask": mask, "label": ""}
     if result.error is not None:
         return [row | {"status": "failed", "reason": " ".join(result.error.split())}]
     parts = {"": result.measurements, **result.labels}

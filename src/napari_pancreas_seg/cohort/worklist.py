@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -239,7 +240,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _hash(folder: Path) -> str:
-    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:20]
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]
 
 
 def _beside(folder: Path) -> Path:

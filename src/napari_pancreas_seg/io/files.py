@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ __all__ = [
     "atomic_write",
     "check_folder",
     "check_target",
+    "escaped",
     "explain_os_error",
     "file_sha256",
     "make_folder",
@@ -298,7 +300,10 @@ def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
         If the file exists and must not be replaced, or cannot be written.
     """
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text, overwrite=overwrite)
+    # A file's name may hold bytes that are no UTF-8. Python has them as lone surrogates, of which
+    # JSON's own escape "\udcfc" is made here; reading the JSON gives the same name back.
+    with atomic_write(path, overwrite=overwrite) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
@@ -309,7 +314,7 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
     path : str or Path
         Where to write.
     text : str
-        What to write.
+        What to write. What is no Unicode, as in names of old files, is written as an escape.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -319,7 +324,16 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
         If the file exists and must not be replaced, or cannot be written.
     """
     with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
+
+
+def escaped(name: str) -> str:
+    r"""Write a file's name, whatever its bytes, as text for a table that leads back to it.
+
+    Bytes that are no UTF-8, control characters and the backslash become ``\xNN``.
+    """
+    raw = re.sub(rb"[\x00-\x1f\x7f\\]", lambda found: b"\\x%02x" % found[0][0], os.fsencode(name))
+    return raw.decode(errors="backslashreplace")
 
 
 def _temporary_beside(path: Path, suffix: str = "") -> Path:

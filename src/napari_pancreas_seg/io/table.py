@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.io.files import atomic_write, escaped
 from napari_pancreas_seg.mask.measures import table_text
 
 __all__ = ["write_table"]
@@ -15,23 +15,14 @@ __all__ = ["write_table"]
 def write_table(
     rows: Sequence[Mapping[str, Any]], path: str | Path, *, overwrite: bool = False
 ) -> Path:
-    """Write rows as CSV; the file appears whole or not at all.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        From `table_row`.
-    path : str or Path
-        Where to write.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
-    """
+    """Write rows as CSV, from `table_row`; the file appears whole or not at all."""
     path = Path(path)
     with atomic_write(path, overwrite=overwrite) as file:
-        file.write(table_text(rows, ",").encode())
+        file.write(table_text([_with_names(row) for row in rows], ",").encode())
     return path
+
+
+def _with_names(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row in which names of files may hold any bytes, as text."""
+    names = {key: escaped(row[key]) for key in ("case", "mask", "reference") if row.get(key)}
+    return {**row, **names}

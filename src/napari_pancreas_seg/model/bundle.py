@@ -197,7 +197,11 @@ def save_bundle(
     if path.exists() and not overwrite:
         raise PancreasSegError(f"{path} already exists; choose another name or allow overwriting.")
     if path.suffix == ".zip":
-        return write_zip(path, {WEIGHTS: weights, CARD: text.encode()}, overwrite=overwrite)
+        return write_zip(
+            path,
+            {WEIGHTS: weights, CARD: text.encode(errors="backslashreplace")},
+            overwrite=overwrite,
+        )
     make_folder(path)
     # No system replaces a folder at once. The card decides: until it is replaced the old weights
     # lie where they lay, and from then on the new ones are found under the name of their hash.
@@ -205,7 +209,7 @@ def save_bundle(
     with atomic_write(waiting, overwrite=True) as file:
         file.write(weights)
     with atomic_write(path / CARD, overwrite=True) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
     try:
         os.replace(waiting, path / WEIGHTS)
     except OSError as error:

@@ -247,7 +247,7 @@ def _members(bundle: Bundle, licence: str | None) -> dict[str, bytes]:
     card = json.dumps(bundle.card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     members = {
         WEIGHTS: bundle.weights,
-        CARD: card.encode(),
+        CARD: card.encode(errors="backslashreplace"),
         LICENCE: (licence or _stated_licence(bundle.card)).encode(),
     }
     sums = [f"{hashlib.sha256(content).hexdigest()}  {m}\n" for m, content in members.items()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -269,3 +271,20 @@ def test_the_command_takes_classes_and_a_layout(writers, phantoms, tmp_path, cap
         assert main([*command, "--labels", wrong]) == 2
     assert main(["dataset", "check", str(tmp_path), "--layout", "paris"]) == 1
     assert main(["dataset", "check", str(tmp_path / "nowhere")]) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+def test_any_bytes_are_a_name_of_a_case(pairs, tmp_path, capsys):
+    odd = os.fsdecode(b"M\xfcller")
+    case = open_dataset(pairs).cases[0]
+    for path in case.files:
+        path.rename(path.with_name(path.name.replace(case.name, odd)))
+    out = tmp_path / "out"
+    assert main(["dataset", "check", str(pairs), "-o", str(out)]) == 0
+    capsys.readouterr()
+    names = [case["name"] for case in json.loads((out / "dataset.json").read_text())["cases"]]
+    assert any("\udcfc" in name for name in names)
+    assert all((out / "pictures" / f"{name}.png").is_file() for name in names)
+    with open(out / "cases.csv", encoding="utf-8", newline="") as file:
+        said = [row["case"] for row in csv.DictReader(file)]
+    assert said == [name.replace("\udcfc", "\\xfc") for name in names]

@@ -225,7 +225,7 @@ def parse_metaimage(path: Path) -> Layout:
 def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
     """Yield a header's lines without their ends, as far as a header may go."""
     while (left := _LONGEST - file.tell()) > 0 and (line := file.readline(left)):
-        yield line.decode("utf-8", "replace").rstrip("\r\n")
+        yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
     if left <= 0:
         raise PancreasSegError(f"'{path.name}' has a header without end; convert it again.")
 

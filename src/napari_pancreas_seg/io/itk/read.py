@@ -11,6 +11,7 @@ import bz2
 import contextlib
 import io
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,10 +151,11 @@ def _affine(path: Path, layout: Layout) -> npt.NDArray[np.float64]:
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     reader.SetImageIO(f"{'Nrrd' if _name(path) == 'NRRD' else 'Meta'}ImageIO")
     try:
-        reader.ReadImageInformation()
+        with _in_unicode(path, layout.data) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise PancreasSegError(
             f"'{path.name}' cannot be placed in space because its header makes no sense; repair "
@@ -170,6 +172,22 @@ def _affine(path: Path, layout: Layout) -> npt.NDArray[np.float64]:
     affine[:3, 3] = reader.GetOrigin()[:3]
     affine[:3] *= layout.to_mm
     return LPS_TO_RAS @ affine
+
+
+@contextlib.contextmanager
+def _in_unicode(path: Path, data: Path) -> Iterator[str]:
+    """A path that SimpleITK can take: it ends the process over a name that is no Unicode."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, f"header{path.suffix}")
+            link.symlink_to(path.absolute())
+            if data != path:
+                Path(folder, data.name).symlink_to(data.absolute())
+            yield str(link)
+    else:
+        yield str(path)
 
 
 @contextlib.contextmanager

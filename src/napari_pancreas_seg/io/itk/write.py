@@ -203,7 +203,7 @@ def _write(
             _compress(array, file, format)
             size = file.tell()
         with atomic_write(path, overwrite=overwrite) as file:
-            file.write(header(data.name, size).encode())
+            file.write(os.fsencode(header(data.name, size)))
     except Exception:
         data.unlink(missing_ok=True)
         raise

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.cohort.inspection import suspicions
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import escaped
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.plausibility import doubts
@@ -222,7 +223,7 @@ def table_csv(checked: CheckedDataSet) -> str:
     for case in checked.cases:
         table.writerow(
             [
-                *(case.name, case.patient, "yes" if case.usable else "no"),
+                *(escaped(case.name), escaped(case.patient), "yes" if case.usable else "no"),
                 *(case.slices, case.labelled),
                 *(case.spacing_mm or ("", "", "")),
                 *(case.volume_ml.get(name, "") for name in classes),
