@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["AIR_HU", "Scaled", "check_hounsfield", "scale", "to_hounsfield"]
+__all__ = ["AIR_HU", "Scaled", "check_hounsfield", "scale", "scale_ct", "to_hounsfield"]
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +76,42 @@ def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
             values = values.astype(np.float32)
         values[:, :, k] = slab
     return Scaled(values.reshape(stored.shape, order="F"), invalid)
+
+
+def scale_ct(
+    stored: Array, slope: float, intercept: float, subject: str
+) -> tuple[Array, tuple[str, ...]]:
+    """Apply slope and intercept to what should be a CT, with a note on voxels without a value.
+
+    Parameters
+    ----------
+    stored, slope, intercept
+        See `scale`.
+    subject : str
+        What holds them, as the beginning of a sentence: ``"'ct.nii.gz'"``.
+
+    Raises
+    ------
+    PancreasSegError
+        If these are no numbers, or none of the voxels has a value.
+    """
+    if stored.dtype.kind not in "iuf":
+        raise PancreasSegError(
+            f"{subject} does not hold one integer or float per voxel (its type is {stored.dtype}), "
+            "so it is no CT; give Hounsfield units."
+        )
+    scaled = scale(stored, slope, intercept)
+    if scaled.invalid == scaled.values.size:
+        raise PancreasSegError(
+            f"{subject} holds no values: every voxel is NaN or infinite; export it again."
+        )
+    notes: tuple[str, ...] = ()
+    if scaled.invalid:
+        notes = (
+            f"{scaled.invalid} voxels of this CT had no value (NaN or infinite): they were taken "
+            f"as air ({AIR_HU} HU).",
+        )
+    return scaled.values, notes
 
 
 def _whole(stored: Array, slope: float, intercept: float) -> Array | None:
@@ -158,7 +194,7 @@ def check_hounsfield(hu: Array) -> tuple[int, tuple[str, ...]]:
     shift : int
         What has to be added to get Hounsfield units; 0 unless the intercept was lost.
     notes : tuple of str
-        Sentences the user should read.
+        Notes for the user.
 
     Raises
     ------

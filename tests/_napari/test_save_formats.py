@@ -62,7 +62,7 @@ def test_all_together(opened, suffix, tmp_path, volume):
     image = sitk.ReadImage(str(tmp_path / f"m{suffix}"))
     stored = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     np.testing.assert_array_equal(stored, volume.to_source_order(opened.layers["mask"].data))
-    assert io.looks_like_map(tmp_path / f"m_gate{suffix}")
+    assert io.sniff(tmp_path / f"m_gate{suffix}").kind == "map"
     np.testing.assert_array_equal(io.load_ct(tmp_path / f"m_case_7{suffix}").hu, volume.hu)
     layers = opened.open(written, plugin=PLUGIN)
     assert [type(layer).__name__ for layer in layers].count("Labels") == 1

@@ -35,9 +35,8 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import (
     is_dicom,
     load_ct,
-    looks_like_map,
-    looks_like_mask,
     save_mask,
+    sniff,
     stem,
 )
 from napari_pancreas_seg.io.dicom.header import DicomHeader
@@ -132,8 +131,7 @@ def test_a_file_without_preamble_is_read(tmp_path: Path) -> None:
 def test_a_ct_is_neither_a_mask_nor_a_map(tmp_path: Path) -> None:
     series = write_series(tmp_path)
     for path in (tmp_path, series.files[0]):
-        assert not looks_like_mask(path)
-        assert not looks_like_map(path)
+        assert sniff(path).kind == "CT"
 
 
 def test_a_ct_is_never_overwritten_by_its_mask(tmp_path: Path) -> None:

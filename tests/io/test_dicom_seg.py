@@ -24,7 +24,7 @@ from pydicom.uid import generate_uid
 from scipy.spatial import KDTree
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import load_ct, load_mask, looks_like_mask, save_mask
+from napari_pancreas_seg.io import load_ct, load_mask, save_mask, sniff
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.header import DicomHeader
@@ -654,7 +654,8 @@ def test_load_mask_knows_a_segmentation(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct"))
     mask = marked(volume)
     path = save_mask(mask, volume, tmp_path / "seg.dcm", card=CARD)
-    assert looks_like_mask(path) and not looks_like_mask(volume.source.header.files[0])
+    assert sniff(path).kind == "mask"
+    assert sniff(volume.source.header.files[0]).kind == "CT"
     found, place = load_mask(path)
     np.testing.assert_array_equal(found, mask)
     assert place.grid.same_as(volume.grid)

@@ -70,8 +70,7 @@ def test_a_ct_and_a_mask(suffix: str, body: Callable, tmp_path: Path) -> None:
     assert volume.name == "case 7"
     np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
     path = io.save_mask(volume.hu > 0, volume, tmp_path / f"mask{suffix}")
-    assert io.looks_like_mask(path)
-    assert not io.looks_like_mask(ct)
+    assert [io.sniff(item).kind for item in (path, ct)] == ["mask", "CT"]
     mask, on = io.load_mask(path)
     np.testing.assert_array_equal(mask, volume.hu > 0)
     assert on.grid.same_as(volume.grid, 1e-9)

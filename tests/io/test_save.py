@@ -143,7 +143,7 @@ def test_maps_overlay_the_ct_and_come_back(
     values = np.zeros(grid.shape, np.float16)
     values[2, 1, 3], values[0] = 1, np.nan
     path = io.save_map(ScalarMap(values, grid), volume, tmp_path / f"p{suffix}", overwrite=True)
-    assert io.looks_like_map(path)
+    assert io.sniff(path).kind == "map"
     np.testing.assert_allclose(centroid_by_simpleitk(path), grid.world((2, 1, 3)), atol=1e-3)
     again, on = io.load_map(path)
     np.testing.assert_array_equal(again, np.nan_to_num(values))

@@ -185,7 +185,7 @@ def test_what_has_hounsfield_units_but_is_no_body_gets_a_note(
 
 def test_real_cts_are_let_in(shared: Path) -> None:
     paths = [
-        path for path in sorted((shared / "ct").rglob("*.nii.gz")) if not io.looks_like_mask(path)
+        path for path in sorted((shared / "ct").rglob("*.nii.gz")) if io.sniff(path).kind == "CT"
     ]
     assert len(paths) == 6
     for path in paths:
@@ -212,9 +212,11 @@ def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) 
     empty = io.save_mask(volume.hu > 9000, volume, tmp_path / "empty.nii.gz")
     floats = saved((body((20, 20, 5)) > 0).astype(np.float64), tmp_path / "floats.nii")
     clipped = saved(np.clip(body((40, 40, 5)), 0, 255).astype(np.uint8) * 3, tmp_path / "c.nii")
-    assert [io.looks_like_mask(path) for path in (mask, empty, floats)] == [True] * 3
-    for path in (ct_file, tmp_path, tmp_path / "none.nii", tmp_path / "x.txt"):
-        assert not io.looks_like_mask(path)
+    assert [io.sniff(path).kind for path in (mask, empty, floats)] == ["mask"] * 3
+    assert io.sniff(ct_file).kind == "CT"
+    for path in (tmp_path, tmp_path / "none.nii", tmp_path / "x.txt"):
+        with pytest.raises(PancreasSegError):
+            io.sniff(path)
     assert io.load_mask(floats)[0].dtype == np.uint8
     assert clipped.exists()
     with pytest.raises(PancreasSegError, match="no mask"):
@@ -223,7 +225,7 @@ def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) 
 
 def test_real_masks_are_told_from_cts(shared: Path) -> None:
     paths = sorted((shared / "ct").rglob("*.nii.gz"))
-    masks = {path.name for path in paths if io.looks_like_mask(path)}
+    masks = {path.name for path in paths if io.sniff(path).kind == "mask"}
     assert masks == {path.name for path in paths if "pancreas" in path.name.replace("PANCREAS", "")}
 
 

@@ -15,11 +15,11 @@ from napari_pancreas_seg.io import (
     MASK_SUFFIXES,
     SUFFIXES,
     is_dicom,
-    looks_like_mask,
     stem,
     suffix_of,
 )
 from napari_pancreas_seg.io.dicom.files import is_dicom_file
+from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.io.files import check_folder, explain_os_error
 
 __all__ = [
@@ -240,7 +240,7 @@ def _holds_slices(folder: Path, *, below: bool = True) -> bool:
     folder of their own beside them.
     """
     return any(
-        is_dicom_file(file) and not looks_like_mask(file)
+        is_dicom_file(file) and not is_segmentation(file)
         for files in itertools.islice(_files_below(folder), _LOOKS if below else 1)
         for file in files[:: max(1, len(files) // _LOOKS)]
     )

@@ -15,7 +15,7 @@ from napari_pancreas_seg.inference.frame import (
     contrast_shift,
     evenly_spread,
 )
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 __all__ = ["inspect", "suspicions"]
 
@@ -65,15 +65,13 @@ def inspect(path: str | Path, *, series: str | int | None = None) -> Findings:
     name = path.name or path.resolve().name or str(path)  # "." and "/" have none
     found: Findings = {"file": name, "usable": False, "problem": None, "suspicious": []}
     try:
-        if io.looks_like_map(path):
-            values, volume = io.load_map(path)
-            found |= {"kind": "map", **_place(volume), "values": _values(values)}
-        elif io.looks_like_mask(path):
-            mask, volume = io.load_mask(path)
-            found |= {"kind": "mask", **_place(volume), **_labels(mask, volume)}
+        kind, volume, type_name = io.sniff(path, series=series)
+        found |= {"kind": kind, **_place(volume)}
+        if not isinstance(volume, CTVolume):
+            values = volume.values
+            found |= {"values": _values(values)} if kind == "map" else _labels(values, volume)
         else:
-            volume, type_name = io.load_unchecked(path, series=series)
-            found |= {"kind": "CT", **_place(volume), "data_type": type_name}
+            found["data_type"] = type_name
             found["values"] = _values(volume.hu)
             found["suspicious"] = _geometry(volume)
             volume = io.check_ct(volume)
@@ -99,7 +97,7 @@ def suspicions(volume: CTVolume) -> list[str]:
     return [*_geometry(volume), *_content(volume)]
 
 
-def _place(volume: CTVolume) -> Findings:
+def _place(volume: OnSourceGrid) -> Findings:
     """Describe the grid in the order in which the file has its axes."""
     shape, affine = volume.source.shape[:3], volume.source.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -126,7 +124,7 @@ def _values(values: Array) -> dict[str, float]:
     }
 
 
-def _labels(mask: Array, volume: CTVolume) -> Findings:
+def _labels(mask: Array, volume: OnSourceGrid) -> Findings:
     counts = np.bincount(mask.ravel(), minlength=256)
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000
     labels = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write
-from napari_pancreas_seg.io.itk.read import LPS_TO_RAS
+from napari_pancreas_seg.io.raw import LPS_TO_RAS
 from napari_pancreas_seg.volume import Grid, bounding_box
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from napari_pancreas_seg.io.suffixes import (
     VOLUME,
     list_suffixes,
 )
-from napari_pancreas_seg.volume import Affine, CTVolume, Grid
+from napari_pancreas_seg.volume import Affine, CTVolume, Grid, OnSourceGrid
 
 __all__ = [
     "MASK_SUFFIXES",
@@ -57,7 +57,7 @@ class OnGrid(Protocol):
         """Where they lie."""
 
 
-def check_can_save(path: str | Path, like: CTVolume) -> None:
+def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
     """Refuse, before any work is done, a format that cannot hold a mask of this CT.
 
     Parameters
@@ -83,7 +83,7 @@ def check_can_save(path: str | Path, like: CTVolume) -> None:
 
 def save_mask(
     mask: Array,
-    like: CTVolume,
+    like: OnSourceGrid,
     path: str | Path,
     *,
     overwrite: bool = False,
@@ -101,8 +101,8 @@ def save_mask(
     ----------
     mask : ndarray, shape (Z, Y, X)
         Whole numbers from 0 to 255 (bool too) in display order.
-    like : CTVolume
-        The CT that the mask belongs to.
+    like : CTVolume or Volume
+        The CT that the mask belongs to, or what `load_mask` gave.
     path : str or Path
         Where to write; its folder is created if needed. The ending chooses the format: a volume
         (``.nii.gz``, ``.nii``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``), DICOM-SEG that refers to
@@ -148,7 +148,8 @@ def save_mask(
         from napari_pancreas_seg.io.table import write_table
         from napari_pancreas_seg.mask.measures import measure_mask, table_row
 
-        measured = measure_mask(mask, like)
+        volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
+        measured = measure_mask(mask, volume)
         row = table_row(like.name, "", measured)
         write_table([row], path, overwrite=overwrite)
     else:
@@ -185,7 +186,7 @@ def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> P
 
 
 def save_map(
-    scalar_map: OnGrid, like: CTVolume, path: str | Path, *, overwrite: bool = False
+    scalar_map: OnGrid, like: OnSourceGrid, path: str | Path, *, overwrite: bool = False
 ) -> Path:
     """Write a probability or attention map at its own resolution.
 
@@ -241,7 +242,7 @@ def _as_uint8(mask: Array) -> npt.NDArray[np.uint8]:
     return small
 
 
-def _writable(path: str | Path, like: CTVolume, suffixes: tuple[str, ...]) -> Path:
+def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -> Path:
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
         raise PancreasSegError(
@@ -255,7 +256,7 @@ def _writable(path: str | Path, like: CTVolume, suffixes: tuple[str, ...]) -> Pa
     return path
 
 
-def _save_like(array: Array, like: CTVolume, path: Path, overwrite: bool) -> None:
+def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:
     if not path.name.lower().endswith(NIFTI):
         _write_itk(array, like.source.affine, path, overwrite=overwrite)
     elif like.source.format == "nifti" and like.source.header is not None:
@@ -272,7 +273,7 @@ def _write_itk(
     write(array, affine, path, content=content, overwrite=overwrite)
 
 
-def _world(like: CTVolume) -> int:
+def _world(like: OnSourceGrid) -> int:
     """Return the header's code for the CT's world, so that a map claims the same."""
     if like.source.format == "nifti" and like.source.header is not None:
         header = like.source.header

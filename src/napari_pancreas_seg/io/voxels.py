@@ -21,8 +21,17 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import BROKEN
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
+from napari_pancreas_seg.io.raw import RawImage
 
-__all__ = ["check_shape", "check_size", "few_whole_numbers", "planes", "read_voxels", "reading"]
+__all__ = [
+    "are_labels",
+    "check_shape",
+    "check_size",
+    "few_labels",
+    "planes",
+    "read_voxels",
+    "reading",
+]
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +42,12 @@ _LARGEST_OFFSET = 1 << 26
 """Header and extensions (comments, a DICOM header) never take more bytes than that."""
 
 _CHUNK = 1 << 24
+
+_MOST_LABELS = 128
+"""More different values than that, and it is no mask."""
+
+_ROUNDED = 1e-3
+"""Programs that choose a slope of their own store 1 as 0.9999999."""
 
 _PIECE = 1 << 18
 """What a processor keeps at hand while it is decompressed, tested and converted."""
@@ -134,45 +149,31 @@ def check_size(
     check_fits(path.name, 2 * min(dtype.itemsize, 2) * math.prod(shape))
 
 
-def few_whole_numbers(
-    stream: BufferedIOBase,
-    count: int,
-    dtype: np.dtype[Any],
-    limits: tuple[int, int, int],
-    slope: float = 1.0,
-    intercept: float = 0.0,
-) -> bool:
-    """Whether a stream holds only few different whole numbers.
+def few_labels(raw: RawImage) -> bool:
+    """Whether a volume holds few different whole numbers from 0 to 255, as a mask does.
 
-    Stops reading as soon as the answer is no, which for a CT is at once.
-
-    Parameters
-    ----------
-    stream : file object
-        At the first voxel.
-    count : int
-        How many voxels there are.
-    dtype : dtype
-        Their type.
-    limits : tuple of int
-        The lowest and the highest number allowed, and how many different ones.
-    slope, intercept : float
-        A value is ``stored * slope + intercept``.
+    Ends as soon as the answer is no, which for a CT is at once.
     """
-    low, high, most = limits
+    flat = raw.stored.ravel(order="K")
     found = np.empty(0)
-    left = count
-    while left > 0 and (block := stream.read(min(left, _CHUNK >> 4) * dtype.itemsize)):
-        numbers = np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)
-        left -= numbers.size
+    for start in range(0, flat.size, _CHUNK >> 4):
+        numbers = flat[start : start + (_CHUNK >> 4)]
         # Neighbours in a mask are mostly equal: sort only where the value changes.
         changed = np.concatenate([numbers[:1], numbers[1:][numbers[1:] != numbers[:-1]]])
-        values = np.unique(changed).astype(np.float64) * slope + intercept
-        found = np.union1d(found, values)
-        whole = (found >= low) & (found <= high) & (np.rint(found) == found)
-        if len(found) > most or not whole.all():
+        values = np.unique(changed).astype(np.float64) * raw.slope + raw.intercept
+        found = np.union1d(found, np.rint(values))
+        if len(found) > _MOST_LABELS or not are_labels(values):
             return False
     return True
+
+
+def are_labels(values: Array) -> bool:
+    """Whether values are whole numbers from 0 to 255, but for what an automatic slope rounds."""
+    if values.dtype.kind in "iu":
+        return bool(values.min() >= 0 and values.max() <= 255)
+    # NaN is none of them.
+    near = (np.abs(values - np.rint(values)) <= _ROUNDED) & (values > -0.5) & (values < 255.5)
+    return bool(near.all())
 
 
 def planes(array: Array) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.volume import Affine, CTVolume, Grid
+from napari_pancreas_seg.volume import Affine, CTVolume, Grid, OnSourceGrid
 
 __all__ = [
     "HU_LIMITS",
@@ -83,7 +83,7 @@ def ct_layer_data(volume: CTVolume, name: str | None = None) -> LayerData:
 
 def labels_layer_data(
     mask: Array,
-    on: Placement | CTVolume,
+    on: Placement | OnSourceGrid,
     name: str = "pancreas",
     opacity: float = 0.6,
     labels: Mapping[str, int] = PANCREAS,
@@ -94,7 +94,7 @@ def labels_layer_data(
     ----------
     mask : ndarray, uint8
         In the layer's order if on a `Placement`, else (Z, Y, X).
-    on : Placement or CTVolume
+    on : Placement, CTVolume or Volume
         The CT that it belongs to, or the mask's own grid.
     name : str
         Name of the layer.
@@ -276,7 +276,7 @@ def mask_of(data: Any) -> npt.NDArray[np.uint8]:
     return array.astype(np.uint8)
 
 
-def plain_placement(volume: CTVolume) -> Placement:
+def plain_placement(volume: OnSourceGrid) -> Placement:
     """Say how a volume lies in the viewer when it is shown by itself."""
     transform = _plain_transform(volume.grid)
     reference = GridReference(volume.grid, replace(volume.source, path=None), volume.name)

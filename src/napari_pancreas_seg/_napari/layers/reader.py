@@ -22,6 +22,7 @@ from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel,
 from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.volume import CTVolume
 
 __all__ = ["get_reader", "one_of_each_series", "read_layer"]
 
@@ -90,10 +91,13 @@ def read_layer(
     PancreasSegError
         If the file is neither a CT nor a mask nor a map of ours.
     """
-    if io.looks_like_map(path):
-        values, volume = io.load_map(path)
+    kind, volume, _ = io.sniff(path)
+    if isinstance(volume, CTVolume):
+        volume = io.check_ct(volume)
+        return ct_layer_data(volume), volume.notes
+    if kind == "map":
         colormap = "viridis" if "probability" in volume.name else "inferno"
-        scalar_map = ScalarMap(values, volume.grid)
+        scalar_map = ScalarMap(volume.values, volume.grid)
         parallel = [ct for ct in cts if is_parallel(volume.grid, ct.reference.grid)]
         data = map_layer_data(
             scalar_map,
@@ -103,12 +107,8 @@ def read_layer(
             visible=not parallel,
         )
         return data, volume.notes
-    if io.looks_like_mask(path):
-        mask, volume = io.load_mask(path)
-        labels = labels_beside(Path(path))
-        return labels_layer_data(mask, volume, name=volume.name, labels=labels), volume.notes
-    volume = io.load_ct(path)
-    return ct_layer_data(volume), volume.notes
+    labels = labels_beside(Path(path))
+    return labels_layer_data(volume.values, volume, name=volume.name, labels=labels), volume.notes
 
 
 def labels_beside(path: Path) -> dict[str, int]:

@@ -11,12 +11,11 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.slices import Slice
 from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM
+from napari_pancreas_seg.io.raw import LPS_TO_RAS
 
 __all__ = ["Placed", "place"]
 
 Vector = npt.NDArray[np.float64]
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _SQUARE = 1e-2
 """How far two direction cosines may be from unit vectors at right angles."""
@@ -42,7 +41,7 @@ class Placed:
     affine : ndarray, shape (4, 4)
         Maps (column, row, slice) to world coordinates in mm, RAS+.
     notes : tuple of str
-        Sentences the user should read.
+        Notes for the user.
     """
 
     slices: tuple[Slice, ...]
@@ -93,7 +92,7 @@ def place(
     affine[:3, 1] = column * spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    return Placed(tuple(ordered), _LPS_TO_RAS @ affine, (*notes, *more))
+    return Placed(tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more))
 
 
 def _axes(name: str, item: Slice) -> tuple[Vector, Vector, tuple[float, float]]:

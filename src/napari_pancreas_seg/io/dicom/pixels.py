@@ -46,7 +46,7 @@ class Hounsfield(NamedTuple):
         Header of each slice's file, or the one of a multi-frame object, without pixels, private
         elements and overlays.
     notes : tuple of str
-        Sentences the user should read.
+        Notes for the user.
     """
 
     hu: Array

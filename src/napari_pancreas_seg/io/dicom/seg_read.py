@@ -16,7 +16,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import open_file, read_header
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
-from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.raw import LPS_TO_RAS, RawImage
 from napari_pancreas_seg.io.voxels import reading
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation and Label Map Segmentation Storage."""
 
 _CLASS = 0x00080016
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _UNEVEN = 0.25
 """How far a frame may be from its place in an even spacing, as a part of that; as for a CT."""
@@ -74,7 +72,7 @@ def read_segmentation(path: Path) -> RawImage:
             raise PancreasSegError(f"'{path.name}' is no DICOM-SEG.")
         segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)
-        affine = _LPS_TO_RAS @ _leaning(volume, dataset)
+        affine = LPS_TO_RAS @ _leaning(volume, dataset)
         # From (slice, row, column), highdicom's order, to that of a DICOM series here.
         labels = volume.array.transpose(2, 1, 0)
         return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], None, notes)

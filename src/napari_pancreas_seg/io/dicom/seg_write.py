@@ -26,7 +26,7 @@ from napari_pancreas_seg.io.dicom.segments import (
     plain_text,
 )
 from napari_pancreas_seg.io.files import atomic_write, check_target, same_file
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:
     import pydicom
@@ -67,7 +67,7 @@ _EMPTY = (
 """What the standard wants in every object, if only empty."""
 
 
-def check_can_write(like: CTVolume, path: str | Path | None = None) -> None:
+def check_can_write(like: OnSourceGrid, path: str | Path | None = None) -> None:
     """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to.
 
     Parameters
@@ -93,7 +93,7 @@ def check_can_write(like: CTVolume, path: str | Path | None = None) -> None:
 
 def write_segmentation(
     mask: Array,
-    like: CTVolume,
+    like: OnSourceGrid,
     path: str | Path,
     *,
     overwrite: bool = False,
@@ -137,7 +137,7 @@ def write_segmentation(
         cannot be written.
     """
     path = Path(path)
-    if mint_uids:
+    if mint_uids and isinstance(like, CTVolume):
         like = dicom_uids.mint_uids(like)
     check_can_write(like, path)
     header = dicom_uids.header_of(like)
@@ -153,7 +153,7 @@ def write_segmentation(
 
 def _build(
     mask: Array,
-    like: CTVolume,
+    like: OnSourceGrid,
     header: DicomHeader,
     card: Mapping[str, Any] | None,
     edited: bool,
@@ -279,7 +279,7 @@ def _copy(dataset: pydicom.Dataset, names: tuple[str, ...], **values: object) ->
     return copy
 
 
-def _gap_mm(like: CTVolume) -> float:
+def _gap_mm(like: OnSourceGrid) -> float:
     """Distance between slices along their normal, as the standard measures it."""
     columns, rows, step = like.source.affine[:3, :3].T
     normal = np.cross(columns, rows)

@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:
     import pydicom
@@ -38,7 +38,7 @@ _OF_EACH = ("SOPClassUID", "SOPInstanceUID")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "napari-pancreas-seg")
 
 
-def header_of(volume: CTVolume) -> DicomHeader:
+def header_of(volume: OnSourceGrid) -> DicomHeader:
     """Return the headers of the DICOM series that a CT came from.
 
     Raises
@@ -55,7 +55,7 @@ def header_of(volume: CTVolume) -> DicomHeader:
     return header
 
 
-def check_uids(volume: CTVolume) -> None:
+def check_uids(volume: OnSourceGrid) -> None:
     """Refuse a CT that nothing could refer to.
 
     Raises

@@ -22,20 +22,16 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
-from napari_pancreas_seg.io.raw import MAP_CONTENT, RawImage
+from napari_pancreas_seg.io.raw import LPS_TO_RAS, MAP_CONTENT, RawImage
 from napari_pancreas_seg.io.suffixes import NRRD
 from napari_pancreas_seg.io.voxels import (
     check_shape,
     check_size,
-    few_whole_numbers,
     read_voxels,
     reading,
 )
 
-__all__ = ["LPS_TO_RAS", "few_values", "is_map", "read"]
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK's world has x to the left and y to the back, NIfTI's and ours to the right and front."""
+__all__ = ["read"]
 
 _LONGEST_TEXT = 1 << 25
 """Numbers as text take twenty times their memory while they are parsed."""
@@ -92,37 +88,15 @@ def read(path: Path) -> RawImage:
     if layout.to_mm != 1:
         notes += ("The header gives lengths in another unit than mm: they were converted.",)
     return RawImage(
-        stored, 1.0, 0.0, affine, TextHeader(path, layout.data), notes, layout.dtype.name
+        stored,
+        1.0,
+        0.0,
+        affine,
+        TextHeader(path, layout.data),
+        notes,
+        layout.dtype.name,
+        layout.content == MAP_CONTENT,
     )
-
-
-def is_map(path: Path) -> bool:
-    """Whether this is a map of ours, as its header tells.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a file with one volume of plain numbers.
-    """
-    with reading(path, _name(path)):
-        return _layout(path).content == MAP_CONTENT
-
-
-def few_values(path: Path, low: int, high: int, most: int) -> bool:
-    """Whether a file holds at most so many different whole numbers from `low` to `high`.
-
-    Stops reading as soon as the answer is no, which for a CT is at once.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a file with one volume of plain numbers, or is damaged.
-    """
-    with reading(path, _name(path)):
-        layout = _layout(path)
-        with _voxels(layout) as stream:
-            count = math.prod(layout.shape)
-            return few_whole_numbers(stream, count, layout.dtype, (low, high, most))
 
 
 def _name(path: Path) -> str:

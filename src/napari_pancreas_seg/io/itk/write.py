@@ -20,7 +20,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import GZIP, ZLIB, compressor
 from napari_pancreas_seg.io.files import atomic_write, check_target
 from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
-from napari_pancreas_seg.io.itk.read import LPS_TO_RAS
+from napari_pancreas_seg.io.raw import LPS_TO_RAS
 from napari_pancreas_seg.io.suffixes import stem
 from napari_pancreas_seg.io.voxels import planes
 

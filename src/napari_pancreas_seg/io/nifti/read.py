@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -23,12 +22,11 @@ from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
 from napari_pancreas_seg.io.voxels import (
     check_shape,
     check_size,
-    few_whole_numbers,
     read_voxels,
     reading,
 )
 
-__all__ = ["few_values", "is_map", "read"]
+__all__ = ["affine_of", "read"]
 
 Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
@@ -63,7 +61,7 @@ def read(path: Path) -> RawImage:
         _skip_to_voxels(path, stream, fixed)
         stored = read_voxels(path, stream, shape, dtype)
         slope, intercept = fixed.get_slope_inter()
-        affine, notes = _affine(fixed)
+        affine, notes = affine_of(fixed)
     return RawImage(
         stored,
         1.0 if slope is None else float(slope),
@@ -72,44 +70,8 @@ def read(path: Path) -> RawImage:
         raw,
         notes,
         dtype.name,
+        slope == MAP_SLOPE,
     )
-
-
-def is_map(path: Path) -> bool:
-    """Whether this is a map of ours: the slope of its stored numbers is nobody else's.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a NIfTI file with one volume of plain numbers.
-    """
-    with _reading(path), _open(path) as (stream, _):
-        _, header = _parse_header(path, stream)
-        _volume_shape(path, header)
-        slope, _ = header.get_slope_inter()
-    return bool(slope == MAP_SLOPE)
-
-
-def few_values(path: Path, low: int, high: int, most: int) -> bool:
-    """Whether a file holds at most so many different whole numbers from `low` to `high`.
-
-    Stops reading as soon as the answer is no, which for a CT is at once.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a NIfTI file with one volume of plain numbers, or is damaged.
-    """
-    with _reading(path), _open(path) as (stream, compressed):
-        _, header = _parse_header(path, stream)
-        dtype = _number_type(path, header)
-        slope, intercept = header.get_slope_inter()
-        shape = _volume_shape(path, header)
-        check_size(path, int(header.get_data_offset()), shape, dtype, compressed=compressed)
-        _skip_to_voxels(path, stream, header)
-        return few_whole_numbers(
-            stream, math.prod(shape), dtype, (low, high, most), slope or 1.0, intercept or 0.0
-        )
 
 
 @contextlib.contextmanager
@@ -179,7 +141,8 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
     return dtype
 
 
-def _affine(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+def affine_of(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    """Return where a header places its voxels, in mm (RAS+), and notes on that."""
     from nibabel.spatialimages import HeaderDataError
 
     notes: list[str] = []

@@ -15,7 +15,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
-from napari_pancreas_seg.volume import CTVolume, bounding_box
+from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
 
 __all__ = ["PANCREAS", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]
 
@@ -76,7 +76,7 @@ class MaskFile:
             (self.classes,) if isinstance(self.classes, str) else self.classes.values()
         )
 
-    def read(self) -> tuple[Labels, CTVolume, dict[int, str]]:
+    def read(self) -> tuple[Labels, Volume, dict[int, str]]:
         """Read it; return the mask, where it lies, and the class of each value in it.
 
         Raises
