@@ -88,7 +88,7 @@ class Window:
         self.viewer = napari.Viewer()
         _, self.dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
         self.dock: PancreasDock
-        self.session = self.dock.session
+        self.app = self.dock.app
         self.viewer.window.resize(*SIZE)
         QTest.qWait(500)
 
@@ -126,18 +126,18 @@ class Window:
         canvas = self.viewer.window._qt_viewer.canvas.native
         QTest.keyClick(canvas, key, modifier)
         QTest.qWait(200)
-        wait_until(lambda: not self.session.corrector.working)
+        wait_until(lambda: not self.app.corrector.working)
 
     def run(self, pictured_at: float | None = None) -> Labels:
         """Run to the end; picture it once a share of the slices is done."""
         self.dock.run_panel.run_button.click()
         if pictured_at is not None:
-            run = self.session.run
+            run = self.app.runs.latest
             wait_until(lambda: run.done >= pictured_at * run.total > 0)
             self.shoot("running")
-        wait_until(lambda: not self.session.running)
-        wait_until(lambda: self.session.review.facts is not None)
-        return self.session.mask
+        wait_until(lambda: not self.app.runs.running)
+        wait_until(lambda: self.app.review.facts is not None)
+        return self.app.session.mask
 
     def show_attention(self, shown: bool) -> None:
         """Show the finest gate, or hide it."""
@@ -147,20 +147,20 @@ class Window:
 
     def show_largest_slice(self) -> int:
         """Go to the slice with most of the pancreas."""
-        z = int(np.argmax(np.count_nonzero(self.session.mask.data, axis=(1, 2))))
-        self.session.review.show(z)
+        z = int(np.argmax(np.count_nonzero(self.app.session.mask.data, axis=(1, 2))))
+        self.app.review.show(z)
         return z
 
 
 def picture_a_run(window: Window) -> None:
     """Picture a run on its way, its mask with another threshold, and its attention."""
-    dock, session = window.dock, window.session
-    wait_until(lambda: bool(session.devices))  # the network is warm
+    dock, app = window.dock, window.app
+    wait_until(lambda: bool(app.network.devices))  # the network is warm
     mask = window.run(pictured_at=0.3)
     window.show_largest_slice()
     window.show_attention(False)
     dock.run_panel.threshold.setValue(35)
-    known = session.masks[mask]
+    known = app.session.masks[mask]
     wait_until(lambda: abs(known.result.threshold - 0.35) < 1e-6)
     window.unfold(dock.ct_panel, dock.run_panel, dock.measure_panel, dock.export_panel)
     window.shoot("mask")
@@ -176,11 +176,11 @@ def picture_a_run(window: Window) -> None:
 
 def picture_corrections(window: Window) -> None:
     """Correct three slices, review some, and picture what is proposed between the three."""
-    dock, session = window.dock, window.session
-    mask, largest = session.mask, window.show_largest_slice()
+    dock, app = window.dock, window.app
+    mask, largest = app.session.mask, window.show_largest_slice()
     edited = (largest - 3, largest, largest + 3)
     for z in range(edited[0], edited[-1] + 1):
-        session.review.show(z)
+        app.review.show(z)
         if z in edited:
             inside = np.argwhere(mask.data[z])
             y, x = inside[inside[:, 1].argmin()]
@@ -188,31 +188,31 @@ def picture_corrections(window: Window) -> None:
             mask.paint((z, int(y), int(x)), 1)
         else:
             window.press(Qt.Key.Key_C, Qt.KeyboardModifier.ShiftModifier)
-    slices = np.flatnonzero(session.review.facts.area_mm2)
-    session.review.show(int(slices[0]))
+    slices = np.flatnonzero(app.review.facts.area_mm2)
+    app.review.show(int(slices[0]))
     window.unfold(dock.correct_panel)
     for _ in slices[:6]:
         window.press(Qt.Key.Key_Q)
-    session.review.show(largest - 1)
+    app.review.show(largest - 1)
     mask.mode = "paint"
     window.press(Qt.Key.Key_I)
-    wait_until(lambda: session.corrector.proposal is not None)
+    wait_until(lambda: app.corrector.proposal is not None)
     window.shoot("correct")
     window.press(Qt.Key.Key_Return)
     mask.mode = "pan_zoom"
-    session.review.show(largest)
+    app.review.show(largest)
 
 
 def picture_measurements(window: Window, scratch: Path) -> None:
     """Picture the measurements against a reference, here the gland that was drawn."""
-    dock, session = window.dock, window.session
-    phantom, mask = make_phantom(), session.mask
+    dock, app = window.dock, window.app
+    phantom, mask = make_phantom(), app.session.mask
     path = save_mask(phantom.mask, like=phantom.volume, path=scratch / "reference.nii.gz")
-    session.open_file(path)
+    app.files.open(path)
     wait_until(lambda: dock.measure_panel.reference_combo.count() > 1)
     reference = next(layer for layer in window.viewer.layers if layer.name.startswith("reference"))
     reference.contour = 1
-    session.mask = mask
+    app.session.mask = mask
     window.viewer.layers.selection.active = mask
     dock.measure_panel.reference_combo.setCurrentIndex(1)
     window.unfold(dock.ct_panel, dock.view_panel, dock.measure_panel, dock.export_panel)
@@ -304,7 +304,7 @@ def main() -> None:
         picture_corrections(window)
         picture_measurements(window, scratch)
         picture_the_surface(window)
-        window.session.autosave.discard_all()
+        window.app.autosave.discard_all()
         picture_a_worklist(window, scratch)
         window.viewer.close()
         light = Window(arguments.output, "light")

@@ -18,24 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 class Background(QObject):
-    """Short jobs in threads of their own, whose results come back to the GUI thread.
+    """The threads of a viewer; results come back to the GUI thread.
 
     Not napari's workers: each of those prompts when the window is closed, and two that
     overlap leave the process with the wrong hook for warnings.
-
-    Parameters
-    ----------
-    parent : QObject, optional
-        Qt's owner.
-    at_once : int
-        How many jobs are done at the same time.
     """
 
     _ended = Signal(object, object, object)
 
-    def __init__(self, parent: QObject | None = None, at_once: int = 3) -> None:
-        super().__init__(parent)
-        self._pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="pancreas")
+    def __init__(self) -> None:
+        super().__init__()
+        # Some jobs are long: warming up, the next case, a model that learns. None may wait
+        # for those, and the others are short.
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="pancreas")
         # A bound method of an object of this thread: Qt delivers here, whoever emits.
         self._ended.connect(self._deliver)
 
@@ -45,16 +40,10 @@ class Background(QObject):
         then: Callable[[Any], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Do some work in a thread.
+        """Do some work in a thread: no Qt there, no layers' setters.
 
-        Parameters
-        ----------
-        work : callable
-            Runs in the thread: no Qt, no layers' setters.
-        then : callable, optional
-            Gets its result, in the GUI thread.
-        failed : callable, optional
-            Called in the GUI thread when it raised; the error has been shown by then.
+        `then` gets its result in the GUI thread; `failed` is called there if it raised, after
+        the error was shown.
         """
 
         def end(future: Future[Any]) -> None:
@@ -63,7 +52,14 @@ class Background(QObject):
             except RuntimeError:
                 logger.debug("The window was gone before a job ended")
 
-        self._pool.submit(work).add_done_callback(end)
+        try:
+            self._pool.submit(work).add_done_callback(end)
+        except RuntimeError:
+            logger.debug("A job came after the window was closed")
+
+    def close(self) -> None:
+        """Take no more jobs; what is under way is finished."""
+        self._pool.shutdown(wait=False)
 
     def _deliver(
         self,

@@ -32,19 +32,12 @@ class Settings(QObject):
 
     A file that cannot be read or written costs no more than the memory: the panels then
     start with their defaults.
-
-    Parameters
-    ----------
-    path : Path, optional
-        The file; `settings_path` by default.
-    parent : QObject, optional
-        Qt's owner.
     """
 
     cleared = Signal()
 
-    def __init__(self, path: Path | None = None, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
         self._path = path or settings_path()
         self._values = _read(self._path)
         self._soon = QTimer(self)

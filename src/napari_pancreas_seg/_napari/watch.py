@@ -11,6 +11,8 @@ from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_pancreas_seg._napari import compat
+
 __all__ = ["MaskWatch"]
 
 PAUSE_MS = 100
@@ -25,23 +27,14 @@ class MaskWatch(QObject):
     ``set_data`` that comes with another position of the sliders and without a step in the
     layer's history does not count.
 
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer; only a weak reference is kept.
-    parent : QObject
-        Qt's owner.
-
-    Notes
-    -----
     ``found(layer)``: there is another labels layer; ``changed(layer)``: its voxels are others.
     """
 
     changed = Signal(object)
     found = Signal(object)
 
-    def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
         self._viewer = weakref.ref(viewer)
         self._seen: weakref.WeakKeyDictionary[Layer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
@@ -54,9 +47,9 @@ class MaskWatch(QObject):
         for layer in viewer.layers:
             self._follow(layer)
 
-    def edits_of(self, layer: Layer) -> int:
+    def edits_of(self, layer: Layer | None) -> int:
         """Count the changes of a layer so far; it is another number once there is one more."""
-        return self._edits.get(layer, 0)
+        return 0 if layer is None else self._edits.get(layer, 0)
 
     def _on_inserted(self, event: Any) -> None:
         self._follow(event.value)
@@ -90,6 +83,8 @@ class MaskWatch(QObject):
 
     def tell(self) -> None:
         """Tell of what has changed without a pause."""
+        if not isalive(self):
+            return
         self._soon.stop()
         layers = list(self._waiting)
         self._waiting.clear()
@@ -103,4 +98,4 @@ class MaskWatch(QObject):
             return (), ()
         dims = viewer.dims
         shown = (np.asarray(dims.point).tobytes(), dims.ndisplay, dims.order, layer.visible)
-        return shown, (len(layer._undo_history), len(layer._redo_history))
+        return shown, compat.steps_of_undo(layer)

@@ -7,17 +7,17 @@ import logging
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari.autosave import store as autosave
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
 from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, original_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
@@ -26,11 +26,10 @@ from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["EMPTY", "Autosave", "digest_of"]
 
@@ -110,28 +109,29 @@ class _Seen:
 
 
 class Autosave(QObject):
-    """Watches the masks of a session and keeps those with corrections.
+    """Watches the masks of a viewer and keeps those with corrections.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-
-    Attributes
-    ----------
-    offers : list of Unsaved
-        Masks, without their voxels, that windows which are gone have left behind.
+    `offers` are masks, without their voxels, that windows which are gone have left behind.
     """
 
     offers_changed = Signal()
     saved = Signal(object)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        watch: MaskWatch,
+        review: Review,
+        store: AutosaveStore,
+        background: Background,
+    ) -> None:
+        super().__init__()
         self.offers: list[Unsaved] = []
-        self._session = weakref.ref(session)
-        self._shelf = AutosaveStore()
-        self._background = Background(self)
+        self._session = session
+        self._watch = watch
+        self._review = review
+        self._store = store
+        self._background = background
         self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
         self._keys: dict[str, str] = {}
         self._busy = self._told = False
@@ -141,18 +141,20 @@ class Autosave(QObject):
         self._soon.setInterval(PAUSE_MS)
         self._soon.timeout.connect(self.save)
         session.mask_changed.connect(self._on_change)
-        session.review.marked.connect(self._on_change)
+        review.marked.connect(self._on_change)
+        watch.found.connect(self.follow)
+        for layer in session.layers:
+            self.follow(layer)
         session.ct_chosen.connect(self._on_ct)
         if session.viewer is not None:
             session.viewer.layers.events.removing.connect(self._on_removing)
             session.viewer.layers.events.removed.connect(self._on_removed)
-        self._background.submit(self._shelf.left_behind, self._offer)
+        self._background.submit(self._store.left_behind, self._offer)
 
     # -- keeping
 
-    def watch(self, layer: Layer) -> None:
+    def follow(self, layer: Layer) -> None:
         """Take a mask's content of now for what needs no keeping: it was just opened or made."""
-        session = self._session()
         if not isinstance(layer, Labels) or layer in self._kept or not _is_array(layer):
             return
         original = original_of(layer)
@@ -160,19 +162,17 @@ class Autosave(QObject):
             self._take_over(layer)
             return
         kept = self._kept[layer] = _Kept()
-        if session is not None and layer not in session.masks:
+        if layer not in self._session.masks:
             # At once (some 10 ms for 512×512×400): a stroke may follow any moment.
             kept.base = digest_of(layer.data)
 
     def unexported(self) -> list[Labels]:
         """List the masks with corrections that were not exported, after a look at new strokes."""
-        session = self._session()
-        if session is not None:
-            session.tell_edits()
+        self._watch.tell()
         found = []
         for layer, kept in list(self._kept.items()):
-            if (kept.stale or kept.looking) and session is not None:
-                seen = _look(layer, session.masks.get(layer), kept.base)
+            if kept.stale or kept.looking:
+                seen = _look(layer, self._session.masks.get(layer), kept.base)
                 kept.digest, kept.edited = seen.digest, seen.edited
             if kept.unexported:
                 found.append(layer)
@@ -202,14 +202,12 @@ class Autosave(QObject):
 
     def save(self, *, now: bool = False) -> None:
         """Keep every mask that has changed; in a thread, unless it must be done at once."""
-        session = self._session()
-        if session is None or (self._busy and not now):
-            self._soon.stop()
+        self._soon.stop()
+        if self._busy and not now:
             return
         if now:
-            session.tell_edits()
-        self._soon.stop()
-        jobs = [job for layer in list(self._kept) if (job := self._job(session, layer)) is not None]
+            self._watch.tell()
+        jobs = [job for layer in list(self._kept) if (job := self._job(layer)) is not None]
         if not jobs:
             return
         if now:
@@ -241,7 +239,7 @@ class Autosave(QObject):
     def close(self) -> None:
         """Keep what is not kept yet; the files are there for the next window."""
         self.save(now=True)
-        self._shelf.close()
+        self._store.close()
 
     def _on_change(self, layer: Layer) -> None:
         if isinstance(layer, Labels) and _is_array(layer):
@@ -264,39 +262,36 @@ class Autosave(QObject):
 
     def _on_removing(self, event: Any) -> None:
         """Keep the masks on a CT while it is there: later it may not be known what they lie on."""
-        session = self._session()
-        if session is None or session.viewer is None or not isalive(self):
-            return
-        reference = reference_of(session.viewer.layers[event.index])
+        reference = reference_of(self._session.layers[event.index])
         if reference is None or reference.kind != "ct":
             return
-        session.tell_edits()
+        self._watch.tell()
         if any(kept.stale for kept in self._kept.values()):
             # What is being written now may be older than the last stroke.
             self.save(now=self._busy)
 
     def _on_removed(self, event: Any) -> None:
         """Keep a mask that is removed before its last strokes have been kept."""
-        layer, session = event.value, self._session()
-        if session is None or layer not in self._kept or not isalive(self):
+        layer = event.value
+        if layer not in self._kept:
             return
-        session.tell_edits()
-        if self._kept[layer].stale and session.ct_of(layer) is not None:
+        self._watch.tell()
+        if self._kept[layer].stale and self._session.ct_of(layer) is not None:
             self._leaving.append(layer)
             self.save()
 
-    def _job(self, session: Session, layer: Labels) -> Any:
+    def _job(self, layer: Labels) -> Any:
         """What to do for a layer in a thread; None if nothing has changed or it is no mask."""
-        kept = self._kept[layer]
+        session, kept = self._session, self._kept[layer]
         reference = session.ct_of(layer)
-        if not kept.stale or reference is None or session.corrector.is_outline(layer):
+        if not kept.stale or reference is None:
             return None
         kept.stale, kept.looking = False, True
         if kept.file is None:
-            kept.file = self._shelf.new_file()
+            kept.file = self._store.new_file()
         model = session.masks.get(layer)
-        ct = session.ct_data(reference)
-        reviewed = tuple(sorted(session.review.reviewed_of(layer)))
+        ct = session.ct_array(reference)
+        reviewed = tuple(sorted(self._review.reviewed_of(layer)))
         path = None if reference.source.path is None else str(reference.source.path)
 
         def write(file: Path) -> None:
@@ -308,7 +303,7 @@ class Autosave(QObject):
                 None if model is None else model.copy,
                 {"reviewed": list(reviewed)},
             )
-            self._shelf.write(unsaved, file)
+            self._store.write(unsaved, file)
 
         def work() -> _Kept:
             try:
@@ -404,14 +399,14 @@ class Autosave(QObject):
 
         def add(made: tuple[Layer, ModelMask | None, Unsaved]) -> None:
             layer, model, whole = made
-            session = self._session()
-            if session is None or session.viewer is None:
+            session = self._session
+            if session.viewer is None:
                 return
             self._take_over(layer, supersedes=file)
             if model is not None:
                 session.masks[layer] = model
             session.viewer.add_layer(layer)
-            session.review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
+            self._review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
             self.save()
 
         self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
@@ -433,11 +428,10 @@ class Autosave(QObject):
 
     def _learn_key(self) -> None:
         """Find the key of the chosen CT, if anything was left behind that it might fit."""
-        session = self._session()
-        reference = None if session is None else session.reference
-        if session is None or reference is None or reference.id in self._keys or not self.offers:
+        session, reference = self._session, self._session.reference
+        if reference is None or reference.id in self._keys or not self.offers:
             return
-        ct = session.ct_data(reference)
+        ct = session.ct_array(reference)
         self._background.submit(
             lambda: self._key(reference, ct), lambda _: self.offers_changed.emit()
         )

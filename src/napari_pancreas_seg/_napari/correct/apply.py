@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy.typing as npt
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.placement import (
+    METADATA_KEY,
+    OUTLINE,
     GridReference,
     display_view,
     layer_box,
@@ -144,12 +147,9 @@ def apply_change(target: Target, change: Change) -> int:
     if len(values) == 0:
         return 0
     layer, where = target.layer, layer_indices(indices, target.reference)
-    # Not `data_setitem`: that also draws into the slice on screen by itself, fails on a layer
-    # that was hidden in 3-D, and hits other voxels where an affine permutes the axes.
     step = where, layer.data[where], values
     layer.data[where] = values
-    with layer.block_history():
-        layer._save_history(step)
+    compat.add_undo_step(layer, step)
     layer.refresh(thumbnail=False, highlight=False, extent=False)
     return len(values)
 
@@ -177,6 +177,7 @@ def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
     outline = Labels(
         data,
         name=name,
+        metadata={METADATA_KEY: replace(target.reference, kind=OUTLINE)},
         scale=layer.scale,
         translate=translate,
         rotate=layer.rotate,
@@ -192,8 +193,5 @@ def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
     )
     outline.contour = OUTLINE_PIXELS
     outline.editable = False
-    # Nobody paints on it: what shows strokes and polygons need not be made. That is half of
-    # the time that adding such a layer takes.
-    for overlay in outline._overlays.values():
-        overlay.visible = False
+    compat.hide_tool_overlays(outline)
     return outline

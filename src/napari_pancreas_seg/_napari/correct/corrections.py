@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.correct.apply import (
     Corrected,
@@ -34,12 +34,12 @@ from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
     slice_on_screen,
 )
+from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.mask import correction, postprocessing
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["DEFAULTS", "Corrector", "Proposal"]
 
@@ -91,55 +91,35 @@ class Corrector(QObject):
     refused. Filling between slices, smoothing and running a slice again are proposed first;
     everything else is done at once. Both are one step of napari's own undo.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session, which owns this object.
-
-    Attributes
-    ----------
-    proposal : Proposal or None
-        What waits to be accepted or dropped.
-    working : str
-        What is being worked out, for the person to read; empty if nothing is.
-
-    Notes
-    -----
-    ``changed`` is emitted whenever one of these, `picking` or `limits_painting` changes.
+    ``changed``: another `proposal` waits to be accepted or dropped; something else is being
+    worked out (`working`, for the person to read); `picking` or `limits_painting` changed.
     """
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(
+        self, session: Session, settings: Settings, network: Network, background: Background
+    ) -> None:
+        super().__init__()
         self.proposal: Proposal | None = None
         self.working = ""
         self._paint_limit = PaintLimit(session, self._range_hu)
         self._session = session
-        self._background = Background(self)
-        self._uses_network = False
+        self._settings = settings
+        self._network = network
+        self._has_network = False
+        self._background = background
         self._limits_painting = False
         self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
         viewer = session.viewer
         if viewer is not None:
             viewer.layers.events.removed.connect(self._on_removed)
-        session.rethreshold.done.connect(self._drop_stale)
-        session.run_changed.connect(self._drop_stale)
-
-    @property
-    def uses_network(self) -> bool:
-        """Whether a slice is being run again, so that no run can start."""
-        return self._uses_network
 
     @property
     def picking(self) -> bool:
         """Whether the next click in the picture names the piece to keep."""
         return self._stop_picking is not None
-
-    def is_outline(self, layer: Layer) -> bool:
-        """Whether a layer is the outline of what is proposed, and no mask."""
-        return self.proposal is not None and layer is self.proposal.outline
 
     # -- what is done at once
 
@@ -263,8 +243,6 @@ class Corrector(QObject):
             If a run is under way, or there is no CT or no slice.
         """
         session, target = self._session, self.target()
-        if session.running:
-            raise PancreasSegError("A run is under way: cancel it or wait for its end.")
         ct = session.ct
         if ct is None:
             raise PancreasSegError("Open a CT first: there is none to run the network on.")
@@ -274,10 +252,10 @@ class Corrector(QObject):
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
-        network = session.network
+        process = self._network.process
 
         def run(mask: Array, _: Any) -> Array:
-            steps = network.iter_segment(volume_of(data, reference), model, options)
+            steps = process.iter_segment(volume_of(data, reference), model, options)
             try:
                 found = next(s.slices for s in steps if s.slices is not None and z in s.slices.z)
             except StopIteration:
@@ -330,7 +308,7 @@ class Corrector(QObject):
 
     def setting(self, name: str) -> Any:
         """Value of one of the settings in `DEFAULTS`."""
-        return self._session.settings.get(name, DEFAULTS[name])
+        return self._settings.get(name, DEFAULTS[name])
 
     def target(self) -> Target:
         """Find what to correct: the mask that is chosen, else the labels layer that is active.
@@ -368,9 +346,12 @@ class Corrector(QObject):
         target = self.target()
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
+        if network:
+            self._network.claim("A slice is being run again; wait a moment.")
+        self._has_network = network
         self._end_proposal()
         self._end_picking()
-        self.working, self._uses_network = title, network
+        self.working = title
         self.changed.emit()
         made_on = self._made_on(target.layer)
 
@@ -412,7 +393,7 @@ class Corrector(QObject):
         mask = self._session.masks.get(layer)
         return None if mask is None else (mask, mask.result)
 
-    def _drop_stale(self, layer: object = None) -> None:
+    def drop_stale(self, layer: object = None) -> None:
         """Drop what was proposed for a mask that a run or a threshold has replaced."""
         proposal = self.proposal
         if proposal is not None and proposal.made_on != self._made_on(proposal.target.layer):
@@ -426,7 +407,10 @@ class Corrector(QObject):
             viewer.dims.ndisplay = 2
 
     def _idle(self) -> None:
-        self.working, self._uses_network = "", False
+        self.working = ""
+        if self._has_network:
+            self._has_network = False
+            self._network.release()
         self.changed.emit()
 
     def _apply(self, title: str, target: Target, found: Corrected) -> None:
@@ -437,7 +421,7 @@ class Corrector(QObject):
         viewer = self._viewer()
         self._show_slices()
         self.proposal = proposal
-        _add_quickly(viewer, proposal.outline)
+        compat.add_unselected(viewer, proposal.outline)
         viewer.layers.selection.active = proposal.target.layer
         accept, drop = dict.fromkeys(ACCEPT_KEYS, self.accept), dict.fromkeys(DROP_KEYS, self.drop)
         self._take_keys({**accept, **drop})
@@ -449,7 +433,7 @@ class Corrector(QObject):
             self._give_keys_back()
             viewer = self._session.viewer
             if viewer is not None and proposal.outline in viewer.layers:
-                _remove_quickly(viewer, proposal.outline)
+                compat.remove_quickly(viewer, proposal.outline)
             self.changed.emit()
         return proposal
 
@@ -497,28 +481,6 @@ class Corrector(QObject):
         if viewer is None:
             raise PancreasSegError("The window has been closed.")
         return viewer
-
-
-def _add_quickly(viewer: ViewerModel, layer: Layer) -> None:
-    """Add a layer that is not selected: napari would open its controls for a moment."""
-    layers = viewer.layers
-    selects, layers._activate_on_insert = layers._activate_on_insert, False
-    try:
-        viewer.add_layer(layer)
-    finally:
-        layers._activate_on_insert = selects
-
-
-def _remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
-    """Remove a layer without a stall: napari collects garbage then, of all that there is.
-
-    What is frozen is passed over, and the layer's own garbage goes with the next collection.
-    """
-    gc.freeze()
-    try:
-        viewer.layers.remove(layer)
-    finally:
-        gc.unfreeze()
 
 
 def _handler(do: Callable[[], None]) -> Callable[[Any], None]:

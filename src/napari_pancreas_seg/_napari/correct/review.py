@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,9 @@ from napari_pancreas_seg._napari.layers.placement import (
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.runs import Runs
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["Review", "SliceFacts"]
 
@@ -72,18 +71,8 @@ class SliceFacts:
 class Review(QObject):
     """Follows the mask that is chosen; remembers for every mask which slices were reviewed.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session, which owns this object.
+    `facts` are of the mask that is chosen, None until they are known.
 
-    Attributes
-    ----------
-    facts : SliceFacts or None
-        Of the mask that is chosen; None until they are known.
-
-    Notes
-    -----
     ``changed``: `facts` or `reviewed` are others; ``moved``: another slice is on screen;
     ``marked(layer)``: another slice of a mask is reviewed, or one no more.
     """
@@ -92,13 +81,14 @@ class Review(QObject):
     moved = Signal()
     marked = Signal(object)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, runs: Runs, background: Background) -> None:
+        super().__init__()
         self.facts: SliceFacts | None = None
         self._session = session
+        self._runs = runs
         self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
         self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
-        self._background = Background(self)
+        self._background = background
         self._counting = self._stale = False
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -106,8 +96,8 @@ class Review(QObject):
         self._soon.timeout.connect(self._count)
         session.mask_chosen.connect(self._on_mask)
         session.mask_changed.connect(self._on_mask_changed)
-        session.run_started.connect(self._on_run_started)
-        session.run_changed.connect(self._on_run_changed)
+        runs.started.connect(self._on_run_started)
+        runs.changed.connect(self._on_run_changed)
         viewer = session.viewer
         if viewer is not None:
             viewer.dims.events.point.connect(self._on_moved)
@@ -258,7 +248,7 @@ class Review(QObject):
 
     def _on_run_changed(self) -> None:
         """Forget, once, what was reviewed of a mask that a run has replaced or taken back."""
-        run, known = self._session.run, self._before_run
+        run, known = self._runs.latest, self._before_run
         if run is None or known is None or run.running or run.can_discard:
             return
         layer, self._before_run = run.labels, None

@@ -16,15 +16,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import mask_of, volume_of
 from napari_pancreas_seg._napari.layers.placement import display_view, reference_of
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import child_environment
 from napari_pancreas_seg.training.finetune.corrections import (
@@ -36,9 +39,6 @@ from napari_pancreas_seg.training.finetune.corrections import (
     list_corrections,
     remove_correction,
 )
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["Improved", "Improvement"]
 
@@ -107,11 +107,6 @@ class Improved:
 class Improvement(QObject):
     """Keeps the user's cases, and lets a model learn from them.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session, which owns this object.
-
     Attributes
     ----------
     folder : Path
@@ -136,8 +131,15 @@ class Improvement(QObject):
     made = Signal()
     _told = Signal(object)
 
-    def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        review: Review,
+        settings: Settings,
+        background: Background,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        super().__init__()
         self.folder = corrections_folder()
         self.cases: list[Correction] = []
         self.working = ""
@@ -146,7 +148,9 @@ class Improvement(QObject):
         self.improved: Improved | None = None
         self.command = list(command)
         self._session = session
-        self._background = Background(self)
+        self._review = review
+        self._settings = settings
+        self._background = background
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._told.connect(self._on_told)
@@ -157,7 +161,7 @@ class Improvement(QObject):
     @property
     def reviewed(self) -> int:
         """How many slices of the chosen mask are reviewed."""
-        return len(self._session.review.reviewed)
+        return len(self._review.reviewed)
 
     def list_again(self) -> None:
         """Look in a thread which cases there are."""
@@ -176,7 +180,7 @@ class Improvement(QObject):
         PancreasSegError
             If there is no CT, no mask, no reviewed slice, or mask and CT do not fit.
         """
-        read, reviewed = self._reader(), self._session.review.reviewed
+        read, reviewed = self._reader(), self._review.reviewed
         labels = self._labels()
         if not reviewed:
             raise PancreasSegError(
@@ -266,7 +270,7 @@ class Improvement(QObject):
             if result is not None and not self._cancelled:
                 self.improved = Improved(str(result["name"]), model, result)
                 if self.improved.worth_using:
-                    self._session.settings.set("model/name", self.improved.name)
+                    self._settings.set("model/name", self.improved.name)
                 self.made.emit()
             self.changed.emit()
 

@@ -26,6 +26,7 @@ from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, 
 __all__ = [
     "IN_DISPLAY_ORDER",
     "METADATA_KEY",
+    "OUTLINE",
     "GridReference",
     "Placement",
     "display_view",
@@ -48,6 +49,8 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 METADATA_KEY = "napari_pancreas_seg"
+OUTLINE = "outline"
+"""The kind of a layer that shows what a correction would leave; no mask."""
 IN_DISPLAY_ORDER = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 """nibabel's orientation array of layers that we open."""
 # napari's (z, y, x) to RAS+ for a layer of which nobody knows more than how it is shown.
@@ -70,7 +73,7 @@ class GridReference:
         nibabel's orientation array from the layer's axis order to display order; layers
         that we open are in display order already.
     kind : str
-        What was laid on it: ``"ct"``, ``"mask"`` or ``"map"``.
+        What was laid on it: ``"ct"``, ``"mask"``, ``"map"``, ``"picture"`` or `OUTLINE`.
     id : str
         Names the CT: the same for a CT and everything found in it.
     """
@@ -143,6 +146,8 @@ def lies_on(layer: Layer, reference: GridReference) -> bool:
         The CT's grid.
     """
     own = reference_of(layer)
+    if own is not None and own.kind == OUTLINE:
+        return False
     if own is None:
         reshaped = isinstance(layer.metadata.get(METADATA_KEY), GridReference)
         return not reshaped and tuple(layer.data.shape) == reference.layer_shape

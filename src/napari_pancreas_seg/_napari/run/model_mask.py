@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view
 from napari_pancreas_seg.inference.result import FoundSlices, Segmentation
@@ -47,6 +47,15 @@ class ModelMask:
         self.written: set[int] = set()
         self.result: Segmentation | None = None
         self._strokes: dict[int, Strokes] = {}
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether a layer's data are such as a run writes into."""
+        data: Any = layer.data
+        return (
+            isinstance(data, np.ndarray)
+            and data.dtype == np.uint8
+            and data.shape == self.reference.layer_shape
+        )
 
     def shown(self, layer: Labels) -> Array:
         """View a layer's data in display order (Z, Y, X); writing to it writes to the layer."""

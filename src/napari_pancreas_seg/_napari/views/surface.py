@@ -12,7 +12,7 @@ from napari.utils.colormaps import Colormap
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.layers.bridge import transform_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import face_camera, patient_direction, unmirror
@@ -79,19 +79,14 @@ def surface_of(mask: Array) -> Mesh | None:
 
 
 class SurfaceView(QObject):
-    """Switches between slices and the mask's surface; puts back what it hid.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
+    """Switches between slices and the mask's surface; puts back what it hid."""
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, background: Background) -> None:
+        super().__init__()
         self._session = session
+        self._background = background
         self._surface: Surface | None = None
         self._shown: weakref.ref[Labels] | None = None
         self._hidden: list[Layer] = []
@@ -152,7 +147,7 @@ class SurfaceView(QObject):
         if not self.on or mask is None:
             return
         data = mask.data
-        self._session.background.submit(
+        self._background.submit(
             lambda: surface_of(np.asarray(data)), lambda mesh: self._show(mask, mesh), self.stop
         )
 

@@ -8,9 +8,9 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCheckBox, QSlider
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.maps import COLOR_MAPS, PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo, note_label
 
 __all__ = ["AttentionPanel"]
@@ -23,13 +23,13 @@ class AttentionPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Attention")
-        self._session = session
+        self._app = app
         self._reference: GridReference | None = None
         self.boxes: dict[str, QCheckBox] = {}
         for number in range(1, N_GATES + 1):
@@ -52,13 +52,13 @@ class AttentionPanel(Panel):
         self._show_looks()
         self.opacity.valueChanged.connect(self._on_looks)
         self.colors.currentIndexChanged.connect(self._on_looks)
-        session.settings.cleared.connect(self._on_cleared)
-        self.refresh(session.reference)
+        app.settings.cleared.connect(self._on_cleared)
+        self.refresh(app.session.reference)
 
     def refresh(self, reference: GridReference | None) -> None:
         """Tick the maps that are shown of a CT, or will be once they are there."""
         self._reference = reference
-        maps = self._session.maps
+        maps = self._app.maps
         known = [] if reference is None else maps.known(reference)
         layers = {} if reference is None else maps.layers(reference)
         for word, box in self.boxes.items():
@@ -74,10 +74,10 @@ class AttentionPanel(Panel):
         self.boxes[word] = box
 
     def _show(self, word: str, shown: bool) -> None:
-        self._session.maps.show(self._reference, word, shown)
+        self._app.maps.show(self._reference, word, shown)
 
     def _on_looks(self) -> None:
-        maps = self._session.maps
+        maps = self._app.maps
         maps.looks = replace(
             maps.looks, opacity=self.opacity.value() / 100, colormap=self.colors.currentText()
         )
@@ -89,7 +89,7 @@ class AttentionPanel(Panel):
             self.refresh(self._reference)
 
     def _show_looks(self) -> None:
-        looks = self._session.maps.looks
+        looks = self._app.maps.looks
         for widget in (self.opacity, self.colors):
             widget.blockSignals(True)
         self.opacity.setValue(round(looks.opacity * 100))

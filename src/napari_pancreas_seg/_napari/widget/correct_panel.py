@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.corrections import DEFAULTS
 from napari_pancreas_seg._napari.correct.keys import (
     ACTIONS,
@@ -35,7 +36,6 @@ from napari_pancreas_seg._napari.correct.keys import (
     register_actions,
 )
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg._napari.widget.review_strip import (
     AREA,
@@ -63,13 +63,13 @@ class CorrectPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Correct")
-        self._session = session
+        self._app = app
         self.buttons: dict[str, QPushButton | QToolButton] = {}
         self._actions = {action.name: action for action in ACTIONS}
         register_actions()
@@ -93,7 +93,7 @@ class CorrectPanel(Panel):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter accepts and Esc drops what is proposed, with the focus in the panel, too."""
-        corrector = self._session.corrector
+        corrector = self._app.corrector
         if corrector.proposal is not None and event.key() in (
             Qt.Key.Key_Return,
             Qt.Key.Key_Enter,
@@ -107,7 +107,7 @@ class CorrectPanel(Panel):
     # -- parts
 
     def _make_review(self) -> None:
-        self.strip = ReviewStrip(self._session)
+        self.strip = ReviewStrip(self._app)
         legend = QLabel(
             " &nbsp;".join(
                 f'<span style="color:{color}">■</span> {word}'
@@ -204,7 +204,7 @@ class CorrectPanel(Panel):
         self.add(self.keys_button)
 
     def _connect(self) -> None:
-        session, corrector = self._session, self._session.corrector
+        app, corrector = self._app, self._app.corrector
         self.accept_button.clicked.connect(lambda: corrector.accept())
         self.drop_button.clicked.connect(lambda: corrector.drop())
         self.pick_button.clicked.connect(self._pick)
@@ -212,10 +212,10 @@ class CorrectPanel(Panel):
         self.limit.clicked.connect(self._set_limit)
         self.keys_button.clicked.connect(self.show_keys)
         corrector.changed.connect(self._show_state)
-        session.mask_chosen.connect(self._show_state)
-        session.review.changed.connect(self._show_slice)
-        session.review.moved.connect(self._show_slice)
-        session.settings.cleared.connect(self._show_settings)
+        app.session.mask_chosen.connect(self._show_state)
+        app.review.changed.connect(self._show_slice)
+        app.review.moved.connect(self._show_slice)
+        app.settings.cleared.connect(self._show_settings)
         action_manager.events.shortcut_changed.connect(self._show_tips)
         for part in (self.accept_button, self.drop_button, self.keys_button, self.reviewed):
             part.setFocusPolicy(Qt.FocusPolicy.TabFocus)
@@ -239,7 +239,7 @@ class CorrectPanel(Panel):
         self.buttons[name] = button
 
     def _doer(self, action: Action) -> Callable[[], None]:
-        return lambda: perform(action, self._session)
+        return lambda: perform(action, self._app)
 
     def _number(
         self, name: str, unit: str, low: float, high: float, step: float, decimals: int = 1
@@ -249,27 +249,27 @@ class CorrectPanel(Panel):
         box.setRange(low, high)
         box.setSingleStep(step)
         box.setSuffix(unit)
-        box.setValue(self._session.corrector.setting(name))
+        box.setValue(self._app.corrector.setting(name))
         # As narrow as the row wants it: napari's style asks for more than the dock has.
         box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         box.setProperty("setting", name)
-        box.valueChanged.connect(lambda value: self._session.settings.set(name, float(value)))
+        box.valueChanged.connect(lambda value: self._app.settings.set(name, float(value)))
         return box
 
     # -- state
 
     def _pick(self) -> None:
-        perform(Action("", "", "", lambda session: session.corrector.pick_piece()), self._session)
+        perform(Action("", "", "", lambda app: app.corrector.pick_piece()), self._app)
         self._show_state()
 
     def _set_limit(self, limits: bool) -> None:
-        self._session.corrector.limits_painting = limits
+        self._app.corrector.limits_painting = limits
 
     def _show_state(self) -> None:
         if not isalive(self):
             return
-        corrector = self._session.corrector
-        ready = self._session.mask is not None and not corrector.working
+        corrector = self._app.corrector
+        ready = self._app.session.mask is not None and not corrector.working
         tools = (*self.buttons.values(), self.pick_button)
         for button in tools:
             button.setEnabled(ready)
@@ -291,7 +291,7 @@ class CorrectPanel(Panel):
     def _show_slice(self) -> None:
         if not isalive(self):
             return
-        review = self._session.review
+        review = self._app.review
         z, facts = review.slice, review.facts
         known = z is not None and facts is not None
         self.facts.setText(self.strip.describe(z) if z is not None else "")
@@ -308,7 +308,7 @@ class CorrectPanel(Panel):
         for box in self.findChildren(QDoubleSpinBox):
             name = box.property("setting")
             if name in DEFAULTS:
-                box.setValue(self._session.corrector.setting(name))
+                box.setValue(self._app.corrector.setting(name))
         self._show_state()
 
     def _show_tips(self, event: Any = None) -> None:

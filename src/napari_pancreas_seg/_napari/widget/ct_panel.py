@@ -7,9 +7,9 @@ from napari.settings import get_settings
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.placement import reference_of, why_not_ct
 from napari_pancreas_seg._napari.layers.reader import one_of_each_series
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.foreign_form import ForeignForm
 from napari_pancreas_seg._napari.widget.layer_combo import LayerCombo
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
@@ -26,15 +26,15 @@ class CtPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
     chosen = Signal()
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("CT")
-        self._session = session
+        self._app = app
         self.combo = LayerCombo("Open or drop a CT")
         self.open_button = QPushButton("Open CT…")
         self.open_button.setToolTip(
@@ -52,7 +52,7 @@ class CtPanel(Panel):
             "on the picture asks no more. Preferences › Plugins takes it back."
         )
         self.add(self.combo, self.open_button, stretch=(1, 0))
-        self.foreign = ForeignForm(session)
+        self.foreign = ForeignForm(app)
         self.add(self.info)
         self.add(self.foreign)
         self.add(label_of("Mask"), self.mask_combo, stretch=(0, 1))
@@ -71,16 +71,16 @@ class CtPanel(Panel):
 
     def offer_layers(self) -> None:
         """Offer the viewer's layers that can be a CT, and those that can be its mask."""
-        viewer = self._session.viewer
+        viewer = self._app.session.viewer
         layers = [] if viewer is None else list(viewer.layers)
-        session = self._session
+        app = self._app
         # What a dock that was closed had chosen stays so.
-        self.combo.offer([layer for layer in layers if _is_ct(layer)], session.ct)
-        session.ct = self.layer
-        reference = session.reference
-        masks = [] if reference is None else session.mask_layers(reference)
-        self.mask_combo.offer(masks, session.mask)
-        session.mask = self.mask_combo.layer
+        self.combo.offer([layer for layer in layers if _is_ct(layer)], app.session.ct)
+        app.session.ct = self.layer
+        reference = app.session.reference
+        masks = [] if reference is None else app.session.mask_layers(reference)
+        self.mask_combo.offer(masks, app.session.mask)
+        app.session.mask = self.mask_combo.layer
         self.foreign.refresh()
         self._show_info()
 
@@ -95,14 +95,14 @@ class CtPanel(Panel):
         pattern = f"CT or mask ({' '.join(f'*{s}' for s in SUFFIXES)} *.dcm *.zip);;All files (*)"
         paths, _ = QFileDialog.getOpenFileNames(self, "Open a CT", "", pattern)
         for path in one_of_each_series(paths):
-            self._session.open_file(path)
+            self._app.files.open(path)
 
     def _on_chosen(self) -> None:
         self.offer_layers()
         self.chosen.emit()
 
     def _on_mask(self) -> None:
-        self._session.mask = self.mask_combo.layer
+        self._app.session.mask = self.mask_combo.layer
 
     def _show_info(self) -> None:
         layer = self.layer
@@ -111,7 +111,7 @@ class CtPanel(Panel):
                 "Drop a CT (NIfTI, DICOM folder, …) here, or open a sample: File › Open Sample."
             )
             return
-        reference = self._session.placement(layer).reference
+        reference = self._app.session.placement(layer).reference
         (z, y, x), (dz, dy, dx) = reference.grid.shape, reference.grid.spacing
         plural = "slice" if z == 1 else "slices"
         size = f"{dx:.3g}×{dy:.3g}×{dz:.3g}\N{NO-BREAK SPACE}mm"

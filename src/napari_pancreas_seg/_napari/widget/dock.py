@@ -1,4 +1,4 @@
-"""The dock widget: wires the panels to the session, takes dropped files."""
+"""The dock widget: wires the panels to the app, takes dropped files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.bridge import HU_RANGE
 from napari_pancreas_seg._napari.layers.placement import reference_of
 from napari_pancreas_seg._napari.layers.reader import one_of_each_series
-from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget.attention_panel import AttentionPanel
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
@@ -66,22 +66,23 @@ class PancreasDock(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, *, warm_up: bool = True) -> None:
         super().__init__()
-        self.session = session_of(napari_viewer)
+        self.app = app_of(napari_viewer)
+        self.app.dock = self
         self._warm_up = warm_up
-        self.ct_panel = CtPanel(self.session)
-        self.recovery_panel = RecoveryPanel(self.session)
-        self.view_panel = ViewPanel(self.session)
-        self.model_panel = ModelPanel(self.session)
-        self.run_panel = RunPanel(self.session)
-        self.attention_panel = AttentionPanel(self.session)
-        self.correct_panel = CorrectPanel(self.session)
-        self.measure_panel = MeasurePanel(self.session)
-        self.export_panel = ExportPanel(self.session)
-        self.improve_panel = ImprovePanel(self.session)
-        self.worklist_panel = WorklistPanel(self.session)
-        self.worklist_panel.segment_with(self._how_ahead)
-        # Top to bottom. A panel is made with the session alone, hears of changes by the
-        # session's signals and by `Panel.refresh`, and folds; see `Panel`.
+        self.ct_panel = CtPanel(self.app)
+        self.recovery_panel = RecoveryPanel(self.app)
+        self.view_panel = ViewPanel(self.app)
+        self.model_panel = ModelPanel(self.app)
+        self.run_panel = RunPanel(self.app)
+        self.attention_panel = AttentionPanel(self.app)
+        self.correct_panel = CorrectPanel(self.app)
+        self.measure_panel = MeasurePanel(self.app)
+        self.export_panel = ExportPanel(self.app)
+        self.improve_panel = ImprovePanel(self.app)
+        self.worklist_panel = WorklistPanel(self.app)
+        self.app.runs.how = self._how
+        # Top to bottom. A panel is made with the app alone, hears of changes by the
+        # app's signals and by `Panel.refresh`, and folds; see `Panel`.
         self.panels: tuple[Panel, ...] = (
             self.ct_panel,
             self.recovery_panel,
@@ -101,14 +102,14 @@ class PancreasDock(QWidget):
         self._soon.setSingleShot(True)
         self._soon.setInterval(WARM_UP_DELAY_MS)
         self._soon.timeout.connect(self._start_warming)
-        self.session.ct_chosen.connect(self._on_ct)
-        self.session.mask_chosen.connect(self._refresh_panels)
+        self.app.session.ct_chosen.connect(self._on_ct)
+        self.app.session.mask_chosen.connect(self._refresh_panels)
         self.model_panel.chosen.connect(self._warm_soon)
         self.model_panel.chosen.connect(self._tell_model)
         self.improve_panel.model_wanted.connect(self.model_panel.use_named)
-        self.session.run_finished.connect(self._warm_soon)
+        self.app.runs.finished.connect(self._warm_soon)
         self.run_panel.run_clicked.connect(self.start_run)
-        self.session.run_finished.connect(self.refresh)
+        self.app.runs.finished.connect(self.refresh)
         layers = napari_viewer.layers
         layers.events.inserted.connect(self._on_inserted)
         layers.events.removed.connect(self.refresh)
@@ -126,20 +127,9 @@ class PancreasDock(QWidget):
             report(PancreasSegError("Open a CT first: drop a .nii.gz file on the panel."))
             return
         try:
-            self.session.start(layer, self.model_panel.model, self._options())
+            self.app.runs.start(layer, self.model_panel.model, self._options())
         except PancreasSegError as error:
             report(error)
-
-    def rerun_slice(self) -> None:
-        """Run the network again on the slice on screen, and propose what it finds there.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no CT, no mask or no slice.
-        """
-        options = replace(self.run_panel.options, device=self.model_panel.device)
-        self.session.corrector.rerun_slice(self.model_panel.model, options)
 
     def cancel_run(self) -> None:
         """Cancel the run that is under way; what was found stays."""
@@ -154,7 +144,8 @@ class PancreasDock(QWidget):
     def showEvent(self, event: QShowEvent) -> None:
         """Shorten the title that napari gave the dock: it would be clipped."""
         super().showEvent(event)
-        self.session.guard_window()
+        if self.app.closing is not None:
+            self.app.closing.install()
         dock = self.parent()
         bar = dock.titleBarWidget() if isinstance(dock, QDockWidget) else None
         for label in [] if bar is None else bar.findChildren(QLabel):
@@ -185,16 +176,16 @@ class PancreasDock(QWidget):
             if Path(path).is_dir():
                 self.worklist_panel.open_folder(path)
             else:
-                self.session.open_file(path)
+                self.app.files.open(path)
         event.acceptProposedAction()
 
     def _tell_model(self) -> None:
         self.improve_panel.use_model(self.model_panel.model)
 
-    def _how_ahead(self) -> tuple[str, Options]:
-        """Model and options for a case that is not on screen: the region is not meant for it."""
+    def _how(self) -> tuple[str, Options]:
+        """Model and options without the region: that is meant for a run on the CT on screen."""
         if not isalive(self):
-            settings = self.session.settings
+            settings = self.app.settings
             device = settings.get("model/device", "auto")
             return settings.get("model/name", "default"), Options(device=device)
         options = replace(self.run_panel.how, device=self.model_panel.device)
@@ -204,7 +195,7 @@ class PancreasDock(QWidget):
         return replace(self.run_panel.options, device=self.model_panel.device)
 
     def _remember_fold(self, panel: Panel) -> None:
-        name, settings, at_first = f"{panel.title}/open", self.session.settings, panel.is_open
+        name, settings, at_first = f"{panel.title}/open", self.app.settings, panel.is_open
 
         def unfold() -> None:
             if isalive(panel):
@@ -226,7 +217,7 @@ class PancreasDock(QWidget):
         reset = QPushButton("Reset all settings")
         reset.setFlat(True)
         reset.setToolTip("Every panel goes back to its defaults; layers and files stay.")
-        reset.clicked.connect(self.session.settings.clear)
+        reset.clicked.connect(self.app.settings.clear)
         column.addWidget(reset)
         # napari brings no scroll area, and a small screen is shorter than the panels.
         area = QScrollArea()
@@ -268,7 +259,7 @@ class PancreasDock(QWidget):
 
     def _refresh_panels(self, event: Any = None) -> None:
         if isalive(self):
-            reference = self.session.reference
+            reference = self.app.session.reference
             for panel in self.panels:
                 panel.refresh(reference)
 
@@ -276,4 +267,5 @@ class PancreasDock(QWidget):
         layer = self.ct_panel.layer
         if self._warm_up and layer is not None:
             options = Options(device=self.model_panel.device)
-            self.session.warm_up(layer, self.model_panel.model, options)
+            reference = self.app.session.placement(layer).reference
+            self.app.network.warm_up(layer.data, reference, self.model_panel.model, options)

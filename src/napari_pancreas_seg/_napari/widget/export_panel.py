@@ -9,9 +9,9 @@ from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QFileDialog, QPushButton
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import MASK_SUFFIXES
@@ -30,13 +30,13 @@ class ExportPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Export")
-        self._session = session
+        self._app = app
         self._writing = False
         self.export_button = QPushButton("Export…")
         self.export_button.setToolTip(
@@ -46,15 +46,15 @@ class ExportPanel(Panel):
         self.status.hide()
         self.add(self.export_button)
         self.add(self.status)
-        session.mask_chosen.connect(self._on_mask)
-        session.mask_changed.connect(self._on_edit)
+        app.session.mask_chosen.connect(self._on_mask)
+        app.session.mask_changed.connect(self._on_edit)
         self.export_button.clicked.connect(self.ask_and_export)
         self._on_mask()
 
     @property
     def layer(self) -> Labels | None:
         """The mask that is chosen."""
-        return self._session.mask
+        return self._app.session.mask
 
     def refresh(self, reference: GridReference | None) -> None:
         """Say whether there is something to export."""
@@ -65,7 +65,7 @@ class ExportPanel(Panel):
         if self.layer is None:
             report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
             return
-        reference = self._session.ct_of(self.layer)
+        reference = self._app.session.ct_of(self.layer)
         name = "mask" if reference is None else f"{reference.name}_mask"
         # Where the CT lies, beside a folder that is one; where napari was started, if nowhere.
         source = None if reference is None else reference.source.path
@@ -94,7 +94,7 @@ class ExportPanel(Panel):
         self._writing = True
         self.export_button.setEnabled(False)
         try:
-            self._session.export(
+            self._app.files.export(
                 self.layer, path, overwrite=overwrite, then=self._exported, failed=self._idle
             )
         except PancreasSegError as error:

@@ -16,8 +16,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers import foreign
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import note_label
 
 __all__ = ["ForeignForm"]
@@ -28,13 +28,13 @@ class ForeignForm(QWidget):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__()
-        self._session = session
+        self._app = app
         self._source: weakref.ref[Image] | None = None
         self._lost: weakref.ref[Layer] | None = None
         self.frame_label = QLabel("Frame")
@@ -64,10 +64,10 @@ class ForeignForm(QWidget):
 
     def refresh(self) -> None:
         """Look what there is to ask."""
-        viewer = self._session.viewer
+        viewer = self._app.session.viewer
         layers = [] if viewer is None else list(viewer.layers)
         self._offer_frames([layer for layer in layers if foreign.frames(layer)])
-        lost = self._session.ct if foreign.file_without_geometry(self._session.ct) else None
+        lost = self._app.session.ct if foreign.file_without_geometry(self._app.session.ct) else None
         self._lost = None if lost is None else weakref.ref(lost)
         self.restore_button.setVisible(lost is not None)
         reasons = foreign.not_offered(layers)
@@ -77,14 +77,14 @@ class ForeignForm(QWidget):
 
     def take_frame(self) -> None:
         """Add the chosen frame as a layer, which is then offered as a CT."""
-        source, viewer = self._source() if self._source else None, self._session.viewer
+        source, viewer = self._source() if self._source else None, self._app.session.viewer
         if source is not None and viewer is not None:
             viewer.add_layer(foreign.frame_layer(source, self.frame.value()))
             source.visible = False
 
     def restore(self) -> None:
         """Read the file of the chosen layer again, in a thread."""
-        layer, viewer = self._lost() if self._lost else None, self._session.viewer
+        layer, viewer = self._lost() if self._lost else None, self._app.session.viewer
         path = foreign.file_without_geometry(layer)
         if layer is None or viewer is None or path is None:
             return
@@ -93,17 +93,15 @@ class ForeignForm(QWidget):
 
         def put(new: foreign.Restored) -> None:
             self._idle()
-            session = self._session
-            if session.viewer is not None:
+            app = self._app
+            if app.session.viewer is not None:
                 foreign.replace_layer(
-                    session.viewer, layer, masks, new, session.autosave.carry_over
+                    app.session.viewer, layer, masks, new, app.autosave.carry_over
                 )
                 for note in new.notes:
                     show_info(f"{layer.name}: {note}")
 
-        self._session.background.submit(
-            lambda: foreign.read_again(path, layer, masks), put, self._idle
-        )
+        self._app.background.submit(lambda: foreign.read_again(path, layer, masks), put, self._idle)
 
     def _offer_frames(self, sources: list[Image]) -> None:
         source = sources[-1] if sources else None
@@ -117,7 +115,7 @@ class ForeignForm(QWidget):
         self.frame.setRange(0, foreign.frames(source) - 1)
         if source is not before:
             self._source = weakref.ref(source)
-            viewer = self._session.viewer
+            viewer = self._app.session.viewer
             shown = viewer.dims.current_step[0] if viewer is not None else 0
             self.frame.setValue(min(int(shown), foreign.frames(source) - 1))
 

@@ -7,9 +7,9 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QMenu, QProgressBar, QPushButton, QSpinBox, QToolButton
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.finetune.corrections import Correction
@@ -24,8 +24,8 @@ class ImprovePanel(Panel):
 
     Parameters
     ----------
-    session : Session
-        The viewer's session; what it is doing is shown at once.
+    app : App
+        The viewer's app; what it is doing is shown at once.
 
     Notes
     -----
@@ -34,10 +34,10 @@ class ImprovePanel(Panel):
 
     model_wanted = Signal(str)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Improve the model")
-        self._session = session
-        self._improvement = session.improvement
+        self._app = app
+        self._improvement = app.improvement
         self._model = "default"
         self.slices = note_label()
         self.add_button = QPushButton("Add this case to my data")
@@ -63,7 +63,7 @@ class ImprovePanel(Panel):
         self.minutes.setRange(1, 600)
         self.minutes.setSuffix(" min")
         self.minutes.setToolTip("How long it may take, tests included.")
-        self.minutes.setValue(session.settings.get("improve/minutes", MINUTES))
+        self.minutes.setValue(app.settings.get("improve/minutes", MINUTES))
         self.progress = QProgressBar()
         self.progress.setRange(0, 100)
         self.status = note_label()
@@ -110,18 +110,18 @@ class ImprovePanel(Panel):
             self.model_wanted.emit(improved.former if is_new else improved.name)
 
     def _connect(self) -> None:
-        improvement, session = self._improvement, self._session
+        improvement, app = self._improvement, self._app
         self.add_button.clicked.connect(self.add_case)
         self.replace_button.clicked.connect(lambda: self._add(replace=True))
         self.leave_button.clicked.connect(improvement.leave_case)
         self.improve_button.clicked.connect(self.improve)
         self.cancel_button.clicked.connect(improvement.cancel)
         self.back_button.clicked.connect(self.switch_back)
-        self.minutes.valueChanged.connect(lambda n: session.settings.set("improve/minutes", n))
+        self.minutes.valueChanged.connect(lambda n: app.settings.set("improve/minutes", n))
         improvement.changed.connect(self._show)
         improvement.made.connect(self._on_made)
-        session.review.changed.connect(self._show)
-        session.settings.cleared.connect(self._reset)
+        app.review.changed.connect(self._show)
+        app.settings.cleared.connect(self._reset)
 
     def _add(self, *, replace: bool) -> None:
         try:
@@ -145,7 +145,7 @@ class ImprovePanel(Panel):
         self._show_learning()
 
     def _show_case(self) -> None:
-        improvement, mask = self._improvement, self._session.mask
+        improvement, mask = self._improvement, self._app.session.mask
         n = 0 if mask is None else improvement.reviewed
         if mask is None:
             text = "Open a CT and correct its mask to add it as a case."

@@ -21,11 +21,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.mask import measures, metrics
@@ -59,14 +58,14 @@ class MeasurePanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Measure")
-        self._session = session
-        self._background = Background(self)
+        self._app = app
+        self._background = app.background
         self._busy = False
         self._stale = False
         self._others: list[weakref.ref[Layer]] = []
@@ -92,8 +91,8 @@ class MeasurePanel(Panel):
         self.reference_combo.currentIndexChanged.connect(self._later)
         self.copy_button.clicked.connect(self.copy_table)
         self.csv_button.clicked.connect(self.ask_and_save)
-        session.mask_chosen.connect(self._on_mask)
-        session.mask_changed.connect(self._on_edit)
+        app.session.mask_chosen.connect(self._on_mask)
+        app.session.mask_changed.connect(self._on_edit)
         self._on_mask()
 
     @property
@@ -105,8 +104,8 @@ class MeasurePanel(Panel):
     def refresh(self, reference: GridReference | None) -> None:
         """Offer what the mask can be compared with: other masks on the CT's grid."""
         before = self.reference_layer
-        layers = [] if reference is None else self._session.mask_layers(reference)
-        others = [layer for layer in layers if layer is not self._session.mask]
+        layers = [] if reference is None else self._app.session.mask_layers(reference)
+        others = [layer for layer in layers if layer is not self._app.session.mask]
         combo = self.reference_combo
         combo.blockSignals(True)
         combo.clear()
@@ -133,7 +132,7 @@ class MeasurePanel(Panel):
 
     def ask_and_save(self) -> None:
         """Ask where to write the table, and write it; the dialog asks before overwriting."""
-        reference = self._session.reference
+        reference = self._app.session.reference
         name = "measurements" if reference is None else f"{reference.name}_measurements"
         path, _ = QFileDialog.getSaveFileName(
             self, "Save the table", f"{name}.csv", "Comma-separated values (*.csv)"
@@ -181,11 +180,11 @@ class MeasurePanel(Panel):
     def _on_mask(self) -> None:
         if isalive(self):
             self._show(None)
-            self.refresh(self._session.reference)
+            self.refresh(self._app.session.reference)
             self._later()
 
     def _on_edit(self, layer: Labels) -> None:
-        if isalive(self) and layer in (self._session.mask, self.reference_layer):
+        if isalive(self) and layer in (self._app.session.mask, self.reference_layer):
             self._later()
 
     def _later(self) -> None:
@@ -198,7 +197,7 @@ class MeasurePanel(Panel):
         if self._busy:
             self._stale = True
             return
-        job = self._job(self._session.mask)
+        job = self._job(self._app.session.mask)
         if job is None:
             self._show(None)
             return
@@ -208,7 +207,10 @@ class MeasurePanel(Panel):
     def _measured(self, found: Measured) -> None:
         self._idle()
         if isalive(self):
-            same = self._session.mask is not None and found.row["mask"] == self._session.mask.name
+            same = (
+                self._app.session.mask is not None
+                and found.row["mask"] == self._app.session.mask.name
+            )
             self._show(found if same else None)
 
     def _idle(self) -> None:
@@ -217,7 +219,11 @@ class MeasurePanel(Panel):
             self._later()
 
     def _job(self, mask: Labels | None) -> MaskToMeasure | None:
-        reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
+        reference, ct, other = (
+            self._app.session.reference,
+            self._app.session.ct,
+            self.reference_layer,
+        )
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
         if other is None or other is mask:
@@ -227,9 +233,9 @@ class MeasurePanel(Panel):
         )
 
     def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:
-        reference = self._session.reference
-        layers = [] if reference is None else self._session.mask_layers(reference)
-        layers.sort(key=lambda layer: layer is not self._session.mask)
+        reference = self._app.session.reference
+        layers = [] if reference is None else self._app.session.mask_layers(reference)
+        layers.sort(key=lambda layer: layer is not self._app.session.mask)
         jobs = [job for job in map(self._job, layers) if job is not None]
         if jobs:
             self._background.submit(
@@ -249,7 +255,7 @@ class MeasurePanel(Panel):
 
     def _enable(self) -> None:
         for button in (self.copy_button, self.csv_button):
-            button.setEnabled(self._session.mask is not None)
+            button.setEnabled(self._app.session.mask is not None)
 
 
 def _texts(found: Measured | None) -> dict[str, str]:

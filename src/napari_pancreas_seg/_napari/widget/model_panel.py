@@ -11,8 +11,8 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QComboBox, QFileDialog, QMenu, QPushButton
 
-from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.widget.card_dialog import CardDialog
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo, note_label
 from napari_pancreas_seg.errors import PancreasSegError
@@ -27,16 +27,16 @@ class ModelPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
     chosen = Signal()
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Model")
-        self._session = session
-        self._background = Background(self)
+        self._app = app
+        self._background = app.background
         self._origins: dict[str, str] = {}
         self.combo = narrow_combo()
         self.card_button = _small_button("Card")
@@ -58,8 +58,8 @@ class ModelPanel(Panel):
         self.card_button.clicked.connect(self.show_card)
         self.combo.currentIndexChanged.connect(self._on_chosen)
         self.device_combo.currentIndexChanged.connect(self._on_device)
-        session.devices_changed.connect(self._offer_devices)
-        session.settings.cleared.connect(self._reset)
+        app.network.devices_changed.connect(self._offer_devices)
+        app.settings.cleared.connect(self._reset)
 
     @property
     def model(self) -> str:
@@ -156,7 +156,7 @@ class ModelPanel(Panel):
             self._origins[name] = origin
             self.combo.insertItem(place, name, name)
             self.combo.setItemData(place, tip, Qt.ItemDataRole.ToolTipRole)
-        remembered = self._session.settings.get("model/name", "default")
+        remembered = self._app.settings.get("model/name", "default")
         _choose(self.combo, before if before != "default" else remembered)
         self.combo.blockSignals(False)
         with contextlib.suppress(PancreasSegError, OSError, ValueError):  # it may have gone since
@@ -168,25 +168,25 @@ class ModelPanel(Panel):
 
     def _offer_devices(self) -> None:
         """Offer the devices that the network's process has told, or those that always are."""
-        found = self._session.devices
+        found = self._app.network.devices
         devices = [AUTOMATIC[0], *found] if found else AUTOMATIC
-        wanted = self._session.settings.get("model/device", "auto")
+        wanted = self._app.settings.get("model/device", "auto")
         self.device_combo.blockSignals(True)
         self.device_combo.clear()
         for device in devices:
             self.device_combo.addItem(device["name"], device["id"])
         _choose(self.device_combo, wanted)
         self.device_combo.blockSignals(False)
-        self.device_note.setText(self._session.why_no_gpu)
-        self.device_note.setVisible(bool(self._session.why_no_gpu))
+        self.device_note.setText(self._app.network.why_no_gpu)
+        self.device_note.setVisible(bool(self._app.network.why_no_gpu))
 
     def _on_chosen(self) -> None:
-        self._session.settings.set("model/name", self.model)
+        self._app.settings.set("model/name", self.model)
         self._show_origin()
         self.chosen.emit()
 
     def _on_device(self) -> None:
-        self._session.settings.set("model/device", self.device)
+        self._app.settings.set("model/device", self.device)
         self.chosen.emit()
 
     def _show_origin(self) -> None:

@@ -9,10 +9,10 @@ from qtpy.compat import isalive
 from qtpy.QtGui import QAction
 from qtpy.QtWidgets import QMenu, QPushButton, QToolButton
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.autosave.store import Unsaved
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -24,13 +24,13 @@ class RecoveryPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Unexported corrections")
-        self._session = session
+        self._app = app
         self.text = note_label()
         self.restore_button = QPushButton("Restore")
         self.discard_button = QPushButton("Discard")
@@ -44,14 +44,14 @@ class RecoveryPanel(Panel):
         self.add(self.list_button)
         self.restore_button.clicked.connect(self.restore)
         self.discard_button.clicked.connect(self.discard)
-        session.autosave.offers_changed.connect(self._show)
+        app.autosave.offers_changed.connect(self._show)
         self._show()
 
     @property
     def offer(self) -> Unsaved | None:
         """What was left behind of the chosen CT, the newest first."""
-        reference = self._session.reference
-        offers = [] if reference is None else self._session.autosave.offers_for(reference)
+        reference = self._app.session.reference
+        offers = [] if reference is None else self._app.autosave.offers_for(reference)
         return offers[0] if offers else None
 
     def refresh(self, reference: GridReference | None) -> None:
@@ -60,21 +60,21 @@ class RecoveryPanel(Panel):
 
     def restore(self) -> None:
         """Add what was left behind to the viewer."""
-        offer, ct = self.offer, self._session.ct
+        offer, ct = self.offer, self._app.session.ct
         if offer is not None and ct is not None:
-            self._session.autosave.restore(offer, self._session.placement(ct))
+            self._app.autosave.restore(offer, self._app.session.placement(ct))
 
     def discard(self) -> None:
         """Remove what was left behind."""
         offer = self.offer
         if offer is not None:
-            self._session.autosave.discard(offer)
+            self._app.autosave.discard(offer)
 
     def _show(self) -> None:
         if not isalive(self):
             return
         offer = self.offer
-        others = [one for one in self._session.autosave.offers if one is not offer]
+        others = [one for one in self._app.autosave.offers if one is not offer]
         self.setVisible(offer is not None or bool(others))
         for widget in (self.text, self.restore_button, self.discard_button):
             widget.setVisible(offer is not None)
@@ -84,7 +84,7 @@ class RecoveryPanel(Panel):
             )
         self.list_button.setVisible(bool(others))
         plural = "CT" if len(others) == 1 else "CTs"
-        which = plural if self._session.ct is None else f"other {plural}"
+        which = plural if self._app.session.ct is None else f"other {plural}"
         self.list_button.setText(f"Of {len(others)} {which}")
         menu = self.list_button.menu()
         menu.clear()
@@ -97,7 +97,7 @@ class RecoveryPanel(Panel):
         opens.setEnabled(offer.path is not None)
         opens.triggered.connect(lambda: self._open(offer))
         drops = QAction("Discard", sub)
-        drops.triggered.connect(lambda: self._session.autosave.discard(offer))
+        drops.triggered.connect(lambda: self._app.autosave.discard(offer))
         sub.addAction(opens)
         sub.addAction(drops)
 
@@ -110,7 +110,7 @@ class RecoveryPanel(Panel):
                 )
             )
             return
-        self._session.open_file(offer.path)
+        self._app.files.open(offer.path)
 
 
 def _when(offer: Unsaved) -> str:

@@ -8,9 +8,9 @@ from napari.layers import Shapes
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QToolButton, QVBoxLayout, QWidget
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on_screen
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import label_of, narrow_combo
 
 __all__ = ["RegionForm"]
@@ -23,13 +23,13 @@ class RegionForm(QWidget):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__()
-        self._session = session
+        self._app = app
         self._reference: GridReference | None = None
         self._shapes: list[weakref.ref[Shapes]] = []
         self.toggle = QToolButton()
@@ -79,7 +79,7 @@ class RegionForm(QWidget):
         reference = self._reference
         if reference is not None and self._is_part(reference):
             slices = self.first.value(), self.last.value() + 1
-        shapes, ct = self._chosen_shapes(), self._session.ct
+        shapes, ct = self._chosen_shapes(), self._app.session.ct
         if shapes is None or ct is None or reference is None:
             return slices, None
         return slices, box_of_shapes(shapes, ct, reference)
@@ -99,7 +99,7 @@ class RegionForm(QWidget):
         self._show()
 
     def _offer_shapes(self) -> None:
-        viewer, before = self._session.viewer, self._chosen_shapes()
+        viewer, before = self._app.session.viewer, self._chosen_shapes()
         layers = [] if viewer is None else list(viewer.layers)
         shapes = [layer for layer in layers if isinstance(layer, Shapes)]
         self.box.blockSignals(True)
@@ -116,7 +116,7 @@ class RegionForm(QWidget):
         return self._shapes[index]() if 0 <= index < len(self._shapes) else None
 
     def _around_here(self) -> None:
-        viewer, ct, reference = self._session.viewer, self._session.ct, self._reference
+        viewer, ct, reference = self._app.session.viewer, self._app.session.ct, self._reference
         if viewer is None or ct is None or reference is None:
             return
         z = slice_on_screen(viewer, ct, reference)

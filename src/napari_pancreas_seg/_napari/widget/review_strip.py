@@ -13,8 +13,8 @@ from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.review import Review, SliceFacts
-from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["AREA", "DOUBT", "EDITED", "REVIEWED", "ReviewStrip"]
 
@@ -32,23 +32,23 @@ class ReviewStrip(QWidget):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
     jumped = Signal(int)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__()
-        self._session = session
-        self._review: Review = session.review
+        self._app = app
+        self._review: Review = app.review
         self._picture: QImage | None = None
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self._review.changed.connect(self._draw_anew)
         self._review.moved.connect(self.update)
         self.jumped.connect(self._review.show)
-        viewer = session.viewer
+        viewer = app.session.viewer
         if viewer is not None:
             viewer.events.theme.connect(self._on_theme)
 
@@ -184,7 +184,7 @@ class ReviewStrip(QWidget):
 
     def _theme_colors(self) -> tuple[QColor, QColor]:
         """Ground and ink of napari's theme."""
-        viewer = self._session.viewer
+        viewer = self._app.session.viewer
         name = "dark" if viewer is None else viewer.theme
         theme = get_theme(get_system_theme() if name == "system" else name)
         ground, ink = (QColor(color.as_hex()) for color in (theme.foreground, theme.text))

@@ -8,8 +8,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QLabel, QProgressBar, QPushButton, QSlider, QToolButton
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg._napari.widget.region_form import RegionForm
 from napari_pancreas_seg.inference.result import Options
@@ -25,15 +25,15 @@ class RunPanel(Panel):
 
     Parameters
     ----------
-    session : Session
-        The viewer's session; a run of it that is under way is shown at once.
+    app : App
+        The viewer's app; a run of it that is under way is shown at once.
     """
 
     run_clicked = Signal()
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Run")
-        self._session = session
+        self._app = app
         self._ready = False
         self._threshold: float | None = None
         self.run_button = QPushButton("Run")
@@ -43,7 +43,7 @@ class RunPanel(Panel):
         self.discard_button = QPushButton("Discard")
         self.progress = QProgressBar()
         self.status = note_label()
-        self.region = RegionForm(session)
+        self.region = RegionForm(app)
         self._make_threshold()
         self.add(self.region)
         self.add(self.run_button, self.cancel_button)
@@ -91,18 +91,18 @@ class RunPanel(Panel):
 
     def cancel(self) -> None:
         """Cancel the run that is under way."""
-        if self._session.run is not None:
-            self._session.run.cancel()
+        if self._app.runs.latest is not None:
+            self._app.runs.latest.cancel()
 
     def keep(self) -> None:
         """Let what a cancelled run has found stay."""
-        if self._session.run is not None:
-            self._session.run.keep()
+        if self._app.runs.latest is not None:
+            self._app.runs.latest.keep()
 
     def discard(self) -> None:
         """Take back what a cancelled run has found."""
-        if self._session.run is not None:
-            self._session.run.discard()
+        if self._app.runs.latest is not None:
+            self._app.runs.latest.discard()
 
     def show_run(self) -> None:
         """Show the state of the run."""
@@ -110,15 +110,15 @@ class RunPanel(Panel):
             return
         # A progress bar that can paints itself, and with it the whole window, at once.
         self.progress.setUpdatesEnabled(False)
-        run = self._session.run
-        running = self._session.running
+        run = self._app.runs.latest
+        running = self._app.runs.running
         asked = run is not None and run.can_discard
         self.run_button.setEnabled(self._ready and not running)
         self.cancel_button.setEnabled(running and run is not None and not run.cancelled)
         self.keep_button.setVisible(asked)
         self.discard_button.setVisible(asked)
         # What was found in another CT would be read as if found in this one.
-        here = self._session.reference
+        here = self._app.session.reference
         told = run is not None and (
             running or asked or (here is not None and run.reference.id == here.id)
         )
@@ -148,16 +148,16 @@ class RunPanel(Panel):
             "Smooths along z and keeps the pieces that are the gland. Without it the mask is "
             "what the network says slice by slice. Needs no second run."
         )
-        self.postprocess.setChecked(self._session.settings.get("run/postprocess", True))
+        self.postprocess.setChecked(self._app.settings.get("run/postprocess", True))
         self.every_slice = QCheckBox("Every slice")
         self.every_slice.setToolTip(
             "For thin slices: shows the network each of them. Otherwise a coarse sweep finds the "
             "gland, which is then looked at every 3 mm. Takes effect with the next run."
         )
-        self.every_slice.setChecked(self._session.settings.get("run/every slice", False))
+        self.every_slice.setChecked(self._app.settings.get("run/every slice", False))
 
     def _connect(self) -> None:
-        session = self._session
+        app = self._app
         self.run_button.clicked.connect(self.run_clicked)
         self.cancel_button.clicked.connect(self.cancel)
         self.keep_button.clicked.connect(self.keep)
@@ -166,13 +166,13 @@ class RunPanel(Panel):
         self.own.clicked.connect(self._on_own)
         self.postprocess.clicked.connect(self._on_postprocess)
         self.every_slice.clicked.connect(
-            lambda checked: session.settings.set("run/every slice", checked)
+            lambda checked: app.settings.set("run/every slice", checked)
         )
-        for signal in (session.run_started, session.run_changed, session.run_finished):
+        for signal in (app.runs.started, app.runs.changed, app.runs.finished):
             signal.connect(self.show_run)
-        session.rethreshold.done.connect(self._show_mask_options)
-        session.mask_chosen.connect(self._show_mask_options)
-        session.settings.cleared.connect(self._on_cleared)
+        app.rethreshold.done.connect(self._show_mask_options)
+        app.session.mask_chosen.connect(self._show_mask_options)
+        app.settings.cleared.connect(self._on_cleared)
 
     def _on_threshold(self, hundredths: int) -> None:
         self._threshold = hundredths / 100
@@ -192,7 +192,7 @@ class RunPanel(Panel):
         self._show_threshold()
 
     def _on_postprocess(self, checked: bool) -> None:
-        self._session.settings.set("run/postprocess", checked)
+        self._app.settings.set("run/postprocess", checked)
         self._apply()
 
     def _on_cleared(self) -> None:
@@ -203,15 +203,15 @@ class RunPanel(Panel):
 
     def _apply(self) -> None:
         """Make the chosen mask anew, if it is a run's."""
-        mask = self._session.mask
+        mask = self._app.session.mask
         value = self._threshold if self._threshold is not None else self._own_threshold()
         if mask is not None and value is not None:
-            self._session.rethreshold.ask(mask, value, self.postprocess.isChecked())
+            self._app.rethreshold.ask(mask, value, self.postprocess.isChecked())
 
     def _own_threshold(self) -> float | None:
         """The model's own threshold, as far as it is known: from the mask's result."""
-        mask = self._session.mask
-        known = None if mask is None else self._session.masks.get(mask)
+        mask = self._app.session.mask
+        known = None if mask is None else self._app.session.masks.get(mask)
         if known is None or known.result is None:
             return None
         threshold = known.result.model.get("threshold")
@@ -221,8 +221,8 @@ class RunPanel(Panel):
         """Show what the chosen mask was made with, unless the person is dragging."""
         if not isalive(self):
             return
-        mask = self._session.mask
-        known = None if mask is None else self._session.masks.get(mask)
+        mask = self._app.session.mask
+        known = None if mask is None else self._app.session.masks.get(mask)
         if known is not None and known.result is not None and not self.threshold.isSliderDown():
             self._move(known.result.threshold)
             own = self._own_threshold()

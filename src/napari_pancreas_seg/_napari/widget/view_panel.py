@@ -7,10 +7,10 @@ from functools import partial
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QPushButton
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import PLANES
-from napari_pancreas_seg._napari.views.views import HU_PRESETS, views_of
+from napari_pancreas_seg._napari.views.views import HU_PRESETS
 from napari_pancreas_seg._napari.widget.panel import Panel
 
 __all__ = ["ViewPanel"]
@@ -21,14 +21,14 @@ class ViewPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("View")
-        self._session = session
-        self._views = views_of(session)
+        self._app = app
+        self._views = app.views
         self.presets = {name: QPushButton(name) for name in HU_PRESETS}
         for name, button in self.presets.items():
             low, high = HU_PRESETS[name]
@@ -60,7 +60,7 @@ class ViewPanel(Panel):
         self.blink_button.clicked.connect(self._views.blink)
         self.orthogonal_button.clicked.connect(self._views.toggle_orthogonal)
         self._views.changed.connect(self._show)
-        session.mask_chosen.connect(self._show)
+        app.session.mask_chosen.connect(self._show)
         self._show()
 
     def refresh(self, reference: GridReference | None) -> None:
@@ -79,11 +79,11 @@ class ViewPanel(Panel):
     def _show(self) -> None:
         if not isalive(self):
             return
-        mask = self._session.mask
+        mask = self._app.session.mask
         for button in self._buttons():
-            button.setEnabled(self._session.ct is not None)
+            button.setEnabled(self._app.session.ct is not None)
         self.surface_button.setEnabled(mask is not None or self._views.surface.on)
         self.surface_button.setChecked(self._views.surface.on)
-        known = mask is not None and mask in self._session.masks
+        known = mask is not None and mask in self._app.session.masks
         self.blink_button.setEnabled(known or self._views.blinking)
         self.blink_button.setChecked(self._views.blinking)

@@ -15,10 +15,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.widget.panel import Panel, note_label
-from napari_pancreas_seg._napari.worklist.ahead import How
-from napari_pancreas_seg._napari.worklist.session import worklist_of
 from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.errors import PancreasSegError
@@ -40,14 +38,14 @@ class WorklistPanel(Panel):
 
     Parameters
     ----------
-    session : Session
+    app : App
         The viewer's session.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Worklist")
-        self._session = session
-        self._work = worklist_of(session)
+        self._app = app
+        self._work = app.worklist
         self.open_button = QPushButton("Open folder…")
         self.open_button.setToolTip("Work through the CTs of a folder; or drop a folder here.")
         self.output_button = QPushButton("Masks to…")
@@ -86,7 +84,7 @@ class WorklistPanel(Panel):
         for button in (self.reviewed_button, self.done_button):
             # Four in a row: with napari's margins they would widen the dock.
             button.setStyleSheet("QPushButton { padding: 3px 1px; min-width: 0px; }")
-        self.ahead.setChecked(session.settings.get("worklist/ahead", True))
+        self.ahead.setChecked(app.settings.get("worklist/ahead", True))
         self._work.ahead.segments = self.ahead.isChecked()
         self.open_button.clicked.connect(self.ask_for_folder)
         self.output_button.clicked.connect(self.ask_for_output)
@@ -100,10 +98,6 @@ class WorklistPanel(Panel):
         self._work.changed.connect(self._show)
         self._show()
 
-    def segment_with(self, how: How) -> None:
-        """Say which model and which options cases are segmented ahead with."""
-        self._work.ahead.how = how
-
     def ask_for_folder(self) -> None:
         """Ask for a folder and open it as a worklist."""
         folder = QFileDialog.getExistingDirectory(self, "Work through the CTs of a folder")
@@ -115,12 +109,12 @@ class WorklistPanel(Panel):
 
         def opened(is_series: bool) -> None:
             if is_series:
-                self._session.open_file(folder)
+                self._app.files.open(folder)
             elif isalive(self):
                 self.is_open = True
                 self._work.open(folder)
 
-        self._session.background.submit(lambda: _is_one_series(Path(folder)), opened)
+        self._app.background.submit(lambda: _is_one_series(Path(folder)), opened)
 
     def ask_for_output(self) -> None:
         """Ask where masks are to be written."""
@@ -135,7 +129,7 @@ class WorklistPanel(Panel):
 
     def _on_ahead(self, on: bool) -> None:
         self._work.ahead.segments = on
-        self._session.settings.set("worklist/ahead", on)
+        self._app.settings.set("worklist/ahead", on)
 
     def _show(self) -> None:
         if not isalive(self):

@@ -12,12 +12,16 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave.autosave import EMPTY, digest_of
 from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.layers.files import LayerFiles
+from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
     show_slice,
     slice_on_screen,
 )
+from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
 from napari_pancreas_seg._napari.worklist.case import (
     LoadedCase,
@@ -29,7 +33,7 @@ from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import user_folder
 
-__all__ = ["WorklistSession", "state_folder", "worklist_of"]
+__all__ = ["WorklistSession", "state_folder"]
 
 
 def state_folder() -> Path:
@@ -43,33 +47,34 @@ class WorklistSession(QObject):
     On the way to another case the mask is written into the output folder, if it differs from
     what is there; only then does the case leave the viewer.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-
-    Attributes
-    ----------
-    worklist : Worklist or None
-        The worklist that is open.
-    busy : str
-        What is being done, for people to read; empty if nothing is.
-    ahead : CaseAhead
-        Makes the next case ready.
+    `busy` says what is being done, for people to read; empty if nothing is.
     """
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        runs: Runs,
+        files: LayerFiles,
+        maps: MapLayers,
+        watch: MaskWatch,
+        ahead: CaseAhead,
+        background: Background,
+    ) -> None:
+        super().__init__()
         self.worklist: Worklist | None = None
         self.busy = ""
+        self.ahead = ahead
         self._session = session
-        self._background = Background(self)
+        self._runs = runs
+        self._files = files
+        self._maps = maps
+        self._watch = watch
+        self._background = background
         self._shown: LoadedCase | None = None
-        self.ahead = CaseAhead(session)
-        self.ahead.changed.connect(self.changed)
-        session.run_finished.connect(self._on_run_finished)
+        ahead.changed.connect(self.changed)
+        runs.finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
 
     @property
@@ -175,7 +180,7 @@ class WorklistSession(QObject):
 
     def _is_settled(self) -> bool:
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
-        if self._session.running:
+        if self._runs.running:
             report(PancreasSegError("A run is under way; cancel it or wait for its end."))
         elif not self._may_write:
             report(PancreasSegError("Keep or discard what the run has found first."))
@@ -183,7 +188,7 @@ class WorklistSession(QObject):
 
     @property
     def _may_write(self) -> bool:
-        run = self._session.run
+        run = self._runs.latest
         return run is None or not (run.running or run.can_discard)
 
     def _leave(self, then: Callable[[], None]) -> None:
@@ -192,10 +197,10 @@ class WorklistSession(QObject):
             return
 
         mask = self._mask()
-        edits = self._session.edits_of(mask)
+        edits = self._watch.edits_of(mask)
 
         def left() -> None:
-            if self._mask() is mask and self._session.edits_of(mask) == edits:
+            if self._mask() is mask and self._watch.edits_of(mask) == edits:
                 self._take_away()
                 then()
             else:
@@ -258,7 +263,7 @@ class WorklistSession(QObject):
 
     def _write(self, mask: Labels, shown: LoadedCase, then: Callable[[Path], None]) -> None:
         try:
-            self._session.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
+            self._files.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
         except PancreasSegError as error:
             self._idle()
             report(error)
@@ -271,7 +276,7 @@ class WorklistSession(QObject):
             return
         reference = reference_of(shown.ct)
         if reference is not None:
-            self._session.maps.forget(reference)
+            self._maps.forget(reference)
         for layer in list(viewer.layers):
             own = reference_of(layer)
             same = own is not None and reference is not None and own.id == reference.id
@@ -356,7 +361,7 @@ class WorklistSession(QObject):
     # -- what happens meanwhile
 
     def _on_run_finished(self) -> None:
-        run = self._session.run
+        run = self._runs.latest
         if self._shown is None or run is None or not run.stands:
             return
         if self.case is not None and self.case.status is Status.NEW:
@@ -385,9 +390,3 @@ class WorklistSession(QObject):
         self.busy = ""
         if isalive(self):
             self.changed.emit()
-
-
-def worklist_of(session: Session) -> WorklistSession:
-    """Find the worklist of a session, or make one."""
-    known = session.findChild(WorklistSession)
-    return WorklistSession(session) if known is None else known
