@@ -55,10 +55,3 @@ def test_a_model_that_finds_the_gland_itself_takes_no_localiser(
     asked = ["segment", str(ct), "-o", str(ct.parent / "m.nii.gz"), "--model", str(tiny_bundle)]
     assert main([*asked, "--localiser", str(tiny_bundle)]) == 1
     assert "leave out the localiser" in capsys.readouterr().err
-
-
-def test_only_a_second_stage_is_trained_with_a_localiser(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["train", str(tmp_path), "-o", str(tmp_path / "run"), "--stage", "third"]) == 1
-    assert "known are single, fine" in capsys.readouterr().err

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from napari_pancreas_seg.cli import Localiser, Model, command
+from napari_pancreas_seg.cli import Model, command
 from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segment import LoadedModel
 
 
 @command
@@ -28,7 +25,6 @@ def evaluate(
         ),
     ] = None,
     model: Model = "default",
-    localiser: Localiser = None,
     labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
     layout: Annotated[str | None, LAYOUT] = None,
     output: Annotated[
@@ -72,11 +68,6 @@ def evaluate(
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
 
-        used: str | LoadedModel = model
-        if localiser is not None:
-            from napari_pancreas_seg.inference.segment import LoadedModel
-
-            used = LoadedModel(model, localiser=localiser)
         common: dict[str, Any] = {
             "every_patient": every_patient,
             "threshold": threshold,
@@ -84,22 +75,22 @@ def evaluate(
             "on_case": lambda done, total: bar.show(0, Progress("scoring", done, total)),
         }
         result = (
-            run(dataset, used, labels=parse_classes(labels), layout=layout, **common)
+            run(dataset, model, labels=parse_classes(labels), layout=layout, **common)
             if references is None
-            else evaluate_volumes(dataset, references, used, **common)
+            else evaluate_volumes(dataset, references, model, **common)
         )
     data = result.to_dict()
     _print_evaluation(result.model, data)
     if output is not None:
         write_json(output, data, overwrite=overwrite)
     if markdown is not None:
-        from napari_pancreas_seg.training.report import evaluation_markdown
+        from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
         write_text(markdown, evaluation_markdown(data), overwrite=overwrite)
 
 
 def _print_evaluation(model: str, data: dict[str, Any]) -> None:
-    from napari_pancreas_seg.training.report import FIGURES
+    from napari_pancreas_seg.training.judge.tables import FIGURES
 
     shown = ("dice", "hd95_mm", next(n for n in FIGURES if n.startswith("surface_dice")))
     say(f"model {model}, threshold {data['threshold']}")

@@ -215,8 +215,8 @@ def add(
         str | None,
         typer.Option(
             metavar="A:B,C,…",
-            help="Slices whose mask is right, from the feet, counted from 0; A:B takes both in. "
-            "All by default.",
+            help="Slices whose mask is right, counted from the feet and from 0; A:B are the slices "
+            "A to B - 1. All by default.",
         ),
     ] = None,
     patient: Annotated[
@@ -271,5 +271,5 @@ def _slices(text: str | None) -> list[int] | None:
         first, colon, last = part.strip().partition(":")
         if not first.isdecimal() or (colon and not last.isdecimal()):
             raise typer.BadParameter("--slices wants numbers such as 30:60,72")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), int(last) if colon else int(first) + 1)
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +11,21 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.model.ensemble import MOST_MEMBERS, SHARED, join_weights
-from napari_pancreas_seg.training.comparison import out_of_fold_dice
+from napari_pancreas_seg.training.cards import flattered
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice, calibrate
-from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, summarise
+from napari_pancreas_seg.training.judge.scores import (
+    FAILURE_DICE,
+    at_others_threshold,
+    summarise,
+)
 from napari_pancreas_seg.training.judge.validation import MOST_BYTES, MOST_SLICES, HeldBack
-from napari_pancreas_seg.training.run import Split, Watch, flattered, settled, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settled, train
 
-__all__ = ["SUMMARY", "CrossValidation", "cross_validate", "fold_folder"]
+__all__ = ["SUMMARY", "cross_validate", "fold_folder", "out_of_fold_dice"]
 
 SUMMARY = "crossvalidation.json"
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """What a cross-validation found.
-
-    Parameters
-    ----------
-    dice : dict of str to float
-        Dice of each patient by the network that never saw it, at the threshold that is best for
-        all other patients.
-    summary : dict
-        What `summarise` gives.
-    bundle : Path
-        The ensemble.
-    """
-
-    dice: dict[str, float]
-    summary: dict[str, Any]
-    bundle: Path
 
 
 def fold_folder(output: Path, fold: int) -> Path:
@@ -60,8 +44,8 @@ def cross_validate(
     resume: bool = False,
     cache: Path | None = None,
     **options: Any,
-) -> CrossValidation:
-    """Train every fold, score every patient out of fold, and join the networks to an ensemble.
+) -> Path:
+    """Train every fold, score every patient out of fold, join the networks; return the ensemble.
 
     Parameters
     ----------
@@ -78,11 +62,6 @@ def cross_validate(
         As for `train`; shared by the folds.
     **options
         Further arguments of `train`.
-
-    Returns
-    -------
-    CrossValidation
-        Figures and ensemble.
 
     Raises
     ------
@@ -125,8 +104,22 @@ def cross_validate(
     write_json(output / SUMMARY, result, overwrite=True)
     predicted = _predicted(members, data, settled(settings, data), folds)
     card = {**_card(members, predicted, result), **(about or {})}
-    bundle = save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
-    return CrossValidation(dice, summary, bundle)
+    return save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
+
+
+def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
+    """Dice of each patient held back, at the threshold that is best for all the others.
+
+    Parameters
+    ----------
+    folders : iterable of Path
+        Of trainings; those that have not ended count for nothing.
+    """
+    patients: dict[str, list[float]] = {}
+    for path in (Path(folder) / OUT_OF_FOLD for folder in folders):
+        if path.exists():
+            patients |= json.loads(path.read_text(encoding="utf-8"))["dice"]
+    return at_others_threshold(patients)
 
 
 def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:

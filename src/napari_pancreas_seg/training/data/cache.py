@@ -41,7 +41,7 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Rises whenever the bytes of a file, or the way from a CT to them, mean something else."""
 _MARK = b"PSEGROWS"
 _TAIL = struct.Struct("<QI8s")  # length of the description, check sum, mark
@@ -149,21 +149,10 @@ def classes_shown(target: Any) -> npt.NDArray[np.bool_]:
 
 
 class CachedRows(NamedTuple):
-    """What a file holds.
-
-    Parameters
-    ----------
-    hu : Rows, shape (n, H, W)
-        Slices.
-    target : Rows, shape (n, H, W, C)
-        Their targets.
-    about : dict
-        What was stored with them.
-    """
+    """What a file holds: slices (n, H, W) and their targets (n, H, W, C)."""
 
     hu: Rows
     target: Rows
-    about: dict[str, Any]
 
 
 def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
@@ -220,7 +209,7 @@ def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> Cache
     key : str
         From `case_key`.
     make : callable
-        Makes them, in memory, and what is to be stored with them as plain data.
+        Makes them, in memory.
 
     Raises
     ------
@@ -268,7 +257,6 @@ def _write(file: Any, made: CachedRows) -> None:
         "shape": list(hu.shape),
         "classes": target.shape[-1],
         "shown": shown.astype(int).tolist(),
-        "about": made.about,
     }
     text = json.dumps(description).encode()
     check = 0
@@ -301,7 +289,6 @@ def _read(path: Path) -> CachedRows | None:
     return CachedRows(
         Gathered([_StoredRows(path, plane * np.arange(n), (height, width), shown)]),
         Gathered([_StoredRows(path, targets, item, shown)]),
-        about["about"],
     )
 
 

@@ -74,17 +74,5 @@ def with_usual_grey(
 
 def _copies(slices: TrainingSlices, name: str, kind: str, most: int) -> TrainingSlices:
     rows = rows_to_score(slices, slices.patient == name, most)
-    inputs = slices.inputs(rows)  # (n, S, H, W)
-    n, s = inputs.shape[:2]
-    hu = usual_grey(inputs)[inputs].reshape(n * s, *inputs.shape[2:])
-    middle = np.arange(n) * s + s // 2
-    usable = np.zeros(n * s, bool)
-    usable[middle] = True
-    return TrainingSlices(
-        hu,
-        np.repeat(slices.target[rows], s, axis=0),
-        np.full(n * s, name),
-        np.full(n * s, kind),
-        np.repeat(np.arange(n * s).reshape(n, s), s, axis=0),
-        usable,
-    )
+    hu = slices.hu[rows]
+    return TrainingSlices.of(usual_grey(hu)[hu], slices.target[rows], name, kind)

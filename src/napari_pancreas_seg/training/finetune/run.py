@@ -292,8 +292,7 @@ class _Work:
         """Bring all slices to the working scale and score the model as it is."""
         settings, card = self.settings, self.given.card
         recipe = tune_settings(card, settings.batch_size, settings.seed)
-        how: dict[str, Any] = {"neighbours_mm": recipe.neighbours_mm, "frame": recipe.frame}
-        mine = load_cases(dataset.cases, dataset.labels, **how)
+        mine = load_cases(dataset.cases, dataset.labels, frame=recipe.frame)
         self.n_slices = int(mine.usable.sum())
         if not self.n_slices:
             raise PancreasSegError("There is no slice to learn from in these cases.")
@@ -302,7 +301,7 @@ class _Work:
         self.say("making phantoms")
         # A phantom shows the pancreas alone: it would teach that there are no other classes.
         seeds = (range(1, settings.phantoms + 1), GUARD_SEEDS) if len(card["labels"]) == 1 else ()
-        phantoms = [load_phantoms(s, **how) for s in seeds if s]
+        phantoms = [load_phantoms(s, frame=recipe.frame) for s in seeds if s]
         self.slices = TrainingSlices.join([mine, copies, *phantoms])
         place = np.arange(len(self.slices))
         self._own = place < len(mine)

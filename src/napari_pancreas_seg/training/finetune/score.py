@@ -55,7 +55,7 @@ class Scorer(keras.Model):
         And ``raw``, the network's probability (B, height, width, C) without any temperature.
         """
         hu, target = self.augment(batch)
-        outputs = self.network(windowed(hu, self.settings.input_windows), training=False)
+        outputs = self.network(windowed(hu, self.settings.windows), training=False)
         probability = tempered(outputs["probability"], self.temperature)
         found, truth = _decided(probability, self.threshold), _decided(target, 0.5)
         both = ops.sum(found * truth, axis=(1, 2))
@@ -130,7 +130,6 @@ class Scorer(keras.Model):
             len(rows),
             self.settings.frame,
             AugmentationSettings.none(),
-            slices=slices.neighbours.shape[1],
         )
         return {"hu": slices.inputs(rows), "target": slices.target[rows], **nothing}
 

@@ -104,7 +104,7 @@ class _Clock:
 
 def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainSettings:
     """A recipe for the network that a card describes, without the heads that no bundle holds."""
-    neighbours, policy = card.get("neighbours_mm"), choose_policy("auto")
+    policy = choose_policy("auto")
     return TrainSettings(
         architecture=Architecture(**card["architecture"]),
         steps=1 << 30,  # the geometry of the last steps is of no use: they may come any time
@@ -114,7 +114,6 @@ def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainS
         policy="float32" if policy == "mixed_float16" else policy,
         negative_share=0.0,
         windows=tuple(tuple(window) for window in card["windows"]),
-        neighbours_mm=None if neighbours is None else float(neighbours),
         seed=seed,
         frame=FrameSpec.from_dict(card["frame"]),
         augmentation=AugmentationSettings(),

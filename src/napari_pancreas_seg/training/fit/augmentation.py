@@ -107,7 +107,7 @@ def draw(
     geometry : float
         Factor on every geometric strength; annealed towards the end of a training.
     slices : int
-        Slices of one input: 1, or 3 with its neighbours.
+        Slices that make up one input.
 
     Returns
     -------

@@ -116,7 +116,7 @@ class StatisticsPass(keras.Model):
 
     def __init__(self, network: keras.Model, settings: TrainSettings) -> None:
         super().__init__()
-        self.network, self.windows = network, settings.input_windows
+        self.network, self.windows = network, settings.windows
         self.augment = Augment(settings.frame, working_frame(settings.frame))
         self.compile(jit_compile=keras.backend.backend() == "jax")
 

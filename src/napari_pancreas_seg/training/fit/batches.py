@@ -58,8 +58,9 @@ def training_batch(
     # Geometry is annealed by half in the last 15 %, towards what inference will see.
     left = max(0.0, (settings.steps - step) / (0.15 * settings.steps))
     geometry = 0.5 + 0.5 * min(1.0, left)
+    hu = slices.inputs(chosen)
     return {
-        "hu": slices.inputs(chosen),
+        "hu": hu,
         "target": slices.target[chosen],
         **draw(
             rng,
@@ -67,7 +68,7 @@ def training_batch(
             settings.frame,
             settings.augmentation,
             geometry,
-            slices.neighbours.shape[1],
+            hu.shape[1],
         ),
     }
 

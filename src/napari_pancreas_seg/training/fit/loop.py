@@ -8,7 +8,7 @@ as if nothing had happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,33 +16,27 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
 from napari_pancreas_seg.training.fit.averaging import Averager
-from napari_pancreas_seg.training.fit.batches import (
-    sampling_chances,
-    training_batch,
-    training_batches,
-)
+from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.devices import Devices
-from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
-from napari_pancreas_seg.training.fit.trainer import TrainingModel, build_from, make_trainer
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.fit.trainer import build_from, make_trainer
 
 __all__ = [
-    "Checkpoint",
-    "TrainSettings",
-    "TrainingModel",
+    "ChangeWeights",
     "TrainingProgress",
     "best_epoch",
     "fit",
-    "sampling_chances",
-    "settings_to_dict",
-    "training_batch",
 ]
 
+ChangeWeights = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
+"""Makes other weights of a network's, in the order of Keras's `get_weights`."""
 SCORE = "validation_dice"
 """The figure by which an epoch is the best."""
 
@@ -80,6 +74,7 @@ def fit(
     on_step: Callable[[TrainingProgress], None] | None = None,
     resume: bool = False,
     start: Bundle | None = None,
+    change_weights: ChangeWeights | None = None,
     devices: Devices | None = None,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
     """Train a network.
@@ -104,6 +99,8 @@ def fit(
         Go on from the checkpoint in the folder, if there is one.
     start : Bundle, optional
         A model of the same architecture whose weights to begin with, instead of random ones.
+    change_weights : callable, optional
+        Applied to the averaged weights before their statistics are computed.
     devices : Devices, optional
         What the batches are split over.
 
@@ -123,7 +120,7 @@ def fit(
     devices = devices or Devices()
     devices.check(settings.batch_size)
     keras.utils.set_random_seed(settings.seed)
-    training = _Training(slices, settings, devices, start)
+    training = _Training(slices, settings, devices, start, change_weights)
     checkpoint = Checkpoint(folder)
     if resume and checkpoint.path.exists():
         with devices.scope():
@@ -164,15 +161,13 @@ class _Training:
         settings: TrainSettings,
         devices: Devices,
         start: Bundle | None,
+        change_weights: ChangeWeights | None,
     ) -> None:
-        self.slices, self.devices = slices, devices
+        self.slices, self.devices, self.change_weights = slices, devices, change_weights
         self.state = TrainingState()
         self.trainer = make_trainer(settings, devices, start)
         self.settings = self.trainer.settings
         self.averager = Averager(slices, self.settings)
-        self._begun_with = (
-            start.network().get_weights() if start is not None and settings.start_share else None
-        )
 
     @property
     def variables(self) -> list[Any]:
@@ -226,13 +221,11 @@ class _Training:
         return self._network(batches)
 
     def _network(self, batches: int) -> keras.Model:
-        """The averaged network, mixed with the one that it began with if the recipe says so."""
-        if self._begun_with is None:
+        """The averaged network."""
+        if self.change_weights is None:
             return self.averager.average(self.trainer, batches)
-        share = self.settings.start_share
-        new = self.averager.average(self.trainer, 1).get_weights()
-        pairs = zip(self._begun_with, new, strict=True)
-        return self.averager.restore([share * a + (1 - share) * b for a, b in pairs], batches)
+        weights = self.averager.average(self.trainer, 1).get_weights()
+        return self.averager.restore(self.change_weights(weights), batches)
 
 
 def _progress(

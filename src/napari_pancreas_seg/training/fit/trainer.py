@@ -53,7 +53,7 @@ class TrainingModel(keras.Model):
     def call(self, batch: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the network's outputs and the augmented target."""
         hu, target = self.augment(batch)
-        outputs = self.network(windowed(hu, self.settings.input_windows), training=training)
+        outputs = self.network(windowed(hu, self.settings.windows), training=training)
         return {**outputs, "target": target}
 
     def compute_loss(

@@ -379,8 +379,7 @@ def _evaluate(
     report: Callable[[int, int], None],
 ) -> Evaluation:
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    both = [loaded.card, *([] if loaded.localiser is None else [loaded.localiser.card])]
-    known = patients_seen(both)
+    known = patients_seen([loaded.card])
     if not every_patient:
         cases = [c for c in cases if not was_seen(c.patient, known)]
     if not cases:

@@ -24,6 +24,7 @@ __all__ = [
     "GateMeans",
     "PatientScore",
     "PatientTally",
+    "at_others_threshold",
     "bootstrap_interval",
     "summarise",
     "summarise_patients",
@@ -63,6 +64,23 @@ def bootstrap_interval(
     chosen = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
     low, high = np.percentile(array[chosen].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Dice of each patient at the threshold that is best for all the others.
+
+    Parameters
+    ----------
+    patients : Mapping
+        For each patient the Dice at each of the thresholds.
+    """
+    names = sorted(patients)
+    curves = np.array([patients[name] for name in names])
+    if len(names) < 2:
+        return {name: float(max(patients[name])) for name in names}
+    others = (curves.sum(axis=0) - curves) / (len(names) - 1)
+    best = others.argmax(axis=1)
+    return {name: float(curves[i, best[i]]) for i, name in enumerate(names)}
 
 
 def summarise(

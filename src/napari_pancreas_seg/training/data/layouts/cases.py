@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,11 +17,31 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
 from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
 
-__all__ = ["PANCREAS", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]
+__all__ = ["PANCREAS", "BadCases", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]
 
 Labels = npt.NDArray[np.uint8]
 
 PANCREAS = "pancreas"
+_MOST_NAMED = 20
+
+
+class BadCases(PancreasSegError):
+    """Cases that cannot be used, all of them in one message."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        n, said = len(self.problems), " ".join(self.problems[:_MOST_NAMED])
+        if n > 1:
+            said = f"{n} cases cannot be used. {said}"
+        if n > _MOST_NAMED:
+            said += f" And {n - _MOST_NAMED} more."
+        super().__init__(f"{said} Look at the data set with 'dataset check'.")
+
+    @classmethod
+    def of(cls, name: str, error: PancreasSegError) -> BadCases:
+        """One case, with what is wrong with it."""
+        said = str(error)
+        return cls([said if name in said else f"Case {name}: {said}"])
 
 
 class LabelledCase(Protocol):

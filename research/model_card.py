@@ -1,32 +1,28 @@
-"""Evaluations and model cards as Markdown: every figure comes from the JSON it was given."""
+"""Write a model's card as a page: every figure comes from its card and the files given.
+
+    python research/model_card.py MODEL [--evaluation JSON] [--fold JSON ...] \\
+        [--comparison JSON ...] -o model-card.md [--overwrite]
+
+``--evaluation`` is what ``evaluate -o`` wrote of this model, or of one trained like it that held
+patients back; ``--fold`` the same of each fold's network; ``--comparison`` what
+``research/compare.py`` wrote.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.judge.scores import (
-    FAILURE_DICE,
-    TOLERANCE_MM,
-    summarise,
-    summarise_patients,
-)
+from napari_pancreas_seg.io.files import check_target, write_text
+from napari_pancreas_seg.model.bundle import load_bundle
+from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, summarise, summarise_patients
+from napari_pancreas_seg.training.judge.tables import accuracy, number, table, text
 
-__all__ = ["evaluation_markdown", "merge_evaluations", "model_card", "read_report"]
-
-SURFACE_DICE = f"surface_dice_{TOLERANCE_MM:g}mm"
-FIGURES = {
-    "dice": "Dice",
-    "hd95_mm": "HD95 (mm)",
-    SURFACE_DICE: f"Surface Dice {TOLERANCE_MM:g} mm",
-    "mean_distance_mm": "Mean surface distance (mm)",
-    "recall": "Recall",
-    "precision": "Precision",
-    "volume_ratio": "Volume / reference",
-}
 OF_A_TRAINING = ("split", "seed", "steps_per_epoch")
 """Settings of a single training: they say nothing of the recipe."""
 LIMITS = (
@@ -97,22 +93,6 @@ def merge_evaluations(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any
     return merged | summarise_patients(merged["patients"])
 
 
-def evaluation_markdown(data: Mapping[str, Any]) -> str:
-    """An evaluation as a page: what was done, the summary, failures, attention, patients.
-
-    Parameters
-    ----------
-    data : Mapping
-        What `Evaluation.to_dict` gives.
-    """
-    lines = [f"# Evaluation of {data.get('model', 'a model')}", "", *_accuracy(data)]
-    if data.get("classes"):
-        lines += ["", "## Classes", "", *_classes(data)]
-    lines += ["", "## Attention", "", *_attention(data.get("attention"))]
-    lines += ["", "## Cost", "", *_cost(data.get("cost"))]
-    return "\n".join(lines) + "\n"
-
-
 def model_card(
     card: Mapping[str, Any],
     weights_bytes: int,
@@ -162,8 +142,8 @@ def model_card(
         "",
         "**For research only, not for clinical use.**",
         "",
-        "This page is generated from the model's card and the files of `napari-pancreas-seg "
-        "evaluate` and `compare`, by `napari-pancreas-seg models card`; no figure in it is typed "
+        "`python research/model_card.py` makes this page from the model's card and from what "
+        "`napari-pancreas-seg evaluate` and `research/compare.py` wrote; no figure in it is typed "
         "by hand.",
     ]
     for title, section in sections.items():
@@ -178,8 +158,7 @@ def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
         "Network": f"{'Attention U-Net' if shape.get('attention', True) else 'U-Net'}, "
         f"{shape.get('filters', 16)} filters",
         "Input": f"{frame['height']} × {frame['width']} pixels of {frame['mm_per_pixel']} mm, "
-        f"centred on the {frame.get('centre', 'body')}",
-        **({"Gland found by": card["localiser"]["name"]} if card.get("localiser") else {}),
+        f"centred on the body",
         "Channels, HU": _windows(card["windows"]),
         "Output": "probability of pancreas, and the coefficients of every attention gate",
         "Threshold": card["threshold"],
@@ -187,7 +166,7 @@ def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
         "Licence": card["licence"],
         "Made": card.get("training", {}).get("made", "not stated"),
     }
-    return _table(("", ""), rows.items())
+    return table(("", ""), rows.items())
 
 
 def _windows(windows: Sequence[Sequence[float]]) -> str:
@@ -226,7 +205,7 @@ def _recipe(card: Mapping[str, Any]) -> list[str]:
     there = {name: value for name, value in recipe.items() if value is not None and value != []}
     rows = sorted(there.items(), key=lambda item: isinstance(item[1], Mapping))
     settings = ((name.replace("_", " "), _setting(value)) for name, value in rows)
-    return [*lines, "", *_table(("setting", "value"), settings)]
+    return [*lines, "", *table(("setting", "value"), settings)]
 
 
 def _setting(value: Any) -> str:
@@ -266,7 +245,7 @@ def _headline(
             lines += ["", other]
     elif run is not None:
         lines += [
-            f"**Out of fold**, {_folds(run)} folds by patient of {_text(run.get('steps'))} steps "
+            f"**Out of fold**, {_folds(run)} folds by patient of {text(run.get('steps'))} steps "
             f"each, for the network `{run.get('name', '?')}`; {_sentence(run['patients'])}"
         ]
     else:
@@ -277,7 +256,7 @@ def _headline(
     if evaluation.get("weights_sha256") != card["weights_sha256"]:
         lines += _own_validation(card)
         lines += ["", "The figures below were measured with other weights than this model's."]
-    return [*lines, "", *_accuracy(evaluation)]
+    return [*lines, "", *accuracy(evaluation)]
 
 
 def _own_validation(card: Mapping[str, Any]) -> list[str]:
@@ -308,7 +287,7 @@ def _run_like(
 def _folds(run: Mapping[str, Any]) -> str:
     """How many folds were trained: given as a number or as their list."""
     folds = run.get("folds")
-    return _text(len(folds) if isinstance(folds, Sequence) else folds)
+    return text(len(folds) if isinstance(folds, Sequence) else folds)
 
 
 def _sentence(patients: Mapping[str, Any]) -> str:
@@ -323,87 +302,13 @@ def _sentence(patients: Mapping[str, Any]) -> str:
     )
 
 
-def _accuracy(data: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {name.replace('_', ' ')}: {text}" for name, text in data.get("how", {}).items()]
-    lines += ["", *_summary(data.get("summary", {})), "", *_failures(data), ""]
-    names = [n for n in FIGURES if any(n in row for row in data["patients"].values())]
-    rows = [
-        (
-            patient,
-            row.get("slices"),
-            row.get("missed_slices"),
-            *(_number(row.get(name), name) for name in names),
-        )
-        for patient, row in sorted(data["patients"].items(), key=lambda item: item[1]["dice"])
-    ]
-    return [*lines, *_table(("patient", "slices", "missed", *(FIGURES[n] for n in names)), rows)]
-
-
-def _classes(data: Mapping[str, Any]) -> list[str]:
-    """Figures of each class, and Dice of each class in each patient."""
-    classes = data["classes"]
-    rows = []
-    for name, found in classes.items():
-        s = found["summary"].get("dice", {})
-        others = [
-            _number(found["summary"].get(figure, {}).get("mean"), figure)
-            for figure in ("hd95_mm", SURFACE_DICE)
-        ]
-        dice = [_number(s.get(k)) for k in ("mean", "low", "high", "sd", "median", "worst")]
-        rows.append((name, *dice, *others, s.get("n", 0)))
-    header = ("class", "Dice", "95 % from", "to", "SD", "median", "worst")
-    mean = data.get("mean_class_dice", {})
-    patients = sorted(set().union(*(found["patients"] for found in classes.values())))
-    each = [
-        (p, *(_number(found["patients"].get(p, {}).get("dice")) for found in classes.values()))
-        for p in patients
-    ]
-    return [
-        "The figures above are of all classes taken together. A patient counts for the classes "
-        "that the reference or the mask shows.",
-        "",
-        f"Dice, mean over classes and then over patients: {_number(mean.get('mean'))} "
-        f"(95 % from {_number(mean.get('low'))} to {_number(mean.get('high'))}, "
-        f"n = {mean.get('n', 0)}).",
-        "",
-        *_table((*header, "HD95 (mm), mean", FIGURES[SURFACE_DICE], "n"), rows),
-        "",
-        *_table(("Dice of patient", *classes), each),
-    ]
-
-
-def _summary(summary: Mapping[str, Any]) -> list[str]:
-    columns = ("mean", "low", "high", "sd", "median", "worst")
-    rows = [
-        (text, *(_number(summary[name].get(c), name) for c in columns), summary[name].get("n"))
-        for name, text in FIGURES.items()
-        if summary.get(name, {}).get("n")
-    ]
-    # Of a ratio of volumes, nobody can say which end is the worst.
-    rows = [(*r[:6], "—", r[7]) if r[0] == FIGURES["volume_ratio"] else r for r in rows]
-    return _table(("", "mean", "95 % from", "to", "SD", "median", "worst", "n"), rows)
-
-
-def _failures(data: Mapping[str, Any]) -> list[str]:
-    failed = sorted(
-        (row["dice"], patient)
-        for patient, row in data["patients"].items()
-        if row["dice"] < FAILURE_DICE
-    )
-    share = f"{len(failed)} of {len(data['patients'])} patients"
-    if not failed:
-        return [f"Failures (Dice below {FAILURE_DICE}): none, {share}."]
-    names = ", ".join(f"{patient} ({dice:.2f})" for dice, patient in failed)
-    return [f"Failures (Dice below {FAILURE_DICE}): {share}: {names}."]
-
-
 def _attention(gates: Any) -> list[str]:
     if not gates:
         return ["No attention was measured, or the network has no gates."]
     rows = [
         (
             f"{gate['gate']}{' (finest)' if gate['gate'] == 1 else ''}",
-            *(_number(gate.get(name)) for name in ("inside", "tissue", "frame", "sd")),
+            *(number(gate.get(name)) for name in ("inside", "tissue", "frame", "sd")),
             *(_ratio(gate.get(name) or {}) for name in ("ratio_to_tissue", "ratio_to_frame")),
         )
         for gate in gates
@@ -417,7 +322,7 @@ def _attention(gates: Any) -> list[str]:
         "nothing. Where windows clip everything to 0, as in fat and air, there is next to "
         "nothing to weigh, and coefficients may be high there.",
         "",
-        *_table((*header, "gland : tissue", "gland : rest"), rows),
+        *table((*header, "gland : tissue", "gland : rest"), rows),
     ]
 
 
@@ -430,7 +335,7 @@ def _ratio(s: Mapping[str, Any]) -> str:
 def _out_of_fold(data: Mapping[str, Any] | None) -> list[str]:
     if data is None:
         return ["No evaluations of the folds have been given."]
-    return _accuracy(data)
+    return accuracy(data)
 
 
 def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -441,8 +346,8 @@ def _compared(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         "Dice of patients that the network did not see. Within a table, data, steps and seeds are "
         "the same for each."
     ]
-    for table in tables:
-        lines += ["", *table]
+    for one in tables:
+        lines += ["", *one]
     return lines
 
 
@@ -452,11 +357,11 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
         patients = run.get("patients") or {}
         s = summarise(patients.values()) if patients else run.get("summary", {})
         failed = sum(d < FAILURE_DICE for d in patients.values()) if patients else None
-        figures = [_number(s.get(k)) for k in ("mean", "low", "high", "sd", "median", "worst")]
+        figures = [number(s.get(k)) for k in ("mean", "low", "high", "sd", "median", "worst")]
         channels = _windows(run["windows"]) if run.get("windows") else None
         where = (run.get("name"), run.get("loss"), channels, _folds(run), run.get("steps"))
         rows.append((*where, *figures, failed, s.get("n"), run.get("hours")))
-    lines = _table(
+    lines = table(
         (
             *("run", "loss", "channels, HU", "folds", "steps", "mean", "95 % from", "to", "SD"),
             *("median", "worst", f"below {FAILURE_DICE}", "n", "hours"),
@@ -470,16 +375,16 @@ def _comparison(comparison: Mapping[str, Any]) -> list[str]:
 
 def _difference(d: Mapping[str, Any]) -> str:
     low, high = d.get("low"), d.get("high")
-    text = (
-        f"{d.get('a')} − {d.get('b')}, paired: {_number(d.get('mean'), signed=True)} "
-        f"(95 % interval {_number(low, signed=True)} to {_number(high, signed=True)}, "
-        f"n = {_text(d.get('n'))})"
+    said = (
+        f"{d.get('a')} − {d.get('b')}, paired: {number(d.get('mean'), signed=True)} "
+        f"(95 % interval {number(low, signed=True)} to {number(high, signed=True)}, "
+        f"n = {text(d.get('n'))})"
     )
     if low is None or high is None:
-        return text + "."
+        return said + "."
     if low > 0:
-        return f"{text}: {d.get('a')} is better."
-    return f"{text}: {d.get('b')} is better." if high < 0 else f"{text}: no difference is shown."
+        return f"{said}: {d.get('a')} is better."
+    return f"{said}: {d.get('b')} is better." if high < 0 else f"{said}: no difference is shown."
 
 
 def _levers(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -489,8 +394,8 @@ def _levers(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         (
             *(lever.get("lever"), lever.get("what"), lever.get("measured_on")),
-            *(_number(lever.get(name)) for name in ("dice_recipe", "dice_changed")),
-            *(_number(lever.get(name), signed=True) for name in ("difference", "low", "high")),
+            *(number(lever.get(name)) for name in ("dice_recipe", "dice_changed")),
+            *(number(lever.get(name), signed=True) for name in ("difference", "low", "high")),
             lever.get("n"),
         )
         for lever in levers
@@ -503,7 +408,7 @@ def _levers(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         "Mean Dice of the same patients, never seen in training, with the recipe as it is and with "
         "one change: above 0, the change is better.",
         "",
-        *_table(header, rows),
+        *table(header, rows),
     ]
 
 
@@ -520,8 +425,8 @@ def _calibration(card: Mapping[str, Any]) -> list[str]:
         "Slices": confidence.get("slices"),
         "Patients": confidence.get("patients"),
     }
-    table = _table(("", ""), ((k, _text(v)) for k, v in rows.items()))
-    return [*table, "", f"({confidence['what']}.)"] if confidence.get("what") else table
+    lines = table(("", ""), ((k, text(v)) for k, v in rows.items()))
+    return [*lines, "", f"({confidence['what']}.)"] if confidence.get("what") else lines
 
 
 def _cost(cost: Mapping[str, Any] | None) -> list[str]:
@@ -534,23 +439,36 @@ def _cost(cost: Mapping[str, Any] | None) -> list[str]:
         "seconds_per_slice": "Seconds a slice, one at a time (median)",
         "device": "Device of that measurement",
     }
-    return _table(("", ""), ((text, _text(cost.get(k))) for k, text in names.items()))
+    return table(("", ""), ((text, text(cost.get(k))) for k, text in names.items()))
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines]
+def main(arguments: list[str] | None = None) -> int:
+    """Read the files and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="default", help="name or path of a model")
+    parser.add_argument("--evaluation", type=Path, metavar="JSON")
+    parser.add_argument("--fold", type=Path, metavar="JSON", action="append", default=[])
+    parser.add_argument("--comparison", type=Path, metavar="JSON", action="append", default=[])
+    parser.add_argument("-o", "--output", type=Path, default=Path("model-card.md"))
+    parser.add_argument("--overwrite", action="store_true")
+    asked = parser.parse_args(arguments)
+    try:
+        check_target(asked.output, overwrite=asked.overwrite)
+        bundle = load_bundle(asked.model)
+        page = model_card(
+            bundle.card,
+            len(bundle.weights),
+            read_report(asked.evaluation) if asked.evaluation else None,
+            [read_report(path) for path in asked.comparison],
+            [read_report(path) for path in asked.fold],
+        )
+        write_text(asked.output, page, overwrite=asked.overwrite)
+    except PancreasSegError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"model card: {asked.output}")
+    return 0
 
 
-def _text(value: Any) -> str:
-    """A cell's text: what comes from a file must not break the table."""
-    if value is None:
-        return "—"
-    return " ".join(str(value).replace("|", "\\|").split())
-
-
-def _number(value: Any, name: str = "", *, signed: bool = False) -> str:
-    if value is None:
-        return "—"
-    digits = 1 if name.endswith("_mm") else 3
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+if __name__ == "__main__":
+    sys.exit(main())

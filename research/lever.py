@@ -1,9 +1,9 @@
 """What one change of the recipe brings, from two trainings that held the same patients back.
 
-usage: python benchmarks/lever.py NAME WHAT RECIPE_RUN CHANGED_RUN [-o JSON]
+usage: python research/lever.py NAME WHAT RECIPE_RUN CHANGED_RUN [-o JSON]
 
 The folders are outputs of `napari-pancreas-seg train`. The JSON is a table of levers, as
-`napari-pancreas-seg models card --comparison` takes it.
+`research/model_card.py --comparison` takes it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from compare import lever_entry
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import load_card
-from napari_pancreas_seg.training.comparison import lever_entry, out_of_fold_dice
+from napari_pancreas_seg.training.crossvalidation import out_of_fold_dice
 
 
 def lever(name: str, what: str, recipe: Path, changed: Path) -> dict[str, object]:

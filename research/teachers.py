@@ -19,13 +19,13 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.bundle import Bundle
+from napari_pancreas_seg.training.cards import model_entry
 from napari_pancreas_seg.training.data.cache import Rows, classes_shown
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit.recipe import TrainSettings, check_windows
 from napari_pancreas_seg.training.judge.calibration import tempered
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
-
-__all__ = ["TEACHER_SHARE", "TaughtRows", "check_teachers", "taught", "teachers_of"]
+from napari_pancreas_seg.training.run import Experiment
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -90,6 +90,18 @@ class TaughtRows:
         return np.rint(np.clip(both, 0, 255)).astype(np.uint8)
 
 
+def teaching(
+    teachers: Sequence[Bundle], settings: TrainSettings, classes: Sequence[str], share: float
+) -> Experiment:
+    """A training whose targets lie between masks and what teachers say of them."""
+    check_teachers(teachers, settings, classes, share)
+    return Experiment(
+        {"teachers": [model_entry(teacher) for teacher in teachers], "teacher_share": share},
+        teachers,
+        lambda slices, recipe: taught(slices, recipe, teachers, share),
+    )
+
+
 def check_teachers(
     teachers: Sequence[Bundle], settings: TrainSettings, classes: Sequence[str], share: float
 ) -> None:
@@ -109,15 +121,6 @@ def check_teachers(
             raise PancreasSegError(
                 f"{name} knows {', '.join(card['labels'])}, "
                 f"and {', '.join(classes)} is to be learnt."
-            )
-        if frame.centre != settings.frame.centre:
-            raise PancreasSegError(
-                f"{name} looks at a frame around the {frame.centre}, and the network to train at "
-                f"one around the {settings.frame.centre}."
-            )
-        if card.get("neighbours_mm") != settings.neighbours_mm:
-            raise PancreasSegError(
-                f"{name} does not look at the same neighbouring slices as the network to train."
             )
         try:
             check_windows(card["windows"])

@@ -6,23 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import compare as comparison
+from compare import RUNS, Run, compare, run_folder
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle, load_card
-from napari_pancreas_seg.training import comparison
-from napari_pancreas_seg.training.comparison import RUNS, Run, compare, run_folder
 from napari_pancreas_seg.training.data.cache import CachedRows, cached_rows
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
-from napari_pancreas_seg.training.distillation import (
-    TaughtRows,
-    _said_by,
-    check_teachers,
-    taught,
-    teachers_of,
-)
-from napari_pancreas_seg.training.fit.loop import TrainSettings
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.run import Split, train
+from teachers import TaughtRows, _said_by, check_teachers, taught, teachers_of, teaching
 
 HERE = Frame(FrameSpec(4, 6, 2.0), (12, 16), (2.5, 2.5), (2.0, 2.0))
 
@@ -54,12 +48,12 @@ def test_the_mask_outside_of_the_frame_stays():
 def test_what_shows_an_organ_is_what_the_mask_shows(tmp_path):
     target = np.zeros((2, 12, 16, 1), np.uint8)
     target[1, 5, 5] = 1
-    stored = cached_rows(tmp_path, "a", lambda: CachedRows(target[..., 0], target, {})).target
+    stored = cached_rows(tmp_path, "a", lambda: CachedRows(target[..., 0], target)).target
     for masks in (target, stored):
         mixed = rows(masks, np.full((2, 4, 6, 1), 200, np.uint8), [True, True], 0.5)
         slices = TrainingSlices(
             target[..., 0], mixed, np.array(["a", "a"]), np.array(["patient"] * 2),
-            np.arange(2)[:, None], np.ones(2, bool),
+            np.ones(2, bool),
         )  # fmt: skip
         assert slices.present.tolist() == [[False], [True]]
 
@@ -74,7 +68,7 @@ class Bright:
 def teacher(frame, seen=(), **card):
     about = {
         "name": "T", "labels": {"pancreas": 1}, "frame": frame.to_dict(), "windows": [[0, 200]],
-        "neighbours_mm": None, "temperature": 1.0, "training": {"patients": list(seen)},
+        "temperature": 1.0, "training": {"patients": list(seen)},
     }  # fmt: skip
     return SimpleNamespace(card={**about, **card}, network=Bright)
 
@@ -95,7 +89,7 @@ def test_a_teacher_with_another_frame_says_it_in_the_right_place(other):
     hu = np.where(gland, 150, 60).astype(np.uint8)[None].repeat(3, 0)
     slices = TrainingSlices(
         hu, np.zeros((3, 304, 400, 1), np.uint8), np.array(["P0", "P1", "CT"]),
-        np.array(["patient", "patient", "negative"]), np.arange(3)[:, None], np.ones(3, bool),
+        np.array(["patient", "patient", "negative"]), np.ones(3, bool),
     )  # fmt: skip
     settings = TrainSettings(frame=FrameSpec())
     found = taught(slices, settings, [teacher(FrameSpec(160, 224, 1.2, other))], 1.0)
@@ -121,8 +115,6 @@ def test_a_patient_is_taught_by_those_who_never_saw_them():
     [
         ({}, 0.0, "share of the teachers"),
         ({"labels": {"liver": 1}}, 0.5, "knows liver, and pancreas"),
-        ({"neighbours_mm": 5.0}, 0.5, "neighbouring slices"),
-        ({"frame": FrameSpec(160, 112, 0.9, (0, 0), "gland").to_dict()}, 0.5, "around the gland"),
         ({"frame": FrameSpec(96, 96, 2.0).to_dict()}, 0.5, "one size"),
         ({"windows": [[0, 255], [-100, 240]]}, 0.5, "T cannot teach: .* -100 to 240 .* clipped"),
     ],
@@ -144,20 +136,19 @@ def test_folds_teach_a_network_for_every_patient(dataset, tmp_path):
     folds = [
         train(dataset, tmp_path / str(f), TINY, split=Split(2, f), phantoms=0) for f in range(2)
     ]
+    by = [load_bundle(fold) for fold in folds]
+    settings = replace(TINY, seed=1)
+    how = {"split": None, "calibrated_by": folds[0], "phantoms": 0}
     student = train(
-        dataset, tmp_path / "student", replace(TINY, seed=1), split=None,
-        calibrated_by=folds[0], teachers=folds, teacher_share=0.3, phantoms=0,
+        dataset, tmp_path / "student", settings,
+        experiment=teaching(by, settings, ["pancreas"], 0.3), **how,
     )  # fmt: skip
-    recipe = load_card(student)["training"]["recipe"]
+    recipe = load_card(student)["training"]["recipe"]["experiment"]
     assert recipe["teacher_share"] == 0.3
-    hashes = [load_bundle(fold).card["weights_sha256"] for fold in folds]
+    hashes = [fold.card["weights_sha256"] for fold in by]
     assert [t["weights_sha256"] for t in recipe["teachers"]] == hashes
-    assert "patients" not in recipe
-    with pytest.raises(PancreasSegError, match="another teachers"):
-        train(
-            dataset, tmp_path / "student", replace(TINY, seed=1), split=None,
-            calibrated_by=folds[0], phantoms=0, resume=True,
-        )  # fmt: skip
+    with pytest.raises(PancreasSegError, match="another experiment"):
+        train(dataset, tmp_path / "student", settings, resume=True, **how)
 
 
 def test_a_comparison_trains_the_teachers_first(dataset, tmp_path, monkeypatch):
@@ -166,6 +157,7 @@ def test_a_comparison_trains_the_teachers_first(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "LEVERS", taught_run)
     result = compare(dataset, tmp_path, TINY, folds=2, runs=["taught"], phantoms=0)
     assert [lever["lever"] for lever in result["levers"]] == ["taught"]
-    recipe = load_card(run_folder(tmp_path, "taught", 0) / "bundle")["training"]["recipe"]
+    card = load_card(run_folder(tmp_path, "taught", 0) / "bundle")
+    recipe = card["training"]["recipe"]["experiment"]
     base = load_card(run_folder(tmp_path, "attention", 0) / "bundle")
     assert [t["weights_sha256"] for t in recipe["teachers"]] == [base["weights_sha256"]]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import cascade
+import options
+from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.model.attention_unet import Architecture
+from napari_pancreas_seg.training.data.datasets import working_frame
+from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-cascade = pytest.importorskip("cascade", reason="the benchmarks are not part of this")
 
 
 @pytest.fixture(scope="module")
@@ -39,45 +44,35 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def bundles(tiny_card: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both stages, untrained: what they find is of no account here."""
-    from napari_pancreas_seg.inference.frame import FrameSpec
-    from napari_pancreas_seg.model.attention_unet import Architecture, build
-    from napari_pancreas_seg.model.bundle import save_bundle
-
-    folder = tmp_path_factory.mktemp("models")
-    recipe = {"split": {"folds": 3, "fold": 0, "seed": 0}, "steps": 2}
-    for name, frame in (
-        ("single", FrameSpec(32, 48, 6.0)),
-        ("fine", FrameSpec(32, 48, 4.0, (0.0, 0.0), "gland")),
-    ):
-        card = {
-            **tiny_card,
-            "name": name,
-            "frame": frame.to_dict(),
-            "training": {"patients": ["b"], "recipe": recipe},
-        }
-        save_bundle(build(Architecture(**card["architecture"])), card, folder / name)
-    return folder
-
-
-def test_every_way_scores_the_same_patients(slices: Path, bundles: Path, tmp_path: Path) -> None:
-    import nibabel as nib
-
-    hu = np.full((64, 48, 4), -1000, np.int16)
-    hu[8:56, 6:42] = 60
-    nib.save(nib.Nifti1Image(hu, np.diag([-4.0, -4.0, 5.0, 1.0])), tmp_path / "ct.nii.gz")
-    models = ["--single", str(bundles / "single"), "--fine", str(bundles / "fine")]
-    ct = ["--ct", str(tmp_path / "ct.nii.gz"), "--runs", "1"]
-    assert cascade.main([str(slices), *models, *ct, "-o", str(tmp_path / "found.json")]) == 0
-    data = json.loads((tmp_path / "found.json").read_text())
+def test_every_way_scores_the_same_patients(
+    slices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = {
+        "architecture": Architecture(filters=1),
+        "calibration_batches": 1,
+        "frame": FrameSpec(32, 48, 6.0),
+    }
+    monkeypatch.setattr(cascade, "FINE_FRAME", FrameSpec(32, 48, 4.0, (0.0, 0.0)))
+    monkeypatch.setattr(cascade, "settings_of", partial(options.settings_of, **tiny))
+    asked = [str(slices), "-o", str(tmp_path), "--steps", "1", "--batch-size", "2"]
+    assert cascade.main([*asked, "--phantoms", "0", "--folds", "2"]) == 0
+    data = json.loads((tmp_path / "cascade.json").read_text())
     assert [row["way"] for row in data["dice"]] == list(cascade.WHAT)
-    assert all(row["patients"].keys() == {"a", "c"} for row in data["dice"])
+    assert len({tuple(row["patients"]) for row in data["dice"]}) == 1
     assert data["dice"][0]["gain"]["mean"] == 0
-    timing = data["cts"][0]
-    assert timing["network_slices"]["single"] == 4 <= timing["network_slices"]["patient"]
-    assert cascade.table(data).count("\n| ") >= 6
+    assert cascade.table(data).count("\n| ") >= 5
+
+
+def test_slices_of_a_patient_share_a_place_of_the_body(slices: Path) -> None:
+    records = [r for r in read_slice_layout(slices) if r.patient == "a"]
+    spec = FrameSpec(32, 48, 4.0, (0.0, 0.0))
+    kept = working_frame(spec)
+    target = cascade.slices_around_glands(records, spec).target[..., 0] > 127
+    rows = [np.argwhere(one).mean(axis=0) for one in target]
+    # One place for both, half-way between the two glands, which lie 7.2 mm apart.
+    middle = [(n - 1) / 2 for n in (kept.height, kept.width)]
+    np.testing.assert_allclose(np.mean(rows, axis=0), middle, atol=1)
+    assert (rows[1][0] - rows[0][0]) * kept.mm_per_pixel == pytest.approx(7.2, abs=1)
 
 
 def test_a_gain_is_paired() -> None:

@@ -1,10 +1,10 @@
 """Does averaging over shifted and mirrored frames at test time pay for its cost?
 
-usage: python benchmarks/test_time_averaging.py DATASET [--model NAME] [-o JSON]
+usage: python research/averaging_at_test_time.py DATASET [--model NAME] [-o JSON]
 
 Prints mean Dice over the patients that the model's training never saw: as it is, averaged over
 five positions of the frame, and averaged with the mirror image. One run costs one pass, the
-others five and two. The JSON is a table of levers, as `napari-pancreas-seg models card
+others five and two. The JSON is a table of levers, as `research/model_card.py
 --comparison` takes it.
 """
 
@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from compare import lever_entry
 from napari_pancreas_seg.inference.frame import FrameSpec, place_frame
 from napari_pancreas_seg.inference.segment import LoadedModel
 from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.training.comparison import at_others_threshold, lever_entry
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
 from napari_pancreas_seg.training.judge.calibration import THRESHOLDS
 from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
+from napari_pancreas_seg.training.judge.scores import at_others_threshold
 
 SHIFT_MM = 3.6
 ONE = "one pass"

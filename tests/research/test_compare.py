@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+import compare as comparison
+from compare import LEVERS, RUNS, Run, compare, gather
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.training import comparison
-from napari_pancreas_seg.training.comparison import LEVERS, RUNS, Run, compare, gather
-from napari_pancreas_seg.training.fit.loop import TrainSettings
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 SETTINGS = TrainSettings(
     architecture=Architecture(filters=2), steps=2, steps_per_epoch=2, batch_size=2,
@@ -97,3 +97,21 @@ def test_every_lever_changes_something(name):
     changed = replace(TrainSettings(), **LEVERS[name].changes)
     assert changed != TrainSettings() or LEVERS[name].taught_by
     assert changed.resolved_architecture().channels == len(changed.windows)
+
+
+def test_a_comparison_takes_windows_and_refuses_wrong_ones(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def compare(dataset, output, settings, **options):
+        asked.append(settings.windows)
+        (output / "compare.md").write_text("a table")
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    arguments = [str(tmp_path), "-o", str(tmp_path)]
+    assert comparison.main([*arguments, "--window", "0:255", "--window", "40:150"]) == 0
+    assert "a table" in capsys.readouterr().out
+    assert comparison.main(arguments) == 0
+    assert asked == [((0, 255), (40, 150)), ((0, 255), (40, 150), (80, 140))]
+    with pytest.raises(SystemExit):
+        comparison.main([*arguments, "--window", "40"])
+    capsys.readouterr()

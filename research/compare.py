@@ -1,5 +1,7 @@
 """The article's comparison: networks trained alike and scored on patients they never saw.
 
+    python research/compare.py DATASET -o FOLDER [--run NAME ...] [--levers] [--folds 5] [--steps N]
+
 Every run is trained fold by fold by `train`, each in a folder of its own, so that an
 interrupted comparison goes on where it stopped. Thresholds are chosen without the patient
 that they are applied to.
@@ -8,7 +10,8 @@ that they are applied to.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,30 +22,23 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io.files import atomic_write, write_json
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES
+from napari_pancreas_seg.model.bundle import load_bundle
+from napari_pancreas_seg.training.crossvalidation import out_of_fold_dice
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, bootstrap_interval, summarise
 from napari_pancreas_seg.training.run import (
-    OUT_OF_FOLD,
+    Experiment,
     Split,
     Watch,
     default_cache,
     is_done,
+    settled,
     train,
 )
-
-__all__ = [
-    "LEVERS",
-    "RUNS",
-    "Run",
-    "at_others_threshold",
-    "compare",
-    "gather",
-    "lever_entry",
-    "out_of_fold_dice",
-    "run_folder",
-]
+from options import settings_of, training_parser
+from teachers import TEACHER_SHARE, teaching
 
 BASELINE = "attention"
 
@@ -180,15 +176,20 @@ def compare(
             # What is done comes into the tables whether asked for or not: `train` checks that too.
             if fold not in wanted and not is_done(folder):
                 continue
+            recipe = settled(replace(settings, **known[name].changes), data)
+            experiment = Experiment()
+            if known[name].taught_by:
+                by = [
+                    load_bundle(run_folder(output, teacher, fold) / "bundle")
+                    for teacher in known[name].taught_by
+                ]
+                experiment = teaching(by, recipe, [*data.labels], TEACHER_SHARE)
             train(
                 data,
                 folder,
-                replace(settings, **known[name].changes),
+                recipe,
                 split=Split(folds, fold, settings.seed),
-                teachers=[
-                    run_folder(output, teacher, fold) / "bundle"
-                    for teacher in known[name].taught_by
-                ],
+                experiment=experiment,
                 negatives=negatives,
                 phantoms=phantoms,
                 resume=True,
@@ -242,38 +243,6 @@ def gather(output: Path, settings: TrainSettings, folds: int) -> dict[str, Any]:
     with atomic_write(Path(output) / "compare.md", overwrite=True) as file:
         file.write(_markdown(result).encode())
     return result
-
-
-def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
-    """Dice of each patient held back, at the threshold that is best for all the others.
-
-    Parameters
-    ----------
-    folders : iterable of Path
-        Of trainings; those that have not ended count for nothing.
-    """
-    patients: dict[str, list[float]] = {}
-    for path in (Path(folder) / OUT_OF_FOLD for folder in folders):
-        if path.exists():
-            patients |= json.loads(path.read_text(encoding="utf-8"))["dice"]
-    return at_others_threshold(patients)
-
-
-def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Dice of each patient at the threshold that is best for all the others.
-
-    Parameters
-    ----------
-    patients : Mapping
-        For each patient the Dice at each of the thresholds.
-    """
-    names = sorted(patients)
-    curves = np.array([patients[name] for name in names])
-    if len(names) < 2:
-        return {name: float(max(patients[name])) for name in names}
-    others = (curves.sum(axis=0) - curves) / (len(names) - 1)
-    best = others.argmax(axis=1)
-    return {name: float(curves[i, best[i]]) for i, name in enumerate(names)}
 
 
 def _run_entry(
@@ -383,3 +352,36 @@ def _markdown(result: Mapping[str, Any]) -> str:
             f"({lever['low']:+.3f} to {lever['high']:+.3f}) |"
         )
     return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what is missing, and print the tables."""
+    parser = training_parser(__doc__, steps=3000)
+    parser.add_argument(
+        "--run", action="append", metavar="NAME",
+        help="attention, unet, article, or a lever; by default all three networks",
+    )  # fmt: skip
+    parser.add_argument(
+        "--levers", action="store_true", help="every part of the recipe by itself, on one fold"
+    )
+    asked = parser.parse_args(arguments)
+    try:
+        compare(
+            asked.dataset,
+            asked.output,
+            settings_of(asked),
+            folds=asked.folds,
+            runs=[*(asked.run or RUNS), *(LEVERS if asked.levers else ())],
+            negatives=asked.negatives,
+            phantoms=asked.phantoms,
+            report=lambda line: print(line, flush=True),
+        )
+    except PancreasSegError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print((asked.output / "compare.md").read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
