@@ -167,3 +167,8 @@ def test_the_script_writes_the_page(tiny_bundle, tmp_path, capsys):
     assert "# Model card: tiny" in (tmp_path / "card.md").read_text(encoding="utf-8")
     assert main([*asked, str(tmp_path / "card.md")]) == 1
     assert "overwrite" in capsys.readouterr().err
+    folds = ["--fold", str(tmp_path / "e.json"), "--overwrite"]
+    assert main([*asked, str(tmp_path / "card.md"), *folds]) == 0
+    assert "**Out of fold**" in (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert main([*asked, str(tmp_path / "card.md"), *folds, *folds[:2]]) == 1
+    assert "in two of the evaluations" in capsys.readouterr().err

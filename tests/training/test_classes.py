@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from napari_pancreas_seg.training.report import evaluation_markdown
+from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.inference.frame import FrameSpec

@@ -178,18 +178,6 @@ def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp
         assert f"| {patient} | {row['slices']} |" in page.read_text()
     assert main(arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
-    card = tmp_path / "card.md"
-    about = ["models", "card", str(tiny_bundle), "--evaluation", str(figures), "-o", str(card)]
-    assert main(about) == 0
-    assert f"{data['summary']['dice']['mean']:.3f}" in card.read_text()
-    assert main(about) == 1
-    of_folds = ["models", "card", str(tiny_bundle), "--fold", str(figures), "-o", str(card)]
-    assert main([*of_folds, "--overwrite"]) == 0
-    assert "**Out of fold**" in card.read_text()
-    assert main([*of_folds, "--overwrite", "--fold", str(figures)]) == 1
-    assert "in two of the evaluations" in capsys.readouterr().err
-    assert main(["models", "card", str(tiny_bundle), "--comparison", str(page), "-o", "x.md"]) == 1
-    assert "JSON" in capsys.readouterr().err
 
 
 def test_models_are_still_listed(capsys):
