@@ -185,15 +185,19 @@ def test_two_files_change_as_one(
 
     def replace(source: Path, target: Path) -> None:
         calls.append(target)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
+        if len(calls) == 3:  # the header's last one
+            raise faults[0]
         real(source, target)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    with pytest.raises(PancreasSegError, match="disk is full"):
-        io.save_mask(mask, volume, path, overwrite=True)
-    assert names() == {path.name, data.format("_2")}
-    np.testing.assert_array_equal(io.load_mask(path)[0], 1 - mask)
+    faults: list[BaseException] = [OSError(28, "No space left on device"), KeyboardInterrupt()]
+    while faults:
+        calls.clear()
+        with pytest.raises((PancreasSegError, KeyboardInterrupt)):
+            io.save_mask(mask, volume, path, overwrite=True)
+        assert names() == {path.name, data.format("_2")}
+        np.testing.assert_array_equal(io.load_mask(path)[0], 1 - mask)
+        del faults[0]
 
 
 @pytest.mark.parametrize("suffix", io.MASK_SUFFIXES)

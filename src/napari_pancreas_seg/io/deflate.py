@@ -12,13 +12,7 @@ import io
 import zlib
 from typing import IO, Any
 
-__all__ = ["BROKEN", "GZIP", "ZLIB", "compressor", "gzip_writer", "inflated"]
-
-GZIP = zlib.MAX_WBITS | 16
-"""A stream in gzip's format, with neither a name nor a time in it."""
-
-ZLIB = zlib.MAX_WBITS
-"""A stream in zlib's."""
+__all__ = ["BROKEN", "gzip_writer", "inflated"]
 
 _EITHER = zlib.MAX_WBITS | 32
 
@@ -48,12 +42,8 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
 def inflated(file: IO[bytes]) -> io.BufferedReader:
     """Open a gzip file or a zlib stream for reading; its checksums are verified.
 
-    What follows the last member is ignored, as other readers of images do.
-
-    Parameters
-    ----------
-    file : file object
-        Where the first member begins. It is left open when the reader is closed.
+    What follows the last member is ignored, as other readers of images do. The file is left open
+    when the reader is closed.
     """
     return io.BufferedReader(_Inflated(file), 1 << 18)
 
@@ -93,23 +83,6 @@ class _Inflated(io.RawIOBase):
 
 
 def gzip_writer(file: IO[bytes]) -> gzip.GzipFile:
-    """Open a gzip stream for writing: the same content gives the same bytes.
-
-    Parameters
-    ----------
-    file : file object
-        Where it goes. It is left open when the writer is closed.
-    """
+    """Open a gzip stream for writing, which leaves the file open; equal content, equal bytes."""
     # Neither a name nor a time in the header.
     return _file("", "wb", _level, file, mtime=0)
-
-
-def compressor(format: int) -> Any:
-    """Return an object like `zlib.compressobj` gives.
-
-    Parameters
-    ----------
-    format : int
-        `GZIP` or `ZLIB`.
-    """
-    return _codec.compressobj(_level, zlib.DEFLATED, format)

@@ -24,7 +24,7 @@ from napari_pancreas_seg.io.suffixes import (
     VOLUME,
     list_suffixes,
 )
-from napari_pancreas_seg.volume import Affine, CTVolume, Grid, OnSourceGrid
+from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
 __all__ = [
     "MASK_SUFFIXES",
@@ -78,7 +78,7 @@ def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
 
         dicom_seg.check_can_write(like, path)
     elif name.endswith((*NRRD, *METAIMAGE)):
-        itk_write.check_place(like.source.affine, Path(path))
+        itk_write.check_axes(like.source.affine, Path(path))
 
 
 def save_mask(
@@ -226,7 +226,7 @@ def save_map(
         )
     else:
         array, affine = like.grid_to_source_order(values, scalar_map.grid)
-        _write_itk(array, affine, path, content=MAP_CONTENT, overwrite=overwrite)
+        itk_write.write(array, affine, path, content=MAP_CONTENT, overwrite=overwrite)
     return path
 
 
@@ -258,19 +258,11 @@ def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -
 
 def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:
     if not path.name.lower().endswith(NIFTI):
-        _write_itk(array, like.source.affine, path, overwrite=overwrite)
+        itk_write.write(array, like.source.affine, path, overwrite=overwrite)
     elif like.source.format == "nifti" and like.source.header is not None:
         nifti_write.write_like(like.source.header, array, path, overwrite=overwrite)
     else:
         nifti_write.write(array, like.source.affine, path, overwrite=overwrite)
-
-
-def _write_itk(
-    array: Array, affine: Affine, path: Path, *, content: str = "", overwrite: bool
-) -> None:
-    is_nrrd = path.name.lower().endswith(NRRD)
-    write = itk_write.write_nrrd if is_nrrd else itk_write.write_metaimage
-    write(array, affine, path, content=content, overwrite=overwrite)
 
 
 def _world(like: OnSourceGrid) -> int:

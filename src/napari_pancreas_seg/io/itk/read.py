@@ -31,7 +31,7 @@ from napari_pancreas_seg.io.voxels import (
     reading,
 )
 
-__all__ = ["read"]
+__all__ = ["check_whole", "layout_of", "read"]
 
 _LONGEST_TEXT = 1 << 25
 """Numbers as text take twenty times their memory while they are parsed."""
@@ -75,7 +75,7 @@ def read(path: Path) -> RawImage:
         If it cannot be read, is damaged, or holds something other than one volume.
     """
     with reading(path, _name(path)):
-        layout = _layout(path)
+        layout = layout_of(path)
         affine = _affine(path, layout)
         with _voxels(layout) as stream:
             stored = read_voxels(layout.data, stream, layout.shape, layout.dtype)
@@ -99,11 +99,29 @@ def read(path: Path) -> RawImage:
     )
 
 
+def check_whole(path: Path) -> None:
+    """Read a file to its end, where its checksum is verified, and keep nothing.
+
+    Raises
+    ------
+    PancreasSegError
+        If it is damaged or breaks off.
+    """
+    with reading(path, _name(path)):
+        layout = layout_of(path)
+        left = math.prod(layout.shape) * layout.dtype.itemsize
+        with _voxels(layout) as stream:
+            while block := stream.read(1 << 24):
+                left -= len(block)
+        if left > 0:
+            raise EOFError
+
+
 def _name(path: Path) -> str:
     return "NRRD" if path.name.lower().endswith(NRRD) else "MetaImage"
 
 
-def _layout(path: Path) -> Layout:
+def layout_of(path: Path) -> Layout:
     """Find out where the voxels are, and refuse what cannot be."""
     layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
     check_shape(path, layout.shape)
