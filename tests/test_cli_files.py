@@ -192,6 +192,20 @@ def test_check_as_json(ct: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in bad["problem"]
 
 
+def test_a_file_that_fails_stops_no_other(
+    ct: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path, **what: Any) -> Any:
+        if path.name == "b.nii.gz":
+            raise ZeroDivisionError("of nothing")
+        return inspect(path, **what)
+
+    monkeypatch.setattr("napari_pancreas_seg.cohort.inspection.inspect", fail)
+    assert main(["check", "--json", "b.nii.gz", str(ct)]) == 1
+    bad, good = json.loads(capsys.readouterr().out)
+    assert "ZeroDivisionError" in bad["problem"] and good["usable"]
+
+
 def saved(folder: Path, hu: np.ndarray, affine: np.ndarray, **codes: int) -> dict[str, Any]:
     image = nib.Nifti1Image(hu, affine)
     for name, code in codes.items():

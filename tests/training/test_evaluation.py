@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
-from napari_pancreas_seg.io import save_ct, save_mask
+from napari_pancreas_seg.io import load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.judge import evaluation
@@ -142,6 +143,8 @@ def test_references_find_their_cts(tmp_path):
         ("b_mask.nii.gz", "b.nii"),
         ("c.nii.gz", "c_venous.nii.gz"),
     ]
+    some = match_references(cts, make("some", "b.nii", "z.nii", "d.nii"))
+    assert [m.name for m, c in some if isinstance(c, PancreasSegError)] == ["d.nii", "z.nii"]
     together = make("together", "a.nii.gz", "a_pancreas.nii.gz")
     with pytest.raises(PancreasSegError, match=r"No CTs .* a\.nii\.gz|belong"):
         match_references(together, make("one", "z.nii"))
@@ -178,6 +181,61 @@ def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp
         assert f"| {patient} | {row['slices']} |" in page.read_text()
     assert main(arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_one_bad_case_keeps_the_scores_of_the_others(
+    folders, tiny_bundle, threshold, tmp_path, capsys
+):
+    cts, masks = tmp_path / "ct", tmp_path / "mask"
+    shutil.copytree(folders / "ct", cts)
+    shutil.copytree(folders / "mask", masks)
+    whole = (masks / "other.nii.gz").read_bytes()
+    (masks / "other.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (cts / f"{NAMES[2]}.nii.gz").write_bytes(b"no CT")
+    shutil.copy(masks / f"{NAMES[0]}_pancreas.nii.gz", masks / "nobody.nii.gz")
+    figures, page = tmp_path / "eval.json", tmp_path / "eval.md"
+    arguments = ["evaluate", str(cts), "--references", str(masks), "--model", str(tiny_bundle)]
+    arguments += ["--threshold", str(threshold), "-o", str(figures), "--markdown", str(page)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err.splitlines()
+    bad = ["PANCREAS_0002_slice7_pancreas", "nobody", "other"]
+    assert [line.split(":")[0] for line in said[:-1]] == bad
+    assert said[-1] == f"3 of 5 cases could not be scored: {', '.join(bad)}."
+    data = json.loads(figures.read_text())
+    assert list(data["patients"]) == ["PANCREAS_0001"]
+    assert list(data["not_scored"]) == bad
+    assert "truncated" in data["not_scored"]["other"] or "damaged" in data["not_scored"]["other"]
+    assert "nobody" in page.read_text()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("of\nnothing")])
+def test_an_error_that_nobody_expects_is_of_its_case(error, folders, model, monkeypatch):
+    def fail(volume, *args, **options):
+        if volume.name == "other":
+            raise error
+        return segment(volume, *args, **options)
+
+    monkeypatch.setattr(evaluation, "segment", fail)
+    result = evaluate_volumes(folders / "ct", folders / "mask", model)
+    assert list(result.not_scored) == ["other"] and len(result.dice) == 2
+    assert "\n" not in result.not_scored["other"]
+
+
+@pytest.mark.parametrize(("cut", "off", "scored"), [(1, 0, False), (-1, 0, False), (1, 1, True)])
+def test_a_mask_without_a_slice_is_scored_where_its_affine_tells_which(
+    cut, off, scored, folders, model, tmp_path
+):
+    labels, on = load_mask(folders / "mask" / "other.nii.gz")
+    affine = on.source.affine.copy()
+    affine[2, 3] += off * affine[2, 2]
+    short = labels[1:] if cut > 0 else labels[:-1]
+    volume = CTVolume.from_source_array(np.zeros((64, 48, 2), np.int16), affine)
+    save_mask(short, volume, tmp_path / "other.nii.gz")
+    if scored:
+        assert list(evaluate_volumes(folders / "ct", tmp_path, model).dice) == ["other"]
+    else:
+        with pytest.raises(PancreasSegError, match="has 2 slices, the CT 3"):
+            evaluate_volumes(folders / "ct", tmp_path, model)
 
 
 def test_models_are_still_listed(capsys):

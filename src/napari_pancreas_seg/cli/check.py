@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,11 @@ import typer
 
 from napari_pancreas_seg.cli import command
 from napari_pancreas_seg.cli.terminal import quiet, say
+from napari_pancreas_seg.errors import why_failed
 
 __all__ = ["check"]
+
+logger = logging.getLogger(__name__)
 
 _WORDS = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "head", "I": "feet"}
 
@@ -39,7 +43,14 @@ def check(
     found = []
     for path in files:
         with quiet():
-            found.append(inspect(path, series=series))
+            try:
+                found.append(inspect(path, series=series))
+            except Exception as error:  # of one file: what is known of the others stays
+                logger.debug("a file failed", exc_info=error)
+                problem = why_failed(path.name, error)
+                found.append(
+                    {"file": path.name, "usable": False, "problem": problem, "suspicious": []}
+                )
         if not as_json:
             for line in _lines(found[-1]):
                 say(line)

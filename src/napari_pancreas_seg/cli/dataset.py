@@ -150,7 +150,8 @@ def _lines(checked: CheckedDataSet) -> list[str]:
     lines.append("")
     for case in checked.cases:
         if case.problem is not None:
-            lines.append(f"{case.name}: unusable: {case.problem}")
+            said = case.problem.removeprefix(f"Case {case.name}: ")
+            lines.append(f"{case.name}: unusable: {said}")
         lines += [f"{case.name}: look: {sentence}" for sentence in case.suspicious]
         lines += [f"{case.name}: {sentence}" for sentence in case.notes]
     return lines if lines[-1] else lines[:-1]

@@ -9,7 +9,7 @@ import typer
 
 from napari_pancreas_seg.cli import Model, command
 from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classes
-from napari_pancreas_seg.cli.terminal import Bar, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say
 
 
 @command
@@ -63,16 +63,22 @@ def evaluate(
         )
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
+    cases = 0
     with quiet(), Bar(1) as bar:
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
 
+        def count(done: int, total: int) -> None:
+            nonlocal cases
+            cases = total
+            bar.show(0, Progress("scoring", done, total))
+
         common: dict[str, Any] = {
             "every_patient": every_patient,
             "threshold": threshold,
             "postprocess": not no_postprocess,
-            "on_case": lambda done, total: bar.show(0, Progress("scoring", done, total)),
+            "on_case": count,
         }
         result = (
             run(dataset, model, labels=parse_classes(labels), layout=layout, **common)
@@ -87,6 +93,11 @@ def evaluate(
         from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
         write_text(markdown, evaluation_markdown(data), overwrite=overwrite)
+    if result.not_scored:
+        for name, reason in result.not_scored.items():
+            say(f"{name}: failed: {reason}", err=True)
+        what = f"{len(result.not_scored)} of {cases} cases could not be scored"
+        fail_naming(what, list(result.not_scored))
 
 
 def _print_evaluation(model: str, data: dict[str, Any]) -> None:

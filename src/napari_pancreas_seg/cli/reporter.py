@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from napari_pancreas_seg.cli.terminal import Bar, fail, say
+from napari_pancreas_seg.cli.terminal import Bar, fail, fail_naming, say
 from napari_pancreas_seg.cohort.run import Case, CaseResult
 from napari_pancreas_seg.cohort.table import CohortTable
 
 __all__ = ["CohortReporter"]
-
-_NAMED = 20
-"""How many failed cases are named in one line."""
 
 
 class CohortReporter:
@@ -60,11 +57,7 @@ class CohortReporter:
             say(self._summary(), err=True)
         if self._failed:
             names = [result.case.source.name for result in self._failed]
-            rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            fail(
-                f"{len(names)} of {len(self._cases)} cases failed: "
-                f"{', '.join(names[:_NAMED])}{rest}."
-            )
+            fail_naming(f"{len(names)} of {len(self._cases)} cases failed", names)
 
     def _count(self, result: CaseResult) -> None:
         if result.error is not None:

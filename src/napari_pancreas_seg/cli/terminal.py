@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -17,9 +17,12 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Progress
 
-__all__ = ["Bar", "fail", "guarded", "quiet", "say"]
+__all__ = ["Bar", "fail", "fail_naming", "guarded", "quiet", "say"]
 
 logger = logging.getLogger("napari_pancreas_seg")
+
+_NAMED = 20
+"""How many failed cases are named in one line."""
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -57,6 +60,12 @@ def fail(sentence: str, status: int = 1) -> NoReturn:
     """Print one sentence on standard error and end."""
     say(" ".join(sentence.split()), err=True)
     raise typer.Exit(status)
+
+
+def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
+    """Name the cases that failed, a few of many, and end."""
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    fail(f"{what}: {', '.join(names[:_NAMED])}{rest}.")
 
 
 def say(line: str, *, err: bool = False) -> None:

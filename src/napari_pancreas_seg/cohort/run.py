@@ -21,7 +21,7 @@ from napari_pancreas_seg.cohort.resume import (
     find_earlier,
     source_stamp,
 )
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import why_failed
 from napari_pancreas_seg.inference.cascade import with_localiser
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, exhaust
 from napari_pancreas_seg.inference.saving import prepare, save_result
@@ -361,7 +361,9 @@ class Job:
 def failure(case: Case, error: Exception, start: float) -> CaseResult:
     """Say why a case failed; `start` is on the clock of `time.perf_counter`."""
     logger.debug("a case failed", exc_info=error)
-    return CaseResult(case, seconds=time.perf_counter() - start, error=_sentence(case, error))
+    return CaseResult(
+        case, seconds=time.perf_counter() - start, error=why_failed(case.source.name, error)
+    )
 
 
 def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:
@@ -371,19 +373,3 @@ def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:
     """
     own = 2 * math.prod(shape) + shape[0] * _MAPS_BYTES
     return _NETWORK_BYTES + own + beside * (own + 2 * math.prod(shape))
-
-
-def _sentence(case: Case, error: Exception) -> str:
-    """Say in one sentence why a case failed."""
-    if isinstance(error, PancreasSegError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return (
-            f"'{case.source.name}' needs more memory than there is; close other programs, choose "
-            "a smaller --batch-size or crop the CT."
-        )
-    what = " ".join(str(error).split())[:300]
-    return (
-        f"'{case.source.name}' failed unexpectedly ({type(error).__name__}: {what}); run it again "
-        "with --debug and report what it says."
-    )

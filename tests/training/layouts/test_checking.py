@@ -9,13 +9,15 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.training.data.layouts import open_dataset
-from napari_pancreas_seg.training.data.layouts.checking import check_dataset
+from napari_pancreas_seg.training.data.layouts.checking import check_case, check_dataset
 from napari_pancreas_seg.training.data.layouts.plausibility import doubts
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -288,3 +290,39 @@ def test_any_bytes_are_a_name_of_a_case(pairs, tmp_path, capsys):
     with open(out / "cases.csv", encoding="utf-8", newline="") as file:
         said = [row["case"] for row in csv.DictReader(file)]
     assert said == [name.replace("\udcfc", "\\xfc") for name in names]
+
+
+def test_a_case_or_picture_that_fails_stops_no_other(pairs, tmp_path, monkeypatch):
+    def draw(volume, labels, maps, path, title):
+        if "0012" in title:
+            raise PancreasSegError("the disk is full")
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    def check(case, *what):
+        if "0013" in case.name:
+            raise ZeroDivisionError("of nothing")
+        return check_case(case, *what)
+
+    where = "napari_pancreas_seg.training.data.layouts.checking"
+    monkeypatch.setattr(f"{where}.draw_overview", draw)
+    monkeypatch.setattr(f"{where}.check_case", check)
+    dataset = open_dataset(pairs)
+    found = check_dataset(dataset, pictures=tmp_path / "pictures").cases
+    assert len(found) == len(dataset.cases) == 3
+    by_name = {case.name: case for case in found}
+    assert any("disk is full" in said for said in by_name["PANCREAS_0012"].suspicious)
+    assert sum("ZeroDivisionError" in str(case.problem) for case in found) == 1
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
+def test_a_mask_one_slice_short_is_not_usable(pairs, capsys):
+    case = next(case for case in open_dataset(pairs).cases if case.name == "PANCREAS_0012")
+    mask = nib.load(case.masks[0].path)
+    values = np.asarray(mask.dataobj)
+    n = values.shape[2]
+    nib.save(nib.Nifti1Image(values[:, :, 1:], mask.affine), case.masks[0].path)
+    assert main(["dataset", "check", str(pairs)]) == 1
+    said = capsys.readouterr().out
+    assert "2 usable" in said
+    assert f"PANCREAS_0012: the mask has {n - 1} slices, the CT {n}" in said

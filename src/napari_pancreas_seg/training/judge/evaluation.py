@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, stem
-from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts import DataSet, LabelledCase, open_dataset
+from napari_pancreas_seg.training.data.layouts.cases import lay_onto
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.judge.scores import (
@@ -39,6 +40,8 @@ __all__ = [
     "patients_seen",
     "was_seen",
 ]
+
+logger = logging.getLogger(__name__)
 
 SLICES = SLICE_LAYOUT.name
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
@@ -146,6 +149,8 @@ class Evaluation:
     classes : dict of str to dict
         For each class of a model of several, the figures of each patient that shows it or in
         whom it was found; `patients` are of all classes taken together.
+    not_scored : dict of str to str
+        Cases that failed, and why.
     """
 
     card: Mapping[str, Any]
@@ -154,6 +159,7 @@ class Evaluation:
     how: dict[str, str]
     cost: dict[str, Any]
     classes: dict[str, dict[str, PatientScore]] = field(default_factory=dict)
+    not_scored: dict[str, str] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -189,6 +195,7 @@ class Evaluation:
             "patients": rows,
             **summarise_patients(rows),
             **(several if self.classes else {}),
+            "not_scored": self.not_scored,
             "cost": self.cost,
         }
 
@@ -216,6 +223,7 @@ class _Case:
     The reference has the values of the model's classes; of a single class, any but 0.
     """
 
+    name: str
     patient: str
     load: Callable[[], tuple[CTVolume, npt.NDArray[np.uint8]]]
 
@@ -259,7 +267,8 @@ def evaluate(
     Raises
     ------
     PancreasSegError
-        If data or model cannot be read, or no patient is left.
+        If the data set or the model cannot be read, or no patient is left. Of a case that cannot
+        be scored, `Evaluation.not_scored` says why.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     data = open_dataset(dataset, labels or _asked(loaded.classes), layout=layout)
@@ -308,7 +317,7 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
             )
         return volume, table[labels]
 
-    return [_Case(case.patient, lambda case=case: load(case)) for case in data.cases]  # type: ignore[misc]
+    return [_Case(case.name, case.patient, lambda case=case: load(case)) for case in data.cases]  # type: ignore[misc]
 
 
 def evaluate_volumes(
@@ -335,11 +344,14 @@ def evaluate_volumes(
     Raises
     ------
     PancreasSegError
-        If a file or the model cannot be read, a reference has no CT, two of a pair do not lie
-        on the same grid, or no patient is left.
+        If a folder or the model cannot be read, or no patient is left. Of a pair that cannot be
+        scored, `Evaluation.not_scored` says why.
     """
     pairs = match_references(Path(cts), Path(references))
-    cases = [_Case(_patient(mask), lambda ct=ct, m=mask: _load(ct, m)) for mask, ct in pairs]  # type: ignore[misc]
+    cases = [
+        _Case(stem(mask), _patient(mask), lambda ct=ct, m=mask: _load(ct, m))  # type: ignore[misc]
+        for mask, ct in pairs
+    ]
     how = {
         "data": f"CTs of {Path(cts).name}, with references of {Path(references).name}",
         **_OF_VOLUMES,
@@ -353,10 +365,12 @@ def _patient(reference: Path) -> str:
     return found[0] if found else stem(reference)
 
 
-def _load(ct: Path, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+    if isinstance(ct, PancreasSegError):
+        raise ct
     volume = load_ct(ct)
     mask, on = load_mask(reference)
-    return volume, bring_onto(volume, mask, on.grid, reference.name)
+    return volume, lay_onto(volume, mask, on, reference.name)
 
 
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -394,16 +408,24 @@ def _evaluate(
         name: {} for name in (several if len(several) > 1 else ())
     }
     seconds = []
+    failed: dict[str, str] = {}
     for done, case in enumerate(cases, start=1):
-        volume, mask = case.load()
-        found = segment(volume, loaded, threshold=used, postprocess=postprocess)
-        tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
-        for name, tally in by_class.items():
-            value = several[name]
-            one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
-            tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
-        seconds.append(found.seconds["network"] / len(mask))
+        try:
+            volume, mask = case.load()
+            found = segment(volume, loaded, threshold=used, postprocess=postprocess)
+        except Exception as error:  # of one case: the scores of the others stay
+            logger.debug("a case failed", exc_info=error)
+            failed[case.name] = why_failed(case.name, error)
+        else:
+            tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
+            for name, tally in by_class.items():
+                value = several[name]
+                one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
+                tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
+            seconds.append(found.seconds["network"] / len(mask))
         report(done, len(cases))
+    if not tallies:
+        raise PancreasSegError(f"No case could be scored. {next(iter(failed.values()))}")
     trained_on = sorted(p for p in tallies if was_seen(p, known))
     how = {
         "metric": "all voxels of a patient pooled, on the CT's own grid",
@@ -418,7 +440,7 @@ def _evaluate(
         name: {p: score for p in sorted(tally) if (score := tally[p].score()).slices}
         for name, tally in by_class.items()
     }
-    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds), classes)
+    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds), classes, failed)
 
 
 def _cost(loaded: LoadedModel, seconds: Sequence[float]) -> dict[str, Any]:

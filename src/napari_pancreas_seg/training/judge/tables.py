@@ -35,6 +35,9 @@ def evaluation_markdown(data: Mapping[str, Any]) -> str:
     lines = [f"# Evaluation of {data.get('model', 'a model')}", "", *accuracy(data)]
     if data.get("classes"):
         lines += ["", "## Classes", "", *_classes(data)]
+    if data.get("not_scored"):
+        failed = [f"- {name}: {reason}" for name, reason in data["not_scored"].items()]
+        lines += ["", "## Not scored", "", *failed]
     return "\n".join(lines) + "\n"
 
 

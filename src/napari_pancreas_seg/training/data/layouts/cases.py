@@ -17,7 +17,15 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
 from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
 
-__all__ = ["PANCREAS", "BadCases", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]
+__all__ = [
+    "PANCREAS",
+    "BadCases",
+    "LabelledCase",
+    "MaskFile",
+    "VolumeCase",
+    "lay_onto",
+    "patient_of",
+]
 
 Labels = npt.NDArray[np.uint8]
 
@@ -174,7 +182,7 @@ class VolumeCase:
                 drawn, more = turn_onto(volume, drawn, mask.path.name)
                 notes += more
             else:
-                drawn = bring_onto(volume, drawn, on.grid, mask.path.name)
+                drawn = lay_onto(volume, drawn, on, mask.path.name)
             box = bounding_box(drawn)
             if box is not None:
                 table = np.zeros(256, np.uint8)
@@ -187,6 +195,34 @@ class VolumeCase:
                 "slices only."
             )
         return replace(volume, notes=volume.notes + notes), labels
+
+
+def lay_onto(volume: CTVolume, mask: Labels, on: CTVolume, name: str) -> Labels:
+    """Bring a mask (z, y, x) that was read from a file onto its CT's grid, (Z, Y, X).
+
+    Raises
+    ------
+    PancreasSegError
+        If its voxels are not the CT's, or slices are missing and its affine is the CT's: they may
+        have been dropped at either end, so that all others would lie one slice off.
+    """
+    ct, own = volume.source, on.source
+    if (
+        own.format != "dicom"
+        and own.shape[:3] != ct.shape[:3]
+        and np.allclose(own.affine, ct.affine, atol=1e-3)
+    ):
+        found, whole = on.grid.shape, volume.grid.shape
+        said = (
+            f"has {found[0]} slices, the CT {whole[0]}"
+            if found[1:] == whole[1:]
+            else f"has {' × '.join(map(str, found))} voxels, the CT {' × '.join(map(str, whole))}"
+        )
+        raise PancreasSegError(
+            f"the mask {said}, and its affine is the CT's: nothing says which are missing in "
+            f"'{name}', so that it may lie beside the gland; give a mask of the whole CT."
+        )
+    return bring_onto(volume, mask, on.grid, name)
 
 
 def _values(labels: Labels) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.cohort.inspection import suspicions
 from napari_pancreas_seg.cohort.overview import draw_overview
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import why_failed
 from napari_pancreas_seg.io.files import escaped
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
@@ -23,6 +24,8 @@ from napari_pancreas_seg.training.data.layouts.plausibility import doubts
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = ["CheckedCase", "CheckedDataSet", "check_case", "check_dataset", "table_csv"]
+
+logger = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8]
 
@@ -143,27 +146,32 @@ def check_dataset(
         Folder to which an overview of each case is drawn, ``NAME.png``.
     on_case : callable
         Called with the number of cases done, of all, and what was found about the last.
-
-    Raises
-    ------
-    PancreasSegError
-        If a picture cannot be written.
     """
     found = []
     for done, case in enumerate(dataset.cases, start=1):
         try:
-            volume, labels = case.load()
-        except PancreasSegError as error:
-            checked = CheckedCase(case.name, case.patient, problem=str(error))
-        else:
-            checked = check_case(case, volume, labels, dataset.labels)
-            if pictures is not None:
-                draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
-            del volume, labels  # before the next is read: two CTs would need twice the memory
+            checked = _check(case, dataset.labels, pictures)
+        except Exception as error:  # of one case: what is known of the others stays
+            logger.debug("a case failed", exc_info=error)
+            checked = CheckedCase(case.name, case.patient, problem=why_failed(case.name, error))
         found.append(checked)
         on_case(done, len(dataset.cases), checked)
     compared = _mark_repeats(found)
     return CheckedDataSet(dataset, tuple(compared), tuple(_remarks(dataset, compared)))
+
+
+def _check(case: LabelledCase, classes: Mapping[str, int], pictures: Path | None) -> CheckedCase:
+    """Read a case, check it and draw it."""
+    volume, labels = case.load()
+    checked = check_case(case, volume, labels, classes)
+    if pictures is None:
+        return checked
+    try:
+        draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
+    except Exception as error:
+        said = f"No picture was drawn: {why_failed(case.name, error)}"
+        return replace(checked, suspicious=(*checked.suspicious, said))
+    return checked
 
 
 def check_case(
