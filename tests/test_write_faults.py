@@ -239,7 +239,7 @@ def test_killed_at_any_moment(name: str, tmp_path: Path) -> None:
     assert all(item.startswith(".") and item.endswith(".part") for item in left)
     WRITERS[name](path)
     if name.endswith((".nii", ".nii.gz")):
-        assert cohort.find_inputs([tmp_path]) == [path]
+        assert list(cohort.find_inputs([tmp_path])) == [path]
 
 
 def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def task(cts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cohort_w
     monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
     plugin = cohort_worker.NetworkPlugin(Bundle(CARD, b""), "cpu")
     fake_worker(monkeypatch, plugin)
-    (case,) = plan([cts / "a.nii.gz"], tmp_path / "out")
+    (case,) = plan(find_inputs([cts / "a.nii.gz"]), tmp_path / "out")
     return cohort_worker.ClusterCase(case, Options(), OutputOptions(), plugin.name, True, True)
 
 

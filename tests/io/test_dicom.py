@@ -427,7 +427,7 @@ def test_a_series_is_one_case_of_a_folder(tmp_path: Path, ct_file: Path) -> None
         archive.writestr("card.json", "{}")
     names = ["c.nii.gz", "p1.a", "p2", "z.zip"]
     assert [path.name for path in find_inputs([cohort])] == names
-    assert find_inputs([cohort / "p1.a"]) == [cohort / "p1.a"]
+    assert list(find_inputs([cohort / "p1.a"])) == [cohort / "p1.a"]
     masks = [case.mask.name for case in plan(find_inputs([cohort]), tmp_path / "out")]
     assert masks == [f"{name}_mask.nii.gz" for name in ("c", "p1.a", "p2", "z")]
 

@@ -56,7 +56,7 @@ class CohortReporter:
         if len(self._cases) > 1:
             say(self._summary(), err=True)
         if self._failed:
-            names = [result.case.source.name for result in self._failed]
+            names = [result.case.name for result in self._failed]
             fail_naming(f"{len(names)} of {len(self._cases)} cases failed", names)
 
     def _count(self, result: CaseResult) -> None:
@@ -68,7 +68,7 @@ class CohortReporter:
             self._new += 1
 
     def _say(self, result: CaseResult) -> None:
-        name = result.case.source.name
+        name = result.case.name
         if result.error is not None:
             if len(self._cases) > 1:
                 say(f"{name}: failed: {result.error}")

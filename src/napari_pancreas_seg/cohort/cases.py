@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,6 @@ __all__ = [
     "find_inputs",
     "is_ours",
     "literal",
-    "output_path",
     "plan",
 ]
 
@@ -46,26 +45,40 @@ _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
 """Ends of names that were meant for files: a new folder is not called ``mask.tif``."""
 
 
+_CT_NAME = re.compile(r"(.+[-_. ])?(ct|image|imaging|img|scan|volume)", re.IGNORECASE)
+"""What the CT is called in a patient's folder that holds more."""
+
+_MASK_NAME = re.compile(
+    r"(.+[-_. ])?(pancreas|masks?|seg|segmentations?|labels?|gt|reference)", re.IGNORECASE
+)
+"""What masks are called that lie beside it."""
+
+_MASK_FOLDERS = {
+    *("derivatives", "labels", "labelstr", "labelsts", "masks", "references", "segmentations"),
+}
+
+_DEEP = 3
+"""How many folders down from a patient's folder its CT may lie, as in ``sub-01/ses-1/ct``."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """A CT to segment and where its files go.
+    """A CT to segment, where its files go, and which DICOM series it is of several.
 
-    Parameters
-    ----------
-    source : Path
-        The CT.
-    mask : Path
-        Where the mask goes.
-    maps : str
-        Start of the names of the probability and attention files, beside the mask.
-    series : str, optional
-        Which of several DICOM series.
+    `maps` is the start of the names of the probability and attention files beside the mask.
+    `name` is what lines and tables call the case.
     """
 
     source: Path
     mask: Path
     maps: str
     series: str | None = None
+    named: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the case is called: its CT's name, or that of the folder that names it."""
+        return self.named or self.source.name
 
     @property
     def sidecar(self) -> Path:
@@ -82,33 +95,50 @@ class Case:
         return saving.attention_path(self.mask, self.maps, number)
 
 
-def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
-    """List the CTs that files and folders stand for.
+def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
+    """List the CTs that files and folders stand for, each with the name of its case.
 
     Parameters
     ----------
     paths : sequence of str or Path
         Files are taken as they are, and so is a folder with DICOM files. Of another folder all
         volumes in it (``.nii.gz`` and so on, but the masks and maps that an earlier run left
-        there), the folders in it that hold DICOM files, each as one case, and zips of such. DICOM
-        segmentations, and what an earlier run left there as DICOM, make no folder a case.
+        there), the folders in it that hold DICOM files, each as one case, and zips of such. Where
+        it holds no volumes, but a folder for each patient that does, these, named after the
+        folders. DICOM segmentations, and what an earlier run left, are no CTs.
 
     Returns
     -------
-    list of Path
-        In the order given, within a folder by name; each once.
+    dict of Path to str
+        In the order given, within a folder by name; each once. Two CTs of one name in different
+        folders are named after these.
 
     Raises
     ------
     PancreasSegError
         If a folder holds no CT or cannot be listed.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
         path = path if path.name else path.resolve()  # "." has no name to give to a mask
-        for item in _in_folder(path) if path.is_dir() else [path]:
-            found.setdefault(item.absolute(), item)
-    return list(found.values())
+        for item, name in (_in_folder(path) if path.is_dir() else {path: stem(path)}).items():
+            found.setdefault(item.absolute(), (item, name))
+    return _told_apart(dict(found.values()))
+
+
+def _told_apart(inputs: dict[Path, str]) -> dict[Path, str]:
+    """Name CTs after their folders where their own names are the same."""
+    same: dict[str, list[Path]] = {}
+    for path, name in inputs.items():
+        same.setdefault(name.lower(), []).append(path)
+    for paths in same.values():
+        folders = [path.absolute().parent.parts[1:] for path in paths]
+        for n in range(1, 1 + max(map(len, folders))) if len(paths) > 1 else ():
+            names = ["_".join(parts[-n:]) for parts in folders]
+            if len({name.lower() for name in names}) == len(paths):
+                inputs |= dict(zip(paths, names, strict=True))
+                break
+    return inputs
 
 
 def is_ours(path: Path) -> bool:
@@ -119,25 +149,8 @@ def is_ours(path: Path) -> bool:
     return path.name == TABLE or _OURS.search(name) is not None
 
 
-def output_path(source: Path, output: Path, single: bool, suffix: str = ".nii.gz") -> Path:
-    """Where the mask of a CT goes.
-
-    Parameters
-    ----------
-    source : Path
-        The CT.
-    output : Path
-        What the user asked for.
-    single : bool
-        Whether `output` is the mask itself rather than a folder.
-    suffix : str
-        Ending of the masks in a folder.
-    """
-    return output if single else output / f"{stem(source)}_mask{suffix}"
-
-
 def plan(
-    inputs: Sequence[Path],
+    inputs: Mapping[Path, str],
     output: str | Path,
     suffix: str | None = None,
     series: str | None = None,
@@ -146,8 +159,8 @@ def plan(
 
     Parameters
     ----------
-    inputs : sequence of Path
-        The CTs.
+    inputs : Mapping of Path to str
+        The CTs and their names, from `find_inputs`.
     output : str or Path
         For one CT a file of any format that a mask can be written to, else a folder.
     suffix : str, optional
@@ -177,11 +190,19 @@ def plan(
             f"'{output.name}' is of a format that is not written; end its name in .nii.gz, or "
             "give a folder."
         )
-    cases = [
-        Case(source, mask, stem(mask) if is_file else stem(source), series)
-        for source in inputs
-        for mask in [output_path(source, output, is_file, suffix or ".nii.gz")]
-    ]
+    if is_file:
+        cases = [Case(source, output, stem(output), series) for source in inputs]
+    else:
+        cases = [
+            Case(
+                source,
+                output / f"{name}_mask{suffix or '.nii.gz'}",
+                name,
+                series,
+                "" if name == stem(source) else name,
+            )
+            for source, name in inputs.items()
+        ]
     seen: dict[str, Path] = {}
     for case in cases:
         other = seen.setdefault(case.mask.name.lower(), case.source)
@@ -206,24 +227,56 @@ def check_targets(case: Case, *, attention: bool, probability: bool, overwrite: 
     )
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path) -> dict[Path, str]:
+    items = _list(folder)
+    if _holds_slices(folder, below=False):
+        return {folder: stem(folder)}
+    found = {item: stem(item) for item in items if _is_ct(item)}
+    if not any(_is_volume(item) for item in found):
+        for item in items:
+            if item.is_dir() and item not in found:
+                found |= _of_patient(item)
+    if not found:
+        raise PancreasSegError(
+            f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM), and no folder for "
+            "each patient with one; give another one, or the files themselves."
+        )
+    if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
+        # On every CD the folder of the first patient has the same name, such as PT000000.
+        return {folder: stem(folder)}
+    return {item: found[item] for item in sorted(found)}
+
+
+def _list(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing hidden."""
     try:
-        items = sorted(folder.iterdir())
+        return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     except OSError as error:
         raise PancreasSegError(
             f"The folder '{folder}' cannot be listed: {explain_os_error(error)}."
         ) from error
-    if _holds_slices(folder, below=False):
-        return [folder]
-    found = [item for item in items if not item.name.startswith(".") and _is_ct(item)]
-    if not found:
-        raise PancreasSegError(
-            f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM); give another one."
-        )
-    if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
-        # On every CD the folder of the first patient has the same name, such as PT000000.
-        return [folder]
-    return found
+
+
+def _of_patient(folder: Path) -> dict[Path, str]:
+    """The CT in the folder of a patient, named after it; where there are several, each so far."""
+    found = _below(folder, _DEEP)
+    if len(found) == 1:
+        return {found[0]: folder.name}
+    return {
+        item: "_".join((*item.parent.relative_to(folder.parent).parts, stem(item)))
+        for item in found
+    }
+
+
+def _below(folder: Path, depth: int) -> list[Path]:
+    """CTs in a folder, or in those below it; not its masks."""
+    items = [item for item in _list(folder) if item.name.lower() not in _MASK_FOLDERS]
+    found = [item for item in items if _is_volume(item) and not item.is_dir()]
+    found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
+    named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
+    if found or not depth:
+        return named if len(named) == 1 else found
+    return [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
 
 
 def _is_ct(item: Path) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_pancreas_seg.cohort.cases import Case, find_inputs, output_path, plan
+from napari_pancreas_seg.cohort.cases import Case, find_inputs, plan
 from napari_pancreas_seg.cohort.overlap import Ended, Stages, overlap
 from napari_pancreas_seg.cohort.resume import (
     OutputOptions,
@@ -40,7 +40,6 @@ __all__ = [
     "Job",
     "failure",
     "find_inputs",
-    "output_path",
     "plan",
     "segment_cases",
 ]
@@ -361,9 +360,7 @@ class Job:
 def failure(case: Case, error: Exception, start: float) -> CaseResult:
     """Say why a case failed; `start` is on the clock of `time.perf_counter`."""
     logger.debug("a case failed", exc_info=error)
-    return CaseResult(
-        case, seconds=time.perf_counter() - start, error=why_failed(case.source.name, error)
-    )
+    return CaseResult(case, seconds=time.perf_counter() - start, error=why_failed(case.name, error))
 
 
 def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:

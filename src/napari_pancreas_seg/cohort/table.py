@@ -136,7 +136,7 @@ class _Overtaken(Exception):
 
 
 def _rows_of(result: CaseResult) -> list[dict[str, str]]:
-    case, mask = escaped(result.case.source.name), escaped(result.case.mask.name)
+    case, mask = escaped(result.case.name), escaped(result.case.mask.name)
     row = {"case": case, "mask": mask, "label": ""}
     if result.error is not None:
         return [row | {"status": "failed", "reason": " ".join(result.error.split())}]

@@ -173,7 +173,7 @@ class WorklistPanel(Panel):
 def _is_one_series(folder: Path) -> bool:
     """Whether all that a folder holds is one DICOM series; beside other CTs it is a case."""
     try:
-        inputs = find_inputs([folder])
+        inputs = list(find_inputs([folder]))
     except PancreasSegError:
         return io.is_dicom(folder)  # deep below, where cases are not looked for
     return len(inputs) == 1 and io.is_dicom(inputs[0])

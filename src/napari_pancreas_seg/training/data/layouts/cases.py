@@ -197,7 +197,7 @@ class VolumeCase:
         return replace(volume, notes=volume.notes + notes), labels
 
 
-def lay_onto(volume: CTVolume, mask: Labels, on: CTVolume, name: str) -> Labels:
+def lay_onto(volume: CTVolume, mask: Labels, on: Volume, name: str) -> Labels:
     """Bring a mask (z, y, x) that was read from a file onto its CT's grid, (Z, Y, X).
 
     Raises
