@@ -125,7 +125,7 @@ def test_a_threshold_of_nothing_is_a_threshold(folders, model, monkeypatch):
     for threshold in (0.0, None, 0.3):
         with pytest.raises(PancreasSegError, match="enough"):
             evaluate_volumes(folders / "ct", folders / "mask", model, threshold=threshold)
-    assert used == [0.0, model.card["threshold"], 0.3]
+    assert list(dict.fromkeys(used)) == [0.0, model.card["threshold"], 0.3]
 
 
 def test_references_find_their_cts(tmp_path):
