@@ -261,7 +261,7 @@ def test_nothing_ends_in_a_traceback(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cohort, "plan", fail)
+    monkeypatch.setattr("napari_pancreas_seg.cohort.cases.plan", fail)
     assert main(["segment", str(ct), "-o", str(tmp_path / "m.nii.gz")]) == status
     said = capsys.readouterr()
     assert words in said.err
@@ -307,10 +307,10 @@ def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
         "import os, signal, sys\n"
         # A shell starts its background jobs with the signal ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from napari_pancreas_seg.cohort import run as cohort\n"
+        "from napari_pancreas_seg.cohort import run as cohort, steps\n"
         "from napari_pancreas_seg.cli import main\n"
         "cohort.load_card = lambda model: {}\n"
-        "cohort.load_ct = lambda path, **_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "steps.load_ct = lambda path, **_: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["segment", str(ct), "-o", str(tmp_path / "out" / "m.nii.gz")]

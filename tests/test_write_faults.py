@@ -23,7 +23,7 @@ import pytest
 from dicom_series import body, write_series
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg.cohort import run as cohort
+from napari_pancreas_seg.cohort import cases as cohort
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.provenance import write_sidecar
 from napari_pancreas_seg.inference.result import ScalarMap

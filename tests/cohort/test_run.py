@@ -21,8 +21,11 @@ import napari_pancreas_seg
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort import resume as cohort_resume
 from napari_pancreas_seg.cohort import run as cohort
-from napari_pancreas_seg.cohort.resume import source_stamp
-from napari_pancreas_seg.cohort.run import CaseResult, find_inputs, plan, segment_cases
+from napari_pancreas_seg.cohort import steps
+from napari_pancreas_seg.cohort.cases import find_inputs, plan
+from napari_pancreas_seg.cohort.resume import OutputOptions, source_stamp
+from napari_pancreas_seg.cohort.run import segment_cases
+from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import provenance, saving
 from napari_pancreas_seg.inference import segment as segmentation
@@ -30,6 +33,7 @@ from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, S
 from napari_pancreas_seg.io import files, memory
 from napari_pancreas_seg.volume import CTVolume
 
+RESUME = OutputOptions(resume=True)
 CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
 
 
@@ -61,7 +65,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     log: list[Any] = []
 
     class FakeModel:
-        def __init__(self, model: str, device: str, localiser: str | None = None) -> None:
+        def __init__(self, model: str, device: str) -> None:
             log.append((model, device))
 
     def iter_segment(
@@ -155,7 +159,7 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path: Path, network: list[Any
             plan(find_inputs([folder]), out),
             "fake",
             Options(device="cpu"),
-            attention=True,
+            OutputOptions(attention=True),
             on_progress=lambda index, step: seen.append(index),
         )
     )
@@ -183,7 +187,9 @@ def test_a_folder_can_be_segmented_into_itself_twice(tmp_path: Path, network: li
     for overwrite, error in ((False, None), (False, "exists already"), (True, None)):
         cases = plan(find_inputs([tmp_path]), tmp_path)
         assert [case.source.name for case in cases] == ["a.nii.gz"]
-        (result,) = segment_cases(cases, probability=True, overwrite=overwrite)
+        (result,) = segment_cases(
+            cases, wanted=OutputOptions(probability=True, overwrite=overwrite)
+        )
         assert (result.error is None) if error is None else (error in str(result.error))
     assert names(tmp_path) == [
         *("a.nii.gz", "a_mask.json", "a_mask.nii.gz", "a_probability.nii.gz")
@@ -194,7 +200,9 @@ def test_a_folder_can_be_segmented_into_itself_twice(tmp_path: Path, network: li
 def test_existing_files_fail_before_any_work(kind: str, tmp_path: Path, network: list[Any]) -> None:
     (tmp_path / f"a[1]_{kind}").write_text("old")
     source = write_ct(tmp_path / "a[1].nii.gz")
-    (result,) = segment_cases(plan(find_inputs([source]), tmp_path), attention=True)
+    (result,) = segment_cases(
+        plan(find_inputs([source]), tmp_path), wanted=OutputOptions(attention=True)
+    )
     assert "exists already" in str(result.error)
     assert network == []
     assert (tmp_path / f"a[1]_{kind}").read_text() == "old"
@@ -203,7 +211,9 @@ def test_existing_files_fail_before_any_work(kind: str, tmp_path: Path, network:
 def test_the_ct_is_never_the_target(tmp_path: Path, network: list[Any]) -> None:
     source = write_ct(tmp_path / "a.nii.gz")
     before = source.read_bytes()
-    (result,) = segment_cases(plan(find_inputs([source]), source), overwrite=True)
+    (result,) = segment_cases(
+        plan(find_inputs([source]), source), wanted=OutputOptions(overwrite=True)
+    )
     assert "CT itself" in str(result.error)
     assert source.read_bytes() == before
     assert network == []
@@ -275,7 +285,7 @@ def test_a_folder_of_series_can_be_segmented_into_itself_twice(
         write_series(tmp_path / name)
     for expected in ("new new", "old old"):
         cases = plan(find_inputs([tmp_path]), tmp_path, ".dcm")
-        results = list(segment_cases(cases, "fake", resume=True))
+        results = list(segment_cases(cases, "fake", wanted=RESUME))
         assert [result.error for result in results] == [None] * 2
         assert what(results) == expected
     assert {"P1_mask.dcm", "P2_mask.dcm"} < set(names(tmp_path))
@@ -293,9 +303,12 @@ def folder(tmp_path: Path, network: list[Any]) -> Path:
     return made
 
 
-def run(folder: Path, out: Path, options: Options | None = None, **wanted: Any) -> list[CaseResult]:
+def run(
+    folder: Path, out: Path, options: Options | None = None, workers: int = 2, **wanted: bool
+) -> list[CaseResult]:
     cases = plan(find_inputs([folder]), out)
-    return list(segment_cases(cases, "fake", options, resume=True, **wanted))
+    asked = OutputOptions(resume=True, **wanted)
+    return list(segment_cases(cases, "fake", options, asked, workers=workers))
 
 
 def what(results: list[CaseResult]) -> str:
@@ -325,7 +338,7 @@ def test_a_cohort_that_is_done_reads_no_ct(
 ) -> None:
     run(folder, tmp_path / "out")
     network.clear()
-    monkeypatch.setattr(cohort, "load_ct", None)
+    monkeypatch.setattr(steps, "load_ct", None)
     monkeypatch.setattr(provenance, "file_sha256", None)
     assert what(run(folder, tmp_path / "out")) == "old old old"
     assert network == []
@@ -486,7 +499,7 @@ def test_masks_with_detached_headers_go_on_with_overwrite(
     cases = plan(find_inputs([folder]), out, suffix)
 
     def again() -> str:
-        return what(list(segment_cases(cases, resume=True, overwrite=True)))
+        return what(list(segment_cases(cases, wanted=replace(RESUME, overwrite=True))))
 
     assert again() == "new new new"
     assert again() == "old old old"
@@ -510,13 +523,13 @@ def test_a_detached_header_that_a_kill_has_torn_is_done_again(
     with monkeypatch.context() as patch:
         die_when_moved(moved, patch)
         with pytest.raises(Killed):
-            list(segment_cases(cases, resume=True))
+            list(segment_cases(cases, wanted=RESUME))
     assert len([name for name in names(out) if name[0] != "."]) == moved
     header = (out / f"a_mask{suffix}").read_bytes()
     (out / f"a_mask{suffix}").write_bytes(b"by hand")
-    assert what(list(segment_cases(cases, resume=True))) == "failed"
+    assert what(list(segment_cases(cases, wanted=RESUME))) == "failed"
     (out / f"a_mask{suffix}").write_bytes(header)
-    assert what(list(segment_cases(cases, resume=True))) == "new"
+    assert what(list(segment_cases(cases, wanted=RESUME))) == "new"
     assert len(names(out)) == 3
 
 
@@ -595,7 +608,7 @@ def test_a_ct_is_forgotten_once_it_is_written(
         volumes.append(weakref.ref(volume))
         return volume
 
-    monkeypatch.setattr(cohort, "load_ct", load)
+    monkeypatch.setattr(steps, "load_ct", load)
     for name in "defgh":
         shutil.copy(folder / "a.nii.gz", folder / f"{name}.nii.gz")
     cases = plan(find_inputs([folder]), tmp_path / "out")
@@ -609,7 +622,7 @@ def test_a_ct_that_does_not_fit_beside_others_goes_alone(
     folder: Path, tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = io.load_ct(folder / "a.nii.gz").grid.shape
-    room = cohort._bytes_needed(shape, 1)
+    room = steps._bytes_needed(shape, 1)
     monkeypatch.setattr(memory, "available_bytes", lambda: room)
     assert what(run(folder, tmp_path / "out", workers=2)) == "new new new"
     monkeypatch.setattr(memory, "available_bytes", lambda: room // 2)
@@ -621,7 +634,7 @@ def test_a_ct_that_does_not_fit_beside_others_goes_alone(
 def test_a_model_that_cannot_be_loaded_is_said_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(model: str, device: str, localiser: str | None = None) -> None:
+    def fail(model: str, device: str) -> None:
         raise PancreasSegError("There is no GPU 1.")
 
     monkeypatch.setattr(segmentation, "LoadedModel", fail)

@@ -14,7 +14,7 @@ import pytest
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.cohort import run as cohort
+from napari_pancreas_seg.cohort import cases as cohort
 from napari_pancreas_seg.errors import PancreasSegError
 
 AFFINE = np.diag([-1.0, -1, 3, 1])

@@ -25,7 +25,7 @@ from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.cohort.run import CaseResult
+    from napari_pancreas_seg.cohort.steps import CaseResult
 
 __all__ = ["app", "main"]
 
@@ -238,8 +238,9 @@ def segment(
     other files are replaced with --overwrite only.
     """
     from napari_pancreas_seg.cli.reporter import CohortReporter
-    from napari_pancreas_seg.cohort import run as cohort
-    from napari_pancreas_seg.cohort.cases import TABLE
+    from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
+    from napari_pancreas_seg.cohort.resume import OutputOptions
+    from napari_pancreas_seg.cohort.run import WORKERS, segment_cases
     from napari_pancreas_seg.inference.result import Options
 
     if scheduler is not None and workers is not None:
@@ -256,27 +257,21 @@ def segment(
         slices=_slice_range(slices),
         localiser=localiser,
     )
-    cases = cohort.plan(cohort.find_inputs(inputs), output, format, series)
+    cases = plan(find_inputs(inputs), output, format, series)
     in_folder = any(case.mask != output for case in cases)
-    wanted = {
-        "attention": attention,
-        "probability": probability,
-        "overwrite": overwrite,
-        "mint_uids": mint_uids,
-        "resume": in_folder,
-    }
+    wanted = OutputOptions(attention, probability, overwrite, mint_uids, resume=in_folder)
     with quiet(), Bar(len(cases)) as bar:
         results: Generator[CaseResult]
         if scheduler is None:
-            beside = cohort.WORKERS if workers is None else workers
-            results = cohort.segment_cases(
-                cases, model, options, workers=beside, on_progress=bar.show, **wanted
+            beside = WORKERS if workers is None else workers
+            results = segment_cases(
+                cases, model, options, wanted, workers=beside, on_progress=bar.show
             )
         else:
             from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 
             results = segment_on_cluster(
-                scheduler, cases, model, options, on_progress=bar.count, **wanted
+                scheduler, cases, model, options, wanted, on_progress=bar.count
             )
         with contextlib.closing(results):
             tally = CohortReporter(cases, output / TABLE if in_folder else None)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from napari_pancreas_seg.cli.terminal import Bar, fail, fail_naming, say
-from napari_pancreas_seg.cohort.run import Case, CaseResult
+from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.table import CohortTable
 
 __all__ = ["CohortReporter"]

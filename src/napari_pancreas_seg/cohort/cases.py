@@ -25,10 +25,8 @@ from napari_pancreas_seg.io.files import check_folder, explain_os_error
 __all__ = [
     "TABLE",
     "Case",
-    "check_targets",
     "find_inputs",
     "is_ours",
-    "literal",
     "plan",
 ]
 
@@ -215,18 +213,6 @@ def plan(
     return cases
 
 
-def check_targets(case: Case, *, attention: bool, probability: bool, overwrite: bool) -> None:
-    """Refuse a case some of whose files must not be written; see `saving.check_targets`."""
-    saving.check_targets(
-        case.mask,
-        case.maps,
-        case.source,
-        attention=attention,
-        probability=probability,
-        overwrite=overwrite,
-    )
-
-
 def _in_folder(folder: Path) -> dict[Path, str]:
     items = _list(folder)
     if _holds_slices(folder, below=False):
@@ -314,8 +300,3 @@ def _is_volume(item: Path) -> bool:
 
 def _is_zip(item: Path) -> bool:
     return item.suffix.lower() == ".zip"
-
-
-def literal(name: str) -> str:
-    """A name as a pattern that matches it alone."""
-    return re.sub(r"([*?[])", r"[\1]", name)

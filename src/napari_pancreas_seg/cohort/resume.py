@@ -10,6 +10,7 @@ them; where it is not, as after copying, the CT is read and hashed. A stamp can 
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg import __version__
-from napari_pancreas_seg.cohort.cases import Case, check_targets, is_ours, literal
+from napari_pancreas_seg.cohort.cases import Case, is_ours
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
@@ -30,8 +32,7 @@ __all__ = [
     "OutputOptions",
     "PreviousResult",
     "check_free",
-    "find_earlier",
-    "find_torn",
+    "find_previous",
     "source_stamp",
 ]
 
@@ -44,12 +45,25 @@ _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Which files a case gets, and whether old ones may be replaced."""
+    """Which files a case gets, and what happens to those that are there.
+
+    Parameters
+    ----------
+    attention, probability : bool
+        Whether to write these maps.
+    overwrite : bool
+        Whether existing files may be replaced; else a case that has some fails before any work.
+    mint_uids : bool
+        Whether a DICOM-SEG of a series without UIDs may be given some.
+    resume : bool
+        Whether what was made before, from the same CT in the same way, stays as it is.
+    """
 
     attention: bool = False
     probability: bool = False
     overwrite: bool = False
     mint_uids: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,27 +106,13 @@ class PreviousResult:
         )
 
 
-def find_earlier(
+def find_previous(
     case: Case, card: Mapping[str, Any], options: Options, wanted: OutputOptions
 ) -> PreviousResult | None:
-    """Look for what is left of a case, without reading its CT.
+    """Look for what is left of a case, without reading its CT; None if it is not ours.
 
-    Parameters
-    ----------
-    case : Case
-        The case.
-    card : Mapping
-        Card of the model that would be used now.
-    options : Options
-        How it would be segmented now.
-    wanted : OutputOptions
-        What would be written now. Where files may be replaced, only a mask that is bit for bit
-        the one the program wrote counts as done: else a person's corrections do, too.
-
-    Returns
-    -------
-    Earlier or None
-        None if there is no mask with a sidecar of ours.
+    Where files may be replaced, only a mask that is bit for bit the one the program wrote counts
+    as done: else a person's corrections do, too.
     """
     if not case.mask.is_file():
         return None
@@ -133,22 +133,13 @@ def find_earlier(
     return PreviousResult(case, record, difference, certain)
 
 
-def check_free(case: Case, wanted: OutputOptions, *, resume: bool) -> Path | None:
-    """Refuse a case some of whose files must not be written; see `cases.check_targets`.
-
-    Parameters
-    ----------
-    case : Case
-        The case.
-    wanted : OutputOptions
-        What would be written.
-    resume : bool
-        Whether what a killed run has torn may be replaced.
+def check_free(case: Case, wanted: OutputOptions) -> Path | None:
+    """Refuse a case some of whose files must not be written.
 
     Returns
     -------
     Path or None
-        The folder of a killed run, if what is in the way is what that has left.
+        The hidden folder of an interrupted run, if what is in the way is what that has left.
 
     Raises
     ------
@@ -156,41 +147,34 @@ def check_free(case: Case, wanted: OutputOptions, *, resume: bool) -> Path | Non
         If something else is in the way.
     """
     check = functools.partial(
-        check_targets, case, attention=wanted.attention, probability=wanted.probability
+        saving.check_targets,
+        case.mask,
+        case.maps,
+        case.source,
+        attention=wanted.attention,
+        probability=wanted.probability,
     )
     try:
         check(overwrite=wanted.overwrite)
     except PancreasSegError:
-        torn = find_torn(case, wanted) if resume else None
-        if torn is None:
+        interrupted = _find_interrupted(case, wanted) if wanted.resume else None
+        if interrupted is None:
             raise
         check(overwrite=True)
-        return torn
+        return interrupted
     return None
 
 
-def find_torn(case: Case, wanted: OutputOptions) -> Path | None:
-    """Look for what a kill has left that came between the first and the last file of a case.
+def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
+    """Find the hidden folder of a run that was killed while it moved the files of a case.
 
-    Files of a case are prepared in a hidden folder and then moved, the sidecar last. While it is
+    Files of a case are prepared in such a folder and then moved, the sidecar last. While it is
     still in there, those that are not have been moved: they are ours, and may be replaced. A file
     that has the name of one that still waits there is not, nor is a mask with another hash.
-
-    Parameters
-    ----------
-    case : Case
-        The case.
-    wanted : OutputOptions
-        What would be written now; other files are not in the way.
-
-    Returns
-    -------
-    Path or None
-        The hidden folder; None if anything in the way may be somebody else's.
     """
     if case.sidecar.exists():
         return None
-    for path in case.mask.parent.glob(f".*.part/{literal(case.sidecar.name)}"):
+    for path in case.mask.parent.glob(f".*.part/{glob.escape(case.sidecar.name)}"):
         record = read_sidecar(path)
         left = None if record is None else record.get("resume")
         if isinstance(left, Mapping) and _came_from(path.parent, case, wanted, left):
@@ -210,29 +194,18 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
     made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
     maps = [case.probability] if wanted.probability else []
     if wanted.attention:
-        maps += case.mask.parent.glob(f"{literal(case.maps)}_attention_*")
+        maps += case.mask.parent.glob(f"{glob.escape(case.maps)}_attention_*")
     return all(
         path.name in made and not (folder / path.name).exists() for path in maps if path.exists()
     )
 
 
 def source_stamp(path: Path, series: str | None = None) -> str | None:
-    """Sum over paths, sizes and times of last change of a CT's files, read from the folder alone.
+    """Hash of paths, sizes and times of last change of a CT's files, which are not read.
 
     Sizes and times do not tell CTs apart whose times were set alike, as by a zip; their paths do.
-
-    Parameters
-    ----------
-    path : Path
-        A file; or a folder with all that is in it, but hidden files and those that we write.
-    series : str, optional
-        Which of several series was asked for.
-
-    Returns
-    -------
-    str or None
-        Hexadecimal. One cannot read names or times from it. None where a stamp would not do: the
-        path cannot be listed, or the file may be but the header of another.
+    None where a stamp would not do: the path cannot be listed, or the file may be but the header
+    of another.
     """
     if path.name.lower().endswith(_DETACHED):
         return None

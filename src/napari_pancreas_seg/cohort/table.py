@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.run import CaseResult
+from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
 

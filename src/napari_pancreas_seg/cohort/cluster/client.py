@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.overlap import Ended
 from napari_pancreas_seg.cohort.resume import OutputOptions
-from napari_pancreas_seg.cohort.run import CaseResult, Job, failure
+from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter, failure
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.cascade import find_localiser, with_localiser
 from napari_pancreas_seg.inference.result import Options, Progress
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.model.bundle import load_bundle
@@ -30,7 +28,7 @@ from napari_pancreas_seg.model.bundle import load_bundle
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from napari_pancreas_seg.cohort.cluster.worker import ClusterCase
+    from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
     from napari_pancreas_seg.inference.segment import LoadedModel
 
 __all__ = ["segment_on_cluster"]
@@ -47,12 +45,8 @@ def segment_on_cluster(
     cases: Sequence[Case],
     model: str = "default",
     options: Options | None = None,
+    wanted: OutputOptions | None = None,
     *,
-    attention: bool = False,
-    probability: bool = False,
-    overwrite: bool = False,
-    mint_uids: bool = False,
-    resume: bool = True,
     timeout_s: float = 20.0,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> Generator[CaseResult]:
@@ -62,8 +56,8 @@ def segment_on_cluster(
     ----------
     scheduler : str
         Address of the scheduler, such as ``tcp://node1:8786``.
-    cases, model, options, attention, probability, overwrite, mint_uids, resume
-        See `cohort.segment_cases`. The model's files need to be on this machine only.
+    cases, model, options, wanted
+        See `segment_cases`. The model's files need to be on this machine only.
     timeout_s : float
         Seconds to wait for the scheduler, and again for the first worker.
     on_progress : callable, optional
@@ -82,25 +76,20 @@ def segment_on_cluster(
     """
     asked = options or Options()
     bundle = load_bundle(model)
-    bundle = replace(bundle, card=with_localiser(bundle.card, asked.localiser))
-    finder = find_localiser(bundle.card, asked.localiser)
-    wanted = OutputOptions(attention, probability, overwrite, mint_uids)
     cases = [
         replace(case, source=case.source.absolute(), mask=case.mask.absolute()) for case in cases
     ]
-    here = Job(_no_network, bundle.card, asked, wanted, resume=resume)
+    here = CaseSegmenter(_no_network, bundle.card, asked, wanted or OutputOptions())
     with _connected(scheduler, timeout_s) as client:
-        from napari_pancreas_seg.cohort.cluster.worker import NetworkPlugin
+        from napari_pancreas_seg.cohort.cluster.worker import ModelPlugin
 
-        plugin = NetworkPlugin(
-            bundle, asked.device, None if finder is None else load_bundle(finder)
-        )
+        plugin = ModelPlugin(bundle, asked.device)
         _prepare(client, scheduler, cases, plugin)
-        tasks: dict[int, ClusterCase] = {}
+        tasks: dict[int, ClusterTask] = {}
         for index, case in enumerate(cases):
-            task = _hand_out(here, case, plugin.name)
-            if isinstance(task, Ended):
-                yield task.result
+            task = _task(here, case, plugin.name)
+            if isinstance(task, CaseResult):
+                yield task
             else:
                 tasks[index] = task
         done = len(cases) - len(tasks)
@@ -111,26 +100,22 @@ def segment_on_cluster(
             yield result
 
 
-def _hand_out(here: Job, case: Case, plugin: str) -> ClusterCase | Ended[CaseResult]:
+def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseResult:
     """Make a task of a case, unless it is done or something is in its way.
 
     Where a case may be done already, only the worker finds out, by hashing the CT.
     """
-    from napari_pancreas_seg.cohort.cluster.worker import ClusterCase
+    from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
 
-    start = time.perf_counter()
+    work, start = CaseInWork(0, case), time.perf_counter()
     try:
-        earlier = here.earlier(case)
-        if earlier is not None and earlier.done:
-            return Ended(here.done_before(earlier))
-        if earlier is None:
-            here.check_targets(case)
+        previous = here.begin(work)
     except Exception as error:
-        return Ended(failure(case, error, start))
-    return ClusterCase(case, here.options, here.wanted, plugin, earlier is None, here.resume)
+        return failure(case, error, start)
+    return work.result or ClusterTask(case, here.options, here.wanted, plugin, previous is None)
 
 
-def _run(client: Client, tasks: Mapping[int, ClusterCase]) -> Iterator[tuple[int, CaseResult]]:
+def _run(client: Client, tasks: Mapping[int, ClusterTask]) -> Iterator[tuple[int, CaseResult]]:
     """Hand out the tasks; yield the index of each and what became of it, as they finish."""
     import distributed
 
@@ -155,7 +140,7 @@ def _run(client: Client, tasks: Mapping[int, ClusterCase]) -> Iterator[tuple[int
             client.cancel(list(waiting))
 
 
-def _outcome(future: Future, task: ClusterCase) -> CaseResult:
+def _outcome(future: Future, task: ClusterTask) -> CaseResult:
     import distributed
 
     if future.status not in ("finished", "error"):
@@ -235,7 +220,7 @@ def _without_chatter() -> Iterator[None]:
 
 def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any) -> None:
     """See whether the workers fit this machine, and give them the model."""
-    from napari_pancreas_seg.cohort.cluster.worker import look_around
+    from napari_pancreas_seg.cohort.cluster.worker import inspect_worker
 
     folders = sorted({str(case.source.parent) for case in cases})
     for output in sorted({case.mask.parent for case in cases}):
@@ -244,7 +229,7 @@ def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any)
         try:
             token.touch()
             seen = client.run(
-                look_around, folders, str(token), str(output), plugin.name, on_error="return"
+                inspect_worker, folders, str(token), str(output), plugin.name, on_error="return"
             )
         except OSError as error:
             raise PancreasSegError(f"Nothing can be written into '{output}'.") from error
