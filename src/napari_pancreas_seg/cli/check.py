@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from napari_pancreas_seg.cli import command
-from napari_pancreas_seg.cli.terminal import quiet, say
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.options import AsJson, Series
+from napari_pancreas_seg.cli.terminal import print_json, quiet, say
 from napari_pancreas_seg.errors import why_failed
 
 __all__ = ["check"]
@@ -26,15 +26,10 @@ def check(
         list[Path],
         typer.Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series."),
     ],
-    series: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER_OR_UID", help="Which series, if a DICOM folder holds several CTs."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
+    series: Series = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what files are, where they lie, and what is suspicious about them.
+    """Say what files are, and what may be wrong with them.
 
     Exits with 0 if all of them can be used, else with 1.
     """
@@ -55,7 +50,7 @@ def check(
             for line in _lines(found[-1]):
                 say(line)
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
     if not all(one["usable"] for one in found):
         raise typer.Exit(1)
 

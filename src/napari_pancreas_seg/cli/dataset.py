@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_pancreas_seg.cli import app
-from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet, say
+from napari_pancreas_seg.cli.app import group
+from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
+from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, print_json, quiet, say
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts.checking import CheckedCase, CheckedDataSet
 
-__all__ = ["LAYOUT", "WANTED_CLASSES", "check", "parse_classes"]
+__all__ = ["check"]
 
-group = typer.Typer(help="Look into data sets to train on.", no_args_is_help=True)
-app.add_typer(group, name="dataset")
-
-LAYOUT = typer.Option(
-    "--layout", metavar="NAME", help="How the folder is laid out, where looking does not tell."
-)
-WANTED_CLASSES = typer.Option(
-    "--labels",
-    metavar="NAME=CLASS[+CLASS]",
-    help="A class to train and the data set's classes that it is made of; may be repeated. "
-    "pancreas by default, with its tumours.",
-)
+datasets = group("dataset", "Check a data set before training on it.")
 
 
-def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
-    """Read ``pancreas=pancreas+cancer``; ``spleen`` stands for ``spleen=spleen``."""
-    if not texts:
-        return None
-    classes: dict[str, list[str]] = {}
-    for text in texts:
-        name, equals, parts = text.partition("=")
-        made_of = [part.strip() for part in (parts if equals else name).split("+")]
-        if not name.strip() or not all(made_of) or name.strip() in classes:
-            raise typer.BadParameter(f"--labels wants NAME=CLASS[+CLASS], each once; not '{text}'")
-        classes[name.strip()] = made_of
-    return classes
-
-
-@group.command()
+@datasets.command()
 @guarded
 def check(
-    folder: Annotated[Path, typer.Argument(help="The data set, of any layout that is known.")],
+    folder: Annotated[Path, typer.Argument(help="The data set, in any known layout.")],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -57,21 +32,19 @@ def check(
             help="Write dataset.json, cases.csv and a picture of each case there.",
         ),
     ] = None,
-    layout: Annotated[str | None, LAYOUT] = None,
-    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
+    layout: Layout = None,
+    labels: Classes = None,
     no_pictures: Annotated[
-        bool, typer.Option("--no-pictures", help="With -o: the tables only.")
+        bool, typer.Option("--no-pictures", help="With -o: write no pictures.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier check wrote.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Read every case of a data set and say what is suspicious, before training on it.
+    """Read every case of a data set and say what may be wrong with it, before training on it.
 
-    Recognised are NIH Pancreas-CT, the Medical Segmentation Decathlon, nnU-Net's raw data,
-    TotalSegmentator's, folders of CTs with masks, corrections made with this program, and single
-    slices. Exits with 0 if every case can be used, else with 1.
+    Known layouts: NIH Pancreas-CT, Medical Segmentation Decathlon, nnU-Net's raw data,
+    TotalSegmentator's data, folders of CTs with masks, corrections made with this program, and
+    single slices. Exits with 0 if every case can be used, else with 1.
     """
     from napari_pancreas_seg.inference.result import Progress
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
@@ -100,7 +73,7 @@ def check(
             write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
             write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(checked.to_dict(), indent=2, ensure_ascii=False))
+        print_json(checked.to_dict())
     else:
         for line in _lines(checked):
             say(line)

@@ -7,8 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_pancreas_seg.cli import Model, command
-from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classes
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.options import (
+    Classes,
+    Layout,
+    Model,
+    NoPostprocess,
+    Overwrite,
+    Threshold,
+    parse_classes,
+)
 from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say
 
 
@@ -25,8 +33,8 @@ def evaluate(
         ),
     ] = None,
     model: Model = "default",
-    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
-    layout: Annotated[str | None, LAYOUT] = None,
+    labels: Classes = None,
+    layout: Layout = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the figures to this JSON file.")
     ] = None,
@@ -37,23 +45,15 @@ def evaluate(
         bool,
         typer.Option("--every-patient", help="Score the patients the model was trained on too."),
     ] = False,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Another threshold than the model's.")
-    ] = None,
-    no_postprocess: Annotated[
-        bool,
-        typer.Option(
-            "--no-postprocess", help="Of whole CTs: neither smooth along z nor drop pieces."
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist.")
-    ] = False,
+    threshold: Threshold = None,
+    no_postprocess: NoPostprocess = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Score a model: Dice, HD95, surface Dice and more, per patient on the CTs' own grids.
+    """Score a model on CTs with reference masks.
 
-    A data set of slices is scored slice by slice, without post-processing; CTs as a whole, the
-    way they are segmented. Of a model of several classes, each is scored, too.
+    Dice, HD95, surface Dice and more, for each patient, on the CTs' own grids.
+    A data set of single slices is scored slice by slice, without post-processing. CTs are segmented
+    as `segment` does it. If the model has several classes, each is scored too.
     """
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 

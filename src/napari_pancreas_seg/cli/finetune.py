@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_pancreas_seg.cli import app, command
+from napari_pancreas_seg.cli.app import command, group
 from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
 
 if TYPE_CHECKING:
@@ -180,10 +180,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-corrections = typer.Typer(
-    help="Your own corrected cases, that `finetune` learns from: list, add, remove."
+corrections = group(
+    "corrections",
+    "List, add or remove your own corrected cases, from which `finetune` learns.",
+    no_args_is_help=False,
 )
-app.add_typer(corrections, name="corrections")
 
 
 @corrections.callback(invoke_without_command=True)

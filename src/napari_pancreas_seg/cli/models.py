@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 
-from napari_pancreas_seg.cli import command
-from napari_pancreas_seg.cli.terminal import say
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.options import AsJson
+from napari_pancreas_seg.cli.terminal import print_json, say
 
 
 @command
-def models() -> None:
+def models(as_json: AsJson = False) -> None:
     """List the models there are, with their cards."""
     from napari_pancreas_seg.model.bundle import list_models
 
-    for entry in list_models():
+    entries = list_models()
+    if as_json:
+        print_json([{"name": e.name, "origin": e.origin, "card": e.card} for e in entries])
+        return
+    for entry in entries:
         say(f"{entry.name} ({entry.origin})")
         for key, value in entry.card.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

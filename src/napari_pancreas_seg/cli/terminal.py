@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Progress
 
-__all__ = ["Bar", "fail", "fail_naming", "guarded", "quiet", "say"]
+__all__ = ["Bar", "fail", "fail_naming", "guarded", "print_json", "quiet", "say"]
 
 logger = logging.getLogger("napari_pancreas_seg")
 
@@ -72,6 +73,11 @@ def say(line: str, *, err: bool = False) -> None:
     """Print one line; what in a file's name would steer the terminal is written as an escape."""
     harmless = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     typer.echo(harmless, err=err)
+
+
+def print_json(data: Any) -> None:
+    """Print JSON; in ASCII, so that no terminal's encoding can spoil it."""
+    typer.echo(json.dumps(data, indent=2))
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_pancreas_seg.cli import command
-from napari_pancreas_seg.cli.dataset import LAYOUT, parse_classes
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.options import Layout, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -66,7 +66,7 @@ def train(
         Path | None,
         typer.Option(help="JSON with fields for the card: name, version, licence, citation …"),
     ] = None,
-    layout: Annotated[str | None, LAYOUT] = None,
+    layout: Layout = None,
     labels: Annotated[
         list[str] | None,
         _data(
