@@ -132,8 +132,9 @@ def overlap(
                 writers.wait_for_all()
                 readers.drop()
                 readers.wait_for_all()
-                waiting.extendleft(CaseInWork(w.index, w.case) for w in reversed(line))
-                line.clear()
+                while line:
+                    line[-1].forget()
+                    waiting.appendleft(line.pop())
                 yield from _finished(out)
                 segmenter.all_steps(work)
             elif work.result is None:
@@ -176,13 +177,13 @@ class _Threads:
 
     def _run(self) -> None:
         while (work := self._inbox.get()) is not None:
+            stop: BaseException | None = None
             try:
                 self._step(work)
             except BaseException as error:
-                self._done.put(error)
-            else:
-                self._done.put(None)
-            del work
+                stop = error
+            del work  # the CT with it, before anybody counts on the room
+            self._done.put(stop)
 
     def put(self, work: CaseInWork) -> None:
         self._busy += 1

@@ -96,6 +96,10 @@ class CaseInWork:
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def forget(self) -> None:
+        """Let go what was read; it is read again later."""
+        self.was_read, self.volume, self.result = False, None, None
+
     def finish(self, result: CaseResult) -> None:
         """Set the result; what was in memory is let go."""
         self.volume = self.found = None
