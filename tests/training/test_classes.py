@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.inference.frame import FrameSpec
@@ -18,6 +17,7 @@ from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
 from napari_pancreas_seg.training.fit.presets import PRESETS
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.evaluation import evaluate
+from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.training.run import Split, train
 
 
