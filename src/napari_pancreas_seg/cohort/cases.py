@@ -155,22 +155,8 @@ def plan(
 ) -> list[Case]:
     """Decide where everything goes, before any work is done.
 
-    Parameters
-    ----------
-    inputs : Mapping of Path to str
-        The CTs and their names, from `find_inputs`.
-    output : str or Path
-        For one CT a file of any format that a mask can be written to, else a folder.
-    suffix : str, optional
-        Ending of the masks in a folder, ``.nii.gz`` if it is not given.
-    series : str, optional
-        Which of several DICOM series.
-
-    Raises
-    ------
-    PancreasSegError
-        If the output is one file for several CTs, or of a format that is not written, if two
-        CTs would have the same mask, or if nothing can be written there.
+    For one CT, `output` may be a file of any format that a mask can be written to; else it is a
+    folder, and `suffix` the ending of the masks in it, ``.nii.gz`` by default.
     """
     output = Path(output)
     is_file = output.name.lower().endswith(MASK_SUFFIXES) and not output.is_dir()

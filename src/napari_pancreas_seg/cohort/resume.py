@@ -72,13 +72,10 @@ class PreviousResult:
 
     Parameters
     ----------
-    case : Case
-        The case.
-    record : Mapping
-        Its sidecar.
+    case, record
+        The case and its sidecar.
     difference : str, optional
-        How it came about otherwise than this run would do it, as the end of a sentence; None if
-        nothing of the kind is known.
+        How it was made otherwise than this run would make it, as the end of a sentence.
     certain : bool
         Whether the CT is known to be the same without reading it.
     """
@@ -136,15 +133,7 @@ def find_previous(
 def check_free(case: Case, wanted: OutputOptions) -> Path | None:
     """Refuse a case some of whose files must not be written.
 
-    Returns
-    -------
-    Path or None
-        The hidden folder of an interrupted run, if what is in the way is what that has left.
-
-    Raises
-    ------
-    PancreasSegError
-        If something else is in the way.
+    Returns the hidden folder of an interrupted run, if what is in the way is what that has left.
     """
     check = functools.partial(
         saving.check_targets,

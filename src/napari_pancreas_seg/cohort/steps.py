@@ -141,13 +141,7 @@ class CaseSegmenter:
             self.write(work)
 
     def begin(self, work: CaseInWork) -> PreviousResult | None:
-        """Look for what an earlier run has left; finish a case that is done for certain.
-
-        Raises
-        ------
-        PancreasSegError
-            If something is in the way.
-        """
+        """Finish a case that is done for certain; refuse it if something is in the way."""
         previous = self.previous(work.case)
         if previous is None:
             check_free(work.case, self.wanted)

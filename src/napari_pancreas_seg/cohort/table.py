@@ -59,13 +59,6 @@ class CohortTable:
     would be only as good as the network disk. Should two replace the file in the same moment, the
     row that is lost comes back with the next write of the command that it belongs to.
 
-    Parameters
-    ----------
-    path : Path
-        Where to write.
-    cases : sequence of Case
-        The cases of this run, in the order of the rows.
-
     Raises
     ------
     PancreasSegError
@@ -81,26 +74,14 @@ class CohortTable:
         self._next = 0.0
 
     def add(self, result: CaseResult) -> None:
-        """Take the row of a case, and write the table unless that was done a moment ago.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be written.
-        """
+        """Take the row of a case, and write the table unless that was done a moment ago."""
         self._rows[escaped(result.case.mask.name)] = _rows_of(result)
         self._changed = True
         if time.monotonic() >= self._next:
             self.write()
 
     def write(self) -> None:
-        """Write what has changed since the last time; the file appears whole or not at all.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be written.
-        """
+        """Write what has changed since the last time; the file appears whole or not at all."""
         if not self._changed:
             return
         start = time.monotonic()

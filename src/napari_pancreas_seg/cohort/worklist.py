@@ -34,20 +34,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class WorklistCase:
-    """A case of a worklist.
+    """A case of a worklist: its CT, where its mask is kept, and how far it is.
 
-    Parameters
-    ----------
-    name : str
-        Its CT's file or folder, relative to the worklist's folder.
-    source : Path
-        The CT.
-    mask : Path
-        Where its mask is kept.
-    status : Status
-        How far it is.
-    slice : int, optional
-        The slice that was on screen last, counted from the feet.
+    `name` is the CT's path relative to the worklist's folder, `slice` the slice that was on screen
+    last, counted from the feet.
     """
 
     name: str
@@ -65,15 +55,8 @@ class Worklist:
     lie in the output folder, named as ``segment FOLDER -o OUTPUT`` names them: what that
     command has left there counts as segmented.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder with CTs.
-    state_folder : Path
-        Where worklists are remembered.
-    output : Path, optional
-        Folder for the masks: if not given, the one that was used before, else one beside the
-        CTs' folder, named after it. Nothing is created before there is a mask to write.
+    If no `output` is given, it is the one that was used before, else a folder beside the CTs'
+    folder, named after it. Nothing is created before there is a mask to write.
 
     Raises
     ------
@@ -106,13 +89,7 @@ class Worklist:
         return self.cases[self.current + 1] if self.current + 1 < len(self) else None
 
     def go_to(self, index: int) -> WorklistCase:
-        """Make another case the one that is open, and remember it.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no such case, or it cannot be remembered.
-        """
+        """Make another case the one that is open, and remember it."""
         if not 0 <= index < len(self):
             word = "first" if index < 0 else "last"
             raise PancreasSegError(f"This is the {word} case of the worklist.")
@@ -128,22 +105,7 @@ class Worklist:
     def update(
         self, index: int, *, status: Status | None = None, slice: int | None = None
     ) -> WorklistCase:
-        """Remember something about a case.
-
-        Parameters
-        ----------
-        index : int
-            The case.
-        status : Status, optional
-            How far it is.
-        slice : int, optional
-            The slice on screen.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be remembered.
-        """
+        """Remember how far a case is, or which slice is on screen."""
         case = self.cases[index]
         changed = replace(
             case,
@@ -160,13 +122,7 @@ class Worklist:
         return {status: sum(case.status is status for case in self.cases) for status in Status}
 
     def use_output(self, output: str | Path) -> None:
-        """Keep masks in another folder from now on; those written so far stay where they are.
-
-        Raises
-        ------
-        PancreasSegError
-            If nothing can be written there, or it cannot be remembered.
-        """
+        """Keep masks in another folder from now on; those written so far stay where they are."""
         before, self.output = self.output, Path(output).absolute()
         try:
             self.cases = self._list()

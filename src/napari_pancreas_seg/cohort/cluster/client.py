@@ -67,12 +67,6 @@ def segment_on_cluster(
     ------
     CaseResult
         One for each case, as soon as it is done or has failed: not in the order of the cases.
-
-    Raises
-    ------
-    PancreasSegError
-        If Dask is not installed, the cluster cannot be reached or does not fit this machine,
-        there is no such model, or the cluster is lost on the way.
     """
     asked = options or Options()
     bundle = load_bundle(model)
@@ -242,13 +236,7 @@ def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any)
 
 
 def _check_worker(who: str, found: Mapping[str, Any] | BaseException) -> None:
-    """Refuse a worker that could not do what this machine does.
-
-    Raises
-    ------
-    PancreasSegError
-        If it has another version of this program or of Python, or sees other files.
-    """
+    """Refuse a worker that has another version of this program or of Python, or other files."""
     from napari_pancreas_seg.cohort.cluster.worker import python_version
 
     if isinstance(found, BaseException):

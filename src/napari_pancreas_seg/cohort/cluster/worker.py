@@ -31,12 +31,7 @@ __all__ = ["ClusterTask", "ModelPlugin", "inspect_worker", "python_version", "ru
 class ModelPlugin(WorkerPlugin):
     """Holds a model in each worker's process, loaded for its first case.
 
-    Parameters
-    ----------
-    bundle : Bundle
-        The model; it travels to the workers, so they need no copy of its files.
-    device : str
-        Where its network runs.
+    The bundle travels to the workers, so they need no copy of its files.
     """
 
     def __init__(self, bundle: Bundle, device: str) -> None:
@@ -105,25 +100,10 @@ def inspect_worker(
 ) -> Mapping[str, Any]:
     """Say who a worker is and what it sees.
 
-    Parameters
-    ----------
-    folders : sequence of str
-        Folders with CTs.
-    token : str
-        A file that the caller has just made in the output folder.
-    output : str
-        The output folder.
-    plugin : str
-        Name of the plugin that holds the model.
-    dask_worker : Worker
-        The worker, as Dask gives it.
-
-    Returns
-    -------
-    Mapping
-        ``version`` and ``python``; ``unseen``, the first folder that is not the same here, if
-        there is one; ``refused``, why nothing can be written, if so; ``ready``, whether the
-        model is there from an earlier run.
+    `token` is a file that the caller has just made in the output folder. Returns ``version`` and
+    ``python``; ``unseen``, the first folder that is not the same here, if there is one;
+    ``refused``, why nothing can be written, if so; ``ready``, whether the model is there from an
+    earlier run.
     """
     unseen = next((folder for folder in folders if not os.path.exists(folder)), None)
     if unseen is None and not os.path.exists(token):
