@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import group
 from napari_pancreas_seg.cli.options import ModelArgument, Overwrite
@@ -19,10 +19,10 @@ bundles = group("bundle", "Pack a model into a zip for others, or take one in.")
 @guarded
 def export(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write.")],
+    output: Annotated[Path, Option("-o", "--output", help="The .zip to write.")],
     licence: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE", help="The licence's text. Default: what the bundle or its card says."
         ),
     ] = None,
@@ -40,14 +40,12 @@ def export(
 @bundles.command("import")
 @guarded
 def import_(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE.zip", help="A packed model, or its folder.")
-    ],
+    file: Annotated[Path, Argument(metavar="FILE.zip", help="A packed model, or its folder.")],
     name: Annotated[
-        str | None, typer.Option(help="What to call it. Default: the name on its card.")
+        str | None, Option(help="What to call it. Default: the name on its card.")
     ] = None,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HASH", help="The SHA-256 that came with the file.")
+        str | None, Option(metavar="HASH", help="The SHA-256 that came with the file.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -63,7 +61,7 @@ def import_(
 @bundles.command()
 @guarded
 def remove(
-    name: Annotated[str, typer.Argument(help="One of your own models; `models` lists them.")],
+    name: Annotated[str, Argument(help="One of your own models; `models` lists them.")],
 ) -> None:
     """Remove one of your own models."""
     from napari_pancreas_seg.model.library import remove_model
@@ -76,7 +74,7 @@ def remove(
 @guarded
 def onnx(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .onnx file to write.")],
+    output: Annotated[Path, Option("-o", "--output", help="The .onnx file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model as ONNX for other programs: HU at the frame's scale in, probability out.
@@ -103,7 +101,7 @@ def onnx(
 @guarded
 def keras(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .keras file to write.")],
+    output: Annotated[Path, Option("-o", "--output", help="The .keras file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model's network as a .keras file: windowed slices in, raw probability out."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import AsJson, Series
@@ -23,8 +24,7 @@ _WORDS = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "head", "I"
 @command
 def check(
     files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series."),
+        list[Path], Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series.")
     ],
     series: Series = None,
     as_json: AsJson = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series
@@ -17,12 +17,11 @@ __all__ = ["convert"]
 @command
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A CT, mask or map; a folder is a DICOM series.")
+        Path, Argument(metavar="IN", help="A CT, mask or map; a folder is a DICOM series.")
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Its ending is the format.")],
+    target: Annotated[Path, Argument(metavar="OUT", help="Its ending is the format.")],
     ct: Annotated[
-        Path | None,
-        typer.Option(help="The CT of a mask; needed for .dcm, and for the HU in a .csv."),
+        Path | None, Option(help="The CT of a mask; needed for .dcm, and for the HU in a .csv.")
     ] = None,
     mint_uids: MintUids = False,
     series: Series = None,

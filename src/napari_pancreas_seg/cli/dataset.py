@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import group
 from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
@@ -22,10 +22,10 @@ datasets = group("dataset", "Check a data set before training on it.")
 @datasets.command()
 @guarded
 def check(
-    folder: Annotated[Path, typer.Argument(help="The data set, in any known layout.")],
+    folder: Annotated[Path, Argument(help="The data set, in any known layout.")],
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-o",
             "--output",
             metavar="FOLDER",
@@ -35,7 +35,7 @@ def check(
     layout: Layout = None,
     labels: Classes = None,
     no_pictures: Annotated[
-        bool, typer.Option("--no-pictures", help="With -o: write no pictures.")
+        bool, Option("--no-pictures", help="With -o: write no pictures.")
     ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import Device, Model, OutputFolder
@@ -24,7 +25,7 @@ __all__ = ["demo"]
 @command
 def demo(
     output: OutputFolder = Path("demo"),
-    view: Annotated[bool, typer.Option("--view", help="Open the result in napari.")] = False,
+    view: Annotated[bool, Option("--view", help="Open the result in napari.")] = False,
     model: Model = "default",
     device: Device = "auto",
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import (
@@ -23,12 +24,11 @@ from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say
 @command
 def evaluate(
     dataset: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs."),
+        Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
     ],
     references: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."
         ),
     ] = None,
@@ -36,14 +36,13 @@ def evaluate(
     labels: Classes = None,
     layout: Layout = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the figures to this JSON file.")
+        Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Write them as a page of Markdown tables.")
+        Path | None, Option(help="Write them as a page of Markdown tables.")
     ] = None,
     every_patient: Annotated[
-        bool,
-        typer.Option("--every-patient", help="Score the patients the model was trained on too."),
+        bool, Option("--every-patient", help="Score the patients the model was trained on too.")
     ] = False,
     threshold: Threshold = None,
     no_postprocess: NoPostprocess = False,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 __all__ = [
     "AsJson",
@@ -45,10 +46,10 @@ def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
     return classes
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 Classes = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--labels",
         metavar="NAME=CLASS[+CLASS]",
         help="A class, and the data set's classes that it is made of; repeatable. Default: "
@@ -57,48 +58,42 @@ Classes = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    Option(
         metavar="auto|cpu|gpu|gpu:N",
         callback=_device,
         help="Where the network runs; gpu is the first one.",
     ),
 ]
 Layout = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Layout of the data set, if it is not recognised."),
+    str | None, Option(metavar="NAME", help="Layout of the data set, if it is not recognised.")
 ]
 MintUids = Annotated[
     bool,
-    typer.Option(
-        "--mint-uids",
-        help="For DICOM-SEG: make new UIDs if the series has none to refer to.",
-    ),
+    Option("--mint-uids", help="For DICOM-SEG: make new UIDs if the series has none to refer to."),
 ]
-Model = Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="Name or path of a model.")]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")
-]
+Model = Annotated[str, Option(metavar="NAME_OR_PATH", help="Name or path of a model.")]
+ModelArgument = Annotated[str, Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")]
 NoPostprocess = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--no-postprocess",
         help="Do not smooth along z, and keep every piece (default: smooth, and keep the pieces "
         "that belong to the gland).",
     ),
 ]
 OutputFolder = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
+    Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing files.")]
 Series = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="NUMBER_OR_UID", help="Which series to take if a DICOM folder holds several CTs."
     ),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
+    Option(
         min=0,
         max=1,
         metavar="P",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import (
@@ -55,7 +56,7 @@ def _format(value: str | None) -> str | None:
 def segment(
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "-o",
             "--output",
             metavar="PATH",
@@ -63,23 +64,21 @@ def segment(
         ),
     ],
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="INPUT", help="CTs, or folders with CTs.")
+        list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")
     ] = None,
     input: Annotated[
         list[Path] | None,
-        typer.Option("-i", "--input", metavar="PATH", help="The same as INPUT; repeatable."),
+        Option("-i", "--input", metavar="PATH", help="The same as INPUT; repeatable."),
     ] = None,
     model: Model = "default",
-    attention: Annotated[
-        bool, typer.Option("--attention", help="Write the attention maps too.")
-    ] = False,
+    attention: Annotated[bool, Option("--attention", help="Write the attention maps too.")] = False,
     probability: Annotated[
-        bool, typer.Option("--probability", help="Write the probability map too.")
+        bool, Option("--probability", help="Write the probability map too.")
     ] = False,
     no_postprocess: NoPostprocess = False,
     every_slice: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--every-slice",
             help="Run on every slice (default: a coarse sweep, then every 3 mm within the "
             "pancreas).",
@@ -88,12 +87,12 @@ def segment(
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Slices in a batch. Default: chosen for the device."),
+        Option(min=1, metavar="N", help="Slices in a batch. Default: chosen for the device."),
     ] = None,
     threshold: Threshold = None,
     slices: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="A:B",
             help="Only slices A to B - 1, counted from the feet and from 0. Default: all.",
         ),
@@ -101,7 +100,7 @@ def segment(
     overwrite: Overwrite = False,
     format: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="SUFFIX",
             callback=_format,
             help="Format of the masks in a folder. Default: nii.gz.",
@@ -111,7 +110,7 @@ def segment(
     mint_uids: MintUids = False,
     workers: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=0,
             max=64,
             metavar="N",
@@ -121,7 +120,7 @@ def segment(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="ADDRESS",
             help="Run on the workers of a Dask cluster, such as tcp://node1:8786.",
         ),
