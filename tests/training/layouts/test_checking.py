@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
@@ -326,3 +327,18 @@ def test_a_mask_one_slice_short_is_not_usable(pairs, capsys):
     said = capsys.readouterr().out
     assert "2 usable" in said
     assert f"PANCREAS_0012: unusable: the mask has {n - 1} slices, the CT {n}" in said
+
+
+def test_a_slice_whose_file_is_missing_stops_no_other(tmp_path, capsys):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        grey = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+        Image.fromarray(grey).save(tmp_path / "images" / f"{name}.jpg")
+        Image.fromarray((grey > 200).astype(np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    rows = "name,patient,crop_margin_px\na,1,0\nb,2,0\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    (tmp_path / "masks" / "b.png").unlink()
+    assert main(["dataset", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "1 usable" in said.out and "1 of 2 cases cannot be used" in said.err

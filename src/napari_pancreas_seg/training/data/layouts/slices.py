@@ -92,7 +92,7 @@ def read_slice_layout(folder: Path) -> list[SliceRecord]:
     Raises
     ------
     PancreasSegError
-        If the manifest is missing, lacks a column, or names a file that is not there.
+        If the manifest is missing or lacks a column.
     """
     manifest = Path(folder) / "manifest.csv"
     try:
@@ -115,9 +115,6 @@ def _record(folder: Path, row: dict[str, str]) -> SliceRecord:
     if Path(name).name != name:
         raise PancreasSegError(f"{folder}: the manifest's name {name!r} is not a plain file name.")
     image, mask = folder / "images" / f"{name}.jpg", folder / "masks" / f"{name}.png"
-    for path in (image, mask):
-        if not path.is_file():
-            raise PancreasSegError(f"{folder}: {path.relative_to(folder)} is missing.")
     try:
         margin = int(row["crop_margin_px"])
     except (TypeError, ValueError):
