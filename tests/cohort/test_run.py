@@ -543,9 +543,10 @@ def die_when_moved(moved: int, patch: pytest.MonkeyPatch) -> None:
 
     def die(source: Path, target: Path) -> None:
         nonlocal count
-        if count == moved:
-            raise Killed
-        count += 1
+        if not target.parent.name.endswith(".part"):  # as of a mask in two files, on its way
+            if count == moved:
+                raise Killed
+            count += 1
         move(source, target)
 
     patch.setattr(files, "_move", die)

@@ -80,11 +80,11 @@ def finetune(
         ),
     ] = False,
 ) -> None:
-    """Improve a model with your own corrected cases, in minutes and without a GPU.
+    """Improve a model with your own corrected cases.
 
-    The new model is a bundle of its own; the one that it began as stays. A part of your patients
-    is left out of a trial and tells whether they went better. Patterns of usual CT are learnt
-    along, and what is forgotten of them is measured.
+    It takes minutes and no GPU. The new model is a bundle of its own; the first one stays. A trial
+    without some of your patients tells whether the model became better on them. Usual CTs are
+    learnt too, and what is forgotten of them is measured.
     """
     if json_progress:
         _end_with_parent()
@@ -182,7 +182,7 @@ def _end_with_parent() -> None:
 
 corrections = group(
     "corrections",
-    "List, add or remove your own corrected cases, from which `finetune` learns.",
+    "List, add or remove your own corrected cases.",
     no_args_is_help=False,
 )
 

@@ -169,10 +169,11 @@ def train(
         bool, _machine("Compute the same bits every time; slower.", "--deterministic")
     ] = False,
 ) -> None:
-    """Train a model on a data set and write it as a bundle with its card.
+    """Train a model on a data set.
 
-    The output folder shows how it goes: curves.png, history.csv, and TensorBoard's files if
-    TensorBoard is installed. Ctrl+C stops it; --resume goes on.
+    The model is a bundle with its card. The output folder shows how it goes: curves.png,
+    history.csv, and TensorBoard's files if TensorBoard is installed. Ctrl+C stops it; --resume
+    goes on.
     """
     fields = _read_fields(about) if about else {}
     if all_folds and calibrated_by:

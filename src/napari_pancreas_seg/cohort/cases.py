@@ -206,7 +206,7 @@ def _in_folder(folder: Path) -> dict[Path, str]:
     found = {item: stem(item) for item in items if _is_ct(item)}
     if not any(_is_volume(item) for item in found):
         for item in items:
-            if item.is_dir() and item not in found:
+            if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
                 found |= _of_patient(item)
     if not found:
         raise PancreasSegError(
