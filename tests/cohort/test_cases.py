@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,21 @@ def test_a_folder_for_each_patient_names_its_case(tmp_path: Path) -> None:
     (several / "._x.nii").touch()
     touch(several, "whole.nii.gz")  # where volumes lie in it, folders are not looked into
     assert named(several, root=several) == {"whole.nii.gz": "whole"}
+
+
+def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz")
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == "P1":
+            raise PermissionError(13, "no")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert named(tmp_path, root=tmp_path) == {"P1": "P1", "P2/ct.nii.gz": "P2"}
 
 
 def test_patients_of_files_and_of_series_in_one_folder(scans: Path) -> None:

@@ -62,7 +62,7 @@ def check(
             targets += [pictures / f"{case.name}.png" for case in dataset.cases if pictures]
             for target in targets:
                 check_target(target, overwrite=overwrite)
-        with Bar(1) as bar:
+        with Bar() as bar:
             bar.show(0, Progress("reading", 0, len(dataset.cases)))
             checked = check_dataset(
                 dataset,

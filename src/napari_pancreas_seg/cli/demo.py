@@ -38,7 +38,7 @@ def demo(
         _check_screen()
     from napari_pancreas_seg.cohort.demo import run_demo
 
-    with quiet(), Bar(1) as bar:
+    with quiet(), Bar() as bar:
         result = run_demo(
             output, model=model, device=device, progress=functools.partial(bar.show, 0)
         )

@@ -63,7 +63,7 @@ def evaluate(
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
     cases = 0
-    with quiet(), Bar(1) as bar:
+    with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes

@@ -14,20 +14,7 @@ __all__ = ["CohortReporter"]
 
 
 class CohortReporter:
-    """Counts what becomes of cases, says it and keeps the table.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        All cases of the run.
-    table : Path, optional
-        Where the table goes, if there is to be one.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is a file of that name that is no such table.
-    """
+    """Counts what becomes of cases, says it, and keeps the table if there is to be one."""
 
     def __init__(self, cases: Sequence[Case], table: Path | None) -> None:
         self._cases = cases

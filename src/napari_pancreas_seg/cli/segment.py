@@ -167,7 +167,7 @@ def segment(
     cases = plan(find_inputs(asked), output, format, series)
     in_folder = any(case.mask != output for case in cases)
     wanted = OutputOptions(attention, probability, overwrite, mint_uids, resume=in_folder)
-    with quiet(), Bar(len(cases)) as bar:
+    with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
         results: Generator[CaseResult]
         if scheduler is None:
             beside = WORKERS if workers is None else workers
@@ -178,7 +178,7 @@ def segment(
             from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 
             results = segment_on_cluster(
-                scheduler, cases, model, options, wanted, on_progress=bar.count
+                scheduler, cases, model, options, wanted, on_progress=bar.show
             )
         with contextlib.closing(results):
             reporter = CohortReporter(cases, output / TABLE if in_folder else None)

@@ -116,15 +116,9 @@ def _descriptor(stream: Any) -> int | None:
 
 
 class Bar:
-    """A progress bar on standard error, if that is a terminal.
+    """A progress bar on standard error, if that is a terminal; of several cases, it counts them."""
 
-    Parameters
-    ----------
-    cases : int
-        How many CTs there are.
-    """
-
-    def __init__(self, cases: int) -> None:
+    def __init__(self, cases: int = 1) -> None:
         self._cases = cases
         self._bar: Any = None
         self._task: Any = None
@@ -156,13 +150,6 @@ class Bar:
             case = f"case {index + 1} of {self._cases}, " if self._cases > 1 else ""
             self._bar.update(
                 self._task, description=case + step.stage, completed=step.done, total=step.total
-            )
-
-    def count(self, index: int, step: Progress) -> None:
-        """Show how many cases are done, where many are worked on at once."""
-        if self._bar is not None:
-            self._bar.update(
-                self._task, description=step.stage, completed=step.done, total=step.total
             )
 
     @contextlib.contextmanager

@@ -63,20 +63,20 @@ _DEEP = 3
 class Case:
     """A CT to segment, where its files go, and which DICOM series it is of several.
 
-    `maps` is the start of the names of the probability and attention files beside the mask.
-    `name` is what lines and tables call the case.
+    `maps` is the start of the names of the probability and attention files beside the mask,
+    `shown` what lines and tables call the case, if it is not the CT's name.
     """
 
     source: Path
     mask: Path
     maps: str
     series: str | None = None
-    named: str = ""
+    shown: str = ""
 
     @property
     def name(self) -> str:
-        """What the case is called: its CT's name, or that of the folder that names it."""
-        return self.named or self.source.name
+        """What the case is called in lines and tables."""
+        return self.shown or self.source.name
 
     @property
     def sidecar(self) -> Path:
@@ -96,25 +96,13 @@ class Case:
 def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
     """List the CTs that files and folders stand for, each with the name of its case.
 
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        Files are taken as they are, and so is a folder with DICOM files. Of another folder all
-        volumes in it (``.nii.gz`` and so on, but the masks and maps that an earlier run left
-        there), the folders in it that hold DICOM files, each as one case, and zips of such. Where
-        it holds no volumes, but a folder for each patient that does, these, named after the
-        folders. DICOM segmentations, and what an earlier run left, are no CTs.
+    Files are taken as they are, and so is a folder with DICOM files. Of another folder: all volumes
+    in it (``.nii.gz`` and so on), the folders in it that hold DICOM files, each as one case, and
+    zips of such. If it holds no volumes, but a folder for each patient that does: these, named
+    after the folders. DICOM segmentations, and what an earlier run left, are no CTs.
 
-    Returns
-    -------
-    dict of Path to str
-        In the order given, within a folder by name; each once. Two CTs of one name in different
-        folders are named after these.
-
-    Raises
-    ------
-    PancreasSegError
-        If a folder holds no CT or cannot be listed.
+    They come in the order given, within a folder by name; each once. Two CTs of one name in
+    different folders are named after these.
     """
     found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
@@ -174,19 +162,11 @@ def plan(
             f"'{output.name}' is of a format that is not written; end its name in .nii.gz, or "
             "give a folder."
         )
-    if is_file:
-        cases = [Case(source, output, stem(output), series) for source in inputs]
-    else:
-        cases = [
-            Case(
-                source,
-                output / f"{name}_mask{suffix or '.nii.gz'}",
-                name,
-                series,
-                "" if name == stem(source) else name,
-            )
-            for source, name in inputs.items()
-        ]
+    cases = []
+    for source, name in inputs.items():
+        mask = output if is_file else output / f"{name}_mask{suffix or '.nii.gz'}"
+        shown = source.name if is_file or name == stem(source) else name
+        cases.append(Case(source, mask, stem(output) if is_file else name, series, shown))
     seen: dict[str, Path] = {}
     for case in cases:
         other = seen.setdefault(case.mask.name.lower(), case.source)
@@ -230,8 +210,11 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _of_patient(folder: Path) -> dict[Path, str]:
-    """The CT in the folder of a patient, named after it; where there are several, each so far."""
-    found = _below(folder, _DEEP)
+    """The CT in the folder of a patient, named after it; or several, with their own names too."""
+    try:
+        found = _below(folder, _DEEP)
+    except PancreasSegError:
+        return {folder: folder.name}  # it fails as a case, and stops no other
     if len(found) == 1:
         return {found[0]: folder.name}
     return {
@@ -255,7 +238,7 @@ def _is_ct(item: Path) -> bool:
     """Whether something in a folder is taken for a CT."""
     if item.is_dir():
         return _holds_slices(item)
-    return _is_volume(item) or (_is_zip(item) and is_dicom(item))
+    return _is_volume(item) or (item.suffix.lower() == ".zip" and is_dicom(item))
 
 
 def _holds_slices(folder: Path, *, below: bool = True) -> bool:
@@ -280,9 +263,4 @@ def _files_below(folder: Path) -> Iterator[list[Path]]:
 
 
 def _is_volume(item: Path) -> bool:
-    known = item.name.lower().endswith(SUFFIXES)
-    return known and not is_ours(item)
-
-
-def _is_zip(item: Path) -> bool:
-    return item.suffix.lower() == ".zip"
+    return item.name.lower().endswith(SUFFIXES) and not is_ours(item)

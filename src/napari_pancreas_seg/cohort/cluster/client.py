@@ -163,13 +163,19 @@ def _outcome(future: Future, task: ClusterTask) -> CaseResult:
 def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
     """Connect to a scheduler that has workers."""
     try:
-        import distributed  # noqa: F401 - whether it is there
+        import distributed
     except ImportError as error:
         raise PancreasSegError(
             "--scheduler needs Dask; install it with pip install 'napari-pancreas-seg[dask]'."
         ) from error
     with _without_chatter(), contextlib.ExitStack() as stack:
-        client = _client(scheduler, timeout_s)
+        try:
+            client = distributed.Client(scheduler, timeout=timeout_s, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise PancreasSegError(
+                f"There is no Dask scheduler at '{scheduler}'; start one with 'dask scheduler' "
+                "and give the address that it prints, such as tcp://node1:8786."
+            ) from error
         stack.callback(_close, client)
         try:
             client.wait_for_workers(1, timeout=timeout_s)
@@ -179,19 +185,6 @@ def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
                 f"'dask worker {scheduler} --nthreads 2'."
             ) from error
         yield client
-
-
-def _client(scheduler: str, timeout_s: float) -> Client:
-    """Connect to a scheduler."""
-    import distributed
-
-    try:
-        return distributed.Client(scheduler, timeout=timeout_s, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise PancreasSegError(
-            f"There is no Dask scheduler at '{scheduler}'; start one with 'dask scheduler' and "
-            "give the address that it prints, such as tcp://node1:8786."
-        ) from error
 
 
 def _close(client: Client) -> None:
