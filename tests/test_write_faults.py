@@ -50,7 +50,7 @@ def volume_writers() -> dict[str, Writer]:
     mask = (ct.hu > 0).astype(np.uint8)
     values = ScalarMap(np.random.default_rng(1).random(ct.grid.shape).astype(np.float16), ct.grid)
     found: dict[str, Writer] = {}
-    for suffix in io.SUFFIXES:
+    for suffix in io.VOLUME_SUFFIXES:
         found[f"mask{suffix}"] = lambda path: io.save_mask(mask, ct, path, overwrite=True)
         found[f"ct{suffix}"] = lambda path: io.save_ct(ct, path, overwrite=True)
         found[f"map{suffix}"] = lambda path: io.save_map(values, ct, path, overwrite=True)

@@ -100,6 +100,11 @@ def scale_ct(
             f"{subject} does not hold one integer or float per voxel (its type is {stored.dtype}), "
             "so it is no CT; give Hounsfield units."
         )
+    if number := _signed_as_unsigned(stored):
+        raise PancreasSegError(
+            f"{subject} holds signed numbers that were stored or read as unsigned ones ({number} "
+            "stands for -1000), so air and fat are lost; convert the CT again with a signed type."
+        )
     scaled = scale(stored, slope, intercept)
     if scaled.invalid == scaled.values.size:
         raise PancreasSegError(
@@ -112,6 +117,19 @@ def scale_ct(
             f"as air ({AIR_HU} HU).",
         )
     return scaled.values, notes
+
+
+def _signed_as_unsigned(stored: Array) -> int:
+    """Return what stands for -1000 if negative numbers have become the highest ones; else 0."""
+    flat = stored.ravel(order="K")
+    sample = flat[:: max(1, flat.size // 200_000)]
+    for bits in (16, 32):
+        low = np.count_nonzero(sample < 16_000)
+        high = sample[(sample > 2**bits - 16_000) & (sample < 2**bits)]
+        if high.size > 0.02 * sample.size and low + high.size > 0.999 * sample.size:
+            # Padding has one value or two.
+            return 2**bits - 1000 if len(np.unique(high)) > 5 else 0
+    return 0
 
 
 def _whole(stored: Array, slope: float, intercept: float) -> Array | None:

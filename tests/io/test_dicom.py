@@ -368,6 +368,7 @@ def test_other_modalities_are_refused_in_a_sentence(tmp_path: Path, modality: st
 def test_a_screenshot_is_refused(tmp_path: Path) -> None:
     def screenshot(k: int, dataset: Dataset) -> None:
         dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+        del dataset.ImagePositionPatient
 
     write_series(tmp_path, change=screenshot)
     with pytest.raises(PancreasSegError, match="secondary capture"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +20,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import check_hounsfield, scale
+from napari_pancreas_seg.io.quiet import quiet_libraries
 
 AFFINE = np.diag([-1.0, -1, 3, 1])
 
@@ -272,3 +276,91 @@ def test_what_is_read_in_pieces_is_whole(
     assert loaded.hu.flags.c_contiguous
     whole = (np.rint(expected) == expected).all() and expected.max() <= 32767
     assert loaded.hu.dtype == (np.int16 if whole else np.float32)
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32", "uint8"])
+def test_a_mask_with_an_automatic_slope_is_a_mask(kind: str, tmp_path: Path) -> None:
+    """nibabel stores 1 as 0.99999 when floats are saved as integers."""
+    labels = np.zeros((12, 10, 8))
+    labels[2:5, 3:6, 2:4], labels[7:9, 3:6, 2:4] = 1, 3
+    image = nib.Nifti1Image(labels * (1.0000002 if kind == "float32" else 1), AFFINE)
+    image.set_data_dtype(kind)
+    nib.save(image, tmp_path / "m.nii.gz")
+    again = nib.load(tmp_path / "m.nii.gz").get_fdata()
+    assert not np.array_equal(again, labels)  # or this tests nothing
+    assert io.sniff(tmp_path / "m.nii.gz").kind == "mask"
+    mask, volume = io.load_mask(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(volume.to_source_order(mask), labels)
+
+
+def test_fractions_are_no_mask(tmp_path: Path) -> None:
+    labels = np.zeros((12, 10, 8), np.float32)
+    labels[2:5] = 0.99
+    nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / "m.nii")
+    with pytest.raises(PancreasSegError, match="whole numbers"):
+        io.load_mask(tmp_path / "m.nii")
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "float32"])
+def test_signed_numbers_read_as_unsigned_are_named(
+    kind: str, body: Callable, tmp_path: Path
+) -> None:
+    hu = body((40, 40, 6))
+    bits = 32 if kind == "uint32" else 16
+    wrapped = (hu.astype(np.int64) % 2**bits).astype(kind)
+    with pytest.raises(PancreasSegError, match=f"unsigned.*{2**bits - 1000} stands for -1000"):
+        io.load_ct(saved(wrapped, tmp_path / "ct.nii"))
+    padded = (np.maximum(hu, -1000) + 1024).astype(np.uint16)
+    padded[:3] = 63536  # padding of one value is none of that
+    with pytest.raises(PancreasSegError) as refused:
+        io.load_ct(saved(padded, tmp_path / "padded.nii"))
+    assert "unsigned" not in str(refused.value)
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".img"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_nifti_pair(suffix: str, packed: str, body: Callable, tmp_path: Path) -> None:
+    hu = body((24, 20, 6))
+    affine = np.array([[-0.8, 0, 0, 9], [0, 0.9, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Pair(hu, affine), tmp_path / f"case 1.img{packed}")
+    volume = io.load_ct(tmp_path / f"case 1{suffix}{packed}")
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
+    np.testing.assert_allclose(volume.source.affine, affine, atol=1e-6)
+    assert volume.name == "case 1" and volume.notes == ()
+    path = io.save_mask(volume.hu > 0, volume, tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(nib.load(path).get_fdata(), hu > 0)
+    gone = ".img" if suffix == ".hdr" else ".hdr"
+    (tmp_path / f"case 1{gone}{packed}").unlink()
+    with pytest.raises(PancreasSegError, match=f"'case 1{gone}', is not beside it"):
+        io.load_ct(tmp_path / f"case 1{suffix}{packed}")
+
+
+def test_analyze_is_refused_by_name(body: Callable, tmp_path: Path) -> None:
+    nib.save(nib.AnalyzeImage(body((24, 20, 6)), None), tmp_path / "a.img")
+    with pytest.raises(PancreasSegError, match="Analyze"):
+        io.load_ct(tmp_path / "a.hdr")
+
+
+def test_a_stem_is_a_matter_of_the_name_alone(tmp_path: Path) -> None:
+    names = {"a.nii.gz": "a", "1.2.840.7": "1.2.840.7", "a.b": "a.b", "c.IMA": "c", "d.hdr": "d"}
+    for name, expected in names.items():
+        assert io.stem(tmp_path / name) == expected
+        (tmp_path / name).mkdir()
+        assert io.stem(tmp_path / name) == expected
+
+
+def test_two_reads_at_once_leave_the_loggers_as_they_were(body: Callable, tmp_path: Path) -> None:
+    loggers = [logging.getLogger(n) for n in ("nibabel.global", "pydicom", "highdicom")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers], list(warnings.filters)
+    first, second = quiet_libraries(), quiet_libraries()
+    first.__enter__()
+    second.__enter__()
+    assert not any(logger.isEnabledFor(logging.CRITICAL) for logger in loggers)
+    first.__exit__(None, None, None)  # the one that came first goes first
+    assert not any(logger.isEnabledFor(logging.CRITICAL) for logger in loggers)
+    second.__exit__(None, None, None)
+    assert ([(lg.level, list(lg.handlers)) for lg in loggers], list(warnings.filters)) == before
+    paths = [saved(body((24, 20, 6)), tmp_path / f"{n}.nii.gz") for n in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(io.load_ct, paths))
+    assert ([(lg.level, list(lg.handlers)) for lg in loggers], list(warnings.filters)) == before

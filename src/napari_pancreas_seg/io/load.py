@@ -26,6 +26,7 @@ from napari_pancreas_seg.io.suffixes import (
     METAIMAGE,
     NIFTI,
     NRRD,
+    PAIR,
     list_suffixes,
     stem,
 )
@@ -58,13 +59,13 @@ class Format(NamedTuple):
 
 
 _FORMATS = (
-    Format("nifti", NIFTI, nifti.read),
+    Format("nifti", (*NIFTI, *PAIR), nifti.read),
     Format("nrrd", NRRD, itk.read),
     Format("metaimage", METAIMAGE, itk.read),
 )
 
-SUFFIXES = tuple(suffix for known in _FORMATS for suffix in known.suffixes)
-"""Endings of the files that can be read, lower case, longest first; DICOM files have any."""
+SUFFIXES = (*NIFTI, PAIR[0], *NRRD, *METAIMAGE)
+"""Endings of the files that stand for a volume, lower case; DICOM files have any."""
 
 
 class Sniffed(NamedTuple):
@@ -81,11 +82,11 @@ def load_ct(ct: Any, *, series: str | int | None = None) -> CTVolume:
     Parameters
     ----------
     ct : str, Path, nibabel image, SimpleITK.Image or CTVolume
-        The path of a file with one volume in Hounsfield units: NIfTI (``.nii.gz``, ``.nii``),
-        NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``). Or of DICOM: a folder or a
-        zip with a series, or any one of its files, whatever its name. Or an image, which is
-        copied and checked as a file is. A CTVolume is returned as it is; see
-        `CTVolume.from_array` for arrays.
+        A path: of a file with one volume in Hounsfield units, NIfTI (``.nii.gz``, ``.nii``, a
+        pair ``.hdr`` and ``.img``), NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``,
+        ``.mhd``); or of DICOM, a folder or a zip with a series, or any one of its files, whatever
+        its name. Or an image, which is copied and checked as a file is. A CTVolume is returned as
+        it is; for arrays see `CTVolume.from_array`.
     series : str or int, optional
         Which series of several in one DICOM folder: its number, its UID, or its place in the
         list (``"#2"``) that the refusal gives. Not needed where one of them is a CT volume.

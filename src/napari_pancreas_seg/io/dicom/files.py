@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DicomFile",
+    "files_below",
     "find_files",
     "is_dicom_file",
     "is_dicom_folder",
@@ -250,15 +251,19 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _in_folder(folder: Path) -> list[DicomFile]:
-    files = _dicom_files(_entries(folder))
-    if not files:
-        below = (here / name for here, names in _walk(folder) for name in names)
-        files = _dicom_files(below)
+    files = _dicom_files(_entries(folder)) or files_below(folder)
     if not files:
         raise PancreasSegError(
             f"The folder '{_name(folder)}' holds no DICOM files; give the folder of a CT series."
         )
     return files
+
+
+def files_below(folder: Path) -> list[DicomFile]:
+    """List the DICOM files in the folders below one."""
+    return _dicom_files(
+        here / name for here, names in _walk(folder) for name in names if here != folder
+    )
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.slices import Slice
-from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM
+from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM, UNEVEN
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
 
 __all__ = ["Placed", "place"]
@@ -19,9 +19,6 @@ Vector = npt.NDArray[np.float64]
 
 _SQUARE = 1e-2
 """How far two direction cosines may be from unit vectors at right angles."""
-
-_UNEVEN = 0.25
-"""A gap may differ from the usual one by that part of it, a slice be that far from its place."""
 
 _NOTED_MM = 0.05
 """Slices that lie further than this from an even spacing are worth a note."""
@@ -50,7 +47,10 @@ class Placed:
 
 
 def place(
-    name: str, slices: Sequence[Slice], same_pixels: Callable[[Slice, Slice], bool]
+    name: str,
+    slices: Sequence[Slice],
+    same_pixels: Callable[[Slice, Slice], bool],
+    others: Sequence[Slice] = (),
 ) -> Placed:
     """Sort slices by where they lie, never by number or name, and find their affine.
 
@@ -65,6 +65,8 @@ def place(
         Of one orientation, size and spacing, in any order.
     same_pixels : callable
         Whether two slices hold the same values; asked of those at the same place only.
+    others : sequence of Slice
+        CT slices that were left out: one of them may lie where a slice is missing.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def place(
         were = "1 slice of this CT was" if repeated == 1 else f"{repeated} slices of this CT were"
         notes.append(f"{were} there more than once, with the same values: each was taken once.")
     ordered, positions = [ordered[k] for k in kept], positions[kept]
-    step, more = _step(name, positions, normal, slices[0])
+    step, more = _step(name, positions, normal, slices[0], others)
     affine = np.eye(4)
     affine[:3, 0] = row * spacing[1]
     affine[:3, 1] = column * spacing[0]
@@ -148,7 +150,7 @@ def _without_repeats(
 
 
 def _step(
-    name: str, positions: Vector, normal: Vector, item: Slice
+    name: str, positions: Vector, normal: Vector, item: Slice, others: Sequence[Slice]
 ) -> tuple[Vector, tuple[str, ...]]:
     """Return the way from a slice to the next, or say why there is none for all of them."""
     count = len(positions)
@@ -158,12 +160,13 @@ def _step(
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     worst = int(np.argmax(np.abs(gaps - usual)))
-    if usual <= 0 or abs(gaps[worst] - usual) > _UNEVEN * usual:
-        raise PancreasSegError(_gap(name, gaps, usual, worst, heights))
+    if usual <= 0 or abs(gaps[worst] - usual) > UNEVEN * usual:
+        stranger = _stranger(others, normal, heights[worst : worst + 2], item)
+        raise PancreasSegError(stranger or _gap(name, gaps, usual, worst, heights))
     step = (positions[-1] - positions[0]) / (count - 1)
     line = positions[0] + np.outer(np.arange(count), step)
     away = np.linalg.norm(positions - line, axis=1)
-    if away.max() > _UNEVEN * usual:
+    if away.max() > UNEVEN * usual:
         raise PancreasSegError(
             f"The slices of '{name}' do not lie on a line: slice {int(away.argmax()) + 1} of "
             f"{count} is {away.max():.2f} mm from where the others put it (their distances run "
@@ -198,7 +201,7 @@ def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> 
     gap, where = gaps[worst], f"between slices {worst + 1} and {worst + 2} of {len(heights)}"
     at = f"(at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm along the stack)"
     missing = round(gap / usual) - 1 if usual > 0 else 0
-    if missing >= 1 and abs(gap - (missing + 1) * usual) <= _UNEVEN * usual:
+    if missing >= 1 and abs(gap - (missing + 1) * usual) <= UNEVEN * usual:
         what = "1 slice is" if missing == 1 else f"{missing} slices are"
         return (
             f"'{name}' is not complete: {where} there are {gap:.3g} mm instead of {usual:.3g} mm "
@@ -208,6 +211,25 @@ def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> 
         f"The slices of '{name}' are unevenly spaced: {where} there are {gap:.3g} mm instead of "
         f"{usual:.3g} mm {at}; export the series again, or give a folder with one of its volumes."
     )
+
+
+def _stranger(others: Sequence[Slice], normal: Vector, between: Vector, item: Slice) -> str:
+    """Say which slice of another kind lies where one is missing; empty if none does."""
+    for other in others:
+        place = other.plane
+        if place.position is None or not between[0] < place.position @ normal < between[1]:
+            continue
+        what = "of another phase, acquisition or series than"
+        if (place.rows, place.columns) != (item.plane.rows, item.plane.columns):
+            sizes = f"{place.columns}×{place.rows} pixels instead of"
+            what = f"{sizes} {item.plane.columns}×{item.plane.rows}, unlike"
+        elif place.spacing != item.plane.spacing:
+            what = "of another pixel spacing than"
+        return (
+            f"The slice {_label(other)} (at {place.position @ normal:.2f} mm along the stack) is "
+            f"{what} the others, so the CT lacks one there; export the series again."
+        )
+    return ""
 
 
 def _label(item: Slice) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import (
     DicomFile,
+    files_below,
     find_files,
     is_dicom_file,
     is_dicom_folder,
@@ -23,10 +24,10 @@ from napari_pancreas_seg.io.dicom.files import (
 from napari_pancreas_seg.io.dicom.geometry import place
 from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
-from napari_pancreas_seg.io.dicom.seg_read import quiet_libraries
 from napari_pancreas_seg.io.dicom.slices import Slice, slices_of
-from napari_pancreas_seg.io.dicom.stacks import choose, stacks_of
+from napari_pancreas_seg.io.dicom.stacks import choose, odd_slices, stacks_of
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
+from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.voxels import reading
 
@@ -62,6 +63,10 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
     with _reading(path), find_files(path) as (files, wanted):
         name = path.name
         slices, damaged = _slices(files, wanted)
+        if path.is_dir() and not any(stack.is_volume for stack in stacks_of(slices)):
+            # A report or a scout above the folders of the series.
+            more, broken = _slices(files_below(path), None)
+            slices, damaged = slices + more, damaged + broken
         if not slices:
             raise PancreasSegError(
                 f"'{name}' is damaged: no DICOM header in it can be read; copy or export it again."
@@ -69,7 +74,9 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         asked = None if series is None else str(series)
         stack, notes = choose(name, stacks_of(slices), asked, wanted)
         _check_size(name, stack.slices)
-        placed = place(name, stack.slices, same_pixels)
+        chosen = set(map(id, stack.slices))
+        others = [item for item in slices if not item.fault and id(item) not in chosen]
+        placed = place(name, stack.slices, same_pixels, others)
         found = read_hounsfield(placed.slices)
         multiframe = placed.slices[0].frame > 0
         header = DicomHeader(
@@ -84,7 +91,7 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         0.0,
         placed.affine,
         header,
-        (*notes, *_damage(damaged), *placed.notes, *found.notes),
+        (*notes, *_damage(damaged), *placed.notes, *odd_slices(placed.slices), *found.notes),
     )
 
 

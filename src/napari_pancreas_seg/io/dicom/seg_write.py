@@ -18,7 +18,7 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.io.dicom.seg_read import quiet_libraries, read_segmentation
+from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.dicom.segments import (
     MANUFACTURER,
     describe_segments,
@@ -26,6 +26,7 @@ from napari_pancreas_seg.io.dicom.segments import (
     plain_text,
 )
 from napari_pancreas_seg.io.files import atomic_write, check_target, same_file
+from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:

@@ -72,6 +72,11 @@ def check_uids(volume: OnSourceGrid) -> None:
             "This series has no UIDs that a DICOM-SEG could refer to (an anonymiser may have "
             "removed them); --mint-uids makes some from its content, or write .nii.gz."
         )
+    if len({each.SeriesInstanceUID for each in header.datasets}) > 1:
+        raise PancreasSegError(
+            "The slices of this CT have different series UIDs, so a DICOM-SEG could not refer to "
+            "them as one series; write .nii.gz."
+        )
     if len({each.SOPInstanceUID for each in header.datasets}) < len(header.datasets):
         raise PancreasSegError(
             "Several slices of this series have the same UID, so a DICOM-SEG could not refer to "

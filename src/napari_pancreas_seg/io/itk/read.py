@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,8 @@ def read(path: Path) -> RawImage:
         with _voxels(layout) as stream:
             stored = read_voxels(layout.data, stream, layout.shape, layout.dtype)
     notes: tuple[str, ...] = ()
+    if layout.segments:
+        stored, notes = _flattened(stored, layout.segments)
     if not layout.placed:
         notes += (
             "The header does not say how this CT lies in the patient (no anatomical space): left "
@@ -97,6 +100,28 @@ def read(path: Path) -> RawImage:
         layout.dtype.name,
         layout.content == MAP_CONTENT,
     )
+
+
+def _flattened(
+    layers: npt.NDArray[Any], segments: tuple[tuple[int, int], ...]
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Make one label map of layers (L, I, J, K), in which segments overlap."""
+    labels = np.zeros(layers.shape[1:], np.uint8, order="F")
+    values = [value for _, value in segments]
+    alike = len(set(values)) < len(values) or max(values) > 255
+    overlap = False
+    for number, (layer, value) in enumerate(segments, start=1):
+        if layer >= len(layers) or number > 255:
+            raise PancreasSegError("This file names layers or labels that it does not have.")
+        inside = layers[layer] == value
+        overlap = overlap or bool(labels[inside].any())
+        labels[inside] = number if alike else value
+    said = []
+    if alike:
+        said.append("Segments of this file share label values: they were numbered in their order.")
+    if overlap:
+        said.append("Segments of this file overlap; where they do, the last one was taken.")
+    return labels, tuple(said)
 
 
 def check_whole(path: Path) -> None:
@@ -124,7 +149,7 @@ def _name(path: Path) -> str:
 def layout_of(path: Path) -> Layout:
     """Find out where the voxels are, and refuse what cannot be."""
     layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
-    check_shape(path, layout.shape)
+    check_shape(path, layout.volume_shape)
     if layout.encoding == "text":
         if math.prod(layout.shape) > _LONGEST_TEXT:
             raise PancreasSegError(
@@ -154,7 +179,8 @@ def _affine(path: Path, layout: Layout) -> npt.NDArray[np.float64]:
             "it or convert the CT again."
         ) from error
     n = reader.GetDimension()
-    if tuple(reader.GetSize())[:3] != layout.shape[:3] or reader.GetNumberOfComponents() != 1:
+    size, components = tuple(reader.GetSize())[:3], reader.GetNumberOfComponents()
+    if size != layout.volume_shape[:3] or (components != 1 and not layout.segments):
         raise PancreasSegError(
             f"'{path.name}' is not one volume of plain numbers; give one 3-D CT."
         )
