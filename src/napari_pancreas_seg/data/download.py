@@ -25,14 +25,7 @@ _MOST_REDIRECTIONS = 6
 
 
 def cache_folder() -> Path:
-    """Folder for what is downloaded, and for models of the user's own.
-
-    Returns
-    -------
-    Path
-        What the environment variable ``NAPARI_PANCREAS_SEG_CACHE`` names, else the user's
-        cache folder for this program. It may not exist yet.
-    """
+    """Folder for what is downloaded, and for models of the user's own."""
     chosen = os.environ.get("NAPARI_PANCREAS_SEG_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -44,38 +37,7 @@ def cache_folder() -> Path:
 def download(
     url: str, sha256: str, target: Path, what: str, *, otherwise: str = "", timeout_s: float = 30.0
 ) -> Path:
-    """Download a file unless it is there already, whole or not at all.
-
-    Parameters
-    ----------
-    url : str
-        Where to download it from.
-    sha256 : str
-        What the file must hash to; anything else is thrown away.
-    target : Path
-        Where it goes; a file there with another hash is replaced.
-    what : str
-        What it is, for messages: ``"the example CT"``.
-    otherwise : str
-        A sentence on what to do without it, for messages.
-    timeout_s : float
-        Seconds of silence, or of next to nothing, after which the server counts as unreachable.
-
-    Returns
-    -------
-    Path
-        The target, its hash checked.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no connection, the server does not have the file or sends another, sends it
-        unencrypted, or the folder cannot be written. No partial file is left behind.
-
-    Notes
-    -----
-    Proxies are taken from the environment (``HTTPS_PROXY``, ``NO_PROXY``, …).
-    """
+    """Download a file unless it is there already, whole or not at all."""
     import pooch
     import requests
 

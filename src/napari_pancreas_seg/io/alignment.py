@@ -29,29 +29,6 @@ def bring_onto(
 
     Flips and permutations of axes have been undone by reading. What is left is a mask that spans
     a part of the CT only, such as a DICOM-SEG without its empty slices.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (z, y, x), uint8
-        The mask in display order.
-    grid : Grid
-        Where it lies.
-    name : str
-        What it is called.
-    advice : str
-        What to do if it cannot be: the end of the sentence.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X)
-        The mask on the CT's grid; the same array where nothing is to be done.
-
-    Raises
-    ------
-    PancreasSegError
-        If its voxels are not voxels of the CT.
     """
     first = volume.grid.index(grid.world((0, 0, 0)))
     last = volume.grid.index(grid.world(np.subtract(grid.shape, 1)))

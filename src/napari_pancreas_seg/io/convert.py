@@ -23,35 +23,7 @@ def convert(
     overwrite: bool = False,
     mint_uids: bool = False,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write what a file holds, a CT, a mask or a map, to another one.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file that can be read, or the folder of a DICOM series.
-    target : str or Path
-        Where to write; its ending says the format.
-    ct : str or Path, optional
-        The CT that a mask was drawn on: a DICOM-SEG refers to it, and a table has its HU.
-    series : str or int, optional
-        Which series of several in one DICOM folder.
-    overwrite : bool
-        Whether an existing file may be replaced. What is read never is.
-    mint_uids : bool
-        Whether a DICOM series without UIDs may be given some.
-
-    Returns
-    -------
-    kind : str
-        What it was: ``"CT"``, ``"mask"`` or ``"map"``.
-    notes : tuple of str
-        Notes for the user.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be read or written, or the mask does not lie on the grid of the CT.
-    """
+    """Write what a file holds, a CT, a mask or a map, to another one."""
     path, target = Path(path), Path(target)
     if same_file(path, target):
         raise PancreasSegError(

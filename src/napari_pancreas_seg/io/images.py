@@ -20,13 +20,7 @@ __all__ = ["read_image"]
 
 
 def read_image(image: Any) -> tuple[str, str, RawImage]:
-    """Take a CT out of an image in memory; return its format, the case's name, and the CT.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no image, or not one volume.
-    """
+    """Take a CT out of an image in memory; return its format, the case's name, and the CT."""
     kind = type(image)
     if hasattr(image, "dataobj") and hasattr(image, "affine"):
         file = image.get_filename() if hasattr(image, "get_filename") else None

@@ -137,13 +137,7 @@ def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
 
 
 def check_ct(volume: CTVolume) -> CTVolume:
-    """Take a volume from `sniff` for a CT, with its values in HU, which may overwrite them.
-
-    Raises
-    ------
-    PancreasSegError
-        If its values cannot be Hounsfield units.
-    """
+    """Take a volume from `sniff` for a CT, with its values in HU, which may overwrite them."""
     path = volume.source.path
     subject = f"'{path.name}'" if path else f"The image '{volume.name}'"
     hu, more = to_hounsfield(volume.hu, subject, reuse=True)

@@ -58,20 +58,7 @@ class OnGrid(Protocol):
 
 
 def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
-    """Refuse, before any work is done, a format that cannot hold a mask of this CT.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the mask is to go.
-    like : CTVolume
-        The CT.
-
-    Raises
-    ------
-    PancreasSegError
-        If `save_mask` would refuse it whatever the mask is.
-    """
+    """Refuse, before any work is done, a format that cannot hold a mask of this CT."""
     name = _writable(path, like, MASK_SUFFIXES).name.lower()
     if name.endswith(DICOM):
         from napari_pancreas_seg.io.dicom import seg_write as dicom_seg

@@ -55,15 +55,7 @@ _PIECE = 1 << 18
 
 @contextlib.contextmanager
 def reading(path: Path, format: str) -> Iterator[None]:
-    """Turn whatever a damaged file provokes into one sentence.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    format : str
-        What it should be: ``"NIfTI"``, ``"NRRD"``.
-    """
+    """Turn whatever a damaged file provokes into one sentence."""
     try:
         with np.errstate(all="ignore"):
             yield
@@ -92,13 +84,7 @@ def reading(path: Path, format: str) -> Iterator[None]:
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of an array if it is one volume.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is empty, a picture, or several volumes.
-    """
+    """Return the shape of an array if it is one volume."""
     if not shape or min(shape) <= 0:
         raise PancreasSegError(f"'{path.name}' holds no voxels (its shape is {shape}).")
     if len(shape) < 3:
@@ -117,24 +103,7 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def check_size(
     path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, compressed: bool
 ) -> None:
-    """Refuse, before memory is taken, what the file cannot hold or memory cannot.
-
-    Parameters
-    ----------
-    path : Path
-        The file with the data.
-    offset : int
-        Bytes before the first voxel, in the decompressed stream.
-    shape, dtype
-        What the header declares.
-    compressed : bool
-        Whether the data are.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is too short, or would not fit into memory.
-    """
+    """Refuse, before memory is taken, what the file cannot hold or memory cannot."""
     declared = dtype.itemsize * math.prod(shape)
     size = path.stat().st_size
     most = size * _MAX_DEFLATE_RATIO if compressed else size
@@ -177,18 +146,7 @@ def are_labels(values: Array) -> bool:
 
 
 def planes(array: Array) -> Iterator[bytes]:
-    """Cut an array into what a stream of its voxels is made of; empty planes cost next to nothing.
-
-    Parameters
-    ----------
-    array : ndarray, shape (I, J, K, ...)
-        Voxels.
-
-    Yields
-    ------
-    bytes
-        A plane along the first two axes: little-endian, the first axis fastest.
-    """
+    """Cut an array into the planes of a stream, the first axis fastest; empty ones are cheap."""
     stored = array.dtype.newbyteorder("<")
     volume = array.reshape(*array.shape[:2], -1, order="F")
     mostly_empty = stored == np.uint8  # a mask; of other arrays that is not worth the look
@@ -203,27 +161,7 @@ def planes(array: Array) -> Iterator[bytes]:
 def read_voxels(
     path: Path, stream: BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Array:
-    """Read an array, first axis fastest; as int16 where nothing is lost by that.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for what is said of it.
-    stream : file object
-        At the first voxel.
-    shape, dtype
-        What the header declares.
-
-    Returns
-    -------
-    ndarray
-        In Fortran order.
-
-    Raises
-    ------
-    PancreasSegError
-        If the stream ends too early.
-    """
+    """Read an array, first axis fastest; as int16 where nothing is lost by that."""
     stored = _read_narrowed(path, stream, math.prod(shape), dtype)
     # To the end, where gzip keeps the checksum; a file with a long tail is not worth the time.
     for _ in range(4):

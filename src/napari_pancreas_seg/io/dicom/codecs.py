@@ -54,33 +54,7 @@ class Layout(NamedTuple):
 def frames(
     stream: BinaryIO, header: Dataset, layout: Layout, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Array]]:
-    """Read frames from an open file.
-
-    Parameters
-    ----------
-    stream : BinaryIO
-        At the element of the pixel data, as `dicom_files.read_header` leaves it.
-    header : pydicom.Dataset
-        What comes before it.
-    layout : Layout
-        How the numbers are stored.
-    numbers : sequence of int
-        Which frames, from 1, ascending.
-
-    Yields
-    ------
-    number : int
-        Number of the frame.
-    values : ndarray, shape (rows, columns)
-        Stored numbers, with their sign and without unused bits.
-
-    Raises
-    ------
-    PancreasSegError
-        If the transfer syntax is not known.
-    Exception
-        Of many types if the data are damaged.
-    """
+    """Read frames from an open file."""
     syntax = str(header.file_meta.get("TransferSyntaxUID") or "")
     count = int(header.get("NumberOfFrames") or 1)
     implicit, little = header.original_encoding

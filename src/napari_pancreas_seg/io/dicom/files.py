@@ -66,45 +66,16 @@ _WORTH_CHECKING = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class DicomFile:
-    """A DICOM file in a folder or in a zip.
+    """A DICOM file in a folder or in a zip."""
 
-    Parameters
-    ----------
-    path : Path
-        The file; in a zip, the zip's path followed by the name within it.
-    size : int
-        Its length in bytes.
-    open : callable
-        Opens it for reading.
-    """
-
-    path: Path
-    size: int
-    open: Callable[[], BinaryIO]
+    path: Path  # the file; in a zip, the zip's path followed by the name within it
+    size: int  # its length in bytes
+    open: Callable[[], BinaryIO]  # opens it for reading
 
 
 @contextlib.contextmanager
 def find_files(path: Path) -> Iterator[tuple[list[DicomFile], DicomFile | None]]:
-    """List the DICOM files that a path stands for; whatever else lies there is passed over.
-
-    Parameters
-    ----------
-    path : Path
-        A folder (if it holds no DICOM file itself, those below it count), a zip, or one file,
-        which stands for its folder.
-
-    Yields
-    ------
-    files : list of DicomFile
-        By name. They can be opened until the context ends.
-    wanted : DicomFile or None
-        The one that was named, if it was one.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is none, or a zip is unsafe or damaged.
-    """
+    """List the DICOM files that a path stands for; whatever else lies there is passed over."""
     if path.is_dir():
         yield _in_folder(path), None
     elif is_zip(path):
@@ -170,24 +141,7 @@ def is_dicom_zip(path: Path) -> bool:
 def read_header(
     stream: BinaryIO, tags: Sequence[int] | None = None
 ) -> tuple[Dataset, BinaryIO, bool]:
-    """Read a header up to the pixel data.
-
-    Parameters
-    ----------
-    stream : BinaryIO
-        An open DICOM file.
-    tags : sequence of int, optional
-        The only elements to read.
-
-    Returns
-    -------
-    dataset : pydicom.Dataset
-        The header; its transfer syntax is explicit where the file's is deflated.
-    stream : BinaryIO
-        The data, inflated if need be, at the beginning of the element of the pixel data.
-    has_pixels : bool
-        Whether there is such an element.
-    """
+    """Read a header up to the pixel data."""
     from pydicom import dcmread
 
     head = stream.read(_HEAD)

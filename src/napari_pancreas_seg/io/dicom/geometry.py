@@ -29,21 +29,12 @@ _TILTED = np.deg2rad(0.5)
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A stack in order.
+    """A stack in order."""
 
-    Parameters
-    ----------
-    slices : tuple of Slice
-        Along the normal of the slices: for axial ones lying head first, from feet to head.
-    affine : ndarray, shape (4, 4)
-        Maps (column, row, slice) to world coordinates in mm, RAS+.
-    notes : tuple of str
-        Notes for the user.
-    """
-
+    # Along the normal of the slices: for axial ones lying head first, from feet to head.
     slices: tuple[Slice, ...]
-    affine: Vector
-    notes: tuple[str, ...]
+    affine: Vector  # maps (column, row, slice) to world coordinates in mm, RAS+
+    notes: tuple[str, ...]  # notes for the user
 
 
 def place(
@@ -56,23 +47,6 @@ def place(
 
     A stack that leans, as from a tilted gantry, gets a sheared affine: that is exactly where its
     voxels lie, and nothing needs to be resampled.
-
-    Parameters
-    ----------
-    name : str
-        What was given, for messages.
-    slices : sequence of Slice
-        Of one orientation, size and spacing, in any order.
-    same_pixels : callable
-        Whether two slices hold the same values; asked of those at the same place only.
-    others : sequence of Slice
-        CT slices that were left out: one of them may lie where a slice is missing.
-
-    Raises
-    ------
-    PancreasSegError
-        If the headers do not say where the slices lie, if one is missing, or two that differ lie
-        at the same place.
     """
     row, column, spacing = _axes(name, slices[0])
     normal = np.cross(row, column)

@@ -55,13 +55,7 @@ class _Target(NamedTuple):
 
 
 def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
-    """Read the values of slices of one size, in their order, several files at a time.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file is damaged or stored in a way that cannot be read.
-    """
+    """Read the values of slices of one size, in their order, several files at a time."""
     plane = slices[0].plane
     volume = _Volume((plane.columns, plane.rows, len(slices)))
     scales, said = _rescaling(slices)

@@ -39,27 +39,7 @@ _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 
 
 def read(path: Path, series: str | int | None = None) -> RawImage:
-    """Read the CT that a path stands for.
-
-    Parameters
-    ----------
-    path : Path
-        A folder or a zip with a series; or one of its files, whatever its name.
-    series : str or int, optional
-        Which one, if there are several: its number or UID, or its place in the list that the
-        refusal gives.
-
-    Returns
-    -------
-    RawImage
-        Hounsfield units with the axes column, row, slice, sorted along the slices' normal; the
-        header is a `DicomHeader`.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no CT volume, or more than one, or a slice is missing or damaged.
-    """
+    """Read the CT that a path stands for."""
     with _reading(path), find_files(path) as (files, wanted):
         name = path.name
         slices, damaged = _slices(files, wanted)
@@ -96,15 +76,7 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
 
 
 def is_dicom(path: Path, *, below: bool = True) -> bool:
-    """Whether a path stands for DICOM files, as a look at the beginning of a few tells.
-
-    Parameters
-    ----------
-    path : Path
-        A folder, a zip, or a file.
-    below : bool
-        Whether it is enough that a folder below holds them.
-    """
+    """Whether a path stands for DICOM files, as a look at the beginning of a few tells."""
     if path.is_dir():
         return is_dicom_folder(path, below=below)
     return is_dicom_file(path) or is_dicom_zip(path)

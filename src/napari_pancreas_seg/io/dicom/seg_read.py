@@ -56,21 +56,6 @@ def read_segmentation(path: Path) -> RawImage:
 
     Frames may come in any order, for any orientation, with empty ones left out: the label map
     spans from the first to the last.
-
-    Parameters
-    ----------
-    path : Path
-        A file of the class Segmentation or Label Map Segmentation Storage.
-
-    Returns
-    -------
-    RawImage
-        Labels, uint8 (uint16 if there are more than 255), shape (column, row, slice).
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is no such object, is damaged, or its frames are not one evenly spaced stack.
     """
     with reading(path, "DICOM-SEG"), quiet_libraries():
         dataset = _read(path)

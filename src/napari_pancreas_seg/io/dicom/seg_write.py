@@ -69,20 +69,7 @@ _EMPTY = (
 
 
 def check_can_write(like: OnSourceGrid, path: str | Path | None = None) -> None:
-    """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to.
-
-    Parameters
-    ----------
-    like : CTVolume
-        The CT.
-    path : str or Path, optional
-        Where the object is to go.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no DICOM series, or one without UIDs, or the path is one of its files.
-    """
+    """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to."""
     dicom_uids.check_uids(like)
     files = dicom_uids.header_of(like).files
     if path is not None and any(same_file(Path(path), file) for file in files):
@@ -107,35 +94,6 @@ def write_segmentation(
     Binary, not compressed (what every reader reads), in the patient, study and frame of
     reference of the CT; each frame refers to the slice, or the frame of a multi-frame CT, that it
     lies on. The file appears whole or not at all.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X), uint8 or bool
-        The labels in display order: each from 1 to the highest becomes a segment.
-    like : CTVolume
-        The CT, read from a DICOM series.
-    path : str or Path
-        Where to write. Its folder is created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced. A file of the CT never is.
-    card : Mapping, optional
-        Card of the model: names of the labels, name and version of the algorithm.
-    edited : bool
-        Whether a person has changed what the model found.
-    mint_uids : bool
-        Whether a series without UIDs gets some, made from its content; see
-        `dicom_uids.mint_uids`.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    PancreasSegError
-        If the CT is no DICOM series with UIDs, the mask does not lie on its grid, or the file
-        cannot be written.
     """
     path = Path(path)
     if mint_uids and isinstance(like, CTVolume):

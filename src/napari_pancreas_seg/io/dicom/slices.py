@@ -116,13 +116,7 @@ class Slice:
 
 
 def slices_of(file: DicomFile) -> list[Slice]:
-    """Read what there is to know of the slices in a file but their pixels.
-
-    Raises
-    ------
-    Exception
-        Of many types, from pydicom, if the file is damaged.
-    """
+    """Read what there is to know of the slices in a file but their pixels."""
     from pydicom.datadict import tag_for_keyword
 
     tags = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]

@@ -117,24 +117,7 @@ def odd_slices(ordered: Sequence[Slice]) -> tuple[str, ...]:
 def choose(
     name: str, stacks: Sequence[Stack], series: str | None, wanted: DicomFile | None
 ) -> tuple[Stack, tuple[str, ...]]:
-    """Find the one CT volume.
-
-    Parameters
-    ----------
-    name : str
-        What was given, for messages.
-    stacks : sequence of Stack
-        All there are.
-    series : str, optional
-        Number or UID of a series, or the place of a stack in the list that a refusal gives.
-    wanted : DicomFile, optional
-        A file that must be in it.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is none, or there are several and none was chosen.
-    """
+    """Find the one CT volume."""
     if series is not None:
         candidates = _matching(name, stacks, series)
     elif wanted is not None:

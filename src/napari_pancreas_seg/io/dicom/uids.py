@@ -39,13 +39,7 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "napari-pancreas-seg")
 
 
 def header_of(volume: OnSourceGrid) -> DicomHeader:
-    """Return the headers of the DICOM series that a CT came from.
-
-    Raises
-    ------
-    PancreasSegError
-        If it did not come from one.
-    """
+    """Return the headers of the DICOM series that a CT came from."""
     header = volume.source.header
     if volume.source.format != "dicom" or not isinstance(header, DicomHeader):
         raise PancreasSegError(
@@ -56,13 +50,7 @@ def header_of(volume: OnSourceGrid) -> DicomHeader:
 
 
 def check_uids(volume: OnSourceGrid) -> None:
-    """Refuse a CT that nothing could refer to.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no DICOM series, or one without UIDs.
-    """
+    """Refuse a CT that nothing could refer to."""
     header = header_of(volume)
     first = header.datasets[0]
     missing = [name for name in _SHARED if not _valid(first, name)]
@@ -89,22 +77,6 @@ def mint_uids(volume: CTVolume) -> CTVolume:
 
     A slice's UID depends on its values and its place alone, so that the same slices get the
     same UIDs however they were copied, named or compressed. UIDs that are there stay.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        A CT from a DICOM series.
-
-    Returns
-    -------
-    CTVolume
-        The same volume with complete headers, and a note if they were not; the files of the
-        series are left alone.
-
-    Raises
-    ------
-    PancreasSegError
-        If the CT is no DICOM series, or was made without values.
     """
     header = header_of(volume)
     try:

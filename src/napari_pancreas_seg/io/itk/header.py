@@ -103,11 +103,6 @@ def parse_nrrd(path: Path) -> Layout:
     """Read the header of a NRRD file.
 
     Source: Definition of NRRD File Format, https://teem.sourceforge.net/nrrd/format.html.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is none, or its voxels are not where or what they may be.
     """
     with open(path, "rb") as file:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n?", file.readline(16)):
@@ -174,11 +169,6 @@ def parse_metaimage(path: Path) -> Layout:
     """Read the header of a MetaImage file.
 
     Source: MetaIO's documentation, https://itk.org/Wiki/ITK/MetaIO/Documentation.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is none, or its voxels are not where or what they may be.
     """
     fields: dict[str, str] = {}
     with open(path, "rb") as file:

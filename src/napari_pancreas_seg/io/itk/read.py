@@ -40,16 +40,10 @@ _LONGEST_TEXT = 1 << 25
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Which files a volume was read from: the header's own, and the one with its data.
+    """Which files a volume was read from: the header's own, and the one with its data."""
 
-    Parameters
-    ----------
-    path, data : Path
-        The same, unless the header is detached.
-    """
-
-    path: Path
-    data: Path
+    path: Path  # the same, unless the header is detached
+    data: Path  # the same, unless the header is detached
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -58,23 +52,7 @@ class TextHeader:
 
 
 def read(path: Path) -> RawImage:
-    """Read a NRRD or MetaImage file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
-
-    Returns
-    -------
-    RawImage
-        Stored numbers and geometry in the file's own axis order.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be read, is damaged, or holds something other than one volume.
-    """
+    """Read a NRRD or MetaImage file."""
     with reading(path, _name(path)):
         layout = layout_of(path)
         affine = _affine(path, layout)
@@ -125,13 +103,7 @@ def _flattened(
 
 
 def check_whole(path: Path) -> None:
-    """Read a file to its end, where its checksum is verified, and keep nothing.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is damaged or breaks off.
-    """
+    """Read a file to its end, where its checksum is verified, and keep nothing."""
     with reading(path, _name(path)):
         layout = layout_of(path)
         left = math.prod(layout.shape) * layout.dtype.itemsize

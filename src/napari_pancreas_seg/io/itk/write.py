@@ -45,20 +45,7 @@ def write(
     content: str = "",
     overwrite: bool = False,
 ) -> None:
-    """Write an array (I, J, K), uint8, int16 or float32, compressed; the ending says the format.
-
-    Parameters
-    ----------
-    affine : array_like, shape (4, 4)
-        Maps an index to world coordinates in mm, RAS+.
-    content : str
-        What it is, for the header.
-
-    Raises
-    ------
-    PancreasSegError
-        If the affine is sheared, which the formats cannot say, or the file cannot be written.
-    """
+    """Write an array (I, J, K), uint8, int16 or float32, compressed; the ending says the format."""
     import SimpleITK as sitk
 
     spacing, direction, origin = check_axes(affine, path)

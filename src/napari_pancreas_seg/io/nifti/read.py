@@ -38,13 +38,7 @@ _TO_MM = {1: 1000.0, 3: 0.001}
 
 
 def read(path: Path) -> RawImage:
-    """Read a NIfTI file, or a pair of header and data.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be read, is damaged, or holds something other than one volume.
-    """
+    """Read a NIfTI file, or a pair of header and data."""
     with _reading(path), contextlib.ExitStack() as stack:
         header_path, data_path = _files(path)
         stream, compressed = stack.enter_context(_open(header_path))
