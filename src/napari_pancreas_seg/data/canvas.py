@@ -32,25 +32,10 @@ def smooth_path(points: Sequence[Vector] | FloatArray, step_mm: float = 3.0) -> 
 
 
 class Canvas:
-    """A volume of HU in (Z, Y, X) with warped coordinates in mm.
+    """A volume of HU, ``hu`` (Z, Y, X), with warped coordinates in mm.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Number of voxels along (z, y, x).
-    spacing_mm : tuple of float
-        Distance between voxels along (z, y, x).
-    rng : numpy.random.Generator
-        Source of the warp.
-    warp_mm : float
-        Standard deviation of the smooth warp that takes away the shapes' regularity.
-
-    Attributes
-    ----------
-    hu : ndarray, shape (Z, Y, X), float32
-        What has been painted.
-    organs : ndarray, shape (Z, Y, X), uint8
-        Number of the organ that was painted last; 0 for none.
+    ``organs`` holds the number of the organ that was painted last, 0 for none; ``warp_mm`` is the
+    standard deviation of the smooth warp that takes away the shapes' regularity.
     """
 
     def __init__(
