@@ -244,7 +244,7 @@ def test_killed_at_any_moment(name: str, tmp_path: Path) -> None:
 
 def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mask, maps and sidecar belong together: all old or all new."""
-    from napari_pancreas_seg.inference import saving
+    from napari_pancreas_seg.inference import result
     from napari_pancreas_seg.inference.result import Options, Segmentation
 
     ct = volume()
@@ -258,7 +258,7 @@ def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
         )  # fmt: skip
 
     def save(seed: int) -> None:
-        saving.save_result(
+        result.save_result(
             found(seed), ct, tmp_path / "m.nii.gz", attention=True, probability=True, overwrite=True
         )
 

@@ -27,7 +27,8 @@ from napari_pancreas_seg.cohort.resume import OutputOptions, source_stamp
 from napari_pancreas_seg.cohort.run import segment_cases
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference import provenance, saving
+from napari_pancreas_seg.inference import provenance
+from napari_pancreas_seg.inference import result as result_module
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
 from napari_pancreas_seg.io import files, memory
@@ -245,7 +246,7 @@ def test_a_case_is_written_whole_or_not_at_all(
     out = tmp_path / "out"
     out.mkdir()
     (out / "m_probability.nii.gz").write_bytes(b"old")
-    original = getattr(saving, failing)
+    original = getattr(result_module, failing)
     calls: list[Path] = []
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -254,9 +255,9 @@ def test_a_case_is_written_whole_or_not_at_all(
             raise PancreasSegError("the disk is full")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(saving, failing, fail)
+    monkeypatch.setattr(result_module, failing, fail)
     with pytest.raises(PancreasSegError, match="disk is full"):
-        saving.save_result(
+        result_module.save_result(
             fake_segmentation(volume),
             volume,
             out / "m.nii.gz",
@@ -417,7 +418,7 @@ def export(folder: Path, out: Path, card: dict[str, str] = CARD) -> bytes:
     edited[0] = 1
     made = replace(fake_segmentation(volume), model=card)
     mask = io.save_mask(edited, volume, out / "a_mask.nii.gz", overwrite=True)
-    record = provenance.describe(volume, made, mask=edited)
+    record = result_module.describe(volume, made, mask=edited)
     provenance.write_sidecar(out / "a_mask.json", record, overwrite=True)
     return mask.read_bytes()
 

@@ -35,6 +35,25 @@ def test_what_the_driver_says_of_free_memory(monkeypatch):
     assert devices._free_bytes(0) is None
 
 
+@pytest.mark.parametrize(
+    ("visible", "number", "asked"),
+    [(None, 1, "1"), ("", 1, "1"), ("3, 5", 1, "5"), ("GPU-ab", 0, "GPU-ab")],
+)
+def test_the_driver_is_asked_for_the_gpu_that_the_backend_sees(visible, number, asked, monkeypatch):
+    class Told:
+        stdout = "1\n"
+
+    def run(command, **how):
+        assert command[-1] == f"--id={asked}"
+        return Told
+
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices._free_bytes(number) == 2**20
+
+
 def test_half_precision_gives_the_same_mask(tiny_bundle):
     import numpy as np
 

@@ -14,8 +14,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference import segment as segmentation
-from napari_pancreas_seg.inference.result import Options, Progress, exhaust
-from napari_pancreas_seg.inference.saving import save_result
+from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
 

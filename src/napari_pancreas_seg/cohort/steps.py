@@ -20,8 +20,14 @@ from napari_pancreas_seg.cohort.resume import (
     source_stamp,
 )
 from napari_pancreas_seg.errors import why_failed
-from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, exhaust
-from napari_pancreas_seg.inference.saving import prepare, save_result
+from napari_pancreas_seg.inference.result import (
+    Options,
+    Progress,
+    Segmentation,
+    exhaust,
+    save_result,
+)
+from napari_pancreas_seg.inference.saving import prepare
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
 from napari_pancreas_seg.volume import CTVolume

@@ -22,15 +22,7 @@ _GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of a model, in the order of its output.
-
-    Parameters
-    ----------
-    names : tuple of str
-        What each is called.
-    values : tuple of int
-        What each is in a mask.
-    """
+    """Names of a model's classes and their values in a mask, in the order of its output."""
 
     names: tuple[str, ...]
     values: tuple[int, ...]
@@ -67,23 +59,11 @@ class Classes:
         spacing: tuple[float, float, float],
         plausible: Array,
     ) -> Array:
-        """Clear what is found apart from the organs.
+        """Clear what is found apart from the organs in probabilities (classes, Z, H, W).
 
         Of the gland, with everything within it, what `main_pieces` of
         `napari_pancreas_seg.mask.postprocessing` keeps; of another organ the largest piece, and
         others that are not tiny against it, wherever they lie: kidneys are two.
-
-        Parameters
-        ----------
-        probability : ndarray, shape (classes, Z, H, W)
-            Probabilities.
-        threshold, spacing, plausible
-            See `main_pieces` there.
-
-        Returns
-        -------
-        ndarray, shape (classes, Z, H, W)
-            0 where a piece was dropped.
         """
         if len(self) == 1:
             kept = main_pieces(probability[0], threshold, spacing, plausible)

@@ -1,7 +1,7 @@
 """The frame: the part of every slice that the network sees, at one physical scale.
 
 A frame has a fixed number of pixels and of millimetres per pixel, and is centred on the
-body, or for the second stage of a cascade on the gland. There is one for a whole volume, so
+body. There is one for a whole volume, so
 that mask, probability and attention share an affine. Getting in and out of it is two small
 matrices per volume, one for rows and one for columns: exact in millimetres, smoothed where
 pixels grow (no aliasing), zero outside.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ __all__ = [
     "contrast_shift",
     "evenly_spread",
     "frame_around",
-    "gland_centre",
     "place_frame",
     "resampling_matrix",
 ]
@@ -50,9 +49,6 @@ DARK_MODE_HU = 40
 """Below this commonest HU, a CT is not portal-venous."""
 
 
-CENTRES = ("body", "gland")
-
-
 @dataclass(frozen=True)
 class FrameSpec:
     """Size of a frame and where it lies.
@@ -64,40 +60,24 @@ class FrameSpec:
     mm_per_pixel : float
         Size of a pixel in mm.
     offset_mm : tuple of float
-        From the centre of the body's box, or of the gland's, to the centre of the frame in mm,
-        (towards the back, towards the patient's left). The gland lies in front of the body's.
-    centre : str
-        What it is laid around: ``"body"``; or ``"gland"``, where another network has found it.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is to be centred on anything else.
+        From the centre of the body's box to the centre of the frame in mm, (towards the back,
+        towards the patient's left). The gland lies in front of the body's centre.
     """
 
     height: int = 160
     width: int = 224
     mm_per_pixel: float = 1.2
     offset_mm: tuple[float, float] = (-28.0, 14.0)
-    centre: str = "body"
-
-    def __post_init__(self) -> None:
-        if self.centre not in CENTRES:
-            raise PancreasSegError(
-                f"A frame is centred on the body or the gland, not {self.centre!r}."
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as plain data, for a card."""
-        data = {**asdict(self), "offset_mm": list(self.offset_mm)}
-        if self.centre == "body":  # what cards said before there was a choice
-            del data["centre"]
-        return data
+        return {**asdict(self), "offset_mm": list(self.offset_mm)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FrameSpec:
         """Read what `to_dict` wrote."""
-        return cls(**{**data, "offset_mm": tuple(data["offset_mm"])})
+        known = {key: value for key, value in data.items() if key != "centre"}  # always the body
+        return cls(**{**known, "offset_mm": tuple(data["offset_mm"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +138,7 @@ class Frame:
         shape: tuple[int, int] | None = None,
         coarser: int = 1,
         pad: tuple[int, int] = (0, 0),
-        lattice: SliceGrid | None = None,
+        slice_grid: SliceGrid | None = None,
     ) -> Grid:
         """Grid of the frame, or of a map of it that is coarser by a whole factor.
 
@@ -173,17 +153,17 @@ class Frame:
             pixels that it covers, hence an offset of (coarser - 1) / 2.
         pad : tuple of int
             Pixels that the network added before the frame's first row and column.
-        lattice : SliceGrid, optional
+        slice_grid : SliceGrid, optional
             Slices that the map has; all if None.
         """
         shape = shape or (self.spec.height, self.spec.width)
         half = (coarser - 1) / 2
         origin = [o + s * (half - p) for o, s, p in zip(self.origin, self.step, pad, strict=True)]
-        lattice = lattice or SliceGrid(volume.shape[0])
+        slice_grid = slice_grid or SliceGrid(volume.shape[0])
         return volume.sub_grid(
-            (len(lattice), *shape),
-            (float(lattice.offset), *origin),
-            (float(lattice.stride), self.step[0] * coarser, self.step[1] * coarser),
+            (len(slice_grid), *shape),
+            (float(slice_grid.offset), *origin),
+            (float(slice_grid.stride), self.step[0] * coarser, self.step[1] * coarser),
         )
 
     def support(self) -> tuple[slice, slice]:
@@ -289,34 +269,9 @@ def resampling_matrix(n_in: int, n_out: int, start: float, step: float) -> npt.N
     return matrix
 
 
-def place_frame(
-    hu: Array, spacing: tuple[float, float, float], spec: FrameSpec, gland: Array | None = None
-) -> Frame:
-    """Lay a frame on a volume, centred on the body or the gland.
-
-    Parameters
-    ----------
-    hu : ndarray, shape (Z, Y, X)
-        Hounsfield units in display order.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    spec : FrameSpec
-        The frame that the network wants.
-    gland : ndarray, shape (Z, Y, X), optional
-        Where the gland is; for a frame that is centred on it. If it is nowhere, the frame lies
-        where most bodies have it.
-
-    Raises
-    ------
-    PancreasSegError
-        If no slice holds any soft tissue.
-    """
-    centre = None
-    if spec.centre == "gland":
-        centre = None if gland is None else gland_centre(gland)
-        if centre is None:
-            spec = replace(spec, offset_mm=FrameSpec.offset_mm)
-    return frame_around(centre or body_centre(hu, spacing), hu.shape[1:], spacing, spec)
+def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec) -> Frame:
+    """Lay a frame on a CT (Z, Y, X) in HU, centred on the body; see `body_centre`."""
+    return frame_around(body_centre(hu, spacing), hu.shape[1:], spacing, spec)
 
 
 def frame_around(
@@ -325,19 +280,7 @@ def frame_around(
     spacing: tuple[float, float, float],
     spec: FrameSpec,
 ) -> Frame:
-    """Lay a frame on slices whose body, or gland, is centred at a (y, x) index; see `place_frame`.
-
-    Parameters
-    ----------
-    centre : tuple of float
-        From `body_centre` or `gland_centre`.
-    shape : tuple of int
-        (Y, X) of the slices.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    spec : FrameSpec
-        The frame that the network wants.
-    """
+    """Lay a frame on slices of a shape (Y, X) whose body is centred at a (y, x) index."""
     step = tuple(spec.mm_per_pixel / s for s in spacing[1:])
     origin = tuple(
         c + offset / s - st * (n - 1) / 2
@@ -409,33 +352,6 @@ def body_centre(
     large = boxes[:, 2] >= 0.3 * boxes[:, 2].max()
     y, x = np.median(boxes[large, :2], axis=0)
     return float(y), float(x)
-
-
-def gland_centre(mask: Array) -> tuple[float, float] | None:
-    """Centre of the box that holds a mask but for a hundredth of it on each side.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Other than 0 in the gland.
-
-    Returns
-    -------
-    tuple of float or None
-        (y, x) index, the same for all slices; None for an empty mask.
-    """
-    area: npt.NDArray[np.intp] = np.count_nonzero(mask, axis=0)
-    if not area.any():
-        return None
-    y, x = (_middle_of_box(area.sum(axis=other)) for other in (1, 0))
-    return y, x
-
-
-def _middle_of_box(profile: npt.NDArray[np.intp]) -> float:
-    """Middle of the stretch that holds a profile but for its outermost hundredths."""
-    share = np.cumsum(profile) / profile.sum()
-    first, last = np.searchsorted(share, [0.01, 0.99])
-    return float(first + last) / 2
 
 
 def evenly_spread(items: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:

@@ -34,34 +34,22 @@ def foreground(probability: Array) -> Array:
 
 
 class MapArrays:
-    """Maps of a volume, at the resolution at which the network computes them.
-
-    Parameters
-    ----------
-    frame : Frame
-        Where the network's frame lies on the slices.
-    volume : Grid
-        Grid of the CT.
-    lattice : SliceGrid
-        Slices that the maps have.
-    classes : Classes
-        What the network tells apart.
-    """
+    """Maps of a volume, at the resolution at which the network computes them."""
 
     def __init__(
-        self, frame: Frame, volume: Grid, lattice: SliceGrid, classes: Classes = ONE_CLASS
+        self, frame: Frame, volume: Grid, slice_grid: SliceGrid, classes: Classes = ONE_CLASS
     ) -> None:
-        self._frame, self._volume, self._lattice = frame, volume, lattice
+        self._frame, self._volume, self._slice_grid = frame, volume, slice_grid
         self._classes = classes
         self._arrays: dict[str, npt.NDArray[np.float16]] = {}
         self._grids: dict[str, Grid] = {}
 
     def store(self, rows: npt.NDArray[np.intp], outputs: dict[str, Array]) -> None:
-        """Take what the network said of some rows of the lattice."""
+        """Take what the network said of some rows of the slice grid."""
         for word, values in self._named(outputs):
             size = values.shape[1:]
             if word not in self._arrays:
-                self._arrays[word] = np.full((len(self._lattice), *size), np.nan, np.float16)
+                self._arrays[word] = np.full((len(self._slice_grid), *size), np.nan, np.float16)
                 self._grids[word] = self._grid(word, size)
             self._arrays[word][rows] = values
 
@@ -120,8 +108,8 @@ class MapArrays:
 
     def _grid(self, word: str, size: tuple[int, int]) -> Grid:
         if word.startswith(PROBABILITY):
-            return self._frame.grid(self._volume, lattice=self._lattice)
+            return self._frame.grid(self._volume, slice_grid=self._slice_grid)
         spec = self._frame.spec
         pad = (-spec.height % _STRIDE // 2, -spec.width % _STRIDE // 2)
         coarser = 2 ** int(word.split()[1])
-        return self._frame.grid(self._volume, size, coarser, pad, self._lattice)
+        return self._frame.grid(self._volume, size, coarser, pad, self._slice_grid)

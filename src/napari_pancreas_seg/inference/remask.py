@@ -31,17 +31,17 @@ def remask(
     Returns
     -------
     ndarray, shape (Z, Y, X), uint8
-        What `segment` would have returned with these options.
+        What `segment` would return with these options.
     """
     probability = result.probability
     if postprocess is None:
         postprocess = result.options.postprocess
-    frame, lattice = places(result)
+    frame, slice_grid = places(result)
     several = [each.values for each in result.probabilities.values()]
     return finish_mask(
         np.stack(several) if several else probability.values,
         frame,
-        lattice,
+        slice_grid,
         result.grid.spacing,
         result.threshold if threshold is None else threshold,
         result.plausible if postprocess else None,

@@ -17,15 +17,10 @@ SMOOTHING = 1.0
 
 
 def soft_dice(target: Any, probability: Any, axes: tuple[int, ...]) -> Any:
-    """Dice coefficient of probabilities, summed over the given axes.
+    """Dice coefficient of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
 
-    Parameters
-    ----------
-    target, probability : tensor, shape (B, H, W, classes)
-        Values in [0, 1].
-    axes : tuple of int
-        Axes to sum over: ``(1, 2, 3)`` is the article's, per image over rows, columns
-        and classes; without 3 there is one for each class; with axis 0 the batch is pooled.
+    ``(1, 2, 3)`` is the article's, per image over rows, columns and classes; without 3 there is
+    one for each class; with axis 0 the batch is pooled.
     """
     both = ops.sum(target * probability, axis=axes)
     total = ops.sum(target, axis=axes) + ops.sum(probability, axis=axes)

@@ -24,8 +24,8 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import describe, is_sidecar, write_sidecar
-from napari_pancreas_seg.inference.result import Segmentation
+from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
+from napari_pancreas_seg.inference.result import Segmentation, describe
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
 
