@@ -19,11 +19,11 @@ def model(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def ct(tmp_path_factory):
-    """An oblique CT in an order of axes of its own."""
+    """A CT in an order of axes of its own."""
     hu = np.full((9, 80, 60), -1000, np.int16)
     hu[:, 10:70, 8:52] = 50
     hu[3:6, 30:50, 20:40] = 110
-    affine = np.array([[0, 0, 3.0, 5], [0, 3.0, 0, -7], [4.0, 0.2, 0, 11], [0, 0, 0, 1]])
+    affine = np.array([[0, 0, 3.0, 5], [0, 3.0, 0, -7], [4.0, 0, 0, 11], [0, 0, 0, 1]])
     path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
     nib.save(nib.Nifti1Image(hu, affine), path)
     return path
