@@ -19,10 +19,15 @@ from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training.data.datasets import load_cases, load_phantoms, working_frame
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.finetune import run as finetune_module
-from napari_pancreas_seg.training.finetune.grey import USUAL_GREY, usual_grey, with_usual_grey
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.run import FinetuneSettings, finetune
-from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score
+from napari_pancreas_seg.training.finetune.score import (
+    USUAL_GREY,
+    Scorer,
+    rows_to_score,
+    usual_grey,
+    with_usual_grey,
+)
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
     Budget,

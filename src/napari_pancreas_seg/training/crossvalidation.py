@@ -47,26 +47,8 @@ def cross_validate(
 ) -> Path:
     """Train every fold, score every patient out of fold, join the networks; return the ensemble.
 
-    Parameters
-    ----------
-    dataset, settings, about, resume
-        See `napari_pancreas_seg.training.run.train`. With `resume`, folds that are done, by the
-        same recipe in the same length, are not trained again.
-    output : Path
-        Folder for the folds' trainings, ``crossvalidation.json`` and ``bundle``, the ensemble.
-    folds : int
-        Parts into which the patients are split: as many as an ensemble may have members.
-    watch : callable
-        Gives each fold's `Watch`.
-    cache : Path, optional
-        As for `train`; shared by the folds.
-    **options
-        Further arguments of `train`.
-
-    Raises
-    ------
-    PancreasSegError
-        As `train` does, and for more folds than an ensemble joins.
+    `output` then holds the folds' trainings, ``crossvalidation.json`` and ``bundle``. With
+    `resume`, folds that are done by the same recipe are not trained again. `options` are `train`'s.
     """
     if not 2 <= folds <= MOST_MEMBERS:
         raise PancreasSegError(
@@ -108,13 +90,7 @@ def cross_validate(
 
 
 def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
-    """Dice of each patient held back, at the threshold that is best for all the others.
-
-    Parameters
-    ----------
-    folders : iterable of Path
-        Of trainings; those that have not ended count for nothing.
-    """
+    """Dice of each patient held back in trainings that have ended; see `at_others_threshold`."""
     patients: dict[str, list[float]] = {}
     for path in (Path(folder) / OUT_OF_FOLD for folder in folders):
         if path.exists():

@@ -407,13 +407,7 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bo
 def _check_same(
     output: Path, before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
 ) -> None:
-    """Refuse a folder of another recipe; keys that an older version did not write may be missing.
-
-    Raises
-    ------
-    PancreasSegError
-        If they differ in more than what is free to change.
-    """
+    """Refuse a folder of another recipe; an older version may have written fewer keys."""
     changed = {k for k in (now.keys() & before.keys()) - {*free} if before[k] != now[k]}
     if changed == {"patients"}:
         raise PancreasSegError(

@@ -90,13 +90,7 @@ class _StoredRows:
 
 
 class Gathered:
-    """Rows of several arrays and files, indexed as if they were one array in memory.
-
-    Parameters
-    ----------
-    parts : sequence
-        Arrays or stored rows, whose rows are of one shape.
-    """
+    """Rows of several arrays and files, indexed as if they were one array in memory."""
 
     dtype = np.dtype(np.uint8)
 
@@ -156,20 +150,7 @@ class CachedRows(NamedTuple):
 
 
 def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
-    """A hash of all that a case's slices depend on.
-
-    Parameters
-    ----------
-    case : LabelledCase
-        The case: the bytes of its files and how they are to be read count, not where they lie.
-    settings : Mapping
-        How its slices are made.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file cannot be read.
-    """
+    """A hash of all that a case's slices depend on."""
     digest = hashlib.sha256()
     try:
         for path in case.files:
@@ -200,22 +181,7 @@ def _plain(value: Any) -> Any:
 
 
 def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> CachedRows:
-    """Rows from the cache; made and put there if they are not in it, or not whole.
-
-    Parameters
-    ----------
-    folder : Path
-        The cache; created if needed, and no matter of git's.
-    key : str
-        From `case_key`.
-    make : callable
-        Makes them, in memory.
-
-    Raises
-    ------
-    PancreasSegError
-        If the cache cannot be written, for example because the disk is full.
-    """
+    """Rows from the cache; made and put there if they are not in it, or not whole."""
     path = folder / f"{key}.rows"
     found = _read(path)
     if found is None:

@@ -48,22 +48,9 @@ PANCREAS: Mapping[str, int] = {"pancreas": 1}
 
 @dataclass(frozen=True)
 class Correction:
-    """A case of the user's data.
+    """A case of the user's data: its folder, a pseudonym, and the SHA-256 of the CT's voxels.
 
-    Parameters
-    ----------
-    name : str
-        Name of its folder, made from the CT's voxels.
-    patient : str
-        Pseudonym: cases of one patient are never split between learning and testing.
-    reviewed : tuple of int or None
-        Slices that count, from the feet, counted from 0; None for all of them.
-    added : str
-        When it was added or last replaced, as in ISO 8601.
-    ct : str
-        SHA-256 of the CT's voxels.
-    folder : Path
-        Where it lies.
+    `reviewed` are the slices that count, counted from the feet and from 0; None for all of them.
     """
 
     name: str
@@ -75,14 +62,7 @@ class Correction:
 
 
 def corrections_folder() -> Path:
-    """Where the user's cases lie unless another folder is given; it may not exist yet.
-
-    Returns
-    -------
-    Path
-        What the environment variable ``NAPARI_PANCREAS_SEG_CORRECTIONS`` names, else a folder in
-        the user's data folder for this program.
-    """
+    """Where the user's cases lie: ``NAPARI_PANCREAS_SEG_CORRECTIONS``, or a folder of the user."""
     return user_folder("corrections", "NAPARI_PANCREAS_SEG_CORRECTIONS")
 
 
@@ -162,13 +142,7 @@ def find_correction(folder: Path, volume: CTVolume) -> Correction | None:
 
 
 def remove_correction(folder: Path, name: str) -> None:
-    """Remove a case from a store.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no such case, or it cannot be removed.
-    """
+    """Remove a case from a store."""
     case = Path(folder) / name
     if Path(name).name != name or not (case / CASE).is_file():
         raise PancreasSegError(f"There is no case '{name}' among the corrections.")

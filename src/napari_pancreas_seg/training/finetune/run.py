@@ -36,9 +36,8 @@ from napari_pancreas_seg.training.data.datasets import (
     load_phantoms,
 )
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
-from napari_pancreas_seg.training.finetune.grey import with_usual_grey
 from napari_pancreas_seg.training.finetune.result import Finetuned, Gain, finetuned_card
-from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score
+from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
     Budget,
@@ -123,17 +122,7 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class FinetuneStep:
-    """How far a fine-tuning has come.
-
-    Parameters
-    ----------
-    stage : str
-        What is done now, in words.
-    share : float
-        How much of everything is done, from 0 to 1.
-    seconds_left : float or None
-        How long it may still take; None while nobody knows.
-    """
+    """How far a fine-tuning has come: what it does, the share done, seconds left if known."""
 
     stage: str
     share: float

@@ -43,19 +43,7 @@ SCORE = "validation_dice"
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is; what a progress bar shows.
-
-    Parameters
-    ----------
-    step, steps : int
-        Steps done, and in all.
-    loss : float
-        Mean loss of the epoch so far.
-    images_per_second : float
-        Speed of the epoch so far.
-    seconds_left : float
-        Expected time to the last step, without scoring.
-    """
+    """How far a training is; loss and speed are the epoch's, scoring is not in `seconds_left`."""
 
     step: int
     steps: int

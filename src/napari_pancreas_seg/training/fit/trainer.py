@@ -24,15 +24,7 @@ __all__ = ["TrainingModel", "begin_with", "build_from", "make_trainer"]
 
 
 class TrainingModel(keras.Model):
-    """Augmentation, network and loss.
-
-    Parameters
-    ----------
-    settings : TrainSettings
-        The recipe.
-    devices : Devices, optional
-        What it trains on; the backend's own choice by default.
-    """
+    """Augmentation, network and loss."""
 
     def __init__(self, settings: TrainSettings, devices: Devices | None = None) -> None:
         super().__init__()
@@ -91,17 +83,7 @@ class _LossScale(_OfAllReplicas, keras.optimizers.LossScaleOptimizer):
 
 
 def make_trainer(settings: TrainSettings, devices: Devices, start: Bundle | None) -> TrainingModel:
-    """Build and compile what is trained; all of its variables exist then.
-
-    Parameters
-    ----------
-    settings : TrainSettings
-        The recipe.
-    devices : Devices
-        What it trains on.
-    start : Bundle, optional
-        See `begin_with`.
-    """
+    """Build and compile what is trained; all of its variables exist then."""
     with devices.scope():
         trainer = TrainingModel(settings, devices)
         if start is not None:
@@ -122,13 +104,7 @@ def build_from(trainer: TrainingModel, batch: dict[str, npt.NDArray[Any]]) -> No
 
 
 def begin_with(network: keras.Model, start: Bundle) -> None:
-    """Copy a bundle's weights, layer by layer; side heads, which no bundle holds, stay new.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is another network.
-    """
+    """Copy a bundle's weights, layer by layer; side heads, which no bundle holds, stay new."""
     given = start.network()
     for layer in given.layers:
         if not layer.weights:

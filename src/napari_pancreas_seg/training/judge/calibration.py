@@ -68,15 +68,7 @@ class PredictedSlice:
         frame: Frame,
         values: Sequence[int] = (1,),
     ) -> PredictedSlice:
-        """Bring the reference into the frame, next to what the network says.
-
-        Parameters
-        ----------
-        probability : ndarray, shape (height, width, C)
-            What the network says, as it says it.
-        patient, name, mask, frame, values
-            See the class.
-        """
+        """Bring the reference into the frame, beside what the network says (height, width, C)."""
         rows, columns = frame.into()
         target = [rows @ (mask[0] == value).astype(np.float32) @ columns.T for value in values]
         shares = np.rint(255 * np.stack(target)).astype(np.uint8)
@@ -98,22 +90,9 @@ class PredictedSlice:
 class Calibration:
     """What a card says of how to read a network's probabilities.
 
-    Parameters
-    ----------
-    temperature : float
-        Divides the log-odds, of several classes the logits (Guo et al. 2017, arXiv:1706.04599).
-    threshold : float
-        The one with the best mean Dice over patients, after the temperature; what all classes
-        together must exceed.
-    slope, intercept : float
-        The line that leads from a slice's raw expected Dice to its Dice, all classes taken
-        together.
-    spearman : float or None
-        Rank correlation of expected and true Dice over slices; None where they do not vary.
-    error_before, error_after : float or None
-        Expected calibration error within `NEAR_MM` of either mask; None without any pixel there.
-    slices, patients : int
-        How many it was fitted on.
+    The temperature divides log-odds, of several classes the logits (Guo et al. 2017,
+    arXiv:1706.04599); the threshold gives the best mean Dice after it. Slope and intercept lead
+    from a slice's raw expected Dice to its Dice. None is what could not be measured.
     """
 
     temperature: float
@@ -144,15 +123,7 @@ _WHAT = (
 
 
 def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
-    """Divide the logits of probabilities by a temperature, as `FramePredictor` does.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (C, ...)
-        Probability of each class; what they leave of 1 is the background's.
-    temperature : float
-        Above 1 makes them less sure.
-    """
+    """Divide the logits of probabilities (C, ...) by a temperature, as `FramePredictor` does."""
     if len(probability) == 1:
         certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
         odds = np.log(certain) - np.log1p(-certain)
@@ -180,11 +151,6 @@ def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
 
     What slices tell nothing of, because there are too few of them or nothing is found in any,
     is left as it is.
-
-    Parameters
-    ----------
-    predicted : sequence of PredictedSlice
-        Slices of patients that the network never saw.
     """
     probability, target = _near_either_mask(predicted)
     temperature = _best_temperature(probability, target) if probability.size else 1.0

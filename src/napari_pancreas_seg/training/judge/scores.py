@@ -44,20 +44,7 @@ RESAMPLES = 10_000
 def bootstrap_interval(
     values: Sequence[float] | Array, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of a mean over patients, by the percentile bootstrap (Efron 1979).
-
-    Parameters
-    ----------
-    values : sequence of float
-        One value for each patient; patients are resampled, never slices.
-    resamples, seed : int
-        Number of resamples, and the seed they are drawn with.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end; both NaN without any value.
-    """
+    """95 % interval of a mean over patients, by the percentile bootstrap (Efron 1979)."""
     array = np.asarray(values, float)
     if not array.size:
         return float("nan"), float("nan")
@@ -67,13 +54,7 @@ def bootstrap_interval(
 
 
 def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Dice of each patient at the threshold that is best for all the others.
-
-    Parameters
-    ----------
-    patients : Mapping
-        For each patient the Dice at each of the thresholds.
-    """
+    """Dice of each patient, of that at each threshold, at the one best for all the others."""
     names = sorted(patients)
     curves = np.array([patients[name] for name in names])
     if len(names) < 2:
@@ -86,20 +67,9 @@ def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, fl
 def summarise(
     values: Iterable[float | None], *, higher_is_better: bool = True
 ) -> dict[str, float | int]:
-    """Mean, standard deviation, median, worst and 95 % interval over patients, with n.
+    """``n``, ``mean``, ``sd`` (of the sample), ``median``, ``worst``, ``low`` and ``high`` (95 %).
 
-    Parameters
-    ----------
-    values : iterable of float or None
-        One value for each patient; None, where a figure is not defined, is left out.
-    higher_is_better : bool
-        Which end is the worst.
-
-    Returns
-    -------
-    dict
-        ``n``, and if that is not 0 ``mean``, ``sd`` (of the sample), ``median``, ``worst``,
-        ``low`` and ``high``.
+    One value for each patient; None, where a figure is not defined, is left out.
     """
     array = np.array([value for value in values if value is not None], float)
     if not array.size:
@@ -117,18 +87,10 @@ def summarise(
 
 
 def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What is published of many patients.
+    """What is published of many patients, of what `PatientScore.to_dict` gives of each.
 
-    Parameters
-    ----------
-    rows : Mapping
-        For each patient what `PatientScore.to_dict` gives.
-
-    Returns
-    -------
-    dict
-        ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice
-        below `FAILURE_DICE`, worst first; ``attention``, a row a gate.
+    ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice below
+    `FAILURE_DICE`, worst first; ``attention``, a row a gate.
     """
     figures = dict.fromkeys(n for row in rows.values() for n in row if n not in _NO_FIGURES)
     failed = sorted((row["dice"], p) for p, row in rows.items() if row["dice"] < FAILURE_DICE)
@@ -164,19 +126,10 @@ def _summarise_attention(patients: Sequence[Sequence[Mapping[str, float]]]) -> l
 
 @dataclass(frozen=True)
 class GateMeans:
-    """Mean attention coefficient of a gate in one patient.
+    """Mean attention coefficient of a gate in one patient, and its SD over the frame.
 
-    Parameters
-    ----------
-    inside : float
-        Mean over the reference.
-    tissue : float
-        Mean over the other tissue of the same slices in the frame, above `TISSUE_HU`. Here a
-        gate has something to suppress.
-    frame : float
-        Mean over everything else in the frame: tissue, fat, gas and the air around.
-    sd : float
-        Standard deviation over the frame: 0 for a gate that is flat.
+    `inside` the reference; in other `tissue` of the same slices (above `TISSUE_HU`), where a gate
+    has something to suppress; and in all the rest of the `frame`: tissue, fat, gas and air.
     """
 
     inside: float
@@ -277,17 +230,7 @@ class PatientTally:
     gates: list[_GateSums] = field(default_factory=list)
 
     def add(self, found: Segmentation, volume: CTVolume, reference: Array) -> None:
-        """Count a CT.
-
-        Parameters
-        ----------
-        found : Segmentation
-            What the model found in it.
-        volume : CTVolume
-            The CT. Of a CT of one slice, outlines are compared; else surfaces in 3-D.
-        reference : ndarray, shape (Z, Y, X)
-            Greater than 0 in the pancreas.
-        """
+        """Count a CT with its reference (Z, Y, X): outlines of a single slice, else surfaces."""
         truth, mask = reference > 0, found.mask > 0
         counts = [int(np.count_nonzero(x)) for x in (truth & mask, mask, truth)]
         self.both += counts[0]

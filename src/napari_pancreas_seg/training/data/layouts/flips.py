@@ -25,39 +25,19 @@ FLIPS = tuple(itertools.product((False, True), repeat=3))
 
 
 class Overlap(NamedTuple):
-    """How well a mask fits a CT when it is flipped.
-
-    Parameters
-    ----------
-    flips : tuple of bool
-        Along (z, y, x).
-    score : float
-        From 0 to 1: the share of the mask on soft tissue, see `flip_overlaps`.
-    """
+    """How well a mask fits a CT, 0 to 1, when it is flipped along some of (z, y, x)."""
 
     flips: tuple[bool, ...]
     score: float
 
 
 def flip_overlaps(volume: CTVolume, mask: Labels) -> list[Overlap]:
-    """Score how a mask would lie on a CT if it were flipped, the best way first.
+    """Score each way to flip a mask (Z, Y, X) on its CT, the best first; none for an empty mask.
 
     A gland's mask lies on soft tissue and ends where the tissue does, at fat: the score is the
     share of soft tissue in the mask, less that in a rim around it. The share alone is not enough,
     because the liver and the spleen are soft tissue all over. On the 50 patients of NIH
     Pancreas-CT whose slices were at hand this never chose wrongly (smallest margin 0.07).
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (Z, Y, X), uint8
-        Non-zero in the gland, of the CT's shape.
-
-    Returns
-    -------
-    list of Overlap
-        For all eight combinations of flips, four for a single slice; none for an empty mask.
     """
     from scipy import ndimage
 
@@ -101,29 +81,7 @@ _MOST_SLICES = 40
 
 
 def turn_onto(volume: CTVolume, mask: Labels, name: str) -> tuple[Labels, tuple[str, ...]]:
-    """Flip a mask whose orientation is not to be trusted as it fits the CT best.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (Z, Y, X), uint8
-        The mask in any orientation that has the CT's shape.
-    name : str
-        What it is called.
-
-    Returns
-    -------
-    mask : ndarray, shape (Z, Y, X)
-        The mask as it fits; a view.
-    notes : tuple of str
-        What was decided and how clearly.
-
-    Raises
-    ------
-    PancreasSegError
-        If the shapes differ.
-    """
+    """Flip a mask as it fits the CT best; return a view, and a note of how clear that is."""
     if mask.shape != volume.grid.shape:
         raise PancreasSegError(
             f"the mask {name} has {' × '.join(map(str, mask.shape))} voxels, the CT "

@@ -47,19 +47,7 @@ _PANCREAS = re.compile(r"pancrea", re.IGNORECASE)
 def doubts(
     volume: CTVolume, labels: Labels, classes: Mapping[str, int], reviewed: bool = False
 ) -> list[str]:
-    """Say what is suspicious about a label map on its CT, a sentence each.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    labels : ndarray, shape (Z, Y, X), uint8
-        Its label map.
-    classes : Mapping of str to int
-        Value of each class.
-    reviewed : bool
-        Whether only some of the slices are labelled: nothing is said of whole glands then.
-    """
+    """Say what is suspicious about a label map on its CT, a sentence each."""
     if bounding_box(labels) is None:
         return ["The mask is empty."]
     found: list[str] = []
