@@ -27,7 +27,7 @@ from napari_pancreas_seg.training.crossvalidation import out_of_fold_dice
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, bootstrap_interval, summarise
+from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, paired_difference, summarise
 from napari_pancreas_seg.training.run import (
     Experiment,
     Split,
@@ -275,17 +275,7 @@ def _difference(
     a: str, dice_a: Mapping[str, float], b: str, dice_b: Mapping[str, float]
 ) -> dict[str, Any]:
     """Paired difference a - b over the patients that both have, with its interval."""
-    both = sorted(dice_a.keys() & dice_b.keys())
-    gaps = np.array([dice_a[p] - dice_b[p] for p in both])
-    low, high = (round(end, 4) for end in bootstrap_interval(gaps))
-    return {
-        "a": a,
-        "b": b,
-        "n": len(both),
-        "mean": round(float(gaps.mean()), 4),
-        "low": low,
-        "high": high,
-    }
+    return {"a": a, "b": b, **paired_difference(dice_a, dice_b)}
 
 
 def lever_entry(

@@ -47,7 +47,7 @@ from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.judge.calibration import score_predictions
 from napari_pancreas_seg.training.judge.scores import (
     at_others_threshold,
-    bootstrap_interval,
+    paired_difference,
     summarise,
 )
 from napari_pancreas_seg.training.judge.validation import HeldBack
@@ -228,12 +228,7 @@ def figures(
     if ours:
         if ours.keys() != dice.keys():
             raise PancreasSegError("The training given by --ours held other patients back.")
-        gaps = [ours[patient] - d for patient, d in dice.items()]
-        low, high = bootstrap_interval(gaps)
-        data["ours_minus_peer"] = {
-            name: round(float(v), 4)
-            for name, v in {"mean": np.mean(gaps), "low": low, "high": high}.items()
-        }
+        data["ours_minus_peer"] = paired_difference(ours, dice)
     return data
 
 

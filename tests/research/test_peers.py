@@ -14,7 +14,7 @@ ASKED = SimpleNamespace(steps=10, folds=5, fold=0)
 def test_the_difference_is_paired():
     dice = {"a": 0.5, "b": 0.7}
     found = peers.figures("vnet", dice, {"a": 0.6, "b": 0.8}, ASKED)
-    assert found["ours_minus_peer"] == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
+    assert found["ours_minus_peer"] == {"n": 2, "mean": 0.1, "low": 0.1, "high": 0.1}
     assert found["summary"]["n"] == 2
     assert "| vnet | 10 | 2 | 0.600 " in peers.table([found]) and "+0.100" in peers.table([found])
     assert peers.table([peers.figures("vnet", dice, {}, ASKED)]).rstrip().endswith("| — |")

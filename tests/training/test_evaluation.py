@@ -12,11 +12,13 @@ import pytest
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
-from napari_pancreas_seg.io import load_mask, save_ct, save_mask
+from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.judge import evaluation
 from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes, match_references
+from napari_pancreas_seg.training.judge.others import OtherMasks
+from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
 AFFINE = np.diag([-6.0, -6.0, 5.0, 1.0])
@@ -50,8 +52,6 @@ def model(tiny_bundle):
 @pytest.fixture(scope="module")
 def threshold(folders, model):
     """Where the untrained network's mask is a part of the frame, neither all nor nothing."""
-    from napari_pancreas_seg.io import load_ct
-
     found = segment(load_ct(folders / "ct" / f"{NAMES[0]}.nii.gz"), model)
     return float(np.quantile(found.probability.values.astype(float), 0.7))
 
@@ -60,8 +60,6 @@ def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_
     script = shared / "tools" / "score.py"
     if not script.is_file():
         pytest.skip("no score.py in ../shared")
-    from napari_pancreas_seg.io import load_ct
-
     result = evaluate_volumes(
         folders / "ct", folders / "mask", model, threshold=threshold, postprocess=False
     )
@@ -236,6 +234,66 @@ def test_a_mask_without_a_slice_is_scored_where_its_affine_tells_which(
     else:
         with pytest.raises(PancreasSegError, match="has 2 slices, the CT 3"):
             evaluate_volumes(folders / "ct", tmp_path, model)
+
+
+def also_of(folders, tmp_path, *names):
+    """Masks of another program: the references, named otherwise."""
+    for path in (folders / "mask").iterdir():
+        if any(path.name.startswith(name) for name in names):
+            labels, on = load_mask(path)
+            name = path.name.replace("_pancreas", "").replace(".nii.gz", "_seg.nii.gz")
+            save_mask(labels, on, tmp_path / name)
+    return tmp_path
+
+
+def test_masks_of_another_program_are_scored_beside(folders, model, threshold, tmp_path):
+    also = OtherMasks(also_of(folders, tmp_path, *NAMES[:3]))
+    where = folders / "ct", folders / "mask", model
+    result = evaluate_volumes(*where, threshold=threshold, also=also)
+    data = result.to_dict()
+    json.dumps(data, allow_nan=False)
+    assert data["also"]["patients"].keys() == {"PANCREAS_0001", "PANCREAS_0002"}
+    assert all(row["dice"] == 1 for row in data["also"]["patients"].values())
+    assert data["also"]["good"] == {"from": 0.85, "n": 2, "share": 1.0}
+    gap = data["also"]["ours_minus_theirs"]["dice"]
+    ours = [data["patients"][p]["dice"] for p in data["also"]["patients"]]
+    assert gap["n"] == 2 and gap["mean"] == pytest.approx(np.mean(ours) - 1, abs=2e-4)
+    assert gap["low"] <= gap["mean"] <= gap["high"] < 0
+    assert "no mask, or not of every CT, of other" in data["how"]["also"]
+    page = evaluation_markdown(data)
+    assert "this model minus these, paired" in page and "Dice of at least 0.85: 2 of 2" in page
+    # Of a patient with two CTs and one mask, nothing is compared.
+    (tmp_path / f"{NAMES[1]}_seg.nii.gz").unlink()
+    less = evaluate_volumes(*where, threshold=threshold, also=OtherMasks(tmp_path))
+    assert less.also.keys() == {"PANCREAS_0002"}
+    (tmp_path / f"{NAMES[2]}_seg.nii.gz").unlink()
+    with pytest.raises(PancreasSegError, match="name them like the cases"):
+        evaluate_volumes(*where, threshold=threshold, also=OtherMasks(tmp_path))
+
+
+def test_masks_of_several_organs_need_a_value(folders, tmp_path):
+    labels, on = load_mask(folders / "mask" / "other.nii.gz")
+    labels = labels * 7
+    labels[:, 0, 0] = 3
+    volume = load_ct(folders / "ct" / "other.nii.gz")
+    save_mask(labels, on, tmp_path / "other.nii.gz")
+    with pytest.raises(PancreasSegError, match=r"3, 7.*--also-value"):
+        OtherMasks(tmp_path).of("other", volume)
+    assert (OtherMasks(tmp_path, 7).of("other", volume) == (labels == 7)).all()
+    assert OtherMasks(tmp_path).of("another", volume) is None
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PancreasSegError, match="no masks"):
+        OtherMasks(tmp_path / "empty")
+
+
+def test_slices_are_compared_with_pictures(dataset, tiny_bundle, tmp_path, capsys):
+    figures = tmp_path / "e.json"
+    also = ["--also", str(dataset / "masks"), "-o", str(figures)]
+    assert main(["evaluate", str(dataset), "--model", str(tiny_bundle), *also]) == 0
+    assert "this model minus masks, paired" in capsys.readouterr().out
+    data = json.loads(figures.read_text())
+    assert {row["dice"] for row in data["also"]["patients"].values()} == {1.0}
+    assert data["also"]["ours_minus_theirs"]["dice"]["n"] == 6
 
 
 def test_models_are_still_listed(capsys):

@@ -33,6 +33,20 @@ def evaluate(
         ),
     ] = None,
     model: Model = "default",
+    also: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Masks of another program, named like the cases: scored too, with the paired "
+            "difference.",
+        ),
+    ] = None,
+    also_value: Annotated[
+        int | None,
+        Option(
+            min=1, max=255, help="The pancreas's value in them, where they show several organs."
+        ),
+    ] = None,
     labels: Classes = None,
     layout: Layout = None,
     output: Annotated[
@@ -67,6 +81,7 @@ def evaluate(
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
+        from napari_pancreas_seg.training.judge.others import OtherMasks
 
         def count(done: int, total: int) -> None:
             nonlocal cases
@@ -74,6 +89,7 @@ def evaluate(
             bar.show(0, Progress("scoring", done, total))
 
         common: dict[str, Any] = {
+            "also": None if also is None else OtherMasks(also, also_value),
             "every_patient": every_patient,
             "threshold": threshold,
             "postprocess": not no_postprocess,
@@ -126,8 +142,31 @@ def _print_evaluation(model: str, data: dict[str, Any]) -> None:
                 f"Dice of {name}: mean {s['mean']:.4f}  median {s['median']:.4f}  "
                 f"worst {s['worst']:.4f}  n {s['n']}"
             )
-    failed = data["failures"]
+    _print_shares(data)
+    if "also" in data:
+        _print_also(data["also"])
+
+
+def _print_shares(data: dict[str, Any]) -> None:
+    good, failed, n = data["good"], data["failures"], len(data["patients"])
+    say(f"Dice of at least {good['from']}: {good['n']} of {n} patients")
     say(
-        f"failures (Dice below {failed['below']}): {len(failed['patients'])}"
+        f"failures (Dice below {failed['below']}): {len(failed['patients'])} of {n}"
         + (f": {', '.join(failed['patients'])}" if failed["patients"] else "")
     )
+
+
+def _print_also(also: dict[str, Any]) -> None:
+    from napari_pancreas_seg.training.judge.tables import FIGURES
+
+    say(f"masks of {also['masks']}:")
+    width = max(map(len, also["patients"]))
+    for patient, row in also["patients"].items():
+        say(f"{patient:>{width}}  Dice {row['dice']:.4f}")
+    _print_shares(also)
+    for name, gap in also["ours_minus_theirs"].items():
+        ours = f"{FIGURES[name]}, this model minus {also['masks']}, paired"
+        say(
+            f"{ours}: {gap['mean']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f})  "
+            f"n {gap['n']}"
+        )

@@ -22,10 +22,12 @@ from napari_pancreas_seg.training.data.layouts import DataSet, LabelledCase, ope
 from napari_pancreas_seg.training.data.layouts.cases import lay_onto
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
+from napari_pancreas_seg.training.judge.others import OtherMasks
 from napari_pancreas_seg.training.judge.scores import (
     TOLERANCE_MM,
     PatientScore,
     PatientTally,
+    paired_difference,
     summarise,
     summarise_patients,
 )
@@ -45,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 SLICES = SLICE_LAYOUT.name
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
+PAIRED = ("dice", "hd95_mm", f"surface_dice_{TOLERANCE_MM:g}mm", "mean_distance_mm")
+"""Figures of which the difference to another program's masks is given."""
 
 
 @dataclass
@@ -151,6 +155,10 @@ class Evaluation:
         whom it was found; `patients` are of all classes taken together.
     not_scored : dict of str to str
         Cases that failed, and why.
+    also : dict of str to PatientScore
+        Figures of another program's masks, of the patients that it has masks of.
+    also_name : str
+        Name of their folder.
     """
 
     card: Mapping[str, Any]
@@ -160,6 +168,8 @@ class Evaluation:
     cost: dict[str, Any]
     classes: dict[str, dict[str, PatientScore]] = field(default_factory=dict)
     not_scored: dict[str, str] = field(default_factory=dict)
+    also: dict[str, PatientScore] = field(default_factory=dict)
+    also_name: str = ""
 
     @property
     def model(self) -> str:
@@ -196,7 +206,24 @@ class Evaluation:
             **summarise_patients(rows),
             **(several if self.classes else {}),
             "not_scored": self.not_scored,
+            **({"also": self._compared(rows)} if self.also else {}),
             "cost": self.cost,
+        }
+
+    def _compared(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The other program's figures, and the paired differences: ours minus the other's."""
+        others = _rows(self.also)
+        figures = [name for name in PAIRED if all(name in row for row in others.values())]
+        return {
+            "masks": self.also_name,
+            "patients": others,
+            **_without_attention(summarise_patients(others)),
+            "ours_minus_theirs": {
+                name: paired_difference(
+                    *({p: row[name] for p, row in of.items()} for of in (rows, others))
+                )
+                for name in figures
+            },
         }
 
     def class_dice(self) -> dict[str, float]:
@@ -226,6 +253,7 @@ class _Case:
     name: str
     patient: str
     load: Callable[[], tuple[CTVolume, npt.NDArray[np.uint8]]]
+    ct: str
 
 
 def evaluate(
@@ -237,6 +265,7 @@ def evaluate(
     every_patient: bool = False,
     threshold: float | None = None,
     postprocess: bool = True,
+    also: OtherMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score a model on a data set the way it is used: through `segment`.
@@ -261,6 +290,8 @@ def evaluate(
         Another threshold than the model's.
     postprocess : bool
         Of whole CTs: smooth along z and drop small pieces, as is done by default.
+    also : OtherMasks, optional
+        Masks of another program to score beside the model's, patient by patient.
     on_case : callable
         Called with slices or CTs done and in all.
 
@@ -275,7 +306,7 @@ def evaluate(
     cases = _cases(data, loaded.classes)
     if data.layout != SLICES:
         how = {"data": f"CTs of {data.root.name} ({data.layout})", **_OF_VOLUMES}
-        return _evaluate(cases, loaded, how, every_patient, threshold, postprocess, on_case)
+        return _evaluate(cases, loaded, how, every_patient, threshold, postprocess, also, on_case)
     how = {
         "data": f"slices of {data.root.name}, each a CT of its own",
         "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
@@ -283,7 +314,7 @@ def evaluate(
         "spacing": "nominal: the pixel size of these slices is not stored, so that distances in "
         "mm are approximate",
     }
-    return _evaluate(cases, loaded, how, every_patient, threshold, False, on_case)
+    return _evaluate(cases, loaded, how, every_patient, threshold, False, also, on_case)
 
 
 _OF_VOLUMES = {
@@ -317,7 +348,10 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
             )
         return volume, table[labels]
 
-    return [_Case(case.name, case.patient, lambda case=case: load(case)) for case in data.cases]  # type: ignore[misc]
+    return [
+        _Case(case.name, case.patient, lambda case=case: load(case), case.name)  # type: ignore[misc]
+        for case in data.cases
+    ]
 
 
 def evaluate_volumes(
@@ -328,6 +362,7 @@ def evaluate_volumes(
     every_patient: bool = False,
     threshold: float | None = None,
     postprocess: bool = True,
+    also: OtherMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score a model on CTs with reference masks, through `segment`.
@@ -336,7 +371,7 @@ def evaluate_volumes(
     ----------
     cts, references : Path
         Two folders; see `match_references`.
-    model, every_patient, threshold, on_case
+    model, every_patient, threshold, also, on_case
         See `evaluate`; `on_case` is called with CTs.
     postprocess : bool
         Smooth along z and drop small pieces, as is done by default.
@@ -349,20 +384,24 @@ def evaluate_volumes(
     """
     pairs = match_references(Path(cts), Path(references))
     cases = [
-        _Case(stem(mask), _patient(mask), lambda ct=ct, m=mask: _load(ct, m))  # type: ignore[misc]
+        _Case(stem(mask), _patient(mask), lambda ct=ct, m=mask: _load(ct, m), _name_of(ct))  # type: ignore[misc]
         for mask, ct in pairs
     ]
     how = {
         "data": f"CTs of {Path(cts).name}, with references of {Path(references).name}",
         **_OF_VOLUMES,
     }
-    return _evaluate(cases, model, how, every_patient, threshold, postprocess, on_case)
+    return _evaluate(cases, model, how, every_patient, threshold, postprocess, also, on_case)
 
 
 def _patient(reference: Path) -> str:
     """Slices of one patient of the NIH set share ``PANCREAS_NNNN``; else a file is a patient."""
     found = re.match(r"PANCREAS_\d+", reference.name)
     return found[0] if found else stem(reference)
+
+
+def _name_of(ct: Path | PancreasSegError) -> str:
+    return stem(ct) if isinstance(ct, Path) else ""
 
 
 def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
@@ -390,6 +429,7 @@ def _evaluate(
     every_patient: bool,
     threshold: float | None,
     postprocess: bool,
+    also: OtherMasks | None,
     report: Callable[[int, int], None],
 ) -> Evaluation:
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
@@ -407,6 +447,8 @@ def _evaluate(
     by_class: dict[str, dict[str, PatientTally]] = {
         name: {} for name in (several if len(several) > 1 else ())
     }
+    theirs: dict[str, PatientTally] = {}
+    lacking: list[str] = []
     seconds = []
     failed: dict[str, str] = {}
     for done, case in enumerate(cases, start=1):
@@ -416,13 +458,25 @@ def _evaluate(
         except Exception as error:  # of one case: the scores of the others stay
             logger.debug("a case failed", exc_info=error)
             failed[case.name] = why_failed(case.name, error)
-        else:
-            tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
-            for name, tally in by_class.items():
-                value = several[name]
-                one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
-                tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
-            seconds.append(found.seconds["network"] / len(mask))
+            report(done, len(cases))
+            continue
+        tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
+        for name, tally in by_class.items():
+            value = several[name]
+            one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
+            tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
+        seconds.append(found.seconds["network"] / len(mask))
+        if also is not None:
+            try:
+                other = also.of(case.ct, volume)
+            except PancreasSegError as error:
+                failed[f"{case.name} ({also.folder.name})"] = str(error)
+                other = None
+            if other is None:
+                lacking.append(case.patient)
+            else:
+                one = replace(found, mask=other, attention=())
+                theirs.setdefault(case.patient, PatientTally()).add(one, volume, mask)
         report(done, len(cases))
     if not tallies:
         raise PancreasSegError(f"No case could be scored. {next(iter(failed.values()))}")
@@ -435,12 +489,32 @@ def _evaluate(
         "postprocessing": "as by default" if postprocess else "none",
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
     }
+    if also is not None:
+        how |= _also_how(also, theirs, lacking)
     scores = {patient: tallies[patient].score() for patient in sorted(tallies)}
+    others = {p: theirs[p].score() for p in sorted(theirs) if p not in lacking}
     classes = {
         name: {p: score for p in sorted(tally) if (score := tally[p].score()).slices}
         for name, tally in by_class.items()
     }
-    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds), classes, failed)
+    cost = _cost(loaded, seconds)
+    name = also.folder.name if also else ""
+    return Evaluation(loaded.card, used, scores, how, cost, classes, failed, others, name)
+
+
+def _also_how(
+    also: OtherMasks, theirs: Mapping[str, PatientTally], lacking: Sequence[str]
+) -> dict[str, str]:
+    """What is said of another program's masks: of patients without one, nothing is compared."""
+    if not theirs.keys() - {*lacking}:
+        raise PancreasSegError(
+            f"None of the masks in {also.folder} belongs to a patient that is scored; name them "
+            "like the cases."
+        )
+    said = f"masks of {also.folder.name}, on the same grids and with the same metrics"
+    if lacking:
+        said += f"; no mask, or not of every CT, of {', '.join(sorted({*lacking}))}"
+    return {"also": said}
 
 
 def _cost(loaded: LoadedModel, seconds: Sequence[float]) -> dict[str, Any]:

@@ -20,12 +20,14 @@ from napari_pancreas_seg.volume import CTVolume
 
 __all__ = [
     "FAILURE_DICE",
+    "GOOD_DICE",
     "TOLERANCE_MM",
     "GateMeans",
     "PatientScore",
     "PatientTally",
     "at_others_threshold",
     "bootstrap_interval",
+    "paired_difference",
     "summarise",
     "summarise_patients",
 ]
@@ -36,6 +38,8 @@ TOLERANCE_MM = 2.0
 """Tolerance of the surface Dice."""
 FAILURE_DICE = 0.5
 """A patient with a Dice below this counts as a failure."""
+GOOD_DICE = 0.85
+"""From here on masks agree about as well as those of two radiologists."""
 TISSUE_HU = 10.0
 """Above this a pixel is tissue other than fat: what attention in the gland is compared with."""
 RESAMPLES = 10_000
@@ -51,6 +55,16 @@ def bootstrap_interval(
     chosen = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
     low, high = np.percentile(array[chosen].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float | int]:
+    """Mean of a - b over the patients that both have, with its 95 % interval and n."""
+    gaps = np.array([a[patient] - b[patient] for patient in sorted(a.keys() & b.keys())])
+    if not gaps.size:
+        return {"n": 0}
+    low, high = bootstrap_interval(gaps)
+    found = {"mean": gaps.mean(), "low": low, "high": high}
+    return {"n": int(gaps.size), **{name: round(float(v), 4) for name, v in found.items()}}
 
 
 def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -90,10 +104,11 @@ def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What is published of many patients, of what `PatientScore.to_dict` gives of each.
 
     ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice below
-    `FAILURE_DICE`, worst first; ``attention``, a row a gate.
+    `FAILURE_DICE`, worst first; ``good``, how many reach `GOOD_DICE`; ``attention``, a row a gate.
     """
     figures = dict.fromkeys(n for row in rows.values() for n in row if n not in _NO_FIGURES)
     failed = sorted((row["dice"], p) for p, row in rows.items() if row["dice"] < FAILURE_DICE)
+    good = sum(row["dice"] >= GOOD_DICE for row in rows.values())
     return {
         "summary": {
             name: summarise(
@@ -103,6 +118,7 @@ def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             for name in figures
         },
         "failures": {"below": FAILURE_DICE, "patients": [patient for _, patient in failed]},
+        "good": {"from": GOOD_DICE, "n": good, "share": round(good / max(1, len(rows)), 4)},
         "attention": _summarise_attention([row.get("attention", ()) for row in rows.values()]),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, TOLERANCE_MM
+from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, GOOD_DICE, TOLERANCE_MM
 
 __all__ = [
     "FIGURES",
@@ -35,6 +35,8 @@ def evaluation_markdown(data: Mapping[str, Any]) -> str:
     lines = [f"# Evaluation of {data.get('model', 'a model')}", "", *accuracy(data)]
     if data.get("classes"):
         lines += ["", "## Classes", "", *_classes(data)]
+    if data.get("also"):
+        lines += ["", f"## Masks of {data['also']['masks']}", "", *_also(data)]
     if data.get("not_scored"):
         failed = [f"- {name}: {reason}" for name, reason in data["not_scored"].items()]
         lines += ["", "## Not scored", "", *failed]
@@ -123,14 +125,39 @@ def _classes(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _also(data: Mapping[str, Any]) -> list[str]:
+    """Another program's figures, and each patient's beside ours."""
+    also = data["also"]
+    gaps = []
+    for name, gap in also["ours_minus_theirs"].items():
+        said = [number(gap.get(k), name, signed=True) for k in ("mean", "low", "high")]
+        gaps.append((FIGURES[name], *said, gap["n"]))
+    each = [
+        (patient, number(data["patients"][patient]["dice"]), number(row["dice"]))
+        for patient, row in also["patients"].items()
+    ]
+    return [
+        *summary_table(also["summary"]),
+        "",
+        *_failures(also),
+        "",
+        *table(("this model minus these, paired", "mean", "95 % from", "to", "n"), gaps),
+        "",
+        *table(("Dice of patient", "this model", also["masks"]), each),
+    ]
+
+
 def _failures(data: Mapping[str, Any]) -> list[str]:
     failed = sorted(
         (row["dice"], patient)
         for patient, row in data["patients"].items()
         if row["dice"] < FAILURE_DICE
     )
-    share = f"{len(failed)} of {len(data['patients'])} patients"
+    n = len(data["patients"])
+    good = sum(row["dice"] >= GOOD_DICE for row in data["patients"].values())
+    reached = f"Dice of at least {GOOD_DICE}: {good} of {n} patients."
+    share = f"{len(failed)} of {n} patients"
     if not failed:
-        return [f"Failures (Dice below {FAILURE_DICE}): none, {share}."]
+        return [reached, "", f"Failures (Dice below {FAILURE_DICE}): none, {share}."]
     names = ", ".join(f"{patient} ({dice:.2f})" for dice, patient in failed)
-    return [f"Failures (Dice below {FAILURE_DICE}): {share}: {names}."]
+    return [reached, "", f"Failures (Dice below {FAILURE_DICE}): {share}: {names}."]
