@@ -439,7 +439,7 @@ def _cost(cost: Mapping[str, Any] | None) -> list[str]:
         "seconds_per_slice": "Seconds a slice, one at a time (median)",
         "device": "Device of that measurement",
     }
-    return table(("", ""), ((text, text(cost.get(k))) for k, text in names.items()))
+    return table(("", ""), ((what, text(cost.get(k))) for k, what in names.items()))
 
 
 def main(arguments: list[str] | None = None) -> int:
