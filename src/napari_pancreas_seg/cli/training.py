@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,24 +22,17 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.training.run import Watch
 
 
-def _data(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="What to learn from", **more)
+def _under(heading: str) -> Callable[..., Any]:
+    """Make options that `--help` lists under a heading."""
+
+    def option(help: str | None = None, *names: str, **more: Any) -> Any:
+        return typer.Option(*names, help=help, rich_help_panel=heading, **more)
+
+    return option
 
 
-def _recipe(help: str | None = None, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Recipe", **more)
-
-
-def _length(help: str | None = None, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="How long", **more)
-
-
-def _split(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Patients held back", **more)
-
-
-def _machine(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Machine", **more)
+_data, _recipe = _under("What to learn from"), _under("Recipe")
+_length, _split, _machine = _under("How long"), _under("Patients held back"), _under("Machine")
 
 
 def _devices(value: str) -> str:

@@ -114,16 +114,9 @@ class Watch:
 class Experiment:
     """What a script in ``research/`` changes in a training.
 
-    Parameters
-    ----------
-    recipe : Mapping
-        What recipe and card say of it, as plain data.
-    models : sequence of Bundle
-        Models that are learnt from: their patients count as seen.
-    slices : callable, optional
-        Makes other training slices of those that were loaded.
-    weights : callable, optional
-        Makes other weights of the averaged ones, before their statistics are computed.
+    `recipe` is what recipe and card say of it; patients of `models` count as seen; `slices` makes
+    other training slices, `weights` other weights of the averaged ones, before their statistics are
+    computed.
     """
 
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -155,45 +148,23 @@ def train(
 
     Parameters
     ----------
-    dataset : Path or DataSet
-        Folder in any layout that `open_dataset` knows, or what it gave.
     output : Path
         Folder for checkpoint, history, learning curves and, at the end, ``bundle``.
-    settings : TrainSettings
-        The recipe. Classes are the data set's.
     split : Split or None
-        Which patients validate; None trains on all of them.
+        Which patients validate; None trains on all of them. Then threshold, temperature and
+        confidence come from `calibrated_by`, a model of the same recipe that held patients back.
     start : str or Path, optional
-        Name or path of a model whose weights to begin with.
-    calibrated_by : str or Path, optional
-        A model of the same recipe that held patients back: without a split of its own, this
-        one takes threshold, temperature and confidence from it.
-    negatives : sequence of str
-        CTs that show no pancreas; see `load_negatives`.
-    phantoms : int
-        Number of synthetic phantoms to mix in; with several classes, none is mixed in.
+        A model whose weights to begin with.
+    negatives, phantoms
+        CTs that show no pancreas, see `load_negatives`; and the number of synthetic phantoms to mix
+        in, none with several classes.
     about : dict, optional
         Further fields of the card: ``name``, ``version``, ``licence``, ``citation`` ….
-    resume : bool
-        Go on where the folder's checkpoint stands, of the same recipe and the same patients.
-    once : bool
-        With `resume`, leave a training as it is that is done; it must be of the same length too.
+    resume, once : bool
+        Go on from the folder's checkpoint, of the same recipe and patients; with `once`, leave a
+        training of the same length as it is that is done.
     cache : Path, optional
         Folder for training slices, so that they need not fit into memory.
-    devices : int or "all"
-        Over how many GPUs a batch is split.
-    deterministic : bool
-        Compute the same bits every time, at some cost in speed.
-    experiment : Experiment
-        What a script in ``research/`` changes.
-    watch : Watch
-        Who is told what.
-
-    Raises
-    ------
-    PancreasSegError
-        If the data cannot be read or show nothing, what is asked for does not go together, or the
-        folder cannot be used or holds another training.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)

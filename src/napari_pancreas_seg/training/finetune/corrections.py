@@ -76,30 +76,11 @@ def add_correction(
     labels: Mapping[str, int] = PANCREAS,
     replace: bool = False,
 ) -> Correction:
-    """Keep a CT and its corrected mask; the case is there whole or not at all.
+    """Keep a CT and its corrected mask (Z, Y, X); the case is there whole or not at all.
 
-    Parameters
-    ----------
-    folder : Path
-        The store, see `corrections_folder`; created if needed.
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (Z, Y, X)
-        The corrected mask on the CT's grid, in display order; values as in `labels`.
-    reviewed : iterable of int, optional
-        Slices whose mask is right, from the feet, counted from 0; None for all of them.
-    patient : str, optional
-        A pseudonym, if several CTs show one patient; by default every CT is a patient.
-    labels : Mapping of str to int
-        What the mask's values mean: the same for all cases of a store.
-    replace : bool
-        Whether the mask of a CT that is there already may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If no slice was reviewed, mask and CT do not fit, the CT is there already and must not be
-        replaced, or the case cannot be written.
+    `reviewed` are the slices whose mask is right, counted from the feet and from 0; None for all.
+    `patient` is a pseudonym, if several CTs show one patient. `labels` say what the mask's values
+    mean, the same for all cases of a store.
     """
     folder = Path(folder)
     slices = _checked(volume, mask, reviewed, labels)

@@ -81,27 +81,11 @@ ONE_PATIENT = (
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How to fine-tune.
+    """How to fine-tune: `minutes` for everything, reading and testing included.
 
-    Parameters
-    ----------
-    minutes : float
-        Time for everything, reading and testing included.
-    steps : int, optional
-        Number of steps of trial and training each, instead of the time; the same seed then
-        gives the same model.
-    batch_size : int
-        Slices of a step.
-    phantoms : int
-        Synthetic phantoms to learn from as well, so that portal-venous CT is not forgotten.
-    phantom_share : float
-        Their share of the slices.
-    forgets_at_most : float
-        Dice on either guard that may be lost.
-    seed : int
-        Seed of everything random.
-    stages : tuple of Stage
-        What learns, in which order and how fast.
+    `steps`, of trial and training each, come in place of the time: the same seed then gives the
+    same model. `phantom_share` of the slices are phantoms, so that portal-venous CT is not
+    forgotten; at most `forgets_at_most` Dice may be lost on either guard.
     """
 
     minutes: float = 10.0
@@ -142,31 +126,9 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune a model on a few cases and write the result as a bundle; the model stays.
 
-    Parameters
-    ----------
-    data : str, Path or DataSet
-        The cases, in any layout; see `napari_pancreas_seg.training.data.layouts.open_dataset`.
-    output : str or Path, optional
-        The new bundle: a folder, or a file that ends in ``.zip``; by default it is kept among the
-        user's own models.
-    start : str, Path or Bundle
-        The model to begin with.
-    settings : FinetuneSettings, optional
-        How.
-    name : str, optional
-        Name of the new model; the bundle's by default, or else ``improved-1`` and so on.
-    anyway : bool
-        Write the model even if it has forgotten more than `FinetuneSettings.forgets_at_most`.
-    overwrite : bool
-        Replace a bundle that is there.
-    report : callable
-        Called with every step.
-
-    Raises
-    ------
-    PancreasSegError
-        If model or cases cannot be read, the result would have forgotten too much, or it cannot
-        be written.
+    `data` may have any layout that `open_dataset` knows. `output` is a folder, or a file that ends
+    in ``.zip``; by default it lies among the user's own models, as ``improved-1`` and so on. A
+    model that has forgotten more than the settings allow is written only if `anyway` says so.
     """
     settings = settings or FinetuneSettings()
     if output is None:

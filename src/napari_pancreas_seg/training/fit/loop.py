@@ -65,45 +65,12 @@ def fit(
     change_weights: ChangeWeights | None = None,
     devices: Devices | None = None,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """Train a network.
+    """Train a network; return the averaged float32 network and its history, a line an epoch.
 
-    Parameters
-    ----------
-    slices : TrainingSlices
-        What to learn from.
-    settings : TrainSettings
-        The recipe.
-    folder : Path
-        Where the checkpoint lies.
-    score : callable, optional
-        Called after each epoch with the averaged network; its figures go into the history.
-        By ``validation_dice`` the best epoch is found.
-    report : callable, optional
-        Called after each epoch with the history so far.
-    on_step : callable, optional
-        Called after each step. An exception that it raises ends the training, which can be
-        resumed.
-    resume : bool
-        Go on from the checkpoint in the folder, if there is one.
-    start : Bundle, optional
-        A model of the same architecture whose weights to begin with, instead of random ones.
-    change_weights : callable, optional
-        Applied to the averaged weights before their statistics are computed.
-    devices : Devices, optional
-        What the batches are split over.
-
-    Returns
-    -------
-    network : keras.Model
-        The averaged float32 network, without side outputs.
-    history : list of dict
-        A line an epoch.
-
-    Raises
-    ------
-    PancreasSegError
-        If the recipe does not fit the data, the devices, the checkpoint or the model to start
-        from, or the loss is no longer a number.
+    `score` is called after each epoch with the averaged network; its figures go into the history,
+    and by ``validation_dice`` the best epoch is found. `report` then gets the history. An exception
+    that `on_step` raises ends the training, which can be resumed from the checkpoint in `folder`.
+    `change_weights` is applied to the averaged weights before their statistics are computed.
     """
     devices = devices or Devices()
     devices.check(settings.batch_size)

@@ -34,20 +34,9 @@ THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
 class PredictedSlice:
     """A slice, and what a network that never saw its patient says of it.
 
-    Parameters
-    ----------
-    patient, name : str
-        Whose slice, and which.
-    probability : ndarray, shape (C, height, width), float32
-        Probability of each class in the frame, before any temperature.
-    shares : ndarray, shape (C, height, width), uint8
-        Share of each of the frame's pixels that each class has, 255 for all of it.
-    mask : ndarray, shape (1, Y, X), uint8
-        The reference on the slice's own grid.
-    frame : Frame
-        Where the frame lies.
-    values : tuple of int
-        Value of each class in the mask.
+    In the frame: `probability` (C, height, width) before any temperature, and `shares`, how much of
+    each pixel belongs to each class, 255 for all of it. On the slice's own grid: `mask` (1, Y, X),
+    with the `values` of the classes.
     """
 
     patient: str

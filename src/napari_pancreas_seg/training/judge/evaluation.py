@@ -56,14 +56,8 @@ class ThresholdScores:
     """Overlap per patient for several thresholds, pooled over each patient's slices.
 
     A pixel is foreground where the probabilities of all classes together exceed the threshold,
-    and then of the most probable class.
-
-    Parameters
-    ----------
-    thresholds : tuple of float
-        Thresholds tried, ascending.
-    both, total : dict of str to ndarray, shape (len(thresholds), C)
-        Voxels of each class in both masks, and in either counted twice, for each patient.
+    and then of the most probable class. `both` and `total` hold, for each patient, the voxels
+    (thresholds, C) in both masks, and in either counted twice.
     """
 
     thresholds: tuple[float, ...] = THRESHOLDS
@@ -77,19 +71,7 @@ class ThresholdScores:
         mask: npt.NDArray[Any],
         values: Sequence[int] = (1,),
     ) -> None:
-        """Count a slice, or several.
-
-        Parameters
-        ----------
-        patient : str
-            Whose it is.
-        probability : ndarray, shape (C, ...)
-            Probability of each class; of a single one, shape (...) will do.
-        mask : ndarray, shape (...)
-            The reference.
-        values : sequence of int
-            Value of each class in the reference.
-        """
+        """Count slices: probability (C, ...), or (...) of one class, and the reference (...)."""
         if probability.shape == mask.shape:
             probability = probability[None]
         foreground = probability.sum(axis=0)
@@ -138,27 +120,9 @@ class ThresholdScores:
 class Evaluation:
     """Figures per patient of a model on a data set.
 
-    Parameters
-    ----------
-    card : Mapping
-        The model's card.
-    threshold : float
-        The threshold that was applied.
-    patients : dict of str to PatientScore
-        The figures of each patient.
-    how : dict of str to str
-        What was done, in words: ``data``, ``surfaces``, ``spacing``, ``postprocessing`` ….
-    cost : dict
-        ``parameters``, ``weights_mb``, ``gflop_per_slice``, ``seconds_per_slice``, ``device``.
-    classes : dict of str to dict
-        For each class of a model of several, the figures of each patient that shows it or in
-        whom it was found; `patients` are of all classes taken together.
-    not_scored : dict of str to str
-        Cases that failed, and why.
-    also : dict of str to PatientScore
-        Figures of another program's masks, of the patients that it has masks of.
-    also_name : str
-        Name of their folder.
+    `how` says in words what was done. `patients` are of all classes taken together; `classes` hold,
+    of a model of several, each class in the patients that show it or in whom it was found. `also`
+    are the figures of another program's masks; `not_scored` says why a case failed.
     """
 
     card: Mapping[str, Any]
@@ -270,36 +234,9 @@ def evaluate(
 ) -> Evaluation:
     """Score a model on a data set the way it is used: through `segment`.
 
-    Single slices are scored one by one, without post-processing.
-
-    Parameters
-    ----------
-    dataset : Path
-        Folder in any layout that `open_dataset` knows.
-    model : str, Path or LoadedModel
-        The model.
-    labels : Mapping of str to sequence of str, optional
-        What of the data set each of the model's classes is made of, where they are called
-        otherwise; see `open_dataset`.
-    layout : str, optional
-        Name of the data set's layout, where looking does not tell.
-    every_patient : bool
-        Score the patients the model was trained on too; by default they are left out,
-        because their figures say nothing about new patients.
-    threshold : float, optional
-        Another threshold than the model's.
-    postprocess : bool
-        Of whole CTs: smooth along z and drop small pieces, as is done by default.
-    also : OtherMasks, optional
-        Masks of another program to score beside the model's, patient by patient.
-    on_case : callable
-        Called with slices or CTs done and in all.
-
-    Raises
-    ------
-    PancreasSegError
-        If the data set or the model cannot be read, or no patient is left. Of a case that cannot
-        be scored, `Evaluation.not_scored` says why.
+    Single slices are scored one by one, without post-processing. `labels` say what of the data set
+    each of the model's classes is made of, see `open_dataset`. Patients that the model was trained
+    on are left out unless `every_patient` is given: their figures say nothing about new ones.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     data = open_dataset(dataset, labels or _asked(loaded.classes), layout=layout)
@@ -365,23 +302,7 @@ def evaluate_volumes(
     also: OtherMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Score a model on CTs with reference masks, through `segment`.
-
-    Parameters
-    ----------
-    cts, references : Path
-        Two folders; see `match_references`.
-    model, every_patient, threshold, also, on_case
-        See `evaluate`; `on_case` is called with CTs.
-    postprocess : bool
-        Smooth along z and drop small pieces, as is done by default.
-
-    Raises
-    ------
-    PancreasSegError
-        If a folder or the model cannot be read, or no patient is left. Of a pair that cannot be
-        scored, `Evaluation.not_scored` says why.
-    """
+    """Score a model on CTs with reference masks in another folder; see `match_references`."""
     pairs = match_references(Path(cts), Path(references))
     cases = [
         _Case(stem(mask), _patient(mask), lambda ct=ct, m=mask: _load(ct, m), _name_of(ct))  # type: ignore[misc]

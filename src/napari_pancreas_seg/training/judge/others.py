@@ -21,12 +21,8 @@ __all__ = ["OtherMasks"]
 class OtherMasks:
     """A folder of masks, named like the cases or with an ending such as ``_pancreas``.
 
-    Parameters
-    ----------
-    folder : Path
-        NIfTI, NRRD, MetaImage and DICOM-SEG files; for single slices PNG pictures too.
-    value : int, optional
-        The pancreas's value, where masks show several organs; by default all but 0.
+    For single slices they may be PNG pictures. `value` is the pancreas's, where they show several
+    organs; else all but 0.
     """
 
     def __init__(self, folder: Path, value: int | None = None) -> None:
@@ -41,14 +37,7 @@ class OtherMasks:
             raise PancreasSegError(f"There are no masks of a known format in {folder}.")
 
     def of(self, case: str, volume: CTVolume) -> npt.NDArray[np.uint8] | None:
-        """The mask (Z, Y, X) of a case on its CT's grid, 1 in the pancreas; None if there is none.
-
-        Raises
-        ------
-        PancreasSegError
-            If several could be meant, it cannot be read or does not fit the CT, or it holds several
-            values and nothing says which is the pancreas's.
-        """
+        """The mask (Z, Y, X) of a case on its CT's grid, 1 in the pancreas; None without one."""
         found = [path for name, path in self._files.items() if find_cts(name, {case: Path(case)})]
         exact = [path for path in found if path == self._files.get(case)]
         if len(exact or found) > 1:

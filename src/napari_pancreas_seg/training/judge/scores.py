@@ -158,21 +158,8 @@ class GateMeans:
 class PatientScore:
     """How well the mask of a patient agrees with the reference, all slices pooled.
 
-    Parameters
-    ----------
-    dice : float
-        Overlap of voxels.
-    hd95_mm, surface_dice, mean_mm : float
-        Of the surfaces; see `napari_pancreas_seg.mask.metrics.SurfaceAgreement`.
-    recall, precision, volume_ratio : float or None
-        Share of the reference that was found, share of the mask that is right, and volume of
-        the mask by that of the reference; None where the divisor is nothing.
-    slices : int
-        Slices that show the reference or the mask.
-    missed : int
-        Those of them that show the one but not the other.
-    attention : tuple of GateMeans
-        Finest gate first.
+    Recall, precision and the ratio of volumes are None where the divisor is nothing. `slices` show
+    the reference or the mask, `missed` of them the one but not the other. Finest gate first.
     """
 
     dice: float

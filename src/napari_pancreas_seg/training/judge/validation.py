@@ -50,25 +50,8 @@ class _HeldSlice:
 class HeldBack:
     """Labelled slices of the cases that validate, kept in memory.
 
-    Parameters
-    ----------
-    cases : sequence of LabelledCase
-        The cases; one volume is in memory at a time.
-    labels : Mapping of str to int
-        Value of each class in their label maps.
-    settings : TrainSettings
-        The frame and windows of the network.
-    most_slices : int
-        Of all cases together; where there are more, each gives some, evenly spread.
-    most_bytes : int
-        Memory that they may take, with what a network says of them.
-    on_case : callable
-        Called after every case with the number of those done and of all.
-
-    Attributes
-    ----------
-    complete : bool
-        Whether every labelled slice was taken.
+    Where there are more than `most_slices` or `most_bytes` allow, each case gives some, evenly
+    spread; `complete` says whether every labelled slice was taken.
     """
 
     def __init__(

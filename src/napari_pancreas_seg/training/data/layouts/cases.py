@@ -72,26 +72,14 @@ class LabelledCase(Protocol):
         """What it is read from: files, and folders of DICOM series."""
 
     def load(self) -> tuple[CTVolume, Labels]:
-        """Read the CT and its label map, (Z, Y, X), on the CT's grid in display order.
-
-        Raises
-        ------
-        PancreasSegError
-            If a file is missing or damaged, or a mask does not lie on the CT's grid.
-        """
+        """Read the CT and its label map, (Z, Y, X), on the CT's grid in display order."""
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask, and what its values mean.
+    """A mask, and the class of each of its values but 0.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    classes : Mapping of int to str, or str
-        Class of each value but 0. A name alone: there is one value, whatever it is, and this is
-        its class.
+    `classes` may be a name alone: there is one value, whatever it is, and this is its class.
     """
 
     path: Path
@@ -105,13 +93,7 @@ class MaskFile:
         )
 
     def read(self) -> tuple[Labels, Volume, dict[int, str]]:
-        """Read it; return the mask, where it lies, and the class of each value in it.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be read or holds a value of no known meaning.
-        """
+        """Read it; return the mask, where it lies, and the class of each value in it."""
         labels, on = load_mask(self.path)
         values = _values(labels)
         if isinstance(self.classes, str):
@@ -200,11 +182,8 @@ class VolumeCase:
 def lay_onto(volume: CTVolume, mask: Labels, on: Volume, name: str) -> Labels:
     """Bring a mask (z, y, x) that was read from a file onto its CT's grid, (Z, Y, X).
 
-    Raises
-    ------
-    PancreasSegError
-        If its voxels are not the CT's, or slices are missing and its affine is the CT's: they may
-        have been dropped at either end, so that all others would lie one slice off.
+    Refused where slices are missing and its affine is the CT's: they may have been dropped at
+    either end, so that all others would lie one slice off.
     """
     ct, own = volume.source, on.source
     if (

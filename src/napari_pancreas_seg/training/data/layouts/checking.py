@@ -32,26 +32,10 @@ Labels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """What was found out about a case.
+    """What was found out about a case: why it cannot be used, what to look at, what was measured.
 
-    Parameters
-    ----------
-    name, patient : str
-        Which case it is.
-    problem : str or None
-        Why it cannot be used; None if it can.
-    suspicious : tuple of str
-        What a person should look at, a sentence each.
-    notes : tuple of str
-        What was done on reading, a sentence each.
-    slices, labelled : int
-        Slices of the CT, and those of them whose label counts.
-    spacing_mm : tuple of float
-        Along (z, y, x).
-    volume_ml, median_hu : dict of str to float
-        Of each class that is in it.
-    ct_hash, mask_hash : str
-        SHA-256 of the voxels; of the mask only where there is something in it.
+    `labelled` counts the slices whose label counts; `spacing_mm` is along (z, y, x); `mask_hash` is
+    empty where the mask is.
     """
 
     name: str
@@ -75,17 +59,7 @@ class CheckedCase:
 
 @dataclass(frozen=True)
 class CheckedDataSet:
-    """What was found out about a data set.
-
-    Parameters
-    ----------
-    dataset : DataSet
-        The data set.
-    cases : tuple of CheckedCase
-        Its cases.
-    remarks : tuple of str
-        What concerns the whole, a sentence each.
-    """
+    """What was found out about a data set."""
 
     dataset: DataSet
     cases: tuple[CheckedCase, ...]
@@ -137,15 +111,6 @@ def check_dataset(
     """Read every case of a data set, one at a time, and say what is suspicious.
 
     A case that cannot be read does not stop the others.
-
-    Parameters
-    ----------
-    dataset : DataSet
-        From `open_dataset`.
-    pictures : Path, optional
-        Folder to which an overview of each case is drawn, ``NAME.png``.
-    on_case : callable
-        Called with the number of cases done, of all, and what was found about the last.
     """
     found = []
     for done, case in enumerate(dataset.cases, start=1):
@@ -177,17 +142,7 @@ def _check(case: LabelledCase, classes: Mapping[str, int], pictures: Path | None
 def check_case(
     case: LabelledCase, volume: CTVolume, labels: Labels, classes: Mapping[str, int]
 ) -> CheckedCase:
-    """Measure a case and say what is suspicious about it.
-
-    Parameters
-    ----------
-    case : LabelledCase
-        Which case.
-    volume, labels
-        What its `load` gave.
-    classes : Mapping of str to int
-        Value of each class.
-    """
+    """Measure a case and say what is suspicious about it."""
     shown = labels if case.slices is None else labels[list(case.slices)]
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000
     sizes, medians = {}, {}

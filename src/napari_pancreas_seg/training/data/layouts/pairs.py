@@ -52,16 +52,6 @@ def match_references(cts: Path, references: Path) -> list[tuple[Path, Path | Pan
 
     ``NAME.nii.gz``, ``NAME_pancreas.nii.gz``, ``NAME_mask.nii.gz`` and the like belong to the CT
     ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
-
-    Parameters
-    ----------
-    cts, references : Path
-        Two folders; or one that holds both.
-
-    Raises
-    ------
-    PancreasSegError
-        If a folder cannot be read, or no reference has a CT.
     """
     images = _volumes(cts)
     pairs: list[tuple[Path, Path | PancreasSegError]] = []
