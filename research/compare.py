@@ -34,7 +34,7 @@ from napari_pancreas_seg.training.run import (
     Watch,
     default_cache,
     is_done,
-    settled,
+    settings_for,
     train,
 )
 from options import settings_of, training_parser
@@ -176,7 +176,7 @@ def compare(
             # What is done comes into the tables whether asked for or not: `train` checks that too.
             if fold not in wanted and not is_done(folder):
                 continue
-            recipe = settled(replace(settings, **known[name].changes), data)
+            recipe = settings_for(replace(settings, **known[name].changes), data)
             experiment = Experiment()
             if known[name].taught_by:
                 by = [

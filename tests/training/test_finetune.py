@@ -199,7 +199,7 @@ def test_the_least_of_the_new_weights_that_wins_most(monkeypatch):
     def trial(share, after):
         return finetune_module._Trial(share, Gain({"p": 0.5}, {"p": after}))
 
-    least = finetune_module._least
+    least = finetune_module._smallest_sufficient
     trials = [trial(0.25, 0.55), trial(0.5, 0.68), trial(0.75, 0.7), trial(1.0, 0.65)]
     assert least(trials).share == 0.5
     assert least([trial(0.25, 0.4), trial(0.5, 0.3)]).share == 0.25

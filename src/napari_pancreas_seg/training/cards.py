@@ -27,14 +27,14 @@ from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
 __all__ = [
+    "calibration_from",
     "check_about",
     "first_card",
-    "flattered",
     "judged",
     "mean_by_class",
     "model_entry",
+    "note_seen_before",
     "out_of_fold",
-    "taken_over",
     "what_is_scored",
 ]
 
@@ -47,7 +47,7 @@ _OF_ANOTHER = (
 def first_card(
     recipe: dict[str, Any], settings: TrainSettings, data: DataSet, patients: list[str]
 ) -> dict[str, Any]:
-    """What a card says before anything has been learnt."""
+    """The card as it is before training."""
     return {
         "name": "unnamed",
         "version": "1",
@@ -70,7 +70,7 @@ def first_card(
 
 
 def check_about(card: dict[str, Any], about: dict[str, Any] | None, path: Path) -> None:
-    """Refuse further fields that no card may have, before hours of training."""
+    """Check the further fields of a card before hours of training."""
     try:
         json.dumps(about, allow_nan=False)
         check_card({**card, **(about or {})}, path)
@@ -81,12 +81,12 @@ def check_about(card: dict[str, Any], about: dict[str, Any] | None, path: Path) 
 
 
 def model_entry(model: Bundle) -> dict[str, Any]:
-    """What a recipe says of another model."""
+    """Name, version and hash of another model, for a recipe."""
     return {key: model.card[key] for key in ("name", "version", "weights_sha256")}
 
 
 def what_is_scored(held: HeldBack, settings: TrainSettings) -> str:
-    """What a card says its validation figures are."""
+    """Description of the validation figures, for a card."""
     slices = "all labelled slices" if held.complete else "some slices of each CT"
     chosen = (
         "threshold and temperature"
@@ -125,7 +125,7 @@ def judged(
     if len(labels) > 1:
         validation["mean_by_class"] = mean_by_class(scores, found.threshold, labels)
     if seen:
-        validation |= {"what": f"{what}; {flattered(len(seen))}", "seen_before": [*seen]}
+        validation |= {"what": f"{what}; {note_seen_before(len(seen))}", "seen_before": [*seen]}
     return {**found.card_fields(), "validation": validation}
 
 
@@ -150,8 +150,8 @@ def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
     }
 
 
-def taken_over(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from the card of a twin that held patients back."""
+def calibration_from(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Threshold, temperature, confidence and validation of a model that held patients back."""
     try:
         taken = {k: card[k] for k in ("threshold", "temperature", "confidence", "validation")}
     except KeyError as error:
@@ -159,12 +159,12 @@ def taken_over(card: Mapping[str, Any]) -> dict[str, Any]:
             f"The model {card['name']} cannot calibrate another: its card has no {error}."
         ) from error
     seen = taken["validation"].get("seen_before")
-    what = f"{_OF_ANOTHER}; {flattered(len(seen))}" if seen else _OF_ANOTHER
+    what = f"{_OF_ANOTHER}; {note_seen_before(len(seen))}" if seen else _OF_ANOTHER
     return {**taken, "validation": {**taken["validation"], "what": what}}
 
 
-def flattered(n: int) -> str:
-    """What is to be said where so many patients held back had been seen by other models."""
+def note_seen_before(n: int) -> str:
+    """Warning for n patients held back that another model had been trained on."""
     return (
         f"another model, which this one began with or learnt from, had learnt from {n} of the "
         "patients held back, so that their figures say little of new patients"

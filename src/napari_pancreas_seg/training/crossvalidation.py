@@ -11,7 +11,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.model.ensemble import MOST_MEMBERS, SHARED, join_weights
-from napari_pancreas_seg.training.cards import flattered
+from napari_pancreas_seg.training.cards import note_seen_before
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice, calibrate
@@ -21,7 +21,7 @@ from napari_pancreas_seg.training.judge.scores import (
     summarise,
 )
 from napari_pancreas_seg.training.judge.validation import MOST_BYTES, MOST_SLICES, HeldBack
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settled, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settings_for, train
 
 __all__ = ["SUMMARY", "cross_validate", "fold_folder", "out_of_fold_dice"]
 
@@ -84,7 +84,7 @@ def cross_validate(
         "summary": summary,
     }
     write_json(output / SUMMARY, result, overwrite=True)
-    predicted = _predicted(members, data, settled(settings, data), folds)
+    predicted = _predicted(members, data, settings_for(settings, data), folds)
     card = {**_card(members, predicted, result), **(about or {})}
     return save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
 
@@ -105,20 +105,20 @@ def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
 
 
 def _what(members: Sequence[Bundle]) -> str:
-    """What the figures of all patients are."""
+    """Description of the figures of all patients."""
     what = (
         "Dice per patient on the native grid, out of fold, no post-processing; each patient's "
         "threshold was chosen on all others; 95 % bootstrap interval over patients"
     )
     validations = [member.card["validation"] for member in members]
     seen = sum(len(validation.get("seen_before", ())) for validation in validations)
-    return f"{what}; {flattered(seen)}" if seen else what
+    return f"{what}; {note_seen_before(seen)}" if seen else what
 
 
 def _predicted(
     members: Sequence[Bundle], data: DataSet, settings: TrainSettings, folds: int
 ) -> list[PredictedSlice]:
-    """What each member says of the patients that it never saw."""
+    """Predictions of each member for the patients that it was not trained on."""
     found: list[PredictedSlice] = []
     for fold, member in enumerate(members):
         _, held = Split(folds, fold, settings.seed).divide(data.cases)
@@ -136,7 +136,7 @@ def _predicted(
 def _card(
     members: Sequence[Bundle], predicted: Sequence[PredictedSlice], result: dict[str, Any]
 ) -> dict[str, Any]:
-    """The ensemble's card: what its members share, and what is known of all of them together."""
+    """The ensemble's card: what its members share, and joint calibration and figures."""
     first = members[0].card
     cards = [member.card for member in members]
     training = dict(first["training"])

@@ -16,14 +16,14 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training.cards import (
+    calibration_from,
     check_about,
     first_card,
-    flattered,
     judged,
     mean_by_class,
     model_entry,
+    note_seen_before,
     out_of_fold,
-    taken_over,
     what_is_scored,
 )
 from napari_pancreas_seg.training.data.datasets import (
@@ -65,7 +65,7 @@ __all__ = [
     "Watch",
     "default_cache",
     "is_done",
-    "settled",
+    "settings_for",
     "train",
 ]
 
@@ -168,10 +168,12 @@ def train(
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
-    settings = settled(settings, data)
+    settings = settings_for(settings, data)
     _check_split(settings, split, calibrated_by)
     given = None if start is None else load_bundle(start)
-    calibrated = None if calibrated_by is None else taken_over(load_bundle(calibrated_by).card)
+    calibrated = (
+        None if calibrated_by is None else calibration_from(load_bundle(calibrated_by).card)
+    )
     phantoms = phantoms if len(data.labels) == 1 else 0
     recipe: dict[str, Any] = {
         "split": None if split is None else vars(split),
@@ -197,7 +199,7 @@ def train(
         make_deterministic()
     watch.on_start(len(training), len(validation))
     if seen:
-        watch.on_note(f"Note: {flattered(len(seen))}.")
+        watch.on_note(f"Note: {note_seen_before(len(seen))}.")
     slices, held = _read(training, validation, data, settings, cache, watch)
     slices = _with_others(slices, data, settings, negatives, phantoms)
     if experiment.slices is not None:
@@ -248,8 +250,8 @@ def default_cache(data: DataSet, output: Path) -> Path | None:
     return None
 
 
-def settled(settings: TrainSettings, data: DataSet) -> TrainSettings:
-    """The recipe for these classes on this computer."""
+def settings_for(settings: TrainSettings, data: DataSet) -> TrainSettings:
+    """The recipe with the number of classes and the precision filled in."""
     architecture = settings.resolved_architecture()
     if architecture.classes != len(data.labels):
         settings = replace(settings, architecture=replace(architecture, classes=len(data.labels)))
@@ -263,7 +265,7 @@ def _patients(cases: Sequence[LabelledCase]) -> list[str]:
 def _check_split(
     settings: TrainSettings, split: Split | None, calibrated_by: str | Path | None
 ) -> None:
-    """Refuse what does not go together."""
+    """Check that split, calibration and patience go together."""
     if (split is None) != (calibrated_by is not None):
         raise PancreasSegError(
             "A training on every patient has none left to find its threshold on: it needs a "
@@ -284,7 +286,7 @@ def _read(
     cache: Path | None,
     watch: Watch,
 ) -> tuple[TrainingSlices, HeldBack]:
-    """Read the cases to train on and those held back; whatever is wrong is said of all at once."""
+    """Read the cases to train on and those held back; name all bad cases at once."""
     n = len(training) + len(validation)
     problems: list[str] = []
     slices = held = None
@@ -354,7 +356,7 @@ def _scored(held: HeldBack, network: keras.Model, labels: Mapping[str, int]) -> 
 
 
 def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bool:
-    """Make the folder, or make sure that it holds the same training; whether that is done."""
+    """Make the folder, or check that it holds the same training; return whether that is done."""
     known = output / RECIPE
     if Checkpoint(output).path.exists() and not resume:
         raise PancreasSegError(

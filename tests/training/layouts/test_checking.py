@@ -19,7 +19,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.data.layouts.checking import check_case, check_dataset
-from napari_pancreas_seg.training.data.layouts.plausibility import doubts
+from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 ONE = {"pancreas": 1}
@@ -33,12 +33,12 @@ def pairs(writers, phantoms, tmp_path):
 
 def test_a_sound_case_is_left_in_peace(phantoms):
     for item in phantoms:
-        assert doubts(item.volume, item.mask, ONE) == []
+        assert suspicious_findings(item.volume, item.mask, ONE) == []
 
 
 def test_real_masks_are_left_in_peace(shared):
     for case in open_dataset(shared / "ct" / "stacks").cases:
-        said = doubts(*case.load(), ONE)
+        said = suspicious_findings(*case.load(), ONE)
         # The stacks begin and end with the gland.
         assert said == ["The gland reaches the end of the scan: a part of it may be missing."]
 
@@ -106,7 +106,9 @@ def _cut_off(item):
     ],
 )
 def test_a_fault_is_named(make, sentence, phantoms):
-    assert any(sentence in said for item in phantoms for said in doubts(*make(item), ONE))
+    assert any(
+        sentence in said for item in phantoms for said in suspicious_findings(*make(item), ONE)
+    )
 
 
 def test_a_gland_far_from_the_lungs_is_doubted(phantoms):
@@ -120,23 +122,25 @@ def test_a_gland_far_from_the_lungs_is_doubted(phantoms):
     mask = np.zeros(shape, np.uint8)
     mask[-20:-14] = item.mask[item.mask.any(axis=(1, 2)).argmax()][None]
     volume = replace(item.volume, hu=hu, grid=Grid(shape, item.volume.grid.affine))
-    assert any("head and feet exchanged" in said for said in doubts(volume, mask, ONE))
+    assert any("head and feet exchanged" in said for said in suspicious_findings(volume, mask, ONE))
 
 
 def test_of_reviewed_slices_no_whole_gland_is_asked(phantoms):
     volume, mask = _small(phantoms[0])
-    assert doubts(volume, mask, ONE, reviewed=True) == []
+    assert suspicious_findings(volume, mask, ONE, reviewed=True) == []
 
 
 def test_a_class_that_is_missing_is_named(phantoms):
     item = phantoms[0]
-    assert doubts(item.volume, item.mask, {"pancreas": 1, "duct": 2}) == ["There is no duct in it."]
+    assert suspicious_findings(item.volume, item.mask, {"pancreas": 1, "duct": 2}) == [
+        "There is no duct in it."
+    ]
 
 
 def test_of_a_gland_that_is_missing_no_place_is_asked(phantoms):
     item = phantoms[0]
     spleen = item.mask * np.uint8(2)
-    said = doubts(item.volume, spleen, {"pancreas": 1, "spleen": 2})
+    said = suspicious_findings(item.volume, spleen, {"pancreas": 1, "spleen": 2})
     assert said == ["There is no pancreas in it."]
 
 

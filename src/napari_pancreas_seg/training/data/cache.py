@@ -1,4 +1,4 @@
-"""Training slices on disk: a file a case, gathered row by row, so that memory sets no limit.
+"""Training slices on disk, one file for each case, read row by row: more than memory holds.
 
 A file holds the slices of one case as raw bytes, then their targets (of the slices that show
 something; all others are zero), then a description in JSON, and at its very end the
@@ -150,7 +150,7 @@ class CachedRows(NamedTuple):
 
 
 def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
-    """A hash of all that a case's slices depend on."""
+    """Hash of everything that a case's slices depend on: file contents, reading, settings."""
     digest = hashlib.sha256()
     try:
         for path in case.files:
@@ -168,7 +168,7 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Settings as plain data, of paths the names alone."""
+    """Settings as plain data; paths are reduced to their names."""
     if isinstance(value, Path):
         return value.name
     if dataclasses.is_dataclass(value):
@@ -181,7 +181,7 @@ def _plain(value: Any) -> Any:
 
 
 def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> CachedRows:
-    """Rows from the cache; made and put there if they are not in it, or not whole."""
+    """Rows from the cache; computed and stored if they are missing or damaged."""
     path = folder / f"{key}.rows"
     found = _read(path)
     if found is None:
@@ -234,7 +234,7 @@ def _write(file: Any, made: CachedRows) -> None:
 
 
 def _read(path: Path) -> CachedRows | None:
-    """Look at a file; None if it is not there or not whole."""
+    """Open a file; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             body = os.fstat(file.fileno()).st_size - _TAIL.size

@@ -1,4 +1,4 @@
-"""What a fine-tuning gives: figures before and after, and the card of the new model."""
+"""The result of a fine-tuning: figures before and after, and the card of the new model."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Finetuned:
 
     @property
     def better(self) -> bool | None:
-        """Whether patients of the user that it had not seen went better; None if unknown."""
+        """Whether Dice rose on the user's held-out patients; None if unknown."""
         means = self.held_out.means
         return None if means is None else means[1] > means[0]
 

@@ -146,7 +146,7 @@ def finetune(
             f"The model {given.card['name']} is an ensemble, which cannot be fine-tuned; begin "
             "with a model of one network."
         )
-    work = _Work(given, settings, report)
+    work = _FineTuning(given, settings, report)
     work.say("reading the cases")
     dataset = data if isinstance(data, DataSet) else open_dataset(data, _classes(given.card))
     work.read(dataset)
@@ -192,7 +192,7 @@ class _Trial:
     notes: tuple[str, ...] = ()
 
 
-def _least(found: Sequence[_Trial]) -> _Trial:
+def _smallest_sufficient(found: Sequence[_Trial]) -> _Trial:
     """Of the trials, by rising share, the first that wins most of what can be won.
 
     The more of the old weights stays, the less is forgotten, of what no guard watches too.
@@ -205,7 +205,7 @@ def _least(found: Sequence[_Trial]) -> _Trial:
     return next(trial for trial in enough if -trial.held_out.lost >= ENOUGH * most)
 
 
-class _Work:
+class _FineTuning:
     """One fine-tuning: its slices, its network, its time."""
 
     def __init__(
@@ -267,7 +267,7 @@ class _Work:
         self._taught = TrainingSlices.join([mine, self._recalled(copies), *phantoms])
 
     def _recalled(self, copies: TrainingSlices) -> TrainingSlices:
-        """The copies with what the model says of them as it is, which it is to say ever after.
+        """The copies with the model's own predictions as targets, so that these are kept.
 
         Li & Hoiem 2016 (arXiv:1606.09282): learning without forgetting.
         """
@@ -311,7 +311,7 @@ class _Work:
             guard = Gain(self._guard_before, self._score(weights, self._guard, TEST_GUARD))
             if max(guard.lost, result.usual.lost) <= self.settings.forgets_at_most or not found:
                 found.append(result)
-        return _least(found)
+        return _smallest_sufficient(found)
 
     def learn(self, share: float) -> tuple[Weights, float, Gain]:
         """Learn from every patient; return the mixed weights, their share, and the guard.

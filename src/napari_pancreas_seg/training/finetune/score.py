@@ -82,7 +82,7 @@ class Scorer(keras.Model):
     def answers(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
     ) -> npt.NDArray[np.uint8]:
-        """What the network says of slices, as targets (n, H, W, C) at the working scale.
+        """The network's predictions as targets (n, H, W, C) at the working scale.
 
         255 for certainty; 0 outside the network's frame.
         """

@@ -92,7 +92,7 @@ def _averages(trainer: TrainingModel) -> dict[str, list[npt.NDArray[Any]]]:
 
 
 class StatisticsPass(keras.Model):
-    """Runs a network the way of training, compiled, for its normalisation's statistics."""
+    """Runs a network in training mode, for the statistics of its normalisation."""
 
     def __init__(self, network: keras.Model, settings: TrainSettings) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
 
 @dataclass(frozen=True, eq=False)
 class PredictedSlice:
-    """A slice, and what a network that never saw its patient says of it.
+    """A slice, and the prediction of a network that was not trained on its patient.
 
     In the frame: `probability` (C, height, width) before any temperature, and `shares`, how much of
     each pixel belongs to each class, 255 for all of it. On the slice's own grid: `mask` (1, Y, X),
@@ -77,7 +77,7 @@ class PredictedSlice:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a card says of how to read a network's probabilities.
+    """Temperature, threshold and confidence, for a card.
 
     The temperature divides log-odds, of several classes the logits (Guo et al. 2017,
     arXiv:1706.04599); the threshold gives the best mean Dice after it. Slope and intercept lead
@@ -179,15 +179,15 @@ def _near_either_mask(predicted: Sequence[PredictedSlice]) -> tuple[Array, Array
 
 
 def _best_temperature(probability: Array, target: Array) -> float:
-    """The temperature at which the reference is least of a surprise."""
+    """The temperature with the smallest cross-entropy."""
     background = np.clip(1 - target.sum(axis=0), 0, 1)
 
-    def surprise(log_temperature: float) -> float:
+    def cross_entropy(log_temperature: float) -> float:
         p = tempered(probability, float(np.exp(log_temperature))).astype(np.float64)
         rest = np.clip(1 - p.sum(axis=0), 1e-9, 1)
         return float(-((target * np.log(p)).sum(axis=0) + background * np.log(rest)).mean())
 
-    best = optimize.minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
+    best = optimize.minimize_scalar(cross_entropy, bounds=np.log(TEMPERATURES), method="bounded")
     return round(float(np.exp(best.x)), 3)
 
 

@@ -1,4 +1,4 @@
-"""How good a model is: figures per patient on the native grid, by the way of inference."""
+"""How good a model is: scores per patient on the CT's own grid."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAY
 from napari_pancreas_seg.training.judge.others import OtherMasks
 from napari_pancreas_seg.training.judge.scores import (
     TOLERANCE_MM,
+    PatientCounts,
     PatientScore,
-    PatientTally,
     paired_difference,
     summarise,
     summarise_patients,
@@ -363,12 +363,12 @@ def _evaluate(
             "about others (--every-patient gives it all the same)."
         )
     used = float(loaded.card["threshold"]) if threshold is None else threshold
-    tallies: dict[str, PatientTally] = {}
+    tallies: dict[str, PatientCounts] = {}
     several = dict(zip(loaded.classes.names, loaded.classes.values, strict=True))
-    by_class: dict[str, dict[str, PatientTally]] = {
+    by_class: dict[str, dict[str, PatientCounts]] = {
         name: {} for name in (several if len(several) > 1 else ())
     }
-    theirs: dict[str, PatientTally] = {}
+    theirs: dict[str, PatientCounts] = {}
     lacking: list[str] = []
     seconds = []
     failed: dict[str, str] = {}
@@ -381,11 +381,11 @@ def _evaluate(
             failed[case.name] = why_failed(case.name, error)
             report(done, len(cases))
             continue
-        tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
+        tallies.setdefault(case.patient, PatientCounts()).add(found, volume, mask)
         for name, tally in by_class.items():
             value = several[name]
             one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
-            tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
+            tally.setdefault(case.patient, PatientCounts()).add(one, volume, mask == value)
         seconds.append(found.seconds["network"] / len(mask))
         if also is not None:
             try:
@@ -397,7 +397,7 @@ def _evaluate(
                 lacking.append(case.patient)
             else:
                 one = replace(found, mask=other, attention=())
-                theirs.setdefault(case.patient, PatientTally()).add(one, volume, mask)
+                theirs.setdefault(case.patient, PatientCounts()).add(one, volume, mask)
         report(done, len(cases))
     if not tallies:
         raise PancreasSegError(f"No case could be scored. {next(iter(failed.values()))}")
@@ -424,9 +424,9 @@ def _evaluate(
 
 
 def _also_how(
-    also: OtherMasks, theirs: Mapping[str, PatientTally], lacking: Sequence[str]
+    also: OtherMasks, theirs: Mapping[str, PatientCounts], lacking: Sequence[str]
 ) -> dict[str, str]:
-    """What is said of another program's masks: of patients without one, nothing is compared."""
+    """Description of the comparison with another program's masks, for `Evaluation.how`."""
     if not theirs.keys() - {*lacking}:
         raise PancreasSegError(
             f"None of the masks in {also.folder} belongs to a patient that is scored; name them "

@@ -1,4 +1,4 @@
-"""What is counted of a patient, and what of many patients is published."""
+"""Scores of a patient, and their summary over patients."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = [
     "GOOD_DICE",
     "TOLERANCE_MM",
     "GateMeans",
+    "PatientCounts",
     "PatientScore",
-    "PatientTally",
     "at_others_threshold",
     "bootstrap_interval",
     "paired_difference",
@@ -68,7 +68,7 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[st
 
 
 def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Dice of each patient, of that at each threshold, at the one best for all the others."""
+    """Dice of each patient, at the threshold that is best for all other patients."""
     names = sorted(patients)
     curves = np.array([patients[name] for name in names])
     if len(names) < 2:
@@ -101,7 +101,7 @@ def summarise(
 
 
 def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What is published of many patients, of what `PatientScore.to_dict` gives of each.
+    """Summary over patients, from the `PatientScore.to_dict` of each.
 
     ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice below
     `FAILURE_DICE`, worst first; ``good``, how many reach `GOOD_DICE`; ``attention``, a row a gate.
@@ -219,7 +219,7 @@ class _GateSums:
 
 
 @dataclass
-class PatientTally:
+class PatientCounts:
     """Counts of one patient, CT by CT; `score` makes figures of them."""
 
     both: int = 0

@@ -90,7 +90,7 @@ class HeldBack:
         return any(np.isin(one.mask, values).any() for one in self._slices)
 
     def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
-        """Run a network over all slices; yield what it says of each."""
+        """Run a network over all slices; yield its prediction for each."""
         for first in range(0, len(self._slices), BATCH):
             part = self._slices[first : first + BATCH]
             # Every batch alike, so that the network is compiled once.

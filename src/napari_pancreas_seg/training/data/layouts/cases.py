@@ -61,7 +61,7 @@ class LabelledCase(Protocol):
 
     @property
     def patient(self) -> str:
-        """Whom it shows: what must not be split between training and validation."""
+        """The patient. Cases of one patient are never split between training and validation."""
 
     @property
     def slices(self) -> tuple[int, ...] | None:
@@ -216,6 +216,6 @@ def _values(labels: Labels) -> tuple[int, ...]:
 
 
 def patient_of(name: str) -> str:
-    """Whose CT it is by its name: scans of NIH Pancreas-CT carry a number, else a CT a patient."""
+    """The patient by the CT's name: the number in NIH Pancreas-CT, else the name itself."""
     found = re.match(r"PANCREAS_(\d+)", name)
     return found[1] if found else name

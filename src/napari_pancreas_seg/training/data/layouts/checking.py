@@ -1,4 +1,4 @@
-"""Checking a data set before it is trained on: every case read, measured and doubted."""
+"""Checking a data set before it is trained on: every case is read and measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from napari_pancreas_seg.errors import why_failed
 from napari_pancreas_seg.io.files import escaped
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
-from napari_pancreas_seg.training.data.layouts.plausibility import doubts
+from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = ["CheckedCase", "CheckedDataSet", "check_case", "check_dataset", "table_csv"]
@@ -157,7 +157,7 @@ def check_case(
         case.name,
         case.patient,
         None,
-        (*of_ct, *doubts(volume, labels, classes, reviewed=case.slices is not None)),
+        (*of_ct, *suspicious_findings(volume, labels, classes, reviewed=case.slices is not None)),
         volume.notes,
         len(labels),
         len(shown),

@@ -1,4 +1,4 @@
-"""A folder of pairs: CTs and their masks side by side, in two folders, or in a folder a case."""
+"""A folder of pairs: CTs and masks side by side, in two folders, or in a folder for each case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What about a mask on a CT is suspicious, in plain words."""
+"""Checks whether a mask on a CT is plausible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
-__all__ = ["doubts"]
+__all__ = ["suspicious_findings"]
 
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint8]
@@ -44,10 +44,10 @@ WHOLE_MM = 60.0
 _PANCREAS = re.compile(r"pancrea", re.IGNORECASE)
 
 
-def doubts(
+def suspicious_findings(
     volume: CTVolume, labels: Labels, classes: Mapping[str, int], reviewed: bool = False
 ) -> list[str]:
-    """Say what is suspicious about a label map on its CT, a sentence each."""
+    """List what is suspicious about a label map on its CT, one sentence each."""
     if bounding_box(labels) is None:
         return ["The mask is empty."]
     found: list[str] = []
