@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,12 @@ from typer.core import TyperCommand
 
 from napari_pancreas_seg.cli.terminal import guarded
 
-__all__ = ["command", "group", "main"]
+__all__ = ["command", "command_of", "group", "main"]
+
+_KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH", "list": "PATH"}
+"""What help calls the kinds of values."""
+
+Command = Callable[..., None]
 
 _root = typer.Typer(
     name="napari-pancreas-seg",
@@ -47,10 +53,19 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+def command(function: Command) -> Command:
     """Register a command."""
-    _root.command(cls=_GroupedCommand)(guarded(function))
-    return function
+    return command_of(_root)(function)
+
+
+def command_of(group: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
+    """Register a command of a group."""
+
+    def register(function: Command) -> Command:
+        group.command(name, cls=_PlainHelp)(guarded(function))
+        return function
+
+    return register
 
 
 def group(name: str, help: str, *, no_args_is_help: bool = True) -> typer.Typer:
@@ -60,7 +75,7 @@ def group(name: str, help: str, *, no_args_is_help: bool = True) -> typer.Typer:
     return made
 
 
-class _GroupedCommand(TyperCommand):
+class _PlainHelp(TyperCommand):
     """A command whose help lists options under headings, their ``rich_help_panel``."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -69,9 +84,12 @@ class _GroupedCommand(TyperCommand):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
+                name = re.sub(
+                    r"<(\w+)[^>]*>", lambda found: _KINDS.get(found[1], found[1]), record[0]
+                )
                 heading = "Arguments" if param.param_type_name == "argument" else "Options"
                 heading = getattr(param, "rich_help_panel", None) or heading
-                groups.setdefault(heading, []).append(record)
+                groups.setdefault(heading, []).append((name, record[1]))
         for heading, records in groups.items():
             if records:
                 with formatter.section(heading):

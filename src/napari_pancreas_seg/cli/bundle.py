@@ -7,16 +7,15 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from napari_pancreas_seg.cli.app import group
+from napari_pancreas_seg.cli.app import command_of, group
 from napari_pancreas_seg.cli.options import ModelArgument, Overwrite
-from napari_pancreas_seg.cli.terminal import guarded, quiet, say
+from napari_pancreas_seg.cli.terminal import quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
 bundles = group("bundle", "Pack a model into a zip for others, or take one in.")
 
 
-@bundles.command()
-@guarded
+@command_of(bundles)
 def export(
     model: ModelArgument,
     output: Annotated[Path, Option("-o", "--output", help="The .zip to write.")],
@@ -37,8 +36,7 @@ def export(
     say(f"SHA-256: {digest}")
 
 
-@bundles.command("import")
-@guarded
+@command_of(bundles, "import")
 def import_(
     file: Annotated[Path, Argument(metavar="FILE.zip", help="A packed model, or its folder.")],
     name: Annotated[
@@ -58,8 +56,7 @@ def import_(
     say(f"licence: {entry.card['licence']}")
 
 
-@bundles.command()
-@guarded
+@command_of(bundles)
 def remove(
     name: Annotated[str, Argument(help="One of your own models; `models` lists them.")],
 ) -> None:
@@ -70,8 +67,7 @@ def remove(
     say(f"removed: {name}")
 
 
-@bundles.command()
-@guarded
+@command_of(bundles)
 def onnx(
     model: ModelArgument,
     output: Annotated[Path, Option("-o", "--output", help="The .onnx file to write.")],
@@ -97,8 +93,7 @@ def onnx(
     )
 
 
-@bundles.command()
-@guarded
+@command_of(bundles)
 def keras(
     model: ModelArgument,
     output: Annotated[Path, Option("-o", "--output", help="The .keras file to write.")],

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from napari_pancreas_seg.cli.app import group
+from napari_pancreas_seg.cli.app import command_of, group
 from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
-from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, print_json, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts.checking import CheckedCase, CheckedDataSet
@@ -19,8 +19,7 @@ __all__ = ["check"]
 datasets = group("dataset", "Check a data set before training on it.")
 
 
-@datasets.command()
-@guarded
+@command_of(datasets)
 def check(
     folder: Annotated[Path, Argument(help="The data set, in any known layout.")],
     output: Annotated[

@@ -96,7 +96,6 @@ Threshold = Annotated[
     Option(
         min=0,
         max=1,
-        metavar="P",
         help="Probability above which a voxel is pancreas. Default: the model's own.",
     ),
 ]

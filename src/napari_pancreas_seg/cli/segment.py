@@ -57,18 +57,14 @@ def segment(
     output: Annotated[
         Path,
         Option(
-            "-o",
-            "--output",
-            metavar="PATH",
-            help="For one CT a file, whose ending is the format; else a folder.",
+            "-o", "--output", help="For one CT a file, whose ending is the format; else a folder."
         ),
     ],
     inputs: Annotated[
         list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")
     ] = None,
     input: Annotated[
-        list[Path] | None,
-        Option("-i", "--input", metavar="PATH", help="The same as INPUT; repeatable."),
+        list[Path] | None, Option("-i", "--input", help="The same as INPUT; repeatable.")
     ] = None,
     model: Model = "default",
     attention: Annotated[bool, Option("--attention", help="Write the attention maps too.")] = False,
@@ -86,8 +82,7 @@ def segment(
     ] = False,
     device: Device = "auto",
     batch_size: Annotated[
-        int | None,
-        Option(min=1, metavar="N", help="Slices in a batch. Default: chosen for the device."),
+        int | None, Option(min=1, help="Slices in a batch. Default: chosen for the device.")
     ] = None,
     threshold: Threshold = None,
     slices: Annotated[
@@ -113,7 +108,6 @@ def segment(
         Option(
             min=0,
             max=64,
-            metavar="N",
             help="Threads that read and write CTs while the network runs. As many CTs more are "
             "in memory. Default: 2; 0 for one CT at a time.",
         ),

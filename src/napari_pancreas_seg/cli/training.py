@@ -173,7 +173,7 @@ def train(
         raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
     if fold is not None and (all_folds or calibrated_by):
         raise typer.BadParameter("--fold is for a training that holds one part back")
-    with quiet(), Bar(1) as bar:
+    with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
 
         bar.show(0, Progress("starting", 0, 1))
