@@ -143,6 +143,11 @@ def test_references_find_their_cts(tmp_path):
     ]
     some = match_references(cts, make("some", "b.nii", "z.nii", "d.nii"))
     assert [m.name for m, c in some if isinstance(c, PancreasSegError)] == ["d.nii", "z.nii"]
+    make("patients")
+    for name in ("s1", "s2"):
+        make(f"patients/{name}", "ct.nii.gz")
+    of_patients = match_references(tmp_path / "patients", make("of", "s1.nii.gz", "s2_mask.nii"))
+    assert [c.parent.name for _, c in of_patients] == ["s1", "s2"]
     together = make("together", "a.nii.gz", "a_pancreas.nii.gz")
     with pytest.raises(PancreasSegError, match=r"No CTs .* a\.nii\.gz|belong"):
         match_references(together, make("one", "z.nii"))

@@ -68,15 +68,15 @@ def check(
                 pictures=pictures,
                 on_case=lambda done, total, case: bar.show(0, Progress("reading", done, total)),
             )
-        if output is not None:
-            write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
-            write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
     if as_json:
         print_json(checked.to_dict())
     else:
         for line in _lines(checked):
             say(line)
-        if output is not None:
+    if output is not None:
+        write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
+        write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
+        if not as_json:
             say(f"written to {output}")
     unusable = [case.name for case in checked.cases if not case.usable]
     if unusable:

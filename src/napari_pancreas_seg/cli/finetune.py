@@ -222,7 +222,7 @@ def add(
 
     volume = load_ct(ct)
     labels, on = load_mask(mask)
-    labels = bring_onto(volume, labels, on.grid, mask.name)
+    labels = bring_onto(volume, labels, on, mask.name)
     case = add_correction(
         _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )

@@ -46,6 +46,6 @@ def convert(
     if ct is not None:
         like = whole = load_ct(ct, series=series)
         advice = "give the CT that it was drawn on"
-        mask = bring_onto(whole, mask, volume.grid, path.name, advice)
+        mask = bring_onto(whole, mask, volume, path.name, advice)
     save_mask(mask, like, target, overwrite=overwrite, mint_uids=mint_uids)
     return kind, like.notes

@@ -74,7 +74,7 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
         return LoadedCase(index, ct, None, "", case.mask, notes)
     mask, on = io.load_mask(case.mask)
     advice = "move it out of the output folder, or choose another folder"
-    mask = bring_onto(volume, mask, on.grid, case.mask.name, advice)
+    mask = bring_onto(volume, mask, on, case.mask.name, advice)
     data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas")
     return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes)
 

@@ -17,9 +17,9 @@ from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, stem
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts import DataSet, LabelledCase, open_dataset
-from napari_pancreas_seg.training.data.layouts.cases import lay_onto
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.judge.others import OtherMasks
@@ -330,7 +330,7 @@ def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, npt.N
         raise ct
     volume = load_ct(ct)
     mask, on = load_mask(reference)
-    return volume, lay_onto(volume, mask, on, reference.name)
+    return volume, bring_onto(volume, mask, on, reference.name)
 
 
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_mask
-from napari_pancreas_seg.training.data.layouts.cases import lay_onto
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.listing import entries, volumes_in
 from napari_pancreas_seg.training.data.layouts.pairs import find_cts
 from napari_pancreas_seg.volume import CTVolume
@@ -55,7 +55,7 @@ class OtherMasks:
                 )
         else:
             labels, on = load_mask(path)
-            labels = lay_onto(volume, labels, on, path.name)
+            labels = bring_onto(volume, labels, on, path.name)
         if self.value is not None:
             return (labels == self.value).astype(np.uint8)
         values = np.unique(labels[labels > 0])

@@ -23,7 +23,6 @@ __all__ = [
     "LabelledCase",
     "MaskFile",
     "VolumeCase",
-    "lay_onto",
     "patient_of",
 ]
 
@@ -164,7 +163,7 @@ class VolumeCase:
                 drawn, more = turn_onto(volume, drawn, mask.path.name)
                 notes += more
             else:
-                drawn = lay_onto(volume, drawn, on, mask.path.name)
+                drawn = bring_onto(volume, drawn, on, mask.path.name)
             box = bounding_box(drawn)
             if box is not None:
                 table = np.zeros(256, np.uint8)
@@ -177,31 +176,6 @@ class VolumeCase:
                 "slices only."
             )
         return replace(volume, notes=volume.notes + notes), labels
-
-
-def lay_onto(volume: CTVolume, mask: Labels, on: Volume, name: str) -> Labels:
-    """Bring a mask (z, y, x) that was read from a file onto its CT's grid, (Z, Y, X).
-
-    Refused where slices are missing and its affine is the CT's: they may have been dropped at
-    either end, so that all others would lie one slice off.
-    """
-    ct, own = volume.source, on.source
-    if (
-        own.format != "dicom"
-        and own.shape[:3] != ct.shape[:3]
-        and np.allclose(own.affine, ct.affine, atol=1e-3)
-    ):
-        found, whole = on.grid.shape, volume.grid.shape
-        said = (
-            f"has {found[0]} slices, the CT {whole[0]}"
-            if found[1:] == whole[1:]
-            else f"has {' × '.join(map(str, found))} voxels, the CT {' × '.join(map(str, whole))}"
-        )
-        raise PancreasSegError(
-            f"the mask {said}, and its affine is the CT's: nothing says which are missing in "
-            f"'{name}', so that it may lie beside the gland; give a mask of the whole CT."
-        )
-    return bring_onto(volume, mask, on.grid, name)
 
 
 def _values(labels: Labels) -> tuple[int, ...]:

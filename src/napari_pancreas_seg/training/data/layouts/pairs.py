@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
@@ -53,7 +55,7 @@ def match_references(cts: Path, references: Path) -> list[tuple[Path, Path | Pan
     ``NAME.nii.gz``, ``NAME_pancreas.nii.gz``, ``NAME_mask.nii.gz`` and the like belong to the CT
     ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
     """
-    images = _volumes(cts)
+    images = _images(cts)
     pairs: list[tuple[Path, Path | PancreasSegError]] = []
     for name, mask in _volumes(references).items():
         others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
@@ -71,6 +73,14 @@ def match_references(cts: Path, references: Path) -> list[tuple[Path, Path | Pan
     if len(errors) == len(pairs):
         raise errors[0]
     return pairs
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """CTs by name: files, or else DICOM series, or those of a folder for each patient."""
+    if folder.is_dir() and not volumes_in(folder):
+        with contextlib.suppress(PancreasSegError):
+            return {name: path for path, name in find_inputs([folder]).items()}
+    return _volumes(folder)
 
 
 def find_cts(mask: str, cts: Mapping[str, Path]) -> list[str]:
