@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -424,6 +425,6 @@ def test_a_shift_by_a_part_of_a_voxel_is_refused(share, axis):
     ct = CTVolume.from_source_array(np.zeros((5, 6, 7), np.int16), np.diag([2.0, 3.0, 4.0, 1.0]))
     affine = ct.grid.affine.copy()
     affine[:3, 3] += share * affine[:3, axis]
+    on = SimpleNamespace(grid=Grid((5, 5, 5), affine), source=ct.source)
     with pytest.raises(PancreasSegError, match="grid"):
-        on = SimpleNamespace(grid=Grid((5, 5, 5), affine), source=ct.source)
         bring_onto(ct, np.zeros((5, 5, 5), np.uint8), on, "mask")
