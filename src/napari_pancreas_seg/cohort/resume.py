@@ -122,7 +122,7 @@ def find_previous(
     difference = (
         _other_method(record, left, card, options)
         or _missing_maps(case, left, wanted)
-        or (_changed(case, left) if wanted.overwrite else None)
+        or ("by another hand" if wanted.overwrite and not _same_mask(case.mask, left) else None)
     )
     certain = stamp is not None and stamp == source_stamp(case.source, case.series)
     if not certain and difference is None and _other_size(case.source, record):
@@ -173,11 +173,11 @@ def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
 
 def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[str, Any]) -> bool:
     """Whether what is in the way of a case came from a hidden folder, as the traces tell."""
-    if case.mask.exists():
-        written = left.get("mask_sha256")
-        if written is None or written != mask_sha256(case.mask, folder):
-            return False
-    elif not (folder / case.mask.name).exists():
+    if not (
+        _same_mask(case.mask, left, folder)
+        if case.mask.exists()
+        else (folder / case.mask.name).exists()
+    ):
         return False
     made = [case.probability.name] if left.get("probability") else []
     made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
@@ -238,7 +238,8 @@ def _other_method(
         return f"by another model ({model.get('name')} {model.get('version')})"
     if not left:
         return None  # from the window: with what options, a person has decided
-    then, now = record.get("options", {}), _plain(asdict(options))
+    then = record.get("options", {})
+    now = json.loads(json.dumps(asdict(options), default=str))  # as they come back from JSON
     differing = [
         name for name in now if name not in _NOT_OF_THE_RESULT and then.get(name) != now[name]
     ]
@@ -246,17 +247,12 @@ def _other_method(
 
 
 def _missing_maps(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
-    maps: list[Path] = []
-    if wanted.probability:
-        maps.append(case.probability)
-    if wanted.attention:
-        number = _attention_maps(left)
-        if number < 0:
-            return "without the maps that are wanted now"
-        maps += [case.attention(k) for k in range(1, number + 1)]
-    if all(path.is_file() for path in maps):
-        return None
-    return "without the maps that are wanted now"
+    number = _attention_maps(left) if wanted.attention else 0
+    maps = [case.probability] if wanted.probability else []
+    maps += [case.attention(k) for k in range(1, number + 1)]
+    if number < 0 or not all(path.is_file() for path in maps):
+        return "without the maps that are wanted now"
+    return None
 
 
 def _attention_maps(left: Mapping[str, Any]) -> int:
@@ -265,12 +261,10 @@ def _attention_maps(left: Mapping[str, Any]) -> int:
     return number if isinstance(number, int) else -1
 
 
-def _changed(case: Case, left: Mapping[str, Any]) -> str | None:
-    """Say that a mask is not the one that was written, or may not be."""
+def _same_mask(mask: Path, left: Mapping[str, Any], waiting: Path | None = None) -> bool:
+    """Whether a mask is the one that was written, as its hash tells."""
     written = left.get("mask_sha256")
-    if written is None or written != mask_sha256(case.mask):
-        return "by another hand"
-    return None
+    return written is not None and written == mask_sha256(mask, waiting)
 
 
 def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
@@ -282,8 +276,3 @@ def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
         )
     except (OSError, KeyError):
         return False
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they come back from JSON."""
-    return dict(json.loads(json.dumps(options, default=str)))

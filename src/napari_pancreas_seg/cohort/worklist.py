@@ -71,7 +71,8 @@ class Worklist:
         self._memory = _read(self._file)
         known = self._memory.get("output")
         remembered = Path(known) if isinstance(known, str) and known else None
-        self.output = output or remembered or _beside(self.folder)
+        beside = self.folder.with_name(f"{self.folder.name}_masks")
+        self.output = output or remembered or beside
         self.cases = self._list()
         self.current = self._index_of(self._memory.get("current"))
 
@@ -197,10 +198,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _hash(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]
-
-
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}_masks")
 
 
 def _relative(source: Path, folder: Path) -> str:
