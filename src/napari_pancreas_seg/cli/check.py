@@ -84,7 +84,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     for sentence in found.get("suggests", ()):
         add("suggests", sentence)
     for sentence in found["suspicious"]:
-        add("mind", sentence)
+        add("warning", sentence)
     if found["problem"] is not None:
         add("unusable", found["problem"])
     return lines

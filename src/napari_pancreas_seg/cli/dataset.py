@@ -112,7 +112,7 @@ def _lines(checked: CheckedDataSet) -> list[str]:
     for name, measured in found["volume_ml"].items():
         if measured:
             lines.append(f"  volume      {name}: {_range(measured)} mL")
-    lines += [f"  mind        {remark}" for remark in checked.remarks]
+    lines += [f"  warning     {remark}" for remark in checked.remarks]
     heads = [f"{name} (mL)" for name in classes]
     rows = [_row(case, list(classes)) for case in checked.cases[:_MOST_ROWS]]
     lines.append("")
@@ -124,7 +124,7 @@ def _lines(checked: CheckedDataSet) -> list[str]:
         if case.problem is not None:
             said = case.problem.removeprefix(f"Case {case.name}: ")
             lines.append(f"{case.name}: unusable: {said}")
-        lines += [f"{case.name}: look: {sentence}" for sentence in case.suspicious]
+        lines += [f"{case.name}: warning: {sentence}" for sentence in case.suspicious]
         lines += [f"{case.name}: {sentence}" for sentence in case.notes]
     return lines if lines[-1] else lines[:-1]
 
