@@ -47,16 +47,8 @@ _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 class OutputOptions:
     """Which files a case gets, and what happens to those that are there.
 
-    Parameters
-    ----------
-    attention, probability : bool
-        Whether to write these maps.
-    overwrite : bool
-        Whether existing files may be replaced; else a case that has some fails before any work.
-    mint_uids : bool
-        Whether a DICOM-SEG of a series without UIDs may be given some.
-    resume : bool
-        Whether what was made before, from the same CT in the same way, stays as it is.
+    Files that exist stay, and a case that has some fails before any work, unless `overwrite`. With
+    `resume`, what was made before, from the same CT in the same way, counts as done.
     """
 
     attention: bool = False
@@ -70,14 +62,8 @@ class OutputOptions:
 class PreviousResult:
     """What an earlier run, or a person in the window, has left of a case.
 
-    Parameters
-    ----------
-    case, record
-        The case and its sidecar.
-    difference : str, optional
-        How it was made otherwise than this run would make it, as the end of a sentence.
-    certain : bool
-        Whether the CT is known to be the same without reading it.
+    `difference` says how it was made otherwise than this run would make it, as the end of a
+    sentence; `certain`, that the CT is known to be the same without reading it.
     """
 
     case: Case

@@ -42,26 +42,10 @@ def segment_cases(
     The network uses all of the machine by itself, so it runs on one CT at a time, in the caller's
     thread. Beside it, threads read the next CTs and write what is done.
 
-    Parameters
-    ----------
-    cases : sequence of Case
-        From `plan`.
-    model : str
-        Name or path of a model bundle.
-    options : Options, optional
-        How to segment.
-    wanted : OutputOptions, optional
-        What to write.
-    workers : int
-        Threads that read and write, and CTs in memory beside the one in the network; see
-        `overlap`. One that does not fit into memory beside others waits until it is alone.
-    on_progress : callable, optional
-        Called with the case's index and each `Progress`, in the caller's thread.
-
-    Yields
-    ------
-    CaseResult
-        One for each case, in order, as soon as it and those before it are done or have failed.
+    Results come in the order of the cases, each as soon as it and those before it are done or have
+    failed. `workers` threads read and write, and as many CTs are in memory beside the one in the
+    network; one that does not fit beside others waits until it is alone. `on_progress` is called
+    with the case's index and each `Progress`, in the caller's thread.
 
     Raises
     ------
@@ -93,21 +77,10 @@ def overlap(
 ) -> Iterator[CaseInWork]:
     """Take cases through their steps, reading and writing beside computing.
 
-    Parameters
-    ----------
-    works : iterable of CaseInWork
-        The cases.
-    segmenter : CaseSegmenter
-        Does the steps.
-    workers : int
-        Threads beside the caller's: of two, one reads ahead and one writes; an odd one reads. As
-        many CTs are in memory beside the one that is computed. With 0, one step comes after the
-        other, in the caller's thread.
-
-    Yields
-    ------
-    CaseInWork
-        The same in their order, each as soon as it and those before it have a result.
+    Of two `workers`, one thread reads ahead and one writes; an odd one reads. As many CTs are in
+    memory beside the one that is computed. With 0, one step comes after the other, in the caller's
+    thread. The cases come back in their order, each as soon as it and those before it have a
+    result.
     """
     if workers < 1:
         for work in works:

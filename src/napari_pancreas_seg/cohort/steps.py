@@ -50,26 +50,9 @@ _MAPS_BYTES = 4 * 160 * 224 * 2
 class CaseResult:
     """What became of a case.
 
-    Parameters
-    ----------
-    case : Case
-        The case.
-    files : tuple of Path
-        What was written, the mask first; empty for a failed case.
-    volume_ml, slices : float, int
-        Volume of the mask in mL, and slices that hold any of it.
-    seconds : float
-        Time the case took, reading and writing included.
-    error : str, optional
-        Why it failed, one sentence; None for a case that is done.
-    notes : tuple of str
-        Notes and warnings for the user.
-    measurements : Mapping
-        The mask's measurements, as in the sidecar.
-    before : bool
-        Whether an earlier run had done it, so that nothing was left to do.
-    labels : Mapping
-        Measurements of each class of the mask by its name, where there are several.
+    `files` are what was written, the mask first; `error` is one sentence, None for a case that is
+    done. `before` says that an earlier run had done it. `measurements` are those of the sidecar,
+    `labels` the same of each class, where the mask has several.
     """
 
     case: Case
@@ -116,19 +99,9 @@ class CaseInWork:
 class CaseSegmenter:
     """Takes cases through their steps; what goes wrong becomes the result of the case.
 
-    Parameters
-    ----------
-    network : callable
-        Gives the loaded model; called once there is a CT for it. What it raises concerns all
-        cases and stops the run.
-    card : Mapping
-        Card of the model.
-    options, wanted
-        How to segment, and what to write.
-    beside : int
-        How many other CTs may be in memory.
-    report : callable, optional
-        Called with the case's index and each `Progress`.
+    `network` gives the loaded model, once there is a CT for it; what it raises concerns all cases
+    and stops the run. `beside` other CTs may be in memory. `report` is called with the case's index
+    and each `Progress`.
     """
 
     network: Callable[[], LoadedModel]

@@ -52,21 +52,9 @@ def segment_on_cluster(
 ) -> Generator[CaseResult]:
     """Segment CTs on the workers of a Dask cluster; one bad case does not stop the others.
 
-    Parameters
-    ----------
-    scheduler : str
-        Address of the scheduler, such as ``tcp://node1:8786``.
-    cases, model, options, wanted
-        See `segment_cases`. The model's files need to be on this machine only.
-    timeout_s : float
-        Seconds to wait for the scheduler, and again for the first worker.
-    on_progress : callable, optional
-        Called with the index of a case and how many cases are done.
-
-    Yields
-    ------
-    CaseResult
-        One for each case, as soon as it is done or has failed: not in the order of the cases.
+    Results come as cases are done or have failed, not in their order. The model's files need to be
+    on this machine only. `timeout_s` is how long to wait for the scheduler, and again for the first
+    worker. `on_progress` is called with the index of a case and how many cases are done.
     """
     asked = options or Options()
     bundle = load_bundle(model)
