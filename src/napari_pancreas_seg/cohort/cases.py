@@ -226,7 +226,7 @@ def _of_patient(folder: Path) -> dict[Path, str]:
 def _below(folder: Path, depth: int) -> list[Path]:
     """CTs in a folder, or in those below it; not its masks."""
     items = [item for item in _list(folder) if item.name.lower() not in _MASK_FOLDERS]
-    found = [item for item in items if _is_volume(item) and not item.is_dir()]
+    found = [item for item in items if not item.is_dir() and _is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
     if found or not depth:
