@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -259,3 +261,12 @@ def test_a_name_cannot_steer_the_terminal(tmp_path, capsys) -> None:
     assert main(["check", str(path)]) == 1
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err and "a\\x1b[31m" in said.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+def test_a_name_is_shown_as_tables_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / os.fsdecode(b"M\xfcller.nii")).write_bytes(b"nothing")
+    assert main(["check", str(tmp_path / os.fsdecode(b"M\xfcller.nii"))]) == 1
+    assert capsys.readouterr().out.startswith("M\\xfcller.nii: not readable")

@@ -71,8 +71,12 @@ def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
 
 def say(line: str, *, err: bool = False) -> None:
     """Print one line; what in a file's name would steer the terminal is written as an escape."""
-    harmless = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    typer.echo(harmless, err=err)
+    typer.echo("".join(c if c.isprintable() else _escape(c) for c in line), err=err)
+
+
+def _escape(character: str) -> str:
+    byte = ord(character) - 0xDC00  # of a name that is no UTF-8, as Python has it
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else repr(character)[1:-1]
 
 
 def print_json(data: Any) -> None:
