@@ -137,9 +137,7 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
 
         app.network.process.close()
         app.network.process = NetworkProcess([sys.executable, chosen.network])
-    combo = dock.model_panel.combo
-    combo.addItem(chosen.model, chosen.model)
-    combo.setCurrentIndex(combo.count() - 1)
+    dock.model_panel.use_named(chosen.model)
     with watch.phase("load the CT"):
         app.files.open(ct)
         wait(lambda: app.session.ct is not None)
@@ -171,9 +169,8 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
 def work_on(viewer: napari.Viewer, dock: object, mask: object, watch: Stopwatch) -> None:
     """What a person does with a mask."""
     with watch.phase("drag the threshold"):
-        slider = dock.run_panel.threshold
-        for value in np.linspace(slider.minimum() + 10, slider.maximum() - 10, 15):
-            slider.setValue(int(value))
+        for value in np.linspace(0.15, 0.85, 15):
+            dock.options_panel.threshold.value = round(float(value), 2)
             QTest.qWait(40)
         QTest.qWait(1500)
     with watch.phase("paint"):

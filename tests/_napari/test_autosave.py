@@ -17,10 +17,11 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari.app import app_of
-from napari_pancreas_seg._napari.autosave.store import AutosaveStore, autosave_folder
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, autosave_folder
+from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg.errors import PancreasSegError
 
 TIMEOUT = 30_000
@@ -288,6 +289,20 @@ def test_the_dock_offers_what_was_left_behind(qtbot, app, ct, volume):
     later.close()
 
 
+def test_what_is_offered_of_others_is_counted_in_cts(qtbot, app, viewer, monkeypatch):
+    dock = PancreasDock(viewer)
+    qtbot.addWidget(dock)
+    left = [Unsaved(key, "case", None, np.zeros((1, 1, 1))) for key in ("a", "a", "b", "b")]
+    app.autosave.offers = left
+    app.autosave.offers_changed.emit()
+    panel = dock.recovery_panel
+    assert panel.list_button.text() == "Of 2 CTs"
+    assert len(panel.list_button.menu().actions()) == 4
+    app.autosave.offers = left[:2]
+    app.autosave.offers_changed.emit()
+    assert panel.list_button.text() == "Of 1 CT"
+
+
 # -- closing the window
 
 
@@ -318,6 +333,22 @@ def test_the_window_asks(qtbot, corrected):
     assert not window._qt_viewer.isHidden()
     app.autosave.discard_all()
     assert not app.closing.eventFilter(window, QEvent(QEvent.Type.Close))
+
+
+@pytest.mark.gui
+def test_the_question_offers_to_export(qtbot, corrected, monkeypatch, tmp_path):
+    app, window = app_of(corrected), corrected.window._qt_window
+    dock = open_dock(corrected)
+    target = tmp_path / "saved.nii.gz"
+    monkeypatch.setattr(
+        "qtpy.QtWidgets.QFileDialog.getSaveFileName", lambda *_: (str(target), "NIfTI (*.nii.gz)")
+    )
+    assert not window.close()
+    (export,) = [b for b in app.closing.box.buttons() if "Export" in b.text()]
+    export.click()
+    qtbot.waitUntil(lambda: target.exists() and not app.autosave.unexported(), timeout=TIMEOUT)
+    assert dock.export_panel.status.text() == "Written to saved.nii.gz."
+    assert app.closing.box is None and not window._qt_viewer.isHidden()
 
 
 @pytest.mark.gui

@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QApplication
 from napari_pancreas_seg._napari.correct import keys as correct_keys
 from napari_pancreas_seg._napari.correct.apply import Target, apply_change, outline_layer
 from napari_pancreas_seg._napari.correct.apply import corrected as compare
-from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform
+from napari_pancreas_seg._napari.correct.keys import ACTIONS, GROUPS, perform
 from napari_pancreas_seg._napari.correct.paint import limit_stroke
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import (
@@ -32,7 +32,9 @@ from napari_pancreas_seg._napari.layers.placement import (
     show_slice,
     slice_on_screen,
 )
-from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel, KeysDialog
+from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
+from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
+from napari_pancreas_seg._napari.widget.dialogs import KeysDialog
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import correction
 from napari_pancreas_seg.volume import CTVolume
@@ -68,6 +70,14 @@ def panel(qtbot, app, mask) -> CorrectPanel:
     return panel
 
 
+@pytest.fixture
+def bar(qtbot, app, mask) -> CanvasBar:
+    """What lies over the canvas."""
+    bar = CanvasBar(app, None)
+    qtbot.addWidget(bar)
+    return bar
+
+
 def action_named(name: str) -> correct_keys.Action:
     return next(action for action in ACTIONS if action.name == name)
 
@@ -95,7 +105,7 @@ def draw(layer: Labels, *slices: int, box=(8, 20, 10, 24)) -> None:
     layer.refresh()
 
 
-def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel):
+def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 2, 3, 5)
     mask.data[3, 12, 14] = 0  # a hole in two slices, open along z
     mask.data[8, 1:3, 1:3] = 1  # an island
@@ -118,7 +128,7 @@ def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel):
         wait(qtbot, app)
         if app.corrector.proposal is not None:
             assert np.array_equal(mask.data, before)
-            click(panel.accept_button)
+            click(bar.accept_button)
         after = mask.data.copy()
         assert (after != before).any(), name
         assert np.array_equal(after == 3, before == 3), name
@@ -139,7 +149,7 @@ def test_holes_are_filled_with_the_selected_label(qtbot, app, mask, panel):
     assert mask.data[3, 12, 14] == 1 and mask.data[3, 14, 14] == 2
 
 
-def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, panel):
+def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 2, 6)
     before = mask.data.copy()
     press(viewer, "I")
@@ -148,12 +158,12 @@ def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, p
     assert proposal.outline in viewer.layers and proposal.outline.contour > 0
     assert viewer.layers.selection.active is mask
     assert proposal.outline not in app.session.mask_layers(app.session.reference)
-    assert "3 slices" in panel.proposal_title.text()
-    assert panel.accept_button.isEnabled()
+    assert "3 slices" in bar.title.text()
+    assert bar.accept_button.isEnabled()
     press(viewer, "Escape")
     assert app.corrector.proposal is None and proposal.outline not in viewer.layers
     assert np.array_equal(mask.data, before)
-    assert not panel.accept_button.isEnabled()
+    assert not bar.accept_button.isEnabled()
 
     press(viewer, "I")
     wait(qtbot, app)
@@ -166,12 +176,12 @@ def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, p
     assert not viewer.keymap and not mask.keymap
 
 
-def test_a_proposal_spares_what_is_painted_before_it_is_accepted(qtbot, app, mask, panel):
+def test_a_proposal_spares_what_is_painted_before_it_is_accepted(qtbot, app, mask, panel, bar):
     draw(mask, 2, 6)
     click(panel.buttons["fill_between"])
     wait(qtbot, app)
     mask.data_setitem((np.array([4]), np.array([10]), np.array([12])), 2)
-    click(panel.accept_button)
+    click(bar.accept_button)
     assert mask.data[4, 10, 12] == 2 and mask.data[4, 10, 13] == 1
 
 
@@ -204,6 +214,26 @@ def test_enter_and_escape_work_with_the_focus_in_the_panel(qtbot, app, mask, pan
         QTest.keyClick(panel, key)
         assert app.corrector.proposal is None
         assert mask.data[4].any() == filled
+
+
+@pytest.mark.parametrize("key", ["Enter", "Escape"])
+def test_an_answer_before_the_proposal_is_there_is_not_lost(
+    qtbot, viewer, app, mask, panel, bar, key
+):
+    draw(mask, 2, 6)
+    press(viewer, "I")
+    assert app.corrector.proposal is None and bar.accept_button.isEnabled()
+    press(viewer, key)
+    assert not bar.accept_button.isEnabled()
+    wait(qtbot, app)
+    assert app.corrector.proposal is None and len(viewer.layers) == 2
+    assert mask.data[4].any() == (key == "Enter")
+    assert not viewer.keymap and not mask.keymap
+    # It was the answer to that one alone.
+    draw(mask, 8)
+    press(viewer, "I")
+    wait(qtbot, app)
+    assert app.corrector.proposal is not None
 
 
 def test_a_slice_is_cleared_and_filled_again(qtbot, app, mask, panel):
@@ -333,7 +363,7 @@ def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, app, mask, volum
     assert np.count_nonzero(mask.data) > before
 
 
-def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel):
+def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 4, box=(20, 25, 2, 6))
     draw(mask, 5)
     before = mask.data.copy()
@@ -344,7 +374,7 @@ def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel):
         app.runs.start(app.session.ct, "box")
     wait(qtbot, app)
     assert app.corrector.proposal.found.change.slices == [4]
-    click(panel.accept_button)
+    click(bar.accept_button)
     assert mask.data[4, 8:16, 10:20].all() and not mask.data[4, 20:25, 2:6].any()
     assert np.array_equal(np.delete(mask.data, 4, axis=0), np.delete(before, 4, axis=0))
     mask.undo()
@@ -460,20 +490,20 @@ def test_painting_is_limited_to_hu(app, ct, mask):
     assert free.sum() > painted.sum()
 
 
-def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, panel):
+def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, panel, bar):
     draw(mask, 4, 6)
-    click(panel.limit)
-    panel.low_hu.setValue(3000)
-    panel.high_hu.setValue(3001)
+    click(panel.limit.native)
+    panel.low_hu.value = 3000
+    panel.high_hu.value = 3001
     assert app.corrector.limits_painting
     mask.paint((4, 10, 12), 0)
     assert mask.data[4, 10, 12] == 0
     click(panel.buttons["fill_between"])
     wait(qtbot, app)
-    click(panel.accept_button)
+    click(bar.accept_button)
     assert mask.data[5].any()
     press(viewer, "Shift-H")
-    assert not app.corrector.limits_painting and not panel.limit.isChecked()
+    assert not app.corrector.limits_painting and not panel.limit.value
     press(viewer, "Shift-H")
     count = np.count_nonzero(mask.data)
     mask.fill((5, 1, 1), 1)
@@ -515,6 +545,10 @@ def test_keys_are_listed_once_and_can_be_changed(app, panel, qtbot):
         dialog.table.item(row, 1).text(): dialog.table.item(row, 0).text()
         for row in range(dialog.table.rowCount())
     }
+    for title in ("Paint", "Erase", "Smaller brush", "Slice after", "Undo"):
+        assert listed[title], "napari's own keys that one needs"
+    first = {dialog.table.item(row, 0).text() for row in range(dialog.table.rowCount())}
+    assert {*GROUPS, "napari"} <= first, "a line for each group"
     for action in ACTIONS:
         assert listed[action.title], action.name
         assert action.id in action_manager._actions
@@ -613,8 +647,8 @@ def test_reviewing_goes_from_slice_to_slice(viewer, app, mask, panel, reviewed):
     assert review.slice == 6
     press(viewer, "N")  # beyond the last comes the first
     assert review.slice == 3
-    click(panel.reviewed)
-    assert review.reviewed == {2, 3} and panel.reviewed.isChecked()
+    click(panel.reviewed.native)
+    assert review.reviewed == {2, 3} and panel.reviewed.value
     assert panel.progress.text() == "2 of 6"
     press(viewer, "Shift-N")
     assert review.slice == 6
@@ -622,7 +656,7 @@ def test_reviewing_goes_from_slice_to_slice(viewer, app, mask, panel, reviewed):
     assert review.slice == 5
     click(panel.buttons["next_unreviewed"])
     assert review.slice == 6
-    assert not panel.reviewed.isChecked()
+    assert not panel.reviewed.value
 
 
 def test_what_was_reviewed_belongs_to_the_mask(viewer, app, mask, panel, reviewed):

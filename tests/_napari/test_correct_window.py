@@ -26,9 +26,7 @@ def open_dock(window):
 def mask(qtbot, window, ct_path) -> Labels:
     """What the fake network found: a box in every slice but the first."""
     app = app_of(window)
-    combo = open_dock(window).model_panel.combo
-    combo.addItem("box", "box")
-    combo.setCurrentIndex(combo.count() - 1)
+    open_dock(window).model_panel.use_named("box")
     app.files.open(ct_path)
     qtbot.waitUntil(lambda: len(window.layers) == 1, timeout=TIMEOUT)
     app.runs.start(window.layers[0], "box")

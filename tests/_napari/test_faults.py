@@ -17,7 +17,7 @@ from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, a
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import _is_one_series
 from napari_pancreas_seg._napari.worklist.session import state_folder
 from napari_pancreas_seg.cohort.worklist import Worklist
@@ -230,8 +230,8 @@ def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volu
     dock = PancreasDock(window, warm_up=False)
     window.window.add_dock_widget(dock)
     window.add_layer(Layer.create(*ct_layer_data(volume)))
-    dock.run_panel.region.last.setValue(3)
-    assert dock.run_panel.options.slices == (0, 4)
+    dock.options_panel.region.last.value = 3
+    assert dock.options_panel.options.slices == (0, 4)
     _, options = dock.app.runs.how()
     assert options.slices is None and options.box is None
     how = dock.app.runs.how

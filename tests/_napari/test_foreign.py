@@ -15,7 +15,7 @@ from napari_pancreas_seg._napari.autosave.store import autosave_folder
 from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg.io import load_ct
 
 TIMEOUT = 20_000
@@ -30,7 +30,7 @@ def panel(qtbot, app) -> CtPanel:
 
 def offered(panel: CtPanel) -> list[str]:
     panel.offer_layers()
-    return [panel.combo.box.itemText(i) for i in range(panel.combo.box.count())]
+    return [layer.name for layer in panel.combo.choices]
 
 
 def hu_of(volume) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, h
     four = viewer.add_image(np.stack([hu - 5, hu, hu + 5]), name="phases", rgb=False, **options)
     assert offered(panel) == []
     viewer.dims.set_current_step(0, 1)
-    assert panel.foreign.frame.maximum() == 2
-    panel.foreign.frame.setValue(2)
+    assert panel.foreign.frame.max == 2
+    panel.foreign.frame.value = 2
     qtbot.mouseClick(panel.foreign.frame_button, Qt.MouseButton.LeftButton)
     assert offered(panel) == ["phases [2]"]
     layer = panel.layer
@@ -74,7 +74,7 @@ def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, h
     assert np.array_equal(layer.data, hu + 5)
     for index in ((0, 0, 0), (3, 4, 5), (9, 31, 39)):
         assert np.allclose(layer.data_to_world(index), four.data_to_world((2, *index))[1:])
-    assert panel.foreign.frame.value() == 2
+    assert panel.foreign.frame.value == 2
     viewer.layers.remove(four)
     panel.offer_layers()
     assert not panel.foreign.isVisibleTo(panel)

@@ -29,13 +29,13 @@ def dock(qtbot, viewer, app, volume):
     dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     viewer.add_layer(Layer.create(*ct_layer_data(volume)))
-    dock.improve_panel.is_open = True
     return dock
 
 
 def choose(dock, model: str) -> None:
-    dock.model_panel.combo.addItem(model, model)
-    dock.model_panel.combo.setCurrentIndex(dock.model_panel.combo.count() - 1)
+    panel = dock.model_panel
+    panel._know(model, model, "")
+    panel.use_named(model)
 
 
 def correct(qtbot, dock, reviewed=(3, 4)):
@@ -86,6 +86,22 @@ def test_a_case_is_added_with_its_reviewed_slices(qtbot, dock, volume):
     assert panel.improve_button.isEnabled()
 
 
+def test_a_mask_that_nobody_changed_is_said_to_teach_nothing(qtbot, dock):
+    panel, app = dock.improve_panel, dock.app
+    choose(dock, "box")
+    qtbot.mouseClick(dock.run_panel.run_button, LEFT)
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: app.review.facts is not None, timeout=TIMEOUT)
+    layer = app.runs.latest.labels
+    app.review.set_reviewed(layer, (3, 4))
+    assert "teaches nothing" in panel.slices.text()
+    layer.data_setitem((np.array([7]), np.array([0]), np.array([0])), 1)
+    qtbot.waitUntil(lambda: bool(app.review.facts.edited[7]), timeout=TIMEOUT)
+    assert "teaches nothing" in panel.slices.text(), "that slice is not reviewed"
+    app.review.set_reviewed(layer, (3, 7))
+    assert "teaches nothing" not in panel.slices.text()
+
+
 def test_the_same_ct_is_replaced_when_told(qtbot, with_case):
     dock = with_case
     panel, improvement = dock.improve_panel, dock.app.improvement
@@ -117,8 +133,8 @@ def test_the_new_model_is_chosen_and_one_click_leads_back(qtbot, with_case):
     improve(qtbot, dock, "better")
     assert panel.cancel_button.isVisibleTo(panel) and not panel.improve_button.isEnabled()
     qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
-    assert "0.61 before, 0.74 after" in panel.status.text()
-    assert "synthetic CTs: 0.90 before, 0.89 after" in panel.status.text()
+    assert "0.61 before, 0.74 after" in panel.result.text()
+    assert "synthetic CTs: 0.90 before, 0.89 after" in panel.result.text()
     assert dock.model_panel.model == "improved-1"
     assert dock.app.settings.get("model/name", "") == "improved-1"
     assert panel.back_button.isVisibleTo(panel)
@@ -129,12 +145,20 @@ def test_the_new_model_is_chosen_and_one_click_leads_back(qtbot, with_case):
     assert dock.model_panel.model == "improved-1"
 
 
-def test_a_model_that_is_no_better_is_not_chosen(qtbot, with_case):
-    dock, panel = with_case, with_case.improve_panel
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_model_that_is_no_better_is_not_chosen_nor_kept_unasked(
+    qtbot, with_case, monkeypatch, keep
+):
+    dock, panel, removed = with_case, with_case.improve_panel, []
+    monkeypatch.setattr("napari_pancreas_seg.model.library.remove_model", removed.append)
+    panel.keep.value = keep
     improve(qtbot, dock, "worse")
     qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert dock.model_panel.model == "worse"
-    assert "did not become better" in panel.status.text()
+    assert "did not become better" in panel.result.text()
+    qtbot.waitUntil(lambda: removed == ([] if keep else ["improved-1"]), timeout=TIMEOUT)
+    assert ("was not kept" in panel.result.text()) is not keep
+    assert panel.back_button.isVisibleTo(panel) is keep
 
 
 @pytest.mark.parametrize(
@@ -151,16 +175,16 @@ def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model,
 def test_progress_cancel_and_nothing_left(qtbot, with_case, tmp_path, notifications):
     dock, panel = with_case, with_case.improve_panel
     file = tmp_path / "pid"
-    panel.minutes.setValue(2)
+    panel.minutes.value = 2
     improve(qtbot, dock, f"slow {file}")
     qtbot.waitUntil(lambda: panel.progress.value() == 25, timeout=TIMEOUT)
-    assert panel.status.text() == "Trial: the decoder, about 10 minutes left"
+    assert panel.step.text() == "Trial: the decoder, about 10 minutes left"
     qtbot.waitUntil(lambda: file.exists() and file.read_text() != "", timeout=TIMEOUT)
     child = dock.app.improvement._child
     panel.cancel_button.click()
     qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert child.poll() is not None
-    assert not notifications and not panel.progress.isVisibleTo(panel)
+    assert not notifications and not panel.progress.isTextVisible() and panel.progress.value() == 0
     assert len(dock.app.improvement.cases) == 1
 
 

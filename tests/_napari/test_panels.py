@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.card_dialog import card_html
+from napari_pancreas_seg._napari.widget.dialogs import card_html
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 TIMEOUT = 30_000
@@ -29,8 +29,9 @@ def dock(qtbot, viewer, app, volume):
 
 
 def choose(dock, model: str) -> None:
-    dock.model_panel.combo.addItem(model, model)
-    dock.model_panel.combo.setCurrentIndex(dock.model_panel.combo.count() - 1)
+    panel = dock.model_panel
+    panel._know(model, model, "")
+    panel.use_named(model)
 
 
 def run(qtbot, dock, model: str):
@@ -42,23 +43,23 @@ def run(qtbot, dock, model: str):
 
 def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
     labels = run(qtbot, dock, "graded")
-    panel, app = dock.run_panel, dock.app
+    panel, app = dock.options_panel, dock.app
     assert app.session.mask is labels
-    assert panel.threshold.value() == 50 and panel.value.text() == "0.50"
+    assert panel.threshold.value == 0.5 and panel.value.text() == "0.50"
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     before = int(labels.data.sum())
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
-        panel.threshold.setValue(20)
+        panel.threshold.value = 0.2
     assert labels.data.sum() > before and labels.data[5, 0, 0] == 1
     assert panel.value.text() == "0.20"
-    assert "at threshold 0.20" in panel.status.text()
+    assert "at threshold 0.20" in dock.run_panel.status.text()
     assert panel.options.threshold == 0.2
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
         panel.own.click()
     assert labels.data.sum() == before
     assert panel.options.threshold is None
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
-        panel.postprocess.click()
+        panel.postprocess.native.click()
     assert app.session.masks[labels].result.options.postprocess is False
 
 
@@ -93,22 +94,22 @@ def test_another_run_keeps_what_a_cancelled_one_found(qtbot, dock):
 
 
 def test_a_region_of_slices(qtbot, dock):
-    form = dock.run_panel.region
-    form.first.setValue(3)
-    form.last.setValue(6)
-    assert form.toggle.text() == "Region: slices 3 to 6"
-    assert dock.run_panel.options.slices == (3, 7)
+    form = dock.options_panel.region
+    form.first.value = 3
+    form.last.value = 6
+    assert form.all.isEnabled()
+    assert dock.options_panel.options.slices == (3, 7)
     labels = run(qtbot, dock, "graded")
     assert np.flatnonzero(labels.data.any(axis=(1, 2))).tolist() == [3, 4, 5, 6]
 
 
 def test_gpus_by_name_once_they_are_known(qtbot, dock):
     combo = dock.model_panel.device_combo
-    assert [combo.itemData(i) for i in range(combo.count())] == ["auto", "cpu"]
+    assert combo.choices == ("auto", "cpu")
     dock.app.network.devices = [{"id": "cpu", "name": "CPU"}, {"id": "gpu:0", "name": "GPU 0: it"}]
     dock.app.network.devices_changed.emit()
-    assert combo.itemText(2) == "GPU 0: it"
-    combo.setCurrentIndex(2)
+    assert combo.native.itemText(2) == "GPU 0: it"
+    combo.value = "gpu:0"
     assert dock.model_panel.device == "gpu:0"
     dock.app.network.devices = [{"id": "cpu", "name": "CPU"}]
     dock.app.network.why_no_gpu = "No GPU: this computer has no NVIDIA driver."
@@ -117,36 +118,32 @@ def test_gpus_by_name_once_they_are_known(qtbot, dock):
     assert "NVIDIA" in dock.model_panel.device_note.text()
 
 
-def test_panels_fold_and_settings_are_remembered_until_reset(qtbot, dock, viewer):
-    dock.attention_panel.heading.click()
-    dock.attention_panel.opacity.setValue(20)
-    dock.run_panel.postprocess.click()
+def test_settings_are_remembered_until_reset(qtbot, dock, viewer):
+    dock.attention_panel.opacity.value = 0.2
+    dock.options_panel.postprocess.native.click()
     dock.app.settings.save()
     again = PancreasDock(viewer)
     qtbot.addWidget(again)
-    assert not again.attention_panel.is_open
-    assert not again.attention_panel.body.isVisibleTo(again.attention_panel)
-    assert again.attention_panel.opacity.value() == 20
-    assert not again.run_panel.postprocess.isChecked()
+    assert again.attention_panel.opacity.value == 0.2
+    assert not again.options_panel.postprocess.value
     again.app.settings.clear()
-    assert again.attention_panel.is_open
-    assert again.attention_panel.opacity.value() == 60
-    assert again.run_panel.postprocess.isChecked()
+    assert again.attention_panel.opacity.value == 0.6
+    assert again.options_panel.postprocess.value
 
 
 def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):
     labels = run(qtbot, dock, "graded")
-    app, panel = dock.app, dock.run_panel
+    app, panel = dock.app, dock.options_panel
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
-        panel.threshold.setValue(80)
-    panel.every_slice.click()
+        panel.threshold.value = 0.8
+    panel.every_slice.native.click()
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     before = labels.data.copy()
     app.settings.clear()
     assert app.rethreshold._next is None and not app.rethreshold._busy
     assert np.array_equal(labels.data, before) and len(labels._undo_history) == 1
     assert app.session.masks[labels].result.threshold == 0.8
-    assert not panel.every_slice.isChecked() and panel.options.threshold is None
+    assert not panel.every_slice.value and panel.options.threshold is None
 
 
 def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_path, monkeypatch):
@@ -162,12 +159,12 @@ def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_pa
         ct_layer_data(CTVolume(volume.hu, volume.grid, path), "phase"),
     ):
         viewer.add_layer(Layer.create(*layer))
-    panel.combo.layer = viewer.layers["patient"]
+    panel.choose(viewer.layers["patient"])
     assert app.session.ct.name == "patient" and app.session.mask is None
     assert measured.text() == "–" and not dock.export_panel.export_button.isEnabled()
     app.session.mask = labels  # by a script
     assert dock.measure_panel._job(labels) is None
-    panel.combo.layer = viewer.layers["phase"]
+    panel.choose(viewer.layers["phase"])
     assert app.session.mask is labels
     asked = []
     monkeypatch.setattr(
@@ -218,10 +215,3 @@ def test_the_card_says_what_matters(tiny_card):
     assert 'href="https://doi.org/10.7937/K9/TCIA.2016.tNB1kqBU"' in page
     assert 'href="https://arxiv.org/abs/1804.03999"' in page
     assert "BSD-3-Clause" in page
-
-
-def test_every_panel_fits_the_narrowest_dock(qtbot, dock):
-    dock.run_panel.region.toggle.click()
-    for panel in dock.panels:
-        panel.is_open = True
-        assert panel.minimumSizeHint().width() <= 262, panel.title

@@ -286,8 +286,8 @@ def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, m
     qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
     proposed = labels.data.copy()
     _, dock = open_dock(window)
-    assert app.session.mask is labels and dock.correct_panel.accept_button.isEnabled()
-    dock.correct_panel.accept_button.click()
+    assert app.session.mask is labels and dock.bar.accept_button.isEnabled()
+    dock.bar.accept_button.click()
     assert app.corrector.proposal is None and not np.array_equal(labels.data, proposed)
     # So does a threshold that is on its way.
     app.rethreshold.ask(labels, 0.2, True)
@@ -295,7 +295,7 @@ def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, m
     qtbot.waitUntil(lambda: not app.rethreshold._busy, timeout=TIMEOUT)
     assert app.session.masks[labels].result.threshold == 0.2
     _, dock = open_dock(window)
-    assert dock.run_panel.threshold.value() == 20
+    assert dock.options_panel.threshold.value == 0.2
 
 
 def open_dock(window):

@@ -17,7 +17,7 @@ from napari_pancreas_seg._napari.layers.placement import placement_of
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.views.surface import surface_of
 from napari_pancreas_seg._napari.views.views import HU_PRESETS, OrthogonalViews
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
 from napari_pancreas_seg.volume import CTVolume
 

@@ -8,7 +8,7 @@ import pytest
 from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.cohort.worklist import Status
@@ -43,7 +43,7 @@ def ct_panel(qtbot, app, viewer):
 def panel(qtbot, app, ct_panel):
     panel = WorklistPanel(app)
     qtbot.addWidget(panel)
-    panel.ahead.setChecked(False)
+    panel.ahead.value = False
     return panel
 
 
@@ -180,11 +180,11 @@ def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, pa
 
 
 def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel, folder):
-    panel.ahead.setChecked(True)
+    panel.ahead.value = True
     app.runs.how = lambda: ("box", Options())
     work = opened(qtbot, app, panel, folder)
     qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
-    assert "Next case: segmented" in panel.status.text()
+    assert "Next case: segmented" in panel.next.text()
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     ct, mask = viewer.layers
@@ -200,7 +200,7 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
 
 
 def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, app, viewer, panel, folder):
-    panel.ahead.setChecked(True)
+    panel.ahead.value = True
     app.runs.how = lambda: ("box", Options())
     panel.open_folder(folder)
     work = app.worklist

@@ -9,7 +9,7 @@ from napari import current_viewer
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["cancel", "export", "open_ct", "open_dock", "run"]
+__all__ = ["cancel", "open_ct", "open_dock"]
 
 
 def open_ct() -> None:
@@ -17,19 +17,9 @@ def open_ct() -> None:
     _dock().ct_panel.ask_for_file()
 
 
-def run() -> None:
-    """Segment the CT that is selected in the dock."""
-    _dock().start_run()
-
-
 def cancel() -> None:
     """Cancel the run that is under way."""
     _dock().cancel_run()
-
-
-def export() -> None:
-    """Ask where to write the mask that is selected in the dock, and write it."""
-    _dock().export_panel.ask_and_export()
 
 
 def open_dock(viewer: Any) -> Any:

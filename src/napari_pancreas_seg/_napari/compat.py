@@ -22,6 +22,7 @@ __all__ = [
     "actions",
     "add_undo_step",
     "add_unselected",
+    "canvas_widget",
     "close_window",
     "edits",
     "forget_undo",
@@ -58,6 +59,12 @@ def qt_window(viewer: Any) -> Any:
     """The Qt window of a viewer, None without one: napari has no signal for one that closes."""
     window = getattr(viewer, "window", None)
     return None if window is None else window._qt_window
+
+
+def canvas_widget(viewer: Any) -> Any:
+    """The widget that the picture is drawn on, None without a window; a bar lies over it."""
+    window = getattr(unwrapped(viewer), "window", None)
+    return None if window is None else window._qt_viewer.canvas.native
 
 
 def is_closed_by_script(window: Any) -> bool:

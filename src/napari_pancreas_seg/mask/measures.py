@@ -98,7 +98,9 @@ def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
         "mean_hu": float(hu.mean()) if volume.has_values else None,
         "sd_hu": float(hu.std()) if volume.has_values else None,
         "extent_mm": [
-            (edge.stop - edge.start) * step for edge, step in zip(box, volume.spacing, strict=True)
+            # Without the last digits of a spacing: 81 mm and not 81.00000000000001.
+            round((edge.stop - edge.start) * step, 9)
+            for edge, step in zip(box, volume.spacing, strict=True)
         ],
     }
 

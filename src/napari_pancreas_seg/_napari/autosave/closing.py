@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
+from napari.layers import Labels
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMessageBox
 
@@ -30,6 +32,8 @@ class Closing(QObject):
         self._autosave = autosave
         self._window = weakref.ref(window)
         self._answered = False
+        self.export: Callable[[Labels], None] | None = None
+        """Asks where to write a mask, and writes it: the dock's."""
         # Filters that came later are asked first; other plugins install theirs early.
         QTimer.singleShot(0, self.install)
 
@@ -62,11 +66,14 @@ class Closing(QObject):
         box.setText(f"{names} was corrected and not exported since.")
         box.setInformativeText("What is kept is offered when this CT is opened the next time.")
         keep = box.addButton("Keep and close", QMessageBox.ButtonRole.AcceptRole)
+        export = box.addButton("Export…", QMessageBox.ButtonRole.ActionRole)
+        export.setVisible(self.export is not None)
         discard = box.addButton("Discard and close", QMessageBox.ButtonRole.DestructiveRole)
         stay = box.addButton("Go back", QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(stay)
         box.setEscapeButton(stay)
         keep.clicked.connect(lambda: self._close(discard=False))
+        export.clicked.connect(self._export)
         discard.clicked.connect(lambda: self._close(discard=True))
         box.finished.connect(self._forget)
         box.open()
@@ -75,6 +82,14 @@ class Closing(QObject):
         box, self.box = self.box, None
         if box is not None:
             box.deleteLater()
+
+    def _export(self) -> None:
+        """Export the first of them; the window stays, so that one sees it written."""
+        left = self._autosave.unexported()
+        if self.export is not None and left:
+            export, layer = self.export, left[0]
+            # Not from within the box's own signal.
+            QTimer.singleShot(0, lambda: export(layer))
 
     def _close(self, *, discard: bool) -> None:
         window = self._window()

@@ -110,6 +110,9 @@ class Corrector(QObject):
         self._has_network = False
         self._background = background
         self._limits_painting = False
+        self._will_propose = False
+        self.accepts_early = False
+        """Whether what is being worked out is to be applied without being shown first."""
         self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
         viewer = session.viewer
@@ -120,6 +123,11 @@ class Corrector(QObject):
     def picking(self) -> bool:
         """Whether the next click in the picture names the piece to keep."""
         return self._stop_picking is not None
+
+    @property
+    def proposing(self) -> bool:
+        """Whether something is proposed, or being worked out to be."""
+        return self.proposal is not None or self._will_propose
 
     # -- what is done at once
 
@@ -269,13 +277,21 @@ class Corrector(QObject):
         self._correct(f"Run slice {z} again", run, propose=True, network=True)
 
     def accept(self) -> None:
-        """Apply what is proposed, in one step of undo."""
+        """Apply what is proposed, in one step of undo; if it is not there yet, once it is."""
+        if self._will_propose:
+            self.accepts_early = True
+            self.changed.emit()
+            return
         proposal = self._end_proposal()
         if proposal is not None:
             self._apply(proposal.title, proposal.target, proposal.found)
 
     def drop(self) -> None:
-        """Forget what is proposed."""
+        """Forget what is proposed, or is being worked out to be."""
+        if self._will_propose:
+            self._will_propose = False
+            self._give_keys_back()
+            self.changed.emit()
         self._end_proposal()
 
     # -- how
@@ -352,6 +368,9 @@ class Corrector(QObject):
         self._end_proposal()
         self._end_picking()
         self.working = title
+        self._will_propose, self.accepts_early = propose, False
+        if propose:
+            self._take_answers()
         self.changed.emit()
         made_on = self._made_on(target.layer)
 
@@ -375,6 +394,7 @@ class Corrector(QObject):
         otherwise: str,
         worked: tuple[Corrected | None, Labels | None],
     ) -> None:
+        wanted, at_once = self._will_propose, self.accepts_early
         self._idle()
         viewer, (found, outline) = self._session.viewer, worked
         if viewer is None or target.layer not in viewer.layers:
@@ -383,9 +403,9 @@ class Corrector(QObject):
             show_info(f"{title}: {otherwise}")
         elif made_on != self._made_on(target.layer):
             show_info(f"{title}: the mask has changed meanwhile, ask again.")
-        elif outline is None:
+        elif outline is None or (wanted and at_once):
             self._apply(title, target, found)
-        else:
+        elif wanted:
             self._propose(Proposal(title, target, found, outline, made_on))
 
     def _made_on(self, layer: Labels) -> object:
@@ -408,6 +428,9 @@ class Corrector(QObject):
 
     def _idle(self) -> None:
         self.working = ""
+        if self._will_propose:
+            self._will_propose = self.accepts_early = False
+            self._give_keys_back()
         if self._has_network:
             self._has_network = False
             self._network.release()
@@ -423,9 +446,12 @@ class Corrector(QObject):
         self.proposal = proposal
         compat.add_unselected(viewer, proposal.outline)
         viewer.layers.selection.active = proposal.target.layer
+        self._take_answers()
+        self.changed.emit()
+
+    def _take_answers(self) -> None:
         accept, drop = dict.fromkeys(ACCEPT_KEYS, self.accept), dict.fromkeys(DROP_KEYS, self.drop)
         self._take_keys({**accept, **drop})
-        self.changed.emit()
 
     def _end_proposal(self) -> Proposal | None:
         proposal, self.proposal = self.proposal, None

@@ -65,87 +65,129 @@ class Action:
         return f"{PREFIX}:{self.name}"
 
 
-ACTIONS = (
-    Action("fill_between", "Fill between slices", "I", lambda a: a.corrector.fill_between_slices()),
-    Action("clear_slice", "Clear this slice", "Shift-C", lambda a: a.corrector.clear_slice()),
-    Action(
-        "rerun_slice", "Run this slice again", "R", lambda a: a.corrector.rerun_slice(*a.runs.how())
+GROUPS: dict[str, tuple[Action, ...]] = {
+    "Segment and export": (
+        Action("run", "Segment this CT", "Shift-R", lambda a: _open_dock(a).start_run()),
+        Action(
+            "export",
+            "Export the mask",
+            "Shift-E",
+            lambda a: _open_dock(a).export_panel.ask_and_export(),
+        ),
     ),
-    Action("smooth", "Smooth", "S", lambda a: a.corrector.smooth()),
-    Action(
-        "copy_from_above",
-        "Copy the mask from the slice above",
-        "Shift-U",
-        lambda a: a.corrector.copy_slice(1),
+    "Review": (
+        Action(
+            "review_and_go_on",
+            "Reviewed: on to the next slice",
+            "Q",
+            lambda a: a.review.review_and_go_on(),
+        ),
+        Action(
+            "toggle_reviewed",
+            "This slice is reviewed, or not",
+            "Shift-Q",
+            lambda a: a.review.toggle_reviewed(),
+        ),
+        Action(
+            "next_unreviewed", "Next slice to review", "W", lambda a: a.review.go_to_unreviewed(1)
+        ),
+        Action(
+            "previous_unreviewed",
+            "Previous slice to review",
+            "Shift-W",
+            lambda a: a.review.go_to_unreviewed(-1),
+        ),
+        Action(
+            "next_uncertain", "Next uncertain slice", "N", lambda a: a.review.go_to_uncertain(1)
+        ),
+        Action(
+            "previous_uncertain",
+            "Previous uncertain slice",
+            "Shift-N",
+            lambda a: a.review.go_to_uncertain(-1),
+        ),
     ),
-    Action(
-        "copy_from_below",
-        "Copy the mask from the slice below",
-        "Shift-D",
-        lambda a: a.corrector.copy_slice(-1),
+    "Correct": (
+        Action(
+            "fill_between", "Fill between slices", "I", lambda a: a.corrector.fill_between_slices()
+        ),
+        Action("clear_slice", "Clear this slice", "Shift-C", lambda a: a.corrector.clear_slice()),
+        Action(
+            "rerun_slice",
+            "Run this slice again",
+            "R",
+            lambda a: a.corrector.rerun_slice(*a.runs.how()),
+        ),
+        Action("smooth", "Smooth", "S", lambda a: a.corrector.smooth()),
+        Action(
+            "copy_from_above",
+            "Copy the mask from the slice above",
+            "Shift-U",
+            lambda a: a.corrector.copy_slice(1),
+        ),
+        Action(
+            "copy_from_below",
+            "Copy the mask from the slice below",
+            "Shift-D",
+            lambda a: a.corrector.copy_slice(-1),
+        ),
+        Action("keep_largest", "Keep the largest piece", "K", lambda a: a.corrector.keep_largest()),
+        Action(
+            "keep_under_mouse",
+            "Keep the piece under the mouse",
+            "Shift-K",
+            lambda a: a.corrector.keep_piece_under_cursor(),
+        ),
+        Action(
+            "remove_islands",
+            "Remove small islands",
+            "Shift-I",
+            lambda a: a.corrector.remove_islands(),
+        ),
+        Action("fill_holes", "Fill holes", "H", lambda a: a.corrector.fill_holes()),
+        Action("grow", "Grow", "G", lambda a: a.corrector.grow()),
+        Action("shrink", "Shrink", "Shift-G", lambda a: a.corrector.shrink()),
+        Action(
+            "limit_painting",
+            "Limit painting to HU, or not",
+            "Shift-H",
+            lambda a: a.corrector.toggle_limit(),
+        ),
     ),
-    Action("keep_largest", "Keep the largest piece", "K", lambda a: a.corrector.keep_largest()),
-    Action(
-        "keep_under_mouse",
-        "Keep the piece under the mouse",
-        "Shift-K",
-        lambda a: a.corrector.keep_piece_under_cursor(),
+    "View": (
+        Action("toggle_3d", "The mask in 3-D, and back", "D", lambda a: a.views.surface.toggle()),
+        Action(
+            "toggle_blink",
+            "The model's mask in place of the edited one, and back",
+            "A",
+            lambda a: a.views.blink(not a.views.blinking),
+        ),
+        Action("next_window", "Next HU window", "U", lambda a: a.views.next_preset()),
     ),
-    Action(
-        "remove_islands", "Remove small islands", "Shift-I", lambda a: a.corrector.remove_islands()
+    "Worklist": (
+        Action("next_case", "Next case of the worklist", "J", lambda a: a.worklist.step(1)),
+        Action(
+            "previous_case",
+            "Previous case of the worklist",
+            "Shift-J",
+            lambda a: a.worklist.step(-1),
+        ),
     ),
-    Action("fill_holes", "Fill holes", "H", lambda a: a.corrector.fill_holes()),
-    Action("grow", "Grow", "G", lambda a: a.corrector.grow()),
-    Action("shrink", "Shrink", "Shift-G", lambda a: a.corrector.shrink()),
-    Action(
-        "limit_painting",
-        "Limit painting to HU, or not",
-        "Shift-H",
-        lambda a: a.corrector.toggle_limit(),
-    ),
-    Action(
-        "review_and_go_on",
-        "Reviewed: on to the next slice",
-        "Q",
-        lambda a: a.review.review_and_go_on(),
-    ),
-    Action(
-        "toggle_reviewed",
-        "This slice is reviewed, or not",
-        "Shift-Q",
-        lambda a: a.review.toggle_reviewed(),
-    ),
-    Action("next_unreviewed", "Next slice to review", "W", lambda a: a.review.go_to_unreviewed(1)),
-    Action(
-        "previous_unreviewed",
-        "Previous slice to review",
-        "Shift-W",
-        lambda a: a.review.go_to_unreviewed(-1),
-    ),
-    Action("next_uncertain", "Next uncertain slice", "N", lambda a: a.review.go_to_uncertain(1)),
-    Action(
-        "previous_uncertain",
-        "Previous uncertain slice",
-        "Shift-N",
-        lambda a: a.review.go_to_uncertain(-1),
-    ),
-    Action("toggle_3d", "The mask in 3-D, and back", "D", lambda a: a.views.surface.toggle()),
-    Action(
-        "toggle_blink",
-        "The model's mask in place of the edited one, and back",
-        "A",
-        lambda a: a.views.blink(not a.views.blinking),
-    ),
-    Action("next_window", "Next HU window", "U", lambda a: a.views.next_preset()),
-    Action("next_case", "Next case of the worklist", "J", lambda a: a.worklist.step(1)),
-    Action(
-        "previous_case",
-        "Previous case of the worklist",
-        "Shift-J",
-        lambda a: a.worklist.step(-1),
-    ),
-)
-"""What keys do, in the order in which they are listed."""
+}
+"""What keys do, in groups and in the order in which they are listed."""
+ACTIONS = tuple(action for group in GROUPS.values() for action in group)
+ANSWERS = (("Enter", "Accept what is proposed"), ("Esc", "Drop what is proposed"))
+NAPARIS = {
+    "activate_labels_paint_mode": "Paint",
+    "activate_labels_erase_mode": "Erase",
+    "activate_labels_fill_mode": "Fill",
+    "decrease_brush_size": "Smaller brush",
+    "increase_brush_size": "Larger brush",
+    "increment_dims_left": "Slice before",
+    "increment_dims_right": "Slice after",
+}
+"""Keys of napari's own that one needs with these."""
+FIXED = (("Ctrl+Z", "Undo"), ("Ctrl+Shift+Z", "Redo"), ("Ctrl+wheel", "Through the slices"))
 
 
 def register_actions() -> None:
@@ -167,14 +209,16 @@ def key_of(action: Action) -> str:
     return _text(compat.keys_of(action.id))
 
 
-def keys_table() -> list[tuple[str, str]]:
-    """Every key of this plugin and what it does, whoever registered it."""
-    own = [(key_of(action), action.title) for action in ACTIONS]
-    known = {action.id for action in ACTIONS}
-    for name, action in compat.actions().items():
-        if name.startswith(f"{PREFIX}:") and name not in known:
-            own.append((_text(compat.keys_of(name)), action.description))
-    return own
+def keys_table() -> dict[str, list[tuple[str, str]]]:
+    """Keys and what they do, in groups: this plugin's, and those of napari's that one needs."""
+    table = {name: [(key_of(one), one.title) for one in group] for name, group in GROUPS.items()}
+    table["Correct"] += ANSWERS
+    chosen = get_settings().shortcuts.shortcuts
+    table["napari"] = [
+        (_text(chosen.get(f"napari:{name}", [])), title) for name, title in NAPARIS.items()
+    ]
+    table["napari"] += FIXED
+    return table
 
 
 def perform(action: Action, app: App) -> None:
@@ -200,6 +244,10 @@ def __getattr__(name: str) -> Any:
         if action.name == name:
             return partial(command, action)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _open_dock(app: App) -> Any:
+    return open_dock(app.session.viewer)
 
 
 def _text(keys: Iterable[Any]) -> str:

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,14 @@ class Improved:
         Name or path of the model that it began as.
     result : Mapping
         What was told of it: see `napari_pancreas_seg.training.finetune.result.Finetuned.to_dict`.
+    kept : bool
+        Whether it is still there.
     """
 
     name: str
     former: str
     result: Mapping[str, Any]
+    kept: bool = True
 
     @property
     def gain(self) -> float | None:
@@ -96,11 +99,13 @@ class Improved:
         lines += self.result.get("notes", [])[-1:] if self.gain is None else []
         if self.worth_using:
             lines.append(f"The new model is called {self.name} and is chosen now.")
-        else:
+        elif self.kept:
             lines.append(
                 f"It did not become better: your model stays chosen. The new one is called "
                 f"{self.name}."
             )
+        else:
+            lines.append("It did not become better, and was not kept: your model stays chosen.")
         return "\n".join(lines)
 
 
@@ -146,6 +151,8 @@ class Improvement(QObject):
         self.known: Correction | None = None
         self.stage, self.share, self.seconds_left = "", 0.0, None
         self.improved: Improved | None = None
+        self.keeps_all = False
+        """Whether a model stays that did no better on patients it had not seen."""
         self.command = list(command)
         self._session = session
         self._review = review
@@ -162,6 +169,15 @@ class Improvement(QObject):
     def reviewed(self) -> int:
         """How many slices of the chosen mask are reviewed."""
         return len(self._review.reviewed)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the reviewed slices are as the model left them: they would teach it nothing."""
+        mask, facts = self._session.mask, self._review.facts
+        if mask is None or mask not in self._session.masks or facts is None:
+            return False
+        reviewed = [z for z in self._review.reviewed if z < len(facts.edited)]
+        return bool(reviewed) and not facts.edited[reviewed].any()
 
     def list_again(self) -> None:
         """Look in a thread which cases there are."""
@@ -268,9 +284,13 @@ class Improvement(QObject):
         def done(result: Mapping[str, Any] | None) -> None:
             self._child = None
             if result is not None and not self._cancelled:
-                self.improved = Improved(str(result["name"]), model, result)
-                if self.improved.worth_using:
-                    self._settings.set("model/name", self.improved.name)
+                made = Improved(str(result["name"]), model, result)
+                if made.worth_using:
+                    self._settings.set("model/name", made.name)
+                elif not self.keeps_all:
+                    made = replace(made, kept=False)
+                    self._background.submit(lambda: _remove(made.name))
+                self.improved = made
                 self.made.emit()
             self.changed.emit()
 
@@ -355,6 +375,12 @@ class Improvement(QObject):
             return volume_of(data, reference), display_view(mask_of(held), on.orientation)
 
         return read
+
+
+def _remove(name: str) -> None:
+    from napari_pancreas_seg.model.library import remove_model
+
+    remove_model(name)
 
 
 def _collect(child: subprocess.Popen[bytes], words: deque[str]) -> None:

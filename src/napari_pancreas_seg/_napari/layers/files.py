@@ -70,6 +70,7 @@ class LayerFiles:
         path: str | Path,
         *,
         overwrite: bool = False,
+        mint_uids: bool = False,
         then: Callable[[Path], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
@@ -86,7 +87,15 @@ class LayerFiles:
             held = np.array(data)  # it may be painted on meanwhile
             mask, digest = mask_of(held), digest_of(held)
             shown = display_view(mask, reference.orientation)
-            written = write_mask(shown, reference, path, result=result, ct=ct, overwrite=overwrite)
+            written = write_mask(
+                shown,
+                reference,
+                path,
+                result=result,
+                ct=ct,
+                overwrite=overwrite,
+                mint_uids=mint_uids,
+            )
             return written, digest
 
         def written(outcome: tuple[Path, str]) -> None:
@@ -123,6 +132,7 @@ def write_mask(
     result: Segmentation | None = None,
     ct: Any = None,
     overwrite: bool = False,
+    mint_uids: bool = False,
 ) -> Path:
     """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
 
@@ -143,11 +153,19 @@ def write_mask(
             # A record of this CT is that of the same mask in another format, and made anew.
             check_target(record, overwrite=overwrite)
     # The CT's values are looked at only where something is said of them.
-    wanted = result is not None or path.name.lower().endswith(CSV)
+    wanted = result is not None or mint_uids or path.name.lower().endswith(CSV)
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
     edited = result is not None and not np.array_equal(mask, result.mask)
     card = None if result is None else result.model
-    io.save_mask(mask, like=volume, path=path, overwrite=overwrite, card=card, edited=edited)
+    io.save_mask(
+        mask,
+        like=volume,
+        path=path,
+        overwrite=overwrite,
+        card=card,
+        edited=edited,
+        mint_uids=mint_uids,
+    )
     if result is not None:
         write_sidecar(record, describe(volume, result, mask=mask), overwrite=True)
     return path

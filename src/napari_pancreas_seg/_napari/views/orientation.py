@@ -25,6 +25,7 @@ __all__ = [
     "is_mirrored_by_default",
     "knows_orientation",
     "patient_direction",
+    "plane_on_screen",
     "show_plane",
     "unmirror",
 ]
@@ -104,6 +105,13 @@ def show_plane(viewer: ViewerModel, placement: Placement, plane: str) -> None:
         "right" if letters[columns] == right else "left",
     )
     viewer.reset_view()
+
+
+def plane_on_screen(viewer: ViewerModel, placement: Placement) -> str | None:
+    """Which of `PLANES` is shown; None in 3-D."""
+    letters = edge_letters(viewer, placement) if viewer.dims.ndisplay == 2 else {}
+    shown = set(letters.values())
+    return next((plane for plane in PLANES if set(_ROWS_AND_COLUMNS[plane]) <= shown), None)
 
 
 def is_mirrored_by_default(placement: Placement) -> bool:

@@ -1,4 +1,4 @@
-"""A model's card for a person to read."""
+"""Windows of their own: a model's card, and the keys."""
 
 from __future__ import annotations
 
@@ -8,9 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QHeaderView,
+    QTableWidget,
+    QTableWidgetItem,
+    QTextBrowser,
+    QVBoxLayout,
+    QWidget,
+)
 
-__all__ = ["CardDialog", "card_html"]
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.correct.keys import keys_table
+
+__all__ = ["CardDialog", "KeysDialog", "card_html"]
 
 NOT_CLINICAL = "For research only. Not for clinical use."
 
@@ -111,3 +123,42 @@ def _frame(card: Mapping[str, Any]) -> str:
 def _hash(card: Mapping[str, Any]) -> str:
     digest = card.get("weights_sha256")
     return f"SHA-256 {digest}" if digest else ""
+
+
+class KeysDialog(QDialog):
+    """A table of keys and what they do."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Keys")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.table = QTableWidget(0, 2)
+        self.table.setHorizontalHeaderLabels(["Key", "What it does"])
+        for group, rows in keys_table().items():
+            self._add(group, "", bold=True)
+            for key, text in rows:
+                self._add(key, text)
+        self.table.verticalHeader().setVisible(False)
+        self.table.setShowGrid(False)
+        header = self.table.horizontalHeader()
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
+        self.table.resizeRowsToContents()
+        note = ui.note_label("After a click in the picture. Preferences › Shortcuts changes them.")
+        column = QVBoxLayout(self)
+        column.addWidget(self.table)
+        column.addWidget(note)
+        self.resize(520, 640)
+
+    def _add(self, *texts: str, bold: bool = False) -> None:
+        row = self.table.rowCount()
+        self.table.insertRow(row)
+        for column, text in enumerate(texts):
+            item = QTableWidgetItem(text)
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled)
+            font = item.font()
+            font.setBold(bold)
+            item.setFont(font)
+            self.table.setItem(row, column, item)
+        if bold:
+            self.table.setSpan(row, 0, 1, 2)
