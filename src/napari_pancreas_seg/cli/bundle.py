@@ -84,12 +84,12 @@ def onnx(
     with quiet():
         from napari_pancreas_seg.inference.onnx_file import export_onnx
 
-        written = export_onnx(bundle, output, overwrite=overwrite)
-    say(f"model: {written.path}")
+        difference = export_onnx(bundle, output, overwrite=overwrite)
+    say(f"model: {output}")
     say(
         "not compared: ONNX Runtime is not installed"
-        if written.difference is None
-        else f"differs by at most {written.difference:.1e} from the network"
+        if difference is None
+        else f"differs by at most {difference:.1e} from the network"
     )
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from napari_pancreas_seg.model.attention_unet import Foreground
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.probabilities import CERTAIN, tempered
 
-__all__ = ["TOLERANCE", "OnnxExport", "export_onnx"]
+__all__ = ["TOLERANCE", "export_onnx"]
 
 OPSET = 17
 """Old enough for every runtime of the last years."""
@@ -29,39 +28,18 @@ TOLERANCE = 1e-4
 """How far the file's probabilities may lie from the network's."""
 
 
-@dataclass(frozen=True)
-class OnnxExport:
-    """What was written, and by how much ONNX Runtime's answer differs (None: not installed)."""
-
-    path: Path
-    difference: float | None
-
-
-def export_onnx(bundle: Bundle, path: Path, *, overwrite: bool = False) -> OnnxExport:
+def export_onnx(bundle: Bundle, path: Path, *, overwrite: bool = False) -> float | None:
     """Write a model as ONNX: from HU at the frame's scale to calibrated probability.
 
-    Parameters
-    ----------
-    bundle : Bundle
-        The model.
-    path : Path
-        The file; its name ends in ``.onnx``.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the packages onnx and tf2onnx are missing, the file cannot be written, or what it
-        computes differs from the network by more than `TOLERANCE`.
-
-    Notes
-    -----
     Input ``hu`` (B, height, width, 1) float32: slices in Hounsfield units, resampled to the
     frame's pixels (``mm_per_pixel``), body centred. Outputs: ``probability`` (B, height, width,
     classes) after the card's temperature, and the coefficients ``attention_1`` to
     ``attention_4``. HU windows are inside. The metadata holds the card and, one by one, what is
     needed to use the file.
+
+    Returns by how much ONNX Runtime's answer differs from the network's, None if that is not
+    installed. PancreasSegError if onnx or tf2onnx is missing, the file cannot be written, or it
+    differs by more than `TOLERANCE`.
     """
     path = Path(path)
     if path.suffix.lower() != ".onnx":
@@ -77,7 +55,7 @@ def export_onnx(bundle: Bundle, path: Path, *, overwrite: bool = False) -> OnnxE
         )
     with atomic_write(path, overwrite=overwrite) as file:
         file.write(content)
-    return OnnxExport(path, difference)
+    return difference
 
 
 def _from_hu(network: keras.Model, card: Mapping[str, Any]) -> keras.Model:
