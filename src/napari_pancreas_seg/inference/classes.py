@@ -1,4 +1,4 @@
-"""The classes of a model: their values in the mask, and which of them are the pancreas's."""
+"""The classes of a model: their values in a mask, and which are the pancreas or within it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Classes:
 
     @property
     def only_gland(self) -> bool:
-        """Whether there is nothing but the pancreas and what lies within it."""
+        """Whether every class is the pancreas or something within it."""
         return all(self.in_gland)
 
     def main_pieces(
@@ -93,4 +93,4 @@ def _with_rim(pieces: Array) -> Array:
 
 
 ONE_CLASS = Classes(("pancreas",), (1,))
-"""Of a model of the pancreas alone."""
+"""The classes of a model of the pancreas alone."""

@@ -1,4 +1,4 @@
-"""Probability and attention of a volume while they are being found: compact arrays that fill."""
+"""Probability and attention maps of a CT while a run fills them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MapArrays:
         self._grids: dict[str, Grid] = {}
 
     def store(self, rows: npt.NDArray[np.intp], outputs: dict[str, Array]) -> None:
-        """Take what the network said of some rows of the slice grid."""
+        """Store the network's output for some rows of the slice grid."""
         for word, values in self._named(outputs):
             size = values.shape[1:]
             if word not in self._arrays:
@@ -54,7 +54,7 @@ class MapArrays:
             self._arrays[word][rows] = values
 
     def _named(self, outputs: dict[str, Array]) -> Iterator[tuple[str, Array]]:
-        """Maps by the words that they are known by; of several classes, their sum too."""
+        """Maps by their names; of several classes, their sum too."""
         for name, values in outputs.items():
             if name != PROBABILITY:
                 yield name.replace("_", " "), values
@@ -66,7 +66,7 @@ class MapArrays:
 
     @property
     def class_words(self) -> list[str]:
-        """Words of the maps that belong to one class of several."""
+        """Names of the maps of single classes, where there are several."""
         several = len(self._classes) > 1
         return [f"{PROBABILITY} {name}" for name in self._classes.names] if several else []
 
@@ -90,7 +90,7 @@ class MapArrays:
 
     @property
     def words(self) -> list[str]:
-        """What there is: the finest gate first, then the probability, then each class's."""
+        """Names of all maps: the finest gate first, then the probability, then each class's."""
         return sorted(self._arrays)
 
     @property
@@ -99,7 +99,7 @@ class MapArrays:
         return self._arrays[PROBABILITY]
 
     def whole(self, word: str) -> ScalarMap:
-        """A map."""
+        """The whole map of a name."""
         return ScalarMap(self._arrays[word], self._grids[word])
 
     def part(self, rows: npt.NDArray[np.intp]) -> dict[str, ScalarMap]:

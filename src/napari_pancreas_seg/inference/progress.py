@@ -1,4 +1,4 @@
-"""What a run tells on its way: steps, slices that were just found, maps; plain data, no Keras."""
+"""Progress of a run: steps, slices that were just found, maps. Plain data, no Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another threshold, or other post-processing, on a segmentation that is there already."""
+"""Another threshold, or other post-processing, on a finished segmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["places", "remask"]
 def remask(
     result: Segmentation, threshold: float | None = None, postprocess: bool | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Make the mask anew from the probability, without the network.
+    """Make a mask from a result's probability again, without the network.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where the files of a segmentation go, what may be in their way, and by what they are known."""
+"""Names of a segmentation's files, checks before they are written, and their hashes."""
 
 from __future__ import annotations
 

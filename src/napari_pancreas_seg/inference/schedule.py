@@ -22,7 +22,7 @@ FINE_MM = 3.0
 SWEEP_MM = 12.0
 """Slices of the sweep lie about so far apart: no gland is so short that it slips through."""
 FEWEST_SLICES = 40
-"""With fewer there is nothing to save."""
+"""CTs with fewer slices are seen whole."""
 FAINTEST_RUN = 0.1
 """A stretch with less than this share of the strongest one's evidence is not looked at closely.
 

@@ -1,4 +1,4 @@
-"""Correcting a mask: what a person asks for with one key, on plain arrays in display order.
+"""Corrections of a mask, each of which is one key in the window, on arrays in display order.
 
 Every function takes a mask (Z, Y, X), non-zero inside, and returns a new one, uint8 with 1
 inside; all work in the mask's bounding box, so that the time grows with the organ and not

@@ -1,4 +1,4 @@
-"""What happens to a whole volume after the network has seen its slices, on plain arrays."""
+"""Post-processing of a whole volume: smoothing along z, connected pieces, holes."""
 
 from __future__ import annotations
 

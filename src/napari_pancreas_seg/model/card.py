@@ -1,4 +1,4 @@
-"""What a model's card must say, and what it must not ask for."""
+"""Checks of a model's card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network costs: arithmetic for a slice, parameters."""
+"""How much arithmetic a network needs for a slice."""
 
 from __future__ import annotations
 

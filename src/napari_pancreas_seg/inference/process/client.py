@@ -302,7 +302,7 @@ class _Child:
             self.process.stdin.close()
 
     def last_words(self) -> str:
-        """Say in a sentence that the child ended and why, as far as one can tell."""
+        """One sentence on why the child ended, as far as can be known."""
         try:
             status = self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:

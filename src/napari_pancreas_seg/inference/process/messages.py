@@ -1,4 +1,4 @@
-"""What travels between a caller and the network's process, and how: JSON and plain arrays.
+"""Messages between a caller and the network's process: JSON and plain arrays.
 
 A message is a line of JSON followed by the arrays that the line names, in NumPy's own
 format. Nothing is pickled.
@@ -74,7 +74,7 @@ def receive(file: IO[bytes]) -> Message | None:
 
 
 def _plain(value: Any) -> Any:
-    """Turn what a card or a timing may hold into what JSON knows."""
+    """Turn values of a card or a timing into what JSON knows."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, Mapping):

@@ -116,7 +116,7 @@ def _sentence(error: Exception) -> str:
 
 
 def main() -> None:
-    """Be the child: serve requests from standard input with the real network."""
+    """Run the child process: serve requests from standard input with the real network."""
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     # Whatever a library prints must not end up between two messages.
