@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,8 @@ import typer
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import Layout, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
-from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.data.layouts import DataSet
     from napari_pancreas_seg.training.fit.loop import TrainingProgress
     from napari_pancreas_seg.training.run import Watch
 
@@ -168,7 +165,6 @@ def train(
     history.csv, and TensorBoard's files if TensorBoard is installed. Ctrl+C stops it; --resume
     goes on.
     """
-    fields = _read_fields(about) if about else {}
     if all_folds and calibrated_by:
         raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
     if fold is not None and (all_folds or calibrated_by):
@@ -179,6 +175,7 @@ def train(
         bar.show(0, Progress("starting", 0, 1))
         from napari_pancreas_seg.training.crossvalidation import cross_validate
         from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
+        from napari_pancreas_seg.training.data.layouts.listing import read_json
         from napari_pancreas_seg.training.fit.presets import preset_named
         from napari_pancreas_seg.training.fit.recipe import (
             WINDOWS_HU,
@@ -211,12 +208,15 @@ def train(
         data = open_dataset(dataset, classes, layout=layout)
         data = replace(data, notes=(*data.notes, *notes))
         with bar.paused():
-            _say_what(data)
+            n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
+            say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
+            for note in data.notes:
+                say(note)
         options: dict[str, Any] = {
             "start": start,
             "negatives": negatives or (),
             "phantoms": phantoms,
-            "about": fields,
+            "about": read_json(about) if about else {},
             "resume": resume,
             "cache": cache or default_cache(data, output),
             "devices": devices,
@@ -265,18 +265,18 @@ def watch(bar: Bar, what: str = "") -> Watch:
         with bar.paused():
             say(what + text)
 
+    def step(p: TrainingProgress) -> None:
+        left = datetime.timedelta(seconds=round(p.seconds_left))
+        said = f"loss {p.loss:.3f}, {p.images_per_second:.1f} images/s, {left} left"
+        bar.show(0, Progress(what + said, p.step, p.steps))
+
     return Watch(
         on_start=lambda n, held: tell(f"training on {n} cases, {held} held back"),
         on_case=lambda done, total: bar.show(0, Progress(f"{what}reading", done, total)),
-        on_step=lambda p: bar.show(0, Progress(what + _progress(p), p.step, p.steps)),
+        on_step=step,
         on_epoch=lambda line: tell(epoch_line(line)),
         on_note=tell,
     )
-
-
-def _progress(p: TrainingProgress) -> str:
-    left = datetime.timedelta(seconds=round(p.seconds_left))
-    return f"loss {p.loss:.3f}, {p.images_per_second:.1f} images/s, {left} left"
 
 
 def epoch_line(line: Mapping[str, Any]) -> str:
@@ -290,14 +290,6 @@ def epoch_line(line: Mapping[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def _say_what(data: DataSet) -> None:
-    patients = len(data.patients)
-    classes = ", ".join(data.labels)
-    say(f"{data.layout}: {len(data.cases)} cases of {patients} patients; classes: {classes}")
-    for note in data.notes:
-        say(note)
-
-
 def _say_result(bundle: Path) -> None:
     from napari_pancreas_seg.model.bundle import load_card
 
@@ -309,13 +301,3 @@ def _say_result(bundle: Path) -> None:
             f"median {found['median']:.3f}, worst {found['worst']:.3f}"
         )
     say(f"model: {bundle}")
-
-
-def _read_fields(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PancreasSegError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(fields, dict):
-        raise PancreasSegError(f"{path} must hold a JSON object.")
-    return fields
