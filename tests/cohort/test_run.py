@@ -551,7 +551,7 @@ def die_when_moved(moved: int, patch: pytest.MonkeyPatch) -> None:
         move(source, target)
 
     def remove(folder: Path, **options: Any) -> None:
-        if folder.parent.name.endswith(".part"):
+        if Path(folder).parent.name.endswith(".part"):
             removes(folder, **options)
 
     removes = shutil.rmtree
