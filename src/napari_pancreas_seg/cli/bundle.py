@@ -1,4 +1,4 @@
-"""The commands that give a model away and take one in."""
+"""The commands that pack models for others, and unpack them."""
 
 from __future__ import annotations
 

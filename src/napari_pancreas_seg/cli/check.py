@@ -56,7 +56,7 @@ def check(
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """Write findings down, a line for each."""
+    """Findings as lines of text."""
     what = f"{found['kind']}, {found['format']}" if "kind" in found else "not readable"
     lines = [f"{found['file']}: {what}"]
 

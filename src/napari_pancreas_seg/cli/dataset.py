@@ -1,4 +1,4 @@
-"""The commands about data sets: what is in one, and what is wrong with it."""
+"""The command that checks a data set."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def check(
 
 
 _MOST_ROWS = 200
-"""A longer table is for the file."""
+"""More rows are written to the file only."""
 
 
 def _lines(checked: CheckedDataSet) -> list[str]:
-    """Write down what was found, a line each."""
+    """Findings as lines of text."""
     found, classes = checked.summary(), checked.dataset.classes
     made_of = "; ".join(
         name if parts == (name,) else f"{name} = {' + '.join(parts)}"

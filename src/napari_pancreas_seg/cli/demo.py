@@ -53,7 +53,7 @@ def demo(
 
 
 def _check_screen() -> None:
-    """Say at once what `--view` lacks."""
+    """Say at once if `--view` cannot work."""
     bindings = ("PyQt6", "PySide6", "PyQt5", "PySide2")
     if not any(importlib.util.find_spec(name) for name in bindings):
         raise PancreasSegError(

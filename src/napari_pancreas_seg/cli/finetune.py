@@ -1,4 +1,4 @@
-"""The commands that improve a model with one's own cases, and keep those."""
+"""The commands that improve a model with your own cases, and keep these cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.training.finetune.run import FinetuneStep
 
 TELL_SECONDS = 0.25
-"""A program that listens hears of progress this often at most."""
+"""Shortest time between two lines of progress for a program."""
 
 Folder = Annotated[
     Path | None, Option(metavar="FOLDER", help="Folder of the cases. Default: the window's own.")
@@ -137,7 +137,7 @@ def _quoted(text: str) -> str:
 
 
 class _Told:
-    """Tells a program how far it is, not too often."""
+    """Prints progress for a program, not too often."""
 
     def __init__(self) -> None:
         self._last, self._stage = 0.0, ""
@@ -243,7 +243,7 @@ def remove(
 
 
 def _store(context: typer.Context, folder: Path | None) -> Path:
-    """Where the cases lie, wherever on the command line it was said."""
+    """Folder of the cases, given before or after the subcommand."""
     from napari_pancreas_seg.training.finetune.corrections import corrections_folder
 
     return folder or context.obj or corrections_folder()

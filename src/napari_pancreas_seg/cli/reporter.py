@@ -1,4 +1,4 @@
-"""What `segment` says of many CTs: a line for each, a table, and a line at the end."""
+"""Messages of `segment` for many CTs: a line for each, a table, and a summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CohortReporter"]
 
 
 class CohortReporter:
-    """Counts what becomes of cases, says it, and keeps the table if there is to be one."""
+    """Counts the results of cases, prints them, and keeps the table."""
 
     def __init__(self, cases: Sequence[Case], table: Path | None) -> None:
         self._cases = cases
@@ -23,7 +23,7 @@ class CohortReporter:
         self._failed: list[CaseResult] = []
 
     def follow(self, results: Iterator[CaseResult], bar: Bar) -> None:
-        """Print a line for each case as it ends, but for those that were done before."""
+        """Print a line for each case as it ends, except those that were done before."""
         try:
             for result in results:
                 if self._table is not None:

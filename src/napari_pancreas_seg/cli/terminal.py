@@ -1,4 +1,4 @@
-"""What the commands share: one sentence for what goes wrong, and a progress bar."""
+"""Messages of all commands, and the progress bar."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMED = 20
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command end in one sentence whatever happens, never in a traceback."""
+    """Make a command end with one sentence, never with a traceback."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -70,7 +70,7 @@ def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line; what in a file's name would steer the terminal is written as an escape."""
+    """Print one line; control characters in file names are escaped."""
     typer.echo("".join(c if c.isprintable() else _escape(c) for c in line), err=err)
 
 
@@ -80,13 +80,13 @@ def _escape(character: str) -> str:
 
 
 def print_json(data: Any) -> None:
-    """Print JSON; in ASCII, so that no terminal's encoding can spoil it."""
+    """Print JSON in ASCII, which every terminal can show."""
     typer.echo(json.dumps(data, indent=2))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what native libraries write to standard error from the user, but not what we do.
+    """Hide what native libraries write to standard error, but not our own messages.
 
     TensorFlow announces itself there whatever ``TF_CPP_MIN_LOG_LEVEL`` says. So the descriptor
     leads nowhere meanwhile, and Python writes to a copy of the real one. Not so with --debug.
@@ -120,7 +120,7 @@ def _descriptor(stream: Any) -> int | None:
 
 
 class Bar:
-    """A progress bar on standard error, if that is a terminal; of several cases, it counts them."""
+    """A progress bar on standard error, if that is a terminal."""
 
     def __init__(self, cases: int = 1) -> None:
         self._cases = cases
@@ -158,7 +158,7 @@ class Bar:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the bar away while something else is printed."""
+        """Hide the bar while something else is printed."""
         if self._bar is not None:
             self._bar.stop()
         yield

@@ -1,4 +1,4 @@
-"""Which CTs go in, and under which names everything about each comes out."""
+"""Find the CTs in files and folders, and decide where their results go."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 
 _OURS = re.compile(r"_(mask|probability|attention_\d+)(\.raw)?$")
-"""Ends of the names that we give: in a folder they are not CTs."""
+"""Endings of the names of our own files, which are not CTs."""
 
 _LOOKS = 32
-"""At how many files, of how many folders, one looks to tell whether they are slices of a CT."""
+"""How many files, and folders, are looked at to tell whether they hold slices of a CT."""
 
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
-"""Ends of names that were meant for files: a new folder is not called ``mask.tif``."""
+"""Endings that mean a file: a new folder is not called ``mask.tif``."""
 
 
 _CT_NAME = re.compile(r"(.+[-_. ])?(ct|image|imaging|img|scan|volume)", re.IGNORECASE)
-"""What the CT is called in a patient's folder that holds more."""
+"""Usual names of the CT in a patient's folder with several volumes."""
 
 _MASK_NAME = re.compile(
     r"(.+[-_. ])?(pancreas|masks?|seg|segmentations?|labels?|gt|reference)", re.IGNORECASE
 )
-"""What masks are called that lie beside it."""
+"""Usual names of masks beside it."""
 
 _MASK_FOLDERS = {
     *("derivatives", "labels", "labelstr", "labelsts", "masks", "references", "segmentations"),
@@ -64,7 +64,7 @@ class Case:
     """A CT to segment, where its files go, and which DICOM series it is of several.
 
     `maps` is the start of the names of the probability and attention files beside the mask,
-    `shown` what lines and tables call the case, if it is not the CT's name.
+    `shown` the name of the case in messages and tables, if it is not the CT's.
     """
 
     source: Path
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the case is called in lines and tables."""
+        """Name of the case in messages and tables."""
         return self.shown or self.source.name
 
     @property
@@ -128,7 +128,7 @@ def _told_apart(inputs: dict[Path, str]) -> dict[Path, str]:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file's name is one that we give to what we write into a folder."""
+    """Whether a file has one of the names that we give to our own files."""
     # Not `stem`, which asks the disk: a DICOM series is thousands of files.
     suffix = suffix_of(path)
     name = path.name[: -len(suffix)] if suffix else path.stem
@@ -210,7 +210,7 @@ def _list(folder: Path) -> list[Path]:
 
 
 def _of_patient(folder: Path) -> dict[Path, str]:
-    """The CT in the folder of a patient, named after it; or several, with their own names too."""
+    """The CT of a patient, named after the folder; of several, their own names are added."""
     try:
         found = _below(folder, _DEEP)
     except PancreasSegError:
@@ -235,7 +235,7 @@ def _below(folder: Path, depth: int) -> list[Path]:
 
 
 def _is_ct(item: Path) -> bool:
-    """Whether something in a folder is taken for a CT."""
+    """Whether a file or folder is taken for a CT."""
     if item.is_dir():
         return _holds_slices(item)
     return _is_volume(item) or (item.suffix.lower() == ".zip" and is_dicom(item))

@@ -1,4 +1,4 @@
-"""What an earlier run has left of a case, and whether it is what this run would make.
+"""The result of an earlier run, and whether this run would make the same.
 
 A case is done if its mask is there and the sidecar beside it says that it was made from the same
 CT, by the same model and version of this program, with the same options. The CT's SHA-256 decides.
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
-"""Options that change how a mask comes about, not what it is."""
+"""Options that do not change the mask."""
 
 _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 """Endings of files that are only half of an image."""
@@ -60,7 +60,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class PreviousResult:
-    """What an earlier run, or a person in the window, has left of a case.
+    """The result of an earlier run, or of a person in the window.
 
     `difference` says how it was made otherwise than this run would make it, as the end of a
     sentence; `certain`, that the CT is known to be the same without reading it.
@@ -81,7 +81,7 @@ class PreviousResult:
         return is_sidecar(self.case.sidecar, volume)
 
     def refusal(self) -> PancreasSegError:
-        """Why it stands in the way."""
+        """Why it must not be replaced."""
         return PancreasSegError(
             f"'{self.case.mask.name}' exists already, was made "
             f"{self.difference or 'from another CT'}, and was left as it is; choose another "
@@ -92,7 +92,7 @@ class PreviousResult:
 def find_previous(
     case: Case, card: Mapping[str, Any], options: Options, wanted: OutputOptions
 ) -> PreviousResult | None:
-    """Look for what is left of a case, without reading its CT; None if it is not ours.
+    """Find the earlier result of a case without reading its CT; None if there is none of ours.
 
     Where files may be replaced, only a mask that is bit for bit the one the program wrote counts
     as done: else a person's corrections do, too.
@@ -158,7 +158,7 @@ def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
 
 
 def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[str, Any]) -> bool:
-    """Whether what is in the way of a case came from a hidden folder, as the traces tell."""
+    """Whether the files in the way of a case came from a hidden folder."""
     if not (
         _same_mask(case.mask, left, folder)
         if case.mask.exists()
@@ -200,7 +200,7 @@ def source_stamp(path: Path, series: str | None = None) -> str | None:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Files of a folder and the folders in it, but for what a run writes into it."""
+    """Files in a folder and below it, without those that a run writes."""
     return [
         item
         for item in folder.rglob("*")
@@ -213,7 +213,7 @@ def _below(folder: Path) -> list[Path]:
 def _other_method(
     record: Mapping[str, Any], left: Mapping[str, Any], card: Mapping[str, Any], options: Options
 ) -> str | None:
-    """Say how a mask was made, if it was not as it would be made now."""
+    """Say how a mask was made, if it would be made otherwise now."""
     version = record.get("program", {}).get("version")
     if version != __version__:
         return f"by version {version} of this program"

@@ -1,4 +1,4 @@
-"""Many CTs: while one is segmented, the next ones are read and the last ones written."""
+"""Segment many CTs: while one is computed, others are read and written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORKERS = 2
 """One thread that reads ahead and one that writes."""
 
 _PATIENCE_S = 0.2
-"""How long one waits in one go: on Windows, Ctrl+C is not heard in between."""
+"""Longest wait in one call: on Windows, Ctrl+C is not noticed during it."""
 
 
 def segment_cases(
@@ -131,7 +131,7 @@ def overlap(
 
 
 def _finished(out: deque[CaseInWork]) -> Iterator[CaseInWork]:
-    """Take those off that have a result, as far as the order allows."""
+    """Take off those that have a result, in their order."""
     while out and out[0].result is not None:
         yield out.popleft()
 
@@ -163,12 +163,12 @@ class _Threads:
         self._inbox.put(work)
 
     def look(self) -> None:
-        """Count what is done by now."""
+        """Count what is done so far."""
         while not self._done.empty():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until one more is done; raises what must stop everything."""
+        """Wait until one more is done; raises errors that stop everything."""
         while True:
             try:
                 error = self._done.get(timeout=_PATIENCE_S)
@@ -180,7 +180,7 @@ class _Threads:
             return
 
     def wait_for_room(self, most: int) -> None:
-        """Wait until fewer than that are in work."""
+        """Wait until fewer than `most` are in work."""
         self.look()
         while self._busy >= most:
             self.wait()
@@ -196,7 +196,7 @@ class _Threads:
                 self._busy -= 1
 
     def close(self) -> None:
-        """End the threads; what has been put in is done first."""
+        """End the threads, after all that was put in."""
         for _ in self._threads:
             self._inbox.put(None)
         for thread in self._threads:

@@ -1,4 +1,4 @@
-"""The three steps of a case: its CT is read, segmented, and what was found is written."""
+"""The three steps of a case: read the CT, segment it, write the results."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ __all__ = ["CaseInWork", "CaseResult", "CaseSegmenter", "failure"]
 logger = logging.getLogger(__name__)
 
 _NETWORK_BYTES = 800_000_000
-"""Keras, TensorFlow and the network at work on a batch, about, on a processor."""
+"""Roughly what Keras, TensorFlow and the network need on a CPU."""
 
 _MAPS_BYTES = 4 * 160 * 224 * 2
-"""Probability, attention and what post-processing makes of them, for each slice."""
+"""Probability and attention maps and their post-processing, for each slice."""
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of a case.
+    """The result of a case.
 
     `files` are what was written, the mask first; `error` is one sentence, None for a case that is
     done. `before` says that an earlier run had done it. `measurements` are those of the sidecar,
@@ -69,7 +69,7 @@ class CaseResult:
 
 @dataclass
 class CaseInWork:
-    """A case, and what the steps have made of it so far.
+    """A case, and the results of its steps so far.
 
     Once it was read it has a volume or a result; or neither, if there is no room for it beside
     others: it must then be alone in memory.
@@ -86,18 +86,18 @@ class CaseInWork:
     seconds: float = 0.0
 
     def forget(self) -> None:
-        """Let go what was read; it is read again later."""
+        """Drop what was read; it is read again later."""
         self.was_read, self.volume, self.result = False, None, None
 
     def finish(self, result: CaseResult) -> None:
-        """Set the result; what was in memory is let go."""
+        """Set the result, and drop the arrays."""
         self.volume = self.found = None
         self.result = result
 
 
 @dataclass(frozen=True)
 class CaseSegmenter:
-    """Takes cases through their steps; what goes wrong becomes the result of the case.
+    """Takes cases through their steps; an error becomes the result of its case.
 
     `network` gives the loaded model, once there is a CT for it; what it raises concerns all cases
     and stops the run. `beside` other CTs may be in memory. `report` is called with the case's index
@@ -120,7 +120,7 @@ class CaseSegmenter:
             self.write(work)
 
     def begin(self, work: CaseInWork) -> PreviousResult | None:
-        """Finish a case that is done for certain; refuse it if something is in the way."""
+        """Finish a case that is certainly done; refuse it if files are in the way."""
         previous = self.previous(work.case)
         if previous is None:
             check_free(work.case, self.wanted)
@@ -129,7 +129,7 @@ class CaseSegmenter:
         return previous
 
     def read(self, work: CaseInWork, *, alone: bool = False) -> None:
-        """Read the CT, unless the case is done already or something is in its way."""
+        """Read the CT, unless the case is done already or files are in the way."""
         start = time.perf_counter()
         try:
             self._read(work, alone)
@@ -178,7 +178,7 @@ class CaseSegmenter:
         work.seconds += time.perf_counter() - start
 
     def write(self, work: CaseInWork) -> None:
-        """Write what was found, all of it or nothing; or keep what is done since it was read."""
+        """Write all results or none; or keep those that somebody has written meanwhile."""
         start = time.perf_counter() - work.seconds
         try:
             result = self._write(work)
@@ -221,7 +221,7 @@ class CaseSegmenter:
         )
 
     def previous(self, case: Case) -> PreviousResult | None:
-        """What an earlier run has left of a case, if that may stay; refuses what is in the way."""
+        """The result of an earlier run, if it may stay; files in the way are refused."""
         if not self.wanted.resume:
             return None
         previous = find_previous(case, self.card, self.options, self.wanted)
@@ -232,7 +232,7 @@ class CaseSegmenter:
         return None
 
     def done_before(self, previous: PreviousResult) -> CaseResult:
-        """What an earlier run made of a case, as its sidecar tells."""
+        """The result of an earlier run, as its sidecar tells."""
         case, measured = previous.case, previous.record["measurements"]
         return CaseResult(
             case,

@@ -1,4 +1,4 @@
-"""Many CTs of a folder, corrected one after the other: how far each is, and where one stopped."""
+"""The CTs of a folder, corrected one after the other: the state of each, kept between starts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Worklist:
         return self.case
 
     def next_unfinished(self) -> int | None:
-        """Index of the next case, from the open one on and around, that is not exported."""
+        """Index of the next case that is not exported; after the last comes the first."""
         order = [(self.current + step) % len(self) for step in range(1, len(self) + 1)]
         return next((i for i in order if self.cases[i].status is not Status.EXPORTED), None)
 
@@ -169,7 +169,7 @@ class Worklist:
 
 
 def _checked(word: Any, has_mask: bool) -> Status:
-    """Read a status that was remembered, in the light of what is on the disk."""
+    """Read a saved status, corrected by what is on the disk."""
     if not has_mask:
         return Status.NEW
     try:
@@ -180,7 +180,7 @@ def _checked(word: Any, has_mask: bool) -> Status:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Read what is remembered; nothing if there is nothing, or nothing one can read."""
+    """Read the saved state; empty if there is none, or it cannot be read."""
     try:
         memory = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

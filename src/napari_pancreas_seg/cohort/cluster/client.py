@@ -36,8 +36,8 @@ __all__ = ["segment_on_cluster"]
 logger = logging.getLogger(__name__)
 
 _RETRIES = 2
-"""How often a case is tried again that a worker could not even begin. Apart from that, Dask tries
-the case of a worker that died again, as often as the scheduler's ``allowed-failures`` says."""
+"""How often a case is tried again that a worker could not begin. The case of a worker that died is
+tried again by Dask, as often as the scheduler's ``allowed-failures`` says."""
 
 
 def segment_on_cluster(
@@ -98,7 +98,7 @@ def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseRes
 
 
 def _run(client: Client, tasks: Mapping[int, ClusterTask]) -> Iterator[tuple[int, CaseResult]]:
-    """Hand out the tasks; yield the index of each and what became of it, as they finish."""
+    """Hand out the tasks; yield index and result of each as they finish."""
     import distributed
 
     from napari_pancreas_seg.cohort.cluster.worker import run_case
@@ -182,7 +182,7 @@ def _close(client: Client) -> None:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Keep Dask's threads from logging what is said in one sentence; not so when debugging."""
+    """Mute Dask's log, as one sentence says it; not when debugging."""
     dask = logging.getLogger("distributed")
     level = dask.level
     if not logger.isEnabledFor(logging.DEBUG):
@@ -194,7 +194,7 @@ def _without_chatter() -> Iterator[None]:
 
 
 def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any) -> None:
-    """See whether the workers fit this machine, and give them the model."""
+    """Check that the workers fit this machine, and give them the model."""
     from napari_pancreas_seg.cohort.cluster.worker import inspect_worker
 
     folders = sorted({str(case.source.parent) for case in cases})

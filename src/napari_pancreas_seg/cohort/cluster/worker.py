@@ -42,7 +42,7 @@ class ModelPlugin(WorkerPlugin):
         self.name = f"napari-pancreas-seg {__version__} {digest} {device}"
 
     def setup(self, worker: Any) -> None:
-        """Make ready; nothing heavy happens before there is a case."""
+        """Prepare; nothing heavy is loaded before there is a case."""
         self._loaded: LoadedModel | None = None
         # A worker's threads read and write side by side; the network takes all there is.
         self.turn = threading.Lock()
@@ -58,7 +58,7 @@ class ModelPlugin(WorkerPlugin):
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """All that a worker must know of a case; the paths are absolute.
+    """What a worker must know of a case; the paths are absolute.
 
     `plugin` is the name of the plugin that holds the model, `fresh` whether nothing was in the
     way when the case was handed out.
@@ -124,5 +124,5 @@ def inspect_worker(
 
 
 def python_version() -> str:
-    """Python's version without its last part: what must agree for objects to travel."""
+    """Python's version as in 3.12: it must agree on all machines."""
     return ".".join(platform.python_version_tuple()[:2])
