@@ -19,6 +19,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     display_view,
     find_reference,
+    onto_ct,
     placements,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
@@ -81,15 +82,17 @@ class LayerFiles:
         """
         session = self._session
         reference = find_reference(layer, session.layers)
+        layers = list(session.layers)
         data, result, ct = layer.data, session.result_of(layer), session.ct_data(reference)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
             mask, digest = mask_of(held), digest_of(held)
             shown = display_view(mask, reference.orientation)
+            shown, whole = onto_ct(shown, reference, layers)
             written = write_mask(
                 shown,
-                reference,
+                whole,
                 path,
                 result=result,
                 ct=ct,

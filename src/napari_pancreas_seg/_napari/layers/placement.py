@@ -9,6 +9,8 @@ taken for what the viewer shows of it.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +23,7 @@ from napari.layers import Image, Layer
 
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "layer_indices",
     "layer_view",
     "lies_on",
+    "onto_ct",
     "placement_of",
     "placements",
     "reference_of",
@@ -155,7 +159,7 @@ def lies_on(layer: Layer, reference: GridReference) -> bool:
     return same_axes and own.grid.same_as(reference.grid)
 
 
-def find_reference(layer: Layer, others: Iterable[Layer] = ()) -> GridReference:
+def find_reference(layer: Layer, others: Sequence[Layer] = ()) -> GridReference:
     """Find the grid that a layer is to be written onto.
 
     Its own reference if it has one; else, for a mask that was converted or drawn by hand,
@@ -196,7 +200,18 @@ def find_reference(layer: Layer, others: Iterable[Layer] = ()) -> GridReference:
         raise PancreasSegError(
             f"'{layer.name}' has {len(shape)} dimensions; only volumes with three can be written."
         )
-    return _foreign_reference(layer)
+    return _on_shown_ct(layer, placements(others)) or _foreign_reference(layer)
+
+
+def onto_ct(
+    mask: npt.NDArray[np.uint8], reference: GridReference, layers: Iterable[Layer]
+) -> tuple[npt.NDArray[np.uint8], GridReference]:
+    """Put a mask (Z, Y, X) that was drawn on a part of a CT onto the whole, if it was."""
+    cts = {ref.id: ref for ref in map(reference_of, layers) if ref and ref.kind == "ct"}
+    for ct in cts.values() if reference.id not in cts else ():
+        with contextlib.suppress(PancreasSegError):
+            return bring_onto(ct.volume(), mask, reference.grid, reference.name), ct
+    return mask, reference
 
 
 def why_not_ct(layer: Layer) -> str | None:
@@ -387,10 +402,34 @@ def layer_view(array: Array, reference: GridReference) -> Array:
     return orientations.apply_orientation(array, back)
 
 
-def _foreign_reference(layer: Layer) -> GridReference:
-    """Take a layer that is not ours for what the viewer shows of it."""
+def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None:
+    """Find where a layer of another shape lies on the CT that it is shown on; None if on none.
+
+    It may have been drawn on a cropped or a coarser copy of the CT: in the viewer it lies right,
+    but the viewer shows index times spacing, which is not the patient's world.
+    """
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in layer.data.shape))))
+    found: dict[str, Affine] = {}
+    for ct in cts:
+        units = zip(layer.units, ct.transform["units"], strict=True)
+        scale = np.diag([*(units_ratio(unit, other) for unit, other in units), 1.0])
+        to_ct = np.linalg.inv(_to_layer(ct.reference)) @ np.linalg.inv(ct.matrix)
+        to_index = to_ct @ scale @ _data_to_world(layer)
+        indices = corners @ to_index[:3, :3].T + to_index[:3, 3]
+        first, last = indices.min(axis=0), indices.max(axis=0)
+        if (last > -0.5).all() and (first < np.array(ct.reference.grid.shape) - 0.5).all():
+            found[ct.reference.id] = ct.reference.grid.affine @ to_index
+    if len(found) > 1:
+        raise PancreasSegError(
+            f"'{layer.name}' is shown on several CTs. Remove all but the one it belongs to."
+        )
+    return _foreign_reference(layer, *found.values()) if found else None
+
+
+def _foreign_reference(layer: Layer, affine: Affine | None = None) -> GridReference:
+    """Take a layer that is not ours for what the viewer shows of it, or where an affine puts it."""
     empty = np.broadcast_to(np.int16(0), tuple(int(n) for n in layer.data.shape))
-    affine = _foreign_affine(layer)
+    affine = _foreign_affine(layer) if affine is None else affine
     source = orientations.io_orientation(affine)
     orientation = orientations.ornt_transform(source, orientations.axcodes2ornt(DISPLAY_AXCODES))
     grid = Grid(

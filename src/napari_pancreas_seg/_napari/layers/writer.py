@@ -13,7 +13,12 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import existing_app
 from napari_pancreas_seg._napari.layers.bridge import LayerData, mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.files import write_mask
-from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, find_reference
+from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
+    display_view,
+    find_reference,
+    onto_ct,
+)
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 
@@ -60,6 +65,7 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
         name = target if layer is main else _beside(target, layer.name, written, is_mask)
         if is_mask:
             mask = display_view(mask_of(layer.data), reference.orientation)
+            mask, reference = onto_ct(mask, reference, [*made, *others])
             result, ct = (None, None) if app is None else app.files.what_made(data)
             write_mask(mask, reference, name, result=result, ct=ct, overwrite=True)
         else:
