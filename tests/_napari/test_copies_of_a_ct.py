@@ -50,7 +50,8 @@ def test_labels_of_a_crop_are_saved_on_the_whole_ct(shown: tuple, tmp_path: Path
         Labels(mask, scale=scale, translate=np.asarray(ct.translate) + start * scale)
     )
     image = written(layer, tmp_path / "m.nii.gz")
-    np.testing.assert_allclose(world_of(image), [volume.grid.world(np.add(start, (3, 1, 2)))], atol=1e-3)
+    expected = volume.grid.world(np.add(start, (3, 1, 2)))
+    np.testing.assert_allclose(world_of(image), [expected], atol=1e-3)
     assert image.shape == volume.source.shape
     np.testing.assert_allclose(image.affine, OBLIQUE, atol=1e-4)
 

@@ -17,8 +17,7 @@ _log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 
-_SLOWEST = 1000
-"""Bytes a second, below which a server counts as silent."""
+_SLOWEST = 1000  # bytes a second, below which a server counts as silent
 
 _LARGEST = 1 << 31
 _MOST_REDIRECTIONS = 6

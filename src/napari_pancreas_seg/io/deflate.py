@@ -16,11 +16,8 @@ __all__ = ["BROKEN", "gzip_writer", "inflated"]
 
 _EITHER = zlib.MAX_WBITS | 32
 
-_MAGIC = b"\x1f\x8b"
-"""What a member of a gzip file begins with."""
-
-_BLOCK = 1 << 16
-"""Compressed bytes at a time."""
+_MAGIC = b"\x1f\x8b"  # what a member of a gzip file begins with
+_BLOCK = 1 << 16  # compressed bytes at a time
 
 _codec: Any = zlib
 _file: type[gzip.GzipFile] = gzip.GzipFile

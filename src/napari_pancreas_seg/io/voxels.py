@@ -35,22 +35,16 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
-_MAX_DEFLATE_RATIO = 1032
-"""No gzip or zlib stream expands further than this."""
+_MAX_DEFLATE_RATIO = 1032  # no gzip or zlib stream expands further than this
 
 _LARGEST_OFFSET = 1 << 26
 """Header and extensions (comments, a DICOM header) never take more bytes than that."""
 
 _CHUNK = 1 << 24
 
-_MOST_LABELS = 128
-"""More different values than that, and it is no mask."""
-
-_ROUNDED = 1e-3
-"""Programs that choose a slope of their own store 1 as 0.9999999."""
-
-_PIECE = 1 << 18
-"""What a processor keeps at hand while it is decompressed, tested and converted."""
+_MOST_LABELS = 128  # more different values than that, and it is no mask
+_ROUNDED = 1e-3  # programs that choose a slope of their own store 1 as 0.9999999
+_PIECE = 1 << 18  # what a processor keeps at hand while it is decompressed, tested and converted
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """From the bytes of DICOM pixel data to stored numbers, whatever the transfer syntax.
 
 imagecodecs decodes (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH); the size that a codestream
-declares is compared with the header's before it is given memory.
+declares is compared with the header's before it is given memory, which pydicom's own decoders do
+not do; and they need other plugins for each syntax.
 """
 
 from __future__ import annotations

@@ -36,32 +36,24 @@ __all__ = [
     "read_header",
 ]
 
-_HEAD = 1024
-"""Bytes that tell a DICOM file from others and name its transfer syntax."""
-
-_MOST_FILES = 100_000
-"""A folder with more is not one export of a scanner but a whole archive."""
+_HEAD = 1024  # bytes that tell a DICOM file from others and name its transfer syntax
+_MOST_FILES = 100_000  # a folder with more is not one export of a scanner but a whole archive
 
 _MOST_LEVELS = 8
 """A DICOM medium has patient, study, series below its root; some add a level or two."""
 
-_PREAMBLE = 132
-"""Zeros, as a rule, and the mark."""
-
-_LOOKS = 32
-"""At how many files, of how many folders, one looks to tell whether they are DICOM."""
+_PREAMBLE = 132  # zeros, as a rule, and the mark
+_LOOKS = 32  # at how many files, of how many folders, one looks to tell whether they are DICOM
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"
 
-_SMALLEST_LIMIT = 1 << 26
-"""Deflated data may always grow to this many bytes."""
+_SMALLEST_LIMIT = 1 << 26  # deflated data may always grow to this many bytes
 
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00")
 """What a dataset without preamble begins with: group 0008, or 0002, in little endian."""
 
-_WORTH_CHECKING = 1 << 16
-"""Shorter reads need no look at how much is left."""
+_WORTH_CHECKING = 1 << 16  # shorter reads need no look at how much is left
 
 
 @dataclass(frozen=True, eq=False)

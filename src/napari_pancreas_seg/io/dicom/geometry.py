@@ -1,4 +1,8 @@
-"""Where the slices of a DICOM stack lie: their order, and one affine for all of them."""
+"""Where the slices of a DICOM stack lie: their order, and one affine for all of them.
+
+Not by a library: SimpleITK takes the gap between the first two slices for all of them and drops a
+tilt, highdicom refuses a tilt. Here a gap is named, and a tilt becomes a sheared affine.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,9 @@ __all__ = ["Placed", "place"]
 
 Vector = npt.NDArray[np.float64]
 
-_SQUARE = 1e-2
-"""How far two direction cosines may be from unit vectors at right angles."""
-
-_NOTED_MM = 0.05
-"""Slices that lie further than this from an even spacing are worth a note."""
-
-_TILTED = np.deg2rad(0.5)
-"""A stack that leans less is straight but for rounding."""
+_SQUARE = 1e-2  # how far two direction cosines may be from unit vectors at right angles
+_NOTED_MM = 0.05  # slices that lie further than this from an even spacing are worth a note
+_TILTED = np.deg2rad(0.5)  # a stack that leans less is straight but for rounding
 
 
 @dataclass(frozen=True, eq=False)

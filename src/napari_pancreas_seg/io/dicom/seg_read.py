@@ -42,8 +42,7 @@ _TISSUE = {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeanin
 _UNEVEN = 0.25
 """How far a frame may be from its place in an even spacing, as a part of that; as for a CT."""
 
-_LEANING = 0.5
-"""Cosine of how far a stack may lean, as from a tilted gantry."""
+_LEANING = 0.5  # cosine of how far a stack may lean, as from a tilted gantry
 
 _OVERLAP = (
     "Segments of this DICOM-SEG overlap; where they do, the one with the highest number was taken."

@@ -49,8 +49,7 @@ _KEYWORDS = (
 
 _CODE = re.compile(r"[A-Z0-9_]{0,16}")
 
-_STANDARD = "1.2.840.10008."
-"""What the UIDs of the standard's own classes begin with."""
+_STANDARD = "1.2.840.10008."  # what the UIDs of the standard's own classes begin with
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _CT_CLASSES = {

@@ -26,23 +26,22 @@ UNEVEN = 0.25
 _PARALLEL = 1e-3
 """How much direction cosines of one stack may differ: they are often written with few digits."""
 
-_MOST_PARTS = 60
-"""Phases of a perfusion CT, at most."""
+_MOST_PARTS = 60  # phases of a perfusion CT, at most
 
 _PLAIN = re.compile(r"[\w.+-]{1,16}")
 
-_ODD = 0.1
-"""Share of a stack's slices that may differ from all the others by mistake."""
+_ODD = 0.1  # share of a stack's slices that may differ from all the others by mistake
 
 _SEPARATE = (
     "Each slice of this CT has a series UID of its own (an anonymiser may have changed them): they "
     "were taken as one series."
 )
 
+_FEWEST = 4  # slices of a part, where chance could make fewer an evenly spaced one
+
 _OTHER = "a CT slice of another size, orientation or phase"
 
-_MOST_NAMED = 12
-"""How many choices a sentence lists."""
+_MOST_NAMED = 12  # how many choices a sentence lists
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +194,8 @@ def _parts(group: list[Slice]) -> list[Stack]:
         return whole
     splits = list(_splits(group))
     for words, parts in splits:
-        good = all(len(p) > 1 and not _has_repeats(p) and _is_even(p) for p in parts)
+        least = 2 if repeats else _FEWEST
+        good = all(len(p) >= least and not _has_repeats(p) and _is_even(p) for p in parts)
         if good and (repeats or _are_apart(parts)):
             return _named(words, parts)
     for words, parts in splits:

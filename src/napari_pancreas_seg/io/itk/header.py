@@ -19,11 +19,8 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["Layout", "parse_metaimage", "parse_nrrd"]
 
-_LONGEST = 1 << 20
-"""Bytes that a header may have."""
-
-_MOST_LINES = 10_000
-"""Lines that may have to be skipped before the data."""
+_LONGEST = 1 << 20  # bytes that a header may have
+_MOST_LINES = 10_000  # lines that may have to be skipped before the data
 
 _NRRD_TYPES = {
     "i1": ("signed char", "int8", "int8_t"),

@@ -34,8 +34,7 @@ from napari_pancreas_seg.io.voxels import (
 
 __all__ = ["check_whole", "layout_of", "read"]
 
-_LONGEST_TEXT = 1 << 25
-"""Numbers as text take twenty times their memory while they are parsed."""
+_LONGEST_TEXT = 1 << 25  # numbers as text take twenty times their memory while they are parsed
 
 
 @dataclass(frozen=True)

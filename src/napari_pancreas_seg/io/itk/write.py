@@ -30,8 +30,7 @@ __all__ = ["check_axes", "write"]
 _DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
 """Endings of the files that SimpleITK puts beside a header."""
 
-_FAST = 2
-"""Level of compression: at the usual one an empty mask takes seconds."""
+_FAST = 2  # level of compression: at the usual one an empty mask takes seconds
 
 _LARGEST_SHEAR = 1e-3
 """Cosine of the angle between two axes; headers rounded to float32 stay far below."""

@@ -33,8 +33,7 @@ __all__ = ["affine_of", "read"]
 Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
 
-_TO_MM = {1: 1000.0, 3: 0.001}
-"""Codes of the units of length that are not mm: metre and micrometre."""
+_TO_MM = {1: 1000.0, 3: 0.001}  # codes of the units of length that are not mm: metre and micrometre
 
 
 def read(path: Path) -> RawImage:
