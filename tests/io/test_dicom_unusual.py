@@ -39,12 +39,10 @@ def setting(only: int | None = None, **values: Any) -> Change:
 
     def change(k: int, dataset: Dataset) -> None:
         for keyword, value in values.items() if only in (None, k) else ():
-            if value is None:
-                delattr(dataset, keyword)
-            else:
-                if keyword in dataset:
-                delattr(dataset, keyword)  # which the slices may share
-            setattr(dataset, keyword, value)
+            if keyword in dataset:
+                delattr(dataset, keyword)  # the slices may share it
+            if value is not None:
+                setattr(dataset, keyword, value)
 
     return change
 
