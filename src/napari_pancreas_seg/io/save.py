@@ -145,28 +145,7 @@ def save_mask(
 
 
 def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a CT in its source's orientation, shape and affine.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT; int16 stays int16, float32 stays float32.
-    path : str or Path
-        Where to write: NIfTI, NRRD or MetaImage, by the ending (see `save_mask`). Its folder is
-        created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be written.
-    """
+    """Write a CT as NIfTI, NRRD or MetaImage in its source's orientation, shape and affine."""
     path = _writable(path, volume, VOLUME_SUFFIXES)
     _save_like(volume.to_source_order(volume.hu), volume, path, overwrite)
     return path
@@ -183,20 +162,12 @@ def save_map(
 
     Parameters
     ----------
-    scalar_map : ScalarMap
+    scalar_map : ScalarMap or Volume
         Values in [0, 1], shape (Z, H, W), and their grid. NaN (not computed) is written as 0.
     like : CTVolume
         The CT that the map belongs to.
-    path : str or Path
-        Where to write: NIfTI, NRRD or MetaImage, by the ending (see `save_mask`). Its folder is
-        created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced. The CT itself never is.
-
-    Returns
-    -------
-    Path
-        The file written.
+    path, overwrite
+        See `save_mask`: a volume only.
 
     Raises
     ------
