@@ -192,15 +192,15 @@ def _stranger(others: Sequence[Slice], normal: Vector, between: Vector, item: Sl
         place = other.plane
         if place.position is None or not between[0] < place.position @ normal < between[1]:
             continue
-        what = "of another phase, acquisition or series than"
+        what = "is of another phase, acquisition or series than the others"
         if (place.rows, place.columns) != (item.plane.rows, item.plane.columns):
-            sizes = f"{place.columns}×{place.rows} pixels instead of"
-            what = f"{sizes} {item.plane.columns}×{item.plane.rows}, unlike"
+            usual = f"{item.plane.columns}×{item.plane.rows}"
+            what = f"has {place.columns}×{place.rows} pixels instead of {usual}"
         elif place.spacing != item.plane.spacing:
-            what = "of another pixel spacing than"
+            what = "has another pixel spacing than the others"
         return (
-            f"The slice {_label(other)} (at {place.position @ normal:.2f} mm along the stack) is "
-            f"{what} the others, so the CT lacks one there; export the series again."
+            f"The slice {_label(other)} (at {place.position @ normal:.2f} mm along the stack) "
+            f"{what}, so the CT lacks one there; export the series again."
         )
     return ""
 
