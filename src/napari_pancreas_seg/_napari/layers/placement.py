@@ -24,7 +24,7 @@ from napari.layers import Image, Layer
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source
+from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source, Volume
 
 __all__ = [
     "IN_DISPLAY_ORDER",
@@ -210,7 +210,8 @@ def onto_ct(
     cts = {ref.id: ref for ref in map(reference_of, layers) if ref and ref.kind == "ct"}
     for ct in cts.values() if reference.id not in cts else ():
         with contextlib.suppress(PancreasSegError):
-            return bring_onto(ct.volume(), mask, reference.grid, reference.name), ct
+            part = Volume(mask, reference.grid, reference.source)
+            return bring_onto(ct.volume(), mask, part, reference.name), ct
     return mask, reference
 
 
