@@ -16,10 +16,13 @@ import napari_pancreas_seg._napari.session as session_module
 from napari_pancreas_seg._napari.app import app_of, existing_app
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import FoundSlices
 
 
 def test_a_viewer_has_one_app(app, viewer):
@@ -93,6 +96,31 @@ def test_the_network_is_lent_to_one_at_a_time(qapp):
     network.release()
     assert freed
     network.claim("another")
+
+
+def test_the_network_warms_up_on_a_blank_ct_before_there_is_one(qtbot, app, network):
+    assert network.pid is None
+    with qtbot.waitSignal(app.network.devices_changed, timeout=20_000):
+        app.network.warm_up_blank("box")
+    assert network.pid is not None and app.network.devices
+
+
+def test_memory_of_empty_slices_is_not_touched(volume):
+    class Untouchable(dict):
+        def __getitem__(self, z):
+            pytest.fail(f"slice {z} was looked at")
+
+    reference = GridReference(volume.grid, volume.source, "CT")
+    layer = Labels(np.zeros(volume.grid.shape, np.uint8))
+    model = ModelMask(reference)
+    model.copy = Untouchable()
+    nothing = np.zeros((2, *volume.grid.shape[1:]), np.uint8)
+    model.write(layer, FoundSlices(np.array([3, 4]), nothing))
+    assert model.filled == set()
+    model.copy = np.zeros(volume.grid.shape, np.uint8)
+    model.write(layer, FoundSlices(np.array([3, 4]), nothing + 1))
+    model.write(layer, FoundSlices(np.array([3]), nothing[:1]))  # taken back by post-processing
+    assert not layer.data[3].any() and layer.data[4].all() and model.filled == {3, 4}
 
 
 def test_the_next_case_waits_while_the_network_is_in_use(qapp, volume):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.layers._layer_actions import _duplicate_layer
+from qtpy.QtCore import QTimer
 
+from napari_pancreas_seg._napari.layers import samples
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, map_layer_data, mask_of
 from napari_pancreas_seg._napari.layers.placement import (
     placement_of,
@@ -237,6 +241,34 @@ def test_the_phantom_opens(viewer):
     assert layer.data.ndim == 3
 
 
+def test_a_sample_is_made_in_a_thread_where_a_window_waits(qtbot, viewer, volume, monkeypatch):
+    made_in = []
+
+    def make_phantom():
+        made_in.append(threading.current_thread())
+        return SimpleNamespace(volume=volume)
+
+    monkeypatch.setattr("napari_pancreas_seg.data.phantom.make_phantom", make_phantom)
+    monkeypatch.setattr(samples, "current_viewer", lambda: viewer)
+    QTimer.singleShot(0, lambda: viewer.open_sample(PLUGIN, "phantom"))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    qtbot.waitUntil(lambda: isinstance(viewer.layers[0], Image), timeout=20_000)
+    assert [layer.name for layer in viewer.layers] == ["synthetic CT"]
+    assert made_in[0] is not threading.main_thread()
+
+
+def test_a_sample_that_cannot_be_made_leaves_nothing(qtbot, viewer, monkeypatch, notifications):
+    def make_phantom():
+        raise PancreasSegError("No memory.")
+
+    monkeypatch.setattr("napari_pancreas_seg.data.phantom.make_phantom", make_phantom)
+    monkeypatch.setattr(samples, "current_viewer", lambda: viewer)
+    opened = []
+    QTimer.singleShot(0, lambda: opened.append(viewer.open_sample(PLUGIN, "phantom")))
+    qtbot.waitUntil(lambda: bool(opened) and not viewer.layers, timeout=20_000)
+    assert "No memory." in notifications[-1].message
+
+
 def test_export_writes_a_record_beside_the_mask(qtbot, app, viewer, ct_path, tmp_path, volume):
     ct = open_ct(viewer, ct_path)
     run = app.runs.start(ct, "box")
@@ -313,3 +345,18 @@ def test_export_overwrites_only_when_told(qtbot, app, viewer, ct_path, tmp_path,
     app.files.export(mask, target, overwrite=True, then=ended.append)
     qtbot.waitUntil(lambda: len(ended) == 2, timeout=20_000)
     assert nib.load(target).get_fdata().sum() == 5
+
+
+def test_saving_a_second_file_beside_the_mask_replaces_nothing(viewer, ct_path, tmp_path, manifest):
+    viewer.open(ct_path, plugin=PLUGIN)
+    ct = viewer.layers[0]
+    viewer.add_labels(np.zeros(ct.data.shape, np.uint8), scale=ct.scale, name="mask")
+    other = tmp_path / "out_case_7.nii.gz"
+    other.write_bytes(b"somebody's")
+    with pytest.raises(PancreasSegError, match=r"out_case_7\.nii\.gz.*exists already"):
+        viewer.layers.save(str(tmp_path / "out.nii.gz"), plugin=PLUGIN)
+    assert other.read_bytes() == b"somebody's" and not (tmp_path / "out.nii.gz").exists()
+    other.unlink()
+    (tmp_path / "out.nii.gz").write_bytes(b"replaced: napari has asked")
+    assert len(viewer.layers.save(str(tmp_path / "out.nii.gz"), plugin=PLUGIN)) == 2
+    assert nib.load(tmp_path / "out.nii.gz").shape == nib.load(ct_path).shape

@@ -9,6 +9,7 @@ from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
 
@@ -44,22 +45,42 @@ def test_slices_stream_and_post_processing_has_the_last_word(qtbot, app, viewer,
     assert viewer.layers[-1] is labels
     assert "mL in 9 slices" in app.runs.latest.message
     names = [layer.name for layer in viewer.layers]
-    assert names == ["CT", "CT probability", "CT attention 2", "CT attention 1", "CT pancreas"]
-    assert [layer.visible for layer in viewer.layers] == [True, False, False, True, True]
-    assert viewer.layers["CT attention 1"].contrast_limits == [0, 1]
+    assert names == ["CT", "CT attention 1", "CT pancreas"]  # what is not shown is not added
+    gate = viewer.layers["CT attention 1"]
+    assert gate.visible and gate.contrast_limits == [0, 1] and gate.interpolation2d == "linear"
+    assert labels.contour > 0  # an outline, so that the gate is to be seen
+
+
+def test_after_a_run_the_slice_with_most_of_the_gland_is_shown(qtbot, app, viewer, ct):
+    reference = app.session.reference
+    show_slice(viewer, ct, reference, 8)
+    labels = finish(qtbot, app, ct, "graded")
+    areas = np.count_nonzero(labels.data, axis=(1, 2))
+    assert slice_on_screen(viewer, ct, reference) == areas.argmax() != 8
+
+
+def test_a_user_who_has_moved_is_left_alone(qtbot, app, viewer, ct):
+    reference = app.session.reference
+    show_slice(viewer, ct, reference, 8)
+    run = app.runs.start(ct, "slow")
+    first_slices(qtbot, run)
+    show_slice(viewer, ct, reference, 7)
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert slice_on_screen(viewer, ct, reference) == 7
 
 
 def test_a_second_run_takes_the_same_layers(qtbot, app, viewer, ct):
     first = finish(qtbot, app, ct)
     pid = app.network.process.pid
-    viewer.layers["CT attention 1"].visible = False
-    viewer.layers["CT attention 2"].visible = True
+    app.maps.show(app.session.reference, "attention 2")
+    viewer.layers["CT attention 2"].visible = False  # by the eye in the layer list
     second = finish(qtbot, app, ct)
     assert second is first
     assert app.network.process.pid == pid
-    assert len(viewer.layers) == 5
-    assert not viewer.layers["CT attention 1"].visible
-    assert viewer.layers["CT attention 2"].visible
+    assert app.maps.shown(app.session.reference) == ""
+    assert np.array_equal(second.data, box_mask(ct.data.shape))
+    app.maps.show(app.session.reference, "attention 2")
+    assert app.maps.shown(app.session.reference) == "attention 2"
     assert np.array_equal(second.data, box_mask(ct.data.shape))
 
 

@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.layers.placement import placement_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.views.surface import surface_of
 from napari_pancreas_seg._napari.views.views import HU_PRESETS, OrthogonalViews
@@ -172,6 +172,21 @@ def test_the_surface_is_that_of_the_chosen_mask(qtbot, app, viewer, ct, mask):
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
     app.session.mask = None
     assert not surface.on and viewer.dims.ndisplay == 2
+
+
+@pytest.mark.parametrize("by", ["surface", "napari"])
+def test_3d_and_back_is_the_same_slice(qtbot, app, viewer, ct, mask, by):
+    show_slice(viewer, ct, app.session.reference, 3)
+    point = viewer.dims.point
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    viewer.scene.camera.center = (11, 12, 13)  # turned and moved
+    if by == "surface":
+        app.views.surface.stop()
+    else:
+        viewer.dims.ndisplay = 2
+    assert slice_on_screen(viewer, ct, app.session.reference) == 3
+    assert viewer.dims.point == pytest.approx(point)
 
 
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):

@@ -10,8 +10,8 @@ from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
-from napari_pancreas_seg._napari.worklist.session import WorklistSession
-from napari_pancreas_seg.cohort.worklist import Status
+from napari_pancreas_seg._napari.worklist.session import WorklistSession, state_folder
+from napari_pancreas_seg.cohort.worklist import Status, Worklist
 from napari_pancreas_seg.inference.result import Options
 
 TIMEOUT = 30_000
@@ -88,6 +88,39 @@ def test_what_was_painted_is_kept_on_the_way(qtbot, app, viewer, panel, folder):
     assert round(viewer.dims.point[0] / 2.5) == 2
 
 
+def test_reviewed_slices_and_the_slice_survive(qtbot, app, viewer, panel, folder, ct_panel):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 1)
+    app.review.set_reviewed(app.session.mask, {2, 3})
+    work.step(1)  # to another case and back
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    work.step(-1)
+    qtbot.waitUntil(lambda: shows(work, "a.nii.gz")() and not work.busy, timeout=TIMEOUT)
+    assert app.review.reviewed_of(app.session.mask) == {2, 3}
+    app.review.set_reviewed(app.session.mask, {2, 3, 4})
+    app.review.show(4)
+    # A while later it is on the disk, whatever becomes of the window.
+    qtbot.waitUntil(
+        lambda: Worklist(folder, state_folder()).cases[0].reviewed == (2, 3, 4), timeout=TIMEOUT
+    )
+    assert Worklist(folder, state_folder()).cases[0].slice == 4
+
+
+def test_another_mask_is_not_taken_for_reviewed(qtbot, app, viewer, panel, folder, ct_panel):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 1)
+    app.review.set_reviewed(app.session.mask, {2})
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    mask = Worklist(folder, state_folder()).cases[0].mask
+    written = nib.load(mask)
+    nib.save(nib.Nifti1Image(np.ones(written.shape, np.uint8), written.affine), mask)
+    work.ahead.drop()
+    work.step(-1)
+    qtbot.waitUntil(lambda: shows(work, "a.nii.gz")() and not work.busy, timeout=TIMEOUT)
+    assert app.review.reviewed_of(app.session.mask) == frozenset()
+
+
 def test_it_is_resumed_in_another_session(qtbot, app, viewer, panel, folder, ct_panel):
     work = opened(qtbot, app, panel, folder)
     work.step(1)
@@ -97,7 +130,14 @@ def test_it_is_resumed_in_another_session(qtbot, app, viewer, panel, folder, ct_
     qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
     viewer.layers.clear()
     again = WorklistSession(
-        app.session, app.runs, app.files, app.maps, app.watch, app.ahead, app.background
+        app.session,
+        app.runs,
+        app.files,
+        app.maps,
+        app.watch,
+        app.review,
+        app.ahead,
+        app.background,
     )
     again.open(folder)
     qtbot.waitUntil(idle(again), timeout=TIMEOUT)

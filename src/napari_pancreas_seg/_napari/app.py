@@ -24,13 +24,12 @@ from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.run.threshold import Rethreshold
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg._napari.views.chosen import ChosenCt
 from napari_pancreas_seg._napari.views.views import Views
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.inference.process.client import NetworkProcess
-
-__all__ = ["App", "app_of", "existing_app"]
 
 _APPS: weakref.WeakKeyDictionary[ViewerModel, App] = weakref.WeakKeyDictionary()
 
@@ -69,10 +68,18 @@ class App(QObject):
         self.improvement = Improvement(session, self.review, settings, background)
         self.autosave = Autosave(session, self.watch, self.review, AutosaveStore(), background)
         self.files = LayerFiles(session, self.autosave, background)
+        self.chosen = ChosenCt(session)
         self.views = Views(session, background)
         self.ahead = CaseAhead(self.network, self.runs, background)
         self.worklist = WorklistSession(
-            session, self.runs, self.files, self.maps, self.watch, self.ahead, background
+            session,
+            self.runs,
+            self.files,
+            self.maps,
+            self.watch,
+            self.review,
+            self.ahead,
+            background,
         )
         self.closing: Closing | None = None
         self._dock: weakref.ref[QWidget] | None = None
@@ -89,6 +96,7 @@ class App(QObject):
         if self.runs.latest is not None:
             self.runs.latest.cancel()
         self.improvement.close()
+        self.worklist.note_place()
         self.network.close()
         self.autosave.close()
         self.settings.save()

@@ -8,11 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from napari.utils.notifications import notification_manager, show_error
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg.errors import PancreasSegError
-
-__all__ = ["Background", "report"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +72,15 @@ class Background(QObject):
                 failed()
         elif then is not None:
             then(future.result())
+
+
+def timer(parent: QObject, ms: int, do: Callable[[], Any]) -> QTimer:
+    """A timer that does something once, some time after it was last started."""
+    made = QTimer(parent)
+    made.setSingleShot(True)
+    made.setInterval(ms)
+    made.timeout.connect(do)
+    return made
 
 
 def report(error: BaseException) -> None:

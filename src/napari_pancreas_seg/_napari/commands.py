@@ -9,8 +9,6 @@ from napari import current_viewer
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["cancel", "open_ct", "open_dock"]
-
 
 def open_ct() -> None:
     """Ask for a CT and open it."""
@@ -20,6 +18,11 @@ def open_ct() -> None:
 def cancel() -> None:
     """Cancel the run that is under way."""
     _dock().cancel_run()
+
+
+def copy_measurements() -> None:
+    """Put the table of all masks of the CT on the clipboard."""
+    _dock().measure_panel.copy_table()
 
 
 def open_dock(viewer: Any) -> Any:

@@ -18,28 +18,6 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.action_manager import action_manager
 
-__all__ = [
-    "actions",
-    "add_undo_step",
-    "add_unselected",
-    "canvas_widget",
-    "close_window",
-    "edits",
-    "forget_undo",
-    "hide_tool_overlays",
-    "is_by_hand",
-    "is_closed_by_script",
-    "is_last_undo_step",
-    "keys_of",
-    "orthogonal_manager",
-    "orthogonal_models",
-    "qt_window",
-    "remove_quickly",
-    "steps_of_undo",
-    "takes_key",
-    "unwrapped",
-]
-
 Array = npt.NDArray[Any]
 Edit = tuple[tuple[npt.NDArray[np.intp], ...], Array, Any]
 """Indices of voxels, their values before, and the value or values that were written."""

@@ -24,8 +24,6 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.inference.result import Segmentation
 
-__all__ = ["Session"]
-
 
 class Session(QObject):
     """What the services of a viewer share.
@@ -96,6 +94,13 @@ class Session(QObject):
         return placement
 
     # -- what belongs to which CT
+
+    def known_ct(self, layer: Layer) -> GridReference | None:
+        """Grid of a layer that is a CT: one that we opened, or that was chosen as one before."""
+        own = reference_of(layer)
+        if own is not None and own.kind == "ct":
+            return own
+        return self._foreign.get(layer) if isinstance(layer, Image) else None
 
     def ct_of(self, layer: Labels) -> GridReference | None:
         """Grid of the CT that a mask belongs to; None if no such CT is known.

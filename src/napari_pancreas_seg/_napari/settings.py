@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from qtpy.QtCore import QObject, QTimer, Signal
+from napari.settings import get_plugin_settings
+from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari.background import timer
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
-
-__all__ = ["Settings", "settings_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,17 @@ def settings_path() -> Path:
     """Where the settings lie: in the user's configuration folder."""
     folder = platformdirs.user_config_dir("napari-pancreas-seg", appauthor=False)
     return Path(folder) / "window.json"
+
+
+def preference(name: str) -> bool:
+    """Whether something is wished, as napari's Preferences say; all are, until one is not.
+
+    Their page is made from ``configurations`` in the manifest.
+    """
+    try:
+        return bool(getattr(get_plugin_settings("napari-pancreas-seg").panel, name))
+    except (KeyError, AttributeError):
+        return True
 
 
 class Settings(QObject):
@@ -40,21 +51,10 @@ class Settings(QObject):
         super().__init__()
         self._path = path or settings_path()
         self._values = _read(self._path)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self.save)
+        self._soon = timer(self, PAUSE_MS, self.save)
 
     def get(self, name: str, default: Any) -> Any:
-        """Value of a name; the default unless a value of the default's type is remembered.
-
-        Parameters
-        ----------
-        name : str
-            Panel and field, such as ``"run/postprocess"``.
-        default : object
-            What holds otherwise; None stands for any type.
-        """
+        """Value of a name such as ``"run/postprocess"``, if one of the default's type is known."""
         value = self._values.get(name, default)
         return value if default is None or isinstance(value, type(default)) else default
 

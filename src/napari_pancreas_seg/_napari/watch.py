@@ -9,11 +9,10 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
-
-__all__ = ["MaskWatch"]
+from napari_pancreas_seg._napari.background import timer
 
 PAUSE_MS = 100
 """Changes that follow each other within it are told once."""
@@ -39,10 +38,7 @@ class MaskWatch(QObject):
         self._seen: weakref.WeakKeyDictionary[Layer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._edits: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self.tell)
+        self._soon = timer(self, PAUSE_MS, self.tell)
         viewer.layers.events.inserted.connect(self._on_inserted)
         for layer in viewer.layers:
             self._follow(layer)

@@ -37,7 +37,7 @@ class WorklistCase:
     """A case of a worklist: its CT, where its mask is kept, and how far it is.
 
     `name` is the CT's path relative to the worklist's folder, `slice` the slice that was on screen
-    last, counted from the feet.
+    last, counted from the feet; `reviewed` are slices of the mask with this `digest`.
     """
 
     name: str
@@ -45,6 +45,8 @@ class WorklistCase:
     mask: Path
     status: Status = Status.NEW
     slice: int | None = None
+    reviewed: tuple[int, ...] = ()
+    digest: str = ""
 
 
 class Worklist:
@@ -104,14 +106,22 @@ class Worklist:
         return next((i for i in order if self.cases[i].status is not Status.EXPORTED), None)
 
     def update(
-        self, index: int, *, status: Status | None = None, slice: int | None = None
+        self,
+        index: int,
+        *,
+        status: Status | None = None,
+        slice: int | None = None,
+        reviewed: tuple[int, ...] | None = None,
+        digest: str = "",
     ) -> WorklistCase:
-        """Remember how far a case is, or which slice is on screen."""
+        """Remember something about a case; what is not given stays, `digest` goes with `reviewed`."""
         case = self.cases[index]
         changed = replace(
             case,
             status=case.status if status is None else status,
             slice=case.slice if slice is None else slice,
+            reviewed=case.reviewed if reviewed is None else reviewed,
+            digest=case.digest if reviewed is None else digest,
         )
         if changed != case:
             self.cases[index] = changed
@@ -146,6 +156,8 @@ class Worklist:
                     case.mask,
                     _checked(known.get("status"), case.mask.exists()),
                     _whole(known.get("slice")),
+                    _slices(known.get("reviewed")),
+                    str(known.get("digest", "")),
                 )
             )
         return cases
@@ -157,7 +169,12 @@ class Worklist:
         # What is known of CTs that are not there just now (a disk that is not mounted) stays.
         cases = dict(self._memory.get("cases", {}))
         for case in self.cases:
-            cases[case.name] = {"status": str(case.status), "slice": case.slice}
+            cases[case.name] = {
+                "status": str(case.status),
+                "slice": case.slice,
+                "reviewed": list(case.reviewed),
+                "digest": case.digest,
+            }
         self._memory = {
             "version": _VERSION,
             "folder": str(self.folder),
@@ -207,3 +224,8 @@ def _relative(source: Path, folder: Path) -> str:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 <= value < 100_000 else None
+
+
+def _slices(value: Any) -> tuple[int, ...]:
+    found = map(_whole, value) if isinstance(value, list) else ()
+    return tuple(z for z in found if z is not None)

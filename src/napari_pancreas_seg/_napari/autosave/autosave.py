@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave import store as autosave
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, original_of
 from napari_pancreas_seg._napari.layers.placement import (
@@ -24,14 +24,14 @@ from napari_pancreas_seg._napari.layers.placement import (
     Placement,
     display_view,
     reference_of,
+    show_slice,
+    slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
-
-__all__ = ["EMPTY", "Autosave", "digest_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,45 +51,19 @@ NO_CT = "No CT that they lie on is open."
 
 @dataclass(eq=False)
 class _Kept:
-    """What is known of a mask.
+    """What is known of a mask."""
 
-    Parameters
-    ----------
-    base : str
-        Digest of the mask as it was opened or made.
-    exported : str
-        Digest of what was exported, or need not be.
-    digest : str
-        Digest of the mask when it was last looked at.
-    edited : bool
-        Whether a person had changed it by then.
-    reviewed : tuple of int
-        Slices that a person had reviewed.
-    stale : bool
-        Whether it has changed since.
-    looking : bool
-        Whether a thread is looking at it.
-    held : str
-        Digest of the mask that `file` holds.
-    trouble : PancreasSegError or None
-        Why it could not be kept.
-    file : Path or None
-        Where it is kept.
-    supersedes : Path or None
-        The file it was restored from, until `file` is written.
-    """
-
-    base: str = ""
-    exported: str = ""
-    digest: str = ""
-    edited: bool = False
+    base: str = ""  # digest of the mask as it was opened or made
+    exported: str = ""  # digest of what was exported, or need not be
+    digest: str = ""  # of the mask when it was last looked at
+    edited: bool = False  # by then
     reviewed: tuple[int, ...] = ()
-    stale: bool = False
-    looking: bool = False
-    held: str = ""
-    trouble: PancreasSegError | None = None
+    stale: bool = False  # it has changed since
+    looking: bool = False  # a thread is looking at it
+    held: str = ""  # digest of the mask that `file` holds
+    trouble: PancreasSegError | None = None  # why it could not be kept
     file: Path | None = None
-    supersedes: Path | None = None
+    supersedes: Path | None = None  # what it was restored from, until `file` is written
 
     @property
     def unexported(self) -> bool:
@@ -98,14 +72,6 @@ class _Kept:
     @property
     def worth_keeping(self) -> bool:
         return (self.edited or bool(self.reviewed)) and self.digest != self.exported
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What a look at a mask has found."""
-
-    digest: str
-    edited: bool
 
 
 class Autosave(QObject):
@@ -136,10 +102,7 @@ class Autosave(QObject):
         self._keys: dict[str, str] = {}
         self._busy = self._told = False
         self._leaving: list[Labels] = []
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self.save)
+        self._soon = timer(self, PAUSE_MS, self.save)
         session.mask_changed.connect(self._on_change)
         review.marked.connect(self._on_change)
         watch.found.connect(self.follow)
@@ -172,8 +135,8 @@ class Autosave(QObject):
         found = []
         for layer, kept in list(self._kept.items()):
             if kept.stale or kept.looking:
-                seen = _look(layer, self._session.masks.get(layer), kept.base)
-                kept.digest, kept.edited = seen.digest, seen.edited
+                model = self._session.masks.get(layer)
+                kept.digest, kept.edited = _look(layer, model, kept.base)
             if kept.unexported:
                 found.append(layer)
         return found
@@ -217,13 +180,7 @@ class Autosave(QObject):
         self._background.submit(lambda: [job() for job in jobs], self._note, self._idle)
 
     def keep_all(self) -> None:
-        """Keep every mask with corrections now, before they are gone.
-
-        Raises
-        ------
-        PancreasSegError
-            If one of them cannot be kept.
-        """
+        """Keep every mask with corrections now; a PancreasSegError says if one cannot be kept."""
         for layer in self.unexported():
             kept = self._kept[layer]
             kept.stale = kept.stale or kept.held != kept.digest
@@ -292,6 +249,8 @@ class Autosave(QObject):
         model = session.masks.get(layer)
         ct = session.ct_array(reference)
         reviewed = tuple(sorted(self._review.reviewed_of(layer)))
+        viewer = session.viewer
+        seen = None if viewer is None else slice_on_screen(viewer, layer, reference)
         path = None if reference.source.path is None else str(reference.source.path)
 
         def write(file: Path) -> None:
@@ -301,19 +260,18 @@ class Autosave(QObject):
                 path,
                 display_view(layer.data, reference.orientation),
                 None if model is None else model.copy,
-                {"reviewed": list(reviewed)},
+                {"reviewed": list(reviewed), "slice": seen},
             )
             self._store.write(unsaved, file)
 
         def work() -> _Kept:
             try:
-                seen = _look(layer, model, kept.base)
                 assert kept.file is not None
-                kept.digest, kept.edited, kept.reviewed = seen.digest, seen.edited, reviewed
-                kept.trouble = None
+                kept.digest, kept.edited = _look(layer, model, kept.base)
+                kept.reviewed, kept.trouble = reviewed, None
                 if kept.worth_keeping:
                     write(kept.file)
-                    kept.held = seen.digest
+                    kept.held = kept.digest
             except PancreasSegError as error:
                 kept.trouble, kept.stale = error, True
             finally:
@@ -391,10 +349,7 @@ class Autosave(QObject):
             )
             model = None
             if whole.model is not None:
-                model = ModelMask(reference)
-                held = np.flatnonzero(whole.model.any(axis=(1, 2)))
-                model.copy[held] = whole.model[held]
-                model.written |= set(held.tolist())
+                model = ModelMask.holding(reference, whole.model)
             return layer, model, whole
 
         def add(made: tuple[Layer, ModelMask | None, Unsaved]) -> None:
@@ -406,6 +361,9 @@ class Autosave(QObject):
             if model is not None:
                 session.masks[layer] = model
             session.viewer.add_layer(layer)
+            seen = whole.notes.get("slice")
+            if isinstance(seen, int):
+                show_slice(session.viewer, layer, placement.reference, seen)
             self._review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
             self.save()
 
@@ -445,10 +403,11 @@ def _is_array(layer: Labels) -> bool:
     return not layer.multiscale and isinstance(layer.data, np.ndarray) and layer.data.ndim == 3
 
 
-def _look(layer: Labels, model: ModelMask | None, base: str) -> _Seen:
+def _look(layer: Labels, model: ModelMask | None, base: str) -> tuple[str, bool]:
+    """Digest of a mask, and whether a person has changed it."""
     digest = digest_of(layer.data)
     edited = bool(model.touched_slices(layer).any()) if model is not None else digest != base
-    return _Seen(digest, edited)
+    return digest, edited
 
 
 def digest_of(mask: Any) -> str:

@@ -15,8 +15,6 @@ from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["Closing"]
-
 
 class Closing(QObject):
     """A filter on the events of napari's window.

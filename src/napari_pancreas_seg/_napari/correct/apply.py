@@ -23,8 +23,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.correction import Change, change_of
 from napari_pancreas_seg.volume import bounding_box
 
-__all__ = ["Corrected", "Target", "apply_change", "corrected", "outline_layer"]
-
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
 
@@ -34,17 +32,7 @@ OUTLINE_PIXELS = 1
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a correction acts on.
-
-    Parameters
-    ----------
-    layer : Labels
-        The mask's layer.
-    reference : GridReference
-        Where it lies.
-    label : int
-        The label that is selected in it.
-    """
+    """What a correction acts on: a label of a mask, and where that lies."""
 
     layer: Labels
     reference: GridReference
@@ -65,13 +53,7 @@ class Target:
         return mask
 
     def check(self) -> None:
-        """Check that the layer can be corrected.
-
-        Raises
-        ------
-        PancreasSegError
-            If it is not held in memory, or the background is selected.
-        """
+        """Refuse a layer that is not held in memory, and the background."""
         if not isinstance(self.layer.data, np.ndarray):
             raise PancreasSegError(
                 f"'{self.layer.name}' is not held in memory and cannot be corrected. Duplicate "
@@ -87,14 +69,7 @@ class Target:
 class Corrected:
     """What a correction would do, ready to be proposed or applied.
 
-    Parameters
-    ----------
-    change : Change
-        The change.
-    box : tuple of slice
-        What the outline shows, in display order.
-    mask : ndarray, shape of the box, uint8
-        The label's mask after the correction, in the slices that change; 0 in the others.
+    `mask` is what is left in `box`, in display order; 0 in slices that do not change.
     """
 
     change: Change
@@ -103,15 +78,7 @@ class Corrected:
 
 
 def corrected(before: Array, after: Array, label: int) -> Corrected | None:
-    """Compare masks before and after a correction; None if nothing changes.
-
-    Parameters
-    ----------
-    before, after : ndarray, shape (Z, Y, X)
-        The label's mask, non-zero inside.
-    label : int
-        The label.
-    """
+    """Compare a label's masks (Z, Y, X) before and after; None if nothing changes."""
     change = change_of(before, after, label)
     if change is None:
         return None
@@ -129,20 +96,7 @@ def corrected(before: Array, after: Array, label: int) -> Corrected | None:
 
 
 def apply_change(target: Target, change: Change) -> int:
-    """Write a change into a layer as one step of its undo.
-
-    Parameters
-    ----------
-    target : Target
-        The layer.
-    change : Change
-        What to write.
-
-    Returns
-    -------
-    int
-        Number of voxels that were written.
-    """
+    """Write a change into a layer as one step of its undo; return how many voxels changed."""
     indices, values = change.voxels(target.shown)
     if len(values) == 0:
         return 0
@@ -155,17 +109,7 @@ def apply_change(target: Target, change: Change) -> int:
 
 
 def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
-    """Draw the outline of what a correction would leave, exactly over the mask.
-
-    Parameters
-    ----------
-    target : Target
-        The layer that would be corrected.
-    found : Corrected
-        The correction.
-    name : str
-        Name of the layer.
-    """
+    """Draw the outline of what a correction would leave, exactly over the mask."""
     layer = target.layer
     data = np.zeros([edge.stop - edge.start for edge in layer_box(found.box, target.reference)])
     data = data.astype(np.uint8)

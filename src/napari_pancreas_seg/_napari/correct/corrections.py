@@ -41,8 +41,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.mask import correction, postprocessing
 
-__all__ = ["DEFAULTS", "Corrector", "Proposal"]
-
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]

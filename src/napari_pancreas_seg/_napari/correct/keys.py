@@ -25,16 +25,6 @@ from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "ACTIONS",
-    "Action",
-    "command",
-    "key_of",
-    "keys_table",
-    "perform",
-    "register_actions",
-]
-
 PREFIX = "napari-pancreas-seg"
 
 

@@ -16,8 +16,6 @@ from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.mask.correction import within_hu
 
-__all__ = ["PaintLimit", "limit_stroke"]
-
 Array = npt.NDArray[Any]
 
 
@@ -72,23 +70,9 @@ class PaintLimit(QObject):
 
 
 def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: float) -> int:
-    """Take back what a stroke painted outside a range of HU, within the same step of undo.
+    """Take back what a stroke painted outside a range of HU, both ends included; count voxels.
 
-    Parameters
-    ----------
-    layer : Labels
-        The layer that was painted on.
-    step : list
-        The step of its history, as its paint event gives it; it is extended.
-    hu : array_like, shape of the layer's data
-        The CT; only the boxes of the stroke are read.
-    low, high : float
-        What may be painted, in HU, both ends included.
-
-    Returns
-    -------
-    int
-        Number of voxels that were taken back.
+    `step` is a step of the layer's undo, and is extended; of the CT only its boxes are read.
     """
     shape = layer.data.shape
     edits = [

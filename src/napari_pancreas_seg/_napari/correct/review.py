@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.background import Background, timer
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     display_view,
@@ -26,8 +26,6 @@ from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
-
-__all__ = ["Review", "SliceFacts"]
 
 Array = npt.NDArray[Any]
 
@@ -41,16 +39,10 @@ LEAST_DOUBT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class SliceFacts:
-    """What is known of each slice of a mask.
+    """What is known of each slice of a mask, arrays of shape (Z,).
 
-    Parameters
-    ----------
-    area_mm2 : ndarray, shape (Z,)
-        Area of all labels.
-    doubt : ndarray, shape (Z,)
-        1 minus the Dice that the model expects; NaN where it has found nothing or not been.
-    edited : ndarray, shape (Z,), bool
-        Whether a person has changed what the model wrote.
+    `doubt`: 1 minus the Dice that the model expects, NaN where it has found nothing or not been.
+    `edited`: whether a person has changed what the model wrote.
     """
 
     area_mm2: npt.NDArray[np.float64]
@@ -90,10 +82,7 @@ class Review(QObject):
         self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
         self._background = background
         self._counting = self._stale = False
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self._count)
+        self._soon = timer(self, PAUSE_MS, self._count)
         session.mask_chosen.connect(self._on_mask)
         session.mask_changed.connect(self._on_mask_changed)
         runs.started.connect(self._on_run_started)
@@ -124,18 +113,7 @@ class Review(QObject):
             self.changed.emit()
 
     def toggle_reviewed(self, z: int | None = None) -> None:
-        """Mark a slice as reviewed, or as not.
-
-        Parameters
-        ----------
-        z : int, optional
-            The slice; the one on screen by default.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is none.
-        """
+        """Mark a slice, the one on screen by default, as reviewed or as not."""
         layer, z = self._session.mask, self.slice if z is None else z
         if layer is None or z is None:
             raise PancreasSegError("There is no slice of a mask on screen.")
@@ -172,18 +150,7 @@ class Review(QObject):
             show_slice(viewer, layer, reference, z)
 
     def go_to_uncertain(self, step: int) -> None:
-        """Show the next uncertain slice that is not reviewed; beyond the last comes the first.
-
-        Parameters
-        ----------
-        step : int
-            1: towards the head; -1: towards the feet.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no mask.
-        """
+        """Show the next uncertain slice that is not reviewed; beyond the last comes the first."""
         facts = self._known_facts()
         known = np.isfinite(facts.doubt).any()
         self._go(
@@ -195,18 +162,7 @@ class Review(QObject):
         )
 
     def go_to_unreviewed(self, step: int) -> None:
-        """Show the next slice with mask that is not reviewed; beyond the last comes the first.
-
-        Parameters
-        ----------
-        step : int
-            1: towards the head; -1: towards the feet.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no mask.
-        """
+        """Show the next slice with mask that is not reviewed; beyond the last comes the first."""
         facts = self._known_facts()
         wanted = (facts.area_mm2 > 0) | facts.edited
         self._go(wanted, step, "Every slice with mask is reviewed.")

@@ -40,8 +40,6 @@ from napari_pancreas_seg.training.finetune.corrections import (
     remove_correction,
 )
 
-__all__ = ["Improved", "Improvement"]
-
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress")

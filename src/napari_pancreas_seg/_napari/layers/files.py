@@ -12,9 +12,10 @@ from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
 
 from napari_pancreas_seg import io
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave, digest_of
 from napari_pancreas_seg._napari.background import Background
-from napari_pancreas_seg._napari.layers.bridge import mask_of, other_label_colors, raw_volume_of
+from napari_pancreas_seg._napari.layers.bridge import mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     display_view,
@@ -29,8 +30,6 @@ from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Segmentation, describe
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
-
-__all__ = ["LayerFiles", "write_mask"]
 
 
 class LayerFiles:
@@ -56,12 +55,11 @@ class LayerFiles:
         (layer, notes), viewer = opened, self._session.viewer
         if viewer is None:
             return
-        if isinstance(layer, Labels) and any(
-            isinstance(other, Labels) and other.data.shape == layer.data.shape
-            for other in viewer.layers
-        ):
-            layer.colormap = other_label_colors()
-        viewer.add_layer(layer)
+        if isinstance(layer, Labels) and self._session.mask is not None:
+            # A mask that is opened does not become the chosen one by being selected.
+            compat.add_unselected(viewer, layer)
+        else:
+            viewer.add_layer(layer)
         for note in notes:
             show_info(f"{layer.name}: {note}")
 

@@ -24,8 +24,6 @@ from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["get_reader", "one_of_each_series", "read_layer"]
-
 _NOTHING: list[Any] = [(None,)]
 """What napari takes for "read, and nothing to show"."""
 
@@ -36,16 +34,6 @@ def get_reader(
     """Offer to read files that end like a format of ours, and what holds DICOM files.
 
     Of a folder, a zip, and a file with another ending, the beginnings of a few files are looked at.
-
-    Parameters
-    ----------
-    path : str or sequence of str
-        What the user wants to open.
-
-    Returns
-    -------
-    callable or None
-        What reads it; None if it is not for us.
     """
     if all(map(_is_ours, _names(path))):
         return _read
@@ -53,13 +41,7 @@ def get_reader(
 
 
 def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
-    """Drop the DICOM files of a folder but the first: one stands for its whole series.
-
-    Parameters
-    ----------
-    paths : iterable of str or Path
-        What was dropped or chosen together.
-    """
+    """Drop the DICOM files of a folder but the first: one stands for its whole series."""
     kept: dict[Path, Path] = {}
     for path in map(Path, paths):
         is_slice = path.is_file() and path.suffix.lower() != ".zip" and _is_dicom(path)
@@ -70,26 +52,9 @@ def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
 def read_layer(
     path: str | Path, cts: Sequence[Placement] = ()
 ) -> tuple[LayerData, tuple[str, ...]]:
-    """Read a CT, a mask or a map; knows neither a viewer nor Qt, so that a thread can do it.
+    """Read a CT, a mask or a map, with notes for the user; for a thread.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; or a folder, a zip or a file of a DICOM series.
-    cts : sequence of Placement
-        The CTs in the viewer: a map that is parallel to one of them is laid over it.
-
-    Returns
-    -------
-    layer : LayerData
-        An image or a labels layer.
-    notes : tuple of str
-        Sentences the user should read.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is neither a CT nor a mask nor a map of ours.
+    A map that is parallel to one of the CTs in the viewer is laid over it.
     """
     kind, volume, _ = io.sniff(path)
     if isinstance(volume, CTVolume):

@@ -22,33 +22,14 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 
-__all__ = ["write_layers"]
-
 
 def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
-    """Write labels and images; overwrites, as napari's dialog has asked already.
+    """Write labels and images; the file of that name is replaced, as napari's dialog has asked.
 
-    One labels layer, or a single layer of any kind, gets the name that was asked for; what
-    is written with it gets the layer's name in addition. A mask that a run has filled gets
-    its record beside it, as with Export.
-
-    Parameters
-    ----------
-    path : str
-        The file; its ending says the format. Images that are written together with a mask go to
-        ``.nii.gz`` files where the mask's format cannot hold them.
-    layers : sequence of tuple
-        Data, attributes and type of each layer.
-
-    Returns
-    -------
-    list of str
-        The files written.
-
-    Raises
-    ------
-    PancreasSegError
-        If a layer cannot be placed on a grid, or a file cannot be written.
+    One labels layer, or a single layer of any kind, gets the name that was asked for; what is
+    written with it gets the layer's name in addition, and replaces nothing. Images that are
+    written together with a mask go to ``.nii.gz`` files where the mask's format cannot hold them.
+    A mask that a run has filled gets its record beside it, as with Export.
     """
     target = Path(path)
     made = [Layer.create(*layer) for layer in layers]
@@ -59,21 +40,29 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
     others = list(viewer.layers) if viewer is not None else []
     references = [find_reference(layer, [*made, *others]) for layer in made]
     app = existing_app(viewer)
-    written: list[str] = []
-    for (data, *_), layer, reference in zip(layers, made, references, strict=True):
+    names: list[Path] = []
+    for layer, reference in zip(made, references, strict=True):
         is_mask = isinstance(layer, Labels) or reference.kind == "mask"
-        name = target if layer is main else _beside(target, layer.name, written, is_mask)
-        if is_mask:
+        names.append(target if layer is main else _beside(target, layer.name, names, is_mask))
+    asked = target.exists()  # the dialog has asked about this name, and about no other
+    for name in names:
+        if name != target and name.exists():
+            raise PancreasSegError(
+                f"'{name.name}' would be written too, and exists already: choose another name for "
+                f"'{target.name}', or move that file."
+            )
+    for (data, *_), layer, reference, name in zip(layers, made, references, names, strict=True):
+        if isinstance(layer, Labels) or reference.kind == "mask":
             mask = display_view(mask_of(layer.data), reference.orientation)
             mask, reference = onto_ct(mask, reference, [*made, *others])
             result, ct = (None, None) if app is None else app.files.what_made(data)
-            write_mask(mask, reference, name, result=result, ct=ct, overwrite=True)
+            overwrite = asked and name == target
+            write_mask(mask, reference, name, result=result, ct=ct, overwrite=overwrite)
         else:
             _save_image(layer, reference, name)
-        written.append(str(name))
         if app is not None:
             app.files.note_written(data, name)
-    return written
+    return [str(name) for name in names]
 
 
 def _save_image(layer: Layer, reference: GridReference, path: Path) -> None:
@@ -86,7 +75,7 @@ def _save_image(layer: Layer, reference: GridReference, path: Path) -> None:
         io.save_ct(raw_volume_of(layer.data, reference), path, overwrite=True)
 
 
-def _beside(target: Path, name: str, taken: Sequence[str], is_mask: bool) -> Path:
+def _beside(target: Path, name: str, taken: Sequence[Path], is_mask: bool) -> Path:
     """Name a file after the target and a layer: ``m.nii.gz`` and ``m_attention_1.nii.gz``."""
     stem, suffix = io.stem(target), io.suffix_of(target)
     if not is_mask and suffix.lower() not in io.VOLUME_SUFFIXES:
@@ -94,7 +83,7 @@ def _beside(target: Path, name: str, taken: Sequence[str], is_mask: bool) -> Pat
     word = re.sub(r"\W+", "_", name.removeprefix(stem)).strip("_") or "layer"
     path = target.with_name(f"{stem}_{word}{suffix}")
     number = 2
-    while str(path) in taken:
+    while path in taken:
         path = target.with_name(f"{stem}_{word}_{number}{suffix}")
         number += 1
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.run.worker import fingerprint
+from napari_pancreas_seg._napari.settings import preference
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import Options
-
-__all__ = ["Network"]
+from napari_pancreas_seg.volume import CTVolume
 
 logger = logging.getLogger(__name__)
+
+BLANK_SHAPE = (512, 512, 40)
+BLANK_SPACING = (0.8, 0.8, 2.5)
+"""Of the CT that stands in for the first one: (x, y, z), in mm."""
 
 Devices = tuple[list[dict[str, str]], str]
 
@@ -70,30 +75,54 @@ class Network(QObject):
         The process starts, loads the model, is sent the CT and compiles for its slices; then
         it is asked what devices there are. What goes wrong is told by the run.
         """
-        options = replace(options or Options(), first_slice=0)
-        wanted = (str(model), options.device, reference.id, self.process.pid)
-        if not self.warm_up_allowed or self.in_use or self._warm == wanted:
-            return
-        self._warm = wanted
-        self._waiting = (wanted, data, reference, model, options)
-        self._warm_next()
+
+        def volume() -> tuple[CTVolume | None, str]:
+            if not isinstance(data, np.ndarray):
+                return None, ""
+            volume = volume_of(data, reference)
+            return volume, fingerprint(reference, volume)
+
+        self._ask(volume, reference.id, model, options)
+
+    def warm_up_blank(self, model: str | Path = "default", options: Options | None = None) -> None:
+        """Make ready before there is a CT: on an empty one of the usual size."""
+        affine = np.diag([*BLANK_SPACING, 1.0])
+        blank = np.zeros(BLANK_SHAPE, np.int16)
+        self._ask(lambda: (CTVolume.from_source_array(blank, affine), ""), "blank", model, options)
 
     def close(self) -> None:
         """End the process."""
         self.process.close()
 
+    def _ask(
+        self,
+        volume: Callable[[], tuple[CTVolume | None, str]],
+        name: str,
+        model: str | Path,
+        options: Options | None,
+    ) -> None:
+        options = replace(options or Options(), first_slice=0)
+        wanted = (str(model), options.device, name, self.process.pid)
+        if (
+            not (self.warm_up_allowed and preference("warm_up"))
+            or self.in_use
+            or self._warm == wanted
+        ):
+            return
+        self._warm = wanted
+        self._waiting = (wanted, volume, model, options)
+        self._warm_next()
+
     def _warm_next(self) -> None:
         """Warm for what was asked for last, one at a time: a cold network takes long."""
         if self._warming or self._waiting is None:
             return
-        (wanted, data, reference, model, options), self._waiting = self._waiting, None
+        (wanted, volume, model, options), self._waiting = self._waiting, None
         process = self.process
 
         def work() -> Devices | None:
             try:
-                volume = volume_of(data, reference) if isinstance(data, np.ndarray) else None
-                key = "" if volume is None else fingerprint(reference, volume)
-                process.warm_up(model, options, volume, key)
+                process.warm_up(model, options, *volume())
                 return process.devices()
             except PancreasSegError:
                 logger.debug("The network could not be made ready", exc_info=True)

@@ -13,13 +13,15 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
-from napari_pancreas_seg._napari.layers.maps import MapLayers, MapsFound
-from napari_pancreas_seg._napari.layers.placement import Placement, slice_on_screen
+from napari_pancreas_seg._napari.layers.maps import MapLayers
+from napari_pancreas_seg._napari.layers.placement import Placement, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.worker import (
+    BestGate,
     Job,
+    MapsFound,
     Outcome,
     Prepared,
     SegmentationWorker,
@@ -27,12 +29,11 @@ from napari_pancreas_seg._napari.run.worker import (
     steps,
 )
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import preference
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
 from napari_pancreas_seg.volume import bounding_box
-
-__all__ = ["SegmentationRun"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,11 @@ class SegmentationRun(QObject):
         self._placement = placement
         self._name = ct_layer.name
         self.reference = placement.reference
+        self._ct_layer = ct_layer
+        self._first_slice = options.first_slice
         self._before = session.result_layer(placement.reference)
         self._was_added = False
+        self._name_before, self._was_visible = "", True
         self._replaced: ModelMask | None = None
         self._replaced_maps: object = None
         self._maps_begun = False
@@ -95,7 +99,7 @@ class SegmentationRun(QObject):
             placement,
             model,
             options,
-            maps.looks,
+            maps.appearance,
             None if self._before is None else self._before.data,
             None if previous is None else previous.copy,
         )
@@ -107,10 +111,7 @@ class SegmentationRun(QObject):
         self._worker.returned.connect(self._on_outcome)
         self._worker.errored.connect(self._on_error)
         self._worker.finished.connect(self._on_finished)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(REDRAW_MS)
-        self._soon.timeout.connect(self._redraw)
+        self._soon = timer(self, REDRAW_MS, self._redraw)
         self._stale = False
 
     def start(self) -> None:
@@ -183,6 +184,7 @@ class SegmentationRun(QObject):
         compat.forget_undo(labels)
         if self._replaced is None and labels in viewer.layers and not labels.data.any():
             viewer.layers.remove(labels)
+            self._put_back()
         else:
             self._redraw(always=True)
         self._forget_former()
@@ -197,7 +199,10 @@ class SegmentationRun(QObject):
                 if isinstance(step, Prepared):
                     self._prepare(step)
                 elif isinstance(step, MapsFound):
-                    self._begin_maps(step)
+                    self._maps_begun = True
+                    self._replaced_maps = self._maps.begin(step.maps, self._placement, self._name)
+                elif isinstance(step, BestGate):
+                    self._maps.add(self.reference, step.word, step.layer)
                 else:
                     self._advance(step)
         except PancreasSegError as error:
@@ -244,6 +249,7 @@ class SegmentationRun(QObject):
             )
         if not self._was_added:
             self._was_added = True
+            self._put_aside()
             self._add(self.labels)
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
@@ -251,6 +257,18 @@ class SegmentationRun(QObject):
         self._stale = self._stale or self._shows(found)
         if self._stale and not self._soon.isActive():
             self._soon.start()
+
+    def _put_aside(self) -> None:
+        """Hide the mask of an earlier run that a person worked on, and name it as earlier."""
+        earlier = self._before
+        if earlier is not None and earlier is not self.labels:
+            self._name_before, self._was_visible = earlier.name, earlier.visible
+            earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
+
+    def _put_back(self) -> None:
+        if self._name_before and self._before is not None:
+            self._before.name, self._before.visible = self._name_before, self._was_visible
+            self._name_before = ""
 
     def _shows(self, found: FoundSlices) -> bool:
         """Whether slices are to be seen right now."""
@@ -269,13 +287,6 @@ class SegmentationRun(QObject):
             self.labels.refresh(thumbnail=False, highlight=False, extent=False)
             self._maps.redraw(self._placement.reference)
 
-    def _begin_maps(self, step: MapsFound) -> None:
-        if not step.maps:
-            self._maps.add(self._placement.reference, step.layers)
-        else:
-            self._maps_begun = True
-            self._replaced_maps = self._maps.begin(step, self._placement, self._name)
-
     def _on_outcome(self, outcome: Outcome | None) -> None:
         viewer, labels = self._session.viewer, self.labels
         if outcome is None or viewer is None or labels is None:
@@ -289,6 +300,11 @@ class SegmentationRun(QObject):
             name_labels(labels, named)
         for note in outcome.result.notes:
             show_info(f"{self._name}: {note}")
+        seen = slice_on_screen(viewer, self._ct_layer, self.reference)
+        moved = seen != self._first_slice
+        if outcome.largest is not None and not moved and preference("go_to_largest"):
+            # Where there is most to see, unless the user has moved meanwhile.
+            show_slice(viewer, labels, self.reference, outcome.largest)
         self.message = _summary(outcome, time.monotonic() - self._started)
 
     def _on_error(self, error: Exception) -> None:
@@ -318,7 +334,7 @@ class SegmentationRun(QObject):
         if not self._fits(labels):
             self._forget_former()
             self.stands = True
-        elif self._session.masks[labels].written:
+        elif self._session.masks[labels].filled:
             # Not `done`: the first stage of two counts slices, too, and writes none.
             self.can_discard = True
             self.message = (

@@ -18,8 +18,6 @@ from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 
-__all__ = ["Runs"]
-
 
 class Runs(QObject):
     """Starts runs and keeps the last one; its signals are those of whichever run it is."""

@@ -18,8 +18,6 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.volume import bounding_box
 
-__all__ = ["Rethreshold"]
-
 
 @dataclass(frozen=True, eq=False)
 class _Wish:

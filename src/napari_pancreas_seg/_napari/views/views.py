@@ -31,14 +31,6 @@ from napari_pancreas_seg._napari.views.orientation import (
 from napari_pancreas_seg._napari.views.surface import SurfaceView
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "HU_PRESETS",
-    "Blink",
-    "OrthogonalViews",
-    "Views",
-    "apply_preset",
-]
-
 HU_PRESETS: dict[str, tuple[float, float]] = {
     # Level 40, width 400: the usual window for the abdomen.
     "Abdomen": HU_LIMITS,
@@ -54,15 +46,7 @@ HU_PRESETS: dict[str, tuple[float, float]] = {
 
 
 def apply_preset(layer: Image, name: str) -> None:
-    """Show a CT in an HU window.
-
-    Parameters
-    ----------
-    layer : Image
-        The CT.
-    name : str
-        One of `HU_PRESETS`.
-    """
+    """Show a CT in an HU window."""
     low, high = layer.contrast_limits_range
     if low > HU_RANGE[0] or high < HU_RANGE[1]:
         layer.contrast_limits_range = (min(low, HU_RANGE[0]), max(high, HU_RANGE[1]))
@@ -74,11 +58,6 @@ class Blink:
 
     What is shown is a picture layer over the model's own copy, so that no tool can paint on
     it; the edited mask is only hidden.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer; only a weak reference is kept.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -93,15 +72,7 @@ class Blink:
         return self._picture is not None
 
     def start(self, layer: Labels, model: ModelMask) -> None:
-        """Show the model's mask in place of a layer.
-
-        Parameters
-        ----------
-        layer : Labels
-            The edited mask.
-        model : ModelMask
-            What the model wrote into it.
-        """
+        """Show the model's mask in place of a layer."""
         viewer = self._viewer()
         if viewer is None or self.on or not layer.visible or layer not in viewer.layers:
             return
@@ -146,15 +117,7 @@ class Blink:
 
 
 class OrthogonalViews:
-    """The plugin napari-orthogonal-views, if it is installed: three views at once.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        A viewer with a window; only a weak reference is kept.
-    placement : callable
-        Returns the placement of the CT, None without one; for the letters.
-    """
+    """The plugin napari-orthogonal-views, if it is installed: three views at once."""
 
     HOW_TO_INSTALL = (
         "Orthogonal views come with another plugin. Install it with "
@@ -184,13 +147,7 @@ class OrthogonalViews:
         self._head_up()
 
     def refresh(self, layer: Layer) -> None:
-        """Draw a layer anew there: what is written in place reaches the copies by no event.
-
-        Parameters
-        ----------
-        layer : Layer
-            The layer in the main view.
-        """
+        """Draw a layer anew there: what is written in place reaches the copies by no event."""
         for model in compat.orthogonal_models(self._viewer()):
             for copy in model.layers:
                 if copy.data is layer.data:

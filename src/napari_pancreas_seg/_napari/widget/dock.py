@@ -256,7 +256,7 @@ class PancreasDock(QWidget):
         self._warm_soon()
 
     def _warm_soon(self) -> None:
-        if isalive(self) and self.ct_panel.layer is not None:
+        if isalive(self):
             self._soon.start()
 
     def _refresh_panels(self, event: Any = None) -> None:
@@ -267,9 +267,11 @@ class PancreasDock(QWidget):
 
     def _start_warming(self) -> None:
         layer = self.ct_panel.layer
-        if self._warm_up and layer is not None:
+        options = Options(device=self.model_panel.device)
+        if self._warm_up and layer is None:
+            self.app.network.warm_up_blank(self.model_panel.model, options)
+        elif self._warm_up and layer is not None:
             reference = self._session.placement(layer).reference
-            options = Options(device=self.model_panel.device)
             self.app.network.warm_up(layer.data, reference, self.model_panel.model, options)
 
 

@@ -18,8 +18,6 @@ from napari_pancreas_seg.cohort.worklist import WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Segmentation, exhaust
 
-__all__ = ["CaseAhead"]
-
 logger = logging.getLogger(__name__)
 
 

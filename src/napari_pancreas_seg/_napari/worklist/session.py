@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from napari.layers import Labels
 from napari.utils.notifications import show_info
@@ -11,7 +12,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave.autosave import EMPTY, digest_of
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import Background, report, timer
+from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import (
@@ -33,7 +35,8 @@ from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import user_folder
 
-__all__ = ["WorklistSession", "state_folder"]
+PAUSE_MS = 1000
+"""How soon the slice on screen is remembered once it rests."""
 
 
 def state_folder() -> Path:
@@ -59,6 +62,7 @@ class WorklistSession(QObject):
         files: LayerFiles,
         maps: MapLayers,
         watch: MaskWatch,
+        review: Review,
         ahead: CaseAhead,
         background: Background,
     ) -> None:
@@ -71,11 +75,17 @@ class WorklistSession(QObject):
         self._files = files
         self._maps = maps
         self._watch = watch
+        self._review = review
         self._background = background
         self._shown: LoadedCase | None = None
         ahead.changed.connect(self.changed)
         runs.finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
+        self._soon = timer(self, PAUSE_MS, self.note_place)
+        review.moved.connect(self._soon.start)
+        if session.viewer is not None:
+            session.viewer.layers.events.removing.connect(self._on_removing)
+        review.marked.connect(lambda _: self._soon.start())
 
     @property
     def case(self) -> WorklistCase | None:
@@ -84,16 +94,14 @@ class WorklistSession(QObject):
             return None
         return self.worklist.cases[self._shown.index]
 
-    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
-        """List the CTs of a folder, in a thread, and go to where one stopped.
+    def note_place(self) -> None:
+        """Remember which slice is on screen and which are reviewed: a window may be killed."""
+        self._soon.stop()
+        if self._shown is not None and not self.busy:
+            self._note(self._shown, slice=self._slice())
 
-        Parameters
-        ----------
-        folder : str or Path
-            Folder with CTs.
-        output : str or Path, optional
-            Folder for the masks, see `Worklist`.
-        """
+    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
+        """List the CTs of a folder, in a thread, and go to where one stopped."""
         target = None if output is None else Path(output)
         if self.busy:
             report(PancreasSegError(f"“{self.busy.rstrip('…')}” is not done yet; wait a moment."))
@@ -284,18 +292,23 @@ class WorklistSession(QObject):
                 viewer.layers.remove(layer)
 
     def _remember(self, shown: LoadedCase, status: Status | None, seen: int | None) -> None:
+        self._note(shown, status=status, slice=seen)
+        self.changed.emit()
+
+    def _note(self, shown: LoadedCase, **known: Any) -> None:
+        mask = self._mask()
+        reviewed = None if mask is None else tuple(sorted(self._review.reviewed_of(mask)))
         if self.worklist is None:
             return
         try:
-            self.worklist.update(shown.index, status=status, slice=seen)
+            self.worklist.update(shown.index, **known, reviewed=reviewed, digest=shown.saved)
         except PancreasSegError as error:
             report(error)
-        self.changed.emit()
 
     def _slice(self) -> int | None:
         viewer, shown = self._session.viewer, self._shown
         reference = None if shown is None else reference_of(shown.ct)
-        if viewer is None or shown is None or reference is None:
+        if viewer is None or shown is None or reference is None or shown.ct not in viewer.layers:
             return None
         return slice_on_screen(viewer, shown.ct, reference)
 
@@ -341,6 +354,8 @@ class WorklistSession(QObject):
         if mask is not None:
             viewer.add_layer(mask)
             viewer.layers.selection.active = mask
+            if case.digest and case.digest == loaded.saved:
+                self._review.set_reviewed(mask, case.reviewed)
         reference = reference_of(loaded.ct)
         if reference is not None:
             z = case.slice if case.slice is not None else first_look(mask, reference)
@@ -367,6 +382,11 @@ class WorklistSession(QObject):
         if self.case is not None and self.case.status is Status.NEW:
             # At once, so that a crash costs nothing of it.
             self._keep(self.changed.emit)
+
+    def _on_removing(self, event: Any) -> None:
+        """Remember the place while the CT is there: a window that closes removes it."""
+        if self._shown is not None and self._session.layers[event.index] is self._shown.ct:
+            self.note_place()
 
     def _on_mask_changed(self, layer: Labels) -> None:
         case, shown = self.case, self._shown
