@@ -52,7 +52,7 @@ def test_slices_stream_and_post_processing_has_the_last_word(qtbot, app, viewer,
 
 
 def test_after_a_run_the_slice_with_most_of_the_gland_is_shown(qtbot, app, viewer, ct):
-    reference = app.session.reference
+    reference = app.session.placement(ct).reference
     show_slice(viewer, ct, reference, 8)
     labels = finish(qtbot, app, ct, "graded")
     areas = np.count_nonzero(labels.data, axis=(1, 2))
@@ -60,7 +60,7 @@ def test_after_a_run_the_slice_with_most_of_the_gland_is_shown(qtbot, app, viewe
 
 
 def test_a_user_who_has_moved_is_left_alone(qtbot, app, viewer, ct):
-    reference = app.session.reference
+    reference = app.session.placement(ct).reference
     show_slice(viewer, ct, reference, 8)
     run = app.runs.start(ct, "slow")
     first_slices(qtbot, run)
@@ -72,15 +72,15 @@ def test_a_user_who_has_moved_is_left_alone(qtbot, app, viewer, ct):
 def test_a_second_run_takes_the_same_layers(qtbot, app, viewer, ct):
     first = finish(qtbot, app, ct)
     pid = app.network.process.pid
-    app.maps.show(app.session.reference, "attention 2")
+    app.maps.show(app.session.placement(ct).reference, "attention 2")
     viewer.layers["CT attention 2"].visible = False  # by the eye in the layer list
     second = finish(qtbot, app, ct)
     assert second is first
     assert app.network.process.pid == pid
-    assert app.maps.shown(app.session.reference) == ""
+    assert app.maps.shown(app.session.placement(ct).reference) == ""
     assert np.array_equal(second.data, box_mask(ct.data.shape))
-    app.maps.show(app.session.reference, "attention 2")
-    assert app.maps.shown(app.session.reference) == "attention 2"
+    app.maps.show(app.session.placement(ct).reference, "attention 2")
+    assert app.maps.shown(app.session.placement(ct).reference) == "attention 2"
     assert np.array_equal(second.data, box_mask(ct.data.shape))
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from napari.utils.notifications import notification_manager, show_error
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -29,8 +29,9 @@ class Background(QObject):
         # Some jobs are long: warming up, the next case, a model that learns. None may wait
         # for those, and the others are short.
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="pancreas")
-        # A bound method of an object of this thread: Qt delivers here, whoever emits.
-        self._ended.connect(self._deliver)
+        # A bound method of an object of this thread: Qt delivers here, whoever emits; queued, as
+        # a job that has ended already when it is submitted would else be delivered at once.
+        self._ended.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
     def submit(
         self,

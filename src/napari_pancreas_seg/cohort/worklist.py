@@ -114,7 +114,7 @@ class Worklist:
         reviewed: tuple[int, ...] | None = None,
         digest: str = "",
     ) -> WorklistCase:
-        """Remember something about a case; what is not given stays, `digest` goes with `reviewed`."""
+        """Remember something about a case; what is not given stays. `digest`: of `reviewed`."""
         case = self.cases[index]
         changed = replace(
             case,

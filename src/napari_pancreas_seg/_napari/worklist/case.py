@@ -67,5 +67,5 @@ def first_look(mask: Labels | None, reference: GridReference) -> int:
     areas = [0]
     if mask is not None:
         shown = display_view(np.asarray(mask.data), reference.orientation)
-        areas = [np.count_nonzero(plane) for plane in shown]
+        areas = [int(np.count_nonzero(plane)) for plane in shown]
     return int(np.argmax(areas)) if any(areas) else reference.grid.shape[0] // 2
