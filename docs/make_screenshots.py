@@ -31,6 +31,7 @@ from qtpy.QtTest import QTest
 
 from napari_pancreas_seg import save_mask
 from napari_pancreas_seg._napari.compat import canvas_widget
+from napari_pancreas_seg._napari.layers.maps import BEST
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.data.phantom import make_phantom
@@ -147,9 +148,8 @@ class Window:
         return self.app.session.mask
 
     def show_attention(self, shown: bool) -> None:
-        """Show the finest gate, or hide it."""
-        box = self.dock.attention_panel.boxes["attention 1"]
-        box.value = shown
+        """Show the gate that tells most, or hide it."""
+        self.app.maps.show(self.app.session.reference, BEST, shown)
 
     def show_largest_slice(self) -> int:
         """Go to the slice with most of the pancreas."""

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.ui import OneLine
@@ -268,3 +269,13 @@ def test_dicom_seg_has_one_ending_and_a_box_for_lost_uids(segmented, monkeypatch
     panel.mint_uids.value = True
     panel.ask_and_export()
     assert asked[-1][1]["mint_uids"] is True
+
+
+def test_a_mask_that_is_opened_is_not_chosen_over_another(segmented, viewer, app, volume):
+    chosen = app.session.mask
+    opened = np.zeros(volume.grid.shape, np.uint8)
+    layer = Layer.create(*labels_layer_data(opened, volume, "theirs"))
+    compat.add_unselected(viewer, layer)  # as `LayerFiles.open` does
+    segmented.refresh()
+    assert app.session.mask is chosen
+    assert "theirs" in [layer.name for layer in segmented.ct_panel.mask_combo.choices]

@@ -122,6 +122,11 @@ class Session(QObject):
             return chosen
         return fitting[0] if len(fitting) == 1 else None
 
+    def is_opened(self, layer: Labels) -> bool:
+        """Whether a mask comes from a file, and was not made here, by a run or by hand."""
+        own = reference_of(layer)
+        return own is not None and layer not in self.masks and own.id not in self._seen_cts
+
     def ct_data(self, reference: GridReference) -> Any:
         """Data of a CT in its layer's order; None if it is not in the viewer."""
         for layer in self.layers:

@@ -83,7 +83,10 @@ class CtPanel(ui.Panel):
         session.ct = ct  # the field first: who hears of the choice may look there
         reference = session.reference
         masks = [] if reference is None else session.mask_layers(reference)
-        mask = _pick(masks, self.mask_combo.choices, session.mask)
+        known = self.mask_combo.choices
+        if session.mask in masks:  # a mask that is opened does not take its place unasked
+            known = (*known, *filter(session.is_opened, masks))
+        mask = _pick(masks, known, session.mask)
         ui.offer(self.mask_combo, [(layer.name, layer) for layer in masks], mask)
         session.mask = mask
         self.foreign.refresh_form()

@@ -100,7 +100,7 @@ N_GATES = 4
 
 
 class AttentionPanel(ui.Panel):
-    """Shows gates and probability of the chosen CT, all in one look."""
+    """Shows gates and probability of the chosen CT, one at a time."""
 
     def __init__(self, app: App) -> None:
         super().__init__("Attention")
@@ -116,9 +116,9 @@ class AttentionPanel(ui.Panel):
         self.add("Gates", *self.boxes.values(), stretch=(1, 0, 0, 0, 0, 0))
         self.add("Opacity", self.opacity, self.colors, stretch=(0, 3, 2))
         self.add(note)
-        self._show_looks()
-        self.opacity.changed.connect(self._on_looks)
-        self.colors.changed.connect(self._on_looks)
+        self._show_appearance()
+        self.opacity.changed.connect(self._on_appearance)
+        self.colors.changed.connect(self._on_appearance)
         app.settings.cleared.connect(self._on_cleared)
         self.refresh(app.session.reference)
 
@@ -131,23 +131,27 @@ class AttentionPanel(ui.Panel):
             # Before a run the boxes say what will be shown; a model may have fewer gates.
             box.enabled = not known or word in known
             shown = layers[word].visible if word in layers else False
-            ui.show(box, shown if known else word in self._maps.looks.shown)
+            ui.show(box, shown if known else word == self._maps.appearance.shown)
 
     def _add_box(self, word: str, text: str, tip: str) -> None:
         box = self.boxes[word] = ui.tick(text, tip)
-        box.changed.connect(lambda shown: self._maps.show(self._reference, word, shown))
+        box.changed.connect(lambda shown: self._show(word, shown))
 
-    def _on_looks(self) -> None:
-        self._maps.looks = replace(
-            self._maps.looks, opacity=round(self.opacity.value, 2), colormap=self.colors.value
+    def _show(self, word: str, shown: bool) -> None:
+        self._maps.show(self._reference, word, shown)
+        self.refresh(self._reference)
+
+    def _on_appearance(self) -> None:
+        self._maps.appearance = replace(
+            self._maps.appearance, opacity=round(self.opacity.value, 2), colormap=self.colors.value
         )
 
     def _on_cleared(self) -> None:
         if isalive(self):
-            self._show_looks()
-            self._on_looks()
+            self._show_appearance()
+            self._on_appearance()
             self.refresh(self._reference)
 
-    def _show_looks(self) -> None:
-        ui.show(self.opacity, self._maps.looks.opacity)
-        ui.offer(self.colors, [(name, name) for name in COLOR_MAPS], self._maps.looks.colormap)
+    def _show_appearance(self) -> None:
+        ui.show(self.opacity, self._maps.appearance.opacity)
+        ui.offer(self.colors, [(name, name) for name in COLOR_MAPS], self._maps.appearance.colormap)
