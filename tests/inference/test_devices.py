@@ -93,3 +93,18 @@ def test_half_precision_gives_the_same_mask(tiny_bundle):
     a, b = (net.predict_on_batch(x)["probability"] for net in (whole, half))
     assert b.dtype == np.float32
     np.testing.assert_allclose(a, b, atol=0.02)
+
+
+def test_what_a_network_saw_before_changes_no_bit():
+    import numpy as np
+
+    from napari_pancreas_seg.data.phantom import make_phantom
+    from napari_pancreas_seg.inference.loaded import LoadedModel
+    from napari_pancreas_seg.inference.segment import segment
+
+    volume = make_phantom(0).volume
+    fresh, used = LoadedModel("default", "cpu"), LoadedModel("default", "cpu")
+    for stop in (3, 5):
+        segment(volume, used, slices=(0, stop))
+    one, other = (segment(volume, model, slices=(40, 46)) for model in (fresh, used))
+    np.testing.assert_array_equal(one.probability.values, other.probability.values)

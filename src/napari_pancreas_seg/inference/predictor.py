@@ -46,6 +46,13 @@ class FramePredictor(keras.Model):
         self.highest = float(max(w[1] for w in windows))
         # XLA's convolutions are slow on a CPU; JAX has no other way.
         self.compile(jit_compile=keras.backend.backend() == "jax")
+        self._function: Any = None
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # Keras would trace shapes once more with sizes left open, after which bfloat16 gives
+            # other last digits: what comes out must not depend on the CTs before.
+            self._function = tf.function(self.call, autograph=False, reduce_retracing=False)
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Probability (B, height, width, classes) and ``attention_N`` (B, h, w) of slices.
@@ -75,7 +82,10 @@ class FramePredictor(keras.Model):
         shift: float = 0.0,
     ) -> dict[str, npt.NDArray[Any]]:
         """Run `call` compiled, from NumPy to NumPy."""
-        outputs: dict[str, npt.NDArray[Any]] = self.predict_on_batch(
-            {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
-        )
+        inputs = {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
+        outputs: dict[str, npt.NDArray[Any]]
+        if self._function is None:
+            outputs = self.predict_on_batch(inputs)
+        else:
+            outputs = {name: each.numpy() for name, each in self._function(inputs).items()}
         return outputs
