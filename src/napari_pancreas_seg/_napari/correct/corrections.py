@@ -61,18 +61,7 @@ DROP_KEYS = ("Escape",)
 class Proposal:
     """A correction that waits to be accepted or dropped.
 
-    Parameters
-    ----------
-    title : str
-        What it would do.
-    target : Target
-        The layer that it would change.
-    found : Corrected
-        The correction.
-    outline : Labels
-        The layer that shows it.
-    made_on : object
-        The model's mask that it was worked out on; with another one it would not fit.
+    `made_on` is the model's mask that it was worked out on: with another one it would not fit.
     """
 
     title: str
@@ -195,13 +184,7 @@ class Corrector(QObject):
         )
 
     def copy_slice(self, step: int) -> None:
-        """Copy the mask of a neighbouring slice into the one on screen.
-
-        Parameters
-        ----------
-        step : int
-            1: from the slice above, towards the head; -1: from the one below.
-        """
+        """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
         z = self._slice(self.target())
         where = "above" if step > 0 else "below"
         self._correct(
@@ -234,20 +217,7 @@ class Corrector(QObject):
         )
 
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
-        """Run the network on the slice on screen and propose what it finds there.
-
-        Parameters
-        ----------
-        model : str or Path
-            Name of a model or path of a bundle.
-        options : Options, optional
-            How to segment; the slice is chosen here, and not post-processed.
-
-        Raises
-        ------
-        PancreasSegError
-            If a run is under way, or there is no CT or no slice.
-        """
+        """Run the network on the slice on screen and propose what it finds, not post-processed."""
         session, target = self._session, self.target()
         ct = session.ct
         if ct is None:
@@ -325,13 +295,7 @@ class Corrector(QObject):
         return self._settings.get(name, DEFAULTS[name])
 
     def target(self) -> Target:
-        """Find what to correct: the mask that is chosen, else the labels layer that is active.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is none, or it cannot be corrected.
-        """
+        """Find what to correct: the mask that is chosen, else the labels layer that is active."""
         session, viewer = self._session, self._viewer()
         layer: Any = session.mask
         if layer is None or layer not in viewer.layers:

@@ -30,19 +30,7 @@ PREFIX = "napari-pancreas-seg"
 
 @dataclass(frozen=True)
 class Action:
-    """Something that a key does.
-
-    Parameters
-    ----------
-    name : str
-        Its name as a command.
-    title : str
-        What it does.
-    key : str
-        The key that it has until the user chooses another.
-    do : callable
-        Does it, in an app.
-    """
+    """Something that a key does, the one here until the user chooses another."""
 
     name: str
     title: str

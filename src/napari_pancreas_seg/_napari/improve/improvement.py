@@ -49,18 +49,9 @@ CLEARLY = 0.005
 
 @dataclass(frozen=True)
 class Improved:
-    """A model that has learnt from the user's cases.
+    """A model that has learnt from the user's cases, and the name or path of the former one.
 
-    Parameters
-    ----------
-    name : str
-        Its name among the user's own models.
-    former : str
-        Name or path of the model that it began as.
-    result : Mapping
-        What was told of it: see `napari_pancreas_seg.training.finetune.result.Finetuned.to_dict`.
-    kept : bool
-        Whether it is still there.
+    `result` is what `training.finetune.result.Finetuned.to_dict` gives.
     """
 
     name: str
@@ -110,24 +101,9 @@ class Improved:
 class Improvement(QObject):
     """Keeps the user's cases, and lets a model learn from them.
 
-    Attributes
-    ----------
-    folder : Path
-        Where the cases lie.
-    cases : list of Correction
-        The cases, by name.
-    working : str
-        What is being done to them, for people to read; empty if nothing is.
-    known : Correction or None
-        The case that the CT is already, while it is not yet said whether to replace its mask.
-    stage, share, seconds_left
-        How far the learning is, see `napari_pancreas_seg.training.finetune.run.FinetuneStep`.
-    improved : Improved or None
-        The last model that was made.
-
-    Notes
-    -----
-    ``changed`` is emitted whenever one of these changes; ``made`` when there is a new model.
+    ``changed``: the cases, what is being done to them (`working`, for people to read), `known` (the
+    case that the CT is already, until it is said whether to replace its mask), or how far the
+    learning is; ``made``: there is a new model, `improved`.
     """
 
     changed = Signal()
@@ -184,15 +160,7 @@ class Improvement(QObject):
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and the reviewed slices of its mask, in a thread.
 
-        Parameters
-        ----------
-        replace : bool
-            Whether to replace the mask if the CT is a case already; else `known` says so.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no CT, no mask, no reviewed slice, or mask and CT do not fit.
+        If the CT is a case already, its mask is replaced only if told; else `known` says so.
         """
         read, reviewed = self._reader(), self._review.reviewed
         labels = self._labels()
@@ -242,20 +210,7 @@ class Improvement(QObject):
         return self._child is not None
 
     def start(self, model: str, minutes: float) -> None:
-        """Let a model learn from the cases.
-
-        Parameters
-        ----------
-        model : str
-            Name or path.
-        minutes : float
-            How long.
-
-        Raises
-        ------
-        PancreasSegError
-            If one is learning already, there is no case, or the process cannot be started.
-        """
+        """Let a model learn from the cases."""
         if self.running:
             raise PancreasSegError("A model is learning already; cancel that or wait for its end.")
         if not self.cases:

@@ -139,12 +139,6 @@ def write_mask(
 
     The record has the same name, ending in ``.json``; there is none without a `result`, and no
     mean HU in it without `ct`, the data of the CT's layer.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file cannot be written, or exists and must not be replaced; always if what lies
-        where the record has to go is none.
     """
     path = Path(path)
     record = path.with_name(f"{io.stem(path)}.json")
