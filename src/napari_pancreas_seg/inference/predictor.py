@@ -46,13 +46,7 @@ class FramePredictor(keras.Model):
         self.highest = float(max(w[1] for w in windows))
         # XLA's convolutions are slow on a CPU; JAX has no other way.
         self.compile(jit_compile=keras.backend.backend() == "jax")
-        self._function: Any = None
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # Keras would trace shapes once more with sizes left open, after which bfloat16 gives
-            # other last digits: what comes out must not depend on the CTs before.
-            self._function = tf.function(self.call, autograph=False, reduce_retracing=False)
+        self._graphs: dict[tuple[Any, ...], Any] = {}
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Probability (B, height, width, classes) and ``attention_N`` (B, h, w) of slices.
@@ -83,9 +77,22 @@ class FramePredictor(keras.Model):
     ) -> dict[str, npt.NDArray[Any]]:
         """Run `call` compiled, from NumPy to NumPy."""
         inputs = {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
-        outputs: dict[str, npt.NDArray[Any]]
-        if self._function is None:
-            outputs = self.predict_on_batch(inputs)
-        else:
-            outputs = {name: each.numpy() for name, each in self._function(inputs).items()}
+        if keras.backend.backend() == "tensorflow":
+            return self._run_graph(inputs)
+        outputs: dict[str, npt.NDArray[Any]] = self.predict_on_batch(inputs)
         return outputs
+
+    def _run_graph(self, inputs: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        """Run one graph for each shape of the inputs.
+
+        Keras would trace a second shape with sizes left open, after which bfloat16 gives other
+        last digits: what comes out must not depend on the CTs before.
+        """
+        import tensorflow as tf
+
+        tensors = {name: tf.convert_to_tensor(each) for name, each in inputs.items()}
+        key = tuple((each.dtype.name, *each.shape) for each in tensors.values())
+        if key not in self._graphs:
+            function = tf.function(self.call, autograph=False)
+            self._graphs[key] = function.get_concrete_function(tensors)
+        return {name: each.numpy() for name, each in self._graphs[key](tensors).items()}
