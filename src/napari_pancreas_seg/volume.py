@@ -132,13 +132,7 @@ class OnSourceGrid:
         return self.source.name
 
     def to_source_order(self, array: Array) -> Array:
-        """Bring an array (Z, Y, X) on this grid to the source's axis order and shape; a view.
-
-        Raises
-        ------
-        PancreasSegError
-            If the array does not have the grid's shape.
-        """
+        """Bring an array (Z, Y, X) on this grid to the source's axis order and shape; a view."""
         if array.shape != self.grid.shape:
             raise PancreasSegError(
                 f"An array of shape {array.shape} does not lie on the grid of this CT, "

@@ -24,7 +24,7 @@ _MOST_REDIRECTIONS = 6
 
 
 def cache_folder() -> Path:
-    """Folder for what is downloaded, and for models of the user's own."""
+    """What NAPARI_PANCREAS_SEG_CACHE names, else the user's cache folder for this program."""
     chosen = os.environ.get("NAPARI_PANCREAS_SEG_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -36,7 +36,12 @@ def cache_folder() -> Path:
 def download(
     url: str, sha256: str, target: Path, what: str, *, otherwise: str = "", timeout_s: float = 30.0
 ) -> Path:
-    """Download a file unless it is there already, whole or not at all."""
+    """Download a file unless it is there already, whole or not at all.
+
+    By pooch, with what it lacks: nothing but TLS, whatever redirects; a limit of the size; an end
+    to a server that is silent, or next to it, for `timeout_s`. `what` names the file in messages,
+    `otherwise` is a sentence on what to do without it.
+    """
     import pooch
     import requests
 

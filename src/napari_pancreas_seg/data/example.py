@@ -29,12 +29,6 @@ def example_ct_path(
     The CT comes from the reference files of TotalSegmentator (Wasserthal et al. 2023,
     doi:10.1148/ryai.230024; Apache-2.0): 3 mm voxels, no contrast agent, a small fatty
     pancreas. It is a hard case for a network trained on portal-venous CT.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no connection, the server does not have the file or sends another, or
-        the folder cannot be written. No partial file is left behind.
     """
     folder = cache_folder() / "example" if folder is None else Path(folder)
     return download(

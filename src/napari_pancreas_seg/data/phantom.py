@@ -50,19 +50,7 @@ def make_phantom(
     Anatomy, HU, fat, noise, source order and obliquity of the affine vary with the seed;
     the same arguments give the same voxels again.
 
-    Parameters
-    ----------
-    seed : int
-        Which body, at least 0. The demo shows seed 0.
-    spacing_mm : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    shape : tuple of int
-        Number of voxels along (z, y, x).
-
-    Returns
-    -------
-    Phantom
-        The CT, its true mask, and its other organs.
+    ``spacing_mm`` and ``shape`` are along (z, y, x).
 
     Raises
     ------
