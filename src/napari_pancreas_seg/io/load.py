@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def load_ct(ct: Any, *, series: str | int | None = None) -> CTVolume:
     """
     if isinstance(ct, CTVolume):
         return ct
-    if isinstance(ct, str | Path):
+    if isinstance(ct, str | os.PathLike):
         path = Path(ct)
         found, raw = _read(path, series)
         return check_ct(_ct(path, found, raw))
