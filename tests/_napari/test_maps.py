@@ -63,8 +63,10 @@ def test_the_gate_that_tells_most_is_measured_unless_the_card_says_it():
         PROBABILITY: gate(1.0, 0.0),
     }
     assert best_gate(maps, mask(), GRID, {}) == "attention 3"
-    assert best_gate(maps, mask(), GRID, {"attention": {"best_gate": 2}}) == "attention 2"
-    assert best_gate(maps, mask(), GRID, {"attention": {"best_gate": 9}}) == "attention 3"
+    rows = [{"gate": 2, "inside": 0.9, "tissue": 0.1}, {"gate": 1, "inside": 0.9, "tissue": 0.8}]
+    assert best_gate(maps, mask(), GRID, {"attention": rows}) == "attention 2"
+    unknown = [{"gate": 9, "inside": 0.9, "tissue": 0.1}, {"gate": 1}, "?", None]
+    assert best_gate(maps, mask(), GRID, {"attention": unknown}) == "attention 3"
     assert best_gate(maps, mask(), GRID, {"attention": "?"}) == "attention 3"
     assert best_gate({PROBABILITY: gate(1, 0)}, mask(), GRID, {}) == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -244,13 +245,19 @@ def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:
 
 def best_gate(maps: Mapping[str, ScalarMap], mask: Any, grid: Grid, card: Mapping[str, Any]) -> str:
     """The gate that tells most: as the card says, else as measured on a mask (Z, Y, X)."""
-    told = card.get("attention")
-    number = told.get("best_gate") if isinstance(told, Mapping) else None
-    if (word := f"attention {number}") in maps:
-        return word
     gates = sorted(word for word in maps if not word.startswith(PROBABILITY))
-    measured = {word: separation(maps[word], mask, grid) for word in gates}
-    return max(measured, key=lambda word: measured[word], default="")
+    told = {word: value for word, value in _told(card).items() if word in gates}
+    found = told or {word: separation(maps[word], mask, grid) for word in gates}
+    return max(found, key=lambda word: found[word], default="")
+
+
+def _told(card: Mapping[str, Any]) -> dict[str, float]:
+    """Mean coefficient in the gland minus in other tissue by gate, from what `evaluate` found."""
+    rows, told = card.get("attention"), {}
+    for row in rows if isinstance(rows, list) else []:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            told[f"attention {row['gate']}"] = float(row["inside"]) - float(row["tissue"])
+    return told
 
 
 def separation(gate: ScalarMap, mask: Any, grid: Grid) -> float:
