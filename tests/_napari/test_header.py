@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.ui import OneLine
+from napari_pancreas_seg._napari.widget.ui import OneLine, choice, offer
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton
@@ -208,6 +208,24 @@ def test_a_long_text_ends_in_dots_and_is_whole_in_its_tooltip(qtbot):
     assert QLabel.text(line).endswith("…")
     assert line.toolTip() == "A status that is much longer than the line\nand has two of them"
     assert line.height() == height
+
+
+def test_a_long_choice_ends_in_dots_too(qtbot):
+    field = choice("Which one.", empty="None of them yet")
+    qtbot.addWidget(field.native)
+    field.native.setFixedWidth(200)
+    field.native.show()
+    long = "a mask with a name that is much longer than there is room"
+    offer(field, [(f"{long} 1", 1), (f"{long} 2", 2), ("short", 3)])
+    pictures = []
+    for value in (1, 2, 3):
+        offer(field, [(f"{long} 1", 1), (f"{long} 2", 2), ("short", 3)], value)
+        pictures.append(field.native.grab().toImage())
+    assert pictures[0] == pictures[1] != pictures[2]
+    offer(field, [(f"{long} 1", 1)], 1)
+    assert field.native.toolTip() == f"{long} 1\nWhich one."
+    offer(field, [])
+    assert field.native.grab().toImage() not in pictures
 
 
 def test_the_window_and_the_plane_on_screen_are_marked(segmented, viewer):

@@ -223,7 +223,8 @@ def _texts(found: Measured | None) -> dict[str, str]:
     if found is None:
         return texts
     mask = found.mask
-    texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} slices"
+    plural = "slice" if mask["slices"] == 1 else "slices"
+    texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} {plural}"
     if found.classes:
         lines = [_class_text(name, each) for name, each in found.classes.items()]
         texts["classes"] = "\n".join(lines)

@@ -22,6 +22,9 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollBar,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QTabBar,
     QToolButton,
     QVBoxLayout,
@@ -122,6 +125,7 @@ def choice(tip: str = "", empty: str = "") -> ComboBox:
     box.setMinimumContentsLength(5)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     box.setPlaceholderText(empty)
+    box.installEventFilter(_Elider(box))
     box.setToolTip(tip)
     box.currentTextChanged.connect(lambda text: box.setToolTip(f"{text}\n{tip}".strip()))
     return field
@@ -219,6 +223,26 @@ def note_label(text: str = "") -> QLabel:
 GUARDED = (QAbstractSlider, QAbstractSpinBox, QComboBox, QTabBar)
 PASSING = (Qt.FocusReason.PopupFocusReason, Qt.FocusReason.ActiveWindowFocusReason)
 """A list that opens, or another window, takes the focus for a moment only."""
+
+
+class _Elider(QObject):
+    """Paints a combo box's long text with "…" at its end; Qt cuts through a letter."""
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Paint in place of the combo box."""
+        if event.type() != QEvent.Type.Paint or not isinstance(watched, QComboBox):
+            return False
+        option, style = QStyleOptionComboBox(), watched.style()
+        watched.initStyleOption(option)
+        control, part = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
+        room = style.subControlRect(control, option, part, watched).width() - 4
+        text, right = option.currentText, Qt.TextElideMode.ElideRight
+        text = text if watched.currentIndex() >= 0 else watched.placeholderText()
+        option.currentText = watched.fontMetrics().elidedText(text, right, room)
+        painter = QStylePainter(watched)
+        painter.drawComplexControl(control, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        return True
 
 
 class WheelGuard(QObject):
