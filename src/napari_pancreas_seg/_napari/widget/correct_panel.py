@@ -26,7 +26,7 @@ from napari_pancreas_seg._napari.correct.keys import (
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
-from napari_pancreas_seg._napari.widget.dialogs import KeysDialog
+from napari_pancreas_seg._napari.widget.dialogs import TextDialog, keys_html
 from napari_pancreas_seg._napari.widget.review_strip import (
     AREA,
     DOUBT,
@@ -111,15 +111,11 @@ class CorrectPanel(ui.Panel):
         self._make_painting()
         self._connect()
         self._show_tips()
-        self._show_state()
-
-    def refresh(self, reference: GridReference | None) -> None:
-        """Follow the mask that is chosen."""
-        self._show_state()
+        self.refresh()
 
     def show_keys(self) -> None:
         """Show the table of keys."""
-        KeysDialog(self).show()
+        TextDialog("Keys", keys_html(), self).show()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter accepts and Esc drops what is proposed, with the focus in the panel, too."""
@@ -189,8 +185,8 @@ class CorrectPanel(ui.Panel):
         corrector, review = self._app.corrector, self._app.review
         self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
         self.limit.changed.connect(lambda on: setattr(corrector, "limits_painting", on))
-        corrector.changed.connect(self._show_state)
-        self._session.mask_chosen.connect(self._show_state)
+        corrector.changed.connect(self.refresh)
+        self._session.mask_chosen.connect(self.refresh)
         review.changed.connect(self._show_slice)
         review.moved.connect(self._show_slice)
         action_manager.events.shortcut_changed.connect(self._show_tips)
@@ -218,9 +214,10 @@ class CorrectPanel(ui.Panel):
 
     def _pick(self) -> None:
         perform(Action("", "", "", lambda app: app.corrector.pick_piece()), self._app)
-        self._show_state()
+        self.refresh()
 
-    def _show_state(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Show what can be done with the chosen mask."""
         if not isalive(self):
             return
         corrector, mask = self._app.corrector, self._session.mask

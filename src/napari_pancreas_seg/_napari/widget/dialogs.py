@@ -8,49 +8,44 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QDialog,
-    QDialogButtonBox,
-    QHeaderView,
-    QTableWidget,
-    QTableWidgetItem,
-    QTextBrowser,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
 
-import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.correct.keys import keys_table
 
-__all__ = ["CardDialog", "KeysDialog", "card_html"]
+__all__ = ["TextDialog", "card_html", "keys_html"]
 
 NOT_CLINICAL = "For research only. Not for clinical use."
 
 
-class CardDialog(QDialog):
-    """Shows a card; other windows stay usable meanwhile.
+class TextDialog(QDialog):
+    """Shows a page of HTML; other windows stay usable meanwhile."""
 
-    Parameters
-    ----------
-    card : Mapping
-        The card of a bundle.
-    parent : QWidget
-        Over which it opens.
-    """
-
-    def __init__(self, card: Mapping[str, Any], parent: QWidget) -> None:
+    def __init__(self, title: str, page: str, parent: QWidget) -> None:
         super().__init__(parent)
-        self.setWindowTitle(f"Model: {card.get('name', 'without a name')}")
+        self.setWindowTitle(title)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.text = QTextBrowser()
         self.text.setOpenExternalLinks(True)
-        self.text.setHtml(card_html(card))
+        self.text.setHtml(page)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)
         column = QVBoxLayout(self)
         column.addWidget(self.text)
         column.addWidget(buttons)
-        self.resize(520, 560)
+        self.resize(520, 640)
+
+
+def keys_html() -> str:
+    """Every key and what it does, in groups; a key that the user has changed as it is now."""
+    rows = []
+    for group, keys in keys_table().items():
+        rows.append(f"<tr><td colspan=2><b>{group}</b></td></tr>")
+        rows += [
+            f"<tr><td>{html.escape(key)}&nbsp;&nbsp;</td><td>{html.escape(text)}</td></tr>"
+            for key, text in keys
+        ]
+    note = "After a click in the picture. Preferences › Shortcuts changes them."
+    return f"<p>{note}</p><table>{''.join(rows)}</table>"
 
 
 def card_html(card: Mapping[str, Any]) -> str:
@@ -123,42 +118,3 @@ def _frame(card: Mapping[str, Any]) -> str:
 def _hash(card: Mapping[str, Any]) -> str:
     digest = card.get("weights_sha256")
     return f"SHA-256 {digest}" if digest else ""
-
-
-class KeysDialog(QDialog):
-    """A table of keys and what they do."""
-
-    def __init__(self, parent: QWidget) -> None:
-        super().__init__(parent)
-        self.setWindowTitle("Keys")
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.table = QTableWidget(0, 2)
-        self.table.setHorizontalHeaderLabels(["Key", "What it does"])
-        for group, rows in keys_table().items():
-            self._add(group, "", bold=True)
-            for key, text in rows:
-                self._add(key, text)
-        self.table.verticalHeader().setVisible(False)
-        self.table.setShowGrid(False)
-        header = self.table.horizontalHeader()
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        self.table.resizeRowsToContents()
-        note = ui.note_label("After a click in the picture. Preferences › Shortcuts changes them.")
-        column = QVBoxLayout(self)
-        column.addWidget(self.table)
-        column.addWidget(note)
-        self.resize(520, 640)
-
-    def _add(self, *texts: str, bold: bool = False) -> None:
-        row = self.table.rowCount()
-        self.table.insertRow(row)
-        for column, text in enumerate(texts):
-            item = QTableWidgetItem(text)
-            item.setFlags(Qt.ItemFlag.ItemIsEnabled)
-            font = item.font()
-            font.setBold(bold)
-            item.setFont(font)
-            self.table.setItem(row, column, item)
-        if bold:
-            self.table.setSpan(row, 0, 1, 2)

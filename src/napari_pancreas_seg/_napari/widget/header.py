@@ -193,12 +193,8 @@ class RunPanel(ui.Panel):
         self.keep_button.clicked.connect(self._tell(SegmentationRun.keep))
         self.discard_button.clicked.connect(self._tell(SegmentationRun.discard))
         for signal in (app.runs.started, app.runs.changed, app.runs.finished):
-            signal.connect(self._show)
-        self._show()
-
-    def refresh(self, reference: GridReference | None) -> None:
-        """Follow the CT that is chosen."""
-        self._show()
+            signal.connect(self.refresh)
+        self.refresh()
 
     def _tell(self, what: Callable[[SegmentationRun], None]) -> Callable[[], None]:
         def tell() -> None:
@@ -207,7 +203,8 @@ class RunPanel(ui.Panel):
 
         return tell
 
-    def _show(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Show how far the run is, and what can be done."""
         if not isalive(self):
             return
         # A progress bar that can paints itself, and with it the whole window, at once.

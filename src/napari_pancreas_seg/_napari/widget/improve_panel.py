@@ -67,16 +67,12 @@ class ImprovePanel(ui.Panel):
         ui.show(self.keep, self._improvement.keeps_all)
         self.keep.changed.connect(self._on_keep)
         self._connect()
-        self._show()
+        self.refresh()
 
     def use_model(self, model: str) -> None:
         """Hear which model is chosen: that one would learn."""
         self._model = model
-        self._show()
-
-    def refresh(self, reference: GridReference | None) -> None:
-        """Follow the CT and the mask that are chosen."""
-        self._show()
+        self.refresh()
 
     def add_case(self) -> None:
         """Add the chosen CT and its mask to the user's cases."""
@@ -97,9 +93,9 @@ class ImprovePanel(ui.Panel):
             self.model_wanted.emit(improved.former if is_new else improved.name)
 
     def _connect(self) -> None:
-        self._improvement.changed.connect(self._show)
+        self._improvement.changed.connect(self.refresh)
         self._improvement.made.connect(self._on_made)
-        self._app.review.changed.connect(self._show)
+        self._app.review.changed.connect(self.refresh)
 
     def _on_keep(self, keeps: bool) -> None:
         self._improvement.keeps_all = keeps
@@ -115,7 +111,8 @@ class ImprovePanel(ui.Panel):
         if isalive(self) and improved is not None and improved.worth_using:
             self.model_wanted.emit(improved.name)
 
-    def _show(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Show what is known of the chosen mask, of the cases and of the learning."""
         if not isalive(self):
             return
         self._show_case()

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFileDialog
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg._napari.widget.dialogs import CardDialog
+from napari_pancreas_seg._napari.widget.dialogs import TextDialog, card_html
 from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["ModelPanel"]
@@ -117,7 +117,8 @@ class ModelPanel(ui.Panel):
         except PancreasSegError as error:
             report(error)
             return
-        CardDialog(card, self).show()
+        title = f"Model: {card.get('name', 'without a name')}"
+        TextDialog(title, card_html(card), self).show()
 
     def _try_file(self, path: Path) -> None:
         try:

@@ -115,7 +115,7 @@ class RecoveryPanel(ui.Panel):
         self.add(self.restore_button, self.discard_button)
         self.add(self.list_button)
         self.hide()  # until it has its place in the dock
-        self._autosave.offers_changed.connect(self._show)
+        self._autosave.offers_changed.connect(self.refresh)
 
     @property
     def offer(self) -> Unsaved | None:
@@ -123,10 +123,6 @@ class RecoveryPanel(ui.Panel):
         reference = self._session.reference
         offers = [] if reference is None else self._autosave.offers_for(reference)
         return offers[0] if offers else None
-
-    def refresh(self, reference: GridReference | None) -> None:
-        """Follow the CT that is chosen."""
-        self._show()
 
     def restore(self) -> None:
         """Add what was left behind to the viewer."""
@@ -140,7 +136,8 @@ class RecoveryPanel(ui.Panel):
         if offer is not None:
             self._autosave.discard(offer)
 
-    def _show(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Offer what was left behind of the chosen CT, and of others."""
         if not isalive(self):
             return
         offer = self.offer
