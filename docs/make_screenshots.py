@@ -119,12 +119,12 @@ class Window:
         place = canvas.mapTo(window, canvas.rect().topLeft())
         return place.x(), place.y(), place.x() + canvas.width(), place.y() + canvas.height()
 
-    def shoot(self, name: str) -> None:
-        """Take a picture of the whole window."""
+    def shoot(self, name: str, pause_ms: int = 800) -> None:
+        """Take a picture of the whole window, once what moves has come to rest."""
         # What napari has said meanwhile would hide the picture's corner.
         for notification in self.viewer.window._qt_window.findChildren(NapariQtNotification):
             notification.close()
-        QTest.qWait(800)
+        QTest.qWait(pause_ms)
         pixels = self.viewer.window.screenshot(canvas_only=False, flash=False)
         save_small(Image.fromarray(pixels), self.folder / f"{name}.png")
 
@@ -142,7 +142,7 @@ class Window:
         if pictured_at is not None:
             run = self.app.runs.latest
             wait_until(lambda: run.done >= pictured_at * run.total > 0)
-            self.shoot("running")
+            self.shoot("running", pause_ms=0)
         wait_until(lambda: not self.app.runs.running)
         wait_until(lambda: self.app.review.facts is not None)
         return self.app.session.mask
@@ -162,7 +162,7 @@ def picture_a_run(window: Window) -> None:
     """Picture a run on its way, its mask with another threshold, and its attention."""
     dock, app = window.dock, window.app
     wait_until(lambda: bool(app.network.devices))  # the network is warm
-    mask = window.run(pictured_at=0.3)
+    mask = window.run(pictured_at=0.1)
     window.show_largest_slice()
     window.show_attention(False)
     dock.options_panel.threshold.value = 0.35
