@@ -127,7 +127,7 @@ def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
         If the file cannot be read or is damaged.
     """
     path = Path(path)
-    if path.is_file() and dicom.is_segmentation(path):
+    if _format(path) is None and dicom.is_segmentation(path):
         return Sniffed("mask", _mask(path, "dicom", read_segmentation(path)), "")
     found, raw = _read(path, series)
     if raw.is_map:
@@ -171,9 +171,9 @@ def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], Volume]:
         If the file cannot be read or does not hold labels.
     """
     path = Path(path)
+    known = _format(path)
     if path.is_dir():
         raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")
-    known = _format(path)
     found, raw = (
         ("dicom", read_segmentation(path)) if known is None else (known.name, known.read(path))
     )
