@@ -239,6 +239,7 @@ def test_the_window_and_the_plane_on_screen_are_marked(segmented, viewer):
     assert marked(panel.planes) == ["coronal"], "a second click unmarks nothing"
     ct.contrast_limits = (0, 80)
     assert marked(panel.presets) == []
+    segmented.app.maps.show(segmented.app.session.reference, "", False)  # napari warns of outlines
     viewer.dims.ndisplay = 3
     assert marked(panel.planes) == []
 
