@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from compare import lever_entry
-from napari_pancreas_seg.inference.frame import FrameSpec, place_frame
+from napari_pancreas_seg.inference.body import place_frame
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.inference.segment import LoadedModel
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout

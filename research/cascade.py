@@ -26,7 +26,8 @@ import numpy as np
 from scipy import ndimage
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around, place_frame
+from napari_pancreas_seg.inference.body import place_frame
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import load_bundle

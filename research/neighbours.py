@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import place_frame
+from napari_pancreas_seg.inference.body import place_frame
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.attention_unet import Architecture

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.body import contrast_shift, look_at, place_frame
 from napari_pancreas_seg.inference.frame import (
     Frame,
     FrameSpec,
-    body_centre,
-    contrast_shift,
-    place_frame,
     resampling_matrix,
 )
 from napari_pancreas_seg.volume import Grid
@@ -55,7 +53,7 @@ def test_the_body_is_found_at_any_spacing(scale):
     hu, spacing = body()
     n = round(1 / scale) if scale < 0.7 else 1
     hu = np.repeat(np.repeat(hu, n, 1), n, 2)
-    y, x = body_centre(hu, (5.0, spacing[1] / n, spacing[2] / n))
+    y, x = look_at(hu, (5.0, spacing[1] / n, spacing[2] / n)).centre
     assert (y + 0.5) / n == pytest.approx(130.5, abs=4)
     assert (x + 0.5) / n == pytest.approx(150.5, abs=4)
 
@@ -100,5 +98,7 @@ def test_dark_tissue_is_brightened(tissue, shift):
     rng = np.random.default_rng(0)
     hu = np.full((4, 60, 60), -1000)
     hu[:, 10:50, 10:50] = rng.normal(tissue, 10, (4, 40, 40))
-    assert contrast_shift(hu.astype(np.int16)) == pytest.approx(shift, abs=5)
-    assert contrast_shift(np.clip(hu, 0, 255).astype(np.int16)) == 0
+    assert contrast_shift(hu.astype(np.int16), (5.0, 3.0, 3.0)) == pytest.approx(shift, abs=5)
+    assert contrast_shift(
+        np.clip(hu, -160, 240).astype(np.int16), (5.0, 3.0, 3.0)
+    ) == pytest.approx(shift, abs=5)

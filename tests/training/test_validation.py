@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.data.phantom import make_phantom
-from napari_pancreas_seg.inference.frame import FrameSpec, place_frame
+from napari_pancreas_seg.inference.body import place_frame
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.fit.presets import PRESETS
 from napari_pancreas_seg.training.fit.recipe import TrainSettings

@@ -10,7 +10,7 @@ import typer
 from typer import Argument
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import AsJson, Series
+from napari_pancreas_seg.cli.options import AsJson, Force, Series
 from napari_pancreas_seg.cli.terminal import print_json, quiet, say
 from napari_pancreas_seg.errors import why_failed
 
@@ -27,6 +27,7 @@ def check(
         list[Path], Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series.")
     ],
     series: Series = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what files are, and what may be wrong with them.
@@ -39,7 +40,7 @@ def check(
     for path in files:
         with quiet():
             try:
-                found.append(inspect(path, series=series))
+                found.append(inspect(path, series=series, force=force))
             except Exception as error:  # of one file: what is known of the others stays
                 logger.debug("a file failed", exc_info=error)
                 problem = why_failed(path.name, error)

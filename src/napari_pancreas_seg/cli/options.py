@@ -91,6 +91,13 @@ Series = Annotated[
         metavar="NUMBER_OR_UID", help="Which series to take if a DICOM folder holds several CTs."
     ),
 ]
+Force = Annotated[
+    bool,
+    Option(
+        "--force",
+        help="Take the values for Hounsfield units, even if they do not look like a CT's.",
+    ),
+]
 Threshold = Annotated[
     float | None,
     Option(

@@ -13,6 +13,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import (
     Device,
+    Force,
     MintUids,
     Model,
     NoPostprocess,
@@ -102,6 +103,7 @@ def segment(
         ),
     ] = None,
     series: Series = None,
+    force: Force = False,
     mint_uids: MintUids = False,
     workers: Annotated[
         int | None,
@@ -158,7 +160,7 @@ def segment(
         every_slice=every_slice,
         slices=_slice_range(slices),
     )
-    cases = plan(find_inputs(asked), output, format, series)
+    cases = plan(find_inputs(asked), output, format, series, force)
     in_folder = any(case.mask != output for case in cases)
     wanted = OutputOptions(attention, probability, overwrite, mint_uids, resume=in_folder)
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:

@@ -64,7 +64,8 @@ class Case:
     """A CT to segment, where its files go, and which DICOM series it is of several.
 
     `maps` is the start of the names of the probability and attention files beside the mask,
-    `shown` the name of the case in messages and tables, if it is not the CT's.
+    `shown` the name of the case in messages and tables, if it is not the CT's. With `force`, its
+    values are taken for Hounsfield units in any case.
     """
 
     source: Path
@@ -72,6 +73,7 @@ class Case:
     maps: str
     series: str | None = None
     shown: str = ""
+    force: bool = False
 
     @property
     def name(self) -> str:
@@ -140,6 +142,7 @@ def plan(
     output: str | Path,
     suffix: str | None = None,
     series: str | None = None,
+    force: bool = False,
 ) -> list[Case]:
     """Decide where everything goes, before any work is done.
 
@@ -166,7 +169,7 @@ def plan(
     for source, name in inputs.items():
         mask = output if is_file else output / f"{name}_mask{suffix or '.nii.gz'}"
         shown = source.name if is_file or name == stem(source) else name
-        cases.append(Case(source, mask, stem(output) if is_file else name, series, shown))
+        cases.append(Case(source, mask, stem(output) if is_file else name, series, shown, force))
     seen: dict[str, Path] = {}
     for case in cases:
         other = seen.setdefault(case.mask.name.lower(), case.source)

@@ -145,7 +145,7 @@ class CaseSegmenter:
         if work.result is not None:
             return
         stamp = source_stamp(case.source, case.series)  # before reading: later changes tell
-        volume = load_ct(case.source, series=case.series)
+        volume = load_ct(case.source, series=case.series, force=case.force)
         if previous is not None and previous.difference is None:
             if previous.is_of(volume):
                 work.finish(self.done_before(previous))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.frame import Canvas, FrameSpec, frame_around
+from napari_pancreas_seg.inference.frame import FrameCrop, FrameSpec, frame_around
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
@@ -77,7 +77,7 @@ class LoadedModel:
         options = options or Options(first_slice=0)
         _, height, width = volume.grid.shape
         centre = (height / 2, width / 2)
-        canvas = Canvas(frame_around(centre, (height, width), volume.spacing, self.frame))
+        canvas = FrameCrop(frame_around(centre, (height, width), volume.spacing, self.frame))
         part = options.region(volume.grid.shape)[0]
         sizes = {min(options.batch_size or self.device.batch_size, part.stop - part.start)}
         if options.first_slice is not None:
@@ -85,8 +85,8 @@ class LoadedModel:
         for size in sizes:
             self.predict(np.zeros((size, *canvas.shape), np.int16), canvas, 0)
 
-    def predict(self, hu: Array, canvas: Canvas, shift: int) -> dict[str, Array]:
-        """Run the network on slices that `Canvas.cut` gave, int16, with so many HU added.
+    def predict(self, hu: Array, canvas: FrameCrop, shift: int) -> dict[str, Array]:
+        """Run the network on slices that `FrameCrop.cut` gave, int16, with so many HU added.
 
         Returns
         -------

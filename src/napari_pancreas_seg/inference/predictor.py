@@ -52,8 +52,8 @@ class FramePredictor(keras.Model):
         """Probability (B, height, width, classes) and ``attention_N`` (B, h, w) of slices.
 
         Inputs are ``hu`` (B, Y, X), int16 or float32; ``rows`` (height, Y) and ``columns``
-        (width, X), the matrices of a `Canvas` or of `Frame.into`; and ``shift``, HU to add before
-        clipping.
+        (width, X), the matrices of a `FrameCrop` or of `Frame.into`; and ``shift``, HU to add
+        before clipping.
         """
         hu = ops.cast(inputs["hu"], "float32") + inputs["shift"]
         # Clip before resampling: otherwise metal and air bleed into their surroundings.

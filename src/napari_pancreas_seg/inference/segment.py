@@ -19,19 +19,12 @@ import numpy.typing as npt
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
-from napari_pancreas_seg.inference.frame import (
-    Canvas,
-    Frame,
-    FrameSpec,
-    body_centre,
-    contrast_shift,
-    frame_around,
-)
-from napari_pancreas_seg.inference.landmarks import plausible_slices
+from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec, frame_around
 from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import MapArrays, foreground
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.inference.result import FoundSlices, Progress, Segmentation, exhaust
+from napari_pancreas_seg.inference.scan import ScanContext, about_nothing_found
 from napari_pancreas_seg.inference.schedule import Schedule, SliceGrid, choose_slice_grid
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.model.bundle import load_card
@@ -41,7 +34,7 @@ if TYPE_CHECKING:
     import nibabel
     import SimpleITK
 
-__all__ = ["LoadedModel", "ScanContext", "iter_segment", "segment"]
+__all__ = ["LoadedModel", "iter_segment", "segment"]
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.intp]
@@ -158,6 +151,7 @@ def iter_segment(
     done = 0
     for rows, outputs in _Batches(volume, loaded, plan, context, options).run(clock):
         with clock("keeping results"):
+            outputs["probability"] = plan.frame.not_mirrored(outputs["probability"])
             maps.store(rows, outputs)
             done += len(rows)
             found = _found(rows, outputs, maps, plan) if stream else None
@@ -171,11 +165,15 @@ def iter_segment(
             plan.slice_grid,
             volume.spacing,
             plan.threshold,
-            context.plausible if options.postprocess else None,
+            context.body.plausible if options.postprocess else None,
             plan.region,
             plan.classes,
         )
         expected = expected_dice(maps.probability, plan.threshold, loaded.card)
+    notes = volume.notes + context.notes
+    if not mask.any():
+        highest = float(np.nanmax(maps.probability, initial=0.0))
+        notes += (about_nothing_found(context, highest, plan.threshold),)
     return Segmentation(
         mask=mask,
         probability=maps.whole("probability"),
@@ -185,34 +183,12 @@ def iter_segment(
         model=loaded.card,
         seconds=clock.seconds,
         options=options,
-        notes=volume.notes + _about_contrast(context.shift),
+        notes=tuple(dict.fromkeys(notes)),
         expected_dice=expected[plan.slice_grid.nearest()],
-        plausible=context.plausible,
+        plausible=context.body.plausible,
         probabilities=maps.by_class,
         ct=volume,
     )
-
-
-@dataclass(frozen=True)
-class ScanContext:
-    """What must be known of a CT before its slices can be segmented.
-
-    `centre` is the (y, x) index of the body's centre, `shift` is HU to add (see
-    `contrast_shift`), `plausible` (Z,) tells slices in which a pancreas can lie.
-    """
-
-    centre: tuple[float, float]
-    shift: int
-    plausible: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, volume: CTVolume) -> ScanContext:
-        """Look at a CT; PancreasSegError if no slice holds any soft tissue."""
-        return cls(
-            body_centre(volume.hu, volume.spacing),
-            contrast_shift(volume.hu),
-            plausible_slices(volume.hu, volume.spacing),
-        )
 
 
 @dataclass(frozen=True)
@@ -236,14 +212,20 @@ class _Plan:
         slice_grid = choose_slice_grid(len(volume.hu), spacing_z, part, first, options.every_slice)
         # Other organs lie where no pancreas can, and several do not lie in one stretch.
         gland = classes.only_gland
-        likely = context.plausible if options.postprocess and gland else None
+        likely = context.body.plausible if options.postprocess and gland else None
         every_row = options.every_slice or not gland
         spec = FrameSpec.from_dict(card["frame"])
         return cls(
             region,
             slice_grid,
             Schedule(slice_grid, spacing_z, part, first, likely, every_row),
-            frame_around(context.centre, volume.grid.shape[1:], volume.spacing, spec),
+            frame_around(
+                context.body.centre,
+                volume.grid.shape[1:],
+                volume.spacing,
+                spec,
+                context.body.edges,
+            ),
             float(card["threshold"]) if options.threshold is None else options.threshold,
             classes,
         )
@@ -261,16 +243,6 @@ def _found(rows: Rows, outputs: dict[str, Array], maps: MapArrays, plan: _Plan) 
     z = np.flatnonzero(nearest >= 0)
     z = z[np.argsort(nearest[z], kind="stable")]
     return FoundSlices(plan.region[0].start + z, mask[nearest[z]], maps.part(rows), rows)
-
-
-def _about_contrast(shift: int) -> tuple[str, ...]:
-    """A warning on a CT that is not portal-venous."""
-    if not shift:
-        return ()
-    return (
-        f"The soft tissue is darker than in portal-venous CT, so the network was shown values "
-        f"{shift} HU higher; without contrast agent the mask is less reliable.",
-    )
 
 
 _Running = tuple[Rows, int, "Future[dict[str, Array]]"]
@@ -291,9 +263,9 @@ class _Batches:
         context: ScanContext,
         options: Options,
     ) -> None:
-        self._volume, self._loaded, self._shift = volume, loaded, context.shift
+        self._volume, self._loaded, self._body = volume, loaded, context.body
         self._schedule, self._slice_grid = plan.schedule, plan.slice_grid
-        self._canvas = Canvas(plan.frame)
+        self._crop = FrameCrop(plan.frame)
         # Half the threshold: a person may lower it, and the mask's end must have been seen.
         self._faintest = 0.5 * min(float(loaded.card["threshold"]), plan.threshold)
         self._size = min(options.batch_size or loaded.device.batch_size, plan.schedule.total)
@@ -309,9 +281,10 @@ class _Batches:
                 rows, ahead = self._schedule.take(size), None
                 if len(rows):
                     with clock("cutting out slices"):
-                        hu = self._canvas.cut(self._volume.hu, self._slice_grid.z[rows], size)
+                        z, shown = self._slice_grid.z[rows], self._body.shown
+                        hu = self._crop.cut(self._volume.hu, z, size, shown)
                     compute = self._loaded.predict
-                    ahead = rows, size, thread.submit(compute, hu, self._canvas, self._shift)
+                    ahead = rows, size, thread.submit(compute, hu, self._crop, self._body.shift)
                 if running is not None:
                     with clock("network"):
                         outputs = self._result(running)

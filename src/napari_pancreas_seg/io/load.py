@@ -77,7 +77,7 @@ class Sniffed(NamedTuple):
     type_name: str  # of the numbers in the file; empty if that does not say much, as with DICOM
 
 
-def load_ct(ct: Any, *, series: str | int | None = None) -> CTVolume:
+def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) -> CTVolume:
     """Load a CT from a file or a folder, or take it from an image in memory.
 
     Parameters
@@ -91,6 +91,8 @@ def load_ct(ct: Any, *, series: str | int | None = None) -> CTVolume:
     series : str or int, optional
         Which series of several in one DICOM folder: its number, its UID, or its place in the
         list (``"#2"``) that the refusal gives. Not needed where one of them is a CT volume.
+    force : bool
+        Take the values for Hounsfield units, even if they do not look like it.
 
     Returns
     -------
@@ -108,11 +110,11 @@ def load_ct(ct: Any, *, series: str | int | None = None) -> CTVolume:
     if isinstance(ct, str | os.PathLike):
         path = Path(ct)
         found, raw = _read(path, series)
-        return check_ct(_ct(path, found, raw))
+        return check_ct(_ct(path, found, raw), force=force)
     found, name, raw = read_image(ct)
     if series is not None:
         raise PancreasSegError("An image in memory has no series to choose; leave series out.")
-    return check_ct(_ct(None, found, raw, name))
+    return check_ct(_ct(None, found, raw, name), force=force)
 
 
 def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
@@ -137,11 +139,11 @@ def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
     return Sniffed("CT", _ct(path, found, raw), raw.type_name)
 
 
-def check_ct(volume: CTVolume) -> CTVolume:
+def check_ct(volume: CTVolume, *, force: bool = False) -> CTVolume:
     """Take a volume from `sniff` for a CT, with its values in HU, which may overwrite them."""
     path = volume.source.path
     subject = f"'{path.name}'" if path else f"The image '{volume.name}'"
-    hu, more = to_hounsfield(volume.hu, subject, reuse=True)
+    hu, more = to_hounsfield(volume.hu, subject, reuse=True, force=force)
     notes = volume.notes + more
     for note in notes:
         logger.info("%s", note)

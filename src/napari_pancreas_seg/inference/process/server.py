@@ -20,7 +20,7 @@ from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.loaded import LoadedModel
-    from napari_pancreas_seg.inference.segment import ScanContext
+    from napari_pancreas_seg.inference.scan import ScanContext
 
 __all__ = ["main", "serve"]
 
@@ -147,7 +147,7 @@ class _Network:
             loaded.warm_up(volume, options)
 
     def look_at(self, volume: CTVolume) -> ScanContext:
-        from napari_pancreas_seg.inference.segment import ScanContext
+        from napari_pancreas_seg.inference.scan import ScanContext
 
         if self._seen is None or self._seen[0] is not volume:
             self._seen = None

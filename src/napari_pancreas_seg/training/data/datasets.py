@@ -15,15 +15,10 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import (
-    SOFT_TISSUE_HU,
-    Frame,
-    FrameSpec,
-    contrast_shift,
-    evenly_spread,
-    place_frame,
-)
+from napari_pancreas_seg.inference.body import SOFT_TISSUE_HU, look_at, place_frame
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.io import load_ct
+from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.cache import (
     CachedRows,
     Rows,
@@ -323,11 +318,12 @@ def cut_out(
     Returns slices (n, H, W) and the share of each pixel that has each value, (n, H, W, C).
     """
     rows, columns = frame.into()
-    shift = contrast_shift(volume.hu)
+    body = look_at(volume.hu, volume.spacing)
     hu = np.empty((len(chosen), frame.spec.height, frame.spec.width), np.uint8)
     target = np.zeros((*hu.shape, len(values)), np.uint8)
     for i, z in enumerate(chosen):
-        clipped = np.clip(volume.hu[z].astype(np.float32) + shift, *SOFT_TISSUE_HU)
+        seen = body.shown(volume.hu[z : z + 1])[0].astype(np.float32)
+        clipped = np.clip(seen + body.shift, *SOFT_TISSUE_HU)
         hu[i] = np.rint(rows @ clipped @ columns.T)
         if not np.isin(mask[z], values).any():
             continue

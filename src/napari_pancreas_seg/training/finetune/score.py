@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from napari_pancreas_seg.inference.frame import evenly_spread, resampling_matrix
+from napari_pancreas_seg.inference.frame import resampling_matrix
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.probabilities import tempered
+from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 from napari_pancreas_seg.training.fit.recipe import TrainSettings

@@ -11,13 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import (
-    Frame,
-    contrast_shift,
-    evenly_spread,
-    place_frame,
-)
+from napari_pancreas_seg.inference.body import look_at, place_frame
+from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.predictor import windowed
+from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.layouts import LabelledCase
 from napari_pancreas_seg.training.data.layouts.cases import BadCases
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
@@ -108,13 +105,14 @@ class HeldBack:
         """Slices of a case, cut out of the CT as inference does."""
         volume, labels = case.load()
         frame = place_frame(volume.hu, volume.spacing, self.settings.frame)
-        shift = contrast_shift(volume.hu)
+        body = look_at(volume.hu, volume.spacing)
         windows = self.settings.windows
         low, high = min(w[0] for w in windows), max(w[1] for w in windows)
         rows, columns = frame.into()
         held = []
         for z in self._chosen(case, labels, most):
-            clipped = np.clip(volume.hu[z].astype(np.float32) + shift, low, high) - low
+            seen = body.shown(volume.hu[z : z + 1])[0].astype(np.float32)
+            clipped = np.clip(seen + body.shift, low, high) - low
             hu = np.asarray(rows @ clipped @ columns.T + low, np.float32)[..., None]
             name = case.name if len(labels) == 1 else f"{case.name} slice {z}"
             held.append(_HeldSlice(case.patient, name, hu, labels[z : z + 1].copy(), frame))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import contrast_shift
+from napari_pancreas_seg.inference.body import contrast_shift
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 __all__ = ["Overlap", "flip_overlaps", "name_flips", "turn_onto"]
@@ -55,7 +55,8 @@ def flip_overlaps(volume: CTVolume, mask: Labels) -> list[Overlap]:
     chosen = np.arange(box[0].start, box[0].stop, step)
     inside = mask[chosen][:, padded[1], padded[2]] > 0
     rim = _grown(inside, far) & ~_grown(inside, near)
-    low, high = (limit - contrast_shift(volume.hu) for limit in GLAND_HU)
+    shift = contrast_shift(volume.hu, volume.spacing)
+    low, high = (limit - shift for limit in GLAND_HU)
     scores = []
     for flips in FLIPS:
         if flips[0] and len(mask) == 1:

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import body_centre
-from napari_pancreas_seg.inference.landmarks import plausible_slices
+from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
@@ -137,7 +136,7 @@ def _flips(volume: CTVolume, mask: Labels) -> Iterator[str]:
 def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
     """Whether the gland lies where a patient has it: else CT and mask are turned together."""
     try:
-        centre = body_centre(volume.hu, volume.spacing)
+        body = look_at(volume.hu, volume.spacing)
     except PancreasSegError:
         return
     box = bounding_box(mask)
@@ -149,7 +148,7 @@ def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
     ]
     back, left = (
         (middle - body) * step
-        for middle, body, step in zip(middles, centre, volume.spacing[1:], strict=True)
+        for middle, body, step in zip(middles, body.centre, volume.spacing[1:], strict=True)
     )
     if back > MISPLACED_MM:
         yield (
@@ -162,7 +161,7 @@ def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
             "its mask may be mirrored (left and right exchanged)."
         )
     counts = np.count_nonzero(mask, axis=(1, 2))
-    if counts[~plausible_slices(volume.hu, volume.spacing)].sum() > counts.sum() / 2:
+    if counts[~body.plausible].sum() > counts.sum() / 2:
         yield (
             "The gland lies farther from the lower end of the lungs than it can: the CT with its "
             "mask may be upside down (head and feet exchanged)."
