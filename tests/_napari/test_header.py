@@ -240,6 +240,7 @@ def test_the_window_and_the_plane_on_screen_are_marked(segmented, viewer):
     ct.contrast_limits = (0, 80)
     assert marked(panel.presets) == []
     segmented.app.maps.show(segmented.app.session.reference, "", False)  # napari warns of outlines
+    segmented.app.session.mask.contour = 0  # napari warns of outlines in 3-D
     viewer.dims.ndisplay = 3
     assert marked(panel.planes) == []
 

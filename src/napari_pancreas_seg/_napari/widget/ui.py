@@ -140,6 +140,8 @@ def offer(field: ComboBox, choices: Sequence[tuple[str, Any]], value: Any = None
             field.value = value
         else:
             field.native.setCurrentIndex(-1)
+    # magicgui fills it in silence, and the tooltip names what is chosen.
+    field.native.currentTextChanged.emit(field.native.currentText())
 
 
 def tick(text: str, tip: str = "") -> CheckBox:
