@@ -183,6 +183,7 @@ class Improvement(QObject):
         def done(outcome: tuple[bool, Correction]) -> None:
             added, case = outcome
             self.working, self.known = "", None if added else case
+            self.changed.emit()  # the list comes later
             self.list_again()
 
         self.working, self.known = "Adding the case…", None
