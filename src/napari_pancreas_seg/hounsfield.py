@@ -11,7 +11,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.units import read_units
 
-__all__ = ["AIR_HU", "Scaled", "scale", "scale_ct", "to_hounsfield"]
+__all__ = ["AIR_HU", "NotHounsfieldError", "Scaled", "scale", "scale_ct", "to_hounsfield"]
 
 Array = npt.NDArray[Any]
 
@@ -168,6 +168,10 @@ def _integers_that_fit(slab: Array) -> bool:
     )
 
 
+class NotHounsfieldError(PancreasSegError):
+    """These values do not look like Hounsfield units; a person may know better (`force`)."""
+
+
 def to_hounsfield(
     values: Array, subject: str, *, reuse: bool = False, force: bool = False
 ) -> tuple[Array, tuple[str, ...]]:
@@ -186,14 +190,14 @@ def to_hounsfield(
 
     Raises
     ------
-    PancreasSegError
+    NotHounsfieldError
         If they cannot be Hounsfield units.
     """
     try:
         slope, shift, notes = read_units(values)
     except PancreasSegError as error:
         if not force:
-            raise PancreasSegError(f"{subject} {error}.") from None
+            raise NotHounsfieldError(f"{subject} {error}.") from None
         return values, (f"Taken for a CT in Hounsfield units as asked, although it {error}.",)
     if slope != 1:
         converted = np.rint(values.astype(np.float32) * np.float32(slope) + np.float32(shift))

@@ -43,7 +43,8 @@ class GridReference:
 
     `orientation` (3, 2) is nibabel's, from the layer's axis order to display order, in which
     layers that we open are already. `kind` is ``"ct"``, ``"mask"``, ``"map"``, ``"picture"`` or
-    `OUTLINE`; `id` is the same for a CT and everything found in it.
+    `OUTLINE`; `id` is the same for a CT and everything found in it. `forced`: a person said that
+    the values are Hounsfield units although they do not look like it.
     """
 
     grid: Grid
@@ -52,6 +53,7 @@ class GridReference:
     orientation: Array = field(default_factory=lambda: IN_DISPLAY_ORDER)
     kind: str = "ct"
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    forced: bool = False
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
