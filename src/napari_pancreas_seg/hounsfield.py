@@ -11,8 +11,6 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.units import read_units
 
-__all__ = ["AIR_HU", "NotHounsfieldError", "Scaled", "scale", "scale_ct", "to_hounsfield"]
-
 Array = npt.NDArray[Any]
 
 AIR_HU = -1024

@@ -8,16 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "comb_width",
-    "constant_values",
-    "cut_off_below",
-    "evenly_spread",
-    "filled",
-    "peaks",
-    "soft_tissue",
-]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 

@@ -18,8 +18,6 @@ from napari_pancreas_seg.tissue import (
     soft_tissue,
 )
 
-__all__ = ["Units", "read_units"]
-
 Array = npt.NDArray[Any]
 
 OFFSETS = (1000, 1024, 2000, 2048, 4096, 8192, 32768, -1000, -1024)

@@ -19,8 +19,6 @@ from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 
-__all__ = ["CTVolume", "Grid", "OnSourceGrid", "Source", "Volume", "bounding_box", "stretches"]
-
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 

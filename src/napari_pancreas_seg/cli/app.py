@@ -16,8 +16,6 @@ from typer.core import TyperCommand
 
 from napari_pancreas_seg.cli.terminal import guarded
 
-__all__ = ["command", "command_of", "group", "main"]
-
 _KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH", "list": "PATH"}
 """What help calls the kinds of values."""
 

@@ -22,14 +22,6 @@ from napari_pancreas_seg.io.dicom.files import is_dicom_file
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.io.files import check_folder, explain_os_error
 
-__all__ = [
-    "TABLE",
-    "Case",
-    "find_inputs",
-    "is_ours",
-    "plan",
-]
-
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 

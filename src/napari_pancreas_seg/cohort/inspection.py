@@ -14,8 +14,6 @@ from napari_pancreas_seg.inference.body import FAT_HIDDEN_HU, look_at
 from napari_pancreas_seg.inference.scan import THICK_MM, warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
-__all__ = ["inspect", "suspicions"]
-
 Array = npt.NDArray[Any]
 Findings = dict[str, Any]
 

@@ -28,14 +28,6 @@ from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "OutputOptions",
-    "PreviousResult",
-    "check_free",
-    "find_previous",
-    "source_stamp",
-]
-
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that do not change the mask."""
 

@@ -35,7 +35,6 @@ from napari_pancreas_seg.volume import CTVolume
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-__all__ = ["CaseInWork", "CaseResult", "CaseSegmenter", "failure"]
 
 logger = logging.getLogger(__name__)
 

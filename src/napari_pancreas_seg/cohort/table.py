@@ -19,8 +19,6 @@ from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
 
-__all__ = ["COLUMNS", "CohortTable"]
-
 COLUMNS = (
     "case",
     "mask",

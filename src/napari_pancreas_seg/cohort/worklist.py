@@ -15,8 +15,6 @@ from napari_pancreas_seg.cohort.cases import find_inputs, plan
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 
-__all__ = ["Status", "Worklist", "WorklistCase"]
-
 logger = logging.getLogger(__name__)
 
 _VERSION = 1

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import interpolate, sparse
 
-__all__ = ["FAR_MM", "Box", "Canvas", "FloatArray", "smooth_path"]
-
 FloatArray = npt.NDArray[np.floating[Any]]
 Vector = Sequence[float] | FloatArray
 Box = tuple[slice, slice, slice]

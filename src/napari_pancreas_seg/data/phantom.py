@@ -18,8 +18,6 @@ from napari_pancreas_seg.data.canvas import Canvas
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["Phantom", "make_phantom"]
-
 DEFAULT_SHAPE = (84, 224, 288)
 DEFAULT_SPACING_MM = (3.0, 1.25, 1.25)
 

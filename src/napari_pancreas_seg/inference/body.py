@@ -25,8 +25,6 @@ from napari_pancreas_seg.inference.frame import (
 from napari_pancreas_seg.tissue import constant_values, cut_off_below, evenly_spread, filled
 from napari_pancreas_seg.volume import stretches
 
-__all__ = ["Body", "contrast_shift", "look_at", "place_frame", "plausible_slices"]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]

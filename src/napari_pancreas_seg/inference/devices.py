@@ -15,8 +15,6 @@ import keras
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["Device", "choose_device", "list_devices"]
-
 CPU_BATCH = 8
 LARGEST_GPU_BATCH = 64
 UNKNOWN_GPU_BATCH = 16

@@ -14,8 +14,6 @@ from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.mask.postprocessing import smooth_along_z
 from napari_pancreas_seg.volume import stretches
 
-__all__ = ["finish_mask", "keep_region", "native_mask"]
-
 Array = npt.NDArray[Any]
 
 

@@ -21,15 +21,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.volume import Grid
 
-__all__ = [
-    "Edges",
-    "Frame",
-    "FrameCrop",
-    "FrameSpec",
-    "frame_around",
-    "resampling_matrix",
-]
-
 Array = npt.NDArray[Any]
 
 Edges = tuple[int | None, int | None, int | None, int | None]

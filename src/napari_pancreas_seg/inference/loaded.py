@@ -16,8 +16,6 @@ from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["LoadedModel", "load_framework"]
-
 Array = npt.NDArray[Any]
 
 

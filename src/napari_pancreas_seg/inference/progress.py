@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.volume import Grid
 
-__all__ = ["FoundSlices", "Progress", "ScalarMap", "exhaust"]
-
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 

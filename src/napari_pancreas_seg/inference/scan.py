@@ -9,8 +9,6 @@ from napari_pancreas_seg.inference.body import Body, look_at
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["ScanContext", "about_nothing_found", "warnings"]
-
 THICK_MM = 6.0
 FEW_SLICES = 10
 SHORT_MM = 60.0

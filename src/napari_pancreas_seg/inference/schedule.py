@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FINE_MM", "SWEEP_MM", "Schedule", "SliceGrid", "choose_slice_grid"]
-
 FINE_MM = 3.0
 """Slices within the gland lie at most so far apart; slices that are thicker are all seen."""
 SWEEP_MM = 12.0

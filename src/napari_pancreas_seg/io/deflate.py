@@ -12,8 +12,6 @@ import io
 import zlib
 from typing import IO, Any
 
-__all__ = ["BROKEN", "gzip_writer", "inflated"]
-
 _EITHER = zlib.MAX_WBITS | 32
 
 _MAGIC = b"\x1f\x8b"  # what a member of a gzip file begins with

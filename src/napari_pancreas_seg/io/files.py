@@ -16,22 +16,6 @@ from typing import IO, Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "all_or_none",
-    "atomic_path",
-    "atomic_write",
-    "check_folder",
-    "check_target",
-    "escaped",
-    "explain_os_error",
-    "file_sha256",
-    "make_folder",
-    "same_file",
-    "user_folder",
-    "write_json",
-    "write_text",
-]
-
 _REASONS = {
     errno.ENOSPC: "the disk is full; make room or choose another folder",
     errno.EDQUOT: "your disk quota is used up; make room or choose another folder",

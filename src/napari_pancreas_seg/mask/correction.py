@@ -20,20 +20,6 @@ import scipy
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
 
-__all__ = [
-    "Change",
-    "change_of",
-    "clear_slice",
-    "copy_slice",
-    "fill_between_slices",
-    "grow",
-    "keep_piece_at",
-    "remove_islands",
-    "shrink",
-    "smooth",
-    "within_hu",
-]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.bool_]

@@ -12,15 +12,6 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import Grid, bounding_box
 
-__all__ = [
-    "SURFACE_TOLERANCE_MM",
-    "SurfaceAgreement",
-    "compare_masks",
-    "dice",
-    "in_plane_surface_distances",
-    "surface_distances",
-]
-
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Box = tuple[slice, slice, slice]

@@ -10,8 +10,6 @@ import scipy
 
 from napari_pancreas_seg.volume import bounding_box, stretches
 
-__all__ = ["largest_component", "main_pieces", "remove_holes", "smooth_along_z"]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 

@@ -8,8 +8,6 @@ import keras
 
 from napari_pancreas_seg.model.attention_unet import AttentionGate
 
-__all__ = ["gflop_per_slice"]
-
 
 def gflop_per_slice(network: keras.Model) -> float:
     """Floating-point operations of one slice in units of 10⁹, of a network or an ensemble.

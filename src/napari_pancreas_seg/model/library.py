@@ -36,14 +36,6 @@ from napari_pancreas_seg.model.bundle import (
 from napari_pancreas_seg.model.card import parse_card
 from napari_pancreas_seg.model.weights import DAMAGED, LARGEST_WEIGHTS
 
-__all__ = [
-    "add_model",
-    "check_name",
-    "export_bundle",
-    "import_bundle",
-    "remove_model",
-]
-
 HASHES = "SHA256SUMS"
 LARGEST = {CARD: LARGEST_CARD, WEIGHTS: LARGEST_WEIGHTS, LICENCE: LARGEST_LICENCE, HASHES: 1 << 12}
 """What a bundle's zip may hold, and how many bytes of each."""

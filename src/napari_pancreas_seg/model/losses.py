@@ -10,8 +10,6 @@ from keras import ops
 from napari_pancreas_seg.model.probabilities import with_background
 from napari_pancreas_seg.model.replicas import sum_over_replicas
 
-__all__ = ["LOSSES", "dice_loss", "focal_tversky_loss", "mixed_loss", "soft_dice"]
-
 SMOOTHING = 1.0
 """Added to numerator and denominator, in pixels: an empty slice found empty costs nothing."""
 

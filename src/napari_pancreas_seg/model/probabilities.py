@@ -6,8 +6,6 @@ from typing import Any
 
 from keras import ops
 
-__all__ = ["tempered", "with_background"]
-
 CERTAIN = 1e-6
 """No probability counts as nearer to 0 or 1: its logarithm would not be finite."""
 

@@ -23,8 +23,6 @@ from napari_pancreas_seg.training.judge.scores import (
 from napari_pancreas_seg.training.judge.validation import MOST_BYTES, MOST_SLICES, HeldBack
 from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settings_for, train
 
-__all__ = ["SUMMARY", "cross_validate", "fold_folder", "out_of_fold_dice"]
-
 SUMMARY = "crossvalidation.json"
 
 

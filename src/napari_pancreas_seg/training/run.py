@@ -58,17 +58,6 @@ from napari_pancreas_seg.training.judge.calibration import score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
-__all__ = [
-    "OUT_OF_FOLD",
-    "Experiment",
-    "Split",
-    "Watch",
-    "default_cache",
-    "is_done",
-    "settings_for",
-    "train",
-]
-
 OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature. It is written
 last: where it lies, the training is done."""

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 import napari_pancreas_seg._napari.widget.ui as ui
 
-__all__ = ["PancreasDock"]
-
 WARM_UP_DELAY_MS = 500
 WIDTH = 330
 

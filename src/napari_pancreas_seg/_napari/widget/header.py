@@ -25,8 +25,6 @@ from napari_pancreas_seg._napari.run.run import SegmentationRun
 from napari_pancreas_seg._napari.widget.notices import ForeignForm
 from napari_pancreas_seg.io import SUFFIXES
 
-__all__ = ["CtPanel", "RunPanel"]
-
 PLUGIN = "napari-pancreas-seg"
 PATTERNS = ("*.nii.gz", "*.nii")
 

@@ -20,8 +20,6 @@ from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["ForeignForm", "RecoveryPanel"]
-
 
 class ForeignForm(ui.Panel):
     """Chooses a frame of a 4-D layer, restores a geometry, says why a picture is not offered."""

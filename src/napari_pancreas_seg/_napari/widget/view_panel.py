@@ -18,8 +18,6 @@ from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.views.orientation import PLANES, plane_on_screen
 from napari_pancreas_seg._napari.views.views import HU_PRESETS
 
-__all__ = ["AttentionPanel", "ViewPanel"]
-
 
 class ViewPanel(ui.Panel):
     """Buttons for how the chosen CT and its mask are shown; what is shown now is marked."""

@@ -15,8 +15,6 @@ from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["WorklistPanel"]
-
 MARKS = {
     Status.NEW: "○",
     Status.SEGMENTED: "◔",

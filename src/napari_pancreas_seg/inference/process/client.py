@@ -37,8 +37,6 @@ from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["NetworkProcess", "child_environment"]
-
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]

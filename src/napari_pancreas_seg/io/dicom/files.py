@@ -24,17 +24,6 @@ from napari_pancreas_seg.io.memory import LARGEST_RATIO, check_expansion, check_
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "DicomFile",
-    "files_below",
-    "find_files",
-    "is_dicom_file",
-    "is_dicom_folder",
-    "is_dicom_zip",
-    "is_zip",
-    "open_file",
-    "read_header",
-]
 
 _HEAD = 1024  # bytes that tell a DICOM file from others and name its transfer syntax
 _MOST_FILES = 100_000  # a folder with more is not one export of a scanner but a whole archive

@@ -17,8 +17,6 @@ from napari_pancreas_seg.io.dicom.slices import Slice
 from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM, UNEVEN
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
 
-__all__ = ["Placed", "place"]
-
 Vector = npt.NDArray[np.float64]
 
 _SQUARE = 1e-2  # how far two direction cosines may be from unit vectors at right angles

@@ -23,7 +23,6 @@ from napari_pancreas_seg.io.dicom.slices import Slice
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Hounsfield", "read_hounsfield", "same_pixels"]
 
 Array = npt.NDArray[Any]
 

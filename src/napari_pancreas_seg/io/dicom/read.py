@@ -31,8 +31,6 @@ from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.voxels import reading
 
-__all__ = ["is_dicom", "is_segmentation", "read"]
-
 _MOST_THREADS = 8
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")

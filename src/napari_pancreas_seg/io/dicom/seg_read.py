@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from highdicom import Volume
     from highdicom.seg import Segmentation
 
-__all__ = ["read_segmentation"]
 
 Array = npt.NDArray[Any]
 

@@ -16,7 +16,6 @@ from napari_pancreas_seg.io.dicom.files import DicomFile, read_header
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SPLITS", "Plane", "Slice", "slices_of"]
 
 Vector = npt.NDArray[np.float64]
 

@@ -15,8 +15,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import DicomFile
 from napari_pancreas_seg.io.dicom.slices import SPLITS, Plane, Slice
 
-__all__ = ["SAME_PLACE_MM", "UNEVEN", "Stack", "choose", "odd_slices", "stacks_of"]
-
 SAME_PLACE_MM = 1e-3
 """Images closer than that lie at the same place."""
 

@@ -28,16 +28,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
-__all__ = [
-    "CachedRows",
-    "Gathered",
-    "Rows",
-    "cached_rows",
-    "case_key",
-    "classes_shown",
-    "joined_rows",
-]
-
 Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 

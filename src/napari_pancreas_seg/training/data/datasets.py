@@ -30,17 +30,6 @@ from napari_pancreas_seg.training.data.cache import (
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "TrainingSlices",
-    "choose_slices",
-    "cut_out",
-    "fold_of_patients",
-    "load_cases",
-    "load_negatives",
-    "load_phantoms",
-    "working_frame",
-]
-
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 

@@ -30,8 +30,6 @@ from napari_pancreas_seg.training.fit.devices import choose_policy
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
-__all__ = ["STAGES", "Budget", "Stage", "Tuner", "Weights", "mixed", "tune_settings"]
-
 Weights = dict[str, npt.NDArray[np.float32]]
 """A network's weights by the path of their variable."""
 

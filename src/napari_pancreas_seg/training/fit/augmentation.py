@@ -18,8 +18,6 @@ from keras import ops
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.replicas import roll_batch
 
-__all__ = ["Augment", "AugmentationSettings", "draw"]
-
 Arrays = dict[str, npt.NDArray[Any]]
 
 CONTROL_POINTS = (4, 6)

@@ -18,8 +18,6 @@ from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
-__all__ = ["Averager"]
-
 
 class Averager:
     """Makes the float32 network with averaged weights and normalisation statistics of its own.

@@ -15,8 +15,6 @@ from napari_pancreas_seg.training.data.datasets import TrainingSlices
 from napari_pancreas_seg.training.fit.augmentation import draw
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-__all__ = ["sampling_chances", "training_batch", "training_batches"]
-
 Batch = dict[str, npt.NDArray[Any]]
 
 AHEAD = 2

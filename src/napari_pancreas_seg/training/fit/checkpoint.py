@@ -15,8 +15,6 @@ from keras import ops
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write
 
-__all__ = ["CHECKPOINT", "Checkpoint", "TrainingState"]
-
 CHECKPOINT = "checkpoint.npz"
 
 

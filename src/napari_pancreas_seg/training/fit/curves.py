@@ -12,8 +12,6 @@ from typing import Any
 
 from napari_pancreas_seg.io.files import atomic_write, write_json, write_text
 
-__all__ = ["Curves", "history_csv"]
-
 EVENTS = "tensorboard"
 """Folder of TensorBoard's files, within that of the training."""
 

@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["POLICIES", "Devices", "choose_devices", "choose_policy", "make_deterministic"]
-
 POLICIES = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 

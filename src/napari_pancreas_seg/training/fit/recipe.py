@@ -14,8 +14,6 @@ from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.devices import POLICIES
 
-__all__ = ["WINDOWS_HU", "TrainSettings", "averaging_for", "check_windows", "settings_to_dict"]
-
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
 SCHEDULES = ("cosine", "constant")

@@ -15,8 +15,6 @@ from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 
-__all__ = ["Calibration", "PredictedSlice", "calibrate", "score_predictions", "tempered"]
-
 Array = npt.NDArray[Any]
 
 NEAR_MM = 10.0

@@ -15,8 +15,6 @@ from napari_pancreas_seg.training.data.layouts.listing import entries, volumes_i
 from napari_pancreas_seg.training.data.layouts.pairs import find_cts
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["OtherMasks"]
-
 
 class OtherMasks:
     """A folder of masks, named like the cases or with an ending such as ``_pancreas``.

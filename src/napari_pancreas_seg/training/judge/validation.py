@@ -20,8 +20,6 @@ from napari_pancreas_seg.training.data.layouts.cases import BadCases
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice
 
-__all__ = ["HeldBack"]
-
 MOST_SLICES = 1500
 """Slices of all cases together; of one class and in the default frame they take a GB."""
 MOST_BYTES = 2 << 30

@@ -17,15 +17,6 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
 from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
 
-__all__ = [
-    "PANCREAS",
-    "BadCases",
-    "LabelledCase",
-    "MaskFile",
-    "VolumeCase",
-    "patient_of",
-]
-
 Labels = npt.NDArray[np.uint8]
 
 PANCREAS = "pancreas"

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 
-__all__ = ["choose_classes", "values_of"]
-
 _GLAND = re.compile(r"\bpancrea(s|tic)\b")
 _NOT_GLAND = re.compile(
     r"\b(artery|arteries|vein|veins|vessels?|fat|nerves?|lymph|peripancreatic)\b"

@@ -23,8 +23,6 @@ from napari_pancreas_seg.training.data.layouts.classes import choose_classes, va
 from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, folders_in, left_out
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
 
-__all__ = ["LAYOUTS", "PATIENTS", "DataSet", "classes_in", "open_dataset"]
-
 LAYOUTS: tuple[Layout, ...] = (
     nih.LAYOUT,
     decathlon.LAYOUT,

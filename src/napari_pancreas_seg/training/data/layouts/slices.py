@@ -20,8 +20,6 @@ from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["LAYOUT", "NOMINAL_SPACING_MM", "SliceRecord", "read_slice_layout"]
-
 NOMINAL_SPACING_MM = 0.8
 """Pixel spacing where none is stored: the middle of the set's range, 0.66 to 0.98 mm."""
 NOMINAL_THICKNESS_MM = 5.0
