@@ -86,38 +86,17 @@ LIVER_BELOW_MM = (25.0, 170.0)
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """What a look at some of the slices tells of the body in a CT.
+    """What a look at some of the slices tells of the body in a CT."""
 
-    Parameters
-    ----------
-    centre : tuple of float
-        (y, x) index of its middle, the same for all slices; of where that would be, if the body
-        is cut off.
-    edges : tuple of int or None
-        Where the body is cut off: first row, row behind the last, first column, column behind
-        the last; None where it ends by itself.
-    shift : int
-        HU to add so that soft tissue is as bright as in portal-venous CT; 0 where it is.
-    fill : tuple of float
-        Values that stand for nothing: padding, masks, what a clipped CT has for air.
-    floor : float or None
-        The one of them below which everything was cut off.
-    plausible : ndarray, shape (Z,), bool
-        Slices in which a pancreas can lie, by where the lungs end; all if no lungs are seen.
-    chest : float
-        Share of the slices that show much lung.
-    turned : tuple of str
-        Directions in which anatomy contradicts the affine.
-    """
-
+    # (y, x) index of its middle in all slices, or where that would be if cut off.
     centre: tuple[float, float]
-    edges: Edges
-    shift: int
-    fill: tuple[float, ...]
-    floor: float | None
-    plausible: Mask
-    chest: float
-    turned: tuple[str, ...]
+    edges: Edges  # where it is cut off
+    shift: int  # HU to add so that soft tissue is as bright as in portal-venous CT; 0 where it is
+    fill: tuple[float, ...]  # values that stand for nothing: padding, masks, air of a clipped CT
+    floor: float | None  # the one of them below which everything was cut off
+    plausible: Mask  # (Z,): where a pancreas can lie, by where the lungs end; all without lungs
+    chest: float  # share of the slices that show much lung
+    turned: tuple[str, ...]  # directions in which anatomy contradicts the affine
 
     def shown(self, slices: Array) -> Array:
         """Slices (n, Y, X) with air for what is filled in or cut off; themselves if nothing is."""
@@ -127,10 +106,7 @@ class Body:
 def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
     """Find the body in a CT (Z, Y, X) with that spacing along (z, y, x) in mm.
 
-    Raises
-    ------
-    PancreasSegError
-        If no slice holds any soft tissue.
+    PancreasSegError if no slice holds any soft tissue.
     """
     z = _slices_to_look_at(hu)
     thin = hu[evenly_spread(z, 24)][:, :: _stride(hu.shape[1]), :: _stride(hu.shape[2])]

@@ -28,43 +28,25 @@ LOBULE_MM = 6.0
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """How strongly slices are changed. Lengths in mm, intensities in HU.
+    """How strongly slices are changed: lengths in mm, intensities in HU, shares of all slices.
 
-    Parameters
-    ----------
-    rotation_deg, scale_log, anisotropy, shear, shift_mm : float
-        Half-widths of uniform distributions; scale is ``exp`` of its draw.
-    elastic_mm : tuple of float
-        Range of the standard deviation of the elastic control points.
-    gamma_sd, gain, offset_hu : float
-        SD of the logarithm of gamma; half-widths of gain and offset.
-    noise_hu : float
-        Largest SD of the noise.
-    blur_share, phase_share : float
-        Share of slices blurred; share whose contrast is squeezed as if no agent was given.
-    phase_offset_hu : float
-        Slices without agent are brightened by up to so much, as `contrast_shift` does.
-    fat_share : float
-        Share of slices whose gland is streaked with fat, and of slices where the same is done
-        elsewhere, so that streaks are no clue.
-    paint_share : float
-        Share of slices with the gland painted over (its target then empty), and of slices
-        where the same is painted elsewhere, so that paint is no clue.
+    Of gland and elsewhere the same share is streaked with fat or painted over, so that neither is a
+    clue. Where the gland is painted over, the target is empty.
     """
 
-    rotation_deg: float = 15.0
-    scale_log: float = 0.28
+    rotation_deg: float = 15.0  # this and the next four: half-widths of uniform distributions
+    scale_log: float = 0.28  # the scale is exp of its draw
     anisotropy: float = 0.1
     shear: float = 0.1
     shift_mm: float = 25.0
-    elastic_mm: tuple[float, float] = (0.0, 6.0)
-    gamma_sd: float = 0.25
-    gain: float = 0.15
+    elastic_mm: tuple[float, float] = (0.0, 6.0)  # range of the SD of the control points
+    gamma_sd: float = 0.25  # SD of the logarithm of gamma
+    gain: float = 0.15  # half-width, as that of the offset
     offset_hu: float = 15.0
-    noise_hu: float = 15.0
+    noise_hu: float = 15.0  # largest SD
     blur_share: float = 0.3
-    phase_share: float = 0.25
-    phase_offset_hu: float = 40.0
+    phase_share: float = 0.25  # contrast squeezed as if no agent was given
+    phase_offset_hu: float = 40.0  # these are brightened by up to so much, as `contrast_shift` does
     fat_share: float = 0.12
     paint_share: float = 0.05
 
@@ -90,27 +72,10 @@ def draw(
     geometry: float = 1.0,
     slices: int = 1,
 ) -> Arrays:
-    """Draw what happens to a batch.
+    """Draw what happens to a batch of n inputs: what `Augment` takes beside the slices.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of chance.
-    n : int
-        Slices in the batch.
-    frame : FrameSpec
-        The network's frame.
-    settings : AugmentationSettings
-        How strongly.
-    geometry : float
-        Factor on every geometric strength; annealed towards the end of a training.
-    slices : int
-        Slices that make up one input.
-
-    Returns
-    -------
-    dict of ndarray
-        What `Augment` takes beside the slices; the first axis is the batch.
+    `geometry` is a factor on every geometric strength, annealed towards the end of a training;
+    `slices` make up one input.
     """
     s, g = settings, geometry
 
@@ -164,19 +129,12 @@ def _lobules(frame: FrameSpec) -> tuple[int, int]:
 
 
 class Augment(keras.layers.Layer):
-    """Cut the network's frame out of working slices, augmented.
+    """Cut the network's frame out of working slices, augmented; both frames share their centre.
 
-    Parameters
-    ----------
-    frame, working : FrameSpec
-        The network's frame, and the one in which the slices are kept. Both share centre.
-
-    Notes
-    -----
-    Call with the arrays of `draw`, ``hu`` (B, S, H, W) and ``target`` (B, H, W, C), both
-    uint8; returns HU in [0, 255], (B, height, width, S), and the target in [0, 1],
-    (B, height, width, C), both float32. The slices of one input share everything but their
-    noise: they are of one body, and nothing that is painted may show beside it.
+    Call with the arrays of `draw`, ``hu`` (B, S, H, W) and ``target`` (B, H, W, C), both uint8;
+    returns HU in [0, 255], (B, height, width, S), and the target in [0, 1], (B, height, width, C),
+    both float32. The slices of one input share everything but their noise: they are of one body,
+    and nothing that is painted may show beside it.
     """
 
     def __init__(self, frame: FrameSpec, working: FrameSpec, **kwargs: Any) -> None:

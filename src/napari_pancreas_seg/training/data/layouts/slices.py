@@ -29,17 +29,7 @@ _COLUMNS = {"name", "patient", "crop_margin_px"}
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice of the slice layout.
-
-    Parameters
-    ----------
-    name, patient : str
-        Name of the slice, and the patient it belongs to.
-    image, mask : Path
-        The two files.
-    spacing_mm : float
-        Nominal size of a pixel.
-    """
+    """One slice of the slice layout: its two files, and the nominal size of a pixel."""
 
     name: str
     patient: str
@@ -60,10 +50,7 @@ class SliceRecord:
     def load(self) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
         """Read the slice as a volume of one slice, and its mask, both (1, Y, X).
 
-        Raises
-        ------
-        PancreasSegError
-            If a file is missing or damaged, or the two differ in size.
+        PancreasSegError if a file is missing or damaged, or the two differ in size.
         """
         try:
             with Image.open(self.image) as picture:
@@ -87,10 +74,7 @@ class SliceRecord:
 def read_slice_layout(folder: Path) -> list[SliceRecord]:
     """List the slices of a folder in the slice layout.
 
-    Raises
-    ------
-    PancreasSegError
-        If the manifest is missing or lacks a column.
+    PancreasSegError if the manifest is missing or lacks a column.
     """
     manifest = Path(folder) / "manifest.csv"
     try:
