@@ -40,8 +40,8 @@ def constant_values(sample: Array) -> tuple[float, ...]:
     top = sample.max()
     nearly = top - (float(top) - float(np.median(sample))) * 0.1
     if ((sample > nearly) & (sample < top)).mean() > 0.001:  # bright tissue that was cut off
-        outside = outside[outside < top]
-    inside = values[(counts >= _CONSTANT_SHARE * sample.size) & (values < top)]
+        outside, values, counts = outside[outside < top], values[values < top], counts[values < top]
+    inside = values[counts >= _CONSTANT_SHARE * sample.size]
     body = sample[(sample > -300) & np.isin(sample, outside, invert=True)]
     if body.size and np.isin(body, inside).mean() > 0.4:  # a drawing without noise
         inside = inside[:0]

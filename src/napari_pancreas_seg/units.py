@@ -276,14 +276,17 @@ def _window(sample: Array, rest: Array) -> Units | None:
         If it is one, but nothing tells which.
     """
     low, high = float(sample.min()), float(sample.max())
-    if low < 0 or low > 5 or high > 700 or _share(sample == low) < 0.02:
+    if low < 0 or low > 5 or high > 70_000 or _share(sample == low) < 0.02:
+        return None
+    spread = _spread_width(sample) if high > 256 else None
+    if high > 700 and spread is None:
         return None
     inside = rest[(rest > low) & (rest < high)]
     places = [place - low for place, _ in peaks(inside, low, high)]
     if not places:
         return None
     if high > 256:
-        width: float | None = high - low
+        width: float | None = spread or high - low
     else:
         tissue = inside[inside > 12]
         first, last = np.percentile(tissue, [25, 75]) if tissue.size else (0.0, 255.0)
@@ -301,8 +304,8 @@ def _window(sample: Array, rest: Array) -> Units | None:
             )
         return None
     slope = width / (high - low)
-    start = _start([place * slope for place in places], width, 150 if high > 256 else 0)
-    if start is None and high > 256 and max(places) <= SOFT_HU[1] + 25:
+    start = _start([place * slope for place in places], width, 150 if high > 256 and spread is None else 0)
+    if start is None and high > 256 and spread is None and max(places) <= SOFT_HU[1] + 25:
         return None
     if start is None:
         raise PancreasSegError(
@@ -318,6 +321,17 @@ def _window(sample: Array, rest: Array) -> Units | None:
             "wrong by 10 or 20 HU.",
         ),
     )
+
+
+def _spread_width(sample: Array) -> float | None:
+    """The width in HU of a window that was spread over more numbers than that; None if none."""
+    low, high = float(sample.min()), float(sample.max())
+    values = np.unique(sample).astype(np.float64)
+    width = len(values) - 1
+    if width not in {b - a for a, b in WINDOWS} or high - low < 1.05 * width:
+        return None
+    even = np.linspace(low, high, width + 1)
+    return float(width) if np.abs(values - even).max() <= 1 else None
 
 
 def _start(places: list[float], width: float, least: float) -> int | None:

@@ -61,6 +61,15 @@ def test_a_masked_background_moves_nothing(value, hu, body):
     assert (found.shift, found.turned) == (0, ())
 
 
+@pytest.mark.parametrize("value", [0, -100, 3000])
+def test_a_block_filled_inside_the_body_is_not_looked_at(value, hu, body):
+    blocked = hu.copy()
+    blocked[:, 40:55, 32:52] = value
+    found = look_at(blocked, SPACING)
+    assert moved_mm(found, body) == pytest.approx([0, 0], abs=6)
+    assert found.fill[-1] == value and found.turned == ()
+
+
 def test_corners_of_a_rotation_are_no_tissue(hu):
     def rotated(value):
         return look_at(ndimage.rotate(hu, 8, (2, 1), order=1, cval=value), SPACING)
