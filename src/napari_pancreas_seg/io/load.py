@@ -34,17 +34,6 @@ from napari_pancreas_seg.io.suffixes import (
 from napari_pancreas_seg.io.voxels import are_labels, few_labels
 from napari_pancreas_seg.volume import CTVolume, Volume
 
-__all__ = [
-    "SUFFIXES",
-    "Sniffed",
-    "check_ct",
-    "is_dicom",
-    "load_ct",
-    "load_map",
-    "load_mask",
-    "sniff",
-]
-
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]

@@ -41,20 +41,6 @@ from napari_pancreas_seg.model.weights import (
 if TYPE_CHECKING:
     import keras
 
-__all__ = [
-    "Bundle",
-    "ModelEntry",
-    "export_keras",
-    "list_models",
-    "load_bundle",
-    "load_card",
-    "load_licence",
-    "own_folder",
-    "pack_weights",
-    "read_member",
-    "save_bundle",
-    "write_zip",
-]
 
 CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
 LARGEST_CARD = LARGEST_LICENCE = 1 << 20

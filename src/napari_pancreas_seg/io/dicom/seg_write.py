@@ -18,7 +18,6 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.dicom.segments import (
     MANUFACTURER,
     describe_segments,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     import pydicom
     from highdicom.seg import Segmentation
 
-__all__ = ["check_can_write", "read_segmentation", "write_segmentation"]
 
 Array = npt.NDArray[Any]
 
