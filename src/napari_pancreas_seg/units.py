@@ -47,11 +47,7 @@ class Units(NamedTuple):
 def read_units(hu: Array) -> Units:
     """Tell a CT (Z, Y, X) in Hounsfield units from everything else, on a sample of its slices.
 
-    Raises
-    ------
-    PancreasSegError
-        If this cannot be such a CT. The message is the end of a sentence that begins with the
-        file's name.
+    PancreasSegError if it cannot be one, with the end of a sentence that begins with its name.
     """
     sample = _sample(hu)
     low, high = float(sample.min()), float(sample.max())
@@ -270,10 +266,7 @@ def _fine_offset(sample: Array, rest: Array, about: int) -> Units:
 def _window(sample: Array, rest: Array) -> Units | None:
     """The window whose limits were stored as 0 and 255, or as 0 and its width; None for HU.
 
-    Raises
-    ------
-    PancreasSegError
-        If it is one, but nothing tells which.
+    PancreasSegError if it is one, but nothing tells which.
     """
     low, high = float(sample.min()), float(sample.max())
     if low < 0 or low > 5 or high > 70_000 or _share(sample == low) < 0.02:
@@ -304,7 +297,9 @@ def _window(sample: Array, rest: Array) -> Units | None:
             )
         return None
     slope = width / (high - low)
-    start = _start([place * slope for place in places], width, 150 if high > 256 and spread is None else 0)
+    start = _start(
+        [place * slope for place in places], width, 150 if high > 256 and spread is None else 0
+    )
     if start is None and high > 256 and spread is None and max(places) <= SOFT_HU[1] + 25:
         return None
     if start is None:

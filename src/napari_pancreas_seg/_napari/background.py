@@ -39,11 +39,7 @@ class Background(QObject):
         then: Callable[[Any], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Do some work in a thread: no Qt there, no layers' setters.
-
-        `then` gets its result in the GUI thread; `failed` is called there if it raised, after
-        the error was shown.
-        """
+        """Work in a thread, without Qt; `then` and `failed` are called in the GUI thread."""
 
         def end(future: Future[Any]) -> None:
             try:

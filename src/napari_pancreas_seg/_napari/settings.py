@@ -39,11 +39,7 @@ def preference(name: str) -> bool:
 
 
 class Settings(QObject):
-    """Values by name, written to a file soon after they change.
-
-    A file that cannot be read or written costs no more than the memory: the panels then
-    start with their defaults.
-    """
+    """Values by name, written soon after they change; a damaged file gives the defaults."""
 
     cleared = Signal()
 

@@ -143,11 +143,7 @@ class Canvas:
 
 
 def _bumps(mm: FloatArray, length_mm: float) -> sparse.csr_array:
-    """Weights that spread random numbers on a lattice over the positions ``mm``.
-
-    Sparse, because dense products would wake the threads of the linear algebra library for
-    little work: on a busy machine those cost more than everything else together.
-    """
+    """Weights, sparse, that spread random numbers on a lattice over positions in mm."""
     half = length_mm / 2
     knots = np.arange(mm[0] - 4 * half, mm[-1] + 4 * half, half)
     distance = (mm[:, None] - knots[None]) / half

@@ -157,11 +157,7 @@ def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec)
 
 
 def contrast_shift(hu: Array, spacing: tuple[float, float, float]) -> int:
-    """HU that soft tissue lacks to portal-venous CT; 0 if there is none, or it lacks nothing.
-
-    Without contrast agent, or with a fatty gland, much of the pancreas lies at or below 0 HU,
-    where a network that learnt from clipped portal-venous CT sees nothing.
-    """
+    """HU that soft tissue lacks to portal-venous CT (no agent, or a fatty gland); else 0."""
     try:
         return look_at(hu, spacing).shift
     except PancreasSegError:

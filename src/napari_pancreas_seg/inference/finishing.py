@@ -86,11 +86,7 @@ def _between_rows(
     part: slice,
     values: tuple[int, ...],
 ) -> npt.NDArray[np.uint8]:
-    """Mask of every slice of a part of the volume, interpolated between rows of the slice grid.
-
-    Interpolation never exceeds its neighbours, so only what touches a frame pixel above the
-    threshold is worth computing: work grows with the gland.
-    """
+    """Mask of every slice, interpolated between rows, where a pixel exceeds the threshold."""
     mask = np.zeros((slice_grid.n_slices, *frame.shape), np.uint8)
     rows, columns = frame.out_of()
     above: npt.NDArray[np.bool_] = np.asarray(_foreground(probability) > threshold)

@@ -33,13 +33,7 @@ class ScanContext:
 
     @classmethod
     def of(cls, volume: CTVolume) -> ScanContext:
-        """Look at a CT.
-
-        Raises
-        ------
-        PancreasSegError
-            If no slice holds any soft tissue.
-        """
+        """Look at a CT. PancreasSegError if no slice holds any soft tissue."""
         body = look_at(volume.hu, volume.spacing)
         return cls(body, (*_about_grid(volume), *_about_body(volume, body), *_about_contrast(body)))
 

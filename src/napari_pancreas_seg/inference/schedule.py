@@ -75,11 +75,7 @@ def choose_slice_grid(
     first: int | None = None,
     every_slice: bool = False,
 ) -> SliceGrid:
-    """Choose how closely the slices of a CT are looked at.
-
-    `part` are the slices that are asked for; `first` is one that must be among those that are
-    seen.
-    """
+    """Choose how closely the slices `part` of a CT are looked at; `first` is one of those seen."""
     stride = max(1, math.floor(FINE_MM / spacing_z_mm + 1e-3))
     if every_slice or part.stop - part.start < FEWEST_SLICES:
         stride = 1

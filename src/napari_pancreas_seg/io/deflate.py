@@ -37,8 +37,7 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
 def inflated(file: IO[bytes]) -> io.BufferedReader:
     """Open a gzip file or a zlib stream for reading; its checksums are verified.
 
-    What follows the last member is ignored, as other readers of images do. The file is left open
-    when the reader is closed.
+    What follows the last member is ignored. Closing the reader leaves the file open.
     """
     return io.BufferedReader(_Inflated(file), 1 << 18)
 

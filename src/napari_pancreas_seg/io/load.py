@@ -110,12 +110,7 @@ def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
     """Read a file once, and tell whether it holds a CT, a mask or a map.
 
     A map is what `save_map` wrote, as its header tells; a mask is a DICOM-SEG, or few different
-    whole numbers from 0 to 255.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be read or is damaged.
+    whole numbers from 0 to 255. PancreasSegError if the file cannot be read or is damaged.
     """
     path = Path(path)
     if _format(path) is None and dicom.is_segmentation(path):

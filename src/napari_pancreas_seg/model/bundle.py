@@ -48,21 +48,10 @@ LARGEST_CARD = LARGEST_LICENCE = 1 << 20
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that can be named.
+    """A model that can be named."""
 
-    Parameters
-    ----------
-    name : str
-        What to give as the model's name.
-    origin : str
-        ``"bundled"`` with the program, ``"own"`` (the user's), ``"cached"`` in the user's cache
-        folder, ``"known"`` to the registry and downloaded on first use.
-    card : Mapping
-        The model's card.
-    """
-
-    name: str
-    origin: str
+    name: str  # what to give as the model's name
+    origin: str  # "bundled", "own" (the user's), "cached" after a download, "known" to the registry
     card: Mapping[str, Any]
 
 
@@ -74,10 +63,9 @@ class Bundle:
     weights: bytes
 
     def network(self, policy: str = "float32") -> keras.Model:
-        """Build the network from the card, with the weights in float32.
+        """Build the network from the card, float32 weights computing in a Keras dtype policy.
 
-        It computes in the Keras dtype policy given. PancreasSegError if the weights are damaged
-        or do not fit the card.
+        PancreasSegError if the weights are damaged or do not fit the card.
         """
         from napari_pancreas_seg.model.attention_unet import (
             Architecture,

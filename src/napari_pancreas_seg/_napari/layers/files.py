@@ -105,10 +105,9 @@ class LayerFiles:
         then: Callable[[Path], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Write a mask onto its CT's grid, in a thread, with its provenance beside it.
+        """Write a mask onto its CT's grid in a thread, with its provenance; then call back.
 
-        `then` and `failed` are called in the GUI thread at the end. A layer that belongs to no
-        grid is refused at once, with a PancreasSegError.
+        A layer that belongs to no grid is refused at once, with a PancreasSegError.
         """
         session = self._session
         reference = find_reference(layer, session.layers)

@@ -93,11 +93,7 @@ class NetworkProcess:
             logger.debug("The network could not be warmed up", exc_info=True)
 
     def devices(self, patience_seconds: float = 120.0) -> tuple[list[dict[str, str]], str]:
-        """Ask the running child what it can run on; see `list_devices`.
-
-        It waits for what the child is doing now. PancreasSegError if it is not there or does not
-        answer.
-        """
+        """Ask the child for `list_devices`; PancreasSegError without a child or an answer."""
         child, number = self._child, next(self._numbers)
         if child is None:
             raise PancreasSegError("The network's process is not running.")

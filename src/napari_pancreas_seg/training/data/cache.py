@@ -39,11 +39,7 @@ _CHUNK = 1 << 20
 
 
 class _StoredRows:
-    """Rows in a file, which is open only while some are read.
-
-    A data set may have more cases than a process may hold files open or mapped. What was read
-    before comes from the system's memory as long as there is room for it, as from a mapping.
-    """
+    """Rows in a file that is open only while some are read: a data set may have many cases."""
 
     def __init__(
         self,

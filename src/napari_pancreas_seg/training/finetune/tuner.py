@@ -64,11 +64,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to learn: until the time or the steps are used up.
-
-    More steps than a few passes over the slices would learn them by heart. Without a limit of time
-    the same seed gives the same weights.
-    """
+    """How long to learn: until time or steps are used up, or slices would be learnt by heart."""
 
     steps: int
     seconds: float = math.inf

@@ -24,8 +24,7 @@ AHEAD = 2
 def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDArray[np.float64]:
     """Chance of each slice: kinds by their share, patients alike, slices of one alike.
 
-    Patients' slices with and without something of the classes are balanced: most of a volume
-    lies beyond the gland. What is not usable has no chance.
+    Slices with and without something of the classes are balanced; what is not usable has none.
     """
     share = {"negative": settings.negative_share, "phantom": settings.phantom_share}
     share["patient"] = 1.0 - sum(share.values())

@@ -43,11 +43,7 @@ class _HeldSlice:
 
 
 class HeldBack:
-    """Labelled slices of the cases that validate, kept in memory.
-
-    Where there are more than `most_slices` or `most_bytes` allow, each case gives some, evenly
-    spread; `complete` says whether every labelled slice was taken.
-    """
+    """Labelled slices of the cases that validate, in memory: evenly spread, if not all of them."""
 
     def __init__(
         self,

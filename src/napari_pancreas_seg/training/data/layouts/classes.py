@@ -23,8 +23,7 @@ def choose_classes(
 ) -> dict[str, tuple[str, ...]]:
     """Decide which classes are trained and what of the data set each is made of.
 
-    By default the pancreas: all that the data set calls so, head, body, tail and ducts included,
-    and its tumours, which are drawn as holes in the gland. Vessels named after it are left out.
+    By default the pancreas with its parts and its tumours, without the vessels named after it.
     """
     if asked is None:
         parts = _parts_of_pancreas(there)
