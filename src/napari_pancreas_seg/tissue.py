@@ -43,6 +43,8 @@ def constant_values(sample: Array) -> tuple[float, ...]:
         outside, values, counts = outside[outside < top], values[values < top], counts[values < top]
     inside = values[counts >= _CONSTANT_SHARE * sample.size]
     body = sample[(sample > -300) & np.isin(sample, outside, invert=True)]
+    noisy = body[body > body.min()] if body.size else body  # the lowest may have been cut off
+    body = noisy if noisy.size >= 0.02 * sample.size else body
     if body.size and np.isin(body, inside).mean() > 0.4:  # a drawing without noise
         inside = inside[:0]
     return tuple(float(value) for value in np.union1d(outside, inside))

@@ -176,7 +176,7 @@ def _neighbours_unrelated(sample: Array) -> bool:
 def _is_clipped(sample: Array, rest: Array, floor: float | None) -> bool:
     """Whether values lie like HU that were clipped at both ends, where air and bone pile up."""
     low, high = float(sample.min()), float(sample.max())
-    if floor != low or high > 700 or _share(sample == high) < 0.0002:
+    if floor != low or low > 50 or high > 700 or _share(sample == high) < 0.0002:
         return False
     if (low, high) == (-128, 127) or _share(sample == low) < 0.02 or _neighbours_unrelated(sample):
         return False

@@ -73,6 +73,13 @@ def test_a_wide_window_stored_as_grey_values_is_refused(hu):
         read_units(grey)
 
 
+@pytest.mark.parametrize(("low", "high"), [(75, 255), (500, 627)])
+def test_what_begins_within_soft_tissue_is_refused(low, high, hu):
+    grey = low + np.clip(hu, 0, 255) * (high - low) / 255.0
+    with pytest.raises(PancreasSegError, match=f"{low} to {high}"):
+        read_units(grey.astype(np.int16))
+
+
 def test_a_person_may_insist(hu):
     mr = np.random.default_rng(0).integers(0, 2000, (3, 64, 64)).astype(np.int16)
     with pytest.raises(PancreasSegError, match=r"'ct' holds.*MR"):

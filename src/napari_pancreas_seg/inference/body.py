@@ -364,7 +364,8 @@ class _Trunk:
         if floor is not None and floor > FAT_HIDDEN_HU:
             # What is left of fat and its noise must not be taken for dark tissue.
             even = np.concatenate([each.means[each.even] for each in self._blocks])
-            even = even[(even > max(-20.0, floor + 15)) & (even < 180)]
+            # Bone that was cut off is no bright tissue either.
+            even = even[(even > max(-20.0, floor + 15)) & (even < min(180.0, ceiling - 2))]
             if top < first + 3 or not even.size or np.mean(even > ENHANCED_HU) > ENHANCED_SHARE:
                 return 0
         return round(PORTAL_VENOUS_HU - mode)
