@@ -75,7 +75,7 @@ def test_a_wide_window_stored_as_grey_values_is_refused(hu):
 
 @pytest.mark.parametrize(("low", "high"), [(75, 255), (500, 627)])
 def test_what_begins_within_soft_tissue_is_refused(low, high, hu):
-    grey = low + np.clip(hu, 0, 255) * (high - low) / 255.0
+    grey = low + np.clip(hu, 0, 255) * ((high - low) / 255)
     with pytest.raises(PancreasSegError, match=f"{low} to {high}"):
         read_units(grey.astype(np.int16))
 
