@@ -52,6 +52,8 @@ def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
         panel.threshold.value = 0.2
     assert labels.data.sum() > before and labels.data[5, 0, 0] == 1
     assert panel.value.text() == "0.20"
+    # Of the model's mask, not of the strokes: those are no part of what is told.
+    assert dock.run_panel.status.text().startswith("Model: ")
     assert "at threshold 0.20" in dock.run_panel.status.text()
     assert panel.options.threshold == 0.2
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):

@@ -167,7 +167,7 @@ class SegmentationRun(QObject):
         voxels = int(np.count_nonzero(found))
         slices = sum(bool(plane.any()) for plane in found)
         volume = voxels * mask.reference.grid.voxel_volume_mm3 / 1000
-        self.message = f"{volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
+        self.message = f"Model: {volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
         self.changed.emit()
 
     def _take_back(self, labels: Labels) -> None:
@@ -370,7 +370,7 @@ def _summary(outcome: Outcome, seconds: float) -> str:
     volume = f"{outcome.volume_ml:.1f} mL"
     if outcome.by_class:
         volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
-    return f"{volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
+    return f"Model: {volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
 
 
 def _duration(seconds: float) -> str:
