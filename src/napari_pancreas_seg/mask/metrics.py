@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import Grid, bounding_box
+from napari_pancreas_seg.volume import Grid, bounding_box, box_around
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -190,25 +190,15 @@ def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float 
     Gives ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
     empty mask.
     """
-    boxes = [box for box in (bounding_box(mask), bounding_box(reference)) if box is not None]
-    if mask.shape == reference.shape and boxes:
-        box = _around(boxes)
+    if mask.shape == reference.shape and (box := box_around(mask, reference)):
         mask, reference = mask[box], reference[box]
     found: dict[str, float | None] = {
         "dice": dice(mask, reference),
         "hd95_mm": None,
         "surface_dice_2mm": None,
     }
-    if len(boxes) == 2:
+    if mask.any() and reference.any():
         distances = surface_distances(mask != 0, reference != 0, grid.spacing)
         found["hd95_mm"] = float(distances.hd95_mm)
         found["surface_dice_2mm"] = float(distances.surface_dice(SURFACE_TOLERANCE_MM))
     return found
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    z, y, x = (
-        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
-        for edges in zip(*boxes, strict=True)
-    )
-    return z, y, x

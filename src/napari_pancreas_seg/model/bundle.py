@@ -29,6 +29,7 @@ from napari_pancreas_seg.io.files import (
     make_folder,
     user_folder,
 )
+from napari_pancreas_seg.io.zips import read_entry
 from napari_pancreas_seg.model.card import check_card, parse_card
 from napari_pancreas_seg.model.weights import (
     DAMAGED,
@@ -281,9 +282,7 @@ def read_member(path: Path, name: str, largest: int) -> bytes:
         if not path.is_file():  # a device or a pipe may never end
             raise PancreasSegError(f"{path} is not a model bundle: it is not a regular file.")
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(name).file_size > largest:
-                raise PancreasSegError(f"{name} in {path} is too large.")
-            return archive.read(name)
+            return read_entry(archive, archive.getinfo(name), largest)
     except DAMAGED as error:
         raise PancreasSegError(
             f"{path} is not a model bundle: {name} cannot be read ({error})."
