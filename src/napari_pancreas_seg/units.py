@@ -90,8 +90,8 @@ def read_units(hu: Array) -> Units:
         return Units(1, 0, notes)
     if low >= 0 and high <= 255:
         raise PancreasSegError(
-            f"looks like a picture with values from {low:g} to {high:g} and not like a CT; give the "
-            "CT in Hounsfield units"
+            f"looks like a picture with values from {low:g} to {high:g} and not like a CT; give "
+            "the CT in Hounsfield units"
         )
     raise PancreasSegError(
         f"holds values from {low:g} to {high:g} without any air or fat below 0, which are not "

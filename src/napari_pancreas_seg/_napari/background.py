@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 class Background(QObject):
     """The threads of a viewer; results come back to the GUI thread.
 
-    Not napari's workers: each of those prompts when the window is closed, and two that
-    overlap leave the process with the wrong hook for warnings.
+    napari's workers would prompt one by one when the window closes, and mix up hooks of warnings.
     """
 
     _ended = Signal(object, object, object)

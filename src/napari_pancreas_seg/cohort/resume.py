@@ -54,8 +54,7 @@ class OutputOptions:
 class PreviousResult:
     """The result of an earlier run, or of a person in the window.
 
-    `difference` says how it was made otherwise than this run would make it, as the end of a
-    sentence; `certain`, that the CT is known to be the same without reading it.
+    `difference` ends a sentence on how it was made otherwise; `certain`: the CT is surely the same.
     """
 
     case: Case
@@ -86,8 +85,7 @@ def find_previous(
 ) -> PreviousResult | None:
     """Find the earlier result of a case without reading its CT; None if there is none of ours.
 
-    Where files may be replaced, only a mask that is bit for bit the one the program wrote counts
-    as done: else a person's corrections do, too.
+    Where files may be replaced, a mask that a person has corrected does not count as done.
     """
     if not case.mask.is_file():
         return None

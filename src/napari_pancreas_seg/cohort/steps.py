@@ -68,11 +68,7 @@ class CaseResult:
 
 @dataclass
 class CaseInWork:
-    """A case, and the results of its steps so far.
-
-    Once it was read it has a volume or a result; or neither, if there is no room for it beside
-    others: it must then be alone in memory.
-    """
+    """A case and its steps; without volume and result it must be alone in memory."""
 
     index: int
     case: Case

@@ -140,11 +140,9 @@ def _smooth_near(
     row_mm: float,
     found: Array | None = None,
 ) -> Array:
-    """Smooth along z where that can matter for the mask; zero elsewhere.
+    """Smooth along z where some slice exceeds the threshold, or a neighbour does; zero elsewhere.
 
-    A mean along z exceeds the threshold only in columns where some slice does; next to those
-    lie the pixels that take part in interpolation. Of several classes, `found` says where all of
-    them together do.
+    Of several classes, `found` says where all of them together do.
     """
     above = (probability > threshold if found is None else found).any(axis=0)
     smooth = np.zeros_like(probability)

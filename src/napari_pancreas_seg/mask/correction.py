@@ -130,8 +130,7 @@ def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
 def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
     """Smooth a mask's surface with a Gaussian of so many mm and keep its volume.
 
-    The blurred mask is cut at the level that leaves as many voxels as before: a fixed level of
-    one half would wear thin parts away.
+    A fixed level of one half would wear thin parts away.
     """
     smoothed, box = _copy(mask)
     if box is None or sigma_mm <= 0:

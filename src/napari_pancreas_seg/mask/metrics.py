@@ -96,10 +96,9 @@ class SurfaceAgreement:
         return float((self.a_to_b @ self.a_size + self.b_to_a @ self.b_size) / size)
 
     def surface_dice(self, tolerance_mm: float = 2.0) -> float:
-        """Share of both surfaces that lies within a tolerance of the other one.
+        """Share of both surfaces within a tolerance of the other (Nikolov 2021, doi:10.2196/26151).
 
-        1 for two empty masks, 0 if one alone is empty (Nikolov et al. 2021,
-        doi:10.2196/26151).
+        1 for two empty masks, 0 if one alone is empty.
         """
         from surface_distance import compute_surface_dice_at_tolerance
 

@@ -15,10 +15,9 @@ SMOOTHING = 1.0
 
 
 def soft_dice(target: Any, probability: Any, axes: tuple[int, ...]) -> Any:
-    """Dice coefficient of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
+    """Dice of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
 
-    ``(1, 2, 3)`` is the article's, per image over rows, columns and classes; without 3 there is
-    one for each class; with axis 0 the batch is pooled.
+    The article's is (1, 2, 3); without 3 there is one a class, with 0 the batch is pooled.
     """
     both = ops.sum(target * probability, axis=axes)
     total = ops.sum(target, axis=axes) + ops.sum(probability, axis=axes)

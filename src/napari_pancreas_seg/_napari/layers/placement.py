@@ -297,8 +297,7 @@ def layer_view(array: Array, reference: GridReference) -> Array:
 def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None:
     """Find where a layer of another shape lies on the CT that it is shown on; None if on none.
 
-    It may have been drawn on a cropped or a coarser copy of the CT: in the viewer it lies right,
-    but the viewer shows index times spacing, which is not the patient's world.
+    It may be drawn on a crop, but the viewer shows index times spacing, not the patient's world.
     """
     corners = np.array(list(itertools.product(*((0, n - 1) for n in layer.data.shape))))
     found: dict[str, Affine] = {}

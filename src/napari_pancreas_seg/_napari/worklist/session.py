@@ -47,10 +47,7 @@ def state_folder() -> Path:
 class WorklistSession(QObject):
     """Goes through the cases of a worklist in a viewer.
 
-    On the way to another case the mask is written into the output folder, if it differs from
-    what is there; only then does the case leave the viewer.
-
-    `busy` says what is being done, for people to read; empty if nothing is.
+    A case leaves it once its mask is written, if it differs. `busy` says what is being done.
     """
 
     changed = Signal()

@@ -192,11 +192,7 @@ class NetworkProcess:
             yield message
 
     def _cancel(self, child: _Child, replies: Replies, number: int) -> None:
-        """Ask the child to stop and wait for its answer, or kill it.
-
-        Not if somebody else waits for it: it may only be busy with what comes first, such as
-        loading the network, and drops a cancelled request once it comes to it.
-        """
+        """Ask the child to stop and wait, or kill it; not if somebody else waits for its answer."""
         deadline = time.monotonic() + self._patience
         with contextlib.suppress(OSError):
             child.request("cancel", number)

@@ -42,8 +42,7 @@ def place(
 ) -> Placed:
     """Sort slices by where they lie, never by number or name, and find their affine.
 
-    A stack that leans, as from a tilted gantry, gets a sheared affine: that is exactly where its
-    voxels lie, and nothing needs to be resampled.
+    A stack that leans gets a sheared affine: nothing needs to be resampled.
     """
     row, column, spacing = _axes(name, slices[0])
     normal = np.cross(row, column)

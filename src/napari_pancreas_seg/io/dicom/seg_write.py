@@ -263,8 +263,7 @@ def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> No
 def _copy_patient_and_study(segmentation: Segmentation, source: pydicom.Dataset) -> None:
     """Take over what the object shares with its CT, as it is written there.
 
-    Not by way of highdicom's parameters: it refuses dates and sexes that break the standard, and
-    the object must say what the CT says if it is to be filed beside it.
+    highdicom's parameters refuse dates and sexes that break the standard.
     """
     if "SpecificCharacterSet" in source:
         segmentation["SpecificCharacterSet"] = source["SpecificCharacterSet"]

@@ -22,8 +22,7 @@ CHECKPOINT = "checkpoint.npz"
 class TrainingState:
     """How far a training has come, beside the values of its variables.
 
-    `unscored` is the line of an epoch whose network has not been scored yet, `best` are the weights
-    of the averaged network of the epoch with the best validation Dice.
+    `unscored` is the line of an epoch yet to be scored, `best` the best epoch's averaged weights.
     """
 
     step: int = 0

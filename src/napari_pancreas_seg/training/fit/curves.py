@@ -19,11 +19,9 @@ Line = Mapping[str, Any]
 
 
 class Curves:
-    """Files about a training's history, kept up to date epoch by epoch.
+    """Files about a training's history, replaced as a whole after each epoch.
 
-    ``history.json``, ``history.csv`` and ``curves.png`` are replaced as a whole; TensorBoard's
-    events are written anew from the history when a training goes on, so that they tell of no
-    epoch twice.
+    TensorBoard's events are written anew when a training goes on, to tell of no epoch twice.
     """
 
     def __init__(self, folder: Path) -> None:
