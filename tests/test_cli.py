@@ -34,8 +34,8 @@ CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
 def ct(tmp_path: Path) -> Path:
     hu = np.full((30, 26, 6), -1000.0)
     hu[4:26, 4:22] = 50
-    hu += np.random.default_rng(0).normal(0, 8, hu.shape)
     hu[10:14, 10:14, 2:4] = 150
+    hu += np.random.default_rng(0).normal(0, 8, hu.shape)
     folder = tmp_path / "in"
     folder.mkdir()
     nib.save(

@@ -53,7 +53,8 @@ def hu() -> np.ndarray:
     """Array (I, J, K) in a file's own order: air, fat, soft tissue, smooth enough for a CT."""
     i, j, k = np.indices((40, 32, 10))
     body = (i - 20) ** 2 / 300 + (j - 16) ** 2 / 180
-    return np.where(body > 1, -1000, np.where(body > 0.7, -100, 40 + 2 * k + i)).astype(np.int16)
+    fat = -100 + (7 * i + 5 * j + 3 * k) % 11 - 5  # not flat, as what is clipped would be
+    return np.where(body > 1, -1000, np.where(body > 0.7, fat, 40 + 2 * k + i)).astype(np.int16)
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ def test_labels_have_names_and_colours(organs: Labels, app: App, viewer) -> None
         said = organs.get_status(world, view_direction=None, dims_displayed=[1, 2], world=True)
         assert name in str(said)
     assert all(name in app.runs.latest.message for name in LABELS)
-    # One map of all of them; those of each class are at hand.
+    # One map of all of them, drawn when it is first shown; those of each class are at hand.
+    app.maps.show(app.session.reference, "probability")
     assert [layer.name for layer in viewer.layers if "probability" in layer.name] == [
         "CT probability"
     ]

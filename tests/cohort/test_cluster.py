@@ -24,10 +24,15 @@ from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.steps import CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference import provenance
 from napari_pancreas_seg.inference import segment as segmentation
-from napari_pancreas_seg.inference.provenance import read_sidecar
-from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.inference.provenance import read_sidecar, write_sidecar
+from napari_pancreas_seg.inference.result import (
+    Options,
+    Progress,
+    ScalarMap,
+    Segmentation,
+    describe,
+)
 from napari_pancreas_seg.io import files
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.volume import CTVolume
@@ -210,8 +215,8 @@ def export(task: cohort_worker.ClusterTask, card: dict[str, str]) -> bytes:
     values = ScalarMap(mask.astype(np.float16), volume.grid)
     found = Segmentation(mask * 0, values, (), volume.grid, 0.5, card, {}, Options())
     io.save_mask(mask, volume, task.case.mask, overwrite=True)
-    record = provenance.describe(volume, found, mask=mask)
-    provenance.write_sidecar(task.case.sidecar, record, overwrite=True)
+    record = describe(volume, found, mask=mask)
+    write_sidecar(task.case.sidecar, record, overwrite=True)
     return task.case.mask.read_bytes()
 
 

@@ -197,10 +197,10 @@ def test_gzip_under_a_plain_name_and_the_other_way_round(tmp_path: Path) -> None
         assert volume.name.lower() == "ct"
 
 
-def test_header_pairs_are_refused(tmp_path: Path) -> None:
+def test_half_a_header_pair_is_refused(tmp_path: Path) -> None:
     content = PLAIN.replace(b"n+1\0", b"ni1\0")
-    with pytest.raises(PancreasSegError, match="one file"):
-        io.load_ct(raw(content, "ct.nii")(tmp_path))
+    with pytest.raises(PancreasSegError, match="one file of a pair"):
+        io.load_ct(raw(content, "ct.hdr")(tmp_path))
     assert struct.unpack("<i", content[:4]) == (348,)
 
 

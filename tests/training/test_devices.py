@@ -39,8 +39,7 @@ for i in range(6):
     target[i, 120 + 5 * i : 190, 150:260] = 255
     hu[i, 120 + 5 * i : 190, 150:260] //= 4
 slices = TrainingSlices(
-    hu, target, np.array(list("abcdef")), np.full(6, "patient"), np.arange(6)[:, None],
-    np.ones(6, bool),
+    hu, target, np.array(list("abcdef")), np.full(6, "patient"), np.ones(6, bool),
 )
 settings = TrainSettings(
     architecture=Architecture(filters=1), steps=3, steps_per_epoch=2, batch_size=4,

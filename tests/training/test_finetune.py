@@ -271,7 +271,7 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
     capsys.readouterr()
     assert main(["corrections", "--folder", str(store)]) == 0
     line = capsys.readouterr().out
-    assert "4 slices" in line
+    assert "3 slices" in line
     assert main(["corrections", "remove", line.split(":")[0], "--folder", str(store)]) == 0
     capsys.readouterr()
     assert main(["corrections", "--folder", str(store)]) == 0
