@@ -112,7 +112,9 @@ def changed(parts: list[Part], c: Changes) -> tuple[torch.Tensor, torch.Tensor, 
     away = (places - c.field[:, None, None, :2]).abs() <= c.field[:, None, None, 2:] / 2
     inside = away.all(-1)[:, None].float()
     hu, target = sampled[:, :1] * inside, sampled[:, 1:2] * inside / 255
-    weight = torch.where(inside > 0, sampled[:, 2:], 1.0 * (sampled[:, 2:].amax((1, 2, 3), True) > 0))
+    weight = torch.where(
+        inside > 0, sampled[:, 2:], 1.0 * (sampled[:, 2:].amax((1, 2, 3), True) > 0)
+    )
     # Beyond the working slice nothing is known but that it is empty.
     weight = weight.clamp(0, 1)
     n = c.numbers

@@ -52,7 +52,9 @@ class Mixer:
         self.hu, self.target = data["hu"][kept], data["target"][kept]
         self.patient, self.kind = data["patient"][kept], data["kind"][kept]
         ends = np.cumsum(data["crop_shape"].prod(axis=1))[:-1]
-        pairs = zip(np.split(data["crop_hu"], ends), np.split(data["crop_target"], ends), strict=True)
+        pairs = zip(
+            np.split(data["crop_hu"], ends), np.split(data["crop_target"], ends), strict=True
+        )
         shapes = data["crop_shape"]
         crops = [tuple(a.reshape(s) for a in pair) for pair, s in zip(pairs, shapes, strict=True)]
         learnt = np.flatnonzero(~np.isin(data["crop_patient"], hold_out))
@@ -158,7 +160,7 @@ def _soft_box(shape: tuple, sd: float) -> np.ndarray:
     """1 within a box, falling to 0 at its rim."""
     inside = np.zeros(shape, np.float32)
     rim = max(1, round(sd))
-    inside[rim:-rim or None, rim:-rim or None] = 1
+    inside[rim : -rim or None, rim : -rim or None] = 1
     return np.clip(ndimage.gaussian_filter(inside, sd, mode="constant", cval=0.0), 0, 1)
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from napari_pancreas_seg.inference.preprocessing import resampling_matrix
-from napari_pancreas_seg.training.datasets import (
+from napari_pancreas_seg.inference.frame import resampling_matrix
+from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     load_cases,
     load_negatives,
     load_phantoms,
 )
-from napari_pancreas_seg.training.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts import open_dataset
 
 NEGATIVES = ("ct/negatives/chest_1.nii.gz", "ct/negatives/chest_2.nii.gz:40")
 PHANTOMS = 16

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from napari_pancreas_seg.training.calibration import score_predictions
-from napari_pancreas_seg.training.layouts import open_dataset
-from napari_pancreas_seg.training.recipe import TrainSettings
-from napari_pancreas_seg.training.validation import HeldBack
+from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.calibration import score_predictions
+from napari_pancreas_seg.training.judge.validation import HeldBack
 
 EVERY_S = 600
 BATCHES = 30

@@ -99,7 +99,9 @@ class Training:
     def __init__(self, mixer: Mixer, clock: Clock, seed: int, filters: int) -> None:
         torch.manual_seed(seed)
         self.mixer, self.seed = mixer, seed
-        self.network = AttentionUNet(filters, len(WINDOWS), 0.2).to(memory_format=torch.channels_last)
+        self.network = AttentionUNet(filters, len(WINDOWS), 0.2).to(
+            memory_format=torch.channels_last
+        )
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(

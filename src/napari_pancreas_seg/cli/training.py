@@ -109,6 +109,14 @@ def train(
         ),
     ] = None,
     negatives: Negatives = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Glands without surroundings to mix into slices: images/, masks/, manifest.csv.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     phantoms: Phantoms = 16,
     cache: Annotated[
         Path | None,
@@ -313,6 +321,7 @@ def train(
             "teachers": teacher or (),
             "teacher_share": TEACHER_SHARE if teacher_share is None else teacher_share,
             "negatives": negatives or (),
+            "crops": crops,
             "phantoms": phantoms,
             "about": fields,
             "resume": resume,

@@ -137,6 +137,22 @@ class Frame:
             )
         )
 
+    def resized(self, spec: FrameSpec) -> Frame:
+        """A frame of another size with the same centre."""
+        step = tuple(spec.mm_per_pixel / self.spec.mm_per_pixel * s for s in self.step)
+        origin = tuple(
+            o + s * (n - 1) / 2 - t * (m - 1) / 2
+            for o, s, n, t, m in zip(
+                self.origin,
+                self.step,
+                (self.spec.height, self.spec.width),
+                step,
+                (spec.height, spec.width),
+                strict=True,
+            )
+        )
+        return Frame(spec, self.shape, origin, step)  # type: ignore[arg-type]
+
     def within(self, values: Array, box: tuple[slice, ...]) -> Array:
         """Clear maps (n, height, width) outside of a box (y, x) of the slice.
 
@@ -327,6 +343,9 @@ def frame_around(
 ) -> Frame:
     """Lay a frame on slices whose body, or gland, is centred at a (y, x) index; see `place_frame`.
 
+    A frame around the body is moved so that no more of it lies beyond the slice than must: where
+    the slice shows less than a body, its middle tells little of where the gland is.
+
     Parameters
     ----------
     centre : tuple of float
@@ -345,7 +364,20 @@ def frame_around(
             centre, spec.offset_mm, spacing[1:], step, (spec.height, spec.width), strict=True
         )
     )
+    if spec.centre == "body":
+        origin = tuple(
+            _onto(o - st / 2, st * n, n_slice) + st / 2
+            for o, st, n, n_slice in zip(
+                origin, step, (spec.height, spec.width), shape, strict=True
+            )
+        )
     return Frame(spec, shape, origin, step)  # type: ignore[arg-type]
+
+
+def _onto(start: float, length: float, n: int) -> float:
+    """Where a stretch begins that lies within pixels 0 to n - 1, or holds all of them."""
+    ends = sorted((-0.5, n - 0.5 - length))
+    return min(max(start, ends[0]), ends[1])
 
 
 def contrast_shift(hu: Array, most_slices: int = 64) -> int:

@@ -19,12 +19,14 @@ from napari_pancreas_seg.inference.cascade import DEFAULT_LOCALISER, localiser_e
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import check_card
+from napari_pancreas_seg.training.data.crops import Crop, load_crops
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
     load_cases,
     load_negatives,
     load_phantoms,
+    working_frame,
 )
 from napari_pancreas_seg.training.data.layouts import (
     DataSet,
@@ -32,6 +34,7 @@ from napari_pancreas_seg.training.data.layouts import (
     VolumeCase,
     open_dataset,
 )
+from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.placing import check_classes
 from napari_pancreas_seg.training.distillation import TEACHER_SHARE, check_teachers, taught
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
@@ -133,6 +136,7 @@ def train(
     teachers: Sequence[str | Path] = (),
     teacher_share: float = TEACHER_SHARE,
     negatives: Sequence[str] = (),
+    crops: Path | None = None,
     phantoms: int = 16,
     about: dict[str, Any] | None = None,
     resume: bool = False,
@@ -169,6 +173,9 @@ def train(
         Weight of the teachers in the target, above 0 to 1; the mask has the rest.
     negatives : sequence of str
         CTs that show no pancreas; see `load_negatives`.
+    crops : Path, optional
+        Folder of glands without surroundings to mix into the slices of the pancreas, those of
+        patients held back left out; see `load_crops` and `MixingSettings`.
     phantoms : int
         Number of synthetic phantoms to mix in; their seeds start at 1, the sample's is 0. They
         have a pancreas and no other class: with several, none is mixed in.
@@ -208,6 +215,7 @@ def train(
         "start": None,
         "teachers": [],
         "negatives": [Path(n).name for n in negatives],
+        "crops": None if crops is None else Path(crops).name,
     }
     recipe |= {"phantoms": phantoms, "labels": dict(data.labels), **settings_to_dict(settings)}
     if (split is None) != (calibrated_by is not None):
@@ -239,7 +247,9 @@ def train(
     cases = list(data.cases)
     training, validation = (cases, []) if split is None else split.divide(cases)
     whose = {"training": _patients(training), "held_back": _patients(validation)}
+    further = _crops(crops, data, settings, whose["held_back"])
     known = patients_seen([model.card for model in (given, *by) if model is not None])
+    known |= {crop.patient for crop in further}
     seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
     card = _card(recipe, settings, data, sorted({*whose["training"], *known})) | found_by
     _check_about(card, about, output / BUNDLE)
@@ -254,6 +264,7 @@ def train(
         watch.on_note(f"Mind that {flattered(len(seen))}.")
     n_cases = len(training) + len(validation)
     slices = _load(training, data, settings, negatives, phantoms, cache, n_cases, watch)
+    slices = replace(slices, crops=tuple(further))
     if by:
         slices = taught(slices, settings, by, teacher_share)
     held = HeldBack(
@@ -355,6 +366,19 @@ def _localiser(settings: TrainSettings, model: str | Path | None) -> dict[str, A
             )
         return {}
     return {"localiser": localiser_entry(model or DEFAULT_LOCALISER)}
+
+
+def _crops(
+    folder: Path | None, data: DataSet, settings: TrainSettings, held: Sequence[str]
+) -> list[Crop]:
+    """Glands without surroundings, none of a patient held back."""
+    if folder is None:
+        return []
+    if [*data.labels] != [PANCREAS] or settings.neighbours_mm is not None:
+        raise PancreasSegError(
+            "Crops of glands are for the pancreas alone, on single slices: leave --crops out."
+        )
+    return load_crops(folder, working_frame(settings.frame).mm_per_pixel, held)
 
 
 def _load(

@@ -31,6 +31,7 @@ from napari_pancreas_seg.training.data.cache import (
     classes_shown,
     joined_rows,
 )
+from napari_pancreas_seg.training.data.crops import Crop
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
 from napari_pancreas_seg.training.data.placing import gland_of_slices, lay_frame
@@ -82,6 +83,8 @@ class TrainingSlices:
         itself and the one above, at a fixed distance in mm (S = 3).
     usable : ndarray, shape (N,), bool
         Whether a slice may be learnt from; the others only serve as neighbours.
+    crops : sequence of Crop
+        Glands without surroundings, to be mixed into slices.
     """
 
     hu: Rows
@@ -90,6 +93,7 @@ class TrainingSlices:
     kind: npt.NDArray[np.str_]
     neighbours: npt.NDArray[np.intp]
     usable: npt.NDArray[np.bool_]
+    crops: tuple[Crop, ...] = ()
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -111,6 +115,7 @@ class TrainingSlices:
             np.concatenate([p.kind for p in parts]),
             np.concatenate([p.neighbours + n for p, n in zip(parts, first_row, strict=False)]),
             np.concatenate([p.usable for p in parts]),
+            tuple(crop for p in parts for crop in p.crops),
         )
 
     def inputs(self, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
@@ -161,10 +166,15 @@ class _Choice:
     labels: Mapping[str, int]
     neighbours_mm: float | None
     slice_step_mm: float
-    frame: FrameSpec = WORKING_FRAME
+    network_frame: FrameSpec = DEFAULT_FRAME
     near_mm: float = NEAR_MM
     far_slices: int = FAR_SLICES
     gland_mm: tuple[float, float] | None = None
+
+    @property
+    def frame(self) -> FrameSpec:
+        """What is kept of a slice."""
+        return working_frame(self.network_frame)
 
 
 def load_cases(
@@ -209,7 +219,7 @@ def load_cases(
     """
     if not cases:
         raise PancreasSegError("There are no cases to train on.")
-    settled = _Choice(dict(labels), neighbours_mm, slice_step_mm, working_frame(frame))
+    settled = _Choice(dict(labels), neighbours_mm, slice_step_mm, frame)
     glands = gland_of_slices(cases, [*labels.values()], frame)
     parts = []
     for done, case in enumerate(cases, start=1):
@@ -325,7 +335,7 @@ def load_negatives(
         if not chosen.size:
             raise PancreasSegError(f"{text}: no slice is left of {volume.grid.shape[0]}.")
         none = np.zeros(volume.grid.shape, np.uint8)
-        choice = _Choice({}, neighbours_mm, 0.0, working_frame(frame))
+        choice = _Choice({}, neighbours_mm, 0.0, frame)
         parts.append(_whole(volume, none, chosen, [1] * classes, volume.name, "negative", choice))
     return TrainingSlices.join(parts)
 
@@ -334,7 +344,7 @@ def load_phantoms(
     seeds: Iterable[int], *, neighbours_mm: float | None = None, frame: FrameSpec = DEFAULT_FRAME
 ) -> TrainingSlices:
     """Every second slice of synthetic phantoms, at the working scale; the class is the pancreas."""
-    choice = _Choice({}, neighbours_mm, 0.0, working_frame(frame))
+    choice = _Choice({}, neighbours_mm, 0.0, frame)
     parts = []
     for seed in seeds:
         phantom = make_phantom(seed)
@@ -387,9 +397,11 @@ def _working(
 
     Returns slices (n, H, W) and the share of each pixel that has each value, (n, H, W, C).
     """
-    rows, columns = lay_frame(volume, mask, values, choice.frame, choice.gland_mm).into()
+    # Where the network's frame lies, which the edge of the slice may have moved.
+    laid = lay_frame(volume, mask, values, choice.network_frame, choice.gland_mm)
+    rows, columns = laid.resized(choice.frame).into()
     shift = contrast_shift(volume.hu)
-    hu = np.empty((len(chosen), choice.frame.height, choice.frame.width), np.uint8)
+    hu = np.empty((len(chosen), len(rows), len(columns)), np.uint8)
     target = np.zeros((*hu.shape, len(values)), np.uint8)
     for i, z in enumerate(chosen):
         clipped = np.clip(volume.hu[z].astype(np.float32) + shift, *SOFT_TISSUE_HU)

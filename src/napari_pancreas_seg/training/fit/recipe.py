@@ -13,6 +13,7 @@ from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.devices import POLICIES
+from napari_pancreas_seg.training.fit.mixing import MixingSettings
 
 __all__ = ["TrainSettings", "check_windows", "settings_to_dict"]
 
@@ -65,6 +66,12 @@ class TrainSettings:
         trains to the end and keeps the last.
     seed : int
         Seed of everything random.
+    frame : FrameSpec
+        What the network sees of a slice.
+    augmentation : AugmentationSettings
+        How strongly slices are changed.
+    mixing : MixingSettings
+        How often slices hold parts of others.
     """
 
     architecture: str | Architecture = "default"
@@ -91,6 +98,7 @@ class TrainSettings:
     seed: int = 0
     frame: FrameSpec = field(default_factory=FrameSpec)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    mixing: MixingSettings = field(default_factory=MixingSettings)
 
     def __post_init__(self) -> None:
         if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:

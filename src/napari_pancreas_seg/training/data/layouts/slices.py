@@ -46,6 +46,8 @@ class SliceRecord:
         Size of a pixel.
     thickness_mm : float
         Distance between the CT's slices.
+    spacing_known : bool
+        Whether these are the CT's own.
     """
 
     name: str
@@ -54,6 +56,7 @@ class SliceRecord:
     mask: Path
     spacing_mm: float
     thickness_mm: float = NOMINAL_THICKNESS_MM
+    spacing_known: bool = False
 
     @property
     def slices(self) -> None:
@@ -157,8 +160,10 @@ def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> S
     except (TypeError, ValueError):
         raise PancreasSegError(f"{folder}: crop_margin_px of {name} is not a number.") from None
     # The margins were cut off and the rest blown up to 512 pixels again.
+    known = row["patient"] in spacing
     pixel, thickness = spacing.get(row["patient"], (NOMINAL_SPACING_MM, NOMINAL_THICKNESS_MM))
-    return SliceRecord(name, row["patient"], image, mask, pixel * (1 - margin / 256), thickness)
+    pixel *= 1 - margin / 256
+    return SliceRecord(name, row["patient"], image, mask, pixel, thickness, known)
 
 
 LAYOUT = Layout(
