@@ -15,7 +15,7 @@ from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import score_predictions
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
-EVERY_S = 600
+EVERY_S = 780
 BATCHES = 30
 
 

@@ -39,6 +39,8 @@ WARM_UP, DECAY = 0.03, 1e-2
 AVERAGING = 0.998
 SIDES = (1.0, 0.5, 0.25)
 CHECKPOINT_S = 120
+LONGEST_STEP_S = 15.0
+"""What a step took longer, the process was stopped: that time does not count."""
 STATISTICS = 150
 
 
@@ -222,7 +224,7 @@ def run(training: Training, output: Path, watch=None) -> None:
     while training.clock.share < 1:
         losses.append(training.learn())
         now = time.monotonic()
-        training.clock.spent += now - last
+        training.clock.spent += min(now - last, LONGEST_STEP_S)
         last, n_seen = now, n_seen + BATCH
         changes = training.clock.size() != before
         if now - seen > CHECKPOINT_S or changes:
@@ -278,7 +280,18 @@ def main() -> None:
     run(training, arguments.output, watch)
     network = training.averaged(STATISTICS)
     export(network, arguments.output / "weights.npz")
-    about = {"steps": training.step, "hours": arguments.hours, "patients": mixer.patients()}
+    about = {
+        "steps": training.step,
+        "hours": round(training.clock.spent / 3600, 2),
+        "peak": arguments.peak,
+        "seed": arguments.seed,
+        "stages": arguments.stages,
+        "start": str(arguments.start) if arguments.start else None,
+        "hold_out": held,
+        "patients": mixer.patients(),
+        "slices": int((mixer.kind == "patient").sum()),
+        "crops": len(mixer.crops),
+    }
     (arguments.output / "training.json").write_text(json.dumps(about), encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from napari_pancreas_seg.inference.frame import (
     FrameSpec,
     body_centre,
     contrast_shift,
+    frame_around,
     place_frame,
     resampling_matrix,
 )
@@ -102,3 +103,22 @@ def test_dark_tissue_is_brightened(tissue, shift):
     hu[:, 10:50, 10:50] = rng.normal(tissue, 10, (4, 40, 40))
     assert contrast_shift(hu.astype(np.int16)) == pytest.approx(shift, abs=5)
     assert contrast_shift(np.clip(hu, 0, 255).astype(np.int16)) == 0
+
+
+@pytest.mark.parametrize("size", [150, 180, 230, 500])
+def test_no_more_of_a_frame_lies_beyond_the_slice_than_must(size):
+    spec = FrameSpec()
+    shape, spacing = (size, size), (1.0, 1.0, 1.0)
+    for centre in ((size / 2, size / 2), (0.0, size - 1.0)):
+        frame = frame_around(centre, shape, spacing, spec)
+        for origin, step, n in zip(frame.origin, frame.step, (160, 224), strict=True):
+            first, last = origin - step / 2, origin + step * (n - 0.5)
+            inside = min(last, size - 0.5) - max(first, -0.5)
+            assert inside == pytest.approx(min(size, step * n))
+    middle = frame_around((250.0, 250.0), (500, 500), spacing, spec)
+    assert middle.origin == pytest.approx((250 - 28 - 0.6 * 159, 250 + 14 - 0.6 * 223))
+    wide = middle.resized(FrameSpec(304, 400, 1.0))
+    for o, s, n, p, t, m in zip(
+        middle.origin, middle.step, (160, 224), wide.origin, wide.step, (304, 400), strict=True
+    ):
+        assert p + t * (m - 1) / 2 == pytest.approx(o + s * (n - 1) / 2)

@@ -108,7 +108,7 @@ def test_training_and_validation_see_the_same_frame(dataset):
     slices = load_cases(records, LABELS, frame=TINY)
     chance = draw(np.random.default_rng(0), 4, TINY, AugmentationSettings.none())
     batch = {"hu": slices.inputs(np.arange(4)), "target": slices.target[np.arange(4)], **chance}
-    _, target = Augment(TINY, working_frame(TINY))(batch)
+    _, target, _ = Augment(TINY, working_frame(TINY))(batch)
 
     class Nothing:
         def predict_on_batch(self, inputs):

@@ -106,10 +106,8 @@ class AugmentationSettings:
     def none(cls) -> AugmentationSettings:
         """Settings that change nothing."""
         pairs = ("elastic_mm", "elastic_fine_mm", "field_mm")
-        return cls(
-            **{f.name: 0.0 for f in fields(cls) if f.name not in pairs},
-            **dict.fromkeys(pairs, (0.0, 0.0)),
-        )
+        zero: dict[str, Any] = {f.name: 0.0 for f in fields(cls)}
+        return cls(**(zero | dict.fromkeys(pairs, (0.0, 0.0))))
 
     def without_intensity(self) -> AugmentationSettings:
         """The same geometry, with HU as they are."""

@@ -48,6 +48,8 @@ class SliceRecord:
         Distance between the CT's slices.
     spacing_known : bool
         Whether these are the CT's own.
+    margin_px : int
+        Pixels that were cut off at each side of the CT's slice, before the rest was enlarged.
     """
 
     name: str
@@ -57,6 +59,7 @@ class SliceRecord:
     spacing_mm: float
     thickness_mm: float = NOMINAL_THICKNESS_MM
     spacing_known: bool = False
+    margin_px: int = 0
 
     @property
     def slices(self) -> None:
@@ -163,7 +166,7 @@ def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> S
     known = row["patient"] in spacing
     pixel, thickness = spacing.get(row["patient"], (NOMINAL_SPACING_MM, NOMINAL_THICKNESS_MM))
     pixel *= 1 - margin / 256
-    return SliceRecord(name, row["patient"], image, mask, pixel, thickness, known)
+    return SliceRecord(name, row["patient"], image, mask, pixel, thickness, known, margin)
 
 
 LAYOUT = Layout(
