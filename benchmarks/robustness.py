@@ -5,10 +5,14 @@ usage: python benchmarks/robustness.py slices DATASET [--model benchmarks/models
 
 The first takes every slice of the patients whom the model never saw, changes it in a way that is
 fixed, and gives the mean over patients of Dice, all of a patient's slices pooled, beside that of
-the slices as they are: cut to 180 × 180 mm around a point of the gland (where the rest is cut off,
-the reference is cut too); the outside of the body at -1000 HU and at 0; without contrast agent
-(45 to 200 HU squeezed to 45 to 70, brighter HU lowered by as much as that takes away at 200, and
-less with every HU above it, so that bone stays bright). The second looks at whole CTs: volume and
+the slices as they are:
+
+- cut to 180 × 180 mm around a point of the gland; what the rest holds of the gland does not count;
+- fat at -100 HU, and the outside of the body at -1000 or at 0;
+- without contrast agent: 45 to 200 HU squeezed to 45 to 70, and what is brighter lowered as much,
+  so that bone stays brighter than the rest.
+
+The second looks at whole CTs: volume and
 Dice beside references, and what is found where there can be no pancreas.
 """
 
@@ -34,7 +38,8 @@ from napari_pancreas_seg.volume import CTVolume
 FIELD_MM = 180.0
 POINTS = 2
 """Points of each gland around which a slice is cut."""
-AIR_HU = -1000
+AIR_HU, FAT_HU = -1000, -100
+"""What is 0 in a clipped slice: around the body, and within it."""
 
 Array = np.ndarray
 
@@ -116,9 +121,9 @@ def score_slices(dataset: Path, model: str) -> dict[str, Any]:
         for part in fields(true, record.spacing_mm, rng):
             tally.count("whole slice, within the field", record.patient, usual[part], true[part])
             tally.add("180 mm field", record, hu[part], true[part])
-        outside = outside_body(hu)
-        tally.add("outside -1000", record, np.where(outside, AIR_HU, hu), true)
-        tally.add("outside 0", record, np.where(outside, 0, hu), true)
+        outside, unclipped = outside_body(hu), np.where(hu == 0, FAT_HU, hu)
+        tally.add("outside -1000", record, np.where(outside, AIR_HU, unclipped), true)
+        tally.add("outside 0", record, np.where(outside, 0, unclipped), true)
         tally.add("no contrast agent", record, without_agent(hu), true)
     return {"patients": len({r.patient for r in records}), "slices": len(records), **tally.means()}
 

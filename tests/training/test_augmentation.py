@@ -94,7 +94,9 @@ def test_slices_without_agent_are_brightened_as_inference_does(augment):
 
 def test_what_was_clipped_away_stays_away(augment):
     hu = np.zeros((8, 80, 96), np.uint8)
-    drawn = draw(np.random.default_rng(0), 8, FRAME, AugmentationSettings(paint_share=0))
+    # But for what is painted, cut out, or brightened by a window whose lower end lies above it.
+    settings = AugmentationSettings(paint_share=0, cut_share=0, window_share=0)
+    drawn = draw(np.random.default_rng(0), 8, FRAME, settings)
     got, _ = apply(augment, hu, hu, drawn)
     assert got.max() < 1
 
