@@ -14,10 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import changing
-import mixing
 import numpy as np
-import train_torch
 
 import napari_pancreas_seg
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, build
@@ -54,15 +51,6 @@ def network(weights: Path, before: Path | None = None, share: float = 0.0) -> An
     return made
 
 
-def constants(module: Any) -> dict[str, Any]:
-    """A module's settings as plain data."""
-    return {
-        name.lower(): value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, (int, float, tuple, np.ndarray, np.floating))
-    }
-
-
 def recipe(about: dict[str, Any]) -> dict[str, Any]:
     """What was done, for the card."""
     start = None
@@ -79,23 +67,11 @@ def recipe(about: dict[str, Any]) -> dict[str, Any]:
         "phantoms": 16,
         "labels": {"pancreas": 1},
         "architecture": "default",
-        "loss": "mixed",
         "steps": about["steps"],
-        "batch_size": train_torch.BATCH,
         "learning_rate": about["peak"],
-        "weight_decay": train_torch.DECAY,
-        "warm_up": train_torch.WARM_UP,
-        "clip_norm": 1.0,
-        "schedule": "cosine",
-        "averaging": train_torch.AVERAGING,
-        "side_weights": list(train_torch.SIDES[1:]),
-        "calibration_batches": train_torch.STATISTICS,
-        "policy": "mixed_bfloat16",
-        "windows": [list(window) for window in train_torch.WINDOWS],
         "seed": about["seed"],
+        **about["settings"],
         "frame": TrainSettings().frame.to_dict(),
-        "augmentation": constants(changing),
-        "mixing": constants(mixing),
     }
 
 

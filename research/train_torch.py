@@ -20,7 +20,10 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import changing
+import mixing
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -245,6 +248,34 @@ def run(training: Training, output: Path, watch=None) -> None:
     save(training, output)
 
 
+def constants(module: Any) -> dict[str, Any]:
+    """A module's settings as plain data."""
+    return {
+        name.lower(): value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, (int, float, tuple, np.ndarray, np.floating))
+    }
+
+
+def settings() -> dict[str, Any]:
+    """What a card says of the recipe beside what is chosen on the command line."""
+    return {
+        "loss": "mixed",
+        "batch_size": BATCH,
+        "weight_decay": DECAY,
+        "warm_up": WARM_UP,
+        "clip_norm": 1.0,
+        "schedule": "cosine",
+        "averaging": AVERAGING,
+        "side_weights": list(SIDES[1:]),
+        "calibration_batches": STATISTICS,
+        "policy": "mixed_bfloat16",
+        "windows": [list(window) for window in WINDOWS],
+        "augmentation": constants(changing),
+        "mixing": constants(mixing),
+    }
+
+
 def main() -> None:
     """Train, and write the averaged weights."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -291,6 +322,7 @@ def main() -> None:
         "patients": mixer.patients(),
         "slices": int((mixer.kind == "patient").sum()),
         "crops": len(mixer.crops),
+        "settings": settings(),
     }
     (arguments.output / "training.json").write_text(json.dumps(about), encoding="utf-8")
 
