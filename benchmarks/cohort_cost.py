@@ -143,7 +143,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.ct is None:
             sources = [write_phantom(folder / "phantom.nii.gz")]
         else:
-            sources = find_inputs([arguments.ct])
+            sources = list(find_inputs([arguments.ct]))
         for number in range(max(arguments.copies, len(sources))):
             source = sources[number % len(sources)]
             copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -166,7 +166,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 "what": "phantom" if arguments.ct is None else "given",
                 "shape": list(volume.grid.shape),
                 "spacing_mm": list(volume.spacing),
-                "mb": size(find_inputs([cts])) / 1e6 / made,
+                "mb": size(list(find_inputs([cts]))) / 1e6 / made,
             },
             "model": (read_sidecar(next(out.glob("*_mask.json"))) or {})["model"],
             "output_mb_per_ct": size(list(out.iterdir())) / 1e6 / made,

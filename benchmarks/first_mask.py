@@ -45,7 +45,7 @@ def main() -> None:
             os.environ[variable] = scratch
         viewer = napari.Viewer()
         _, dock = viewer.window.add_plugin_dock_widget("napari-pancreas-seg")
-        dock.session.open_file(asked.ct)
+        dock.app.files.open(asked.ct)
         wait_until(lambda: dock.ct_panel.layer is not None)
         layer = dock.ct_panel.layer
         middle = [0.8 * n if axis == 0 else 0 for axis, n in enumerate(layer.data.shape)]
@@ -54,9 +54,9 @@ def main() -> None:
         for number in range(1, RUNS + 1):
             started = time.perf_counter()
             dock.run_panel.run_button.click()
-            wait_until(lambda: dock.session.run is not None and dock.session.run.done > 0)
+            wait_until(lambda: dock.app.runs.latest is not None and dock.app.runs.latest.done > 0)
             first = time.perf_counter() - started
-            wait_until(lambda: not dock.session.running)
+            wait_until(lambda: not dock.app.runs.running)
             whole = time.perf_counter() - started
             print(f"run {number}: first slice after {first:.2f} s, all after {whole:.2f} s")
         viewer.close()

@@ -466,8 +466,7 @@ def read_everything(path: Path) -> str:
 
     became = "refused"
     for read in (
-        front.looks_like_map,
-        front.looks_like_mask,
+        front.sniff,
         front.load_ct,
         front.load_mask,
         front.load_map,

@@ -130,31 +130,29 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
         QTest.qWait(500)
     with watch.phase("open the panel"):
         _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
-    session = dock.session
-    session.warm_up_allowed = False
+    app = dock.app
+    app.network.warm_up_allowed = False
     if chosen.network:
         from napari_pancreas_seg.inference.process.client import NetworkProcess
 
-        session.network.close()
-        session.network = NetworkProcess([sys.executable, chosen.network])
-    combo = dock.model_panel.combo
-    combo.addItem(chosen.model, chosen.model)
-    combo.setCurrentIndex(combo.count() - 1)
+        app.network.process.close()
+        app.network.process = NetworkProcess([sys.executable, chosen.network])
+    dock.model_panel.use_named(chosen.model)
     with watch.phase("load the CT"):
-        session.open_file(ct)
-        wait(lambda: session.ct is not None)
+        app.files.open(ct)
+        wait(lambda: app.session.ct is not None)
     with watch.phase("start the network"):
-        session.warm_up_allowed = True
-        session.warm_up(session.ct, chosen.model)
-        wait(lambda: bool(session.devices) or bool(chosen.network), 300)
+        app.network.warm_up_allowed = True
+        app.network.warm_up(app.session.ct.data, app.session.reference, chosen.model)
+        wait(lambda: bool(app.network.devices) or bool(chosen.network), 300)
     with watch.phase("scroll through slices"):
         for step in range(0, chosen.shape[0], 20):
             viewer.dims.set_current_step(0, step)
             QTest.qWait(10)
     with watch.phase("run"):
         QTest.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
-        wait(lambda: session.run is not None and not session.running, chosen.patience)
-    mask = session.mask
+        wait(lambda: app.runs.latest is not None and not app.runs.running, chosen.patience)
+    mask = app.session.mask
     work_on(viewer, dock, mask, watch)
     with watch.phase("export"):
         target = folder / "mask.nii.gz"
@@ -164,16 +162,15 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
     with watch.phase("napari's own File › Open"):
         viewer.open(str(ct), plugin=PLUGIN)
     viewer.close()
-    session.close()
+    app.close()
     return watch.phases
 
 
 def work_on(viewer: napari.Viewer, dock: object, mask: object, watch: Stopwatch) -> None:
     """What a person does with a mask."""
     with watch.phase("drag the threshold"):
-        slider = dock.run_panel.threshold
-        for value in np.linspace(slider.minimum() + 10, slider.maximum() - 10, 15):
-            slider.setValue(int(value))
+        for value in np.linspace(0.15, 0.85, 15):
+            dock.options_panel.threshold.value = round(float(value), 2)
             QTest.qWait(40)
         QTest.qWait(1500)
     with watch.phase("paint"):

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from napari_pancreas_seg.inference.segment import LoadedModel, segment
+from napari_pancreas_seg.inference.loaded import LoadedModel
+from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout

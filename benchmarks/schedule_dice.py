@@ -36,8 +36,9 @@ from typing import Any
 import numpy as np
 
 import napari_pancreas_seg as nps
+from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
-from napari_pancreas_seg.inference.frame import Frame, body_centre, frame_around
+from napari_pancreas_seg.inference.frame import Frame, frame_around
 from napari_pancreas_seg.inference.maps import foreground
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.inference.segment import LoadedModel
@@ -105,7 +106,7 @@ def see_patient(
     slices = [(record, *record.load()) for record in records]
     offsets = []
     for _, volume, _ in slices:
-        centre, middle = body_centre(volume.hu, volume.spacing), _middle(volume)
+        centre, middle = look_at(volume.hu, volume.spacing).centre, _middle(volume)
         offsets.append((np.subtract(centre, middle)) * volume.spacing[1:])
     offset_mm = np.median(offsets, axis=0)
     threshold = float(loaded.card["threshold"])

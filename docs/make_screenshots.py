@@ -3,6 +3,7 @@
 Needs a display with OpenGL, such as Xvfb's::
 
     xvfb-run -s "-screen 0 1280x800x24" python docs/make_screenshots.py
+    xvfb-run -s "-screen 0 1920x1080x24" python docs/make_screenshots.py -o wide --size 1920x1080
 
 No picture shows a patient: the phantom is made by code. The user's own settings and
 corrections are neither used nor changed.
@@ -29,20 +30,18 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 from napari_pancreas_seg import save_mask
+from napari_pancreas_seg._napari.compat import canvas_widget
+from napari_pancreas_seg._napari.layers.maps import BEST
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.panel import Panel
 from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.io import save_ct
 
 PLUGIN = "napari-pancreas-seg"
-SIZE = (1280, 800)
 OVERVIEW_WIDTH = 1080
 MOST_KILOBYTES = 150
 STRIP = ("opened", "running", "mask", "attention", "correct", "surface")
 """The case in six pictures."""
-STRIP_CUT = (334, 24, 986, 750)
-"""Napari's canvas in a window of `SIZE`: left, top, right, bottom."""
 STRIP_HEIGHT, STRIP_GAP = 260, 6
 PATIENCE_SECONDS = 600
 SMALL = {"shape": (42, 168, 216), "spacing_mm": (6.0, 1.6667, 1.6667)}
@@ -80,16 +79,18 @@ class Window:
         Folder for the pictures.
     theme : str
         Theme of napari.
+    size : tuple of int
+        Width and height of the window.
     """
 
-    def __init__(self, folder: Path, theme: str = "dark") -> None:
+    def __init__(self, folder: Path, theme: str, size: tuple[int, int]) -> None:
         get_settings().appearance.theme = theme
         self.folder = folder
         self.viewer = napari.Viewer()
         _, self.dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
         self.dock: PancreasDock
-        self.session = self.dock.session
-        self.viewer.window.resize(*SIZE)
+        self.app = self.dock.app
+        self.viewer.window.resize(*size)
         QTest.qWait(500)
 
     def open_phantom(self) -> None:
@@ -104,18 +105,26 @@ class Window:
         if path:
             self.dock.model_panel.use_file(path)
 
-    def unfold(self, *panels: Panel) -> None:
-        """Unfold some panels and fold the others, so that all of what is open can be seen."""
-        for panel in self.dock.panels:
-            panel.is_open = panel in panels
+    def show_tab(self, title: str) -> None:
+        """Bring a tab of the dock to the front."""
+        tabs = self.dock.tabs
+        titles = [tabs.tabText(place).replace("&&", "&") for place in range(tabs.count())]
+        tabs.setCurrentIndex(titles.index(title))
         QTest.qWait(300)
 
-    def shoot(self, name: str) -> None:
-        """Take a picture of the whole window."""
+    @property
+    def canvas(self) -> tuple[int, int, int, int]:
+        """Where the picture lies in the window: left, top, right, bottom."""
+        canvas, window = canvas_widget(self.viewer), self.viewer.window._qt_window
+        place = canvas.mapTo(window, canvas.rect().topLeft())
+        return place.x(), place.y(), place.x() + canvas.width(), place.y() + canvas.height()
+
+    def shoot(self, name: str, pause_ms: int = 800) -> None:
+        """Take a picture of the whole window, once what moves has come to rest."""
         # What napari has said meanwhile would hide the picture's corner.
         for notification in self.viewer.window._qt_window.findChildren(NapariQtNotification):
             notification.close()
-        QTest.qWait(800)
+        QTest.qWait(pause_ms)
         pixels = self.viewer.window.screenshot(canvas_only=False, flash=False)
         save_small(Image.fromarray(pixels), self.folder / f"{name}.png")
 
@@ -123,50 +132,45 @@ class Window:
         self, key: Qt.Key, modifier: Qt.KeyboardModifier = Qt.KeyboardModifier.NoModifier
     ) -> None:
         """Press a key in the picture, and wait for what it does."""
-        canvas = self.viewer.window._qt_viewer.canvas.native
-        QTest.keyClick(canvas, key, modifier)
+        QTest.keyClick(canvas_widget(self.viewer), key, modifier)
         QTest.qWait(200)
-        wait_until(lambda: not self.session.corrector.working)
+        wait_until(lambda: not self.app.corrector.working)
 
     def run(self, pictured_at: float | None = None) -> Labels:
         """Run to the end; picture it once a share of the slices is done."""
         self.dock.run_panel.run_button.click()
         if pictured_at is not None:
-            run = self.session.run
+            run = self.app.runs.latest
             wait_until(lambda: run.done >= pictured_at * run.total > 0)
-            self.shoot("running")
-        wait_until(lambda: not self.session.running)
-        wait_until(lambda: self.session.review.facts is not None)
-        return self.session.mask
+            self.shoot("running", pause_ms=0)
+        wait_until(lambda: not self.app.runs.running)
+        wait_until(lambda: self.app.review.facts is not None)
+        return self.app.session.mask
 
     def show_attention(self, shown: bool) -> None:
-        """Show the finest gate, or hide it."""
-        box = self.dock.attention_panel.boxes["attention 1"]
-        if box.isChecked() is not shown:
-            box.click()
+        """Show the gate that tells most, or hide it."""
+        self.app.maps.show(self.app.session.reference, BEST, shown)
 
     def show_largest_slice(self) -> int:
         """Go to the slice with most of the pancreas."""
-        z = int(np.argmax(np.count_nonzero(self.session.mask.data, axis=(1, 2))))
-        self.session.review.show(z)
+        z = int(np.argmax(np.count_nonzero(self.app.session.mask.data, axis=(1, 2))))
+        self.app.review.show(z)
         return z
 
 
 def picture_a_run(window: Window) -> None:
     """Picture a run on its way, its mask with another threshold, and its attention."""
-    dock, session = window.dock, window.session
-    wait_until(lambda: bool(session.devices))  # the network is warm
-    mask = window.run(pictured_at=0.3)
+    dock, app = window.dock, window.app
+    wait_until(lambda: bool(app.network.devices))  # the network is warm
+    mask = window.run(pictured_at=0.1)
     window.show_largest_slice()
     window.show_attention(False)
-    dock.run_panel.threshold.setValue(35)
-    known = session.masks[mask]
+    dock.options_panel.threshold.value = 0.35
+    known = app.session.masks[mask]
     wait_until(lambda: abs(known.result.threshold - 0.35) < 1e-6)
-    window.unfold(dock.ct_panel, dock.run_panel, dock.measure_panel, dock.export_panel)
     window.shoot("mask")
-    dock.run_panel.own.click()
+    dock.options_panel.own.click()
     wait_until(lambda: abs(known.result.threshold - 0.35) > 1e-6)
-    window.unfold(dock.ct_panel, dock.model_panel, dock.run_panel, dock.attention_panel)
     window.show_attention(True)
     mask.contour = 1
     window.shoot("attention")
@@ -176,46 +180,45 @@ def picture_a_run(window: Window) -> None:
 
 def picture_corrections(window: Window) -> None:
     """Correct three slices, review some, and picture what is proposed between the three."""
-    dock, session = window.dock, window.session
-    mask, largest = session.mask, window.show_largest_slice()
+    app = window.app
+    mask, largest = app.session.mask, window.show_largest_slice()
     edited = (largest - 3, largest, largest + 3)
     for z in range(edited[0], edited[-1] + 1):
-        session.review.show(z)
+        app.review.show(z)
         if z in edited:
             inside = np.argwhere(mask.data[z])
             y, x = inside[inside[:, 1].argmin()]
-            mask.brush_size = 12
             mask.paint((z, int(y), int(x)), 1)
         else:
             window.press(Qt.Key.Key_C, Qt.KeyboardModifier.ShiftModifier)
-    slices = np.flatnonzero(session.review.facts.area_mm2)
-    session.review.show(int(slices[0]))
-    window.unfold(dock.correct_panel)
+    slices = np.flatnonzero(app.review.facts.area_mm2)
+    app.review.show(int(slices[0]))
+    window.show_tab("Correct")
     for _ in slices[:6]:
         window.press(Qt.Key.Key_Q)
-    session.review.show(largest - 1)
+    app.review.show(largest - 1)
     mask.mode = "paint"
     window.press(Qt.Key.Key_I)
-    wait_until(lambda: session.corrector.proposal is not None)
+    wait_until(lambda: app.corrector.proposal is not None)
     window.shoot("correct")
     window.press(Qt.Key.Key_Return)
     mask.mode = "pan_zoom"
-    session.review.show(largest)
+    app.review.show(largest)
 
 
 def picture_measurements(window: Window, scratch: Path) -> None:
     """Picture the measurements against a reference, here the gland that was drawn."""
-    dock, session = window.dock, window.session
-    phantom, mask = make_phantom(), session.mask
+    dock, app = window.dock, window.app
+    phantom, mask = make_phantom(), app.session.mask
     path = save_mask(phantom.mask, like=phantom.volume, path=scratch / "reference.nii.gz")
-    session.open_file(path)
-    wait_until(lambda: dock.measure_panel.reference_combo.count() > 1)
+    app.files.open(path)
+    wait_until(lambda: len(dock.measure_panel.reference_combo) > 1)
     reference = next(layer for layer in window.viewer.layers if layer.name.startswith("reference"))
     reference.contour = 1
-    session.mask = mask
+    app.session.mask = mask
     window.viewer.layers.selection.active = mask
-    dock.measure_panel.reference_combo.setCurrentIndex(1)
-    window.unfold(dock.ct_panel, dock.view_panel, dock.measure_panel, dock.export_panel)
+    dock.measure_panel.reference_combo.value = reference
+    window.show_tab("Measure & export")
     wait_until(lambda: dock.measure_panel.values["dice"].text() != "–")
     window.shoot("measure")
     reference.visible = False
@@ -223,6 +226,7 @@ def picture_measurements(window: Window, scratch: Path) -> None:
 
 def picture_the_surface(window: Window) -> None:
     """Picture the mask in 3-D."""
+    window.show_tab("Segment")
     button = window.dock.view_panel.surface_button
     button.click()
     wait_until(lambda: window.viewer.dims.ndisplay == 3)
@@ -239,7 +243,6 @@ def picture_a_worklist(window: Window, scratch: Path) -> None:
         save_ct(make_phantom(seed, **SMALL).volume, cts / f"case_{seed:02d}.nii.gz")
     dock, viewer = window.dock, window.viewer
     viewer.layers.clear()
-    window.unfold(dock.ct_panel, dock.run_panel, dock.worklist_panel)
     dock.worklist_panel.open_folder(cts)
     work = dock.worklist_panel._work
     wait_until(lambda: work.case is not None and not work.busy)
@@ -270,14 +273,14 @@ def draw_the_demo(path: Path, model: str, scratch: Path) -> None:
     save_small(picture, path)
 
 
-def draw_the_strip(folder: Path) -> None:
+def draw_the_strip(folder: Path, cut: tuple[int, int, int, int]) -> None:
     """Set the stages of the case side by side, each window's picture area alone."""
-    left, top, right, bottom = STRIP_CUT
+    left, top, right, bottom = cut
     width = round(STRIP_HEIGHT * (right - left) / (bottom - top))
     strip = Image.new("RGB", (len(STRIP) * (width + STRIP_GAP) - STRIP_GAP, STRIP_HEIGHT), "white")
     for number, name in enumerate(STRIP):
         with Image.open(folder / f"{name}.png") as picture:
-            part = picture.convert("RGB").crop(STRIP_CUT)
+            part = picture.convert("RGB").crop(cut)
         part = part.resize((width, STRIP_HEIGHT), Image.Resampling.LANCZOS)
         strip.paste(part, (number * (width + STRIP_GAP), 0))
     save_small(strip, folder / "strip.png")
@@ -288,36 +291,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--model", help="path of a bundle instead of the default model")
+    parser.add_argument("--size", default="1280x800", help="width and height of the window")
+    parser.add_argument("--theme", default="dark", help="of every picture but 'light'")
     arguments = parser.parse_args()
+    width, height = (int(edge) for edge in arguments.size.split("x"))
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         get_settings(None)  # none of the user's, and none is written
         for variable in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             os.environ[variable] = str(scratch / variable)
-        window = Window(arguments.output)
+        window = Window(arguments.output, arguments.theme, (width, height))
         window.use_model(arguments.model)
         window.open_phantom()
         window.shoot("opened")
-        window.dock.ct_panel.reader_button.click()
+        cut = window.canvas
         picture_a_run(window)
         picture_corrections(window)
         picture_measurements(window, scratch)
         picture_the_surface(window)
-        window.session.autosave.discard_all()
+        window.app.autosave.discard_all()
         picture_a_worklist(window, scratch)
         window.viewer.close()
-        light = Window(arguments.output, "light")
+        light = Window(arguments.output, "light", (width, height))
         light.use_model(arguments.model)
         light.open_phantom()
         light.run()
         light.show_largest_slice()
-        light.unfold(light.dock.ct_panel, light.dock.view_panel, light.dock.correct_panel)
+        light.show_tab("Correct")
         light.shoot("light")
         light.viewer.close()
         model = arguments.model or "default"
         draw_the_demo(arguments.output / "overview.png", model, scratch)
-    draw_the_strip(arguments.output)
+    draw_the_strip(arguments.output, cut)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+
 from mixing import Part
 
 FRAME, FRAME_MM = (160, 224), 1.2

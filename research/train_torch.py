@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import changing
-import mixing
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+import changing
+import mixing
 from changing import Changes, changed
 from mixing import Mixer
 from torch_network import AttentionUNet, begin_with, keras_weights

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import napari_pancreas_seg
-from napari_pancreas_seg import cli
+from napari_pancreas_seg.cli import demo as demo_command
 from napari_pancreas_seg.cli import main, terminal
 from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.errors import PancreasSegError
@@ -219,6 +219,7 @@ def test_where_nothing_can_be_written(
     [
         "segment",
         "segment a.nii.gz",
+        "segment -o m.nii.gz",
         "segment a.nii.gz -o m.nii.gz --device cuda",
         "segment a.nii.gz -o m.nii.gz --batch-size 0",
         "segment a.nii.gz -o m.nii.gz --threshold 1.5",
@@ -238,6 +239,42 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("segment", "demo", "train", "evaluate", "models"))
+    listed = said.partition("Commands:")[2]
+    assert "..." not in listed  # the first line of each fits
+
+
+def test_completion_knows_the_commands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_pancreas_seg"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "_NAPARI_PANCREAS_SEG_COMPLETE": "complete_bash",
+            "COMP_WORDS": "napari-pancreas-seg segm",
+            "COMP_CWORD": "1",
+        },
+    )
+    assert done.stdout.split() == ["segment"]
+
+
+def test_inputs_as_options(ct: Path, tmp_path: Path, asked: list[Any]) -> None:
+    (tmp_path / "b").mkdir()
+    shutil.copy(ct, tmp_path / "b" / "b.nii.gz")
+    out = tmp_path / "out"
+    line = ["segment", "-i", str(ct), "-i", str(tmp_path / "b"), "-o", str(out)]
+    assert main(line) == 0
+    assert table_of(out) == [("a.nii.gz", "done"), ("b.nii.gz", "done")]
+    assert main(["segment", str(ct), "-i", str(tmp_path / "b"), "-o", str(out)]) == 0
+
+
+def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "default" in [entry["name"] for entry in found]
+    assert all("licence" in entry["card"] for entry in found if entry["origin"] == "bundled")
 
 
 @pytest.mark.parametrize(
@@ -261,7 +298,7 @@ def test_nothing_ends_in_a_traceback(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cohort, "plan", fail)
+    monkeypatch.setattr("napari_pancreas_seg.cohort.cases.plan", fail)
     assert main(["segment", str(ct), "-o", str(tmp_path / "m.nii.gz")]) == status
     said = capsys.readouterr()
     assert words in said.err
@@ -307,10 +344,10 @@ def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
         "import os, signal, sys\n"
         # A shell starts its background jobs with the signal ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from napari_pancreas_seg.cohort import run as cohort\n"
+        "from napari_pancreas_seg.cohort import run as cohort, steps\n"
         "from napari_pancreas_seg.cli import main\n"
         "cohort.load_card = lambda model: {}\n"
-        "cohort.load_ct = lambda path, **_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "steps.load_ct = lambda path, **_: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["segment", str(ct), "-o", str(tmp_path / "out" / "m.nii.gz")]
@@ -378,8 +415,8 @@ def test_view_opens_napari_with_the_widget(tmp_path: Path, monkeypatch: pytest.M
         commands.append(command)
         return types.SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(cli.subprocess, "run", run)
-    cli._view([tmp_path / "ct.nii.gz"])
+    monkeypatch.setattr(demo_command.subprocess, "run", run)
+    demo_command._view([tmp_path / "ct.nii.gz"])
     assert commands[0][:4] == [sys.executable, "-m", "napari", str(tmp_path / "ct.nii.gz")]
     assert commands[0][-3:] == ["-w", "napari-pancreas-seg", "Pancreas segmentation"]
 
@@ -390,10 +427,10 @@ def test_view_without_a_screen(
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(demo_command.importlib.util, "find_spec", lambda name: object())
     assert main(["demo", "-o", str(tmp_path / "demo"), "--view"]) == 1
     assert "needs a screen" in capsys.readouterr().err
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(demo_command.importlib.util, "find_spec", lambda name: None)
     assert main(["demo", "-o", str(tmp_path / "demo"), "--view"]) == 1
     assert "Qt binding" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()

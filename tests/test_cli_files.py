@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,20 @@ def test_check_as_json(ct: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not exist" in bad["problem"]
 
 
+def test_a_file_that_fails_stops_no_other(
+    ct: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path, **what: Any) -> Any:
+        if path.name == "b.nii.gz":
+            raise ZeroDivisionError("of nothing")
+        return inspect(path, **what)
+
+    monkeypatch.setattr("napari_pancreas_seg.cohort.inspection.inspect", fail)
+    assert main(["check", "--json", "b.nii.gz", str(ct)]) == 1
+    bad, good = json.loads(capsys.readouterr().out)
+    assert "ZeroDivisionError" in bad["problem"] and good["usable"]
+
+
 def saved(folder: Path, hu: np.ndarray, affine: np.ndarray, **codes: int) -> dict[str, Any]:
     image = nib.Nifti1Image(hu, affine)
     for name, code in codes.items():
@@ -216,8 +232,8 @@ def test_what_is_suspicious(tmp_path: Path) -> None:
         (saved(tmp_path, hu[:, :, :4], plain), "only 4 slices"),
         (saved(tmp_path, hu[:, :, 5:6], plain), "is only 1 slice."),
         (saved(tmp_path, flipped, plain), "-16000 HU are impossible"),
-        (saved(tmp_path, hu.clip(-300, 2000), plain), "below -300 HU is cut off"),
-        (saved(tmp_path, hu.clip(-2000, 95), plain), "above 95 HU is cut off"),
+        (saved(tmp_path, hu.clip(-300, 2000), plain), "clipped below -300"),
+        (saved(tmp_path, hu.clip(-2000, 95), plain), "clipped above 95"),
         (saved(tmp_path, hu + np.float32(0.3), plain), "not whole numbers"),
         (saved(tmp_path, hu, plain, qform=1), "40 mm apart"),
         (saved(tmp_path, hu, np.diag([-700.0, -700, 600, 1])), "unit of length"),
@@ -245,3 +261,12 @@ def test_a_name_cannot_steer_the_terminal(tmp_path, capsys) -> None:
     assert main(["check", str(path)]) == 1
     said = capsys.readouterr()
     assert "\x1b" not in said.out + said.err and "a\\x1b[31m" in said.out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+def test_a_name_is_shown_as_tables_have_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / os.fsdecode(b"M\xfcller.nii")).write_bytes(b"nothing")
+    assert main(["check", str(tmp_path / os.fsdecode(b"M\xfcller.nii"))]) == 1
+    assert capsys.readouterr().out.startswith("M\\xfcller.nii: not readable")

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.cli.training import _devices, _window, epoch_line
+from napari_pancreas_seg.cli.training import _devices, epoch_line, parse_windows
 
 LINE = {"step": 500, "loss": 0.41234, "seconds": 60.0, "images_per_second": 66.7}
 
@@ -28,7 +28,7 @@ def test_the_options_stand_under_headings(capsys):
 
 
 def test_a_window_is_two_numbers():
-    assert _window("40:150.5") == (40.0, 150.5)
+    assert parse_windows(["40:150.5"]) == ((40.0, 150.5),)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "some", "1.5", ""])
@@ -43,7 +43,6 @@ def test_devices_are_a_number_or_all(text):
     [
         ["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--labels", "a=+"],
         ["--all-folds", "--fold", "0"], ["--calibrated-by", "x", "--fold", "1"],
-        ["--teacher-share", "0.5"], ["--teacher", "default", "--teacher-share", "0"],
         ["--window", "40"], ["--window", "a:b"],
     ],
 )  # fmt: skip
@@ -51,23 +50,6 @@ def test_wrong_usage_exits_with_2(tmp_path, wrong, capsys):
     assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), *wrong]) == 2
     capsys.readouterr()
     assert not (tmp_path / "out").exists()
-
-
-def test_a_comparison_takes_windows_and_refuses_wrong_ones(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def compare(dataset, output, settings, **options):
-        asked.append(settings.windows)
-        (output / "compare.md").write_text("a table")
-
-    monkeypatch.setattr("napari_pancreas_seg.training.comparison.compare", compare)
-    arguments = ["compare", str(tmp_path), "-o", str(tmp_path)]
-    assert main([*arguments, "--window", "0:255", "--window", "40:150"]) == 0
-    assert "a table" in capsys.readouterr().out
-    assert main(arguments) == 0
-    assert asked == [((0, 255), (40, 150)), ((0, 255), (40, 150), (80, 140))]
-    assert main([*arguments, "--window", "40"]) == 2
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("wrong", [["--labels", "pancreas"], ["--layout", "pairs"]])

@@ -213,6 +213,39 @@ def _read_package() -> tuple[dict[str, str], frozenset[str]]:
     return sources, frozenset(packages)
 
 
+def circles(sources: Mapping[str, str], packages: frozenset[str]) -> list[str]:
+    """Modules that import each other by way of any others, for types and in functions too."""
+    reached = {
+        module: {
+            max(_loaded_by(item.name, sources), key=len, default=module)
+            for item in imports_of(module, text, is_package=module in packages)
+        }
+        - {module, PACKAGE}  # whose names load when they are used
+        for module, text in sources.items()
+    }
+    while True:
+        further = {
+            m: seen.union(*(reached[other] for other in seen)) for m, seen in reached.items()
+        }
+        if further == reached:
+            return sorted(module for module, seen in reached.items() if module in seen)
+        reached = further
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles(*_read_package()) == []
+
+
+def test_a_circle_is_found() -> None:
+    sources = {
+        f"{PACKAGE}.io.a": "def f():\n    from napari_pancreas_seg.io import b",
+        f"{PACKAGE}.io.b": "from napari_pancreas_seg.io.c import C",
+        f"{PACKAGE}.io.c": "if TYPE_CHECKING:\n    from napari_pancreas_seg.io.a import A",
+        f"{PACKAGE}.io.d": "from napari_pancreas_seg.io.a import A",
+    }
+    assert circles(sources, frozenset()) == [f"{PACKAGE}.io.{name}" for name in "abc"]
+
+
 def test_every_module_keeps_the_rules() -> None:
     sources, packages = _read_package()
     assert len(sources) > 20

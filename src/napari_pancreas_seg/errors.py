@@ -1,6 +1,6 @@
-"""The one error that a user can mend."""
+"""The one error that a user can mend, and the sentence that says why a case failed."""
 
-__all__ = ["PancreasSegError"]
+__all__ = ["PancreasSegError", "why_failed"]
 
 
 class PancreasSegError(Exception):
@@ -9,3 +9,19 @@ class PancreasSegError(Exception):
     Derives from `Exception` alone: napari swallows a `ValueError` raised by a
     writer, and a `RuntimeError` raised in one of its workers vanishes.
     """
+
+
+def why_failed(name: str, error: Exception) -> str:
+    """One sentence that says why one case of many failed, for any error."""
+    if isinstance(error, PancreasSegError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return (
+            f"'{name}' needs more memory than there is; close other programs, choose a smaller "
+            "--batch-size or crop the CT."
+        )
+    what = " ".join(str(error).split())[:300]
+    return (
+        f"'{name}' failed unexpectedly ({type(error).__name__}: {what}); run it again with --debug "
+        "and report what it says."
+    )

@@ -1,4 +1,4 @@
-"""A CT in display order, its grid in the world, and the way back to its source.
+"""A CT, a mask or a map in display order, its grid in the world, and the way back to its source.
 
 Display order is (Z, Y, X): Z from feet to head, Y from front to back, X from the
 patient's right to the left, so that a slice shows as a radiologist expects it.
@@ -7,18 +7,19 @@ Getting there only flips and permutes axes; nothing is ever resampled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 
-__all__ = ["CTVolume", "Grid", "Source", "bounding_box", "stretches"]
+__all__ = ["CTVolume", "Grid", "OnSourceGrid", "Source", "Volume", "bounding_box", "stretches"]
 
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
@@ -102,60 +103,23 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What is needed to write back onto the grid that a volume came from.
+    """What is needed to write back onto the grid that a volume came from."""
 
-    Parameters
-    ----------
-    path : Path or None
-        The file or folder, None for a volume made in memory.
-    format : str
-        Name of the format: ``"nifti"``, ``"array"``.
-    shape : tuple of int
-        Shape of the array in the source's own axis order, trailing axes of one included.
-    affine : ndarray, shape (4, 4)
-        Maps an index in the source's order to world coordinates in mm, RAS+.
-    orientation : ndarray, shape (3, 2)
-        nibabel's orientation array that leads from the source's order to display order.
-    header : object
-        The header as the format's own library read it, for the writer of that format.
-    name : str
-        Name of the case: the file's or folder's, without the ending of its format.
-    """
-
-    path: Path | None
-    format: str
-    shape: tuple[int, ...]
-    affine: Affine
-    orientation: Array
-    header: Any = None
-    name: str = "CT"
+    path: Path | None  # the file or folder; None for a volume made in memory
+    format: str  # "nifti", "nrrd", "metaimage", "dicom" or "array"
+    shape: tuple[int, ...]  # in the source's own axis order, trailing axes of one included
+    affine: Affine  # maps an index in that order to world coordinates in mm, RAS+
+    orientation: Array  # nibabel's, from that order to display order
+    header: Any = None  # as the format's own library read it, for the writer of that format
+    name: str = "CT"  # of the case: the file's or folder's, without the ending of its format
 
 
-@dataclass(frozen=True, eq=False)
-class CTVolume:
-    """A CT volume in Hounsfield units and display order.
+class OnSourceGrid:
+    """What a CT, a mask and a map have in common: a grid, and the way back to their source."""
 
-    Parameters
-    ----------
-    hu : ndarray, shape (Z, Y, X), int16 or float32
-        Hounsfield units.
-    grid : Grid
-        Where the voxels lie.
-    source : Source
-        Where the volume came from.
-    notes : tuple of str
-        Sentences the user should read: what was unusual and what was done about it.
-    """
-
-    hu: Array
     grid: Grid
     source: Source
-    notes: tuple[str, ...] = field(default=())
-
-    @classmethod
-    def of_grid(cls, grid: Grid, source: Source, notes: tuple[str, ...] = ()) -> CTVolume:
-        """Make a CT without values, for what needs to know its grid alone."""
-        return cls(np.broadcast_to(np.int16(0), grid.shape), grid, source, notes)
+    notes: tuple[str, ...]
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -167,29 +131,8 @@ class CTVolume:
         """Name of the case."""
         return self.source.name
 
-    @property
-    def has_values(self) -> bool:
-        """Whether there are Hounsfield units; False for what `of_grid` made."""
-        return any(self.hu.strides)
-
     def to_source_order(self, array: Array) -> Array:
-        """Bring an array on this volume's grid back to the source's axis order and shape.
-
-        Parameters
-        ----------
-        array : ndarray, shape (Z, Y, X)
-            An array on this volume's grid, a mask for instance.
-
-        Returns
-        -------
-        ndarray
-            The same values in the source's order, of `Source.shape`; a view, nothing is copied.
-
-        Raises
-        ------
-        PancreasSegError
-            If the array does not have the volume's shape.
-        """
+        """Bring an array (Z, Y, X) on this grid to the source's axis order and shape; a view."""
         if array.shape != self.grid.shape:
             raise PancreasSegError(
                 f"An array of shape {array.shape} does not lie on the grid of this CT, "
@@ -199,22 +142,7 @@ class CTVolume:
         return ordered.reshape(self.source.shape)
 
     def grid_to_source_order(self, array: Array, grid: Grid) -> tuple[Array, Affine]:
-        """Bring an array on another grid, parallel to this one, to the source's axis order.
-
-        Parameters
-        ----------
-        array : ndarray, shape (Z, H, W)
-            A map in display order, coarser than the CT for instance.
-        grid : Grid
-            Where its voxels lie.
-
-        Returns
-        -------
-        array : ndarray, shape (I, J, K)
-            The same values in the source's axis order.
-        affine : ndarray, shape (4, 4)
-            Maps an (i, j, k) index of it to world coordinates in mm, RAS+.
-        """
+        """Bring an array (Z, H, W) on a parallel grid to the source's order; with its affine."""
         inverse = _inverse(self.source.orientation)
         affine = grid.affine @ orientations.inv_ornt_aff(inverse, grid.shape)
         return orientations.apply_orientation(array, inverse), affine
@@ -231,44 +159,122 @@ class CTVolume:
         name: str = "CT",
         notes: tuple[str, ...] = (),
         reuse: bool = False,
-    ) -> CTVolume:
-        """Bring an array from its source's axis order to display order.
+    ) -> Self:
+        """Bring an array (I, J, K) or (I, J, K, 1, ...) to display order, unchecked.
 
-        Parameters
-        ----------
-        array : ndarray, shape (I, J, K) or (I, J, K, 1, ...)
-            Hounsfield units, int16 or float32, in any axis order.
-        affine : array_like, shape (4, 4)
-            Maps an (i, j, k) index to world coordinates in mm, RAS+.
-        path, format, header, name
-            See `Source`.
-        notes : tuple of str
-            See `CTVolume`.
-        reuse : bool
-            Whether the array may be overwritten: where its axes need no more than to be turned
-            round, that takes no second array.
-
-        Raises
-        ------
-        PancreasSegError
-            If the affine is singular or not finite, or the array is not one 3-D volume.
+        ``affine`` is that of `CTVolume.from_array`, the others are as in `Source`. ``reuse`` says
+        whether the array may be overwritten: flips then take no second array.
         """
-        shape = array.shape
-        if len(shape) < 3 or any(n != 1 for n in shape[3:]) or array.size == 0:
-            raise PancreasSegError(f"An array of shape {shape} is not one 3-D volume.")
-        three = array.reshape(shape[:3])
-        affine = Grid(shape[:3], np.asarray(affine, dtype=np.float64)).affine
+        shape = _one_volume(array.shape)
+        three = array.reshape(shape)
+        affine = Grid(shape, np.asarray(affine, dtype=np.float64)).affine
         orientation = orientations.ornt_transform(
             orientations.io_orientation(affine),
             orientations.axcodes2ornt(DISPLAY_AXCODES),
         )
         view = orientations.apply_orientation(three, orientation)
-        hu = _turned_in_place(view) if reuse else None
-        if hu is None:
-            hu = np.ascontiguousarray(view)
+        values = _flipped_in_place(view) if reuse else None
+        if values is None:
+            values = np.ascontiguousarray(view)
         display = affine @ orientations.inv_ornt_aff(orientation, three.shape)
-        source = Source(path, format, shape, affine, orientation, header, name)
-        return cls(hu, Grid(hu.shape, display), source, notes)
+        source = Source(path, format, array.shape, affine, orientation, header, name)
+        make: Any = cls  # each of the classes below begins with its values
+        volume: Self = make(values, Grid(values.shape, display), source, notes)
+        return volume
+
+
+@dataclass(frozen=True, eq=False)
+class Volume(OnSourceGrid):
+    """A mask (values: uint8 labels) or a map (float32, 0 to 1) in display order; see `CTVolume`."""
+
+    values: Array
+    grid: Grid
+    source: Source
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class CTVolume(OnSourceGrid):
+    """A CT in Hounsfield units and display order.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (Z, Y, X), int16 or float32
+        Hounsfield units.
+    grid : Grid
+        Where the voxels lie.
+    source : Source
+        Where the volume came from.
+    notes : tuple of str
+        Notes for the user: what was unusual and what was done about it.
+    """
+
+    hu: Array
+    grid: Grid
+    source: Source
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_grid(cls, grid: Grid, source: Source, notes: tuple[str, ...] = ()) -> CTVolume:
+        """Make a CT without values, for what needs to know its grid alone."""
+        return cls(np.broadcast_to(np.int16(0), grid.shape), grid, source, notes)
+
+    @classmethod
+    def from_array(cls, hu: npt.ArrayLike, affine: npt.ArrayLike, *, name: str = "CT") -> CTVolume:
+        """Make a CT of an array as nibabel has it, ``image.get_fdata()`` with ``image.affine``.
+
+        The values are checked as those of a file are: what cannot be Hounsfield units is refused,
+        and what was done about unusual ones is in ``notes``.
+
+        Parameters
+        ----------
+        hu : array_like, shape (I, J, K)
+            Hounsfield units, integers or floats of any size; they are copied. The axes may run
+            in any direction: the affine says which. (An array from SimpleITK has the order K, J,
+            I: give the image itself to `load_ct`, or transpose the array.)
+        affine : array_like, shape (4, 4)
+            Maps an index (i, j, k) to the centre of its voxel in world coordinates: mm, RAS+: x
+            grows to the patient's right, y to the front, z to the head (nibabel's world, not
+            ITK's LPS+).
+        name : str
+            Name of the case.
+
+        Returns
+        -------
+        CTVolume
+            In display order: int16 if all values are integers that fit, else float32. Voxels
+            without a value (NaN, infinite) are air.
+
+        Raises
+        ------
+        PancreasSegError
+            If the array is not one 3-D volume of plain numbers or cannot be a CT, or the affine
+            is singular or not finite.
+        """
+        stored = np.asarray(hu)
+        _one_volume(stored.shape)
+        subject = f"The array '{name}'"
+        values, notes = scale_ct(stored, 1.0, 0.0, subject)
+        volume = cls.from_source_array(values, affine, name=name)
+        own = volume.hu.copy() if np.may_share_memory(volume.hu, stored) else volume.hu
+        own, more = to_hounsfield(own, subject, reuse=True)
+        return cls(own, volume.grid, volume.source, notes + more)
+
+    def __post_init__(self) -> None:
+        if self.hu.dtype not in (np.int16, np.float32):  # a later cast must not wrap around
+            object.__setattr__(self, "hu", np.ascontiguousarray(scale(self.hu).values))
+
+    @property
+    def has_values(self) -> bool:
+        """Whether there are Hounsfield units; False for what `of_grid` made."""
+        return any(self.hu.strides)
+
+
+def _one_volume(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the first three sizes of an array's shape if it holds one 3-D volume."""
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
+        raise PancreasSegError(f"An array of shape {shape} is not one 3-D volume.")
+    return shape[0], shape[1], shape[2]
 
 
 def _inverse(orientation: Array) -> Array:
@@ -279,10 +285,10 @@ def _inverse(orientation: Array) -> Array:
     return inverse
 
 
-def _turned_in_place(view: Array) -> Array | None:
-    """Lay an array out in memory as a view shows it; None if that needs more than turning axes.
+def _flipped_in_place(view: Array) -> Array | None:
+    """Lay an array out in memory as a view shows it; None if that needs more than flips.
 
-    A plane at a time, which a processor keeps at hand. The view shows nonsense afterwards.
+    A plane at a time, which stays in the processor's cache. The view shows nonsense afterwards.
     """
     turned = tuple(stride < 0 for stride in view.strides)
     # The view's own elements, in the order in which they lie in memory.
@@ -305,30 +311,13 @@ def _turned_in_place(view: Array) -> Array | None:
 
 
 def stretches(flags: npt.ArrayLike) -> list[slice]:
-    """Find where flags are True without a gap, from the first stretch to the last.
-
-    Parameters
-    ----------
-    flags : array_like, shape (n,), bool
-        The flags.
-    """
+    """Find the runs of True in flags (n,), from the first to the last."""
     edges = np.flatnonzero(np.diff(np.asarray(flags, bool), prepend=False, append=False))
     return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]
 
 
 def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:
-    """Find the smallest box that holds every voxel of a mask; fast for a nearly empty one.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside; bool or an unsigned integer.
-
-    Returns
-    -------
-    tuple of slice, or None
-        Slices along (z, y, x); None if the mask is empty.
-    """
+    """Find the smallest box around a mask (Z, Y, X), bool or unsigned; None if it is empty."""
     if mask.size == 0:
         return None
     # Maxima over contiguous rows run at the speed of memory, `any` and `nonzero` do not.

@@ -1,4 +1,4 @@
-"""A small CT, a viewer's session with a fake network, and the manifest."""
+"""A small CT, a viewer's app with a fake network, and the manifest."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from qtpy.QtWidgets import QApplication
 
+from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
-from napari_pancreas_seg._napari.session import Session, session_of
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.volume import CTVolume
 
@@ -85,12 +85,12 @@ def viewer(qapp: object) -> ViewerModel:
 
 
 @pytest.fixture
-def session(viewer: ViewerModel, network: NetworkProcess) -> Iterator[Session]:
-    """The viewer's session with the fake network."""
-    session = session_of(viewer)
-    session.network = network
-    yield session
-    session.close()
+def app(viewer: ViewerModel, network: NetworkProcess) -> Iterator[App]:
+    """The viewer's app with the fake network."""
+    app = app_of(viewer)
+    app.network.process = network
+    yield app
+    app.close()
 
 
 @pytest.fixture
@@ -131,17 +131,17 @@ def window(make_napari_viewer, network, manifest, monkeypatch) -> Iterator[Viewe
             name = f"napari._vispy.{module}.get_max_texture_sizes"
             monkeypatch.setattr(name, lambda: (2048, 2048))
     viewer = make_napari_viewer()
-    session = session_of(viewer)
-    session.network = network
-    session.warm_up_allowed = False
+    app = app_of(viewer)
+    app.network.process = network
+    app.network.warm_up_allowed = False
     yield viewer
-    session.close()
+    app.close()
 
 
 @pytest.fixture
-def ct(viewer: ViewerModel, session: Session, volume: CTVolume) -> Layer:
+def ct(viewer: ViewerModel, app: App, volume: CTVolume) -> Layer:
     """The CT as the chosen layer."""
     layer = Layer.create(*ct_layer_data(volume))
     viewer.add_layer(layer)
-    session.ct = layer
+    app.session.ct = layer
     return layer

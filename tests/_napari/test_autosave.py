@@ -16,18 +16,20 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
-from napari_pancreas_seg._napari.autosave.store import AutosaveStore, autosave_folder
+from napari_pancreas_seg._napari.app import app_of
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, autosave_folder
+from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
-from napari_pancreas_seg._napari.session import session_of
+from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg.errors import PancreasSegError
 
 TIMEOUT = 30_000
 
 
-def finish(qtbot, session, ct, model="box"):
-    run = session.start(ct, model)
+def finish(qtbot, app, ct, model="box"):
+    run = app.runs.start(ct, model)
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     return run.labels
 
@@ -40,165 +42,169 @@ def kept_files() -> list[Path]:
     return sorted(autosave_folder().glob("*.npz"))
 
 
-def test_a_run_alone_is_not_kept(qtbot, session, ct):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
-        session.mask_changed.emit(labels)
+def test_a_run_alone_is_not_kept(qtbot, app, ct):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.session.mask_changed.emit(labels)
     assert kept_files() == []
-    assert session.autosave.unexported() == []
+    assert app.autosave.unexported() == []
 
 
-def test_strokes_are_kept_and_come_back(qtbot, session, ct, volume):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     assert len(kept_files()) == 1
-    assert session.autosave.unexported() == [labels]
-    session.review.set_reviewed(labels, [4, 5])
-    session.close()
+    assert app.autosave.unexported() == [labels]
+    app.review.set_reviewed(labels, [4, 5])
+    show_slice(app.session.viewer, labels, app.session.placement(ct).reference, 7)
+    app.close()
 
     after = ViewerModel()
-    later = session_of(after)
+    later = app_of(after)
     qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
     again = Layer.create(*ct_layer_data(volume))
     after.add_layer(again)
-    later.ct = again
-    qtbot.waitUntil(lambda: bool(later.autosave.offers_for(later.reference)), timeout=TIMEOUT)
-    (offer,) = later.autosave.offers_for(later.reference)
-    later.autosave.restore(offer, later.placement(again))
+    later.session.ct = again
+    qtbot.waitUntil(
+        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
+    )
+    (offer,) = later.autosave.offers_for(later.session.reference)
+    later.autosave.restore(offer, later.session.placement(again))
     qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
     restored = after.layers[-1]
     assert np.array_equal(restored.data, labels.data)
-    assert np.flatnonzero(later.masks[restored].touched_slices(restored)).tolist() == [4]
+    assert np.flatnonzero(later.session.masks[restored].touched_slices(restored)).tolist() == [4]
     assert later.review.reviewed_of(restored) == {4, 5}
+    assert slice_on_screen(after, restored, later.session.reference) == 7
     # It is kept under its new window, and the former file is gone.
     qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
     later.close()
 
 
-def test_another_ct_is_offered_by_name_only(qtbot, session, ct, volume):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+def test_another_ct_is_offered_by_name_only(qtbot, app, ct, volume):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
-    session.close()
+    app.close()
     after = ViewerModel()
-    later = session_of(after)
+    later = app_of(after)
     qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
     other = volume.hu.copy()
     other[0, 0, 0] += 1
     layer = Layer.create(*ct_layer_data(type(volume)(other, volume.grid, volume.source)))
     after.add_layer(layer)
     with qtbot.waitSignal(later.autosave.offers_changed, timeout=TIMEOUT):
-        later.ct = layer
-    assert later.autosave.offers_for(later.reference) == []
+        later.session.ct = layer
+    assert later.autosave.offers_for(later.session.reference) == []
     later.autosave.discard(later.autosave.offers[0])
     assert kept_files() == [] and later.autosave.offers == []
     later.close()
 
 
-def test_export_ends_the_keeping_until_the_next_stroke(qtbot, session, ct, tmp_path):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+def test_export_ends_the_keeping_until_the_next_stroke(qtbot, app, ct, tmp_path):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     done = []
-    session.export(labels, tmp_path / "m.nii.gz", then=done.append)
+    app.files.export(labels, tmp_path / "m.nii.gz", then=done.append)
     qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
-    assert session.autosave.unexported() == []
+    assert app.autosave.unexported() == []
     assert kept_files() == []
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 31)
-    assert session.autosave.unexported() == [labels]
+    assert app.autosave.unexported() == [labels]
     assert len(kept_files()) == 1
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.STL"])
-def test_a_file_without_the_voxels_is_no_export(qtbot, session, ct, tmp_path, name):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+def test_a_file_without_the_voxels_is_no_export(qtbot, app, ct, tmp_path, name):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     done = []
-    session.export(labels, tmp_path / name, then=done.append)
+    app.files.export(labels, tmp_path / name, then=done.append)
     qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
     assert done[0].exists() and len(kept_files()) == 1
-    assert session.autosave.unexported() == [labels]
+    assert app.autosave.unexported() == [labels]
 
 
-def test_napari_s_own_way_to_save_is_an_export(
-    qtbot, session, viewer, ct, tmp_path, volume, manifest
-):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+def test_napari_s_own_way_to_save_is_an_export(qtbot, app, viewer, ct, tmp_path, volume, manifest):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
         labels.save(str(tmp_path / "m.stl"))
-        assert session.autosave.unexported() == [labels]
+        assert app.autosave.unexported() == [labels]
         labels.save(str(tmp_path / "m.nii.gz"))
-    assert session.autosave.unexported() == [] and kept_files() == []
+    assert app.autosave.unexported() == [] and kept_files() == []
 
 
-def test_an_opened_mask_comes_back_on_its_ct(qtbot, session, viewer, ct_path, volume, tmp_path):
+def test_an_opened_mask_comes_back_on_its_ct(qtbot, app, viewer, ct_path, volume, tmp_path):
     """A mask from a file lies on a grid of its own; it is the CT by which it is known again."""
     mask = np.zeros(volume.source.shape, np.uint8)
     mask[10:20, 8:16, 3:6] = 1
     nib.save(nib.Nifti1Image(mask, nib.load(ct_path).affine), tmp_path / "theirs_mask.nii.gz")
-    panel = CtPanel(session)
+    panel = CtPanel(app)
     qtbot.addWidget(panel)
     viewer.layers.events.inserted.connect(lambda event: panel.offer_layers())
     # The mask first: before its CT is there nothing can be kept.
-    session.open_file(tmp_path / "theirs_mask.nii.gz")
+    app.files.open(tmp_path / "theirs_mask.nii.gz")
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
     labels = viewer.layers[0]
     paint(labels, 5, 20, 20)
     with pytest.raises(PancreasSegError, match=r"theirs_mask.*No CT"):
-        session.autosave.keep_all()
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
-        session.open_file(ct_path)
-    assert session.mask is labels
-    session.autosave.keep_all()
-    session.close()
+        app.autosave.keep_all()
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.files.open(ct_path)
+    assert app.session.mask is labels
+    app.autosave.keep_all()
+    app.close()
 
     after = ViewerModel()
-    later = session_of(after)
+    later = app_of(after)
     again = CtPanel(later)
     qtbot.addWidget(again)
     after.layers.events.inserted.connect(lambda event: again.offer_layers())
     qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
     assert later.autosave.offers[0].path == str(ct_path)
-    later.open_file(ct_path)
-    qtbot.waitUntil(lambda: later.reference is not None, timeout=TIMEOUT)
-    qtbot.waitUntil(lambda: bool(later.autosave.offers_for(later.reference)), timeout=TIMEOUT)
-    (offer,) = later.autosave.offers_for(later.reference)
-    later.autosave.restore(offer, later.placement(later.ct))
-    qtbot.waitUntil(lambda: later.mask is not None, timeout=TIMEOUT)
-    assert np.array_equal(later.mask.data, labels.data)
+    later.files.open(ct_path)
+    qtbot.waitUntil(lambda: later.session.reference is not None, timeout=TIMEOUT)
+    qtbot.waitUntil(
+        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
+    )
+    (offer,) = later.autosave.offers_for(later.session.reference)
+    later.autosave.restore(offer, later.session.placement(later.session.ct))
+    qtbot.waitUntil(lambda: later.session.mask is not None, timeout=TIMEOUT)
+    assert np.array_equal(later.session.mask.data, labels.data)
     later.close()
 
 
-def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, session, viewer, ct):
-    labels = finish(qtbot, session, ct)
+def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, app, viewer, ct):
+    labels = finish(qtbot, app, ct)
     viewer.layers.selection = {labels}
     _duplicate_layer(viewer.layers)
-    assert session.autosave.unexported() == []
+    assert app.autosave.unexported() == []
     paint(labels, 4, 1, 30)
     viewer.layers.selection = {labels}
     _duplicate_layer(viewer.layers)
     copy = viewer.layers[viewer.layers.index(labels) + 1]
-    assert isinstance(copy, Labels) and session.autosave.unexported() == [labels, copy]
+    assert isinstance(copy, Labels) and app.autosave.unexported() == [labels, copy]
     viewer.layers.remove(labels)
-    session.autosave.keep_all()
+    app.autosave.keep_all()
     assert len(kept_files()) == 2
 
 
-def test_a_mask_drawn_by_hand_is_kept(qtbot, session, viewer, ct):
+def test_a_mask_drawn_by_hand_is_kept(qtbot, app, viewer, ct):
     drawn = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="by hand")
-    session.mask = drawn
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+    app.session.mask = drawn
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(drawn, 1, 2, 3)
-    assert session.autosave.unexported() == [drawn]
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+    assert app.autosave.unexported() == [drawn]
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         drawn.undo()
-    assert session.autosave.unexported() == []
+    assert app.autosave.unexported() == []
     assert kept_files() == []
 
 
@@ -212,22 +218,22 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
-app = QApplication([])
+qapp = QApplication([])
 from napari_pancreas_seg._napari.layers.reader import read_layer
-from napari_pancreas_seg._napari.session import session_of
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 viewer = ViewerModel()
-session = session_of(viewer)
-session.network = NetworkProcess([sys.executable, sys.argv[2]])
+app = app_of(viewer)
+app.network.process = NetworkProcess([sys.executable, sys.argv[2]])
 data, _ = read_layer(sys.argv[3], [])
 ct = Layer.create(*data)
 viewer.add_layer(ct)
-session.ct = ct
-run = session.start(ct, "slow")
+app.session.ct = ct
+run = app.runs.start(ct, "slow")
 while run.labels is None or not run.labels.data.any():
     QTest.qWait(10)
 kept = []
-session.autosave.saved.connect(kept.append)
+app.autosave.saved.connect(kept.append)
 labels = run.labels
 labels.data_setitem((np.array([9]), np.array([1]), np.array([30])), 1)
 while not kept:
@@ -246,29 +252,29 @@ def test_killed_in_the_middle_of_a_run(qtbot, qapp, ct_path, own_folders):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == -9, done.stderr
     viewer = ViewerModel()
-    session = session_of(viewer)
-    qtbot.waitUntil(lambda: bool(session.autosave.offers), timeout=TIMEOUT)
+    app = app_of(viewer)
+    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
     data, _ = read_layer(ct_path, [])
     ct = Layer.create(*data)
     viewer.add_layer(ct)
-    session.ct = ct
-    qtbot.waitUntil(lambda: bool(session.autosave.offers_for(session.reference)), timeout=TIMEOUT)
-    (offer,) = session.autosave.offers_for(session.reference)
+    app.session.ct = ct
+    qtbot.waitUntil(lambda: bool(app.autosave.offers_for(app.session.reference)), timeout=TIMEOUT)
+    (offer,) = app.autosave.offers_for(app.session.reference)
     assert offer.path == str(ct_path)
-    session.autosave.restore(offer, session.placement(ct))
+    app.autosave.restore(offer, app.session.placement(ct))
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
     assert viewer.layers[-1].data[9, 1, 30] == 1
-    session.close()
+    app.close()
 
 
-def test_the_dock_offers_what_was_left_behind(qtbot, session, ct, volume):
-    labels = finish(qtbot, session, ct)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+def test_the_dock_offers_what_was_left_behind(qtbot, app, ct, volume):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
-    session.close()
+    app.close()
 
     after = ViewerModel()
-    later = session_of(after)
+    later = app_of(after)
     later.warm_up_allowed = False
     dock = PancreasDock(after)
     qtbot.addWidget(dock)
@@ -280,10 +286,24 @@ def test_the_dock_offers_what_was_left_behind(qtbot, session, ct, volume):
     qtbot.waitUntil(lambda: panel.text.isVisibleTo(panel), timeout=TIMEOUT)
     assert "not exported" in panel.text.text()
     panel.restore_button.click()
-    qtbot.waitUntil(lambda: later.mask is not None, timeout=TIMEOUT)
-    assert np.array_equal(later.mask.data, labels.data)
+    qtbot.waitUntil(lambda: later.session.mask is not None, timeout=TIMEOUT)
+    assert np.array_equal(later.session.mask.data, labels.data)
     assert not panel.isVisibleTo(dock)
     later.close()
+
+
+def test_what_is_offered_of_others_is_counted_in_cts(qtbot, app, viewer, monkeypatch):
+    dock = PancreasDock(viewer)
+    qtbot.addWidget(dock)
+    left = [Unsaved(key, "case", None, np.zeros((1, 1, 1))) for key in ("a", "a", "b", "b")]
+    app.autosave.offers = left
+    app.autosave.offers_changed.emit()
+    panel = dock.recovery_panel
+    assert panel.list_button.text() == "Of 2 CTs"
+    assert len(panel.list_button.menu().actions()) == 4
+    app.autosave.offers = left[:2]
+    app.autosave.offers_changed.emit()
+    assert panel.list_button.text() == "Of 1 CT"
 
 
 # -- closing the window
@@ -292,61 +312,77 @@ def test_the_dock_offers_what_was_left_behind(qtbot, session, ct, volume):
 @pytest.fixture
 def corrected(qtbot, window, volume):
     """A window with a mask that was corrected."""
-    session = session_of(window)
-    session.guard_window()
+    app = app_of(window)
+    app.closing.install()
     ct = Layer.create(*ct_layer_data(volume))
     window.add_layer(ct)
-    session.ct = ct
+    app.session.ct = ct
     labels = window.add_labels(np.zeros(ct.data.shape, np.uint8))
-    session.mask = labels
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+    app.session.mask = labels
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     yield window
-    session.autosave.discard_all()
+    app.autosave.discard_all()
 
 
 @pytest.mark.gui
 def test_the_window_asks(qtbot, corrected):
-    session, window = session_of(corrected), corrected.window._qt_window
+    app, window = app_of(corrected), corrected.window._qt_window
     assert not window.close()  # as Ctrl+W does
-    box = session.closing.box
+    box = app.closing.box
     assert isinstance(box, QMessageBox) and "corrected" in box.text()
     box.reject()
-    assert session.closing.box is None
+    assert app.closing.box is None
     assert not window._qt_viewer.isHidden()
-    session.autosave.discard_all()
-    assert not session.closing.eventFilter(window, QEvent(QEvent.Type.Close))
+    app.autosave.discard_all()
+    assert not app.closing.eventFilter(window, QEvent(QEvent.Type.Close))
+
+
+@pytest.mark.gui
+def test_the_question_offers_to_export(qtbot, corrected, monkeypatch, tmp_path):
+    app, window = app_of(corrected), corrected.window._qt_window
+    dock = open_dock(corrected)
+    target = tmp_path / "saved.nii.gz"
+    monkeypatch.setattr(
+        "qtpy.QtWidgets.QFileDialog.getSaveFileName", lambda *_: (str(target), "NIfTI (*.nii.gz)")
+    )
+    assert not window.close()
+    (export,) = [b for b in app.closing.box.buttons() if "Export" in b.text()]
+    export.click()
+    qtbot.waitUntil(lambda: target.exists() and not app.autosave.unexported(), timeout=TIMEOUT)
+    assert dock.export_panel.status.text() == "Written to saved.nii.gz."
+    assert app.closing.box is None and not window._qt_viewer.isHidden()
 
 
 @pytest.mark.gui
 def test_what_cannot_be_kept_keeps_the_window_open(qtbot, window, notifications):
-    session = session_of(window)
-    session.guard_window()
+    app = app_of(window)
+    app.closing.install()
     drawn = window.add_labels(np.zeros((10, 32, 40), np.uint8), name="on no CT")
     paint(drawn, 4, 1, 30)
     assert not window.window._qt_window.close()
-    (keep,) = [b for b in session.closing.box.buttons() if "Keep" in b.text()]
+    (keep,) = [b for b in app.closing.box.buttons() if "Keep" in b.text()]
     keep.click()
     assert "'on no CT' cannot be kept" in notifications[-1].message
-    assert session.closing.box is None and not session.closing._answered
-    session.autosave.discard_all()
+    assert app.closing.box is None and not app.closing._answered
+    app.autosave.discard_all()
 
 
 @pytest.mark.gui
 def test_a_script_is_not_asked_and_loses_nothing(qtbot, corrected):
-    session = session_of(corrected)
-    paint(session.mask, 5, 1, 30)
+    app = app_of(corrected)
+    paint(app.session.mask, 5, 1, 30)
     corrected.close()
-    assert session.closing.box is None
-    session.autosave.close()
+    assert app.closing.box is None
+    app.autosave.close()
     assert len(AutosaveStore().left_behind()) == 1
 
 
 @pytest.mark.gui
 def test_discarding_leaves_no_file(qtbot, corrected):
-    session, window = session_of(corrected), corrected.window._qt_window
+    app, window = app_of(corrected), corrected.window._qt_window
     assert not window.close()
-    (discard,) = [b for b in session.closing.box.buttons() if "Discard" in b.text()]
+    (discard,) = [b for b in app.closing.box.buttons() if "Discard" in b.text()]
     closed = []
     original, type(window).close = type(window).close, lambda self, **k: closed.append(k)
     try:
@@ -355,4 +391,4 @@ def test_discarding_leaves_no_file(qtbot, corrected):
     finally:
         type(window).close = original
     assert kept_files() == []
-    assert session.autosave.unexported() == []
+    assert app.autosave.unexported() == []

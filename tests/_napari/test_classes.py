@@ -9,11 +9,12 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_of, name_labels
 from napari_pancreas_seg._napari.layers.reader import read_layer
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg.inference.provenance import describe, write_sidecar
+from napari_pancreas_seg.inference.provenance import write_sidecar
+from napari_pancreas_seg.inference.result import describe
 from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.volume import CTVolume
 
@@ -22,24 +23,24 @@ TIMEOUT = 20_000
 
 
 @pytest.fixture
-def ct(viewer: ViewerModel, session: Session, volume: CTVolume) -> Image:
+def ct(viewer: ViewerModel, app: App, volume: CTVolume) -> Image:
     layer = Layer.create(*ct_layer_data(volume))
     viewer.add_layer(layer)
-    session.ct = layer
+    app.session.ct = layer
     return layer
 
 
 @pytest.fixture
-def organs(qtbot, session: Session, ct: Image) -> Labels:
+def organs(qtbot, app: App, ct: Image) -> Labels:
     """The labels of a run with a model of three classes."""
-    run = session.start(ct, "organs")
+    run = app.runs.start(ct, "organs")
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     assert run.labels is not None
-    session.mask = run.labels
+    app.session.mask = run.labels
     return run.labels
 
 
-def test_labels_have_names_and_colours(organs: Labels, session: Session, viewer) -> None:
+def test_labels_have_names_and_colours(organs: Labels, app: App, viewer) -> None:
     assert set(np.unique(organs.data)) == {0, 1, 2, 3}
     assert labels_of(organs) == LABELS
     colors = {tuple(organs.colormap.map(np.uint8(value))) for value in LABELS.values()}
@@ -50,29 +51,29 @@ def test_labels_have_names_and_colours(organs: Labels, session: Session, viewer)
         world = [p * s for p, s in zip(place, organs.scale, strict=True)]
         said = organs.get_status(world, view_direction=None, dims_displayed=[1, 2], world=True)
         assert name in str(said)
-    assert all(name in session.run.message for name in LABELS)
+    assert all(name in app.runs.latest.message for name in LABELS)
     # One map of all of them; those of each class are at hand.
     assert [layer.name for layer in viewer.layers if "probability" in layer.name] == [
         "CT probability"
     ]
-    assert list(session.masks[organs].result.probabilities) == list(LABELS)
+    assert list(app.session.masks[organs].result.probabilities) == list(LABELS)
 
 
-def test_a_threshold_for_all(qtbot, organs: Labels, session: Session) -> None:
+def test_a_threshold_for_all(qtbot, organs: Labels, app: App) -> None:
     before = [np.count_nonzero(organs.data == value) for value in LABELS.values()]
-    assert session.rethreshold.ask(organs, 0.8, True)
-    qtbot.waitUntil(lambda: session.masks[organs].result.threshold == 0.8, timeout=TIMEOUT)
+    assert app.rethreshold.ask(organs, 0.8, True)
+    qtbot.waitUntil(lambda: app.session.masks[organs].result.threshold == 0.8, timeout=TIMEOUT)
     after = [np.count_nonzero(organs.data == value) for value in LABELS.values()]
     assert all(0 < a < b for a, b in zip(after, before, strict=True))
 
 
-def test_each_class_is_measured(qtbot, organs: Labels, session: Session) -> None:
-    panel = MeasurePanel(session)
+def test_each_class_is_measured(qtbot, organs: Labels, app: App) -> None:
+    panel = MeasurePanel(app)
     qtbot.addWidget(panel)
     qtbot.waitUntil(lambda: "spleen" in panel.values["classes"].text(), timeout=TIMEOUT)
     lines = panel.values["classes"].text().splitlines()
     assert [line.split()[0] for line in lines] == list(LABELS)
-    volumes = session.masks[organs].result.volumes_ml
+    volumes = app.session.masks[organs].result.volumes_ml
     assert [line.split()[1] for line in lines] == [f"{volumes[name]:.1f}" for name in LABELS]
     rows: list = []
     panel._tabulate(rows.extend)
@@ -83,9 +84,9 @@ def test_each_class_is_measured(qtbot, organs: Labels, session: Session) -> None
 
 
 def test_a_label_map_that_is_opened_has_its_names_again(
-    organs: Labels, session: Session, volume: CTVolume, tmp_path: Path
+    organs: Labels, app: App, volume: CTVolume, tmp_path: Path
 ) -> None:
-    result = session.masks[organs].result
+    result = app.session.masks[organs].result
     save_mask(result.mask, volume, tmp_path / "m.nii.gz")
     write_sidecar(tmp_path / "m.json", describe(volume, result))
     (data, options, kind), _ = read_layer(tmp_path / "m.nii.gz")
@@ -97,11 +98,11 @@ def test_a_label_map_that_is_opened_has_its_names_again(
         assert labels_of(Layer.create(data, options, kind)) == {"pancreas": 1}
 
 
-def test_names_follow_the_model(qtbot, organs: Labels, session: Session, ct: Image) -> None:
+def test_names_follow_the_model(qtbot, organs: Labels, app: App, ct: Image) -> None:
     name_labels(organs, {"pancreas": 1, "liver": 20})
     assert labels_of(organs) == {"pancreas": 1, "liver": 20}
     assert organs.colormap.map(np.uint8(20))[3] > 0
-    run = session.start(ct, "organs")
+    run = app.runs.start(ct, "organs")
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     assert run.labels is organs
     assert labels_of(organs) == LABELS

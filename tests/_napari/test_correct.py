@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QApplication
 from napari_pancreas_seg._napari.correct import keys as correct_keys
 from napari_pancreas_seg._napari.correct.apply import Target, apply_change, outline_layer
 from napari_pancreas_seg._napari.correct.apply import corrected as compare
-from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform
+from napari_pancreas_seg._napari.correct.keys import ACTIONS, GROUPS, perform
 from napari_pancreas_seg._napari.correct.paint import limit_stroke
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import (
@@ -32,8 +32,9 @@ from napari_pancreas_seg._napari.layers.placement import (
     show_slice,
     slice_on_screen,
 )
-from napari_pancreas_seg._napari.settings import Settings
-from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel, KeysDialog
+from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
+from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
+from napari_pancreas_seg._napari.widget.dialogs import TextDialog
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import correction
 from napari_pancreas_seg.volume import CTVolume
@@ -42,38 +43,39 @@ TIMEOUT = 20_000
 
 
 @pytest.fixture
-def session(session, tmp_path):
-    """A session whose settings are nobody's."""
-    session.settings = Settings(tmp_path / "window.json", session)
-    return session
-
-
-@pytest.fixture
-def ct(viewer, session, volume) -> Image:
+def ct(viewer, app, volume) -> Image:
     layer = viewer.add_image(ct_layer_data(volume)[0], **ct_layer_data(volume)[1])
-    session.ct = layer
+    app.session.ct = layer
     return layer
 
 
 @pytest.fixture
-def mask(viewer, session, ct) -> Labels:
+def mask(viewer, app, ct) -> Labels:
     """An empty mask of the CT: 10 slices of 32 × 40."""
     data, options, _ = labels_layer_data(
-        np.zeros(ct.data.shape, np.uint8), session.placement(ct), "pancreas"
+        np.zeros(ct.data.shape, np.uint8), app.session.placement(ct), "pancreas"
     )
     layer = viewer.add_labels(data, **options)
-    session.mask = layer
+    app.session.mask = layer
     layer.selected_label = 1
     return layer
 
 
 @pytest.fixture
-def panel(qtbot, session, mask) -> CorrectPanel:
-    panel = CorrectPanel(session)
+def panel(qtbot, app, mask) -> CorrectPanel:
+    panel = CorrectPanel(app)
     qtbot.addWidget(panel)
     panel.resize(270, 500)
     panel.show()
     return panel
+
+
+@pytest.fixture
+def bar(qtbot, app, mask) -> CanvasBar:
+    """What lies over the canvas."""
+    bar = CanvasBar(app, None)
+    qtbot.addWidget(bar)
+    return bar
 
 
 def action_named(name: str) -> correct_keys.Action:
@@ -88,8 +90,8 @@ def press(viewer: ViewerModel, key: str) -> None:
     assert handler.press_key(key), f"{key} does nothing"
 
 
-def wait(qtbot, session) -> None:
-    qtbot.waitUntil(lambda: not session.corrector.working, timeout=TIMEOUT)
+def wait(qtbot, app) -> None:
+    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
 
 
 def click(button) -> None:
@@ -103,13 +105,13 @@ def draw(layer: Labels, *slices: int, box=(8, 20, 10, 24)) -> None:
     layer.refresh()
 
 
-def test_every_correction_is_one_step_of_undo(qtbot, viewer, session, mask, panel):
+def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 2, 3, 5)
     mask.data[3, 12, 14] = 0  # a hole in two slices, open along z
     mask.data[8, 1:3, 1:3] = 1  # an island
     mask.data[4, 8:10, 10:12] = 3  # another label, in the way
-    show_slice(viewer, mask, session.reference, 4)
-    session.settings.set("correct/grow_mm", 3.0)
+    show_slice(viewer, mask, app.session.reference, 4)
+    app.settings.set("correct/grow_mm", 3.0)
     for name in (
         "keep_largest",
         "remove_islands",
@@ -123,10 +125,10 @@ def test_every_correction_is_one_step_of_undo(qtbot, viewer, session, mask, pane
         before = mask.data.copy()
         steps = len(mask._undo_history)
         click(panel.buttons[name])
-        wait(qtbot, session)
-        if session.corrector.proposal is not None:
+        wait(qtbot, app)
+        if app.corrector.proposal is not None:
             assert np.array_equal(mask.data, before)
-            click(panel.accept_button)
+            click(bar.accept_button)
         after = mask.data.copy()
         assert (after != before).any(), name
         assert np.array_equal(after == 3, before == 3), name
@@ -138,33 +140,33 @@ def test_every_correction_is_one_step_of_undo(qtbot, viewer, session, mask, pane
         mask.undo()
 
 
-def test_holes_are_filled_with_the_selected_label(qtbot, session, mask, panel):
+def test_holes_are_filled_with_the_selected_label(qtbot, app, mask, panel):
     draw(mask, 2, 3, 4)
     mask.data[3, 12, 14] = 0
     mask.data[3, 14, 14] = 2  # a hole that holds another label
     click(panel.buttons["fill_holes"])
-    wait(qtbot, session)
+    wait(qtbot, app)
     assert mask.data[3, 12, 14] == 1 and mask.data[3, 14, 14] == 2
 
 
-def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, session, mask, panel):
+def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 2, 6)
     before = mask.data.copy()
     press(viewer, "I")
-    wait(qtbot, session)
-    proposal = session.corrector.proposal
+    wait(qtbot, app)
+    proposal = app.corrector.proposal
     assert proposal.outline in viewer.layers and proposal.outline.contour > 0
     assert viewer.layers.selection.active is mask
-    assert proposal.outline not in session.mask_layers(session.reference)
-    assert "3 slices" in panel.proposal_title.text()
-    assert panel.accept_button.isEnabled()
+    assert proposal.outline not in app.session.mask_layers(app.session.reference)
+    assert "3 slices" in bar.title.text()
+    assert bar.accept_button.isEnabled()
     press(viewer, "Escape")
-    assert session.corrector.proposal is None and proposal.outline not in viewer.layers
+    assert app.corrector.proposal is None and proposal.outline not in viewer.layers
     assert np.array_equal(mask.data, before)
-    assert not panel.accept_button.isEnabled()
+    assert not bar.accept_button.isEnabled()
 
     press(viewer, "I")
-    wait(qtbot, session)
+    wait(qtbot, app)
     press(viewer, "Enter")
     assert np.array_equal(mask.data[2:7, 8:20, 10:24], np.ones((5, 12, 14)))
     assert np.count_nonzero(mask.data) == 5 * 12 * 14
@@ -174,71 +176,91 @@ def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, session, mas
     assert not viewer.keymap and not mask.keymap
 
 
-def test_a_proposal_spares_what_is_painted_before_it_is_accepted(qtbot, session, mask, panel):
+def test_a_proposal_spares_what_is_painted_before_it_is_accepted(qtbot, app, mask, panel, bar):
     draw(mask, 2, 6)
     click(panel.buttons["fill_between"])
-    wait(qtbot, session)
+    wait(qtbot, app)
     mask.data_setitem((np.array([4]), np.array([10]), np.array([12])), 2)
-    click(panel.accept_button)
+    click(bar.accept_button)
     assert mask.data[4, 10, 12] == 2 and mask.data[4, 10, 13] == 1
 
 
-def test_a_proposal_goes_with_its_layers(qtbot, viewer, session, mask, panel):
+def test_a_proposal_goes_with_its_layers(qtbot, viewer, app, mask, panel):
     for removed in ("outline", "mask"):
         draw(mask, 2, 6)
         click(panel.buttons["fill_between"])
-        wait(qtbot, session)
-        outline = session.corrector.proposal.outline
+        wait(qtbot, app)
+        outline = app.corrector.proposal.outline
         viewer.layers.remove(outline if removed == "outline" else mask)
-        assert session.corrector.proposal is None
+        assert app.corrector.proposal is None
         assert outline not in viewer.layers
 
 
-def test_a_new_correction_drops_what_was_proposed(qtbot, viewer, session, mask, panel):
+def test_a_new_correction_drops_what_was_proposed(qtbot, viewer, app, mask, panel):
     draw(mask, 2, 6)
     click(panel.buttons["fill_between"])
-    wait(qtbot, session)
+    wait(qtbot, app)
     click(panel.buttons["keep_largest"])
-    wait(qtbot, session)
-    assert session.corrector.proposal is None
+    wait(qtbot, app)
+    assert app.corrector.proposal is None
     assert not mask.data[3].any()
 
 
-def test_enter_and_escape_work_with_the_focus_in_the_panel(qtbot, session, mask, panel):
+def test_enter_and_escape_work_with_the_focus_in_the_panel(qtbot, app, mask, panel):
     draw(mask, 2, 6)
     for key, filled in ((Qt.Key.Key_Escape, False), (Qt.Key.Key_Return, True)):
         click(panel.buttons["fill_between"])
-        wait(qtbot, session)
+        wait(qtbot, app)
         QTest.keyClick(panel, key)
-        assert session.corrector.proposal is None
+        assert app.corrector.proposal is None
         assert mask.data[4].any() == filled
 
 
-def test_a_slice_is_cleared_and_filled_again(qtbot, session, mask, panel):
+@pytest.mark.parametrize("key", ["Enter", "Escape"])
+def test_an_answer_before_the_proposal_is_there_is_not_lost(
+    qtbot, viewer, app, mask, panel, bar, key
+):
+    draw(mask, 2, 6)
+    press(viewer, "I")
+    assert app.corrector.proposal is None and bar.accept_button.isEnabled()
+    press(viewer, key)
+    assert not bar.accept_button.isEnabled()
+    wait(qtbot, app)
+    assert app.corrector.proposal is None and len(viewer.layers) == 2
+    assert mask.data[4].any() == (key == "Enter")
+    assert not viewer.keymap and not mask.keymap
+    # It was the answer to that one alone.
+    draw(mask, 8)
+    press(viewer, "I")
+    wait(qtbot, app)
+    assert app.corrector.proposal is not None
+
+
+def test_a_slice_is_cleared_and_filled_again(qtbot, app, mask, panel):
     draw(mask, 2, 3, 4)
-    session.review.show(3)
+    app.review.show(3)
     click(panel.buttons["clear_slice"])
-    wait(qtbot, session)
+    wait(qtbot, app)
     assert [bool(mask.data[z].any()) for z in (2, 3, 4)] == [True, False, True]
     click(panel.buttons["fill_between"])
-    wait(qtbot, session)
-    session.corrector.accept()
+    wait(qtbot, app)
+    app.corrector.accept()
     assert mask.data[3].any()
     mask.undo()
     mask.undo()
     assert mask.data[3].any()
 
 
-def test_nothing_to_change_is_said(qtbot, session, mask, panel, notifications):
+def test_nothing_to_change_is_said(qtbot, app, mask, panel, notifications):
     draw(mask, 2)
     for name, words in (("fill_between", "clear those"), ("fill_holes", "nothing to ch")):
         click(panel.buttons[name])
-        wait(qtbot, session)
+        wait(qtbot, app)
         assert words in notifications[-1].message
     assert not mask._undo_history
 
 
-def test_what_cannot_be_corrected_is_said(qtbot, viewer, session, mask, panel, notifications):
+def test_what_cannot_be_corrected_is_said(qtbot, viewer, app, mask, panel, notifications):
     mask.selected_label = 0
     click(panel.buttons["grow"])
     assert "background" in notifications[-1].message
@@ -246,40 +268,40 @@ def test_what_cannot_be_corrected_is_said(qtbot, viewer, session, mask, panel, n
     viewer.dims.ndisplay = 3
     click(panel.buttons["copy_from_above"])
     assert "no slice" in notifications[-1].message
-    session.mask = None
-    viewer.layers.selection.active = session.ct
+    app.session.mask = None
+    viewer.layers.selection.active = app.session.ct
     for name, words in (
         ("grow", "no mask to correct"),
         ("next_uncertain", "no mask to review"),
         ("review_and_go_on", "no mask to review"),
         ("toggle_reviewed", "no slice"),
     ):
-        perform(action_named(name), session)
+        perform(action_named(name), app)
         assert words in notifications[-1].message
     assert not panel.buttons["grow"].isEnabled()
 
 
-def test_the_last_slice_has_none_above(qtbot, viewer, session, mask, panel, notifications):
-    show_slice(viewer, mask, session.reference, 9)
+def test_the_last_slice_has_none_above(qtbot, viewer, app, mask, panel, notifications):
+    show_slice(viewer, mask, app.session.reference, 9)
     draw(mask, 9)
     click(panel.buttons["copy_from_above"])
-    wait(qtbot, session)
+    wait(qtbot, app)
     assert "no slice to copy from" in notifications[-1].message
     click(panel.buttons["grow"])  # and nothing is stuck
-    wait(qtbot, session)
+    wait(qtbot, app)
 
 
-def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, session, mask, panel, notifications):
+def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, app, mask, panel, notifications):
     draw(mask, 2, 3)
     draw(mask, 7, box=(2, 4, 2, 4))
     viewer.cursor.position = tuple(mask.data_to_world((7, 3, 2)))
     press(viewer, "Shift-K")
-    wait(qtbot, session)
+    wait(qtbot, app)
     assert mask.data.sum() == 4 and mask.data[7].any()
     mask.undo()
     viewer.cursor.position = tuple(mask.data_to_world((7, 30, 30)))
     press(viewer, "Shift-K")
-    wait(qtbot, session)
+    wait(qtbot, app)
     assert "no piece" in notifications[-1].message
 
 
@@ -302,65 +324,65 @@ def click_in_picture(viewer: ViewerModel, position) -> None:
 
 @pytest.mark.parametrize("mode", ["paint", "erase"])
 def test_the_clicked_piece_is_kept_and_the_click_does_not_paint(
-    qtbot, viewer, session, mask, panel, mode
+    qtbot, viewer, app, mask, panel, mode
 ):
-    show_slice(viewer, mask, session.reference, 2)
+    show_slice(viewer, mask, app.session.reference, 2)
     viewer.layers.selection.active = mask
     draw(mask, 2, 3)
     draw(mask, 7, box=(2, 4, 2, 4))
     mask.mode = mode
     callbacks = list(viewer.mouse_drag_callbacks)
     click(panel.pick_button)
-    assert session.corrector.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
+    assert app.corrector.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
     press(viewer, "Escape")
-    assert not session.corrector.picking and mask.mode == mode
+    assert not app.corrector.picking and mask.mode == mode
     assert viewer.mouse_drag_callbacks == callbacks and not panel.pick_button.isChecked()
     click(panel.pick_button)
     click_in_picture(viewer, tuple(mask.data_to_world((2, 8, 10))))
-    wait(qtbot, session)
-    assert not session.corrector.picking and mask.mode == mode
+    wait(qtbot, app)
+    assert not app.corrector.picking and mask.mode == mode
     assert mask.data.sum() == 2 * 12 * 14 and not mask.data[7].any()
     assert len(mask._undo_history) == 1
 
 
-def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, session, mask, volume):
+def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, app, mask, volume):
     """A CT of the same shape, of another patient: neither its HU nor its slices are taken."""
     data, options, _ = ct_layer_data(CTVolume.from_source_array(volume.hu.T.copy(), np.eye(4)))
     other = viewer.add_image(data - 500, **options)
     assert other.data.shape == mask.data.shape
-    session.ct = other
-    assert session.mask_layers(session.reference) == []
+    app.session.ct = other
+    assert app.session.mask_layers(app.session.reference) == []
     draw(mask, 5)
     show_slice(viewer, mask, reference_of(mask), 5)
     with pytest.raises(PancreasSegError, match="does not lie on"):
-        session.corrector.rerun_slice("box")
-    session.corrector.limits_painting = True
+        app.corrector.rerun_slice("box")
+    app.corrector.limits_painting = True
     mask.brush_size = 6
     before = np.count_nonzero(mask.data)
     mask.paint((5, 28, 35), 1)
     assert np.count_nonzero(mask.data) > before
 
 
-def test_a_slice_is_run_again_and_proposed(qtbot, viewer, session, mask, panel):
+def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 4, box=(20, 25, 2, 6))
     draw(mask, 5)
     before = mask.data.copy()
-    show_slice(viewer, mask, session.reference, 4)
-    session.corrector.rerun_slice("box")
-    assert session.corrector.uses_network
+    show_slice(viewer, mask, app.session.reference, 4)
+    app.corrector.rerun_slice("box")
+    assert app.network.in_use
     with pytest.raises(PancreasSegError, match="run again"):
-        session.start(session.ct, "box")
-    wait(qtbot, session)
-    assert session.corrector.proposal.found.change.slices == [4]
-    click(panel.accept_button)
+        app.runs.start(app.session.ct, "box")
+    wait(qtbot, app)
+    assert app.corrector.proposal.found.change.slices == [4]
+    click(bar.accept_button)
     assert mask.data[4, 8:16, 10:20].all() and not mask.data[4, 20:25, 2:6].any()
     assert np.array_equal(np.delete(mask.data, 4, axis=0), np.delete(before, 4, axis=0))
     mask.undo()
     assert np.array_equal(mask.data, before)
     # The network's process has survived, and a run can start.
-    session.corrector.rerun_slice("fail")
-    wait(qtbot, session)
-    assert session.corrector.proposal is None and not session.corrector.uses_network
+    app.corrector.rerun_slice("fail")
+    wait(qtbot, app)
+    assert app.corrector.proposal is None and not app.network.in_use
 
 
 orders = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, -1])] * 3))
@@ -411,7 +433,7 @@ def test_layers_in_any_axis_order_are_corrected_alike(qapp, order, label):
 
 @pytest.mark.parametrize("unit", ["mm", "cm", "pixel"])
 @pytest.mark.parametrize("kind", ["ours", "permuted", "rotated"])
-def test_a_slice_is_shown_wherever_its_layer_lies(viewer, session, ct, kind, unit):
+def test_a_slice_is_shown_wherever_its_layer_lies(viewer, app, ct, kind, unit):
     layer = ct
     if kind != "ours":
         options = {
@@ -433,14 +455,14 @@ def test_a_slice_is_shown_wherever_its_layer_lies(viewer, session, ct, kind, uni
         assert slice_on_screen(viewer, layer, reference) == z
 
 
-def test_painting_is_limited_to_hu(session, ct, mask):
+def test_painting_is_limited_to_hu(app, ct, mask):
     z = 5
     hu = ct.data[z]
     mask.data[z, 16, 20] = 2  # something was there before
     mask.refresh()
-    session.corrector.limits_painting = True
-    session.settings.set("correct/limit_low_hu", 50.0)
-    session.settings.set("correct/limit_high_hu", 70.0)
+    app.corrector.limits_painting = True
+    app.settings.set("correct/limit_low_hu", 50.0)
+    app.settings.set("correct/limit_high_hu", 70.0)
     before = mask.data.copy()
     mask.brush_size = 9
     steps = len(mask._undo_history)
@@ -458,7 +480,7 @@ def test_painting_is_limited_to_hu(session, ct, mask):
     mask.redo()
     assert np.array_equal(mask.data, after)
     # Every voxel of the stroke within the range is there.
-    session.corrector.limits_painting = False
+    app.corrector.limits_painting = False
     mask.undo()
     with mask.block_history():
         for x in range(12, 30, 3):
@@ -468,20 +490,20 @@ def test_painting_is_limited_to_hu(session, ct, mask):
     assert free.sum() > painted.sum()
 
 
-def test_erasing_and_corrections_are_not_limited(qtbot, viewer, session, ct, mask, panel):
+def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, panel, bar):
     draw(mask, 4, 6)
-    click(panel.limit)
-    panel.low_hu.setValue(3000)
-    panel.high_hu.setValue(3001)
-    assert session.corrector.limits_painting
+    click(panel.limit.native)
+    panel.low_hu.value = 3000
+    panel.high_hu.value = 3001
+    assert app.corrector.limits_painting
     mask.paint((4, 10, 12), 0)
     assert mask.data[4, 10, 12] == 0
     click(panel.buttons["fill_between"])
-    wait(qtbot, session)
-    click(panel.accept_button)
+    wait(qtbot, app)
+    click(bar.accept_button)
     assert mask.data[5].any()
     press(viewer, "Shift-H")
-    assert not session.corrector.limits_painting and not panel.limit.isChecked()
+    assert not app.corrector.limits_painting and not panel.limit.value
     press(viewer, "Shift-H")
     count = np.count_nonzero(mask.data)
     mask.fill((5, 1, 1), 1)
@@ -511,20 +533,22 @@ def test_a_limited_stroke_is_the_stroke_within_the_range(seed):
     assert np.array_equal(layer.data, before)
 
 
-def test_keys_are_listed_once_and_can_be_changed(session, panel, qtbot):
+def test_keys_are_listed_once_and_can_be_changed(app, panel, qtbot):
     names = [action.name for action in ACTIONS]
     keys = [action.key for action in ACTIONS]
     assert len(set(names)) == len(names) and len(set(keys)) == len(keys)
     from napari.utils.action_manager import action_manager
 
-    dialog = KeysDialog(panel)
-    qtbot.addWidget(dialog)
-    listed = {
-        dialog.table.item(row, 1).text(): dialog.table.item(row, 0).text()
-        for row in range(dialog.table.rowCount())
-    }
+    panel.show_keys()
+    (dialog,) = panel.findChildren(TextDialog)
+    written = [line.strip() for line in dialog.text.toPlainText().splitlines()]
+    dialog.close()
+    listed = dict(zip(written[1:], written, strict=False))
+    for title in ("Paint", "Erase", "Smaller brush", "Slice after", "Undo"):
+        assert listed[title], "napari's own keys that one needs"
+    assert {*GROUPS, "napari"} <= set(written), "a line for each group"
     for action in ACTIONS:
-        assert listed[action.title], action.name
+        assert listed[action.title] == correct_keys.key_of(action) != "", action.name
         assert action.id in action_manager._actions
     action = action_named("grow")
     assert "(G)" in panel.buttons["grow"].toolTip()
@@ -539,7 +563,7 @@ def test_keys_are_listed_once_and_can_be_changed(session, panel, qtbot):
             action_manager.bind_shortcut(action.id, key)
 
 
-def test_a_key_that_is_taken_stays_whose_it_is(session, monkeypatch):
+def test_a_key_that_is_taken_stays_whose_it_is(app, monkeypatch):
     from napari.utils.action_manager import action_manager
 
     taken = [
@@ -579,18 +603,18 @@ def test_the_manifest_names_every_action():
 
 
 @pytest.fixture
-def reviewed(qtbot, session, mask, panel):
+def reviewed(qtbot, app, mask, panel):
     """Slices 2 to 7 hold a mask; the model was unsure of 3 and 6."""
     draw(mask, *range(2, 8))
-    session.mask_changed.emit(mask)
+    app.session.mask_changed.emit(mask)
     qtbot.waitUntil(
-        lambda: session.review.facts is not None and session.review.facts.area_mm2[7] > 0,
+        lambda: app.review.facts is not None and app.review.facts.area_mm2[7] > 0,
         timeout=TIMEOUT,
     )
-    facts = session.review.facts
+    facts = app.review.facts
     facts.doubt[2:8] = [0.05, 0.6, 0.1, 0.1, 0.5, 0.1]
-    session.review.changed.emit()
-    return session.review
+    app.review.changed.emit()
+    return app.review
 
 
 def strip_click(strip, z: int, n: int = 10) -> None:
@@ -598,17 +622,17 @@ def strip_click(strip, z: int, n: int = 10) -> None:
     QTest.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPointF(x, 20).toPoint())
 
 
-def test_a_click_on_the_strip_shows_the_slice(viewer, session, mask, panel, reviewed):
+def test_a_click_on_the_strip_shows_the_slice(viewer, app, mask, panel, reviewed):
     for z in (0, 4, 9):
         strip_click(panel.strip, z)
-        assert slice_on_screen(viewer, mask, session.reference) == z
+        assert slice_on_screen(viewer, mask, app.session.reference) == z
     strip_click(panel.strip, 3)
-    area = 12 * 14 * np.prod(session.reference.grid.spacing[1:]) / 100
+    area = 12 * 14 * np.prod(app.session.reference.grid.spacing[1:]) / 100
     assert panel.facts.text() == f"Slice 3: {area:.1f} cm², doubt 0.60"
 
 
-def test_reviewing_goes_from_slice_to_slice(viewer, session, mask, panel, reviewed):
-    review = session.review
+def test_reviewing_goes_from_slice_to_slice(viewer, app, mask, panel, reviewed):
+    review = app.review
     review.show(0)
     press(viewer, "W")
     assert review.slice == 2
@@ -621,8 +645,8 @@ def test_reviewing_goes_from_slice_to_slice(viewer, session, mask, panel, review
     assert review.slice == 6
     press(viewer, "N")  # beyond the last comes the first
     assert review.slice == 3
-    click(panel.reviewed)
-    assert review.reviewed == {2, 3} and panel.reviewed.isChecked()
+    click(panel.reviewed.native)
+    assert review.reviewed == {2, 3} and panel.reviewed.value
     assert panel.progress.text() == "2 of 6"
     press(viewer, "Shift-N")
     assert review.slice == 6
@@ -630,27 +654,27 @@ def test_reviewing_goes_from_slice_to_slice(viewer, session, mask, panel, review
     assert review.slice == 5
     click(panel.buttons["next_unreviewed"])
     assert review.slice == 6
-    assert not panel.reviewed.isChecked()
+    assert not panel.reviewed.value
 
 
-def test_what_was_reviewed_belongs_to_the_mask(viewer, session, mask, panel, reviewed):
+def test_what_was_reviewed_belongs_to_the_mask(viewer, app, mask, panel, reviewed):
     marked = []
-    session.review.marked.connect(marked.append)
-    session.review.set_reviewed(mask, [2, 3])
+    app.review.marked.connect(marked.append)
+    app.review.set_reviewed(mask, [2, 3])
     other = viewer.add_labels(np.zeros_like(mask.data), metadata=mask.metadata)
-    session.mask = other
-    assert session.review.reviewed == frozenset()
-    session.mask = mask
-    assert session.review.reviewed == {2, 3} == session.review.reviewed_of(mask)
+    app.session.mask = other
+    assert app.review.reviewed == frozenset()
+    app.session.mask = mask
+    assert app.review.reviewed == {2, 3} == app.review.reviewed_of(mask)
     assert marked == [mask]
 
 
-def test_what_a_person_edited_is_told(qtbot, viewer, session, ct, panel):
-    session.start(ct, "box")
-    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
-    labels = session.run.labels
-    session.mask = labels
-    review = session.review
+def test_what_a_person_edited_is_told(qtbot, viewer, app, ct, panel):
+    app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    labels = app.runs.latest.labels
+    app.session.mask = labels
+    review = app.review
     review.set_reviewed(labels, [1])
     qtbot.waitUntil(
         lambda: review.facts is not None and review.facts.area_mm2[9] > 0, timeout=TIMEOUT
@@ -662,14 +686,14 @@ def test_what_a_person_edited_is_told(qtbot, viewer, session, ct, panel):
     labels.undo()
     qtbot.waitUntil(lambda: not review.facts.edited.any(), timeout=TIMEOUT)
     # A run that replaces the mask starts the review anew.
-    session.start(ct, "box")
-    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
-    assert session.run.labels is labels
+    app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    assert app.runs.latest.labels is labels
     assert review.reviewed_of(labels) == frozenset()
 
 
 @pytest.mark.parametrize("n", [1, 7, 2000])
-def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
+def test_the_strip_paints_any_number_of_slices(qtbot, app, panel, n):
     from napari_pancreas_seg._napari.correct.review import SliceFacts
     from napari_pancreas_seg._napari.widget.review_strip import EDITED
 
@@ -677,8 +701,8 @@ def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
     area[n // 2] = 50.0
     edited = np.zeros(n, bool)
     edited[n // 2] = True
-    session.review.facts = SliceFacts(area, np.full(n, np.nan, np.float32), edited)
-    session.review.changed.emit()
+    app.review.facts = SliceFacts(area, np.full(n, np.nan, np.float32), edited)
+    app.review.changed.emit()
     picture = panel.strip.grab().toImage()
     colors = {
         picture.pixelColor(x, y).name()
@@ -689,14 +713,14 @@ def test_the_strip_paints_any_number_of_slices(qtbot, session, panel, n):
     assert panel.strip.slice_at(-5) == 0 and panel.strip.slice_at(10_000) == n - 1
 
 
-def test_the_strip_paints_at_any_height(session, panel):
+def test_the_strip_paints_at_any_height(app, panel):
     from napari_pancreas_seg._napari.correct.review import SliceFacts
     from napari_pancreas_seg._napari.widget.review_strip import AREA
 
     full = np.full(10, 50.0)
-    session.review.facts = SliceFacts(full, np.zeros(10, np.float32), np.zeros(10, bool))
+    app.review.facts = SliceFacts(full, np.zeros(10, np.float32), np.zeros(10, bool))
     for height in (3, 40, 90):
-        session.review.changed.emit()
+        app.review.changed.emit()
         panel.strip.resize(100, height)
         assert panel.strip.grab().toImage().pixelColor(50, height // 3).name() == AREA
 

@@ -8,8 +8,8 @@ from napari.layers import Labels
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
-from napari_pancreas_seg._napari.session import session_of
 
 pytestmark = pytest.mark.gui
 
@@ -25,42 +25,40 @@ def open_dock(window):
 @pytest.fixture
 def mask(qtbot, window, ct_path) -> Labels:
     """What the fake network found: a box in every slice but the first."""
-    session = session_of(window)
-    combo = open_dock(window).model_panel.combo
-    combo.addItem("box", "box")
-    combo.setCurrentIndex(combo.count() - 1)
-    session.open_file(ct_path)
+    app = app_of(window)
+    open_dock(window).model_panel.use_named("box")
+    app.files.open(ct_path)
     qtbot.waitUntil(lambda: len(window.layers) == 1, timeout=TIMEOUT)
-    session.start(window.layers[0], "box")
-    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
-    assert session.mask is session.run.labels
-    return session.mask
+    app.runs.start(window.layers[0], "box")
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    assert app.session.mask is app.runs.latest.labels
+    return app.session.mask
 
 
 def press(qtbot, window, key, modifier=NO) -> None:
     """Press a key where the picture has the focus, and wait for what it does."""
     QTest.keyClick(window.window._qt_viewer, key, modifier)
-    session = session_of(window)
-    qtbot.waitUntil(lambda: not session.corrector.working, timeout=TIMEOUT)
+    app = app_of(window)
+    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
 
 
 def test_an_expert_never_leaves_the_keyboard(qtbot, window, mask):
-    session = session_of(window)
+    app = app_of(window)
     whole = mask.data.copy()
     mask.data[4:6] = 0
     mask.refresh()
     cut = mask.data.copy()
-    session.review.show(4)
+    app.review.show(4)
     press(qtbot, window, Qt.Key.Key_I)
-    assert session.corrector.proposal is not None
+    assert app.corrector.proposal is not None
     press(qtbot, window, Qt.Key.Key_Return)
     assert np.array_equal(mask.data, whole)
     press(qtbot, window, Qt.Key.Key_Z, CONTROL)
     assert np.array_equal(mask.data, cut)
     press(qtbot, window, Qt.Key.Key_R)
-    assert session.corrector.proposal.found.change.slices == [4]
+    assert app.corrector.proposal.found.change.slices == [4]
     press(qtbot, window, Qt.Key.Key_Escape)
-    assert session.corrector.proposal is None and np.array_equal(mask.data, cut)
+    assert app.corrector.proposal is None and np.array_equal(mask.data, cut)
     press(qtbot, window, Qt.Key.Key_R)
     press(qtbot, window, Qt.Key.Key_Enter)
     assert mask.data[4].any() and not mask.data[5].any()
@@ -71,34 +69,31 @@ def test_an_expert_never_leaves_the_keyboard(qtbot, window, mask):
 
 
 def test_the_review_survives_the_dock(qtbot, window, mask):
-    session = session_of(window)
+    app = app_of(window)
     dock = open_dock(window)
     held = [False] + 9 * [True]
     qtbot.waitUntil(
-        lambda: (
-            session.review.facts is not None
-            and (session.review.facts.area_mm2 > 0).tolist() == held
-        ),
+        lambda: app.review.facts is not None and (app.review.facts.area_mm2 > 0).tolist() == held,
         timeout=TIMEOUT,
     )
-    session.review.show(3)
+    app.review.show(3)
     press(qtbot, window, Qt.Key.Key_Q)
-    assert slice_on_screen(window, mask, session.reference) == 4
+    assert slice_on_screen(window, mask, app.session.reference) == 4
     window.window.remove_dock_widget(dock)
     press(qtbot, window, Qt.Key.Key_Q)
     again = open_dock(window)
     assert again is not dock
-    assert session.review.reviewed == {3, 4}
+    assert app.review.reviewed == {3, 4}
     assert again.correct_panel.progress.text().startswith("2 of")
-    assert slice_on_screen(window, mask, session.reference) == 5
+    assert slice_on_screen(window, mask, app.session.reference) == 5
 
 
 def test_the_palette_corrects_too(qtbot, window, mask):
     from napari._app_model import get_app_model
 
     before = np.count_nonzero(mask.data)
-    session = session_of(window)
-    session.settings.set("correct/grow_mm", 1.0)
+    app = app_of(window)
+    app.settings.set("correct/grow_mm", 1.0)
     get_app_model().commands.execute_command("napari-pancreas-seg.grow").result()
-    qtbot.waitUntil(lambda: not session.corrector.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
     assert np.count_nonzero(mask.data) > before

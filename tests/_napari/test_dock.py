@@ -16,8 +16,9 @@ from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication
 
+from napari_pancreas_seg._napari.app import app_of
+from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
-from napari_pancreas_seg._napari.session import session_of
 from napari_pancreas_seg._napari.widget import PancreasDock
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
@@ -34,9 +35,9 @@ def dock(window):
 
 def choose(dock, model: str) -> None:
     """Choose what the fake network is to do."""
-    combo = dock.model_panel.combo
-    combo.addItem(model, model)
-    combo.setCurrentIndex(combo.count() - 1)
+    panel = dock.model_panel
+    panel._know(model, model, "")
+    panel.use_named(model)
 
 
 def drop(widget, *paths: Path) -> None:
@@ -52,7 +53,7 @@ def drop(widget, *paths: Path) -> None:
 
 
 def open_ct(qtbot, dock, path: Path):
-    viewer = dock.session.viewer
+    viewer = dock.app.session.viewer
     before = len(viewer.layers)
     drop(dock, path)
     qtbot.waitUntil(lambda: len(viewer.layers) > before, timeout=TIMEOUT)
@@ -61,8 +62,8 @@ def open_ct(qtbot, dock, path: Path):
 
 def run(qtbot, dock) -> Labels:
     qtbot.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
-    return dock.session.run.labels
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+    return dock.app.runs.latest.labels
 
 
 def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path, tmp_path):
@@ -74,7 +75,7 @@ def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path,
     labels = run(qtbot, dock)
     assert dock.export_panel.layer is labels
     assert "mL in 9 slices" in dock.run_panel.status.text()
-    voxel_ml = dock.session.placement(ct).reference.grid.voxel_volume_mm3 / 1000
+    voxel_ml = dock.app.session.placement(ct).reference.grid.voxel_volume_mm3 / 1000
     volume = dock.measure_panel.values["volume"]
     before = np.count_nonzero(labels.data) * voxel_ml
     qtbot.waitUntil(lambda: f"{before:.1f} mL" in volume.text(), timeout=TIMEOUT)
@@ -100,10 +101,10 @@ def test_cancel_with_the_button(qtbot, dock, ct_path):
     panel = dock.run_panel
     qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
     assert not panel.run_button.isEnabled()
-    qtbot.waitUntil(lambda: dock.session.run.done > 2, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: dock.app.runs.latest.done > 2, timeout=TIMEOUT)
     assert panel.progress.isVisibleTo(panel)
     qtbot.mouseClick(panel.cancel_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
     assert panel.run_button.isEnabled()
     assert not panel.cancel_button.isEnabled()
     assert not panel.progress.isVisibleTo(panel)
@@ -131,14 +132,15 @@ def test_a_bad_file_is_explained(qtbot, dock, tmp_path, notifications):
 def test_the_combo_follows_the_layers(qtbot, window, dock, ct_path):
     first = open_ct(qtbot, dock, ct_path)
     second = open_ct(qtbot, dock, ct_path)
-    box = dock.ct_panel.combo.box
+    combo = dock.ct_panel.combo
     assert dock.ct_panel.layer is second
     first.name = "renamed"
-    assert [box.itemText(i) for i in range(box.count())] == ["renamed", second.name]
+    assert combo.choices == (first, second)
+    assert combo.native.itemText(0) == "renamed"
     assert dock.ct_panel.layer is second
     window.add_image(np.zeros((5, 5)), name="flat")
     window.add_labels(np.zeros((5, 5, 5), np.uint8))
-    assert box.count() == 2
+    assert len(combo.choices) == 2
     window.layers.remove(second)
     assert dock.ct_panel.layer is first
     window.layers.clear()
@@ -150,34 +152,34 @@ def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
     open_ct(qtbot, dock, ct_path)
     choose(dock, "slow")
     qtbot.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
-    session = dock.session
-    qtbot.waitUntil(lambda: session.run.done > 1, timeout=TIMEOUT)
+    app = dock.app
+    qtbot.waitUntil(lambda: app.runs.latest.done > 1, timeout=TIMEOUT)
     window.window.remove_dock_widget(dock.parent())
     _, again = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
     assert again is not dock
-    assert again.session is session
+    assert again.app is app
     assert again.run_panel.cancel_button.isEnabled()
-    qtbot.waitUntil(lambda: not session.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
     assert "mL" in again.run_panel.status.text()
-    assert again.export_panel.layer is session.run.labels
+    assert again.export_panel.layer is app.runs.latest.labels
 
 
 def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, dock, volume):
-    session = dock.session
+    app = dock.app
     first, second = (Layer.create(*ct_layer_data(volume, name)) for name in ("first", "second"))
     for layer in (first, second):
         window.add_layer(layer)
-    dock.ct_panel.combo.layer = first
+    dock.ct_panel.choose(first)
     masks = [window.add_labels(np.zeros(first.data.shape, np.uint8)) for _ in range(2)]
-    session.mask = masks[0]
+    app.session.mask = masks[0]
     dock.parent().destroyOnClose()  # the dock's ×
     qtbot.waitUntil(lambda: not isalive(dock), timeout=TIMEOUT)
     _, again = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
-    assert session.ct is again.ct_panel.layer is first
-    assert session.mask is again.ct_panel.mask_combo.layer is masks[0]
-    again.ct_panel.combo.layer = second
+    assert app.session.ct is again.ct_panel.layer is first
+    assert app.session.mask is again.ct_panel.mask_combo.value is masks[0]
+    again.ct_panel.choose(second)
     first.name = "renamed"
-    assert session.ct is second
+    assert app.session.ct is second
     # On the way from one dock to another it stays what it is.
     window.window.remove_dock_widget(again)
     window.window.add_dock_widget(again)
@@ -195,10 +197,10 @@ def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
     monkeypatch.setattr(bundle, "list_models", lambda: entries)
     dock = PancreasDock(window)
     panel = dock.model_panel
-    qtbot.waitUntil(lambda: panel.combo.count() == 2, timeout=TIMEOUT)
-    assert [panel.combo.itemText(i) for i in range(2)] == ["default", "other"]
+    qtbot.waitUntil(lambda: len(panel.combo) == 2, timeout=TIMEOUT)
+    assert panel.combo.choices == ("default", "other")
     assert panel.model == "default"
-    assert "Finds it." in panel.combo.itemData(0, Qt.ItemDataRole.ToolTipRole)
+    assert "Finds it." in panel.combo.native.itemData(0, Qt.ItemDataRole.ToolTipRole)
 
 
 def test_a_model_from_a_file(dock, tiny_card, tmp_path):
@@ -209,27 +211,27 @@ def test_a_model_from_a_file(dock, tiny_card, tmp_path):
     (folder / "card.json").write_text(json.dumps(tiny_card))
     dock.model_panel.use_file(folder)
     assert dock.model_panel.model == str(folder)
-    assert dock.model_panel.combo.currentText() == "tiny"
+    assert dock.model_panel.combo.current_choice == "tiny"
     with pytest.raises(PancreasSegError):
         dock.model_panel.use_file(tmp_path)
 
 
-def test_attention_gates_one_by_one_in_one_look(qtbot, window, dock, ct_path):
+def test_one_attention_gate_at_a_time(qtbot, window, dock, ct_path):
     open_ct(qtbot, dock, ct_path)
     panel = dock.attention_panel
-    assert [word for word, box in panel.boxes.items() if box.isChecked()] == ["attention 1"]
     run(qtbot, dock)
     assert window.layers["case 7 attention 1"].visible
-    assert not window.layers["case 7 attention 2"].visible
-    assert not panel.boxes["attention 3"].isEnabled()  # the fake has two gates
-    panel.boxes["attention 2"].click()
-    panel.boxes["attention 1"].click()
+    assert "case 7 attention 2" not in window.layers
+    assert panel.boxes["attention 1"].value
+    assert not panel.boxes["attention 3"].enabled  # the fake has two gates
+    panel.boxes["attention 2"].native.click()
+    assert not panel.boxes["attention 1"].value
     assert not window.layers["case 7 attention 1"].visible
     assert window.layers["case 7 attention 2"].visible
     window.layers["case 7 attention 2"].visible = False
-    assert not panel.boxes["attention 2"].isChecked()
-    panel.opacity.setValue(30)
-    panel.colors.setCurrentText("turbo")
+    assert not panel.boxes["attention 2"].value
+    panel.opacity.value = 0.3
+    panel.colors.value = "turbo"
     for word in ("attention 1", "attention 2"):
         assert window.layers[f"case 7 {word}"].opacity == pytest.approx(0.3)
         assert "turbo" in window.layers[f"case 7 {word}"].colormap.name
@@ -239,11 +241,11 @@ def test_attention_gates_one_by_one_in_one_look(qtbot, window, dock, ct_path):
 def test_it_becomes_the_preferred_reader_once_asked(qtbot, dock):
     from napari.plugins.utils import get_preferred_reader
 
-    button = dock.ct_panel.reader_button
-    assert button.isVisibleTo(dock.ct_panel)
-    button.click()
+    action = dock.ct_panel.reader_action
+    assert action.isVisible() and action in dock.ct_panel.menu.actions()
+    action.trigger()
     assert get_preferred_reader("x.nii.gz") == "napari-pancreas-seg"
-    assert not button.isVisibleTo(dock.ct_panel)
+    assert not action.isVisible()
 
 
 def test_the_palette_presses_the_buttons(qtbot, window, dock, ct_path):
@@ -251,14 +253,39 @@ def test_the_palette_presses_the_buttons(qtbot, window, dock, ct_path):
 
     open_ct(qtbot, dock, ct_path)
     get_app_model().commands.execute_command("napari-pancreas-seg.run").result()
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
-    assert dock.session.run.labels in window.layers
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+    assert dock.app.runs.latest.labels in window.layers
+
+
+def test_run_and_export_have_keys(qtbot, window, dock, ct_path, tmp_path, monkeypatch):
+    shift, canvas = Qt.KeyboardModifier.ShiftModifier, window.window._qt_viewer
+    monkeypatch.setattr(
+        "qtpy.QtWidgets.QFileDialog.getSaveFileName",
+        lambda *_: (str(tmp_path / "by key.nii.gz"), "NIfTI (*.nii.gz *.nii)"),
+    )
+    open_ct(qtbot, dock, ct_path)
+    qtbot.keyClick(canvas, Qt.Key.Key_R, shift)
+    assert dock.app.runs.running
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+    qtbot.keyClick(canvas, Qt.Key.Key_E, shift)
+    qtbot.waitUntil((tmp_path / "by key.nii.gz").exists, timeout=TIMEOUT)
+
+
+def test_the_menu_names_the_dock_once(window):
+    from napari._app_model import get_app_model
+
+    titles = [
+        str(getattr(item, "command", item).title)
+        for item in get_app_model().menus.get_menu("napari/plugins")
+    ]
+    (own,) = [title for title in titles if title.startswith("Pancreas segmentation")]
+    assert own.count("Pancreas segmentation") == 1
 
 
 def test_the_process_ends_with_the_window(qtbot, make_napari_viewer, network, volume):
     viewer = make_napari_viewer()
-    session = session_of(viewer)
-    session.network = network
+    app = app_of(viewer)
+    app.network.process = network
     network.warm_up("box")
     assert network.pid is not None
     viewer.close()
@@ -266,7 +293,7 @@ def test_the_process_ends_with_the_window(qtbot, make_napari_viewer, network, vo
 
 
 def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path):
-    session_of(window).warm_up_allowed = True
+    app_of(window).network.warm_up_allowed = True
     dock = PancreasDock(window)
     window.window.add_dock_widget(dock)
     assert network.pid is None
@@ -294,3 +321,16 @@ viewer.close()
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+def test_there_is_one_dock_however_it_is_opened(window, qtbot):
+    first = open_dock(window)
+    assert open_dock(window) is first
+    second = PancreasDock(window, warm_up=False)  # as napari's menu does, under another name
+    window.window.add_dock_widget(second, name="Another name")
+    docks = [w for w in window.window.dock_widgets.values() if isinstance(w, PancreasDock)]
+    assert docks == [second]
+    assert open_dock(window) is second
+    window.window.remove_dock_widget(second)
+    third = open_dock(window)
+    assert third is not second and third.app is second.app

@@ -17,9 +17,9 @@ from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, a
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import _is_one_series
-from napari_pancreas_seg._napari.worklist.session import state_folder, worklist_of
+from napari_pancreas_seg._napari.worklist.session import state_folder
 from napari_pancreas_seg.cohort.worklist import Worklist
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -27,9 +27,9 @@ TIMEOUT = 30_000
 
 
 @pytest.fixture
-def labels(viewer, session, ct) -> Labels:
+def labels(viewer, app, ct) -> Labels:
     layer = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="mask", scale=ct.scale)
-    session.mask = layer
+    app.session.mask = layer
     return layer
 
 
@@ -47,22 +47,22 @@ def kept_files() -> list:
     return sorted(autosave_folder().glob("*.npz")) if autosave_folder().is_dir() else []
 
 
-def test_a_folder_that_cannot_be_written_is_told_once(qtbot, session, labels, notifications):
+def test_a_folder_that_cannot_be_written_is_told_once(qtbot, app, labels, notifications):
     no_folder()
     for x in range(3):
-        with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+        with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
             put(labels, x=x)
-            session.autosave.save()
+            app.autosave.save()
     told = [r for r in notifications if "cannot be kept against a crash" in r.message]
     assert len(told) == 1 and len(notifications) == 1
-    assert session.autosave.unexported() == [labels]
+    assert app.autosave.unexported() == [labels]
     autosave_folder().unlink()  # there is room again
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
-        session.autosave.save()
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.autosave.save()
     assert len(kept_files()) == 1
 
 
-def test_keep_and_close_does_not_close_what_cannot_be_kept(session, labels, notifications, qtbot):
+def test_keep_and_close_does_not_close_what_cannot_be_kept(app, labels, notifications, qtbot):
     class Window:
         closed = False
         _quit_app = False
@@ -72,7 +72,7 @@ def test_keep_and_close_does_not_close_what_cannot_be_kept(session, labels, noti
 
     window = Window()
     closing = Closing.__new__(Closing)
-    closing._window, closing._session = (lambda: window), (lambda: session)
+    closing._window, closing._autosave = (lambda: window), app.autosave
     closing._answered = False
     put(labels)
     no_folder()
@@ -85,72 +85,72 @@ def test_keep_and_close_does_not_close_what_cannot_be_kept(session, labels, noti
     qtbot.waitUntil(lambda: window.closed, timeout=TIMEOUT)
 
 
-def test_a_stroke_that_is_being_kept_is_asked_about(session, labels, monkeypatch):
+def test_a_stroke_that_is_being_kept_is_asked_about(app, labels, monkeypatch):
     put(labels)
     started = []
-    session.mask_changed.emit(labels)
-    monkeypatch.setattr(session.autosave._background, "submit", lambda *job: started.append(job))
-    session.autosave.save()  # in a thread that has not begun
-    assert started and session.autosave.unexported() == [labels]
+    app.session.mask_changed.emit(labels)
+    monkeypatch.setattr(app.autosave._background, "submit", lambda *job: started.append(job))
+    app.autosave.save()  # in a thread that has not begun
+    assert started and app.autosave.unexported() == [labels]
 
 
 def test_a_stroke_during_an_export_is_not_taken_for_exported(
-    qtbot, session, labels, tmp_path, monkeypatch
+    qtbot, app, labels, tmp_path, monkeypatch
 ):
     put(labels)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
-        session.mask_changed.emit(labels)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.session.mask_changed.emit(labels)
     done = []
-    session.export(labels, tmp_path / "m.nii.gz", then=done.append)
+    app.files.export(labels, tmp_path / "m.nii.gz", then=done.append)
     put(labels, z=6)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
-        session.autosave._on_change(labels)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.autosave._on_change(labels)
     qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
     written = nib.load(tmp_path / "m.nii.gz").get_fdata().sum()
-    assert (session.autosave.unexported() == [labels]) == (written != labels.data.sum())
+    assert (app.autosave.unexported() == [labels]) == (written != labels.data.sum())
     assert kept_files() or written == labels.data.sum()
 
 
-def test_a_mask_that_is_removed_is_kept_first(qtbot, viewer, session, labels):
+def test_a_mask_that_is_removed_is_kept_first(qtbot, viewer, app, labels):
     put(labels)
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         viewer.layers.remove(labels)
     assert shelf.read(kept_files()[0]).mask.sum() == 1
 
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_an_opened_mask_is_kept_before_its_ct_is_removed(
-    qtbot, viewer, session, ct, ct_path, tmp_path, busy
+    qtbot, viewer, app, ct, ct_path, tmp_path, busy
 ):
     theirs = nib.Nifti1Image(np.zeros(nib.load(ct_path).shape, np.uint8), nib.load(ct_path).affine)
     nib.save(theirs, tmp_path / "theirs_mask.nii.gz")
-    session.open_file(tmp_path / "theirs_mask.nii.gz")
+    app.files.open(tmp_path / "theirs_mask.nii.gz")
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
     mask = viewer.layers[-1]
-    panel = CtPanel(session)
+    panel = CtPanel(app)
     qtbot.addWidget(panel)
     viewer.layers.events.removed.connect(lambda event: panel.offer_layers())
     put(mask)
     if busy:
-        session.autosave.save()
+        app.autosave.save()
         put(mask, z=6)
     viewer.layers.remove(ct)
-    assert session.ct is None
+    assert app.session.ct is None
     viewer.layers.remove(mask)
-    qtbot.waitUntil(lambda: not session.autosave._busy, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
     assert shelf.read(kept_files()[0]).mask.sum() == (2 if busy else 1)
 
 
-def test_two_clicks_restore_once(qtbot, viewer, session, ct, volume):
+def test_two_clicks_restore_once(qtbot, viewer, app, ct, volume):
     mask = np.ones(ct.data.shape, np.uint8)
-    leave(autosave_folder(), Unsaved(key_of(session, ct), "CT", None, mask))
-    session.autosave._offer(AutosaveStore().left_behind())
-    offer = session.autosave.offers[0]
+    leave(autosave_folder(), Unsaved(key_of(app, ct), "CT", None, mask))
+    app.autosave._offer(AutosaveStore().left_behind())
+    offer = app.autosave.offers[0]
     for _ in range(2):
-        session.autosave.restore(offer, session.placement(ct))
+        app.autosave.restore(offer, app.session.placement(ct))
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
-    qtbot.waitUntil(lambda: not session.autosave._busy, timeout=TIMEOUT)
-    assert len(viewer.layers) == 2 and session.autosave.offers == []
+    qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
+    assert len(viewer.layers) == 2 and app.autosave.offers == []
 
 
 def leave(folder: Path, unsaved: Unsaved) -> None:
@@ -160,8 +160,8 @@ def leave(folder: Path, unsaved: Unsaved) -> None:
     other.close()
 
 
-def key_of(session, ct) -> str:
-    return session.autosave._key(session.reference, ct.data)
+def key_of(app, ct) -> str:
+    return app.autosave._key(app.session.reference, ct.data)
 
 
 def test_damaged_autosaves_are_a_sentence_or_nothing(tmp_path):
@@ -230,28 +230,28 @@ def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volu
     dock = PancreasDock(window, warm_up=False)
     window.window.add_dock_widget(dock)
     window.add_layer(Layer.create(*ct_layer_data(volume)))
-    dock.run_panel.region.last.setValue(3)
-    assert dock.run_panel.options.slices == (0, 4)
-    _, options = dock.worklist_panel._work.ahead.how()
+    dock.options_panel.region.last.value = 3
+    assert dock.options_panel.options.slices == (0, 4)
+    _, options = dock.app.runs.how()
     assert options.slices is None and options.box is None
-    how = dock.worklist_panel._work.ahead.how
+    how = dock.app.runs.how
     window.window.remove_dock_widget(dock)
     dock.deleteLater()
     qtbot.wait(50)
     assert how()[0] == "default"
 
 
-def test_a_stroke_while_a_case_is_left_is_written(qtbot, session, viewer, tmp_path, hu):
+def test_a_stroke_while_a_case_is_left_is_written(qtbot, app, viewer, tmp_path, hu):
     folder = tmp_path / "cts"
     folder.mkdir()
     for name in "ab":
         nib.save(nib.Nifti1Image(hu, np.diag([1, 1, 2.5, 1])), folder / f"{name}.nii.gz")
-    work = worklist_of(session)
+    work = app.worklist
     work.open(folder)
     qtbot.waitUntil(lambda: not work.busy and work.case is not None, timeout=TIMEOUT)
-    session.ct = viewer.layers["a"]
-    mask = viewer.add_labels(np.zeros(session.ct.data.shape, np.uint8), name="by hand")
-    session.mask = mask
+    app.session.ct = viewer.layers["a"]
+    mask = viewer.add_labels(np.zeros(app.session.ct.data.shape, np.uint8), name="by hand")
+    app.session.mask = mask
     put(mask)
     work.step(1)
     assert work.busy

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.layers._layer_actions import _duplicate_layer
+from qtpy.QtCore import QTimer
 
+from napari_pancreas_seg._napari.layers import samples
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, map_layer_data, mask_of
 from napari_pancreas_seg._napari.layers.placement import (
     placement_of,
@@ -237,15 +241,43 @@ def test_the_phantom_opens(viewer):
     assert layer.data.ndim == 3
 
 
-def test_export_writes_a_record_beside_the_mask(qtbot, session, viewer, ct_path, tmp_path, volume):
+def test_a_sample_is_made_in_a_thread_where_a_window_waits(qtbot, viewer, volume, monkeypatch):
+    made_in = []
+
+    def make_phantom():
+        made_in.append(threading.current_thread())
+        return SimpleNamespace(volume=volume)
+
+    monkeypatch.setattr("napari_pancreas_seg.data.phantom.make_phantom", make_phantom)
+    monkeypatch.setattr(samples, "current_viewer", lambda: viewer)
+    QTimer.singleShot(0, lambda: viewer.open_sample(PLUGIN, "phantom"))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
+    qtbot.waitUntil(lambda: isinstance(viewer.layers[0], Image), timeout=20_000)
+    assert [layer.name for layer in viewer.layers] == ["synthetic CT"]
+    assert made_in[0] is not threading.main_thread()
+
+
+def test_a_sample_that_cannot_be_made_leaves_nothing(qtbot, viewer, monkeypatch, notifications):
+    def make_phantom():
+        raise PancreasSegError("No memory.")
+
+    monkeypatch.setattr("napari_pancreas_seg.data.phantom.make_phantom", make_phantom)
+    monkeypatch.setattr(samples, "current_viewer", lambda: viewer)
+    opened = []
+    QTimer.singleShot(0, lambda: opened.append(viewer.open_sample(PLUGIN, "phantom")))
+    qtbot.waitUntil(lambda: bool(opened) and not viewer.layers, timeout=20_000)
+    assert "No memory." in notifications[-1].message
+
+
+def test_export_writes_a_record_beside_the_mask(qtbot, app, viewer, ct_path, tmp_path, volume):
     ct = open_ct(viewer, ct_path)
-    run = session.start(ct, "box")
+    run = app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     run.labels.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     run.labels.name = "anything"
     viewer.layers.remove(ct)
     written = []
-    session.export(run.labels, tmp_path / "m.nii.gz", then=written.append)
+    app.files.export(run.labels, tmp_path / "m.nii.gz", then=written.append)
     qtbot.waitUntil(lambda: bool(written), timeout=20_000)
     assert_on_grid(tmp_path / "m.nii.gz", ct_path, run.labels.data, volume)
     record = json.loads((tmp_path / "m.json").read_text())
@@ -253,10 +285,10 @@ def test_export_writes_a_record_beside_the_mask(qtbot, session, viewer, ct_path,
     assert record["edits"] == {"voxels_added": 1, "voxels_removed": 0, "slices": 1}
 
 
-def test_only_what_a_run_has_filled_gets_its_record(qtbot, session, viewer, ct_path, tmp_path):
+def test_only_what_a_run_has_filled_gets_its_record(qtbot, app, viewer, ct_path, tmp_path):
     ct = open_ct(viewer, ct_path)
-    session.ct = ct
-    run = session.start(ct, "box")
+    app.session.ct = ct
+    run = app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     hand = add_mask(viewer, ct)
     viewer.layers.selection = {run.labels}
@@ -266,50 +298,65 @@ def test_only_what_a_run_has_filled_gets_its_record(qtbot, session, viewer, ct_p
     assert copy.name.endswith("copy copy")
     written = []
     for name, layer in (("hand", hand), ("copy", copy)):
-        session.export(layer, tmp_path / f"{name}.nii.gz", then=written.append)
+        app.files.export(layer, tmp_path / f"{name}.nii.gz", then=written.append)
     qtbot.waitUntil(lambda: len(written) == 2, timeout=20_000)
     assert not (tmp_path / "hand.json").exists()
     assert json.loads((tmp_path / "copy.json").read_text())["model"]["name"] == "box"
 
 
 def test_the_same_mask_in_other_formats_shares_its_record(
-    qtbot, session, viewer, ct_path, tmp_path, notifications
+    qtbot, app, viewer, ct_path, tmp_path, notifications
 ):
     ct = open_ct(viewer, ct_path)
-    run = session.start(ct, "box")
+    run = app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     written = []
     for number, name in enumerate(("m.nii.gz", "m.nrrd"), 1):
-        session.export(run.labels, tmp_path / name, then=written.append)
+        app.files.export(run.labels, tmp_path / name, then=written.append)
         qtbot.waitUntil(lambda number=number: len(written) == number, timeout=20_000)
     assert not [note for note in notifications if note.severity.value == "error"]
     record = json.loads((tmp_path / "m.json").read_text())
     record["source"]["sha256"] = "another CT's"
     (tmp_path / "m.json").write_text(json.dumps(record))
-    session.export(run.labels, tmp_path / "m.mha", then=written.append)
+    app.files.export(run.labels, tmp_path / "m.mha", then=written.append)
     qtbot.waitUntil(lambda: notifications and "m.json" in notifications[-1].message, timeout=20_000)
     assert not (tmp_path / "m.mha").exists()
 
 
-def test_a_mask_over_another_has_a_colour_of_its_own(qtbot, session, viewer, ct_path, tmp_path):
+def test_a_mask_over_another_has_a_colour_of_its_own(qtbot, app, viewer, ct_path, tmp_path):
     mask = add_mask(viewer, open_ct(viewer, ct_path))
-    session.export(mask, tmp_path / "other.nii.gz", then=session.open_file)
+    app.files.export(mask, tmp_path / "other.nii.gz", then=app.files.open)
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=20_000)
     other = viewer.layers[-1]
     assert np.array_equal(other.data, mask.data)
     assert not np.array_equal(other.colormap.map(1), mask.colormap.map(1))
 
 
-def test_export_overwrites_only_when_told(qtbot, session, viewer, ct_path, tmp_path, notifications):
+def test_export_overwrites_only_when_told(qtbot, app, viewer, ct_path, tmp_path, notifications):
     mask = add_mask(viewer, open_ct(viewer, ct_path))
     target = tmp_path / "m.nii.gz"
     target.write_bytes(b"precious")
     ended = []
-    session.export(mask, target, then=ended.append, failed=lambda: ended.append("failed"))
+    app.files.export(mask, target, then=ended.append, failed=lambda: ended.append("failed"))
     qtbot.waitUntil(lambda: bool(ended), timeout=20_000)
     assert ended == ["failed"]
     assert target.read_bytes() == b"precious"
     assert [record.severity.value for record in notifications] == ["error"]
-    session.export(mask, target, overwrite=True, then=ended.append)
+    app.files.export(mask, target, overwrite=True, then=ended.append)
     qtbot.waitUntil(lambda: len(ended) == 2, timeout=20_000)
     assert nib.load(target).get_fdata().sum() == 5
+
+
+def test_saving_a_second_file_beside_the_mask_replaces_nothing(viewer, ct_path, tmp_path, manifest):
+    viewer.open(ct_path, plugin=PLUGIN)
+    ct = viewer.layers[0]
+    viewer.add_labels(np.zeros(ct.data.shape, np.uint8), scale=ct.scale, name="mask")
+    other = tmp_path / "out_case_7.nii.gz"
+    other.write_bytes(b"somebody's")
+    with pytest.raises(PancreasSegError, match=r"out_case_7\.nii\.gz.*exists already"):
+        viewer.layers.save(str(tmp_path / "out.nii.gz"), plugin=PLUGIN)
+    assert other.read_bytes() == b"somebody's" and not (tmp_path / "out.nii.gz").exists()
+    other.unlink()
+    (tmp_path / "out.nii.gz").write_bytes(b"replaced: napari has asked")
+    assert len(viewer.layers.save(str(tmp_path / "out.nii.gz"), plugin=PLUGIN)) == 2
+    assert nib.load(tmp_path / "out.nii.gz").shape == nib.load(ct_path).shape

@@ -15,22 +15,22 @@ from napari_pancreas_seg._napari.autosave.store import autosave_folder
 from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg.io import load_ct
 
 TIMEOUT = 20_000
 
 
 @pytest.fixture
-def panel(qtbot, session) -> CtPanel:
-    panel = CtPanel(session)
+def panel(qtbot, app) -> CtPanel:
+    panel = CtPanel(app)
     qtbot.addWidget(panel)
     return panel
 
 
 def offered(panel: CtPanel) -> list[str]:
     panel.offer_layers()
-    return [panel.combo.box.itemText(i) for i in range(panel.combo.box.count())]
+    return [layer.name for layer in panel.combo.choices]
 
 
 def hu_of(volume) -> np.ndarray:
@@ -65,8 +65,8 @@ def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, h
     four = viewer.add_image(np.stack([hu - 5, hu, hu + 5]), name="phases", rgb=False, **options)
     assert offered(panel) == []
     viewer.dims.set_current_step(0, 1)
-    assert panel.foreign.frame.maximum() == 2
-    panel.foreign.frame.setValue(2)
+    assert panel.foreign.frame.max == 2
+    panel.foreign.frame.value = 2
     qtbot.mouseClick(panel.foreign.frame_button, Qt.MouseButton.LeftButton)
     assert offered(panel) == ["phases [2]"]
     layer = panel.layer
@@ -74,7 +74,7 @@ def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, h
     assert np.array_equal(layer.data, hu + 5)
     for index in ((0, 0, 0), (3, 4, 5), (9, 31, 39)):
         assert np.allclose(layer.data_to_world(index), four.data_to_world((2, *index))[1:])
-    assert panel.foreign.frame.value() == 2
+    assert panel.foreign.frame.value == 2
     viewer.layers.remove(four)
     panel.offer_layers()
     assert not panel.foreign.isVisibleTo(panel)
@@ -117,9 +117,7 @@ def as_another_reader(viewer: ViewerModel, path, *, transposed: bool) -> Image:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_geometry_is_restored_and_masks_go_along(
-    qtbot, panel, session, viewer, ct_path, transposed
-):
+def test_geometry_is_restored_and_masks_go_along(qtbot, panel, app, viewer, ct_path, transposed):
     bare = as_another_reader(viewer, ct_path, transposed=transposed)
     drawn = np.zeros(bare.data.shape, np.uint8)
     i, j, k = 7, 20, 8
@@ -137,26 +135,26 @@ def test_geometry_is_restored_and_masks_go_along(
     assert np.array_equal(ct.data, expected.hu)
     assert np.allclose(ct.scale, expected.spacing)
     assert (ct.name, mask.name) == ("bare", "drawn")
-    assert session.mask is mask
-    where = session.reference.grid.world(np.argwhere(mask.data)[0])
+    assert app.session.mask is mask
+    where = app.session.reference.grid.world(np.argwhere(mask.data)[0])
     assert np.allclose(where, nib.affines.apply_affine(nib.load(ct_path).affine, (i, j, k)))
 
 
-def test_corrections_survive_a_restored_geometry(qtbot, panel, session, viewer, ct_path):
+def test_corrections_survive_a_restored_geometry(qtbot, panel, app, viewer, ct_path):
     bare = as_another_reader(viewer, ct_path, transposed=False)
     drawn = viewer.add_labels(np.zeros(bare.data.shape, np.uint8), name="drawn")
     drawn.data_setitem((np.array([7]), np.array([20]), np.array([8])), 1)
     panel.offer_layers()
-    session.autosave.keep_all()
+    app.autosave.keep_all()
     panel.foreign.restore()
     qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
     mask = viewer.layers["drawn"]
-    assert mask is not drawn and session.autosave.unexported() == [mask]
+    assert mask is not drawn and app.autosave.unexported() == [mask]
     panel.offer_layers()
-    with qtbot.waitSignal(session.autosave.saved, timeout=TIMEOUT):
-        session.autosave.save()
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.autosave.save()
     assert len(list(autosave_folder().glob("*.npz"))) == 1
-    session.autosave.keep_all()
+    app.autosave.keep_all()
 
 
 def test_masks_stay_when_nobody_knows_how_they_lie(qtbot, panel, viewer, ct_path, notifications):

@@ -11,8 +11,8 @@ import pytest
 from napari.layers import Layer
 from qtpy.QtCore import Qt
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
-from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.finetune.corrections import list_corrections
@@ -23,41 +23,41 @@ LEFT = Qt.MouseButton.LeftButton
 
 
 @pytest.fixture
-def dock(qtbot, viewer, session, volume):
-    session.warm_up_allowed = False
-    session.improvement.command = [sys.executable, str(FAKE)]
+def dock(qtbot, viewer, app, volume):
+    app.network.warm_up_allowed = False
+    app.improvement.command = [sys.executable, str(FAKE)]
     dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     viewer.add_layer(Layer.create(*ct_layer_data(volume)))
-    dock.improve_panel.is_open = True
     return dock
 
 
 def choose(dock, model: str) -> None:
-    dock.model_panel.combo.addItem(model, model)
-    dock.model_panel.combo.setCurrentIndex(dock.model_panel.combo.count() - 1)
+    panel = dock.model_panel
+    panel._know(model, model, "")
+    panel.use_named(model)
 
 
 def correct(qtbot, dock, reviewed=(3, 4)):
     choose(dock, "box")
     qtbot.mouseClick(dock.run_panel.run_button, LEFT)
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
-    layer = dock.session.run.labels
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+    layer = dock.app.runs.latest.labels
     layer.data_setitem((np.array([3]), np.array([0]), np.array([0])), 1)
-    dock.session.review.set_reviewed(layer, reviewed)
+    dock.app.review.set_reviewed(layer, reviewed)
     return layer
 
 
 def add(qtbot, dock):
     qtbot.mouseClick(dock.improve_panel.add_button, LEFT)
-    qtbot.waitUntil(lambda: not dock.session.improvement.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.app.improvement.working, timeout=TIMEOUT)
 
 
 @pytest.fixture
 def with_case(qtbot, dock):
     correct(qtbot, dock)
     add(qtbot, dock)
-    improvement = dock.session.improvement
+    improvement = dock.app.improvement
     qtbot.waitUntil(lambda: len(improvement.cases) == 1, timeout=TIMEOUT)
     return dock
 
@@ -65,15 +65,15 @@ def with_case(qtbot, dock):
 def improve(qtbot, dock, model):
     choose(dock, model)
     qtbot.mouseClick(dock.improve_panel.improve_button, LEFT)
-    assert dock.session.improvement.running
+    assert dock.app.improvement.running
 
 
 def test_a_case_is_added_with_its_reviewed_slices(qtbot, dock, volume):
-    panel, improvement = dock.improve_panel, dock.session.improvement
+    panel, improvement = dock.improve_panel, dock.app.improvement
     assert not panel.add_button.isEnabled() and not panel.improve_button.isEnabled()
     layer = correct(qtbot, dock, ())
     assert "Mark the slices" in panel.slices.text() and not panel.add_button.isEnabled()
-    dock.session.review.set_reviewed(layer, {3, 4})
+    dock.app.review.set_reviewed(layer, {3, 4})
     assert "2 slices of this mask are reviewed" in panel.slices.text()
     add(qtbot, dock)
     qtbot.waitUntil(lambda: panel.cases_button.text() == "1 case", timeout=TIMEOUT)
@@ -86,10 +86,26 @@ def test_a_case_is_added_with_its_reviewed_slices(qtbot, dock, volume):
     assert panel.improve_button.isEnabled()
 
 
+def test_a_mask_that_nobody_changed_is_said_to_teach_nothing(qtbot, dock):
+    panel, app = dock.improve_panel, dock.app
+    choose(dock, "box")
+    qtbot.mouseClick(dock.run_panel.run_button, LEFT)
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: app.review.facts is not None, timeout=TIMEOUT)
+    layer = app.runs.latest.labels
+    app.review.set_reviewed(layer, (3, 4))
+    assert "teaches nothing" in panel.slices.text()
+    layer.data_setitem((np.array([7]), np.array([0]), np.array([0])), 1)
+    qtbot.waitUntil(lambda: bool(app.review.facts.edited[7]), timeout=TIMEOUT)
+    assert "teaches nothing" in panel.slices.text(), "that slice is not reviewed"
+    app.review.set_reviewed(layer, (3, 7))
+    assert "teaches nothing" not in panel.slices.text()
+
+
 def test_the_same_ct_is_replaced_when_told(qtbot, with_case):
     dock = with_case
-    panel, improvement = dock.improve_panel, dock.session.improvement
-    dock.session.review.set_reviewed(dock.session.mask, {3, 4, 5})
+    panel, improvement = dock.improve_panel, dock.app.improvement
+    dock.app.review.set_reviewed(dock.app.session.mask, {3, 4, 5})
     add(qtbot, dock)
     assert panel.question.isVisibleTo(panel) and "2 slices" in panel.question.text()
     panel.leave_button.click()
@@ -108,7 +124,7 @@ def test_a_case_is_removed(qtbot, with_case):
     assert "2 slices" in sub.title()
     sub.actions()[0].trigger()
     qtbot.waitUntil(lambda: panel.cases_button.text() == "0 cases", timeout=TIMEOUT)
-    assert list_corrections(with_case.session.improvement.folder) == []
+    assert list_corrections(with_case.app.improvement.folder) == []
     assert not panel.improve_button.isEnabled()
 
 
@@ -116,11 +132,11 @@ def test_the_new_model_is_chosen_and_one_click_leads_back(qtbot, with_case):
     dock, panel = with_case, with_case.improve_panel
     improve(qtbot, dock, "better")
     assert panel.cancel_button.isVisibleTo(panel) and not panel.improve_button.isEnabled()
-    qtbot.waitUntil(lambda: not dock.session.improvement.running, timeout=TIMEOUT)
-    assert "0.61 before, 0.74 after" in panel.status.text()
-    assert "synthetic CTs: 0.90 before, 0.89 after" in panel.status.text()
+    qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
+    assert "0.61 before, 0.74 after" in panel.result.text()
+    assert "synthetic CTs: 0.90 before, 0.89 after" in panel.result.text()
     assert dock.model_panel.model == "improved-1"
-    assert dock.session.settings.get("model/name", "") == "improved-1"
+    assert dock.app.settings.get("model/name", "") == "improved-1"
     assert panel.back_button.isVisibleTo(panel)
     panel.back_button.click()
     assert dock.model_panel.model == "better"
@@ -129,12 +145,20 @@ def test_the_new_model_is_chosen_and_one_click_leads_back(qtbot, with_case):
     assert dock.model_panel.model == "improved-1"
 
 
-def test_a_model_that_is_no_better_is_not_chosen(qtbot, with_case):
-    dock, panel = with_case, with_case.improve_panel
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_model_that_is_no_better_is_not_chosen_nor_kept_unasked(
+    qtbot, with_case, monkeypatch, keep
+):
+    dock, panel, removed = with_case, with_case.improve_panel, []
+    monkeypatch.setattr("napari_pancreas_seg.model.library.remove_model", removed.append)
+    panel.keep.value = keep
     improve(qtbot, dock, "worse")
-    qtbot.waitUntil(lambda: not dock.session.improvement.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert dock.model_panel.model == "worse"
-    assert "did not become better" in panel.status.text()
+    assert "did not become better" in panel.result.text()
+    qtbot.waitUntil(lambda: removed == ([] if keep else ["improved-1"]), timeout=TIMEOUT)
+    assert ("was not kept" in panel.result.text()) is not keep
+    assert panel.back_button.isVisibleTo(panel) is keep
 
 
 @pytest.mark.parametrize(
@@ -143,7 +167,7 @@ def test_a_model_that_is_no_better_is_not_chosen(qtbot, with_case):
 def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model, words):
     dock, panel = with_case, with_case.improve_panel
     improve(qtbot, dock, model)
-    qtbot.waitUntil(lambda: not dock.session.improvement.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert words in notifications[-1].message and "Traceback" not in notifications[-1].message
     assert dock.model_panel.model == model and panel.improve_button.isEnabled()
 
@@ -151,27 +175,27 @@ def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model,
 def test_progress_cancel_and_nothing_left(qtbot, with_case, tmp_path, notifications):
     dock, panel = with_case, with_case.improve_panel
     file = tmp_path / "pid"
-    panel.minutes.setValue(2)
+    panel.minutes.value = 2
     improve(qtbot, dock, f"slow {file}")
     qtbot.waitUntil(lambda: panel.progress.value() == 25, timeout=TIMEOUT)
-    assert panel.status.text() == "Trial: the decoder, about 10 minutes left"
+    assert panel.step.text() == "Trial: the decoder, about 10 minutes left"
     qtbot.waitUntil(lambda: file.exists() and file.read_text() != "", timeout=TIMEOUT)
-    child = dock.session.improvement._child
+    child = dock.app.improvement._child
     panel.cancel_button.click()
-    qtbot.waitUntil(lambda: not dock.session.improvement.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert child.poll() is not None
-    assert not notifications and not panel.progress.isVisibleTo(panel)
-    assert len(dock.session.improvement.cases) == 1
+    assert not notifications and not panel.progress.isTextVisible() and panel.progress.value() == 0
+    assert len(dock.app.improvement.cases) == 1
 
 
 def test_closing_ends_the_child(qtbot, with_case, tmp_path):
     dock: PancreasDock = with_case
-    session: Session = dock.session
+    app: App = dock.app
     improve(qtbot, dock, f"slow {tmp_path / 'pid'}")
-    child = session.improvement._child
-    session.close()
+    child = app.improvement._child
+    app.close()
     assert child.wait(10) is not None
-    assert len(list_corrections(session.improvement.folder)) == 1
+    assert len(list_corrections(app.improvement.folder)) == 1
 
 
 def test_the_child_ends_with_its_parent(qtbot, with_case, tmp_path):
@@ -179,7 +203,7 @@ def test_the_child_ends_with_its_parent(qtbot, with_case, tmp_path):
     file = tmp_path / "pid"
     improve(qtbot, with_case, f"slow {file}")
     qtbot.waitUntil(lambda: file.exists() and file.read_text() != "", timeout=TIMEOUT)
-    child = with_case.session.improvement._child
+    child = with_case.app.improvement._child
     os.close(os.dup(child.stdin.fileno()))
     child.stdin.close()
     assert child.wait(10) == 130

@@ -164,3 +164,13 @@ def test_the_world_of_a_foreign_layer_is_left_handed_too():
     assert orientation.is_mirrored_by_default(placement)
     orientation.unmirror(viewer, placement)
     assert str(viewer.scene.camera.orientation[0]) == "away"
+
+
+def test_letters_are_drawn_once_before_there_is_a_ct(qtbot):
+    viewer, known = ViewerModel(), [None]
+    letters = orientation.OrientationLetters(viewer, lambda: known[0])
+    qtbot.waitUntil(lambda: len(viewer.canvas.overlays) >= 4)
+    drawn = [each for key, each in viewer.canvas.overlays.items() if key.startswith("pancreas")]
+    assert all(set(each.text) == set("LRAPIS") and each.opacity == 0 for each in drawn)
+    assert letters.letters == {}
+    qtbot.waitUntil(lambda: not any(each.visible for each in drawn))

@@ -12,7 +12,7 @@ from qtpy.QtCore import Qt
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg._napari.widget.card_dialog import card_html
+from napari_pancreas_seg._napari.widget.dialogs import card_html
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 TIMEOUT = 30_000
@@ -20,8 +20,8 @@ LEFT = Qt.MouseButton.LeftButton
 
 
 @pytest.fixture
-def dock(qtbot, viewer, session, volume):
-    session.warm_up_allowed = False
+def dock(qtbot, viewer, app, volume):
+    app.network.warm_up_allowed = False
     dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     viewer.add_layer(Layer.create(*ct_layer_data(volume)))
@@ -29,37 +29,38 @@ def dock(qtbot, viewer, session, volume):
 
 
 def choose(dock, model: str) -> None:
-    dock.model_panel.combo.addItem(model, model)
-    dock.model_panel.combo.setCurrentIndex(dock.model_panel.combo.count() - 1)
+    panel = dock.model_panel
+    panel._know(model, model, "")
+    panel.use_named(model)
 
 
 def run(qtbot, dock, model: str):
     choose(dock, model)
     qtbot.mouseClick(dock.run_panel.run_button, LEFT)
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
-    return dock.session.run.labels
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+    return dock.app.runs.latest.labels
 
 
 def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
     labels = run(qtbot, dock, "graded")
-    panel, session = dock.run_panel, dock.session
-    assert session.mask is labels
-    assert panel.threshold.value() == 50 and panel.value.text() == "0.50"
+    panel, app = dock.options_panel, dock.app
+    assert app.session.mask is labels
+    assert panel.threshold.value == 0.5 and panel.value.text() == "0.50"
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     before = int(labels.data.sum())
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
-        panel.threshold.setValue(20)
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        panel.threshold.value = 0.2
     assert labels.data.sum() > before and labels.data[5, 0, 0] == 1
     assert panel.value.text() == "0.20"
-    assert "at threshold 0.20" in panel.status.text()
+    assert "at threshold 0.20" in dock.run_panel.status.text()
     assert panel.options.threshold == 0.2
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
         panel.own.click()
     assert labels.data.sum() == before
     assert panel.options.threshold is None
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
-        panel.postprocess.click()
-    assert session.masks[labels].result.options.postprocess is False
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        panel.postprocess.native.click()
+    assert app.session.masks[labels].result.options.postprocess is False
 
 
 def test_cancel_asks_and_discard_takes_back(qtbot, dock):
@@ -67,92 +68,88 @@ def test_cancel_asks_and_discard_takes_back(qtbot, dock):
     panel = dock.run_panel
     qtbot.mouseClick(panel.run_button, LEFT)
     assert not panel.keep_button.isVisibleTo(panel)
-    qtbot.waitUntil(lambda: dock.session.run.done > 2, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: dock.app.runs.latest.done > 2, timeout=TIMEOUT)
     assert "of 10 slices" in panel.status.text()
     qtbot.mouseClick(panel.cancel_button, LEFT)
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
     assert panel.keep_button.isVisibleTo(panel) and panel.discard_button.isVisibleTo(panel)
     panel.discard_button.click()
     assert not panel.keep_button.isVisibleTo(panel)
-    assert [layer.name for layer in dock.session.viewer.layers] == ["CT"]
+    assert [layer.name for layer in dock.app.session.viewer.layers] == ["CT"]
 
 
 def test_another_run_keeps_what_a_cancelled_one_found(qtbot, dock):
     choose(dock, "slow")
     qtbot.mouseClick(dock.run_panel.run_button, LEFT)
-    qtbot.waitUntil(lambda: dock.session.run.done > 2, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: dock.app.runs.latest.done > 2, timeout=TIMEOUT)
     dock.run_panel.cancel_button.click()
-    qtbot.waitUntil(lambda: not dock.session.running, timeout=TIMEOUT)
-    first = dock.session.run
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+    first = dock.app.runs.latest
     first.labels.data_setitem((np.array([0]), np.array([9]), np.array([9])), 1)
     left = first.labels.data.copy()
     run(qtbot, dock, "box")
     assert not first.can_discard
     assert np.array_equal(first.labels.data, left)
-    assert dock.session.run.labels is not first.labels
+    assert dock.app.runs.latest.labels is not first.labels
 
 
 def test_a_region_of_slices(qtbot, dock):
-    form = dock.run_panel.region
-    form.first.setValue(3)
-    form.last.setValue(6)
-    assert form.toggle.text() == "Region: slices 3 to 6"
-    assert dock.run_panel.options.slices == (3, 7)
+    form = dock.options_panel.region
+    form.first.value = 3
+    form.last.value = 6
+    assert form.all.isEnabled()
+    assert dock.options_panel.options.slices == (3, 7)
     labels = run(qtbot, dock, "graded")
     assert np.flatnonzero(labels.data.any(axis=(1, 2))).tolist() == [3, 4, 5, 6]
 
 
 def test_gpus_by_name_once_they_are_known(qtbot, dock):
     combo = dock.model_panel.device_combo
-    assert [combo.itemData(i) for i in range(combo.count())] == ["auto", "cpu"]
-    dock.session.devices = [{"id": "cpu", "name": "CPU"}, {"id": "gpu:0", "name": "GPU 0: it"}]
-    dock.session.devices_changed.emit()
-    assert combo.itemText(2) == "GPU 0: it"
-    combo.setCurrentIndex(2)
+    assert combo.choices == ("auto", "cpu")
+    dock.app.network.devices = [{"id": "cpu", "name": "CPU"}, {"id": "gpu:0", "name": "GPU 0: it"}]
+    dock.app.network.devices_changed.emit()
+    assert combo.native.itemText(2) == "GPU 0: it"
+    combo.value = "gpu:0"
     assert dock.model_panel.device == "gpu:0"
-    dock.session.devices = [{"id": "cpu", "name": "CPU"}]
-    dock.session.why_no_gpu = "No GPU: this computer has no NVIDIA driver."
-    dock.session.devices_changed.emit()
+    dock.app.network.devices = [{"id": "cpu", "name": "CPU"}]
+    dock.app.network.why_no_gpu = "No GPU: this computer has no NVIDIA driver."
+    dock.app.network.devices_changed.emit()
     assert dock.model_panel.device == "auto"
     assert "NVIDIA" in dock.model_panel.device_note.text()
 
 
-def test_panels_fold_and_settings_are_remembered_until_reset(qtbot, dock, viewer):
-    dock.attention_panel.heading.click()
-    dock.attention_panel.opacity.setValue(20)
-    dock.run_panel.postprocess.click()
-    dock.session.settings.save()
+def test_settings_are_remembered_until_reset(qtbot, dock, viewer):
+    dock.attention_panel.opacity.value = 0.2
+    dock.options_panel.postprocess.native.click()
+    dock.app.settings.save()
     again = PancreasDock(viewer)
     qtbot.addWidget(again)
-    assert not again.attention_panel.is_open
-    assert not again.attention_panel.body.isVisibleTo(again.attention_panel)
-    assert again.attention_panel.opacity.value() == 20
-    assert not again.run_panel.postprocess.isChecked()
-    again.session.settings.clear()
-    assert again.attention_panel.is_open
-    assert again.attention_panel.opacity.value() == 60
-    assert again.run_panel.postprocess.isChecked()
+    assert again.attention_panel.opacity.value == 0.2
+    assert not again.options_panel.postprocess.value
+    again.app.settings.clear()
+    assert again.attention_panel.opacity.value == 0.6
+    assert again.options_panel.postprocess.value
 
 
 def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):
     labels = run(qtbot, dock, "graded")
-    session, panel = dock.session, dock.run_panel
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
-        panel.threshold.setValue(80)
-    panel.every_slice.click()
+    app, panel = dock.app, dock.options_panel
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        panel.threshold.value = 0.8
+    panel.every_slice.native.click()
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     before = labels.data.copy()
-    session.settings.clear()
-    assert session.rethreshold._next is None and not session.rethreshold._busy
+    app.settings.clear()
+    assert app.rethreshold._next is None and not app.rethreshold._busy
     assert np.array_equal(labels.data, before) and len(labels._undo_history) == 1
-    assert session.masks[labels].result.threshold == 0.8
-    assert not panel.every_slice.isChecked() and panel.options.threshold is None
+    assert app.session.masks[labels].result.threshold == 0.8
+    assert not panel.every_slice.value and panel.options.threshold is None
 
 
 def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_path, monkeypatch):
     labels = run(qtbot, dock, "box")
-    session, panel = dock.session, dock.ct_panel
-    first, measured = session.ct, dock.measure_panel.values["volume"]
+    app, panel = dock.app, dock.ct_panel
+    first, measured = app.session.ct, dock.measure_panel.values["volume"]
     qtbot.waitUntil(lambda: "mL" in measured.text(), timeout=TIMEOUT)
     # Of the same shape: another patient, and another phase of the first one.
     wider = CTVolume(volume.hu, Grid(volume.grid.shape, np.diag([5.0, 1, 1, 1])), volume.source)
@@ -162,20 +159,20 @@ def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_pa
         ct_layer_data(CTVolume(volume.hu, volume.grid, path), "phase"),
     ):
         viewer.add_layer(Layer.create(*layer))
-    panel.combo.layer = viewer.layers["patient"]
-    assert session.ct.name == "patient" and session.mask is None
+    panel.choose(viewer.layers["patient"])
+    assert app.session.ct.name == "patient" and app.session.mask is None
     assert measured.text() == "–" and not dock.export_panel.export_button.isEnabled()
-    session.mask = labels  # by a script
+    app.session.mask = labels  # by a script
     assert dock.measure_panel._job(labels) is None
-    panel.combo.layer = viewer.layers["phase"]
-    assert session.mask is labels
+    panel.choose(viewer.layers["phase"])
+    assert app.session.mask is labels
     asked = []
     monkeypatch.setattr(
         "qtpy.QtWidgets.QFileDialog.getSaveFileName",
         lambda *args: asked.append(args[2]) or ("", ""),
     )
     dock.export_panel.ask_and_export()
-    assert asked == [f"{session.placement(first).reference.name}_mask.nii.gz"]
+    assert asked == [f"{app.session.placement(first).reference.name}_mask.nii.gz"]
 
 
 def test_settings_survive_a_bad_file(tmp_path):
@@ -191,16 +188,16 @@ def test_settings_survive_a_bad_file(tmp_path):
 def test_a_mask_that_is_selected_is_the_mask(qtbot, dock, viewer):
     first = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="one")
     second = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="two")
-    assert dock.session.mask is second
+    assert dock.app.session.mask is second
     viewer.layers.selection.active = first
-    assert dock.session.mask is first
-    with qtbot.waitSignal(dock.session.mask_changed, timeout=TIMEOUT) as told:
+    assert dock.app.session.mask is first
+    with qtbot.waitSignal(dock.app.session.mask_changed, timeout=TIMEOUT) as told:
         first.paint((1, 5, 5), 1)
     assert told.args == [first]
     told = []
-    dock.session.mask_changed.connect(told.append)
+    dock.app.session.mask_changed.connect(told.append)
     viewer.dims.set_current_step(0, 3)
-    with qtbot.waitSignal(dock.session.mask_changed, timeout=TIMEOUT):
+    with qtbot.waitSignal(dock.app.session.mask_changed, timeout=TIMEOUT):
         first.undo()
     assert told == [first]
 
@@ -218,10 +215,3 @@ def test_the_card_says_what_matters(tiny_card):
     assert 'href="https://doi.org/10.7937/K9/TCIA.2016.tNB1kqBU"' in page
     assert 'href="https://arxiv.org/abs/1804.03999"' in page
     assert "BSD-3-Clause" in page
-
-
-def test_every_panel_fits_the_narrowest_dock(qtbot, dock):
-    dock.run_panel.region.toggle.click()
-    for panel in dock.panels:
-        panel.is_open = True
-        assert panel.minimumSizeHint().width() <= 262, panel.title

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from napari.layers import Labels, Layer
 
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.layers.placement import display_view, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
-from napari_pancreas_seg._napari.session import session_of
-from napari_pancreas_seg._napari.views.views import views_of
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 
@@ -18,14 +19,14 @@ TIMEOUT = 30_000
 
 
 @pytest.fixture
-def labels(qtbot, session, ct) -> Labels:
-    return finish(qtbot, session, ct, "graded")
+def labels(qtbot, app, ct) -> Labels:
+    return finish(qtbot, app, ct, "graded")
 
 
-def finish(qtbot, session, ct, model: str, options: Options | None = None) -> Labels:
-    run = session.start(ct, model, options)
+def finish(qtbot, app, ct, model: str, options: Options | None = None) -> Labels:
+    run = app.runs.start(ct, model, options)
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
-    session.mask = run.labels
+    app.session.mask = run.labels
     run.labels.selected_label = 1
     return run.labels
 
@@ -34,86 +35,86 @@ def put(layer: Labels, z: int, y: int, x: int, value: int = 1) -> None:
     layer.data_setitem((np.array([z]), np.array([y]), np.array([x])), value)
 
 
-def idle(session):
-    return lambda: not session.corrector.working
+def idle(app):
+    return lambda: not app.corrector.working
 
 
-def test_a_threshold_that_comes_late_does_not_write_into_a_run(qtbot, session, ct, labels):
-    expected = finish(qtbot, session, ct, "box").data.copy()
-    assert finish(qtbot, session, ct, "graded") is labels
-    wish_of_before = session.masks[labels]
-    assert session.rethreshold.ask(labels, 0.1, True)
+def test_a_threshold_that_comes_late_does_not_write_into_a_run(qtbot, app, ct, labels):
+    expected = finish(qtbot, app, ct, "box").data.copy()
+    assert finish(qtbot, app, ct, "graded") is labels
+    wish_of_before = app.session.masks[labels]
+    assert app.rethreshold.ask(labels, 0.1, True)
     # The run takes the layer over while the threshold's mask is still being made.
-    fresh = session.masks[labels] = wish_of_before.emptied(labels)
-    qtbot.waitUntil(lambda: not session.rethreshold._busy, timeout=TIMEOUT)
+    fresh = app.session.masks[labels] = wish_of_before.emptied(labels)
+    qtbot.waitUntil(lambda: not app.rethreshold._busy, timeout=TIMEOUT)
     assert not labels.data.any() and not fresh.copy.any()
-    session.masks[labels] = wish_of_before
-    assert np.array_equal(finish(qtbot, session, ct, "box").data, expected)
+    app.session.masks[labels] = wish_of_before
+    assert np.array_equal(finish(qtbot, app, ct, "box").data, expected)
 
 
-def test_a_proposal_for_another_threshold_is_dropped(qtbot, viewer, session, labels):
-    session.corrector.smooth()
-    qtbot.waitUntil(lambda: session.corrector.proposal is not None, timeout=TIMEOUT)
-    outline = session.corrector.proposal.outline
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
-        session.rethreshold.ask(labels, 0.2, True)
+def test_a_proposal_for_another_threshold_is_dropped(qtbot, viewer, app, labels):
+    app.corrector.smooth()
+    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
+    outline = app.corrector.proposal.outline
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        app.rethreshold.ask(labels, 0.2, True)
     expected = labels.data.copy()
-    assert session.corrector.proposal is None and outline not in viewer.layers
-    session.corrector.accept()
+    assert app.corrector.proposal is None and outline not in viewer.layers
+    app.corrector.accept()
     assert np.array_equal(labels.data, expected)
 
 
-def test_a_correction_overtaken_by_a_threshold_is_not_applied(qtbot, session, labels):
-    release = hold(session.corrector)
-    session.corrector.grow()
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
-        session.rethreshold.ask(labels, 0.2, True)
+def test_a_correction_overtaken_by_a_threshold_is_not_applied(qtbot, app, labels):
+    release = hold(app.corrector)
+    app.corrector.grow()
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        app.rethreshold.ask(labels, 0.2, True)
     expected = labels.data.copy()
     release()
-    qtbot.waitUntil(idle(session), timeout=TIMEOUT)
+    qtbot.waitUntil(idle(app), timeout=TIMEOUT)
     assert np.array_equal(labels.data, expected)
 
 
-def test_the_surface_follows_corrections(qtbot, viewer, session, ct, labels):
-    surface, before = views_of(session).surface, labels.data.copy()
+def test_the_surface_follows_corrections(qtbot, viewer, app, ct, labels):
+    surface, before = app.views.surface, labels.data.copy()
     surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
     points = len(surface._surface.data[0])
-    session.corrector.grow()
+    app.corrector.grow()
     qtbot.waitUntil(lambda: len(surface._surface.data[0]) != points, timeout=TIMEOUT)
     assert surface.on and labels.data.sum() > before.sum()
     labels.undo()
     assert np.array_equal(labels.data, before)
 
 
-def test_a_proposal_is_shown_in_slices(qtbot, viewer, session, ct, labels):
-    surface, before = views_of(session).surface, labels.data.copy()
+def test_a_proposal_is_shown_in_slices(qtbot, viewer, app, ct, labels):
+    surface, before = app.views.surface, labels.data.copy()
     surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-    session.corrector.smooth()
-    qtbot.waitUntil(lambda: session.corrector.proposal is not None, timeout=TIMEOUT)
+    app.corrector.smooth()
+    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
     assert viewer.dims.ndisplay == 2 and not surface.on and labels.visible and ct.visible
     surface.start()  # and to 3-D once more, with the proposal on screen
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-    session.corrector.accept()
+    app.corrector.accept()
     assert not np.array_equal(labels.data, before)
     labels.undo()
     assert np.array_equal(labels.data, before)
 
 
-def test_a_hidden_mask_is_corrected_in_3d(qtbot, viewer, session, labels):
+def test_a_hidden_mask_is_corrected_in_3d(qtbot, viewer, app, labels):
     labels.visible = False
     before = labels.data.copy()
     viewer.dims.ndisplay = 3
-    session.corrector.grow()
-    qtbot.waitUntil(idle(session), timeout=TIMEOUT)
+    app.corrector.grow()
+    qtbot.waitUntil(idle(app), timeout=TIMEOUT)
     assert labels.data.sum() > before.sum()
     labels.undo()
     assert np.array_equal(labels.data, before)
 
 
-def test_a_mask_that_is_cut_under_a_run_ends_the_run(qtbot, session, ct, notifications):
-    run = session.start(ct, "slow")
+def test_a_mask_that_is_cut_under_a_run_ends_the_run(qtbot, app, ct, notifications):
+    run = app.runs.start(ct, "slow")
     qtbot.waitUntil(lambda: run.done >= 2, timeout=TIMEOUT)
     run.labels.data = run.labels.data[:4].copy()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
@@ -121,63 +122,66 @@ def test_a_mask_that_is_cut_under_a_run_ends_the_run(qtbot, session, ct, notific
     assert any("was cut or resampled" in record.message for record in notifications)
 
 
-def test_a_mask_removed_under_a_correction_is_left_alone(qtbot, viewer, session, labels):
-    release = hold(session.corrector)
-    session.corrector.smooth()
+def test_a_mask_removed_under_a_correction_is_left_alone(qtbot, viewer, app, labels):
+    release = hold(app.corrector)
+    app.corrector.smooth()
     viewer.layers.remove(labels)
     release()
-    qtbot.waitUntil(idle(session), timeout=TIMEOUT)
-    assert session.corrector.proposal is None
+    qtbot.waitUntil(idle(app), timeout=TIMEOUT)
+    assert app.corrector.proposal is None
     assert not any("proposal" in layer.name for layer in viewer.layers)
 
 
-def test_two_cts_of_one_shape_keep_their_masks_apart(qtbot, viewer, session, ct, volume):
-    first = finish(qtbot, session, ct, "graded")
+def test_two_cts_of_one_shape_keep_their_masks_apart(qtbot, viewer, app, ct, volume):
+    first = finish(qtbot, app, ct, "graded")
     put(first, 5, 0, 0)
     expected = first.data.copy()
     other = Layer.create(*ct_layer_data(volume, "other"))
     viewer.add_layer(other)
-    session.ct = other
-    run = session.start(other, "slow")
+    app.session.ct = other
+    run = app.runs.start(other, "slow")
     qtbot.waitUntil(lambda: run.done >= 2, timeout=TIMEOUT)
-    session.ct, session.mask = ct, first
-    assert session.rethreshold.ask(first, 0.5, True)
-    show_slice(viewer, first, session.reference, 5)
-    session.review.toggle_reviewed()
+    app.session.ct, app.session.mask = ct, first
+    assert app.rethreshold.ask(first, 0.5, True)
+    show_slice(viewer, first, app.session.reference, 5)
+    app.review.toggle_reviewed()
     viewer.layers.remove(other)
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     assert run.labels is not first and run.labels.data.any()
     assert np.array_equal(first.data, expected)
-    assert session.review.reviewed_of(first) == {5}
-    assert session.review.reviewed_of(run.labels) == frozenset()
+    assert app.review.reviewed_of(first) == {5}
+    assert app.review.reviewed_of(run.labels) == frozenset()
 
 
-def test_cold_networks_keep_no_ct_from_being_opened(qtbot, viewer, session, volume, ct_path):
+def test_cold_networks_keep_no_ct_from_being_opened(qtbot, viewer, app, volume, ct_path):
     loaded = ct_path.with_name("loaded")
     asked = [Layer.create(*ct_layer_data(volume, name)) for name in "ABC"]
     for layer in asked:
-        session.warm_up(layer, f"wait {loaded}")
-    session.open_file(ct_path)
+        app.network.warm_up(layer.data, app.session.placement(layer).reference, f"wait {loaded}")
+    app.files.open(ct_path)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=TIMEOUT)
-    assert not session.devices
-    with qtbot.waitSignals([session.devices_changed] * 2, timeout=TIMEOUT):
+    assert not app.network.devices
+    with qtbot.waitSignals([app.network.devices_changed] * 2, timeout=TIMEOUT):
         loaded.touch()  # for the first and the last: B was overtaken
-    assert session._warm[2:] == (session.placement(asked[2]).reference.id, session.network.pid)
+    assert app.network._warm[2:] == (
+        app.session.placement(asked[2]).reference.id,
+        app.network.process.pid,
+    )
 
 
 def hold(corrector):
     """Let what is submitted next wait; returns what lets it go."""
-    submit, waiting = corrector._background.submit, []
+    background, waiting = corrector._background, []
 
     def later(*args):
         waiting.append(args)
 
     def release():
-        corrector._background.submit = submit
+        corrector._background = background
         for args in waiting:
-            submit(*args)
+            background.submit(*args)
 
-    corrector._background.submit = later
+    corrector._background = SimpleNamespace(submit=later)
     return release
 
 
@@ -189,7 +193,7 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_correction_in_any_axis_order(qtbot, viewer, session, hu, order):
+def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
     """A foreign CT, whichever way its axes run: the patient's slices are corrected."""
     steps = ORDERS[order]
     axes = np.abs(steps[:3, :3]).argmax(axis=1)  # world axis -> axis of the data
@@ -200,11 +204,11 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, session, hu, order):
         if steps[:3, axis].sum() < 0:
             data = np.flip(data, axis)
     ct = viewer.add_image(data.copy(), affine=steps, units=("mm",) * 3, name="foreign")
-    session.ct = ct
+    app.session.ct = ct
     mask = viewer.add_labels(
         np.zeros(data.shape, np.uint8), affine=steps, units=("mm",) * 3, name="mask"
     )
-    session.mask, reference = mask, session.reference
+    app.session.mask, reference = mask, app.session.reference
     mask.selected_label = 1
     shown = display_view(mask.data, reference.orientation)
     assert np.array_equal(display_view(ct.data, reference.orientation), hu.transpose(2, 1, 0))
@@ -212,8 +216,8 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, session, hu, order):
     shown[5:7, 14, 14] = 0
     shown[8, 1:3, 1:3] = 1
     mask.refresh()
-    session.settings.set("correct/grow_mm", 3.0)
-    corrector, before = session.corrector, mask.data.copy()
+    app.settings.set("correct/grow_mm", 3.0)
+    corrector, before = app.corrector, mask.data.copy()
     for title, correct in (
         ("fill", corrector.fill_between_slices),
         ("smooth", corrector.smooth),
@@ -227,7 +231,7 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, session, hu, order):
         show_slice(viewer, mask, reference, 3)
         assert slice_on_screen(viewer, mask, reference) == 3
         correct()
-        qtbot.waitUntil(idle(session), timeout=TIMEOUT)
+        qtbot.waitUntil(idle(app), timeout=TIMEOUT)
         corrector.accept()
         assert not np.array_equal(mask.data, before), title
         if title in ("copy", "again"):
@@ -244,13 +248,13 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, session, hu, order):
 
 
 @pytest.mark.parametrize("angle", [0, 30, 90])
-def test_a_box_on_a_turned_ct_encloses_what_was_drawn(viewer, session, hu, angle):
+def test_a_box_on_a_turned_ct_encloses_what_was_drawn(viewer, app, hu, angle):
     data = hu.transpose(2, 1, 0).copy()
     ct = viewer.add_image(
         data, scale=(2.5, 0.8, 0.9), rotate=(0, 0, angle), translate=(3, -5, 7), units=("mm",) * 3
     )
-    session.ct = ct
-    reference = session.placement(ct).reference
+    app.session.ct = ct
+    reference = app.session.placement(ct).reference
     # What was drawn, in the CT's own pixels; napari's rectangle has them in the world.
     corners = [(3, 6, 9), (3, 6, 20), (3, 15, 20), (3, 15, 9)]
     drawn = np.array([ct.data_to_world(corner) for corner in corners])
@@ -268,30 +272,30 @@ def test_a_box_on_a_turned_ct_encloses_what_was_drawn(viewer, session, hu, angle
 
 @pytest.mark.gui
 def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, manifest):
-    session = session_of(window)
+    app = app_of(window)
     window.add_layer(Layer.create(*ct_layer_data(volume)))
     _, dock = open_dock(window)
-    labels = finish(qtbot, session, session.ct, "graded")
+    labels = finish(qtbot, app, app.session.ct, "graded")
     # A proposal outlives the dock, and can be accepted in the next one.
     before = labels.data.copy()
-    session.corrector.grow()  # what is worked out while the dock goes is applied
+    app.corrector.grow()  # what is worked out while the dock goes is applied
     window.window.remove_dock_widget(dock.parent())
-    qtbot.waitUntil(idle(session), timeout=TIMEOUT)
+    qtbot.waitUntil(idle(app), timeout=TIMEOUT)
     assert labels.data.sum() > before.sum()
-    session.corrector.smooth()
-    qtbot.waitUntil(lambda: session.corrector.proposal is not None, timeout=TIMEOUT)
+    app.corrector.smooth()
+    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
     proposed = labels.data.copy()
     _, dock = open_dock(window)
-    assert session.mask is labels and dock.correct_panel.accept_button.isEnabled()
-    dock.correct_panel.accept_button.click()
-    assert session.corrector.proposal is None and not np.array_equal(labels.data, proposed)
+    assert app.session.mask is labels and dock.bar.accept_button.isEnabled()
+    dock.bar.accept_button.click()
+    assert app.corrector.proposal is None and not np.array_equal(labels.data, proposed)
     # So does a threshold that is on its way.
-    session.rethreshold.ask(labels, 0.2, True)
+    app.rethreshold.ask(labels, 0.2, True)
     window.window.remove_dock_widget(dock.parent())
-    qtbot.waitUntil(lambda: not session.rethreshold._busy, timeout=TIMEOUT)
-    assert session.masks[labels].result.threshold == 0.2
+    qtbot.waitUntil(lambda: not app.rethreshold._busy, timeout=TIMEOUT)
+    assert app.session.masks[labels].result.threshold == 0.2
     _, dock = open_dock(window)
-    assert dock.run_panel.threshold.value() == 20
+    assert dock.options_panel.threshold.value == 0.2
 
 
 def open_dock(window):

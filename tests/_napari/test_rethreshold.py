@@ -18,41 +18,41 @@ TIMEOUT = 30_000
 
 
 @pytest.fixture
-def labels(qtbot, session, ct) -> Labels:
-    run = session.start(ct, "graded")
+def labels(qtbot, app, ct) -> Labels:
+    run = app.runs.start(ct, "graded")
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
-    session.mask = run.labels
+    app.session.mask = run.labels
     return run.labels
 
 
-def move(qtbot, session, labels, threshold: float, postprocess: bool = True) -> None:
-    with qtbot.waitSignal(session.rethreshold.done, timeout=TIMEOUT):
-        assert session.rethreshold.ask(labels, threshold, postprocess)
+def move(qtbot, app, labels, threshold: float, postprocess: bool = True) -> None:
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        assert app.rethreshold.ask(labels, threshold, postprocess)
 
 
-def test_it_gives_what_a_run_would(qtbot, session, ct, labels):
+def test_it_gives_what_a_run_would(qtbot, app, ct, labels):
     at_first = labels.data.copy()
-    move(qtbot, session, labels, 0.2)
+    move(qtbot, app, labels, 0.2)
     lower = labels.data.copy()
     assert lower.sum() > at_first.sum() > 0
-    fresh = session.start(ct, "graded", Options(threshold=0.2))
+    fresh = app.runs.start(ct, "graded", Options(threshold=0.2))
     qtbot.waitUntil(lambda: not fresh.running, timeout=TIMEOUT)
     assert np.array_equal(fresh.labels.data, lower)
-    move(qtbot, session, labels, 0.5)
+    move(qtbot, app, labels, 0.5)
     assert np.array_equal(labels.data, at_first)
-    result = session.masks[labels].result
+    result = app.session.masks[labels].result
     assert result.threshold == 0.5 and result.options.threshold == 0.5
     assert np.array_equal(result.mask, at_first)
 
 
-def test_strokes_survive_any_threshold(qtbot, session, labels):
+def test_strokes_survive_any_threshold(qtbot, app, labels):
     at_first = labels.data.copy()
     inside = tuple(np.argwhere(labels.data)[0])
     labels.data_setitem(tuple(np.array([n]) for n in inside), 0)
     corner = (np.array([5]), np.array([0]), np.array([0]))
     labels.data_setitem(corner, 1)
     for threshold in (0.1, 0.8, 0.5):
-        move(qtbot, session, labels, threshold)
+        move(qtbot, app, labels, threshold)
         assert labels.data[inside] == 0
         assert labels.data[corner] == 1
     expected = at_first.copy()
@@ -60,9 +60,9 @@ def test_strokes_survive_any_threshold(qtbot, session, labels):
     assert np.array_equal(labels.data, expected)
 
 
-def test_undo_cannot_bring_half_a_mask_back(qtbot, session, labels):
+def test_undo_cannot_bring_half_a_mask_back(qtbot, app, labels):
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
-    move(qtbot, session, labels, 0.2)
+    move(qtbot, app, labels, 0.2)
     now = labels.data.copy()
     labels.undo()
     assert np.array_equal(labels.data, now)
@@ -71,17 +71,17 @@ def test_undo_cannot_bring_half_a_mask_back(qtbot, session, labels):
     assert np.array_equal(labels.data, now)
 
 
-def test_only_the_last_of_many_moves_counts(qtbot, session, labels):
+def test_only_the_last_of_many_moves_counts(qtbot, app, labels):
     for hundredths in range(60, 19, -1):
-        session.rethreshold.ask(labels, hundredths / 100, True)
+        app.rethreshold.ask(labels, hundredths / 100, True)
     qtbot.waitUntil(
-        lambda: session.masks[labels].result.threshold == pytest.approx(0.2), timeout=TIMEOUT
+        lambda: app.session.masks[labels].result.threshold == pytest.approx(0.2), timeout=TIMEOUT
     )
 
 
-def test_a_mask_without_a_run_has_no_threshold(session, viewer, ct):
+def test_a_mask_without_a_run_has_no_threshold(app, viewer, ct):
     drawn = viewer.add_labels(np.zeros(ct.data.shape, np.uint8))
-    assert not session.rethreshold.ask(drawn, 0.5, True)
+    assert not app.rethreshold.ask(drawn, 0.5, True)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -109,8 +109,8 @@ def test_the_mask_is_the_models_overridden_by_the_person(seed, volume):
         assert np.array_equal(mask.copy, model)
 
 
-def test_a_rectangle_marks_pixels(viewer, ct, session):
-    reference = session.placement(ct).reference
+def test_a_rectangle_marks_pixels(viewer, ct, app):
+    reference = app.session.placement(ct).reference
     sy, sx = reference.grid.spacing[1:]
     edges = [(5, 8), (5, 30), (20, 30), (20, 8)]
     corners = np.array([[10.0, y * sy, x * sx] for y, x in edges])
@@ -123,9 +123,9 @@ def test_a_rectangle_marks_pixels(viewer, ct, session):
         box_of_shapes(empty, ct, reference)
 
 
-def test_keep_and_discard_after_cancel(qtbot, session, viewer, ct):
+def test_keep_and_discard_after_cancel(qtbot, app, viewer, ct):
     def cancelled():
-        run = session.start(ct, "slow")
+        run = app.runs.start(ct, "slow")
         qtbot.waitUntil(lambda: run.done >= 3, timeout=TIMEOUT)
         run.cancel()
         qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
@@ -145,9 +145,9 @@ def test_keep_and_discard_after_cancel(qtbot, session, viewer, ct):
     assert np.array_equal(run.labels.data, found)
 
 
-def test_discard_brings_the_former_result_back(qtbot, session, viewer, ct, labels):
-    before, result = labels.data.copy(), session.masks[labels].result
-    run = session.start(ct, "slow")
+def test_discard_brings_the_former_result_back(qtbot, app, viewer, ct, labels):
+    before, result = labels.data.copy(), app.session.masks[labels].result
+    run = app.runs.start(ct, "slow")
     qtbot.waitUntil(lambda: run.done >= 3, timeout=TIMEOUT)
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
@@ -159,17 +159,17 @@ def test_discard_brings_the_former_result_back(qtbot, session, viewer, ct, label
     run.discard()
     before[8, 0, 0] = 1  # the rest of that slice comes back, too
     assert np.array_equal(labels.data, before)
-    assert session.masks[labels].result is result
-    move(qtbot, session, labels, 0.3)
+    assert app.session.masks[labels].result is result
+    move(qtbot, app, labels, 0.3)
 
 
-def test_the_devices_are_asked_for_when_it_warms_up(qtbot, session, ct):
-    with qtbot.waitSignal(session.devices_changed, timeout=TIMEOUT):
-        session.warm_up(ct, "box")
-    assert [device["id"] for device in session.devices] == ["cpu", "gpu:0"]
+def test_the_devices_are_asked_for_when_it_warms_up(qtbot, app, ct):
+    with qtbot.waitSignal(app.network.devices_changed, timeout=TIMEOUT):
+        app.network.warm_up(ct.data, app.session.placement(ct).reference, "box")
+    assert [device["id"] for device in app.network.devices] == ["cpu", "gpu:0"]
 
 
-def test_a_warm_run_sends_the_ct_once(qtbot, session, ct, monkeypatch):
+def test_a_warm_run_sends_the_ct_once(qtbot, app, ct, monkeypatch):
     from napari_pancreas_seg.inference.process import client as process
 
     sent = []
@@ -180,11 +180,11 @@ def test_a_warm_run_sends_the_ct_once(qtbot, session, ct, monkeypatch):
         send(file, header, arrays)
 
     monkeypatch.setattr(process.messages, "send", spy)
-    with qtbot.waitSignal(session.devices_changed, timeout=TIMEOUT):
-        session.warm_up(ct, "box")
+    with qtbot.waitSignal(app.network.devices_changed, timeout=TIMEOUT):
+        app.network.warm_up(ct.data, app.session.placement(ct).reference, "box")
 
     def finish():
-        run = session.start(ct, "box")
+        run = app.runs.start(ct, "box")
         qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
         return run.labels
 

@@ -7,8 +7,9 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
-from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
 
@@ -26,8 +27,8 @@ def ct(viewer: ViewerModel, volume: CTVolume) -> Image:
     return layer
 
 
-def finish(qtbot, session: Session, ct: Image, model: str = "box") -> Labels | None:
-    run = session.start(ct, model)
+def finish(qtbot, app: App, ct: Image, model: str = "box") -> Labels | None:
+    run = app.runs.start(ct, model)
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     return run.labels
 
@@ -36,44 +37,64 @@ def first_slices(qtbot, run) -> None:
     qtbot.waitUntil(lambda: run.labels is not None and run.labels.data.any(), timeout=20_000)
 
 
-def test_slices_stream_and_post_processing_has_the_last_word(qtbot, session, viewer, ct):
-    labels = finish(qtbot, session, ct)
+def test_slices_stream_and_post_processing_has_the_last_word(qtbot, app, viewer, ct):
+    labels = finish(qtbot, app, ct)
     assert np.array_equal(labels.data, box_mask(ct.data.shape))
     assert labels.data.dtype == np.uint8
     assert viewer.layers.selection.active is labels
     assert viewer.layers[-1] is labels
-    assert "mL in 9 slices" in session.run.message
+    assert "mL in 9 slices" in app.runs.latest.message
     names = [layer.name for layer in viewer.layers]
-    assert names == ["CT", "CT probability", "CT attention 2", "CT attention 1", "CT pancreas"]
-    assert [layer.visible for layer in viewer.layers] == [True, False, False, True, True]
-    assert viewer.layers["CT attention 1"].contrast_limits == [0, 1]
+    assert names == ["CT", "CT attention 1", "CT pancreas"]  # what is not shown is not added
+    gate = viewer.layers["CT attention 1"]
+    assert gate.visible and gate.contrast_limits == [0, 1] and gate.interpolation2d == "linear"
+    assert labels.contour > 0  # an outline, so that the gate is to be seen
 
 
-def test_a_second_run_takes_the_same_layers(qtbot, session, viewer, ct):
-    first = finish(qtbot, session, ct)
-    pid = session.network.pid
-    viewer.layers["CT attention 1"].visible = False
-    viewer.layers["CT attention 2"].visible = True
-    second = finish(qtbot, session, ct)
+def test_after_a_run_the_slice_with_most_of_the_gland_is_shown(qtbot, app, viewer, ct):
+    reference = app.session.placement(ct).reference
+    show_slice(viewer, ct, reference, 8)
+    labels = finish(qtbot, app, ct, "graded")
+    areas = np.count_nonzero(labels.data, axis=(1, 2))
+    assert slice_on_screen(viewer, ct, reference) == areas.argmax() != 8
+
+
+def test_a_user_who_has_moved_is_left_alone(qtbot, app, viewer, ct):
+    reference = app.session.placement(ct).reference
+    show_slice(viewer, ct, reference, 8)
+    run = app.runs.start(ct, "slow")
+    first_slices(qtbot, run)
+    show_slice(viewer, ct, reference, 7)
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert slice_on_screen(viewer, ct, reference) == 7
+
+
+def test_a_second_run_takes_the_same_layers(qtbot, app, viewer, ct):
+    first = finish(qtbot, app, ct)
+    pid = app.network.process.pid
+    app.maps.show(app.session.placement(ct).reference, "attention 2")
+    viewer.layers["CT attention 2"].visible = False  # by the eye in the layer list
+    second = finish(qtbot, app, ct)
     assert second is first
-    assert session.network.pid == pid
-    assert len(viewer.layers) == 5
-    assert not viewer.layers["CT attention 1"].visible
-    assert viewer.layers["CT attention 2"].visible
+    assert app.network.process.pid == pid
+    assert app.maps.shown(app.session.placement(ct).reference) == ""
+    assert np.array_equal(second.data, box_mask(ct.data.shape))
+    app.maps.show(app.session.placement(ct).reference, "attention 2")
+    assert app.maps.shown(app.session.placement(ct).reference) == "attention 2"
     assert np.array_equal(second.data, box_mask(ct.data.shape))
 
 
-def test_a_second_run_leaves_edited_labels_alone(qtbot, session, ct):
-    first = finish(qtbot, session, ct)
+def test_a_second_run_leaves_edited_labels_alone(qtbot, app, ct):
+    first = finish(qtbot, app, ct)
     first.data_setitem((np.array([2]), np.array([0]), np.array([0])), 1)
     kept = first.data.copy()
-    second = finish(qtbot, session, ct)
+    second = finish(qtbot, app, ct)
     assert second is not first
     assert np.array_equal(first.data, kept)
 
 
-def test_slices_that_a_person_edits_meanwhile_stay(qtbot, session, ct):
-    run = session.start(ct, "slow")
+def test_slices_that_a_person_edits_meanwhile_stay(qtbot, app, ct):
+    run = app.runs.start(ct, "slow")
     first_slices(qtbot, run)
     stroke = (np.array([9, 9]), np.array([0, 1]), np.array([30, 30]))
     run.labels.data_setitem(stroke, 1)
@@ -87,7 +108,7 @@ def test_slices_that_a_person_edits_meanwhile_stay(qtbot, session, ct):
     only_stroke[stroke[1:]] = 1
     assert np.array_equal(run.labels.data[9], only_stroke)
     assert np.array_equal(run.labels.data[2:9], box_mask(ct.data.shape)[2:9])
-    known = session.masks[run.labels]
+    known = app.session.masks[run.labels]
     assert np.flatnonzero(known.touched_slices(run.labels)).tolist() == [1, 9]
     assert np.array_equal(known.copy, box_mask(ct.data.shape))
     run.labels.undo()
@@ -95,38 +116,38 @@ def test_slices_that_a_person_edits_meanwhile_stay(qtbot, session, ct):
     assert not run.labels.data[9].any()
 
 
-def test_undo_does_not_reach_behind_the_run(qtbot, session, ct):
-    labels = finish(qtbot, session, ct)
+def test_undo_does_not_reach_behind_the_run(qtbot, app, ct):
+    labels = finish(qtbot, app, ct)
     before = labels.data.copy()
     labels.undo()
     assert np.array_equal(labels.data, before)
 
 
-def test_cancel_keeps_what_is_there_and_the_process(qtbot, session, ct):
-    run = session.start(ct, "slow")
+def test_cancel_keeps_what_is_there_and_the_process(qtbot, app, ct):
+    run = app.runs.start(ct, "slow")
     first_slices(qtbot, run)
-    pid = session.network.pid
+    pid = app.network.process.pid
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert run.labels.data.any()
     assert not np.array_equal(run.labels.data, box_mask(ct.data.shape))
     assert "Cancelled" in run.message
-    assert session.network.pid == pid
-    assert np.array_equal(finish(qtbot, session, ct).data, box_mask(ct.data.shape))
+    assert app.network.process.pid == pid
+    assert np.array_equal(finish(qtbot, app, ct).data, box_mask(ct.data.shape))
 
 
-def test_a_network_that_hangs_is_killed_on_cancel(qtbot, session, ct, notifications, tmp_path):
-    run = session.start(ct, f"hang {tmp_path / 'now'}")
+def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications, tmp_path):
+    run = app.runs.start(ct, f"hang {tmp_path / 'now'}")
     qtbot.waitUntil((tmp_path / "now").exists, timeout=20_000)
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
-    assert session.network.pid is None
+    assert app.network.process.pid is None
     assert notifications == []
 
 
 @pytest.mark.parametrize("what", ["ct", "labels", "both"])
-def test_layers_removed_while_it_runs(qtbot, session, viewer, ct, notifications, what):
-    run = session.start(ct, "slow")
+def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, what):
+    run = app.runs.start(ct, "slow")
     first_slices(qtbot, run)
     ct.name = "renamed"
     if what in ("ct", "both"):
@@ -149,20 +170,20 @@ def test_layers_removed_while_it_runs(qtbot, session, viewer, ct, notifications,
     ],
 )
 def test_an_error_is_said_once_and_the_next_run_works(
-    qtbot, session, viewer, ct, notifications, model, sentence
+    qtbot, app, viewer, ct, notifications, model, sentence
 ):
-    finish(qtbot, session, ct, model)
+    finish(qtbot, app, ct, model)
     assert [record.severity.value for record in notifications] == ["error"]
     assert sentence in notifications[0].message
-    assert not session.running
+    assert not app.runs.running
     assert len(viewer.layers) == 1
-    assert finish(qtbot, session, ct) is not None
+    assert finish(qtbot, app, ct) is not None
 
 
-def test_a_killed_process_is_explained(qtbot, session, ct, notifications):
-    run = session.start(ct, "slow")
+def test_a_killed_process_is_explained(qtbot, app, ct, notifications):
+    run = app.runs.start(ct, "slow")
     first_slices(qtbot, run)
-    session.network._child.process.kill()
+    app.network.process._child.process.kill()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert "memory" in notifications[-1].message
     assert run.labels.data.any()
@@ -170,13 +191,13 @@ def test_a_killed_process_is_explained(qtbot, session, ct, notifications):
 
 @pytest.mark.parametrize("model", ["fail", "die", "hang"])
 def test_a_run_that_found_nothing_brings_the_former_mask_back(
-    qtbot, session, viewer, ct, model, tmp_path
+    qtbot, app, viewer, ct, model, tmp_path
 ):
-    labels = finish(qtbot, session, ct)
-    layers, result = list(viewer.layers), session.masks[labels].result
-    session.mask = labels
-    session.review.set_reviewed(labels, [2, 3])
-    run = session.start(ct, f"hang {tmp_path / 'now'}" if model == "hang" else model)
+    labels = finish(qtbot, app, ct)
+    layers, result = list(viewer.layers), app.session.masks[labels].result
+    app.session.mask = labels
+    app.review.set_reviewed(labels, [2, 3])
+    run = app.runs.start(ct, f"hang {tmp_path / 'now'}" if model == "hang" else model)
     if model == "hang":
         qtbot.waitUntil(lambda: (tmp_path / "now").exists(), timeout=20_000)
         qtbot.waitUntil(lambda: not labels.data.any(), timeout=20_000)
@@ -184,62 +205,62 @@ def test_a_run_that_found_nothing_brings_the_former_mask_back(
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert np.array_equal(labels.data, box_mask(ct.data.shape))
     assert not run.can_discard and not run.stands
-    assert session.masks[labels].result is result
-    assert session.review.reviewed_of(labels) == {2, 3}
+    assert app.session.masks[labels].result is result
+    assert app.review.reviewed_of(labels) == {2, 3}
     assert list(viewer.layers) == layers
-    assert finish(qtbot, session, ct) is labels
+    assert finish(qtbot, app, ct) is labels
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, session, ct, keep):
-    labels = finish(qtbot, session, ct)
-    session.mask = labels
-    session.review.set_reviewed(labels, [2, 3])
-    run = session.start(ct, "slow")
+def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, app, ct, keep):
+    labels = finish(qtbot, app, ct)
+    app.session.mask = labels
+    app.review.set_reviewed(labels, [2, 3])
+    run = app.runs.start(ct, "slow")
     qtbot.waitUntil(lambda: run.done >= 2, timeout=20_000)
-    session.network._child.process.kill()
+    app.network.process._child.process.kill()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert run.can_discard and not run.cancelled
     assert "failed after" in run.message and "Keep" in run.message
     found = labels.data.copy()
     assert found.any() and not np.array_equal(found, box_mask(ct.data.shape))
-    assert session.review.reviewed_of(labels) == {2, 3}
-    session.review.toggle_reviewed(5)  # said of what is on screen
+    assert app.review.reviewed_of(labels) == {2, 3}
+    app.review.toggle_reviewed(5)  # said of what is on screen
     if keep:
         run.keep()
         assert np.array_equal(labels.data, found)
-        assert session.review.reviewed_of(labels) == {5}
+        assert app.review.reviewed_of(labels) == {5}
     else:
         run.discard()
         assert np.array_equal(labels.data, box_mask(ct.data.shape))
-        assert session.review.reviewed_of(labels) == {2, 3}
+        assert app.review.reviewed_of(labels) == {2, 3}
     assert not run.can_discard and run.stands == keep
-    session.review.set_reviewed(labels, [7])
-    run.tell_again(session.masks[labels], 0.5)
-    assert session.review.reviewed_of(labels) == {7}
+    app.review.set_reviewed(labels, [7])
+    run.tell_again(app.session.masks[labels], 0.5)
+    assert app.review.reviewed_of(labels) == {7}
 
 
-def test_cancelled_marks_come_back_with_the_mask(qtbot, session, ct):
-    labels = finish(qtbot, session, ct)
-    session.review.set_reviewed(labels, [2, 3, 4])
-    run = session.start(ct, "slow")
+def test_cancelled_marks_come_back_with_the_mask(qtbot, app, ct):
+    labels = finish(qtbot, app, ct)
+    app.review.set_reviewed(labels, [2, 3, 4])
+    run = app.runs.start(ct, "slow")
     qtbot.waitUntil(lambda: run.done >= 2, timeout=20_000)
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     run.discard()
     assert np.array_equal(labels.data, box_mask(ct.data.shape))
-    assert session.review.reviewed_of(labels) == {2, 3, 4}
+    assert app.review.reviewed_of(labels) == {2, 3, 4}
 
 
-def test_one_run_at_a_time(qtbot, session, ct):
-    run = session.start(ct, "slow")
+def test_one_run_at_a_time(qtbot, app, ct):
+    run = app.runs.start(ct, "slow")
     with pytest.raises(PancreasSegError, match="under way"):
-        session.start(ct)
+        app.runs.start(ct)
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
 
 
-def test_a_foreign_layer_in_another_order(qtbot, session, viewer):
+def test_a_foreign_layer_in_another_order(qtbot, app, viewer):
     """An array whose first axis runs to the patient's left, with a scale in micrometres."""
     i, j, k = np.indices((40, 32, 10))
     body = (i - 20) ** 2 / 300 + (j - 16) ** 2 / 180
@@ -249,7 +270,7 @@ def test_a_foreign_layer_in_another_order(qtbot, session, viewer):
     order[3, 3] = 1
     ct = Image(hu, affine=order, units=("um",) * 3, name="foreign", multiscale=False, rgb=False)
     viewer.add_layer(ct)
-    labels = finish(qtbot, session, ct)
+    labels = finish(qtbot, app, ct)
     assert labels.data.shape == hu.shape
     assert np.array_equal(labels.data.transpose(2, 1, 0), box_mask((10, 32, 40)))
     assert np.allclose(labels.data_to_world((1, 2, 3)), ct.data_to_world((1, 2, 3)))

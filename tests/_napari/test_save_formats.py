@@ -62,7 +62,7 @@ def test_all_together(opened, suffix, tmp_path, volume):
     image = sitk.ReadImage(str(tmp_path / f"m{suffix}"))
     stored = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     np.testing.assert_array_equal(stored, volume.to_source_order(opened.layers["mask"].data))
-    assert io.looks_like_map(tmp_path / f"m_gate{suffix}")
+    assert io.sniff(tmp_path / f"m_gate{suffix}").kind == "map"
     np.testing.assert_array_equal(io.load_ct(tmp_path / f"m_case_7{suffix}").hu, volume.hu)
     layers = opened.open(written, plugin=PLUGIN)
     assert [type(layer).__name__ for layer in layers].count("Labels") == 1
@@ -84,9 +84,9 @@ def test_what_only_a_mask_can_be(opened, suffix, tmp_path, volume):
         assert trimesh.load_mesh(tmp_path / f"m{suffix}").is_watertight
 
 
-def test_the_save_dialog_writes_the_record_of_a_run(qtbot, session, viewer, ct_path, tmp_path):
+def test_the_save_dialog_writes_the_record_of_a_run(qtbot, app, viewer, ct_path, tmp_path):
     (ct,) = viewer.open(ct_path, plugin=PLUGIN)
-    run = session.start(ct, "box")
+    run = app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     run.labels.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     hand = Labels(run.labels.data.copy(), name="by hand")
@@ -108,17 +108,17 @@ def test_the_save_dialog_writes_the_record_of_a_run(qtbot, session, viewer, ct_p
 
 
 def test_an_export_replaces_no_file_that_is_not_its_record(
-    qtbot, session, viewer, ct_path, tmp_path, notifications
+    qtbot, app, viewer, ct_path, tmp_path, notifications
 ):
     (ct,) = viewer.open(ct_path, plugin=PLUGIN)
-    run = session.start(ct, "box")
+    run = app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     target, record, ended = tmp_path / "m.nii.gz", tmp_path / "m.json", []
     target.write_bytes(b"a mask")
     record.write_text('{"Manual": true}')
 
     def export():
-        session.export(
+        app.files.export(
             run.labels,
             target,
             overwrite=True,

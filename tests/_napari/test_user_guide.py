@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from napari.utils.key_bindings import coerce_keybinding
 
-from napari_pancreas_seg._napari.correct.keys import ACTIONS
+from napari_pancreas_seg._napari.correct.keys import ANSWERS, GROUPS
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = DOCS / "user-guide.md"
@@ -19,9 +19,11 @@ pytestmark = pytest.mark.skipif(not GUIDE.exists(), reason="needs a checkout wit
 
 def table_of_keys() -> str:
     """Write the table as the guide has it."""
-    rows = [(str(coerce_keybinding(action.key)), action.title) for action in ACTIONS]
-    rows += [("Enter", "Accept what is proposed"), ("Esc", "Drop what is proposed")]
-    lines = [f"| `{key}` | {title} |" for key, title in rows]
+    lines = []
+    for name, group in GROUPS.items():
+        rows = [(str(coerce_keybinding(action.key)), action.title) for action in group]
+        rows += ANSWERS if name == "Correct" else ()
+        lines += [f"| **{name}** | |", *(f"| `{key}` | {title} |" for key, title in rows)]
     return "\n".join(["| Key | What it does |", "| --- | --- |", *lines])
 
 

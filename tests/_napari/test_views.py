@@ -11,13 +11,13 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Surface
 from qtpy.QtCore import Qt
 
+from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.layers.placement import placement_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
-from napari_pancreas_seg._napari.session import Session, session_of
 from napari_pancreas_seg._napari.views.surface import surface_of
-from napari_pancreas_seg._napari.views.views import HU_PRESETS, OrthogonalViews, views_of
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.views.views import HU_PRESETS, OrthogonalViews
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
 from napari_pancreas_seg.volume import CTVolume
 
@@ -26,15 +26,15 @@ LEFT = Qt.MouseButton.LeftButton
 
 
 @pytest.fixture
-def ct(session: Session, viewer: ViewerModel, volume: CTVolume) -> Image:
+def ct(app: App, viewer: ViewerModel, volume: CTVolume) -> Image:
     layer = Layer.create(*ct_layer_data(volume, "case 7"))
     viewer.add_layer(layer)
-    session.ct = layer
+    app.session.ct = layer
     return layer
 
 
 @pytest.fixture
-def mask(session: Session, viewer: ViewerModel, ct: Image) -> Labels:
+def mask(app: App, viewer: ViewerModel, ct: Image) -> Labels:
     """A mask that the model wrote and a person has edited since."""
     placement = placement_of(ct)
     data = np.zeros(ct.data.shape, np.uint8)
@@ -42,26 +42,26 @@ def mask(session: Session, viewer: ViewerModel, ct: Image) -> Labels:
     layer = Layer.create(*labels_layer_data(data, placement, "found"))
     model = ModelMask(placement.reference)
     model.copy[:] = data
-    session.masks[layer] = model
+    app.session.masks[layer] = model
     viewer.add_layer(layer)
-    session.mask = layer
+    app.session.mask = layer
     layer.data_setitem((np.array([4]), np.array([1]), np.array([1])), 1)
     return layer
 
 
 @pytest.fixture
-def panel(qtbot, session: Session, mask: Labels) -> ViewPanel:
-    panel = ViewPanel(session)
+def panel(qtbot, app: App, mask: Labels) -> ViewPanel:
+    panel = ViewPanel(app)
     qtbot.addWidget(panel)
     return panel
 
 
-def test_windows_on_buttons_and_on_a_key(qtbot, panel, session, ct):
+def test_windows_on_buttons_and_on_a_key(qtbot, panel, app, ct):
     ct.contrast_limits_range = (-200, 300)
     for name, button in panel.presets.items():
         qtbot.mouseClick(button, LEFT)
         assert tuple(ct.contrast_limits) == HU_PRESETS[name]
-    views = views_of(session)
+    views = app.views
     views.next_preset()
     assert tuple(ct.contrast_limits) == HU_PRESETS["Abdomen"]
     ct.contrast_limits = (0, 80)
@@ -71,11 +71,11 @@ def test_windows_on_buttons_and_on_a_key(qtbot, panel, session, ct):
     assert tuple(ct.contrast_limits) == HU_PRESETS["Pancreas"]
 
 
-def test_blinking_changes_nothing(qtbot, panel, session, viewer, ct, mask):
+def test_blinking_changes_nothing(qtbot, panel, app, viewer, ct, mask):
     data, history = mask.data.copy(), len(mask._undo_history)
-    model = session.masks[mask].copy.copy()
+    model = app.session.masks[mask].copy.copy()
     names = [layer.name for layer in viewer.layers]
-    chooser = CtPanel(session)
+    chooser = CtPanel(app)
     qtbot.addWidget(chooser)
     qtbot.mouseClick(panel.blink_button, LEFT)
     assert panel.blink_button.isChecked()
@@ -85,18 +85,18 @@ def test_blinking_changes_nothing(qtbot, panel, session, viewer, ct, mask):
     assert np.array_equal(picture.data, model)
     assert picture.data_to_world((1, 2, 3)) == mask.data_to_world((1, 2, 3))
     chooser.offer_layers()
-    assert session.ct is ct
-    assert session.mask is mask
+    assert app.session.ct is ct
+    assert app.session.mask is mask
     qtbot.mouseClick(panel.blink_button, LEFT)
     assert mask.visible
     assert [layer.name for layer in viewer.layers] == names
     assert np.array_equal(mask.data, data)
-    assert np.array_equal(session.masks[mask].copy, model)
+    assert np.array_equal(app.session.masks[mask].copy, model)
     assert len(mask._undo_history) == history
 
 
-def test_blinking_ends_with_its_layers(qtbot, panel, session, viewer, mask):
-    views = views_of(session)
+def test_blinking_ends_with_its_layers(qtbot, panel, app, viewer, mask):
+    views = app.views
     views.blink(True)
     viewer.layers.remove(mask)
     qtbot.waitUntil(lambda: not views.blinking, timeout=TIMEOUT)
@@ -124,7 +124,7 @@ def test_the_surface_encloses_the_mask():
     assert surface_of(one * 0) is None
 
 
-def test_3d_and_back(qtbot, panel, session, viewer, ct, mask):
+def test_3d_and_back(qtbot, panel, app, viewer, ct, mask):
     ct_before = ct.visible
     hidden = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), visible=False)
     viewer.layers.selection.active = mask
@@ -134,10 +134,10 @@ def test_3d_and_back(qtbot, panel, session, viewer, ct, mask):
     (surface,) = [layer for layer in viewer.layers if isinstance(layer, Surface)]
     assert [layer for layer in viewer.layers if layer.visible] == [surface]
     assert panel.surface_button.isChecked()
-    assert session.mask is mask
+    assert app.session.mask is mask
     assert [str(word) for word in viewer.scene.camera.orientation] == ["away", "down", "right"]
     frontal = {"left": "R", "right": "L", "top": "S", "bottom": "I"}
-    qtbot.waitUntil(lambda: views_of(session).letters.letters == frontal)
+    qtbot.waitUntil(lambda: app.views.letters.letters == frontal)
     centre = surface.data_to_world(surface.data[0].mean(axis=0))
     assert np.allclose(centre, mask.data_to_world((4, 11.5, 12)), atol=2)
     corners = len(surface.data[0])
@@ -153,47 +153,62 @@ def test_3d_and_back(qtbot, panel, session, viewer, ct, mask):
     assert not [layer for layer in viewer.layers if isinstance(layer, Surface)]
 
 
-def test_the_surface_is_that_of_the_chosen_mask(qtbot, session, viewer, ct, mask):
-    surface = views_of(session).surface
+def test_the_surface_is_that_of_the_chosen_mask(qtbot, app, viewer, ct, mask):
+    surface = app.views.surface
     surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
     other = np.zeros(ct.data.shape, np.uint8)
     other[7:9, 20:24, 25:30] = 1
     layer = Layer.create(*labels_layer_data(other, placement_of(ct), "other"))
     viewer.add_layer(layer)
-    session.mask = layer
+    app.session.mask = layer
     qtbot.waitUntil(lambda: surface._surface.name == "other in 3-D", timeout=TIMEOUT)
     assert np.allclose(surface._surface.data[0].mean(axis=0), (7.5, 21.5, 27), atol=0.5)
     assert [each for each in viewer.layers if each.visible] == [surface._surface]
     viewer.layers.remove(layer)
     assert not surface.on and viewer.dims.ndisplay == 2 and mask.visible
-    session.mask = mask
+    app.session.mask = mask
     surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-    session.mask = None
+    app.session.mask = None
     assert not surface.on and viewer.dims.ndisplay == 2
 
 
-def test_napari_s_own_button_leaves_3d_too(qtbot, panel, session, viewer, mask):
-    views_of(session).surface.start()
+@pytest.mark.parametrize("by", ["surface", "napari"])
+def test_3d_and_back_is_the_same_slice(qtbot, app, viewer, ct, mask, by):
+    show_slice(viewer, ct, app.session.reference, 3)
+    point = viewer.dims.point
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    viewer.scene.camera.center = (11, 12, 13)  # turned and moved
+    if by == "surface":
+        app.views.surface.stop()
+    else:
+        viewer.dims.ndisplay = 2
+    assert slice_on_screen(viewer, ct, app.session.reference) == 3
+    assert viewer.dims.point == pytest.approx(point)
+
+
+def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):
+    app.views.surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
     viewer.dims.ndisplay = 2
-    assert not views_of(session).surface.on
+    assert not app.views.surface.on
     assert mask.visible
     assert not panel.surface_button.isChecked()
 
 
-def test_an_empty_mask_has_no_surface(qtbot, panel, session, viewer, mask, notifications):
+def test_an_empty_mask_has_no_surface(qtbot, panel, app, viewer, mask, notifications):
     mask.data[:] = 0
-    views_of(session).surface.start()
+    app.views.surface.start()
     qtbot.waitUntil(lambda: bool(notifications), timeout=TIMEOUT)
     assert "empty" in notifications[-1].message
     assert viewer.dims.ndisplay == 2
     assert mask.visible
 
 
-def test_planes_on_buttons(qtbot, panel, session, viewer):
-    views = views_of(session)
+def test_planes_on_buttons(qtbot, panel, app, viewer):
+    views = app.views
     qtbot.waitUntil(lambda: len(views.letters.letters) == 4)
     qtbot.mouseClick(panel.planes["coronal"], LEFT)
     assert views.letters.letters == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
@@ -203,10 +218,10 @@ def test_planes_on_buttons(qtbot, panel, session, viewer):
     assert views.letters.letters == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
 
 
-def test_a_bare_array_has_no_letters(qtbot, panel, session, viewer):
-    views = views_of(session)
+def test_a_bare_array_has_no_letters(qtbot, panel, app, viewer):
+    views = app.views
     assert views.letters.letters
-    session.ct = viewer.add_image(np.zeros((5, 6, 7)))
+    app.session.ct = viewer.add_image(np.zeros((5, 6, 7)))
     assert views.letters.letters == {}
 
 
@@ -220,16 +235,16 @@ def test_a_viewer_that_is_closed_is_forgotten(qapp, volume):
     viewer = ViewerModel()
     ct = Layer.create(*ct_layer_data(volume))
     viewer.add_layer(ct)
-    session = session_of(viewer)
-    session.ct = ct
-    assert views_of(session).letters.letters
+    app = app_of(viewer)
+    app.session.ct = ct
+    assert app.views.letters.letters
     gone = [weakref.ref(viewer), weakref.ref(ct)]
-    session.close()
-    del viewer, session, ct
+    app.close()
+    del viewer, app, ct
     qapp.processEvents()
     gc.collect()
     assert [each() for each in gone] == [None, None]
 
 
-def test_the_ways_of_looking_outlive_the_panel(session, mask):
-    assert views_of(session) is views_of(session)
+def test_the_ways_of_looking_outlive_the_panel(app, mask):
+    assert app.views is app.views

@@ -8,10 +8,10 @@ import pytest
 from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
-from napari_pancreas_seg._napari.worklist.session import WorklistSession, worklist_of
-from napari_pancreas_seg.cohort.worklist import Status
+from napari_pancreas_seg._napari.worklist.session import WorklistSession, state_folder
+from napari_pancreas_seg.cohort.worklist import Status, Worklist
 from napari_pancreas_seg.inference.result import Options
 
 TIMEOUT = 30_000
@@ -30,9 +30,9 @@ def folder(tmp_path, hu):
 
 
 @pytest.fixture
-def ct_panel(qtbot, session, viewer):
+def ct_panel(qtbot, app, viewer):
     """Chooses CT and mask, as in the dock."""
-    panel = CtPanel(session)
+    panel = CtPanel(app)
     qtbot.addWidget(panel)
     for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
         event.connect(lambda _: panel.offer_layers())
@@ -40,10 +40,10 @@ def ct_panel(qtbot, session, viewer):
 
 
 @pytest.fixture
-def panel(qtbot, session, ct_panel):
-    panel = WorklistPanel(session)
+def panel(qtbot, app, ct_panel):
+    panel = WorklistPanel(app)
     qtbot.addWidget(panel)
-    panel.ahead.setChecked(False)
+    panel.ahead.value = False
     return panel
 
 
@@ -55,26 +55,26 @@ def shows(work: WorklistSession, name: str):
     return lambda: not work.busy and work.case is not None and work.case.name == name
 
 
-def opened(qtbot, session, panel, folder) -> WorklistSession:
-    work = worklist_of(session)
+def opened(qtbot, app, panel, folder) -> WorklistSession:
+    work = app.worklist
     panel.open_folder(folder)
     qtbot.waitUntil(idle(work), timeout=TIMEOUT)
     return work
 
 
-def paint(session, viewer, z: int) -> Labels:
+def paint(app, viewer, z: int) -> Labels:
     """Paint a voxel, into a new layer if there is no mask."""
-    if session.mask is None:
-        viewer.add_labels(np.zeros(session.ct.data.shape, np.uint8), name="by hand")
-    session.mask.data_setitem((np.array([z]), np.array([3]), np.array([4])), 1)
-    return session.mask
+    if app.session.mask is None:
+        viewer.add_labels(np.zeros(app.session.ct.data.shape, np.uint8), name="by hand")
+    app.session.mask.data_setitem((np.array([z]), np.array([3]), np.array([4])), 1)
+    return app.session.mask
 
 
-def test_what_was_painted_is_kept_on_the_way(qtbot, session, viewer, panel, folder):
-    work = opened(qtbot, session, panel, folder)
+def test_what_was_painted_is_kept_on_the_way(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
     assert [layer.name for layer in viewer.layers] == ["a"]
     assert "a · new" in panel.list.item(0).text()
-    mask = paint(session, viewer, 6)
+    mask = paint(app, viewer, 6)
     viewer.dims.set_point(0, 2 * 2.5)
     qtbot.mouseClick(panel.next_button, LEFT)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
@@ -84,29 +84,71 @@ def test_what_was_painted_is_kept_on_the_way(qtbot, session, viewer, panel, fold
     assert np.count_nonzero(written) == 1
     qtbot.mouseClick(panel.previous_button, LEFT)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
-    assert np.array_equal(session.mask.data, mask.data)
+    assert np.array_equal(app.session.mask.data, mask.data)
     assert round(viewer.dims.point[0] / 2.5) == 2
 
 
-def test_it_is_resumed_in_another_session(qtbot, session, viewer, panel, folder, ct_panel):
-    work = opened(qtbot, session, panel, folder)
+def test_reviewed_slices_and_the_slice_survive(qtbot, app, viewer, panel, folder, ct_panel):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 1)
+    app.review.set_reviewed(app.session.mask, {2, 3})
+    work.step(1)  # to another case and back
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    work.step(-1)
+    qtbot.waitUntil(lambda: shows(work, "a.nii.gz")() and not work.busy, timeout=TIMEOUT)
+    assert app.review.reviewed_of(app.session.mask) == {2, 3}
+    app.review.set_reviewed(app.session.mask, {2, 3, 4})
+    app.review.show(4)
+    # A while later it is on the disk, whatever becomes of the window.
+    qtbot.waitUntil(
+        lambda: Worklist(folder, state_folder()).cases[0].reviewed == (2, 3, 4), timeout=TIMEOUT
+    )
+    assert Worklist(folder, state_folder()).cases[0].slice == 4
+
+
+def test_another_mask_is_not_taken_for_reviewed(qtbot, app, viewer, panel, folder, ct_panel):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 1)
+    app.review.set_reviewed(app.session.mask, {2})
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
-    paint(session, viewer, 1)
+    mask = Worklist(folder, state_folder()).cases[0].mask
+    written = nib.load(mask)
+    nib.save(nib.Nifti1Image(np.ones(written.shape, np.uint8), written.affine), mask)
+    work.ahead.drop()
+    work.step(-1)
+    qtbot.waitUntil(lambda: shows(work, "a.nii.gz")() and not work.busy, timeout=TIMEOUT)
+    assert app.review.reviewed_of(app.session.mask) == frozenset()
+
+
+def test_it_is_resumed_in_another_session(qtbot, app, viewer, panel, folder, ct_panel):
+    work = opened(qtbot, app, panel, folder)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    paint(app, viewer, 1)
     work.mark_reviewed()
     qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
     viewer.layers.clear()
-    again = WorklistSession(session)
+    again = WorklistSession(
+        app.session,
+        app.runs,
+        app.files,
+        app.maps,
+        app.watch,
+        app.review,
+        app.ahead,
+        app.background,
+    )
     again.open(folder)
     qtbot.waitUntil(idle(again), timeout=TIMEOUT)
     assert again.case.name == "b.nii.gz"
     assert again.case.status is Status.REVIEWED
-    assert np.count_nonzero(session.mask.data) == 1
+    assert np.count_nonzero(app.session.mask.data) == 1
 
 
-def test_an_unchanged_mask_is_not_written_again(qtbot, session, viewer, panel, folder):
-    work = opened(qtbot, session, panel, folder)
-    paint(session, viewer, 6)
+def test_an_unchanged_mask_is_not_written_again(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 6)
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     path = folder.parent / "cts_masks" / "a_mask.nii.gz"
@@ -120,10 +162,10 @@ def test_an_unchanged_mask_is_not_written_again(qtbot, session, viewer, panel, f
 
 
 def test_a_mask_that_cannot_be_written_keeps_its_case(
-    qtbot, session, viewer, panel, folder, notifications
+    qtbot, app, viewer, panel, folder, notifications
 ):
-    work = opened(qtbot, session, panel, folder)
-    mask = paint(session, viewer, 6)
+    work = opened(qtbot, app, panel, folder)
+    mask = paint(app, viewer, 6)
     (folder.parent / "cts_masks").write_text("in the way")
     work.step(1)
     qtbot.waitUntil(lambda: bool(notifications) and not work.busy, timeout=TIMEOUT)
@@ -132,10 +174,8 @@ def test_a_mask_that_cannot_be_written_keeps_its_case(
     assert mask in viewer.layers
 
 
-def test_a_case_that_cannot_be_read_stops_nothing(
-    qtbot, session, viewer, panel, folder, notifications
-):
-    work = opened(qtbot, session, panel, folder)
+def test_a_case_that_cannot_be_read_stops_nothing(qtbot, app, viewer, panel, folder, notifications):
+    work = opened(qtbot, app, panel, folder)
     work.go_to(2)
     qtbot.waitUntil(lambda: bool(notifications) and not work.busy, timeout=TIMEOUT)
     assert "c.nii.gz" in notifications[-1].message
@@ -144,33 +184,33 @@ def test_a_case_that_cannot_be_read_stops_nothing(
     assert [layer.name for layer in viewer.layers] == ["b"]
 
 
-def test_export_goes_to_the_next_open_case(qtbot, session, viewer, panel, folder, notifications):
-    work = opened(qtbot, session, panel, folder)
+def test_export_goes_to_the_next_open_case(qtbot, app, viewer, panel, folder, notifications):
+    work = opened(qtbot, app, panel, folder)
     qtbot.mouseClick(panel.done_button, LEFT)
     assert "no mask" in notifications[-1].message
-    paint(session, viewer, 6)
+    paint(app, viewer, 6)
     qtbot.mouseClick(panel.done_button, LEFT)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert work.worklist.cases[0].status is Status.EXPORTED
     assert "1 of 3 exported" in panel.status.text()
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
-    paint(session, viewer, 8)
+    paint(app, viewer, 8)
     qtbot.waitUntil(lambda: work.case.status is Status.CORRECTED, timeout=TIMEOUT)
 
 
-def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, session, viewer, panel, folder):
-    work = opened(qtbot, session, panel, folder)
-    own = paint(session, viewer, 6)
+def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    own = paint(app, viewer, 6)
     work.mark_reviewed()
     qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
-    session.open_file(folder.parent / "cts_masks" / "a_mask.nii.gz")
+    app.files.open(folder.parent / "cts_masks" / "a_mask.nii.gz")
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
-    session.mask = viewer.layers[-1]
+    app.session.mask = viewer.layers[-1]
     viewer.layers[-1].data[:] = 1
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
@@ -179,41 +219,41 @@ def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, session, viewer
     assert len(viewer.layers) == 2  # what was opened beside it stays
 
 
-def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, session, viewer, panel, folder):
-    panel.ahead.setChecked(True)
-    panel.segment_with(lambda: ("box", Options()))
-    work = opened(qtbot, session, panel, folder)
+def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel, folder):
+    panel.ahead.value = True
+    app.runs.how = lambda: ("box", Options())
+    work = opened(qtbot, app, panel, folder)
     qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
-    assert "Next case: segmented" in panel.status.text()
+    assert "Next case: segmented" in panel.next.text()
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     ct, mask = viewer.layers
     assert isinstance(ct, Image)
     assert isinstance(mask, Labels)
-    assert session.mask is mask
+    assert app.session.mask is mask
     assert mask.data.any()
-    assert np.array_equal(mask.data, session.masks[mask].copy)
-    assert not np.shares_memory(mask.data, session.masks[mask].copy)
+    assert np.array_equal(mask.data, app.session.masks[mask].copy)
+    assert not np.shares_memory(mask.data, app.session.masks[mask].copy)
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
     assert work.worklist.cases[1].status is Status.SEGMENTED
 
 
-def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, session, viewer, panel, folder):
-    panel.ahead.setChecked(True)
-    panel.segment_with(lambda: ("box", Options()))
+def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, app, viewer, panel, folder):
+    panel.ahead.value = True
+    app.runs.how = lambda: ("box", Options())
     panel.open_folder(folder)
-    work = worklist_of(session)
+    work = app.worklist
     qtbot.waitUntil(lambda: work.case is not None and not work.busy, timeout=TIMEOUT)
-    run = session.start(session.ct, "slow")
+    run = app.runs.start(app.session.ct, "slow")
     qtbot.waitUntil(lambda: work.ahead.state == "loaded", timeout=TIMEOUT)
     run.cancel()
     qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
 
 
-def test_a_run_under_way_is_not_left(qtbot, session, viewer, panel, folder, notifications):
-    work = opened(qtbot, session, panel, folder)
-    run = session.start(session.ct, "slow")
+def test_a_run_under_way_is_not_left(qtbot, app, viewer, panel, folder, notifications):
+    work = opened(qtbot, app, panel, folder)
+    run = app.runs.start(app.session.ct, "slow")
     work.step(1)
     assert "under way" in notifications[-1].message
     assert work.case.name == "a.nii.gz"
@@ -223,28 +263,28 @@ def test_a_run_under_way_is_not_left(qtbot, session, viewer, panel, folder, noti
 
 @pytest.mark.parametrize("model", ["fail", "slow"])
 def test_a_failed_run_does_not_replace_the_file(
-    qtbot, session, viewer, panel, folder, notifications, model
+    qtbot, app, viewer, panel, folder, notifications, model
 ):
-    work = opened(qtbot, session, panel, folder)
-    session.start(session.ct, "box")
+    work = opened(qtbot, app, panel, folder)
+    app.runs.start(app.session.ct, "box")
     qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     work.mark_reviewed()
     qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
     path = folder.parent / "cts_masks" / "a_mask.nii.gz"
     before = path.read_bytes()
-    run = session.start(session.ct, model)
+    run = app.runs.start(app.session.ct, model)
     if model == "slow":
         qtbot.waitUntil(lambda: run.done >= 2, timeout=TIMEOUT)
         work.mark_reviewed()  # nor is what a run is still filling written
         assert "under way" in notifications[-1].message
-        session.network._child.process.kill()
+        app.network.process._child.process.kill()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     if model == "slow":
         for leave in (lambda: work.step(1), work.finish_case, work.mark_reviewed):
             leave()
             assert not work.busy and "Keep or discard" in notifications[-1].message
         run.discard()
-    session.tell_edits()
+    app.watch.tell()
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert path.read_bytes() == before
@@ -265,17 +305,19 @@ def a_masks_folder(folder, hu, names: str = "ab"):
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_masks_in_another_folder_are_loaded_and_not_replaced(
-    qtbot, session, viewer, panel, folder, hu, notifications, corrected
+    qtbot, app, viewer, panel, folder, hu, notifications, corrected
 ):
-    work = opened(qtbot, session, panel, folder)
+    work = opened(qtbot, app, panel, folder)
     qtbot.waitUntil(lambda: work.ahead.state == "loaded", timeout=TIMEOUT)
     if corrected:
-        paint(session, viewer, 6)
+        paint(app, viewer, 6)
     other = a_masks_folder(folder, hu)
     before = {path: path.read_bytes() for path in other.iterdir()}
     work.use_output(other)
     qtbot.waitUntil(
-        lambda: not work.busy and session.mask is not None and session.mask.data.sum() == 600,
+        lambda: (
+            not work.busy and app.session.mask is not None and app.session.mask.data.sum() == 600
+        ),
         timeout=TIMEOUT,
     )
     assert work.case.name == "a.nii.gz" and len(viewer.layers) == 2
@@ -286,7 +328,7 @@ def test_masks_in_another_folder_are_loaded_and_not_replaced(
     assert own.exists() == corrected
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
-    assert session.mask.data.sum() == 600
+    assert app.session.mask.data.sum() == 600
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
     assert {path: path.read_bytes() for path in other.iterdir()} == before
@@ -294,9 +336,9 @@ def test_masks_in_another_folder_are_loaded_and_not_replaced(
     assert not work.busy and work.case.name == "a.nii.gz"
 
 
-def test_a_mask_moves_on_into_an_empty_folder(qtbot, session, viewer, panel, folder, tmp_path):
-    work = opened(qtbot, session, panel, folder)
-    mask = paint(session, viewer, 6)
+def test_a_mask_moves_on_into_an_empty_folder(qtbot, app, viewer, panel, folder, tmp_path):
+    work = opened(qtbot, app, panel, folder)
+    mask = paint(app, viewer, 6)
     work.use_output(tmp_path / "elsewhere")
     assert mask in viewer.layers and not work.busy
     work.step(1)
@@ -306,11 +348,11 @@ def test_a_mask_moves_on_into_an_empty_folder(qtbot, session, viewer, panel, fol
 
 
 def test_one_goes_on_from_a_case_that_cannot_be_read(
-    qtbot, session, viewer, panel, folder, notifications
+    qtbot, app, viewer, panel, folder, notifications
 ):
     (folder / "b.nii.gz").write_bytes(b"nothing")
     (folder / "a.nii.gz").rename(folder / "d.nii.gz")
-    work = worklist_of(session)
+    work = app.worklist
     panel.open_folder(folder)  # b and c are broken
     for name in "bc":
         qtbot.waitUntil(
@@ -323,9 +365,9 @@ def test_one_goes_on_from_a_case_that_cannot_be_read(
     assert work.worklist.current == 2
 
 
-def test_a_new_result_is_written_at_once(qtbot, session, viewer, panel, folder):
-    work = opened(qtbot, session, panel, folder)
-    session.start(session.ct, "box")
+def test_a_new_result_is_written_at_once(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    app.runs.start(app.session.ct, "box")
     qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     assert (folder.parent / "cts_masks" / "a_mask.nii.gz").exists()
     assert (folder.parent / "cts_masks" / "a_mask.json").exists()

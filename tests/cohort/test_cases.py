@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from dicom_series import write_series
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg.cohort.cases import find_inputs, is_ours
+from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
 from napari_pancreas_seg.errors import PancreasSegError
 
 CARD = {"name": "fake", "version": "1", "labels": {"pancreas": 1}, "weights_sha256": "0" * 64}
@@ -39,21 +40,21 @@ def test_segmentations_beside_the_folders_of_series(name: str, scans: Path) -> N
     write_segmentation(scans / "made.dcm", scans / "P1")
     (scans / name).parent.mkdir(parents=True, exist_ok=True)
     (scans / "made.dcm").rename(scans / name)
-    assert find_inputs([scans]) == [scans / "P1", scans / "P2"]
+    assert list(find_inputs([scans])) == [scans / "P1", scans / "P2"]
 
 
 def test_what_is_ours_by_its_name_is_not_read(scans: Path) -> None:
     (scans / "P1_mask.dcm").write_bytes(bytes(128) + b"DICM, and broken")
-    assert find_inputs([scans]) == [scans / "P1", scans / "P2"]
+    assert list(find_inputs([scans])) == [scans / "P1", scans / "P2"]
     (scans / "P1.dcm").write_bytes(bytes(128) + b"DICM, and broken")  # it may be a slice
-    assert find_inputs([scans]) == [scans]
+    assert list(find_inputs([scans])) == [scans]
 
 
 def test_segmentations_among_slices(scans: Path) -> None:
     for name in ("0.dcm", "P1_mask.dcm", "zzz.dcm"):
         write_segmentation(scans / "P1" / name, scans / "P2")
-    assert find_inputs([scans / "P1"]) == [scans / "P1"]
-    assert find_inputs([scans]) == [scans / "P1", scans / "P2"]
+    assert list(find_inputs([scans / "P1"])) == [scans / "P1"]
+    assert list(find_inputs([scans])) == [scans / "P1", scans / "P2"]
 
 
 def test_a_folder_of_nothing_but_segmentations(scans: Path, tmp_path: Path) -> None:
@@ -71,3 +72,68 @@ def test_names_that_we_give() -> None:
         assert is_ours(Path("in", name)), name
     for name in ("mask.nii.gz", "a_mask_2.nii", "a_mask.b.nii", "1.2.840.10008", "a.csv"):
         assert not is_ours(Path("in", name)), name
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def named(*paths: Path, root: Path) -> dict[str, str]:
+    return {path.relative_to(root).as_posix(): name for path, name in find_inputs(paths).items()}
+
+
+def test_a_folder_for_each_patient_names_its_case(tmp_path: Path) -> None:
+    masks = [f"s0001/segmentations/{organ}.nii.gz" for organ in ("liver", "pancreas")]
+    touch(tmp_path / "total", "s0001/ct.nii.gz", *masks, "s0002/ct.nii.gz", "s0002/a_mask.nii")
+    assert named(tmp_path / "total", root=tmp_path / "total") == {
+        "s0001/ct.nii.gz": "s0001",
+        "s0002/ct.nii.gz": "s0002",
+    }
+    names = ("sub-01/ses-1/ct/sub-01_ct.nii.gz", "sub-02/a.nrrd", "sub-02/a_pancreas.nrrd")
+    bids = touch(tmp_path / "bids", *names, "derivatives/sub-01/x.nii", "sub-03/notes.txt")
+    assert named(bids, root=bids) == {names[0]: "sub-01", "sub-02/a.nrrd": "sub-02"}
+    phases = ("P1/arterial.nii.gz", "P1/venous.nii.gz", "P2/imaging.nii.gz", "P2/other.nii.gz")
+    several = touch(tmp_path / "phases", *phases)
+    assert named(several, root=several) == {
+        phases[0]: "P1_arterial",
+        phases[1]: "P1_venous",
+        phases[2]: "P2",
+    }
+    (several / "._x.nii").touch()
+    touch(several, "whole.nii.gz")  # where volumes lie in it, folders are not looked into
+    assert named(several, root=several) == {"whole.nii.gz": "whole"}
+
+
+def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz")
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == "P1":
+            raise PermissionError(13, "no")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert named(tmp_path, root=tmp_path) == {"P1": "P1", "P2/ct.nii.gz": "P2"}
+
+
+def test_patients_of_files_and_of_series_in_one_folder(scans: Path) -> None:
+    touch(scans, "P0/ct.nii.gz")
+    assert named(scans, root=scans) == {"P0/ct.nii.gz": "P0", "P1": "P1", "P2": "P2"}
+
+
+def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{a}/{b}/ct.nii.gz" for a in "xy" for b in "ab"))
+    a, b, other = (tmp_path / name / "ct.nii.gz" for name in ("x/a", "x/b", "y/a"))
+    assert list(find_inputs([a, b]).values()) == ["a", "b"]
+    assert list(find_inputs([a, b, other]).values()) == ["x_a", "x_b", "y_a"]
+    assert list(find_inputs([tmp_path / "x" / "a", tmp_path / "x" / "b"]).values()) == ["a", "b"]
+    assert list(find_inputs([a]).values()) == ["ct"]
+    one, two = plan(find_inputs([a, b]), tmp_path / "out")
+    assert (one.mask.name, two.probability.name) == ("a_mask.nii.gz", "b_probability.nii.gz")
+    assert (one.name, two.name) == ("a", "b")

@@ -21,9 +21,8 @@ from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.cohort.cases import find_inputs, plan
 from napari_pancreas_seg.cohort.cluster import client as cohort_dask
 from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
-from napari_pancreas_seg.cohort.overlap import Ended
 from napari_pancreas_seg.cohort.resume import OutputOptions
-from napari_pancreas_seg.cohort.run import Job
+from napari_pancreas_seg.cohort.steps import CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import provenance
 from napari_pancreas_seg.inference import segment as segmentation
@@ -111,10 +110,9 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
         client.run(die_between_mask_and_sidecar, str(marker))
     before = {worker.pid for worker in cluster.workers.values()}
     cases = plan(find_inputs([cts]), tmp_path / "out")
-    arguments = (cluster.scheduler_address, cases, str(tiny_bundle), OPTIONS)
-    results = {
-        result.case.source.name: result for result in segment_on_cluster(*arguments, attention=True)
-    }
+    wanted = OutputOptions(attention=True, resume=True)
+    arguments = (cluster.scheduler_address, cases, str(tiny_bundle), OPTIONS, wanted)
+    results = {result.case.source.name: result for result in segment_on_cluster(*arguments)}
     assert marker.exists()
     assert {worker.pid for worker in cluster.workers.values()} != before
     assert len(results) == 7
@@ -151,7 +149,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch, plugin: Any) -> None:
 
 
 @pytest.fixture
-def task(cts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cohort_worker.ClusterCase:
+def task(cts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cohort_worker.ClusterTask:
     """A case as it is handed to a worker whose network only thresholds."""
 
     def iter_segment(
@@ -164,13 +162,13 @@ def task(cts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cohort_w
 
     monkeypatch.setattr(segmentation, "LoadedModel", lambda *what: None)
     monkeypatch.setattr(segmentation, "iter_segment", iter_segment)
-    plugin = cohort_worker.NetworkPlugin(Bundle(CARD, b""), "cpu")
+    plugin = cohort_worker.ModelPlugin(Bundle(CARD, b""), "cpu")
     fake_worker(monkeypatch, plugin)
-    (case,) = plan([cts / "a.nii.gz"], tmp_path / "out")
-    return cohort_worker.ClusterCase(case, Options(), OutputOptions(), plugin.name, True, True)
+    (case,) = plan(find_inputs([cts / "a.nii.gz"]), tmp_path / "out")
+    return cohort_worker.ClusterTask(case, Options(), OutputOptions(resume=True), plugin.name, True)
 
 
-def test_what_an_attempt_has_completed_is_not_done_again(task: cohort_worker.ClusterCase) -> None:
+def test_what_an_attempt_has_completed_is_not_done_again(task: cohort_worker.ClusterTask) -> None:
     first = cohort_worker.run_case(task)
     assert first.error is None and not first.before
     written = task.case.mask.stat().st_mtime_ns
@@ -180,7 +178,7 @@ def test_what_an_attempt_has_completed_is_not_done_again(task: cohort_worker.Clu
 
 
 def test_what_an_attempt_has_half_written_is_replaced(
-    task: cohort_worker.ClusterCase, monkeypatch: pytest.MonkeyPatch
+    task: cohort_worker.ClusterTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
@@ -205,7 +203,7 @@ def test_what_an_attempt_has_half_written_is_replaced(
     }
 
 
-def export(task: cohort_worker.ClusterCase, card: dict[str, str]) -> bytes:
+def export(task: cohort_worker.ClusterTask, card: dict[str, str]) -> bytes:
     """Write a corrected mask, as the window does; return it."""
     volume = io.load_ct(task.case.source)
     mask = (volume.hu > 110).astype(np.uint8)
@@ -233,7 +231,7 @@ def test_what_a_person_puts_there_during_the_run_stays(
     reason: str | None,
     late: bool,
     resume: bool,
-    task: cohort_worker.ClusterCase,
+    task: cohort_worker.ClusterTask,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put: list[bytes] = []
@@ -257,7 +255,7 @@ def test_what_a_person_puts_there_during_the_run_stays(
         monkeypatch.setattr(segmentation, "iter_segment", slow)
     else:
         put_there()
-    result = cohort_worker.run_case(replace(task, resume=resume))
+    result = cohort_worker.run_case(replace(task, wanted=OutputOptions(resume=resume)))
     assert [task.case.mask.read_bytes()] == put
     if reason is None:
         assert result.error is None and result.measurements["voxels"] > 0
@@ -266,31 +264,31 @@ def test_what_a_person_puts_there_during_the_run_stays(
 
 
 def test_a_mask_that_is_exported_during_the_run_goes_where_that_is_allowed(
-    task: cohort_worker.ClusterCase,
+    task: cohort_worker.ClusterTask,
 ) -> None:
     task.case.mask.parent.mkdir()
     exported = export(task, CARD)
-    result = cohort_worker.run_case(replace(task, wanted=OutputOptions(overwrite=True)))
+    result = cohort_worker.run_case(
+        replace(task, wanted=OutputOptions(overwrite=True, resume=True))
+    )
     assert result.error is None and task.case.mask.read_bytes() != exported
 
 
 def test_another_card_is_another_model_to_a_worker() -> None:
-    def name(card: dict[str, Any], finder: dict[str, Any] | None = None) -> str:
-        localiser = None if finder is None else Bundle(finder, b"")
-        return cohort_worker.NetworkPlugin(Bundle(card, b""), "cpu", localiser).name
+    def name(card: dict[str, Any]) -> str:
+        return cohort_worker.ModelPlugin(Bundle(card, b""), "cpu").name
 
     warmer = {**CARD, "temperature": 2.0}
-    used = [name(CARD), name(warmer), name(CARD, CARD), name(CARD, warmer), name(warmer, CARD)]
-    assert len(set(used)) == 5
+    assert name(CARD) != name(warmer)
     assert name(dict(reversed(CARD.items()))) == name(CARD)
 
 
-def test_what_was_there_before_the_run_stays(task: cohort_worker.ClusterCase) -> None:
+def test_what_was_there_before_the_run_stays(task: cohort_worker.ClusterTask) -> None:
     task.case.mask.parent.mkdir()
     task.case.mask.write_bytes(b"old")
-    here = Job(cohort_dask._no_network, CARD, Options(), OutputOptions(), resume=True)
-    handed = cohort_dask._hand_out(here, task.case, task.plugin)
-    assert isinstance(handed, Ended) and "exists already" in str(handed.result.error)
+    here = CaseSegmenter(cohort_dask._no_network, CARD, Options(), OutputOptions(resume=True))
+    handed = cohort_dask._task(here, task.case, task.plugin)
+    assert isinstance(handed, CaseResult) and "exists already" in str(handed.error)
     result = cohort_worker.run_case(replace(task, fresh=False))
     assert "exists already" in str(result.error)
     assert task.case.mask.read_bytes() == b"old"
@@ -308,7 +306,7 @@ def test_what_was_there_before_the_run_stays(task: cohort_worker.ClusterCase) ->
 def test_a_worker_that_does_not_fit(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.touch()
-    found = cohort_worker.look_around([str(tmp_path)], str(token), str(tmp_path), "none")
+    found = cohort_worker.inspect_worker([str(tmp_path)], str(token), str(tmp_path), "none")
     cohort_dask._check_worker("A worker", found)
     with pytest.raises(PancreasSegError, match=reason):
         cohort_dask._check_worker("A worker", {**found, **change})
@@ -320,11 +318,11 @@ def test_a_worker_without_the_program() -> None:
 
 
 def test_a_worker_with_disks_of_its_own(tmp_path: Path) -> None:
-    found = cohort_worker.look_around(
+    found = cohort_worker.inspect_worker(
         [str(tmp_path)], str(tmp_path / "token"), str(tmp_path), "none"
     )
     assert found["unseen"] == str(tmp_path)
-    found = cohort_worker.look_around([str(tmp_path / "none")], "", str(tmp_path), "none")
+    found = cohort_worker.inspect_worker([str(tmp_path / "none")], "", str(tmp_path), "none")
     assert found["unseen"] == str(tmp_path / "none")
 
 
@@ -344,7 +342,7 @@ def test_nobody_at_the_address(cts: Path, tmp_path: Path, tiny_bundle: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lost_scheduler_and_a_deadly_case(task: cohort_worker.ClusterCase) -> None:
+def test_a_lost_scheduler_and_a_deadly_case(task: cohort_worker.ClusterTask) -> None:
     lost = types.SimpleNamespace(status="cancelled")
     with pytest.raises(PancreasSegError, match="scheduler was lost"):
         cohort_dask._outcome(lost, task)

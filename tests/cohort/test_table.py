@@ -11,7 +11,7 @@ import pytest
 
 from napari_pancreas_seg.cohort import table as cohort_table
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.run import CaseResult
+from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.table import COLUMNS, CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
 

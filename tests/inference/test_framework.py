@@ -5,15 +5,12 @@ import sys
 
 CODE = """
 import gc, sys
-from napari_pancreas_seg.inference.framework import load_framework
+from napari_pancreas_seg.inference.loaded import load_framework
 assert "keras" not in sys.modules
 {before}
 load_framework()
 assert "keras" in sys.modules
-print(gc.isenabled(), gc.get_freeze_count() > 100_000)
-frozen = gc.get_freeze_count()
-load_framework()
-print(gc.get_freeze_count() == frozen)
+print(gc.isenabled(), gc.get_freeze_count())
 """
 
 
@@ -24,5 +21,6 @@ def told(before: str = "") -> list[str]:
 
 
 def test_garbage_is_collected_afterwards_as_before():
-    assert told() == ["True", "True", "True"]
-    assert told("gc.disable()") == ["False", "True", "True"]
+    # Nothing is frozen either: a caller's own garbage would never be freed.
+    assert told() == ["True", "0"]
+    assert told("gc.disable()") == ["False", "0"]

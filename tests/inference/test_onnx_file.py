@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.onnx_file import TOLERANCE, export_onnx, onnx_model
+from napari_pancreas_seg.inference.onnx_file import TOLERANCE, export_onnx
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, pack_weights
 from napari_pancreas_seg.model.probabilities import tempered
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+pytestmark = pytest.mark.slow
 
 
 def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
@@ -44,21 +46,20 @@ def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
         ({"attention": False, "dropout": 0.3}, {"temperature": 2.5}),
         ({"classes": 3, "head_batch_norm": True}, {"temperature": 0.7}),
         ({"height": 30, "width": 41, "classes": 2}, {}),
-        ({"channels": 3}, {"neighbours_mm": 3.0, "windows": [[-20, 180]]}),
     ],
-    ids=["default", "plain", "classes", "odd size", "neighbours"],
+    ids=["default", "plain", "classes", "odd size"],
 )
 def test_it_computes_what_the_network_computes(
     architecture: dict[str, Any], fields: dict[str, Any], tiny_card: dict, tmp_path: Path
 ) -> None:
     bundle = untrained(tiny_card, **architecture)
     card = {**bundle.card, **fields}
-    written = export_onnx(Bundle(card, bundle.weights), tmp_path / "m.onnx")
-    assert written.difference is not None and written.difference < TOLERANCE
+    path = tmp_path / "m.onnx"
+    difference = export_onnx(Bundle(card, bundle.weights), path)
+    assert difference is not None and difference < TOLERANCE
 
-    session = onnxruntime.InferenceSession(written.path, providers=["CPUExecutionProvider"])
-    slices = 3 if "neighbours_mm" in fields else 1
-    shape = (5, card["frame"]["height"], card["frame"]["width"], slices)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    shape = (5, card["frame"]["height"], card["frame"]["width"], 1)
     hu = np.random.default_rng(1).uniform(-200, 400, shape).astype(np.float32)
     (found,) = session.run(["probability"], {"hu": hu})
     network = bundle.network()
@@ -69,10 +70,11 @@ def test_it_computes_what_the_network_computes(
 
 
 def test_the_bundled_model_too(tmp_path: Path) -> None:
-    written = export_onnx(load_bundle("default"), tmp_path / "default.onnx")
-    assert written.difference is not None and written.difference < TOLERANCE
+    path = tmp_path / "default.onnx"
+    difference = export_onnx(load_bundle("default"), path)
+    assert difference is not None and difference < TOLERANCE
     with pytest.raises(PancreasSegError, match="exists already"):
-        export_onnx(load_bundle("default"), written.path)
+        export_onnx(load_bundle("default"), path)
     assert [item.name for item in tmp_path.iterdir()] == ["default.onnx"]
 
 
@@ -80,7 +82,8 @@ def test_the_file_says_how_to_use_it(tiny_bundle: Path, tmp_path: Path) -> None:
     import onnx
 
     bundle = load_bundle(tiny_bundle)
-    path = export_onnx(bundle, tmp_path / "m.onnx").path
+    path = tmp_path / "m.onnx"
+    export_onnx(bundle, path)
     said = {item.key: item.value for item in onnx.load(path).metadata_props}
     assert json.loads(said["card"]) == bundle.card
     assert json.loads(said["windows"]) == bundle.card["windows"]
@@ -88,13 +91,9 @@ def test_the_file_says_how_to_use_it(tiny_bundle: Path, tmp_path: Path) -> None:
     assert float(said["threshold"]) == 0.5
 
 
-def test_wrong_names_and_unknown_layers_are_refused(tiny_card: dict, tmp_path: Path) -> None:
+def test_a_wrong_name_is_refused(tiny_card: dict, tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match=r"end in \.onnx"):
         export_onnx(untrained(tiny_card), tmp_path / "m.pb")
-    inputs = keras.Input((32, 48, 3))
-    strange = keras.layers.GaussianNoise(1.0)(inputs)
-    with pytest.raises(PancreasSegError, match="GaussianNoise"):
-        onnx_model(keras.Model(inputs, {"probability": strange}), tiny_card)
 
 
 def test_without_the_package_it_says_what_to_install(

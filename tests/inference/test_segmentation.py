@@ -68,7 +68,7 @@ def test_the_threshold_rules_the_mask(volume, loaded):
 
 
 def test_native_mask_is_the_thresholded_interpolation(volume, loaded):
-    from napari_pancreas_seg.inference.frame import place_frame
+    from napari_pancreas_seg.inference.body import place_frame
 
     frame = place_frame(volume.hu, volume.spacing, loaded.frame)
     probability = np.random.default_rng(0).random((2, 32, 48)).astype(np.float16)
@@ -219,14 +219,14 @@ def test_another_threshold_reaches_the_slices_between(thin, knowing):
 
 def test_a_gland_is_cut_out_of_large_slices_only_where_it_can_lie(loaded):
     """The network is compiled for a canvas, which CTs of different sizes have in common."""
-    from napari_pancreas_seg.inference.frame import Canvas, frame_around
+    from napari_pancreas_seg.inference.frame import FrameCrop, frame_around
 
     shapes = set()
     for size, spacing in ((512, 0.7), (512, 0.74), (768, 0.72), (430, 0.71)):
         frame = frame_around(
             (size / 2, size / 2), (size, size), (1.0, spacing, spacing), loaded.frame
         )
-        canvas = Canvas(frame)
+        canvas = FrameCrop(frame)
         hu = np.random.default_rng(0).integers(-100, 200, (2, size, size), np.int16)
         rows, columns = frame.into()
         there = canvas.rows @ canvas.cut(hu, np.array([1])).astype(np.float32) @ canvas.columns.T

@@ -14,7 +14,7 @@ import pytest
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.cohort import run as cohort
+from napari_pancreas_seg.cohort import cases as cohort
 from napari_pancreas_seg.errors import PancreasSegError
 
 AFFINE = np.diag([-1.0, -1, 3, 1])
@@ -126,7 +126,7 @@ def test_command_line_says_one_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cohort, "load_card", lambda _: {})
+    monkeypatch.setattr("napari_pancreas_seg.cohort.run.load_card", lambda _: {})
     write, reason = BAD[name]
     path = write(tmp_path)
     before = sorted(tmp_path.rglob("*"))

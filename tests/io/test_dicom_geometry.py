@@ -283,7 +283,7 @@ def test_two_orientations_in_one_series_are_two_volumes(tmp_path: Path) -> None:
         (tmp_path / f"b{k}").unlink()
     volume = load_ct(tmp_path)  # one slice is a scout
     np.testing.assert_array_equal(volume.to_source_order(volume.hu), series.hu)
-    assert "1 × a CT slice of another size or orientation" in volume.notes[0]
+    assert "1 × a CT slice of another size, orientation or phase" in volume.notes[0]
 
 
 @pytest.mark.parametrize("left", [0, 100, 400])

@@ -24,7 +24,7 @@ from pydicom.uid import generate_uid
 from scipy.spatial import KDTree
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import load_ct, load_mask, looks_like_mask, save_mask
+from napari_pancreas_seg.io import load_ct, load_mask, save_mask, sniff
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.header import DicomHeader
@@ -654,7 +654,8 @@ def test_load_mask_knows_a_segmentation(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct"))
     mask = marked(volume)
     path = save_mask(mask, volume, tmp_path / "seg.dcm", card=CARD)
-    assert looks_like_mask(path) and not looks_like_mask(volume.source.header.files[0])
+    assert sniff(path).kind == "mask"
+    assert sniff(volume.source.header.files[0]).kind == "CT"
     found, place = load_mask(path)
     np.testing.assert_array_equal(found, mask)
     assert place.grid.same_as(volume.grid)
@@ -672,34 +673,39 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_series_without_uids_is_refused_before_the_network_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_pancreas_seg.cohort import run as cohort
+    from napari_pancreas_seg.cohort.cases import find_inputs, plan
+    from napari_pancreas_seg.cohort.run import segment_cases
 
     no_network(monkeypatch)
     series = write_series(tmp_path / "ct", uids=False)
-    cases = cohort.plan(cohort.find_inputs([series.folder]), tmp_path / "seg.dcm")
-    (result,) = cohort.segment_cases(cases)
+    cases = plan(find_inputs([series.folder]), tmp_path / "seg.dcm")
+    (result,) = segment_cases(cases)
     assert result.error is not None and "--mint-uids" in result.error
     assert sorted(tmp_path.iterdir()) == [series.folder]
 
 
 def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_pancreas_seg.cohort import run as cohort
+    from napari_pancreas_seg.cohort.cases import find_inputs, plan
+    from napari_pancreas_seg.cohort.resume import OutputOptions
+    from napari_pancreas_seg.cohort.run import segment_cases
 
     no_network(monkeypatch)
     series = write_series(tmp_path / "ct", names=lambda k: f"{k}.dcm")
     before = series.files[2].read_bytes()
-    cases = cohort.plan(cohort.find_inputs([series.folder]), series.files[2])
-    (result,) = cohort.segment_cases(cases, overwrite=True)
+    cases = plan(find_inputs([series.folder]), series.files[2])
+    (result,) = segment_cases(cases, wanted=OutputOptions(overwrite=True))
     assert result.error is not None and "never overwritten" in result.error
     assert series.files[2].read_bytes() == before
 
 
 def test_segmenting_a_series_without_uids(tmp_path: Path, tiny_bundle: Path) -> None:
-    from napari_pancreas_seg.cohort import run as cohort
+    from napari_pancreas_seg.cohort.cases import find_inputs, plan
+    from napari_pancreas_seg.cohort.resume import OutputOptions
+    from napari_pancreas_seg.cohort.run import segment_cases
 
     series = write_series(tmp_path / "ct", body((64, 60, 6)), uids=False)
-    cases = cohort.plan(cohort.find_inputs([series.folder]), tmp_path / "seg.dcm")
-    (result,) = cohort.segment_cases(cases, str(tiny_bundle), mint_uids=True)
+    cases = plan(find_inputs([series.folder]), tmp_path / "seg.dcm")
+    (result,) = segment_cases(cases, str(tiny_bundle), wanted=OutputOptions(mint_uids=True))
     assert result.error is None and MINTED in result.notes
     sidecar = (tmp_path / "seg.json").read_text(encoding="utf-8")
     assert MINTED in sidecar and "SYNTHETIC" not in sidecar

@@ -70,8 +70,7 @@ def test_a_ct_and_a_mask(suffix: str, body: Callable, tmp_path: Path) -> None:
     assert volume.name == "case 7"
     np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
     path = io.save_mask(volume.hu > 0, volume, tmp_path / f"mask{suffix}")
-    assert io.looks_like_mask(path)
-    assert not io.looks_like_mask(ct)
+    assert [io.sniff(item).kind for item in (path, ct)] == ["mask", "CT"]
     mask, on = io.load_mask(path)
     np.testing.assert_array_equal(mask, volume.hu > 0)
     assert on.grid.same_as(volume.grid, 1e-9)
@@ -168,6 +167,51 @@ def test_spaces(space: str, signs: tuple[int, ...], noted: bool, tmp_path: Path)
     assert bool(raw.notes) == noted
 
 
+def test_any_metadata_of_an_image_is_passed_over(body: Callable, tmp_path: Path) -> None:
+    """SimpleITK writes what came from a NIfTI or a DICOM file along with a MetaImage."""
+    image = sitk_image(body((24, 20, 6)))
+    keys = ("dim[0]", "qto_xyz", "0008|0005", "a key of words", "ITK_FileNotes", "pixdim[1]")
+    for key in keys:
+        image.SetMetaData(key, "1 0 = 0\nand more" if key == "dim[0]" else "x (y) | z")
+    for suffix in (".mha", ".mhd", ".nrrd"):
+        sitk.WriteImage(image, str(tmp_path / f"a{suffix}"), True)
+        volume = io.load_ct(tmp_path / f"a{suffix}")
+        back = volume.to_source_order(volume.hu)
+        np.testing.assert_array_equal(back, body((24, 20, 6)))
+        assert volume.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "notes"), [((1, 1), (1, 2), 2), ((3, 7), (3, 7), 1)]
+)
+def test_layers_of_a_segmentation(
+    values: tuple[int, int], expected: tuple[int, int], notes: int, tmp_path: Path
+) -> None:
+    layers = np.zeros((2, 5, 6, 7), np.uint8)
+    layers[0, 1:3], layers[1, 2:4] = values
+    keys = [
+        line
+        for n, value in enumerate(values)
+        for line in (f"Segment{n}_LabelValue:={value}", f"Segment{n}_Layer:={n}")
+    ]
+    path = nrrd(
+        tmp_path / "two.seg.nrrd",
+        layers.tobytes(order="F"),
+        LPS[0],
+        "space directions: none (1,0,0) (0,1,0) (0,0,2)",
+        "kinds: list domain domain domain",
+        *(LPS[2], "encoding: raw", *keys),
+        sizes="2 5 6 7",
+        type="uint8",
+    )
+    assert io.sniff(path).kind == "mask"
+    mask, volume = io.load_mask(path)
+    stored = volume.to_source_order(mask)
+    np.testing.assert_array_equal(stored[:, 0, 0], [0, expected[0], expected[1], expected[1], 0])
+    assert len(volume.notes) == notes
+    np.testing.assert_allclose(volume.source.affine @ (1, 1, 1, 1), (-2, -3, 5, 1))
+
+
 def test_a_sheared_nrrd_lies_where_it_says(tmp_path: Path) -> None:
     shear = ("space: RAS", "space directions: (1,0,0) (0,1,0) (0,0.6,2)", "space origin: (1,2,3)")
     raw = itk.read(nrrd(tmp_path / "a.nrrd", PLAIN, *shear, "encoding: raw", "endian: little"))
@@ -216,10 +260,15 @@ def empty(folder: Path) -> Path:
     return folder / "a.nrrd"
 
 
+def text(path: Path) -> Path:
+    path.write_text("no field at all\nNDims = 3\n")
+    return path
+
+
 NO = ("encoding: raw", "endian: little")
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (empty, "is empty"),
-    "text": (lambda p: mha(p / "a.mha", b"", "no field at all"), "not a MetaImage"),
+    "text": (lambda p: text(p / "a.mha"), "not a MetaImage"),
     "truncated": (lambda p: nrrd(p / "a.nrrd", PLAIN[:-9], *LPS, *NO), "truncated"),
     "truncated mha": (lambda p: mha(p / "a.mha", PLAIN[:99]), "truncated"),
     "truncated gzip": (

@@ -143,7 +143,7 @@ def test_maps_overlay_the_ct_and_come_back(
     values = np.zeros(grid.shape, np.float16)
     values[2, 1, 3], values[0] = 1, np.nan
     path = io.save_map(ScalarMap(values, grid), volume, tmp_path / f"p{suffix}", overwrite=True)
-    assert io.looks_like_map(path)
+    assert io.sniff(path).kind == "map"
     np.testing.assert_allclose(centroid_by_simpleitk(path), grid.world((2, 1, 3)), atol=1e-3)
     again, on = io.load_map(path)
     np.testing.assert_array_equal(again, np.nan_to_num(values))
@@ -185,15 +185,19 @@ def test_two_files_change_as_one(
 
     def replace(source: Path, target: Path) -> None:
         calls.append(target)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
+        if len(calls) == 3:  # the header's last one
+            raise faults[0]
         real(source, target)
 
     monkeypatch.setattr(files.os, "replace", replace)
-    with pytest.raises(PancreasSegError, match="disk is full"):
-        io.save_mask(mask, volume, path, overwrite=True)
-    assert names() == {path.name, data.format("_2")}
-    np.testing.assert_array_equal(io.load_mask(path)[0], 1 - mask)
+    faults: list[BaseException] = [OSError(28, "No space left on device"), KeyboardInterrupt()]
+    while faults:
+        calls.clear()
+        with pytest.raises((PancreasSegError, KeyboardInterrupt)):
+            io.save_mask(mask, volume, path, overwrite=True)
+        assert names() == {path.name, data.format("_2")}
+        np.testing.assert_array_equal(io.load_mask(path)[0], 1 - mask)
+        del faults[0]
 
 
 @pytest.mark.parametrize("suffix", io.MASK_SUFFIXES)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +19,9 @@ from scipy import ndimage
 from napari_pancreas_seg import io
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.hounsfield import check_hounsfield, scale
+from napari_pancreas_seg.hounsfield import scale
+from napari_pancreas_seg.io.quiet import quiet_libraries
+from napari_pancreas_seg.units import read_units
 
 AFFINE = np.diag([-1.0, -1, 3, 1])
 
@@ -117,7 +122,7 @@ def test_hounsfield_units_are_not_taken_for_shifted(shift: int, padding: int | N
     if padding is not None:
         y, x = (np.linspace(-1, 1, n) for n in hu.shape[1:])
         shifted[:, np.hypot.outer(y, x) > 1] = padding
-    assert check_hounsfield(shifted)[0] == -shift
+    assert read_units(shifted)[:2] == (1, -shift)
 
 
 REAL = sorted(Path(__file__).parents[3].glob("shared/ct/[!s]*/*c*t*.nii.gz"))
@@ -132,7 +137,10 @@ def test_real_cts_are_not_taken_for_shifted(path: Path) -> None:
 
 @pytest.mark.parametrize("window", [(-160, 240), (-200, 300), (-1000, 1000)])
 def test_clipped_windows_are_let_in(window: tuple[int, int], body: Callable) -> None:
-    assert check_hounsfield(np.clip(body((40, 40, 5)).T, *window)) == (0, ())
+    slope, shift, notes = read_units(np.clip(body((40, 40, 5)).T, *window))
+    assert (slope, shift) == (1, 0)
+    noted = [f"clipped below {window[0]}" in note for note in notes]
+    assert noted == [True] * (window[0] > -900)
 
 
 def photo(size: int = 256) -> np.ndarray:
@@ -164,7 +172,7 @@ RAMP = np.broadcast_to(np.linspace(-1000, 1000, 64), (8, 64, 64))
 )
 def test_what_is_no_ct_is_refused(array: np.ndarray, reason: str) -> None:
     with pytest.raises(PancreasSegError, match=reason):
-        check_hounsfield(array)
+        read_units(array)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +187,13 @@ def test_what_is_no_ct_is_refused(array: np.ndarray, reason: str) -> None:
 def test_what_has_hounsfield_units_but_is_no_body_gets_a_note(
     array: np.ndarray, reason: str
 ) -> None:
-    shift, notes = check_hounsfield(array)
-    assert shift == 0 and len(notes) == 1 and reason in notes[0]
+    slope, shift, notes = read_units(array)
+    assert (slope, shift) == (1, 0) and len(notes) == 1 and reason in notes[0]
 
 
 def test_real_cts_are_let_in(shared: Path) -> None:
     paths = [
-        path for path in sorted((shared / "ct").rglob("*.nii.gz")) if not io.looks_like_mask(path)
+        path for path in sorted((shared / "ct").rglob("*.nii.gz")) if io.sniff(path).kind == "CT"
     ]
     assert len(paths) == 6
     for path in paths:
@@ -212,9 +220,11 @@ def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) 
     empty = io.save_mask(volume.hu > 9000, volume, tmp_path / "empty.nii.gz")
     floats = saved((body((20, 20, 5)) > 0).astype(np.float64), tmp_path / "floats.nii")
     clipped = saved(np.clip(body((40, 40, 5)), 0, 255).astype(np.uint8) * 3, tmp_path / "c.nii")
-    assert [io.looks_like_mask(path) for path in (mask, empty, floats)] == [True] * 3
-    for path in (ct_file, tmp_path, tmp_path / "none.nii", tmp_path / "x.txt"):
-        assert not io.looks_like_mask(path)
+    assert [io.sniff(path).kind for path in (mask, empty, floats)] == ["mask"] * 3
+    assert io.sniff(ct_file).kind == "CT"
+    for path in (tmp_path, tmp_path / "none.nii", tmp_path / "x.txt"):
+        with pytest.raises(PancreasSegError):
+            io.sniff(path)
     assert io.load_mask(floats)[0].dtype == np.uint8
     assert clipped.exists()
     with pytest.raises(PancreasSegError, match="no mask"):
@@ -223,7 +233,7 @@ def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) 
 
 def test_real_masks_are_told_from_cts(shared: Path) -> None:
     paths = sorted((shared / "ct").rglob("*.nii.gz"))
-    masks = {path.name for path in paths if io.looks_like_mask(path)}
+    masks = {path.name for path in paths if io.sniff(path).kind == "mask"}
     assert masks == {path.name for path in paths if "pancreas" in path.name.replace("PANCREAS", "")}
 
 
@@ -270,3 +280,98 @@ def test_what_is_read_in_pieces_is_whole(
     assert loaded.hu.flags.c_contiguous
     whole = (np.rint(expected) == expected).all() and expected.max() <= 32767
     assert loaded.hu.dtype == (np.int16 if whole else np.float32)
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32", "uint8"])
+def test_a_mask_with_an_automatic_slope_is_a_mask(kind: str, tmp_path: Path) -> None:
+    """nibabel stores 1 as 0.99999 when floats are saved as integers."""
+    labels = np.zeros((12, 10, 8))
+    labels[2:5, 3:6, 2:4], labels[7:9, 3:6, 2:4] = 1, 3
+    image = nib.Nifti1Image(labels * (1.0000002 if kind == "float32" else 1), AFFINE)
+    image.set_data_dtype(kind)
+    nib.save(image, tmp_path / "m.nii.gz")
+    again = nib.load(tmp_path / "m.nii.gz").get_fdata()
+    assert not np.array_equal(again, labels)  # or this tests nothing
+    assert io.sniff(tmp_path / "m.nii.gz").kind == "mask"
+    mask, volume = io.load_mask(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(volume.to_source_order(mask), labels)
+
+
+def test_fractions_are_no_mask(tmp_path: Path) -> None:
+    labels = np.zeros((12, 10, 8), np.float32)
+    labels[2:5] = 0.99
+    nib.save(nib.Nifti1Image(labels, AFFINE), tmp_path / "m.nii")
+    with pytest.raises(PancreasSegError, match="whole numbers"):
+        io.load_mask(tmp_path / "m.nii")
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "float32"])
+def test_signed_numbers_read_as_unsigned_are_named(
+    kind: str, body: Callable, tmp_path: Path
+) -> None:
+    hu = body((40, 40, 6))
+    bits = 32 if kind == "uint32" else 16
+    wrapped = (hu.astype(np.int64) % 2**bits).astype(kind)
+    with pytest.raises(PancreasSegError, match=f"unsigned.*{2**bits - 1000} stands for -1000"):
+        io.load_ct(saved(wrapped, tmp_path / "ct.nii"))
+    padded = (np.maximum(hu, -1000) + 1024).astype(np.uint16)
+    padded[:3] = 63536  # padding of one value is none of that
+    notes = io.load_ct(saved(padded, tmp_path / "padded.nii")).notes
+    assert any("1024 was subtracted" in note for note in notes)
+    assert not any("unsigned" in note for note in notes)
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".img"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_nifti_pair(suffix: str, packed: str, body: Callable, tmp_path: Path) -> None:
+    hu = body((24, 20, 6))
+    affine = np.array([[-0.8, 0, 0, 9], [0, 0.9, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Pair(hu, affine), tmp_path / f"case 1.img{packed}")
+    volume = io.load_ct(tmp_path / f"case 1{suffix}{packed}")
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
+    np.testing.assert_allclose(volume.source.affine, affine, atol=1e-6)
+    assert volume.name == "case 1" and volume.notes == ()
+    path = io.save_mask(volume.hu > 0, volume, tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(nib.load(path).get_fdata(), hu > 0)
+    gone = ".img" if suffix == ".hdr" else ".hdr"
+    (tmp_path / f"case 1{gone}{packed}").unlink()
+    with pytest.raises(PancreasSegError, match=f"'case 1{gone}', is not beside it"):
+        io.load_ct(tmp_path / f"case 1{suffix}{packed}")
+
+
+def test_analyze_is_refused_by_name(body: Callable, tmp_path: Path) -> None:
+    nib.save(nib.AnalyzeImage(body((24, 20, 6)), None), tmp_path / "a.img")
+    with pytest.raises(PancreasSegError, match="Analyze"):
+        io.load_ct(tmp_path / "a.hdr")
+
+
+def test_a_stem_is_a_matter_of_the_name_alone(tmp_path: Path) -> None:
+    names = {"a.nii.gz": "a", "1.2.840.7": "1.2.840.7", "a.b": "a.b", "c.IMA": "c", "d.hdr": "d"}
+    for name, expected in names.items():
+        assert io.stem(tmp_path / name) == expected
+        (tmp_path / name).mkdir()
+        assert io.stem(tmp_path / name) == expected
+
+
+def test_two_reads_at_once_leave_the_loggers_as_they_were(body: Callable, tmp_path: Path) -> None:
+    loggers = [logging.getLogger(n) for n in ("nibabel.global", "pydicom", "highdicom")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers], list(warnings.filters)
+    first, second = quiet_libraries(), quiet_libraries()
+    first.__enter__()
+    second.__enter__()
+    assert not any(logger.isEnabledFor(logging.CRITICAL) for logger in loggers)
+    first.__exit__(None, None, None)  # the one that came first goes first
+    assert not any(logger.isEnabledFor(logging.CRITICAL) for logger in loggers)
+    second.__exit__(None, None, None)
+    assert ([(lg.level, list(lg.handlers)) for lg in loggers], list(warnings.filters)) == before
+    paths = [saved(body((24, 20, 6)), tmp_path / f"{n}.nii.gz") for n in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(io.load_ct, paths))
+    assert ([(lg.level, list(lg.handlers)) for lg in loggers], list(warnings.filters)) == before
+
+
+@pytest.mark.parametrize("read", [io.load_ct, io.load_mask, io.load_map, io.sniff])
+def test_names_that_the_system_refuses(read: Callable, tmp_path: Path) -> None:
+    for path in (tmp_path / f"{'a' * 300}.nii.gz", tmp_path / "none", tmp_path):
+        with pytest.raises(PancreasSegError):
+            read(path)

@@ -20,8 +20,6 @@ import pytest
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import (
     Bundle,
-    export_keras,
-    import_keras,
     load_bundle,
     load_card,
 )
@@ -37,87 +35,6 @@ class Payload:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.mark),)
-
-
-@pytest.fixture(scope="module")
-def keras_file(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_keras(load_bundle(tiny_bundle), tmp_path_factory.mktemp("k") / "m.keras")
-
-
-def rewritten(
-    source: Path, target: Path, change: Callable[[dict[str, bytes]], None], mode: int = 0o600
-) -> Path:
-    with zipfile.ZipFile(source) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    change(members)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (mode if name.endswith("json") else 0o600) << 16
-            archive.writestr(info, data)
-    return target
-
-
-def changed_config(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, bytes]], None]:
-    def apply(members: dict[str, bytes]) -> None:
-        config = json.loads(members["config.json"])
-        change(config["config"]["layers"][1])
-        members["config.json"] = json.dumps(config).encode()
-
-    return apply
-
-
-def add(name: str, data: bytes = b"x") -> Callable[[dict[str, bytes]], None]:
-    return lambda members: members.update({name: data})
-
-
-HOSTILE = {
-    "lambda": changed_config(lambda x: x.update(module="keras.layers", class_name="Lambda")),
-    "module": changed_config(lambda x: x.update(module="os", class_name="system")),
-    "own name, other module": changed_config(
-        lambda x: x.update(module="os", registered_name="napari_pancreas_seg>AttentionGate")
-    ),
-    "function of Keras": changed_config(
-        lambda x: x.update(module="keras.utils", class_name="get_file")
-    ),
-    "function in an argument": changed_config(
-        lambda x: x["config"].update(
-            activation={"module": "subprocess", "class_name": "function", "config": "call"}
-        )
-    ),
-    "path for a module": changed_config(lambda x: x.update(module="../../tmp/evil")),
-    "list for a module": changed_config(lambda x: x.update(module=["os"])),
-    "deep nesting": lambda m: m.update({"config.json": b"[" * 200_000 + b"]" * 200_000}),
-    "no config": lambda m: m.pop("config.json"),
-    "above": add("../evil.py"),
-    "absolute": add("/tmp/evil.py"),
-    "assets": add("assets/vocabulary.txt"),
-    "pickle": add("model.weights.npz"),
-    "no weights": lambda m: m.pop("model.weights.h5"),
-    "weights are no HDF5": add("model.weights.h5", pickle.dumps({"a": 1})),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_keras_file(name: str, keras_file: Path, tiny_card: dict, tmp_path: Path) -> None:
-    path = rewritten(keras_file, tmp_path / "m.keras", HOSTILE[name])
-    with pytest.raises(PancreasSegError, match="cannot be loaded safely") as caught:
-        import_keras(path, tiny_card)
-    assert len(str(caught.value).splitlines()) == 1
-    assert [item.name for item in tmp_path.iterdir()] == ["m.keras"]
-
-
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
-def test_a_keras_file_with_a_link_or_device(
-    kind: int, keras_file: Path, tiny_card: dict, tmp_path: Path
-) -> None:
-    path = rewritten(keras_file, tmp_path / "m.keras", lambda m: None, kind | 0o600)
-    with pytest.raises(PancreasSegError, match="no model needs"):
-        import_keras(path, tiny_card)
-
-
-def test_an_untouched_keras_file_still_loads(keras_file: Path, tiny_card: dict) -> None:
-    assert import_keras(keras_file, tiny_card).card["name"] == "tiny"
 
 
 def with_weights(bundle: Bundle, change: Callable[[h5py.File], None]) -> Bundle:
@@ -306,7 +223,7 @@ def test_names_cannot_leave_the_shelves(
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
-    from napari_pancreas_seg.training.fit.loop import Checkpoint
+    from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
 
     mark = tmp_path / "was run"
     np.savez(

@@ -140,7 +140,7 @@ def test_each_slice_has_its_own_noise_and_paint_goes_through_all(augment):
     assert np.abs(got[..., 0] - got[..., 1]).max() > 1
 
 
-def test_a_small_field_of_view_lies_where_the_frame_would_be_laid_on_it(augment):
+def test_a_small_field_of_view_lies_around_its_point(augment):
     hu = np.full((4, 80, 96), 90, np.uint8)
     target = np.zeros_like(hu)
     target[:, 40:44, 50:54] = 255
@@ -155,8 +155,6 @@ def test_a_small_field_of_view_lies_where_the_frame_would_be_laid_on_it(augment)
     for i in range(4):
         rows, columns = (np.flatnonzero((got[i] > 45).any(axis=a)) for a in (1, 0))
         assert len(rows) == len(columns) == 15  # 60 mm
-        # As `frame_around` would: the whole field is in the frame.
-        assert rows[0] > 0 and rows[-1] < 39 and columns[0] > 0 and columns[-1] < 55
         assert left[i].sum() > 0
     unasked = draw(np.random.default_rng(0), 4, FRAME, replace(NONE, field_share=1.0))
     assert (apply(augment, hu, target, unasked)[0][:, 18:22, 26:30] == 90).all()

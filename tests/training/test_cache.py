@@ -25,7 +25,7 @@ def made(seed=0, n=5, classes=2):
     hu = rng.integers(0, 256, (n, 6, 8)).astype(np.uint8)
     target = np.zeros((n, 6, 8, classes), np.uint8)
     target[1, ..., 0], target[-1, 2, 3, -1] = rng.integers(1, 256, (6, 8)), 7
-    return CachedRows(hu, target, {"usable": [True] * n})
+    return CachedRows(hu, target)
 
 
 def never():
@@ -40,7 +40,6 @@ def test_what_comes_back_is_what_went_in(tmp_path):
         for index in (3, -1, slice(1, 4), np.array([[4, 0], [1, 1]]), there.hu[:, 0, 0] > 0):
             np.testing.assert_array_equal(rows.hu[index], there.hu[index])
             np.testing.assert_array_equal(rows.target[index], there.target[index])
-        assert rows.about == there.about
         assert rows.target.shape == there.target.shape and len(rows.hu) == 5
         np.testing.assert_array_equal(classes_shown(rows.target), there.target.any(axis=(1, 2)))
     assert (tmp_path / ".gitignore").read_text() == "*\n"
@@ -49,7 +48,7 @@ def test_what_comes_back_is_what_went_in(tmp_path):
 
 
 def test_a_case_without_slices_is_one_too(tmp_path):
-    empty = CachedRows(np.zeros((0, 6, 8), np.uint8), np.zeros((0, 6, 8, 1), np.uint8), {})
+    empty = CachedRows(np.zeros((0, 6, 8), np.uint8), np.zeros((0, 6, 8, 1), np.uint8))
     rows = cached_rows(tmp_path, "none", lambda: empty)
     assert joined_rows([rows.hu, made().hu])[np.arange(5)].tolist() == made().hu.tolist()
 

@@ -17,7 +17,7 @@ from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
 from napari_pancreas_seg.training.fit.presets import PRESETS
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.evaluation import evaluate
-from napari_pancreas_seg.training.report import evaluation_markdown
+from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.training.run import Split, train
 
 

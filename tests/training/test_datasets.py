@@ -1,16 +1,14 @@
-"""Whole volumes and single slices at the working scale, with their neighbours."""
+"""Whole volumes and single slices at the working scale."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import contrast_shift, place_frame
-from napari_pancreas_seg.inference.neighbours import neighbouring_slices
+from napari_pancreas_seg.inference.body import contrast_shift, place_frame
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io import save_ct
 from napari_pancreas_seg.training.data import datasets
 from napari_pancreas_seg.training.data.datasets import (
@@ -22,6 +20,7 @@ from napari_pancreas_seg.training.data.datasets import (
     load_cases,
     load_negatives,
     load_phantoms,
+    working_frame,
 )
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
@@ -69,7 +68,7 @@ def test_a_volume_is_shown_as_inference_shows_it():
     dark = body(spacing=5.0, n=40, first=10, last=30)
     dark = replace(dark, hu=np.where(dark.hu > -500, dark.hu % 3 + 30, -1000).astype(np.int16))
     volume, mask = dark.load()
-    shift = contrast_shift(volume.hu)
+    shift = contrast_shift(volume.hu, volume.spacing)
     assert shift > 30
     rows, columns = place_frame(volume.hu, volume.spacing, WORKING_FRAME).into()
     slices = load_cases([dark], LABELS)
@@ -103,47 +102,9 @@ def heights(slices, n=200):
     return value + 100 * turns
 
 
-def test_reviewed_slices_alone_are_learnt_from_and_others_serve_as_neighbours():
-    case = body(slices=(0, 50, 110, 111, 199))
-    alone = load_cases([case], LABELS)
-    assert heights(alone).tolist() == [0, 50, 110, 199] and alone.usable.all()
-    slices = load_cases([case], LABELS, neighbours_mm=5.0)
-    z = heights(slices)
-    assert z[slices.usable].tolist() == [0, 50, 110, 199]
-    assert not slices.target[~slices.usable].any()
-    around = z[slices.neighbours[slices.usable]]
-    assert around.tolist() == [[0, 0, 5], [45, 50, 55], [105, 110, 115], [194, 199, 199]]
-
-
-@given(
-    n=st.integers(2, 120),
-    spacing=st.floats(0.4, 12.0),
-    distance=st.floats(1.0, 12.0),
-    step=st.floats(0.1, 4.0),
-    seed=st.integers(0, 99),
-)
-def test_neighbours_lie_at_their_distance(n, spacing, distance, step, seed):
-    rng = np.random.default_rng(seed)
-    labelled = np.flatnonzero(rng.random(n) < 0.7)
-    choice = datasets._Choice(LABELS, distance, step)
-    chosen = datasets._chosen(labelled, rng.random(len(labelled)) < 0.3, spacing, choice)
-    stored, neighbours = datasets._with_neighbours(chosen, n, spacing, choice)
-    assert set(chosen) <= set(stored) and (np.diff(stored) > 0).all()
-    table = neighbouring_slices(n, spacing, distance)
-    for row in np.flatnonzero(np.isin(stored, chosen)):
-        got = stored[neighbours[row]]
-        assert got[1] == stored[row]
-        off = np.abs(got - table[stored[row]]) * spacing
-        assert off.max() <= min(step, distance) / 2 + 1e-6
-        inner = table[stored[row]].min() > 0 and table[stored[row]].max() < n - 1
-        if inner and spacing <= 2 * distance:
-            assert got[0] < got[1] < got[2]
-
-
-def test_single_slices_have_no_neighbours(dataset):
-    with pytest.raises(PancreasSegError, match="single slice") as caught:
-        load_cases(read_slice_layout(dataset), {"pancreas": 1}, neighbours_mm=5.0)
-    assert "\n" not in str(caught.value)
+def test_reviewed_slices_alone_are_learnt_from():
+    slices = load_cases([body(slices=(0, 50, 110, 111, 199))], LABELS)
+    assert heights(slices).tolist() == [0, 50, 110, 199] and slices.usable.all()
 
 
 def test_a_case_without_a_body_is_named():
@@ -168,25 +129,35 @@ def test_from_a_cache_comes_the_same(dataset, tmp_path, monkeypatch):
     for other in (cached, again):
         for name in ("hu", "target"):
             np.testing.assert_array_equal(getattr(other, name)[:], getattr(plain, name))
-        for name in ("patient", "kind", "neighbours", "usable", "present"):
+        for name in ("patient", "kind", "usable", "present"):
             np.testing.assert_array_equal(getattr(other, name), getattr(plain, name))
     assert len(list(tmp_path.glob("*.rows"))) == 12
 
 
-def test_sets_are_joined_with_their_neighbours(monkeypatch):
+def test_sets_are_joined(monkeypatch):
     small = {"spacing_mm": (3.0, 5.0, 5.0), "shape": (84, 56, 72)}
     monkeypatch.setattr(datasets, "make_phantom", lambda seed: make_phantom(seed, **small))
-    phantoms = load_phantoms([1], neighbours_mm=5.0)
-    both = TrainingSlices.join([load_cases([body()], {"pancreas": 1}, neighbours_mm=5.0), phantoms])
-    first = len(both) - len(phantoms)
-    assert (both.neighbours[:first] < first).all() and (both.neighbours[first:] >= first).all()
-    chosen = np.flatnonzero(both.usable)[[0, -1]]
+    phantoms = load_phantoms([1])
+    both = TrainingSlices.join([load_cases([body()], {"pancreas": 1}), phantoms])
+    chosen = np.array([0, len(both) - 1])
     shown = both.inputs(chosen)
-    assert shown.shape == (2, 3, 304, 400)
-    np.testing.assert_array_equal(shown[:, 1], both.hu[chosen])
+    assert shown.shape == (2, 1, 304, 400)
+    np.testing.assert_array_equal(shown[:, 0], both.hu[chosen])
     assert set(both.kind) == {"patient", "phantom"}
-    # A phantom's slices lie 3 mm apart: the neighbours of every second are among those.
-    assert phantoms.usable.sum() >= len(phantoms) - 4
+
+
+def test_what_is_kept_has_room_to_move_the_frame_in_and_its_resolution():
+    assert working_frame(FrameSpec()) == WORKING_FRAME
+    assert working_frame(FrameSpec(offset_mm=(0.0, 0.0))).offset_mm == (0.0, 0.0)
+    small = FrameSpec(32, 32, 2.0, (5.0, 0.0))
+    assert working_frame(small) == replace(WORKING_FRAME, offset_mm=(5.0, 0.0))
+    organs = working_frame(FrameSpec(224, 288, 1.3, (0.0, 0.0)))
+    assert organs == FrameSpec(408, 512, 1.0, (0.0, 0.0))
+    fine = FrameSpec(160, 224, 0.8, (0.0, 0.0))
+    kept = working_frame(fine)
+    assert kept.mm_per_pixel == fine.mm_per_pixel
+    for size, all_of_it in ((fine.height, kept.height), (fine.width, kept.width)):
+        assert (all_of_it - size) * kept.mm_per_pixel >= 110
 
 
 def test_a_ct_without_pancreas_shows_nothing(tmp_path):
@@ -195,7 +166,7 @@ def test_a_ct_without_pancreas_shows_nothing(tmp_path):
     )
     path = tmp_path / "none.nii.gz"
     save_ct(volume, path)
-    slices = load_negatives([f"{path}:5:9"], neighbours_mm=5.0, classes=2)
+    slices = load_negatives([f"{path}:5:9"], classes=2)
     assert slices.usable.sum() == 4 and not slices.target[:].any()
     assert slices.target.shape[-1] == 2
     with pytest.raises(PancreasSegError, match="no slice is left"):

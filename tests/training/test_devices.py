@@ -29,7 +29,8 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
 from napari_pancreas_seg.training.fit.devices import choose_devices
-from napari_pancreas_seg.training.fit.loop import TrainSettings, fit
+from napari_pancreas_seg.training.fit.loop import fit
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 rng = np.random.default_rng(0)
 hu = rng.integers(0, 255, (6, 304, 400)).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,11 +12,13 @@ import pytest
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
-from napari_pancreas_seg.io import save_ct, save_mask
+from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.judge import evaluation
 from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes, match_references
+from napari_pancreas_seg.training.judge.others import OtherMasks
+from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
 AFFINE = np.diag([-6.0, -6.0, 5.0, 1.0])
@@ -49,8 +52,6 @@ def model(tiny_bundle):
 @pytest.fixture(scope="module")
 def threshold(folders, model):
     """Where the untrained network's mask is a part of the frame, neither all nor nothing."""
-    from napari_pancreas_seg.io import load_ct
-
     found = segment(load_ct(folders / "ct" / f"{NAMES[0]}.nii.gz"), model)
     return float(np.quantile(found.probability.values.astype(float), 0.7))
 
@@ -59,8 +60,6 @@ def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_
     script = shared / "tools" / "score.py"
     if not script.is_file():
         pytest.skip("no score.py in ../shared")
-    from napari_pancreas_seg.io import load_ct
-
     result = evaluate_volumes(
         folders / "ct", folders / "mask", model, threshold=threshold, postprocess=False
     )
@@ -124,7 +123,7 @@ def test_a_threshold_of_nothing_is_a_threshold(folders, model, monkeypatch):
     for threshold in (0.0, None, 0.3):
         with pytest.raises(PancreasSegError, match="enough"):
             evaluate_volumes(folders / "ct", folders / "mask", model, threshold=threshold)
-    assert used == [0.0, model.card["threshold"], 0.3]
+    assert list(dict.fromkeys(used)) == [0.0, model.card["threshold"], 0.3]
 
 
 def test_references_find_their_cts(tmp_path):
@@ -142,6 +141,13 @@ def test_references_find_their_cts(tmp_path):
         ("b_mask.nii.gz", "b.nii"),
         ("c.nii.gz", "c_venous.nii.gz"),
     ]
+    some = match_references(cts, make("some", "b.nii", "z.nii", "d.nii"))
+    assert [m.name for m, c in some if isinstance(c, PancreasSegError)] == ["d.nii", "z.nii"]
+    make("patients")
+    for name in ("s1", "s2"):
+        make(f"patients/{name}", "ct.nii.gz")
+    of_patients = match_references(tmp_path / "patients", make("of", "s1.nii.gz", "s2_mask.nii"))
+    assert [c.parent.name for _, c in of_patients] == ["s1", "s2"]
     together = make("together", "a.nii.gz", "a_pancreas.nii.gz")
     with pytest.raises(PancreasSegError, match=r"No CTs .* a\.nii\.gz|belong"):
         match_references(together, make("one", "z.nii"))
@@ -178,18 +184,121 @@ def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp
         assert f"| {patient} | {row['slices']} |" in page.read_text()
     assert main(arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
-    card = tmp_path / "card.md"
-    about = ["models", "card", str(tiny_bundle), "--evaluation", str(figures), "-o", str(card)]
-    assert main(about) == 0
-    assert f"{data['summary']['dice']['mean']:.3f}" in card.read_text()
-    assert main(about) == 1
-    of_folds = ["models", "card", str(tiny_bundle), "--fold", str(figures), "-o", str(card)]
-    assert main([*of_folds, "--overwrite"]) == 0
-    assert "**Out of fold**" in card.read_text()
-    assert main([*of_folds, "--overwrite", "--fold", str(figures)]) == 1
-    assert "in two of the evaluations" in capsys.readouterr().err
-    assert main(["models", "card", str(tiny_bundle), "--comparison", str(page), "-o", "x.md"]) == 1
-    assert "JSON" in capsys.readouterr().err
+
+
+def test_one_bad_case_keeps_the_scores_of_the_others(
+    folders, tiny_bundle, threshold, tmp_path, capsys
+):
+    cts, masks = tmp_path / "ct", tmp_path / "mask"
+    shutil.copytree(folders / "ct", cts)
+    shutil.copytree(folders / "mask", masks)
+    whole = (masks / "other.nii.gz").read_bytes()
+    (masks / "other.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (cts / f"{NAMES[2]}.nii.gz").write_bytes(b"no CT")
+    shutil.copy(masks / f"{NAMES[0]}_pancreas.nii.gz", masks / "nobody.nii.gz")
+    figures, page = tmp_path / "eval.json", tmp_path / "eval.md"
+    arguments = ["evaluate", str(cts), "--references", str(masks), "--model", str(tiny_bundle)]
+    arguments += ["--threshold", str(threshold), "-o", str(figures), "--markdown", str(page)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err.splitlines()
+    bad = ["PANCREAS_0002_slice7_pancreas", "nobody", "other"]
+    assert [line.split(":")[0] for line in said[:-1]] == bad
+    assert said[-1] == f"3 of 5 cases could not be scored: {', '.join(bad)}."
+    data = json.loads(figures.read_text())
+    assert list(data["patients"]) == ["PANCREAS_0001"]
+    assert list(data["not_scored"]) == bad
+    assert "truncated" in data["not_scored"]["other"] or "damaged" in data["not_scored"]["other"]
+    assert "nobody" in page.read_text()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("of\nnothing")])
+def test_an_error_that_nobody_expects_is_of_its_case(error, folders, model, monkeypatch):
+    def fail(volume, *args, **options):
+        if volume.name == "other":
+            raise error
+        return segment(volume, *args, **options)
+
+    monkeypatch.setattr(evaluation, "segment", fail)
+    result = evaluate_volumes(folders / "ct", folders / "mask", model)
+    assert list(result.not_scored) == ["other"] and len(result.dice) == 2
+    assert "\n" not in result.not_scored["other"]
+
+
+@pytest.mark.parametrize(("cut", "off", "scored"), [(1, 0, False), (-1, 0, False), (1, 1, True)])
+def test_a_mask_without_a_slice_is_scored_where_its_affine_tells_which(
+    cut, off, scored, folders, model, tmp_path
+):
+    labels, on = load_mask(folders / "mask" / "other.nii.gz")
+    affine = on.source.affine.copy()
+    affine[2, 3] += off * affine[2, 2]
+    short = labels[1:] if cut > 0 else labels[:-1]
+    volume = CTVolume.from_source_array(np.zeros((64, 48, 2), np.int16), affine)
+    save_mask(short, volume, tmp_path / "other.nii.gz")
+    if scored:
+        assert list(evaluate_volumes(folders / "ct", tmp_path, model).dice) == ["other"]
+    else:
+        with pytest.raises(PancreasSegError, match="has 2 slices, the CT 3"):
+            evaluate_volumes(folders / "ct", tmp_path, model)
+
+
+def also_of(folders, tmp_path, *names):
+    """Masks of another program: the references, named otherwise."""
+    for path in (folders / "mask").iterdir():
+        if any(path.name.startswith(name) for name in names):
+            labels, on = load_mask(path)
+            name = path.name.replace("_pancreas", "").replace(".nii.gz", "_seg.nii.gz")
+            save_mask(labels, on, tmp_path / name)
+    return tmp_path
+
+
+def test_masks_of_another_program_are_scored_beside(folders, model, threshold, tmp_path):
+    also = OtherMasks(also_of(folders, tmp_path, *NAMES[:3]))
+    where = folders / "ct", folders / "mask", model
+    result = evaluate_volumes(*where, threshold=threshold, also=also)
+    data = result.to_dict()
+    json.dumps(data, allow_nan=False)
+    assert data["also"]["patients"].keys() == {"PANCREAS_0001", "PANCREAS_0002"}
+    assert all(row["dice"] == 1 for row in data["also"]["patients"].values())
+    assert data["also"]["good"] == {"from": 0.85, "n": 2, "share": 1.0}
+    gap = data["also"]["ours_minus_theirs"]["dice"]
+    ours = [data["patients"][p]["dice"] for p in data["also"]["patients"]]
+    assert gap["n"] == 2 and gap["mean"] == pytest.approx(np.mean(ours) - 1, abs=2e-4)
+    assert gap["low"] <= gap["mean"] <= gap["high"] < 0
+    assert "no mask, or not of every CT, of other" in data["how"]["also"]
+    page = evaluation_markdown(data)
+    assert "this model minus these, paired" in page and "Dice of at least 0.85: 2 of 2" in page
+    # Of a patient with two CTs and one mask, nothing is compared.
+    (tmp_path / f"{NAMES[1]}_seg.nii.gz").unlink()
+    less = evaluate_volumes(*where, threshold=threshold, also=OtherMasks(tmp_path))
+    assert less.also.keys() == {"PANCREAS_0002"}
+    (tmp_path / f"{NAMES[2]}_seg.nii.gz").unlink()
+    with pytest.raises(PancreasSegError, match="name them like the cases"):
+        evaluate_volumes(*where, threshold=threshold, also=OtherMasks(tmp_path))
+
+
+def test_masks_of_several_organs_need_a_value(folders, tmp_path):
+    labels, on = load_mask(folders / "mask" / "other.nii.gz")
+    labels = labels * 7
+    labels[:, 0, 0] = 3
+    volume = load_ct(folders / "ct" / "other.nii.gz")
+    save_mask(labels, on, tmp_path / "other.nii.gz")
+    with pytest.raises(PancreasSegError, match=r"3, 7.*--also-value"):
+        OtherMasks(tmp_path).of("other", volume)
+    assert (OtherMasks(tmp_path, 7).of("other", volume) == (labels == 7)).all()
+    assert OtherMasks(tmp_path).of("another", volume) is None
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PancreasSegError, match="no masks"):
+        OtherMasks(tmp_path / "empty")
+
+
+def test_slices_are_compared_with_pictures(dataset, tiny_bundle, tmp_path, capsys):
+    figures = tmp_path / "e.json"
+    also = ["--also", str(dataset / "masks"), "-o", str(figures)]
+    assert main(["evaluate", str(dataset), "--model", str(tiny_bundle), *also]) == 0
+    assert "this model minus masks, paired" in capsys.readouterr().out
+    data = json.loads(figures.read_text())
+    assert {row["dice"] for row in data["also"]["patients"].values()} == {1.0}
+    assert data["also"]["ours_minus_theirs"]["dice"]["n"] == 6
 
 
 def test_models_are_still_listed(capsys):

@@ -19,10 +19,15 @@ from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training.data.datasets import load_cases, load_phantoms, working_frame
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.finetune import run as finetune_module
-from napari_pancreas_seg.training.finetune.grey import USUAL_GREY, usual_grey, with_usual_grey
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.run import FinetuneSettings, finetune
-from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score
+from napari_pancreas_seg.training.finetune.score import (
+    USUAL_GREY,
+    Scorer,
+    rows_to_score,
+    usual_grey,
+    with_usual_grey,
+)
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
     Budget,
@@ -136,17 +141,13 @@ def test_usual_grey_values_undo_a_curve():
     np.testing.assert_array_equal(usual_grey(np.zeros((3, 3), np.uint8)), np.arange(256))
 
 
-def test_copies_keep_mask_patient_and_neighbours(slices):
-    triple = replace(
-        slices, neighbours=np.stack([np.arange(len(slices.hu))] * 3, 1), usable=slices.usable
-    )
-    copies = with_usual_grey(triple, ["P1", "P4"], "patient", 10)
-    assert copies.usable.sum() == 4 and len(copies.hu) == 12
-    rows = np.flatnonzero(copies.usable)
-    assert set(copies.patient[rows]) == {"P1", "P4"}
-    assert copies.inputs(rows).shape == (4, 3, *slices.hu.shape[1:])
+def test_copies_keep_mask_and_patient(slices):
+    copies = with_usual_grey(slices, ["P1", "P4"], "patient", 10)
+    assert copies.usable.sum() == len(copies.hu) == 4
+    assert set(copies.patient) == {"P1", "P4"}
+    assert copies.inputs(np.arange(4)).shape == (4, 1, *slices.hu.shape[1:])
     np.testing.assert_array_equal(
-        copies.target[rows], slices.target[np.isin(slices.patient, ["P1", "P4"])]
+        copies.target, slices.target[np.isin(slices.patient, ["P1", "P4"])]
     )
 
 
@@ -198,7 +199,7 @@ def test_the_least_of_the_new_weights_that_wins_most(monkeypatch):
     def trial(share, after):
         return finetune_module._Trial(share, Gain({"p": 0.5}, {"p": after}))
 
-    least = finetune_module._least
+    least = finetune_module._smallest_sufficient
     trials = [trial(0.25, 0.55), trial(0.5, 0.68), trial(0.75, 0.7), trial(1.0, 0.65)]
     assert least(trials).share == 0.5
     assert least([trial(0.25, 0.4), trial(0.5, 0.3)]).share == 0.25

@@ -15,7 +15,7 @@ from napari_pancreas_seg.training.fit.mixing import MixingSettings, mix
 NONE = MixingSettings.none()
 
 
-def slices(crops=(), neighbours=1):
+def slices(crops=()):
     """Three patients with a gland of 50, 60, 70 HU in a body of 20, 30, 40, and a chest."""
     hu = np.zeros((4, 120, 160), np.uint8)
     target = np.zeros((4, 120, 160, 1), np.uint8)
@@ -26,7 +26,7 @@ def slices(crops=(), neighbours=1):
             target[i, 50:70, 60:100] = 255
     return TrainingSlices(
         hu, target, np.array(["A", "B", "C", "D"]), np.array(["patient"] * 3 + ["negative"]),
-        np.tile(np.arange(4)[:, None], (1, neighbours)), np.ones(4, bool), tuple(crops),
+        np.ones(4, bool), tuple(crops),
     )  # fmt: skip
 
 
@@ -80,12 +80,9 @@ def test_a_piece_brings_its_mask_along():
     assert (batch["target"][..., 0][bright] > 100).all()
 
 
-def test_negatives_stay_and_neighbours_get_no_crops():
+def test_negatives_stay_as_they_are():
     batch, chosen = mixed(MixingSettings(0.4, 0.3, 0.3), rows=[3])
     np.testing.assert_array_equal(batch["hu"], slices().inputs(chosen))
-    three = slices([crop()], neighbours=3)
-    batch, _ = mixed(MixingSettings(0.5, 0.5, 0.0), three, rows=[0])
-    assert batch["hu"].shape[1] == 3 and batch["hu"].max() <= 50
 
 
 def write(folder, rows, sizes):

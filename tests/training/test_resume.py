@@ -17,7 +17,7 @@ from pathlib import Path
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle
-from napari_pancreas_seg.training.fit.loop import TrainSettings
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.run import Split, Watch, train
 
 dataset, folder, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -10,12 +10,9 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.data.cache import CachedRows, cached_rows
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
-from napari_pancreas_seg.training.fit.loop import (
-    TrainSettings,
-    fit,
-    sampling_chances,
-    training_batch,
-)
+from napari_pancreas_seg.training.fit.batches import sampling_chances, training_batch
+from napari_pancreas_seg.training.fit.loop import fit
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 SETTINGS = TrainSettings(
     architecture=Architecture(filters=2, dropout=0.2), steps=4, steps_per_epoch=2, batch_size=2,
@@ -43,7 +40,6 @@ def made_up():
         np.pad(np.array(target).astype(np.uint8), room)[..., None],
         np.array([f"P{i // 2}" for i in range(6)]),
         np.array(["patient"] * 4 + ["negative", "phantom"]),
-        np.arange(6)[:, None],
         np.ones(6, bool),
     )
 
@@ -56,14 +52,11 @@ def test_one_class_of_single_slices_is_learnt_as_it_always_was(tmp_path):
     assert losses[1::2] == pytest.approx([2.8711269, 3.0531411], abs=5e-5)
 
 
-def test_slices_from_disk_with_neighbours_teach_what_those_in_memory_do(tmp_path):
-    slices = replace(
-        made_up(), neighbours=np.array([[0, 0, 1], *[[i - 1, i, i] for i in range(1, 6)]])
-    )
-    about = {"n": 6}
-    rows = cached_rows(tmp_path / "rows", "a", lambda: CachedRows(slices.hu, slices.target, about))
+def test_slices_from_disk_teach_what_those_in_memory_do(tmp_path):
+    slices = made_up()
+    rows = cached_rows(tmp_path / "rows", "a", lambda: CachedRows(slices.hu, slices.target))
     stored = replace(slices, hu=rows.hu, target=rows.target)
-    settings = replace(SETTINGS, neighbours_mm=5.0, steps=2, calibration_batches=1)
+    settings = replace(SETTINGS, steps=2, calibration_batches=1)
     chances = sampling_chances(slices, settings)
     np.testing.assert_array_equal(chances, sampling_chances(stored, settings))
     for step in range(4):
@@ -71,9 +64,9 @@ def test_slices_from_disk_with_neighbours_teach_what_those_in_memory_do(tmp_path
         for name in here:
             np.testing.assert_array_equal(there[name], here[name])
     kept = (KEPT.height, KEPT.width)
-    assert here["hu"].shape == (2, 3, *kept) and here["target"].shape == (2, *kept, 1)
-    network, history = fit(stored, settings, tmp_path)
-    assert network.input_shape[-1] == 3 and np.isfinite(history[-1]["loss"])
+    assert here["hu"].shape == (2, 1, *kept) and here["target"].shape == (2, *kept, 1)
+    _, history = fit(stored, settings, tmp_path)
+    assert np.isfinite(history[-1]["loss"])
 
 
 def test_slices_with_and_without_the_gland_are_balanced():
@@ -102,15 +95,6 @@ def test_what_is_not_usable_is_never_drawn():
         sampling_chances(replace(slices, usable=np.zeros(6, bool)), SETTINGS)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"neighbours_mm": 0.0}, {"neighbours_mm": float("nan")}, {"positive_share": 0.0}]
-)
-def test_impossible_inputs_are_refused(wrong):
+def test_impossible_inputs_are_refused():
     with pytest.raises(PancreasSegError):
-        TrainSettings(**wrong)
-
-
-def test_with_neighbours_the_first_window_serves_all_three():
-    settings = TrainSettings(neighbours_mm=5.0)
-    assert settings.input_windows == TrainSettings().windows[:1]
-    assert settings.resolved_architecture().channels == 3
+        TrainSettings(positive_share=0.0)

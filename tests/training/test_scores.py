@@ -5,7 +5,7 @@ import pytest
 
 from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
 from napari_pancreas_seg.training.judge.scores import (
-    PatientTally,
+    PatientCounts,
     bootstrap_interval,
     summarise,
     summarise_patients,
@@ -45,7 +45,7 @@ def test_a_summary_by_hand():
 
 
 def test_a_patient_is_pooled_over_slices():
-    tally = PatientTally()
+    tally = PatientCounts()
     for predicted, true in ((4, 6), (10, 2), (0, 3)):
         mask, reference = np.zeros((2, 1, 24, 32), np.uint8)
         mask[0, 5, 5 : 5 + predicted] = 1
@@ -64,7 +64,7 @@ def test_a_patient_is_pooled_over_slices():
 
 
 def test_nothing_to_find_and_nothing_found():
-    volume, tally = ct(), PatientTally()
+    volume, tally = ct(), PatientCounts()
     empty = np.zeros((1, 24, 32), np.uint8)
     tally.add(segmentation(volume, empty), volume, empty)
     score = tally.score()
@@ -73,7 +73,7 @@ def test_nothing_to_find_and_nothing_found():
 
 
 def test_surfaces_of_whole_cts_are_those_in_space():
-    volume, tally = ct((6, 24, 32), (4.0, 1.0, 1.0)), PatientTally()
+    volume, tally = ct((6, 24, 32), (4.0, 1.0, 1.0)), PatientCounts()
     mask, reference = np.zeros((2, 6, 24, 32), np.uint8)
     reference[1:4, 5:20, 5:20] = 1
     mask[2:5, 5:20, 5:20] = 1  # a slice higher
@@ -96,7 +96,7 @@ def test_attention_in_and_around_the_gland(coarser):
     full = np.full((1, 24, 28), 0.25)
     full[0, 8:16, 4:12] = 0.75
     full[0, :, 20:] = 1.0
-    tally = PatientTally()
+    tally = PatientCounts()
     gate = ScalarMap(full[:, ::coarser, ::coarser].astype(np.float16), grid)
     tally.add(segmentation(volume, reference, gate), volume, reference)
     (means,) = tally.score().attention

@@ -1,6 +1,7 @@
 """A tiny training on made-up slices: layout in, bundle out, resumable to the bit."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,10 @@ from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.training.fit import checkpoint as checkpoint_module
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
-from napari_pancreas_seg.training.fit.loop import TrainSettings, fit
+from napari_pancreas_seg.training.fit.loop import fit
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.evaluation import ThresholdScores, evaluate
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Experiment, Split, Watch, train
 
 TINY = Architecture(filters=2, dropout=0.2)
 SETTINGS = TrainSettings(
@@ -167,27 +169,7 @@ def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
         train(dataset, tmp_path / "other", other, split=Split(3), start=first, phantoms=0)
 
 
-def test_a_share_of_the_start_stays(dataset, trained, tmp_path):
-    first = trained[1]
-    mixed = {}
-    for share in (0.0, 0.4):
-        settings = replace(SETTINGS, steps=2, learning_rate=0.05, averaging=0.0, start_share=share)
-        bundle = train(
-            dataset, tmp_path / f"{share}", settings, split=Split(3), start=first, phantoms=0
-        )
-        mixed[share] = load_bundle(bundle).network().trainable_variables
-    before = load_bundle(first).network().trainable_variables
-    moved = 0.0
-    for old, new, part in zip(before, mixed[0.0], mixed[0.4], strict=True):
-        old, new = np.asarray(old), np.asarray(new)
-        np.testing.assert_allclose(np.asarray(part), 0.4 * old + 0.6 * new, atol=4e-3)
-        moved = max(moved, float(np.abs(new - old).max()))
-    assert moved > 0.02
-    with pytest.raises(PancreasSegError, match="begin with"):
-        train(dataset, tmp_path / "none", replace(SETTINGS, start_share=0.5), phantoms=0)
-
-
-def test_whom_start_and_teachers_had_seen_is_remembered(dataset, tmp_path, no_fit):
+def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
     def go(name, fold, **how):
         lines = []
         bundle = train(
@@ -200,7 +182,8 @@ def test_whom_start_and_teachers_had_seen_is_remembered(dataset, tmp_path, no_fi
     held = sorted(card["validation"]["patients"])
     assert not notes and "seen_before" not in card["validation"]
     assert "learnt from" not in card["validation"]["what"]
-    for name, how in (("start", {"start": first}), ("teacher", {"teachers": [first]})):
+    taught = {"experiment": Experiment(models=[load_bundle(first)])}
+    for name, how in (("start", {"start": first}), ("teacher", taught)):
         _, same, notes = go(f"same {name}", 0, **how)
         assert not notes and same["training"]["patients"] == card["training"]["patients"]
         other, another, notes = go(f"other {name}", 1, **how)
@@ -280,6 +263,54 @@ def test_fields_that_no_card_may_have_are_refused_before_training(
     assert not no_fit and not (tmp_path / "run").exists()
 
 
+def test_masks_that_are_all_empty_teach_nothing(dataset, tmp_path):
+    def emptied(*patients):
+        class Empty:
+            def __init__(self, case):
+                self.name, self.patient, self.slices = case.name, case.patient, None
+                self.files, self._case = case.files, case
+
+            def load(self):
+                volume, mask = self._case.load()
+                return volume, mask * (self.patient not in patients)
+
+        data = open_dataset(dataset)
+        return replace(data, cases=tuple(map(Empty, data.cases)))
+
+    everyone = [f"P{i}" for i in range(6)]
+    with pytest.raises(PancreasSegError, match=r"No mask to train on .*dataset check"):
+        train(emptied(*everyone), tmp_path / "none", SETTINGS, split=Split(3), phantoms=0)
+    assert not (tmp_path / "none" / "bundle").exists()
+    _, held = Split(3).divide(open_dataset(dataset).cases)
+    whose = {case.patient for case in held}
+    with pytest.raises(PancreasSegError, match=f"held back .{sorted(whose)[0]}, .* are empty"):
+        train(emptied(*whose), tmp_path / "held", SETTINGS, split=Split(3), phantoms=0)
+
+
+def test_all_bad_cases_are_named_at_once(dataset, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(dataset, folder)
+    for name in ("P1_slice0", "P3_slice1"):
+        (folder / "images" / f"{name}.jpg").write_bytes(b"no picture")
+    for fold in range(3):
+        with pytest.raises(PancreasSegError) as caught:
+            train(folder, tmp_path / f"{fold}", SETTINGS, split=Split(3, fold), phantoms=0)
+        said = str(caught.value)
+        assert said.startswith("2 cases cannot be used.") and "dataset check" in said
+        assert "P1_slice0" in said and "P3_slice1" in said
+
+
+def test_one_patient_is_told_what_to_do(dataset, tmp_path):
+    data = open_dataset(dataset)
+    alone = replace(data, cases=data.cases[:2])
+    with pytest.raises(PancreasSegError, match=r"one patient, .* --calibrated-by .* 'finetune'"):
+        train(alone, tmp_path / "run", SETTINGS, phantoms=0)
+    with pytest.raises(PancreasSegError, match="--folds from 2 to 2"):
+        fold_of_patients(["a", "b"], 5, 0, 0)
+    with pytest.raises(PancreasSegError, match="counted from 0 to 1"):
+        fold_of_patients(["a", "b"], 2, 2, 0)
+
+
 def test_patience_needs_patients_held_back(dataset, tiny_bundle, tmp_path):
     patient = replace(SETTINGS, patience=3)
     with pytest.raises(PancreasSegError, match="--patience"):
@@ -333,7 +364,6 @@ def test_a_damaged_data_set_is_one_sentence(dataset, tmp_path, fault):
         {"windows": ((0, 255), (-100, 240))},
         {"windows": ((0, 256),)},
         {"windows": ((80, 80),)},
-        {"start_share": 1.0},
     ],
 )
 def test_impossible_recipes_are_refused(wrong):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.data.phantom import make_phantom
-from napari_pancreas_seg.inference.frame import FrameSpec, place_frame
+from napari_pancreas_seg.inference.body import place_frame
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.fit.presets import PRESETS
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
@@ -65,13 +66,6 @@ def test_slices_are_cut_as_inference_cuts_them(phantom):
     np.testing.assert_array_equal(found[z].mask[0], phantom.mask[z])
 
 
-def test_neighbours_are_shown_where_the_network_takes_them(phantom):
-    near = 2 * phantom.volume.spacing[0]
-    held = HeldBack([Case(phantom)], {"pancreas": 1}, settings(neighbours_mm=near))
-    below, itself = (list(held.predict(Tells(channel))) for channel in (0, 1))
-    np.testing.assert_allclose(below[10].probability, itself[8].probability, atol=1e-6)
-
-
 def test_only_labelled_slices_count(phantom):
     held = HeldBack([Case(phantom, slices=(3, 7))], {"pancreas": 1}, settings())
     assert [one.name for one in held.predict(Tells(0))] == ["a slice 3", "a slice 7"]
@@ -88,10 +82,10 @@ def test_a_bounded_sample_keeps_mostly_slices_with_the_gland(phantom):
     assert set(score_predictions(predicted).dice()) == {"p"}
 
 
-@pytest.mark.parametrize(("classes", "neighbours_mm"), [(1, None), (7, None), (7, 5.0)])
-def test_slices_and_predictions_fit_into_the_memory(phantom, classes, neighbours_mm):
+@pytest.mark.parametrize("classes", [1, 7])
+def test_slices_and_predictions_fit_into_the_memory(phantom, classes):
     labels = {str(value): value for value in range(1, classes + 1)}
-    recipe = settings(neighbours_mm=neighbours_mm)
+    recipe = settings()
     room = 30 * (512 * 512 + 32 * 48 * 10)
 
     class Says:

@@ -8,36 +8,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from napari.utils.notifications import notification_manager, show_error
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_pancreas_seg.errors import PancreasSegError
-
-__all__ = ["Background", "report"]
 
 logger = logging.getLogger(__name__)
 
 
 class Background(QObject):
-    """Short jobs in threads of their own, whose results come back to the GUI thread.
+    """The threads of a viewer; results come back to the GUI thread.
 
     Not napari's workers: each of those prompts when the window is closed, and two that
     overlap leave the process with the wrong hook for warnings.
-
-    Parameters
-    ----------
-    parent : QObject, optional
-        Qt's owner.
-    at_once : int
-        How many jobs are done at the same time.
     """
 
     _ended = Signal(object, object, object)
 
-    def __init__(self, parent: QObject | None = None, at_once: int = 3) -> None:
-        super().__init__(parent)
-        self._pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="pancreas")
-        # A bound method of an object of this thread: Qt delivers here, whoever emits.
-        self._ended.connect(self._deliver)
+    def __init__(self) -> None:
+        super().__init__()
+        # Some jobs are long: warming up, the next case, a model that learns. None may wait
+        # for those, and the others are short.
+        self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="pancreas")
+        # A bound method of an object of this thread: Qt delivers here, whoever emits; queued, as
+        # a job that has ended already when it is submitted would else be delivered at once.
+        self._ended.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
 
     def submit(
         self,
@@ -45,16 +39,10 @@ class Background(QObject):
         then: Callable[[Any], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Do some work in a thread.
+        """Do some work in a thread: no Qt there, no layers' setters.
 
-        Parameters
-        ----------
-        work : callable
-            Runs in the thread: no Qt, no layers' setters.
-        then : callable, optional
-            Gets its result, in the GUI thread.
-        failed : callable, optional
-            Called in the GUI thread when it raised; the error has been shown by then.
+        `then` gets its result in the GUI thread; `failed` is called there if it raised, after
+        the error was shown.
         """
 
         def end(future: Future[Any]) -> None:
@@ -63,7 +51,14 @@ class Background(QObject):
             except RuntimeError:
                 logger.debug("The window was gone before a job ended")
 
-        self._pool.submit(work).add_done_callback(end)
+        try:
+            self._pool.submit(work).add_done_callback(end)
+        except RuntimeError:
+            logger.debug("A job came after the window was closed")
+
+    def close(self) -> None:
+        """Take no more jobs; what is under way is finished."""
+        self._pool.shutdown(wait=False)
 
     def _deliver(
         self,
@@ -78,6 +73,15 @@ class Background(QObject):
                 failed()
         elif then is not None:
             then(future.result())
+
+
+def timer(parent: QObject, ms: int, do: Callable[[], Any]) -> QTimer:
+    """A timer that does something once, some time after it was last started."""
+    made = QTimer(parent)
+    made.setSingleShot(True)
+    made.setInterval(ms)
+    made.timeout.connect(do)
+    return made
 
 
 def report(error: BaseException) -> None:

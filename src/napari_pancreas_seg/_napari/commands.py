@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from napari import current_viewer
 
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg.errors import PancreasSegError
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.widget import PancreasDock
-
-__all__ = ["cancel", "export", "open_ct", "run"]
 
 
 def open_ct() -> None:
@@ -19,24 +15,30 @@ def open_ct() -> None:
     _dock().ct_panel.ask_for_file()
 
 
-def run() -> None:
-    """Segment the CT that is selected in the dock."""
-    _dock().start_run()
-
-
 def cancel() -> None:
     """Cancel the run that is under way."""
     _dock().cancel_run()
 
 
-def export() -> None:
-    """Ask where to write the mask that is selected in the dock, and write it."""
-    _dock().export_panel.ask_and_export()
+def copy_measurements() -> None:
+    """Put the table of all masks of the CT on the clipboard."""
+    _dock().measure_panel.copy_table()
 
 
-def _dock() -> PancreasDock:
+def open_dock(viewer: Any) -> Any:
+    """Open the dock, or find the one that is open; None for a viewer without a window."""
+    window = getattr(viewer, "window", None)
+    if window is None:
+        return None
+    dock = app_of(viewer).dock
+    if dock is None:
+        _, dock = window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
+    dock.parent().setVisible(True)
+    return dock
+
+
+def _dock() -> Any:
     viewer = current_viewer()
     if viewer is None:
         raise PancreasSegError("Open a napari viewer first.")
-    _, dock = viewer.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
-    return dock
+    return open_dock(viewer)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from qtpy.QtCore import QObject, QTimer, Signal
+from napari.settings import get_plugin_settings
+from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari.background import timer
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
-
-__all__ = ["Settings", "settings_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,41 +27,34 @@ def settings_path() -> Path:
     return Path(folder) / "window.json"
 
 
+def preference(name: str) -> bool:
+    """Whether something is wished, as napari's Preferences say; all are, until one is not.
+
+    Their page is made from ``configurations`` in the manifest.
+    """
+    try:
+        return bool(getattr(get_plugin_settings("napari-pancreas-seg").panel, name))
+    except (KeyError, AttributeError):
+        return True
+
+
 class Settings(QObject):
     """Values by name, written to a file soon after they change.
 
     A file that cannot be read or written costs no more than the memory: the panels then
     start with their defaults.
-
-    Parameters
-    ----------
-    path : Path, optional
-        The file; `settings_path` by default.
-    parent : QObject, optional
-        Qt's owner.
     """
 
     cleared = Signal()
 
-    def __init__(self, path: Path | None = None, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
         self._path = path or settings_path()
         self._values = _read(self._path)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self.save)
+        self._soon = timer(self, PAUSE_MS, self.save)
 
     def get(self, name: str, default: Any) -> Any:
-        """Value of a name; the default unless a value of the default's type is remembered.
-
-        Parameters
-        ----------
-        name : str
-            Panel and field, such as ``"run/postprocess"``.
-        default : object
-            What holds otherwise; None stands for any type.
-        """
+        """Value of a name such as ``"run/postprocess"``, if one of the default's type is known."""
         value = self._values.get(name, default)
         return value if default is None or isinstance(value, type(default)) else default
 

@@ -9,9 +9,10 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
-__all__ = ["MaskWatch"]
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.background import timer
 
 PAUSE_MS = 100
 """Changes that follow each other within it are told once."""
@@ -25,38 +26,26 @@ class MaskWatch(QObject):
     ``set_data`` that comes with another position of the sliders and without a step in the
     layer's history does not count.
 
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer; only a weak reference is kept.
-    parent : QObject
-        Qt's owner.
-
-    Notes
-    -----
     ``found(layer)``: there is another labels layer; ``changed(layer)``: its voxels are others.
     """
 
     changed = Signal(object)
     found = Signal(object)
 
-    def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
-        super().__init__(parent)
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
         self._viewer = weakref.ref(viewer)
         self._seen: weakref.WeakKeyDictionary[Layer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._edits: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self.tell)
+        self._soon = timer(self, PAUSE_MS, self.tell)
         viewer.layers.events.inserted.connect(self._on_inserted)
         for layer in viewer.layers:
             self._follow(layer)
 
-    def edits_of(self, layer: Layer) -> int:
+    def edits_of(self, layer: Layer | None) -> int:
         """Count the changes of a layer so far; it is another number once there is one more."""
-        return self._edits.get(layer, 0)
+        return 0 if layer is None else self._edits.get(layer, 0)
 
     def _on_inserted(self, event: Any) -> None:
         self._follow(event.value)
@@ -90,6 +79,8 @@ class MaskWatch(QObject):
 
     def tell(self) -> None:
         """Tell of what has changed without a pause."""
+        if not isalive(self):
+            return
         self._soon.stop()
         layers = list(self._waiting)
         self._waiting.clear()
@@ -103,4 +94,4 @@ class MaskWatch(QObject):
             return (), ()
         dims = viewer.dims
         shown = (np.asarray(dims.point).tobytes(), dims.ndisplay, dims.order, layer.visible)
-        return shown, (len(layer._undo_history), len(layer._redo_history))
+        return shown, compat.steps_of_undo(layer)

@@ -1,40 +1,33 @@
-"""The commands that give a model away and take one in."""
+"""The commands that pack models for others, and unpack them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-from napari_pancreas_seg.cli import app
-from napari_pancreas_seg.cli.terminal import guarded, quiet, say
+from napari_pancreas_seg.cli.app import command_of, group
+from napari_pancreas_seg.cli.options import ModelArgument, Overwrite
+from napari_pancreas_seg.cli.terminal import quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
-group = typer.Typer(
-    help="Give a model away, or take one in: a zip of weights, card, licence and hashes.",
-    no_args_is_help=True,
-)
-app.add_typer(group, name="bundle")
-
-NameOrPath = Annotated[str, typer.Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists.")]
+bundles = group("bundle", "Pack a model into a zip for others, or take one in.")
 
 
-@group.command()
-@guarded
+@command_of(bundles)
 def export(
-    model: NameOrPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .zip to write.")],
+    model: ModelArgument,
+    output: Annotated[Path, Option("-o", "--output", help="The .zip to write.")],
     licence: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="The licence's text; what the bundle or its card says by default."
+        Option(
+            metavar="FILE", help="The licence's text. Default: what the bundle or its card says."
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pack a model into a zip to give away, and print its SHA-256."""
+    """Pack a model into a zip (weights, card, licence and hashes), and print its SHA-256."""
     from napari_pancreas_seg.model.library import export_bundle
 
     text = None if licence is None else _read_text(licence)
@@ -43,22 +36,18 @@ def export(
     say(f"SHA-256: {digest}")
 
 
-@group.command("import")
-@guarded
+@command_of(bundles, "import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="A packed model, or a folder.")],
+    file: Annotated[Path, Argument(metavar="FILE.zip", help="A packed model, or its folder.")],
     name: Annotated[
-        str | None, typer.Option(help="What to call it; the name on its card by default.")
+        str | None, Option(help="What to call it. Default: the name on its card.")
     ] = None,
     sha256: Annotated[
-        str | None, typer.Option(metavar="HASH", help="The SHA-256 that came with the file.")
+        str | None, Option(metavar="HASH", help="The SHA-256 that came with the file.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Look a model over, and keep it among your own models.
-
-    From then on it is listed by `models` and in the window, and named like any other.
-    """
+    """Check a model and keep it among your own models, which `models` and the window list."""
     from napari_pancreas_seg.model.library import import_bundle
 
     with quiet():
@@ -67,10 +56,9 @@ def import_(
     say(f"licence: {entry.card['licence']}")
 
 
-@group.command()
-@guarded
+@command_of(bundles)
 def remove(
-    name: Annotated[str, typer.Argument(help="One of your own models; `models` lists them.")],
+    name: Annotated[str, Argument(help="One of your own models; `models` lists them.")],
 ) -> None:
     """Remove one of your own models."""
     from napari_pancreas_seg.model.library import remove_model
@@ -79,17 +67,16 @@ def remove(
     say(f"removed: {name}")
 
 
-@group.command()
-@guarded
+@command_of(bundles)
 def onnx(
-    model: NameOrPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .onnx file to write.")],
+    model: ModelArgument,
+    output: Annotated[Path, Option("-o", "--output", help="The .onnx file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model as ONNX, for other programs: HU at the frame's scale in, probability out.
+    """Write a model as ONNX for other programs: HU at the frame's scale in, probability out.
 
-    HU windows and temperature are inside; the metadata says the rest. Where ONNX Runtime is
-    installed, what was written is compared with the network first.
+    HU windows and temperature are part of it; the metadata says the rest. If ONNX Runtime is
+    installed, its results are compared with the network's first.
     """
     from napari_pancreas_seg.model.bundle import load_bundle
 
@@ -97,20 +84,19 @@ def onnx(
     with quiet():
         from napari_pancreas_seg.inference.onnx_file import export_onnx
 
-        written = export_onnx(bundle, output, overwrite=overwrite)
-    say(f"model: {written.path}")
+        difference = export_onnx(bundle, output, overwrite=overwrite)
+    say(f"model: {output}")
     say(
-        "not tried: ONNX Runtime is not installed"
-        if written.difference is None
-        else f"differs by at most {written.difference:.1e} from the network"
+        "not compared: ONNX Runtime is not installed"
+        if difference is None
+        else f"differs by at most {difference:.1e} from the network"
     )
 
 
-@group.command()
-@guarded
+@command_of(bundles)
 def keras(
-    model: NameOrPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .keras file to write.")],
+    model: ModelArgument,
+    output: Annotated[Path, Option("-o", "--output", help="The .keras file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model's network as a .keras file: windowed slices in, raw probability out."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument
 
-from napari_pancreas_seg.cli import command
-from napari_pancreas_seg.cli.terminal import quiet, say
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.options import AsJson, Force, Series
+from napari_pancreas_seg.cli.terminal import print_json, quiet, say
+from napari_pancreas_seg.errors import why_failed
 
 __all__ = ["check"]
+
+logger = logging.getLogger(__name__)
 
 _WORDS = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "head", "I": "feet"}
 
@@ -19,18 +24,13 @@ _WORDS = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "head", "I"
 @command
 def check(
     files: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series."),
+        list[Path], Argument(metavar="FILE", help="CTs, masks or maps; a folder is a DICOM series.")
     ],
-    series: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER_OR_UID", help="Which series, if a DICOM folder holds several CTs."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of JSON objects.")] = False,
+    series: Series = None,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what files are, where they lie, and what is suspicious about them.
+    """Say what files are, and what may be wrong with them.
 
     Exits with 0 if all of them can be used, else with 1.
     """
@@ -39,18 +39,25 @@ def check(
     found = []
     for path in files:
         with quiet():
-            found.append(inspect(path, series=series))
+            try:
+                found.append(inspect(path, series=series, force=force))
+            except Exception as error:  # of one file: what is known of the others stays
+                logger.debug("a file failed", exc_info=error)
+                problem = why_failed(path.name, error)
+                found.append(
+                    {"file": path.name, "usable": False, "problem": problem, "suspicious": []}
+                )
         if not as_json:
             for line in _lines(found[-1]):
                 say(line)
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
     if not all(one["usable"] for one in found):
         raise typer.Exit(1)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """Write findings down, a line for each."""
+    """Findings as lines of text."""
     what = f"{found['kind']}, {found['format']}" if "kind" in found else "not readable"
     lines = [f"{found['file']}: {what}"]
 
@@ -78,7 +85,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     for sentence in found.get("suggests", ()):
         add("suggests", sentence)
     for sentence in found["suspicious"]:
-        add("mind", sentence)
+        add("warning", sentence)
     if found["problem"] is not None:
         add("unusable", found["problem"])
     return lines

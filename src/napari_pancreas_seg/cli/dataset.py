@@ -1,77 +1,49 @@
-"""The commands about data sets: what is in one, and what is wrong with it."""
+"""The command that checks a data set."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
-from napari_pancreas_seg.cli import app
-from napari_pancreas_seg.cli.terminal import Bar, fail, guarded, quiet, say
+from napari_pancreas_seg.cli.app import command_of, group
+from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
+from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts.checking import CheckedCase, CheckedDataSet
 
-__all__ = ["LAYOUT", "WANTED_CLASSES", "check", "parse_classes"]
+__all__ = ["check"]
 
-group = typer.Typer(help="Look into data sets to train on.", no_args_is_help=True)
-app.add_typer(group, name="dataset")
-
-LAYOUT = typer.Option(
-    "--layout", metavar="NAME", help="How the folder is laid out, where looking does not tell."
-)
-WANTED_CLASSES = typer.Option(
-    "--labels",
-    metavar="NAME=CLASS[+CLASS]",
-    help="A class to train and the data set's classes that it is made of; may be repeated. "
-    "pancreas by default, with its tumours.",
-)
+datasets = group("dataset", "Check a data set before training on it.")
 
 
-def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
-    """Read ``pancreas=pancreas+cancer``; ``spleen`` stands for ``spleen=spleen``."""
-    if not texts:
-        return None
-    classes: dict[str, list[str]] = {}
-    for text in texts:
-        name, equals, parts = text.partition("=")
-        made_of = [part.strip() for part in (parts if equals else name).split("+")]
-        if not name.strip() or not all(made_of) or name.strip() in classes:
-            raise typer.BadParameter(f"--labels wants NAME=CLASS[+CLASS], each once; not '{text}'")
-        classes[name.strip()] = made_of
-    return classes
-
-
-@group.command()
-@guarded
+@command_of(datasets)
 def check(
-    folder: Annotated[Path, typer.Argument(help="The data set, of any layout that is known.")],
+    folder: Annotated[Path, Argument(help="The data set, in any known layout.")],
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-o",
             "--output",
             metavar="FOLDER",
             help="Write dataset.json, cases.csv and a picture of each case there.",
         ),
     ] = None,
-    layout: Annotated[str | None, LAYOUT] = None,
-    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
+    layout: Layout = None,
+    labels: Classes = None,
     no_pictures: Annotated[
-        bool, typer.Option("--no-pictures", help="With -o: the tables only.")
+        bool, Option("--no-pictures", help="With -o: write no pictures.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier check wrote.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Read every case of a data set and say what is suspicious, before training on it.
+    """Read every case of a data set and say what may be wrong with it, before training on it.
 
-    Recognised are NIH Pancreas-CT, the Medical Segmentation Decathlon, nnU-Net's raw data,
-    TotalSegmentator's, folders of CTs with masks, corrections made with this program, and single
-    slices. Exits with 0 if every case can be used, else with 1.
+    Known layouts: NIH Pancreas-CT, Medical Segmentation Decathlon, nnU-Net's raw data,
+    TotalSegmentator's data, folders of CTs with masks, corrections made with this program, and
+    single slices. Exits with 0 if every case can be used, else with 1.
     """
     from napari_pancreas_seg.inference.result import Progress
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
@@ -89,22 +61,22 @@ def check(
             targets += [pictures / f"{case.name}.png" for case in dataset.cases if pictures]
             for target in targets:
                 check_target(target, overwrite=overwrite)
-        with Bar(1) as bar:
+        with Bar() as bar:
             bar.show(0, Progress("reading", 0, len(dataset.cases)))
             checked = check_dataset(
                 dataset,
                 pictures=pictures,
                 on_case=lambda done, total, case: bar.show(0, Progress("reading", done, total)),
             )
-        if output is not None:
-            write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
-            write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
     if as_json:
-        typer.echo(json.dumps(checked.to_dict(), indent=2, ensure_ascii=False))
+        print_json(checked.to_dict())
     else:
         for line in _lines(checked):
             say(line)
-        if output is not None:
+    if output is not None:
+        write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
+        write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
+        if not as_json:
             say(f"written to {output}")
     unusable = [case.name for case in checked.cases if not case.usable]
     if unusable:
@@ -112,11 +84,11 @@ def check(
 
 
 _MOST_ROWS = 200
-"""A longer table is for the file."""
+"""More rows are written to the file only."""
 
 
 def _lines(checked: CheckedDataSet) -> list[str]:
-    """Write down what was found, a line each."""
+    """Findings as lines of text."""
     found, classes = checked.summary(), checked.dataset.classes
     made_of = "; ".join(
         name if parts == (name,) else f"{name} = {' + '.join(parts)}"
@@ -140,7 +112,7 @@ def _lines(checked: CheckedDataSet) -> list[str]:
     for name, measured in found["volume_ml"].items():
         if measured:
             lines.append(f"  volume      {name}: {_range(measured)} mL")
-    lines += [f"  mind        {remark}" for remark in checked.remarks]
+    lines += [f"  warning     {remark}" for remark in checked.remarks]
     heads = [f"{name} (mL)" for name in classes]
     rows = [_row(case, list(classes)) for case in checked.cases[:_MOST_ROWS]]
     lines.append("")
@@ -150,8 +122,9 @@ def _lines(checked: CheckedDataSet) -> list[str]:
     lines.append("")
     for case in checked.cases:
         if case.problem is not None:
-            lines.append(f"{case.name}: unusable: {case.problem}")
-        lines += [f"{case.name}: look: {sentence}" for sentence in case.suspicious]
+            said = case.problem.removeprefix(f"Case {case.name}: ")
+            lines.append(f"{case.name}: unusable: {said}")
+        lines += [f"{case.name}: warning: {sentence}" for sentence in case.suspicious]
         lines += [f"{case.name}: {sentence}" for sentence in case.notes]
     return lines if lines[-1] else lines[:-1]
 

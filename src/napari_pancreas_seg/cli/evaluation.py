@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from napari_pancreas_seg.cli import Localiser, Model, command
-from napari_pancreas_seg.cli.dataset import LAYOUT, WANTED_CLASSES, parse_classes
-from napari_pancreas_seg.cli.terminal import Bar, quiet, say
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segment import LoadedModel
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.options import (
+    Classes,
+    Layout,
+    Model,
+    NoPostprocess,
+    Overwrite,
+    Threshold,
+    parse_classes,
+)
+from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say
 
 
 @command
 def evaluate(
     dataset: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs."),
+        Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
     ],
     references: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."
         ),
     ] = None,
     model: Model = "default",
-    localiser: Localiser = None,
-    labels: Annotated[list[str] | None, WANTED_CLASSES] = None,
-    layout: Annotated[str | None, LAYOUT] = None,
+    also: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Masks of another program, named like the cases: scored too, with the paired "
+            "difference.",
+        ),
+    ] = None,
+    also_value: Annotated[
+        int | None,
+        Option(
+            min=1, max=255, help="The pancreas's value in them, where they show several organs."
+        ),
+    ] = None,
+    labels: Classes = None,
+    layout: Layout = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write the figures to this JSON file.")
+        Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Write them as a page of Markdown tables.")
+        Path | None, Option(help="Write them as a page of Markdown tables.")
     ] = None,
     every_patient: Annotated[
-        bool,
-        typer.Option("--every-patient", help="Score the patients the model was trained on too."),
+        bool, Option("--every-patient", help="Score the patients the model was trained on too.")
     ] = False,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Another threshold than the model's.")
-    ] = None,
-    no_postprocess: Annotated[
-        bool,
-        typer.Option(
-            "--no-postprocess", help="Of whole CTs: neither smooth along z nor drop pieces."
-        ),
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist.")
-    ] = False,
+    threshold: Threshold = None,
+    no_postprocess: NoPostprocess = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Score a model: Dice, HD95, surface Dice and more, per patient on the CTs' own grids.
+    """Score a model on CTs with reference masks.
 
-    A data set of slices is scored slice by slice, without post-processing; CTs as a whole, the
-    way they are segmented. Of a model of several classes, each is scored, too.
+    Dice, HD95, surface Dice and more, for each patient, on the CTs' own grids.
+    A data set of single slices is scored slice by slice, without post-processing. CTs are segmented
+    as `segment` does it. If the model has several classes, each is scored too.
     """
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 
@@ -67,39 +76,47 @@ def evaluate(
         )
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
-    with quiet(), Bar(1) as bar:
+    cases = 0
+    with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
+        from napari_pancreas_seg.training.judge.others import OtherMasks
 
-        used: str | LoadedModel = model
-        if localiser is not None:
-            from napari_pancreas_seg.inference.segment import LoadedModel
+        def count(done: int, total: int) -> None:
+            nonlocal cases
+            cases = total
+            bar.show(0, Progress("scoring", done, total))
 
-            used = LoadedModel(model, localiser=localiser)
         common: dict[str, Any] = {
+            "also": None if also is None else OtherMasks(also, also_value),
             "every_patient": every_patient,
             "threshold": threshold,
             "postprocess": not no_postprocess,
-            "on_case": lambda done, total: bar.show(0, Progress("scoring", done, total)),
+            "on_case": count,
         }
         result = (
-            run(dataset, used, labels=parse_classes(labels), layout=layout, **common)
+            run(dataset, model, labels=parse_classes(labels), layout=layout, **common)
             if references is None
-            else evaluate_volumes(dataset, references, used, **common)
+            else evaluate_volumes(dataset, references, model, **common)
         )
     data = result.to_dict()
     _print_evaluation(result.model, data)
     if output is not None:
         write_json(output, data, overwrite=overwrite)
     if markdown is not None:
-        from napari_pancreas_seg.training.report import evaluation_markdown
+        from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
         write_text(markdown, evaluation_markdown(data), overwrite=overwrite)
+    if result.not_scored:
+        for name, reason in result.not_scored.items():
+            say(f"{name}: failed: {reason}", err=True)
+        what = f"{len(result.not_scored)} of {cases} cases could not be scored"
+        fail_naming(what, list(result.not_scored))
 
 
 def _print_evaluation(model: str, data: dict[str, Any]) -> None:
-    from napari_pancreas_seg.training.report import FIGURES
+    from napari_pancreas_seg.training.judge.tables import FIGURES
 
     shown = ("dice", "hd95_mm", next(n for n in FIGURES if n.startswith("surface_dice")))
     say(f"model {model}, threshold {data['threshold']}")
@@ -125,8 +142,31 @@ def _print_evaluation(model: str, data: dict[str, Any]) -> None:
                 f"Dice of {name}: mean {s['mean']:.4f}  median {s['median']:.4f}  "
                 f"worst {s['worst']:.4f}  n {s['n']}"
             )
-    failed = data["failures"]
+    _print_shares(data)
+    if "also" in data:
+        _print_also(data["also"])
+
+
+def _print_shares(data: dict[str, Any]) -> None:
+    good, failed, n = data["good"], data["failures"], len(data["patients"])
+    say(f"Dice of at least {good['from']}: {good['n']} of {n} patients")
     say(
-        f"failures (Dice below {failed['below']}): {len(failed['patients'])}"
+        f"failures (Dice below {failed['below']}): {len(failed['patients'])} of {n}"
         + (f": {', '.join(failed['patients'])}" if failed["patients"] else "")
     )
+
+
+def _print_also(also: dict[str, Any]) -> None:
+    from napari_pancreas_seg.training.judge.tables import FIGURES
+
+    say(f"masks of {also['masks']}:")
+    width = max(map(len, also["patients"]))
+    for patient, row in also["patients"].items():
+        say(f"{patient:>{width}}  Dice {row['dice']:.4f}")
+    _print_shares(also)
+    for name, gap in also["ours_minus_theirs"].items():
+        ours = f"{FIGURES[name]}, this model minus {also['masks']}, paired"
+        say(
+            f"{ours}: {gap['mean']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f})  "
+            f"n {gap['n']}"
+        )

@@ -1,4 +1,4 @@
-"""The commands that improve a model with one's own cases, and keep those."""
+"""The commands that improve a model with your own cases, and keep these cases."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from napari_pancreas_seg.cli import app, command
+from napari_pancreas_seg.cli.app import command, command_of, group
+from napari_pancreas_seg.cli.options import Overwrite
 from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
 
 if TYPE_CHECKING:
@@ -19,79 +21,64 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.training.finetune.run import FinetuneStep
 
 TELL_SECONDS = 0.25
-"""A program that listens hears of progress this often at most."""
+"""Shortest time between two lines of progress for a program."""
 
 Folder = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Where the cases lie; the window's own by default."),
+    Path | None, Option(metavar="FOLDER", help="Folder of the cases. Default: the window's own.")
 ]
 
 
 @command
 def finetune(
     start: Annotated[
-        str, typer.Option("--from", metavar="MODEL", help="Name or path of the model.")
+        str, Option("--model", "--from", metavar="NAME_OR_PATH", help="The model to begin with.")
     ] = "default",
     data: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FOLDER",
-            help="CTs with masks, in any layout that 'dataset check' knows; the cases that were "
-            "added in the window by default.",
+            help="CTs with masks, in any layout that 'dataset check' knows. Default: the cases "
+            "that were added in the window.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-o",
             "--output",
-            help="The new model: a folder, or a file that ends in .zip; among your own models by "
-            "default.",
+            help="The new model: a folder, or a file that ends in .zip. Default: among your own "
+            "models.",
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="Time for everything, tests included.")
-    ] = 10.0,
+    name: Annotated[str | None, Option(metavar="NAME", help="Name of the new model.")] = None,
+    minutes: Annotated[float, Option(min=0.1, help="Time for everything, tests included.")] = 10.0,
     steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Steps instead of minutes: the same seed then gives the same model."
-        ),
+        int | None, Option(min=1, help="Steps, not minutes: the same seed gives the same model.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    batch_size: Annotated[int, Option(min=1, help="Slices in a step.")] = 8,
     forgets_at_most: Annotated[
-        float, typer.Option(min=0, max=1, help="Dice that may be lost on CT of the usual kind.")
+        float, Option(min=0, max=1, metavar="DICE", help="Dice that may be lost on usual CTs.")
     ] = 0.02,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Keep the new model even if it has forgotten more.")
+        bool, Option("--anyway", help="Keep the new model even if it has forgotten more.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model that exists.")
-    ] = False,
-    json_progress: Annotated[
-        bool,
-        typer.Option(
-            "--json-progress",
-            hidden=True,
-            help="For a program: a line of JSON for each step and for the result; ends when "
-            "standard input does.",
-        ),
-    ] = False,
+    seed: Annotated[int, Option(min=0, help="Seed of everything random.")] = 0,
+    overwrite: Overwrite = False,
+    # For a program: a line of JSON for each step and for the result; ends when stdin does.
+    json_progress: Annotated[bool, Option("--json-progress", hidden=True)] = False,
 ) -> None:
-    """Improve a model with your own corrected cases, in minutes and without a GPU.
+    """Improve a model with your own corrected cases.
 
-    The new model is a bundle of its own; the one that it began as stays. A part of your patients
-    is left out of a trial and tells whether they went better. Patterns of usual CT are learnt
-    along, and what is forgotten of them is measured.
+    It takes minutes and no GPU. The new model is a bundle of its own; the first one stays. A trial
+    without some of your patients tells whether the model became better on them. Usual CTs are
+    learnt too, and what is forgotten of them is measured.
     """
     if json_progress:
         _end_with_parent()
     from napari_pancreas_seg.training.finetune.corrections import corrections_folder
 
     told = _Told() if json_progress else None
-    with quiet(), Bar(1) as bar:
+    with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.finetune.run import FinetuneSettings
         from napari_pancreas_seg.training.finetune.run import finetune as run
@@ -150,7 +137,7 @@ def _quoted(text: str) -> str:
 
 
 class _Told:
-    """Tells a program how far it is, not too often."""
+    """Prints progress for a program, not too often."""
 
     def __init__(self) -> None:
         self._last, self._stage = 0.0, ""
@@ -180,10 +167,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-corrections = typer.Typer(
-    help="Your own corrected cases, that `finetune` learns from: list, add, remove."
+corrections = group(
+    "corrections", "List, add or remove your own corrected cases.", no_args_is_help=False
 )
-app.add_typer(corrections, name="corrections")
 
 
 @corrections.callback(invoke_without_command=True)
@@ -205,47 +191,48 @@ def list_(context: typer.Context, folder: Folder = None) -> None:
     say(f"{len(cases)} {plural} in {place}", err=True)
 
 
-@corrections.command()
-@guarded
+@command_of(corrections)
 def add(
     context: typer.Context,
-    ct: Annotated[Path, typer.Argument(metavar="CT", help="A CT.")],
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Its corrected mask.")],
+    ct: Annotated[Path, Argument(metavar="CT", help="A CT.")],
+    mask: Annotated[Path, Argument(metavar="MASK", help="Its corrected mask.")],
     slices: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="A:B,C,…",
-            help="Slices whose mask is right, from the feet, counted from 0; A:B takes both in. "
-            "All by default.",
+            help="Slices whose mask is right, counted from the feet and from 0; A:B are the slices "
+            "A to B - 1. Default: all.",
         ),
     ] = None,
     patient: Annotated[
-        str | None, typer.Option(help="A pseudonym, if several CTs show one patient.")
+        str | None, Option(help="A pseudonym, if several CTs show the same patient.")
     ] = None,
     folder: Folder = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the mask of a CT that is there already.")
+    overwrite: Annotated[
+        bool, Option("--overwrite", "--replace", help="Replace the mask of a CT that is there.")
     ] = False,
 ) -> None:
-    """Add a CT and its corrected mask; nothing of their headers but the geometry is kept."""
+    """Add a CT and its corrected mask.
+
+    Of their headers, only the geometry is kept.
+    """
     from napari_pancreas_seg.io import load_ct, load_mask
     from napari_pancreas_seg.io.alignment import bring_onto
     from napari_pancreas_seg.training.finetune.corrections import add_correction
 
     volume = load_ct(ct)
     labels, on = load_mask(mask)
-    labels = bring_onto(volume, labels, on.grid, mask.name)
+    labels = bring_onto(volume, labels, on, mask.name)
     case = add_correction(
-        _store(context, folder), volume, labels, _slices(slices), patient, replace=replace
+        _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )
     say(f"{case.name}: added to {case.folder.parent}")
 
 
-@corrections.command()
-@guarded
+@command_of(corrections)
 def remove(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `corrections` lists it.")],
+    name: Annotated[str, Argument(metavar="NAME", help="As `corrections` lists it.")],
     folder: Folder = None,
 ) -> None:
     """Remove a case."""
@@ -256,7 +243,7 @@ def remove(
 
 
 def _store(context: typer.Context, folder: Path | None) -> Path:
-    """Where the cases lie, wherever on the command line it was said."""
+    """Folder of the cases, given before or after the subcommand."""
     from napari_pancreas_seg.training.finetune.corrections import corrections_folder
 
     return folder or context.obj or corrections_folder()
@@ -271,5 +258,5 @@ def _slices(text: str | None) -> list[int] | None:
         first, colon, last = part.strip().partition(":")
         if not first.isdecimal() or (colon and not last.isdecimal()):
             raise typer.BadParameter("--slices wants numbers such as 30:60,72")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), int(last) if colon else int(first) + 1)
     return found

@@ -1,35 +1,20 @@
-"""What `segment` says of many CTs: a line for each, a table, and a line at the end."""
+"""Messages of `segment` for many CTs: a line for each, a table, and a summary."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from napari_pancreas_seg.cli.terminal import Bar, fail, say
-from napari_pancreas_seg.cohort.run import Case, CaseResult
+from napari_pancreas_seg.cli.terminal import Bar, fail, fail_naming, say
+from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.table import CohortTable
 
 __all__ = ["CohortReporter"]
 
-_NAMED = 20
-"""How many failed cases are named in one line."""
-
 
 class CohortReporter:
-    """Counts what becomes of cases, says it and keeps the table.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        All cases of the run.
-    table : Path, optional
-        Where the table goes, if there is to be one.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is a file of that name that is no such table.
-    """
+    """Counts the results of cases, prints them, and keeps the table."""
 
     def __init__(self, cases: Sequence[Case], table: Path | None) -> None:
         self._cases = cases
@@ -38,7 +23,7 @@ class CohortReporter:
         self._failed: list[CaseResult] = []
 
     def follow(self, results: Iterator[CaseResult], bar: Bar) -> None:
-        """Print a line for each case as it ends, but for those that were done before."""
+        """Print a line for each case as it ends, except those that were done before."""
         try:
             for result in results:
                 if self._table is not None:
@@ -59,12 +44,8 @@ class CohortReporter:
         if len(self._cases) > 1:
             say(self._summary(), err=True)
         if self._failed:
-            names = [result.case.source.name for result in self._failed]
-            rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            fail(
-                f"{len(names)} of {len(self._cases)} cases failed: "
-                f"{', '.join(names[:_NAMED])}{rest}."
-            )
+            names = [result.case.name for result in self._failed]
+            fail_naming(f"{len(names)} of {len(self._cases)} cases failed", names)
 
     def _count(self, result: CaseResult) -> None:
         if result.error is not None:
@@ -75,7 +56,7 @@ class CohortReporter:
             self._new += 1
 
     def _say(self, result: CaseResult) -> None:
-        name = result.case.source.name
+        name = result.case.name
         if result.error is not None:
             if len(self._cases) > 1:
                 say(f"{name}: failed: {result.error}")

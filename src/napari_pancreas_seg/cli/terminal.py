@@ -1,13 +1,14 @@
-"""What the commands share: one sentence for what goes wrong, and a progress bar."""
+"""Messages of all commands, and the progress bar."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -17,13 +18,16 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Progress
 
-__all__ = ["Bar", "fail", "guarded", "quiet", "say"]
+__all__ = ["Bar", "fail", "fail_naming", "guarded", "print_json", "quiet", "say"]
 
 logger = logging.getLogger("napari_pancreas_seg")
 
+_NAMED = 20
+"""How many failed cases are named in one line."""
+
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a command end in one sentence whatever happens, never in a traceback."""
+    """Make a command end with one sentence, never with a traceback."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -59,15 +63,30 @@ def fail(sentence: str, status: int = 1) -> NoReturn:
     raise typer.Exit(status)
 
 
+def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
+    """Name the cases that failed, a few of many, and end."""
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    fail(f"{what}: {', '.join(names[:_NAMED])}{rest}.")
+
+
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line; what in a file's name would steer the terminal is written as an escape."""
-    harmless = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    typer.echo(harmless, err=err)
+    """Print one line; control characters in file names are escaped."""
+    typer.echo("".join(c if c.isprintable() else _escape(c) for c in line), err=err)
+
+
+def _escape(character: str) -> str:
+    byte = ord(character) - 0xDC00  # of a name that is no UTF-8, as Python has it
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else repr(character)[1:-1]
+
+
+def print_json(data: Any) -> None:
+    """Print JSON in ASCII, which every terminal can show."""
+    typer.echo(json.dumps(data, indent=2))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what native libraries write to standard error from the user, but not what we do.
+    """Hide what native libraries write to standard error, but not our own messages.
 
     TensorFlow announces itself there whatever ``TF_CPP_MIN_LOG_LEVEL`` says. So the descriptor
     leads nowhere meanwhile, and Python writes to a copy of the real one. Not so with --debug.
@@ -101,15 +120,9 @@ def _descriptor(stream: Any) -> int | None:
 
 
 class Bar:
-    """A progress bar on standard error, if that is a terminal.
+    """A progress bar on standard error, if that is a terminal."""
 
-    Parameters
-    ----------
-    cases : int
-        How many CTs there are.
-    """
-
-    def __init__(self, cases: int) -> None:
+    def __init__(self, cases: int = 1) -> None:
         self._cases = cases
         self._bar: Any = None
         self._task: Any = None
@@ -143,16 +156,9 @@ class Bar:
                 self._task, description=case + step.stage, completed=step.done, total=step.total
             )
 
-    def count(self, index: int, step: Progress) -> None:
-        """Show how many cases are done, where many are worked on at once."""
-        if self._bar is not None:
-            self._bar.update(
-                self._task, description=step.stage, completed=step.done, total=step.total
-            )
-
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the bar away while something else is printed."""
+        """Hide the bar while something else is printed."""
         if self._bar is not None:
             self._bar.stop()
         yield

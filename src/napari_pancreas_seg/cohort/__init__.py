@@ -1,1 +1,1 @@
-"""Many CTs: which, in what order, what became of each."""
+"""Many CTs: find them, segment them, keep a table of the results."""

@@ -1,11 +1,11 @@
-"""Which CTs go in, and under which names everything about each comes out."""
+"""Find the CTs in files and folders, and decide where their results go."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +15,18 @@ from napari_pancreas_seg.io import (
     MASK_SUFFIXES,
     SUFFIXES,
     is_dicom,
-    looks_like_mask,
     stem,
     suffix_of,
 )
 from napari_pancreas_seg.io.dicom.files import is_dicom_file
+from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.io.files import check_folder, explain_os_error
 
 __all__ = [
     "TABLE",
     "Case",
-    "check_targets",
     "find_inputs",
     "is_ours",
-    "literal",
-    "output_path",
     "plan",
 ]
 
@@ -37,35 +34,51 @@ TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 
 _OURS = re.compile(r"_(mask|probability|attention_\d+)(\.raw)?$")
-"""Ends of the names that we give: in a folder they are not CTs."""
+"""Endings of the names of our own files, which are not CTs."""
 
 _LOOKS = 32
-"""At how many files, of how many folders, one looks to tell whether they are slices of a CT."""
+"""How many files, and folders, are looked at to tell whether they hold slices of a CT."""
 
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
-"""Ends of names that were meant for files: a new folder is not called ``mask.tif``."""
+"""Endings that mean a file: a new folder is not called ``mask.tif``."""
+
+
+_CT_NAME = re.compile(r"(.+[-_. ])?(ct|image|imaging|img|scan|volume)", re.IGNORECASE)
+"""Usual names of the CT in a patient's folder with several volumes."""
+
+_MASK_NAME = re.compile(
+    r"(.+[-_. ])?(pancreas|masks?|seg|segmentations?|labels?|gt|reference)", re.IGNORECASE
+)
+"""Usual names of masks beside it."""
+
+_MASK_FOLDERS = {
+    *("derivatives", "labels", "labelstr", "labelsts", "masks", "references", "segmentations"),
+}
+
+_DEEP = 3
+"""How many folders down from a patient's folder its CT may lie, as in ``sub-01/ses-1/ct``."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A CT to segment and where its files go.
+    """A CT to segment, where its files go, and which DICOM series it is of several.
 
-    Parameters
-    ----------
-    source : Path
-        The CT.
-    mask : Path
-        Where the mask goes.
-    maps : str
-        Start of the names of the probability and attention files, beside the mask.
-    series : str, optional
-        Which of several DICOM series.
+    `maps` is the start of the names of the probability and attention files beside the mask,
+    `shown` the name of the case in messages and tables, if it is not the CT's. With `force`, its
+    values are taken for Hounsfield units in any case.
     """
 
     source: Path
     mask: Path
     maps: str
     series: str | None = None
+    shown: str = ""
+    force: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the case in messages and tables."""
+        return self.shown or self.source.name
 
     @property
     def sidecar(self) -> Path:
@@ -82,84 +95,59 @@ class Case:
         return saving.attention_path(self.mask, self.maps, number)
 
 
-def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
-    """List the CTs that files and folders stand for.
+def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
+    """List the CTs that files and folders stand for, each with the name of its case.
 
-    Parameters
-    ----------
-    paths : sequence of str or Path
-        Files are taken as they are, and so is a folder with DICOM files. Of another folder all
-        volumes in it (``.nii.gz`` and so on, but the masks and maps that an earlier run left
-        there), the folders in it that hold DICOM files, each as one case, and zips of such. DICOM
-        segmentations, and what an earlier run left there as DICOM, make no folder a case.
+    Files are taken as they are, and so is a folder with DICOM files. Of another folder: all volumes
+    in it (``.nii.gz`` and so on), the folders in it that hold DICOM files, each as one case, and
+    zips of such. If it holds no volumes, but a folder for each patient that does: these, named
+    after the folders. DICOM segmentations, and what an earlier run left, are no CTs.
 
-    Returns
-    -------
-    list of Path
-        In the order given, within a folder by name; each once.
-
-    Raises
-    ------
-    PancreasSegError
-        If a folder holds no CT or cannot be listed.
+    They come in the order given, within a folder by name; each once. Two CTs of one name in
+    different folders are named after these.
     """
-    found: dict[Path, Path] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
         path = path if path.name else path.resolve()  # "." has no name to give to a mask
-        for item in _in_folder(path) if path.is_dir() else [path]:
-            found.setdefault(item.absolute(), item)
-    return list(found.values())
+        for item, name in (_in_folder(path) if path.is_dir() else {path: stem(path)}).items():
+            found.setdefault(item.absolute(), (item, name))
+    return _told_apart(dict(found.values()))
+
+
+def _told_apart(inputs: dict[Path, str]) -> dict[Path, str]:
+    """Name CTs after their folders where their own names are the same."""
+    same: dict[str, list[Path]] = {}
+    for path, name in inputs.items():
+        same.setdefault(name.lower(), []).append(path)
+    for paths in same.values():
+        folders = [path.absolute().parent.parts[1:] for path in paths]
+        for n in range(1, 1 + max(map(len, folders))) if len(paths) > 1 else ():
+            names = ["_".join(parts[-n:]) for parts in folders]
+            if len({name.lower() for name in names}) == len(paths):
+                inputs |= dict(zip(paths, names, strict=True))
+                break
+    return inputs
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file's name is one that we give to what we write into a folder."""
+    """Whether a file has one of the names that we give to our own files."""
     # Not `stem`, which asks the disk: a DICOM series is thousands of files.
     suffix = suffix_of(path)
     name = path.name[: -len(suffix)] if suffix else path.stem
     return path.name == TABLE or _OURS.search(name) is not None
 
 
-def output_path(source: Path, output: Path, single: bool, suffix: str = ".nii.gz") -> Path:
-    """Where the mask of a CT goes.
-
-    Parameters
-    ----------
-    source : Path
-        The CT.
-    output : Path
-        What the user asked for.
-    single : bool
-        Whether `output` is the mask itself rather than a folder.
-    suffix : str
-        Ending of the masks in a folder.
-    """
-    return output if single else output / f"{stem(source)}_mask{suffix}"
-
-
 def plan(
-    inputs: Sequence[Path],
+    inputs: Mapping[Path, str],
     output: str | Path,
     suffix: str | None = None,
     series: str | None = None,
+    force: bool = False,
 ) -> list[Case]:
     """Decide where everything goes, before any work is done.
 
-    Parameters
-    ----------
-    inputs : sequence of Path
-        The CTs.
-    output : str or Path
-        For one CT a file of any format that a mask can be written to, else a folder.
-    suffix : str, optional
-        Ending of the masks in a folder, ``.nii.gz`` if it is not given.
-    series : str, optional
-        Which of several DICOM series.
-
-    Raises
-    ------
-    PancreasSegError
-        If the output is one file for several CTs, or of a format that is not written, if two
-        CTs would have the same mask, or if nothing can be written there.
+    For one CT, `output` may be a file of any format that a mask can be written to; else it is a
+    folder, and `suffix` the ending of the masks in it, ``.nii.gz`` by default.
     """
     output = Path(output)
     is_file = output.name.lower().endswith(MASK_SUFFIXES) and not output.is_dir()
@@ -177,11 +165,11 @@ def plan(
             f"'{output.name}' is of a format that is not written; end its name in .nii.gz, or "
             "give a folder."
         )
-    cases = [
-        Case(source, mask, stem(mask) if is_file else stem(source), series)
-        for source in inputs
-        for mask in [output_path(source, output, is_file, suffix or ".nii.gz")]
-    ]
+    cases = []
+    for source, name in inputs.items():
+        mask = output if is_file else output / f"{name}_mask{suffix or '.nii.gz'}"
+        shown = source.name if is_file or name == stem(source) else name
+        cases.append(Case(source, mask, stem(output) if is_file else name, series, shown, force))
     seen: dict[str, Path] = {}
     for case in cases:
         other = seen.setdefault(case.mask.name.lower(), case.source)
@@ -194,43 +182,66 @@ def plan(
     return cases
 
 
-def check_targets(case: Case, *, attention: bool, probability: bool, overwrite: bool) -> None:
-    """Refuse a case some of whose files must not be written; see `saving.check_targets`."""
-    saving.check_targets(
-        case.mask,
-        case.maps,
-        case.source,
-        attention=attention,
-        probability=probability,
-        overwrite=overwrite,
-    )
+def _in_folder(folder: Path) -> dict[Path, str]:
+    items = _list(folder)
+    if _holds_slices(folder, below=False):
+        return {folder: stem(folder)}
+    found = {item: stem(item) for item in items if _is_ct(item)}
+    if not any(_is_volume(item) for item in found):
+        for item in items:
+            if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
+                found |= _of_patient(item)
+    if not found:
+        raise PancreasSegError(
+            f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM), and no folder for "
+            "each patient with one; give another one, or the files themselves."
+        )
+    if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
+        # On every CD the folder of the first patient has the same name, such as PT000000.
+        return {folder: stem(folder)}
+    return {item: found[item] for item in sorted(found)}
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _list(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing hidden."""
     try:
-        items = sorted(folder.iterdir())
+        return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     except OSError as error:
         raise PancreasSegError(
             f"The folder '{folder}' cannot be listed: {explain_os_error(error)}."
         ) from error
-    if _holds_slices(folder, below=False):
-        return [folder]
-    found = [item for item in items if not item.name.startswith(".") and _is_ct(item)]
-    if not found:
-        raise PancreasSegError(
-            f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM); give another one."
-        )
-    if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
-        # On every CD the folder of the first patient has the same name, such as PT000000.
-        return [folder]
-    return found
+
+
+def _of_patient(folder: Path) -> dict[Path, str]:
+    """The CT of a patient, named after the folder; of several, their own names are added."""
+    try:
+        found = _below(folder, _DEEP)
+    except PancreasSegError:
+        return {folder: folder.name}  # it fails as a case, and stops no other
+    if len(found) == 1:
+        return {found[0]: folder.name}
+    return {
+        item: "_".join((*item.parent.relative_to(folder.parent).parts, stem(item)))
+        for item in found
+    }
+
+
+def _below(folder: Path, depth: int) -> list[Path]:
+    """CTs in a folder, or in those below it; not its masks."""
+    items = [item for item in _list(folder) if item.name.lower() not in _MASK_FOLDERS]
+    found = [item for item in items if not item.is_dir() and _is_ct(item)]
+    found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
+    named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
+    if found or not depth:
+        return named if len(named) == 1 else found
+    return [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
 
 
 def _is_ct(item: Path) -> bool:
-    """Whether something in a folder is taken for a CT."""
+    """Whether a file or folder is taken for a CT."""
     if item.is_dir():
         return _holds_slices(item)
-    return _is_volume(item) or (_is_zip(item) and is_dicom(item))
+    return _is_volume(item) or (item.suffix.lower() == ".zip" and is_dicom(item))
 
 
 def _holds_slices(folder: Path, *, below: bool = True) -> bool:
@@ -240,7 +251,7 @@ def _holds_slices(folder: Path, *, below: bool = True) -> bool:
     folder of their own beside them.
     """
     return any(
-        is_dicom_file(file) and not looks_like_mask(file)
+        is_dicom_file(file) and not is_segmentation(file)
         for files in itertools.islice(_files_below(folder), _LOOKS if below else 1)
         for file in files[:: max(1, len(files) // _LOOKS)]
     )
@@ -255,14 +266,4 @@ def _files_below(folder: Path) -> Iterator[list[Path]]:
 
 
 def _is_volume(item: Path) -> bool:
-    known = item.name.lower().endswith(SUFFIXES)
-    return known and not is_ours(item)
-
-
-def _is_zip(item: Path) -> bool:
-    return item.suffix.lower() == ".zip"
-
-
-def literal(name: str) -> str:
-    """A name as a pattern that matches it alone."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+    return item.name.lower().endswith(SUFFIXES) and not is_ours(item)

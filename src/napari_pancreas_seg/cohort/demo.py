@@ -14,8 +14,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference import segment as segmentation
-from napari_pancreas_seg.inference.result import Options, Progress, exhaust
-from napari_pancreas_seg.inference.saving import save_result
+from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
 
@@ -29,19 +28,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found.
-
-    Parameters
-    ----------
-    dice : float
-        Dice coefficient of the mask with the phantom's true one, 0 to 1.
-    volume_ml, reference_volume_ml : float
-        Volume of the mask and of the true pancreas in mL.
-    seconds : float
-        Time the segmentation took, loading the network included.
-    files : tuple of Path
-        What was written, the CT first.
-    """
+    """What the demo found and wrote (the CT first), and how long the segmentation took."""
 
     dice: float
     volume_ml: float
@@ -63,27 +50,6 @@ def run_demo(
     sidecar, ``phantom_reference.nii.gz`` (the true mask) and ``phantom_overview.png``;
     files of an earlier demo are replaced. The CT is synthetic: the Dice shows that the
     program works, not how well it does on patients.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to write; created if needed.
-    model : str
-        Name or path of a model bundle.
-    device : str
-        ``"auto"``, ``"cpu"`` or ``"gpu:N"``.
-    progress : callable, optional
-        Called with each `Progress`.
-
-    Returns
-    -------
-    DemoResult
-        Dice, volumes, seconds and files.
-
-    Raises
-    ------
-    PancreasSegError
-        If the model cannot be loaded or a file cannot be written.
     """
     folder = Path(folder)
     make_folder(folder)

@@ -47,21 +47,14 @@ def draw_overview(
     ----------
     volume : CTVolume
         The CT.
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero in the pancreas, on the CT's grid; may be empty.
+    mask, reference : ndarray, shape (Z, Y, X)
+        Masks on the CT's grid, which may be empty; the reference gets another colour.
     attention : sequence of ScalarMap
-        Attention maps, finest first; the first two are shown. May be empty.
+        Attention maps, finest first; the first two are shown.
     path : Path
         The PNG to write; replaced if it exists.
-    reference : ndarray, shape (Z, Y, X), optional
-        A mask to compare with, outlined in another colour.
     title : str, optional
         A line above the picture.
-
-    Raises
-    ------
-    PancreasSegError
-        If a mask does not lie on the CT's grid or the file cannot be written.
     """
     for array in (mask, reference):
         if array is not None and array.shape != volume.grid.shape:

@@ -1,4 +1,4 @@
-"""What an earlier run has left of a case, and whether it is what this run would make.
+"""The result of an earlier run, and whether this run would make the same.
 
 A case is done if its mask is there and the sidecar beside it says that it was made from the same
 CT, by the same model and version of this program, with the same options. The CT's SHA-256 decides.
@@ -10,6 +10,7 @@ them; where it is not, as after copying, the CT is read and hashed. A stamp can 
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg import __version__
-from napari_pancreas_seg.cohort.cases import Case, check_targets, is_ours, literal
+from napari_pancreas_seg.cohort.cases import Case, is_ours
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
@@ -30,13 +32,12 @@ __all__ = [
     "OutputOptions",
     "PreviousResult",
     "check_free",
-    "find_earlier",
-    "find_torn",
+    "find_previous",
     "source_stamp",
 ]
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
-"""Options that change how a mask comes about, not what it is."""
+"""Options that do not change the mask."""
 
 _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 """Endings of files that are only half of an image."""
@@ -44,29 +45,25 @@ _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Which files a case gets, and whether old ones may be replaced."""
+    """Which files a case gets, and what happens to those that are there.
+
+    Files that exist stay, and a case that has some fails before any work, unless `overwrite`. With
+    `resume`, what was made before, from the same CT in the same way, counts as done.
+    """
 
     attention: bool = False
     probability: bool = False
     overwrite: bool = False
     mint_uids: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
 class PreviousResult:
-    """What an earlier run, or a person in the window, has left of a case.
+    """The result of an earlier run, or of a person in the window.
 
-    Parameters
-    ----------
-    case : Case
-        The case.
-    record : Mapping
-        Its sidecar.
-    difference : str, optional
-        How it came about otherwise than this run would do it, as the end of a sentence; None if
-        nothing of the kind is known.
-    certain : bool
-        Whether the CT is known to be the same without reading it.
+    `difference` says how it was made otherwise than this run would make it, as the end of a
+    sentence; `certain`, that the CT is known to be the same without reading it.
     """
 
     case: Case
@@ -84,7 +81,7 @@ class PreviousResult:
         return is_sidecar(self.case.sidecar, volume)
 
     def refusal(self) -> PancreasSegError:
-        """Why it stands in the way."""
+        """Why it must not be replaced."""
         return PancreasSegError(
             f"'{self.case.mask.name}' exists already, was made "
             f"{self.difference or 'from another CT'}, and was left as it is; choose another "
@@ -92,27 +89,13 @@ class PreviousResult:
         )
 
 
-def find_earlier(
+def find_previous(
     case: Case, card: Mapping[str, Any], options: Options, wanted: OutputOptions
 ) -> PreviousResult | None:
-    """Look for what is left of a case, without reading its CT.
+    """Find the earlier result of a case without reading its CT; None if there is none of ours.
 
-    Parameters
-    ----------
-    case : Case
-        The case.
-    card : Mapping
-        Card of the model that would be used now.
-    options : Options
-        How it would be segmented now.
-    wanted : OutputOptions
-        What would be written now. Where files may be replaced, only a mask that is bit for bit
-        the one the program wrote counts as done: else a person's corrections do, too.
-
-    Returns
-    -------
-    Earlier or None
-        None if there is no mask with a sidecar of ours.
+    Where files may be replaced, only a mask that is bit for bit the one the program wrote counts
+    as done: else a person's corrections do, too.
     """
     if not case.mask.is_file():
         return None
@@ -125,7 +108,7 @@ def find_earlier(
     difference = (
         _other_method(record, left, card, options)
         or _missing_maps(case, left, wanted)
-        or (_changed(case, left) if wanted.overwrite else None)
+        or ("by another hand" if wanted.overwrite and not _same_mask(case.mask, left) else None)
     )
     certain = stamp is not None and stamp == source_stamp(case.source, case.series)
     if not certain and difference is None and _other_size(case.source, record):
@@ -133,64 +116,40 @@ def find_earlier(
     return PreviousResult(case, record, difference, certain)
 
 
-def check_free(case: Case, wanted: OutputOptions, *, resume: bool) -> Path | None:
-    """Refuse a case some of whose files must not be written; see `cases.check_targets`.
+def check_free(case: Case, wanted: OutputOptions) -> Path | None:
+    """Refuse a case some of whose files must not be written.
 
-    Parameters
-    ----------
-    case : Case
-        The case.
-    wanted : OutputOptions
-        What would be written.
-    resume : bool
-        Whether what a killed run has torn may be replaced.
-
-    Returns
-    -------
-    Path or None
-        The folder of a killed run, if what is in the way is what that has left.
-
-    Raises
-    ------
-    PancreasSegError
-        If something else is in the way.
+    Returns the hidden folder of an interrupted run, if what is in the way is what that has left.
     """
     check = functools.partial(
-        check_targets, case, attention=wanted.attention, probability=wanted.probability
+        saving.check_targets,
+        case.mask,
+        case.maps,
+        case.source,
+        attention=wanted.attention,
+        probability=wanted.probability,
     )
     try:
         check(overwrite=wanted.overwrite)
     except PancreasSegError:
-        torn = find_torn(case, wanted) if resume else None
-        if torn is None:
+        interrupted = _find_interrupted(case, wanted) if wanted.resume else None
+        if interrupted is None:
             raise
         check(overwrite=True)
-        return torn
+        return interrupted
     return None
 
 
-def find_torn(case: Case, wanted: OutputOptions) -> Path | None:
-    """Look for what a kill has left that came between the first and the last file of a case.
+def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
+    """Find the hidden folder of a run that was killed while it moved the files of a case.
 
-    Files of a case are prepared in a hidden folder and then moved, the sidecar last. While it is
+    Files of a case are prepared in such a folder and then moved, the sidecar last. While it is
     still in there, those that are not have been moved: they are ours, and may be replaced. A file
     that has the name of one that still waits there is not, nor is a mask with another hash.
-
-    Parameters
-    ----------
-    case : Case
-        The case.
-    wanted : OutputOptions
-        What would be written now; other files are not in the way.
-
-    Returns
-    -------
-    Path or None
-        The hidden folder; None if anything in the way may be somebody else's.
     """
     if case.sidecar.exists():
         return None
-    for path in case.mask.parent.glob(f".*.part/{literal(case.sidecar.name)}"):
+    for path in case.mask.parent.glob(f".*.part/{glob.escape(case.sidecar.name)}"):
         record = read_sidecar(path)
         left = None if record is None else record.get("resume")
         if isinstance(left, Mapping) and _came_from(path.parent, case, wanted, left):
@@ -199,40 +158,29 @@ def find_torn(case: Case, wanted: OutputOptions) -> Path | None:
 
 
 def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[str, Any]) -> bool:
-    """Whether what is in the way of a case came from a hidden folder, as the traces tell."""
-    if case.mask.exists():
-        written = left.get("mask_sha256")
-        if written is None or written != mask_sha256(case.mask, folder):
-            return False
-    elif not (folder / case.mask.name).exists():
+    """Whether the files in the way of a case came from a hidden folder."""
+    if not (
+        _same_mask(case.mask, left, folder)
+        if case.mask.exists()
+        else (folder / case.mask.name).exists()
+    ):
         return False
     made = [case.probability.name] if left.get("probability") else []
     made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
     maps = [case.probability] if wanted.probability else []
     if wanted.attention:
-        maps += case.mask.parent.glob(f"{literal(case.maps)}_attention_*")
+        maps += case.mask.parent.glob(f"{glob.escape(case.maps)}_attention_*")
     return all(
         path.name in made and not (folder / path.name).exists() for path in maps if path.exists()
     )
 
 
 def source_stamp(path: Path, series: str | None = None) -> str | None:
-    """Sum over paths, sizes and times of last change of a CT's files, read from the folder alone.
+    """Hash of paths, sizes and times of last change of a CT's files, which are not read.
 
     Sizes and times do not tell CTs apart whose times were set alike, as by a zip; their paths do.
-
-    Parameters
-    ----------
-    path : Path
-        A file; or a folder with all that is in it, but hidden files and those that we write.
-    series : str, optional
-        Which of several series was asked for.
-
-    Returns
-    -------
-    str or None
-        Hexadecimal. One cannot read names or times from it. None where a stamp would not do: the
-        path cannot be listed, or the file may be but the header of another.
+    None where a stamp would not do: the path cannot be listed, or the file may be but the header
+    of another.
     """
     if path.name.lower().endswith(_DETACHED):
         return None
@@ -252,7 +200,7 @@ def source_stamp(path: Path, series: str | None = None) -> str | None:
 
 
 def _below(folder: Path) -> list[Path]:
-    """Files of a folder and the folders in it, but for what a run writes into it."""
+    """Files in a folder and below it, without those that a run writes."""
     return [
         item
         for item in folder.rglob("*")
@@ -265,7 +213,7 @@ def _below(folder: Path) -> list[Path]:
 def _other_method(
     record: Mapping[str, Any], left: Mapping[str, Any], card: Mapping[str, Any], options: Options
 ) -> str | None:
-    """Say how a mask was made, if it was not as it would be made now."""
+    """Say how a mask was made, if it would be made otherwise now."""
     version = record.get("program", {}).get("version")
     if version != __version__:
         return f"by version {version} of this program"
@@ -276,7 +224,8 @@ def _other_method(
         return f"by another model ({model.get('name')} {model.get('version')})"
     if not left:
         return None  # from the window: with what options, a person has decided
-    then, now = record.get("options", {}), _plain(asdict(options))
+    then = record.get("options", {})
+    now = json.loads(json.dumps(asdict(options), default=str))  # as they come back from JSON
     differing = [
         name for name in now if name not in _NOT_OF_THE_RESULT and then.get(name) != now[name]
     ]
@@ -284,17 +233,12 @@ def _other_method(
 
 
 def _missing_maps(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
-    maps: list[Path] = []
-    if wanted.probability:
-        maps.append(case.probability)
-    if wanted.attention:
-        number = _attention_maps(left)
-        if number < 0:
-            return "without the maps that are wanted now"
-        maps += [case.attention(k) for k in range(1, number + 1)]
-    if all(path.is_file() for path in maps):
-        return None
-    return "without the maps that are wanted now"
+    number = _attention_maps(left) if wanted.attention else 0
+    maps = [case.probability] if wanted.probability else []
+    maps += [case.attention(k) for k in range(1, number + 1)]
+    if number < 0 or not all(path.is_file() for path in maps):
+        return "without the maps that are wanted now"
+    return None
 
 
 def _attention_maps(left: Mapping[str, Any]) -> int:
@@ -303,12 +247,10 @@ def _attention_maps(left: Mapping[str, Any]) -> int:
     return number if isinstance(number, int) else -1
 
 
-def _changed(case: Case, left: Mapping[str, Any]) -> str | None:
-    """Say that a mask is not the one that was written, or may not be."""
+def _same_mask(mask: Path, left: Mapping[str, Any], waiting: Path | None = None) -> bool:
+    """Whether a mask is the one that was written, as its hash tells."""
     written = left.get("mask_sha256")
-    if written is None or written != mask_sha256(case.mask):
-        return "by another hand"
-    return None
+    return written is not None and written == mask_sha256(mask, waiting)
 
 
 def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
@@ -320,8 +262,3 @@ def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
         )
     except (OSError, KeyError):
         return False
-
-
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they come back from JSON."""
-    return dict(json.loads(json.dumps(options, default=str)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.run import CaseResult
+from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
 
@@ -41,7 +41,7 @@ _SHARE_OF_TIME = 0.05
 """Most of the time that may go into writing the table again."""
 
 _TRIES = 10
-"""How often a write begins anew because another command was faster, before it goes on anyway."""
+"""How often a write starts again because another command was faster."""
 
 _Rows = dict[str, list[dict[str, str]]]
 """Rows of a mask, by its name."""
@@ -59,13 +59,6 @@ class CohortTable:
     would be only as good as the network disk. Should two replace the file in the same moment, the
     row that is lost comes back with the next write of the command that it belongs to.
 
-    Parameters
-    ----------
-    path : Path
-        Where to write.
-    cases : sequence of Case
-        The cases of this run, in the order of the rows.
-
     Raises
     ------
     PancreasSegError
@@ -81,26 +74,14 @@ class CohortTable:
         self._next = 0.0
 
     def add(self, result: CaseResult) -> None:
-        """Take the row of a case, and write the table unless that was done a moment ago.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be written.
-        """
+        """Add the row of a case; write the table unless that was done a moment ago."""
         self._rows[escaped(result.case.mask.name)] = _rows_of(result)
         self._changed = True
         if time.monotonic() >= self._next:
             self.write()
 
     def write(self) -> None:
-        """Write what has changed since the last time; the file appears whole or not at all.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be written.
-        """
+        """Write the table if it has changed, whole or not at all."""
         if not self._changed:
             return
         start = time.monotonic()
@@ -113,7 +94,7 @@ class CohortTable:
         self._next = now + (now - start) / _SHARE_OF_TIME
 
     def _replace(self, *, anyway: bool) -> None:
-        """Write the file's rows and ours, unless somebody has written it since it was read."""
+        """Write the file's rows and ours, unless somebody else has written meanwhile."""
         before = _read(self.path)
         rows = _parse(self.path, before) | self._rows
         # Those of other runs come first, so that rows do not jump about.
@@ -136,7 +117,7 @@ class _Overtaken(Exception):
 
 
 def _rows_of(result: CaseResult) -> list[dict[str, str]]:
-    case, mask = escaped(result.case.source.name), escaped(result.case.mask.name)
+    case, mask = escaped(result.case.name), escaped(result.case.mask.name)
     row = {"case": case, "mask": mask, "label": ""}
     if result.error is not None:
         return [row | {"status": "failed", "reason": " ".join(result.error.split())}]
@@ -163,7 +144,7 @@ def _cell(value: Any) -> str:
 
 
 def _read(path: Path) -> bytes | None:
-    """What is in the table's file; None if there is none."""
+    """Content of the table's file; None if there is no file."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

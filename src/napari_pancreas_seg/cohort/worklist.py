@@ -1,4 +1,4 @@
-"""Many CTs of a folder, corrected one after the other: how far each is, and where one stopped."""
+"""The CTs of a folder, corrected one after the other: the state of each, kept between starts."""
 
 from __future__ import annotations
 
@@ -34,20 +34,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class WorklistCase:
-    """A case of a worklist.
+    """A case of a worklist: its CT, where its mask is kept, and how far it is.
 
-    Parameters
-    ----------
-    name : str
-        Its CT's file or folder, relative to the worklist's folder.
-    source : Path
-        The CT.
-    mask : Path
-        Where its mask is kept.
-    status : Status
-        How far it is.
-    slice : int, optional
-        The slice that was on screen last, counted from the feet.
+    `name` is the CT's path relative to the worklist's folder, `slice` the slice that was on screen
+    last, counted from the feet; `reviewed` are slices of the mask with this `digest`.
     """
 
     name: str
@@ -55,6 +45,8 @@ class WorklistCase:
     mask: Path
     status: Status = Status.NEW
     slice: int | None = None
+    reviewed: tuple[int, ...] = ()
+    digest: str = ""
 
 
 class Worklist:
@@ -65,15 +57,8 @@ class Worklist:
     lie in the output folder, named as ``segment FOLDER -o OUTPUT`` names them: what that
     command has left there counts as segmented.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder with CTs.
-    state_folder : Path
-        Where worklists are remembered.
-    output : Path, optional
-        Folder for the masks: if not given, the one that was used before, else one beside the
-        CTs' folder, named after it. Nothing is created before there is a mask to write.
+    If no `output` is given, it is the one that was used before, else a folder beside the CTs'
+    folder, named after it. Nothing is created before there is a mask to write.
 
     Raises
     ------
@@ -88,7 +73,8 @@ class Worklist:
         self._memory = _read(self._file)
         known = self._memory.get("output")
         remembered = Path(known) if isinstance(known, str) and known else None
-        self.output = output or remembered or _beside(self.folder)
+        beside = self.folder.with_name(f"{self.folder.name}_masks")
+        self.output = output or remembered or beside
         self.cases = self._list()
         self.current = self._index_of(self._memory.get("current"))
 
@@ -106,13 +92,7 @@ class Worklist:
         return self.cases[self.current + 1] if self.current + 1 < len(self) else None
 
     def go_to(self, index: int) -> WorklistCase:
-        """Make another case the one that is open, and remember it.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no such case, or it cannot be remembered.
-        """
+        """Make another case the one that is open, and remember it."""
         if not 0 <= index < len(self):
             word = "first" if index < 0 else "last"
             raise PancreasSegError(f"This is the {word} case of the worklist.")
@@ -121,34 +101,27 @@ class Worklist:
         return self.case
 
     def next_unfinished(self) -> int | None:
-        """Index of the next case, from the open one on and around, that is not exported."""
+        """Index of the next case that is not exported; after the last comes the first."""
         order = [(self.current + step) % len(self) for step in range(1, len(self) + 1)]
         return next((i for i in order if self.cases[i].status is not Status.EXPORTED), None)
 
     def update(
-        self, index: int, *, status: Status | None = None, slice: int | None = None
+        self,
+        index: int,
+        *,
+        status: Status | None = None,
+        slice: int | None = None,
+        reviewed: tuple[int, ...] | None = None,
+        digest: str = "",
     ) -> WorklistCase:
-        """Remember something about a case.
-
-        Parameters
-        ----------
-        index : int
-            The case.
-        status : Status, optional
-            How far it is.
-        slice : int, optional
-            The slice on screen.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be remembered.
-        """
+        """Remember something about a case; what is not given stays. `digest`: of `reviewed`."""
         case = self.cases[index]
         changed = replace(
             case,
             status=case.status if status is None else status,
             slice=case.slice if slice is None else slice,
+            reviewed=case.reviewed if reviewed is None else reviewed,
+            digest=case.digest if reviewed is None else digest,
         )
         if changed != case:
             self.cases[index] = changed
@@ -160,13 +133,7 @@ class Worklist:
         return {status: sum(case.status is status for case in self.cases) for status in Status}
 
     def use_output(self, output: str | Path) -> None:
-        """Keep masks in another folder from now on; those written so far stay where they are.
-
-        Raises
-        ------
-        PancreasSegError
-            If nothing can be written there, or it cannot be remembered.
-        """
+        """Keep masks in another folder from now on; those written so far stay where they are."""
         before, self.output = self.output, Path(output).absolute()
         try:
             self.cases = self._list()
@@ -189,6 +156,8 @@ class Worklist:
                     case.mask,
                     _checked(known.get("status"), case.mask.exists()),
                     _whole(known.get("slice")),
+                    _slices(known.get("reviewed")),
+                    str(known.get("digest", "")),
                 )
             )
         return cases
@@ -200,7 +169,12 @@ class Worklist:
         # What is known of CTs that are not there just now (a disk that is not mounted) stays.
         cases = dict(self._memory.get("cases", {}))
         for case in self.cases:
-            cases[case.name] = {"status": str(case.status), "slice": case.slice}
+            cases[case.name] = {
+                "status": str(case.status),
+                "slice": case.slice,
+                "reviewed": list(case.reviewed),
+                "digest": case.digest,
+            }
         self._memory = {
             "version": _VERSION,
             "folder": str(self.folder),
@@ -212,7 +186,7 @@ class Worklist:
 
 
 def _checked(word: Any, has_mask: bool) -> Status:
-    """Read a status that was remembered, in the light of what is on the disk."""
+    """Read a saved status, corrected by what is on the disk."""
     if not has_mask:
         return Status.NEW
     try:
@@ -223,7 +197,7 @@ def _checked(word: Any, has_mask: bool) -> Status:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Read what is remembered; nothing if there is nothing, or nothing one can read."""
+    """Read the saved state; empty if there is none, or it cannot be read."""
     try:
         memory = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -243,10 +217,6 @@ def _hash(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]
 
 
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}_masks")
-
-
 def _relative(source: Path, folder: Path) -> str:
     source = source.absolute()
     return source.relative_to(folder).as_posix() if source.is_relative_to(folder) else str(source)
@@ -254,3 +224,8 @@ def _relative(source: Path, folder: Path) -> str:
 
 def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and 0 <= value < 100_000 else None
+
+
+def _slices(value: Any) -> tuple[int, ...]:
+    found = map(_whole, value) if isinstance(value, list) else ()
+    return tuple(z for z in found if z is not None)

@@ -31,18 +31,7 @@ to the liver; what runs through a gland does not."""
 
 
 def paint_abdomen(canvas: Canvas) -> npt.NDArray[np.bool_]:
-    """Paint a body and its organs.
-
-    Parameters
-    ----------
-    canvas : Canvas
-        An empty canvas; its ``hu`` and ``organs`` are changed.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X), bool
-        The pancreas.
-    """
+    """Paint a body and its organs."""
     body = Body.draw(canvas.rng)
     cavity = trunk.paint_trunk(canvas, body)
     _paint_liver(canvas, body, cavity)

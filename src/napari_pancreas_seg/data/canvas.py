@@ -23,21 +23,7 @@ WARP_MARGIN_MM = 9.0
 
 
 def smooth_path(points: Sequence[Vector] | FloatArray, step_mm: float = 3.0) -> FloatArray:
-    """Points along a smooth curve through the given ones.
-
-    Parameters
-    ----------
-    points : sequence of sequences of float
-        Knots; the first three numbers of each are (x, y, z) in mm, further ones (a radius,
-        for instance) are interpolated along.
-    step_mm : float
-        Distance between two points of the result.
-
-    Returns
-    -------
-    ndarray, shape (N, len(points[0]))
-        The points along the curve.
-    """
+    """Points along a smooth curve through the given ones."""
     knots = np.asarray(points, dtype=float)
     lengths = np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)
     t = np.concatenate([[0.0], np.cumsum(lengths)])
@@ -46,25 +32,10 @@ def smooth_path(points: Sequence[Vector] | FloatArray, step_mm: float = 3.0) -> 
 
 
 class Canvas:
-    """A volume of HU in (Z, Y, X) with warped coordinates in mm.
+    """A volume of HU, ``hu`` (Z, Y, X), with warped coordinates in mm.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Number of voxels along (z, y, x).
-    spacing_mm : tuple of float
-        Distance between voxels along (z, y, x).
-    rng : numpy.random.Generator
-        Source of the warp.
-    warp_mm : float
-        Standard deviation of the smooth warp that takes away the shapes' regularity.
-
-    Attributes
-    ----------
-    hu : ndarray, shape (Z, Y, X), float32
-        What has been painted.
-    organs : ndarray, shape (Z, Y, X), uint8
-        Number of the organ that was painted last; 0 for none.
+    ``organs`` holds the number of the organ that was painted last, 0 for none; ``warp_mm`` is the
+    standard deviation of the smooth warp that takes away the shapes' regularity.
     """
 
     def __init__(
@@ -96,22 +67,7 @@ class Canvas:
         return slice(0, z), slice(0, y), slice(0, x)
 
     def noise(self, length_mm: float, sigma: float, box: Box | None = None) -> FloatArray:
-        """Smooth noise of mean 0.
-
-        Parameters
-        ----------
-        length_mm : float
-            Size of the structures.
-        sigma : float
-            Standard deviation.
-        box : tuple of slice, optional
-            Where; everywhere if None.
-
-        Returns
-        -------
-        ndarray, float32, shape of the box
-            The noise.
-        """
+        """Smooth noise of mean 0."""
         box = box or self.whole
         wz, wy, wx = (
             _bumps(axis[part], length_mm) for axis, part in zip(self.axes, box, strict=True)
@@ -134,15 +90,7 @@ class Canvas:
     def ellipsoid(
         self, centre: Vector, radii: Vector, margin_mm: float = 2.0
     ) -> tuple[Box, FloatArray]:
-        """Box and approximate signed distance (mm, negative inside) of an ellipsoid.
-
-        Parameters
-        ----------
-        centre, radii : sequence of float
-            In mm, (x, y, z).
-        margin_mm : float
-            How far around the ellipsoid the distance is wanted.
-        """
+        """Box and approximate signed distance (mm, negative inside) of an ellipsoid."""
         low = [c - r for c, r in zip(centre, radii, strict=True)]
         high = [c + r for c, r in zip(centre, radii, strict=True)]
         box = self.box(low, high, margin_mm)
@@ -162,19 +110,7 @@ class Canvas:
         z_stretch: float = 1.0,
         margin_mm: float = 2.0,
     ) -> tuple[Box, FloatArray]:
-        """Box and signed distance (mm, negative inside) of balls along a path.
-
-        Parameters
-        ----------
-        points : ndarray, shape (N, 3)
-            Centres in mm, (x, y, z).
-        radii : ndarray, shape (N,), or float
-            Radii in mm.
-        z_stretch : float
-            How much longer the balls are along z than across.
-        margin_mm : float
-            How far around the tube the distance is wanted; `FAR_MM` further out.
-        """
+        """Box and signed distance (mm, negative inside) of balls along a path."""
         points = np.asarray(points)[:, :3]
         radii = np.broadcast_to(radii, len(points))
         reach = np.stack([radii, radii, radii * z_stretch], axis=1)
@@ -201,21 +137,7 @@ class Canvas:
         soft_mm: float = 1.2,
         organ: int = 0,
     ) -> None:
-        """Paint a shape over what is there; its edge blends over ``soft_mm``.
-
-        Parameters
-        ----------
-        box : tuple of slice
-            Where the shape lies.
-        sd : ndarray, shape of the box
-            Signed distance in mm, negative inside.
-        hu : float or ndarray
-            Hounsfield units of the shape.
-        soft_mm : float
-            Width of the edge: the partial volume of a slice.
-        organ : int
-            Number of the organ that the shape is (part of).
-        """
+        """Paint a shape over what is there; its edge blends over ``soft_mm``."""
         alpha = np.clip(np.float32(0.5) - sd / np.float32(soft_mm), 0, 1)
         view = self.hu[box]
         view += alpha * (hu - view)

@@ -17,22 +17,14 @@ _log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
 
-_SLOWEST = 1000
-"""Bytes a second, below which a server counts as silent."""
+_SLOWEST = 1000  # bytes a second, below which a server counts as silent
 
 _LARGEST = 1 << 31
 _MOST_REDIRECTIONS = 6
 
 
 def cache_folder() -> Path:
-    """Folder for what is downloaded, and for models of the user's own.
-
-    Returns
-    -------
-    Path
-        What the environment variable ``NAPARI_PANCREAS_SEG_CACHE`` names, else the user's
-        cache folder for this program. It may not exist yet.
-    """
+    """What NAPARI_PANCREAS_SEG_CACHE names, else the user's cache folder for this program."""
     chosen = os.environ.get("NAPARI_PANCREAS_SEG_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -46,35 +38,9 @@ def download(
 ) -> Path:
     """Download a file unless it is there already, whole or not at all.
 
-    Parameters
-    ----------
-    url : str
-        Where to download it from.
-    sha256 : str
-        What the file must hash to; anything else is thrown away.
-    target : Path
-        Where it goes; a file there with another hash is replaced.
-    what : str
-        What it is, for messages: ``"the example CT"``.
-    otherwise : str
-        A sentence on what to do without it, for messages.
-    timeout_s : float
-        Seconds of silence, or of next to nothing, after which the server counts as unreachable.
-
-    Returns
-    -------
-    Path
-        The target, its hash checked.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no connection, the server does not have the file or sends another, sends it
-        unencrypted, or the folder cannot be written. No partial file is left behind.
-
-    Notes
-    -----
-    Proxies are taken from the environment (``HTTPS_PROXY``, ``NO_PROXY``, …).
+    By pooch, with what it lacks: nothing but TLS, whatever redirects; a limit of the size; an end
+    to a server that is silent, or next to it, for `timeout_s`. `what` names the file in messages,
+    `otherwise` is a sentence on what to do without it.
     """
     import pooch
     import requests

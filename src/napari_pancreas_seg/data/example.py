@@ -24,33 +24,11 @@ def example_ct_path(
     folder: Path | None = None,
     timeout_s: float = 30.0,
 ) -> Path:
-    """Path of a real CT of the trunk, downloaded on the first call (2 MB).
+    """Path of a real CT of the trunk, downloaded on the first call (2 MB) and checked by its hash.
 
     The CT comes from the reference files of TotalSegmentator (Wasserthal et al. 2023,
     doi:10.1148/ryai.230024; Apache-2.0): 3 mm voxels, no contrast agent, a small fatty
     pancreas. It is a hard case for a network trained on portal-venous CT.
-
-    Parameters
-    ----------
-    url : str
-        Where to download it from.
-    sha256 : str
-        What the file must hash to; anything else is thrown away.
-    folder : Path, optional
-        Where to keep it; a folder in `cache_folder` by default.
-    timeout_s : float
-        Seconds of silence after which the server counts as unreachable.
-
-    Returns
-    -------
-    Path
-        The file ``example_ct.nii.gz``, its hash checked.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no connection, the server does not have the file or sends another, or
-        the folder cannot be written. No partial file is left behind.
     """
     folder = cache_folder() / "example" if folder is None else Path(folder)
     return download(

@@ -26,25 +26,15 @@ DEFAULT_SPACING_MM = (3.0, 1.25, 1.25)
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A synthetic CT and the pancreas that was drawn into it.
+    """A synthetic CT and the pancreas that was drawn into it."""
 
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT: int16 HU, its source order and affine those of a usual scanner's.
-    mask : ndarray, shape (Z, Y, X), uint8
-        1 in the pancreas, on ``volume.grid`` (display order); one connected piece.
-    organs : ndarray, shape (Z, Y, X), uint8
-        Which organ a voxel belongs to, numbered as in `napari_pancreas_seg.data.anatomy.ORGANS`;
-        0 for none of them. Some bodies have no gallbladder.
-    seed : int
-        The seed it was made from.
-    """
-
-    volume: CTVolume
+    volume: CTVolume  # the CT: int16 HU, its source order and affine those of a usual scanner's
+    # 1 in the pancreas, on ``volume.grid`` (display order); one connected piece.
     mask: npt.NDArray[np.uint8]
+    # Which organ a voxel belongs to, numbered as in `napari_pancreas_seg.data.anatomy.ORGANS`; 0
+    # for none of them. Some bodies have no gallbladder.
     organs: npt.NDArray[np.uint8]
-    seed: int
+    seed: int  # the seed it was made from
 
 
 def make_phantom(
@@ -60,19 +50,7 @@ def make_phantom(
     Anatomy, HU, fat, noise, source order and obliquity of the affine vary with the seed;
     the same arguments give the same voxels again.
 
-    Parameters
-    ----------
-    seed : int
-        Which body, at least 0. The demo shows seed 0.
-    spacing_mm : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    shape : tuple of int
-        Number of voxels along (z, y, x).
-
-    Returns
-    -------
-    Phantom
-        The CT, its true mask, and its other organs.
+    ``spacing_mm`` and ``shape`` are along (z, y, x).
 
     Raises
     ------

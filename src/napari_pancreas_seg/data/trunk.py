@@ -139,13 +139,7 @@ def _outline(
 
 
 def paint_trunk(canvas: Canvas, body: Body) -> FloatArray:
-    """Table, skin, fat, muscle, ribs, pelvis, lungs and heart.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X)
-        Signed distance (mm) to the wall of the abdominal cavity, negative inside.
-    """
+    """Table, skin, fat, muscle, ribs, pelvis, lungs and heart."""
     rng = canvas.rng
     z = canvas.axes[0][:, None, None]
     everywhere = canvas.whole
@@ -195,13 +189,7 @@ def _paint_ribs(canvas: Canvas, body: Body, wall: FloatArray) -> None:
 
 
 def _paint_chest(canvas: Canvas, body: Body, cavity: FloatArray) -> FloatArray:
-    """Lungs above the domes of the diaphragm, and the heart between them.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X)
-        Signed distance (mm) to the diaphragm, negative below it.
-    """
+    """Lungs above the domes of the diaphragm, and the heart between them."""
     rng = canvas.rng
     lift = rng.uniform(-12, 14)
     dome = np.full(canvas.shape, FAR_MM, dtype=np.float32)

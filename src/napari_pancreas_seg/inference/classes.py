@@ -1,4 +1,4 @@
-"""The classes of a model: their values in the mask, and which of them are the pancreas's."""
+"""The classes of a model: their values in a mask, and which are the pancreas or within it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,7 @@ _GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")
 
 @dataclass(frozen=True)
 class Classes:
-    """Classes of a model, in the order of its output.
-
-    Parameters
-    ----------
-    names : tuple of str
-        What each is called.
-    values : tuple of int
-        What each is in a mask.
-    """
+    """Names of a model's classes and their values in a mask, in the order of its output."""
 
     names: tuple[str, ...]
     values: tuple[int, ...]
@@ -57,7 +49,7 @@ class Classes:
 
     @property
     def only_gland(self) -> bool:
-        """Whether there is nothing but the pancreas and what lies within it."""
+        """Whether every class is the pancreas or something within it."""
         return all(self.in_gland)
 
     def main_pieces(
@@ -67,23 +59,11 @@ class Classes:
         spacing: tuple[float, float, float],
         plausible: Array,
     ) -> Array:
-        """Clear what is found apart from the organs.
+        """Clear what is found apart from the organs in probabilities (classes, Z, H, W).
 
         Of the gland, with everything within it, what `main_pieces` of
         `napari_pancreas_seg.mask.postprocessing` keeps; of another organ the largest piece, and
         others that are not tiny against it, wherever they lie: kidneys are two.
-
-        Parameters
-        ----------
-        probability : ndarray, shape (classes, Z, H, W)
-            Probabilities.
-        threshold, spacing, plausible
-            See `main_pieces` there.
-
-        Returns
-        -------
-        ndarray, shape (classes, Z, H, W)
-            0 where a piece was dropped.
         """
         if len(self) == 1:
             kept = main_pieces(probability[0], threshold, spacing, plausible)
@@ -113,4 +93,4 @@ def _with_rim(pieces: Array) -> Array:
 
 
 ONE_CLASS = Classes(("pancreas",), (1,))
-"""Of a model of the pancreas alone."""
+"""The classes of a model of the pancreas alone."""

@@ -17,26 +17,13 @@ DOUBTFUL = 0.1
 def expected_dice(
     probability: npt.NDArray[Any], threshold: float, card: Mapping[str, Any] | None = None
 ) -> npt.NDArray[np.float32]:
-    """Estimate how well each slice's mask would agree with a radiologist's.
+    """Estimate how well each slice's mask would agree with a radiologist's, 0 to 1, shape (Z,).
 
     With M the mask and p the probability, were p calibrated and pixels independent, the
     expected overlap is Σ p over M, and the expected size of the true mask Σ p over all; so
     Dice is about ``2 Σ_M p / (|M| + Σ p)``. What neighbouring pixels have in common makes
-    this too sure of itself: the model's card holds the line that was fitted out of fold.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (Z, H, W)
-        Probabilities; NaN where nothing was computed.
-    threshold : float
-        Probability above which a pixel is in the mask.
-    card : Mapping, optional
-        The model's card; ``confidence`` in it has ``slope`` and ``intercept``.
-
-    Returns
-    -------
-    ndarray, shape (Z,), float32
-        From 0 to 1; NaN for slices where no probability exceeds `DOUBTFUL`.
+    this too sure of itself: ``confidence`` in the model's card holds the line that was fitted out
+    of fold. NaN for slices where no probability (Z, H, W) exceeds `DOUBTFUL`.
     """
     line = {"slope": 1.0, "intercept": 0.0, **((card or {}).get("confidence") or {})}
     expected = np.full(len(probability), np.nan, np.float32)

@@ -22,46 +22,25 @@ Array = npt.NDArray[Any]
 def finish_mask(
     probability: Array,
     frame: Frame,
-    lattice: SliceGrid,
+    slice_grid: SliceGrid,
     spacing: tuple[float, float, float],
     threshold: float,
     plausible: Array | None,
     region: tuple[slice, slice, slice] | None = None,
     classes: Classes = ONE_CLASS,
 ) -> npt.NDArray[np.uint8]:
-    """From the network's probability to the mask of the whole volume.
+    """From the network's probability to the mask (Z, Y, X) of the whole volume.
 
     A voxel is foreground where the probabilities of all classes together exceed the threshold,
-    and then of the most probable class.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (rows, height, width) or (classes, rows, height, width)
-        What the network said, in the frame; NaN where it was not asked, which counts as 0.
-    frame : Frame
-        Where the frame lies on the slices.
-    lattice : SliceGrid
-        Which slices the rows are; between them probability is interpolated.
-    spacing : tuple of float
-        Distance between the CT's voxels along (z, y, x) in mm.
-    threshold : float
-        Probability above which a voxel is foreground.
-    plausible : ndarray, shape (Z,), bool, or None
-        Slices in which a pancreas can lie; None leaves out all post-processing.
-    region : tuple of slice, optional
-        (z, y, x): where the mask can lie; what was found elsewhere does not count.
-    classes : Classes
-        Which value each class has in the mask, and which of them are the gland's.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X), uint8
-        The mask.
+    and then of the most probable class. `probability` (classes, rows, height, width), or without
+    the first axis, is NaN where the network was not asked, which counts as 0; between rows it is
+    interpolated. Without `plausible` (Z,), slices in which a pancreas can lie, all
+    post-processing is left out. What was found outside of `region` (z, y, x) does not count.
     """
     if probability.ndim == 3:
         probability = probability[None]
-    part = slice(0, lattice.n_slices) if region is None else region[0]
-    known = _known_rows(probability[0]) & _within(lattice, part)
+    part = slice(0, slice_grid.n_slices) if region is None else region[0]
+    known = _known_rows(probability[0]) & _within(slice_grid, part)
     kept = np.zeros_like(probability)
     # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
     for rows in stretches(known):
@@ -71,38 +50,21 @@ def finish_mask(
         if plausible is not None:
             several = len(inside) > 1
             above = _foreground(np.stack(inside)) > threshold if several else None
-            row_mm = spacing[0] * lattice.stride
+            row_mm = spacing[0] * slice_grid.stride
             inside = [_smooth_near(each, threshold, frame, row_mm, above) for each in inside]
         for each, smooth in zip(kept, inside, strict=True):
             each[rows] = smooth
     if plausible is not None:
-        step = (spacing[0] * lattice.stride, frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
-        kept = classes.main_pieces(kept, threshold, step, plausible[lattice.z])
-    mask = _between_rows(kept, frame, lattice, threshold, part, classes.values)
+        step = (spacing[0] * slice_grid.stride, frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
+        kept = classes.main_pieces(kept, threshold, step, plausible[slice_grid.z])
+    mask = _between_rows(kept, frame, slice_grid, threshold, part, classes.values)
     return mask if region is None else keep_region(mask, region[1:])
 
 
 def native_mask(
     probability: Array, frame: Frame, threshold: float, classes: Classes = ONE_CLASS
 ) -> npt.NDArray[np.uint8]:
-    """Bring probability back to the slices' own pixels and threshold it there.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (n, height, width) or (classes, n, height, width)
-        Probability in the frame.
-    frame : Frame
-        Where the frame lies.
-    threshold : float
-        Probability above which a pixel is foreground.
-    classes : Classes
-        Which value each class has in the mask.
-
-    Returns
-    -------
-    ndarray, shape (n, Y, X), uint8
-        The mask.
-    """
+    """Threshold probability (classes, n, height, width) on the slices' own pixels: (n, Y, X)."""
     if probability.ndim == 3:
         probability = probability[None]
     n = probability.shape[1]
@@ -121,23 +83,23 @@ def keep_region(mask: npt.NDArray[np.uint8], within: tuple[slice, ...]) -> npt.N
 def _between_rows(
     probability: Array,
     frame: Frame,
-    lattice: SliceGrid,
+    slice_grid: SliceGrid,
     threshold: float,
     part: slice,
     values: tuple[int, ...],
 ) -> npt.NDArray[np.uint8]:
-    """Mask of every slice of a part of the volume, interpolated between rows of the lattice.
+    """Mask of every slice of a part of the volume, interpolated between rows of the slice grid.
 
     Interpolation never exceeds its neighbours, so only what touches a frame pixel above the
     threshold is worth computing: work grows with the gland.
     """
-    mask = np.zeros((lattice.n_slices, *frame.shape), np.uint8)
+    mask = np.zeros((slice_grid.n_slices, *frame.shape), np.uint8)
     rows, columns = frame.out_of()
     above: npt.NDArray[np.bool_] = np.asarray(_foreground(probability) > threshold)
-    # Per row of the lattice: frame rows and frame columns that exceed the threshold somewhere.
+    # Per row of the slice grid: frame rows and frame columns that exceed the threshold somewhere.
     in_rows, in_columns = np.asarray(above.any(axis=2)), np.asarray(above.any(axis=1))
     for z in range(part.start, part.stop):
-        below, upper, share = lattice.between(z)
+        below, upper, share = slice_grid.between(z)
         pair = [below] if share == 0 else [below, upper]
         y = _reach(rows, in_rows[pair])
         x = _reach(columns, in_columns[pair])
@@ -210,7 +172,7 @@ def _known_rows(probability: Array) -> npt.NDArray[np.bool_]:
     return known
 
 
-def _within(lattice: SliceGrid, part: slice) -> npt.NDArray[np.bool_]:
-    inside = np.zeros(len(lattice), bool)
-    inside[lattice.rows(part.start, part.stop)] = True
+def _within(slice_grid: SliceGrid, part: slice) -> npt.NDArray[np.bool_]:
+    inside = np.zeros(len(slice_grid), bool)
+    inside[slice_grid.rows(part.start, part.stop)] = True
     return inside

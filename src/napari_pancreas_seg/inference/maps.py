@@ -1,4 +1,4 @@
-"""Probability and attention of a volume while they are being found: compact arrays that fill."""
+"""Probability and attention maps of a CT while a run fills them."""
 
 from __future__ import annotations
 
@@ -34,39 +34,27 @@ def foreground(probability: Array) -> Array:
 
 
 class MapArrays:
-    """Maps of a volume, at the resolution at which the network computes them.
-
-    Parameters
-    ----------
-    frame : Frame
-        Where the network's frame lies on the slices.
-    volume : Grid
-        Grid of the CT.
-    lattice : SliceGrid
-        Slices that the maps have.
-    classes : Classes
-        What the network tells apart.
-    """
+    """Maps of a volume, at the resolution at which the network computes them."""
 
     def __init__(
-        self, frame: Frame, volume: Grid, lattice: SliceGrid, classes: Classes = ONE_CLASS
+        self, frame: Frame, volume: Grid, slice_grid: SliceGrid, classes: Classes = ONE_CLASS
     ) -> None:
-        self._frame, self._volume, self._lattice = frame, volume, lattice
+        self._frame, self._volume, self._slice_grid = frame, volume, slice_grid
         self._classes = classes
         self._arrays: dict[str, npt.NDArray[np.float16]] = {}
         self._grids: dict[str, Grid] = {}
 
     def store(self, rows: npt.NDArray[np.intp], outputs: dict[str, Array]) -> None:
-        """Take what the network said of some rows of the lattice."""
+        """Store the network's output for some rows of the slice grid."""
         for word, values in self._named(outputs):
             size = values.shape[1:]
             if word not in self._arrays:
-                self._arrays[word] = np.full((len(self._lattice), *size), np.nan, np.float16)
+                self._arrays[word] = np.full((len(self._slice_grid), *size), np.nan, np.float16)
                 self._grids[word] = self._grid(word, size)
             self._arrays[word][rows] = values
 
     def _named(self, outputs: dict[str, Array]) -> Iterator[tuple[str, Array]]:
-        """Maps by the words that they are known by; of several classes, their sum too."""
+        """Maps by their names; of several classes, their sum too."""
         for name, values in outputs.items():
             if name != PROBABILITY:
                 yield name.replace("_", " "), values
@@ -78,7 +66,7 @@ class MapArrays:
 
     @property
     def class_words(self) -> list[str]:
-        """Words of the maps that belong to one class of several."""
+        """Names of the maps of single classes, where there are several."""
         several = len(self._classes) > 1
         return [f"{PROBABILITY} {name}" for name in self._classes.names] if several else []
 
@@ -102,7 +90,7 @@ class MapArrays:
 
     @property
     def words(self) -> list[str]:
-        """What there is: the finest gate first, then the probability, then each class's."""
+        """Names of all maps: the finest gate first, then the probability, then each class's."""
         return sorted(self._arrays)
 
     @property
@@ -111,7 +99,7 @@ class MapArrays:
         return self._arrays[PROBABILITY]
 
     def whole(self, word: str) -> ScalarMap:
-        """A map."""
+        """The whole map of a name."""
         return ScalarMap(self._arrays[word], self._grids[word])
 
     def part(self, rows: npt.NDArray[np.intp]) -> dict[str, ScalarMap]:
@@ -120,8 +108,8 @@ class MapArrays:
 
     def _grid(self, word: str, size: tuple[int, int]) -> Grid:
         if word.startswith(PROBABILITY):
-            return self._frame.grid(self._volume, lattice=self._lattice)
+            return self._frame.grid(self._volume, slice_grid=self._slice_grid)
         spec = self._frame.spec
         pad = (-spec.height % _STRIDE // 2, -spec.width % _STRIDE // 2)
         coarser = 2 ** int(word.split()[1])
-        return self._frame.grid(self._volume, size, coarser, pad, self._lattice)
+        return self._frame.grid(self._volume, size, coarser, pad, self._slice_grid)

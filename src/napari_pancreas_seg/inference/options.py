@@ -17,32 +17,14 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to segment.
+    """How to segment: the arguments of `segment`, checked, and the slice to begin with.
 
     Parameters
     ----------
-    device : str
-        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"`` (the first) or ``"gpu:N"``.
-    batch_size : int, optional
-        Slices that go through the network at once; None chooses for the device.
-    threshold : float, optional
-        Probability from which a voxel is pancreas, between 0 and 1; None takes the model's.
-    postprocess : bool
-        Smooth the probability along z, and keep the pieces that are most surely the gland, where
-        a pancreas can lie.
+    device, batch_size, threshold, postprocess, every_slice, slices, box
+        See `segment`.
     first_slice : int, optional
         Slice to begin with, the one on screen for instance; the others follow outward.
-    every_slice : bool
-        Have the network see every slice, instead of finding the gland with a coarse sweep and
-        looking at it every 3 mm.
-    slices : tuple of int, optional
-        (start, stop): only slices start to stop - 1 are segmented, counted from 0 at the feet.
-    box : tuple of int, optional
-        (top, bottom, left, right): only pixels in rows top to bottom - 1 and columns left to
-        right - 1 can belong to the mask.
-    localiser : str, optional
-        Name or path of the model that finds the gland, for one whose frame lies around it; None
-        takes the one that its card names.
 
     Raises
     ------
@@ -58,7 +40,6 @@ class Options:
     every_slice: bool = False
     slices: tuple[int, int] | None = None
     box: tuple[int, int, int, int] | None = None
-    localiser: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", str(self.device)):
@@ -84,13 +65,7 @@ class Options:
                 )
 
     def region(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-        """Where in a CT the mask can lie: `slices` and `box`, cut to its (Z, Y, X).
-
-        Raises
-        ------
-        PancreasSegError
-            If nothing of the CT is left.
-        """
+        """Where in a CT (Z, Y, X) the mask can lie; PancreasSegError if nothing of it is left."""
         top, bottom, left, right = self.box or (0, shape[1], 0, shape[2])
         asked = (self.slices or (0, shape[0]), (top, bottom), (left, right))
         region = tuple(

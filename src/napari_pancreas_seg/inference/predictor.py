@@ -16,20 +16,7 @@ __all__ = ["FramePredictor", "windowed"]
 
 
 def windowed(hu: Any, windows: Sequence[Sequence[float]]) -> Any:
-    """HU windows as channels.
-
-    Parameters
-    ----------
-    hu : tensor, shape (B, H, W, 1)
-        Hounsfield units.
-    windows : sequence of (low, high)
-        One channel each; low becomes 0, high 1, what lies outside is clipped.
-
-    Returns
-    -------
-    tensor, shape (B, H, W, len(windows))
-        Values in [0, 1].
-    """
+    """HU (B, H, W, 1) in windows (low, high), as channels: low becomes 0, high 1, clipped."""
     low = np.array([w[0] for w in windows], np.float32)
     high = np.array([w[1] for w in windows], np.float32)
     return ops.clip((hu - low) / (high - low), 0.0, 1.0)
@@ -38,17 +25,9 @@ def windowed(hu: Any, windows: Sequence[Sequence[float]]) -> Any:
 class FramePredictor(keras.Model):
     """Clipping, cutting the frame, windows and network in one compiled function.
 
-    Parameters
-    ----------
-    network : keras.Model
-        As `napari_pancreas_seg.model.attention_unet.build` makes it.
-    windows : sequence of (low, high)
-        HU windows of its channels.
-    temperature : float
-        Divides the log-odds of the probability, of several classes the logits (Guo et al. 2017,
-        arXiv:1706.04599).
-    compact : bool
-        Return float16 instead of float32: half as much leaves the device.
+    `temperature` divides the log-odds of the probability, of several classes the logits (Guo et
+    al. 2017, arXiv:1706.04599). `compact` returns float16 instead of float32: half as much leaves
+    the device.
     """
 
     def __init__(
@@ -67,30 +46,21 @@ class FramePredictor(keras.Model):
         self.highest = float(max(w[1] for w in windows))
         # XLA's convolutions are slow on a CPU; JAX has no other way.
         self.compile(jit_compile=keras.backend.backend() == "jax")
+        self._graphs: dict[tuple[Any, ...], Any] = {}
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return probability and attention of a batch of slices.
+        """Probability (B, height, width, classes) and ``attention_N`` (B, h, w) of slices.
 
-        Parameters
-        ----------
-        inputs : dict of tensor
-            ``hu`` (B, Y, X), or (B, S, Y, X) for a network that sees the slice's neighbours too,
-            int16 or float32; ``rows`` (height, Y) and ``columns``
-            (width, X), the matrices of a `Canvas` or of `Frame.into`; ``shift``, a scalar in HU
-            added before clipping.
-
-        Returns
-        -------
-        dict of tensor
-            ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
+        Inputs are ``hu`` (B, Y, X), int16 or float32; ``rows`` (height, Y) and ``columns``
+        (width, X), the matrices of a `FrameCrop` or of `Frame.into`; and ``shift``, HU to add
+        before clipping.
         """
         hu = ops.cast(inputs["hu"], "float32") + inputs["shift"]
         # Clip before resampling: otherwise metal and air bleed into their surroundings.
         hu = ops.clip(hu, self.lowest, self.highest) - self.lowest
         hu = ops.matmul(inputs["rows"], hu)
         hu = ops.matmul(hu, ops.transpose(inputs["columns"])) + self.lowest
-        hu = hu[..., None] if len(hu.shape) == 3 else ops.transpose(hu, (0, 2, 3, 1))
-        outputs = dict(self.network(windowed(hu, self.windows), training=False))
+        outputs = dict(self.network(windowed(hu[..., None], self.windows), training=False))
         probability = ops.cast(outputs.pop("probability"), "float32")
         maps = {name: ops.cast(value[..., 0], "float32") for name, value in outputs.items()}
         maps["probability"] = tempered(probability, self.temperature)
@@ -106,7 +76,23 @@ class FramePredictor(keras.Model):
         shift: float = 0.0,
     ) -> dict[str, npt.NDArray[Any]]:
         """Run `call` compiled, from NumPy to NumPy."""
-        outputs: dict[str, npt.NDArray[Any]] = self.predict_on_batch(
-            {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
-        )
+        inputs = {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
+        if keras.backend.backend() == "tensorflow":
+            return self._run_graph(inputs)
+        outputs: dict[str, npt.NDArray[Any]] = self.predict_on_batch(inputs)
         return outputs
+
+    def _run_graph(self, inputs: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        """Run one graph for each shape of the inputs.
+
+        Keras would trace a second shape with sizes left open, after which bfloat16 gives other
+        last digits: what comes out must not depend on the CTs before.
+        """
+        import tensorflow as tf
+
+        tensors = {name: tf.convert_to_tensor(each) for name, each in inputs.items()}
+        key = tuple((each.dtype.name, *each.shape) for each in tensors.values())
+        if key not in self._graphs:
+            function = tf.function(self.call, autograph=False)
+            self._graphs[key] = function.get_concrete_function(tensors)
+        return {name: each.numpy() for name, each in self._graphs[key](tensors).items()}

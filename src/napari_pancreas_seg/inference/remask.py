@@ -1,4 +1,4 @@
-"""Another threshold, or other post-processing, on a segmentation that is there already."""
+"""Another threshold, or other post-processing, on a finished segmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["places", "remask"]
 def remask(
     result: Segmentation, threshold: float | None = None, postprocess: bool | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Make the mask anew from the probability, without the network.
+    """Make a mask from a result's probability again, without the network.
 
     Parameters
     ----------
@@ -31,17 +31,17 @@ def remask(
     Returns
     -------
     ndarray, shape (Z, Y, X), uint8
-        What `segment` would have returned with these options.
+        What `segment` would return with these options.
     """
     probability = result.probability
     if postprocess is None:
         postprocess = result.options.postprocess
-    frame, lattice = places(result)
+    frame, slice_grid = places(result)
     several = [each.values for each in result.probabilities.values()]
     return finish_mask(
         np.stack(several) if several else probability.values,
         frame,
-        lattice,
+        slice_grid,
         result.grid.spacing,
         result.threshold if threshold is None else threshold,
         result.plausible if postprocess else None,

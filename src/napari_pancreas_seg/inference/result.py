@@ -1,111 +1,54 @@
-"""What a segmentation reports on its way and returns; plain data, no Keras."""
+"""What a segmentation returns, and how it is written; plain data, no Keras."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg import __version__
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options
-from napari_pancreas_seg.inference.saving import save_result
-from napari_pancreas_seg.mask.measures import volume_ml
+from napari_pancreas_seg.inference.progress import FoundSlices, Progress, ScalarMap, exhaust
+from napari_pancreas_seg.inference.provenance import (
+    PROGRAM,
+    software_record,
+    source_record,
+    write_sidecar,
+)
+from napari_pancreas_seg.inference.saving import (
+    attention_path,
+    card_sha256,
+    check_targets,
+    mask_sha256,
+    prepare,
+    probability_path,
+    sidecar_path,
+)
+from napari_pancreas_seg.io import save_map, save_mask, stem
+from napari_pancreas_seg.io.files import all_or_none
+from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 if TYPE_CHECKING:
     import nibabel
 
-__all__ = ["FoundSlices", "Options", "Progress", "ScalarMap", "Segmentation", "exhaust"]
-
-Array = npt.NDArray[Any]
-Step = TypeVar("Step")
-Result = TypeVar("Result")
-
-
-def exhaust(
-    steps: Generator[Step, Any, Result], on_step: Callable[[Step], object] | None = None
-) -> Result:
-    """Run a generator to its end, calling `on_step` with what it yields; give what it returns."""
-    try:
-        while True:
-            step = next(steps)
-            if on_step is not None:
-                on_step(step)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
-    finally:
-        steps.close()
-
-
-@dataclass(frozen=True, eq=False)
-class ScalarMap:
-    """A map of values in [0, 1] with its own grid.
-
-    Parameters
-    ----------
-    values : ndarray, shape (rows, H, W)
-        float16; NaN where nothing was computed. Rows lie as far apart as the slices that the
-        network may have seen: see `napari_pancreas_seg.inference.schedule.SliceGrid`.
-    grid : Grid
-        Where the values lie; axes are parallel to the CT's.
-    """
-
-    values: Array
-    grid: Grid
-
-
-@dataclass(frozen=True, eq=False)
-class FoundSlices:
-    """Slices of the mask that have just been found, before any post-processing.
-
-    Parameters
-    ----------
-    z : ndarray, shape (n,)
-        Indices of the slices in the CT.
-    mask : ndarray, shape (n, Y, X), uint8
-        The slices of the mask on the CT's grid.
-    maps : Mapping of str to ScalarMap
-        ``"probability"`` and ``"attention 1"`` (the finest gate) and so on: the values of
-        these slices alone, (n, H, W), with the grid of the whole map.
-    rows : ndarray, shape (n,), optional
-        Where these slices lie along the maps' first axis; at z if None.
-    """
-
-    z: npt.NDArray[np.intp]
-    mask: npt.NDArray[np.uint8]
-    maps: Mapping[str, ScalarMap] = field(default_factory=dict)
-    rows: npt.NDArray[np.intp] | None = None
-
-    @property
-    def map_rows(self) -> npt.NDArray[np.intp]:
-        """Where these slices lie along the maps' first axis."""
-        return self.z if self.rows is None else self.rows
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """How far a segmentation has come.
-
-    Parameters
-    ----------
-    stage : str
-        What is going on: ``"loading the network"``, ``"segmenting"``, ``"post-processing"``.
-    done, total : int
-        Slices done, and slices to do in all. The total may change.
-    slices : FoundSlices, optional
-        What this step has found.
-    """
-
-    stage: str
-    done: int
-    total: int
-    slices: FoundSlices | None = None
+__all__ = [
+    "FoundSlices",
+    "Options",
+    "Progress",
+    "ScalarMap",
+    "Segmentation",
+    "describe",
+    "exhaust",
+    "save_result",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +58,12 @@ class Segmentation:
     Parameters
     ----------
     mask : ndarray, shape (Z, Y, X), uint8
-        1 in the pancreas, on the CT's grid; of a model of several classes, the values that its
+        On the CT's grid; 1 in the pancreas, of a model of several classes the values that its
         card gives them in ``labels``.
     probability : ScalarMap
-        Probability of pancreas at the resolution of the network's input; of several classes, of
-        any of them.
+        Probability of pancreas (of any of several classes) at the resolution of the network.
     attention : tuple of ScalarMap
-        Attention gate coefficients, finest gate first, at the resolution at which the
+        Coefficients of the attention gates, finest gate first, at the resolution at which the
         network computed them; empty for a network without gates.
     grid : Grid
         The CT's grid, on which the mask lies.
@@ -134,13 +76,12 @@ class Segmentation:
     options : Options
         What was asked for.
     notes : tuple of str
-        Sentences the user should read.
+        Warnings for the user.
     expected_dice : ndarray, shape (Z,), float32
-        How well each slice of the network's mask is expected to agree with a radiologist's,
-        from 0 to 1; NaN where the network saw no pancreas. The lowest want looking at first.
+        How well each slice is expected to agree with a radiologist's mask, from 0 to 1; NaN
+        where the network saw no pancreas. The lowest want looking at first.
     plausible : ndarray, shape (Z,), bool
-        Slices in which a pancreas can lie, by where the lungs end; post-processing drops
-        what was found in the others.
+        Slices in which a pancreas can lie; post-processing drops what was found in the others.
     probabilities : Mapping of str to ScalarMap
         Of a model of several classes, the probability of each by its name.
     ct : CTVolume, optional
@@ -243,3 +184,130 @@ class Segmentation:
                 "path)."
             )
         return self.ct
+
+
+def describe(
+    volume: CTVolume,
+    segmentation: Segmentation,
+    *,
+    mask: npt.NDArray[Any] | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Collect what made a mask and what it measures, as plain values for JSON.
+
+    `mask` is the one that is written, if a person has edited the model's: ``edits`` counts what
+    was changed. `seconds` are further stages, such as reading the CT. The source is known by its
+    hash. ``labels`` names the values of a mask of several classes, with what each measures.
+    """
+    written = segmentation.mask if mask is None else mask
+    stages = {**(seconds or {}), **segmentation.seconds}
+    return {
+        "program": {"name": PROGRAM, "version": __version__},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": {
+            key: segmentation.model.get(key) for key in ("name", "version", "weights_sha256")
+        },
+        "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
+        "measurements": measure(written, volume),
+        **_by_class(written, segmentation, volume),
+        "edits": _edits(written, segmentation),
+        "source": source_record(volume.source),
+        "grid": {
+            "axes": "z (feet to head), y (front to back), x (right to left)",
+            "shape": list(volume.grid.shape),
+            "spacing_mm": list(volume.spacing),
+            "affine_ras_mm": volume.grid.affine.tolist(),
+        },
+        "seconds": {name: round(float(value), 3) for name, value in stages.items()},
+        "software": software_record(),
+        "notes": list(dict.fromkeys((*volume.notes, *segmentation.notes))),
+    }
+
+
+def _by_class(
+    mask: npt.NDArray[Any], segmentation: Segmentation, volume: CTVolume
+) -> dict[str, Any]:
+    """Value and measurements of each class, where there are several."""
+    classes = Classes.of(segmentation.model)
+    if len(classes) == 1:
+        return {}
+    found = {}
+    for name, value in zip(classes.names, classes.values, strict=True):
+        found[name] = {"value": value, **measure(mask == value, volume)}
+    return {"labels": found}
+
+
+def _edits(mask: npt.NDArray[Any], segmentation: Segmentation) -> dict[str, int]:
+    """Count what a person has changed in the model's mask, a slice at a time."""
+    found = segmentation.mask
+    added = removed = relabelled = slices = 0
+    for now, before in zip(mask, found, strict=True):
+        if mask is found or not (changed := now != before).any():
+            continue
+        slices += 1
+        added += int(np.count_nonzero(changed & (before == 0)))
+        removed += int(np.count_nonzero(changed & (now == 0)))
+        relabelled += int(np.count_nonzero(changed & (before != 0) & (now != 0)))
+    several = relabelled or len(Classes.of(segmentation.model)) > 1
+    return {
+        "voxels_added": added,
+        "voxels_removed": removed,
+        **({"voxels_relabelled": relabelled} if several else {}),
+        "slices": slices,
+    }
+
+
+def save_result(
+    found: Segmentation,
+    volume: CTVolume,
+    mask: str | Path,
+    *,
+    attention: bool = False,
+    probability: bool = False,
+    overwrite: bool = False,
+    mint_uids: bool = False,
+    maps: str | None = None,
+    seconds: Mapping[str, float] | None = None,
+    stamp: str | None = None,
+) -> tuple[list[Path], dict[str, Any]]:
+    """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
+
+    For a mask ``m.nii.gz`` the others are ``m.json``, ``m_probability.nii.gz`` and
+    ``m_attention_1.nii.gz`` (finest), …; `maps` is the start of the maps' names, if it is not the
+    mask's. `seconds` are further stages for the sidecar, `stamp` is that of the CT's files, by
+    which a later run knows them without reading. Returns the files, the mask first and the
+    sidecar last, and the sidecar's content.
+    """
+    mask = Path(mask)
+    maps = stem(mask) if maps is None else maps
+    check_targets(
+        mask,
+        maps,
+        volume.source.path,
+        attention=attention,
+        probability=probability,
+        overwrite=overwrite,
+    )
+    volume = prepare(volume, mask, mint_uids=mint_uids)
+    record = describe(volume, found, seconds=seconds)
+    scalar_maps = [(probability_path(mask, maps), found.probability)] if probability else []
+    if attention:
+        scalar_maps += [
+            (attention_path(mask, maps, k), gate) for k, gate in enumerate(found.attention, start=1)
+        ]
+    sidecar = sidecar_path(mask)
+    # The sidecar comes last: where it is, the case is complete.
+    with all_or_none(mask.parent, last=sidecar.name, overwrite=overwrite) as folder:
+        save_mask(found.mask, volume, folder / mask.name, card=found.model)
+        for path, scalar_map in scalar_maps:
+            save_map(scalar_map, volume, folder / path.name)
+        # By these a later run of a folder knows that the case is done.
+        record["resume"] = {
+            "source_stamp": stamp,
+            "card_sha256": card_sha256(found.model),
+            "mask_sha256": mask_sha256(folder / mask.name),
+            "probability": probability,
+            "attention": len(found.attention) if attention else -1,  # -1: not asked for
+        }
+        write_sidecar(folder / sidecar.name, record)
+    return [mask, *(path for path, _ in scalar_maps), sidecar], record

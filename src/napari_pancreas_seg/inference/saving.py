@@ -1,4 +1,4 @@
-"""A segmentation as files: the mask, its record and its maps, all of them or none."""
+"""Names of a segmentation's files, checks before they are written, and their hashes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import SavedResult, describe, write_sidecar
-from napari_pancreas_seg.io import check_can_save, save_map, save_mask, stem, suffix_of
+from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
-from napari_pancreas_seg.io.files import all_or_none, check_target, file_sha256, same_file
+from napari_pancreas_seg.io.files import check_target, file_sha256, same_file
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES
 from napari_pancreas_seg.volume import CTVolume
 
@@ -24,7 +23,6 @@ __all__ = [
     "mask_sha256",
     "prepare",
     "probability_path",
-    "save_result",
     "sidecar_path",
 ]
 
@@ -84,90 +82,6 @@ def prepare(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:
         volume = complete_uids(volume)
     check_can_save(mask, volume)
     return volume
-
-
-def save_result(
-    found: SavedResult,
-    volume: CTVolume,
-    mask: str | Path,
-    *,
-    attention: bool = False,
-    probability: bool = False,
-    overwrite: bool = False,
-    mint_uids: bool = False,
-    maps: str | None = None,
-    seconds: Mapping[str, float] | None = None,
-    stamp: str | None = None,
-) -> tuple[list[Path], dict[str, Any]]:
-    """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
-
-    Parameters
-    ----------
-    found : Segmentation
-        What the model found.
-    volume : CTVolume
-        The CT.
-    mask : str or Path
-        Where the mask goes. For ``m.nii.gz`` the others are ``m.json``,
-        ``m_probability.nii.gz`` and ``m_attention_1.nii.gz`` (finest), ….
-    attention, probability : bool
-        Whether to write these maps, at the resolution of the network.
-    overwrite : bool
-        Whether existing files may be replaced.
-    mint_uids : bool
-        Whether a DICOM-SEG of a series without UIDs may be given some.
-    maps : str, optional
-        Start of the maps' names, if it is not the mask's.
-    seconds : Mapping of str to float, optional
-        Further stages for the sidecar.
-    stamp : str, optional
-        Stamp of the CT's files, by which a later run knows them without reading.
-
-    Returns
-    -------
-    files : list of Path
-        What was written: the mask first, the sidecar last.
-    record : dict
-        Content of the sidecar.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file exists already or cannot be written.
-    """
-    mask = Path(mask)
-    maps = stem(mask) if maps is None else maps
-    check_targets(
-        mask,
-        maps,
-        volume.source.path,
-        attention=attention,
-        probability=probability,
-        overwrite=overwrite,
-    )
-    volume = prepare(volume, mask, mint_uids=mint_uids)
-    record = describe(volume, found, seconds=seconds)
-    scalar_maps = [(probability_path(mask, maps), found.probability)] if probability else []
-    if attention:
-        scalar_maps += [
-            (attention_path(mask, maps, k), gate) for k, gate in enumerate(found.attention, start=1)
-        ]
-    sidecar = sidecar_path(mask)
-    # The sidecar comes last: where it is, the case is complete.
-    with all_or_none(mask.parent, last=sidecar.name, overwrite=overwrite) as folder:
-        save_mask(found.mask, volume, folder / mask.name, card=found.model)
-        for path, scalar_map in scalar_maps:
-            save_map(scalar_map, volume, folder / path.name)
-        # By these a later run of a folder knows that the case is done.
-        record["resume"] = {
-            "source_stamp": stamp,
-            "card_sha256": card_sha256(found.model),
-            "mask_sha256": mask_sha256(folder / mask.name),
-            "probability": probability,
-            "attention": len(found.attention) if attention else -1,  # -1: not asked for
-        }
-        write_sidecar(folder / sidecar.name, record)
-    return [mask, *(path for path, _ in scalar_maps), sidecar], record
 
 
 def card_sha256(card: Mapping[str, Any]) -> str:

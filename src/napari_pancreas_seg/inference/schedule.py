@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FINE_MM", "SWEEP_MM", "Schedule", "SliceGrid", "lattice_for"]
+__all__ = ["FINE_MM", "SWEEP_MM", "Schedule", "SliceGrid", "choose_slice_grid"]
 
 FINE_MM = 3.0
 """Slices within the gland lie at most so far apart; slices that are thicker are all seen."""
 SWEEP_MM = 12.0
 """Slices of the sweep lie about so far apart: no gland is so short that it slips through."""
 FEWEST_SLICES = 40
-"""With fewer there is nothing to save."""
+"""CTs with fewer slices are seen whole."""
 FAINTEST_RUN = 0.1
 """A stretch with less than this share of the strongest one's evidence is not looked at closely.
 
@@ -31,16 +31,9 @@ FAINTEST_RUN = 0.1
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """Evenly spaced slices of a volume: those that the network may see.
+    """Evenly spaced slices of a volume: those that the network may see, its rows.
 
-    Parameters
-    ----------
-    n_slices : int
-        Slices of the volume.
-    stride : int
-        Slices from one row of the lattice to the next; 1 for every slice.
-    offset : int
-        Slice of the first row, less than `stride`.
+    `stride` slices lie from one row to the next; `offset`, less than that, is the first row's.
     """
 
     n_slices: int
@@ -77,32 +70,19 @@ class SliceGrid:
         return below, min(below + 1, len(self) - 1), place - below
 
 
-def lattice_for(
+def choose_slice_grid(
     n_slices: int,
     spacing_z_mm: float,
     part: slice,
     first: int | None = None,
     every_slice: bool = False,
-    fine_mm: float = FINE_MM,
 ) -> SliceGrid:
     """Choose how closely the slices of a CT are looked at.
 
-    Parameters
-    ----------
-    n_slices : int
-        Slices of the CT.
-    spacing_z_mm : float
-        Distance between them in mm.
-    part : slice
-        Slices that are asked for.
-    first : int, optional
-        A slice that must be among those that are seen.
-    every_slice : bool
-        Leave none out.
-    fine_mm : float
-        How far apart rows may lie.
+    `part` are the slices that are asked for; `first` is one that must be among those that are
+    seen.
     """
-    stride = max(1, math.floor(fine_mm / spacing_z_mm + 1e-3))
+    stride = max(1, math.floor(FINE_MM / spacing_z_mm + 1e-3))
     if every_slice or part.stop - part.start < FEWEST_SLICES:
         stride = 1
     anchor = first if first is not None and part.start <= first < part.stop else part.start
@@ -110,55 +90,39 @@ def lattice_for(
 
 
 class Schedule:
-    """Hands out rows of a lattice: the one on screen, a sweep, and all where the gland is.
+    """Hands out rows of a slice grid: the one on screen, a sweep, and all where the gland is.
 
-    Parameters
-    ----------
-    lattice : SliceGrid
-        What can be asked for.
-    spacing_z_mm : float
-        Distance between the CT's slices in mm.
-    part : slice
-        Slices of the CT that are asked for; an empty one for none.
-    first : int, optional
-        Slice to begin with; the others follow by their distance to it. Without it, from the
-        feet to the head.
-    likely : ndarray, shape (n_slices,), bool, optional
-        Slices in which a pancreas can lie; the sweep passes over the others.
-    every_slice : bool
-        Hand out every row, in one sweep.
-    fine_mm : float
-        As for `lattice_for`. Rows that lie farther apart, because the slices are thicker, are
-        all handed out.
+    `part` are the CT's slices that are asked for. The network begins with slice `first`, the
+    others follow by their distance to it; without it, they go from the feet to the head. The
+    sweep passes over slices that are not `likely` (n_slices,) to show a pancreas. `every_slice`
+    hands out every row, in one sweep; so do rows farther apart than `FINE_MM`, because the slices
+    are thicker.
     """
 
     def __init__(
         self,
-        lattice: SliceGrid,
+        slice_grid: SliceGrid,
         spacing_z_mm: float,
         part: slice,
         first: int | None = None,
         likely: npt.NDArray[np.bool_] | None = None,
         every_slice: bool = False,
-        fine_mm: float = FINE_MM,
     ) -> None:
-        self._rows = np.arange(len(lattice))[lattice.rows(part.start, part.stop)]
-        if part.start >= part.stop:
-            self._rows = self._rows[:0]
+        self._rows = np.arange(len(slice_grid))[slice_grid.rows(part.start, part.stop)]
         self._first: int | None = None
-        if first is not None and len(self._rows):
-            middle = int(lattice.nearest()[min(max(first, 0), lattice.n_slices - 1)])
+        if first is not None:
+            middle = int(slice_grid.nearest()[min(max(first, 0), slice_grid.n_slices - 1)])
             self._first = min(max(middle, int(self._rows[0])), int(self._rows[-1]))
-        row_mm = spacing_z_mm * lattice.stride
+        row_mm = spacing_z_mm * slice_grid.stride
         sweeping = (
-            not every_slice and row_mm <= fine_mm + 1e-3 and part.stop - part.start >= FEWEST_SLICES
+            not every_slice and row_mm <= FINE_MM + 1e-3 and part.stop - part.start >= FEWEST_SLICES
         )
         self._step = max(1, round(SWEEP_MM / row_mm)) if sweeping else 1
-        self._evidence = np.full(len(lattice), np.nan)
-        self._asked = np.zeros(len(lattice), bool)
+        self._evidence = np.full(len(slice_grid), np.nan)
+        self._asked = np.zeros(len(slice_grid), bool)
         self._sweeping = sweeping
-        if sweeping and likely is not None and likely[lattice.z[self._rows]].any():
-            self._rows = self._rows[likely[lattice.z[self._rows]]]
+        if sweeping and likely is not None and likely[slice_grid.z[self._rows]].any():
+            self._rows = self._rows[likely[slice_grid.z[self._rows]]]
 
     def take(self, most: int) -> npt.NDArray[np.intp]:
         """Rows to do next, at most so many; none if all is done or more must be known first."""

@@ -7,9 +7,7 @@ from napari_pancreas_seg.io.load import (
     load_ct,
     load_map,
     load_mask,
-    load_unchecked,
-    looks_like_map,
-    looks_like_mask,
+    sniff,
 )
 from napari_pancreas_seg.io.save import (
     MASK_SUFFIXES,
@@ -31,12 +29,10 @@ __all__ = [
     "load_ct",
     "load_map",
     "load_mask",
-    "load_unchecked",
-    "looks_like_map",
-    "looks_like_mask",
     "save_ct",
     "save_map",
     "save_mask",
+    "sniff",
     "stem",
     "suffix_of",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import CTVolume, Grid
+from napari_pancreas_seg.volume import CTVolume, Grid, Volume
 
 __all__ = ["bring_onto"]
 
@@ -21,38 +21,18 @@ _TOLERANCE = 0.1
 def bring_onto(
     volume: CTVolume,
     mask: Labels,
-    grid: Grid,
+    on: Volume,
     name: str,
     advice: str = "resample it onto the CT first",
 ) -> Labels:
     """Bring a mask onto the grid of a CT, if that takes no resampling.
 
     Flips and permutations of axes have been undone by reading. What is left is a mask that spans
-    a part of the CT only, such as a DICOM-SEG without its empty slices.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (z, y, x), uint8
-        The mask in display order.
-    grid : Grid
-        Where it lies.
-    name : str
-        What it is called.
-    advice : str
-        What to do if it cannot be: the end of the sentence.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X)
-        The mask on the CT's grid; the same array where nothing is to be done.
-
-    Raises
-    ------
-    PancreasSegError
-        If its voxels are not voxels of the CT.
+    a part of the CT only, such as a DICOM-SEG without its empty slices. A mask with fewer slices
+    and the CT's own affine is refused: if they were dropped at its first end, it lies beside the
+    gland, and nothing tells.
     """
+    grid = on.grid
     first = volume.grid.index(grid.world((0, 0, 0)))
     last = volume.grid.index(grid.world(np.subtract(grid.shape, 1)))
     corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape))))
@@ -66,12 +46,25 @@ def bring_onto(
         )
     if grid.shape == volume.grid.shape:
         return mask
+    if on.source.format != "dicom" and np.allclose(
+        on.source.affine, volume.source.affine, atol=1e-3
+    ):
+        raise PancreasSegError(
+            f"the mask {_fewer(volume.grid, grid)}, but the same affine: nothing says which are "
+            f"missing in '{name}', and it may lie beside the gland; give a mask of the whole CT."
+        )
     whole = np.zeros(volume.grid.shape, np.uint8)
     z, y, x = (
         slice(int(a), int(b) + 1) for a, b in zip(np.rint(first), np.rint(last), strict=True)
     )
     whole[z, y, x] = mask
     return whole
+
+
+def _fewer(ct: Grid, mask: Grid) -> str:
+    if mask.shape[1:] == ct.shape[1:]:
+        return f"has {mask.shape[0]} slices, the CT {ct.shape[0]}"
+    return f"has {_times(mask.shape)} voxels, the CT {_times(ct.shape)} (z, y, x)"
 
 
 def _difference(ct: Grid, mask: Grid) -> str:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import check_target, same_file
-from napari_pancreas_seg.io.load import (
-    load_ct,
-    load_map,
-    load_mask,
-    looks_like_map,
-    looks_like_mask,
-)
+from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
 from napari_pancreas_seg.io.save import save_ct, save_map, save_mask
-from napari_pancreas_seg.volume import Array, CTVolume, Grid
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 __all__ = ["convert"]
-
-
-@dataclass(frozen=True, eq=False)
-class _Map:
-    """A map as `save_map` wants it."""
-
-    values: Array
-    grid: Grid
 
 
 def convert(
@@ -38,35 +23,7 @@ def convert(
     overwrite: bool = False,
     mint_uids: bool = False,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write what a file holds, a CT, a mask or a map, to another one.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file that can be read, or the folder of a DICOM series.
-    target : str or Path
-        Where to write; its ending says the format.
-    ct : str or Path, optional
-        The CT that a mask was drawn on: a DICOM-SEG refers to it, and a table has its HU.
-    series : str or int, optional
-        Which series of several in one DICOM folder.
-    overwrite : bool
-        Whether an existing file may be replaced. What is read never is.
-    mint_uids : bool
-        Whether a DICOM series without UIDs may be given some.
-
-    Returns
-    -------
-    kind : str
-        What it was: ``"CT"``, ``"mask"`` or ``"map"``.
-    notes : tuple of str
-        Sentences the user should read.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be read or written, or the mask does not lie on the grid of the CT.
-    """
+    """Write what a file holds, a CT, a mask or a map, to another one."""
     path, target = Path(path), Path(target)
     if same_file(path, target):
         raise PancreasSegError(
@@ -74,27 +31,21 @@ def convert(
             "another name."
         )
     check_target(target, overwrite=overwrite)
-    if ct is not None and not looks_like_mask(path):
+    kind, volume, _ = sniff(path, series=None if ct else series)
+    if ct is not None and kind != "mask":
         raise PancreasSegError(f"'{path.name}' is no mask, so it needs no CT; leave --ct out.")
-    if looks_like_map(path):
-        values, volume = load_map(path)
-        save_map(_Map(values, volume.grid), volume, target, overwrite=overwrite)
-        return "map", volume.notes
-    if looks_like_mask(path):
-        mask, volume = load_mask(path)
-        if ct is None:
-            like = _only_grid(volume)
-        else:
-            like = load_ct(ct, series=series)
-            advice = "give the CT that it was drawn on"
-            mask = bring_onto(like, mask, volume.grid, path.name, advice)
-        save_mask(mask, like, target, overwrite=overwrite, mint_uids=mint_uids)
-        return "mask", like.notes
-    volume = load_ct(path, series=series)
-    save_ct(volume, target, overwrite=overwrite)
-    return "CT", volume.notes
-
-
-def _only_grid(volume: CTVolume) -> CTVolume:
-    """Take the labels, which are no Hounsfield units, out of a mask's volume."""
-    return CTVolume.of_grid(volume.grid, volume.source, volume.notes)
+    if isinstance(volume, CTVolume):
+        volume = check_ct(volume)
+        save_ct(volume, target, overwrite=overwrite)
+        return kind, volume.notes
+    if kind == "map":
+        save_map(volume, volume, target, overwrite=overwrite)
+        return kind, volume.notes
+    like: OnSourceGrid = volume
+    mask = volume.values
+    if ct is not None:
+        like = whole = load_ct(ct, series=series)
+        advice = "give the CT that it was drawn on"
+        mask = bring_onto(whole, mask, volume, path.name, advice)
+    save_mask(mask, like, target, overwrite=overwrite, mint_uids=mint_uids)
+    return kind, like.notes

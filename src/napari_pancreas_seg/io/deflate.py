@@ -12,21 +12,12 @@ import io
 import zlib
 from typing import IO, Any
 
-__all__ = ["BROKEN", "GZIP", "ZLIB", "compressor", "gzip_writer", "inflated"]
-
-GZIP = zlib.MAX_WBITS | 16
-"""A stream in gzip's format, with neither a name nor a time in it."""
-
-ZLIB = zlib.MAX_WBITS
-"""A stream in zlib's."""
+__all__ = ["BROKEN", "gzip_writer", "inflated"]
 
 _EITHER = zlib.MAX_WBITS | 32
 
-_MAGIC = b"\x1f\x8b"
-"""What a member of a gzip file begins with."""
-
-_BLOCK = 1 << 16
-"""Compressed bytes at a time."""
+_MAGIC = b"\x1f\x8b"  # what a member of a gzip file begins with
+_BLOCK = 1 << 16  # compressed bytes at a time
 
 _codec: Any = zlib
 _file: type[gzip.GzipFile] = gzip.GzipFile
@@ -48,12 +39,8 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
 def inflated(file: IO[bytes]) -> io.BufferedReader:
     """Open a gzip file or a zlib stream for reading; its checksums are verified.
 
-    What follows the last member is ignored, as other readers of images do.
-
-    Parameters
-    ----------
-    file : file object
-        Where the first member begins. It is left open when the reader is closed.
+    What follows the last member is ignored, as other readers of images do. The file is left open
+    when the reader is closed.
     """
     return io.BufferedReader(_Inflated(file), 1 << 18)
 
@@ -93,23 +80,6 @@ class _Inflated(io.RawIOBase):
 
 
 def gzip_writer(file: IO[bytes]) -> gzip.GzipFile:
-    """Open a gzip stream for writing: the same content gives the same bytes.
-
-    Parameters
-    ----------
-    file : file object
-        Where it goes. It is left open when the writer is closed.
-    """
+    """Open a gzip stream for writing, which leaves the file open; equal content, equal bytes."""
     # Neither a name nor a time in the header.
     return _file("", "wb", _level, file, mtime=0)
-
-
-def compressor(format: int) -> Any:
-    """Return an object like `zlib.compressobj` gives.
-
-    Parameters
-    ----------
-    format : int
-        `GZIP` or `ZLIB`.
-    """
-    return _codec.compressobj(_level, zlib.DEFLATED, format)

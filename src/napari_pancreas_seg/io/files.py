@@ -54,13 +54,7 @@ def explain_os_error(error: OSError) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder, and those above it, if it is not there.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be created, or is a file.
-    """
+    """Create a folder, and those above it, if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -86,11 +80,6 @@ def check_folder(folder: Path) -> None:
     """Refuse, before any work is done, a folder that could not be written to.
 
     Creates nothing: where the folder does not exist, the nearest one above it is tried.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is a file or nothing can be written there.
     """
     existing = folder
     while not os.path.lexists(existing) and existing != existing.parent:
@@ -109,20 +98,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse, before any work is done, a target that must not be written.
-
-    Parameters
-    ----------
-    path : Path
-        The file to be written.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or is no regular file.
-    """
+    """Refuse, before any work is done, a target that must not be written."""
     try:
         if path.is_dir():
             raise PancreasSegError(f"'{path.name}' is a folder; give the name of a file.")
@@ -144,25 +120,6 @@ def atomic_path(path: str | Path, *, overwrite: bool = False, suffix: str = "") 
     For libraries that want a name and not a file. What they write goes to a temporary file
     beside the target, which is flushed to the disk and then renamed. Whatever happens before
     that, the target stays as it was.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file to write; its folder is created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced.
-    suffix : str
-        What the temporary name must end in, for libraries that go by that.
-
-    Yields
-    ------
-    Path
-        The temporary file; it does not exist yet.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -184,23 +141,7 @@ def atomic_path(path: str | Path, *, overwrite: bool = False, suffix: str = "") 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    path, overwrite
-        See `atomic_path`.
-
-    Yields
-    ------
-    IO[bytes]
-        The temporary file, open for binary writing.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
-    """
+    """Open a file for writing that appears under its name only when it is complete."""
     with atomic_path(path, overwrite=overwrite) as temporary, open(temporary, "xb") as file:
         yield file
 
@@ -211,25 +152,6 @@ def all_or_none(folder: Path, *, last: str = "", overwrite: bool = False) -> Ite
 
     For files that belong together. If one of them cannot be written, none is: files that were
     there stay as they were.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the files go under their own names; created if needed.
-    last : str
-        Name of the file that appears after all the others.
-    overwrite : bool
-        Whether existing files may be replaced.
-
-    Yields
-    ------
-    Path
-        The temporary folder, a hidden one in `folder`.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file exists and must not be replaced, or cannot be written.
     """
     make_folder(folder)
     temporary = _temporary_beside(folder / "files")
@@ -266,15 +188,7 @@ def file_sha256(path: Path) -> str:
 
 
 def user_folder(name: str, variable: str | None = None) -> Path:
-    """Where the program keeps something of the user's; the folder may not exist yet.
-
-    Parameters
-    ----------
-    name : str
-        Name of the folder within the user's data folder for this program.
-    variable : str, optional
-        Environment variable that names another one: a group's shared folder, for instance.
-    """
+    """Where the program keeps something of the user's; the folder may not exist yet."""
     if variable is not None and (chosen := os.environ.get(variable)):
         return Path(chosen).expanduser()
     import platformdirs
@@ -283,22 +197,7 @@ def user_folder(name: str, variable: str | None = None) -> Path:
 
 
 def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
-    """Write plain data as JSON; the file appears whole or not at all.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to write.
-    data : object
-        What JSON knows: mappings, lists, text, finite numbers.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
-    """
+    """Write plain data as JSON; the file appears whole or not at all."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # A file's name may hold bytes that are no UTF-8. Python has them as lone surrogates, of which
     # JSON's own escape "\udcfc" is made here; reading the JSON gives the same name back.
@@ -307,22 +206,7 @@ def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
-    """Write text as UTF-8; the file appears whole or not at all.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where to write.
-    text : str
-        What to write. What is no Unicode, as in names of old files, is written as an escape.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
-    """
+    """Write text as UTF-8; the file appears whole or not at all."""
     with atomic_write(path, overwrite=overwrite) as file:
         file.write(text.encode(errors="backslashreplace"))
 

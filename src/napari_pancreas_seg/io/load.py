@@ -1,22 +1,24 @@
-"""From a path to a CT or a mask, whatever the format."""
+"""From a path, or an image in memory, to a CT, a mask or a map, whatever the format."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.hounsfield import AIR_HU, scale, to_hounsfield
+from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 from napari_pancreas_seg.io.dicom import read as dicom
 from napari_pancreas_seg.io.dicom.read import is_dicom
 from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.io.images import read_image
 from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
@@ -25,72 +27,72 @@ from napari_pancreas_seg.io.suffixes import (
     METAIMAGE,
     NIFTI,
     NRRD,
+    PAIR,
     list_suffixes,
     stem,
 )
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.io.voxels import are_labels, few_labels
+from napari_pancreas_seg.volume import CTVolume, Volume
 
 __all__ = [
     "SUFFIXES",
+    "Sniffed",
     "check_ct",
     "is_dicom",
     "load_ct",
     "load_map",
     "load_mask",
-    "load_unchecked",
-    "looks_like_map",
-    "looks_like_mask",
+    "sniff",
 ]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+AnyVolume = TypeVar("AnyVolume", CTVolume, Volume)
 
 
 class Format(NamedTuple):
-    """A format that can be read."""
+    """A format of one array in one file, or in two."""
 
     name: str
     suffixes: tuple[str, ...]
     read: Callable[[Path], RawImage]
-    few_values: Callable[[Path, int, int, int], bool]
-    is_map: Callable[[Path], bool]
 
 
 _FORMATS = (
-    Format("nifti", NIFTI, nifti.read, nifti.few_values, nifti.is_map),
-    Format("nrrd", NRRD, itk.read, itk.few_values, itk.is_map),
-    Format("metaimage", METAIMAGE, itk.read, itk.few_values, itk.is_map),
+    Format("nifti", (*NIFTI, *PAIR), nifti.read),
+    Format("nrrd", NRRD, itk.read),
+    Format("metaimage", METAIMAGE, itk.read),
 )
 
-_DICOM = Format(
-    "dicom",
-    (*DICOM, ".zip"),
-    dicom.read,
-    lambda path, low, high, most: dicom.is_segmentation(path),
-    lambda path: False,
-)
-"""Not among the others: its files have any name or none that tells, and a folder is one too."""
-
-SUFFIXES = tuple(suffix for known in _FORMATS for suffix in known.suffixes)
-"""Endings of the files that can be read, lower case, longest first."""
-
-_MANY_LABELS = 128
-"""More different values than that, and it is no mask."""
+SUFFIXES = (*NIFTI, PAIR[0], *NRRD, *METAIMAGE)
+"""Endings of the files that stand for a volume, lower case; DICOM files have any."""
 
 
-def load_ct(path: str | Path, *, series: str | int | None = None) -> CTVolume:
-    """Load a CT.
+class Sniffed(NamedTuple):
+    """What a file holds: ``"CT"``, ``"mask"`` or ``"map"``; the values of a CT are unchecked."""
+
+    kind: str
+    volume: CTVolume | Volume
+    type_name: str  # of the numbers in the file; empty if that does not say much, as with DICOM
+
+
+def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) -> CTVolume:
+    """Load a CT from a file or a folder, or take it from an image in memory.
 
     Parameters
     ----------
-    path : str or Path
-        A file with one volume in Hounsfield units: NIfTI (``.nii.gz``, ``.nii``), NRRD
-        (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``, ``.mhd``). Or DICOM: a folder or a zip
-        with a series, or any one of its files, whatever its name.
+    ct : str, Path, nibabel image, SimpleITK.Image or CTVolume
+        A path: of a file with one volume in Hounsfield units, NIfTI (``.nii.gz``, ``.nii``, a
+        pair ``.hdr`` and ``.img``), NRRD (``.nrrd``, ``.nhdr``) or MetaImage (``.mha``,
+        ``.mhd``); or of DICOM, a folder or a zip with a series, or any one of its files, whatever
+        its name. Or an image, which is copied and checked as a file is. A CTVolume is returned as
+        it is; for arrays see `CTVolume.from_array`.
     series : str or int, optional
         Which series of several in one DICOM folder: its number, its UID, or its place in the
         list (``"#2"``) that the refusal gives. Not needed where one of them is a CT volume.
+    force : bool
+        Take the values for Hounsfield units, even if they do not look like it.
 
     Returns
     -------
@@ -103,24 +105,23 @@ def load_ct(path: str | Path, *, series: str | int | None = None) -> CTVolume:
     PancreasSegError
         If the file cannot be read, is damaged, or does not hold a CT in Hounsfield units.
     """
-    volume, _ = load_unchecked(path, series=series)
-    return check_ct(volume)
+    if isinstance(ct, CTVolume):
+        return ct
+    if isinstance(ct, str | os.PathLike):
+        path = Path(ct)
+        found, raw = _read(path, series)
+        return check_ct(_ct(path, found, raw), force=force)
+    found, name, raw = read_image(ct)
+    if series is not None:
+        raise PancreasSegError("An image in memory has no series to choose; leave series out.")
+    return check_ct(_ct(None, found, raw, name), force=force)
 
 
-def load_unchecked(path: str | Path, *, series: str | int | None = None) -> tuple[CTVolume, str]:
-    """Load a volume without asking whether its values can be Hounsfield units.
+def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
+    """Read a file once, and tell whether it holds a CT, a mask or a map.
 
-    Parameters
-    ----------
-    path, series
-        See `load_ct`.
-
-    Returns
-    -------
-    volume : CTVolume
-        The volume in display order.
-    type_name : str
-        Type of the numbers in the file; empty if that does not say much, as with DICOM.
+    A map is what `save_map` wrote, as its header tells; a mask is a DICOM-SEG, or few different
+    whole numbers from 0 to 255.
 
     Raises
     ------
@@ -128,59 +129,43 @@ def load_unchecked(path: str | Path, *, series: str | int | None = None) -> tupl
         If the file cannot be read or is damaged.
     """
     path = Path(path)
+    if _format(path) is None and dicom.is_segmentation(path):
+        return Sniffed("mask", _mask(path, "dicom", read_segmentation(path)), "")
     found, raw = _read(path, series)
-    notes = raw.notes
-    scaled = scale(raw.stored, raw.slope, raw.intercept)
-    if scaled.invalid == scaled.values.size:
-        raise PancreasSegError(
-            f"'{path.name}' holds no values: every voxel is NaN or infinite; export it again."
-        )
-    if scaled.invalid:
-        notes += (
-            f"{scaled.invalid} voxels of this CT had no value (NaN or infinite): they were taken "
-            f"as air ({AIR_HU} HU).",
-        )
-    volume = _in_display_order(path, found, raw, scaled.values)
-    return replace(volume, notes=notes), raw.type_name
+    if raw.is_map:
+        return Sniffed("map", _map(path, found, raw), raw.type_name)
+    if found != "dicom" and few_labels(raw):
+        return Sniffed("mask", _mask(path, found, raw), raw.type_name)
+    return Sniffed("CT", _ct(path, found, raw), raw.type_name)
 
 
-def check_ct(volume: CTVolume) -> CTVolume:
-    """Take a volume that was read for a CT, if it can be one.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        From `load_unchecked`; its values are changed where an intercept was lost.
-
-    Raises
-    ------
-    PancreasSegError
-        If its values cannot be Hounsfield units.
-    """
-    path = volume.source.path or Path("CT")
-    hu, more = to_hounsfield(volume.hu, f"'{path.name}'", reuse=True)
+def check_ct(volume: CTVolume, *, force: bool = False) -> CTVolume:
+    """Take a volume from `sniff` for a CT, with its values in HU, which may overwrite them."""
+    path = volume.source.path
+    subject = f"'{path.name}'" if path else f"The image '{volume.name}'"
+    hu, more = to_hounsfield(volume.hu, subject, reuse=True, force=force)
     notes = volume.notes + more
     for note in notes:
         logger.info("%s", note)
     return replace(volume, hu=hu, notes=notes)
 
 
-def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:
+def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], Volume]:
     """Load a mask or label map.
 
     Parameters
     ----------
     path : str or Path
-        A file with integers from 0 to 255 (stored in any type): NIfTI, NRRD, MetaImage or
+        A file with whole numbers from 0 to 255 (stored in any type): NIfTI, NRRD, MetaImage or
         DICOM-SEG.
 
     Returns
     -------
     mask : ndarray, shape (Z, Y, X), uint8
         The labels in display order.
-    volume : CTVolume
-        The grid they lie on and the source they came from; its ``hu`` is the mask. What was
-        unusual is in ``notes``.
+    volume : Volume
+        The same as ``values``, with the ``grid`` they lie on, the ``source`` they came from, and
+        ``notes`` on what was unusual.
 
     Raises
     ------
@@ -188,101 +173,73 @@ def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], CTVolume]:
         If the file cannot be read or does not hold labels.
     """
     path = Path(path)
-    if (known := _format(path)) is _DICOM:
-        if path.is_dir():
-            raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")
-        found, raw = known.name, read_segmentation(path)
-    else:
-        found, raw = known.name, known.read(path)
+    known = _format(path)
+    if path.is_dir():
+        raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")
+    found, raw = (
+        ("dicom", read_segmentation(path)) if known is None else (known.name, known.read(path))
+    )
+    volume = _mask(path, found, raw)
+    return volume.values, volume
+
+
+def load_map(path: str | Path) -> tuple[npt.NDArray[np.float32], Volume]:
+    """Load a probability or attention map (float32, from 0 to 1) that `save_map` wrote."""
+    path = Path(path)
+    volume = _map(path, *_read(path))
+    return volume.values, volume
+
+
+def _ct(path: Path | None, found: str, raw: RawImage, name: str = "CT") -> CTVolume:
+    subject = f"'{path.name}'" if path else f"The image '{name}'"
+    values, notes = scale_ct(raw.stored, raw.slope, raw.intercept, subject)
+    return _in_display_order(
+        CTVolume, path, found, replace(raw, notes=raw.notes + notes), values, name
+    )
+
+
+def _mask(path: Path, found: str, raw: RawImage) -> Volume:
     labels = raw.stored
     if labels.dtype != np.uint8 or (raw.slope, raw.intercept) != (1.0, 0.0):
-        scaled = scale(labels, raw.slope, raw.intercept).values
-        if scaled.dtype != np.int16 or scaled.min() < 0 or scaled.max() > 255:
+        values = scale(labels, raw.slope, raw.intercept).values
+        if not are_labels(values):
             raise PancreasSegError(
                 f"'{path.name}' is no mask: a mask holds whole numbers from 0 to 255 only."
             )
-        labels = scaled.astype(np.uint8)
-    volume = replace(_in_display_order(path, found, raw, labels), notes=raw.notes)
-    return volume.hu, volume
+        labels = (values if values.dtype.kind == "i" else np.rint(values)).astype(np.uint8)
+    return _in_display_order(Volume, path, found, raw, labels)
 
 
-def load_map(path: str | Path) -> tuple[npt.NDArray[np.float32], CTVolume]:
-    """Load a probability or attention map that `save_map` wrote.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file with values from 0 to 1, of any format of `load_ct`.
-
-    Returns
-    -------
-    values : ndarray, shape (Z, H, W), float32
-        The map in display order.
-    volume : CTVolume
-        The grid it lies on and the source it came from; its ``hu`` is the map.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be read or holds other values.
-    """
-    path = Path(path)
-    found, raw = _read(path)
+def _map(path: Path, found: str, raw: RawImage) -> Volume:
     values = scale(raw.stored, raw.slope, raw.intercept).values.astype(np.float32)
     if values.min() < 0 or values.max() > 1:
         raise PancreasSegError(f"'{path.name}' is no map: a map holds values from 0 to 1 only.")
-    volume = _in_display_order(path, found, raw, values)
-    return volume.hu, volume
+    return _in_display_order(Volume, path, found, raw, values)
 
 
-def looks_like_map(path: str | Path) -> bool:
-    """Whether `save_map` wrote this file, as its header tells; False if it cannot be read."""
-    path = Path(path)
-    try:
-        return _format(path).is_map(path)
-    except PancreasSegError:
-        return False
-
-
-def looks_like_mask(path: str | Path) -> bool:
-    """Whether a file holds a mask rather than a CT; False if it cannot be read.
-
-    A mask holds few different whole numbers from 0 to 255. For a CT the header or the first
-    slices with tissue settle the matter.
-    """
-    path = Path(path)
-    try:
-        return _format(path).few_values(path, 0, 255, _MANY_LABELS)
-    except PancreasSegError:
-        return False
-
-
-def _check_path(path: Path) -> None:
+def _format(path: Path) -> Format | None:
+    """Return the format of a file; None for DICOM, whose files have any name or none that tells."""
     try:
         if not path.exists():
             raise PancreasSegError(f"'{path}' does not exist; check the path.")
-        if path.is_dir() and not is_dicom(path):
+        if path.is_dir():
+            if is_dicom(path):
+                return None
             raise PancreasSegError(
                 f"'{path.name}' is a folder without DICOM files; give a CT as .nii.gz, or the "
                 "folder of a DICOM series."
             )
-        if not path.is_file() and not path.is_dir():
+        if not path.is_file():
             raise PancreasSegError(f"'{path.name}' is not a regular file; give a CT as .nii.gz.")
     except OSError as error:
         raise PancreasSegError(
             f"'{path.name}' cannot be read: {explain_os_error(error)}."
         ) from error
-
-
-def _format(path: Path) -> Format:
-    _check_path(path)
-    if path.is_dir():
-        return _DICOM
-    for known in (*_FORMATS, _DICOM):
+    for known in _FORMATS:
         if path.name.lower().endswith(known.suffixes):
             return known
-    if is_dicom(path):
-        return _DICOM
+    if path.name.lower().endswith((*DICOM, ".zip")) or is_dicom(path):
+        return None
     raise PancreasSegError(
         f"'{path.name}' is of no known format; give a CT as {list_suffixes(SUFFIXES)}, or DICOM."
     )
@@ -290,8 +247,8 @@ def _format(path: Path) -> Format:
 
 def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
     known = _format(path)
-    if known is _DICOM:
-        return known.name, dicom.read(path, series)
+    if known is None:
+        return "dicom", dicom.read(path, series)
     if series is not None:
         raise PancreasSegError(
             f"'{path.name}' is not DICOM, so no series of it can be chosen; leave series "
@@ -300,19 +257,27 @@ def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
     return known.name, known.read(path)
 
 
-def _in_display_order(path: Path, found: str, raw: RawImage, values: Array) -> CTVolume:
+def _in_display_order(
+    kind: type[AnyVolume],
+    path: Path | None,
+    found: str,
+    raw: RawImage,
+    values: Array,
+    name: str = "",
+) -> AnyVolume:
     try:
-        return CTVolume.from_source_array(
+        return kind.from_source_array(
             values,
             raw.affine,
             path=path,
             format=found,
             header=raw.header,
-            name=stem(path),
+            name=stem(path) if path else name,
+            notes=raw.notes,
             reuse=True,  # nobody else has it
         )
     except PancreasSegError as error:
         raise PancreasSegError(
-            f"'{path.name}' cannot be placed in space because its affine is singular or not "
-            "finite; repair its header or convert it again."
+            f"'{path.name if path else name}' cannot be placed in space because its affine is "
+            "singular or not finite; repair its header or convert it again."
         ) from error

@@ -34,15 +34,7 @@ class NotEnoughMemory(PancreasSegError):
 
 
 def available_bytes() -> int:
-    """Memory that this process may still take, in bytes.
-
-    Returns
-    -------
-    int
-        The least of what the machine has left, what the limits of the control groups that the
-        process is in leave (containers and batch systems set them), and what is left of the
-        process's own limit of address space. Memory that only caches files counts as free.
-    """
+    """Memory that this process may still take, in bytes."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -61,22 +53,7 @@ def available_bytes() -> int:
 
 
 def check_fits(name: str, needed: int, what: str = "Reading it") -> None:
-    """Refuse what needs more memory than there is, before it is taken.
-
-    Parameters
-    ----------
-    name : str
-        Name of the file.
-    needed : int
-        Bytes that it takes, everything included.
-    what : str
-        What takes them, as the beginning of a sentence.
-
-    Raises
-    ------
-    NotEnoughMemory
-        If fewer are left.
-    """
+    """Refuse what needs more memory than there is, before it is taken."""
     left = available_bytes()
     if needed > left:
         raise NotEnoughMemory(
@@ -87,22 +64,7 @@ def check_fits(name: str, needed: int, what: str = "Reading it") -> None:
 
 
 def check_expansion(name: str, compressed: int, declared: int) -> None:
-    """Refuse a small file that would expand to more than any image in it could be.
-
-    Parameters
-    ----------
-    name : str
-        Name of the file.
-    compressed : int
-        Its size in bytes.
-    declared : int
-        Bytes that it expands to by its own account.
-
-    Raises
-    ------
-    PancreasSegError
-        If it expands to gigabytes from next to nothing.
-    """
+    """Refuse a small file that would expand to more than any image in it could be."""
     if declared > SUSPICIOUS_BYTES and declared > LARGEST_RATIO * compressed:
         raise PancreasSegError(
             f"'{name}' has {compressed / 1e6:.1f} MB and declares {declared / 1e9:.0f} GB of "

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write
-from napari_pancreas_seg.io.itk.read import LPS_TO_RAS
+from napari_pancreas_seg.io.raw import LPS_TO_RAS
 from napari_pancreas_seg.volume import Grid, bounding_box
 
 if TYPE_CHECKING:
@@ -37,23 +37,6 @@ def surface(mask: npt.NDArray[Any], grid: Grid) -> Trimesh:
 
     Marching cubes (Lewiner 2003, 10.1080/10867651.2003.10487582) on the mask's box, Taubin
     smoothing in millimetres, and an offset that gives the mask its volume back.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside; several pieces give several closed surfaces in one mesh.
-    grid : Grid
-        The grid that it lies on, oblique or sheared as it may be.
-
-    Returns
-    -------
-    trimesh.Trimesh
-        Vertices in world mm, LPS+ as ITK and 3D Slicer have it in such files; normals outward.
-
-    Raises
-    ------
-    PancreasSegError
-        If the mask is empty.
     """
     import trimesh
     from skimage.measure import marching_cubes
@@ -108,23 +91,7 @@ def _without_folds(faces: Array) -> Array:
 
 
 def write(mask: npt.NDArray[Any], grid: Grid, path: Path, *, overwrite: bool = False) -> None:
-    """Write the surface of a mask.
-
-    Parameters
-    ----------
-    mask, grid
-        See `surface`.
-    path : Path
-        Ends in ``.stl`` (binary), ``.ply`` (binary) or ``.obj``. The header says that the
-        coordinates are mm in LPS+.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the mask is empty, or the file cannot be written.
-    """
+    """Write the surface of a mask."""
     from trimesh.exchange import obj, ply, stl
 
     mesh = surface(mask, grid)

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAP_CONTENT", "MAP_SLOPE", "RawImage"]
+__all__ = ["LPS_TO_RAS", "MAP_CONTENT", "MAP_SLOPE", "RawImage"]
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""The world of ITK and DICOM has x to the left and y to the back, NIfTI's and ours to the right
+and the front."""
 
 MAP_SLOPE = 2.0**-14
 """Maps are stored as int16 times this power of two, so that 0 and 1 come back exactly; nobody
@@ -20,28 +24,13 @@ MAP_CONTENT = "map from 0 to 1 by napari-pancreas-seg"
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
-    """A volume as a file holds it, in the file's own axis order.
+    """A volume as a file holds it, in the file's own axis order."""
 
-    Parameters
-    ----------
-    stored : ndarray, shape (I, J, K) or (I, J, K, 1, ...)
-        Numbers as stored, any integer or float type, any byte order.
-    slope, intercept : float
-        A value is ``stored * slope + intercept``.
-    affine : ndarray, shape (4, 4)
-        Maps an (i, j, k) index to world coordinates in mm, RAS+.
-    header : object
-        For the writer of the same format.
-    notes : tuple of str
-        Sentences the user should read.
-    type_name : str
-        Type of the numbers in the file, ``"int16"`` for instance; what is read may be narrower.
-    """
-
-    stored: npt.NDArray[Any]
-    slope: float
+    stored: npt.NDArray[Any]  # (I, J, K) or (I, J, K, 1, ...), any type and byte order
+    slope: float  # a value is stored * slope + intercept
     intercept: float
-    affine: npt.NDArray[np.float64]
-    header: Any
-    notes: tuple[str, ...] = ()
-    type_name: str = ""
+    affine: npt.NDArray[np.float64]  # from (i, j, k) to world coordinates in mm, RAS+
+    header: Any  # for the writer of the same format
+    notes: tuple[str, ...] = ()  # for the user
+    type_name: str = ""  # of the numbers in the file: what is read may be narrower
+    is_map: bool = False  # whether `save_map` wrote it

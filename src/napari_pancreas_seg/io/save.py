@@ -24,7 +24,7 @@ from napari_pancreas_seg.io.suffixes import (
     VOLUME,
     list_suffixes,
 )
-from napari_pancreas_seg.volume import Affine, CTVolume, Grid
+from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
 __all__ = [
     "MASK_SUFFIXES",
@@ -57,33 +57,20 @@ class OnGrid(Protocol):
         """Where they lie."""
 
 
-def check_can_save(path: str | Path, like: CTVolume) -> None:
-    """Refuse, before any work is done, a format that cannot hold a mask of this CT.
-
-    Parameters
-    ----------
-    path : str or Path
-        Where the mask is to go.
-    like : CTVolume
-        The CT.
-
-    Raises
-    ------
-    PancreasSegError
-        If `save_mask` would refuse it whatever the mask is.
-    """
+def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
+    """Refuse, before any work is done, a format that cannot hold a mask of this CT."""
     name = _writable(path, like, MASK_SUFFIXES).name.lower()
     if name.endswith(DICOM):
         from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 
         dicom_seg.check_can_write(like, path)
     elif name.endswith((*NRRD, *METAIMAGE)):
-        itk_write.check_place(like.source.affine, Path(path))
+        itk_write.check_axes(like.source.affine, Path(path))
 
 
 def save_mask(
     mask: Array,
-    like: CTVolume,
+    like: OnSourceGrid,
     path: str | Path,
     *,
     overwrite: bool = False,
@@ -101,8 +88,8 @@ def save_mask(
     ----------
     mask : ndarray, shape (Z, Y, X)
         Whole numbers from 0 to 255 (bool too) in display order.
-    like : CTVolume
-        The CT that the mask belongs to.
+    like : CTVolume or Volume
+        The CT that the mask belongs to, or what `load_mask` gave.
     path : str or Path
         Where to write; its folder is created if needed. The ending chooses the format: a volume
         (``.nii.gz``, ``.nii``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``), DICOM-SEG that refers to
@@ -148,7 +135,8 @@ def save_mask(
         from napari_pancreas_seg.io.table import write_table
         from napari_pancreas_seg.mask.measures import measure_mask, table_row
 
-        measured = measure_mask(mask, like)
+        volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
+        measured = measure_mask(mask, volume)
         row = table_row(like.name, "", measured)
         write_table([row], path, overwrite=overwrite)
     else:
@@ -157,35 +145,14 @@ def save_mask(
 
 
 def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a CT in its source's orientation, shape and affine.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT; int16 stays int16, float32 stays float32.
-    path : str or Path
-        Where to write: NIfTI, NRRD or MetaImage, by the ending (see `save_mask`). Its folder is
-        created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be written.
-    """
+    """Write a CT as NIfTI, NRRD or MetaImage in its source's orientation, shape and affine."""
     path = _writable(path, volume, VOLUME_SUFFIXES)
     _save_like(volume.to_source_order(volume.hu), volume, path, overwrite)
     return path
 
 
 def save_map(
-    scalar_map: OnGrid, like: CTVolume, path: str | Path, *, overwrite: bool = False
+    scalar_map: OnGrid, like: OnSourceGrid, path: str | Path, *, overwrite: bool = False
 ) -> Path:
     """Write a probability or attention map at its own resolution.
 
@@ -195,20 +162,12 @@ def save_map(
 
     Parameters
     ----------
-    scalar_map : ScalarMap
+    scalar_map : ScalarMap or Volume
         Values in [0, 1], shape (Z, H, W), and their grid. NaN (not computed) is written as 0.
     like : CTVolume
         The CT that the map belongs to.
-    path : str or Path
-        Where to write: NIfTI, NRRD or MetaImage, by the ending (see `save_mask`). Its folder is
-        created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced. The CT itself never is.
-
-    Returns
-    -------
-    Path
-        The file written.
+    path, overwrite
+        See `save_mask`: a volume only.
 
     Raises
     ------
@@ -225,7 +184,7 @@ def save_map(
         )
     else:
         array, affine = like.grid_to_source_order(values, scalar_map.grid)
-        _write_itk(array, affine, path, content=MAP_CONTENT, overwrite=overwrite)
+        itk_write.write(array, affine, path, content=MAP_CONTENT, overwrite=overwrite)
     return path
 
 
@@ -241,7 +200,7 @@ def _as_uint8(mask: Array) -> npt.NDArray[np.uint8]:
     return small
 
 
-def _writable(path: str | Path, like: CTVolume, suffixes: tuple[str, ...]) -> Path:
+def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -> Path:
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
         raise PancreasSegError(
@@ -255,24 +214,16 @@ def _writable(path: str | Path, like: CTVolume, suffixes: tuple[str, ...]) -> Pa
     return path
 
 
-def _save_like(array: Array, like: CTVolume, path: Path, overwrite: bool) -> None:
+def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:
     if not path.name.lower().endswith(NIFTI):
-        _write_itk(array, like.source.affine, path, overwrite=overwrite)
+        itk_write.write(array, like.source.affine, path, overwrite=overwrite)
     elif like.source.format == "nifti" and like.source.header is not None:
         nifti_write.write_like(like.source.header, array, path, overwrite=overwrite)
     else:
         nifti_write.write(array, like.source.affine, path, overwrite=overwrite)
 
 
-def _write_itk(
-    array: Array, affine: Affine, path: Path, *, content: str = "", overwrite: bool
-) -> None:
-    is_nrrd = path.name.lower().endswith(NRRD)
-    write = itk_write.write_nrrd if is_nrrd else itk_write.write_metaimage
-    write(array, affine, path, content=content, overwrite=overwrite)
-
-
-def _world(like: CTVolume) -> int:
+def _world(like: OnSourceGrid) -> int:
     """Return the header's code for the CT's world, so that a map claims the same."""
     if like.source.format == "nifti" and like.source.header is not None:
         header = like.source.header

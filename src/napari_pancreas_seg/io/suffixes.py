@@ -10,6 +10,7 @@ __all__ = [
     "METAIMAGE",
     "NIFTI",
     "NRRD",
+    "PAIR",
     "SURFACE",
     "VOLUME",
     "list_suffixes",
@@ -18,6 +19,9 @@ __all__ = [
 ]
 
 NIFTI = (".nii.gz", ".nii")
+PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
+"""NIfTI in two files, which is read and not written."""
+
 NRRD = (".nrrd", ".nhdr")
 METAIMAGE = (".mha", ".mhd")
 DICOM = (".dcm",)
@@ -27,7 +31,7 @@ CSV = (".csv",)
 VOLUME = (*NIFTI, *NRRD, *METAIMAGE)
 """Formats of one array with its place in space."""
 
-_KNOWN = (*VOLUME, *DICOM, *SURFACE, *CSV)
+_KNOWN = (*VOLUME, *PAIR[::-1], *DICOM, *SURFACE, *CSV, ".dicom", ".ima", ".zip")
 """Longest first where one ends like another."""
 
 
@@ -41,13 +45,10 @@ def suffix_of(path: Path) -> str:
 
 def stem(path: Path) -> str:
     """Name of a file without the ending of its format: ``ct`` for ``ct.nii.gz``."""
+    # By the name alone: what lies there may change. What follows a dot in a folder's name, or in
+    # a UID that names a file, is no ending.
     suffix = suffix_of(path)
-    if suffix and not path.is_dir():
-        return path.name[: -len(suffix)]
-    # What follows a dot in a folder's name, or in a UID that names a file, is no ending.
-    if path.is_dir():
-        return path.name or path.resolve().name  # "." has none
-    return path.name if path.suffix[1:].isdigit() else path.stem
+    return path.name.removesuffix(suffix) or path.name or path.resolve().name  # "." has none
 
 
 def list_suffixes(suffixes: tuple[str, ...]) -> str:

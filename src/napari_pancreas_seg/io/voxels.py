@@ -21,34 +21,35 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import BROKEN
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
+from napari_pancreas_seg.io.raw import RawImage
 
-__all__ = ["check_shape", "check_size", "few_whole_numbers", "planes", "read_voxels", "reading"]
+__all__ = [
+    "are_labels",
+    "check_shape",
+    "check_size",
+    "few_labels",
+    "planes",
+    "read_voxels",
+    "reading",
+]
 
 Array = npt.NDArray[Any]
 
-_MAX_DEFLATE_RATIO = 1032
-"""No gzip or zlib stream expands further than this."""
+_MAX_DEFLATE_RATIO = 1032  # no gzip or zlib stream expands further than this
 
 _LARGEST_OFFSET = 1 << 26
 """Header and extensions (comments, a DICOM header) never take more bytes than that."""
 
 _CHUNK = 1 << 24
 
-_PIECE = 1 << 18
-"""What a processor keeps at hand while it is decompressed, tested and converted."""
+_MOST_LABELS = 128  # more different values than that, and it is no mask
+_ROUNDED = 1e-3  # programs that choose a slope of their own store 1 as 0.9999999
+_PIECE = 1 << 18  # what a processor keeps at hand while it is decompressed, tested and converted
 
 
 @contextlib.contextmanager
 def reading(path: Path, format: str) -> Iterator[None]:
-    """Turn whatever a damaged file provokes into one sentence.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    format : str
-        What it should be: ``"NIfTI"``, ``"NRRD"``.
-    """
+    """Turn whatever a damaged file provokes into one sentence."""
     try:
         with np.errstate(all="ignore"):
             yield
@@ -77,13 +78,7 @@ def reading(path: Path, format: str) -> Iterator[None]:
 
 
 def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of an array if it is one volume.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is empty, a picture, or several volumes.
-    """
+    """Return the shape of an array if it is one volume."""
     if not shape or min(shape) <= 0:
         raise PancreasSegError(f"'{path.name}' holds no voxels (its shape is {shape}).")
     if len(shape) < 3:
@@ -102,24 +97,7 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def check_size(
     path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], *, compressed: bool
 ) -> None:
-    """Refuse, before memory is taken, what the file cannot hold or memory cannot.
-
-    Parameters
-    ----------
-    path : Path
-        The file with the data.
-    offset : int
-        Bytes before the first voxel, in the decompressed stream.
-    shape, dtype
-        What the header declares.
-    compressed : bool
-        Whether the data are.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is too short, or would not fit into memory.
-    """
+    """Refuse, before memory is taken, what the file cannot hold or memory cannot."""
     declared = dtype.itemsize * math.prod(shape)
     size = path.stat().st_size
     most = size * _MAX_DEFLATE_RATIO if compressed else size
@@ -134,60 +112,35 @@ def check_size(
     check_fits(path.name, 2 * min(dtype.itemsize, 2) * math.prod(shape))
 
 
-def few_whole_numbers(
-    stream: BufferedIOBase,
-    count: int,
-    dtype: np.dtype[Any],
-    limits: tuple[int, int, int],
-    slope: float = 1.0,
-    intercept: float = 0.0,
-) -> bool:
-    """Whether a stream holds only few different whole numbers.
+def few_labels(raw: RawImage) -> bool:
+    """Whether a volume holds few different whole numbers from 0 to 255, as a mask does.
 
-    Stops reading as soon as the answer is no, which for a CT is at once.
-
-    Parameters
-    ----------
-    stream : file object
-        At the first voxel.
-    count : int
-        How many voxels there are.
-    dtype : dtype
-        Their type.
-    limits : tuple of int
-        The lowest and the highest number allowed, and how many different ones.
-    slope, intercept : float
-        A value is ``stored * slope + intercept``.
+    Ends as soon as the answer is no, which for a CT is at once.
     """
-    low, high, most = limits
+    flat = raw.stored.ravel(order="K")
     found = np.empty(0)
-    left = count
-    while left > 0 and (block := stream.read(min(left, _CHUNK >> 4) * dtype.itemsize)):
-        numbers = np.frombuffer(block[: len(block) // dtype.itemsize * dtype.itemsize], dtype)
-        left -= numbers.size
+    for start in range(0, flat.size, _CHUNK >> 4):
+        numbers = flat[start : start + (_CHUNK >> 4)]
         # Neighbours in a mask are mostly equal: sort only where the value changes.
         changed = np.concatenate([numbers[:1], numbers[1:][numbers[1:] != numbers[:-1]]])
-        values = np.unique(changed).astype(np.float64) * slope + intercept
-        found = np.union1d(found, values)
-        whole = (found >= low) & (found <= high) & (np.rint(found) == found)
-        if len(found) > most or not whole.all():
+        values = np.unique(changed).astype(np.float64) * raw.slope + raw.intercept
+        found = np.union1d(found, np.rint(values))
+        if len(found) > _MOST_LABELS or not are_labels(values):
             return False
     return True
 
 
+def are_labels(values: Array) -> bool:
+    """Whether values are whole numbers from 0 to 255, but for what an automatic slope rounds."""
+    if values.dtype.kind in "iu":
+        return bool(values.min() >= 0 and values.max() <= 255)
+    # NaN is none of them.
+    near = (np.abs(values - np.rint(values)) <= _ROUNDED) & (values > -0.5) & (values < 255.5)
+    return bool(near.all())
+
+
 def planes(array: Array) -> Iterator[bytes]:
-    """Cut an array into what a stream of its voxels is made of; empty planes cost next to nothing.
-
-    Parameters
-    ----------
-    array : ndarray, shape (I, J, K, ...)
-        Voxels.
-
-    Yields
-    ------
-    bytes
-        A plane along the first two axes: little-endian, the first axis fastest.
-    """
+    """Cut an array into the planes of a stream, the first axis fastest; empty ones are cheap."""
     stored = array.dtype.newbyteorder("<")
     volume = array.reshape(*array.shape[:2], -1, order="F")
     mostly_empty = stored == np.uint8  # a mask; of other arrays that is not worth the look
@@ -202,27 +155,7 @@ def planes(array: Array) -> Iterator[bytes]:
 def read_voxels(
     path: Path, stream: BufferedIOBase, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> Array:
-    """Read an array, first axis fastest; as int16 where nothing is lost by that.
-
-    Parameters
-    ----------
-    path : Path
-        The file, for what is said of it.
-    stream : file object
-        At the first voxel.
-    shape, dtype
-        What the header declares.
-
-    Returns
-    -------
-    ndarray
-        In Fortran order.
-
-    Raises
-    ------
-    PancreasSegError
-        If the stream ends too early.
-    """
+    """Read an array, first axis fastest; as int16 where nothing is lost by that."""
     stored = _read_narrowed(path, stream, math.prod(shape), dtype)
     # To the end, where gzip keeps the checksum; a file with a long tail is not worth the time.
     for _ in range(4):

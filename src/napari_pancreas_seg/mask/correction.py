@@ -1,4 +1,4 @@
-"""Correcting a mask: what a person asks for with one key, on plain arrays in display order.
+"""Corrections of a mask, each of which is one key in the window, on arrays in display order.
 
 Every function takes a mask (Z, Y, X), non-zero inside, and returns a new one, uint8 with 1
 inside; all work in the mask's bounding box, so that the time grows with the organ and not
@@ -48,16 +48,9 @@ _SIGMAS = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a correction adds to one label of a label map and takes away from it.
+    """What a correction adds to a label of a label map and takes away from it.
 
-    Parameters
-    ----------
-    label : int
-        The label.
-    box : tuple of slice
-        Where anything changes, along (z, y, x).
-    added, removed : ndarray, shape of the box, bool
-        Voxels that come to the label, and that leave it for the background.
+    `box` (z, y, x) is where anything changes; `added` and `removed` are of its shape.
     """
 
     label: int
@@ -72,22 +65,10 @@ class Change:
         return [int(z + self.box[0].start) for z in np.flatnonzero(some)]
 
     def voxels(self, labels: Array) -> tuple[tuple[npt.NDArray[np.intp], ...], Array]:
-        """Say what is to be written into a label map, as that is now.
+        """Indices (z, y, x) and values of what is to be written into a label map as it is now.
 
         Only background is filled and only the label itself removed: other labels stay, and so
         do strokes that were painted after the change had been worked out.
-
-        Parameters
-        ----------
-        labels : ndarray, shape (Z, Y, X)
-            The label map.
-
-        Returns
-        -------
-        indices : tuple of ndarray
-            Indices along (z, y, x).
-        values : ndarray
-            What to write there, of the label map's dtype.
         """
         now = labels[self.box]
         filled = self.added & (now == 0)
@@ -98,20 +79,7 @@ class Change:
 
 
 def change_of(before: Array, after: Array, label: int) -> Change | None:
-    """Compare a label's mask before and after a correction.
-
-    Parameters
-    ----------
-    before, after : ndarray, shape (Z, Y, X)
-        Masks, non-zero inside; bool or an unsigned integer.
-    label : int
-        The label.
-
-    Returns
-    -------
-    Change or None
-        None if nothing changes.
-    """
+    """Compare a label's mask (Z, Y, X) before and after a correction; None if nothing changes."""
     boxes = [box for box in (bounding_box(before), bounding_box(after)) if box is not None]
     if not boxes:
         return None
@@ -131,18 +99,6 @@ def fill_between_slices(mask: Array, spacing: Spacing) -> Mask:
     slice (Raya and Udupa 1990, doi:10.1109/42.52980), piece by piece. A piece that has
     exactly one counterpart is laid over it first by their centroids, so that a duct that runs
     obliquely stays one; a piece that has none tapers off.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X), uint8
-        The mask with its gaps along z filled; slices that held something are as they were.
     """
     filled, box = _copy(mask)
     if box is None:
@@ -158,20 +114,7 @@ def fill_between_slices(mask: Array, spacing: Spacing) -> Mask:
 
 
 def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Mask:
-    """Keep the connected piece that a voxel belongs to.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    point : tuple of int
-        Index (z, y, x) of a voxel of the piece; voxels that share a corner are connected.
-
-    Raises
-    ------
-    PancreasSegError
-        If the voxel lies outside the mask.
-    """
+    """Keep the connected piece that a voxel (z, y, x) belongs to; a shared corner connects."""
     kept = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)
     if box is None or not all(0 <= i < n for i, n in zip(point, mask.shape, strict=True)):
@@ -185,17 +128,7 @@ def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Mask:
 
 
 def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
-    """Remove connected pieces below a size; the largest piece stays, however small.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside; voxels that share a corner are connected.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    min_mm3 : float
-        Pieces smaller than this are removed, in mm³.
-    """
+    """Remove connected pieces smaller than so many mm³; the largest piece always stays."""
     kept, box = _copy(mask)
     if box is None:
         return kept
@@ -210,19 +143,10 @@ def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
 
 
 def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
-    """Smooth a mask's surface and keep its volume.
+    """Smooth a mask's surface with a Gaussian of so many mm and keep its volume.
 
-    The mask is blurred with a Gaussian and cut at the level that leaves as many voxels as
-    before: a fixed level of one half would wear thin parts away.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    sigma_mm : float
-        Standard deviation of the Gaussian in mm; 0 changes nothing.
+    The blurred mask is cut at the level that leaves as many voxels as before: a fixed level of
+    one half would wear thin parts away.
     """
     smoothed, box = _copy(mask)
     if box is None or sigma_mm <= 0:
@@ -245,14 +169,7 @@ def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
 def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
     """Add every voxel whose centre lies within a distance of the mask.
 
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    distance_mm : float
-        How far, between centres of voxels; less than the spacing adds nothing along an axis.
+    Less than the spacing adds nothing along an axis.
     """
     grown, box = _copy(mask)
     if box is None or distance_mm <= 0:
@@ -267,15 +184,6 @@ def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
     """Remove every voxel whose centre lies within a distance of the background.
 
     What lies beyond the ends of the volume is unknown and does not wear the mask away.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    spacing : tuple of float
-        Distance between voxels along (z, y, x) in mm.
-    distance_mm : float
-        How far, between centres of voxels.
     """
     shrunk, box = _copy(mask)
     if box is None or distance_mm <= 0:
@@ -290,20 +198,7 @@ def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
 
 
 def copy_slice(mask: Array, source: int, target: int) -> Mask:
-    """Put the mask of one slice in place of that of another.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    source, target : int
-        Indices of the slices.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no such slice.
-    """
+    """Put the mask of slice `source` in place of that of slice `target`."""
     if not (0 <= source < len(mask) and 0 <= target < len(mask)):
         raise PancreasSegError("There is no slice to copy from: this is the last one.")
     copied, _ = _copy(mask)
@@ -312,15 +207,7 @@ def copy_slice(mask: Array, source: int, target: int) -> Mask:
 
 
 def clear_slice(mask: Array, z: int) -> Mask:
-    """Empty one slice.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    z : int
-        Index of the slice.
-    """
+    """Empty slice z."""
     cleared, _ = _copy(mask)
     cleared[z] = 0
     return cleared

@@ -48,15 +48,7 @@ COLUMNS = (
 
 
 def volume_ml(mask: Array, grid: Grid) -> float:
-    """Volume of a mask in mL.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    grid : Grid
-        The grid that the mask lies on.
-    """
+    """Volume of a mask (Z, Y, X), non-zero inside, in mL."""
     return float(np.count_nonzero(mask)) * grid.voxel_volume_mm3 / 1000.0
 
 
@@ -106,31 +98,22 @@ def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
         "mean_hu": float(hu.mean()) if volume.has_values else None,
         "sd_hu": float(hu.std()) if volume.has_values else None,
         "extent_mm": [
-            (edge.stop - edge.start) * step for edge, step in zip(box, volume.spacing, strict=True)
+            # Without the last digits of a spacing: 81 mm and not 81.00000000000001.
+            round((edge.stop - edge.start) * step, 9)
+            for edge, step in zip(box, volume.spacing, strict=True)
         ],
     }
 
 
 def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
-    """Largest diameters of a mask, in space and within one slice.
+    """Largest diameters of a mask (Z, Y, X) in mm: in space, and within one axial slice.
 
     The diameter is the largest distance between two points of the surface. These points lie
     midway between a voxel of the mask and its neighbour outside: they are the vertices that
     marching cubes finds at one half, as pyradiomics has it in ``Maximum3DDiameter`` and
     ``Maximum2DDiameterSlice`` (van Griethuysen 2017, 10.1158/0008-5472.CAN-17-0339). Separate
-    pieces count as one. The two points farthest apart are corners of the convex hull.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    grid : Grid
-        The grid that the mask lies on; oblique axes are taken for what they are.
-
-    Returns
-    -------
-    tuple of float
-        In space, and the largest within any one axial slice (mm); zeros for an empty mask.
+    pieces count as one. The two points farthest apart are corners of the convex hull. Oblique
+    axes are taken for what they are; an empty mask gives zeros.
     """
     box = bounding_box(mask)
     if box is None:
@@ -166,19 +149,7 @@ def table_row(
     reference: str = "",
     compared: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Make a row of the table out of what was measured.
-
-    Parameters
-    ----------
-    case, mask : str
-        What was measured.
-    measured : mapping
-        From `measure_mask`.
-    reference : str
-        What it was compared with, if anything.
-    compared : mapping, optional
-        From `napari_pancreas_seg.mask.metrics.compare_masks`.
-    """
+    """A row of the table, of what `measure_mask` and `metrics.compare_masks` gave."""
     z, y, x = measured["extent_mm"]
     row = {
         "case": case,
@@ -194,15 +165,7 @@ def table_row(
 
 
 def table_text(rows: Sequence[Mapping[str, Any]], separator: str = "\t") -> str:
-    """Write rows as text with a line of headings; tabs are what spreadsheets paste.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        From `table_row`. What is not known stays empty.
-    separator : str
-        Stands between two columns.
-    """
+    """Write rows as text with a line of headings; tabs are what spreadsheets paste."""
     file = text_io.StringIO(newline="")
     writer = csv.writer(file, delimiter=separator, lineterminator="\n")
     writer.writerow(COLUMNS)

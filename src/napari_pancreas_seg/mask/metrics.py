@@ -65,14 +65,10 @@ def _check_shapes(a: Array, b: Array) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SurfaceAgreement:
-    """How far the surfaces of two masks lie from one another.
+    """Distances of two masks' surfaces from one another.
 
-    Parameters
-    ----------
-    a_to_b, b_to_a : ndarray, shape (n,) and (m,)
-        Distance of each surface element of one mask to the other's surface in mm, ascending.
-    a_size, b_size : ndarray, shape (n,) and (m,)
-        Size of the elements: area in mm², or length in mm in a plane.
+    `a_to_b` and `b_to_a` hold the distance of each surface element to the other surface in mm,
+    ascending; `a_size` and `b_size` the elements' sizes, mm² or, in a plane, mm.
     """
 
     a_to_b: Floats
@@ -131,29 +127,12 @@ class SurfaceAgreement:
 
 
 def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
-    """Measure the distances between the surfaces of two masks.
+    """Measure the distances between the surfaces of two masks, (Z, Y, X) or (Y, X).
 
     Surface elements and their sizes are those of DeepMind's ``surface-distance``; what it
     finds by distance transforms of the common box, a k-d tree finds here. The result is the
     same, but stray voxels in the corners of a whole CT take seconds instead of minutes and
-    gigabytes, and a mask may be empty.
-
-    Parameters
-    ----------
-    a, b : ndarray, shape (Z, Y, X) or (Y, X)
-        Masks on one grid; a voxel counts if it is greater than 0.
-    spacing_mm : sequence of float
-        Distance between voxels along each axis in mm.
-
-    Returns
-    -------
-    SurfaceAgreement
-        If one mask alone is empty, every distance is the diagonal of the image.
-
-    Raises
-    ------
-    PancreasSegError
-        If the shapes differ.
+    gigabytes, and a mask may be empty: then every distance is the diagonal of the image.
     """
     from scipy.spatial import KDTree
 
@@ -169,27 +148,10 @@ def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> Surfac
 
 
 def in_plane_surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
-    """Measure the distances between the outlines of two masks slice by slice.
+    """Measure the distances between the outlines of two masks (Z, Y, X) slice by slice, pooled.
 
-    For slices that are not neighbours, where distances in 3-D would mean nothing.
-
-    Parameters
-    ----------
-    a, b : ndarray, shape (Z, Y, X)
-        Masks on one grid; a voxel counts if it is greater than 0.
-    spacing_mm : sequence of float
-        Distance between voxels along (z, y, x) in mm; z is not used.
-
-    Returns
-    -------
-    SurfaceAgreement
-        The outlines of all slices, pooled. In a slice where one mask alone is empty, every
-        distance is the diagonal of the slice.
-
-    Raises
-    ------
-    PancreasSegError
-        If the shapes differ.
+    For slices that are not neighbours, where distances in 3-D would mean nothing. In a slice
+    where one mask alone is empty, every distance is the diagonal of the slice.
     """
     _check_shapes(a, b)
     return SurfaceAgreement.pooled(
@@ -232,25 +194,10 @@ def _sorted(distances: list[Floats], sizes: list[Floats]) -> tuple[Floats, Float
 
 
 def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float | None]:
-    """Say how well a mask agrees with a reference; what is looked at is the box of both.
+    """Say how well a mask (Z, Y, X) agrees with a reference; looks at the box of both alone.
 
-    Parameters
-    ----------
-    mask, reference : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    grid : Grid
-        The grid that both lie on.
-
-    Returns
-    -------
-    dict
-        ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
-        empty mask.
-
-    Raises
-    ------
-    PancreasSegError
-        If the shapes differ.
+    Gives ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
+    empty mask.
     """
     boxes = [box for box in (bounding_box(mask), bounding_box(reference)) if box is not None]
     if mask.shape == reference.shape and boxes:

@@ -1,4 +1,4 @@
-"""What happens to a whole volume after the network has seen its slices, on plain arrays."""
+"""Post-processing of a whole volume: smoothing along z, connected pieces, holes."""
 
 from __future__ import annotations
 
@@ -20,22 +20,10 @@ _CHUNK_VOXELS = 1 << 21
 
 
 def smooth_along_z(probability: Array, spacing_z_mm: float, sigma_mm: float = 2.0) -> Array:
-    """Smooth a probability along z, so that slices that were segmented one by one agree.
+    """Smooth a probability (Z, H, W) along z, so that slices segmented one by one agree.
 
-    Parameters
-    ----------
-    probability : ndarray, shape (Z, H, W), float16 or float32
-        Probabilities, no NaN.
-    spacing_z_mm : float
-        Distance between slices in mm.
-    sigma_mm : float
-        Standard deviation of the Gaussian in mm. Slices that lie twice that or more apart show
-        different anatomy and are not mixed: the array is then returned as it is.
-
-    Returns
-    -------
-    ndarray, shape (Z, H, W)
-        Smoothed, of the same dtype; the first and last slices continue beyond the ends.
+    Slices that lie twice `sigma_mm` or more apart show different anatomy and are not mixed: the
+    array is then returned as it is. The first and last slices continue beyond the ends.
     """
     z, height, width = probability.shape
     if z < 2 or sigma_mm <= 0 or spacing_z_mm >= 2 * sigma_mm:
@@ -61,19 +49,9 @@ def smooth_along_z(probability: Array, spacing_z_mm: float, sigma_mm: float = 2.
 
 
 def largest_component(mask: Array, connectivity: int = 3) -> Mask:
-    """Keep the largest connected piece of a mask in 3-D.
+    """Keep the largest connected piece of a mask (Z, Y, X), the first one of equals.
 
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-    connectivity : int
-        1: voxels that share a face are connected; 2: an edge; 3: a corner.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X), uint8
-        1 in the piece with most voxels (the first one of equals), 0 elsewhere.
+    Connectivity 1: voxels that share a face are connected; 2: an edge; 3: a corner.
     """
     kept = np.zeros(mask.shape, dtype=np.uint8)
     structure = scipy.ndimage.generate_binary_structure(3, connectivity)
@@ -103,30 +81,13 @@ def main_pieces(
 ) -> npt.NDArray[np.bool_]:
     """Find the piece that is most surely the gland, and pieces of it that lie close by.
 
-    The piece with the highest sum of probability is the gland's: false finds are small, short
-    along z or doubtful. A gland that seems to fall apart, because its neck is thin, is kept
-    whole: so are pieces near to it that are not tiny against it.
+    The piece with the highest sum of probability (Z, H, W) is the gland's: false finds are small,
+    short along z or doubtful. A gland that seems to fall apart, because its neck is thin, is kept
+    whole: further pieces are kept whose box lies within `gap_mm` of the main piece's and whose
+    sum is at least `share` of its own. Nothing is kept in slices that are not `plausible` (Z,).
 
-    Parameters
-    ----------
-    probability : ndarray, shape (Z, H, W)
-        Probabilities.
-    threshold : float
-        Probability above which a pixel belongs to a piece.
-    spacing : tuple of float
-        Distance between pixels along (z, y, x) in mm.
-    plausible : ndarray, shape (Z,), bool
-        Slices in which a pancreas can lie; nothing is kept in the others.
-    gap_mm : float
-        Further pieces are kept if their box lies within so many mm of the main piece's.
-    share : float
-        Further pieces are kept if their sum is at least this share of the main piece's.
-
-    Returns
-    -------
-    ndarray, shape (Z, H, W), bool
-        The pieces and their rim of one pixel within the slice, so that thresholding the kept
-        probability between pixels gives the outline that it gave before.
+    Returns the pieces and their rim of one pixel within the slice, so that thresholding the kept
+    probability between pixels gives the outline that it gave before.
     """
     kept = np.zeros(probability.shape, dtype=bool)
     found = probability > threshold
@@ -173,20 +134,10 @@ def _runs(mask: Array) -> list[slice]:
 
 
 def remove_holes(mask: Array) -> Mask:
-    """Fill cavities that a mask encloses on all sides.
+    """Fill cavities that a mask (Z, Y, X) encloses on all sides.
 
     In a volume of one slice a hole is closed within the slice; in any other, in 3-D, so that a
     vessel that passes through stays open.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X)
-        Non-zero inside.
-
-    Returns
-    -------
-    ndarray, shape (Z, Y, X), uint8
-        1 in the mask and in its cavities.
     """
     filled = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)

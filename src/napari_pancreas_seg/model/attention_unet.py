@@ -1,12 +1,12 @@
 """The article's Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) in two dimensions.
 
-One functional model gives the mask's probability and the coefficients of every
-attention gate in one pass. The network is built from an `Architecture` alone, so that
-a released model is weights and parameters, never code.
+One functional model gives the mask's probability and the coefficients of every attention gate in
+one pass. It is built from an `Architecture` alone: a released model is weights and parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = [
     "Architecture",
     "AttentionGate",
     "Foreground",
+    "average",
     "build",
     "count_parameters",
 ]
@@ -34,24 +35,12 @@ STRIDE = 2**LEVELS
 class Architecture:
     """Everything that `build` needs to know.
 
-    Parameters
-    ----------
-    filters : int
-        Filters of the first block; the article has 32.
-    height, width, channels : int
-        Size of the input in pixels, and its channels.
-    classes : int
-        Foreground classes: 1 gives a sigmoid, more a softmax in which the background takes part.
-    attention : bool
-        Whether gates weigh the skip connections; False is the plain U-Net that
-        differs in nothing else.
-    dropout : float
-        Share of the bottleneck's activations dropped in training.
-    head_batch_norm : bool
-        Batch normalisation between the last convolution and the sigmoid, as in the article.
-    head_bias : float
-        Initial bias of the last convolution: the log-odds of a pixel being pancreas; of several
-        classes, each one's against the background.
+    `filters` are those of the first block; the article has 32. The input has `height` × `width`
+    pixels and `channels`. One class gives a sigmoid, more a softmax with the background. Without
+    `attention` it is a plain U-Net that differs in nothing else. `dropout` is the share of the
+    bottleneck's activations dropped in training. `head_batch_norm` stands between the last
+    convolution and the sigmoid, as in the article; `head_bias` is that convolution's initial bias,
+    the log-odds of a class against the background.
     """
 
     filters: int = 16
@@ -93,13 +82,6 @@ class AttentionGate(layers.Layer):
     and multiply it (Oktay et al. 2018, equations 1 and 2). ReLU comes after the addition
     only.
 
-    Parameters
-    ----------
-    filters : int
-        Channels in which skip and gating signal are compared.
-
-    Notes
-    -----
     Call with ``(skip, gating)`` of shapes (B, 2H, 2W, C) and (B, H, W, D); returns the
     weighed skip of the same shape and α of shape (B, H, W, 1) in [0, 1].
     """
@@ -139,12 +121,9 @@ class AttentionGate(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="napari_pancreas_seg")
 class Foreground(layers.Layer):
-    """Softmax over the classes and the background, which comes first and is then left out.
+    """Softmax over the background, which comes first and is left out, and the classes.
 
-    Notes
-    -----
-    From (B, H, W, 1 + classes) to (B, H, W, classes) in float32. What the classes leave of 1 is
-    the background's probability.
+    From (B, H, W, 1 + classes) to (B, H, W, classes) in float32.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -162,27 +141,14 @@ class Foreground(layers.Layer):
 def build(
     architecture: Architecture, *, deep_supervision: bool = False, policy: str = "float32"
 ) -> keras.Model:
-    """Build the network with fresh weights.
+    """Build the network with fresh weights, float32 whatever the Keras dtype policy.
 
-    Parameters
-    ----------
-    architecture : Architecture
-        What to build.
-    deep_supervision : bool
-        Add two outputs, ``side_2`` and ``side_3``: the probability as the decoder's
-        second and third finest levels see it. For training only; the weights that the
-        two networks share have the same names.
-    policy : str
-        Keras dtype policy, whatever the process's own: mixed ones for speed on devices
-        that have them. Weights are float32 always.
-
-    Returns
-    -------
-    keras.Model
-        From (B, height, width, channels) to a dict of ``probability`` (B, height, width,
-        classes), without the background, and, with gates, ``attention_1`` (finest) to
-        ``attention_4`` (B, height / 2ⁿ, width / 2ⁿ, 1), heights and widths rounded up to a
-        multiple of 16 before they are divided.
+    It leads from (B, height, width, channels) to a dict of ``probability`` (B, height, width,
+    classes), without the background, and, with gates, ``attention_1`` (finest) to
+    ``attention_4`` (B, height / 2ⁿ, width / 2ⁿ, 1), heights and widths rounded up to a
+    multiple of 16 before they are divided. With `deep_supervision`, for training only,
+    ``side_2`` and ``side_3`` are the probability as the decoder's second and third finest
+    levels see it; the weights that the two networks share have the same names.
     """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -192,14 +158,21 @@ def build(
         keras.config.set_dtype_policy(before)
 
 
-def count_parameters(architecture: Architecture) -> int:
-    """How many numbers the weights of a network hold, without building it.
+def average(networks: Sequence[keras.Model]) -> keras.Model:
+    """One network that runs several of one architecture and averages each of their outputs."""
+    for number, network in enumerate(networks, start=1):
+        network.name = f"member_{number}"
+    inputs = keras.Input(networks[0].input_shape[1:])
+    found: list[dict[str, Any]] = [network(inputs) for network in networks]
+    outputs = {
+        name: keras.layers.Average(dtype="float32", name=f"mean_{name}")([f[name] for f in found])
+        for name in found[0]
+    }
+    return keras.Model(inputs, outputs, name="ensemble")
 
-    Parameters
-    ----------
-    architecture : Architecture
-        What `build` would build, without deep supervision.
-    """
+
+def count_parameters(architecture: Architecture) -> int:
+    """How many numbers the weights of a network hold, without building it."""
     f, outputs = architecture.filters, architecture.classes + (architecture.classes > 1)
     widths = [f * 2**level for level in range(LEVELS + 1)]
     total = sum(map(_parameters_of_block, [architecture.channels, *widths], widths))

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import numpy as np
 
 from napari_pancreas_seg.data.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
@@ -31,8 +30,13 @@ from napari_pancreas_seg.io.files import (
     user_folder,
 )
 from napari_pancreas_seg.model.card import check_card, parse_card
-from napari_pancreas_seg.model.ensemble import average, member_prefix
-from napari_pancreas_seg.model.keras_file import DAMAGED, check_keras_file, plain_dataset
+from napari_pancreas_seg.model.weights import (
+    DAMAGED,
+    LARGEST_WEIGHTS,
+    fill_weights,
+    member_prefix,
+    pack_weights,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -41,7 +45,6 @@ __all__ = [
     "Bundle",
     "ModelEntry",
     "export_keras",
-    "import_keras",
     "list_models",
     "load_bundle",
     "load_card",
@@ -54,7 +57,6 @@ __all__ = [
 ]
 
 CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
-LARGEST_WEIGHTS = 1 << 30
 LARGEST_CARD = LARGEST_LICENCE = 1 << 20
 
 
@@ -67,9 +69,8 @@ class ModelEntry:
     name : str
         What to give as the model's name.
     origin : str
-        ``"bundled"`` with the program, ``"own"`` (the user's; see
-        `napari_pancreas_seg.model.library`), ``"cached"`` in the user's cache folder,
-        ``"known"`` to the registry and downloaded on first use.
+        ``"bundled"`` with the program, ``"own"`` (the user's), ``"cached"`` in the user's cache
+        folder, ``"known"`` to the registry and downloaded on first use.
     card : Mapping
         The model's card.
     """
@@ -81,33 +82,23 @@ class ModelEntry:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """Weights and card of a model.
-
-    Parameters
-    ----------
-    card : Mapping
-        The card; see `REQUIRED` for the fields that it always has.
-    weights : bytes
-        Content of ``weights.h5``.
-    """
+    """Card (see `REQUIRED` for what it always has) and content of ``weights.h5`` of a model."""
 
     card: Mapping[str, Any]
     weights: bytes
 
     def network(self, policy: str = "float32") -> keras.Model:
-        """Build the network from the card and fill in the weights, float32.
+        """Build the network from the card, with the weights in float32.
 
-        Parameters
-        ----------
-        policy : str
-            Keras dtype policy in which it computes.
-
-        Raises
-        ------
-        PancreasSegError
-            If the weights are damaged or do not fit the card.
+        It computes in the Keras dtype policy given. PancreasSegError if the weights are damaged
+        or do not fit the card.
         """
-        from napari_pancreas_seg.model.attention_unet import Architecture, build, count_parameters
+        from napari_pancreas_seg.model.attention_unet import (
+            Architecture,
+            average,
+            build,
+            count_parameters,
+        )
 
         try:
             architecture = Architecture(**self.card["architecture"])
@@ -127,7 +118,7 @@ class Bundle:
         try:
             with h5py.File(io.BytesIO(self.weights), "r") as file:
                 for number, network in enumerate(networks):
-                    _fill(network, file, member_prefix(number, members))
+                    fill_weights(network, file, member_prefix(number, members))
         except DAMAGED as error:
             raise PancreasSegError(
                 f"The weights of model {self.card['name']} do not fit its card: {error}."
@@ -135,59 +126,13 @@ class Bundle:
         return average(networks) if members > 1 else networks[0]
 
 
-def _fill(network: keras.Model, file: h5py.File, prefix: str) -> None:
-    """Set a network's weights to those of a file."""
-    for variable in network.weights:
-        name = prefix + variable.path
-        stored = plain_dataset(file, name, tuple(variable.shape))
-        values = np.asarray(stored[()], dtype=np.float32)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds values that are not finite")
-        variable.assign(values)
-
-
-def pack_weights(network: keras.Model) -> bytes:
-    """Weights as HDF5: kernels in float16, everything else (statistics too) in float32."""
-    import keras
-
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:  # with an order of its own it would hold the time
-        for variable in network.weights:
-            values = keras.ops.convert_to_numpy(variable)
-            small = values.ndim > 1
-            file.create_dataset(
-                variable.path, data=values.astype(np.float16 if small else np.float32),
-                track_times=False,
-            )  # fmt: skip
-    return buffer.getvalue()
-
-
 def save_bundle(
     network: keras.Model | bytes, card: Mapping[str, Any], path: Path, *, overwrite: bool = False
 ) -> Path:
-    """Write a network as a bundle.
+    """Write a network, or the content of a weights file, as a bundle; return its path.
 
-    Parameters
-    ----------
-    network : keras.Model or bytes
-        As `build` makes it from ``card["architecture"]``; or the content of a weights file, such
-        as `napari_pancreas_seg.model.ensemble.join_weights` makes.
-    card : Mapping
-        The card; ``weights_sha256`` is filled in.
-    path : Path
-        A folder, or a file that ends in ``.zip``.
-    overwrite : bool
-        Replace what is there.
-
-    Returns
-    -------
-    Path
-        The bundle.
-
-    Raises
-    ------
-    PancreasSegError
-        If the card lacks a field, the target exists, or it cannot be written.
+    `path` is a folder, or a file that ends in ``.zip``. The card's ``weights_sha256`` is filled
+    in. PancreasSegError if the card lacks a field, the target exists or cannot be written.
     """
     path = Path(path)
     weights = network if isinstance(network, bytes) else pack_weights(network)
@@ -220,13 +165,7 @@ def save_bundle(
 
 
 def write_zip(path: Path, members: Mapping[str, bytes], *, overwrite: bool = False) -> Path:
-    """Write a zip; the same members give the same bytes, so that their hash can be published.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
-    """
+    """Write a zip; the same members give the same bytes, so that their hash can be published."""
     with (
         atomic_write(path, overwrite=overwrite) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -240,17 +179,9 @@ def write_zip(path: Path, members: Mapping[str, bytes], *, overwrite: bool = Fal
 
 
 def load_bundle(model: str | Path | Bundle) -> Bundle:
-    """Load a bundle by name or from a path, and check its hash.
+    """Load a bundle by name (see `list_models`) or from a path, and check its hash.
 
-    Parameters
-    ----------
-    model : str, Path or Bundle
-        ``"default"``, another name from `list_models`, or the path of a folder or zip.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no such model, or it is damaged.
+    PancreasSegError if there is no such model, or it is damaged.
     """
     if isinstance(model, Bundle):
         return model
@@ -297,55 +228,13 @@ def list_models() -> list[ModelEntry]:
 
 
 def export_keras(bundle: Bundle, path: Path, *, overwrite: bool = False) -> Path:
-    """Write a model's network as a ``.keras`` file, for other programs.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file exists and must not be replaced, or cannot be written.
-    """
+    """Write a model's network as a ``.keras`` file, for other programs."""
     path = Path(path)
     if path.suffix != ".keras":
         raise PancreasSegError("The name of a Keras file must end in .keras.")
     with atomic_path(path, overwrite=overwrite, suffix=".keras") as temporary:
         bundle.network().save(temporary)
     return path
-
-
-def import_keras(path: Path, card: Mapping[str, Any]) -> Bundle:
-    """Read a ``.keras`` file in safe mode and make a bundle of its weights.
-
-    Parameters
-    ----------
-    path : Path
-        The file. Code in it is never run.
-    card : Mapping
-        The card of the model: its architecture must be the file's.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is damaged, holds code, or is another network than the card says.
-    """
-    import keras
-
-    # Registers the gate, which the file names.
-    from napari_pancreas_seg.model.attention_unet import Architecture, build
-
-    check_keras_file(Path(path))
-    try:
-        loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parts raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise PancreasSegError(f"{path} cannot be loaded safely: {reason[0]}") from error
-    expected = build(Architecture(**card["architecture"]))
-    theirs = {v.path: tuple(v.shape) for v in loaded.weights}
-    if theirs != {v.path: tuple(v.shape) for v in expected.weights}:
-        raise PancreasSegError(f"{path} holds another network than its card describes.")
-    weights = pack_weights(loaded)
-    card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    check_card(card, Path(path))
-    return Bundle(card, weights)
 
 
 def _shelves() -> list[tuple[str, Path]]:
@@ -355,13 +244,10 @@ def _shelves() -> list[tuple[str, Path]]:
 
 
 def own_folder() -> Path:
-    """Folder of the user's own models: imported, trained or fine-tuned.
+    """Folder of the user's own models: imported, trained or fine-tuned. It may not exist yet.
 
-    Returns
-    -------
-    Path
-        What the environment variable ``NAPARI_PANCREAS_SEG_MODELS`` names (a group's shared
-        folder, for instance), else one in the user's data folder. It may not exist yet.
+    The environment variable ``NAPARI_PANCREAS_SEG_MODELS`` names another one: a group's shared
+    folder, for instance.
     """
     return user_folder("models", "NAPARI_PANCREAS_SEG_MODELS")
 
@@ -369,8 +255,7 @@ def own_folder() -> Path:
 def _registry() -> dict[str, dict[str, Any]]:
     """Models that can be downloaded: ``url`` and ``sha256`` of a zip, and what to show of it.
 
-    The program's own list, and the one that ``NAPARI_PANCREAS_SEG_REGISTRY`` names: a
-    group's list of its own models, on a shared disk for instance.
+    The program's own list, and the one that ``NAPARI_PANCREAS_SEG_REGISTRY`` names.
     """
     own = Path(str(files("napari_pancreas_seg") / "data" / "registry.json"))
     further = os.environ.get("NAPARI_PANCREAS_SEG_REGISTRY")
@@ -403,8 +288,8 @@ def _find(model: str | Path) -> Path:
     path = Path(model)
     if path.suffix == ".keras":
         raise PancreasSegError(
-            f"{path} is a Keras file, which does not say how to prepare a CT for it; "
-            "import it into a bundle first."
+            f"{path} is a Keras file, which does not say how to prepare a CT for it; give a model "
+            "of this program, a folder or a zip."
         )
     if not path.exists():
         names = ", ".join(entry.name for entry in list_models()) or "none"
@@ -415,22 +300,7 @@ def _find(model: str | Path) -> Path:
 
 
 def read_member(path: Path, name: str, largest: int) -> bytes:
-    """Content of one file of a bundle; nothing is ever extracted.
-
-    Parameters
-    ----------
-    path : Path
-        The bundle's folder or zip.
-    name : str
-        Name of the file.
-    largest : int
-        How many bytes it may have.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not there, is larger, or cannot be read.
-    """
+    """Content of one file of a bundle; nothing is ever extracted. Longer ones are refused."""
     try:
         if path.is_dir():
             return _content(path / name, largest)

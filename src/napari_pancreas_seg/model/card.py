@@ -1,4 +1,4 @@
-"""What a model's card must say, and what it must not ask for."""
+"""Checks of a model's card."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.model.ensemble import MOST_MEMBERS
 
-__all__ = ["REQUIRED", "check_card", "parse_card"]
+__all__ = ["MOST_MEMBERS", "REQUIRED", "check_card", "parse_card"]
 
 LARGEST_SIDE = 4096
+MOST_MEMBERS = 32
+"""Networks of an ensemble."""
 _LARGEST = {
     **{"filters": 256, "channels": 16, "classes": 255},
     **{"height": LARGEST_SIDE, "width": LARGEST_SIDE},
@@ -32,19 +33,9 @@ REQUIRED = {
 
 
 def parse_card(data: bytes, path: Path) -> dict[str, Any]:
-    """Read a card from JSON.
+    """Read a card from JSON; `path` is the bundle it came from, for messages.
 
-    Parameters
-    ----------
-    data : bytes
-        The JSON.
-    path : Path
-        The bundle it came from, for messages.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no JSON object, lacks a field, or asks for the impossible.
+    PancreasSegError if it is no JSON object, lacks a field, or asks for the impossible.
     """
     try:
         card = json.loads(data)
@@ -61,6 +52,11 @@ def check_card(card: Any, path: Path) -> None:
     for name, kind in REQUIRED.items():
         if not isinstance(card.get(name), kind):  # type: ignore[arg-type]
             raise PancreasSegError(f"The card of {path} lacks a proper {name}.")
+    if card["frame"].get("centre", "body") != "body" or card.get("neighbours_mm") is not None:
+        raise PancreasSegError(
+            f"The model {card['name']} is the second stage of a cascade or sees several slices at "
+            "once; this program runs neither."
+        )
     if not 0 < card["threshold"] < 1:
         raise PancreasSegError(f"The card of {path} has a threshold outside 0 to 1.")
     wrong = [name for name, is_right in _RIGHT.items() if not is_right(card)]
@@ -83,7 +79,6 @@ def _frame_is_right(card: Mapping[str, Any]) -> bool:
     offset = frame.get("offset_mm")
     return (
         set(frame) - {"centre"} == {"height", "width", "mm_per_pixel", "offset_mm"}
-        and frame.get("centre", "body") in ("body", "gland")
         and all(isinstance(frame[side], int) for side in ("height", "width"))
         and _numbers((frame["height"], frame["width"]), 1, LARGEST_SIDE)
         and all(card["architecture"].get(s, frame[s]) == frame[s] for s in ("height", "width"))
@@ -162,19 +157,9 @@ _RIGHT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "windows": _windows_are_right,
     "architecture": _architecture_is_right,
     "labels": _labels_are_right,
-    "neighbours_mm": lambda card: (
-        card.get("neighbours_mm") is None or _numbers([card["neighbours_mm"]], 1e-3, 1e3)
-    ),
     "members": lambda card: (
         isinstance(card.get("members", 1), int)
         and _numbers([card.get("members", 1)], 1, MOST_MEMBERS)
-    ),
-    "localiser": lambda card: (
-        card.get("localiser") is None
-        or (
-            isinstance(card["localiser"], Mapping)
-            and all(isinstance(card["localiser"].get(k), str) for k in ("name", "weights_sha256"))
-        )
     ),
     "temperature": lambda card: _numbers([card.get("temperature", 1.0)], 1e-3, 1e3),
     "training": _training_is_right,

@@ -1,4 +1,4 @@
-"""What a network costs: arithmetic for a slice, parameters."""
+"""How much arithmetic a network needs for a slice."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ __all__ = ["gflop_per_slice"]
 
 
 def gflop_per_slice(network: keras.Model) -> float:
-    """Floating-point operations of one slice in units of 10⁹.
+    """Floating-point operations of one slice in units of 10⁹, of a network or an ensemble.
 
     A multiplication and an addition count as two. Only convolutions are counted: the rest
     (normalisation, activations, pooling) is about a hundredth of them.
-
-    Parameters
-    ----------
-    network : keras.Model
-        As `napari_pancreas_seg.model.attention_unet.build` or
-        `napari_pancreas_seg.model.ensemble.average` makes it.
     """
     total, total_of_members = 0, 0.0
     for layer in network.layers:

@@ -8,67 +8,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.model.bundle import Bundle
+from napari_pancreas_seg.model.card import MOST_MEMBERS
+from napari_pancreas_seg.model.weights import member_prefix
 
-if TYPE_CHECKING:
-    import keras
+__all__ = ["MOST_MEMBERS", "SHARED", "join_weights"]
 
-    from napari_pancreas_seg.model.bundle import Bundle
-
-__all__ = ["MOST_MEMBERS", "SHARED", "average", "join_weights", "member_prefix"]
-
-MOST_MEMBERS = 32
-SHARED = ("architecture", "frame", "localiser", "windows", "neighbours_mm", "labels")
+SHARED = ("architecture", "frame", "windows", "labels")
 """Fields of the card in which the members must agree."""
 
 
-def member_prefix(number: int, members: int) -> str:
-    """Where the weights of a member (0, 1, …) lie in the weights file."""
-    return f"member_{number + 1}/" if members > 1 else ""
-
-
-def average(networks: Sequence[keras.Model]) -> keras.Model:
-    """One network that runs several on the same input and averages each of their outputs.
-
-    Parameters
-    ----------
-    networks : sequence of keras.Model
-        As `napari_pancreas_seg.model.attention_unet.build` makes them from one architecture.
-
-    Returns
-    -------
-    keras.Model
-        From the same input to the same outputs.
-    """
-    import keras
-
-    for number, network in enumerate(networks, start=1):
-        network.name = f"member_{number}"
-    inputs = keras.Input(networks[0].input_shape[1:])
-    found: list[dict[str, Any]] = [network(inputs) for network in networks]
-    outputs = {
-        name: keras.layers.Average(dtype="float32", name=f"mean_{name}")([f[name] for f in found])
-        for name in found[0]
-    }
-    return keras.Model(inputs, outputs, name="ensemble")
-
-
 def join_weights(bundles: Sequence[Bundle]) -> bytes:
-    """The weights file of an ensemble.
+    """The weights file of an ensemble of at least two models, none of them an ensemble.
 
-    Parameters
-    ----------
-    bundles : sequence of Bundle
-        At least two, none of them an ensemble.
-
-    Raises
-    ------
-    PancreasSegError
-        If they are not networks of one kind, or not between 2 and `MOST_MEMBERS`.
+    PancreasSegError if they are not networks of one kind, or too many.
     """
     if not 2 <= len(bundles) <= MOST_MEMBERS:
         raise PancreasSegError(f"An ensemble has between 2 and {MOST_MEMBERS} members.")

@@ -1,9 +1,8 @@
 """The user's own models: kept by name, packed to be given away, taken in from others.
 
-They lie in `napari_pancreas_seg.model.bundle.own_folder`, one zip each, and are named and
-listed like those that come with the program. What comes from others is looked at before it
-is kept: links and wrong hashes are refused, and a zip that holds more than a bundle does; what
-else lies in a folder is left there. Loads no Keras unless told to try the network.
+They lie in `own_folder`, one zip each. What comes from others is looked at before it is kept:
+links and wrong hashes are refused, and a zip that holds more than a bundle does; what else lies
+in a folder is left there. Loads no Keras unless told to try the network.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from napari_pancreas_seg.model.bundle import (
     CARD,
     LARGEST_CARD,
     LARGEST_LICENCE,
-    LARGEST_WEIGHTS,
     LICENCE,
     WEIGHTS,
     Bundle,
@@ -36,14 +34,13 @@ from napari_pancreas_seg.model.bundle import (
     write_zip,
 )
 from napari_pancreas_seg.model.card import parse_card
-from napari_pancreas_seg.model.keras_file import DAMAGED
+from napari_pancreas_seg.model.weights import DAMAGED, LARGEST_WEIGHTS
 
 __all__ = [
     "add_model",
     "check_name",
     "export_bundle",
     "import_bundle",
-    "own_models",
     "remove_model",
 ]
 
@@ -55,11 +52,6 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 
 
-def own_models() -> list[ModelEntry]:
-    """List the user's own models."""
-    return [entry for entry in list_models() if entry.origin == "own"]
-
-
 def add_model(
     model: str | Path | Bundle,
     name: str | None = None,
@@ -67,23 +59,10 @@ def add_model(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> ModelEntry:
-    """Keep a model among the user's own, to be named from then on.
+    """Keep a model among the user's own under a name, the card's by default.
 
-    Parameters
-    ----------
-    model : str, Path or Bundle
-        Name or path of a model, or a bundle.
-    name : str, optional
-        What to call it; the card's name by default.
-    licence : str, optional
-        Text of its licence; by default the one that lies in the bundle, if any.
-    overwrite : bool
-        Whether an own model of this name may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If the name is taken or cannot be one, or the model cannot be read or kept.
+    The licence's text is the one that lies in the bundle unless another is given.
+    PancreasSegError if the name is taken or cannot be one, or the model cannot be read or kept.
     """
     bundle = load_bundle(model)
     if licence is None and not isinstance(model, Bundle):
@@ -99,13 +78,7 @@ def add_model(
 
 
 def check_name(name: str, *, overwrite: bool = False) -> str:
-    """Refuse, before any work is done, a name that a new model of the user's cannot have.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no plain name, or another model has it.
-    """
+    """Refuse, before any work is done, a name that a new model of the user's cannot have."""
     if not NAME.fullmatch(name) or RESERVED.fullmatch(name) or name[-1] in ". ":
         raise PancreasSegError(
             f"{name!r} cannot be the name of a model; give one of letters, digits, spaces and "
@@ -128,17 +101,11 @@ def check_name(name: str, *, overwrite: bool = False) -> str:
 
 
 def remove_model(name: str) -> None:
-    """Remove one of the user's own models.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no such model, it is not the user's, or it cannot be removed.
-    """
-    known = {entry.name: entry.origin for entry in list_models()}
-    if known.get(name) != "own":
-        own = ", ".join(entry.name for entry in own_models()) or "none"
-        raise PancreasSegError(f"{name!r} is not one of your own models; these are: {own}.")
+    """Remove one of the user's own models."""
+    own = [entry.name for entry in list_models() if entry.origin == "own"]
+    if name not in own:
+        known = ", ".join(own) or "none"
+        raise PancreasSegError(f"{name!r} is not one of your own models; these are: {known}.")
     place = own_folder() / name
     try:
         if place.is_dir():
@@ -162,27 +129,8 @@ def export_bundle(
 ) -> str:
     """Pack a model into a zip to give away: weights, card, licence and hashes.
 
-    Parameters
-    ----------
-    model : str, Path or Bundle
-        Name or path of a model, or a bundle.
-    path : Path
-        The zip to write.
-    licence : str, optional
-        Text of the licence; by default the one that lies in the bundle, else what the card
-        says of it.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    str
-        SHA-256 of the zip, to be given along with it; the same model gives the same.
-
-    Raises
-    ------
-    PancreasSegError
-        If the model cannot be read or the file not be written.
+    The licence's text is by default the one in the bundle, else what the card says of it. Returns
+    the zip's SHA-256, to be given along with it; the same model gives the same.
     """
     path = Path(path)
     if path.suffix.lower() != ".zip":
@@ -202,27 +150,12 @@ def import_bundle(
     overwrite: bool = False,
     try_network: bool = True,
 ) -> ModelEntry:
-    """Take in a model that somebody packed, and keep it among the user's own.
+    """Take in a packed model (a zip, or a bundle's folder), and keep it among the user's own.
 
-    Parameters
-    ----------
-    path : Path
-        A zip as `export_bundle` writes it, or a bundle's folder.
-    name : str, optional
-        What to call it; the card's name by default.
-    sha256 : str, optional
-        What the zip must hash to, as whoever gave it says; not for a folder.
-    overwrite : bool
-        Whether an own model of this name may be replaced.
-    try_network : bool
-        Build the network with its weights, so that a model that is kept is one that works.
-        Loads Keras.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no bundle, holds a link (or as a zip anything else), is damaged or not what its
-        hash says, or the name is taken.
+    `sha256` is what the zip must hash to, as whoever gave it says. `try_network` builds the
+    network with its weights first, which loads Keras. PancreasSegError if it is no bundle, holds
+    a link (or as a zip anything else), is damaged or not what its hash says, or the name is
+    taken.
     """
     path = Path(path)
     if not path.exists():

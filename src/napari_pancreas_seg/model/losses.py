@@ -21,17 +21,11 @@ SMOOTHING = 1.0
 
 
 def soft_dice(target: Any, probability: Any, axes: tuple[int, ...], weight: Any = None) -> Any:
-    """Dice coefficient of probabilities, summed over the given axes.
+    """Dice coefficient of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
 
-    Parameters
-    ----------
-    target, probability : tensor, shape (B, H, W, classes)
-        Values in [0, 1].
-    axes : tuple of int
-        Axes to sum over: ``(1, 2, 3)`` is the article's, per image over rows, columns
-        and classes; without 3 there is one for each class; with axis 0 the batch is pooled.
-    weight : tensor, shape (B, H, W, 1), optional
-        How much each pixel counts; where it is 0, nothing is known.
+    ``(1, 2, 3)`` is the article's, per image over rows, columns and classes; without 3 there is
+    one for each class; with axis 0 the batch is pooled. A pixel counts as much as its weight,
+    (B, H, W, 1), says: where that is 0, nothing is known.
     """
     known = 1.0 if weight is None else weight
     both = ops.sum(known * target * probability, axis=axes)

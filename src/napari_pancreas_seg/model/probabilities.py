@@ -13,18 +13,7 @@ CERTAIN = 1e-6
 
 
 def with_background(classes: Any) -> Any:
-    """Put the background before the classes.
-
-    Parameters
-    ----------
-    classes : tensor, shape (..., classes)
-        Probabilities, or shares of pixels, whose sum is at most 1.
-
-    Returns
-    -------
-    tensor, shape (..., 1 + classes)
-        What is left of 1 comes first.
-    """
+    """Put the background, what is left of 1, before the classes in the last axis."""
     rest = 1.0 - ops.sum(classes, axis=-1, keepdims=True)
     return ops.concatenate([ops.clip(rest, 0.0, 1.0), classes], axis=-1)
 
@@ -32,17 +21,8 @@ def with_background(classes: Any) -> Any:
 def tempered(probability: Any, temperature: float) -> Any:
     """Divide the logits by a temperature (Guo et al. 2017, arXiv:1706.04599).
 
-    Parameters
-    ----------
-    probability : tensor, shape (..., classes)
-        Probabilities without the background's.
-    temperature : float
-        Above 1 makes them less sure. Of a single class it divides the log-odds.
-
-    Returns
-    -------
-    tensor, shape (..., classes)
-        The calibrated probabilities.
+    `probability` (..., classes) is without the background's; of a single class the log-odds are
+    divided. Above 1 makes them less sure.
     """
     if temperature == 1.0:
         return probability

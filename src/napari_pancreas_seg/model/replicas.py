@@ -1,9 +1,7 @@
 """Sums over a batch that several devices share.
 
-TensorFlow's `tf.distribute` runs a step on every device with its part of the batch; what is
-meant over the whole batch must be gathered there. JAX's arrays are whole wherever they lie, and
-on one device there is nothing to gather: then these functions do nothing more than their names
-say.
+TensorFlow's `tf.distribute` runs a step on every device with its part of the batch. JAX's arrays
+are whole wherever they lie; there, and on one device, nothing needs to be gathered.
 """
 
 from __future__ import annotations
@@ -38,14 +36,9 @@ def mean_over_replicas(values: Sequence[Any]) -> list[Any]:
 
 
 def roll_batch(values: Any, shift: int) -> Any:
-    """Roll a tensor along its first axis, the whole batch's.
+    """Roll a tensor (B, ...), this device's part of a batch, along the whole batch's first axis.
 
-    Parameters
-    ----------
-    values : tensor, shape (B, ...)
-        This device's part. Gradients do not pass.
-    shift : int
-        As in `keras.ops.roll`.
+    Gradients do not pass.
     """
     context = _context()
     if context is None:

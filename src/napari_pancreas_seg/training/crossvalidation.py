@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +11,21 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.model.ensemble import MOST_MEMBERS, SHARED, join_weights
-from napari_pancreas_seg.training.comparison import out_of_fold_dice
+from napari_pancreas_seg.training.cards import note_seen_before
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice, calibrate
-from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, summarise
+from napari_pancreas_seg.training.judge.scores import (
+    FAILURE_DICE,
+    at_others_threshold,
+    summarise,
+)
 from napari_pancreas_seg.training.judge.validation import MOST_BYTES, MOST_SLICES, HeldBack
-from napari_pancreas_seg.training.run import Split, Watch, flattered, settled, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settings_for, train
 
-__all__ = ["SUMMARY", "CrossValidation", "cross_validate", "fold_folder"]
+__all__ = ["SUMMARY", "cross_validate", "fold_folder", "out_of_fold_dice"]
 
 SUMMARY = "crossvalidation.json"
-
-
-@dataclass(frozen=True)
-class CrossValidation:
-    """What a cross-validation found.
-
-    Parameters
-    ----------
-    dice : dict of str to float
-        Dice of each patient by the network that never saw it, at the threshold that is best for
-        all other patients.
-    summary : dict
-        What `summarise` gives.
-    bundle : Path
-        The ensemble.
-    """
-
-    dice: dict[str, float]
-    summary: dict[str, Any]
-    bundle: Path
 
 
 def fold_folder(output: Path, fold: int) -> Path:
@@ -60,34 +44,11 @@ def cross_validate(
     resume: bool = False,
     cache: Path | None = None,
     **options: Any,
-) -> CrossValidation:
-    """Train every fold, score every patient out of fold, and join the networks to an ensemble.
+) -> Path:
+    """Train every fold, score every patient out of fold, join the networks; return the ensemble.
 
-    Parameters
-    ----------
-    dataset, settings, about, resume
-        See `napari_pancreas_seg.training.run.train`. With `resume`, folds that are done, by the
-        same recipe in the same length, are not trained again.
-    output : Path
-        Folder for the folds' trainings, ``crossvalidation.json`` and ``bundle``, the ensemble.
-    folds : int
-        Parts into which the patients are split: as many as an ensemble may have members.
-    watch : callable
-        Gives each fold's `Watch`.
-    cache : Path, optional
-        As for `train`; shared by the folds.
-    **options
-        Further arguments of `train`.
-
-    Returns
-    -------
-    CrossValidation
-        Figures and ensemble.
-
-    Raises
-    ------
-    PancreasSegError
-        As `train` does, and for more folds than an ensemble joins.
+    `output` then holds the folds' trainings, ``crossvalidation.json`` and ``bundle``. With
+    `resume`, folds that are done by the same recipe are not trained again. `options` are `train`'s.
     """
     if not 2 <= folds <= MOST_MEMBERS:
         raise PancreasSegError(
@@ -123,10 +84,18 @@ def cross_validate(
         "summary": summary,
     }
     write_json(output / SUMMARY, result, overwrite=True)
-    predicted = _predicted(members, data, settled(settings, data), folds)
+    predicted = _predicted(members, data, settings_for(settings, data), folds)
     card = {**_card(members, predicted, result), **(about or {})}
-    bundle = save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
-    return CrossValidation(dice, summary, bundle)
+    return save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
+
+
+def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
+    """Dice of each patient held back in trainings that have ended; see `at_others_threshold`."""
+    patients: dict[str, list[float]] = {}
+    for path in (Path(folder) / OUT_OF_FOLD for folder in folders):
+        if path.exists():
+            patients |= json.loads(path.read_text(encoding="utf-8"))["dice"]
+    return at_others_threshold(patients)
 
 
 def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
@@ -136,20 +105,20 @@ def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
 
 
 def _what(members: Sequence[Bundle]) -> str:
-    """What the figures of all patients are."""
+    """Description of the figures of all patients."""
     what = (
         "Dice per patient on the native grid, out of fold, no post-processing; each patient's "
         "threshold was chosen on all others; 95 % bootstrap interval over patients"
     )
     validations = [member.card["validation"] for member in members]
     seen = sum(len(validation.get("seen_before", ())) for validation in validations)
-    return f"{what}; {flattered(seen)}" if seen else what
+    return f"{what}; {note_seen_before(seen)}" if seen else what
 
 
 def _predicted(
     members: Sequence[Bundle], data: DataSet, settings: TrainSettings, folds: int
 ) -> list[PredictedSlice]:
-    """What each member says of the patients that it never saw."""
+    """Predictions of each member for the patients that it was not trained on."""
     found: list[PredictedSlice] = []
     for fold, member in enumerate(members):
         _, held = Split(folds, fold, settings.seed).divide(data.cases)
@@ -167,7 +136,7 @@ def _predicted(
 def _card(
     members: Sequence[Bundle], predicted: Sequence[PredictedSlice], result: dict[str, Any]
 ) -> dict[str, Any]:
-    """The ensemble's card: what its members share, and what is known of all of them together."""
+    """The ensemble's card: what its members share, and joint calibration and figures."""
     first = members[0].card
     cards = [member.card for member in members]
     training = dict(first["training"])

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-import napari_pancreas_seg
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.cascade import DEFAULT_LOCALISER, localiser_entry
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.model.card import check_card
+from napari_pancreas_seg.training.cards import (
+    calibration_from,
+    check_about,
+    first_card,
+    judged,
+    mean_by_class,
+    model_entry,
+    note_seen_before,
+    out_of_fold,
+    what_is_scored,
+)
 from napari_pancreas_seg.training.data.crops import Crop, load_crops
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
@@ -34,9 +41,7 @@ from napari_pancreas_seg.training.data.layouts import (
     VolumeCase,
     open_dataset,
 )
-from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
-from napari_pancreas_seg.training.data.placing import check_classes
-from napari_pancreas_seg.training.distillation import TEACHER_SHARE, check_teachers, taught
+from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, BadCases
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
 from napari_pancreas_seg.training.fit.curves import Curves
 from napari_pancreas_seg.training.fit.devices import (
@@ -44,25 +49,25 @@ from napari_pancreas_seg.training.fit.devices import (
     choose_policy,
     make_deterministic,
 )
-from napari_pancreas_seg.training.fit.loop import TrainingProgress, best_epoch, fit
-from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
-from napari_pancreas_seg.training.judge.calibration import (
-    THRESHOLDS,
-    PredictedSlice,
-    calibrate,
-    score_predictions,
+from napari_pancreas_seg.training.fit.loop import (
+    ChangeWeights,
+    TrainingProgress,
+    best_epoch,
+    fit,
 )
-from napari_pancreas_seg.training.judge.evaluation import ThresholdScores, patients_seen, was_seen
+from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
+from napari_pancreas_seg.training.judge.calibration import score_predictions
+from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
 __all__ = [
     "OUT_OF_FOLD",
+    "Experiment",
     "Split",
     "Watch",
     "default_cache",
-    "flattered",
     "is_done",
-    "settled",
+    "settings_for",
     "train",
 ]
 
@@ -76,13 +81,7 @@ LENGTH = ("steps", "patience", "averaging")
 
 @dataclass(frozen=True)
 class Split:
-    """Which patients validate: fold number `fold` of `folds`, shuffled by `seed`.
-
-    Parameters
-    ----------
-    folds, fold, seed : int
-        See `fold_of_patients`.
-    """
+    """Which patients validate: fold number `fold` of `folds`, shuffled by `seed`."""
 
     folds: int = 5
     fold: int = 0
@@ -101,20 +100,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what, while it happens.
+    """Callbacks: cases to train and to validate on, cases read of all, steps, epochs, notes.
 
-    Parameters
-    ----------
-    on_start : callable
-        Called with the numbers of cases to train on and to validate on, once.
-    on_case : callable
-        Called with cases read and in all.
-    on_step : callable
-        Called with a `TrainingProgress` after every step.
-    on_epoch : callable
-        Called with a line of the history after every epoch.
-    on_note : callable
-        Called with a sentence that the user should read.
+    `on_epoch` takes a line of the history, `on_note` a warning for the user.
     """
 
     on_start: Callable[[int, int], None] = lambda training, validation: None
@@ -122,6 +110,21 @@ class Watch:
     on_step: Callable[[TrainingProgress], None] = lambda progress: None
     on_epoch: Callable[[dict[str, Any]], None] = lambda line: None
     on_note: Callable[[str], None] = lambda note: None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a script in ``research/`` changes in a training.
+
+    `recipe` is what recipe and card say of it; patients of `models` count as seen; `slices` makes
+    other training slices, `weights` other weights of the averaged ones, before their statistics are
+    computed.
+    """
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    models: Sequence[Bundle] = ()
+    slices: Callable[[TrainingSlices, TrainSettings], TrainingSlices] | None = None
+    weights: ChangeWeights | None = None
 
 
 def train(
@@ -132,9 +135,6 @@ def train(
     split: Split | None = Split(),
     start: str | Path | None = None,
     calibrated_by: str | Path | None = None,
-    localiser: str | Path | None = None,
-    teachers: Sequence[str | Path] = (),
-    teacher_share: float = TEACHER_SHARE,
     negatives: Sequence[str] = (),
     crops: Path | None = None,
     phantoms: int = 16,
@@ -144,115 +144,61 @@ def train(
     cache: Path | None = None,
     devices: int | Literal["all"] = 1,
     deterministic: bool = False,
+    experiment: Experiment = Experiment(),
     watch: Watch = Watch(),
 ) -> Path:
-    """Train a model and write it as a bundle.
+    """Train a model, write it as a bundle and return the bundle's path.
 
     Parameters
     ----------
-    dataset : Path or DataSet
-        Folder in any layout that `open_dataset` knows, or what it gave.
     output : Path
         Folder for checkpoint, history, learning curves and, at the end, ``bundle``.
-    settings : TrainSettings
-        The recipe. Classes are the data set's.
     split : Split or None
-        Which patients validate; None trains on all of them.
+        Which patients validate; None trains on all of them. Then threshold, temperature and
+        confidence come from `calibrated_by`, a model of the same recipe that held patients back.
     start : str or Path, optional
-        Name or path of a model whose weights to begin with.
-    calibrated_by : str or Path, optional
-        A model of the same recipe that held patients back: without a split of its own, this
-        one takes threshold, temperature and confidence from it.
-    localiser : str or Path, optional
-        For a frame around the gland: the model whose name and hash the card gives as the one that
-        finds it; ``"default"`` if None. Nothing of it is learnt from.
-    teachers : sequence of str or Path
-        Models whose answers the targets are mixed with; see `napari_pancreas_seg.training.
-        distillation`. A patient is taught by those that never saw them, if there are any.
-    teacher_share : float
-        Weight of the teachers in the target, above 0 to 1; the mask has the rest.
-    negatives : sequence of str
-        CTs that show no pancreas; see `load_negatives`.
+        A model whose weights to begin with.
+    negatives, phantoms
+        CTs that show no pancreas, see `load_negatives`; and the number of synthetic phantoms to mix
+        in, none with several classes.
     crops : Path, optional
-        Folder of glands without surroundings to mix into the slices of the pancreas, those of
-        patients held back left out; see `load_crops` and `MixingSettings`.
-    phantoms : int
-        Number of synthetic phantoms to mix in; their seeds start at 1, the sample's is 0. They
-        have a pancreas and no other class: with several, none is mixed in.
+        Folder of glands without surroundings to mix into slices; see `load_crops`. Those of
+        patients held back are left out.
     about : dict, optional
         Further fields of the card: ``name``, ``version``, ``licence``, ``citation`` ….
-    resume : bool
-        Go on where the folder's checkpoint stands, of the same recipe and the same patients.
-    once : bool
-        With `resume`, leave a training as it is that is done; it must be of the same length too.
+    resume, once : bool
+        Go on from the folder's checkpoint, of the same recipe and patients; with `once`, leave a
+        training of the same length as it is that is done.
     cache : Path, optional
-        Folder for training slices, so that they need not fit into memory; see `load_cases`.
-    devices : int or "all"
-        Over how many GPUs a batch is split.
-    deterministic : bool
-        Compute the same bits every time, at some cost in speed.
-    watch : Watch
-        Who is told what.
-
-    Returns
-    -------
-    Path
-        The bundle.
-
-    Raises
-    ------
-    PancreasSegError
-        If the data cannot be read, what is asked for does not go together, or the folder cannot
-        be used or holds another training.
+        Folder for training slices, so that they need not fit into memory.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
-    settings = settled(settings, data)
-    if len(data.labels) > 1:
-        phantoms = 0
+    settings = settings_for(settings, data)
+    _check_split(settings, split, calibrated_by)
+    given = None if start is None else load_bundle(start)
+    calibrated = (
+        None if calibrated_by is None else calibration_from(load_bundle(calibrated_by).card)
+    )
+    phantoms = phantoms if len(data.labels) == 1 else 0
     recipe: dict[str, Any] = {
         "split": None if split is None else vars(split),
-        "start": None,
-        "teachers": [],
+        "start": None if given is None else model_entry(given),
         "negatives": [Path(n).name for n in negatives],
         "crops": None if crops is None else Path(crops).name,
+        "phantoms": phantoms,
+        "labels": dict(data.labels),
+        **settings_to_dict(settings),
+        "experiment": dict(experiment.recipe),
     }
-    recipe |= {"phantoms": phantoms, "labels": dict(data.labels), **settings_to_dict(settings)}
-    if (split is None) != (calibrated_by is not None):
-        raise PancreasSegError(
-            "A training on every patient has none left to find its threshold on: it needs a "
-            "model of the same recipe that held patients back (and no other training does)."
-        )
-    if split is None and settings.patience is not None:
-        raise PancreasSegError(
-            "Patience waits for a better Dice of patients held back, and a training on every "
-            "patient has none: leave --patience out."
-        )
-    if settings.start_share and start is None:
-        raise PancreasSegError(
-            "A share of the model to begin with can only be kept if there is one to begin with."
-        )
-    check_classes(settings.frame, data.labels)
-    found_by = _localiser(settings, localiser)
-    given = None if start is None else load_bundle(start)
-    if given is not None:
-        recipe["start"] = _name(given)
-    by = [load_bundle(teacher) for teacher in teachers]
-    if by:
-        check_teachers(by, settings, [*data.labels], teacher_share)
-        recipe |= {"teachers": [_name(t) for t in by], "teacher_share": teacher_share}
-    calibrated = None if calibrated_by is None else load_bundle(calibrated_by).card
-    if calibrated is not None:
-        _taken_over(calibrated)  # what is missing is said before hours of training
-    cases = list(data.cases)
-    training, validation = (cases, []) if split is None else split.divide(cases)
+    training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
     whose = {"training": _patients(training), "held_back": _patients(validation)}
+    models = [model for model in (given, *experiment.models) if model is not None]
     further = _crops(crops, data, settings, whose["held_back"])
-    known = patients_seen([model.card for model in (given, *by) if model is not None])
-    known |= {crop.patient for crop in further}
+    known = patients_seen([model.card for model in models]) | {crop.patient for crop in further}
     seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
-    card = _card(recipe, settings, data, sorted({*whose["training"], *known})) | found_by
-    _check_about(card, about, output / BUNDLE)
+    card = first_card(recipe, settings, data, sorted({*whose["training"], *known}))
+    check_about(card, about, output / BUNDLE)
     on = choose_devices(devices)
     on.check(settings.batch_size)
     if _claim(output, {**recipe, "patients": whose}, resume, once):
@@ -261,27 +207,12 @@ def train(
         make_deterministic()
     watch.on_start(len(training), len(validation))
     if seen:
-        watch.on_note(f"Mind that {flattered(len(seen))}.")
-    n_cases = len(training) + len(validation)
-    slices = _load(training, data, settings, negatives, phantoms, cache, n_cases, watch)
+        watch.on_note(f"Note: {note_seen_before(len(seen))}.")
+    slices, held = _read(training, validation, data, settings, cache, watch)
+    slices = _with_others(slices, data, settings, negatives, phantoms)
     slices = replace(slices, crops=tuple(further))
-    if by:
-        slices = taught(slices, settings, by, teacher_share)
-    held = HeldBack(
-        validation,
-        data.labels,
-        settings,
-        on_case=lambda done, _: watch.on_case(len(training) + done, n_cases),
-    )
-
-    def score(network: keras.Model) -> dict[str, Any]:
-        scores = score_predictions(held.predict(network))
-        threshold, dice = scores.best()
-        found = {"threshold": threshold, "validation_dice": round(dice, 4)}
-        if len(data.labels) > 1:
-            found |= {f"dice_{n}": d for n, d in _by_class(scores, threshold, data.labels).items()}
-        return found
-
+    if experiment.slices is not None:
+        slices = experiment.slices(slices, settings)
     curves = Curves(output)
 
     def report(history: list[dict[str, Any]]) -> None:
@@ -292,11 +223,12 @@ def train(
         slices,
         settings,
         output,
-        score=score if validation else None,
+        score=(lambda network: _scored(held, network, data.labels)) if validation else None,
         report=report,
         on_step=watch.on_step,
         resume=resume,
         start=given,
+        change_weights=experiment.weights,
         devices=on,
     )
     curves.show(history, best_epoch(history))
@@ -308,28 +240,16 @@ def train(
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     predicted = list(held.predict(network))
-    if calibrated is not None:
-        card |= _taken_over(calibrated)
-    else:
-        card |= _judged(predicted, data.labels, _what(held, settings), seen)
-    card |= about or {}
-    bundle = save_bundle(network, card, output / BUNDLE, overwrite=True)
+    card |= calibrated or judged(predicted, data.labels, what_is_scored(held, settings), seen)
+    bundle = save_bundle(network, {**card, **(about or {})}, output / BUNDLE, overwrite=True)
     if predicted:
-        write_json(output / OUT_OF_FOLD, _out_of_fold(predicted), overwrite=True)
+        write_json(output / OUT_OF_FOLD, out_of_fold(predicted), overwrite=True)
     return bundle
 
 
 def is_done(output: Path) -> bool:
     """Whether a folder holds a training that came to its end."""
     return (Path(output) / OUT_OF_FOLD).exists() and (Path(output) / BUNDLE).is_dir()
-
-
-def flattered(n: int) -> str:
-    """What is to be said where so many patients held back had been seen by other models."""
-    return (
-        f"the model to start from or a teacher had learnt from {n} of the patients held back, "
-        "whose figures say little of new ones"
-    )
 
 
 def default_cache(data: DataSet, output: Path) -> Path | None:
@@ -339,8 +259,8 @@ def default_cache(data: DataSet, output: Path) -> Path | None:
     return None
 
 
-def settled(settings: TrainSettings, data: DataSet) -> TrainSettings:
-    """The recipe for these classes on this computer."""
+def settings_for(settings: TrainSettings, data: DataSet) -> TrainSettings:
+    """The recipe with the number of classes and the precision filled in."""
     architecture = settings.resolved_architecture()
     if architecture.classes != len(data.labels):
         settings = replace(settings, architecture=replace(architecture, classes=len(data.labels)))
@@ -351,21 +271,71 @@ def _patients(cases: Sequence[LabelledCase]) -> list[str]:
     return sorted({case.patient for case in cases})
 
 
-def _name(model: Bundle) -> dict[str, Any]:
-    """What a recipe says of another model."""
-    return {key: model.card[key] for key in ("name", "version", "weights_sha256")}
+def _check_split(
+    settings: TrainSettings, split: Split | None, calibrated_by: str | Path | None
+) -> None:
+    """Check that split, calibration and patience go together."""
+    if (split is None) != (calibrated_by is not None):
+        raise PancreasSegError(
+            "A training on every patient has none left to find its threshold on: it needs a "
+            "model of the same recipe that held patients back (and no other training does)."
+        )
+    if split is None and settings.patience is not None:
+        raise PancreasSegError(
+            "Patience waits for a better Dice of patients held back, and a training on every "
+            "patient has none: leave --patience out."
+        )
 
 
-def _localiser(settings: TrainSettings, model: str | Path | None) -> dict[str, Any]:
-    """What a card says of the model that finds the gland for this one."""
-    if settings.frame.centre != "gland":
-        if model is not None:
-            raise PancreasSegError(
-                "Only the second stage of a cascade, whose frame lies around the gland, has "
-                "another model find the gland."
-            )
-        return {}
-    return {"localiser": localiser_entry(model or DEFAULT_LOCALISER)}
+def _read(
+    training: Sequence[LabelledCase],
+    validation: Sequence[LabelledCase],
+    data: DataSet,
+    settings: TrainSettings,
+    cache: Path | None,
+    watch: Watch,
+) -> tuple[TrainingSlices, HeldBack]:
+    """Read the cases to train on and those held back; name all bad cases at once."""
+    n = len(training) + len(validation)
+    problems: list[str] = []
+    slices = held = None
+    try:
+        slices = load_cases(
+            training,
+            data.labels,
+            cache=cache,
+            frame=settings.frame,
+            on_case=lambda done, _: watch.on_case(done, n),
+        )
+    except BadCases as error:
+        problems += error.problems
+    try:
+        held = HeldBack(
+            validation,
+            data.labels,
+            settings,
+            on_case=lambda done, _: watch.on_case(len(training) + done, n),
+        )
+    except BadCases as error:
+        problems += error.problems
+    if slices is None or held is None:
+        raise BadCases(problems)
+    classes = ", ".join(data.labels)
+    if not slices.present.any():
+        raise PancreasSegError(
+            f"No mask to train on holds anything to learn ({classes}): all of them are empty. Look "
+            "at the data set with 'dataset check', and choose the classes with --labels."
+        )
+    if validation and not held.shows_something:
+        raise PancreasSegError(
+            f"All masks of the patients held back ({', '.join(_patients(validation))}) are empty, "
+            "so no Dice can be measured on them. Look at the data set with 'dataset check', or "
+            "choose another --fold."
+        )
+    for name, shown in zip(data.labels, np.any(slices.present, axis=0).tolist(), strict=True):
+        if not shown:
+            watch.on_note(f"No case to train on shows {name}, so it cannot be learnt.")
+    return slices, held
 
 
 def _crops(
@@ -374,123 +344,39 @@ def _crops(
     """Glands without surroundings, none of a patient held back."""
     if folder is None:
         return []
-    if [*data.labels] != [PANCREAS] or settings.neighbours_mm is not None:
-        raise PancreasSegError(
-            "Crops of glands are for the pancreas alone, on single slices: leave --crops out."
-        )
+    if [*data.labels] != [PANCREAS]:
+        raise PancreasSegError("Crops of glands are for the pancreas alone: leave --crops out.")
     return load_crops(folder, working_frame(settings.frame).mm_per_pixel, held)
 
 
-def _load(
-    training: Sequence[LabelledCase],
+def _with_others(
+    slices: TrainingSlices,
     data: DataSet,
     settings: TrainSettings,
     negatives: Sequence[str],
     phantoms: int,
-    cache: Path | None,
-    n_cases: int,
-    watch: Watch,
 ) -> TrainingSlices:
-    """Everything that is learnt from."""
-    how: dict[str, Any] = {"neighbours_mm": settings.neighbours_mm, "frame": settings.frame}
-    parts = [
-        load_cases(
-            training,
-            data.labels,
-            cache=cache,
-            on_case=lambda done, _: watch.on_case(done, n_cases),
-            **how,
-        )
-    ]
+    """The patients' slices, with those of CTs without pancreas and of phantoms."""
+    parts, frame = [slices], settings.frame
     if negatives:
-        parts.append(load_negatives(negatives, classes=len(data.labels), **how))
+        parts.append(load_negatives(negatives, classes=len(data.labels), frame=frame))
     if phantoms:
-        parts.append(load_phantoms(range(1, phantoms + 1), **how))
+        parts.append(load_phantoms(range(1, phantoms + 1), frame=frame))
     return TrainingSlices.join(parts)
 
 
-def _what(held: HeldBack, settings: TrainSettings) -> str:
-    """What a card says its validation figures are."""
-    slices = "all labelled slices" if held.complete else "some slices of each CT"
-    chosen = (
-        "threshold and temperature"
-        if settings.patience is None
-        else ("threshold, temperature and the epoch")
-    )
-    placed = ""
-    if settings.frame.centre == "gland":
-        placed = "; frames were laid around the reference's gland, so that no first stage could err"
-    return (
-        f"Dice per patient on the native grid, {slices}, slice by slice, no post-processing; "
-        f"{chosen} were chosen on the same patients{placed}"
-    )
-
-
-def _by_class(
-    scores: ThresholdScores, threshold: float, labels: Mapping[str, int]
-) -> dict[str, float]:
-    """Mean Dice of each class over the patients that have it or were given it."""
-    index = scores.thresholds.index(threshold)
-    rows = np.array([rows[index] for rows in scores.dice_by_class().values()])
-    return {
-        name: round(float(dice[np.isfinite(dice)].mean()), 4)
-        for name, dice in zip(labels, rows.T, strict=True)
-        if np.isfinite(dice).any()
-    }
-
-
-def _judged(
-    predicted: Sequence[PredictedSlice],
-    labels: Mapping[str, int],
-    what: str,
-    seen: Sequence[str],
-) -> dict[str, Any]:
-    """Calibration and validation for the card."""
-    found = calibrate(predicted)
-    scores = score_predictions(predicted, found.temperature, (found.threshold,))
-    validation = _validation({p: float(d[0]) for p, d in scores.dice().items()}, what)
+def _scored(held: HeldBack, network: keras.Model, labels: Mapping[str, int]) -> dict[str, Any]:
+    """An epoch's figures: the best threshold, and Dice at it."""
+    scores = score_predictions(held.predict(network))
+    threshold, dice = scores.best()
+    found = {"threshold": threshold, "validation_dice": round(dice, 4)}
     if len(labels) > 1:
-        validation["mean_by_class"] = _by_class(scores, found.threshold, labels)
-    if seen:
-        validation |= {"what": f"{what}; {flattered(len(seen))}", "seen_before": [*seen]}
-    return {**found.card_fields(), "validation": validation}
-
-
-def _out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
-    """Dice of every patient at every threshold."""
-    dice = score_predictions(predicted).dice()
-    return {
-        "thresholds": list(THRESHOLDS),
-        "dice": {patient: np.round(d, 5).tolist() for patient, d in dice.items()},
-    }
-
-
-def _taken_over(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from the card of a twin that held patients back."""
-    try:
-        taken = {k: card[k] for k in ("threshold", "temperature", "confidence", "validation")}
-    except KeyError as error:
-        raise PancreasSegError(
-            f"The model {card['name']} cannot calibrate another: its card has no {error}."
-        ) from error
-    seen = taken["validation"].get("seen_before")
-    what = f"{_OF_ANOTHER}; {flattered(len(seen))}" if seen else _OF_ANOTHER
-    return {**taken, "validation": {**taken["validation"], "what": what}}
-
-
-def _check_about(card: dict[str, Any], about: dict[str, Any] | None, path: Path) -> None:
-    """Refuse further fields that no card may have, before hours of training."""
-    try:
-        json.dumps(about, allow_nan=False)
-        check_card({**card, **(about or {})}, path)
-    except (TypeError, ValueError, PancreasSegError) as error:
-        raise PancreasSegError(
-            f"The model's card would not be valid with the fields given for it: {error}"
-        ) from error
+        found |= {f"dice_{n}": d for n, d in mean_by_class(scores, threshold, labels).items()}
+    return found
 
 
 def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bool:
-    """Make the folder, or make sure that it holds the same training; whether that is done."""
+    """Make the folder, or check that it holds the same training; return whether that is done."""
     known = output / RECIPE
     if Checkpoint(output).path.exists() and not resume:
         raise PancreasSegError(
@@ -514,13 +400,7 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bo
 def _check_same(
     output: Path, before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
 ) -> None:
-    """Refuse a folder of another recipe; keys that an older version did not write may be missing.
-
-    Raises
-    ------
-    PancreasSegError
-        If they differ in more than what is free to change.
-    """
+    """Refuse a folder of another recipe; an older version may have written fewer keys."""
     changed = {k for k in (now.keys() & before.keys()) - {*free} if before[k] != now[k]}
     if changed == {"patients"}:
         raise PancreasSegError(
@@ -530,47 +410,3 @@ def _check_same(
     if changed:
         what = ", ".join(sorted(changed - {"patients"}))  # another split has others anyway
         raise PancreasSegError(f"{output} was trained with another {what}; choose another folder.")
-
-
-def _card(
-    recipe: dict[str, Any], settings: TrainSettings, data: DataSet, patients: list[str]
-) -> dict[str, Any]:
-    """What a card says before anything has been learnt."""
-    return {
-        "name": "unnamed",
-        "version": "1",
-        "licence": "not stated",
-        "architecture": settings.resolved_architecture().to_dict(),
-        "frame": settings.frame.to_dict(),
-        "windows": [list(w) for w in settings.input_windows],
-        "neighbours_mm": settings.neighbours_mm,
-        "labels": dict(data.labels),
-        "threshold": 0.5,
-        "temperature": 1.0,
-        "training": {
-            "patients": patients,
-            "layout": data.layout,
-            "recipe": recipe,
-            "machine": f"{platform.machine()}, {keras.backend.backend()}",
-            "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
-        },
-        "weights_sha256": "",
-    }
-
-
-_OF_ANOTHER = (
-    "figures of a model of the same recipe that held these patients back; this one was trained "
-    "on them too, so that nothing is left to measure it on"
-)
-
-
-def _validation(metrics: dict[str, float], what: str) -> dict[str, Any]:
-    values = np.array(list(metrics.values()))
-    return {
-        "what": what,
-        "patients": {p: round(d, 4) for p, d in metrics.items()},
-        "n": len(values),
-        "mean": round(float(values.mean()), 4),
-        "median": round(float(np.median(values)), 4),
-        "worst": round(float(values.min()), 4),
-    }

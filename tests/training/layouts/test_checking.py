@@ -9,14 +9,17 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.training.data.layouts import open_dataset
-from napari_pancreas_seg.training.data.layouts.checking import check_dataset
-from napari_pancreas_seg.training.data.layouts.plausibility import doubts
+from napari_pancreas_seg.training.data.layouts.checking import check_case, check_dataset
+from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 ONE = {"pancreas": 1}
@@ -30,12 +33,12 @@ def pairs(writers, phantoms, tmp_path):
 
 def test_a_sound_case_is_left_in_peace(phantoms):
     for item in phantoms:
-        assert doubts(item.volume, item.mask, ONE) == []
+        assert suspicious_findings(item.volume, item.mask, ONE) == []
 
 
 def test_real_masks_are_left_in_peace(shared):
     for case in open_dataset(shared / "ct" / "stacks").cases:
-        said = doubts(*case.load(), ONE)
+        said = suspicious_findings(*case.load(), ONE)
         # The stacks begin and end with the gland.
         assert said == ["The gland reaches the end of the scan: a part of it may be missing."]
 
@@ -103,7 +106,9 @@ def _cut_off(item):
     ],
 )
 def test_a_fault_is_named(make, sentence, phantoms):
-    assert any(sentence in said for item in phantoms for said in doubts(*make(item), ONE))
+    assert any(
+        sentence in said for item in phantoms for said in suspicious_findings(*make(item), ONE)
+    )
 
 
 def test_a_gland_far_from_the_lungs_is_doubted(phantoms):
@@ -117,23 +122,25 @@ def test_a_gland_far_from_the_lungs_is_doubted(phantoms):
     mask = np.zeros(shape, np.uint8)
     mask[-20:-14] = item.mask[item.mask.any(axis=(1, 2)).argmax()][None]
     volume = replace(item.volume, hu=hu, grid=Grid(shape, item.volume.grid.affine))
-    assert any("head and feet exchanged" in said for said in doubts(volume, mask, ONE))
+    assert any("head and feet exchanged" in said for said in suspicious_findings(volume, mask, ONE))
 
 
 def test_of_reviewed_slices_no_whole_gland_is_asked(phantoms):
     volume, mask = _small(phantoms[0])
-    assert doubts(volume, mask, ONE, reviewed=True) == []
+    assert suspicious_findings(volume, mask, ONE, reviewed=True) == []
 
 
 def test_a_class_that_is_missing_is_named(phantoms):
     item = phantoms[0]
-    assert doubts(item.volume, item.mask, {"pancreas": 1, "duct": 2}) == ["There is no duct in it."]
+    assert suspicious_findings(item.volume, item.mask, {"pancreas": 1, "duct": 2}) == [
+        "There is no duct in it."
+    ]
 
 
 def test_of_a_gland_that_is_missing_no_place_is_asked(phantoms):
     item = phantoms[0]
     spleen = item.mask * np.uint8(2)
-    said = doubts(item.volume, spleen, {"pancreas": 1, "spleen": 2})
+    said = suspicious_findings(item.volume, spleen, {"pancreas": 1, "spleen": 2})
     assert said == ["There is no pancreas in it."]
 
 
@@ -288,3 +295,54 @@ def test_any_bytes_are_a_name_of_a_case(pairs, tmp_path, capsys):
     with open(out / "cases.csv", encoding="utf-8", newline="") as file:
         said = [row["case"] for row in csv.DictReader(file)]
     assert said == [name.replace("\udcfc", "\\xfc") for name in names]
+
+
+def test_a_case_or_picture_that_fails_stops_no_other(pairs, tmp_path, monkeypatch):
+    def draw(volume, labels, maps, path, title):
+        if "0012" in title:
+            raise PancreasSegError("the disk is full")
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    def check(case, *what):
+        if "0045" in case.name:
+            raise ZeroDivisionError("of nothing")
+        return check_case(case, *what)
+
+    where = "napari_pancreas_seg.training.data.layouts.checking"
+    monkeypatch.setattr(f"{where}.draw_overview", draw)
+    monkeypatch.setattr(f"{where}.check_case", check)
+    dataset = open_dataset(pairs)
+    found = check_dataset(dataset, pictures=tmp_path / "pictures").cases
+    assert len(found) == len(dataset.cases) == 3
+    by_name = {case.name: case for case in found}
+    assert any("disk is full" in said for said in by_name["PANCREAS_0012"].suspicious)
+    assert sum("ZeroDivisionError" in str(case.problem) for case in found) == 1
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
+def test_a_mask_one_slice_short_is_not_usable(pairs, capsys):
+    case = next(case for case in open_dataset(pairs).cases if case.name == "PANCREAS_0012")
+    mask = nib.load(case.masks[0].path)
+    values = np.asarray(mask.dataobj)
+    n = values.shape[2]
+    nib.save(nib.Nifti1Image(values[:, :, 1:], mask.affine), case.masks[0].path)
+    assert main(["dataset", "check", str(pairs)]) == 1
+    said = capsys.readouterr().out
+    assert "2 usable" in said
+    assert f"PANCREAS_0012: unusable: the mask has {n - 1} slices, the CT {n}" in said
+
+
+def test_a_slice_whose_file_is_missing_stops_no_other(tmp_path, capsys):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "ab":
+        grey = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+        Image.fromarray(grey).save(tmp_path / "images" / f"{name}.jpg")
+        Image.fromarray((grey > 200).astype(np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    rows = "name,patient,crop_margin_px\na,1,0\nb,2,0\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    (tmp_path / "masks" / "b.png").unlink()
+    assert main(["dataset", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "1 usable" in said.out and "1 of 2 cases cannot be used" in said.err

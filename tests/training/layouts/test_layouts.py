@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -412,7 +413,11 @@ def test_exact_flips_permutations_and_parts_find_their_voxels(order, flips, cut,
         turned, place = np.flip(turned, axis), place @ flip
     turned, place = turned.transpose(order), place[:, [*order, 3]]
     read = CTVolume.from_source_array(turned.astype(np.int16), place)
-    found = bring_onto(ct, read.hu.astype(np.uint8), read.grid, "mask")
+    if np.allclose(place, affine) and turned.shape != shape:  # which are missing, nobody knows
+        with pytest.raises(PancreasSegError, match="but the same affine"):
+            bring_onto(ct, read.hu.astype(np.uint8), read, "mask")
+        return
+    found = bring_onto(ct, read.hu.astype(np.uint8), read, "mask")
     np.testing.assert_array_equal(ct.to_source_order(found), inner)
 
 
@@ -421,8 +426,9 @@ def test_a_shift_by_a_part_of_a_voxel_is_refused(share, axis):
     ct = CTVolume.from_source_array(np.zeros((5, 6, 7), np.int16), np.diag([2.0, 3.0, 4.0, 1.0]))
     affine = ct.grid.affine.copy()
     affine[:3, 3] += share * affine[:3, axis]
+    on = SimpleNamespace(grid=Grid((5, 5, 5), affine), source=ct.source)
     with pytest.raises(PancreasSegError, match="grid"):
-        bring_onto(ct, np.zeros((5, 5, 5), np.uint8), Grid((5, 5, 5), affine), "mask")
+        bring_onto(ct, np.zeros((5, 5, 5), np.uint8), on, "mask")
 
 
 def test_slices_have_their_patients_own_spacing(writers, phantoms, tmp_path):

@@ -7,32 +7,31 @@ import logging
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
-from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave import store as autosave
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import Background, report, timer
+from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, original_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     Placement,
     display_view,
     reference_of,
+    show_slice,
+    slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["EMPTY", "Autosave", "digest_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,45 +51,19 @@ NO_CT = "No CT that they lie on is open."
 
 @dataclass(eq=False)
 class _Kept:
-    """What is known of a mask.
+    """What is known of a mask."""
 
-    Parameters
-    ----------
-    base : str
-        Digest of the mask as it was opened or made.
-    exported : str
-        Digest of what was exported, or need not be.
-    digest : str
-        Digest of the mask when it was last looked at.
-    edited : bool
-        Whether a person had changed it by then.
-    reviewed : tuple of int
-        Slices that a person had reviewed.
-    stale : bool
-        Whether it has changed since.
-    looking : bool
-        Whether a thread is looking at it.
-    held : str
-        Digest of the mask that `file` holds.
-    trouble : PancreasSegError or None
-        Why it could not be kept.
-    file : Path or None
-        Where it is kept.
-    supersedes : Path or None
-        The file it was restored from, until `file` is written.
-    """
-
-    base: str = ""
-    exported: str = ""
-    digest: str = ""
-    edited: bool = False
+    base: str = ""  # digest of the mask as it was opened or made
+    exported: str = ""  # digest of what was exported, or need not be
+    digest: str = ""  # of the mask when it was last looked at
+    edited: bool = False  # by then
     reviewed: tuple[int, ...] = ()
-    stale: bool = False
-    looking: bool = False
-    held: str = ""
-    trouble: PancreasSegError | None = None
+    stale: bool = False  # it has changed since
+    looking: bool = False  # a thread is looking at it
+    held: str = ""  # digest of the mask that `file` holds
+    trouble: PancreasSegError | None = None  # why it could not be kept
     file: Path | None = None
-    supersedes: Path | None = None
+    supersedes: Path | None = None  # what it was restored from, until `file` is written
 
     @property
     def unexported(self) -> bool:
@@ -101,58 +74,50 @@ class _Kept:
         return (self.edited or bool(self.reviewed)) and self.digest != self.exported
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What a look at a mask has found."""
-
-    digest: str
-    edited: bool
-
-
 class Autosave(QObject):
-    """Watches the masks of a session and keeps those with corrections.
+    """Watches the masks of a viewer and keeps those with corrections.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-
-    Attributes
-    ----------
-    offers : list of Unsaved
-        Masks, without their voxels, that windows which are gone have left behind.
+    `offers` are masks, without their voxels, that windows which are gone have left behind.
     """
 
     offers_changed = Signal()
     saved = Signal(object)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        watch: MaskWatch,
+        review: Review,
+        store: AutosaveStore,
+        background: Background,
+    ) -> None:
+        super().__init__()
         self.offers: list[Unsaved] = []
-        self._session = weakref.ref(session)
-        self._shelf = AutosaveStore()
-        self._background = Background(self)
+        self._session = session
+        self._watch = watch
+        self._review = review
+        self._store = store
+        self._background = background
         self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
         self._keys: dict[str, str] = {}
         self._busy = self._told = False
         self._leaving: list[Labels] = []
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self.save)
+        self._soon = timer(self, PAUSE_MS, self.save)
         session.mask_changed.connect(self._on_change)
-        session.review.marked.connect(self._on_change)
+        review.marked.connect(self._on_change)
+        watch.found.connect(self.follow)
+        for layer in session.layers:
+            self.follow(layer)
         session.ct_chosen.connect(self._on_ct)
         if session.viewer is not None:
             session.viewer.layers.events.removing.connect(self._on_removing)
             session.viewer.layers.events.removed.connect(self._on_removed)
-        self._background.submit(self._shelf.left_behind, self._offer)
+        self._background.submit(self._store.left_behind, self._offer)
 
     # -- keeping
 
-    def watch(self, layer: Layer) -> None:
+    def follow(self, layer: Layer) -> None:
         """Take a mask's content of now for what needs no keeping: it was just opened or made."""
-        session = self._session()
         if not isinstance(layer, Labels) or layer in self._kept or not _is_array(layer):
             return
         original = original_of(layer)
@@ -160,20 +125,18 @@ class Autosave(QObject):
             self._take_over(layer)
             return
         kept = self._kept[layer] = _Kept()
-        if session is not None and layer not in session.masks:
+        if layer not in self._session.masks:
             # At once (some 10 ms for 512×512×400): a stroke may follow any moment.
             kept.base = digest_of(layer.data)
 
     def unexported(self) -> list[Labels]:
         """List the masks with corrections that were not exported, after a look at new strokes."""
-        session = self._session()
-        if session is not None:
-            session.tell_edits()
+        self._watch.tell()
         found = []
         for layer, kept in list(self._kept.items()):
-            if (kept.stale or kept.looking) and session is not None:
-                seen = _look(layer, session.masks.get(layer), kept.base)
-                kept.digest, kept.edited = seen.digest, seen.edited
+            if kept.stale or kept.looking:
+                model = self._session.masks.get(layer)
+                kept.digest, kept.edited = _look(layer, model, kept.base)
             if kept.unexported:
                 found.append(layer)
         return found
@@ -202,14 +165,12 @@ class Autosave(QObject):
 
     def save(self, *, now: bool = False) -> None:
         """Keep every mask that has changed; in a thread, unless it must be done at once."""
-        session = self._session()
-        if session is None or (self._busy and not now):
-            self._soon.stop()
+        self._soon.stop()
+        if self._busy and not now:
             return
         if now:
-            session.tell_edits()
-        self._soon.stop()
-        jobs = [job for layer in list(self._kept) if (job := self._job(session, layer)) is not None]
+            self._watch.tell()
+        jobs = [job for layer in list(self._kept) if (job := self._job(layer)) is not None]
         if not jobs:
             return
         if now:
@@ -219,13 +180,7 @@ class Autosave(QObject):
         self._background.submit(lambda: [job() for job in jobs], self._note, self._idle)
 
     def keep_all(self) -> None:
-        """Keep every mask with corrections now, before they are gone.
-
-        Raises
-        ------
-        PancreasSegError
-            If one of them cannot be kept.
-        """
+        """Keep every mask with corrections now; a PancreasSegError says if one cannot be kept."""
         for layer in self.unexported():
             kept = self._kept[layer]
             kept.stale = kept.stale or kept.held != kept.digest
@@ -241,7 +196,7 @@ class Autosave(QObject):
     def close(self) -> None:
         """Keep what is not kept yet; the files are there for the next window."""
         self.save(now=True)
-        self._shelf.close()
+        self._store.close()
 
     def _on_change(self, layer: Layer) -> None:
         if isinstance(layer, Labels) and _is_array(layer):
@@ -264,39 +219,38 @@ class Autosave(QObject):
 
     def _on_removing(self, event: Any) -> None:
         """Keep the masks on a CT while it is there: later it may not be known what they lie on."""
-        session = self._session()
-        if session is None or session.viewer is None or not isalive(self):
-            return
-        reference = reference_of(session.viewer.layers[event.index])
+        reference = reference_of(self._session.layers[event.index])
         if reference is None or reference.kind != "ct":
             return
-        session.tell_edits()
+        self._watch.tell()
         if any(kept.stale for kept in self._kept.values()):
             # What is being written now may be older than the last stroke.
             self.save(now=self._busy)
 
     def _on_removed(self, event: Any) -> None:
         """Keep a mask that is removed before its last strokes have been kept."""
-        layer, session = event.value, self._session()
-        if session is None or layer not in self._kept or not isalive(self):
+        layer = event.value
+        if layer not in self._kept:
             return
-        session.tell_edits()
-        if self._kept[layer].stale and session.ct_of(layer) is not None:
+        self._watch.tell()
+        if self._kept[layer].stale and self._session.ct_of(layer) is not None:
             self._leaving.append(layer)
             self.save()
 
-    def _job(self, session: Session, layer: Labels) -> Any:
+    def _job(self, layer: Labels) -> Any:
         """What to do for a layer in a thread; None if nothing has changed or it is no mask."""
-        kept = self._kept[layer]
+        session, kept = self._session, self._kept[layer]
         reference = session.ct_of(layer)
-        if not kept.stale or reference is None or session.corrector.is_outline(layer):
+        if not kept.stale or reference is None:
             return None
         kept.stale, kept.looking = False, True
         if kept.file is None:
-            kept.file = self._shelf.new_file()
+            kept.file = self._store.new_file()
         model = session.masks.get(layer)
-        ct = session.ct_data(reference)
-        reviewed = tuple(sorted(session.review.reviewed_of(layer)))
+        ct = session.ct_array(reference)
+        reviewed = tuple(sorted(self._review.reviewed_of(layer)))
+        viewer = session.viewer
+        seen = None if viewer is None else slice_on_screen(viewer, layer, reference)
         path = None if reference.source.path is None else str(reference.source.path)
 
         def write(file: Path) -> None:
@@ -306,19 +260,18 @@ class Autosave(QObject):
                 path,
                 display_view(layer.data, reference.orientation),
                 None if model is None else model.copy,
-                {"reviewed": list(reviewed)},
+                {"reviewed": list(reviewed), "slice": seen},
             )
-            self._shelf.write(unsaved, file)
+            self._store.write(unsaved, file)
 
         def work() -> _Kept:
             try:
-                seen = _look(layer, model, kept.base)
                 assert kept.file is not None
-                kept.digest, kept.edited, kept.reviewed = seen.digest, seen.edited, reviewed
-                kept.trouble = None
+                kept.digest, kept.edited = _look(layer, model, kept.base)
+                kept.reviewed, kept.trouble = reviewed, None
                 if kept.worth_keeping:
                     write(kept.file)
-                    kept.held = seen.digest
+                    kept.held = kept.digest
             except PancreasSegError as error:
                 kept.trouble, kept.stale = error, True
             finally:
@@ -396,22 +349,22 @@ class Autosave(QObject):
             )
             model = None
             if whole.model is not None:
-                model = ModelMask(reference)
-                held = np.flatnonzero(whole.model.any(axis=(1, 2)))
-                model.copy[held] = whole.model[held]
-                model.written |= set(held.tolist())
+                model = ModelMask.holding(reference, whole.model)
             return layer, model, whole
 
         def add(made: tuple[Layer, ModelMask | None, Unsaved]) -> None:
             layer, model, whole = made
-            session = self._session()
-            if session is None or session.viewer is None:
+            session = self._session
+            if session.viewer is None:
                 return
             self._take_over(layer, supersedes=file)
             if model is not None:
                 session.masks[layer] = model
             session.viewer.add_layer(layer)
-            session.review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
+            seen = whole.notes.get("slice")
+            if isinstance(seen, int):
+                show_slice(session.viewer, layer, placement.reference, seen)
+            self._review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
             self.save()
 
         self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
@@ -433,11 +386,10 @@ class Autosave(QObject):
 
     def _learn_key(self) -> None:
         """Find the key of the chosen CT, if anything was left behind that it might fit."""
-        session = self._session()
-        reference = None if session is None else session.reference
-        if session is None or reference is None or reference.id in self._keys or not self.offers:
+        session, reference = self._session, self._session.reference
+        if reference is None or reference.id in self._keys or not self.offers:
             return
-        ct = session.ct_data(reference)
+        ct = session.ct_array(reference)
         self._background.submit(
             lambda: self._key(reference, ct), lambda _: self.offers_changed.emit()
         )
@@ -451,10 +403,11 @@ def _is_array(layer: Labels) -> bool:
     return not layer.multiscale and isinstance(layer.data, np.ndarray) and layer.data.ndim == 3
 
 
-def _look(layer: Labels, model: ModelMask | None, base: str) -> _Seen:
+def _look(layer: Labels, model: ModelMask | None, base: str) -> tuple[str, bool]:
+    """Digest of a mask, and whether a person has changed it."""
     digest = digest_of(layer.data)
     edited = bool(model.touched_slices(layer).any()) if model is not None else digest != base
-    return _Seen(digest, edited)
+    return digest, edited
 
 
 def digest_of(mask: Any) -> str:

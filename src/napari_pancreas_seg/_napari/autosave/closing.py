@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from napari.layers import Labels
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMessageBox
 
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg.errors import PancreasSegError
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["Closing"]
 
 
 class Closing(QObject):
@@ -23,34 +22,29 @@ class Closing(QObject):
     napari has no hook for this, and its own prompt does not cover Ctrl+W. The window is
     refused to close and a box is opened beside it, so nothing blocks. A script's
     ``viewer.close()`` is never refused: it hides the canvas first, by which it is known.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    window : QMainWindow
-        napari's window.
     """
 
-    def __init__(self, session: Session, window: Any) -> None:
-        super().__init__(session)
+    def __init__(self, autosave: Autosave, window: Any) -> None:
+        super().__init__()
         self.box: QMessageBox | None = None
-        self._session = weakref.ref(session)
+        self._autosave = autosave
         self._window = weakref.ref(window)
         self._answered = False
+        self.export: Callable[[Labels], None] | None = None
+        """Asks where to write a mask, and writes it: the dock's."""
         # Filters that came later are asked first; other plugins install theirs early.
         QTimer.singleShot(0, self.install)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Refuse a close event while something would be left behind."""
-        window, session = self._window(), self._session()
-        if event.type() != QEvent.Type.Close or watched is not window or session is None:
+        window = self._window()
+        if event.type() != QEvent.Type.Close or window is None or watched is not window:
             return False
-        by_script = window._qt_viewer.isHidden()
-        if by_script or self._answered or not session.autosave.unexported():
-            session.autosave.save(now=True)
+        by_script = compat.is_closed_by_script(window)
+        if by_script or self._answered or not self._autosave.unexported():
+            self._autosave.save(now=True)
             return False
-        self._ask(session, window)
+        self._ask(window)
         event.ignore()
         return True
 
@@ -60,21 +54,24 @@ class Closing(QObject):
         if window is not None:
             window.installEventFilter(self)
 
-    def _ask(self, session: Session, window: Any) -> None:
+    def _ask(self, window: Any) -> None:
         if self.box is not None:
             self.box.raise_()
             return
-        names = ", ".join(f"'{layer.name}'" for layer in session.autosave.unexported())
+        names = ", ".join(f"'{layer.name}'" for layer in self._autosave.unexported())
         box = self.box = QMessageBox(window)
         box.setWindowTitle("Corrections that were not exported")
         box.setText(f"{names} was corrected and not exported since.")
         box.setInformativeText("What is kept is offered when this CT is opened the next time.")
         keep = box.addButton("Keep and close", QMessageBox.ButtonRole.AcceptRole)
+        export = box.addButton("Export…", QMessageBox.ButtonRole.ActionRole)
+        export.setVisible(self.export is not None)
         discard = box.addButton("Discard and close", QMessageBox.ButtonRole.DestructiveRole)
         stay = box.addButton("Go back", QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(stay)
         box.setEscapeButton(stay)
         keep.clicked.connect(lambda: self._close(discard=False))
+        export.clicked.connect(self._export)
         discard.clicked.connect(lambda: self._close(discard=True))
         box.finished.connect(self._forget)
         box.open()
@@ -84,18 +81,26 @@ class Closing(QObject):
         if box is not None:
             box.deleteLater()
 
+    def _export(self) -> None:
+        """Export the first of them; the window stays, so that one sees it written."""
+        left = self._autosave.unexported()
+        if self.export is not None and left:
+            export, layer = self.export, left[0]
+            # Not from within the box's own signal.
+            QTimer.singleShot(0, lambda: export(layer))
+
     def _close(self, *, discard: bool) -> None:
-        window, session = self._window(), self._session()
-        if window is None or session is None:
+        window = self._window()
+        if window is None:
             return
         try:
             if discard:
-                session.autosave.discard_all()
+                self._autosave.discard_all()
             else:
-                session.autosave.keep_all()
+                self._autosave.keep_all()
         except PancreasSegError as error:
             report(error)
             return
         self._answered = True
         # Not from within the box's own signal.
-        QTimer.singleShot(0, lambda: window.close(quit_app=window._quit_app))
+        QTimer.singleShot(0, lambda: compat.close_window(window))

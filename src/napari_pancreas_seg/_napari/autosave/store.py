@@ -20,7 +20,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,8 +30,6 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_folder
 from napari_pancreas_seg.volume import Affine, bounding_box
-
-__all__ = ["AutosaveStore", "Unsaved", "autosave_folder", "ct_key", "read", "read_header", "remove"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +51,7 @@ def autosave_folder() -> Path:
 
 
 def ct_key(hu: Array | None, shape: tuple[int, ...], affine: Affine) -> str:
-    """Name a CT by its voxels and geometry; some 0.3 s for 512×512×400.
-
-    Parameters
-    ----------
-    hu : ndarray, shape (Z, Y, X), or None
-        In display order; None if the voxels cannot be had cheaply.
-    shape : tuple of int
-        (Z, Y, X).
-    affine : ndarray, shape (4, 4)
-        Index to world mm.
-    """
+    """Name a CT by its voxels (Z, Y, X), if they can be had, and its geometry; for a thread."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([list(shape), np.round(affine, 3).tolist()]).encode())
     if hu is not None:
@@ -75,26 +63,10 @@ def ct_key(hu: Array | None, shape: tuple[int, ...], affine: Affine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Unsaved:
-    """A mask with corrections, and what it takes to offer it.
+    """A mask (Z, Y, X) with corrections, and what it takes to offer it.
 
-    Parameters
-    ----------
-    key : str
-        From `ct_key`.
-    name : str
-        Name of the case.
-    path : str or None
-        Of the CT, if it came from a file.
-    mask : ndarray, shape (Z, Y, X)
-        The mask in display order.
-    model : ndarray, shape (Z, Y, X), or None
-        What the model wrote; None for a mask that was drawn or opened.
-    notes : Mapping
-        What else is to be kept with the case; plain data.
-    saved : float
-        When, in seconds since 1970.
-    file : Path or None
-        Where it lies.
+    `key` is from `ct_key`, `name` the case's, `path` the CT's, `model` what the model wrote, if it
+    did; `saved` is in seconds since 1970.
     """
 
     key: str
@@ -112,11 +84,6 @@ class AutosaveStore:
 
     A window holds a lock on its name while it lives; the system drops it with the process,
     however that ends. So masks of a window that is still open are offered nowhere else.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        `autosave_folder` by default.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -132,24 +99,13 @@ class AutosaveStore:
         return self.folder / f"{self._name}-{self._count}.npz"
 
     def write(self, unsaved: Unsaved, file: Path) -> None:
-        """Write a mask; the file changes from one whole state to the next.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be written.
-        """
+        """Write a mask; the file changes from one whole state to the next."""
         self._hold()
-        shape = unsaved.mask.shape
-        boxes = [bounding_box(part) for part in (unsaved.mask, unsaved.model) if part is not None]
+        parts = [part for part in (unsaved.mask, unsaved.model) if part is not None]
+        boxes = [box for box in map(bounding_box, parts) if box] or [(slice(0, 0),) * 3]
         box = [
-            [
-                int(min(b[axis].start for b in boxes if b)),
-                int(max(b[axis].stop for b in boxes if b)),
-            ]
-            if any(boxes)
-            else [0, 0]
-            for axis in range(3)
+            [int(min(e.start for e in edges)), int(max(e.stop for e in edges))]
+            for edges in zip(*boxes, strict=True)
         ]
         cut = tuple(slice(*edge) for edge in box)
         header = {
@@ -159,7 +115,7 @@ class AutosaveStore:
             "path": unsaved.path,
             "notes": dict(unsaved.notes),
             "saved": time.time(),
-            "shape": list(shape),
+            "shape": list(unsaved.mask.shape),
             "box": box,
         }
         arrays = {"mask": np.ascontiguousarray(unsaved.mask[cut])}
@@ -227,13 +183,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 
 def read(file: Path) -> Unsaved:
-    """Read an autosaved mask.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is damaged.
-    """
+    """Read an autosaved mask; a PancreasSegError says if it is damaged."""
     try:
         header = read_header(file)
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as content:
@@ -244,16 +194,7 @@ def read(file: Path) -> Unsaved:
             whole[name] = np.zeros(header["shape"], part.dtype)
             whole[name][cut] = part
         bare = _without_voxels(header, file)
-        return Unsaved(
-            bare.key,
-            bare.name,
-            bare.path,
-            whole["mask"],
-            whole.get("model"),
-            bare.notes,
-            bare.saved,
-            file,
-        )
+        return replace(bare, mask=whole["mask"], model=whole.get("model"))
     except DAMAGED as error:
         raise PancreasSegError(
             f"The autosaved mask '{file.name}' cannot be read: {error}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy.typing as npt
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.placement import (
+    METADATA_KEY,
+    OUTLINE,
     GridReference,
     display_view,
     layer_box,
@@ -19,8 +22,6 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.correction import Change, change_of
 from napari_pancreas_seg.volume import bounding_box
-
-__all__ = ["Corrected", "Target", "apply_change", "corrected", "outline_layer"]
 
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
@@ -31,17 +32,7 @@ OUTLINE_PIXELS = 1
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a correction acts on.
-
-    Parameters
-    ----------
-    layer : Labels
-        The mask's layer.
-    reference : GridReference
-        Where it lies.
-    label : int
-        The label that is selected in it.
-    """
+    """What a correction acts on: a label of a mask, and where that lies."""
 
     layer: Labels
     reference: GridReference
@@ -62,13 +53,7 @@ class Target:
         return mask
 
     def check(self) -> None:
-        """Check that the layer can be corrected.
-
-        Raises
-        ------
-        PancreasSegError
-            If it is not held in memory, or the background is selected.
-        """
+        """Refuse a layer that is not held in memory, and the background."""
         if not isinstance(self.layer.data, np.ndarray):
             raise PancreasSegError(
                 f"'{self.layer.name}' is not held in memory and cannot be corrected. Duplicate "
@@ -84,14 +69,7 @@ class Target:
 class Corrected:
     """What a correction would do, ready to be proposed or applied.
 
-    Parameters
-    ----------
-    change : Change
-        The change.
-    box : tuple of slice
-        What the outline shows, in display order.
-    mask : ndarray, shape of the box, uint8
-        The label's mask after the correction, in the slices that change; 0 in the others.
+    `mask` is what is left in `box`, in display order; 0 in slices that do not change.
     """
 
     change: Change
@@ -100,15 +78,7 @@ class Corrected:
 
 
 def corrected(before: Array, after: Array, label: int) -> Corrected | None:
-    """Compare masks before and after a correction; None if nothing changes.
-
-    Parameters
-    ----------
-    before, after : ndarray, shape (Z, Y, X)
-        The label's mask, non-zero inside.
-    label : int
-        The label.
-    """
+    """Compare a label's masks (Z, Y, X) before and after; None if nothing changes."""
     change = change_of(before, after, label)
     if change is None:
         return None
@@ -126,46 +96,20 @@ def corrected(before: Array, after: Array, label: int) -> Corrected | None:
 
 
 def apply_change(target: Target, change: Change) -> int:
-    """Write a change into a layer as one step of its undo.
-
-    Parameters
-    ----------
-    target : Target
-        The layer.
-    change : Change
-        What to write.
-
-    Returns
-    -------
-    int
-        Number of voxels that were written.
-    """
+    """Write a change into a layer as one step of its undo; return how many voxels changed."""
     indices, values = change.voxels(target.shown)
     if len(values) == 0:
         return 0
     layer, where = target.layer, layer_indices(indices, target.reference)
-    # Not `data_setitem`: that also draws into the slice on screen by itself, fails on a layer
-    # that was hidden in 3-D, and hits other voxels where an affine permutes the axes.
     step = where, layer.data[where], values
     layer.data[where] = values
-    with layer.block_history():
-        layer._save_history(step)
+    compat.add_undo_step(layer, step)
     layer.refresh(thumbnail=False, highlight=False, extent=False)
     return len(values)
 
 
 def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
-    """Draw the outline of what a correction would leave, exactly over the mask.
-
-    Parameters
-    ----------
-    target : Target
-        The layer that would be corrected.
-    found : Corrected
-        The correction.
-    name : str
-        Name of the layer.
-    """
+    """Draw the outline of what a correction would leave, exactly over the mask."""
     layer = target.layer
     data = np.zeros([edge.stop - edge.start for edge in layer_box(found.box, target.reference)])
     data = data.astype(np.uint8)
@@ -177,6 +121,7 @@ def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
     outline = Labels(
         data,
         name=name,
+        metadata={METADATA_KEY: replace(target.reference, kind=OUTLINE)},
         scale=layer.scale,
         translate=translate,
         rotate=layer.rotate,
@@ -192,8 +137,5 @@ def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
     )
     outline.contour = OUTLINE_PIXELS
     outline.editable = False
-    # Nobody paints on it: what shows strokes and polygons need not be made. That is half of
-    # the time that adding such a layer takes.
-    for overlay in outline._overlays.values():
-        overlay.visible = False
+    compat.hide_tool_overlays(outline)
     return outline

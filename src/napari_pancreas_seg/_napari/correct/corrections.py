@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.correct.apply import (
     Corrected,
@@ -34,14 +34,12 @@ from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
     slice_on_screen,
 )
+from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.mask import correction, postprocessing
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["DEFAULTS", "Corrector", "Proposal"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +61,7 @@ DROP_KEYS = ("Escape",)
 class Proposal:
     """A correction that waits to be accepted or dropped.
 
-    Parameters
-    ----------
-    title : str
-        What it would do.
-    target : Target
-        The layer that it would change.
-    found : Corrected
-        The correction.
-    outline : Labels
-        The layer that shows it.
-    made_on : object
-        The model's mask that it was worked out on; with another one it would not fit.
+    `made_on` is the model's mask that it was worked out on: with another one it would not fit.
     """
 
     title: str
@@ -91,55 +78,43 @@ class Corrector(QObject):
     refused. Filling between slices, smoothing and running a slice again are proposed first;
     everything else is done at once. Both are one step of napari's own undo.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session, which owns this object.
-
-    Attributes
-    ----------
-    proposal : Proposal or None
-        What waits to be accepted or dropped.
-    working : str
-        What is being worked out, for the person to read; empty if nothing is.
-
-    Notes
-    -----
-    ``changed`` is emitted whenever one of these, `picking` or `limits_painting` changes.
+    ``changed``: another `proposal` waits to be accepted or dropped; something else is being
+    worked out (`working`, for the person to read); `picking` or `limits_painting` changed.
     """
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(
+        self, session: Session, settings: Settings, network: Network, background: Background
+    ) -> None:
+        super().__init__()
         self.proposal: Proposal | None = None
         self.working = ""
         self._paint_limit = PaintLimit(session, self._range_hu)
         self._session = session
-        self._background = Background(self)
-        self._uses_network = False
+        self._settings = settings
+        self._network = network
+        self._has_network = False
+        self._background = background
         self._limits_painting = False
+        self._will_propose = False
+        self.accepts_early = False
+        """Whether what is being worked out is to be applied without being shown first."""
         self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
         viewer = session.viewer
         if viewer is not None:
             viewer.layers.events.removed.connect(self._on_removed)
-        session.rethreshold.done.connect(self._drop_stale)
-        session.run_changed.connect(self._drop_stale)
-
-    @property
-    def uses_network(self) -> bool:
-        """Whether a slice is being run again, so that no run can start."""
-        return self._uses_network
 
     @property
     def picking(self) -> bool:
         """Whether the next click in the picture names the piece to keep."""
         return self._stop_picking is not None
 
-    def is_outline(self, layer: Layer) -> bool:
-        """Whether a layer is the outline of what is proposed, and no mask."""
-        return self.proposal is not None and layer is self.proposal.outline
+    @property
+    def proposing(self) -> bool:
+        """Whether something is proposed, or being worked out to be."""
+        return self.proposal is not None or self._will_propose
 
     # -- what is done at once
 
@@ -209,13 +184,7 @@ class Corrector(QObject):
         )
 
     def copy_slice(self, step: int) -> None:
-        """Copy the mask of a neighbouring slice into the one on screen.
-
-        Parameters
-        ----------
-        step : int
-            1: from the slice above, towards the head; -1: from the one below.
-        """
+        """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
         z = self._slice(self.target())
         where = "above" if step > 0 else "below"
         self._correct(
@@ -248,23 +217,8 @@ class Corrector(QObject):
         )
 
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
-        """Run the network on the slice on screen and propose what it finds there.
-
-        Parameters
-        ----------
-        model : str or Path
-            Name of a model or path of a bundle.
-        options : Options, optional
-            How to segment; the slice is chosen here, and not post-processed.
-
-        Raises
-        ------
-        PancreasSegError
-            If a run is under way, or there is no CT or no slice.
-        """
+        """Run the network on the slice on screen and propose what it finds, not post-processed."""
         session, target = self._session, self.target()
-        if session.running:
-            raise PancreasSegError("A run is under way: cancel it or wait for its end.")
         ct = session.ct
         if ct is None:
             raise PancreasSegError("Open a CT first: there is none to run the network on.")
@@ -274,10 +228,10 @@ class Corrector(QObject):
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
-        network = session.network
+        process = self._network.process
 
         def run(mask: Array, _: Any) -> Array:
-            steps = network.iter_segment(volume_of(data, reference), model, options)
+            steps = process.iter_segment(volume_of(data, reference), model, options)
             try:
                 found = next(s.slices for s in steps if s.slices is not None and z in s.slices.z)
             except StopIteration:
@@ -291,13 +245,21 @@ class Corrector(QObject):
         self._correct(f"Run slice {z} again", run, propose=True, network=True)
 
     def accept(self) -> None:
-        """Apply what is proposed, in one step of undo."""
+        """Apply what is proposed, in one step of undo; if it is not there yet, once it is."""
+        if self._will_propose:
+            self.accepts_early = True
+            self.changed.emit()
+            return
         proposal = self._end_proposal()
         if proposal is not None:
             self._apply(proposal.title, proposal.target, proposal.found)
 
     def drop(self) -> None:
-        """Forget what is proposed."""
+        """Forget what is proposed, or is being worked out to be."""
+        if self._will_propose:
+            self._will_propose = False
+            self._give_keys_back()
+            self.changed.emit()
         self._end_proposal()
 
     # -- how
@@ -330,16 +292,10 @@ class Corrector(QObject):
 
     def setting(self, name: str) -> Any:
         """Value of one of the settings in `DEFAULTS`."""
-        return self._session.settings.get(name, DEFAULTS[name])
+        return self._settings.get(name, DEFAULTS[name])
 
     def target(self) -> Target:
-        """Find what to correct: the mask that is chosen, else the labels layer that is active.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is none, or it cannot be corrected.
-        """
+        """Find what to correct: the mask that is chosen, else the labels layer that is active."""
         session, viewer = self._session, self._viewer()
         layer: Any = session.mask
         if layer is None or layer not in viewer.layers:
@@ -368,9 +324,15 @@ class Corrector(QObject):
         target = self.target()
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
+        if network:
+            self._network.claim("A slice is being run again; wait a moment.")
+        self._has_network = network
         self._end_proposal()
         self._end_picking()
-        self.working, self._uses_network = title, network
+        self.working = title
+        self._will_propose, self.accepts_early = propose, False
+        if propose:
+            self._take_answers()
         self.changed.emit()
         made_on = self._made_on(target.layer)
 
@@ -394,6 +356,7 @@ class Corrector(QObject):
         otherwise: str,
         worked: tuple[Corrected | None, Labels | None],
     ) -> None:
+        wanted, at_once = self._will_propose, self.accepts_early
         self._idle()
         viewer, (found, outline) = self._session.viewer, worked
         if viewer is None or target.layer not in viewer.layers:
@@ -402,9 +365,9 @@ class Corrector(QObject):
             show_info(f"{title}: {otherwise}")
         elif made_on != self._made_on(target.layer):
             show_info(f"{title}: the mask has changed meanwhile, ask again.")
-        elif outline is None:
+        elif outline is None or (wanted and at_once):
             self._apply(title, target, found)
-        else:
+        elif wanted:
             self._propose(Proposal(title, target, found, outline, made_on))
 
     def _made_on(self, layer: Labels) -> object:
@@ -412,7 +375,7 @@ class Corrector(QObject):
         mask = self._session.masks.get(layer)
         return None if mask is None else (mask, mask.result)
 
-    def _drop_stale(self, layer: object = None) -> None:
+    def drop_stale(self, layer: object = None) -> None:
         """Drop what was proposed for a mask that a run or a threshold has replaced."""
         proposal = self.proposal
         if proposal is not None and proposal.made_on != self._made_on(proposal.target.layer):
@@ -426,7 +389,13 @@ class Corrector(QObject):
             viewer.dims.ndisplay = 2
 
     def _idle(self) -> None:
-        self.working, self._uses_network = "", False
+        self.working = ""
+        if self._will_propose:
+            self._will_propose = self.accepts_early = False
+            self._give_keys_back()
+        if self._has_network:
+            self._has_network = False
+            self._network.release()
         self.changed.emit()
 
     def _apply(self, title: str, target: Target, found: Corrected) -> None:
@@ -437,11 +406,14 @@ class Corrector(QObject):
         viewer = self._viewer()
         self._show_slices()
         self.proposal = proposal
-        _add_quickly(viewer, proposal.outline)
+        compat.add_unselected(viewer, proposal.outline)
         viewer.layers.selection.active = proposal.target.layer
+        self._take_answers()
+        self.changed.emit()
+
+    def _take_answers(self) -> None:
         accept, drop = dict.fromkeys(ACCEPT_KEYS, self.accept), dict.fromkeys(DROP_KEYS, self.drop)
         self._take_keys({**accept, **drop})
-        self.changed.emit()
 
     def _end_proposal(self) -> Proposal | None:
         proposal, self.proposal = self.proposal, None
@@ -449,7 +421,7 @@ class Corrector(QObject):
             self._give_keys_back()
             viewer = self._session.viewer
             if viewer is not None and proposal.outline in viewer.layers:
-                _remove_quickly(viewer, proposal.outline)
+                compat.remove_quickly(viewer, proposal.outline)
             self.changed.emit()
         return proposal
 
@@ -497,28 +469,6 @@ class Corrector(QObject):
         if viewer is None:
             raise PancreasSegError("The window has been closed.")
         return viewer
-
-
-def _add_quickly(viewer: ViewerModel, layer: Layer) -> None:
-    """Add a layer that is not selected: napari would open its controls for a moment."""
-    layers = viewer.layers
-    selects, layers._activate_on_insert = layers._activate_on_insert, False
-    try:
-        viewer.add_layer(layer)
-    finally:
-        layers._activate_on_insert = selects
-
-
-def _remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
-    """Remove a layer without a stall: napari collects garbage then, of all that there is.
-
-    What is frozen is passed over, and the layer's own garbage goes with the next collection.
-    """
-    gc.freeze()
-    try:
-        viewer.layers.remove(layer)
-    finally:
-        gc.unfreeze()
 
 
 def _handler(do: Callable[[], None]) -> Callable[[Any], None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari import current_viewer
 from napari.components import ViewerModel
@@ -19,45 +19,23 @@ from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from napari.utils.key_bindings import coerce_keybinding
 
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg.errors import PancreasSegError
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = [
-    "ACTIONS",
-    "Action",
-    "command",
-    "key_of",
-    "keys_table",
-    "perform",
-    "register_actions",
-]
 
 PREFIX = "napari-pancreas-seg"
 
 
 @dataclass(frozen=True)
 class Action:
-    """Something that a key does.
-
-    Parameters
-    ----------
-    name : str
-        Its name as a command.
-    title : str
-        What it does.
-    key : str
-        The key that it has until the user chooses another.
-    do : callable
-        Does it, in a session.
-    """
+    """Something that a key does, the one here until the user chooses another."""
 
     name: str
     title: str
     key: str
-    do: Callable[[Session], None]
+    do: Callable[[App], None]
 
     @property
     def id(self) -> str:
@@ -65,92 +43,136 @@ class Action:
         return f"{PREFIX}:{self.name}"
 
 
-ACTIONS = (
-    Action("fill_between", "Fill between slices", "I", lambda s: s.corrector.fill_between_slices()),
-    Action("clear_slice", "Clear this slice", "Shift-C", lambda s: s.corrector.clear_slice()),
-    Action("rerun_slice", "Run this slice again", "R", lambda s: _rerun_slice(s)),
-    Action("smooth", "Smooth", "S", lambda s: s.corrector.smooth()),
-    Action(
-        "copy_from_above",
-        "Copy the mask from the slice above",
-        "Shift-U",
-        lambda s: s.corrector.copy_slice(1),
+GROUPS: dict[str, tuple[Action, ...]] = {
+    "Segment and export": (
+        Action("run", "Segment this CT", "Shift-R", lambda a: _open_dock(a).start_run()),
+        Action(
+            "export",
+            "Export the mask",
+            "Shift-E",
+            lambda a: _open_dock(a).export_panel.ask_and_export(),
+        ),
     ),
-    Action(
-        "copy_from_below",
-        "Copy the mask from the slice below",
-        "Shift-D",
-        lambda s: s.corrector.copy_slice(-1),
+    "Review": (
+        Action(
+            "review_and_go_on",
+            "Reviewed: on to the next slice",
+            "Q",
+            lambda a: a.review.review_and_go_on(),
+        ),
+        Action(
+            "toggle_reviewed",
+            "This slice is reviewed, or not",
+            "Shift-Q",
+            lambda a: a.review.toggle_reviewed(),
+        ),
+        Action(
+            "next_unreviewed", "Next slice to review", "W", lambda a: a.review.go_to_unreviewed(1)
+        ),
+        Action(
+            "previous_unreviewed",
+            "Previous slice to review",
+            "Shift-W",
+            lambda a: a.review.go_to_unreviewed(-1),
+        ),
+        Action(
+            "next_uncertain", "Next uncertain slice", "N", lambda a: a.review.go_to_uncertain(1)
+        ),
+        Action(
+            "previous_uncertain",
+            "Previous uncertain slice",
+            "Shift-N",
+            lambda a: a.review.go_to_uncertain(-1),
+        ),
     ),
-    Action("keep_largest", "Keep the largest piece", "K", lambda s: s.corrector.keep_largest()),
-    Action(
-        "keep_under_mouse",
-        "Keep the piece under the mouse",
-        "Shift-K",
-        lambda s: s.corrector.keep_piece_under_cursor(),
+    "Correct": (
+        Action(
+            "fill_between", "Fill between slices", "I", lambda a: a.corrector.fill_between_slices()
+        ),
+        Action("clear_slice", "Clear this slice", "Shift-C", lambda a: a.corrector.clear_slice()),
+        Action(
+            "rerun_slice",
+            "Run this slice again",
+            "R",
+            lambda a: a.corrector.rerun_slice(*a.runs.how()),
+        ),
+        Action("smooth", "Smooth", "S", lambda a: a.corrector.smooth()),
+        Action(
+            "copy_from_above",
+            "Copy the mask from the slice above",
+            "Shift-U",
+            lambda a: a.corrector.copy_slice(1),
+        ),
+        Action(
+            "copy_from_below",
+            "Copy the mask from the slice below",
+            "Shift-D",
+            lambda a: a.corrector.copy_slice(-1),
+        ),
+        Action("keep_largest", "Keep the largest piece", "K", lambda a: a.corrector.keep_largest()),
+        Action(
+            "keep_under_mouse",
+            "Keep the piece under the mouse",
+            "Shift-K",
+            lambda a: a.corrector.keep_piece_under_cursor(),
+        ),
+        Action(
+            "remove_islands",
+            "Remove small islands",
+            "Shift-I",
+            lambda a: a.corrector.remove_islands(),
+        ),
+        Action("fill_holes", "Fill holes", "H", lambda a: a.corrector.fill_holes()),
+        Action("grow", "Grow", "G", lambda a: a.corrector.grow()),
+        Action("shrink", "Shrink", "Shift-G", lambda a: a.corrector.shrink()),
+        Action(
+            "limit_painting",
+            "Limit painting to HU, or not",
+            "Shift-H",
+            lambda a: a.corrector.toggle_limit(),
+        ),
     ),
-    Action(
-        "remove_islands", "Remove small islands", "Shift-I", lambda s: s.corrector.remove_islands()
+    "View": (
+        Action("toggle_3d", "The mask in 3-D, and back", "D", lambda a: a.views.surface.toggle()),
+        Action(
+            "toggle_blink",
+            "The model's mask in place of the edited one, and back",
+            "A",
+            lambda a: a.views.blink(not a.views.blinking),
+        ),
+        Action("next_window", "Next HU window", "U", lambda a: a.views.next_preset()),
     ),
-    Action("fill_holes", "Fill holes", "H", lambda s: s.corrector.fill_holes()),
-    Action("grow", "Grow", "G", lambda s: s.corrector.grow()),
-    Action("shrink", "Shrink", "Shift-G", lambda s: s.corrector.shrink()),
-    Action(
-        "limit_painting",
-        "Limit painting to HU, or not",
-        "Shift-H",
-        lambda s: s.corrector.toggle_limit(),
+    "Worklist": (
+        Action("next_case", "Next case of the worklist", "J", lambda a: a.worklist.step(1)),
+        Action(
+            "previous_case",
+            "Previous case of the worklist",
+            "Shift-J",
+            lambda a: a.worklist.step(-1),
+        ),
     ),
-    Action(
-        "review_and_go_on",
-        "Reviewed: on to the next slice",
-        "Q",
-        lambda s: s.review.review_and_go_on(),
-    ),
-    Action(
-        "toggle_reviewed",
-        "This slice is reviewed, or not",
-        "Shift-Q",
-        lambda s: s.review.toggle_reviewed(),
-    ),
-    Action("next_unreviewed", "Next slice to review", "W", lambda s: s.review.go_to_unreviewed(1)),
-    Action(
-        "previous_unreviewed",
-        "Previous slice to review",
-        "Shift-W",
-        lambda s: s.review.go_to_unreviewed(-1),
-    ),
-    Action("next_uncertain", "Next uncertain slice", "N", lambda s: s.review.go_to_uncertain(1)),
-    Action(
-        "previous_uncertain",
-        "Previous uncertain slice",
-        "Shift-N",
-        lambda s: s.review.go_to_uncertain(-1),
-    ),
-    Action("toggle_3d", "The mask in 3-D, and back", "D", lambda s: _views(s).surface.toggle()),
-    Action(
-        "toggle_blink",
-        "The model's mask in place of the edited one, and back",
-        "A",
-        lambda s: _views(s).blink(not _views(s).blinking),
-    ),
-    Action("next_window", "Next HU window", "U", lambda s: _views(s).next_preset()),
-    Action("next_case", "Next case of the worklist", "J", lambda s: _worklist(s).step(1)),
-    Action(
-        "previous_case",
-        "Previous case of the worklist",
-        "Shift-J",
-        lambda s: _worklist(s).step(-1),
-    ),
-)
-"""What keys do, in the order in which they are listed."""
+}
+"""What keys do, in groups and in the order in which they are listed."""
+ACTIONS = tuple(action for group in GROUPS.values() for action in group)
+ANSWERS = (("Enter", "Accept what is proposed"), ("Esc", "Drop what is proposed"))
+NAPARIS = {
+    "activate_labels_paint_mode": "Paint",
+    "activate_labels_erase_mode": "Erase",
+    "activate_labels_fill_mode": "Fill",
+    "decrease_brush_size": "Smaller brush",
+    "increase_brush_size": "Larger brush",
+    "increment_dims_left": "Slice before",
+    "increment_dims_right": "Slice after",
+}
+"""Keys of napari's own that one needs with these."""
+FIXED = (("Ctrl+Z", "Undo"), ("Ctrl+Shift+Z", "Redo"), ("Ctrl+wheel", "Through the slices"))
 
 
 def register_actions() -> None:
     """Tell napari of the actions; a key that the user or napari has taken stays as it is."""
     chosen = get_settings().shortcuts.shortcuts
     for action in ACTIONS:
-        if action.id in action_manager._actions:
+        if action.id in compat.actions():
             continue
         action_manager.register_action(action.id, _bound(action), action.title, ViewerModel)
         if action.id in chosen:
@@ -162,36 +184,36 @@ def register_actions() -> None:
 
 def key_of(action: Action) -> str:
     """The key that does something now, for people to read; empty if there is none."""
-    return _text(action_manager._shortcuts.get(action.id, []))
+    return _text(compat.keys_of(action.id))
 
 
-def keys_table() -> list[tuple[str, str]]:
-    """Every key of this plugin and what it does, whoever registered it."""
-    own = [(key_of(action), action.title) for action in ACTIONS]
-    known = {action.id for action in ACTIONS}
-    for name, action in action_manager._actions.items():
-        if name.startswith(f"{PREFIX}:") and name not in known:
-            own.append((_text(action_manager._shortcuts.get(name, [])), action.description))
-    return own
+def keys_table() -> dict[str, list[tuple[str, str]]]:
+    """Keys and what they do, in groups: this plugin's, and those of napari's that one needs."""
+    table = {name: [(key_of(one), one.title) for one in group] for name, group in GROUPS.items()}
+    table["Correct"] += ANSWERS
+    chosen = get_settings().shortcuts.shortcuts
+    table["napari"] = [
+        (_text(chosen.get(f"napari:{name}", [])), title) for name, title in NAPARIS.items()
+    ]
+    table["napari"] += FIXED
+    return table
 
 
-def perform(action: Action, session: Session) -> None:
+def perform(action: Action, app: App) -> None:
     """Do something, and tell the person if it cannot be done."""
     try:
-        action.do(session)
+        action.do(app)
     except PancreasSegError as error:
         report(error)
 
 
 def command(action: Action) -> None:
     """Do something in the viewer that is current, opening the dock first."""
-    from napari_pancreas_seg._napari.session import session_of
-
     viewer = current_viewer()
     if viewer is None:
         raise PancreasSegError("Open a napari viewer first.")
-    _open_dock(viewer)
-    perform(action, session_of(viewer))
+    open_dock(viewer)
+    perform(action, app_of(viewer))
 
 
 def __getattr__(name: str) -> Any:
@@ -202,58 +224,31 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _open_dock(app: App) -> Any:
+    return open_dock(app.session.viewer)
+
+
 def _text(keys: Iterable[Any]) -> str:
     return " or ".join(str(coerce_keybinding(key)) for key in keys)
 
 
 def _bound(action: Action) -> Callable[[ViewerModel], None]:
-    from napari_pancreas_seg._napari.session import session_of
-
     def pressed(viewer: ViewerModel) -> None:
-        perform(action, session_of(viewer))
+        perform(action, app_of(viewer))
 
     # napari tells actions apart by the name of their function.
     pressed.__name__ = pressed.__qualname__ = f"pancreas_{action.name}"
     return pressed
 
 
-def _open_dock(viewer: Any) -> Any:
-    """Open the dock, or find the one that is open; None for a viewer without a window."""
-    window = getattr(viewer, "window", None)
-    if window is None:
-        return None
-    return window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")[1]
-
-
 def _is_taken(key: str) -> bool:
     """Whether a key does something else already with a mask or a CT selected."""
     binding, owners = coerce_keybinding(key), (ViewerModel, Labels, Image)
-    if any(binding in owner.class_keymap for owner in owners):
+    if compat.takes_key(binding):
         return True
-    actions = action_manager._actions
+    actions = compat.actions()
     return any(
         name in actions and actions[name].keymapprovider in owners
         for name, keys in get_settings().shortcuts.shortcuts.items()
         if binding in keys
     )
-
-
-def _rerun_slice(session: Session) -> None:
-    # The dock knows which model and which device are chosen.
-    dock = _open_dock(session.viewer)
-    if dock is None:
-        session.corrector.rerun_slice()
-    else:
-        dock.rerun_slice()
-
-
-def _views(session: Session) -> Any:
-    from napari_pancreas_seg._napari.views.views import views_of
-
-    return views_of(session)
-
-
-def _worklist(session: Session) -> Any:
-    from napari_pancreas_seg._napari.worklist.session import worklist_of
-
-    return worklist_of(session)

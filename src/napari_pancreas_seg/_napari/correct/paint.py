@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels
 from qtpy.QtCore import QObject, QTimer
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.placement import lies_on
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.mask.correction import within_hu
 
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["PaintLimit", "limit_stroke"]
-
 Array = npt.NDArray[Any]
-Edit = tuple[tuple[npt.NDArray[np.intp], ...], Array, Any]
-"""Indices of voxels, their values before, and the value or values that were written."""
 
 
 class PaintLimit(QObject):
@@ -30,18 +25,13 @@ class PaintLimit(QObject):
     Acts on the mask that is chosen, on strokes, fills and polygons of napari's own tools;
     erasing is never limited.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    range_hu : callable
-        Returns what may be painted in HU, both ends included; None limits nothing.
+    `range_hu` returns what may be painted in HU, both ends included; None limits nothing.
     """
 
     def __init__(
         self, session: Session, range_hu: Callable[[], tuple[float, float] | None]
     ) -> None:
-        super().__init__(session)
+        super().__init__()
         self._session = session
         self._range_hu = range_hu
         self._layer: weakref.ref[Labels] | None = None
@@ -64,7 +54,7 @@ class PaintLimit(QObject):
         if allowed is None or ct is None or reference is None or not lies_on(layer, reference):
             return
         step = event.value
-        if not all(hasattr(atom, "slice_key") for atom in step):
+        if not compat.is_by_hand(step):
             return  # written by a program, a correction for instance, not by hand
         if _is_written(layer, step):
             limit_stroke(layer, step, ct.data, *allowed)
@@ -75,33 +65,19 @@ class PaintLimit(QObject):
     def _limit_later(
         self, layer: Labels, step: list[Any], hu: Any, allowed: tuple[float, float]
     ) -> None:
-        if layer._undo_history and layer._undo_history[-1] is step:
+        if compat.is_last_undo_step(layer, step):
             limit_stroke(layer, step, hu, *allowed)
 
 
 def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: float) -> int:
-    """Take back what a stroke painted outside a range of HU, within the same step of undo.
+    """Take back what a stroke painted outside a range of HU, both ends included; count voxels.
 
-    Parameters
-    ----------
-    layer : Labels
-        The layer that was painted on.
-    step : list
-        The step of its history, as its paint event gives it; it is extended.
-    hu : array_like, shape of the layer's data
-        The CT; only the boxes of the stroke are read.
-    low, high : float
-        What may be painted, in HU, both ends included.
-
-    Returns
-    -------
-    int
-        Number of voxels that were taken back.
+    `step` is a step of the layer's undo, and is extended; of the CT only its boxes are read.
     """
     shape = layer.data.shape
     edits = [
         (indices, np.ravel_multi_index(indices, shape), before)
-        for indices, before, value in _edits(step)
+        for indices, before, value in compat.edits(step)
         if np.any(np.asarray(value) != 0)  # erasing is not limited
     ]
     outside = [flat[~within_hu(_at(hu, indices), low, high)] for indices, flat, _ in edits]
@@ -123,20 +99,8 @@ def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: floa
 
 
 def _is_written(layer: Labels, step: list[Any]) -> bool:
-    *_, (indices, _, value) = _edits(step)
+    *_, (indices, _, value) = compat.edits(step)
     return bool(np.all(layer.data[indices] == value))
-
-
-def _edits(step: Iterable[Any]) -> Iterator[Edit]:
-    """Bring the two kinds of atoms of napari's history to one form."""
-    for atom in step:
-        if hasattr(atom, "slice_key"):
-            inner = np.ones_like(atom.old_values, bool) if atom.mask is None else atom.mask
-            starts = [edge.start for edge in atom.slice_key]
-            indices = tuple(i + s for i, s in zip(np.nonzero(inner), starts, strict=True))
-            yield indices, np.asarray(atom.old_values).reshape(-1), atom.new_value
-        else:
-            yield atom
 
 
 def _at(hu: Any, indices: tuple[npt.NDArray[np.intp], ...]) -> Array:

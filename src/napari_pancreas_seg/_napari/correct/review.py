@@ -6,15 +6,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.background import Background, timer
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     display_view,
@@ -23,12 +23,9 @@ from napari_pancreas_seg._napari.layers.placement import (
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.runs import Runs
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["Review", "SliceFacts"]
 
 Array = npt.NDArray[Any]
 
@@ -42,16 +39,10 @@ LEAST_DOUBT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class SliceFacts:
-    """What is known of each slice of a mask.
+    """What is known of each slice of a mask, arrays of shape (Z,).
 
-    Parameters
-    ----------
-    area_mm2 : ndarray, shape (Z,)
-        Area of all labels.
-    doubt : ndarray, shape (Z,)
-        1 minus the Dice that the model expects; NaN where it has found nothing or not been.
-    edited : ndarray, shape (Z,), bool
-        Whether a person has changed what the model wrote.
+    `doubt`: 1 minus the Dice that the model expects, NaN where it has found nothing or not been.
+    `edited`: whether a person has changed what the model wrote.
     """
 
     area_mm2: npt.NDArray[np.float64]
@@ -72,18 +63,8 @@ class SliceFacts:
 class Review(QObject):
     """Follows the mask that is chosen; remembers for every mask which slices were reviewed.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session, which owns this object.
+    `facts` are of the mask that is chosen, None until they are known.
 
-    Attributes
-    ----------
-    facts : SliceFacts or None
-        Of the mask that is chosen; None until they are known.
-
-    Notes
-    -----
     ``changed``: `facts` or `reviewed` are others; ``moved``: another slice is on screen;
     ``marked(layer)``: another slice of a mask is reviewed, or one no more.
     """
@@ -92,22 +73,20 @@ class Review(QObject):
     moved = Signal()
     marked = Signal(object)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, runs: Runs, background: Background) -> None:
+        super().__init__()
         self.facts: SliceFacts | None = None
         self._session = session
+        self._runs = runs
         self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
         self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
-        self._background = Background(self)
+        self._background = background
         self._counting = self._stale = False
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self._count)
+        self._soon = timer(self, PAUSE_MS, self._count)
         session.mask_chosen.connect(self._on_mask)
         session.mask_changed.connect(self._on_mask_changed)
-        session.run_started.connect(self._on_run_started)
-        session.run_changed.connect(self._on_run_changed)
+        runs.started.connect(self._on_run_started)
+        runs.changed.connect(self._on_run_changed)
         viewer = session.viewer
         if viewer is not None:
             viewer.dims.events.point.connect(self._on_moved)
@@ -134,18 +113,7 @@ class Review(QObject):
             self.changed.emit()
 
     def toggle_reviewed(self, z: int | None = None) -> None:
-        """Mark a slice as reviewed, or as not.
-
-        Parameters
-        ----------
-        z : int, optional
-            The slice; the one on screen by default.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is none.
-        """
+        """Mark a slice, the one on screen by default, as reviewed or as not."""
         layer, z = self._session.mask, self.slice if z is None else z
         if layer is None or z is None:
             raise PancreasSegError("There is no slice of a mask on screen.")
@@ -182,18 +150,7 @@ class Review(QObject):
             show_slice(viewer, layer, reference, z)
 
     def go_to_uncertain(self, step: int) -> None:
-        """Show the next uncertain slice that is not reviewed; beyond the last comes the first.
-
-        Parameters
-        ----------
-        step : int
-            1: towards the head; -1: towards the feet.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no mask.
-        """
+        """Show the next uncertain slice that is not reviewed; beyond the last comes the first."""
         facts = self._known_facts()
         known = np.isfinite(facts.doubt).any()
         self._go(
@@ -205,18 +162,7 @@ class Review(QObject):
         )
 
     def go_to_unreviewed(self, step: int) -> None:
-        """Show the next slice with mask that is not reviewed; beyond the last comes the first.
-
-        Parameters
-        ----------
-        step : int
-            1: towards the head; -1: towards the feet.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no mask.
-        """
+        """Show the next slice with mask that is not reviewed; beyond the last comes the first."""
         facts = self._known_facts()
         wanted = (facts.area_mm2 > 0) | facts.edited
         self._go(wanted, step, "Every slice with mask is reviewed.")
@@ -258,7 +204,7 @@ class Review(QObject):
 
     def _on_run_changed(self) -> None:
         """Forget, once, what was reviewed of a mask that a run has replaced or taken back."""
-        run, known = self._session.run, self._before_run
+        run, known = self._runs.latest, self._before_run
         if run is None or known is None or run.running or run.can_discard:
             return
         layer, self._before_run = run.labels, None

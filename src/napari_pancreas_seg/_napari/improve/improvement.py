@@ -15,16 +15,19 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import mask_of, volume_of
 from napari_pancreas_seg._napari.layers.placement import display_view, reference_of
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import child_environment
 from napari_pancreas_seg.training.finetune.corrections import (
@@ -37,11 +40,6 @@ from napari_pancreas_seg.training.finetune.corrections import (
     remove_correction,
 )
 
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["Improved", "Improvement"]
-
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress")
@@ -51,21 +49,15 @@ CLEARLY = 0.005
 
 @dataclass(frozen=True)
 class Improved:
-    """A model that has learnt from the user's cases.
+    """A model that has learnt from the user's cases, and the name or path of the former one.
 
-    Parameters
-    ----------
-    name : str
-        Its name among the user's own models.
-    former : str
-        Name or path of the model that it began as.
-    result : Mapping
-        What was told of it: see `napari_pancreas_seg.training.finetune.result.Finetuned.to_dict`.
+    `result` is what `training.finetune.result.Finetuned.to_dict` gives.
     """
 
     name: str
     former: str
     result: Mapping[str, Any]
+    kept: bool = True
 
     @property
     def gain(self) -> float | None:
@@ -96,57 +88,50 @@ class Improved:
         lines += self.result.get("notes", [])[-1:] if self.gain is None else []
         if self.worth_using:
             lines.append(f"The new model is called {self.name} and is chosen now.")
-        else:
+        elif self.kept:
             lines.append(
                 f"It did not become better: your model stays chosen. The new one is called "
                 f"{self.name}."
             )
+        else:
+            lines.append("It did not become better, and was not kept: your model stays chosen.")
         return "\n".join(lines)
 
 
 class Improvement(QObject):
     """Keeps the user's cases, and lets a model learn from them.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session, which owns this object.
-
-    Attributes
-    ----------
-    folder : Path
-        Where the cases lie.
-    cases : list of Correction
-        The cases, by name.
-    working : str
-        What is being done to them, for people to read; empty if nothing is.
-    known : Correction or None
-        The case that the CT is already, while it is not yet said whether to replace its mask.
-    stage, share, seconds_left
-        How far the learning is, see `napari_pancreas_seg.training.finetune.run.FinetuneStep`.
-    improved : Improved or None
-        The last model that was made.
-
-    Notes
-    -----
-    ``changed`` is emitted whenever one of these changes; ``made`` when there is a new model.
+    ``changed``: the cases, what is being done to them (`working`, for people to read), `known` (the
+    case that the CT is already, until it is said whether to replace its mask), or how far the
+    learning is; ``made``: there is a new model, `improved`.
     """
 
     changed = Signal()
     made = Signal()
     _told = Signal(object)
 
-    def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        review: Review,
+        settings: Settings,
+        background: Background,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        super().__init__()
         self.folder = corrections_folder()
         self.cases: list[Correction] = []
         self.working = ""
         self.known: Correction | None = None
         self.stage, self.share, self.seconds_left = "", 0.0, None
         self.improved: Improved | None = None
+        self.keeps_all = False
+        """Whether a model stays that did no better on patients it had not seen."""
         self.command = list(command)
         self._session = session
-        self._background = Background(self)
+        self._review = review
+        self._settings = settings
+        self._background = background
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._told.connect(self._on_told)
@@ -157,7 +142,16 @@ class Improvement(QObject):
     @property
     def reviewed(self) -> int:
         """How many slices of the chosen mask are reviewed."""
-        return len(self._session.review.reviewed)
+        return len(self._review.reviewed)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the reviewed slices are as the model left them: they would teach it nothing."""
+        mask, facts = self._session.mask, self._review.facts
+        if mask is None or mask not in self._session.masks or facts is None:
+            return False
+        reviewed = [z for z in self._review.reviewed if z < len(facts.edited)]
+        return bool(reviewed) and not facts.edited[reviewed].any()
 
     def list_again(self) -> None:
         """Look in a thread which cases there are."""
@@ -166,17 +160,9 @@ class Improvement(QObject):
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and the reviewed slices of its mask, in a thread.
 
-        Parameters
-        ----------
-        replace : bool
-            Whether to replace the mask if the CT is a case already; else `known` says so.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no CT, no mask, no reviewed slice, or mask and CT do not fit.
+        If the CT is a case already, its mask is replaced only if told; else `known` says so.
         """
-        read, reviewed = self._reader(), self._session.review.reviewed
+        read, reviewed = self._reader(), self._review.reviewed
         labels = self._labels()
         if not reviewed:
             raise PancreasSegError(
@@ -197,6 +183,7 @@ class Improvement(QObject):
         def done(outcome: tuple[bool, Correction]) -> None:
             added, case = outcome
             self.working, self.known = "", None if added else case
+            self.changed.emit()  # the list comes later
             self.list_again()
 
         self.working, self.known = "Adding the case…", None
@@ -224,20 +211,7 @@ class Improvement(QObject):
         return self._child is not None
 
     def start(self, model: str, minutes: float) -> None:
-        """Let a model learn from the cases.
-
-        Parameters
-        ----------
-        model : str
-            Name or path.
-        minutes : float
-            How long.
-
-        Raises
-        ------
-        PancreasSegError
-            If one is learning already, there is no case, or the process cannot be started.
-        """
+        """Let a model learn from the cases."""
         if self.running:
             raise PancreasSegError("A model is learning already; cancel that or wait for its end.")
         if not self.cases:
@@ -264,9 +238,13 @@ class Improvement(QObject):
         def done(result: Mapping[str, Any] | None) -> None:
             self._child = None
             if result is not None and not self._cancelled:
-                self.improved = Improved(str(result["name"]), model, result)
-                if self.improved.worth_using:
-                    self._session.settings.set("model/name", self.improved.name)
+                made = Improved(str(result["name"]), model, result)
+                if made.worth_using:
+                    self._settings.set("model/name", made.name)
+                elif not self.keeps_all:
+                    made = replace(made, kept=False)
+                    self._background.submit(lambda: _remove(made.name))
+                self.improved = made
                 self.made.emit()
             self.changed.emit()
 
@@ -351,6 +329,12 @@ class Improvement(QObject):
             return volume_of(data, reference), display_view(mask_of(held), on.orientation)
 
         return read
+
+
+def _remove(name: str) -> None:
+    from napari_pancreas_seg.model.library import remove_model
+
+    remove_model(name)
 
 
 def _collect(child: subprocess.Popen[bytes], words: deque[str]) -> None:

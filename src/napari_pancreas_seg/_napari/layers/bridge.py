@@ -21,26 +21,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.volume import Affine, CTVolume, Grid
-
-__all__ = [
-    "HU_LIMITS",
-    "HU_RANGE",
-    "PANCREAS",
-    "LayerData",
-    "ct_layer_data",
-    "labels_layer_data",
-    "labels_of",
-    "map_layer_data",
-    "mask_of",
-    "name_labels",
-    "original_of",
-    "other_label_colors",
-    "plain_placement",
-    "raw_volume_of",
-    "transform_of",
-    "volume_of",
-]
+from napari_pancreas_seg.volume import Affine, CTVolume, Grid, OnSourceGrid
 
 Array = npt.NDArray[Any]
 LayerData = tuple[Array, dict[str, Any], str]
@@ -83,25 +64,14 @@ def ct_layer_data(volume: CTVolume, name: str | None = None) -> LayerData:
 
 def labels_layer_data(
     mask: Array,
-    on: Placement | CTVolume,
+    on: Placement | OnSourceGrid,
     name: str = "pancreas",
     opacity: float = 0.6,
     labels: Mapping[str, int] = PANCREAS,
 ) -> LayerData:
-    """Show a mask, ready to paint.
+    """Show a mask, ready to paint: in the layer's order on a `Placement`, else (Z, Y, X).
 
-    Parameters
-    ----------
-    mask : ndarray, uint8
-        In the layer's order if on a `Placement`, else (Z, Y, X).
-    on : Placement or CTVolume
-        The CT that it belongs to, or the mask's own grid.
-    name : str
-        Name of the layer.
-    opacity : float
-        Opacity, from 0 to 1.
-    labels : Mapping of str to int
-        What its values mean; shown in the status bar.
+    `labels` says what its values mean, for the status bar.
     """
     if isinstance(on, Placement):
         transform, reference = on.transform, on.reference
@@ -120,15 +90,7 @@ def labels_layer_data(
 
 
 def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:
-    """Give the values of a labels layer their names and colours.
-
-    Parameters
-    ----------
-    layer : Labels
-        The layer.
-    labels : Mapping of str to int
-        Names and values, as a model's card has them.
-    """
+    """Give the values of a labels layer their names and colours."""
     if labels_of(layer) != dict(labels):
         for name, value in _named(labels).items():
             setattr(layer, name, value)
@@ -166,19 +128,7 @@ def _named(labels: Mapping[str, int]) -> dict[str, Any]:
 def map_layer_data(
     scalar_map: ScalarMap, placement: Placement, name: str, *, colormap: str, visible: bool = False
 ) -> LayerData:
-    """Show a map of values in [0, 1] exactly over the CT, at its own resolution.
-
-    Parameters
-    ----------
-    scalar_map : ScalarMap
-        A probability or attention map; its grid's axes are parallel to the CT's.
-    placement : Placement
-        How the CT lies in the viewer.
-    name, colormap : str
-        Name of the layer, and of napari's colour map.
-    visible : bool
-        Whether it shows at once.
-    """
+    """Show a map of values in [0, 1], parallel to the CT, over it at its own resolution."""
     grid = placement.reference.grid
     # Index of the map -> index of the CT -> index of the CT's layer -> world. Half-pixel
     # offsets and frames that stand out beyond the CT are all in the grids.
@@ -193,6 +143,7 @@ def map_layer_data(
         # Not additive: bright organs under an open gate would saturate to white.
         "blending": "translucent",
         "opacity": 0.5,
+        "interpolation2d": "linear",
         "visible": visible,
         "rgb": False,
         "multiscale": False,
@@ -222,20 +173,7 @@ def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
 
 
 def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
-    """Take a CT out of a layer's data; may read every voxel, so not for the GUI thread.
-
-    Parameters
-    ----------
-    layer_data : array_like, shape `GridReference.layer_shape`
-        ``layer.data``, lazy or not.
-    reference : GridReference
-        From `placement_of`.
-
-    Raises
-    ------
-    PancreasSegError
-        If the values cannot be Hounsfield units.
-    """
+    """Take a CT out of a layer's data, lazy or not; may read every voxel, so for a thread."""
     volume = raw_volume_of(layer_data, reference)
     hu, notes = hounsfield.to_hounsfield(volume.hu, f"The layer '{reference.name}'")
     return CTVolume(hu, volume.grid, volume.source, notes)
@@ -255,13 +193,7 @@ def _in_memory(data: Any) -> Array:
 
 
 def mask_of(data: Any) -> npt.NDArray[np.uint8]:
-    """Copy a labels layer's data to uint8.
-
-    Raises
-    ------
-    PancreasSegError
-        If a label does not fit.
-    """
+    """Copy a labels layer's data to uint8; refused if a label does not fit."""
     array = np.asarray(data)
     if array.dtype == np.uint8:
         return array.copy()
@@ -276,7 +208,7 @@ def mask_of(data: Any) -> npt.NDArray[np.uint8]:
     return array.astype(np.uint8)
 
 
-def plain_placement(volume: CTVolume) -> Placement:
+def plain_placement(volume: OnSourceGrid) -> Placement:
     """Say how a volume lies in the viewer when it is shown by itself."""
     transform = _plain_transform(volume.grid)
     reference = GridReference(volume.grid, replace(volume.source, path=None), volume.name)
@@ -293,13 +225,14 @@ def _plain_transform(grid: Grid) -> dict[str, Any]:
     return {"scale": grid.spacing, "units": UNITS, "axis_labels": AXIS_LABELS}
 
 
-def other_label_colors() -> DirectLabelColormap:
-    """Colours for a mask that lies over another one, as to be compared with it."""
-    first, *rest = LABEL_COLORS.values()
-    return _label_colors(dict(zip(LABEL_COLORS, [*rest, first], strict=True)))
+def label_colors(shift: int) -> DirectLabelColormap:
+    """Colours for a mask that lies over others, each of which begins with another one."""
+    colors = list(LABEL_COLORS.values())
+    shift %= len(colors)
+    return _label_colors(dict(zip(LABEL_COLORS, colors[shift:] + colors[:shift], strict=True)))
 
 
-def _label_colors(named: dict[int | None, str] = LABEL_COLORS) -> DirectLabelColormap:
+def _label_colors(named: dict[int | None, str]) -> DirectLabelColormap:
     # None is required: the colour of every label that is not named.
     colors = {None: "#f2e641", 0: "transparent", **named}
     return DirectLabelColormap(color_dict=colors)

@@ -22,17 +22,6 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 
-__all__ = [
-    "Restored",
-    "drawn_on",
-    "file_without_geometry",
-    "frame_layer",
-    "frames",
-    "not_offered",
-    "read_again",
-    "replace_layer",
-]
-
 Array = npt.NDArray[Any]
 
 _GEOMETRY_IN_FILE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -41,27 +30,13 @@ _SAMPLE = 1 << 18
 
 
 def frames(layer: Layer) -> int:
-    """Count the volumes in a layer that could each be a CT; 0 for a layer that holds none.
-
-    Parameters
-    ----------
-    layer : Layer
-        A layer with four axes, the first of which counts frames.
-    """
+    """Count the volumes in a layer of four axes that could each be a CT; 0 for any other layer."""
     single = isinstance(layer, Image) and not layer.rgb and not layer.multiscale
     return int(layer.data.shape[0]) if single and layer.data.ndim == 4 else 0
 
 
 def frame_layer(layer: Image, frame: int) -> Image:
-    """Make a layer of one frame, where the frame lies; its data are those of the layer.
-
-    Parameters
-    ----------
-    layer : Image
-        A layer with `frames`.
-    frame : int
-        Which one.
-    """
+    """Make a layer of one frame, where the frame lies; its data are those of the layer."""
     # The last three axes of the transform, whatever is done to the first.
     matrix = np.eye(4)
     matrix[:3, 3] = np.asarray(layer.data_to_world((frame, 0, 0, 0)))[-3:]
@@ -93,13 +68,7 @@ def not_offered(layers: list[Layer]) -> list[str]:
 
 
 def file_without_geometry(layer: Layer | None) -> Path | None:
-    """Find the file of a layer whose reader has left out spacing and orientation.
-
-    Returns
-    -------
-    Path or None
-        None if the layer has a geometry, or was not read from a file that gives one.
-    """
+    """Find the file of a layer whose reader has left out spacing and orientation."""
     if layer is None or METADATA_KEY in layer.metadata or layer.data.ndim != 3:
         return None
     if layer.source.path is None or layer.source.parent is not None:
@@ -124,19 +93,7 @@ class Restored(NamedTuple):
 def read_again(path: Path, layer: Layer, masks: list[Labels]) -> Restored:
     """Read a file with its geometry; for a thread, as it looks at voxels.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    layer : Layer
-        What another reader made of it.
-    masks : list of Labels
-        Masks of the same shape that were drawn on that layer: they are turned the same way.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be read.
+    `masks` of the same shape were drawn on the layer, and are turned as that is.
     """
     data, notes = read_layer(path)
     reference: GridReference = data[1]["metadata"][METADATA_KEY]
@@ -170,23 +127,7 @@ def replace_layer(
 ) -> Layer:
     """Put what was read again in the place of a layer and the masks on it.
 
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer.
-    layer : Layer
-        The layer without geometry.
-    masks : list of Labels
-        The masks on it.
-    new : Restored
-        What `read_again` has made of them.
-    carry_over : callable
-        Called with a mask and the one in its place, while neither has left or come.
-
-    Returns
-    -------
-    Layer
-        The layer with its geometry.
+    `carry_over` gets a mask and the one in its place, while neither has left or come.
     """
     layers = viewer.layers
     position = layers.index(layer) if layer in layers else len(layers)

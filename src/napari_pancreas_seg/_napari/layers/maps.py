@@ -1,8 +1,10 @@
-"""Probability and attention of the viewer's CTs: arrays that fill, and layers that show them."""
+"""Probability and attention of the viewer's CTs: arrays that fill, and one layer that shows one."""
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,44 +14,26 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import AVAILABLE_COLORMAPS, Colormap
 
 from napari_pancreas_seg._napari.layers.bridge import map_layer_data
-from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, GridReference, Placement
-from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg._napari.layers.placement import GridReference, Placement, belongs_to
+from napari_pancreas_seg._napari.settings import Settings, preference
 from napari_pancreas_seg.inference.result import FoundSlices, ScalarMap, Segmentation
-
-__all__ = [
-    "COLOR_MAPS",
-    "GATES_AT_FIRST",
-    "PROBABILITY",
-    "MapAppearance",
-    "MapLayers",
-    "MapsFound",
-    "empty_maps",
-    "make_layer",
-]
+from napari_pancreas_seg.volume import Grid
 
 COLOR_MAPS = ("inferno", "magma", "viridis", "turbo", "gray")
-GATES_AT_FIRST = 2
-"""Gates that become layers with every run: the finest ones are the readable ones."""
 PROBABILITY = "probability"
-"""What the map of the network's output is called; the gates are ``"attention 1"`` and so on, the
-classes of a network that knows several ``"probability liver"``."""
+"""What the map of the network's output is called; the gates are ``"attention 1"`` (the finest)
+and so on, the classes of a network that knows several ``"probability liver"``."""
+BEST = "best"
+"""Stands for the gate that tells the pancreas best from what is around it."""
+OUTLINE_MM = 1.5
+"""How wide the outline of a mask is while a map is shown: filled it would hide that."""
 
 
 @dataclass(frozen=True)
 class MapAppearance:
-    """How maps are shown.
+    """How maps are shown: one of them (`BEST`, its name, or none), its opacity, gates' colours."""
 
-    Parameters
-    ----------
-    shown : tuple of str
-        Maps that are visible once they are there: ``"attention 1"`` is the finest gate.
-    opacity : float
-        From 0 to 1.
-    colormap : str
-        Of the gates; the probability has one of its own.
-    """
-
-    shown: tuple[str, ...] = ("attention 1",)
+    shown: str = BEST
     opacity: float = 0.6
     colormap: str = COLOR_MAPS[0]
 
@@ -59,33 +43,16 @@ class MapAppearance:
         plain = cls()
         colormap = settings.get("attention/colormap", plain.colormap)
         return cls(
-            tuple(str(word) for word in settings.get("attention/shown", list(plain.shown))),
+            settings.get("attention/map", plain.shown),
             min(max(settings.get("attention/opacity", plain.opacity), 0.0), 1.0),
             colormap if colormap in COLOR_MAPS else plain.colormap,
         )
 
     def remember(self, settings: Settings) -> None:
         """Keep for the next time."""
-        settings.set("attention/shown", list(self.shown))
+        settings.set("attention/map", self.shown)
         settings.set("attention/opacity", self.opacity)
         settings.set("attention/colormap", self.colormap)
-
-
-@dataclass(frozen=True, eq=False)
-class MapsFound:
-    """Maps of a CT that begin to fill, or more layers of them: a step of a run.
-
-    Parameters
-    ----------
-    maps : dict of str to ScalarMap
-        All of them, by what they show; NaN where nothing has been computed yet. Empty if they
-        have been told before.
-    layers : dict of str to Image
-        Layers of some.
-    """
-
-    maps: dict[str, ScalarMap]
-    layers: dict[str, Image]
 
 
 @dataclass(eq=False)
@@ -94,52 +61,27 @@ class _CtMaps:
 
     placement: Placement
     name: str
-    maps: dict[str, ScalarMap] = field(default_factory=dict)
-    shown: set[str] = field(default_factory=set)
-    visible_before: set[str] = field(default_factory=set)
+    maps: dict[str, ScalarMap]
+    best: str = ""
+    hidden: bool = False
     layers: weakref.WeakValueDictionary[str, Image] = field(
         default_factory=weakref.WeakValueDictionary
     )
 
 
 def make_layer(
-    scalar_map: ScalarMap, word: str, placement: Placement, name: str, looks: MapAppearance
+    scalar_map: ScalarMap, word: str, placement: Placement, name: str, appearance: MapAppearance
 ) -> Image:
-    """Make the layer of a map; the first one imports much, so rather in a thread.
-
-    Parameters
-    ----------
-    scalar_map : ScalarMap
-        The map.
-    word : str
-        What it shows.
-    placement : Placement
-        How its CT lies in the viewer.
-    name : str
-        Name of the case.
-    looks : MapAppearance
-        How to show it.
-    """
+    """Make the layer of a map; the first one imports much, so rather in a thread."""
+    colormap = _fading(word, appearance)
     data, options, kind = map_layer_data(
-        scalar_map,
-        placement,
-        f"{name} {word}",
-        colormap=_fading(word, looks),
-        visible=word in looks.shown,
+        scalar_map, placement, f"{name} {word}", colormap=colormap, visible=True
     )
-    return Layer.create(data, {**options, "opacity": looks.opacity}, kind)
+    return Layer.create(data, {**options, "opacity": appearance.opacity}, kind)
 
 
 class MapLayers:
-    """The maps of a viewer's CTs.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer; only a weak reference is kept.
-    settings : Settings
-        Where the looks are remembered.
-    """
+    """The maps of a viewer's CTs, of which one at a time is shown."""
 
     def __init__(self, viewer: ViewerModel, settings: Settings) -> None:
         self._viewer = weakref.ref(viewer)
@@ -147,74 +89,68 @@ class MapLayers:
         self._cts: dict[str, _CtMaps] = {}
 
     @property
-    def looks(self) -> MapAppearance:
+    def appearance(self) -> MapAppearance:
         """How maps are shown."""
         return MapAppearance.remembered(self._settings)
 
-    @looks.setter
-    def looks(self, looks: MapAppearance) -> None:
-        looks.remember(self._settings)
+    @appearance.setter
+    def appearance(self, appearance: MapAppearance) -> None:
+        appearance.remember(self._settings)
         for maps in self._cts.values():
             for word, layer in maps.layers.items():
-                layer.opacity = looks.opacity
-                layer.colormap = _fading(word, looks)
+                layer.opacity = appearance.opacity
+                layer.colormap = _fading(word, appearance)
 
     def known(self, reference: GridReference) -> list[str]:
-        """List what maps of a CT there are, shown or not."""
+        """What maps of a CT there are, shown or not."""
         maps = self._cts.get(reference.id)
         return [] if maps is None else list(maps.maps)
 
     def layers(self, reference: GridReference) -> dict[str, Image]:
-        """Find the layers of a CT's maps that are in the viewer."""
+        """The layers of a CT's maps that are in the viewer."""
         maps, viewer = self._cts.get(reference.id), self._viewer()
         if maps is None or viewer is None:
             return {}
         return {word: layer for word, layer in maps.layers.items() if layer in viewer.layers}
 
-    def begin(self, found: MapsFound, placement: Placement, name: str) -> object:
-        """Take the maps of a new run, in place of a former one's and as visible as those.
+    def wanted(self, reference: GridReference) -> str:
+        """The map of a CT that is to be shown; empty for none, and while it is not known."""
+        maps, shown = self._cts.get(reference.id), self.appearance.shown
+        return (maps.best if maps is not None else "") if shown == BEST else shown
 
-        Returns
-        -------
-        object
-            The former maps, for `restore`.
-        """
-        viewer, reference = self._viewer(), placement.reference
+    def shown(self, reference: GridReference) -> str:
+        """The map of a CT that is on screen, empty if none is."""
+        layers = self.layers(reference).items()
+        return next((word for word, layer in layers if layer.visible), "")
+
+    def begin(self, maps: dict[str, ScalarMap], placement: Placement, name: str) -> object:
+        """Take the maps of a new run in place of a former one's; give those, for `restore`."""
+        reference = placement.reference
         former = self._cts.get(reference.id)
-        if viewer is None:
-            return former
         before = self.layers(reference)
-        maps = _CtMaps(placement, name, found.maps)
-        self._cts[reference.id] = maps
-        maps.visible_before |= {word for word, layer in before.items() if layer.visible}
-        for word in found.layers.keys() & before.keys():
-            found.layers[word].visible = before[word].visible
-        for old in before.values():
-            viewer.layers.remove(old)
-        for word, layer in found.layers.items():
-            self._add(viewer, maps, word, layer)
+        # A map that the user has hidden in the layer list stays so.
+        hidden = bool(before) and not any(layer.visible for layer in before.values())
+        self._remove(before)
+        self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
         return former
 
-    def add(self, reference: GridReference, layers: dict[str, Image]) -> None:
-        """Add more layers of a CT's maps, unless they have been asked for meanwhile."""
-        maps, viewer = self._cts.get(reference.id), self._viewer()
-        if maps is not None and viewer is not None:
-            for word, layer in layers.items():
-                if word not in self.layers(reference):
-                    layer.visible = word in maps.visible_before
-                    self._add(viewer, maps, word, layer)
+    def add(self, reference: GridReference, word: str, layer: Image) -> None:
+        """Show the gate that tells most, now that it is known, unless another map is wanted."""
+        maps = self._cts.get(reference.id)
+        if maps is None:
+            return
+        maps.best = word
+        if word == self.wanted(reference) and word not in self.layers(reference):
+            self._show_only(maps, word, layer)
+            layer.visible = not maps.hidden
 
     def restore(self, reference: GridReference, former: object) -> None:
         """Put former maps back in the place of those of a run that was discarded."""
-        viewer = self._viewer()
         self.forget(reference)
-        if isinstance(former, _CtMaps) and viewer is not None:
-            looks = self.looks
-            layers = {
-                word: make_layer(former.maps[word], word, former.placement, former.name, looks)
-                for word in sorted(former.shown, reverse=True)
-            }
-            self.begin(MapsFound(former.maps, layers), former.placement, former.name)
+        if isinstance(former, _CtMaps):
+            self._cts[reference.id] = former
+            if (word := self.wanted(reference)) in former.maps:
+                self._show_only(former, word)
 
     def fill(self, reference: GridReference, found: FoundSlices) -> None:
         """Write slices that have just been found into the maps, in place."""
@@ -229,74 +165,72 @@ class MapLayers:
             if layer.visible:
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def show(self, reference: GridReference | None, word: str, visible: bool) -> None:
-        """Show or hide a map, now or once it is there; its layer is made if there is none."""
-        shown = [one for one in self.looks.shown if one != word] + [word] * visible
-        self.looks = replace(self.looks, shown=tuple(sorted(shown)))
-        viewer = self._viewer()
+    def show(self, reference: GridReference | None, word: str, visible: bool = True) -> None:
+        """Show a map in place of another, now or once it is there; or show none."""
+        self.appearance = replace(self.appearance, shown=word if visible else "")
         maps = None if reference is None else self._cts.get(reference.id)
-        if maps is None or viewer is None or reference is None or word not in maps.maps:
+        if maps is None or reference is None:
             return
-        layer = self.layers(reference).get(word)
-        if layer is not None:
-            layer.visible = visible
-        elif visible:
-            layer = make_layer(maps.maps[word], word, maps.placement, maps.name, self.looks)
-            self._add(viewer, maps, word, layer)
+        word = self.wanted(reference)
+        if visible and word in maps.maps:
+            self._show_only(maps, word)
+        elif not visible:
+            for layer in self.layers(reference).values():
+                layer.visible = False
+            self._draw_masks(reference, outlined=False)
 
     def complete(self, reference: GridReference, result: Segmentation) -> Segmentation:
         """Let a result hold the very arrays that are shown, instead of equal ones."""
-        maps = self._cts.get(reference.id)
-        if maps is None or PROBABILITY not in maps.maps:
+        known = self._cts.get(reference.id)
+        if known is None or PROBABILITY not in known.maps:
             return result
-        gates = [maps.maps[word] for word in sorted(maps.maps) if word.startswith("attention")]
+        maps = known.maps
         by_class = {
-            name: maps.maps.get(f"{PROBABILITY} {name}", each)
+            name: maps.get(f"{PROBABILITY} {name}", each)
             for name, each in result.probabilities.items()
         }
+        gates = tuple(maps[word] for word in sorted(maps) if not word.startswith(PROBABILITY))
         return replace(
-            result,
-            probability=maps.maps[PROBABILITY],
-            attention=tuple(gates),
-            probabilities=by_class,
+            result, probability=maps[PROBABILITY], attention=gates, probabilities=by_class
         )
 
     def forget(self, reference: GridReference) -> None:
         """Drop the maps of a CT, and their layers."""
-        viewer = self._viewer()
-        if viewer is not None:
-            for layer in self.layers(reference).values():
-                viewer.layers.remove(layer)
+        self._remove(self.layers(reference))
         self._cts.pop(reference.id, None)
 
-    def _add(self, viewer: ViewerModel, maps: _CtMaps, word: str, layer: Image) -> None:
-        """Add a layer under the masks and under finer gates."""
-        active = viewer.layers.selection.active
-        maps.layers[word] = layer
-        maps.shown.add(word)
-        viewer.add_layer(layer)
-        own = maps.placement.reference.id
-        finer = [
-            other
-            for known, other in maps.layers.items()
-            if word.startswith(PROBABILITY) or (not known.startswith(PROBABILITY) and known < word)
-        ]
-        above = [
-            index
-            for index, other in enumerate(viewer.layers)
-            if other is not layer
-            and (
-                other in finer
-                or (
-                    isinstance(other, Labels)
-                    and getattr(other.metadata.get(METADATA_KEY), "id", "") == own
-                )
-            )
-        ]
-        if above:
-            viewer.layers.move(viewer.layers.index(layer), min(above))
-        if active is not None:
-            viewer.layers.selection.active = active
+    def _remove(self, layers: Mapping[str, Layer]) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            for layer in layers.values():
+                viewer.layers.remove(layer)
+
+    def _show_only(self, maps: _CtMaps, word: str, layer: Image | None = None) -> None:
+        """Show a map, and no other of its CT; its layer is made if there is none."""
+        viewer, reference = self._viewer(), maps.placement.reference
+        if viewer is None:
+            return
+        layers = self.layers(reference)
+        for known, other in layers.items():
+            other.visible = known == word
+        if word not in layers:
+            if layer is None:
+                appearance = self.appearance
+                layer = make_layer(maps.maps[word], word, maps.placement, maps.name, appearance)
+            maps.layers[word] = layer
+            _add_below_masks(viewer, layer, reference)
+        self._draw_masks(reference, outlined=True)
+
+    def _draw_masks(self, reference: GridReference, *, outlined: bool) -> None:
+        """Draw the masks of a CT as outlines, or filled; not those whose user chose otherwise."""
+        viewer = self._viewer()
+        if viewer is None or not preference("outline"):
+            return
+        width = max(1, round(OUTLINE_MM / reference.grid.spacing[-1]))
+        for layer in viewer.layers:
+            ours = isinstance(layer, Labels) and belongs_to(layer, reference)
+            if ours and layer.contour in (0, width):
+                layer.contour = width if outlined else 0
 
 
 def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:
@@ -309,9 +243,61 @@ def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:
     return maps
 
 
-def _fading(word: str, looks: MapAppearance) -> Any:
+def best_gate(maps: Mapping[str, ScalarMap], mask: Any, grid: Grid, card: Mapping[str, Any]) -> str:
+    """The gate that tells most: as the card says, else as measured on a mask (Z, Y, X)."""
+    gates = sorted(word for word in maps if not word.startswith(PROBABILITY))
+    told = {word: value for word, value in _told(card).items() if word in gates}
+    found = told or {word: separation(maps[word], mask, grid) for word in gates}
+    return max(found, key=lambda word: found[word], default="")
+
+
+def _told(card: Mapping[str, Any]) -> dict[str, float]:
+    """Mean coefficient in the gland minus in other tissue by gate, from what `evaluate` found."""
+    rows, told = card.get("attention"), {}
+    for row in rows if isinstance(rows, list) else []:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            told[f"attention {row['gate']}"] = float(row["inside"]) - float(row["tissue"])
+    return told
+
+
+def separation(gate: ScalarMap, mask: Any, grid: Grid) -> float:
+    """Mean coefficient inside a mask (Z, Y, X) minus outside, where the gate was computed."""
+    steps = np.linalg.inv(grid.affine) @ gate.grid.affine
+    # Axes are parallel: where each plane of the map lies in the CT, axis by axis.
+    where, within = [], []
+    for axis, length in enumerate(gate.grid.shape):
+        index = np.rint(np.arange(length) * steps[axis, axis] + steps[axis, 3]).astype(int)
+        within.append((index >= 0) & (index < grid.shape[axis]))
+        where.append(np.clip(index, 0, grid.shape[axis] - 1))
+    rows = np.flatnonzero(~np.isnan(gate.values[:, 0, 0]) & within[0])
+    if not len(rows):
+        return 0.0
+    values = gate.values[rows].astype(np.float32)
+    inside = np.asarray(mask)[np.ix_(where[0][rows], where[1], where[2])] != 0
+    inside &= within[1][:, None] & within[2]
+    if not inside.any() or inside.all():
+        return 0.0
+    return float(values[inside].mean() - values[~inside].mean())
+
+
+def _add_below_masks(viewer: ViewerModel, layer: Image, reference: GridReference) -> None:
+    """Add a layer that stays unselected, under the masks of its CT."""
+    active = viewer.layers.selection.active
+    viewer.add_layer(layer)
+    masks = [
+        index
+        for index, other in enumerate(viewer.layers)
+        if isinstance(other, Labels) and belongs_to(other, reference)
+    ]
+    if masks:
+        viewer.layers.move(viewer.layers.index(layer), min(masks))
+    if active is not None:
+        viewer.layers.selection.active = active
+
+
+def _fading(word: str, appearance: MapAppearance) -> Any:
     """Colour map that is transparent at 0, so that the CT shows where there is nothing."""
-    name = "viridis" if word.startswith(PROBABILITY) else looks.colormap
+    name = "viridis" if word.startswith(PROBABILITY) else appearance.colormap
     colors = AVAILABLE_COLORMAPS[name].map(np.linspace(0, 1, 256, dtype=np.float32)).copy()
     colors[:, 3] = np.linspace(0, 1, 256)
     return Colormap(colors, name=f"{name} fading")

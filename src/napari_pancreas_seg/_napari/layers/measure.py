@@ -14,32 +14,15 @@ from napari_pancreas_seg._napari.layers.placement import GridReference, display_
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
-__all__ = ["MaskToMeasure", "Measured", "measure_layers"]
-
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskToMeasure:
-    """Layers' data and names; nothing of Qt.
+    """Data and names of layers: a mask, its CT (else no HU), and a mask to compare with.
 
-    Parameters
-    ----------
-    name : str
-        Name of the mask's layer.
-    data : array_like
-        Its data.
-    grid : GridReference
-        Grid of its CT.
-    ct : array_like, optional
-        Data of the CT's layer; without it there is no mean HU.
-    reference_name : str
-        Name of the layer to compare with.
-    reference : array_like, optional
-        Its data.
-    labels : Mapping of str to int
-        What the mask's values mean. The classes are measured one by one where it holds several.
+    The classes in `labels` are measured one by one where the mask holds several.
     """
 
     name: str
@@ -53,19 +36,7 @@ class MaskToMeasure:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found.
-
-    Parameters
-    ----------
-    mask : dict
-        From `measures.measure_mask`.
-    comparison : dict, optional
-        From `metrics.compare_masks`.
-    row : dict
-        The row of the table.
-    classes : dict of str to Measured
-        The same for each class by its name, if the mask holds several.
-    """
+    """What was found: of the mask, compared, as a row of the table, and for each class."""
 
     mask: dict[str, Any]
     comparison: dict[str, float | None] | None
@@ -83,11 +54,6 @@ def measure_layers(job: MaskToMeasure) -> Measured:
 
     Looks at every voxel of the mask once, to find its box, and else at the box alone; so it
     serves for CTs that are read or computed piece by piece, too.
-
-    Parameters
-    ----------
-    job : MaskToMeasure
-        What to measure.
     """
     mask = _shown(job.data, job.grid)
     whole = _measured(mask, job)

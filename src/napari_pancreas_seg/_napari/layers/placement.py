@@ -9,6 +9,8 @@ taken for what the viewer shows of it.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,33 +23,14 @@ from napari.layers import Image, Layer
 
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source
-
-__all__ = [
-    "IN_DISPLAY_ORDER",
-    "METADATA_KEY",
-    "GridReference",
-    "Placement",
-    "display_view",
-    "find_reference",
-    "index_at",
-    "is_parallel",
-    "layer_box",
-    "layer_indices",
-    "layer_view",
-    "lies_on",
-    "placement_of",
-    "placements",
-    "reference_of",
-    "show_slice",
-    "slice_on_screen",
-    "units_ratio",
-    "why_not_ct",
-]
+from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source, Volume
 
 Array = npt.NDArray[Any]
 
 METADATA_KEY = "napari_pancreas_seg"
+OUTLINE = "outline"
+"""The kind of a layer that shows what a correction would leave; no mask."""
 IN_DISPLAY_ORDER = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 """nibabel's orientation array of layers that we open."""
 # napari's (z, y, x) to RAS+ for a layer of which nobody knows more than how it is shown.
@@ -58,21 +41,9 @@ SHOWN_TO_RAS = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1
 class GridReference:
     """What a layer carries in its metadata to find its grid again; small and immutable.
 
-    Parameters
-    ----------
-    grid : Grid
-        The grid on which the layer's voxels lie, in display order.
-    source : Source
-        What is needed to write back onto the grid of the file.
-    name : str
-        Name of the case.
-    orientation : ndarray, shape (3, 2)
-        nibabel's orientation array from the layer's axis order to display order; layers
-        that we open are in display order already.
-    kind : str
-        What was laid on it: ``"ct"``, ``"mask"`` or ``"map"``.
-    id : str
-        Names the CT: the same for a CT and everything found in it.
+    `orientation` (3, 2) is nibabel's, from the layer's axis order to display order, in which
+    layers that we open are already. `kind` is ``"ct"``, ``"mask"``, ``"map"``, ``"picture"`` or
+    `OUTLINE`; `id` is the same for a CT and everything found in it.
     """
 
     grid: Grid
@@ -108,15 +79,8 @@ class GridReference:
 class Placement:
     """How a CT lies in a layer and in the viewer's world.
 
-    Parameters
-    ----------
-    reference : GridReference
-        The CT's grid in display order.
-    transform : dict
-        ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and
-        ``axis_labels`` of the layer.
-    matrix : ndarray, shape (4, 4)
-        Maps an index of the layer's data to the viewer's world.
+    `transform`: ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and
+    ``axis_labels`` of the layer. `matrix` (4, 4) maps an index of its data to the world.
     """
 
     reference: GridReference
@@ -135,14 +99,11 @@ def reference_of(layer: Layer) -> GridReference | None:
 def lies_on(layer: Layer, reference: GridReference) -> bool:
     """Whether the voxels of a layer are those of a CT, as far as anyone knows.
 
-    Parameters
-    ----------
-    layer : Layer
-        A mask. One without a reference of its own is taken for drawn on any CT of its shape.
-    reference : GridReference
-        The CT's grid.
+    A layer without a reference of its own is taken for drawn on any CT of its shape.
     """
     own = reference_of(layer)
+    if own is not None and own.kind == OUTLINE:
+        return False
     if own is None:
         reshaped = isinstance(layer.metadata.get(METADATA_KEY), GridReference)
         return not reshaped and tuple(layer.data.shape) == reference.layer_shape
@@ -150,24 +111,16 @@ def lies_on(layer: Layer, reference: GridReference) -> bool:
     return same_axes and own.grid.same_as(reference.grid)
 
 
-def find_reference(layer: Layer, others: Iterable[Layer] = ()) -> GridReference:
+def belongs_to(layer: Layer, reference: GridReference) -> bool:
+    """Whether a layer is a CT or was made on it, even if it has been cut or resampled since."""
+    return getattr(layer.metadata.get(METADATA_KEY), "id", "") == reference.id
+
+
+def find_reference(layer: Layer, others: Sequence[Layer] = ()) -> GridReference:
     """Find the grid that a layer is to be written onto.
 
     Its own reference if it has one; else, for a mask that was converted or drawn by hand,
     that of the only CT of its shape among the others; else the grid that the viewer shows.
-
-    Parameters
-    ----------
-    layer : Layer
-        Labels or an image.
-    others : iterable of Layer
-        The other layers of the viewer.
-
-    Raises
-    ------
-    PancreasSegError
-        If the layer was cut or resampled so that it lies on its CT's grid no more, or could
-        belong to several CTs.
     """
     if (own := reference_of(layer)) is not None:
         return own
@@ -191,7 +144,19 @@ def find_reference(layer: Layer, others: Iterable[Layer] = ()) -> GridReference:
         raise PancreasSegError(
             f"'{layer.name}' has {len(shape)} dimensions; only volumes with three can be written."
         )
-    return _foreign_reference(layer)
+    return _on_shown_ct(layer, placements(others)) or _foreign_reference(layer)
+
+
+def onto_ct(
+    mask: npt.NDArray[np.uint8], reference: GridReference, layers: Iterable[Layer]
+) -> tuple[npt.NDArray[np.uint8], GridReference]:
+    """Put a mask (Z, Y, X) that was drawn on a part of a CT onto the whole, if it was."""
+    cts = {ref.id: ref for ref in map(reference_of, layers) if ref and ref.kind == "ct"}
+    for ct in cts.values() if reference.id not in cts else ():
+        with contextlib.suppress(PancreasSegError):
+            part = Volume(mask, reference.grid, reference.source)
+            return bring_onto(ct.volume(), mask, part, reference.name), ct
+    return mask, reference
 
 
 def why_not_ct(layer: Layer) -> str | None:
@@ -213,17 +178,7 @@ def why_not_ct(layer: Layer) -> str | None:
 def placement_of(layer: Image, known: GridReference | None = None) -> Placement:
     """Read from a layer how its CT lies in the viewer; looks at no voxel.
 
-    Parameters
-    ----------
-    layer : Image
-        A layer for which `why_not_ct` is None.
-    known : GridReference, optional
-        What was made for this layer before, when it carries none of its own.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be a CT, or its transform is singular.
+    `known` is what was made for this layer before, when it carries no reference of its own.
     """
     if refusal := why_not_ct(layer):
         raise PancreasSegError(refusal)
@@ -262,15 +217,6 @@ def slice_on_screen(viewer: ViewerModel, layer: Layer, reference: GridReference)
     """Index of the CT's slice that the viewer shows, or None if it shows none.
 
     Not the position of the slider: its steps and its units are those of all layers together.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer.
-    layer : Layer
-        The CT's layer.
-    reference : GridReference
-        Where it lies.
     """
     if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3:
         return None
@@ -282,19 +228,11 @@ def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: i
     """Bring a slice of a CT on screen; the opposite of `slice_on_screen`.
 
     Sliders along which the slice runs, in a view from the side for instance, stay.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer.
-    layer : Layer
-        The CT's layer, or that of a mask of it.
-    reference : GridReference
-        Where it lies.
-    z : int
-        The slice.
     """
-    index = index_at(viewer, layer, reference, viewer.dims.point)
+    index, shape = index_at(viewer, layer, reference, viewer.dims.point), reference.grid.shape
+    # A slider that points beside the CT, because another one was shown, comes to its middle.
+    beside = (index < -0.5) | (index > np.array(shape) - 0.5)
+    index[beside] = (np.array(shape) // 2)[beside]
     index[0] = z
     world = layer.data_to_world(_to_layer(reference)[:3] @ [*index, 1.0])
     units = zip(_shown_units(viewer, layer), layer.units, strict=True)
@@ -307,19 +245,7 @@ def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: i
 def index_at(
     viewer: ViewerModel, layer: Layer, reference: GridReference, position: Sequence[float]
 ) -> npt.NDArray[np.float64]:
-    """Index (z, y, x) in a CT of a position in the viewer: of the sliders, or of the mouse.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer, whose units the position has.
-    layer : Layer
-        The CT's layer.
-    reference : GridReference
-        Where it lies.
-    position : sequence of float
-        World coordinates of the viewer; the last three count.
-    """
+    """Index (z, y, x) in a CT of a position in the world: of the sliders, or of the mouse."""
     units = zip(_shown_units(viewer, layer), layer.units, strict=True)
     point = np.array(position[-3:]) * [units_ratio(shown, own) for shown, own in units]
     in_layer = np.array([*layer.world_to_data(point), 1.0])
@@ -332,15 +258,7 @@ def display_view(array: Array, orientation: Array) -> Array:
 
 
 def layer_box(box: Sequence[slice], reference: GridReference) -> tuple[slice, ...]:
-    """Say where a box in display order lies in a layer's own order.
-
-    Parameters
-    ----------
-    box : sequence of slice
-        Along (z, y, x), with starts and stops.
-    reference : GridReference
-        Where the layer lies.
-    """
+    """Say where a box in display order lies in a layer's own order."""
     found = []
     for target, flip in reference.orientation:
         edge, length = box[int(target)], reference.grid.shape[int(target)]
@@ -352,15 +270,7 @@ def layer_box(box: Sequence[slice], reference: GridReference) -> tuple[slice, ..
 def layer_indices(
     indices: Sequence[npt.NDArray[np.intp]], reference: GridReference
 ) -> tuple[npt.NDArray[np.intp], ...]:
-    """Say where voxels given in display order lie in a layer's own order.
-
-    Parameters
-    ----------
-    indices : sequence of ndarray
-        Along (z, y, x).
-    reference : GridReference
-        Where the layer lies.
-    """
+    """Say where voxels given in display order lie in a layer's own order."""
     return tuple(
         indices[int(target)]
         if flip > 0
@@ -382,10 +292,34 @@ def layer_view(array: Array, reference: GridReference) -> Array:
     return orientations.apply_orientation(array, back)
 
 
-def _foreign_reference(layer: Layer) -> GridReference:
-    """Take a layer that is not ours for what the viewer shows of it."""
+def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None:
+    """Find where a layer of another shape lies on the CT that it is shown on; None if on none.
+
+    It may have been drawn on a cropped or a coarser copy of the CT: in the viewer it lies right,
+    but the viewer shows index times spacing, which is not the patient's world.
+    """
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in layer.data.shape))))
+    found: dict[str, Affine] = {}
+    for ct in cts:
+        units = zip(layer.units, ct.transform["units"], strict=True)
+        scale = np.diag([*(units_ratio(unit, other) for unit, other in units), 1.0])
+        to_ct = np.linalg.inv(_to_layer(ct.reference)) @ np.linalg.inv(ct.matrix)
+        to_index = to_ct @ scale @ _data_to_world(layer)
+        indices = corners @ to_index[:3, :3].T + to_index[:3, 3]
+        first, last = indices.min(axis=0), indices.max(axis=0)
+        if (last > -0.5).all() and (first < np.array(ct.reference.grid.shape) - 0.5).all():
+            found[ct.reference.id] = ct.reference.grid.affine @ to_index
+    if len(found) > 1:
+        raise PancreasSegError(
+            f"'{layer.name}' is shown on several CTs. Remove all but the one it belongs to."
+        )
+    return _foreign_reference(layer, *found.values()) if found else None
+
+
+def _foreign_reference(layer: Layer, affine: Affine | None = None) -> GridReference:
+    """Take a layer that is not ours for what the viewer shows of it, or where an affine puts it."""
     empty = np.broadcast_to(np.int16(0), tuple(int(n) for n in layer.data.shape))
-    affine = _foreign_affine(layer)
+    affine = _foreign_affine(layer) if affine is None else affine
     source = orientations.io_orientation(affine)
     orientation = orientations.ornt_transform(source, orientations.axcodes2ornt(DISPLAY_AXCODES))
     grid = Grid(

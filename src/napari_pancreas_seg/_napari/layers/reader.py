@@ -22,8 +22,7 @@ from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel,
 from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-
-__all__ = ["get_reader", "one_of_each_series", "read_layer"]
+from napari_pancreas_seg.volume import CTVolume
 
 _NOTHING: list[Any] = [(None,)]
 """What napari takes for "read, and nothing to show"."""
@@ -35,16 +34,6 @@ def get_reader(
     """Offer to read files that end like a format of ours, and what holds DICOM files.
 
     Of a folder, a zip, and a file with another ending, the beginnings of a few files are looked at.
-
-    Parameters
-    ----------
-    path : str or sequence of str
-        What the user wants to open.
-
-    Returns
-    -------
-    callable or None
-        What reads it; None if it is not for us.
     """
     if all(map(_is_ours, _names(path))):
         return _read
@@ -52,13 +41,7 @@ def get_reader(
 
 
 def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
-    """Drop the DICOM files of a folder but the first: one stands for its whole series.
-
-    Parameters
-    ----------
-    paths : iterable of str or Path
-        What was dropped or chosen together.
-    """
+    """Drop the DICOM files of a folder but the first: one stands for its whole series."""
     kept: dict[Path, Path] = {}
     for path in map(Path, paths):
         is_slice = path.is_file() and path.suffix.lower() != ".zip" and _is_dicom(path)
@@ -69,31 +52,17 @@ def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
 def read_layer(
     path: str | Path, cts: Sequence[Placement] = ()
 ) -> tuple[LayerData, tuple[str, ...]]:
-    """Read a CT, a mask or a map; knows neither a viewer nor Qt, so that a thread can do it.
+    """Read a CT, a mask or a map, with notes for the user; for a thread.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file; or a folder, a zip or a file of a DICOM series.
-    cts : sequence of Placement
-        The CTs in the viewer: a map that is parallel to one of them is laid over it.
-
-    Returns
-    -------
-    layer : LayerData
-        An image or a labels layer.
-    notes : tuple of str
-        Sentences the user should read.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is neither a CT nor a mask nor a map of ours.
+    A map that is parallel to one of the CTs in the viewer is laid over it.
     """
-    if io.looks_like_map(path):
-        values, volume = io.load_map(path)
+    kind, volume, _ = io.sniff(path)
+    if isinstance(volume, CTVolume):
+        volume = io.check_ct(volume)
+        return ct_layer_data(volume), volume.notes
+    if kind == "map":
         colormap = "viridis" if "probability" in volume.name else "inferno"
-        scalar_map = ScalarMap(values, volume.grid)
+        scalar_map = ScalarMap(volume.values, volume.grid)
         parallel = [ct for ct in cts if is_parallel(volume.grid, ct.reference.grid)]
         data = map_layer_data(
             scalar_map,
@@ -103,12 +72,8 @@ def read_layer(
             visible=not parallel,
         )
         return data, volume.notes
-    if io.looks_like_mask(path):
-        mask, volume = io.load_mask(path)
-        labels = labels_beside(Path(path))
-        return labels_layer_data(mask, volume, name=volume.name, labels=labels), volume.notes
-    volume = io.load_ct(path)
-    return ct_layer_data(volume), volume.notes
+    labels = labels_beside(Path(path))
+    return labels_layer_data(volume.values, volume, name=volume.name, labels=labels), volume.notes
 
 
 def labels_beside(path: Path) -> dict[str, int]:

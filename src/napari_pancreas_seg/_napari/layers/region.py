@@ -11,30 +11,11 @@ from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.layers.placement import GridReference, units_ratio
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["box_of_shapes"]
-
 
 def box_of_shapes(shapes: Shapes, ct: Image, reference: GridReference) -> tuple[int, int, int, int]:
-    """Find the pixels within the selected shapes, or within all if none is selected.
+    """Smallest box (top, bottom, left, right) around the selected shapes, or around all.
 
-    Parameters
-    ----------
-    shapes : Shapes
-        In 2-D, or in 3-D as drawn on a slice.
-    ct : Image
-        The CT's layer.
-    reference : GridReference
-        Where it lies.
-
-    Returns
-    -------
-    tuple of int
-        (top, bottom, left, right) as `Options.box` has it: the smallest box around them.
-
-    Raises
-    ------
-    PancreasSegError
-        If there are none, or they were drawn on other views than axial slices.
+    Refused if there are none, or if they were drawn on other views than axial slices.
     """
     chosen = sorted(shapes.selected_data) or range(len(shapes.data))
     corners = [np.asarray(shapes.data[index], float)[:, -3:] for index in chosen]

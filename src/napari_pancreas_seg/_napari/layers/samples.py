@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+from napari import current_viewer
+from napari.layers import Layer
+from qtpy.QtCore import QThread
+
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.layers.bridge import LayerData, ct_layer_data
 
-__all__ = ["example", "phantom"]
+MARK = "napari_pancreas_seg is opening"
 
 
 def phantom() -> list[LayerData]:
     """Make the synthetic CT phantom; needs no network and holds no patient."""
-    from napari_pancreas_seg.data.phantom import make_phantom
 
-    return [ct_layer_data(make_phantom().volume, "synthetic CT")]
+    def make() -> LayerData:
+        from napari_pancreas_seg.data.phantom import make_phantom
+
+        return ct_layer_data(make_phantom().volume, "synthetic CT")
+
+    return _opened(make, "The synthetic CT is being made…")
 
 
 def example() -> list[LayerData]:
@@ -22,7 +34,33 @@ def example() -> list[LayerData]:
     PancreasSegError
         If it is not there yet and cannot be downloaded.
     """
-    from napari_pancreas_seg.data.example import example_ct_path
-    from napari_pancreas_seg.io import load_ct
 
-    return [ct_layer_data(load_ct(example_ct_path()), "example CT")]
+    def read() -> LayerData:
+        from napari_pancreas_seg.data.example import example_ct_path
+        from napari_pancreas_seg.io import load_ct
+
+        return ct_layer_data(load_ct(example_ct_path()), "example CT")
+
+    return _opened(read, "The example CT is being opened…")
+
+
+def _opened(make: Callable[[], LayerData], what: str) -> list[LayerData]:
+    """Make a layer: at once in a script; in a thread where a window would stand still.
+
+    napari wants a layer at once: an empty one says what is going on, and goes when the CT comes.
+    """
+    viewer = current_viewer()
+    if viewer is None or QThread.currentThread().loopLevel() == 0:
+        return [make()]
+    marker = object()
+
+    def remove_marked() -> None:
+        for layer in [one for one in viewer.layers if one.metadata.get(MARK) is marker]:
+            viewer.layers.remove(layer)
+
+    def put(layer: Layer) -> None:
+        remove_marked()
+        viewer.add_layer(layer)
+
+    app_of(viewer).background.submit(lambda: Layer.create(*make()), put, remove_marked)
+    return [(np.empty((0, 3)), {"name": what, "metadata": {MARK: marker}}, "points")]

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view
 from napari_pancreas_seg.inference.result import FoundSlices, Segmentation
-
-__all__ = ["ModelMask"]
 
 Array = npt.NDArray[Any]
 Strokes = tuple[npt.NDArray[np.intp], npt.NDArray[Any]]
@@ -26,47 +24,40 @@ class ModelMask:
     left is remembered when the model's mask changes under it (another threshold), because the
     two may agree by then, and differ again later.
 
-    Parameters
-    ----------
-    reference : GridReference
-        The CT's grid.
-
-    Attributes
-    ----------
-    copy : ndarray, shape (Z, Y, X), uint8
-        The model's mask in display order, as it is with the threshold of now.
-    written : set of int
-        Slices that the model has written.
-    result : Segmentation or None
-        What the run returned, once it has ended.
+    `copy` (Z, Y, X) is the model's mask in display order, with the threshold of now; `filled`
+    are slices that hold something of the model's, or did; `result` comes with the run's end.
     """
 
     def __init__(self, reference: GridReference) -> None:
         self.reference = reference
         self.copy: npt.NDArray[np.uint8] = np.zeros(reference.grid.shape, dtype=np.uint8)
-        self.written: set[int] = set()
+        self.filled: set[int] = set()
         self.result: Segmentation | None = None
         self._strokes: dict[int, Strokes] = {}
+
+    @classmethod
+    def holding(cls, reference: GridReference, mask: npt.NDArray[np.uint8]) -> ModelMask:
+        """Take a mask (Z, Y, X) for what the model wrote; the array itself is kept."""
+        known = cls(reference)
+        known.copy = mask
+        known.filled = set(np.flatnonzero(mask.any(axis=(1, 2))).tolist())
+        return known
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether a layer's data are such as a run writes into."""
+        data: Any = layer.data
+        return (
+            isinstance(data, np.ndarray)
+            and data.dtype == np.uint8
+            and data.shape == self.reference.layer_shape
+        )
 
     def shown(self, layer: Labels) -> Array:
         """View a layer's data in display order (Z, Y, X); writing to it writes to the layer."""
         return display_view(layer.data, self.reference.orientation)
 
     def touched(self, layer: Labels, z: int) -> npt.NDArray[np.bool_]:
-        """Find what a person has changed in a slice, and what a new threshold must not undo.
-
-        Parameters
-        ----------
-        layer : Labels
-            The layer that this mask belongs to.
-        z : int
-            The slice in display order.
-
-        Returns
-        -------
-        ndarray, shape (Y, X), bool
-            True where a person has been.
-        """
+        """Where a person has been in a slice (Y, X): what a new threshold must not undo."""
         plane = self.shown(layer)[z]
         touched: npt.NDArray[np.bool_] = np.ascontiguousarray(plane != self.copy[z])
         if z in self._strokes:
@@ -79,11 +70,6 @@ class ModelMask:
         """Find the slices that a person has changed.
 
         Looks at every voxel (some 50 ms for 512×512×400): for a thread.
-
-        Returns
-        -------
-        ndarray, shape (Z,), bool
-            True for slices in which a person has been.
         """
         shown = self.shown(layer)
         return np.array(
@@ -95,33 +81,20 @@ class ModelMask:
         )
 
     def write(self, layer: Labels, found: FoundSlices) -> None:
-        """Write slices as a run finds them; a slice that a person has edited stays as it is.
-
-        Parameters
-        ----------
-        layer : Labels
-            The layer that this mask belongs to; its data are written in place.
-        found : FoundSlices
-            What the model says.
-        """
+        """Write slices as a run finds them; a slice that a person has edited stays as it is."""
         shown = self.shown(layer)
         for z, plane in zip(found.z.tolist(), found.mask, strict=True):
+            if z not in self.filled and not plane.any():
+                continue  # nothing was there and nothing is: memory need not be touched
             if z not in self._strokes and np.array_equal(shown[z], self.copy[z]):
                 shown[z] = plane
             self.copy[z] = plane
-            self.written.add(z)
+            self.filled.add(z)
 
     def replace(self, layer: Labels, mask: npt.NDArray[np.uint8], box: tuple[slice, ...]) -> None:
-        """Put another mask of the model's under what a person painted: a new threshold.
+        """Put another mask (Z, Y, X) of the model's under what a person painted: a new threshold.
 
-        Parameters
-        ----------
-        layer : Labels
-            The layer that this mask belongs to; its data are written in place.
-        mask : ndarray, shape (Z, Y, X), uint8
-            The model's new mask.
-        box : tuple of slice
-            Where the new mask and `copy` may differ.
+        Outside of `box` it is the same as `copy`.
         """
         shown, within = self.shown(layer), box[1:]
         for z in range(box[0].start, box[0].stop):
@@ -134,6 +107,7 @@ class ModelMask:
                 self._strokes[z] = where, shown[z].reshape(-1)[where]
             np.copyto(shown[z][within], new, where=~touched[within])
             old[...] = new
+            self.filled.add(z)
 
     def finish(self, result: Segmentation) -> None:
         """Keep the result of the run whose slices have been written."""
@@ -141,36 +115,22 @@ class ModelMask:
         self.result = replace(result, mask=self.copy)
 
     def restore(self, layer: Labels, former: ModelMask) -> None:
-        """Put a former mask of the model's back, voxel by voxel under what a person painted.
-
-        Parameters
-        ----------
-        layer : Labels
-            The layer that this mask belongs to; its data are written in place.
-        former : ModelMask
-            What the model had written there before.
-        """
+        """Put a former mask of the model's back, voxel by voxel under what a person painted."""
         self.replace(layer, former.copy, tuple(slice(0, n) for n in former.copy.shape))
         # They are equal now; the result goes along with the copy that it was made with.
-        self.copy, self.written, self.result = former.copy, former.written, former.result
+        self.copy, self.filled, self.result = former.copy, former.filled, former.result
         for z, strokes in former._strokes.items():
             self._strokes.setdefault(z, strokes)
 
     def emptied(self, layer: Labels) -> ModelMask:
-        """Take back what the model wrote, for another run; this one keeps what it knows.
-
-        Returns
-        -------
-        ModelMask
-            For the layer, in place of this one.
-        """
+        """Take back what the model wrote, for another run; this one keeps what it knows."""
         shown = self.shown(layer)
-        for z in sorted(self.written):
+        for z in sorted(self.filled):
             np.copyto(shown[z], 0, where=~self.touched(layer, z))
         return ModelMask(self.reference)
 
     def clear(self, layer: Labels) -> None:
         """Take back what the model wrote; what a person painted stays."""
         fresh = self.emptied(layer)
-        self.copy, self.written, self._strokes = fresh.copy, set(), {}
+        self.copy, self.filled, self._strokes = fresh.copy, set(), {}
         self.result = None

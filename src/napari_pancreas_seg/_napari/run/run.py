@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.background import report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
-from napari_pancreas_seg._napari.layers.maps import MapsFound
-from napari_pancreas_seg._napari.layers.placement import Placement, slice_on_screen
+from napari_pancreas_seg._napari.layers.maps import MapLayers
+from napari_pancreas_seg._napari.layers.placement import Placement, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.worker import (
+    BestGate,
     Job,
+    MapsFound,
     Outcome,
     Prepared,
     SegmentationWorker,
     Step,
     steps,
 )
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import preference
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
 from napari_pancreas_seg.volume import bounding_box
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["SegmentationRun"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,27 +48,8 @@ class SegmentationRun(QObject):
     removed meanwhile does not disturb it. A labels layer that was removed while it was
     being filled comes back, complete, at the end.
 
-    Parameters
-    ----------
-    session : Session
-        Where the network is, and where results are kept.
-    viewer : ViewerModel
-        Where layers go.
-    ct_layer : Image
-        The CT.
-    placement : Placement
-        How the CT lies in its layer.
-    model : str or Path
-        The model.
-    options : Options
-        How to segment.
-
-    Attributes
-    ----------
-    can_discard : bool
-        Whether it ended early, and what it found waits for `keep` or `discard`.
-    stands : bool
-        Whether what it found is the mask from now on: it ran to its end, or was kept.
+    `can_discard`: it ended early, and what it found waits for `keep` or `discard`. `stands`: what
+    it found is the mask from now on, as it ran to its end or was kept.
     """
 
     changed = Signal()
@@ -79,7 +58,8 @@ class SegmentationRun(QObject):
     def __init__(
         self,
         session: Session,
-        viewer: ViewerModel,
+        maps: MapLayers,
+        process: NetworkProcess,
         ct_layer: Image,
         placement: Placement,
         model: str | Path,
@@ -92,13 +72,16 @@ class SegmentationRun(QObject):
         self.total = 0
         self.message = "Starting the network…"
         self.labels: Labels | None = None
-        self._session = weakref.ref(session)
-        self._viewer = weakref.ref(viewer)
+        self._session = session
+        self._maps = maps
         self._placement = placement
         self._name = ct_layer.name
         self.reference = placement.reference
+        self._ct_layer = ct_layer
+        self._first_slice = options.first_slice
         self._before = session.result_layer(placement.reference)
         self._was_added = False
+        self._name_before, self._was_visible = "", True
         self._replaced: ModelMask | None = None
         self._replaced_maps: object = None
         self._maps_begun = False
@@ -110,13 +93,13 @@ class SegmentationRun(QObject):
         self._first: tuple[float, int] | None = None
         previous = None if self._before is None else session.masks[self._before]
         job = Job(
-            session.network,
+            process,
             ct_layer.name,
             ct_layer.data,
             placement,
             model,
             options,
-            session.maps.looks,
+            maps.appearance,
             None if self._before is None else self._before.data,
             None if previous is None else previous.copy,
         )
@@ -128,10 +111,7 @@ class SegmentationRun(QObject):
         self._worker.returned.connect(self._on_outcome)
         self._worker.errored.connect(self._on_error)
         self._worker.finished.connect(self._on_finished)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(REDRAW_MS)
-        self._soon.timeout.connect(self._redraw)
+        self._soon = timer(self, REDRAW_MS, self._redraw)
         self._stale = False
 
     def start(self) -> None:
@@ -191,8 +171,8 @@ class SegmentationRun(QObject):
         self.changed.emit()
 
     def _take_back(self, labels: Labels) -> None:
-        session, viewer = self._session(), self._viewer()
-        if session is None or viewer is None:
+        session, viewer = self._session, self._session.viewer
+        if viewer is None:
             return
         mask = session.masks[labels]
         if self._replaced is None:
@@ -200,10 +180,11 @@ class SegmentationRun(QObject):
         else:
             mask.restore(labels, self._replaced)
         if self._maps_begun:
-            session.maps.restore(self._placement.reference, self._replaced_maps)
-        labels._reset_history()
+            self._maps.restore(self._placement.reference, self._replaced_maps)
+        compat.forget_undo(labels)
         if self._replaced is None and labels in viewer.layers and not labels.data.any():
             viewer.layers.remove(labels)
+            self._put_back()
         else:
             self._redraw(always=True)
         self._forget_former()
@@ -214,11 +195,14 @@ class SegmentationRun(QObject):
 
     def _on_step(self, step: Step) -> None:
         try:
-            if self._viewer() is not None and not self.cancelled:
+            if self._session.viewer is not None and not self.cancelled:
                 if isinstance(step, Prepared):
                     self._prepare(step)
                 elif isinstance(step, MapsFound):
-                    self._begin_maps(step)
+                    self._maps_begun = True
+                    self._replaced_maps = self._maps.begin(step.maps, self._placement, self._name)
+                elif isinstance(step, BestGate):
+                    self._maps.add(self.reference, step.word, step.layer)
                 else:
                     self._advance(step)
         except PancreasSegError as error:
@@ -232,9 +216,7 @@ class SegmentationRun(QObject):
         """Choose the labels layer: the last result's, or a new one if a person worked on it."""
         for note in step.notes:
             show_info(f"{self._name}: {note}")
-        session, before = self._session(), self._before
-        if session is None:
-            return
+        session, before = self._session, self._before
         if step.labels is not None:
             self.labels = step.labels
             session.masks[step.labels] = ModelMask(self._placement.reference)
@@ -244,7 +226,7 @@ class SegmentationRun(QObject):
             self._replaced = session.masks[before]
             session.masks[before] = self._replaced.emptied(before)
             # Steps of undo hold values from before: they would bring them back in part.
-            before._reset_history()
+            compat.forget_undo(before)
             self._redraw(always=True)
 
     def _advance(self, step: Progress) -> None:
@@ -257,8 +239,8 @@ class SegmentationRun(QObject):
         self.changed.emit()
 
     def _write(self, found: FoundSlices) -> None:
-        session = self._session()
-        if self.labels is None or session is None:
+        session = self._session
+        if self.labels is None:
             return
         if not self._fits(self.labels):
             raise PancreasSegError(
@@ -267,17 +249,30 @@ class SegmentationRun(QObject):
             )
         if not self._was_added:
             self._was_added = True
+            self._put_aside()
             self._add(self.labels)
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
-            session.maps.fill(self._placement.reference, found)
+            self._maps.fill(self._placement.reference, found)
         self._stale = self._stale or self._shows(found)
         if self._stale and not self._soon.isActive():
             self._soon.start()
 
+    def _put_aside(self) -> None:
+        """Hide the mask of an earlier run that a person worked on, and name it as earlier."""
+        earlier = self._before
+        if earlier is not None and earlier is not self.labels:
+            self._name_before, self._was_visible = earlier.name, earlier.visible
+            earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
+
+    def _put_back(self) -> None:
+        if self._name_before and self._before is not None:
+            self._before.name, self._before.visible = self._name_before, self._was_visible
+            self._name_before = ""
+
     def _shows(self, found: FoundSlices) -> bool:
         """Whether slices are to be seen right now."""
-        viewer = self._viewer()
+        viewer = self._session.viewer
         if viewer is None or self.labels is None or viewer.dims.ndisplay != 2:
             # A volume rendering would be uploaded anew for every step; it waits for the end.
             return False
@@ -287,27 +282,17 @@ class SegmentationRun(QObject):
         return slice_on_screen(viewer, self.labels, reference) in found.z
 
     def _redraw(self, *, always: bool = False) -> None:
-        session = self._session()
         if self.labels is not None and (self._stale or always):
             self._stale = False
             self.labels.refresh(thumbnail=False, highlight=False, extent=False)
-            if session is not None:
-                session.maps.redraw(self._placement.reference)
-
-    def _begin_maps(self, step: MapsFound) -> None:
-        session = self._session()
-        if session is not None and not step.maps:
-            session.maps.add(self._placement.reference, step.layers)
-        elif session is not None:
-            self._maps_begun = True
-            self._replaced_maps = session.maps.begin(step, self._placement, self._name)
+            self._maps.redraw(self._placement.reference)
 
     def _on_outcome(self, outcome: Outcome | None) -> None:
-        session, viewer, labels = self._session(), self._viewer(), self.labels
-        if outcome is None or session is None or viewer is None or labels is None:
+        viewer, labels = self._session.viewer, self.labels
+        if outcome is None or viewer is None or labels is None:
             return
-        result = session.maps.complete(self._placement.reference, outcome.result)
-        session.masks[labels].finish(result)
+        result = self._maps.complete(self._placement.reference, outcome.result)
+        self._session.masks[labels].finish(result)
         self._complete = True
         if labels not in viewer.layers:
             self._add(labels)
@@ -315,6 +300,11 @@ class SegmentationRun(QObject):
             name_labels(labels, named)
         for note in outcome.result.notes:
             show_info(f"{self._name}: {note}")
+        seen = slice_on_screen(viewer, self._ct_layer, self.reference)
+        moved = seen != self._first_slice
+        if outcome.largest is not None and not moved and preference("go_to_largest"):
+            # Where there is most to see, unless the user has moved meanwhile.
+            show_slice(viewer, labels, self.reference, outcome.largest)
         self.message = _summary(outcome, time.monotonic() - self._started)
 
     def _on_error(self, error: Exception) -> None:
@@ -328,7 +318,7 @@ class SegmentationRun(QObject):
             self.stands = True
         else:
             self._end_early()
-        viewer = self._viewer()
+        viewer = self._session.viewer
         if self.labels is not None and viewer is not None and self.labels in viewer.layers:
             self._redraw(always=True)
             self.labels.events.data(value=self.labels.data)
@@ -337,14 +327,14 @@ class SegmentationRun(QObject):
 
     def _end_early(self) -> None:
         """Ask about what was found; if that is nothing, the former mask comes back unasked."""
-        session, labels = self._session(), self.labels
+        labels = self.labels
         self.message = f"{self._how_ended}."
-        if session is None or labels is None:
+        if labels is None:
             return
         if not self._fits(labels):
             self._forget_former()
             self.stands = True
-        elif session.masks[labels].written:
+        elif self._session.masks[labels].filled:
             # Not `done`: the first stage of two counts slices, too, and writes none.
             self.can_discard = True
             self.message = (
@@ -358,7 +348,7 @@ class SegmentationRun(QObject):
         return tuple(labels.data.shape) == self._placement.reference.layer_shape
 
     def _add(self, layer: Layer) -> None:
-        viewer = self._viewer()
+        viewer = self._session.viewer
         if viewer is not None:
             viewer.add_layer(layer)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.runs import Runs
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.volume import bounding_box
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.session import Session
-
-__all__ = ["Rethreshold"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,47 +34,40 @@ class Rethreshold(QObject):
     """Makes masks anew from their probability while a slider is dragged.
 
     The work is done in a thread; wishes that are overtaken by newer ones are left out.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
     """
 
     done = Signal(object)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self._session = weakref.ref(session)
+    def __init__(self, session: Session, runs: Runs, background: Background) -> None:
+        super().__init__()
+        self._session = session
+        self._runs = runs
+        self._background = background
         self._next: _Wish | None = None
         self._busy = False
 
     def ask(self, layer: Labels, threshold: float, postprocess: bool) -> bool:
         """Ask for a mask with these options; False if no probability is known for the layer."""
-        session = self._session()
-        mask = None if session is None else session.masks.get(layer)
-        if session is None or mask is None or mask.result is None:
+        mask, run = self._session.masks.get(layer), self._runs.latest
+        if mask is None or mask.result is None:
             return False
-        if session.running and session.run is not None and session.run.labels is layer:
+        if run is not None and run.running and run.labels is layer:
             return False  # the run has the last word
         self._next = _Wish(layer, mask, mask.result, threshold, postprocess)
         self._go()
         return True
 
     def _go(self) -> None:
-        session, wish = self._session(), self._next
-        if self._busy or wish is None or session is None:
+        wish = self._next
+        if self._busy or wish is None:
             return
         self._busy, self._next = True, None
-        session.background.submit(
-            lambda: (wish, *_made(wish)), self._put, failed=lambda: self._ended()
-        )
+        self._background.submit(lambda: (wish, *_made(wish)), self._put, self._ended)
 
     def _put(self, made: tuple[_Wish, npt.NDArray[np.uint8], tuple[slice, ...] | None]) -> None:
         wish, mask, box = made
-        session = self._session()
         # A run may have begun to fill this layer, or the layer's data may be others.
-        current = session is not None and session.masks.get(wish.layer) is wish.mask
+        current = self._session.masks.get(wish.layer) is wish.mask
         fits = wish.layer.data.shape == wish.mask.reference.layer_shape
         if current and fits and wish.mask.result is wish.result:
             options = replace(
@@ -85,10 +76,10 @@ class Rethreshold(QObject):
             if box is not None:
                 wish.mask.replace(wish.layer, mask, box)
                 # Its steps hold values of the former mask, and would bring those back in part.
-                wish.layer._reset_history()
+                compat.forget_undo(wish.layer)
                 wish.layer.refresh(thumbnail=False, highlight=False, extent=False)
                 wish.layer.events.data(value=wish.layer.data)
-            run = None if session is None else session.run
+            run = self._runs.latest
             if run is not None and run.labels is wish.layer:
                 run.tell_again(wish.mask, wish.threshold)
             wish.mask.result = replace(wish.result, threshold=wish.threshold, options=options)

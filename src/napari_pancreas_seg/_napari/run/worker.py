@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -17,10 +17,8 @@ from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
 
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.maps import (
-    GATES_AT_FIRST,
-    PROBABILITY,
     MapAppearance,
-    MapsFound,
+    best_gate,
     empty_maps,
     make_layer,
 )
@@ -36,16 +34,6 @@ from napari_pancreas_seg.inference.result import (
 )
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "Job",
-    "Outcome",
-    "Prepared",
-    "SegmentationWorker",
-    "Step",
-    "fingerprint",
-    "steps",
-]
-
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
@@ -58,50 +46,27 @@ SLICES_AT_ONCE = 8
 class Job:
     """What a run needs to know, and nothing of Qt.
 
-    Parameters
-    ----------
-    network : NetworkProcess
-        Where the network runs.
-    name : str
-        Name of the case, for new layers.
-    layer_data : array_like
-        Data of the CT's layer, lazy or not.
-    placement : Placement
-        How the CT lies in its layer.
-    model : str or Path
-        The model.
-    options : Options
-        How to segment.
-    looks : MapAppearance
-        How probability and attention are shown.
-    labels : ndarray, optional
-        Data of the labels layer that holds the last result for this CT, in its own order.
-    labels_model : ndarray, shape (Z, Y, X), optional
-        What the model wrote into it.
+    `labels` is the layer data, in its own order, of the last result for this CT, if there is
+    one, and `labels_model` (Z, Y, X) what the model wrote into it.
     """
 
-    network: NetworkProcess
+    process: NetworkProcess
     name: str
     layer_data: Any
     placement: Placement
     model: str | Path
     options: Options
-    looks: MapAppearance
+    appearance: MapAppearance
     labels: Array | None = None
     labels_model: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The CT is read: the first step of a run.
+    """The CT is read: the first step of a run, with notes for the user.
 
-    Parameters
-    ----------
-    labels : Labels or None
-        An empty layer for the mask; None if the last result's layer can take it, because
-        nobody has edited that.
-    notes : tuple of str
-        Sentences the user should read.
+    `labels` is an empty layer for the mask; None if the last result's layer can take it, because
+    nobody has edited that.
     """
 
     labels: Labels | None
@@ -109,28 +74,33 @@ class Prepared:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """A finished run.
+class MapsFound:
+    """Maps of the CT that begin to fill, by what they show; NaN where nothing is computed yet."""
 
-    Parameters
-    ----------
-    result : Segmentation
-        What was found.
-    volume_ml : float
-        Volume of the model's mask.
-    slices : int
-        Number of slices with pancreas.
-    by_class : dict of str to float
-        Volume of each class in mL, if the model knows several.
-    """
+    maps: dict[str, ScalarMap]
+
+
+@dataclass(frozen=True, eq=False)
+class BestGate:
+    """The gate that tells most, and a layer of it."""
+
+    word: str
+    layer: Image
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished run: the model's mask in mL and slices, mL by class if there are several."""
 
     result: Segmentation
     volume_ml: float
     slices: int
+    largest: int | None
+    """The slice with the largest area, None if nothing was found."""
     by_class: dict[str, float] = field(default_factory=dict)
 
 
-Step = Prepared | Progress | MapsFound
+Step = Prepared | Progress | MapsFound | BestGate
 
 
 class SegmentationWorker(WorkerBase):
@@ -186,7 +156,8 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
     yield Prepared(_empty_labels(job) if _edited(job) else None, volume.notes)
     found = np.zeros(volume.grid.shape, dtype=np.uint8)
     maps: dict[str, ScalarMap] = {}
-    run = job.network.iter_segment(volume, job.model, job.options, cancelled=cancelled, key=key)
+    best = ""
+    run = job.process.iter_segment(volume, job.model, job.options, cancelled=cancelled, key=key)
     try:
         while True:
             try:
@@ -199,22 +170,23 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
                 found[step.slices.z] = step.slices.mask
                 if not maps and step.slices.maps:
                     maps = empty_maps(step.slices)
-                    shown = [word for word in maps if word in job.looks.shown]
-                    yield MapsFound(maps, _map_layers(job, maps, shown))
+                    yield MapsFound(maps)
+                if maps and not best and step.slices.mask.any():
+                    best = best_gate(maps, found, volume.grid, _card(job.model))
+                    if best:
+                        yield BestGate(best, _layer(job, maps, best))
     finally:
         run.close()
     if result is None:
         return None
     yield from _corrections(found, result.mask)
-    # What nobody sees yet is added last: each layer costs the window some time.
-    finest = [f"attention {number}" for number in range(1, GATES_AT_FIRST + 1)]
-    hidden = [word for word in (PROBABILITY, *finest) if word not in job.looks.shown]
-    for word in hidden:
-        if word in maps:
-            yield MapsFound({}, _map_layers(job, maps, [word]))
-    slices = sum(bool(plane.any()) for plane in result.mask)
+    last = best_gate(maps, result.mask, volume.grid, result.model)
+    if last and last != best:
+        yield BestGate(last, _layer(job, maps, last))
+    areas = np.array([np.count_nonzero(plane) for plane in result.mask])
     by_class = result.volumes_ml if result.probabilities else {}
-    return Outcome(result, result.volume_ml, slices, by_class)
+    largest = int(areas.argmax()) if areas.any() else None
+    return Outcome(result, result.volume_ml, int(np.count_nonzero(areas)), largest, by_class)
 
 
 def fingerprint(reference: GridReference, volume: CTVolume) -> str:
@@ -248,9 +220,15 @@ def _corrections(found: Array, mask: Array) -> Iterator[Progress]:
         yield Progress("post-processing", depth, depth, FoundSlices(z, mask[z]))
 
 
-def _map_layers(job: Job, maps: dict[str, ScalarMap], words: Sequence[str]) -> dict[str, Image]:
-    """Make layers of some maps; the finest gate comes last, so that it lies on top."""
-    return {
-        word: make_layer(maps[word], word, job.placement, job.name, job.looks)
-        for word in sorted(words, reverse=True)
-    }
+def _card(model: str | Path) -> Mapping[str, Any]:
+    """The card of a model; nothing if it cannot be read here, which the run tells of."""
+    from napari_pancreas_seg.model.bundle import load_card  # which imports h5py
+
+    try:
+        return load_card(model)
+    except PancreasSegError:
+        return {}
+
+
+def _layer(job: Job, maps: dict[str, ScalarMap], word: str) -> Image:
+    return make_layer(maps[word], word, job.placement, job.name, job.appearance)

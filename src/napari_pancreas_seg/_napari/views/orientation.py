@@ -17,21 +17,12 @@ from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement
 from napari_pancreas_seg.volume import Affine
 
-__all__ = [
-    "PLANES",
-    "OrientationLetters",
-    "edge_letters",
-    "face_camera",
-    "is_mirrored_by_default",
-    "knows_orientation",
-    "patient_direction",
-    "show_plane",
-    "unmirror",
-]
-
 Array = npt.NDArray[np.float64]
 
 PLANES = ("axial", "coronal", "sagittal")
+
+DRAWN_MS = 200
+"""After which what was added has been drawn."""
 
 _LETTERS = ("LR", "PA", "IS")
 """For every RAS axis, where it comes from and where it points."""
@@ -55,19 +46,6 @@ def edge_letters(viewer: ViewerModel, placement: Placement) -> dict[str, str]:
     """Find the letters for the edges of the view: R, L, A, P, S, I.
 
     For oblique axes the nearest letter holds.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        Its sliders and its camera say what is shown, in 2-D and in 3-D.
-    placement : Placement
-        How the CT lies in the viewer.
-
-    Returns
-    -------
-    dict
-        A letter for ``"left"``, ``"right"``, ``"top"`` and ``"bottom"``; empty if the view
-        shows an axis that is none of the CT's.
     """
     to_right, downwards = _screen_axes(viewer)
     if to_right is None or downwards is None:
@@ -78,17 +56,7 @@ def edge_letters(viewer: ViewerModel, placement: Placement) -> dict[str, str]:
 
 
 def show_plane(viewer: ViewerModel, placement: Placement, plane: str) -> None:
-    """Show a plane as a radiologist expects it: the patient's right on the left, head up.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer.
-    placement : Placement
-        How the CT lies in it.
-    plane : str
-        ``"axial"``, ``"coronal"`` or ``"sagittal"`` (front on the left).
-    """
+    """Show one of `PLANES` as a radiologist expects it: right on the left, head up."""
     first = viewer.dims.ndim - 3
     to_patient = _world_to_patient(placement)
     letters = [_letter(column) for column in to_patient.T]
@@ -104,6 +72,13 @@ def show_plane(viewer: ViewerModel, placement: Placement, plane: str) -> None:
         "right" if letters[columns] == right else "left",
     )
     viewer.reset_view()
+
+
+def plane_on_screen(viewer: ViewerModel, placement: Placement) -> str | None:
+    """Which of `PLANES` is shown; None in 3-D."""
+    letters = edge_letters(viewer, placement) if viewer.dims.ndisplay == 2 else {}
+    shown = set(letters.values())
+    return next((plane for plane in PLANES if set(_ROWS_AND_COLUMNS[plane]) <= shown), None)
 
 
 def is_mirrored_by_default(placement: Placement) -> bool:
@@ -141,22 +116,15 @@ def patient_direction(placement: Placement, ras: tuple[float, float, float]) -> 
 
 
 class OrientationLetters:
-    """Keeps the letters at the edges of a viewer's canvas in step with what it shows.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer, or one of those that show it from other sides; only a weak reference is kept.
-    placement : callable
-        Returns the placement of the CT; None while there is none whose orientation is known.
-    """
+    """Keeps the letters at the edges of a viewer's canvas in step with what it shows."""
 
     def __init__(self, viewer: ViewerModel, placement: Callable[[], Placement | None]) -> None:
         self._viewer = weakref.ref(viewer)
         self._placement = placement
+        self._closed = False
         for event in _events(viewer):
             event.connect(self.refresh)
-        self.refresh()
+        self._prepare()
 
     @property
     def letters(self) -> dict[str, str]:
@@ -164,7 +132,11 @@ class OrientationLetters:
         viewer = self._viewer()
         overlays = {} if viewer is None else viewer.canvas.overlays
         shown = {edge: overlays.get(_key(edge)) for edge in _POSITIONS}
-        return {edge: each.text for edge, each in shown.items() if each and each.visible}
+        return {
+            edge: each.text
+            for edge, each in shown.items()
+            if each and each.visible and each.opacity
+        }
 
     def refresh(self, event: Any = None) -> None:
         """Bring the letters in step with the view."""
@@ -172,26 +144,34 @@ class OrientationLetters:
         if viewer is None:
             return
         letters = {} if placement is None else edge_letters(viewer, placement)
-        overlays = viewer.canvas.overlays
-        missing = []
         for edge in _POSITIONS:
-            overlay = overlays.get(_key(edge))
-            if overlay is None:
-                missing += [edge] if edge in letters else []
-                continue
-            overlay.text = letters.get(edge, overlay.text)
-            overlay.visible = edge in letters
+            overlay = viewer.canvas.overlays.get(_key(edge))
+            if overlay is not None:
+                overlay.text = letters.get(edge, overlay.text)
+                overlay.visible, overlay.opacity = edge in letters, 1.0
+
+    def _prepare(self) -> None:
+        """Let napari draw every letter once, unseen: the first time stalls it, and no CT waits."""
+        viewer = self._viewer()
+        if viewer is None or self._closed:
+            return
+        overlays = viewer.canvas.overlays
+        missing = [edge for edge in _POSITIONS if _key(edge) not in overlays]
         if missing:
             edge = missing[0]
             overlays[_key(edge)] = TextOverlay(
-                text=letters[edge], position=_POSITIONS[edge], font_size=14, visible=True
+                text="".join(_OPPOSITE),
+                position=_POSITIONS[edge],
+                font_size=14,
+                visible=True,
+                opacity=0.0,
             )
-        if len(missing) > 1:
-            # napari takes some 60 ms to draw a text for the first time: one at a time.
-            QTimer.singleShot(0, self.refresh)
+        # One at a time; and the last one is to be drawn before it changes.
+        QTimer.singleShot(0 if missing else DRAWN_MS, self._prepare if missing else self.refresh)
 
     def close(self) -> None:
         """Take the letters off the canvas."""
+        self._closed = True
         self._placement = lambda: None
         viewer = self._viewer()
         if viewer is None:

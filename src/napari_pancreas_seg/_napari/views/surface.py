@@ -10,16 +10,14 @@ import numpy.typing as npt
 from napari.layers import Labels, Layer, Surface
 from napari.utils.colormaps import Colormap
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.layers.bridge import transform_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import face_camera, patient_direction, unmirror
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
-
-__all__ = ["SurfaceView", "surface_of"]
 
 Array = npt.NDArray[Any]
 
@@ -48,18 +46,7 @@ class Mesh(NamedTuple):
 
 
 def surface_of(mask: Array) -> Mesh | None:
-    """Find the surface of a mask, by marching cubes on the slightly smoothed mask.
-
-    Parameters
-    ----------
-    mask : ndarray, three axes
-        Non-zero inside.
-
-    Returns
-    -------
-    Mesh or None
-        None for an empty mask.
-    """
+    """Surface of a mask, by marching cubes on the slightly smoothed mask; None if it is empty."""
     from scipy.ndimage import gaussian_filter
     from skimage.measure import marching_cubes
 
@@ -79,32 +66,24 @@ def surface_of(mask: Array) -> Mesh | None:
 
 
 class SurfaceView(QObject):
-    """Switches between slices and the mask's surface; puts back what it hid.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
+    """Switches between slices and the mask's surface; puts back what it hid."""
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, background: Background) -> None:
+        super().__init__()
         self._session = session
+        self._background = background
         self._surface: Surface | None = None
         self._shown: weakref.ref[Labels] | None = None
         self._hidden: list[Layer] = []
-        self._camera: tuple[Any, float] | None = None
+        self._before: tuple[Any, float, tuple[float, ...]] | None = None
         self._wanted = False
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(PAUSE_MS)
-        self._soon.timeout.connect(self._make)
+        self._soon = timer(self, PAUSE_MS, self._make)
         session.mask_changed.connect(self._on_edit)
         session.mask_chosen.connect(self._on_mask)
         if session.viewer is not None:
-            session.viewer.dims.events.ndisplay.connect(self._on_ndisplay)
+            session.viewer.dims.events.ndisplay.connect(self._on_ndisplay, position="last")
             session.viewer.layers.events.removed.connect(self._on_removed)
 
     @property
@@ -141,9 +120,12 @@ class SurfaceView(QObject):
             for layer in self._hidden:
                 if layer in viewer.layers:
                     layer.visible = True
-            if self._camera is not None:
-                viewer.scene.camera.center, viewer.scene.camera.zoom = self._camera
-                self._camera = None
+            if self._before is not None:
+                camera = viewer.scene.camera
+                camera.center, camera.zoom, point = self._before
+                # napari has taken the slice from the camera.
+                viewer.dims.set_point(range(viewer.dims.ndim), point)
+                self._before = None
         self._hidden = []
         self.changed.emit()
 
@@ -152,7 +134,7 @@ class SurfaceView(QObject):
         if not self.on or mask is None:
             return
         data = mask.data
-        self._session.background.submit(
+        self._background.submit(
             lambda: surface_of(np.asarray(data)), lambda mesh: self._show(mask, mesh), self.stop
         )
 
@@ -168,7 +150,7 @@ class SurfaceView(QObject):
         else:
             self._surface.data = self._lit(mask, mesh)
             if not self._is_of(mask):
-                for name, value in _looks(mask).items():
+                for name, value in _appearance(mask).items():
                     setattr(self._surface, name, value)
         self._shown = weakref.ref(mask)
 
@@ -181,7 +163,7 @@ class SurfaceView(QObject):
         if viewer is None or ct is None:
             return
         surface = Surface(
-            self._lit(mask, mesh), contrast_limits=(0.0, 1.3), shading="none", **_looks(mask)
+            self._lit(mask, mesh), contrast_limits=(0.0, 1.3), shading="none", **_appearance(mask)
         )
         self._surface = surface
         active = viewer.layers.selection.active
@@ -193,7 +175,7 @@ class SurfaceView(QObject):
         viewer.layers.selection.active = active
         placement = self._session.placement(ct)
         camera = viewer.scene.camera
-        self._camera = camera.center, camera.zoom
+        self._before = camera.center, camera.zoom, viewer.dims.point
         viewer.dims.ndisplay = 3
         unmirror(viewer, placement)
         face_camera(viewer, placement)
@@ -244,7 +226,7 @@ class SurfaceView(QObject):
             self.stop()
 
 
-def _looks(mask: Labels) -> dict[str, Any]:
+def _appearance(mask: Labels) -> dict[str, Any]:
     """Name, colours and place of a mask's surface."""
     color = np.array(mask.colormap.map(1), dtype=float).reshape(-1)
     return {

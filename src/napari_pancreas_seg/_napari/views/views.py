@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +15,8 @@ from napari.utils.colormaps import Colormap
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.layers.bridge import HU_LIMITS, HU_RANGE, transform_of
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, layer_view
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
@@ -32,15 +31,6 @@ from napari_pancreas_seg._napari.views.orientation import (
 from napari_pancreas_seg._napari.views.surface import SurfaceView
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "HU_PRESETS",
-    "Blink",
-    "OrthogonalViews",
-    "Views",
-    "apply_preset",
-    "views_of",
-]
-
 HU_PRESETS: dict[str, tuple[float, float]] = {
     # Level 40, width 400: the usual window for the abdomen.
     "Abdomen": HU_LIMITS,
@@ -54,19 +44,9 @@ HU_PRESETS: dict[str, tuple[float, float]] = {
 }
 """HU windows by name, as lower and upper limit."""
 
-_ORTHOGONAL = "napari_orthogonal_views.ortho_view_manager"
-
 
 def apply_preset(layer: Image, name: str) -> None:
-    """Show a CT in an HU window.
-
-    Parameters
-    ----------
-    layer : Image
-        The CT.
-    name : str
-        One of `HU_PRESETS`.
-    """
+    """Show a CT in an HU window."""
     low, high = layer.contrast_limits_range
     if low > HU_RANGE[0] or high < HU_RANGE[1]:
         layer.contrast_limits_range = (min(low, HU_RANGE[0]), max(high, HU_RANGE[1]))
@@ -78,11 +58,6 @@ class Blink:
 
     What is shown is a picture layer over the model's own copy, so that no tool can paint on
     it; the edited mask is only hidden.
-
-    Parameters
-    ----------
-    viewer : ViewerModel
-        The viewer; only a weak reference is kept.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -97,15 +72,7 @@ class Blink:
         return self._picture is not None
 
     def start(self, layer: Labels, model: ModelMask) -> None:
-        """Show the model's mask in place of a layer.
-
-        Parameters
-        ----------
-        layer : Labels
-            The edited mask.
-        model : ModelMask
-            What the model wrote into it.
-        """
+        """Show the model's mask in place of a layer."""
         viewer = self._viewer()
         if viewer is None or self.on or not layer.visible or layer not in viewer.layers:
             return
@@ -150,15 +117,7 @@ class Blink:
 
 
 class OrthogonalViews:
-    """The plugin napari-orthogonal-views, if it is installed: three views at once.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        A viewer with a window; only a weak reference is kept.
-    placement : callable
-        Returns the placement of the CT, None without one; for the letters.
-    """
+    """The plugin napari-orthogonal-views, if it is installed: three views at once."""
 
     HOW_TO_INSTALL = (
         "Orthogonal views come with another plugin. Install it with "
@@ -177,25 +136,19 @@ class OrthogonalViews:
 
     def toggle(self) -> None:
         """Open or close the views."""
-        manager = self._manager()
+        manager = compat.orthogonal_manager(self._viewer())
         if manager.is_shown():
             self._letters.clear()
             manager.hide()
             return
         manager.show()
-        for model in self._models():
+        for model in compat.orthogonal_models(self._viewer()):
             self._letters.append(OrientationLetters(model, self._placement))
         self._head_up()
 
     def refresh(self, layer: Layer) -> None:
-        """Draw a layer anew there: what is written in place reaches the copies by no event.
-
-        Parameters
-        ----------
-        layer : Layer
-            The layer in the main view.
-        """
-        for model in self._models():
+        """Draw a layer anew there: what is written in place reaches the copies by no event."""
+        for model in compat.orthogonal_models(self._viewer()):
             for copy in model.layers:
                 if copy.data is layer.data:
                     copy.refresh(thumbnail=False, highlight=False, extent=False)
@@ -210,53 +163,24 @@ class OrthogonalViews:
         placement = self._placement()
         if placement is None:
             return
-        for model in self._models():
+        for model in compat.orthogonal_models(self._viewer()):
             if edge_letters(model, placement).get("bottom") == "S":
                 model.scene.camera.orientation2d = ("up", "right")
 
-    def _manager(self) -> Any:
-        return importlib.import_module(_ORTHOGONAL)._get_manager(self._viewer())
-
-    def _models(self) -> list[ViewerModel]:
-        """Find the models behind the views that are open."""
-        # It may have been opened from its own menu; loading it for a look would be slow.
-        loaded = sys.modules.get(_ORTHOGONAL)
-        viewer = self._viewer()
-        if loaded is None or viewer is None:
-            return []
-        manager = loaded._VIEWER_MANAGERS.get(viewer)
-        if manager is None or not manager.is_shown():
-            return []
-        widgets = (manager.right_widget, manager.bottom_widget)
-        return [widget.vm_container.viewer_model for widget in widgets]
-
 
 class Views(QObject):
-    """The ways of looking of one session; outlives the dock, like the session.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-
-    Attributes
-    ----------
-    surface : SurfaceView
-        The mask in 3-D.
-    letters : OrientationLetters
-        Those at the edges of the main view.
-    """
+    """The ways of looking at the chosen CT and its mask."""
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, background: Background) -> None:
+        super().__init__()
         viewer = session.viewer
         assert viewer is not None
         self._session = session
         self._blink = Blink(viewer)
         self._orthogonal = OrthogonalViews(viewer, self.placement)
-        self.surface = SurfaceView(session)
+        self.surface = SurfaceView(session, background)
         self.letters = OrientationLetters(viewer, self.placement)
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
@@ -326,9 +250,3 @@ class Views(QObject):
     def _on_mask_changed(self, layer: Labels) -> None:
         if isalive(self):
             self._orthogonal.refresh(layer)
-
-
-def views_of(session: Session) -> Views:
-    """Find the ways of looking of a session, or make them."""
-    known = session.findChild(Views)
-    return Views(session) if known is None else known

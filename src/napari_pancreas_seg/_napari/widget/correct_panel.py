@@ -1,42 +1,32 @@
-"""Correct a mask: the review strip, what is proposed, and a button for each correction."""
+"""Correct a mask: the review strip, a button for each correction, how the brush paints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
 from typing import Any
 
+from magicgui.widgets import FloatSpinBox
+from napari.layers import Labels
 from napari.utils.action_manager import action_manager
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeyEvent
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QDialog,
-    QDoubleSpinBox,
-    QHBoxLayout,
-    QHeaderView,
-    QLabel,
-    QPushButton,
-    QSizePolicy,
-    QTableWidget,
-    QTableWidgetItem,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QLabel, QPushButton
 
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.corrections import DEFAULTS
 from napari_pancreas_seg._napari.correct.keys import (
     ACTIONS,
     Action,
     key_of,
-    keys_table,
     perform,
     register_actions,
 )
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
+from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg._napari.widget.dialogs import TextDialog, keys_html
 from napari_pancreas_seg._napari.widget.review_strip import (
     AREA,
     DOUBT,
@@ -45,7 +35,54 @@ from napari_pancreas_seg._napari.widget.review_strip import (
     ReviewStrip,
 )
 
-__all__ = ["CorrectPanel", "KeysDialog"]
+__all__ = ["Brush", "CorrectPanel"]
+
+MM = 6.0
+
+
+class Brush(QObject):
+    """Keeps the brush of the chosen mask at the field's diameter.
+
+    A size that the person chooses by napari's own controls is shown, and holds for the next mask.
+    """
+
+    def __init__(self, session: Session, field: FloatSpinBox, settings: Settings) -> None:
+        super().__init__(field.native)
+        self._session, self._field, self._settings = session, field, settings
+        self._layer: weakref.ref[Labels] | None = None
+        ui.remember(field, settings, "correct/brush_mm", MM)
+        field.changed.connect(self._set)
+        settings.cleared.connect(self._set)
+        session.mask_chosen.connect(self._on_mask)
+        self._on_mask()
+
+    def _on_mask(self) -> None:
+        mask = self._session.mask
+        if isalive(self) and mask is not None:
+            if self._layer is None or self._layer() is not mask:
+                self._layer = weakref.ref(mask)
+                mask.events.brush_size.connect(self._on_size)
+            self._set()
+
+    def _set(self, value: Any = None) -> None:
+        mask, reference = self._session.mask, self._session.reference
+        if isalive(self) and mask is not None and reference is not None:
+            with mask.events.brush_size.blocker(self._on_size):
+                mask.brush_size = max(1, round(self._field.value / _pixel_mm(reference)))
+
+    def _on_size(self, event: Any) -> None:
+        mask, reference = self._session.mask, self._session.reference
+        if isalive(self) and event.source is mask and mask is not None and reference is not None:
+            mm = round(mask.brush_size * _pixel_mm(reference), 1)
+            ui.show(self._field, mm)
+            self._settings.set("correct/brush_mm", mm)
+
+
+def _pixel_mm(reference: Any) -> float:
+    """Edge of a pixel within an axial slice."""
+    _, dy, dx = reference.grid.spacing
+    return float((dy * dx) ** 0.5)
+
 
 TIPS = {
     "fill_between": "Fills the empty slices between slices that hold the label. Proposed first.",
@@ -56,50 +93,38 @@ TIPS = {
     "remove_islands": "Removes pieces below this size; the largest one always stays.",
     "next_uncertain": "Of the quarter that the model is least sure of, not reviewed yet.",
 }
+LIMIT_TIP = "Takes back what a stroke painted outside this range, when the stroke ends."
 
 
-class CorrectPanel(Panel):
-    """Review and correct the mask that is chosen.
+class CorrectPanel(ui.Panel):
+    """Reviews and corrects the mask that is chosen."""
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
-
-    def __init__(self, session: Session) -> None:
-        super().__init__("Correct")
-        self._session = session
-        self.buttons: dict[str, QPushButton | QToolButton] = {}
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self._session = app.session
+        self.buttons: dict[str, QPushButton] = {}
         self._actions = {action.name: action for action in ACTIONS}
         register_actions()
         self._make_review()
-        self._make_proposal()
         self._make_tools()
-        self._make_limit()
+        self._make_painting()
         self._connect()
         self._show_tips()
-        self._show_state()
-
-    def refresh(self, reference: GridReference | None) -> None:
-        """Follow the mask that is chosen."""
-        self._show_state()
+        self.refresh()
 
     def show_keys(self) -> None:
         """Show the table of keys."""
-        dialog = KeysDialog(self)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.show()
+        TextDialog("Keys", keys_html(), self).show()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter accepts and Esc drops what is proposed, with the focus in the panel, too."""
-        corrector = self._session.corrector
-        if corrector.proposal is not None and event.key() in (
-            Qt.Key.Key_Return,
-            Qt.Key.Key_Enter,
-        ):
+        corrector = self._app.corrector
+        if not corrector.proposing:
+            super().keyPressEvent(event)
+        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             corrector.accept()
-        elif corrector.proposal is not None and event.key() == Qt.Key.Key_Escape:
+        elif event.key() == Qt.Key.Key_Escape:
             corrector.drop()
         else:
             super().keyPressEvent(event)
@@ -107,262 +132,130 @@ class CorrectPanel(Panel):
     # -- parts
 
     def _make_review(self) -> None:
-        self.strip = ReviewStrip(self._session)
+        self.strip = ReviewStrip(self._app)
+        words = ((AREA, "area"), (DOUBT, "doubt"), (EDITED, "edited"), (REVIEWED, "reviewed"))
         legend = QLabel(
-            " &nbsp;".join(
-                f'<span style="color:{color}">■</span> {word}'
-                for color, word in (
-                    (AREA, "area"),
-                    (DOUBT, "doubt"),
-                    (EDITED, "edited"),
-                    (REVIEWED, "reviewed"),
-                )
-            )
+            " &nbsp;".join(f'<span style="color:{color}">■</span> {word}' for color, word in words)
         )
         legend.setStyleSheet("font-size: 11px")
         legend.setToolTip(
             "Doubt: 1 minus the Dice that the model expects of its mask in this slice."
         )
-        self.facts = note_label()
-        self.reviewed = QCheckBox("Reviewed")
+        self.facts = ui.OneLine()
+        self.reviewed = ui.tick("Reviewed")
         self.progress = QLabel("")
         self.add(self.strip)
         self.add(legend)
         self.add(self.facts)
-        self.add(
-            self.reviewed,
-            self.progress,
-            self._arrow("previous_unreviewed", Qt.ArrowType.LeftArrow),
-            self._arrow("next_unreviewed", Qt.ArrowType.RightArrow),
-            stretch=(1, 0, 0, 0),
-        )
-        self.add(
-            label_of("Uncertain slices"),
-            self._arrow("previous_uncertain", Qt.ArrowType.LeftArrow),
-            self._arrow("next_uncertain", Qt.ArrowType.RightArrow),
-            stretch=(1, 0, 0),
-        )
-
-    def _make_proposal(self) -> None:
-        self.proposal = QWidget()
-        self.proposal_title = note_label()
-        self.accept_button = QPushButton("Accept (Enter)")
-        self.drop_button = QPushButton("Drop (Esc)")
-        column = QVBoxLayout(self.proposal)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(5)
-        row = QHBoxLayout()
-        row.setSpacing(5)
-        row.addWidget(self.accept_button)
-        row.addWidget(self.drop_button)
-        column.addWidget(self.proposal_title)
-        column.addLayout(row)
-        self.add(self.proposal)
+        row = (self.reviewed, self.progress, *self._arrows("unreviewed"))
+        self.add(*row, stretch=(1, 0, 0, 0))
+        self.add("Uncertain slices", *self._arrows("uncertain"), stretch=(1, 0, 0))
 
     def _make_tools(self) -> None:
-        button = self._button
-        self.pick_button = QPushButton("Keep clicked")
+        make = self._button
+        self.pick_button = ui.button("Keep clicked", do=self._pick)
         self.pick_button.setCheckable(True)
-        self.pick_button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.keys_button = QPushButton("Keys…")
-        self.keys_button.setToolTip("Every key; Preferences › Shortcuts changes them.")
-        self.smooth_mm = self._number("correct/smooth_mm", " mm", 0.1, 10, 0.5)
-        self.islands_mm3 = self._number("correct/islands_mm3", " mm³", 1, 100_000, 50, decimals=0)
-        self.grow_mm = self._number("correct/grow_mm", " mm", 0.1, 50, 0.5)
-        halves = (1, 1)
-        self.add(
-            button("fill_between", "Fill between"),
-            button("clear_slice", "Clear slice"),
-            stretch=halves,
-        )
-        self.add(
-            button("copy_from_below", "Copy below"),
-            button("copy_from_above", "Copy above"),
-            stretch=halves,
-        )
-        self.add(button("keep_largest", "Keep largest"), self.pick_button, stretch=halves)
-        self.add(button("smooth", "Smooth"), self.smooth_mm, stretch=halves)
-        self.add(button("remove_islands", "Remove islands"), self.islands_mm3, stretch=halves)
-        self.add(
-            button("grow", "Grow"), button("shrink", "Shrink"), self.grow_mm, stretch=(1, 1, 2)
-        )
-        self.add(
-            button("fill_holes", "Fill holes"),
-            button("rerun_slice", "Run slice again"),
-            stretch=halves,
-        )
+        self.smooth_mm = self._setting("smooth_mm", "mm", 0.1, 10, 0.5)
+        self.islands_mm3 = self._setting("islands_mm3", "mm³", 1, 100_000, 50, decimals=0)
+        self.grow_mm = self._setting("grow_mm", "mm", 0.1, 50, 0.5)
+        self.add(make("fill_between", "Fill between"), make("clear_slice", "Clear slice"))
+        self.add(make("copy_from_below", "Copy below"), make("copy_from_above", "Copy above"))
+        self.add(make("keep_largest", "Keep largest"), self.pick_button)
+        self.add(make("fill_holes", "Fill holes"), make("rerun_slice", "Run slice again"))
+        self.add(make("smooth", "Smooth"), self.smooth_mm)
+        self.add(make("remove_islands", "Remove islands"), self.islands_mm3)
+        self.add(make("grow", "Grow"), make("shrink", "Shrink"), self.grow_mm, stretch=(1, 1, 2))
 
-    def _make_limit(self) -> None:
-        self.limit = QCheckBox("Paint only within this range of HU")
-        self.limit.setToolTip(
-            "Takes back what a stroke painted outside this range, when the stroke ends."
+    def _make_painting(self) -> None:
+        self.brush_mm = ui.number(
+            "mm", 0.1, 200, 1, "Diameter of napari's brush; [ and ] change it."
         )
-        self.low_hu = self._number("correct/limit_low_hu", " HU", -1100, 4000, 10, decimals=0)
-        self.high_hu = self._number("correct/limit_high_hu", " HU", -1100, 4000, 10, decimals=0)
+        self.brush = Brush(self._session, self.brush_mm, self._app.settings)
+        self.limit = ui.tick("Paint only within this range of HU", LIMIT_TIP)
+        self.low_hu = self._setting("limit_low_hu", "HU", -1100, 4000, 10, decimals=0)
+        self.high_hu = self._setting("limit_high_hu", "HU", -1100, 4000, 10, decimals=0)
+        self.keys_button = ui.button(
+            "Keys…", "Every key, and where to change them.", self.show_keys
+        )
+        self.add("Brush", self.brush_mm, self.keys_button)
         self.add(self.limit)
-        self.add(self.low_hu, label_of("to"), self.high_hu, stretch=(1, 0, 1))
-        self.add(self.keys_button)
+        self.add(self.low_hu, "to", self.high_hu)
 
     def _connect(self) -> None:
-        session, corrector = self._session, self._session.corrector
-        self.accept_button.clicked.connect(lambda: corrector.accept())
-        self.drop_button.clicked.connect(lambda: corrector.drop())
-        self.pick_button.clicked.connect(self._pick)
-        self.reviewed.clicked.connect(self._doer(self._actions["toggle_reviewed"]))
-        self.limit.clicked.connect(self._set_limit)
-        self.keys_button.clicked.connect(self.show_keys)
-        corrector.changed.connect(self._show_state)
-        session.mask_chosen.connect(self._show_state)
-        session.review.changed.connect(self._show_slice)
-        session.review.moved.connect(self._show_slice)
-        session.settings.cleared.connect(self._show_settings)
+        corrector, review = self._app.corrector, self._app.review
+        self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
+        self.limit.changed.connect(lambda on: setattr(corrector, "limits_painting", on))
+        corrector.changed.connect(self.refresh)
+        self._session.mask_chosen.connect(self.refresh)
+        review.changed.connect(self._show_slice)
+        review.moved.connect(self._show_slice)
         action_manager.events.shortcut_changed.connect(self._show_tips)
-        for part in (self.accept_button, self.drop_button, self.keys_button, self.reviewed):
-            part.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        self.limit.setFocusPolicy(Qt.FocusPolicy.TabFocus)
 
     def _button(self, name: str, text: str) -> QPushButton:
-        button = QPushButton(text)
-        self._wire(name, button)
-        return button
+        made = self.buttons[name] = ui.button(text, do=lambda: self._perform(name))
+        return made
 
-    def _arrow(self, name: str, arrow: Qt.ArrowType) -> QToolButton:
-        button = QToolButton()
-        button.setArrowType(arrow)
-        self._wire(name, button)
-        return button
+    def _arrows(self, which: str) -> list[QPushButton]:
+        """To the slice of some kind before and after this one."""
+        arrows = (("previous", "◂"), ("next", "▸"))
+        return [self._button(f"{where}_{which}", arrow) for where, arrow in arrows]
 
-    def _wire(self, name: str, button: QPushButton | QToolButton) -> None:
-        # A click leaves the keyboard with the picture; Tab still comes here.
-        button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        button.clicked.connect(self._doer(self._actions[name]))
-        self.buttons[name] = button
+    def _perform(self, name: str) -> None:
+        perform(self._actions[name], self._app)
 
-    def _doer(self, action: Action) -> Callable[[], None]:
-        return lambda: perform(action, self._session)
-
-    def _number(
+    def _setting(
         self, name: str, unit: str, low: float, high: float, step: float, decimals: int = 1
-    ) -> QDoubleSpinBox:
-        box = QDoubleSpinBox()
-        box.setDecimals(decimals)
-        box.setRange(low, high)
-        box.setSingleStep(step)
-        box.setSuffix(unit)
-        box.setValue(self._session.corrector.setting(name))
-        # As narrow as the row wants it: napari's style asks for more than the dock has.
-        box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        box.setProperty("setting", name)
-        box.valueChanged.connect(lambda value: self._session.settings.set(name, float(value)))
-        return box
+    ) -> FloatSpinBox:
+        field, key = ui.number(unit, low, high, step, decimals=decimals), f"correct/{name}"
+        ui.remember(field, self._app.settings, key, DEFAULTS[key])
+        return field
 
     # -- state
 
     def _pick(self) -> None:
-        perform(Action("", "", "", lambda session: session.corrector.pick_piece()), self._session)
-        self._show_state()
+        perform(Action("", "", "", lambda app: app.corrector.pick_piece()), self._app)
+        self.refresh()
 
-    def _set_limit(self, limits: bool) -> None:
-        self._session.corrector.limits_painting = limits
-
-    def _show_state(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Show what can be done with the chosen mask."""
         if not isalive(self):
             return
-        corrector = self._session.corrector
-        ready = self._session.mask is not None and not corrector.working
-        tools = (*self.buttons.values(), self.pick_button)
-        for button in tools:
-            button.setEnabled(ready)
+        corrector, mask = self._app.corrector, self._session.mask
+        for part in (*self.buttons.values(), self.pick_button):
+            part.setEnabled(mask is not None and not corrector.working)
+        self.brush_mm.enabled = isinstance(mask, Labels)
         self.pick_button.setChecked(corrector.picking)
         self.pick_button.setText("Click a piece" if corrector.picking else "Keep clicked")
-        self.limit.setChecked(corrector.limits_painting)
-        proposal = corrector.proposal
-        self.accept_button.setEnabled(proposal is not None)
-        self.drop_button.setEnabled(proposal is not None)
-        if proposal is not None:
-            n = len(proposal.found.change.slices)
-            self.proposal_title.setText(f"{proposal.title}: {n} {'slice' if n == 1 else 'slices'}")
-        else:
-            self.proposal_title.setText(
-                f"{corrector.working}…" if corrector.working else "Nothing is proposed."
-            )
+        ui.show(self.limit, corrector.limits_painting)
         self._show_slice()
 
     def _show_slice(self) -> None:
         if not isalive(self):
             return
-        review = self._session.review
+        review = self._app.review
         z, facts = review.slice, review.facts
-        known = z is not None and facts is not None
         self.facts.setText(self.strip.describe(z) if z is not None else "")
-        self.facts.setVisible(bool(self.facts.text()))
-        self.reviewed.setEnabled(known)
-        self.reviewed.setChecked(z in review.reviewed)
-        if facts is None:
-            self.progress.setText("")
-            return
-        held = {int(z) for z in facts.area_mm2.nonzero()[0]}
-        self.progress.setText(f"{len(held & review.reviewed)} of {len(held)}")
-
-    def _show_settings(self) -> None:
-        for box in self.findChildren(QDoubleSpinBox):
-            name = box.property("setting")
-            if name in DEFAULTS:
-                box.setValue(self._session.corrector.setting(name))
-        self._show_state()
+        self.reviewed.enabled = z is not None and facts is not None
+        ui.show(self.reviewed, z in review.reviewed)
+        held = set() if facts is None else {int(z) for z in facts.area_mm2.nonzero()[0]}
+        done = len(held & review.reviewed)
+        self.progress.setText("" if facts is None else f"{done} of {len(held)}")
 
     def _show_tips(self, event: Any = None) -> None:
         if not isalive(self):
             return
-        for name, button in self.buttons.items():
-            action = self._actions[name]
-            key = key_of(action)
-            title = f"{action.title} ({key})" if key else action.title
-            button.setToolTip(f"{title}\n{TIPS[name]}" if name in TIPS else title)
+        for name, part in self.buttons.items():
+            title = self._with_key(self._actions[name].title, name)
+            part.setToolTip(f"{title}\n{TIPS[name]}" if name in TIPS else title)
         key = key_of(self._actions["keep_under_mouse"])
         self.pick_button.setToolTip(
             "Keep the piece that is clicked next in the picture; Esc forgets it."
             + (f"\n{key} keeps the one under the mouse." if key else "")
         )
         go_on, toggle = (key_of(self._actions[n]) for n in ("review_and_go_on", "toggle_reviewed"))
-        self.reviewed.setToolTip(f"{toggle}; {go_on} marks it and goes on to the next slice.")
-        key = key_of(self._actions["limit_painting"])
-        if key and key not in self.limit.toolTip():
-            self.limit.setToolTip(f"{self.limit.toolTip()} ({key})")
+        self.reviewed.tooltip = f"{toggle}; {go_on} marks it and goes on to the next slice."
+        self.limit.tooltip = self._with_key(LIMIT_TIP, "limit_painting")
 
-
-class KeysDialog(QDialog):
-    """A table of keys and what they do.
-
-    Parameters
-    ----------
-    parent : QWidget
-        Over which it opens.
-    """
-
-    def __init__(self, parent: QWidget) -> None:
-        super().__init__(parent)
-        self.setWindowTitle("Keys")
-        rows = [
-            *keys_table(),
-            ("Enter", "Accept what is proposed"),
-            ("Esc", "Drop what is proposed"),
-        ]
-        self.table = QTableWidget(len(rows), 2)
-        self.table.setHorizontalHeaderLabels(["Key", "What it does"])
-        for number, row in enumerate(rows):
-            for column, text in enumerate(row):
-                item = QTableWidgetItem(text)
-                item.setFlags(Qt.ItemFlag.ItemIsEnabled)
-                self.table.setItem(number, column, item)
-        self.table.verticalHeader().setVisible(False)
-        self.table.setShowGrid(False)
-        header = self.table.horizontalHeader()
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        self.table.resizeRowsToContents()
-        note = note_label("After a click in the picture. Preferences › Shortcuts changes them.")
-        column = QVBoxLayout(self)
-        column.addWidget(self.table)
-        column.addWidget(note)
-        self.resize(520, 600)
+    def _with_key(self, text: str, name: str) -> str:
+        key = key_of(self._actions[name])
+        return f"{text} ({key})" if key else text

@@ -1,54 +1,57 @@
-"""The dock widget: wires the panels to the session, takes dropped files."""
+"""The dock widget: a header that stands still, tabs below it, and files that are dropped."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+from napari.layers import Image, Labels
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
 from qtpy.QtWidgets import (
     QDockWidget,
     QFrame,
     QLabel,
-    QPushButton,
     QScrollArea,
+    QTabWidget,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.commands import open_dock
+from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.layers.bridge import HU_RANGE
 from napari_pancreas_seg._napari.layers.placement import reference_of
 from napari_pancreas_seg._napari.layers.reader import one_of_each_series
-from napari_pancreas_seg._napari.session import session_of
-from napari_pancreas_seg._napari.widget.attention_panel import AttentionPanel
+from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
-from napari_pancreas_seg._napari.widget.ct_panel import CtPanel
 from napari_pancreas_seg._napari.widget.export_panel import ExportPanel
+from napari_pancreas_seg._napari.widget.header import CtPanel, RunPanel
 from napari_pancreas_seg._napari.widget.improve_panel import ImprovePanel
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
 from napari_pancreas_seg._napari.widget.model_panel import ModelPanel
-from napari_pancreas_seg._napari.widget.panel import Panel
-from napari_pancreas_seg._napari.widget.recovery_panel import RecoveryPanel
-from napari_pancreas_seg._napari.widget.run_panel import RunPanel
-from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
+from napari_pancreas_seg._napari.widget.notices import RecoveryPanel
+from napari_pancreas_seg._napari.widget.options_panel import OptionsPanel
+from napari_pancreas_seg._napari.widget.ui import WheelGuard
+from napari_pancreas_seg._napari.widget.view_panel import AttentionPanel, ViewPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 
 if TYPE_CHECKING:
     import napari.viewer
+    from napari.components import LayerList
+
+import napari_pancreas_seg._napari.widget.ui as ui
 
 __all__ = ["PancreasDock"]
 
-logger = logging.getLogger(__name__)
-
 WARM_UP_DELAY_MS = 500
+WIDTH = 330
 
 
 class PancreasDock(QWidget):
@@ -66,84 +69,63 @@ class PancreasDock(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, *, warm_up: bool = True) -> None:
         super().__init__()
-        self.session = session_of(napari_viewer)
+        self.app = app = app_of(napari_viewer)
+        app.dock = self
+        self._session = app.session
         self._warm_up = warm_up
-        self.ct_panel = CtPanel(self.session)
-        self.recovery_panel = RecoveryPanel(self.session)
-        self.view_panel = ViewPanel(self.session)
-        self.model_panel = ModelPanel(self.session)
-        self.run_panel = RunPanel(self.session)
-        self.attention_panel = AttentionPanel(self.session)
-        self.correct_panel = CorrectPanel(self.session)
-        self.measure_panel = MeasurePanel(self.session)
-        self.export_panel = ExportPanel(self.session)
-        self.improve_panel = ImprovePanel(self.session)
-        self.worklist_panel = WorklistPanel(self.session)
-        self.worklist_panel.segment_with(self._how_ahead)
-        # Top to bottom. A panel is made with the session alone, hears of changes by the
-        # session's signals and by `Panel.refresh`, and folds; see `Panel`.
-        self.panels: tuple[Panel, ...] = (
-            self.ct_panel,
-            self.recovery_panel,
-            self.view_panel,
-            self.model_panel,
-            self.run_panel,
-            self.attention_panel,
-            self.correct_panel,
-            self.measure_panel,
-            self.export_panel,
-            self.improve_panel,
-            self.worklist_panel,
-        )
+        self.ct_panel = CtPanel(app)
+        self.run_panel = RunPanel(app)
+        self.model_panel = ModelPanel(app)
+        self.options_panel = OptionsPanel(app)
+        self.view_panel = ViewPanel(app)
+        self.attention_panel = AttentionPanel(app)
+        self.correct_panel = CorrectPanel(app)
+        self.measure_panel = MeasurePanel(app)
+        self.export_panel = ExportPanel(app)
+        self.worklist_panel = WorklistPanel(app)
+        self.improve_panel = ImprovePanel(app)
+        self.recovery_panel = RecoveryPanel(app)
+        self.bar = CanvasBar(app, canvas_widget(napari_viewer))
+        self.destroyed.connect(self.bar.deleteLater)
+        self._header = (self.ct_panel, self.run_panel)
+        self._pages: dict[str, tuple[ui.Panel, ...]] = {
+            "Segment": (
+                self.model_panel,
+                self.options_panel,
+                self.view_panel,
+                self.attention_panel,
+            ),
+            "Correct": (self.correct_panel,),
+            "Measure & export": (self.measure_panel, self.export_panel),
+            "Worklist": (self.worklist_panel,),
+            "Improve": (self.improve_panel,),
+        }
+        pages = [panel for page in self._pages.values() for panel in page]
+        self.panels: tuple[ui.Panel, ...] = (*self._header, *pages, self.recovery_panel)
         self._lay_out()
+        self._guard = WheelGuard(self)
         self.setAcceptDrops(True)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(WARM_UP_DELAY_MS)
         self._soon.timeout.connect(self._start_warming)
-        self.session.ct_chosen.connect(self._on_ct)
-        self.session.mask_chosen.connect(self._refresh_panels)
-        self.model_panel.chosen.connect(self._warm_soon)
-        self.model_panel.chosen.connect(self._tell_model)
-        self.improve_panel.model_wanted.connect(self.model_panel.use_named)
-        self.session.run_finished.connect(self._warm_soon)
-        self.run_panel.run_clicked.connect(self.start_run)
-        self.session.run_finished.connect(self.refresh)
-        layers = napari_viewer.layers
-        layers.events.inserted.connect(self._on_inserted)
-        layers.events.removed.connect(self.refresh)
-        layers.events.reordered.connect(self.refresh)
-        layers.selection.events.active.connect(self._on_active)
-        for layer in layers:
-            self._follow(layer)
+        self._connect(napari_viewer.layers)
         self._on_ct()
         self._tell_model()
 
     def start_run(self) -> None:
         """Segment the chosen CT."""
-        layer = self.ct_panel.layer
-        if layer is None:
-            report(PancreasSegError("Open a CT first: drop a .nii.gz file on the panel."))
-            return
         try:
-            self.session.start(layer, self.model_panel.model, self._options())
+            layer = self.ct_panel.layer
+            if layer is None:
+                raise PancreasSegError("Open a CT first: drop a .nii.gz file on the panel.")
+            self.app.runs.start(layer, self.model_panel.model, self._options())
         except PancreasSegError as error:
             report(error)
 
-    def rerun_slice(self) -> None:
-        """Run the network again on the slice on screen, and propose what it finds there.
-
-        Raises
-        ------
-        PancreasSegError
-            If there is no CT, no mask or no slice.
-        """
-        options = replace(self.run_panel.options, device=self.model_panel.device)
-        self.session.corrector.rerun_slice(self.model_panel.model, options)
-
     def cancel_run(self) -> None:
         """Cancel the run that is under way; what was found stays."""
-        self.run_panel.cancel()
+        self.run_panel.cancel_button.click()
 
     def refresh(self, event: Any = None) -> None:
         """Bring the panels in step with the viewer's layers."""
@@ -154,11 +136,12 @@ class PancreasDock(QWidget):
     def showEvent(self, event: QShowEvent) -> None:
         """Shorten the title that napari gave the dock: it would be clipped."""
         super().showEvent(event)
-        self.session.guard_window()
+        if self.app.closing is not None:
+            self.app.closing.install()
         dock = self.parent()
         bar = dock.titleBarWidget() if isinstance(dock, QDockWidget) else None
         for label in [] if bar is None else bar.findChildren(QLabel):
-            # The plugin's own name, or from the menu its display name, in brackets.
+            # The plugin's name in brackets.
             label.setText(label.text().split(" (")[0])
 
     def changeEvent(self, event: QEvent) -> None:
@@ -185,58 +168,71 @@ class PancreasDock(QWidget):
             if Path(path).is_dir():
                 self.worklist_panel.open_folder(path)
             else:
-                self.session.open_file(path)
+                self.app.files.open(path)
         event.acceptProposedAction()
 
-    def _tell_model(self) -> None:
-        self.improve_panel.use_model(self.model_panel.model)
-
-    def _how_ahead(self) -> tuple[str, Options]:
-        """Model and options for a case that is not on screen: the region is not meant for it."""
+    def _how(self) -> tuple[str, Options]:
+        """Model and options for a CT that is not on screen: the region is not meant for it."""
         if not isalive(self):
-            settings = self.session.settings
+            settings = self.app.settings
             device = settings.get("model/device", "auto")
             return settings.get("model/name", "default"), Options(device=device)
-        options = replace(self.run_panel.how, device=self.model_panel.device)
+        options = replace(self.options_panel.how, device=self.model_panel.device)
         return self.model_panel.model, options
 
     def _options(self) -> Options:
-        return replace(self.run_panel.options, device=self.model_panel.device)
-
-    def _remember_fold(self, panel: Panel) -> None:
-        name, settings, at_first = f"{panel.title}/open", self.session.settings, panel.is_open
-
-        def unfold() -> None:
-            if isalive(panel):
-                panel.is_open = at_first
-
-        panel.is_open = settings.get(name, at_first)
-        panel.folded.connect(lambda folded: settings.set(name, not folded))
-        settings.cleared.connect(unfold)
+        return replace(self.options_panel.options, device=self.model_panel.device)
 
     def _lay_out(self) -> None:
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(6, 6, 4, 6)
-        column.setSpacing(8)
-        for panel in self.panels:
-            column.addWidget(panel)
-            self._remember_fold(panel)
-        column.addStretch(1)
-        reset = QPushButton("Reset all settings")
-        reset.setFlat(True)
-        reset.setToolTip("Every panel goes back to its defaults; layers and files stay.")
-        reset.clicked.connect(self.session.settings.clear)
-        column.addWidget(reset)
-        # napari brings no scroll area, and a small screen is shorter than the panels.
-        area = QScrollArea()
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setWidgetResizable(True)
-        area.setWidget(content)
         outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(area)
-        self.setMinimumWidth(280)
+        outer.setContentsMargins(6, 6, 4, 6)
+        outer.setSpacing(4)
+        for panel in self._header:
+            outer.addWidget(panel)
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        self.tabs.setUsesScrollButtons(False)  # all five are seen, however wide the font
+        self.tabs.setStyleSheet("QTabBar::tab { padding: 4px 2px; font-size: 11px; }")
+        for title, panels in self._pages.items():
+            page = _page(panels)
+            self.tabs.addTab(page, title.replace("&", "&&"))
+            for panel in panels:
+                panel.wanted.connect(lambda page=page: self.tabs.setCurrentWidget(page))
+        outer.addWidget(self.tabs, 1)
+        # What is asked now and then lies below, where it moves nothing.
+        outer.addWidget(self.ct_panel.foreign)
+        outer.addWidget(self.recovery_panel)
+        menu = self.ct_panel.menu
+        menu.addAction("Keys…").triggered.connect(self.correct_panel.show_keys)
+        menu.addAction("Reset all settings").triggered.connect(self.app.settings.clear)
+        self.setMinimumWidth(WIDTH)
+
+    def _connect(self, layers: LayerList) -> None:
+        app = self.app
+        app.runs.how = self._how
+        if app.closing is not None:
+            app.closing.export = self._export_unexported
+        app.session.ct_chosen.connect(self._on_ct)
+        app.session.mask_chosen.connect(self._refresh_panels)
+        app.runs.finished.connect(self._warm_soon)
+        app.runs.finished.connect(self.refresh)
+        self.model_panel.chosen.connect(self._warm_soon)
+        self.model_panel.chosen.connect(self._tell_model)
+        self.improve_panel.model_wanted.connect(self.model_panel.use_named)
+        self.run_panel.run_clicked.connect(self.start_run)
+        layers.events.inserted.connect(self._on_inserted)
+        layers.events.removed.connect(self.refresh)
+        layers.events.reordered.connect(self.refresh)
+        layers.selection.events.active.connect(self._on_active)
+        for layer in layers:
+            self._follow(layer)
+
+    def _export_unexported(self, layer: Labels) -> None:
+        # This dock may have been closed since.
+        open_dock(self._session.viewer).export_panel.export_layer(layer)
+
+    def _tell_model(self) -> None:
+        self.improve_panel.use_model(self.model_panel.model)
 
     def _on_inserted(self, event: Any) -> None:
         if isalive(self):
@@ -256,24 +252,41 @@ class PancreasDock(QWidget):
             self.ct_panel.choose_mask(event.value)
 
     def _on_ct(self) -> None:
-        if not isalive(self):
-            return
-        self.run_panel.set_ready(self.ct_panel.layer is not None)
         self._refresh_panels()
         self._warm_soon()
 
     def _warm_soon(self) -> None:
-        if isalive(self) and self.ct_panel.layer is not None:
+        if isalive(self):
             self._soon.start()
 
     def _refresh_panels(self, event: Any = None) -> None:
         if isalive(self):
-            reference = self.session.reference
+            reference = self._session.reference
             for panel in self.panels:
                 panel.refresh(reference)
 
     def _start_warming(self) -> None:
         layer = self.ct_panel.layer
-        if self._warm_up and layer is not None:
-            options = Options(device=self.model_panel.device)
-            self.session.warm_up(layer, self.model_panel.model, options)
+        options = Options(device=self.model_panel.device)
+        if self._warm_up and layer is None:
+            self.app.network.warm_up_blank(self.model_panel.model, options)
+        elif self._warm_up and layer is not None:
+            reference = self._session.placement(layer).reference
+            self.app.network.warm_up(layer.data, reference, self.model_panel.model, options)
+
+
+def _page(panels: tuple[ui.Panel, ...]) -> QScrollArea:
+    """A tab's page; napari brings no scroll area, and a small screen may be shorter."""
+    content = QWidget()
+    column = QVBoxLayout(content)
+    column.setContentsMargins(0, 6, 4, 0)
+    column.setSpacing(6)
+    for panel in panels:
+        column.addWidget(panel)
+    column.addStretch(1)
+    area = QScrollArea()
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(content)
+    return area

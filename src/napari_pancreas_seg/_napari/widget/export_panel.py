@@ -7,14 +7,14 @@ from pathlib import Path
 from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
-from qtpy.QtWidgets import QFileDialog, QPushButton
+from qtpy.QtWidgets import QFileDialog
 
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.widget.panel import Panel, note_label
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import MASK_SUFFIXES
+from napari_pancreas_seg.io import MASK_SUFFIXES, stem
 
 __all__ = ["ExportPanel"]
 
@@ -25,30 +25,28 @@ FILTERS = (
 """What the dialog offers."""
 
 
-class ExportPanel(Panel):
-    """Write the mask that is worked on.
+class ExportPanel(ui.Panel):
+    """Writes the mask that is worked on."""
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Export")
-        self._session = session
+        self._session, self._files = app.session, app.files
         self._writing = False
-        self.export_button = QPushButton("Export…")
-        self.export_button.setToolTip(
-            "Write the mask onto the CT's own grid, and beside it a record of what made it."
+        self.mask_name = ui.OneLine()
+        tip = "Write the mask onto the CT's own grid, and beside it a record of what made it."
+        self.export_button = ui.button("Export…", tip, self.ask_and_export)
+        tip = (
+            "A DICOM-SEG refers to numbers that some CTs have lost. If ticked, new ones are made "
+            "from the images; the CT's own files stay as they are."
         )
-        self.status = note_label()
-        self.status.hide()
+        self.mint_uids = ui.tick("DICOM-SEG of a series without UIDs", tip)
+        self.status = ui.OneLine()
+        self.add(self.mask_name)
+        self.add(self.mint_uids)
         self.add(self.export_button)
         self.add(self.status)
-        session.mask_chosen.connect(self._on_mask)
-        session.mask_changed.connect(self._on_edit)
-        self.export_button.clicked.connect(self.ask_and_export)
+        self._session.mask_chosen.connect(self._on_mask)
+        self._session.mask_changed.connect(self._on_edit)
         self._on_mask()
 
     @property
@@ -59,6 +57,12 @@ class ExportPanel(Panel):
     def refresh(self, reference: GridReference | None) -> None:
         """Say whether there is something to export."""
         self.export_button.setEnabled(self.layer is not None and not self._writing)
+        self.mask_name.setText("No mask yet" if self.layer is None else f"Mask: {self.layer.name}")
+
+    def export_layer(self, layer: Labels) -> None:
+        """Choose a mask, and ask where to write it."""
+        self._session.mask = layer
+        self.ask_and_export()
 
     def ask_and_export(self) -> None:
         """Ask where to write the mask, and write it; the dialog asks before overwriting."""
@@ -71,31 +75,27 @@ class ExportPanel(Panel):
         source = None if reference is None else reference.source.path
         folder = Path() if source is None else Path(source).parent
         path, chosen = QFileDialog.getSaveFileName(
-            self, "Export the mask", str(folder / f"{name}.nii.gz"), FILTERS
+            self, f"Export '{self.layer.name}'", str(folder / f"{name}.nii.gz"), FILTERS
         )
         if path:
-            usual = next((one for one in MASK_SUFFIXES if f"*{one}" in chosen), ".nii.gz")
-            target = path if path.lower().endswith(MASK_SUFFIXES) else f"{path}{usual}"
+            target = _named(path, chosen)
             # The dialog has asked about the name that was typed, and about no other.
             self.export_to(target, overwrite=target == path and Path(path).exists())
 
     def export_to(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the mask to a file, in a thread.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file; its ending says which format.
-        overwrite : bool
-            Whether an existing file may be replaced.
-        """
+        """Write the mask to a file, in a thread; the file's ending says which format."""
         if self.layer is None:
             return
         self._writing = True
         self.export_button.setEnabled(False)
         try:
-            self._session.export(
-                self.layer, path, overwrite=overwrite, then=self._exported, failed=self._idle
+            self._files.export(
+                self.layer,
+                path,
+                overwrite=overwrite,
+                mint_uids=self.mint_uids.value,
+                then=self._exported,
+                failed=self._idle,
             )
         except PancreasSegError as error:
             self._idle()
@@ -104,7 +104,7 @@ class ExportPanel(Panel):
     def _exported(self, path: Path) -> None:
         show_info(f"The mask was written to {path.name}.")
         if isalive(self):
-            self._say(f"Written to {path.name}.")
+            self.status.setText(f"Written to {path.name}.")
         self._idle()
 
     def _idle(self) -> None:
@@ -114,13 +114,24 @@ class ExportPanel(Panel):
 
     def _on_mask(self) -> None:
         if isalive(self):
-            self._say("")
+            self.status.setText("")
             self.refresh(None)
 
     def _on_edit(self, layer: Labels) -> None:
         if isalive(self) and layer is self.layer and not self._writing and self.status.text():
-            self._say("Changed since it was written.")
+            self.status.setText("Changed since it was written.")
 
-    def _say(self, text: str) -> None:
-        self.status.setText(text)
-        self.status.setVisible(bool(text))
+
+def _named(path: str, chosen: str) -> str:
+    """The file to write: with an ending of the format that was chosen, and with one only.
+
+    Dialogs replace the last ending alone: a proposed ``x.nii.gz`` comes back as ``x.nii.dcm``.
+    """
+    usual = next((one for one in MASK_SUFFIXES if f"*{one}" in chosen), ".nii.gz")
+    ending = next((one for one in MASK_SUFFIXES if path.lower().endswith(one)), "")
+    if not ending:
+        return f"{path}{usual}"
+    bare = path[: -len(ending)]
+    if bare.lower().endswith((".nii", ".gz")):
+        return f"{Path(bare).with_name(stem(Path(bare)))}{path[-len(ending) :]}"
+    return path

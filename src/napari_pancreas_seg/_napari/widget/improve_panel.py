@@ -4,92 +4,75 @@ from __future__ import annotations
 
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QMenu, QProgressBar, QPushButton, QSpinBox, QToolButton
+from qtpy.QtWidgets import QMenu, QProgressBar
 
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.widget.panel import Panel, label_of, note_label
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.finetune.corrections import Correction
 
 __all__ = ["ImprovePanel"]
 
-MINUTES = 10
+MINUTES = 10.0
 
 
-class ImprovePanel(Panel):
-    """Add corrected cases to one's own data, and improve the model with them.
+class ImprovePanel(ui.Panel):
+    """Adds corrected cases to the user's own data, and improves the model with them.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session; what it is doing is shown at once.
-
-    Notes
-    -----
     ``model_wanted(name)``: a model is to be chosen, the new one or the former one.
     """
 
     model_wanted = Signal(str)
 
-    def __init__(self, session: Session) -> None:
-        super().__init__("Improve the model")
-        self._session = session
-        self._improvement = session.improvement
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app, self._session = app, app.session
+        self._improvement = app.improvement
         self._model = "default"
-        self.slices = note_label()
-        self.add_button = QPushButton("Add this case to my data")
-        self.add_button.setToolTip(
-            "Keeps a copy of the CT and of the reviewed slices of its mask on this computer, "
-            "without anything from its header."
-        )
-        self.question = note_label()
-        self.replace_button = QPushButton("Replace its mask")
-        self.leave_button = QPushButton("Leave it")
-        self.cases_button = QToolButton()
-        self.cases_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.cases_button.setMenu(QMenu(self.cases_button))
-        # Else the arrow lies over the last word.
-        self.cases_button.setStyleSheet("QToolButton { padding: 3px 16px 3px 6px; }")
-        self.improve_button = QPushButton("Improve the model")
-        self.improve_button.setToolTip(
-            "The chosen model learns from your cases, beside your work. The result is a model of "
-            "its own; the present one stays."
-        )
-        self.cancel_button = QPushButton("Cancel")
-        self.minutes = QSpinBox()
-        self.minutes.setRange(1, 600)
-        self.minutes.setSuffix(" min")
-        self.minutes.setToolTip("How long it may take, tests included.")
-        self.minutes.setValue(session.settings.get("improve/minutes", MINUTES))
+        self.slices = ui.note_label()
+        self.slices.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.slices.setFixedHeight(4 * self.slices.fontMetrics().lineSpacing())
+        tip = "Keeps CT and reviewed slices on this computer, without anything from the header."
+        self.add_button = ui.button("Add this case to my data", tip, self.add_case)
+        self.cases_button = ui.menu_button()
+        tip = "The chosen model learns from your cases. The result is a new one; this one stays."
+        self.improve_button = ui.button("Improve the model", tip, self.improve)
+        self.cancel_button = ui.button("Cancel", "Nothing is written.", self._improvement.cancel)
+        self.minutes = ui.number("min", 1, 600, 1, "How long it may take in all.", decimals=0)
+        tip = "Otherwise a model that did no better on patients it had not seen is deleted."
+        self.keep = ui.tick("Keep the new model even if it is no better", tip)
         self.progress = QProgressBar()
         self.progress.setRange(0, 100)
-        self.status = note_label()
-        self.back_button = QPushButton("Switch back")
-        self.back_button.setToolTip("Choose the model that was chosen before; both stay.")
+        self.step = ui.OneLine()
+        self.result = ui.note_label()
+        self.back_button = ui.button("", "Both models stay.", self.switch_back)
+        self.question = ui.note_label()
+        self.replace_button = ui.button("Replace its mask", "", lambda: self._add(replace=True))
+        self.leave_button = ui.button("Leave it", "", self._improvement.leave_case)
         self.add(self.slices)
         self.add(self.add_button)
+        self.add("My data", self.cases_button)
+        self.add("Time", self.minutes)
+        self.add(self.keep)
+        self.add(self.improve_button, self.cancel_button, stretch=(2, 1))
+        self.add(self.progress)
+        self.add(self.step)
+        self.add(self.result)
+        self.add(self.back_button)
         self.add(self.question)
         self.add(self.replace_button, self.leave_button)
-        self.add(label_of("My data"), self.cases_button, stretch=(0, 1))
-        self.add(self.improve_button, self.minutes, self.cancel_button, stretch=(1, 0, 0))
-        self.add(self.progress)
-        self.add(self.status)
-        self.add(self.back_button)
-        self.is_open = False
+        ui.remember(self.minutes, app.settings, "improve/minutes", MINUTES)
+        ui.show(self.keep, self._improvement.keeps_all)
+        self.keep.changed.connect(self._on_keep)
         self._connect()
-        self._show()
+        self.refresh()
 
     def use_model(self, model: str) -> None:
         """Hear which model is chosen: that one would learn."""
         self._model = model
-        self._show()
-
-    def refresh(self, reference: GridReference | None) -> None:
-        """Follow the CT and the mask that are chosen."""
-        self._show()
+        self.refresh()
 
     def add_case(self) -> None:
         """Add the chosen CT and its mask to the user's cases."""
@@ -98,7 +81,7 @@ class ImprovePanel(Panel):
     def improve(self) -> None:
         """Let the chosen model learn from the cases."""
         try:
-            self._improvement.start(self._model, self.minutes.value())
+            self._improvement.start(self._model, self.minutes.value)
         except PancreasSegError as error:
             report(error)
 
@@ -110,18 +93,12 @@ class ImprovePanel(Panel):
             self.model_wanted.emit(improved.former if is_new else improved.name)
 
     def _connect(self) -> None:
-        improvement, session = self._improvement, self._session
-        self.add_button.clicked.connect(self.add_case)
-        self.replace_button.clicked.connect(lambda: self._add(replace=True))
-        self.leave_button.clicked.connect(improvement.leave_case)
-        self.improve_button.clicked.connect(self.improve)
-        self.cancel_button.clicked.connect(improvement.cancel)
-        self.back_button.clicked.connect(self.switch_back)
-        self.minutes.valueChanged.connect(lambda n: session.settings.set("improve/minutes", n))
-        improvement.changed.connect(self._show)
-        improvement.made.connect(self._on_made)
-        session.review.changed.connect(self._show)
-        session.settings.cleared.connect(self._reset)
+        self._improvement.changed.connect(self.refresh)
+        self._improvement.made.connect(self._on_made)
+        self._app.review.changed.connect(self.refresh)
+
+    def _on_keep(self, keeps: bool) -> None:
+        self._improvement.keeps_all = keeps
 
     def _add(self, *, replace: bool) -> None:
         try:
@@ -134,27 +111,17 @@ class ImprovePanel(Panel):
         if isalive(self) and improved is not None and improved.worth_using:
             self.model_wanted.emit(improved.name)
 
-    def _reset(self) -> None:
-        if isalive(self):
-            self.minutes.setValue(MINUTES)
-
-    def _show(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Show what is known of the chosen mask, of the cases and of the learning."""
         if not isalive(self):
             return
         self._show_case()
         self._show_learning()
 
     def _show_case(self) -> None:
-        improvement, mask = self._improvement, self._session.mask
-        n = 0 if mask is None else improvement.reviewed
-        if mask is None:
-            text = "Open a CT and correct its mask to add it as a case."
-        elif n == 0:
-            text = "Mark the slices whose mask is right as reviewed; only these are learnt from."
-        else:
-            text = f"{_count(n, 'slice')} of this mask {'is' if n == 1 else 'are'} reviewed; only "
-            text += "this one is learnt from." if n == 1 else "these are learnt from."
-        self.slices.setText(improvement.working or text)
+        improvement = self._improvement
+        n = 0 if self._session.mask is None else improvement.reviewed
+        self.slices.setText(improvement.working or self._what_it_teaches(n))
         self.add_button.setEnabled(n > 0 and not improvement.working)
         known = improvement.known
         for widget in (self.question, self.replace_button, self.leave_button):
@@ -173,36 +140,42 @@ class ImprovePanel(Panel):
 
     def _add_to(self, menu: QMenu, case: Correction) -> None:
         sub = menu.addMenu(f"{case.added[:10]}, {_reviewed(case)}")
-        drops = QAction("Remove from my data", sub)
+        drops = sub.addAction("Remove from my data")
         drops.triggered.connect(lambda: self._improvement.remove_case(case.name))
-        sub.addAction(drops)
+
+    def _what_it_teaches(self, n: int) -> str:
+        """What a model would learn from the chosen mask, of which n slices are reviewed."""
+        if self._session.mask is None:
+            return "Open a CT and correct its mask to add it as a case."
+        if n == 0:
+            return "Mark the slices whose mask is right as reviewed; only these are learnt from."
+        text = f"{_count(n, 'slice')} of this mask {'is' if n == 1 else 'are'} reviewed; only "
+        text += "this one is learnt from." if n == 1 else "these are learnt from."
+        if self._improvement.unchanged:
+            text += " There the mask is the model's own, unchanged: it teaches nothing new."
+        return text
 
     def _show_learning(self) -> None:
         improvement = self._improvement
         running, improved = improvement.running, improvement.improved
         self.improve_button.setEnabled(bool(improvement.cases) and not running)
-        self.minutes.setVisible(not running)
-        self.cancel_button.setVisible(running)
+        self.cancel_button.setEnabled(running)
+        self.minutes.enabled = self.keep.enabled = not running
         # A progress bar that can paints itself, and with it the whole window, at once.
         self.progress.setUpdatesEnabled(False)
-        self.progress.setValue(round(100 * improvement.share))
+        self.progress.setValue(round(100 * improvement.share) if running else 0)
         self.progress.setUpdatesEnabled(True)
-        self.progress.setVisible(running)
-        text = ""
-        if running:
-            text = f"{improvement.stage.capitalize()}{_left(improvement.seconds_left)}"
-        elif improved is not None:
-            text = improved.in_words()
-        self.status.setText(text)
-        self.status.setVisible(bool(text))
-        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        either = improved is not None and self._model in (improved.name, improved.former)
-        self.back_button.setVisible(either and not running)
-        if improved is not None:
-            is_new = self._model == improved.name
-            self.back_button.setText(
-                "Switch back to the former model" if is_new else "Use the new model"
-            )
+        self.progress.setTextVisible(running)
+        stage = f"{improvement.stage.capitalize()}{_left(improvement.seconds_left)}"
+        self.step.setText(stage if running else "")
+        self.result.setText("" if improved is None or running else improved.in_words())
+        is_new = improved is not None and self._model == improved.name
+        either = improved is not None and (is_new or self._model == improved.former)
+        kept = improved is not None and improved.kept
+        self.back_button.setVisible(either and kept and not running)
+        self.back_button.setText(
+            "Switch back to the former model" if is_new else "Use the new model"
+        )
 
 
 def _count(n: int, word: str) -> str:

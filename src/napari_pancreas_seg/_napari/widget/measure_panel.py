@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Labels, Layer
+from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer
@@ -16,22 +15,21 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QLabel,
-    QPushButton,
     QSizePolicy,
     QWidget,
 )
 
-from napari_pancreas_seg._napari.background import Background
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.mask import measures, metrics
 
 __all__ = ["MeasurePanel"]
 
+NOTHING = "(nothing)"
 PAUSE_MS = 150
 """How soon after an edit the mask is measured; edits meanwhile wait for the next time."""
 
@@ -54,72 +52,52 @@ ROWS = (
 COMPARED = ("dice", "hd95", "surface_dice")
 
 
-class MeasurePanel(Panel):
-    """Measure the mask that is worked on, whenever it changes, in a thread.
+class MeasurePanel(ui.Panel):
+    """Measures the mask that is worked on, whenever it changes, in a thread."""
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("Measure")
-        self._session = session
-        self._background = Background(self)
+        self._session, self._background = app.session, app.background
         self._busy = False
         self._stale = False
-        self._others: list[weakref.ref[Layer]] = []
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE_MS)
         self._pause.timeout.connect(self._measure)
         self.values: dict[str, QLabel] = {}
         self._names: dict[str, QLabel] = {}
-        self.reference_combo = narrow_combo()
-        self.reference_combo.setToolTip(
-            "A labels layer on the same grid, such as a radiologist's mask."
-        )
-        self.copy_button = QPushButton("Copy table")
-        self.copy_button.setToolTip(
-            "Every mask of this CT, a row each, with tabs: paste it into a spreadsheet."
-        )
-        self.csv_button = QPushButton("Save CSV…")
-        self.csv_button.setToolTip("The same table as a file.")
+        self.mask_name = ui.OneLine()
+        self.reference_combo = ui.choice("A mask on the same grid, such as a radiologist's.")
+        tip = "Every mask of this CT, a row each: paste it into a spreadsheet."
+        self.copy_button = ui.button("Copy table", tip, self.copy_table)
+        self.csv_button = ui.button("Save CSV…", "The same table as a file.", self.ask_and_save)
+        self.add(self.mask_name)
+        self.add("Compare with", self.reference_combo)
         self.add(self._table())
-        self.add(label_of("Compare with"), self.reference_combo, stretch=(0, 1))
         self.add(self.copy_button, self.csv_button)
-        self.reference_combo.currentIndexChanged.connect(self._later)
-        self.copy_button.clicked.connect(self.copy_table)
-        self.csv_button.clicked.connect(self.ask_and_save)
-        session.mask_chosen.connect(self._on_mask)
-        session.mask_changed.connect(self._on_edit)
+        self.reference_combo.changed.connect(self._later)
+        self._session.mask_chosen.connect(self._on_mask)
+        self._session.mask_changed.connect(self._on_edit)
         self._on_mask()
 
     @property
     def reference_layer(self) -> Labels | None:
-        """The labels layer that the mask is compared with."""
-        index = self.reference_combo.currentIndex() - 1
-        return self._others[index]() if 0 <= index < len(self._others) else None
+        """The mask that the chosen one is compared with."""
+        return self.reference_combo.value
 
     def refresh(self, reference: GridReference | None) -> None:
         """Offer what the mask can be compared with: other masks on the CT's grid."""
-        before = self.reference_layer
+        before, mask = self.reference_layer, self._session.mask
         layers = [] if reference is None else self._session.mask_layers(reference)
-        others = [layer for layer in layers if layer is not self._session.mask]
-        combo = self.reference_combo
-        combo.blockSignals(True)
-        combo.clear()
-        combo.addItem("nothing")
-        combo.addItems([layer.name for layer in others])
-        self._others = [weakref.ref(layer) for layer in others]
-        chosen = next((i for i, layer in enumerate(others, 1) if layer is before), 0)
-        combo.setCurrentIndex(chosen)
-        combo.setEnabled(bool(others))
-        combo.blockSignals(False)
+        others = [layer for layer in layers if layer is not mask]
+        choices = [(NOTHING, None), *((layer.name, layer) for layer in others)]
+        ui.offer(self.reference_combo, choices, before if before in others else None)
+        self.reference_combo.enabled = bool(others)
+        self.mask_name.setText("No mask yet" if mask is None else f"Mask: {mask.name}")
         if self.reference_layer is not before:
             self._later()
-        self._enable()
+        for part in (self.copy_button, self.csv_button):
+            part.setEnabled(mask is not None)
 
     def copy_table(self) -> None:
         """Put the table of all masks of this CT on the clipboard, with tabs."""
@@ -144,15 +122,7 @@ class MeasurePanel(Panel):
             self.save_table(target, overwrite=target == Path(path) and target.exists())
 
     def save_table(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the table of all masks of this CT as CSV, in a thread.
-
-        Parameters
-        ----------
-        path : str or Path
-            Where to write.
-        overwrite : bool
-            Whether an existing file may be replaced.
-        """
+        """Write the table of all masks of this CT as CSV, in a thread."""
 
         def write(rows: list[dict[str, Any]]) -> None:
             self._background.submit(
@@ -170,7 +140,7 @@ class MeasurePanel(Panel):
         grid.setVerticalSpacing(3)
         grid.setColumnStretch(1, 1)
         for row, (key, name, tip) in enumerate(ROWS):
-            self._names[key], self.values[key] = label_of(name, tip), label_of("–", tip)
+            self._names[key], self.values[key] = ui.label_of(name, tip), ui.label_of("–", tip)
             # A long value must not widen the dock.
             self.values[key].setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             self.values[key].setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -188,7 +158,7 @@ class MeasurePanel(Panel):
         if isalive(self) and layer in (self._session.mask, self.reference_layer):
             self._later()
 
-    def _later(self) -> None:
+    def _later(self, choice: object = None) -> None:
         if not self._pause.isActive():
             self._pause.start()
 
@@ -245,11 +215,6 @@ class MeasurePanel(Panel):
             part.setVisible(found is not None and bool(found.classes))
         for key, text in _texts(found).items():
             self.values[key].setText(text)
-        self._enable()
-
-    def _enable(self) -> None:
-        for button in (self.copy_button, self.csv_button):
-            button.setEnabled(self._session.mask is not None)
 
 
 def _texts(found: Measured | None) -> dict[str, str]:
@@ -258,7 +223,8 @@ def _texts(found: Measured | None) -> dict[str, str]:
     if found is None:
         return texts
     mask = found.mask
-    texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} slices"
+    plural = "slice" if mask["slices"] == 1 else "slices"
+    texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} {plural}"
     if found.classes:
         lines = [_class_text(name, each) for name, each in found.classes.items()]
         texts["classes"] = "\n".join(lines)

@@ -8,91 +8,90 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QComboBox, QFileDialog, QMenu, QPushButton
+from qtpy.QtWidgets import QFileDialog
 
-from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.widget.card_dialog import CardDialog
-from napari_pancreas_seg._napari.widget.panel import Panel, label_of, narrow_combo, note_label
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.widget.dialogs import TextDialog, card_html
 from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["ModelPanel"]
 
-AUTOMATIC = [{"id": "auto", "name": "Automatic"}, {"id": "cpu", "name": "CPU"}]
+DEFAULT, AUTOMATIC = "default", "auto"
+ALWAYS = [{"id": "cpu", "name": "CPU"}]
+ORIGINS = {
+    "bundled": "Comes with the program",
+    "own": "One of your own models",
+    "cached": "Downloaded before",
+    "known": "Will be downloaded on the first run",
+}
 
 
-class ModelPanel(Panel):
-    """Choose a model, read its card, choose where it runs.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
+class ModelPanel(ui.Panel):
+    """Chooses a model and a device, and shows the model's card."""
 
     chosen = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__("Model")
-        self._session = session
-        self._background = Background(self)
-        self._origins: dict[str, str] = {}
-        self.combo = narrow_combo()
-        self.card_button = _small_button("Card")
-        self.card_button.setToolTip("What the model was trained on, how good it is, its licence.")
-        self.more_button = _small_button("File")
-        self.more_button.setToolTip("Use a model from a file or a folder.")
-        self.device_combo = narrow_combo()
-        self.device_note = note_label()
-        self.origin_note = note_label()
-        self.add(self.combo, self.card_button, self.more_button, stretch=(1, 0, 0))
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._settings, self._network = app.settings, app.network
+        self._models: dict[str, tuple[str, str, str]] = {}
+        """Text, origin and description by name or path."""
+        self.combo = ui.choice()
+        tip = "What the model was trained on, how good it is, its licence."
+        self.card_button = ui.button("Card", tip, self.show_card)
+        self.more_button = ui.menu_button("File", "Use a model from a file or a folder.")
+        self.origin_note = ui.OneLine()
+        self.device_combo = ui.choice("What the network runs on.")
+        self.device_note = ui.OneLine()
+        row = ("Model", self.combo, self.card_button, self.more_button)
+        self.add(*row, stretch=(0, 1, 0, 0))
         self.add(self.origin_note)
-        self.add(label_of("Device"), self.device_combo, stretch=(0, 1))
+        self.add("Device", self.device_combo)
         self.add(self.device_note)
-        self._fill_menu()
-        self.combo.addItem("default", "default")
+        menu = self.more_button.menu()
+        menu.addAction("Model from a file…").triggered.connect(self.ask_for_file)
+        menu.addAction("Model from a folder…").triggered.connect(self.ask_for_folder)
+        self._know(DEFAULT, DEFAULT, "")
+        self._offer_models(DEFAULT)
         self._offer_devices()
         # In a thread: what reads bundles imports h5py, and there may be many.
-        self._background.submit(_list_models, self._offer)
-        self.card_button.clicked.connect(self.show_card)
-        self.combo.currentIndexChanged.connect(self._on_chosen)
-        self.device_combo.currentIndexChanged.connect(self._on_device)
-        session.devices_changed.connect(self._offer_devices)
-        session.settings.cleared.connect(self._reset)
+        app.background.submit(_list_models, self._listed)
+        self.combo.changed.connect(self._on_model)
+        self.device_combo.changed.connect(self._on_device)
+        self._network.devices_changed.connect(self._offer_devices)
+        self._settings.cleared.connect(self._reset)
 
     @property
     def model(self) -> str:
         """Name or path of the model that is chosen."""
-        return self.combo.currentData() or "default"
+        return self.combo.value or DEFAULT
 
     @property
     def device(self) -> str:
         """The device that is chosen, as `Options` has it."""
-        return self.device_combo.currentData() or "auto"
+        return self.device_combo.value or AUTOMATIC
 
     def use_file(self, path: str | Path) -> None:
-        """Offer and choose a bundle from the disk.
-
-        Raises
-        ------
-        PancreasSegError
-            If it is no bundle.
-        """
+        """Offer and choose a bundle from the disk; a PancreasSegError if it is none."""
         from napari_pancreas_seg.model.bundle import load_card
 
-        self._add_file(Path(path), load_card(path))
+        path = Path(path)
+        name = str(load_card(path).get("name", path.stem))
+        self._know(str(path), name, f"From {path.name}")
+        self._offer_models(str(path))
+        self._on_model()
 
     def use_named(self, model: str) -> None:
         """Choose a model by name, one that has come since the list was made too, or by path."""
-        if self.combo.findData(model) < 0 and Path(model).name == model:
-            # In front of those from files, behind the default.
-            self.combo.insertItem(1, model, model)
-            self._origins[model] = ORIGINS["own"]
-        if self.combo.findData(model) >= 0:
-            _choose(self.combo, model)
-        else:
+        if model not in self._models and Path(model).name != model:
             self._try_file(Path(model))
+            return
+        if model not in self._models:
+            self._know(model, model, ORIGINS["own"])
+        self._offer_models(model)
+        self._on_model()
 
     def ask_for_file(self) -> None:
         """Ask for a bundle in a zip file and choose it."""
@@ -118,7 +117,8 @@ class ModelPanel(Panel):
         except PancreasSegError as error:
             report(error)
             return
-        CardDialog(card, self).show()
+        title = f"Model: {card.get('name', 'without a name')}"
+        TextDialog(title, card_html(card), self).show()
 
     def _try_file(self, path: Path) -> None:
         try:
@@ -126,113 +126,69 @@ class ModelPanel(Panel):
         except PancreasSegError as error:
             report(error)
 
-    def _add_file(self, path: Path, card: Mapping[str, Any]) -> None:
-        place = self.combo.findData(str(path))
-        if place < 0:
-            self._origins[str(path)] = f"From {path.name}"
-            self.combo.addItem(str(card.get("name", path.stem)), str(path))
-            place = self.combo.count() - 1
-        self.combo.setCurrentIndex(place)
+    def _know(self, model: str, text: str, origin: str, about: str = "") -> None:
+        taken = {known[0] for other, known in self._models.items() if other != model}
+        self._models[model] = (f"{text} ({model})" if text in taken else text, origin, about)
 
-    def _fill_menu(self) -> None:
-        menu = QMenu(self.more_button)
-        for text, slot in (
-            ("Model from a file…", self.ask_for_file),
-            ("Model from a folder…", self.ask_for_folder),
-        ):
-            action = QAction(text, menu)
-            action.triggered.connect(slot)
-            menu.addAction(action)
-        self.more_button.setMenu(menu)
+    def _offer_models(self, model: str) -> None:
+        """Offer the models that are known: the default first, those from files last."""
+        order = sorted(self._models, key=lambda one: (one != DEFAULT, Path(one).name != one))
+        ui.offer(self.combo, [(self._models[one][0], one) for one in order], model)
+        for place, one in enumerate(order):
+            self.combo.native.setItemData(place, self._models[one][2], Qt.ItemDataRole.ToolTipRole)
+        _, origin, about = self._models.get(self.model, ("", "", ""))
+        self.origin_note.setText(origin)
+        self.combo.tooltip = about or self.combo.current_choice
 
-    def _offer(self, entries: list[tuple[str, str, str]]) -> None:
-        """Offer the models that were found, in front of those that came from files."""
-        if not entries:
-            return
+    def _listed(self, entries: list[tuple[str, str, str]]) -> None:
         before = self.model
-        self.combo.blockSignals(True)
-        self.combo.removeItem(self.combo.findData("default"))  # stood in until now
-        for place, (name, origin, tip) in enumerate(entries):
-            self._origins[name] = origin
-            self.combo.insertItem(place, name, name)
-            self.combo.setItemData(place, tip, Qt.ItemDataRole.ToolTipRole)
-        remembered = self._session.settings.get("model/name", "default")
-        _choose(self.combo, before if before != "default" else remembered)
-        self.combo.blockSignals(False)
+        for name, origin, about in entries:
+            self._know(name, name, origin, about)
+        remembered = self._settings.get("model/name", DEFAULT)
+        wanted = before if before != DEFAULT else remembered
+        self._offer_models(wanted if wanted in self._models else DEFAULT)
         with contextlib.suppress(PancreasSegError, OSError, ValueError):  # it may have gone since
-            if self.model != remembered and Path(remembered).exists():
-                self.use_file(remembered)
-        self._show_origin()
+            if wanted not in self._models and Path(wanted).exists():
+                self.use_file(wanted)
         if self.model != before:
             self.chosen.emit()
 
     def _offer_devices(self) -> None:
         """Offer the devices that the network's process has told, or those that always are."""
-        found = self._session.devices
-        devices = [AUTOMATIC[0], *found] if found else AUTOMATIC
-        wanted = self._session.settings.get("model/device", "auto")
-        self.device_combo.blockSignals(True)
-        self.device_combo.clear()
-        for device in devices:
-            self.device_combo.addItem(device["name"], device["id"])
-        _choose(self.device_combo, wanted)
-        self.device_combo.blockSignals(False)
-        self.device_note.setText(self._session.why_no_gpu)
-        self.device_note.setVisible(bool(self._session.why_no_gpu))
+        devices = self._network.devices or ALWAYS
+        choices = [("Automatic", AUTOMATIC), *((one["name"], one["id"]) for one in devices)]
+        wanted = self._settings.get("model/device", AUTOMATIC)
+        known = any(wanted == device for _, device in choices)
+        ui.offer(self.device_combo, choices, wanted if known else AUTOMATIC)
+        self.device_note.setText(self._network.why_no_gpu)
 
-    def _on_chosen(self) -> None:
-        self._session.settings.set("model/name", self.model)
-        self._show_origin()
+    def _on_model(self) -> None:
+        self._settings.set("model/name", self.model)
+        self._offer_models(self.model)
         self.chosen.emit()
 
     def _on_device(self) -> None:
-        self._session.settings.set("model/device", self.device)
+        self._settings.set("model/device", self.device)
         self.chosen.emit()
 
-    def _show_origin(self) -> None:
-        origin = self._origins.get(self.model, "")
-        self.origin_note.setText(origin)
-        self.origin_note.setVisible(bool(origin))
-        self.combo.setToolTip(
-            self.combo.itemData(self.combo.currentIndex(), Qt.ItemDataRole.ToolTipRole) or ""
-        )
-
     def _reset(self) -> None:
-        _choose(self.combo, "default")
-        _choose(self.device_combo, "auto")
-
-
-def _choose(combo: QComboBox, data: str) -> None:
-    combo.setCurrentIndex(max(0, combo.findData(data)))
-
-
-def _small_button(text: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setStyleSheet("QPushButton { min-width: 0px; padding: 3px 6px; }")
-    return button
-
-
-ORIGINS = {
-    "bundled": "Comes with the program",
-    "own": "One of your own models",
-    "cached": "Downloaded before",
-    "known": "Will be downloaded on the first run",
-}
+        self._offer_models(DEFAULT)
+        self._offer_devices()
+        self.chosen.emit()
 
 
 def _list_models() -> list[tuple[str, str, str]]:
-    """List names, where they come from and short descriptions; the default first."""
+    """Names, where they come from, and short descriptions."""
     from napari_pancreas_seg.model.bundle import list_models
 
-    entries = sorted(list_models(), key=lambda entry: entry.name != "default")
     return [
         (entry.name, ORIGINS.get(entry.origin, entry.origin), _summary(entry.card))
-        for entry in entries
+        for entry in list_models()
     ]
 
 
 def _summary(card: Mapping[str, Any]) -> str:
-    """Say in a few lines what a model is."""
+    """What a model is, in a few lines."""
     lines = [f"{card.get('name', 'model')} {card.get('version', '')}".strip()]
     lines += [str(card[key]) for key in ("description", "licence") if card.get(key)]
     return "\n".join(lines)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from napari.utils.theme import get_system_theme, get_theme
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.review import Review, SliceFacts
-from napari_pancreas_seg._napari.session import Session
 
 __all__ = ["AREA", "DOUBT", "EDITED", "REVIEWED", "ReviewStrip"]
 
@@ -28,27 +28,21 @@ FRAME = 2.0
 
 
 class ReviewStrip(QWidget):
-    """Shows area, doubt, edited and reviewed of each slice; a click or a drag goes there.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
+    """Shows area, doubt, edited and reviewed of each slice; a click or a drag goes there."""
 
     jumped = Signal(int)
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__()
-        self._session = session
-        self._review: Review = session.review
+        self._session = app.session
+        self._review: Review = app.review
         self._picture: QImage | None = None
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self._review.changed.connect(self._draw_anew)
         self._review.moved.connect(self.update)
         self.jumped.connect(self._review.show)
-        viewer = session.viewer
+        viewer = self._session.viewer
         if viewer is not None:
             viewer.events.theme.connect(self._on_theme)
 
@@ -67,7 +61,7 @@ class ReviewStrip(QWidget):
     def paintEvent(self, event: QPaintEvent) -> None:
         """Draw the picture, which is kept, and over it where the viewer is."""
         painter = QPainter(self)
-        ground, ink = self._theme_colors()
+        ground, ink = ui.theme_colors(self._session.viewer)
         painter.fillRect(self.rect(), ground)
         facts = self._review.facts
         if facts is None:
@@ -181,14 +175,6 @@ class ReviewStrip(QWidget):
             pixels[top : top + row, :, 3] = (255 * np.asarray(strength, float)).astype(np.uint8)
         image = QImage(pixels.data, width, height, 4 * width, QImage.Format.Format_RGBA8888)
         return image.copy()  # which owns its pixels
-
-    def _theme_colors(self) -> tuple[QColor, QColor]:
-        """Ground and ink of napari's theme."""
-        viewer = self._session.viewer
-        name = "dark" if viewer is None else viewer.theme
-        theme = get_theme(get_system_theme() if name == "system" else name)
-        ground, ink = (QColor(color.as_hex()) for color in (theme.foreground, theme.text))
-        return ground, ink
 
 
 class _Columns:

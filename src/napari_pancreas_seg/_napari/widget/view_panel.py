@@ -1,89 +1,157 @@
-"""Ways of looking at the CT and the mask: HU windows, planes, 3-D, the model's mask."""
+"""Ways of looking: HU windows, planes, 3-D, the model's mask, attention."""
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from magicgui.widgets import CheckBox, FloatSlider
+from napari.layers import Image
 from qtpy.compat import isalive
-from qtpy.QtWidgets import QPushButton
 
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.layers.maps import COLOR_MAPS, PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.views.orientation import PLANES
-from napari_pancreas_seg._napari.views.views import HU_PRESETS, views_of
-from napari_pancreas_seg._napari.widget.panel import Panel
+from napari_pancreas_seg._napari.views.orientation import PLANES, plane_on_screen
+from napari_pancreas_seg._napari.views.views import HU_PRESETS
 
-__all__ = ["ViewPanel"]
+__all__ = ["AttentionPanel", "ViewPanel"]
 
 
-class ViewPanel(Panel):
-    """Buttons for how the chosen CT and its mask are shown.
+class ViewPanel(ui.Panel):
+    """Buttons for how the chosen CT and its mask are shown; what is shown now is marked."""
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__("View")
-        self._session = session
-        self._views = views_of(session)
-        self.presets = {name: QPushButton(name) for name in HU_PRESETS}
-        for name, button in self.presets.items():
-            low, high = HU_PRESETS[name]
-            button.setToolTip(f"Show the CT from {low:.0f} to {high:.0f} HU.")
-            button.clicked.connect(partial(self._views.preset, name))
-        self.planes = {name: QPushButton(name.capitalize()) for name in PLANES}
-        for name, button in self.planes.items():
-            button.setToolTip(f"Show the CT in {name} slices, as radiologists have them.")
-            button.clicked.connect(partial(self._views.plane, name))
-        self.surface_button = QPushButton("3-D")
-        self.surface_button.setToolTip("The mask as a surface, and back to slices.")
-        self.surface_button.setCheckable(True)
-        self.blink_button = QPushButton("Model's mask")
-        self.blink_button.setToolTip(
-            "Show what the model wrote in place of the edited mask. Nothing is changed."
-        )
-        self.blink_button.setCheckable(True)
-        self.orthogonal_button = QPushButton("Three views")
-        self.orthogonal_button.setToolTip(
-            "Axial, coronal and sagittal side by side, by the plugin napari-orthogonal-views."
-        )
+        self._session, self._views = app.session, app.views
+        self._followed: weakref.ref[Image] | None = None
+        self.presets = {
+            name: ui.button(
+                name,
+                f"Show the CT from {low:.0f} to {high:.0f} HU.",
+                partial(self._views.preset, name),
+            )
+            for name, (low, high) in HU_PRESETS.items()
+        }
+        self.planes = {
+            name: ui.button(
+                name.capitalize(),
+                f"Show the CT in {name} slices, as radiologists have them.",
+                partial(self._views.plane, name),
+            )
+            for name in PLANES
+        }
+        views, tip = self._views, "The mask as a surface, and back to slices."
+        self.surface_button = ui.button("3-D", tip, views.surface.toggle)
+        tip = "Show what the model wrote in place of the edited mask. Nothing is changed."
+        self.blink_button = ui.button("Model's mask", tip)
+        tip = "Axial, coronal and sagittal side by side, by the plugin napari-orthogonal-views."
+        self.orthogonal_button = ui.button("Three views", tip, views.toggle_orthogonal)
         self.add(*self.presets.values(), stretch=(7, 8, 5, 5))
         self.add(*self.planes.values(), self.surface_button, stretch=(5, 7, 7, 4))
         self.add(self.blink_button, self.orthogonal_button)
-        for button in self._buttons():
-            # Four in a row: with napari's margins their words would be cut off.
-            button.setStyleSheet("QPushButton { padding: 3px 1px; min-width: 0px; }")
-        self.surface_button.clicked.connect(self._views.surface.toggle)
+        marked = (*self.presets.values(), *self.planes.values())
+        for part in (*marked, self.surface_button, self.blink_button):
+            part.setCheckable(True)
         self.blink_button.clicked.connect(self._views.blink)
-        self.orthogonal_button.clicked.connect(self._views.toggle_orthogonal)
+        for part in marked:
+            part.clicked.connect(self._show)
         self._views.changed.connect(self._show)
-        session.mask_chosen.connect(self._show)
+        self._session.mask_chosen.connect(self._show)
+        if self._session.viewer is not None:
+            dims = self._session.viewer.dims.events
+            for event in (dims.order, dims.ndisplay):
+                event.connect(self._show)
         self._show()
 
     def refresh(self, reference: GridReference | None) -> None:
         """Say what there is to look at."""
+        ct = self._session.ct
+        if ct is not None and (self._followed is None or self._followed() is not ct):
+            self._followed = weakref.ref(ct)
+            ct.events.contrast_limits.connect(self._show)
         self._show()
 
-    def _buttons(self) -> list[QPushButton]:
-        return [
-            *self.presets.values(),
-            *self.planes.values(),
-            self.surface_button,
-            self.blink_button,
-            self.orthogonal_button,
-        ]
-
-    def _show(self) -> None:
+    def _show(self, event: Any = None) -> None:
         if not isalive(self):
             return
-        mask = self._session.mask
-        for button in self._buttons():
-            button.setEnabled(self._session.ct is not None)
+        ct, mask, viewer = self._session.ct, self._session.mask, self._session.viewer
+        window = None if ct is None else tuple(float(limit) for limit in ct.contrast_limits)
+        for name, part in self.presets.items():
+            part.setEnabled(ct is not None)
+            part.setChecked(window == HU_PRESETS[name])
+        placement = None if ct is None else self._session.placement(ct)
+        plane = None if placement is None or viewer is None else plane_on_screen(viewer, placement)
+        for name, part in self.planes.items():
+            part.setEnabled(ct is not None)
+            part.setChecked(name == plane)
+        self.orthogonal_button.setEnabled(ct is not None)
         self.surface_button.setEnabled(mask is not None or self._views.surface.on)
         self.surface_button.setChecked(self._views.surface.on)
         known = mask is not None and mask in self._session.masks
         self.blink_button.setEnabled(known or self._views.blinking)
         self.blink_button.setChecked(self._views.blinking)
+
+
+N_GATES = 4
+
+
+class AttentionPanel(ui.Panel):
+    """Shows gates and probability of the chosen CT, one at a time."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__("Attention")
+        self._maps = app.maps
+        self._reference: GridReference | None = None
+        self.boxes: dict[str, CheckBox] = {}
+        for number in range(1, N_GATES + 1):
+            self._add_box(f"attention {number}", str(number), f"Gate {number}; 1 is the finest.")
+        self._add_box(PROBABILITY, "Probability", "What the network says before any threshold.")
+        self.opacity = FloatSlider(value=0, min=0, max=1, step=0.01, readout=False)
+        self.colors = ui.choice("Colours of the gates.")
+        note = ui.OneLine("Coefficients from 0 to 1; no explanation.")
+        self.add("Gates", *self.boxes.values(), stretch=(1, 0, 0, 0, 0, 0))
+        self.add("Opacity", self.opacity, self.colors, stretch=(0, 3, 2))
+        self.add(note)
+        self._show_appearance()
+        self.opacity.changed.connect(self._on_appearance)
+        self.colors.changed.connect(self._on_appearance)
+        app.settings.cleared.connect(self._on_cleared)
+        self.refresh(app.session.reference)
+
+    def refresh(self, reference: GridReference | None) -> None:
+        """Tick the maps that are shown of a CT, or will be once they are there."""
+        self._reference = reference
+        known = [] if reference is None else self._maps.known(reference)
+        layers = {} if reference is None else self._maps.layers(reference)
+        for word, box in self.boxes.items():
+            # Before a run the boxes say what will be shown; a model may have fewer gates.
+            box.enabled = not known or word in known
+            shown = layers[word].visible if word in layers else False
+            ui.show(box, shown if known else word == self._maps.appearance.shown)
+
+    def _add_box(self, word: str, text: str, tip: str) -> None:
+        box = self.boxes[word] = ui.tick(text, tip)
+        box.changed.connect(lambda shown: self._show(word, shown))
+
+    def _show(self, word: str, shown: bool) -> None:
+        self._maps.show(self._reference, word, shown)
+        self.refresh(self._reference)
+
+    def _on_appearance(self) -> None:
+        self._maps.appearance = replace(
+            self._maps.appearance, opacity=round(self.opacity.value, 2), colormap=self.colors.value
+        )
+
+    def _on_cleared(self) -> None:
+        if isalive(self):
+            self._show_appearance()
+            self._on_appearance()
+            self.refresh(self._reference)
+
+    def _show_appearance(self) -> None:
+        ui.show(self.opacity, self._maps.appearance.opacity)
+        ui.offer(self.colors, [(name, name) for name in COLOR_MAPS], self._maps.appearance.colormap)

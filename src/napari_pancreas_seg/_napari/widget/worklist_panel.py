@@ -6,19 +6,11 @@ from pathlib import Path
 
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QFileDialog,
-    QListWidget,
-    QListWidgetItem,
-    QPushButton,
-)
+from qtpy.QtWidgets import QFileDialog, QListWidget, QListWidgetItem
 
+import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg import io
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.widget.panel import Panel, note_label
-from napari_pancreas_seg._napari.worklist.ahead import How
-from napari_pancreas_seg._napari.worklist.session import worklist_of
+from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.errors import PancreasSegError
@@ -32,77 +24,48 @@ MARKS = {
     Status.REVIEWED: "◕",
     Status.EXPORTED: "●",
 }
-ROWS_SHOWN = 6
+ROWS_SHOWN = 14
 
 
-class WorklistPanel(Panel):
-    """Work through the CTs of a folder.
+class WorklistPanel(ui.Panel):
+    """Works through the CTs of a folder."""
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-    """
-
-    def __init__(self, session: Session) -> None:
-        super().__init__("Worklist")
-        self._session = session
-        self._work = worklist_of(session)
-        self.open_button = QPushButton("Open folder…")
-        self.open_button.setToolTip("Work through the CTs of a folder; or drop a folder here.")
-        self.output_button = QPushButton("Masks to…")
-        self.output_button.setToolTip("Choose the folder that masks are written into.")
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self._work = app.worklist
+        tip = "Work through the CTs of a folder; or drop one here."
+        self.open_button = ui.button("Open folder…", tip, self.ask_for_folder)
+        tip = "Choose the folder that masks are written into."
+        self.output_button = ui.button("Masks to…", tip, self.ask_for_output)
         self.list = QListWidget()
         self.list.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        row = self.list.fontMetrics().height() + 6
-        self.list.setFixedHeight(ROWS_SHOWN * row)
-        self.previous_button = QPushButton("◀")
-        self.previous_button.setToolTip("Previous case; the mask of this one is kept.")
-        self.next_button = QPushButton("▶")
-        self.next_button.setToolTip("Next case; the mask of this one is kept.")
-        self.reviewed_button = QPushButton("Reviewed")
-        self.reviewed_button.setToolTip("Remember that this case was reviewed.")
-        self.done_button = QPushButton("Export, next")
-        self.done_button.setToolTip(
-            "Write the mask, mark the case as exported and go to the next one that is not."
-        )
-        self.ahead = QCheckBox("Segment the next case")
-        self.ahead.setToolTip("While this one is corrected, unless it has a mask already.")
-        self.status = note_label()
+        self.list.setFixedHeight(ROWS_SHOWN * (self.list.fontMetrics().height() + 6))
+        work, tip = self._work, "Write the mask, and go to the next case that is not exported."
+        self.previous_button = ui.button("◀", "Previous case.", lambda: work.step(-1))
+        self.next_button = ui.button("▶", "Next case.", lambda: work.step(1))
+        self.reviewed_button = ui.button("Reviewed", "Remember it.", work.mark_reviewed)
+        self.done_button = ui.button("Export, next", tip, work.finish_case)
+        tip = "While this one is corrected, unless it has a mask already."
+        self.ahead = ui.tick("Segment the next case", tip)
+        self.status, self.where, self.next = ui.OneLine(), ui.OneLine(), ui.OneLine()
+        both = (self.previous_button, self.next_button)
+        self._steps = (*both, self.reviewed_button, self.done_button)
         self.add(self.open_button, self.output_button)
         self.add(self.list)
-        self.add(
-            self.previous_button,
-            self.next_button,
-            self.reviewed_button,
-            self.done_button,
-            stretch=(0, 0, 4, 5),
-        )
+        self.add(*self._steps, stretch=(1, 1, 4, 5))
         self.add(self.ahead)
         self.add(self.status)
-        for button in (self.previous_button, self.next_button):
-            button.setFixedWidth(34)
-        for button in (self.reviewed_button, self.done_button):
-            # Four in a row: with napari's margins they would widen the dock.
-            button.setStyleSheet("QPushButton { padding: 3px 1px; min-width: 0px; }")
-        self.ahead.setChecked(session.settings.get("worklist/ahead", True))
-        self._work.ahead.segments = self.ahead.isChecked()
-        self.open_button.clicked.connect(self.ask_for_folder)
-        self.output_button.clicked.connect(self.ask_for_output)
-        self.previous_button.clicked.connect(lambda: self._work.step(-1))
-        self.next_button.clicked.connect(lambda: self._work.step(1))
-        self.reviewed_button.clicked.connect(self._work.mark_reviewed)
-        self.done_button.clicked.connect(self._work.finish_case)
+        self.add(self.where)
+        self.add(self.next)
+        ui.remember(self.ahead, app.settings, "worklist/ahead", True)
+        self._on_ahead(self.ahead.value)
+        self.ahead.changed.connect(self._on_ahead)
         self.list.itemActivated.connect(self._go)
         self.list.itemClicked.connect(self._go)
-        self.ahead.toggled.connect(self._on_ahead)
         self._work.changed.connect(self._show)
         self._show()
-
-    def segment_with(self, how: How) -> None:
-        """Say which model and which options cases are segmented ahead with."""
-        self._work.ahead.how = how
 
     def ask_for_folder(self) -> None:
         """Ask for a folder and open it as a worklist."""
@@ -115,12 +78,12 @@ class WorklistPanel(Panel):
 
         def opened(is_series: bool) -> None:
             if is_series:
-                self._session.open_file(folder)
+                self._app.files.open(folder)
             elif isalive(self):
-                self.is_open = True
+                self.wanted.emit()
                 self._work.open(folder)
 
-        self._session.background.submit(lambda: _is_one_series(Path(folder)), opened)
+        self._app.background.submit(lambda: _is_one_series(Path(folder)), opened)
 
     def ask_for_output(self) -> None:
         """Ask where masks are to be written."""
@@ -134,27 +97,29 @@ class WorklistPanel(Panel):
             self._work.go_to(row)
 
     def _on_ahead(self, on: bool) -> None:
-        self._work.ahead.segments = on
-        self._session.settings.set("worklist/ahead", on)
+        self._app.ahead.segments = on
 
     def _show(self) -> None:
         if not isalive(self):
             return
-        worklist = self._work.worklist
-        there, idle = worklist is not None, not self._work.busy
-        for widget in (self.list, self.ahead, self.status, self.output_button):
-            widget.setVisible(there or (widget is self.status and not idle))
-        for button in (
-            self.previous_button,
-            self.next_button,
-            self.reviewed_button,
-            self.done_button,
-        ):
-            button.setVisible(there)
-            button.setEnabled(there and idle)
+        worklist, idle = self._work.worklist, not self._work.busy
+        for part in (self.list, self.output_button, *self._steps):
+            part.setEnabled(worklist is not None and (idle or part is self.list))
+        self.status.setText(self._work.busy or "Open a folder of CTs, one case each.")
         if worklist is None:
-            self.status.setText(self._work.busy)
             return
+        self._list_cases()
+        self.previous_button.setEnabled(idle and worklist.current > 0)
+        self.next_button.setEnabled(idle and worklist.next_case is not None)
+        exported = worklist.counts()[Status.EXPORTED]
+        self.status.setText(self._work.busy or f"{exported} of {len(worklist)} exported.")
+        self.where.setText(f"Masks go to '{worklist.output.name}' and replace those there.")
+        self.where.setToolTip(str(worklist.output))
+        self.next.setText(f"Next case: {self._app.ahead.state}." if self._app.ahead.state else "")
+
+    def _list_cases(self) -> None:
+        worklist = self._work.worklist
+        assert worklist is not None
         self.list.blockSignals(True)
         while self.list.count() < len(worklist):
             self.list.addItem("")
@@ -166,20 +131,12 @@ class WorklistPanel(Panel):
             item.setToolTip(f"{case.name}: {case.status}")
         self.list.setCurrentRow(worklist.current)
         self.list.blockSignals(False)
-        self.previous_button.setEnabled(idle and worklist.current > 0)
-        self.next_button.setEnabled(idle and worklist.next_case is not None)
-        exported = worklist.counts()[Status.EXPORTED]
-        where = f"{exported} of {len(worklist)} exported. Masks go to '{worklist.output.name}' "
-        where += "and replace those there."
-        ahead = f" Next case: {self._work.ahead.state}." if self._work.ahead.state else ""
-        self.status.setText(self._work.busy or where + ahead)
-        self.status.setToolTip(str(worklist.output))
 
 
 def _is_one_series(folder: Path) -> bool:
     """Whether all that a folder holds is one DICOM series; beside other CTs it is a case."""
     try:
-        inputs = find_inputs([folder])
+        inputs = list(find_inputs([folder]))
     except PancreasSegError:
         return io.is_dicom(folder)  # deep below, where cases are not looked for
     return len(inputs) == 1 and io.is_dicom(inputs[0])

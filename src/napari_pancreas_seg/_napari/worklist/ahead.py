@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
@@ -13,50 +11,35 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import placement_of
-from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.worklist.case import LoadedCase, read_case
 from napari_pancreas_seg.cohort.worklist import WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
-
-__all__ = ["CaseAhead", "How"]
+from napari_pancreas_seg.inference.result import Segmentation, exhaust
 
 logger = logging.getLogger(__name__)
-
-How = Callable[[], tuple[str | Path, Options]]
 
 
 class CaseAhead(QObject):
     """Reads the next case, and segments it if that is wanted, before one comes to it.
 
     A run, or a slice that is run again, comes first: the network does one thing at a time.
-
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-
-    Attributes
-    ----------
-    segments : bool
-        Whether a case without a mask is segmented.
-    how : callable
-        Returns the model and the options for that.
     """
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, network: Network, runs: Runs, background: Background) -> None:
+        super().__init__()
         self.segments = False
-        self.how: How = lambda: ("default", Options())
-        self._session = session
-        self._background = Background(self)
+        """Whether a case without a mask is segmented."""
+        self._network = network
+        self._runs = runs
+        self._background = background
         self._waiting: LoadedCase | None = None
         self._segmenting: LoadedCase | None = None
         self._number = 0
-        session.run_finished.connect(self._go_on)
-        session.corrector.changed.connect(self._go_on)
+        network.freed.connect(self._go_on)
 
     @property
     def state(self) -> str:
@@ -96,24 +79,21 @@ class CaseAhead(QObject):
 
     def _segment(self, case: LoadedCase) -> None:
         known = case.mask is not None or case.result is not None
-        taken = self._session.running or self._session.corrector.uses_network
-        if not self.segments or known or taken or self._segmenting is case:
+        if not self.segments or known or self._network.in_use or self._segmenting is case:
             return
         self._segmenting = case
-        model, options = self.how()
-        session, reference = self._session, placement_of(case.ct).reference
+        model, options = self._runs.how()
+        network, reference = self._network, placement_of(case.ct).reference
         data, number = case.ct.data, self._number
 
         def gone() -> bool:
-            wanted = session.running or session.corrector.uses_network
-            return wanted or (number != self._number and self._waiting is not case)
+            return bool(network.in_use) or (number != self._number and self._waiting is not case)
 
         def segment() -> Segmentation | None:
             volume = volume_of(data, reference)
             options_here = replace(options, first_slice=None)
-            return exhaust(
-                session.network.iter_segment(volume, model, options_here, cancelled=gone)
-            )
+            run = network.process.iter_segment(volume, model, options_here, cancelled=gone)
+            return exhaust(run)
 
         def ended() -> None:
             if isalive(self) and self._segmenting is case:

@@ -11,36 +11,19 @@ from napari.layers import Image, Labels, Layer
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.autosave.autosave import digest_of
 from napari_pancreas_seg._napari.layers.bridge import PANCREAS, ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.layers.placement import GridReference, placement_of
+from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, placement_of
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.cohort.worklist import WorklistCase
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.volume import bounding_box
-
-__all__ = ["LoadedCase", "first_look", "read_case", "result_layer"]
 
 
 @dataclass(eq=False)
 class LoadedCase:
     """A case's layers, ready to be shown, and what was found in it meanwhile.
 
-    Parameters
-    ----------
-    index : int
-        Which case of the worklist it is.
-    ct : Image
-        Its CT.
-    mask : Labels or None
-        Its mask, if there is one.
-    saved : str
-        Digest of the mask in `target`; empty if there is none that this one comes from.
-    target : Path
-        Where its mask is written: where it was read from, whatever was chosen since.
-    notes : tuple of str
-        Sentences the user should read.
-    result : Segmentation, optional
-        What was found in it before it was shown.
+    `saved` is the digest of the mask in `target`, empty if there is none that this one comes
+    from; `target` is where it was read from, whatever was chosen since.
     """
 
     index: int
@@ -53,20 +36,7 @@ class LoadedCase:
 
 
 def read_case(index: int, case: WorklistCase) -> LoadedCase:
-    """Read a case and make its layers; for a thread.
-
-    Parameters
-    ----------
-    index : int
-        Which case of the worklist it is.
-    case : WorklistCase
-        Its files.
-
-    Raises
-    ------
-    PancreasSegError
-        If its CT or its mask cannot be read, or the mask lies on another grid.
-    """
+    """Read a case and make its layers; for a thread."""
     volume = io.load_ct(case.source)
     ct: Image = Layer.create(*ct_layer_data(volume))
     notes = volume.notes
@@ -74,7 +44,7 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
         return LoadedCase(index, ct, None, "", case.mask, notes)
     mask, on = io.load_mask(case.mask)
     advice = "move it out of the output folder, or choose another folder"
-    mask = bring_onto(volume, mask, on.grid, case.mask.name, advice)
+    mask = bring_onto(volume, mask, on, case.mask.name, advice)
     data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas")
     return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes)
 
@@ -86,15 +56,16 @@ def result_layer(loaded: LoadedCase, result: Segmentation) -> tuple[Labels, Mode
     data = labels_layer_data(
         result.mask.copy(), placement, f"{loaded.ct.name} pancreas", labels=labels
     )
-    known = ModelMask(placement.reference)
-    known.copy = result.mask
-    known.written = set(np.flatnonzero(result.mask.any(axis=(1, 2))).tolist())
+    known = ModelMask.holding(placement.reference, result.mask)
     known.finish(result)
     layer: Labels = Layer.create(*data)
     return layer, known
 
 
 def first_look(mask: Labels | None, reference: GridReference) -> int:
-    """Slice in the middle of the mask, else of the CT."""
-    box = None if mask is None else bounding_box(np.asarray(mask.data))
-    return (box[0].start + box[0].stop) // 2 if box else reference.grid.shape[0] // 2
+    """The slice with the largest area of the mask, else the middle of the CT."""
+    areas = [0]
+    if mask is not None:
+        shown = display_view(np.asarray(mask.data), reference.orientation)
+        areas = [int(np.count_nonzero(plane)) for plane in shown]
+    return int(np.argmax(areas)) if any(areas) else reference.grid.shape[0] // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from napari.layers import Labels
 from napari.utils.notifications import show_info
@@ -11,13 +12,18 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave.autosave import EMPTY, digest_of
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import Background, report, timer
+from napari_pancreas_seg._napari.correct.review import Review
+from napari_pancreas_seg._napari.layers.files import LayerFiles
+from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
     show_slice,
     slice_on_screen,
 )
+from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
 from napari_pancreas_seg._napari.worklist.case import (
     LoadedCase,
@@ -29,7 +35,8 @@ from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import user_folder
 
-__all__ = ["WorklistSession", "state_folder", "worklist_of"]
+PAUSE_MS = 1000
+"""How soon the slice on screen is remembered once it rests."""
 
 
 def state_folder() -> Path:
@@ -43,34 +50,42 @@ class WorklistSession(QObject):
     On the way to another case the mask is written into the output folder, if it differs from
     what is there; only then does the case leave the viewer.
 
-    Parameters
-    ----------
-    session : Session
-        The viewer's session.
-
-    Attributes
-    ----------
-    worklist : Worklist or None
-        The worklist that is open.
-    busy : str
-        What is being done, for people to read; empty if nothing is.
-    ahead : CaseAhead
-        Makes the next case ready.
+    `busy` says what is being done, for people to read; empty if nothing is.
     """
 
     changed = Signal()
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
+    def __init__(
+        self,
+        session: Session,
+        runs: Runs,
+        files: LayerFiles,
+        maps: MapLayers,
+        watch: MaskWatch,
+        review: Review,
+        ahead: CaseAhead,
+        background: Background,
+    ) -> None:
+        super().__init__()
         self.worklist: Worklist | None = None
         self.busy = ""
+        self.ahead = ahead
         self._session = session
-        self._background = Background(self)
+        self._runs = runs
+        self._files = files
+        self._maps = maps
+        self._watch = watch
+        self._review = review
+        self._background = background
         self._shown: LoadedCase | None = None
-        self.ahead = CaseAhead(session)
-        self.ahead.changed.connect(self.changed)
-        session.run_finished.connect(self._on_run_finished)
+        ahead.changed.connect(self.changed)
+        runs.finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
+        self._soon = timer(self, PAUSE_MS, self.note_place)
+        review.moved.connect(self._soon.start)
+        if session.viewer is not None:
+            session.viewer.layers.events.removing.connect(self._on_removing)
+        review.marked.connect(lambda _: self._soon.start())
 
     @property
     def case(self) -> WorklistCase | None:
@@ -79,16 +94,14 @@ class WorklistSession(QObject):
             return None
         return self.worklist.cases[self._shown.index]
 
-    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
-        """List the CTs of a folder, in a thread, and go to where one stopped.
+    def note_place(self) -> None:
+        """Remember which slice is on screen and which are reviewed: a window may be killed."""
+        self._soon.stop()
+        if self._shown is not None and not self.busy:
+            self._note(self._shown, slice=self._slice())
 
-        Parameters
-        ----------
-        folder : str or Path
-            Folder with CTs.
-        output : str or Path, optional
-            Folder for the masks, see `Worklist`.
-        """
+    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
+        """List the CTs of a folder, in a thread, and go to where one stopped."""
         target = None if output is None else Path(output)
         if self.busy:
             report(PancreasSegError(f"“{self.busy.rstrip('…')}” is not done yet; wait a moment."))
@@ -175,7 +188,7 @@ class WorklistSession(QObject):
 
     def _is_settled(self) -> bool:
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
-        if self._session.running:
+        if self._runs.running:
             report(PancreasSegError("A run is under way; cancel it or wait for its end."))
         elif not self._may_write:
             report(PancreasSegError("Keep or discard what the run has found first."))
@@ -183,7 +196,7 @@ class WorklistSession(QObject):
 
     @property
     def _may_write(self) -> bool:
-        run = self._session.run
+        run = self._runs.latest
         return run is None or not (run.running or run.can_discard)
 
     def _leave(self, then: Callable[[], None]) -> None:
@@ -192,10 +205,10 @@ class WorklistSession(QObject):
             return
 
         mask = self._mask()
-        edits = self._session.edits_of(mask)
+        edits = self._watch.edits_of(mask)
 
         def left() -> None:
-            if self._mask() is mask and self._session.edits_of(mask) == edits:
+            if self._mask() is mask and self._watch.edits_of(mask) == edits:
                 self._take_away()
                 then()
             else:
@@ -258,7 +271,7 @@ class WorklistSession(QObject):
 
     def _write(self, mask: Labels, shown: LoadedCase, then: Callable[[Path], None]) -> None:
         try:
-            self._session.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
+            self._files.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
         except PancreasSegError as error:
             self._idle()
             report(error)
@@ -271,7 +284,7 @@ class WorklistSession(QObject):
             return
         reference = reference_of(shown.ct)
         if reference is not None:
-            self._session.maps.forget(reference)
+            self._maps.forget(reference)
         for layer in list(viewer.layers):
             own = reference_of(layer)
             same = own is not None and reference is not None and own.id == reference.id
@@ -279,18 +292,23 @@ class WorklistSession(QObject):
                 viewer.layers.remove(layer)
 
     def _remember(self, shown: LoadedCase, status: Status | None, seen: int | None) -> None:
+        self._note(shown, status=status, slice=seen)
+        self.changed.emit()
+
+    def _note(self, shown: LoadedCase, **known: Any) -> None:
+        mask = self._mask()
+        reviewed = None if mask is None else tuple(sorted(self._review.reviewed_of(mask)))
         if self.worklist is None:
             return
         try:
-            self.worklist.update(shown.index, status=status, slice=seen)
+            self.worklist.update(shown.index, **known, reviewed=reviewed, digest=shown.saved)
         except PancreasSegError as error:
             report(error)
-        self.changed.emit()
 
     def _slice(self) -> int | None:
         viewer, shown = self._session.viewer, self._shown
         reference = None if shown is None else reference_of(shown.ct)
-        if viewer is None or shown is None or reference is None:
+        if viewer is None or shown is None or reference is None or shown.ct not in viewer.layers:
             return None
         return slice_on_screen(viewer, shown.ct, reference)
 
@@ -336,6 +354,8 @@ class WorklistSession(QObject):
         if mask is not None:
             viewer.add_layer(mask)
             viewer.layers.selection.active = mask
+            if case.digest and case.digest == loaded.saved:
+                self._review.set_reviewed(mask, case.reviewed)
         reference = reference_of(loaded.ct)
         if reference is not None:
             z = case.slice if case.slice is not None else first_look(mask, reference)
@@ -356,12 +376,17 @@ class WorklistSession(QObject):
     # -- what happens meanwhile
 
     def _on_run_finished(self) -> None:
-        run = self._session.run
+        run = self._runs.latest
         if self._shown is None or run is None or not run.stands:
             return
         if self.case is not None and self.case.status is Status.NEW:
             # At once, so that a crash costs nothing of it.
             self._keep(self.changed.emit)
+
+    def _on_removing(self, event: Any) -> None:
+        """Remember the place while the CT is there: a window that closes removes it."""
+        if self._shown is not None and self._session.layers[event.index] is self._shown.ct:
+            self.note_place()
 
     def _on_mask_changed(self, layer: Labels) -> None:
         case, shown = self.case, self._shown
@@ -385,9 +410,3 @@ class WorklistSession(QObject):
         self.busy = ""
         if isalive(self):
             self.changed.emit()
-
-
-def worklist_of(session: Session) -> WorklistSession:
-    """Find the worklist of a session, or make one."""
-    known = session.findChild(WorklistSession)
-    return WorklistSession(session) if known is None else known

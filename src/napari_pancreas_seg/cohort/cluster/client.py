@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.overlap import Ended
 from napari_pancreas_seg.cohort.resume import OutputOptions
-from napari_pancreas_seg.cohort.run import CaseResult, Job, failure
+from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter, failure
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.cascade import find_localiser, with_localiser
 from napari_pancreas_seg.inference.result import Options, Progress
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.model.bundle import load_bundle
@@ -30,7 +28,7 @@ from napari_pancreas_seg.model.bundle import load_bundle
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from napari_pancreas_seg.cohort.cluster.worker import ClusterCase
+    from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
     from napari_pancreas_seg.inference.segment import LoadedModel
 
 __all__ = ["segment_on_cluster"]
@@ -38,8 +36,8 @@ __all__ = ["segment_on_cluster"]
 logger = logging.getLogger(__name__)
 
 _RETRIES = 2
-"""How often a case is tried again that a worker could not even begin. Apart from that, Dask tries
-the case of a worker that died again, as often as the scheduler's ``allowed-failures`` says."""
+"""How often a case is tried again that a worker could not begin. The case of a worker that died is
+tried again by Dask, as often as the scheduler's ``allowed-failures`` says."""
 
 
 def segment_on_cluster(
@@ -47,60 +45,33 @@ def segment_on_cluster(
     cases: Sequence[Case],
     model: str = "default",
     options: Options | None = None,
+    wanted: OutputOptions | None = None,
     *,
-    attention: bool = False,
-    probability: bool = False,
-    overwrite: bool = False,
-    mint_uids: bool = False,
-    resume: bool = True,
     timeout_s: float = 20.0,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> Generator[CaseResult]:
     """Segment CTs on the workers of a Dask cluster; one bad case does not stop the others.
 
-    Parameters
-    ----------
-    scheduler : str
-        Address of the scheduler, such as ``tcp://node1:8786``.
-    cases, model, options, attention, probability, overwrite, mint_uids, resume
-        See `cohort.segment_cases`. The model's files need to be on this machine only.
-    timeout_s : float
-        Seconds to wait for the scheduler, and again for the first worker.
-    on_progress : callable, optional
-        Called with the index of a case and how many cases are done.
-
-    Yields
-    ------
-    CaseResult
-        One for each case, as soon as it is done or has failed: not in the order of the cases.
-
-    Raises
-    ------
-    PancreasSegError
-        If Dask is not installed, the cluster cannot be reached or does not fit this machine,
-        there is no such model, or the cluster is lost on the way.
+    Results come as cases are done or have failed, not in their order. The model's files need to be
+    on this machine only. `timeout_s` is how long to wait for the scheduler, and again for the first
+    worker. `on_progress` is called with the index of a case and how many cases are done.
     """
     asked = options or Options()
     bundle = load_bundle(model)
-    bundle = replace(bundle, card=with_localiser(bundle.card, asked.localiser))
-    finder = find_localiser(bundle.card, asked.localiser)
-    wanted = OutputOptions(attention, probability, overwrite, mint_uids)
     cases = [
         replace(case, source=case.source.absolute(), mask=case.mask.absolute()) for case in cases
     ]
-    here = Job(_no_network, bundle.card, asked, wanted, resume=resume)
+    here = CaseSegmenter(_no_network, bundle.card, asked, wanted or OutputOptions())
     with _connected(scheduler, timeout_s) as client:
-        from napari_pancreas_seg.cohort.cluster.worker import NetworkPlugin
+        from napari_pancreas_seg.cohort.cluster.worker import ModelPlugin
 
-        plugin = NetworkPlugin(
-            bundle, asked.device, None if finder is None else load_bundle(finder)
-        )
+        plugin = ModelPlugin(bundle, asked.device)
         _prepare(client, scheduler, cases, plugin)
-        tasks: dict[int, ClusterCase] = {}
+        tasks: dict[int, ClusterTask] = {}
         for index, case in enumerate(cases):
-            task = _hand_out(here, case, plugin.name)
-            if isinstance(task, Ended):
-                yield task.result
+            task = _task(here, case, plugin.name)
+            if isinstance(task, CaseResult):
+                yield task
             else:
                 tasks[index] = task
         done = len(cases) - len(tasks)
@@ -111,27 +82,23 @@ def segment_on_cluster(
             yield result
 
 
-def _hand_out(here: Job, case: Case, plugin: str) -> ClusterCase | Ended[CaseResult]:
+def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseResult:
     """Make a task of a case, unless it is done or something is in its way.
 
     Where a case may be done already, only the worker finds out, by hashing the CT.
     """
-    from napari_pancreas_seg.cohort.cluster.worker import ClusterCase
+    from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
 
-    start = time.perf_counter()
+    work, start = CaseInWork(0, case), time.perf_counter()
     try:
-        earlier = here.earlier(case)
-        if earlier is not None and earlier.done:
-            return Ended(here.done_before(earlier))
-        if earlier is None:
-            here.check_targets(case)
+        previous = here.begin(work)
     except Exception as error:
-        return Ended(failure(case, error, start))
-    return ClusterCase(case, here.options, here.wanted, plugin, earlier is None, here.resume)
+        return failure(case, error, start)
+    return work.result or ClusterTask(case, here.options, here.wanted, plugin, previous is None)
 
 
-def _run(client: Client, tasks: Mapping[int, ClusterCase]) -> Iterator[tuple[int, CaseResult]]:
-    """Hand out the tasks; yield the index of each and what became of it, as they finish."""
+def _run(client: Client, tasks: Mapping[int, ClusterTask]) -> Iterator[tuple[int, CaseResult]]:
+    """Hand out the tasks; yield index and result of each as they finish."""
     import distributed
 
     from napari_pancreas_seg.cohort.cluster.worker import run_case
@@ -155,7 +122,7 @@ def _run(client: Client, tasks: Mapping[int, ClusterCase]) -> Iterator[tuple[int
             client.cancel(list(waiting))
 
 
-def _outcome(future: Future, task: ClusterCase) -> CaseResult:
+def _outcome(future: Future, task: ClusterTask) -> CaseResult:
     import distributed
 
     if future.status not in ("finished", "error"):
@@ -184,13 +151,19 @@ def _outcome(future: Future, task: ClusterCase) -> CaseResult:
 def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
     """Connect to a scheduler that has workers."""
     try:
-        import distributed  # noqa: F401 - whether it is there
+        import distributed
     except ImportError as error:
         raise PancreasSegError(
             "--scheduler needs Dask; install it with pip install 'napari-pancreas-seg[dask]'."
         ) from error
     with _without_chatter(), contextlib.ExitStack() as stack:
-        client = _client(scheduler, timeout_s)
+        try:
+            client = distributed.Client(scheduler, timeout=timeout_s, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise PancreasSegError(
+                f"There is no Dask scheduler at '{scheduler}'; start one with 'dask scheduler' "
+                "and give the address that it prints, such as tcp://node1:8786."
+            ) from error
         stack.callback(_close, client)
         try:
             client.wait_for_workers(1, timeout=timeout_s)
@@ -202,19 +175,6 @@ def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
         yield client
 
 
-def _client(scheduler: str, timeout_s: float) -> Client:
-    """Connect to a scheduler."""
-    import distributed
-
-    try:
-        return distributed.Client(scheduler, timeout=timeout_s, set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise PancreasSegError(
-            f"There is no Dask scheduler at '{scheduler}'; start one with 'dask scheduler' and "
-            "give the address that it prints, such as tcp://node1:8786."
-        ) from error
-
-
 def _close(client: Client) -> None:
     with contextlib.suppress(Exception):
         client.close(timeout=5)
@@ -222,7 +182,7 @@ def _close(client: Client) -> None:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Keep Dask's threads from logging what is said in one sentence; not so when debugging."""
+    """Mute Dask's log, as one sentence says it; not when debugging."""
     dask = logging.getLogger("distributed")
     level = dask.level
     if not logger.isEnabledFor(logging.DEBUG):
@@ -234,8 +194,8 @@ def _without_chatter() -> Iterator[None]:
 
 
 def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any) -> None:
-    """See whether the workers fit this machine, and give them the model."""
-    from napari_pancreas_seg.cohort.cluster.worker import look_around
+    """Check that the workers fit this machine, and give them the model."""
+    from napari_pancreas_seg.cohort.cluster.worker import inspect_worker
 
     folders = sorted({str(case.source.parent) for case in cases})
     for output in sorted({case.mask.parent for case in cases}):
@@ -244,7 +204,7 @@ def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any)
         try:
             token.touch()
             seen = client.run(
-                look_around, folders, str(token), str(output), plugin.name, on_error="return"
+                inspect_worker, folders, str(token), str(output), plugin.name, on_error="return"
             )
         except OSError as error:
             raise PancreasSegError(f"Nothing can be written into '{output}'.") from error
@@ -257,13 +217,7 @@ def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any)
 
 
 def _check_worker(who: str, found: Mapping[str, Any] | BaseException) -> None:
-    """Refuse a worker that could not do what this machine does.
-
-    Raises
-    ------
-    PancreasSegError
-        If it has another version of this program or of Python, or sees other files.
-    """
+    """Refuse a worker that has another version of this program or of Python, or other files."""
     from napari_pancreas_seg.cohort.cluster.worker import python_version
 
     if isinstance(found, BaseException):

@@ -6,17 +6,16 @@ import os
 import platform
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin, get_worker
 
 from napari_pancreas_seg import __version__
-from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.overlap import Ended
 from napari_pancreas_seg.cohort.resume import OutputOptions
+from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256
@@ -26,32 +25,24 @@ from napari_pancreas_seg.model.bundle import Bundle
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-__all__ = ["ClusterCase", "NetworkPlugin", "look_around", "python_version", "run_case"]
+__all__ = ["ClusterTask", "ModelPlugin", "inspect_worker", "python_version", "run_case"]
 
 
-class NetworkPlugin(WorkerPlugin):
+class ModelPlugin(WorkerPlugin):
     """Holds a model in each worker's process, loaded for its first case.
 
-    Parameters
-    ----------
-    bundle : Bundle
-        The model; it travels to the workers, so they need no copy of its files.
-    device : str
-        Where its network runs.
-    localiser : Bundle, optional
-        The model that finds the gland for it, if it needs one.
+    The bundle travels to the workers, so they need no copy of its files.
     """
 
-    def __init__(self, bundle: Bundle, device: str, localiser: Bundle | None = None) -> None:
-        self.bundle, self.device, self.localiser = bundle, device, localiser
+    def __init__(self, bundle: Bundle, device: str) -> None:
+        self.bundle, self.device = bundle, device
         # A card holds the hash of its weights. Another threshold or temperature with the same
         # weights is another model, and must not meet the one that a worker still holds.
-        used = [bundle] if localiser is None else [bundle, localiser]
-        digest = " ".join(card_sha256(each.card)[:16] for each in used)
+        digest = card_sha256(bundle.card)[:16]
         self.name = f"napari-pancreas-seg {__version__} {digest} {device}"
 
     def setup(self, worker: Any) -> None:
-        """Make ready; nothing heavy happens before there is a case."""
+        """Prepare; nothing heavy is loaded before there is a case."""
         self._loaded: LoadedModel | None = None
         # A worker's threads read and write side by side; the network takes all there is.
         self.turn = threading.Lock()
@@ -61,28 +52,16 @@ class NetworkPlugin(WorkerPlugin):
         from napari_pancreas_seg.inference.segment import LoadedModel
 
         if self._loaded is None:
-            self._loaded = LoadedModel(self.bundle, self.device, self.localiser)
+            self._loaded = LoadedModel(self.bundle, self.device)
         return self._loaded
 
 
 @dataclass(frozen=True)
-class ClusterCase:
-    """All that a worker must know of a case.
+class ClusterTask:
+    """What a worker must know of a case; the paths are absolute.
 
-    Parameters
-    ----------
-    case : Case
-        The case, with absolute paths.
-    options : Options
-        How to segment it.
-    wanted : OutputOptions
-        What to write.
-    plugin : str
-        Name of the plugin that holds the model.
-    fresh : bool
-        Whether nothing was in the way when the case was handed out.
-    resume : bool
-        Whether what an earlier run has completed is left alone.
+    `plugin` is the name of the plugin that holds the model, `fresh` whether nothing was in the
+    way when the case was handed out.
     """
 
     case: Case
@@ -90,71 +69,41 @@ class ClusterCase:
     wanted: OutputOptions
     plugin: str
     fresh: bool
-    resume: bool
 
 
-def run_case(task: ClusterCase) -> cohort.CaseResult:
-    """Segment a case on a worker; reading and writing do not wait for the network.
-
-    Parameters
-    ----------
-    task : ClusterCase
-        The case.
-
-    Returns
-    -------
-    CaseResult
-        What became of it; plain values.
-    """
+def run_case(task: ClusterTask) -> CaseResult:
+    """Segment a case on a worker; reading and writing do not wait for the network."""
     worker = get_worker()
-    plugin: NetworkPlugin = worker.plugins[task.plugin]
+    plugin: ModelPlugin = worker.plugins[task.plugin]
     threads = max(1, int(worker.state.nthreads))
-    job = cohort.Job(
-        plugin.network,
-        plugin.bundle.card,
-        task.options,
-        task.wanted,
-        # Of another attempt at this case, what is complete is kept, and what is torn is replaced;
-        # what anyone else has put there meanwhile is in the way, as it would be on one machine.
-        resume=task.resume or task.fresh,
-        workers=threads - 1,
+    # Of another attempt at this case, what is complete is kept, and what is torn is replaced;
+    # what anyone else has put there meanwhile is in the way, as it would be on one machine.
+    wanted = replace(task.wanted, resume=task.wanted.resume or task.fresh)
+    segmenter = CaseSegmenter(
+        plugin.network, plugin.bundle.card, task.options, wanted, beside=threads - 1
     )
-    read = job.read((0, task.case), threads == 1)
-    if read is None:  # no room beside what the other threads hold
-        with plugin.turn:
-            return job.stages().in_turn((0, task.case))
-    if isinstance(read, Ended):
-        return read.result
+    work = CaseInWork(0, task.case)
+    segmenter.read(work, alone=threads == 1)
     with plugin.turn:
-        found = job.compute(read)
-    del read
-    return found.result if isinstance(found, Ended) else job.write(found)
+        if work.volume is not None:
+            segmenter.compute(work)
+        elif work.result is None:  # no room beside what the other threads hold
+            segmenter.all_steps(work)
+    if work.result is None:
+        segmenter.write(work)
+    assert work.result is not None
+    return work.result
 
 
-def look_around(
+def inspect_worker(
     folders: Sequence[str], token: str, output: str, plugin: str, dask_worker: Any = None
 ) -> Mapping[str, Any]:
     """Say who a worker is and what it sees.
 
-    Parameters
-    ----------
-    folders : sequence of str
-        Folders with CTs.
-    token : str
-        A file that the caller has just made in the output folder.
-    output : str
-        The output folder.
-    plugin : str
-        Name of the plugin that holds the model.
-    dask_worker : Worker
-        The worker, as Dask gives it.
-
-    Returns
-    -------
-    Mapping
-        ``version`` and ``python``; ``unseen``, the first folder that is not the same here, if
-        there is one; ``refused``, why nothing can be written, if so; ``ready``, whether the
-        model is there from an earlier run.
+    `token` is a file that the caller has just made in the output folder. Returns ``version`` and
+    ``python``; ``unseen``, the first folder that is not the same here, if there is one;
+    ``refused``, why nothing can be written, if so; ``ready``, whether the model is there from an
+    earlier run.
     """
     unseen = next((folder for folder in folders if not os.path.exists(folder)), None)
     if unseen is None and not os.path.exists(token):
@@ -175,5 +124,5 @@ def look_around(
 
 
 def python_version() -> str:
-    """Python's version without its last part: what must agree for objects to travel."""
+    """Python's version as in 3.12: it must agree on all machines."""
     return ".".join(platform.python_version_tuple()[:2])

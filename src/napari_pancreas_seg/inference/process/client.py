@@ -1,15 +1,13 @@
 """The network in a process of its own, for callers that must stay responsive.
 
-Importing TensorFlow holds the interpreter for seconds, its memory on the GPU is freed
-only when its process ends, and a crash takes the process along. So the window runs the
-network in a child that it starts with ``python -m napari_pancreas_seg.inference.process.server``
-and keeps warm between runs. `NetworkProcess.iter_segment` is the same generator as
-`napari_pancreas_seg.inference.segment.iter_segment`, only elsewhere.
+Importing TensorFlow holds the interpreter for seconds, its memory on the GPU is freed only when
+its process ends, and a crash takes the process along. So the window starts
+``python -m napari_pancreas_seg.inference.process.server`` and keeps it warm between runs.
+`NetworkProcess.iter_segment` is the generator of `inference.segment`, only elsewhere.
 
-The two talk over the child's standard input and output: a line of JSON, then the arrays
-that the line names, in NumPy's own format without pickles. Pipes cost a copy that shared
-memory would save (some 0.1 s for a large CT), but leave nothing behind when either side
-is killed. The child ends when its input does, that is, also when its parent is killed.
+The two talk over the child's standard input and output; see `messages`. Pipes cost a copy that
+shared memory would save, but leave nothing behind when either side is killed: the child ends when
+its input does.
 """
 
 from __future__ import annotations
@@ -55,13 +53,9 @@ LAST = ("result", "error", "cancelled")
 class NetworkProcess:
     """Runs segmentations in a child process, which is started when it is first needed.
 
-    Parameters
-    ----------
-    command : sequence of str, optional
-        What to start; by default this module, in the interpreter that runs now.
-    patience_seconds : float
-        How long a cancelled run may take to answer before its process is killed, unless
-        somebody else waits for an answer of the same process.
+    `command` is what to start; by default the server, in the interpreter that runs now. A
+    cancelled run may take `patience_seconds` to answer before its process is killed, unless
+    somebody else waits for an answer of the same process.
     """
 
     def __init__(self, command: Sequence[str] | None = None, patience_seconds: float = 3.0) -> None:
@@ -87,19 +81,9 @@ class NetworkProcess:
     ) -> None:
         """Start the child and let it load the model, without waiting for it.
 
-        What goes wrong here is reported by the next run; after `close` nothing happens.
-
-        Parameters
-        ----------
-        model : str or Path
-            Name of a model, or the path of a bundle.
-        options : Options, optional
-            Those of the runs to come: device, batch size.
-        volume : CTVolume, optional
-            The CT of the runs to come: the network is compiled for its slices, and the child
-            keeps it.
-        key : str
-            Names that CT, voxels included; a run with the same key need not send it again.
+        With a CT, the network is compiled for its slices, and the child keeps it: `key` names it,
+        voxels included, and a run with the same key need not send it again. What goes wrong here
+        is reported by the next run; after `close` nothing happens.
         """
         try:
             with self._starting:
@@ -111,19 +95,10 @@ class NetworkProcess:
             logger.debug("The network could not be warmed up", exc_info=True)
 
     def devices(self, patience_seconds: float = 120.0) -> tuple[list[dict[str, str]], str]:
-        """Ask the running child what it can run on; waits for what it is doing now.
+        """Ask the running child what it can run on; see `list_devices`.
 
-        Returns
-        -------
-        devices : list of dict
-            ``id`` (``"cpu"``, ``"gpu:0"``, ...) and ``name``.
-        why : str
-            A sentence on why there is no GPU; empty if there is one.
-
-        Raises
-        ------
-        PancreasSegError
-            If it is not there or does not answer.
+        It waits for what the child is doing now. PancreasSegError if it is not there or does not
+        answer.
         """
         child, number = self._child, next(self._numbers)
         if child is None:
@@ -152,34 +127,10 @@ class NetworkProcess:
     ) -> Generator[Progress, None, Segmentation | None]:
         """Segment a CT in the child; closing the generator cancels.
 
-        Parameters
-        ----------
-        volume : CTVolume
-            The CT.
-        model : str or Path
-            Name of a model, or the path of a bundle.
-        options : Options, optional
-            How to segment.
-        cancelled : callable
-            Asked several times a second, also while the network is busy; once it
-            answers True the run ends as if closed.
-        key : str
-            Names the CT, voxels included; one that the child has already is not sent again.
-
-        Yields
-        ------
-        Progress
-            How far it has come, with the slices that have just been found.
-
-        Returns
-        -------
-        Segmentation or None
-            What was found; None if cancelled or closed.
-
-        Raises
-        ------
-        PancreasSegError
-            If the segmentation fails, or the child ends before it is done.
+        `cancelled` is asked several times a second, also while the network is busy; once it
+        answers True the run ends as if closed, and gives None. `key` names the CT, voxels
+        included; one that the child has already is not sent again. PancreasSegError if the
+        segmentation fails, or the child ends before it is done.
         """
         number = next(self._numbers)
         over = False
@@ -351,7 +302,7 @@ class _Child:
             self.process.stdin.close()
 
     def last_words(self) -> str:
-        """Say in a sentence that the child ended and why, as far as one can tell."""
+        """One sentence on why the child ended, as far as can be known."""
         try:
             status = self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What travels between a caller and the network's process, and how: JSON and plain arrays.
+"""Messages between a caller and the network's process: JSON and plain arrays.
 
 A message is a line of JSON followed by the arrays that the line names, in NumPy's own
 format. Nothing is pickled.
@@ -7,7 +7,7 @@ format. Nothing is pickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -37,6 +37,9 @@ __all__ = [
 
 OUT_OF_MEMORY = 137
 """Status of a child whose memory ran out, as where the system kills it for that."""
+
+_PLAIN = ("threshold", "model", "seconds", "notes")
+"""Fields of a result that travel as JSON."""
 
 Array = npt.NDArray[Any]
 Message = tuple[dict[str, Any], dict[str, Array]]
@@ -71,7 +74,7 @@ def receive(file: IO[bytes]) -> Message | None:
 
 
 def _plain(value: Any) -> Any:
-    """Turn what a card or a timing may hold into what JSON knows."""
+    """Turn values of a card or a timing into what JSON knows."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -89,29 +92,23 @@ def volume_of(arrays: Mapping[str, Array]) -> CTVolume:
 def progress_message(step: Progress) -> Message:
     """Build the message that carries a step of a run."""
     header = {"reply": "progress", "stage": step.stage, "done": step.done, "total": step.total}
-    if step.slices is None:
+    found = step.slices
+    if found is None:
         return header, {}
-    arrays: dict[str, Array] = {
-        "z": step.slices.z,
-        "rows": step.slices.map_rows,
-        "mask": step.slices.mask,
+    shapes, arrays = _pack(found.maps)
+    return {**header, "maps": shapes}, {
+        "z": found.z,
+        "rows": found.map_rows,
+        "mask": found.mask,
+        **arrays,
     }
-    for word, part in step.slices.maps.items():
-        arrays[f"{word} values"] = part.values
-        arrays[f"{word} affine"] = part.grid.affine
-    depths = {word: part.grid.shape[0] for word, part in step.slices.maps.items()}
-    return {**header, "maps": depths}, arrays
 
 
 def progress_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Progress:
     """Undo `progress_message`."""
     slices = None
     if arrays:
-        maps = {}
-        for word, depth in header["maps"].items():
-            values = arrays[f"{word} values"]
-            grid = Grid((depth, *values.shape[1:]), arrays[f"{word} affine"])
-            maps[word] = ScalarMap(values, grid)
+        maps = _unpack(header["maps"], arrays)
         slices = FoundSlices(arrays["z"], arrays["mask"], maps, arrays["rows"])
     return Progress(header["stage"], header["done"], header["total"], slices)
 
@@ -121,49 +118,52 @@ def result_message(result: Segmentation) -> Message:
     maps = {"probability": result.probability}
     maps |= {f"probability {name}": each for name, each in result.probabilities.items()}
     maps |= {f"attention {number}": gate for number, gate in enumerate(result.attention)}
-    arrays: dict[str, Array] = {
+    shapes, arrays = _pack(maps)
+    header: dict[str, Any] = {
+        "reply": "result",
+        "maps": shapes,
+        "classes": list(result.probabilities),
+        "options": asdict(result.options),
+        **{name: getattr(result, name) for name in _PLAIN},
+    }
+    return header, {
         "mask": result.mask,
         "affine": result.grid.affine,
         "expected dice": result.expected_dice,
         "plausible": result.plausible,
+        **arrays,
     }
-    for name, scalar_map in maps.items():
-        arrays[f"{name} values"] = scalar_map.values
-        arrays[f"{name} affine"] = scalar_map.grid.affine
-    header: dict[str, Any] = {
-        "reply": "result",
-        "gates": len(result.attention),
-        "classes": list(result.probabilities),
-        "threshold": result.threshold,
-        "model": dict(result.model),
-        "seconds": dict(result.seconds),
-        "options": asdict(result.options),
-        "notes": list(result.notes),
-    }
-    return header, arrays
 
 
 def segmentation_of(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Segmentation:
     """Undo `result_message`."""
-
-    def scalar_map(name: str) -> ScalarMap:
-        values = arrays[f"{name} values"]
-        return ScalarMap(values, Grid(values.shape, arrays[f"{name} affine"]))
-
-    mask = arrays["mask"]
+    maps, mask = _unpack(header["maps"], arrays), arrays["mask"]
     return Segmentation(
         mask=mask,
-        probability=scalar_map("probability"),
-        attention=tuple(scalar_map(f"attention {number}") for number in range(header["gates"])),
+        probability=maps["probability"],
+        attention=tuple(each for word, each in maps.items() if word.startswith("attention ")),
         grid=Grid(mask.shape, arrays["affine"]),
-        threshold=header["threshold"],
-        model=header["model"],
-        seconds=header["seconds"],
         options=Options(**header["options"]),
-        notes=tuple(header["notes"]),
         expected_dice=arrays["expected dice"],
         plausible=arrays["plausible"],
-        probabilities={
-            name: scalar_map(f"probability {name}") for name in header.get("classes", ())
-        },
+        probabilities={name: maps[f"probability {name}"] for name in header["classes"]},
+        **{name: header[name] for name in _PLAIN if name != "notes"},
+        notes=tuple(header["notes"]),
     )
+
+
+def _pack(maps: Mapping[str, ScalarMap]) -> tuple[dict[str, list[int]], dict[str, Array]]:
+    """Shapes of the maps' grids by their words, and their values and affines."""
+    arrays: dict[str, Array] = {}
+    for word, each in maps.items():
+        arrays |= {f"{word} values": each.values, f"{word} affine": each.grid.affine}
+    return {word: list(each.grid.shape) for word, each in maps.items()}, arrays
+
+
+def _unpack(
+    shapes: Mapping[str, Sequence[int]], arrays: Mapping[str, Array]
+) -> dict[str, ScalarMap]:
+    return {
+        word: ScalarMap(arrays[f"{word} values"], Grid((z, y, x), arrays[f"{word} affine"]))
+        for word, (z, y, x) in shapes.items()
+    }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -18,7 +19,8 @@ from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segment import LoadedModel, ScanContext
+    from napari_pancreas_seg.inference.loaded import LoadedModel
+    from napari_pancreas_seg.inference.scan import ScanContext
 
 __all__ = ["main", "serve"]
 
@@ -34,19 +36,9 @@ def serve(
 ) -> None:
     """Answer requests until the input ends; the child's side.
 
-    The last CT is kept: a request may name it instead of sending it once more.
-
-    Parameters
-    ----------
-    segment : callable
-        The generator that does the work: ``iter_segment`` of the core.
-    warm_up : callable
-        Loads a model, and compiles it for slices like a CT's, so that the next segmentation
-        starts at once.
-    devices : callable
-        Lists the devices that there are, and says why no more; see `list_devices`.
-    stdin, stdout : binary file
-        Where requests come from and replies go to.
+    The last CT is kept: a request may name it instead of sending it once more. `segment` does
+    the work, `warm_up` loads a model and compiles it for slices like a CT's, `devices` is
+    `list_devices`.
     """
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
@@ -124,7 +116,7 @@ def _sentence(error: Exception) -> str:
 
 
 def main() -> None:
-    """Be the child: serve requests from standard input with the real network."""
+    """Run the child process: serve requests from standard input with the real network."""
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     # Whatever a library prints must not end up between two messages.
@@ -139,7 +131,7 @@ class _Network:
     """The real network; the last model stays in memory between requests."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str | None, str, int] | None = None
+        self._device = ""
         self._loaded: LoadedModel | None = None
         self._seen: tuple[CTVolume, ScanContext] | None = None
 
@@ -155,7 +147,7 @@ class _Network:
             loaded.warm_up(volume, options)
 
     def look_at(self, volume: CTVolume) -> ScanContext:
-        from napari_pancreas_seg.inference.segment import ScanContext
+        from napari_pancreas_seg.inference.scan import ScanContext
 
         if self._seen is None or self._seen[0] is not volume:
             self._seen = None
@@ -163,14 +155,19 @@ class _Network:
         return self._seen[1]
 
     def load(self, model: str, options: Options) -> LoadedModel:
-        from napari_pancreas_seg.inference.segment import LoadedModel
+        """The model as it is now: one that was replaced under its name is loaded anew."""
+        from napari_pancreas_seg.inference.loaded import LoadedModel, load_framework
+        from napari_pancreas_seg.model.bundle import load_card
 
-        other = options.localiser
-        key = (model, other, options.device, _last_change(Path(model)))
-        if self._loaded is None or self._key != key:
+        if "keras" not in sys.modules:
+            load_framework()
+            gc.freeze()  # this process is our own: what TensorFlow made stays to its end
+        same = self._loaded is not None and self._device == options.device
+        # A card holds the hash of its weights.
+        if self._loaded is None or not same or self._loaded.card != load_card(model):
             self._loaded = None  # before the next one: two may not fit into a GPU
-            self._loaded = LoadedModel(model, options.device, other)
-            self._key = key
+            self._loaded = LoadedModel(model, options.device)
+            self._device = options.device
         return self._loaded
 
     def segment(
@@ -181,14 +178,6 @@ class _Network:
 
         loaded = self.load(model, options)
         return (yield from iter_segment(volume, loaded, options, self.look_at(volume)))
-
-
-def _last_change(bundle: Path) -> int:
-    """Time of the last change of a bundle in ns; 0 for one that has a name instead of a path."""
-    try:
-        return max(path.stat().st_mtime_ns for path in (bundle, *bundle.glob("*")))
-    except OSError:
-        return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """From the bytes of DICOM pixel data to stored numbers, whatever the transfer syntax.
 
 imagecodecs decodes (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH); the size that a codestream
-declares is compared with the header's before it is given memory.
+declares is compared with the header's before it is given memory, which pydicom's own decoders do
+not do; and they need other plugins for each syntax.
 """
 
 from __future__ import annotations
@@ -54,33 +55,7 @@ class Layout(NamedTuple):
 def frames(
     stream: BinaryIO, header: Dataset, layout: Layout, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Array]]:
-    """Read frames from an open file.
-
-    Parameters
-    ----------
-    stream : BinaryIO
-        At the element of the pixel data, as `dicom_files.read_header` leaves it.
-    header : pydicom.Dataset
-        What comes before it.
-    layout : Layout
-        How the numbers are stored.
-    numbers : sequence of int
-        Which frames, from 1, ascending.
-
-    Yields
-    ------
-    number : int
-        Number of the frame.
-    values : ndarray, shape (rows, columns)
-        Stored numbers, with their sign and without unused bits.
-
-    Raises
-    ------
-    PancreasSegError
-        If the transfer syntax is not known.
-    Exception
-        Of many types if the data are damaged.
-    """
+    """Read frames from an open file."""
     syntax = str(header.file_meta.get("TransferSyntaxUID") or "")
     count = int(header.get("NumberOfFrames") or 1)
     implicit, little = header.original_encoding

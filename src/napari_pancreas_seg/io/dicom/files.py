@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DicomFile",
+    "files_below",
     "find_files",
     "is_dicom_file",
     "is_dicom_folder",
@@ -35,75 +36,38 @@ __all__ = [
     "read_header",
 ]
 
-_HEAD = 1024
-"""Bytes that tell a DICOM file from others and name its transfer syntax."""
-
-_MOST_FILES = 100_000
-"""A folder with more is not one export of a scanner but a whole archive."""
+_HEAD = 1024  # bytes that tell a DICOM file from others and name its transfer syntax
+_MOST_FILES = 100_000  # a folder with more is not one export of a scanner but a whole archive
 
 _MOST_LEVELS = 8
 """A DICOM medium has patient, study, series below its root; some add a level or two."""
 
-_PREAMBLE = 132
-"""Zeros, as a rule, and the mark."""
-
-_LOOKS = 32
-"""At how many files, of how many folders, one looks to tell whether they are DICOM."""
+_PREAMBLE = 132  # zeros, as a rule, and the mark
+_LOOKS = 32  # at how many files, of how many folders, one looks to tell whether they are DICOM
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"
 
-_SMALLEST_LIMIT = 1 << 26
-"""Deflated data may always grow to this many bytes."""
+_SMALLEST_LIMIT = 1 << 26  # deflated data may always grow to this many bytes
 
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00")
 """What a dataset without preamble begins with: group 0008, or 0002, in little endian."""
 
-_WORTH_CHECKING = 1 << 16
-"""Shorter reads need no look at how much is left."""
+_WORTH_CHECKING = 1 << 16  # shorter reads need no look at how much is left
 
 
 @dataclass(frozen=True, eq=False)
 class DicomFile:
-    """A DICOM file in a folder or in a zip.
+    """A DICOM file in a folder or in a zip."""
 
-    Parameters
-    ----------
-    path : Path
-        The file; in a zip, the zip's path followed by the name within it.
-    size : int
-        Its length in bytes.
-    open : callable
-        Opens it for reading.
-    """
-
-    path: Path
-    size: int
-    open: Callable[[], BinaryIO]
+    path: Path  # the file; in a zip, the zip's path followed by the name within it
+    size: int  # its length in bytes
+    open: Callable[[], BinaryIO]  # opens it for reading
 
 
 @contextlib.contextmanager
 def find_files(path: Path) -> Iterator[tuple[list[DicomFile], DicomFile | None]]:
-    """List the DICOM files that a path stands for; whatever else lies there is passed over.
-
-    Parameters
-    ----------
-    path : Path
-        A folder (if it holds no DICOM file itself, those below it count), a zip, or one file,
-        which stands for its folder.
-
-    Yields
-    ------
-    files : list of DicomFile
-        By name. They can be opened until the context ends.
-    wanted : DicomFile or None
-        The one that was named, if it was one.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is none, or a zip is unsafe or damaged.
-    """
+    """List the DICOM files that a path stands for; whatever else lies there is passed over."""
     if path.is_dir():
         yield _in_folder(path), None
     elif is_zip(path):
@@ -169,24 +133,7 @@ def is_dicom_zip(path: Path) -> bool:
 def read_header(
     stream: BinaryIO, tags: Sequence[int] | None = None
 ) -> tuple[Dataset, BinaryIO, bool]:
-    """Read a header up to the pixel data.
-
-    Parameters
-    ----------
-    stream : BinaryIO
-        An open DICOM file.
-    tags : sequence of int, optional
-        The only elements to read.
-
-    Returns
-    -------
-    dataset : pydicom.Dataset
-        The header; its transfer syntax is explicit where the file's is deflated.
-    stream : BinaryIO
-        The data, inflated if need be, at the beginning of the element of the pixel data.
-    has_pixels : bool
-        Whether there is such an element.
-    """
+    """Read a header up to the pixel data."""
     from pydicom import dcmread
 
     head = stream.read(_HEAD)
@@ -250,15 +197,19 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _in_folder(folder: Path) -> list[DicomFile]:
-    files = _dicom_files(_entries(folder))
-    if not files:
-        below = (here / name for here, names in _walk(folder) for name in names)
-        files = _dicom_files(below)
+    files = _dicom_files(_entries(folder)) or files_below(folder)
     if not files:
         raise PancreasSegError(
             f"The folder '{_name(folder)}' holds no DICOM files; give the folder of a CT series."
         )
     return files
+
+
+def files_below(folder: Path) -> list[DicomFile]:
+    """List the DICOM files in the folders below one."""
+    return _dicom_files(
+        here / name for here, names in _walk(folder) for name in names if here != folder
+    )
 
 
 def _entries(folder: Path) -> list[Path]:

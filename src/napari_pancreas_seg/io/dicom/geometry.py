@@ -1,4 +1,8 @@
-"""Where the slices of a DICOM stack lie: their order, and one affine for all of them."""
+"""Where the slices of a DICOM stack lie: their order, and one affine for all of them.
+
+Not by a library: SimpleITK takes the gap between the first two slices for all of them and drops a
+tilt, highdicom refuses a tilt. Here a gap is named, and a tilt becomes a sheared affine.
+"""
 
 from __future__ import annotations
 
@@ -10,68 +14,38 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.slices import Slice
-from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM
+from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM, UNEVEN
+from napari_pancreas_seg.io.raw import LPS_TO_RAS
 
 __all__ = ["Placed", "place"]
 
 Vector = npt.NDArray[np.float64]
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-_SQUARE = 1e-2
-"""How far two direction cosines may be from unit vectors at right angles."""
-
-_UNEVEN = 0.25
-"""A gap may differ from the usual one by that part of it, a slice be that far from its place."""
-
-_NOTED_MM = 0.05
-"""Slices that lie further than this from an even spacing are worth a note."""
-
-_TILTED = np.deg2rad(0.5)
-"""A stack that leans less is straight but for rounding."""
+_SQUARE = 1e-2  # how far two direction cosines may be from unit vectors at right angles
+_NOTED_MM = 0.05  # slices that lie further than this from an even spacing are worth a note
+_TILTED = np.deg2rad(0.5)  # a stack that leans less is straight but for rounding
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A stack in order.
+    """A stack in order."""
 
-    Parameters
-    ----------
-    slices : tuple of Slice
-        Along the normal of the slices: for axial ones lying head first, from feet to head.
-    affine : ndarray, shape (4, 4)
-        Maps (column, row, slice) to world coordinates in mm, RAS+.
-    notes : tuple of str
-        Sentences the user should read.
-    """
-
+    # Along the normal of the slices: for axial ones lying head first, from feet to head.
     slices: tuple[Slice, ...]
-    affine: Vector
-    notes: tuple[str, ...]
+    affine: Vector  # maps (column, row, slice) to world coordinates in mm, RAS+
+    notes: tuple[str, ...]  # notes for the user
 
 
 def place(
-    name: str, slices: Sequence[Slice], same_pixels: Callable[[Slice, Slice], bool]
+    name: str,
+    slices: Sequence[Slice],
+    same_pixels: Callable[[Slice, Slice], bool],
+    others: Sequence[Slice] = (),
 ) -> Placed:
     """Sort slices by where they lie, never by number or name, and find their affine.
 
     A stack that leans, as from a tilted gantry, gets a sheared affine: that is exactly where its
     voxels lie, and nothing needs to be resampled.
-
-    Parameters
-    ----------
-    name : str
-        What was given, for messages.
-    slices : sequence of Slice
-        Of one orientation, size and spacing, in any order.
-    same_pixels : callable
-        Whether two slices hold the same values; asked of those at the same place only.
-
-    Raises
-    ------
-    PancreasSegError
-        If the headers do not say where the slices lie, if one is missing, or two that differ lie
-        at the same place.
     """
     row, column, spacing = _axes(name, slices[0])
     normal = np.cross(row, column)
@@ -87,13 +61,13 @@ def place(
         were = "1 slice of this CT was" if repeated == 1 else f"{repeated} slices of this CT were"
         notes.append(f"{were} there more than once, with the same values: each was taken once.")
     ordered, positions = [ordered[k] for k in kept], positions[kept]
-    step, more = _step(name, positions, normal, slices[0])
+    step, more = _step(name, positions, normal, slices[0], others)
     affine = np.eye(4)
     affine[:3, 0] = row * spacing[1]
     affine[:3, 1] = column * spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    return Placed(tuple(ordered), _LPS_TO_RAS @ affine, (*notes, *more))
+    return Placed(tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more))
 
 
 def _axes(name: str, item: Slice) -> tuple[Vector, Vector, tuple[float, float]]:
@@ -149,7 +123,7 @@ def _without_repeats(
 
 
 def _step(
-    name: str, positions: Vector, normal: Vector, item: Slice
+    name: str, positions: Vector, normal: Vector, item: Slice, others: Sequence[Slice]
 ) -> tuple[Vector, tuple[str, ...]]:
     """Return the way from a slice to the next, or say why there is none for all of them."""
     count = len(positions)
@@ -159,12 +133,13 @@ def _step(
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
     worst = int(np.argmax(np.abs(gaps - usual)))
-    if usual <= 0 or abs(gaps[worst] - usual) > _UNEVEN * usual:
-        raise PancreasSegError(_gap(name, gaps, usual, worst, heights))
+    if usual <= 0 or abs(gaps[worst] - usual) > UNEVEN * usual:
+        stranger = _stranger(others, normal, heights[worst : worst + 2], item)
+        raise PancreasSegError(stranger or _gap(name, gaps, usual, worst, heights))
     step = (positions[-1] - positions[0]) / (count - 1)
     line = positions[0] + np.outer(np.arange(count), step)
     away = np.linalg.norm(positions - line, axis=1)
-    if away.max() > _UNEVEN * usual:
+    if away.max() > UNEVEN * usual:
         raise PancreasSegError(
             f"The slices of '{name}' do not lie on a line: slice {int(away.argmax()) + 1} of "
             f"{count} is {away.max():.2f} mm from where the others put it (their distances run "
@@ -199,7 +174,7 @@ def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> 
     gap, where = gaps[worst], f"between slices {worst + 1} and {worst + 2} of {len(heights)}"
     at = f"(at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm along the stack)"
     missing = round(gap / usual) - 1 if usual > 0 else 0
-    if missing >= 1 and abs(gap - (missing + 1) * usual) <= _UNEVEN * usual:
+    if missing >= 1 and abs(gap - (missing + 1) * usual) <= UNEVEN * usual:
         what = "1 slice is" if missing == 1 else f"{missing} slices are"
         return (
             f"'{name}' is not complete: {where} there are {gap:.3g} mm instead of {usual:.3g} mm "
@@ -209,6 +184,25 @@ def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> 
         f"The slices of '{name}' are unevenly spaced: {where} there are {gap:.3g} mm instead of "
         f"{usual:.3g} mm {at}; export the series again, or give a folder with one of its volumes."
     )
+
+
+def _stranger(others: Sequence[Slice], normal: Vector, between: Vector, item: Slice) -> str:
+    """Say which slice of another kind lies where one is missing; empty if none does."""
+    for other in others:
+        place = other.plane
+        if place.position is None or not between[0] < place.position @ normal < between[1]:
+            continue
+        what = "is of another phase, acquisition or series than the others"
+        if (place.rows, place.columns) != (item.plane.rows, item.plane.columns):
+            usual = f"{item.plane.columns}×{item.plane.rows}"
+            what = f"has {place.columns}×{place.rows} pixels instead of {usual}"
+        elif place.spacing != item.plane.spacing:
+            what = "has another pixel spacing than the others"
+        return (
+            f"The slice {_label(other)} (at {place.position @ normal:.2f} mm along the stack) "
+            f"{what}, so the CT lacks one there; export the series again."
+        )
+    return ""
 
 
 def _label(item: Slice) -> str:

@@ -19,22 +19,14 @@ class DicomHeader:
     The source array has the axes column, row, slice: voxel (i, j, k) is column i and row j of
     slice k, and slice k is described by ``datasets[k]`` (or by frame ``frames[k]`` of the one
     dataset of a multi-frame object).
-
-    Parameters
-    ----------
-    datasets : tuple of pydicom.Dataset
-        Headers without pixel data; one for each slice, or the one of a multi-frame object.
-        Patient data are in them: nothing of them belongs in a log.
-    files : tuple of Path
-        Where each dataset was read from. For a series in a zip, the zip followed by the name
-        within it.
-    multiframe : bool
-        Whether all slices come from one multi-frame object.
-    frames : tuple of int
-        For a multi-frame object the number of each slice's frame, from 1; else empty.
     """
 
+    # Headers without pixel data; one for each slice, or the one of a multi-frame object. Patient
+    # data are in them: nothing of them belongs in a log.
     datasets: tuple[pydicom.Dataset, ...]
+    # Where each dataset was read from. For a series in a zip, the zip followed by the name within
+    # it.
     files: tuple[Path, ...]
-    multiframe: bool = False
+    multiframe: bool = False  # whether all slices come from one multi-frame object
+    # For a multi-frame object the number of each slice's frame, from 1; else empty.
     frames: tuple[int, ...] = ()

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,46 +32,36 @@ _INT16 = np.iinfo(np.int16)
 _BODY_HU = (-200.0, 2000.0)
 """A padding value in this range is doubted: it would turn fat, soft tissue or bone into air."""
 
+_STEP_HU = 600.0
+"""No two neighbouring slices of a CT differ so much in their medians; a lost intercept does."""
+
 _MOST_THREADS = 8
 
 
 class Hounsfield(NamedTuple):
-    """The values of a stack.
+    """The values of a stack."""
 
-    Parameters
-    ----------
-    hu : ndarray, shape (columns, rows, slices)
-        Hounsfield units: int16 if all of them fit, else float32.
-    headers : tuple of pydicom.Dataset
-        Header of each slice's file, or the one of a multi-frame object, without pixels, private
-        elements and overlays.
-    notes : tuple of str
-        Sentences the user should read.
-    """
+    hu: Array  # (columns, rows, slices); int16 if all of them fit, else float32
+    headers: tuple[Dataset, ...]  # without pixels, private elements and overlays
+    notes: tuple[str, ...]  # for the user
 
-    hu: Array
-    headers: tuple[Dataset, ...]
-    notes: tuple[str, ...]
+
+class _Target(NamedTuple):
+    """Where the values of a frame go, and what makes HU of them."""
+
+    k: int
+    slope: float
+    intercept: float
 
 
 def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
-    """Read the values of a stack, several files at a time.
-
-    Parameters
-    ----------
-    slices : sequence of Slice
-        All of one size, in order.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file is damaged or stored in a way that cannot be read.
-    """
+    """Read the values of slices of one size, in their order, several files at a time."""
     plane = slices[0].plane
     volume = _Volume((plane.columns, plane.rows, len(slices)))
-    wanted: dict[DicomFile, dict[int, int]] = defaultdict(dict)
+    scales, said = _rescaling(slices)
+    wanted: dict[DicomFile, dict[int, _Target]] = defaultdict(dict)
     for k, item in enumerate(slices):
-        wanted[item.file][max(1, item.frame)] = k
+        wanted[item.file][max(1, item.frame)] = _Target(k, *scales[k])
 
     def read(file: DicomFile) -> tuple[Dataset, set[str]]:
         with _naming(file):
@@ -83,8 +73,9 @@ def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    _check_steps(volume.values, scales, slices)
     notes = sorted(set[str]().union(*(found for _, found in results)))
-    return Hounsfield(volume.values, tuple(header for header, _ in results), tuple(notes))
+    return Hounsfield(volume.values, tuple(header for header, _ in results), (*said, *notes))
 
 
 def same_pixels(one: Slice, other: Slice) -> bool:
@@ -124,7 +115,7 @@ def _naming(file: DicomFile) -> Iterator[None]:
 
 
 def _read_file(
-    file: DicomFile, places: dict[int, int], volume: _Volume
+    file: DicomFile, targets: dict[int, _Target], volume: _Volume
 ) -> tuple[Dataset, set[str]]:
     """Put frames, by their numbers, into their places; return the header and notes."""
     notes: set[str] = set()
@@ -133,13 +124,18 @@ def _read_file(
         if not has_pixels:
             raise EOFError("no pixels")
         layout = _layout(header)
+        if header.get("ModalityLUTSequence") and header.get("RescaleSlope") in (None, ""):
+            raise PancreasSegError(
+                "The pixels of this DICOM series need a lookup table (Modality LUT), which no CT "
+                "should; export the series again."
+            )
         if str(header.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1":
             notes.add(
                 "This CT asks to be shown inverted (MONOCHROME1): its Hounsfield units are taken "
                 "as they are."
             )
-        for number, values in frames(stream, header, layout, sorted(places)):
-            slope, intercept = _rescaling(header, number)
+        for number, values in frames(stream, header, layout, sorted(targets)):
+            k, slope, intercept = targets[number]
             hu = _hounsfield(values, slope, intercept)
             padding = _padding(header, layout)
             if padding is not None:
@@ -151,7 +147,7 @@ def _read_file(
                         f"The padding value of this CT ({high:g} HU) is one that tissue has too: "
                         "it was not taken as padding."
                     )
-            volume.put(places[number], hu)
+            volume.put(k, hu)
     _strip(header)
     return header, notes
 
@@ -178,30 +174,63 @@ def _layout(header: Dataset) -> Layout:
     return layout
 
 
-def _rescaling(header: Dataset, number: int) -> tuple[float, float]:
-    """Return slope and intercept of a frame."""
-    places: list[Any] = []
-    frames = header.get("PerFrameFunctionalGroupsSequence")
-    if frames:
-        shared = header.get("SharedFunctionalGroupsSequence") or ()
-        for group in (frames[number - 1], *shared):
-            places += group.get("PixelValueTransformationSequence") or ()
-    slope = intercept = None
-    for place in (*places, header):
-        if slope is None and intercept is None:
-            slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
-    if slope is None and intercept is None and header.get("ModalityLUTSequence"):
+def _rescaling(
+    slices: Sequence[Slice],
+) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
+    """Return slope and intercept of each slice, and a note on those that lack them.
+
+    Without them a slice would lie about 1024 HU off, so it gets those of all the others.
+    """
+    given: list[tuple[float | None, float | None]] = []
+    for item in slices:
+        with _naming(item.file):
+            slope, intercept = (
+                None if number in (None, "") else float(number) for number in item.rescale
+            )
+            if slope == 0 or not all(math.isfinite(n or 0) for n in (slope, intercept)):
+                raise ValueError("a rescale slope of 0")
+            given.append((slope, intercept))
+    lacking = [k for k, pair in enumerate(given) if None in pair]
+    complete = {(s, i) for s, i in given if s is not None and i is not None}
+    if not lacking or not complete:
+        return [(1.0 if s is None else s, i or 0.0) for s, i in given], ()
+    names = ", ".join(_label(slices[k]) for k in lacking[:3])
+    many = f"{names} and {len(lacking) - 3} more" if len(lacking) > 3 else names
+    if len(complete) > 1 or len(lacking) > len(slices) // 2:
         raise PancreasSegError(
-            "The pixels of this DICOM series need a lookup table (Modality LUT), which no CT "
-            "should; export the series again."
+            "Not all slices of this CT say what makes Hounsfield units of their numbers (no "
+            f"rescale slope or intercept in {many}), and the others cannot stand in for them; "
+            "export the series again."
         )
-    numbers = (
-        1.0 if slope in (None, "") else float(slope),
-        0.0 if intercept in (None, "") else float(intercept),
+    ((slope, intercept),) = complete
+    scales = [(slope if s is None else s, intercept if i is None else i) for s, i in given]
+    return scales, (
+        f"The rescale slope or intercept is missing in {many}: those of the other slices were "
+        f"taken (slope {slope:g}, intercept {intercept:g}).",
     )
-    if not all(map(math.isfinite, numbers)) or numbers[0] == 0:
-        raise ValueError("a rescale slope of 0")
-    return numbers
+
+
+def _check_steps(
+    values: Array, scales: Sequence[tuple[float, float]], slices: Sequence[Slice]
+) -> None:
+    """Refuse a slice with another slope or intercept that lies far from its neighbours for it."""
+    usual, count = Counter(scales).most_common(1)[0]
+    odd = [k for k, pair in enumerate(scales) if pair != usual]
+    if not odd or count < 3 or len(odd) > len(scales) // 4:
+        return
+    for k in odd:
+        around = [j for j in (k - 1, k + 1) if 0 <= j < len(scales) and scales[j] == usual]
+        level, *others = (float(np.median(values[::4, ::4, j])) for j in (k, *around))
+        if others and min(abs(level - other) for other in others) > _STEP_HU:
+            raise PancreasSegError(
+                f"The slice {_label(slices[k])} has another rescale slope or intercept than the "
+                "others and lies far from its neighbours in Hounsfield units: its header is "
+                "wrong; export the series again."
+            )
+
+
+def _label(item: Slice) -> str:
+    return f"frame {item.frame}" if item.frame else f"'{item.file.path.name}'"
 
 
 def _hounsfield(values: Array, slope: float, intercept: float) -> Array:

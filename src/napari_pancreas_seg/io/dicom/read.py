@@ -14,6 +14,7 @@ from pathlib import Path
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import (
     DicomFile,
+    files_below,
     find_files,
     is_dicom_file,
     is_dicom_folder,
@@ -23,10 +24,10 @@ from napari_pancreas_seg.io.dicom.files import (
 from napari_pancreas_seg.io.dicom.geometry import place
 from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
-from napari_pancreas_seg.io.dicom.seg_read import quiet_libraries
 from napari_pancreas_seg.io.dicom.slices import Slice, slices_of
-from napari_pancreas_seg.io.dicom.stacks import choose, stacks_of
+from napari_pancreas_seg.io.dicom.stacks import choose, odd_slices, stacks_of
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
+from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.voxels import reading
 
@@ -38,30 +39,14 @@ _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 
 
 def read(path: Path, series: str | int | None = None) -> RawImage:
-    """Read the CT that a path stands for.
-
-    Parameters
-    ----------
-    path : Path
-        A folder or a zip with a series; or one of its files, whatever its name.
-    series : str or int, optional
-        Which one, if there are several: its number or UID, or its place in the list that the
-        refusal gives.
-
-    Returns
-    -------
-    RawImage
-        Hounsfield units with the axes column, row, slice, sorted along the slices' normal; the
-        header is a `DicomHeader`.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no CT volume, or more than one, or a slice is missing or damaged.
-    """
+    """Read the CT that a path stands for."""
     with _reading(path), find_files(path) as (files, wanted):
         name = path.name
         slices, damaged = _slices(files, wanted)
+        if path.is_dir() and not any(stack.is_volume for stack in stacks_of(slices)):
+            # A report or a scout above the folders of the series.
+            more, broken = _slices(files_below(path), None)
+            slices, damaged = slices + more, damaged + broken
         if not slices:
             raise PancreasSegError(
                 f"'{name}' is damaged: no DICOM header in it can be read; copy or export it again."
@@ -69,7 +54,9 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         asked = None if series is None else str(series)
         stack, notes = choose(name, stacks_of(slices), asked, wanted)
         _check_size(name, stack.slices)
-        placed = place(name, stack.slices, same_pixels)
+        chosen = set(map(id, stack.slices))
+        others = [item for item in slices if not item.fault and id(item) not in chosen]
+        placed = place(name, stack.slices, same_pixels, others)
         found = read_hounsfield(placed.slices)
         multiframe = placed.slices[0].frame > 0
         header = DicomHeader(
@@ -84,20 +71,12 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         0.0,
         placed.affine,
         header,
-        (*notes, *_damage(damaged), *placed.notes, *found.notes),
+        (*notes, *_damage(damaged), *placed.notes, *odd_slices(placed.slices), *found.notes),
     )
 
 
 def is_dicom(path: Path, *, below: bool = True) -> bool:
-    """Whether a path stands for DICOM files, as a look at the beginning of a few tells.
-
-    Parameters
-    ----------
-    path : Path
-        A folder, a zip, or a file.
-    below : bool
-        Whether it is enough that a folder below holds them.
-    """
+    """Whether a path stands for DICOM files, as a look at the beginning of a few tells."""
     if path.is_dir():
         return is_dicom_folder(path, below=below)
     return is_dicom_file(path) or is_dicom_zip(path)

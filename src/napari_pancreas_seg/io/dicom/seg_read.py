@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,8 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import open_file, read_header
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
-from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.quiet import quiet_libraries
+from napari_pancreas_seg.io.raw import LPS_TO_RAS, RawImage
 from napari_pancreas_seg.io.voxels import reading
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from highdicom import Volume
     from highdicom.seg import Segmentation
 
-__all__ = ["quiet_libraries", "read_segmentation"]
+__all__ = ["read_segmentation"]
 
 Array = npt.NDArray[Any]
 
@@ -33,13 +31,18 @@ _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 _CLASS = 0x00080016
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_OBJECT = {
+    **dict.fromkeys(("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID"), "2.25.0"),
+    **{"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0},
+}
+_SEGMENT = {"SegmentAlgorithmType": "MANUAL"}
+_TISSUE = {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"}
+"""What takes the place of what is missing and does not matter to a label map."""
 
 _UNEVEN = 0.25
 """How far a frame may be from its place in an even spacing, as a part of that; as for a CT."""
 
-_LEANING = 0.5
-"""Cosine of how far a stack may lean, as from a tilted gantry."""
+_LEANING = 0.5  # cosine of how far a stack may lean, as from a tilted gantry
 
 _OVERLAP = (
     "Segments of this DICOM-SEG overlap; where they do, the one with the highest number was taken."
@@ -52,21 +55,6 @@ def read_segmentation(path: Path) -> RawImage:
 
     Frames may come in any order, for any orientation, with empty ones left out: the label map
     spans from the first to the last.
-
-    Parameters
-    ----------
-    path : Path
-        A file of the class Segmentation or Label Map Segmentation Storage.
-
-    Returns
-    -------
-    RawImage
-        Labels, uint8 (uint16 if there are more than 255), shape (column, row, slice).
-
-    Raises
-    ------
-    PancreasSegError
-        If the file is no such object, is damaged, or its frames are not one evenly spaced stack.
     """
     with reading(path, "DICOM-SEG"), quiet_libraries():
         dataset = _read(path)
@@ -74,26 +62,10 @@ def read_segmentation(path: Path) -> RawImage:
             raise PancreasSegError(f"'{path.name}' is no DICOM-SEG.")
         segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)
-        affine = _LPS_TO_RAS @ _leaning(volume, dataset)
+        affine = LPS_TO_RAS @ _leaning(volume, dataset)
         # From (slice, row, column), highdicom's order, to that of a DICOM series here.
         labels = volume.array.transpose(2, 1, 0)
         return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], None, notes)
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' remarks on header values, names among them, out of logs."""
-    loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _read(path: Path) -> pydicom.Dataset:
@@ -103,16 +75,35 @@ def _read(path: Path) -> pydicom.Dataset:
     with open_file(path) as file:
         _, data, _ = read_header(file, [_CLASS])
         data.seek(0)
-        return dcmread(data)
+        return dcmread(data, force=True)  # without a preamble, too
 
 
-def _complete_measures(dataset: pydicom.Dataset) -> None:
+def _complete(dataset: pydicom.Dataset) -> None:
     """Fill in what highdicom insists on and nothing here depends on."""
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, _ = dataset.original_encoding
+        plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = plain
+    _default(dataset, _OBJECT)
+    for segment in dataset.get("SegmentSequence") or ():
+        _default(segment, _SEGMENT | {"SegmentLabel": f"segment {segment.SegmentNumber}"})
+        for name in ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence"):
+            if not segment.get(name):
+                setattr(segment, name, [_default(type(segment)(), _TISSUE)])
     groups = (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence)
     for group in groups:
         for measures in group.get("PixelMeasuresSequence") or ():
             if "SliceThickness" not in measures:
                 measures.SliceThickness = measures.get("SpacingBetweenSlices") or 1
+
+
+def _default(dataset: pydicom.Dataset, values: Mapping[str, Any]) -> pydicom.Dataset:
+    for name, value in values.items():
+        if dataset.get(name) in (None, ""):
+            setattr(dataset, name, value)
+    return dataset
 
 
 def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[str, Any]]:
@@ -122,6 +113,7 @@ def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[s
     """
     from highdicom.seg import Segmentation
 
+    _complete(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
     frames, rows, columns = (
         int(dataset[name].value) for name in ("NumberOfFrames", "Rows", "Columns")
@@ -134,7 +126,6 @@ def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[s
             f"'{path.name}' is truncated or damaged: it holds less than its header declares; copy "
             "it again."
         )
-    _complete_measures(dataset)
     segmentation = Segmentation.from_dataset(dataset, copy=False)
     # Without gaps first: with them, the smallest gap counts as the spacing, rounded as it may be.
     for gaps in (False, True):

@@ -18,7 +18,7 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.io.dicom.seg_read import quiet_libraries, read_segmentation
+from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.dicom.segments import (
     MANUFACTURER,
     describe_segments,
@@ -26,7 +26,8 @@ from napari_pancreas_seg.io.dicom.segments import (
     plain_text,
 )
 from napari_pancreas_seg.io.files import atomic_write, check_target, same_file
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.io.quiet import quiet_libraries
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:
     import pydicom
@@ -67,21 +68,8 @@ _EMPTY = (
 """What the standard wants in every object, if only empty."""
 
 
-def check_can_write(like: CTVolume, path: str | Path | None = None) -> None:
-    """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to.
-
-    Parameters
-    ----------
-    like : CTVolume
-        The CT.
-    path : str or Path, optional
-        Where the object is to go.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no DICOM series, or one without UIDs, or the path is one of its files.
-    """
+def check_can_write(like: OnSourceGrid, path: str | Path | None = None) -> None:
+    """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to."""
     dicom_uids.check_uids(like)
     files = dicom_uids.header_of(like).files
     if path is not None and any(same_file(Path(path), file) for file in files):
@@ -93,7 +81,7 @@ def check_can_write(like: CTVolume, path: str | Path | None = None) -> None:
 
 def write_segmentation(
     mask: Array,
-    like: CTVolume,
+    like: OnSourceGrid,
     path: str | Path,
     *,
     overwrite: bool = False,
@@ -106,38 +94,9 @@ def write_segmentation(
     Binary, not compressed (what every reader reads), in the patient, study and frame of
     reference of the CT; each frame refers to the slice, or the frame of a multi-frame CT, that it
     lies on. The file appears whole or not at all.
-
-    Parameters
-    ----------
-    mask : ndarray, shape (Z, Y, X), uint8 or bool
-        The labels in display order: each from 1 to the highest becomes a segment.
-    like : CTVolume
-        The CT, read from a DICOM series.
-    path : str or Path
-        Where to write. Its folder is created if needed.
-    overwrite : bool
-        Whether an existing file may be replaced. A file of the CT never is.
-    card : Mapping, optional
-        Card of the model: names of the labels, name and version of the algorithm.
-    edited : bool
-        Whether a person has changed what the model found.
-    mint_uids : bool
-        Whether a series without UIDs gets some, made from its content; see
-        `dicom_uids.mint_uids`.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    PancreasSegError
-        If the CT is no DICOM series with UIDs, the mask does not lie on its grid, or the file
-        cannot be written.
     """
     path = Path(path)
-    if mint_uids:
+    if mint_uids and isinstance(like, CTVolume):
         like = dicom_uids.mint_uids(like)
     check_can_write(like, path)
     header = dicom_uids.header_of(like)
@@ -153,7 +112,7 @@ def write_segmentation(
 
 def _build(
     mask: Array,
-    like: CTVolume,
+    like: OnSourceGrid,
     header: DicomHeader,
     card: Mapping[str, Any] | None,
     edited: bool,
@@ -279,7 +238,7 @@ def _copy(dataset: pydicom.Dataset, names: tuple[str, ...], **values: object) ->
     return copy
 
 
-def _gap_mm(like: CTVolume) -> float:
+def _gap_mm(like: OnSourceGrid) -> float:
     """Distance between slices along their normal, as the standard measures it."""
     columns, rows, step = like.source.affine[:3, :3].T
     normal = np.cross(columns, rows)

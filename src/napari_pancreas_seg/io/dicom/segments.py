@@ -61,20 +61,7 @@ _COLORS = ((249, 180, 111), (230, 60, 60), (90, 170, 230), (120, 200, 90), (190,
 
 
 def names_of(card: Mapping[str, Any] | None, highest: int) -> dict[int, str]:
-    """Name every label from 1 to the highest one that a card or a mask has.
-
-    Parameters
-    ----------
-    card : Mapping, optional
-        Card of the model.
-    highest : int
-        Highest label in the mask.
-
-    Returns
-    -------
-    dict of int to str
-        Without gaps, as DICOM numbers its segments.
-    """
+    """Name every label from 1 to the highest one that a card or a mask has."""
     labels = dict((card or {}).get("labels") or {"pancreas": 1})
     named = {int(number): str(name) for name, number in labels.items()}
     count = max(highest, *named, 1)
@@ -84,17 +71,7 @@ def names_of(card: Mapping[str, Any] | None, highest: int) -> dict[int, str]:
 def describe_segments(
     names: Mapping[int, str], card: Mapping[str, Any] | None, *, edited: bool
 ) -> list[SegmentDescription]:
-    """Describe the segments of an object.
-
-    Parameters
-    ----------
-    names : Mapping of int to str
-        Names of the labels, from 1 without gaps.
-    card : Mapping, optional
-        Card of the model that found them; without one the program stands as the algorithm.
-    edited : bool
-        Whether a person has changed what the model found.
-    """
+    """Describe the segments of an object."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription

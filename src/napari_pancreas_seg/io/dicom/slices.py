@@ -20,23 +20,36 @@ __all__ = ["SPLITS", "Plane", "Slice", "slices_of"]
 
 Vector = npt.NDArray[np.float64]
 
-SPLITS = (
-    *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex"),
-    *("NominalPercentageOfCardiacPhase", "ConvolutionKernel", "ImageType"),
-    *("SliceThickness", "SeriesTime", "AcquisitionTime"),
-)
-"""What tells two volumes apart that lie at the same place, the first that does counts."""
+SPLITS = {
+    "AcquisitionNumber": "acquisition",
+    "TemporalPositionIdentifier": "phase",
+    "TemporalPositionIndex": "phase",
+    "NominalPercentageOfCardiacPhase": "cardiac phase",
+    "ConvolutionKernel": "kernel",
+    "ImageType": "image type",
+    "SliceThickness": "thickness (mm)",
+    "ReconstructionDiameter": "diameter (mm)",
+    "FilterType": "filter",
+    "KVP": "tube voltage (kV)",
+    "SeriesNumber": "series number",
+    "SeriesDescription": "description",
+    "SeriesTime": "time",
+    "AcquisitionTime": "time",
+}
+"""What tells two volumes in one series apart, in words; the first that does counts."""
 
 _KEYWORDS = (
-    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber"),
+    *("SOPClassUID", "Modality", "SeriesInstanceUID", "InstanceNumber"),
     *("StudyInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient"),
     *("ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "Rows", "Columns"),
     *("SamplesPerPixel", "NumberOfFrames", "SharedFunctionalGroupsSequence"),
-    *("PerFrameFunctionalGroupsSequence", "RescaleType", "ConcatenationUID"),
-    *(keyword for keyword in SPLITS if keyword != "TemporalPositionIndex"),
+    *("PerFrameFunctionalGroupsSequence", "RescaleType", "RescaleSlope", "RescaleIntercept"),
+    *("ConcatenationUID", *(keyword for keyword in SPLITS if keyword != "TemporalPositionIndex")),
 )
 
 _CODE = re.compile(r"[A-Z0-9_]{0,16}")
+
+_STANDARD = "1.2.840.10008."  # what the UIDs of the standard's own classes begin with
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _CT_CLASSES = {
@@ -48,78 +61,61 @@ _CT_CLASSES = {
 _HOUNSFIELD = {"", "HU", "HU_MOD", "US"}
 """Types of rescaled values that are Hounsfield units, or not said to be others."""
 
+_OTHER_UNITS = {
+    *("OD", "MGML", "MG/ML", "Z_EFF", "ED", "EDW", "PCT", "%", "KEV", "BQML", "SUV", "ML/G"),
+    *("MSEC", "S", "MM", "GY", "CM2/G", "G/CM3", "1/CM", "ML/100G/MIN", "ML/100ML"),
+}
+"""Types that are other quantities: of maps made from spectral or perfusion CT."""
+
+_DOUBTS = {
+    "class": "The SOP class of these images is none of CT's (an anonymiser may have replaced it): "
+    "they were read as CT.",
+    "capture": "These images are stored as secondary captures, but say where they lie: they were "
+    "read as CT.",
+    "unit": "The header names the unit of the values in words that the standard does not have: "
+    "Hounsfield units were assumed.",
+    "modality": "The header does not name CT as the modality: these images were read as CT.",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Where an image lies, in DICOM's coordinates: LPS, mm.
-
-    Parameters
-    ----------
-    rows, columns : int
-        Size in pixels.
-    spacing : tuple of float, or None
-        Distance between rows, then between columns.
-    orientation : ndarray, shape (6,), or None
-        Direction in which the column index grows, then the row index.
-    position : ndarray, shape (3,), or None
-        Centre of the first pixel.
-    thickness : float
-        Distance to the next slice, or thickness, as far as the header says; else 0.
-    """
+    """Where an image lies, in DICOM's coordinates: LPS, mm."""
 
     rows: int
     columns: int
-    spacing: tuple[float, float] | None
-    orientation: Vector | None
-    position: Vector | None
-    thickness: float
+    spacing: tuple[float, float] | None  # between rows, then between columns
+    orientation: Vector | None  # direction in which the column index grows, then the row index
+    position: Vector | None  # centre of the first pixel
+    thickness: float  # distance to the next slice, or thickness, as far as it is said; else 0
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it says where it lies."""
+        return not any(item is None for item in (self.spacing, self.orientation, self.position))
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """An image, or a frame of one.
-
-    Parameters
-    ----------
-    file : DicomFile
-        Where it lies.
-    frame : int
-        Its number in a multi-frame object, from 1; 0 for an image by itself.
-    series : tuple of str
-        The same for all images of a series.
-    uid : str
-        UID of the series, may be empty.
-    number : int or None
-        Number of the series.
-    modality : str
-        Such as ``"CT"``.
-    fault : str
-        Why it cannot be a slice of a CT volume, as the end of "it is …"; empty if it can.
-    plane : Plane
-        Where it lies.
-    marks : tuple of str
-        Values of `SPLITS`.
-    """
+    """An image, or a frame of one."""
 
     file: DicomFile
-    frame: int
-    series: tuple[str, ...]
-    uid: str
-    number: int | None
+    frame: int  # its number in a multi-frame object, from 1; 0 for an image by itself
+    series: tuple[str, ...]  # the same for all images of a series
+    uid: str  # of the series, may be empty
+    study: tuple[str, ...]  # what the images of a series share besides
+    number: int | None  # of the series
+    instance: int  # number of the image in the series, 0 if it has none
     modality: str
-    fault: str
+    fault: str  # why it is no slice of a CT, as the end of "it is ..."; empty if it is one
+    doubts: tuple[str, ...]  # notes on why it may not be one
     plane: Plane
-    marks: tuple[str, ...]
+    marks: tuple[str, ...]  # values of `SPLITS`
+    rescale: tuple[Any, Any]  # slope and intercept as the header has them
 
 
 def slices_of(file: DicomFile) -> list[Slice]:
-    """Read what there is to know of the slices in a file but their pixels.
-
-    Raises
-    ------
-    Exception
-        Of many types, from pydicom, if the file is damaged.
-    """
+    """Read what there is to know of the slices in a file but their pixels."""
     from pydicom.datadict import tag_for_keyword
 
     tags = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
@@ -135,38 +131,43 @@ def _slices(file: DicomFile, dataset: Dataset, has_pixels: bool) -> Iterator[Sli
     modality = _text(dataset, "Modality").upper()
     if not _CODE.fullmatch(modality):  # a damaged one may hold anything, the patient's name too
         modality = ""
-    if not modality and _text(dataset, "SOPClassUID") in _CT_CLASSES:
-        modality = "CT"
     uid = _text(dataset, "SeriesInstanceUID")
-    number = _number(dataset, "SeriesNumber")
-    # An anonymiser may have emptied the UID of the series: then what else images share counts.
-    others = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber")
-    series = (uid, modality) if uid else ("", modality, *(_text(dataset, k) for k in others))
-    frames = dataset.get("PerFrameFunctionalGroupsSequence")
-    if not frames:
-        plane = _plane(lambda keyword: dataset.get(keyword), dataset)
-        fault = _fault(dataset, modality, has_pixels, _text(dataset, "RescaleType"))
-        if int(dataset.get("NumberOfFrames") or 1) > 1:
-            fault = fault or "a multi-frame image that does not say where its frames lie"
-        marks = tuple(_text(dataset, keyword) for keyword in SPLITS)
-        yield Slice(file, 0, series, uid, number, modality, fault, plane, marks)
-        return
-    if int(dataset.get("NumberOfFrames") or 1) != len(frames):
+    study = tuple(
+        _text(dataset, k) for k in ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber")
+    )
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
+    multiframe = frames[0] is not None
+    count = int(dataset.get("NumberOfFrames") or 1)
+    if multiframe and count != len(frames):
         raise ValueError("the number of frames is not that of their descriptions")
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), None)
-    # Each multi-frame object is a volume, or several, by itself.
-    series = (*series, str(file.path))
     for index, frame in enumerate(frames, start=1):
         find = _finder(dataset, shared, frame)
-        fault = _fault(dataset, modality, has_pixels, str(find("RescaleType") or ""))
-        if "ConcatenationUID" in dataset:
-            fault = fault or "a part of a concatenation (one volume split over several objects)"
-        kind = str(find("FrameType") or "")
-        fault = fault or ("a localizer" if "LOCALIZER" in kind else "")
-        marks = tuple(str(find(keyword) or "") for keyword in SPLITS)
-        stack = (*series, str(find("StackID") or ""))
         plane = _plane(find, dataset)
-        yield Slice(file, index, stack, uid, number, modality, fault, plane, marks)
+        kind, doubts = _kind(dataset, modality, plane, find)
+        fault = _fault(dataset, kind, plane, has_pixels, find)
+        if count > 1 and not multiframe:
+            fault = fault or "a multi-frame image that does not say where its frames lie"
+        # An anonymiser may have emptied the UID of the series: then what else images share
+        # counts. Each multi-frame object is a volume, or several, by itself.
+        series = (uid, kind) if uid else ("", kind, *study)
+        if multiframe:
+            series = (*series, str(file.path), str(find("StackID") or ""))
+        yield Slice(
+            file,
+            index if multiframe else 0,
+            series,
+            uid,
+            study,
+            _number(dataset, "SeriesNumber"),
+            _number(dataset, "InstanceNumber") or 0,
+            kind,
+            fault,
+            doubts,
+            plane,
+            tuple(_plain(find(keyword)) for keyword in SPLITS),
+            (find("RescaleSlope"), find("RescaleIntercept")),
+        )
 
 
 _WHERE = {
@@ -176,14 +177,18 @@ _WHERE = {
     "SliceThickness": "PixelMeasuresSequence",
     "SpacingBetweenSlices": "PixelMeasuresSequence",
     "RescaleType": "PixelValueTransformationSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
     "FrameType": "CTImageFrameTypeSequence",
     "StackID": "FrameContentSequence",
     "TemporalPositionIndex": "FrameContentSequence",
 }
 
 
-def _finder(dataset: Dataset, shared: Dataset | None, frame: Dataset) -> Callable[[str], Any]:
-    """Look a value up in a frame's description, then in the one that all share."""
+def _finder(
+    dataset: Dataset, shared: Dataset | None, frame: Dataset | None
+) -> Callable[[str], Any]:
+    """Look a value up in a frame's description, in the one that all share, in the header."""
 
     def find(keyword: str) -> Any:
         group = _WHERE.get(keyword)
@@ -197,22 +202,63 @@ def _finder(dataset: Dataset, shared: Dataset | None, frame: Dataset) -> Callabl
     return find
 
 
-def _fault(dataset: Dataset, modality: str, has_pixels: bool, rescale_type: str) -> str:
+def _kind(
+    dataset: Dataset, modality: str, plane: Plane, find: Callable[[str], Any]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the modality, and notes on what of the header is unusual in a CT.
+
+    Anonymisers replace classes and converters choose others: what has pixels, says where it lies
+    and that it is CT is read, as other programs do. Whether it holds HU is asked of its values.
+    """
+    sop_class, unit = _text(dataset, "SOPClassUID"), _unit(find)
+    doubts = []
+    x_ray = plane.has_place and (_text(dataset, "KVP") or unit == "HU")
+    if modality in ("", "OT") and sop_class in _CT_CLASSES:
+        modality = "CT"
+    elif modality in ("", "OT") and x_ray and not _is_other_class(sop_class):
+        modality = "CT"
+        doubts.append(_DOUBTS["modality"])
+    if sop_class.startswith(_SECONDARY_CAPTURE):
+        doubts.append(_DOUBTS["capture"])
+    elif sop_class and sop_class not in _CT_CLASSES:
+        doubts.append(_DOUBTS["class"])
+    if unit not in _HOUNSFIELD:
+        doubts.append(_DOUBTS["unit"])
+    return modality, tuple(doubts)
+
+
+def _is_other_class(sop_class: str) -> bool:
+    """Whether a class is one of the standard's for something else than CT images."""
+    return sop_class.startswith(_STANDARD) and not (
+        sop_class in _CT_CLASSES or sop_class.startswith(_SECONDARY_CAPTURE)
+    )
+
+
+def _unit(find: Callable[[str], Any]) -> str:
+    return _plain(find("RescaleType")).strip(" []()").upper()
+
+
+def _fault(
+    dataset: Dataset, modality: str, plane: Plane, has_pixels: bool, find: Callable[[str], Any]
+) -> str:
     sop_class = _text(dataset, "SOPClassUID")
     if modality != "CT":
         return f"{modality or 'of an unnamed modality'} and not CT"
-    if sop_class.startswith(_SECONDARY_CAPTURE):
+    if sop_class.startswith(_SECONDARY_CAPTURE) and not plane.has_place:
         return "a secondary capture (a screenshot, not a slice)"
-    if sop_class and sop_class not in _CT_CLASSES:
+    if _is_other_class(sop_class):
         return "CT data but no CT image"
-    if not has_pixels or not _number(dataset, "Rows") or not _number(dataset, "Columns"):
+    if not has_pixels or not plane.rows or not plane.columns:
         return "without pixels, or cut off"
     if (_number(dataset, "SamplesPerPixel") or 1) != 1:
         return "in colour"
-    if "LOCALIZER" in _text(dataset, "ImageType").upper():
+    kinds = _plain(dataset.get("ImageType")) + _plain(find("FrameType"))
+    if "LOCALIZER" in kinds.upper():
         return "a localizer"
-    if rescale_type.strip().upper() not in _HOUNSFIELD:
+    if _unit(find) in _OTHER_UNITS:
         return "not in Hounsfield units but in others"
+    if "ConcatenationUID" in dataset:
+        return "a part of a concatenation (one volume split over several objects)"
     return ""
 
 
@@ -238,7 +284,12 @@ def _vector(value: Any, length: int) -> Vector | None:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
+    return _plain(dataset.get(keyword))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
     return "" if value is None else str(value).strip(" \0")
 
 

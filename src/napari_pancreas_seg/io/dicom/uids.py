@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:
     import pydicom
@@ -38,14 +38,8 @@ _OF_EACH = ("SOPClassUID", "SOPInstanceUID")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "napari-pancreas-seg")
 
 
-def header_of(volume: CTVolume) -> DicomHeader:
-    """Return the headers of the DICOM series that a CT came from.
-
-    Raises
-    ------
-    PancreasSegError
-        If it did not come from one.
-    """
+def header_of(volume: OnSourceGrid) -> DicomHeader:
+    """Return the headers of the DICOM series that a CT came from."""
     header = volume.source.header
     if volume.source.format != "dicom" or not isinstance(header, DicomHeader):
         raise PancreasSegError(
@@ -55,14 +49,8 @@ def header_of(volume: CTVolume) -> DicomHeader:
     return header
 
 
-def check_uids(volume: CTVolume) -> None:
-    """Refuse a CT that nothing could refer to.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is no DICOM series, or one without UIDs.
-    """
+def check_uids(volume: OnSourceGrid) -> None:
+    """Refuse a CT that nothing could refer to."""
     header = header_of(volume)
     first = header.datasets[0]
     missing = [name for name in _SHARED if not _valid(first, name)]
@@ -71,6 +59,11 @@ def check_uids(volume: CTVolume) -> None:
         raise PancreasSegError(
             "This series has no UIDs that a DICOM-SEG could refer to (an anonymiser may have "
             "removed them); --mint-uids makes some from its content, or write .nii.gz."
+        )
+    if len({each.SeriesInstanceUID for each in header.datasets}) > 1:
+        raise PancreasSegError(
+            "The slices of this CT have different series UIDs, so a DICOM-SEG could not refer to "
+            "them as one series; write .nii.gz."
         )
     if len({each.SOPInstanceUID for each in header.datasets}) < len(header.datasets):
         raise PancreasSegError(
@@ -84,22 +77,6 @@ def mint_uids(volume: CTVolume) -> CTVolume:
 
     A slice's UID depends on its values and its place alone, so that the same slices get the
     same UIDs however they were copied, named or compressed. UIDs that are there stay.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        A CT from a DICOM series.
-
-    Returns
-    -------
-    CTVolume
-        The same volume with complete headers, and a note if they were not; the files of the
-        series are left alone.
-
-    Raises
-    ------
-    PancreasSegError
-        If the CT is no DICOM series, or was made without values.
     """
     header = header_of(volume)
     try:

@@ -19,11 +19,8 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 __all__ = ["Layout", "parse_metaimage", "parse_nrrd"]
 
-_LONGEST = 1 << 20
-"""Bytes that a header may have."""
-
-_MOST_LINES = 10_000
-"""Lines that may have to be skipped before the data."""
+_LONGEST = 1 << 20  # bytes that a header may have
+_MOST_LINES = 10_000  # lines that may have to be skipped before the data
 
 _NRRD_TYPES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -79,63 +76,43 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the voxels are.
+    """Where the voxels are."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        First axis fastest.
-    dtype : dtype
-        Byte order included.
-    data : Path
-        The file that holds them: the header's own, or one in its folder.
-    encoding : str
-        ``"raw"``, ``"gzip"``, ``"zlib"``, ``"bzip2"`` or ``"text"``.
-    start : int
-        Bytes before the encoded data; -1 if they are the last ones of the file.
-    lines : int
-        Lines to skip from there.
-    skip : int
-        Bytes to skip after decompression.
-    content : str
-        What the header says of the content in free text.
-    to_mm : float
-        What lengths are multiplied by to get mm.
-    placed : bool
-        Whether the header says how the volume lies in the patient.
-    """
+    shape: tuple[int, ...]  # first axis fastest
+    dtype: np.dtype[Any]  # byte order included
+    data: Path  # the file that holds them: the header's own, or one in its folder
+    encoding: str  # "raw", "gzip", "zlib", "bzip2" or "text"
+    start: int  # bytes before the encoded data; -1 if they are the last ones of the file
+    lines: int = 0  # to skip from there
+    skip: int = 0  # bytes to skip after decompression
+    content: str = ""  # what the header says of the content in free text
+    to_mm: float = 1.0  # what lengths are multiplied by to get mm
+    placed: bool = True  # whether the header says how the volume lies in the patient
+    segments: tuple[tuple[int, int], ...] = ()  # layer and label value, where masks overlap
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    data: Path
-    encoding: str
-    start: int
-    lines: int = 0
-    skip: int = 0
-    content: str = ""
-    to_mm: float = 1.0
-    placed: bool = True
+    @property
+    def volume_shape(self) -> tuple[int, ...]:
+        """Shape without the axis of layers."""
+        return self.shape[1:] if self.segments else self.shape
 
 
 def parse_nrrd(path: Path) -> Layout:
     """Read the header of a NRRD file.
 
     Source: Definition of NRRD File Format, https://teem.sourceforge.net/nrrd/format.html.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is none, or its voxels are not where or what they may be.
     """
     with open(path, "rb") as file:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n?", file.readline(16)):
             raise _no_format(path, "NRRD")
         fields: dict[str, str] = {}
+        extra: dict[str, str] = {}
         for line in _lines(path, file):
             if not line:
                 break
             name, colon, value = line.partition(":")
-            if colon and not line.startswith("#") and not value.startswith("="):
+            if colon and value.startswith("="):
+                extra[name.strip()] = value[1:].strip()
+            elif colon and not line.startswith("#"):
                 fields[name.strip().lower()] = value.strip()
         start = file.tell()
     fields["data file"] = fields.get("data file", fields.get("datafile", ""))
@@ -169,26 +146,37 @@ def parse_nrrd(path: Path) -> Layout:
         fields.get("content", ""),
         _UNITS.get(units.pop(), 1.0) if len(units) == 1 else 1.0,
         fields.get("space", "").lower().startswith(_ANATOMICAL),
+        _segments(fields, extra) if len(shape) == 4 else (),
     )
+
+
+def _segments(fields: Mapping[str, str], extra: Mapping[str, str]) -> tuple[tuple[int, int], ...]:
+    """Layer and label value of each segment in a ``.seg.nrrd`` of 3D Slicer with layers."""
+    if fields.get("kinds", "").split()[:1] not in (["list"], ["vector"]):
+        return ()
+    found = []
+    for number in range(len(extra)):
+        layer, value = (extra.get(f"Segment{number}_{k}", "") for k in ("Layer", "LabelValue"))
+        if layer.isdecimal() and value.isdecimal() and len(layer + value) < 9:
+            found.append((int(layer), int(value)))
+    return tuple(found)
 
 
 def parse_metaimage(path: Path) -> Layout:
     """Read the header of a MetaImage file.
 
     Source: MetaIO's documentation, https://itk.org/Wiki/ITK/MetaIO/Documentation.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is none, or its voxels are not where or what they may be.
     """
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         for line in _lines(path, file):
             name, equals, value = line.partition("=")
-            if not equals or not re.fullmatch(r"\s*\w+\s*", name):
+            if not equals and not fields:
                 raise _no_format(path, "MetaImage")
-            fields[name.strip()] = value.strip()
+            # ITK writes whatever metadata an image has: keys such as 0008|0005 or dim[0], and
+            # values of several lines.
+            if equals:
+                fields[name.strip()] = value.strip()
             if name.strip() == "ElementDataFile":
                 break
         start = file.tell()

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,37 +23,26 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
-from napari_pancreas_seg.io.raw import MAP_CONTENT, RawImage
+from napari_pancreas_seg.io.raw import LPS_TO_RAS, MAP_CONTENT, RawImage
 from napari_pancreas_seg.io.suffixes import NRRD
 from napari_pancreas_seg.io.voxels import (
     check_shape,
     check_size,
-    few_whole_numbers,
     read_voxels,
     reading,
 )
 
-__all__ = ["LPS_TO_RAS", "few_values", "is_map", "read"]
+__all__ = ["check_whole", "layout_of", "read"]
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK's world has x to the left and y to the back, NIfTI's and ours to the right and front."""
-
-_LONGEST_TEXT = 1 << 25
-"""Numbers as text take twenty times their memory while they are parsed."""
+_LONGEST_TEXT = 1 << 25  # numbers as text take twenty times their memory while they are parsed
 
 
 @dataclass(frozen=True)
 class TextHeader:
-    """Which files a volume was read from: the header's own, and the one with its data.
+    """Which files a volume was read from: the header's own, and the one with its data."""
 
-    Parameters
-    ----------
-    path, data : Path
-        The same, unless the header is detached.
-    """
-
-    path: Path
-    data: Path
+    path: Path  # the same, unless the header is detached
+    data: Path  # the same, unless the header is detached
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -61,29 +51,15 @@ class TextHeader:
 
 
 def read(path: Path) -> RawImage:
-    """Read a NRRD or MetaImage file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``.
-
-    Returns
-    -------
-    RawImage
-        Stored numbers and geometry in the file's own axis order.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be read, is damaged, or holds something other than one volume.
-    """
+    """Read a NRRD or MetaImage file."""
     with reading(path, _name(path)):
-        layout = _layout(path)
+        layout = layout_of(path)
         affine = _affine(path, layout)
         with _voxels(layout) as stream:
             stored = read_voxels(layout.data, stream, layout.shape, layout.dtype)
     notes: tuple[str, ...] = ()
+    if layout.segments:
+        stored, notes = _flattened(stored, layout.segments)
     if not layout.placed:
         notes += (
             "The header does not say how this CT lies in the patient (no anatomical space): left "
@@ -92,47 +68,59 @@ def read(path: Path) -> RawImage:
     if layout.to_mm != 1:
         notes += ("The header gives lengths in another unit than mm: they were converted.",)
     return RawImage(
-        stored, 1.0, 0.0, affine, TextHeader(path, layout.data), notes, layout.dtype.name
+        stored,
+        1.0,
+        0.0,
+        affine,
+        TextHeader(path, layout.data),
+        notes,
+        layout.dtype.name,
+        layout.content == MAP_CONTENT,
     )
 
 
-def is_map(path: Path) -> bool:
-    """Whether this is a map of ours, as its header tells.
+def _flattened(
+    layers: npt.NDArray[Any], segments: tuple[tuple[int, int], ...]
+) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Make one label map of layers (L, I, J, K), in which segments overlap."""
+    labels = np.zeros(layers.shape[1:], np.uint8, order="F")
+    values = [value for _, value in segments]
+    alike = len(set(values)) < len(values) or max(values) > 255
+    overlap = False
+    for number, (layer, value) in enumerate(segments, start=1):
+        if layer >= len(layers) or number > 255:
+            raise PancreasSegError("This file names layers or labels that it does not have.")
+        inside = layers[layer] == value
+        overlap = overlap or bool(labels[inside].any())
+        labels[inside] = number if alike else value
+    said = []
+    if alike:
+        said.append("Segments of this file share label values: they were numbered in their order.")
+    if overlap:
+        said.append("Segments of this file overlap; where they do, the last one was taken.")
+    return labels, tuple(said)
 
-    Raises
-    ------
-    PancreasSegError
-        If it is not a file with one volume of plain numbers.
-    """
+
+def check_whole(path: Path) -> None:
+    """Read a file to its end, where its checksum is verified, and keep nothing."""
     with reading(path, _name(path)):
-        return _layout(path).content == MAP_CONTENT
-
-
-def few_values(path: Path, low: int, high: int, most: int) -> bool:
-    """Whether a file holds at most so many different whole numbers from `low` to `high`.
-
-    Stops reading as soon as the answer is no, which for a CT is at once.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a file with one volume of plain numbers, or is damaged.
-    """
-    with reading(path, _name(path)):
-        layout = _layout(path)
+        layout = layout_of(path)
+        left = math.prod(layout.shape) * layout.dtype.itemsize
         with _voxels(layout) as stream:
-            count = math.prod(layout.shape)
-            return few_whole_numbers(stream, count, layout.dtype, (low, high, most))
+            while block := stream.read(1 << 24):
+                left -= len(block)
+        if left > 0:
+            raise EOFError
 
 
 def _name(path: Path) -> str:
     return "NRRD" if path.name.lower().endswith(NRRD) else "MetaImage"
 
 
-def _layout(path: Path) -> Layout:
+def layout_of(path: Path) -> Layout:
     """Find out where the voxels are, and refuse what cannot be."""
     layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
-    check_shape(path, layout.shape)
+    check_shape(path, layout.volume_shape)
     if layout.encoding == "text":
         if math.prod(layout.shape) > _LONGEST_TEXT:
             raise PancreasSegError(
@@ -162,7 +150,8 @@ def _affine(path: Path, layout: Layout) -> npt.NDArray[np.float64]:
             "it or convert the CT again."
         ) from error
     n = reader.GetDimension()
-    if tuple(reader.GetSize())[:3] != layout.shape[:3] or reader.GetNumberOfComponents() != 1:
+    size, components = tuple(reader.GetSize())[:3], reader.GetNumberOfComponents()
+    if size != layout.volume_shape[:3] or (components != 1 and not layout.segments):
         raise PancreasSegError(
             f"'{path.name}' is not one volume of plain numbers; give one 3-D CT."
         )

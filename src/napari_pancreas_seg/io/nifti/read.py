@@ -1,4 +1,4 @@
-"""Reading NIfTI-1 and NIfTI-2 single files.
+"""Reading NIfTI-1 and NIfTI-2, single files and pairs.
 
 nibabel knows the header; the data are read here, so that a file is read to its end (which
 verifies a gzip checksum) and is never held twice.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -19,51 +18,47 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import inflated
+from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
+from napari_pancreas_seg.io.suffixes import PAIR, stem
 from napari_pancreas_seg.io.voxels import (
     check_shape,
     check_size,
-    few_whole_numbers,
     read_voxels,
     reading,
 )
 
-__all__ = ["few_values", "is_map", "read"]
+__all__ = ["affine_of", "read"]
 
 Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
 
-_TO_MM = {1: 1000.0, 3: 0.001}
-"""Codes of the units of length that are not mm: metre and micrometre."""
+_TO_MM = {1: 1000.0, 3: 0.001}  # codes of the units of length that are not mm: metre and micrometre
 
 
 def read(path: Path) -> RawImage:
-    """Read a NIfTI file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.nii`` or ``.nii.gz``.
-
-    Returns
-    -------
-    RawImage
-        Stored numbers, scaling and geometry in the file's own axis order.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be read, is damaged, or holds something other than one volume.
-    """
-    with _reading(path), _open(path) as (stream, compressed):
-        raw, fixed = _parse_header(path, stream)
-        shape = _volume_shape(path, fixed)
+    """Read a NIfTI file, or a pair of header and data."""
+    with _reading(path), contextlib.ExitStack() as stack:
+        header_path, data_path = _files(path)
+        stream, compressed = stack.enter_context(_open(header_path))
+        raw, fixed = _parse_header(header_path, stream)
+        offset = int(fixed.get_data_offset())
+        between = offset - fixed.template_dtype.itemsize
+        if data_path != header_path:
+            stream, compressed = stack.enter_context(_open(data_path))
+            between = offset
+        shape = check_shape(path, tuple(int(n) for n in fixed.get_data_shape()))
         dtype = _number_type(path, fixed)
-        check_size(path, int(fixed.get_data_offset()), shape, dtype, compressed=compressed)
-        _skip_to_voxels(path, stream, fixed)
-        stored = read_voxels(path, stream, shape, dtype)
+        check_size(data_path, offset, shape, dtype, compressed=compressed)
+        if between < 0:
+            raise PancreasSegError(
+                f"'{path.name}' says that its voxels begin within its header (vox_offset "
+                f"{offset}); repair the header or convert the CT again."
+            )
+        stream.read(between)  # a gzip stream knows no way back
+        stored = read_voxels(data_path, stream, shape, dtype)
         slope, intercept = fixed.get_slope_inter()
-        affine, notes = _affine(fixed)
+        affine, notes = affine_of(fixed)
     return RawImage(
         stored,
         1.0 if slope is None else float(slope),
@@ -72,44 +67,29 @@ def read(path: Path) -> RawImage:
         raw,
         notes,
         dtype.name,
+        slope == MAP_SLOPE,
     )
 
 
-def is_map(path: Path) -> bool:
-    """Whether this is a map of ours: the slope of its stored numbers is nobody else's.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a NIfTI file with one volume of plain numbers.
-    """
-    with _reading(path), _open(path) as (stream, _):
-        _, header = _parse_header(path, stream)
-        _volume_shape(path, header)
-        slope, _ = header.get_slope_inter()
-    return bool(slope == MAP_SLOPE)
-
-
-def few_values(path: Path, low: int, high: int, most: int) -> bool:
-    """Whether a file holds at most so many different whole numbers from `low` to `high`.
-
-    Stops reading as soon as the answer is no, which for a CT is at once.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not a NIfTI file with one volume of plain numbers, or is damaged.
-    """
-    with _reading(path), _open(path) as (stream, compressed):
-        _, header = _parse_header(path, stream)
-        dtype = _number_type(path, header)
-        slope, intercept = header.get_slope_inter()
-        shape = _volume_shape(path, header)
-        check_size(path, int(header.get_data_offset()), shape, dtype, compressed=compressed)
-        _skip_to_voxels(path, stream, header)
-        return few_whole_numbers(
-            stream, math.prod(shape), dtype, (low, high, most), slope or 1.0, intercept or 0.0
-        )
+def _files(path: Path) -> tuple[Path, Path]:
+    """Return the files of header and data: the same one, or the two of a pair."""
+    low = path.name.lower()
+    if not low.endswith(PAIR):
+        return path, path
+    start = stem(path)
+    found = []
+    for kind in ("hdr", "img"):
+        names = [f"{start}.{e}{z}" for e in (kind, kind.upper()) for z in ("", ".gz", ".GZ")]
+        own = [path] if f".{kind}" in low[len(start) :] else []
+        there = [*own, *(item for name in names if (item := path.with_name(name)).is_file())]
+        if not there:
+            what = "header" if kind == "hdr" else "voxels"
+            raise PancreasSegError(
+                f"'{path.name}' is one file of a pair, and the one with its {what}, "
+                f"'{start}.{kind}', is not beside it; copy both."
+            )
+        found.append(there[0])
+    return found[0], found[1]
 
 
 @contextlib.contextmanager
@@ -127,9 +107,7 @@ def _open(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a damaged file provokes into one sentence, and keep nibabel silent."""
-    from nibabel import imageglobals  # here and below: it takes longer to load than all of this
-
-    with imageglobals.LoggingOutputSuppressor(), reading(path, "NIfTI"):
+    with quiet_libraries(), reading(path, "NIfTI"):
         yield
 
 
@@ -144,28 +122,16 @@ def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:
         if size in (int.from_bytes(block, "little"), int.from_bytes(block, "big")):
             block += stream.read(size - 4)
             magic = block[344:347] if size == 348 else block[4:7]
-            if len(block) == size and magic in (b"n+1", b"n+2"):
+            if len(block) == size and magic in (b"n+1", b"n+2", b"ni1", b"ni2"):
                 raw = kind(block, check=False)
                 return raw, kind(block, check=True)
-    what = "is empty" if not block else "is not a NIfTI file"
-    raise PancreasSegError(
-        f"'{path.name}' {what}; give a CT as .nii or .nii.gz (one file with header and data)."
-    )
-
-
-def _skip_to_voxels(path: Path, stream: BufferedIOBase, header: Header) -> None:
-    """Read past what lies between the header and the voxels; a gzip stream knows no way back."""
-    between = int(header.get_data_offset()) - header.template_dtype.itemsize
-    if between < 0:
+    if path.name.lower().endswith(PAIR):
         raise PancreasSegError(
-            f"'{path.name}' says that its voxels begin within its header (vox_offset "
-            f"{int(header.get_data_offset())}); repair the header or convert the CT again."
+            f"'{path.name}' is not the header of a NIfTI pair (it may be Analyze 7.5, which does "
+            "not say where left and right are); convert the CT to .nii.gz."
         )
-    stream.read(between)
-
-
-def _volume_shape(path: Path, header: Header) -> tuple[int, ...]:
-    return check_shape(path, tuple(int(n) for n in header.get_data_shape()))
+    what = "is empty" if not block else "is not a NIfTI file"
+    raise PancreasSegError(f"'{path.name}' {what}; give a CT as .nii.gz or .nii.")
 
 
 def _number_type(path: Path, header: Header) -> np.dtype[Any]:
@@ -179,7 +145,8 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
     return dtype
 
 
-def _affine(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+def affine_of(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    """Return where a header places its voxels, in mm (RAS+), and notes on that."""
     from nibabel.spatialimages import HeaderDataError
 
     notes: list[str] = []

@@ -28,19 +28,7 @@ _GEOMETRY = (
 
 
 def write_like(source: Any, array: Array, path: Path, *, overwrite: bool = False) -> None:
-    """Write an array with the geometry of another file's header, bit for bit.
-
-    Parameters
-    ----------
-    source : nibabel.Nifti1Header or Nifti2Header
-        Header of the CT as it was read.
-    array : ndarray
-        Voxels in the source's axis order and shape.
-    path : Path
-        Where to write; compressed if it ends in ``.gz``.
-    overwrite : bool
-        Whether an existing file may be replaced.
-    """
+    """Write an array with the geometry of another file's header, bit for bit."""
     header = type(source)(endianness="<")
     for name in _GEOMETRY:
         header[name] = source[name]
@@ -56,23 +44,7 @@ def write(
     code: int = 1,
     overwrite: bool = False,
 ) -> None:
-    """Write an array with a header of its own.
-
-    Parameters
-    ----------
-    array : ndarray, shape (I, J, K, ...)
-        Voxels.
-    affine : array_like, shape (4, 4)
-        Maps an index to world coordinates in mm, RAS+.
-    path : Path
-        Where to write; compressed if it ends in ``.gz``.
-    slope : float
-        A value is the stored number times this.
-    code : int
-        What the world is: 1 the scanner's, 2 aligned to another image, ….
-    overwrite : bool
-        Whether an existing file may be replaced.
-    """
+    """Write an array with a header of its own."""
     from nibabel import Nifti1Header, Nifti2Header
 
     affine = np.asarray(affine, dtype=np.float64)

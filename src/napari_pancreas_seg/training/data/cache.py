@@ -1,4 +1,4 @@
-"""Training slices on disk: a file a case, gathered row by row, so that memory sets no limit.
+"""Training slices on disk, one file for each case, read row by row: more than memory holds.
 
 A file holds the slices of one case as raw bytes, then their targets (of the slices that show
 something; all others are zero), then a description in JSON, and at its very end the
@@ -41,7 +41,7 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Rises whenever the bytes of a file, or the way from a CT to them, mean something else."""
 _MARK = b"PSEGROWS"
 _TAIL = struct.Struct("<QI8s")  # length of the description, check sum, mark
@@ -90,13 +90,7 @@ class _StoredRows:
 
 
 class Gathered:
-    """Rows of several arrays and files, indexed as if they were one array in memory.
-
-    Parameters
-    ----------
-    parts : sequence
-        Arrays or stored rows, whose rows are of one shape.
-    """
+    """Rows of several arrays and files, indexed as if they were one array in memory."""
 
     dtype = np.dtype(np.uint8)
 
@@ -149,38 +143,14 @@ def classes_shown(target: Any) -> npt.NDArray[np.bool_]:
 
 
 class CachedRows(NamedTuple):
-    """What a file holds.
-
-    Parameters
-    ----------
-    hu : Rows, shape (n, H, W)
-        Slices.
-    target : Rows, shape (n, H, W, C)
-        Their targets.
-    about : dict
-        What was stored with them.
-    """
+    """What a file holds: slices (n, H, W) and their targets (n, H, W, C)."""
 
     hu: Rows
     target: Rows
-    about: dict[str, Any]
 
 
 def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
-    """A hash of all that a case's slices depend on.
-
-    Parameters
-    ----------
-    case : LabelledCase
-        The case: the bytes of its files and how they are to be read count, not where they lie.
-    settings : Mapping
-        How its slices are made.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file cannot be read.
-    """
+    """Hash of everything that a case's slices depend on: file contents, reading, settings."""
     digest = hashlib.sha256()
     try:
         for path in case.files:
@@ -198,7 +168,7 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Settings as plain data, of paths the names alone."""
+    """Settings as plain data; paths are reduced to their names."""
     if isinstance(value, Path):
         return value.name
     if dataclasses.is_dataclass(value):
@@ -211,22 +181,7 @@ def _plain(value: Any) -> Any:
 
 
 def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> CachedRows:
-    """Rows from the cache; made and put there if they are not in it, or not whole.
-
-    Parameters
-    ----------
-    folder : Path
-        The cache; created if needed, and no matter of git's.
-    key : str
-        From `case_key`.
-    make : callable
-        Makes them, in memory, and what is to be stored with them as plain data.
-
-    Raises
-    ------
-    PancreasSegError
-        If the cache cannot be written, for example because the disk is full.
-    """
+    """Rows from the cache; computed and stored if they are missing or damaged."""
     path = folder / f"{key}.rows"
     found = _read(path)
     if found is None:
@@ -268,7 +223,6 @@ def _write(file: Any, made: CachedRows) -> None:
         "shape": list(hu.shape),
         "classes": target.shape[-1],
         "shown": shown.astype(int).tolist(),
-        "about": made.about,
     }
     text = json.dumps(description).encode()
     check = 0
@@ -280,7 +234,7 @@ def _write(file: Any, made: CachedRows) -> None:
 
 
 def _read(path: Path) -> CachedRows | None:
-    """Look at a file; None if it is not there or not whole."""
+    """Open a file; None if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             body = os.fstat(file.fileno()).st_size - _TAIL.size
@@ -301,7 +255,6 @@ def _read(path: Path) -> CachedRows | None:
     return CachedRows(
         Gathered([_StoredRows(path, plane * np.arange(n), (height, width), shown)]),
         Gathered([_StoredRows(path, targets, item, shown)]),
-        about["about"],
     )
 
 

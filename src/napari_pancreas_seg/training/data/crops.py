@@ -18,7 +18,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import SOFT_TISSUE_HU, resampling_matrix
+from napari_pancreas_seg.inference.body import SOFT_TISSUE_HU
+from napari_pancreas_seg.inference.frame import resampling_matrix
 
 __all__ = ["Crop", "load_crops"]
 

@@ -48,22 +48,9 @@ PANCREAS: Mapping[str, int] = {"pancreas": 1}
 
 @dataclass(frozen=True)
 class Correction:
-    """A case of the user's data.
+    """A case of the user's data: its folder, a pseudonym, and the SHA-256 of the CT's voxels.
 
-    Parameters
-    ----------
-    name : str
-        Name of its folder, made from the CT's voxels.
-    patient : str
-        Pseudonym: cases of one patient are never split between learning and testing.
-    reviewed : tuple of int or None
-        Slices that count, from the feet, counted from 0; None for all of them.
-    added : str
-        When it was added or last replaced, as in ISO 8601.
-    ct : str
-        SHA-256 of the CT's voxels.
-    folder : Path
-        Where it lies.
+    `reviewed` are the slices that count, counted from the feet and from 0; None for all of them.
     """
 
     name: str
@@ -75,14 +62,7 @@ class Correction:
 
 
 def corrections_folder() -> Path:
-    """Where the user's cases lie unless another folder is given; it may not exist yet.
-
-    Returns
-    -------
-    Path
-        What the environment variable ``NAPARI_PANCREAS_SEG_CORRECTIONS`` names, else a folder in
-        the user's data folder for this program.
-    """
+    """Where the user's cases lie: ``NAPARI_PANCREAS_SEG_CORRECTIONS``, or a folder of the user."""
     return user_folder("corrections", "NAPARI_PANCREAS_SEG_CORRECTIONS")
 
 
@@ -96,30 +76,11 @@ def add_correction(
     labels: Mapping[str, int] = PANCREAS,
     replace: bool = False,
 ) -> Correction:
-    """Keep a CT and its corrected mask; the case is there whole or not at all.
+    """Keep a CT and its corrected mask (Z, Y, X); the case is there whole or not at all.
 
-    Parameters
-    ----------
-    folder : Path
-        The store, see `corrections_folder`; created if needed.
-    volume : CTVolume
-        The CT.
-    mask : ndarray, shape (Z, Y, X)
-        The corrected mask on the CT's grid, in display order; values as in `labels`.
-    reviewed : iterable of int, optional
-        Slices whose mask is right, from the feet, counted from 0; None for all of them.
-    patient : str, optional
-        A pseudonym, if several CTs show one patient; by default every CT is a patient.
-    labels : Mapping of str to int
-        What the mask's values mean: the same for all cases of a store.
-    replace : bool
-        Whether the mask of a CT that is there already may be replaced.
-
-    Raises
-    ------
-    PancreasSegError
-        If no slice was reviewed, mask and CT do not fit, the CT is there already and must not be
-        replaced, or the case cannot be written.
+    `reviewed` are the slices whose mask is right, counted from the feet and from 0; None for all.
+    `patient` is a pseudonym, if several CTs show one patient. `labels` say what the mask's values
+    mean, the same for all cases of a store.
     """
     folder = Path(folder)
     slices = _checked(volume, mask, reviewed, labels)
@@ -162,13 +123,7 @@ def find_correction(folder: Path, volume: CTVolume) -> Correction | None:
 
 
 def remove_correction(folder: Path, name: str) -> None:
-    """Remove a case from a store.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no such case, or it cannot be removed.
-    """
+    """Remove a case from a store."""
     case = Path(folder) / name
     if Path(name).name != name or not (case / CASE).is_file():
         raise PancreasSegError(f"There is no case '{name}' among the corrections.")

@@ -1,4 +1,4 @@
-"""What a fine-tuning gives: figures before and after, and the card of the new model."""
+"""The result of a fine-tuning: figures before and after, and the card of the new model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ __all__ = ["Finetuned", "Gain", "finetuned_card"]
 
 @dataclass(frozen=True)
 class Gain:
-    """Dice of patients before and after.
-
-    Parameters
-    ----------
-    before, after : Mapping of str to float
-        By patient.
-    """
+    """Dice of each patient before and after."""
 
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
@@ -56,27 +50,11 @@ class Gain:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A fine-tuned model.
+    """A fine-tuned model, and what came of it.
 
-    Parameters
-    ----------
-    path : Path
-        The bundle.
-    card : Mapping
-        Its card.
-    held_out : Gain
-        Dice of the user's patients that the trial did not learn from; empty if there is one
-        patient only.
-    guard : Gain
-        Dice of the guard's phantoms, which no training sees.
-    usual : Gain
-        Dice of the held-out patients with the grey values of usual CT, in the trial.
-    share : float
-        How much of the new weights went into the model.
-    patients, slices : int
-        What it has learnt from.
-    notes : tuple of str
-        Sentences the user should read.
+    `held_out` is the Dice of the user's patients that a trial did not learn from (empty if there is
+    one patient only), `usual` the same with the grey values of usual CT, `guard` that of phantoms
+    that no training sees. `share` is how much of the new weights went into the model.
     """
 
     path: Path
@@ -91,7 +69,7 @@ class Finetuned:
 
     @property
     def better(self) -> bool | None:
-        """Whether patients of the user that it had not seen went better; None if unknown."""
+        """Whether Dice rose on the user's held-out patients; None if unknown."""
         means = self.held_out.means
         return None if means is None else means[1] > means[0]
 
@@ -118,21 +96,7 @@ def finetuned_card(
     gains: Mapping[str, Gain],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card of the new model: what it began as, what it learnt from, what came of it.
-
-    Parameters
-    ----------
-    given : Mapping
-        Card of the model that it began as; licence and citation are inherited.
-    name : str
-        Name of the new model.
-    patients : sequence of str
-        Whom it has learnt from.
-    gains : Mapping of str to Gain
-        ``held_out``, ``guard`` and ``usual``, as in `Finetuned`.
-    about : Mapping
-        How it learnt: ``slices``, ``steps``, ``minutes`` ….
-    """
+    """The card of the new model: what it began as, what it learnt from, what came of it."""
     training = dict(given.get("training", {}))
     training["patients"] = sorted({*training.get("patients", ()), *patients})
     whose = f"{len(patients)} patient" if len(patients) == 1 else f"{len(patients)} patients"

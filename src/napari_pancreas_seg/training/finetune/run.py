@@ -36,9 +36,8 @@ from napari_pancreas_seg.training.data.datasets import (
     load_phantoms,
 )
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
-from napari_pancreas_seg.training.finetune.grey import with_usual_grey
 from napari_pancreas_seg.training.finetune.result import Finetuned, Gain, finetuned_card
-from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score
+from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
     Budget,
@@ -82,27 +81,11 @@ ONE_PATIENT = (
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How to fine-tune.
+    """How to fine-tune: `minutes` for everything, reading and testing included.
 
-    Parameters
-    ----------
-    minutes : float
-        Time for everything, reading and testing included.
-    steps : int, optional
-        Number of steps of trial and training each, instead of the time; the same seed then
-        gives the same model.
-    batch_size : int
-        Slices of a step.
-    phantoms : int
-        Synthetic phantoms to learn from as well, so that portal-venous CT is not forgotten.
-    phantom_share : float
-        Their share of the slices.
-    forgets_at_most : float
-        Dice on either guard that may be lost.
-    seed : int
-        Seed of everything random.
-    stages : tuple of Stage
-        What learns, in which order and how fast.
+    `steps`, of trial and training each, come in place of the time: the same seed then gives the
+    same model. `phantom_share` of the slices are phantoms, so that portal-venous CT is not
+    forgotten; at most `forgets_at_most` Dice may be lost on either guard.
     """
 
     minutes: float = 10.0
@@ -123,17 +106,7 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class FinetuneStep:
-    """How far a fine-tuning has come.
-
-    Parameters
-    ----------
-    stage : str
-        What is done now, in words.
-    share : float
-        How much of everything is done, from 0 to 1.
-    seconds_left : float or None
-        How long it may still take; None while nobody knows.
-    """
+    """How far a fine-tuning has come: what it does, the share done, seconds left if known."""
 
     stage: str
     share: float
@@ -153,31 +126,9 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune a model on a few cases and write the result as a bundle; the model stays.
 
-    Parameters
-    ----------
-    data : str, Path or DataSet
-        The cases, in any layout; see `napari_pancreas_seg.training.data.layouts.open_dataset`.
-    output : str or Path, optional
-        The new bundle: a folder, or a file that ends in ``.zip``; by default it is kept among the
-        user's own models.
-    start : str, Path or Bundle
-        The model to begin with.
-    settings : FinetuneSettings, optional
-        How.
-    name : str, optional
-        Name of the new model; the bundle's by default, or else ``improved-1`` and so on.
-    anyway : bool
-        Write the model even if it has forgotten more than `FinetuneSettings.forgets_at_most`.
-    overwrite : bool
-        Replace a bundle that is there.
-    report : callable
-        Called with every step.
-
-    Raises
-    ------
-    PancreasSegError
-        If model or cases cannot be read, the result would have forgotten too much, or it cannot
-        be written.
+    `data` may have any layout that `open_dataset` knows. `output` is a folder, or a file that ends
+    in ``.zip``; by default it lies among the user's own models, as ``improved-1`` and so on. A
+    model that has forgotten more than the settings allow is written only if `anyway` says so.
     """
     settings = settings or FinetuneSettings()
     if output is None:
@@ -195,7 +146,7 @@ def finetune(
             f"The model {given.card['name']} is an ensemble, which cannot be fine-tuned; begin "
             "with a model of one network."
         )
-    work = _Work(given, settings, report)
+    work = _FineTuning(given, settings, report)
     work.say("reading the cases")
     dataset = data if isinstance(data, DataSet) else open_dataset(data, _classes(given.card))
     work.read(dataset)
@@ -241,7 +192,7 @@ class _Trial:
     notes: tuple[str, ...] = ()
 
 
-def _least(found: Sequence[_Trial]) -> _Trial:
+def _smallest_sufficient(found: Sequence[_Trial]) -> _Trial:
     """Of the trials, by rising share, the first that wins most of what can be won.
 
     The more of the old weights stays, the less is forgotten, of what no guard watches too.
@@ -254,7 +205,7 @@ def _least(found: Sequence[_Trial]) -> _Trial:
     return next(trial for trial in enough if -trial.held_out.lost >= ENOUGH * most)
 
 
-class _Work:
+class _FineTuning:
     """One fine-tuning: its slices, its network, its time."""
 
     def __init__(
@@ -292,8 +243,7 @@ class _Work:
         """Bring all slices to the working scale and score the model as it is."""
         settings, card = self.settings, self.given.card
         recipe = tune_settings(card, settings.batch_size, settings.seed)
-        how: dict[str, Any] = {"neighbours_mm": recipe.neighbours_mm, "frame": recipe.frame}
-        mine = load_cases(dataset.cases, dataset.labels, **how)
+        mine = load_cases(dataset.cases, dataset.labels, frame=recipe.frame)
         self.n_slices = int(mine.usable.sum())
         if not self.n_slices:
             raise PancreasSegError("There is no slice to learn from in these cases.")
@@ -302,7 +252,7 @@ class _Work:
         self.say("making phantoms")
         # A phantom shows the pancreas alone: it would teach that there are no other classes.
         seeds = (range(1, settings.phantoms + 1), GUARD_SEEDS) if len(card["labels"]) == 1 else ()
-        phantoms = [load_phantoms(s, **how) for s in seeds if s]
+        phantoms = [load_phantoms(s, frame=recipe.frame) for s in seeds if s]
         self.slices = TrainingSlices.join([mine, copies, *phantoms])
         place = np.arange(len(self.slices))
         self._own = place < len(mine)
@@ -317,7 +267,7 @@ class _Work:
         self._taught = TrainingSlices.join([mine, self._recalled(copies), *phantoms])
 
     def _recalled(self, copies: TrainingSlices) -> TrainingSlices:
-        """The copies with what the model says of them as it is, which it is to say ever after.
+        """The copies with the model's own predictions as targets, so that these are kept.
 
         Li & Hoiem 2016 (arXiv:1606.09282): learning without forgetting.
         """
@@ -361,7 +311,7 @@ class _Work:
             guard = Gain(self._guard_before, self._score(weights, self._guard, TEST_GUARD))
             if max(guard.lost, result.usual.lost) <= self.settings.forgets_at_most or not found:
                 found.append(result)
-        return _least(found)
+        return _smallest_sufficient(found)
 
     def learn(self, share: float) -> tuple[Weights, float, Gain]:
         """Learn from every patient; return the mixed weights, their share, and the guard.

@@ -2,11 +2,15 @@
 
 Dice at the resolution of the network's frame, per patient. It ranks networks as the figures on
 the CT's own grid do, but is not comparable with them.
+
+A model that learns from a scanner with other grey values forgets those it knew, and its own
+training slices are not at hand. A user's slices with their grey values mapped onto the usual ones
+of portal-venous CT stand in for them: real bodies, with the user's own masks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -14,30 +18,30 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from napari_pancreas_seg.inference.frame import evenly_spread, resampling_matrix
+from napari_pancreas_seg.inference.frame import resampling_matrix
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.probabilities import tempered
+from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-__all__ = ["Scorer", "rows_to_score"]
+__all__ = ["Scorer", "rows_to_score", "usual_grey", "with_usual_grey"]
 
 Rows = npt.NDArray[np.intp]
 
+SOFT_TISSUE_FROM = 9
+"""Grey value (HU) from which a pixel counts: below lies what was clipped, fat and air."""
+USUAL_GREY = (
+    *(9.0, 16.0, 26.0, 35.5, 43.5, 50.5, 57.5, 62.0, 68.0, 75.5, 83.0),
+    *(90.0, 96.5, 103.0, 111.0, 119.5, 131.5, 150.5, 176.0, 241.0, 255.0),
+)
+"""HU at every twentieth of the pixels with soft tissue or bone in an abdominal slice: medians over
+40 patients of NIH Pancreas-CT (Roth et al. 2016, doi:10.7937/K9/TCIA.2016.tNB1kqBU)."""
+
 
 class Scorer(keras.Model):
-    """Cuts the frame out of working slices, runs the network and counts the overlap.
-
-    Parameters
-    ----------
-    network : keras.Model
-        The network; its weights may change between two scorings.
-    settings : TrainSettings
-        Its frame and windows.
-    card : Mapping
-        Its card: threshold and temperature.
-    """
+    """Cuts the frame out of working slices, runs the network and counts the overlap."""
 
     def __init__(
         self, network: keras.Model, settings: TrainSettings, card: Mapping[str, Any]
@@ -55,7 +59,7 @@ class Scorer(keras.Model):
         And ``raw``, the network's probability (B, height, width, C) without any temperature.
         """
         hu, target, _ = self.augment(batch)
-        outputs = self.network(windowed(hu, self.settings.input_windows), training=False)
+        outputs = self.network(windowed(hu, self.settings.windows), training=False)
         probability = tempered(outputs["probability"], self.temperature)
         found, truth = _decided(probability, self.threshold), _decided(target, 0.5)
         both = ops.sum(found * truth, axis=(1, 2))
@@ -66,17 +70,7 @@ class Scorer(keras.Model):
     def dice(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
-        """Dice of each patient, the mean over the classes that there are.
-
-        Parameters
-        ----------
-        slices : TrainingSlices
-            Where the rows lie.
-        rows : ndarray, shape (n,)
-            Which slices; see `rows_to_score`.
-        on_batch : callable
-            Called after every batch.
-        """
+        """Dice of each patient, the mean over the classes that there are."""
         counts = [part["counts"] for part in self._outputs(slices, rows, on_batch)]
         if not counts:
             return {}
@@ -89,17 +83,9 @@ class Scorer(keras.Model):
     def answers(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
     ) -> npt.NDArray[np.uint8]:
-        """What the network says of slices, as targets at the working scale: 255 for certainty.
+        """The network's predictions as targets (n, H, W, C) at the working scale.
 
-        Parameters
-        ----------
-        slices, rows, on_batch
-            See `dice`.
-
-        Returns
-        -------
-        ndarray, shape (n, H, W, C), uint8
-            Nothing (0) outside the network's frame.
+        255 for certainty; 0 outside the network's frame.
         """
         frame, working = self.settings.frame, working_frame(self.settings.frame)
         step = working.mm_per_pixel / frame.mm_per_pixel
@@ -130,23 +116,14 @@ class Scorer(keras.Model):
             len(rows),
             self.settings.frame,
             AugmentationSettings.none(),
-            slices=slices.neighbours.shape[1],
         )
         return {"hu": slices.inputs(rows), "target": slices.target[rows], **nothing}
 
 
 def rows_to_score(slices: TrainingSlices, chosen: npt.NDArray[np.bool_], most: int) -> Rows:
-    """Rows of usable slices, evenly from each patient's.
+    """Rows of usable slices among those chosen, at most so many of a patient, evenly spread.
 
-    Parameters
-    ----------
-    slices : TrainingSlices
-        All of them.
-    chosen : ndarray, shape (N,), bool
-        Which come into question.
-    most : int
-        Slices of one patient. Those that show something of a class come first: the others tell
-        of false findings alone.
+    Those that show something come first: the others tell of false findings alone.
     """
     rows: list[npt.NDArray[np.intp]] = []
     shown = slices.present.any(axis=1)
@@ -177,3 +154,34 @@ def _mean_dice(counts: npt.NDArray[np.float64]) -> float:
     """Mean over the classes of which there is anything; 1 where nothing is and was found."""
     there = counts[counts[:, 1] > 0]
     return float((there[:, 0] / there[:, 1]).mean()) if len(there) else 1.0
+
+
+def usual_grey(hu: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Table (256,) of the grey value that replaces each of a patient's, so that shares are usual.
+
+    It never falls, and 0 stays 0.
+    """
+    counts = np.bincount(hu.reshape(-1), minlength=256)
+    counts[:SOFT_TISSUE_FROM] = 0
+    if not counts.any():
+        return np.arange(256, dtype=np.uint8)
+    below = np.cumsum(counts) / counts.sum()
+    shares = np.linspace(0.0, 1.0, len(USUAL_GREY))
+    # The middle of the pixels of a grey value: what is saturated is one value for many shares.
+    table = np.interp(below - 0.5 * counts / counts.sum(), shares, USUAL_GREY)
+    low = np.arange(SOFT_TISSUE_FROM)
+    table[:SOFT_TISSUE_FROM] = low * table[SOFT_TISSUE_FROM] / SOFT_TISSUE_FROM
+    return np.rint(table).astype(np.uint8)
+
+
+def with_usual_grey(
+    slices: TrainingSlices, patients: Iterable[str], kind: str, most: int
+) -> TrainingSlices:
+    """Copies of patients' slices, at most so many of each, with the usual grey values."""
+    return TrainingSlices.join(_copies(slices, name, kind, most) for name in patients)
+
+
+def _copies(slices: TrainingSlices, name: str, kind: str, most: int) -> TrainingSlices:
+    rows = rows_to_score(slices, slices.patient == name, most)
+    hu = slices.hu[rows]
+    return TrainingSlices.of(usual_grey(hu)[hu], slices.target[rows], name, kind)

@@ -44,18 +44,9 @@ FEWEST_STEPS = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a fine-tuning.
+    """A part of a fine-tuning: what learns, at which highest rate, for which share of the time.
 
-    Parameters
-    ----------
-    name : str
-        What learns, in words.
-    layers : tuple of str
-        How the names of the layers begin that learn; empty for all.
-    rate : float
-        Adam's learning rate at its highest.
-    share : float
-        Share of the time.
+    `layers` are the beginnings of the names of the layers that learn; empty for all.
     """
 
     name: str
@@ -78,13 +69,8 @@ STAGES = (
 class Budget:
     """How long to learn: until the time or the steps are used up.
 
-    Parameters
-    ----------
-    steps : int
-        Number of steps. With more of them than a few passes over the slices, a network learns
-        these by heart.
-    seconds : float
-        Time; without a limit the same seed gives the same weights.
+    More steps than a few passes over the slices would learn them by heart. Without a limit of time
+    the same seed gives the same weights.
     """
 
     steps: int
@@ -105,7 +91,7 @@ class _Clock:
 
 def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainSettings:
     """A recipe for the network that a card describes, without the heads that no bundle holds."""
-    neighbours, policy = card.get("neighbours_mm"), choose_policy("auto")
+    policy = choose_policy("auto")
     return TrainSettings(
         architecture=Architecture(**card["architecture"]),
         steps=1 << 30,  # the geometry of the last steps is of no use: they may come any time
@@ -115,7 +101,6 @@ def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainS
         policy="float32" if policy == "mixed_float16" else policy,
         negative_share=0.0,
         windows=tuple(tuple(window) for window in card["windows"]),
-        neighbours_mm=None if neighbours is None else float(neighbours),
         seed=seed,
         frame=FrameSpec.from_dict(card["frame"]),
         augmentation=AugmentationSettings(),
@@ -124,17 +109,7 @@ def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainS
 
 
 class Tuner:
-    """A network that learns from a model's weights onwards, as often as one likes.
-
-    Parameters
-    ----------
-    start : Bundle
-        The model.
-    settings : TrainSettings
-        From `tune_settings`.
-    stages : tuple of Stage
-        What learns, one after the other.
-    """
+    """A network that learns from a model's weights onwards, as often as one likes."""
 
     def __init__(
         self, start: Bundle, settings: TrainSettings, stages: tuple[Stage, ...] = STAGES
@@ -155,24 +130,7 @@ class Tuner:
         phantom_share: float,
         on_step: Callable[[str, float], None] = lambda stage, share: None,
     ) -> Weights:
-        """Learn from the model's own weights; return the new ones.
-
-        Parameters
-        ----------
-        slices : TrainingSlices
-            What to learn from.
-        budget : Budget
-            How long.
-        phantom_share : float
-            Share of phantoms among the slices.
-        on_step : callable
-            Called after every step with what learns and the share that is done.
-
-        Raises
-        ------
-        PancreasSegError
-            If the loss becomes infinite.
-        """
+        """Learn from the model's own weights; return the new ones. Tells what learns, how far."""
         settings = replace(self.settings, phantom_share=phantom_share)
         assign(self._trainer.network, self.start)
         self._steps, over = 0, 0.0

@@ -33,8 +33,6 @@ MOST_CUTS, CUT_PIXELS = 3, (6, 36)
 """Rectangles cut out of a slice at most, and their sides."""
 WINDOW_HIGH_HU, WINDOW_LOW_HU = (140.0, 255.0), (0.0, 45.0)
 """Where windows end whose upper or lower end lies within the soft tissue's HU."""
-FIELD_JITTER_MM = 15.0
-"""So far from a small field's middle the middle of the body that is found in it may lie."""
 PATCHES = 2.2
 """By so much the noise of small patches is made stronger again after it was averaged."""
 LOBULE_MM = 6.0
@@ -142,7 +140,7 @@ def draw(
     geometry : float
         Factor on every geometric strength; annealed towards the end of a training.
     slices : int
-        Slices of one input: 1, or 3 with its neighbours.
+        Slices that make up one input.
     points : ndarray, shape (n, 2), optional
         Around which small fields of view lie, (y, x) in mm from the slice's middle; there are
         none without.
@@ -168,12 +166,10 @@ def draw(
     matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos / stretch
     matrix *= scale[:, None, None]
     phase = (rng.random(n) < s.phase_share).astype(float)
-    shift = rng.uniform(-g * s.shift_mm, g * s.shift_mm, (n, 2))
-    shift, field = _fields(rng, shift, frame, s, points)
     return {
         "matrix": matrix.astype(np.float32),
-        "shift": shift.astype(np.float32),
-        "field": field.astype(np.float32),
+        "shift": rng.uniform(-g * s.shift_mm, g * s.shift_mm, (n, 2)).astype(np.float32),
+        "field": _fields(rng, n, s, points),
         "elastic": _elastic(rng, n, CONTROL_POINTS, s.elastic_mm, g),
         "elastic_fine": _elastic(rng, n, FINE_POINTS, s.elastic_fine_mm, g),
         "curve": _curves(rng, n, s),
@@ -209,25 +205,17 @@ def draw(
 
 def _fields(
     rng: np.random.Generator,
-    shift: npt.NDArray[np.float64],
-    frame: FrameSpec,
+    n: int,
     s: AugmentationSettings,
     points: npt.NDArray[np.float64] | None,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Shifts (n, 2) and fields of view (n, 4), middle and sides in mm; most show all."""
-    n = len(shift)
+) -> npt.NDArray[np.float32]:
+    """Fields of view (n, 4), middle and sides in mm; most show all."""
     field = np.tile([0.0, 0.0, 1e4, 1e4], (n, 1))
     small = rng.random(n) < s.field_share
     sides = rng.uniform(*s.field_mm, (n, 2))
-    jitter = rng.uniform(-FIELD_JITTER_MM, FIELD_JITTER_MM, (n, 2))
-    if points is None or not small.any():
-        return shift, field
-    # Where `frame_around` lays the frame on a slice of that size.
-    size = np.array([frame.height, frame.width]) * frame.mm_per_pixel
-    room = np.abs(size - sides) / 2
-    offset = np.clip(np.array(frame.offset_mm), -room, room) if frame.centre == "body" else 0.0
-    field[small] = np.concatenate([points, sides], axis=1)[small]
-    return np.where(small[:, None], points + offset + jitter, shift), field
+    if points is not None:
+        field[small] = np.concatenate([points, sides], axis=1)[small]
+    return field.astype(np.float32)
 
 
 def _elastic(

@@ -27,13 +27,6 @@ class Averager:
     The averages of weights never met the batch normalisation's running statistics, which
     belong to the weights of the last steps; so they are computed anew over some batches, those
     that would come after the last step.
-
-    Parameters
-    ----------
-    slices : TrainingSlices
-        What is learnt from.
-    settings : TrainSettings
-        The recipe.
     """
 
     def __init__(self, slices: TrainingSlices, settings: TrainSettings) -> None:
@@ -45,20 +38,7 @@ class Averager:
         self._chance = [v for v in self._network.variables if id(v) not in weights]
 
     def average(self, trainer: TrainingModel, batches: int) -> keras.Model:
-        """The averaged network of what is being trained, which stays as it is.
-
-        Parameters
-        ----------
-        trainer : TrainingModel
-            What is being trained.
-        batches : int
-            Batches for the statistics.
-
-        Returns
-        -------
-        keras.Model
-            The same object every time, with other weights.
-        """
+        """The averaged network of what is being trained; the same object every time."""
         values = _averages(trainer)
         for layer in self._network.layers:
             if layer.weights:
@@ -112,11 +92,11 @@ def _averages(trainer: TrainingModel) -> dict[str, list[npt.NDArray[Any]]]:
 
 
 class StatisticsPass(keras.Model):
-    """Runs a network the way of training, compiled, for its normalisation's statistics."""
+    """Runs a network in training mode, for the statistics of its normalisation."""
 
     def __init__(self, network: keras.Model, settings: TrainSettings) -> None:
         super().__init__()
-        self.network, self.windows = network, settings.input_windows
+        self.network, self.windows = network, settings.windows
         self.augment = Augment(settings.frame, working_frame(settings.frame))
         self.compile(jit_compile=keras.backend.backend() == "jax")
 

@@ -71,7 +71,7 @@ def training_batch(
             settings.frame,
             settings.augmentation,
             geometry,
-            slices.neighbours.shape[1],
+            mixed["hu"].shape[1],
             _points(rng, mixed, working_frame(settings.frame)),
         ),
     }

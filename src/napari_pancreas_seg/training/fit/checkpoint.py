@@ -24,16 +24,8 @@ CHECKPOINT = "checkpoint.npz"
 class TrainingState:
     """How far a training has come, beside the values of its variables.
 
-    Parameters
-    ----------
-    step : int
-        Steps done.
-    history : list of dict
-        A line an epoch.
-    unscored : dict, optional
-        The line of an epoch whose network has not been scored yet.
-    best : list of ndarray, optional
-        Weights of the averaged network of the epoch with the best validation Dice so far.
+    `unscored` is the line of an epoch whose network has not been scored yet, `best` are the weights
+    of the averaged network of the epoch with the best validation Dice.
     """
 
     step: int = 0
@@ -43,13 +35,7 @@ class TrainingState:
 
 
 class Checkpoint:
-    """Everything that a training needs to go on, in one file that is replaced atomically.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the file lies.
-    """
+    """Everything that a training needs to go on, in one file that is replaced atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.path = Path(folder) / CHECKPOINT
@@ -63,13 +49,7 @@ class Checkpoint:
             np.savez(file, about=json.dumps(about), **arrays)
 
     def restore(self, variables: list[Any]) -> TrainingState:
-        """Set all variables and return the state.
-
-        Raises
-        ------
-        PancreasSegError
-            If the file is damaged or belongs to another recipe.
-        """
+        """Set all variables and return the state."""
         try:
             with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 about = json.loads(str(stored["about"]))

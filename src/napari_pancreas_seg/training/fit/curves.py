@@ -26,11 +26,6 @@ class Curves:
     ``history.json``, ``history.csv`` and ``curves.png`` are replaced as a whole; TensorBoard's
     events are written anew from the history when a training goes on, so that they tell of no
     epoch twice.
-
-    Parameters
-    ----------
-    folder : Path
-        The training's folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,15 +34,7 @@ class Curves:
         self._written = 0
 
     def show(self, history: Sequence[Line], best: int | None = None) -> None:
-        """Write everything.
-
-        Parameters
-        ----------
-        history : sequence of Mapping
-            A line an epoch; see `napari_pancreas_seg.training.fit.loop.fit`.
-        best : int, optional
-            Index of the epoch to mark.
-        """
+        """Write everything, with a mark at the best epoch."""
         write_json(self.folder / "history.json", list(history), overwrite=True)
         write_text(self.folder / "history.csv", history_csv(history), overwrite=True)
         _draw(history, best, self.folder / "curves.png")

@@ -23,13 +23,8 @@ POLICIES = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 class Devices:
     """The devices that a batch is split over; one by default, the backend's own choice.
 
-    Parameters
-    ----------
-    count : int
-        How many.
-    strategy : object, optional
-        ``tf.distribute.MirroredStrategy`` on TensorFlow, ``keras.distribution.DataParallel``
-        on JAX; None for one device.
+    `strategy` is ``tf.distribute.MirroredStrategy`` on TensorFlow and
+    ``keras.distribution.DataParallel`` on JAX.
     """
 
     count: int = 1
@@ -45,13 +40,7 @@ class Devices:
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def check(self, batch_size: int) -> None:
-        """Refuse a batch that cannot be split evenly.
-
-        Raises
-        ------
-        PancreasSegError
-            If the devices do not divide it.
-        """
+        """Refuse a batch that cannot be split evenly."""
         if batch_size % self.count:
             raise PancreasSegError(
                 f"A batch of {batch_size} slices cannot be split evenly over {self.count} devices; "
@@ -78,11 +67,6 @@ def choose_devices(asked: int | str) -> Devices:
 
     GPUs (or TPUs) are taken where the backend sees any; else the processors that it has been
     told to see.
-
-    Raises
-    ------
-    PancreasSegError
-        If there are not so many, or the backend has no way to split a batch.
     """
     backend = keras.backend.backend()
     if asked != "all" and not (str(asked).isdecimal() and int(asked) > 0):
@@ -124,16 +108,8 @@ def _devices(backend: str) -> list[str]:
 def choose_policy(asked: str) -> str:
     """Turn ``auto`` into the fastest Keras dtype policy that the device is built for.
 
-    Parameters
-    ----------
-    asked : str
-        One of `POLICIES`.
-
-    Returns
-    -------
-    str
-        ``mixed_bfloat16`` on NVIDIA GPUs from compute capability 8 (Ampere) and on TPUs,
-        ``mixed_float16`` on those from 7 (Volta), ``float32`` on everything else.
+    ``mixed_bfloat16`` on NVIDIA GPUs from compute capability 8 (Ampere) and on TPUs,
+    ``mixed_float16`` on those from 7 (Volta), ``float32`` on everything else.
     """
     if asked != "auto":
         return asked

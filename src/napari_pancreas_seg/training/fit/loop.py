@@ -8,7 +8,7 @@ as if nothing had happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,52 +16,34 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
 from napari_pancreas_seg.training.fit.averaging import Averager
-from napari_pancreas_seg.training.fit.batches import (
-    sampling_chances,
-    training_batch,
-    training_batches,
-)
+from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.devices import Devices
-from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
-from napari_pancreas_seg.training.fit.trainer import TrainingModel, build_from, make_trainer
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.fit.trainer import build_from, make_trainer
 
 __all__ = [
-    "Checkpoint",
-    "TrainSettings",
-    "TrainingModel",
+    "ChangeWeights",
     "TrainingProgress",
     "best_epoch",
     "fit",
-    "sampling_chances",
-    "settings_to_dict",
-    "training_batch",
 ]
 
+ChangeWeights = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
+"""Makes other weights of a network's, in the order of Keras's `get_weights`."""
 SCORE = "validation_dice"
 """The figure by which an epoch is the best."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is; what a progress bar shows.
-
-    Parameters
-    ----------
-    step, steps : int
-        Steps done, and in all.
-    loss : float
-        Mean loss of the epoch so far.
-    images_per_second : float
-        Speed of the epoch so far.
-    seconds_left : float
-        Expected time to the last step, without scoring.
-    """
+    """How far a training is; loss and speed are the epoch's, scoring is not in `seconds_left`."""
 
     step: int
     steps: int
@@ -80,50 +62,20 @@ def fit(
     on_step: Callable[[TrainingProgress], None] | None = None,
     resume: bool = False,
     start: Bundle | None = None,
+    change_weights: ChangeWeights | None = None,
     devices: Devices | None = None,
 ) -> tuple[keras.Model, list[dict[str, Any]]]:
-    """Train a network.
+    """Train a network; return the averaged float32 network and its history, a line an epoch.
 
-    Parameters
-    ----------
-    slices : TrainingSlices
-        What to learn from.
-    settings : TrainSettings
-        The recipe.
-    folder : Path
-        Where the checkpoint lies.
-    score : callable, optional
-        Called after each epoch with the averaged network; its figures go into the history.
-        By ``validation_dice`` the best epoch is found.
-    report : callable, optional
-        Called after each epoch with the history so far.
-    on_step : callable, optional
-        Called after each step. An exception that it raises ends the training, which can be
-        resumed.
-    resume : bool
-        Go on from the checkpoint in the folder, if there is one.
-    start : Bundle, optional
-        A model of the same architecture whose weights to begin with, instead of random ones.
-    devices : Devices, optional
-        What the batches are split over.
-
-    Returns
-    -------
-    network : keras.Model
-        The averaged float32 network, without side outputs.
-    history : list of dict
-        A line an epoch.
-
-    Raises
-    ------
-    PancreasSegError
-        If the recipe does not fit the data, the devices, the checkpoint or the model to start
-        from, or the loss is no longer a number.
+    `score` is called after each epoch with the averaged network; its figures go into the history,
+    and by ``validation_dice`` the best epoch is found. `report` then gets the history. An exception
+    that `on_step` raises ends the training, which can be resumed from the checkpoint in `folder`.
+    `change_weights` is applied to the averaged weights before their statistics are computed.
     """
     devices = devices or Devices()
     devices.check(settings.batch_size)
     keras.utils.set_random_seed(settings.seed)
-    training = _Training(slices, settings, devices, start)
+    training = _Training(slices, settings, devices, start, change_weights)
     checkpoint = Checkpoint(folder)
     if resume and checkpoint.path.exists():
         with devices.scope():
@@ -164,15 +116,13 @@ class _Training:
         settings: TrainSettings,
         devices: Devices,
         start: Bundle | None,
+        change_weights: ChangeWeights | None,
     ) -> None:
-        self.slices, self.devices = slices, devices
+        self.slices, self.devices, self.change_weights = slices, devices, change_weights
         self.state = TrainingState()
         self.trainer = make_trainer(settings, devices, start)
         self.settings = self.trainer.settings
         self.averager = Averager(slices, self.settings)
-        self._begun_with = (
-            start.network().get_weights() if start is not None and settings.start_share else None
-        )
 
     @property
     def variables(self) -> list[Any]:
@@ -226,13 +176,11 @@ class _Training:
         return self._network(batches)
 
     def _network(self, batches: int) -> keras.Model:
-        """The averaged network, mixed with the one that it began with if the recipe says so."""
-        if self._begun_with is None:
+        """The averaged network."""
+        if self.change_weights is None:
             return self.averager.average(self.trainer, batches)
-        share = self.settings.start_share
-        new = self.averager.average(self.trainer, 1).get_weights()
-        pairs = zip(self._begun_with, new, strict=True)
-        return self.averager.restore([share * a + (1 - share) * b for a, b in pairs], batches)
+        weights = self.averager.average(self.trainer, 1).get_weights()
+        return self.averager.restore(self.change_weights(weights), batches)
 
 
 def _progress(

@@ -122,8 +122,7 @@ def _drawn(
 ) -> _Part:
     if slices.kind[row] != "patient":
         return _Part.of(slices, row)
-    # Crops are of one class and have no neighbours.
-    crops = slices.crops if slices.neighbours.shape[1] == 1 else ()
+    crops = slices.crops
     chance = rng.random()
     limits = np.cumsum(
         [

@@ -17,17 +17,9 @@ __all__ = ["PRESETS", "Preset", "preset_named"]
 class Preset:
     """A recipe for a task.
 
-    Parameters
-    ----------
-    name, description : str
-        What it is called, and what it is for.
-    classes : Mapping of str to str
-        Name of each class, in the order of the network's channels, with a regular expression
-        for what data sets call it: lower case, words joined by single spaces.
-    needed : tuple of str
-        Classes without which it makes no sense; others may be missing in a data set.
-    settings : Mapping
-        Fields of `TrainSettings` that differ from their defaults.
+    `classes` gives each class, in the order of the network's channels, a regular expression for
+    what data sets call it (lower case, words joined by single spaces). Those in `needed` must be
+    there.
     """
 
     name: str
@@ -37,25 +29,7 @@ class Preset:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def labels(self, there: Sequence[str]) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-        """Choose among the classes of a data set.
-
-        Parameters
-        ----------
-        there : sequence of str
-            The data set's own classes.
-
-        Returns
-        -------
-        labels : dict of str to list of str
-            Classes to train, and what of the data set each is made of; see `open_dataset`.
-        notes : tuple of str
-            What the data set lacks, in a sentence.
-
-        Raises
-        ------
-        PancreasSegError
-            If it lacks a class that is needed, or all but one.
-        """
+        """Classes to train out of a data set's own, and a note of what it lacks."""
         words = {name: " ".join(re.split(r"[\W_]+", name.lower())).strip() for name in there}
         found = {
             name: [own for own in there if re.fullmatch(pattern, words[own])]
@@ -115,13 +89,7 @@ PRESETS = {
 
 
 def preset_named(name: str) -> Preset:
-    """Find a preset.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is none of that name.
-    """
+    """Find a preset."""
     try:
         return PRESETS[name]
     except KeyError:

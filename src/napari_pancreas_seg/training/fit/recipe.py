@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import SOFT_TISSUE_HU, FrameSpec
+from napari_pancreas_seg.inference.body import SOFT_TISSUE_HU
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.devices import POLICIES
 from napari_pancreas_seg.training.fit.mixing import MixingSettings
 
-__all__ = ["TrainSettings", "check_windows", "settings_to_dict"]
+__all__ = ["WINDOWS_HU", "TrainSettings", "averaging_for", "check_windows", "settings_to_dict"]
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
@@ -41,10 +41,6 @@ class TrainSettings:
         ``"cosine"``, or ``"constant"``, which stays at the learning rate after warming up.
     averaging : float
         Momentum of the average of weights that becomes the model.
-    start_share : float
-        Share that the model to begin with keeps in the weights that become the model: the mean of
-        two networks' weights is often better than either where one was trained on from the other
-        (Wortsman et al. 2022, arXiv:2109.01903).
     side_weights : tuple of float
         Weights of the losses at the decoder's second and third finest levels.
     negative_share, phantom_share : float
@@ -55,9 +51,6 @@ class TrainSettings:
         Keras dtype policy of the training; see `napari_pancreas_seg.training.fit.devices`.
     windows : tuple of (low, high)
         HU windows of the input channels, within 0 to 255; see `check_windows`.
-    neighbours_mm : float, optional
-        2.5-D: a slice and the two at this distance below and above it, through the first
-        window, are the input channels, instead of one slice through all windows.
     positive_share : float
         How often a patient's slice shows something of the classes, where there are both sorts.
     patience : int, optional
@@ -85,14 +78,12 @@ class TrainSettings:
     clip_norm: float = 1.0
     schedule: str = "cosine"
     averaging: float = 0.999
-    start_share: float = 0.0
     side_weights: tuple[float, float] = (0.5, 0.25)
     negative_share: float = 0.12
     phantom_share: float = 0.06
     calibration_batches: int = 200
     policy: str = "auto"
     windows: tuple[tuple[float, float], ...] = WINDOWS_HU
-    neighbours_mm: float | None = None
     positive_share: float = 0.8
     patience: int | None = None
     seed: int = 0
@@ -122,18 +113,9 @@ class TrainSettings:
             raise PancreasSegError("A training needs the patience of at least one epoch.")
         if min(self.steps, self.steps_per_epoch, self.batch_size) < 1:
             raise PancreasSegError("A training needs at least one step, epoch and slice.")
-        if self.neighbours_mm is not None and not 0 < self.neighbours_mm < math.inf:
-            raise PancreasSegError("The distance of neighbouring slices must be above 0 mm.")
-        if not 0 <= self.start_share < 1:
-            raise PancreasSegError("The share of the model to begin with must be in [0, 1).")
         if not 0 < self.positive_share <= 1:
             raise PancreasSegError("The share of slices with something in them must be in (0, 1].")
         check_windows(self.windows)
-
-    @property
-    def input_windows(self) -> tuple[tuple[float, float], ...]:
-        """The windows that are used: with neighbouring slices, the first alone."""
-        return self.windows if self.neighbours_mm is None else self.windows[:1]
 
     def resolved_architecture(self) -> Architecture:
         """The architecture, at the size of the frame."""
@@ -144,8 +126,13 @@ class TrainSettings:
             chosen,
             height=self.frame.height,
             width=self.frame.width,
-            channels=len(self.windows) if self.neighbours_mm is None else 3,
+            channels=len(self.windows),
         )
+
+
+def averaging_for(steps: int) -> float:
+    """Momentum of the average of weights: over an eighth of a short training."""
+    return round(min(0.999, 1 - 8 / max(steps, 16)), 5)
 
 
 def check_windows(windows: Sequence[Sequence[float]]) -> None:

@@ -24,15 +24,7 @@ __all__ = ["TrainingModel", "begin_with", "build_from", "make_trainer"]
 
 
 class TrainingModel(keras.Model):
-    """Augmentation, network and loss.
-
-    Parameters
-    ----------
-    settings : TrainSettings
-        The recipe.
-    devices : Devices, optional
-        What it trains on; the backend's own choice by default.
-    """
+    """Augmentation, network and loss."""
 
     def __init__(self, settings: TrainSettings, devices: Devices | None = None) -> None:
         super().__init__()
@@ -53,7 +45,7 @@ class TrainingModel(keras.Model):
     def call(self, batch: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the network's outputs and the augmented target."""
         hu, target, weight = self.augment(batch)
-        outputs = self.network(windowed(hu, self.settings.input_windows), training=training)
+        outputs = self.network(windowed(hu, self.settings.windows), training=training)
         return {**outputs, "target": target, "weight": weight}
 
     def compute_loss(
@@ -93,17 +85,7 @@ class _LossScale(_OfAllReplicas, keras.optimizers.LossScaleOptimizer):
 
 
 def make_trainer(settings: TrainSettings, devices: Devices, start: Bundle | None) -> TrainingModel:
-    """Build and compile what is trained; all of its variables exist then.
-
-    Parameters
-    ----------
-    settings : TrainSettings
-        The recipe.
-    devices : Devices
-        What it trains on.
-    start : Bundle, optional
-        See `begin_with`.
-    """
+    """Build and compile what is trained; all of its variables exist then."""
     with devices.scope():
         trainer = TrainingModel(settings, devices)
         if start is not None:
@@ -124,13 +106,7 @@ def build_from(trainer: TrainingModel, batch: dict[str, npt.NDArray[Any]]) -> No
 
 
 def begin_with(network: keras.Model, start: Bundle) -> None:
-    """Copy a bundle's weights, layer by layer; side heads, which no bundle holds, stay new.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is another network.
-    """
+    """Copy a bundle's weights, layer by layer; side heads, which no bundle holds, stay new."""
     given = start.network()
     for layer in given.layers:
         if not layer.weights:

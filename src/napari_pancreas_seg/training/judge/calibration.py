@@ -32,22 +32,11 @@ THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
 
 @dataclass(frozen=True, eq=False)
 class PredictedSlice:
-    """A slice, and what a network that never saw its patient says of it.
+    """A slice, and the prediction of a network that was not trained on its patient.
 
-    Parameters
-    ----------
-    patient, name : str
-        Whose slice, and which.
-    probability : ndarray, shape (C, height, width), float32
-        Probability of each class in the frame, before any temperature.
-    shares : ndarray, shape (C, height, width), uint8
-        Share of each of the frame's pixels that each class has, 255 for all of it.
-    mask : ndarray, shape (1, Y, X), uint8
-        The reference on the slice's own grid.
-    frame : Frame
-        Where the frame lies.
-    values : tuple of int
-        Value of each class in the mask.
+    In the frame: `probability` (C, height, width) before any temperature, and `shares`, how much of
+    each pixel belongs to each class, 255 for all of it. On the slice's own grid: `mask` (1, Y, X),
+    with the `values` of the classes.
     """
 
     patient: str
@@ -68,15 +57,7 @@ class PredictedSlice:
         frame: Frame,
         values: Sequence[int] = (1,),
     ) -> PredictedSlice:
-        """Bring the reference into the frame, next to what the network says.
-
-        Parameters
-        ----------
-        probability : ndarray, shape (height, width, C)
-            What the network says, as it says it.
-        patient, name, mask, frame, values
-            See the class.
-        """
+        """Bring the reference into the frame, beside what the network says (height, width, C)."""
         rows, columns = frame.into()
         target = [rows @ (mask[0] == value).astype(np.float32) @ columns.T for value in values]
         shares = np.rint(255 * np.stack(target)).astype(np.uint8)
@@ -96,24 +77,11 @@ class PredictedSlice:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a card says of how to read a network's probabilities.
+    """Temperature, threshold and confidence, for a card.
 
-    Parameters
-    ----------
-    temperature : float
-        Divides the log-odds, of several classes the logits (Guo et al. 2017, arXiv:1706.04599).
-    threshold : float
-        The one with the best mean Dice over patients, after the temperature; what all classes
-        together must exceed.
-    slope, intercept : float
-        The line that leads from a slice's raw expected Dice to its Dice, all classes taken
-        together.
-    spearman : float or None
-        Rank correlation of expected and true Dice over slices; None where they do not vary.
-    error_before, error_after : float or None
-        Expected calibration error within `NEAR_MM` of either mask; None without any pixel there.
-    slices, patients : int
-        How many it was fitted on.
+    The temperature divides log-odds, of several classes the logits (Guo et al. 2017,
+    arXiv:1706.04599); the threshold gives the best mean Dice after it. Slope and intercept lead
+    from a slice's raw expected Dice to its Dice. None is what could not be measured.
     """
 
     temperature: float
@@ -144,15 +112,7 @@ _WHAT = (
 
 
 def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
-    """Divide the logits of probabilities by a temperature, as `FramePredictor` does.
-
-    Parameters
-    ----------
-    probability : ndarray, shape (C, ...)
-        Probability of each class; what they leave of 1 is the background's.
-    temperature : float
-        Above 1 makes them less sure.
-    """
+    """Divide the logits of probabilities (C, ...) by a temperature, as `FramePredictor` does."""
     if len(probability) == 1:
         certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
         odds = np.log(certain) - np.log1p(-certain)
@@ -180,11 +140,6 @@ def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
 
     What slices tell nothing of, because there are too few of them or nothing is found in any,
     is left as it is.
-
-    Parameters
-    ----------
-    predicted : sequence of PredictedSlice
-        Slices of patients that the network never saw.
     """
     probability, target = _near_either_mask(predicted)
     temperature = _best_temperature(probability, target) if probability.size else 1.0
@@ -224,15 +179,15 @@ def _near_either_mask(predicted: Sequence[PredictedSlice]) -> tuple[Array, Array
 
 
 def _best_temperature(probability: Array, target: Array) -> float:
-    """The temperature at which the reference is least of a surprise."""
+    """The temperature with the smallest cross-entropy."""
     background = np.clip(1 - target.sum(axis=0), 0, 1)
 
-    def surprise(log_temperature: float) -> float:
+    def cross_entropy(log_temperature: float) -> float:
         p = tempered(probability, float(np.exp(log_temperature))).astype(np.float64)
         rest = np.clip(1 - p.sum(axis=0), 1e-9, 1)
         return float(-((target * np.log(p)).sum(axis=0) + background * np.log(rest)).mean())
 
-    best = optimize.minimize_scalar(surprise, bounds=np.log(TEMPERATURES), method="bounded")
+    best = optimize.minimize_scalar(cross_entropy, bounds=np.log(TEMPERATURES), method="bounded")
     return round(float(np.exp(best.x)), 3)
 
 

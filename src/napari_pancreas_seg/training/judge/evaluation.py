@@ -1,7 +1,8 @@
-"""How good a model is: figures per patient on the native grid, by the way of inference."""
+"""How good a model is: scores per patient on the CT's own grid."""
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, stem
@@ -22,10 +23,12 @@ from napari_pancreas_seg.training.data.layouts import DataSet, LabelledCase, ope
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
+from napari_pancreas_seg.training.judge.others import OtherMasks
 from napari_pancreas_seg.training.judge.scores import (
     TOLERANCE_MM,
+    PatientCounts,
     PatientScore,
-    PatientTally,
+    paired_difference,
     summarise,
     summarise_patients,
 )
@@ -41,8 +44,12 @@ __all__ = [
     "was_seen",
 ]
 
+logger = logging.getLogger(__name__)
+
 SLICES = SLICE_LAYOUT.name
 THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
+PAIRED = ("dice", "hd95_mm", f"surface_dice_{TOLERANCE_MM:g}mm", "mean_distance_mm")
+"""Figures of which the difference to another program's masks is given."""
 
 
 @dataclass
@@ -50,14 +57,8 @@ class ThresholdScores:
     """Overlap per patient for several thresholds, pooled over each patient's slices.
 
     A pixel is foreground where the probabilities of all classes together exceed the threshold,
-    and then of the most probable class.
-
-    Parameters
-    ----------
-    thresholds : tuple of float
-        Thresholds tried, ascending.
-    both, total : dict of str to ndarray, shape (len(thresholds), C)
-        Voxels of each class in both masks, and in either counted twice, for each patient.
+    and then of the most probable class. `both` and `total` hold, for each patient, the voxels
+    (thresholds, C) in both masks, and in either counted twice.
     """
 
     thresholds: tuple[float, ...] = THRESHOLDS
@@ -71,19 +72,7 @@ class ThresholdScores:
         mask: npt.NDArray[Any],
         values: Sequence[int] = (1,),
     ) -> None:
-        """Count a slice, or several.
-
-        Parameters
-        ----------
-        patient : str
-            Whose it is.
-        probability : ndarray, shape (C, ...)
-            Probability of each class; of a single one, shape (...) will do.
-        mask : ndarray, shape (...)
-            The reference.
-        values : sequence of int
-            Value of each class in the reference.
-        """
+        """Count slices: probability (C, ...), or (...) of one class, and the reference (...)."""
         if probability.shape == mask.shape:
             probability = probability[None]
         foreground = probability.sum(axis=0)
@@ -132,21 +121,9 @@ class ThresholdScores:
 class Evaluation:
     """Figures per patient of a model on a data set.
 
-    Parameters
-    ----------
-    card : Mapping
-        The model's card.
-    threshold : float
-        The threshold that was applied.
-    patients : dict of str to PatientScore
-        The figures of each patient.
-    how : dict of str to str
-        What was done, in words: ``data``, ``surfaces``, ``spacing``, ``postprocessing`` ….
-    cost : dict
-        ``parameters``, ``weights_mb``, ``gflop_per_slice``, ``seconds_per_slice``, ``device``.
-    classes : dict of str to dict
-        For each class of a model of several, the figures of each patient that shows it or in
-        whom it was found; `patients` are of all classes taken together.
+    `how` says in words what was done. `patients` are of all classes taken together; `classes` hold,
+    of a model of several, each class in the patients that show it or in whom it was found. `also`
+    are the figures of another program's masks; `not_scored` says why a case failed.
     """
 
     card: Mapping[str, Any]
@@ -155,6 +132,9 @@ class Evaluation:
     how: dict[str, str]
     cost: dict[str, Any]
     classes: dict[str, dict[str, PatientScore]] = field(default_factory=dict)
+    not_scored: dict[str, str] = field(default_factory=dict)
+    also: dict[str, PatientScore] = field(default_factory=dict)
+    also_name: str = ""
 
     @property
     def model(self) -> str:
@@ -190,7 +170,25 @@ class Evaluation:
             "patients": rows,
             **summarise_patients(rows),
             **(several if self.classes else {}),
+            "not_scored": self.not_scored,
+            **({"also": self._compared(rows)} if self.also else {}),
             "cost": self.cost,
+        }
+
+    def _compared(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """The other program's figures, and the paired differences: ours minus the other's."""
+        others = _rows(self.also)
+        figures = [name for name in PAIRED if all(name in row for row in others.values())]
+        return {
+            "masks": self.also_name,
+            "patients": others,
+            **_without_attention(summarise_patients(others)),
+            "ours_minus_theirs": {
+                name: paired_difference(
+                    *({p: row[name] for p, row in of.items()} for of in (rows, others))
+                )
+                for name in figures
+            },
         }
 
     def class_dice(self) -> dict[str, float]:
@@ -217,8 +215,10 @@ class _Case:
     The reference has the values of the model's classes; of a single class, any but 0.
     """
 
+    name: str
     patient: str
     load: Callable[[], tuple[CTVolume, npt.NDArray[np.uint8]]]
+    ct: str
 
 
 def evaluate(
@@ -230,51 +230,28 @@ def evaluate(
     every_patient: bool = False,
     threshold: float | None = None,
     postprocess: bool = True,
+    also: OtherMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Score a model on a data set the way it is used: through `segment`.
 
-    Single slices are scored one by one, without post-processing.
-
-    Parameters
-    ----------
-    dataset : Path
-        Folder in any layout that `open_dataset` knows.
-    model : str, Path or LoadedModel
-        The model.
-    labels : Mapping of str to sequence of str, optional
-        What of the data set each of the model's classes is made of, where they are called
-        otherwise; see `open_dataset`.
-    layout : str, optional
-        Name of the data set's layout, where looking does not tell.
-    every_patient : bool
-        Score the patients the model was trained on too; by default they are left out,
-        because their figures say nothing about new patients.
-    threshold : float, optional
-        Another threshold than the model's.
-    postprocess : bool
-        Of whole CTs: smooth along z and drop small pieces, as is done by default.
-    on_case : callable
-        Called with slices or CTs done and in all.
-
-    Raises
-    ------
-    PancreasSegError
-        If data or model cannot be read, or no patient is left.
+    Single slices are scored one by one, without post-processing. `labels` say what of the data set
+    each of the model's classes is made of, see `open_dataset`. Patients that the model was trained
+    on are left out unless `every_patient` is given: their figures say nothing about new ones.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     data = open_dataset(dataset, labels or _asked(loaded.classes), layout=layout)
     cases = _cases(data, loaded.classes)
     if data.layout != SLICES:
         how = {"data": f"CTs of {data.root.name} ({data.layout})", **_OF_VOLUMES}
-        return _evaluate(cases, loaded, how, every_patient, threshold, postprocess, on_case)
+        return _evaluate(cases, loaded, how, every_patient, threshold, postprocess, also, on_case)
     how = {
         "data": f"slices of {data.root.name}, each a CT of its own",
         "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
         "a slice shows the reference or the mask but not both, the distance is its diagonal",
         "spacing": _spacing_of(data),
     }
-    return _evaluate(cases, loaded, how, every_patient, threshold, False, on_case)
+    return _evaluate(cases, loaded, how, every_patient, threshold, False, also, on_case)
 
 
 _OF_VOLUMES = {
@@ -316,7 +293,10 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
             )
         return volume, table[labels]
 
-    return [_Case(case.patient, lambda case=case: load(case)) for case in data.cases]  # type: ignore[misc]
+    return [
+        _Case(case.name, case.patient, lambda case=case: load(case), case.name)  # type: ignore[misc]
+        for case in data.cases
+    ]
 
 
 def evaluate_volumes(
@@ -327,32 +307,20 @@ def evaluate_volumes(
     every_patient: bool = False,
     threshold: float | None = None,
     postprocess: bool = True,
+    also: OtherMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Score a model on CTs with reference masks, through `segment`.
-
-    Parameters
-    ----------
-    cts, references : Path
-        Two folders; see `match_references`.
-    model, every_patient, threshold, on_case
-        See `evaluate`; `on_case` is called with CTs.
-    postprocess : bool
-        Smooth along z and drop small pieces, as is done by default.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file or the model cannot be read, a reference has no CT, two of a pair do not lie
-        on the same grid, or no patient is left.
-    """
+    """Score a model on CTs with reference masks in another folder; see `match_references`."""
     pairs = match_references(Path(cts), Path(references))
-    cases = [_Case(_patient(mask), lambda ct=ct, m=mask: _load(ct, m)) for mask, ct in pairs]  # type: ignore[misc]
+    cases = [
+        _Case(stem(mask), _patient(mask), lambda ct=ct, m=mask: _load(ct, m), _name_of(ct))  # type: ignore[misc]
+        for mask, ct in pairs
+    ]
     how = {
         "data": f"CTs of {Path(cts).name}, with references of {Path(references).name}",
         **_OF_VOLUMES,
     }
-    return _evaluate(cases, model, how, every_patient, threshold, postprocess, on_case)
+    return _evaluate(cases, model, how, every_patient, threshold, postprocess, also, on_case)
 
 
 def _patient(reference: Path) -> str:
@@ -361,10 +329,16 @@ def _patient(reference: Path) -> str:
     return found[0] if found else stem(reference)
 
 
-def _load(ct: Path, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+def _name_of(ct: Path | PancreasSegError) -> str:
+    return stem(ct) if isinstance(ct, Path) else ""
+
+
+def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+    if isinstance(ct, PancreasSegError):
+        raise ct
     volume = load_ct(ct)
     mask, on = load_mask(reference)
-    return volume, bring_onto(volume, mask, on.grid, reference.name)
+    return volume, bring_onto(volume, mask, on, reference.name)
 
 
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -384,11 +358,11 @@ def _evaluate(
     every_patient: bool,
     threshold: float | None,
     postprocess: bool,
+    also: OtherMasks | None,
     report: Callable[[int, int], None],
 ) -> Evaluation:
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    both = [loaded.card, *([] if loaded.localiser is None else [loaded.localiser.card])]
-    known = patients_seen(both)
+    known = patients_seen([loaded.card])
     if not every_patient:
         cases = [c for c in cases if not was_seen(c.patient, known)]
     if not cases:
@@ -397,22 +371,44 @@ def _evaluate(
             "about others (--every-patient gives it all the same)."
         )
     used = float(loaded.card["threshold"]) if threshold is None else threshold
-    tallies: dict[str, PatientTally] = {}
+    tallies: dict[str, PatientCounts] = {}
     several = dict(zip(loaded.classes.names, loaded.classes.values, strict=True))
-    by_class: dict[str, dict[str, PatientTally]] = {
+    by_class: dict[str, dict[str, PatientCounts]] = {
         name: {} for name in (several if len(several) > 1 else ())
     }
+    theirs: dict[str, PatientCounts] = {}
+    lacking: list[str] = []
     seconds = []
+    failed: dict[str, str] = {}
     for done, case in enumerate(cases, start=1):
-        volume, mask = case.load()
-        found = segment(volume, loaded, threshold=used, postprocess=postprocess)
-        tallies.setdefault(case.patient, PatientTally()).add(found, volume, mask)
+        try:
+            volume, mask = case.load()
+            found = segment(volume, loaded, threshold=used, postprocess=postprocess)
+        except Exception as error:  # of one case: the scores of the others stay
+            logger.debug("a case failed", exc_info=error)
+            failed[case.name] = why_failed(case.name, error)
+            report(done, len(cases))
+            continue
+        tallies.setdefault(case.patient, PatientCounts()).add(found, volume, mask)
         for name, tally in by_class.items():
             value = several[name]
             one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
-            tally.setdefault(case.patient, PatientTally()).add(one, volume, mask == value)
+            tally.setdefault(case.patient, PatientCounts()).add(one, volume, mask == value)
         seconds.append(found.seconds["network"] / len(mask))
+        if also is not None:
+            try:
+                other = also.of(case.ct, volume)
+            except PancreasSegError as error:
+                failed[f"{case.name} ({also.folder.name})"] = str(error)
+                other = None
+            if other is None:
+                lacking.append(case.patient)
+            else:
+                one = replace(found, mask=other, attention=())
+                theirs.setdefault(case.patient, PatientCounts()).add(one, volume, mask)
         report(done, len(cases))
+    if not tallies:
+        raise PancreasSegError(f"No case could be scored. {next(iter(failed.values()))}")
     trained_on = sorted(p for p in tallies if was_seen(p, known))
     how = {
         "metric": "all voxels of a patient pooled, on the CT's own grid",
@@ -422,12 +418,32 @@ def _evaluate(
         "postprocessing": "as by default" if postprocess else "none",
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
     }
+    if also is not None:
+        how |= _also_how(also, theirs, lacking)
     scores = {patient: tallies[patient].score() for patient in sorted(tallies)}
+    others = {p: theirs[p].score() for p in sorted(theirs) if p not in lacking}
     classes = {
         name: {p: score for p in sorted(tally) if (score := tally[p].score()).slices}
         for name, tally in by_class.items()
     }
-    return Evaluation(loaded.card, used, scores, how, _cost(loaded, seconds), classes)
+    cost = _cost(loaded, seconds)
+    name = also.folder.name if also else ""
+    return Evaluation(loaded.card, used, scores, how, cost, classes, failed, others, name)
+
+
+def _also_how(
+    also: OtherMasks, theirs: Mapping[str, PatientCounts], lacking: Sequence[str]
+) -> dict[str, str]:
+    """Description of the comparison with another program's masks, for `Evaluation.how`."""
+    if not theirs.keys() - {*lacking}:
+        raise PancreasSegError(
+            f"None of the masks in {also.folder} belongs to a patient that is scored; name them "
+            "like the cases."
+        )
+    said = f"masks of {also.folder.name}, on the same grids and with the same metrics"
+    if lacking:
+        said += f"; no mask, or not of every CT, of {', '.join(sorted({*lacking}))}"
+    return {"also": said}
 
 
 def _cost(loaded: LoadedModel, seconds: Sequence[float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is counted of a patient, and what of many patients is published."""
+"""Scores of a patient, and their summary over patients."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from napari_pancreas_seg.volume import CTVolume
 
 __all__ = [
     "FAILURE_DICE",
+    "GOOD_DICE",
     "TOLERANCE_MM",
     "GateMeans",
+    "PatientCounts",
     "PatientScore",
-    "PatientTally",
+    "at_others_threshold",
     "bootstrap_interval",
+    "paired_difference",
     "summarise",
     "summarise_patients",
 ]
@@ -35,6 +38,8 @@ TOLERANCE_MM = 2.0
 """Tolerance of the surface Dice."""
 FAILURE_DICE = 0.5
 """A patient with a Dice below this counts as a failure."""
+GOOD_DICE = 0.85
+"""From here on masks agree about as well as those of two radiologists."""
 TISSUE_HU = 10.0
 """Above this a pixel is tissue other than fat: what attention in the gland is compared with."""
 RESAMPLES = 10_000
@@ -43,20 +48,7 @@ RESAMPLES = 10_000
 def bootstrap_interval(
     values: Sequence[float] | Array, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of a mean over patients, by the percentile bootstrap (Efron 1979).
-
-    Parameters
-    ----------
-    values : sequence of float
-        One value for each patient; patients are resampled, never slices.
-    resamples, seed : int
-        Number of resamples, and the seed they are drawn with.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end; both NaN without any value.
-    """
+    """95 % interval of a mean over patients, by the percentile bootstrap (Efron 1979)."""
     array = np.asarray(values, float)
     if not array.size:
         return float("nan"), float("nan")
@@ -65,23 +57,33 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float | int]:
+    """Mean of a - b over the patients that both have, with its 95 % interval and n."""
+    gaps = np.array([a[patient] - b[patient] for patient in sorted(a.keys() & b.keys())])
+    if not gaps.size:
+        return {"n": 0}
+    low, high = bootstrap_interval(gaps)
+    found = {"mean": gaps.mean(), "low": low, "high": high}
+    return {"n": int(gaps.size), **{name: round(float(v), 4) for name, v in found.items()}}
+
+
+def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Dice of each patient, at the threshold that is best for all other patients."""
+    names = sorted(patients)
+    curves = np.array([patients[name] for name in names])
+    if len(names) < 2:
+        return {name: float(max(patients[name])) for name in names}
+    others = (curves.sum(axis=0) - curves) / (len(names) - 1)
+    best = others.argmax(axis=1)
+    return {name: float(curves[i, best[i]]) for i, name in enumerate(names)}
+
+
 def summarise(
     values: Iterable[float | None], *, higher_is_better: bool = True
 ) -> dict[str, float | int]:
-    """Mean, standard deviation, median, worst and 95 % interval over patients, with n.
+    """``n``, ``mean``, ``sd`` (of the sample), ``median``, ``worst``, ``low`` and ``high`` (95 %).
 
-    Parameters
-    ----------
-    values : iterable of float or None
-        One value for each patient; None, where a figure is not defined, is left out.
-    higher_is_better : bool
-        Which end is the worst.
-
-    Returns
-    -------
-    dict
-        ``n``, and if that is not 0 ``mean``, ``sd`` (of the sample), ``median``, ``worst``,
-        ``low`` and ``high``.
+    One value for each patient; None, where a figure is not defined, is left out.
     """
     array = np.array([value for value in values if value is not None], float)
     if not array.size:
@@ -99,21 +101,14 @@ def summarise(
 
 
 def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What is published of many patients.
+    """Summary over patients, from the `PatientScore.to_dict` of each.
 
-    Parameters
-    ----------
-    rows : Mapping
-        For each patient what `PatientScore.to_dict` gives.
-
-    Returns
-    -------
-    dict
-        ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice
-        below `FAILURE_DICE`, worst first; ``attention``, a row a gate.
+    ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice below
+    `FAILURE_DICE`, worst first; ``good``, how many reach `GOOD_DICE`; ``attention``, a row a gate.
     """
     figures = dict.fromkeys(n for row in rows.values() for n in row if n not in _NO_FIGURES)
     failed = sorted((row["dice"], p) for p, row in rows.items() if row["dice"] < FAILURE_DICE)
+    good = sum(row["dice"] >= GOOD_DICE for row in rows.values())
     return {
         "summary": {
             name: summarise(
@@ -123,6 +118,7 @@ def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             for name in figures
         },
         "failures": {"below": FAILURE_DICE, "patients": [patient for _, patient in failed]},
+        "good": {"from": GOOD_DICE, "n": good, "share": round(good / max(1, len(rows)), 4)},
         "attention": _summarise_attention([row.get("attention", ()) for row in rows.values()]),
     }
 
@@ -146,19 +142,10 @@ def _summarise_attention(patients: Sequence[Sequence[Mapping[str, float]]]) -> l
 
 @dataclass(frozen=True)
 class GateMeans:
-    """Mean attention coefficient of a gate in one patient.
+    """Mean attention coefficient of a gate in one patient, and its SD over the frame.
 
-    Parameters
-    ----------
-    inside : float
-        Mean over the reference.
-    tissue : float
-        Mean over the other tissue of the same slices in the frame, above `TISSUE_HU`. Here a
-        gate has something to suppress.
-    frame : float
-        Mean over everything else in the frame: tissue, fat, gas and the air around.
-    sd : float
-        Standard deviation over the frame: 0 for a gate that is flat.
+    `inside` the reference; in other `tissue` of the same slices (above `TISSUE_HU`), where a gate
+    has something to suppress; and in all the rest of the `frame`: tissue, fat, gas and air.
     """
 
     inside: float
@@ -171,21 +158,8 @@ class GateMeans:
 class PatientScore:
     """How well the mask of a patient agrees with the reference, all slices pooled.
 
-    Parameters
-    ----------
-    dice : float
-        Overlap of voxels.
-    hd95_mm, surface_dice, mean_mm : float
-        Of the surfaces; see `napari_pancreas_seg.mask.metrics.SurfaceAgreement`.
-    recall, precision, volume_ratio : float or None
-        Share of the reference that was found, share of the mask that is right, and volume of
-        the mask by that of the reference; None where the divisor is nothing.
-    slices : int
-        Slices that show the reference or the mask.
-    missed : int
-        Those of them that show the one but not the other.
-    attention : tuple of GateMeans
-        Finest gate first.
+    Recall, precision and the ratio of volumes are None where the divisor is nothing. `slices` show
+    the reference or the mask, `missed` of them the one but not the other. Finest gate first.
     """
 
     dice: float
@@ -245,7 +219,7 @@ class _GateSums:
 
 
 @dataclass
-class PatientTally:
+class PatientCounts:
     """Counts of one patient, CT by CT; `score` makes figures of them."""
 
     both: int = 0
@@ -259,17 +233,7 @@ class PatientTally:
     gates: list[_GateSums] = field(default_factory=list)
 
     def add(self, found: Segmentation, volume: CTVolume, reference: Array) -> None:
-        """Count a CT.
-
-        Parameters
-        ----------
-        found : Segmentation
-            What the model found in it.
-        volume : CTVolume
-            The CT. Of a CT of one slice, outlines are compared; else surfaces in 3-D.
-        reference : ndarray, shape (Z, Y, X)
-            Greater than 0 in the pancreas.
-        """
+        """Count a CT with its reference (Z, Y, X): outlines of a single slice, else surfaces."""
         truth, mask = reference > 0, found.mask > 0
         counts = [int(np.count_nonzero(x)) for x in (truth & mask, mask, truth)]
         self.both += counts[0]

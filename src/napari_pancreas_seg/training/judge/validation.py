@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import Frame, contrast_shift, evenly_spread
-from napari_pancreas_seg.inference.neighbours import neighbouring_slices
+from napari_pancreas_seg.inference.body import look_at, place_frame
+from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.predictor import windowed
+from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.layouts import LabelledCase
-from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
-from napari_pancreas_seg.training.data.placing import gland_of_slices, lay_frame
+from napari_pancreas_seg.training.data.layouts.cases import BadCases
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice
 
@@ -35,17 +35,7 @@ BATCH = 8
 
 @dataclass(frozen=True, eq=False)
 class _HeldSlice:
-    """A slice as the network sees it, and its reference.
-
-    Parameters
-    ----------
-    hu : ndarray, shape (height, width, S), float32
-        The frame, with the slice's neighbours if the network takes them.
-    mask : ndarray, shape (1, Y, X), uint8
-        The reference on the slice's own pixels.
-    frame : Frame
-        Where the frame lies.
-    """
+    """A slice (height, width, 1) as the network sees it, and its reference (1, Y, X) on the CT."""
 
     patient: str
     name: str
@@ -57,25 +47,8 @@ class _HeldSlice:
 class HeldBack:
     """Labelled slices of the cases that validate, kept in memory.
 
-    Parameters
-    ----------
-    cases : sequence of LabelledCase
-        The cases; one volume is in memory at a time.
-    labels : Mapping of str to int
-        Value of each class in their label maps.
-    settings : TrainSettings
-        The frame, windows and neighbours of the network.
-    most_slices : int
-        Of all cases together; where there are more, each gives some, evenly spread.
-    most_bytes : int
-        Memory that they may take, with what a network says of them.
-    on_case : callable
-        Called after every case with the number of those done and of all.
-
-    Attributes
-    ----------
-    complete : bool
-        Whether every labelled slice was taken.
+    Where there are more than `most_slices` or `most_bytes` allow, each case gives some, evenly
+    spread; `complete` says whether every labelled slice was taken.
     """
 
     def __init__(
@@ -91,32 +64,35 @@ class HeldBack:
         self.labels, self.settings = dict(labels), settings
         self.complete = True
         self._slices: list[_HeldSlice] = []
-        self._glands = gland_of_slices(cases, [*labels.values()], settings.frame)
         n = max(1, len(cases))
         fit = most_bytes // _bytes_of_slice(settings, len(labels)) // n
         each = max(1, min(fit, max(FEWEST_SLICES, most_slices // n)))
+        problems: list[str] = []
         for done, case in enumerate(cases, start=1):
-            self._slices += self._read(case, each)
+            try:
+                self._slices += self._read(case, each)
+            except PancreasSegError as error:
+                problems += BadCases.of(case.name, error).problems
             on_case(done, len(cases))
+        if problems:
+            raise BadCases(problems)
 
     def __len__(self) -> int:
         return len(self._slices)
 
-    def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
-        """Run a network over all slices; yield what it says of each.
+    @property
+    def shows_something(self) -> bool:
+        """Whether any of the references shows any of the classes."""
+        values = [*self.labels.values()]
+        return any(np.isin(one.mask, values).any() for one in self._slices)
 
-        Parameters
-        ----------
-        network : keras.Model
-            As `napari_pancreas_seg.model.attention_unet.build` makes it.
-        """
+    def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
+        """Run a network over all slices; yield its prediction for each."""
         for first in range(0, len(self._slices), BATCH):
             part = self._slices[first : first + BATCH]
             # Every batch alike, so that the network is compiled once.
             hu = np.stack([part[min(i, len(part) - 1)].hu for i in range(BATCH)])
-            inputs = np.asarray(
-                keras.ops.convert_to_numpy(windowed(hu, self.settings.input_windows))
-            )
+            inputs = np.asarray(keras.ops.convert_to_numpy(windowed(hu, self.settings.windows)))
             found = network.predict_on_batch(inputs)["probability"]
             for one, probability in zip(part, found[: len(part)], strict=True):
                 yield self._predicted(one, probability)
@@ -128,27 +104,16 @@ class HeldBack:
     def _read(self, case: LabelledCase, most: int) -> list[_HeldSlice]:
         """Slices of a case, cut out of the CT as inference does."""
         volume, labels = case.load()
-        spec = self.settings.frame
-        try:
-            gland_mm = self._glands.get(case.patient) if isinstance(case, SliceRecord) else None
-            frame = lay_frame(volume, labels, [*self.labels.values()], spec, gland_mm)
-        except PancreasSegError as error:
-            raise PancreasSegError(f"Case {case.name}: {error}") from error
-        shift = contrast_shift(volume.hu)
-        windows = self.settings.input_windows
+        frame = place_frame(volume.hu, volume.spacing, self.settings.frame)
+        body = look_at(volume.hu, volume.spacing)
+        windows = self.settings.windows
         low, high = min(w[0] for w in windows), max(w[1] for w in windows)
         rows, columns = frame.into()
-        neighbours = neighbouring_slices(
-            len(labels), volume.spacing[0], self.settings.neighbours_mm
-        )
-
-        def cut(z: int) -> npt.NDArray[np.float32]:
-            clipped = np.clip(volume.hu[z].astype(np.float32) + shift, low, high) - low
-            return np.asarray(rows @ clipped @ columns.T + low, np.float32)
-
         held = []
         for z in self._chosen(case, labels, most):
-            hu = np.stack([cut(int(n)) for n in neighbours[z]], axis=-1)
+            seen = body.shown(volume.hu[z : z + 1])[0].astype(np.float32)
+            clipped = np.clip(seen + body.shift, low, high) - low
+            hu = np.asarray(rows @ clipped @ columns.T + low, np.float32)[..., None]
             name = case.name if len(labels) == 1 else f"{case.name} slice {z}"
             held.append(_HeldSlice(case.patient, name, hu, labels[z : z + 1].copy(), frame))
         return held
@@ -171,6 +136,5 @@ class HeldBack:
 def _bytes_of_slice(settings: TrainSettings, classes: int) -> int:
     """Memory of a slice and of a prediction of it; most masks have 512 × 512 pixels."""
     pixels = settings.frame.height * settings.frame.width
-    shown = 1 if settings.neighbours_mm is None else 3
     # In float32 what is shown and what is said, in a byte what is true; see `PredictedSlice`.
-    return 512 * 512 + pixels * (4 * shown + 5 * classes)
+    return 512 * 512 + pixels * (4 + 5 * classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,13 +15,40 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
-from napari_pancreas_seg.volume import CTVolume, bounding_box
+from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
 
-__all__ = ["PANCREAS", "LabelledCase", "MaskFile", "VolumeCase", "patient_of"]
+__all__ = [
+    "PANCREAS",
+    "BadCases",
+    "LabelledCase",
+    "MaskFile",
+    "VolumeCase",
+    "patient_of",
+]
 
 Labels = npt.NDArray[np.uint8]
 
 PANCREAS = "pancreas"
+_MOST_NAMED = 20
+
+
+class BadCases(PancreasSegError):
+    """Cases that cannot be used, all of them in one message."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        n, said = len(self.problems), " ".join(self.problems[:_MOST_NAMED])
+        if n > 1:
+            said = f"{n} cases cannot be used. {said}"
+        if n > _MOST_NAMED:
+            said += f" And {n - _MOST_NAMED} more."
+        super().__init__(f"{said} Look at the data set with 'dataset check'.")
+
+    @classmethod
+    def of(cls, name: str, error: PancreasSegError) -> BadCases:
+        """One case, with what is wrong with it."""
+        said = str(error)
+        return cls([said if name in said else f"Case {name}: {said}"])
 
 
 class LabelledCase(Protocol):
@@ -33,7 +60,7 @@ class LabelledCase(Protocol):
 
     @property
     def patient(self) -> str:
-        """Whom it shows: what must not be split between training and validation."""
+        """The patient. Cases of one patient are never split between training and validation."""
 
     @property
     def slices(self) -> tuple[int, ...] | None:
@@ -44,26 +71,14 @@ class LabelledCase(Protocol):
         """What it is read from: files, and folders of DICOM series."""
 
     def load(self) -> tuple[CTVolume, Labels]:
-        """Read the CT and its label map, (Z, Y, X), on the CT's grid in display order.
-
-        Raises
-        ------
-        PancreasSegError
-            If a file is missing or damaged, or a mask does not lie on the CT's grid.
-        """
+        """Read the CT and its label map, (Z, Y, X), on the CT's grid in display order."""
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask, and what its values mean.
+    """A mask, and the class of each of its values but 0.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    classes : Mapping of int to str, or str
-        Class of each value but 0. A name alone: there is one value, whatever it is, and this is
-        its class.
+    `classes` may be a name alone: there is one value, whatever it is, and this is its class.
     """
 
     path: Path
@@ -76,14 +91,8 @@ class MaskFile:
             (self.classes,) if isinstance(self.classes, str) else self.classes.values()
         )
 
-    def read(self) -> tuple[Labels, CTVolume, dict[int, str]]:
-        """Read it; return the mask, where it lies, and the class of each value in it.
-
-        Raises
-        ------
-        PancreasSegError
-            If it cannot be read or holds a value of no known meaning.
-        """
+    def read(self) -> tuple[Labels, Volume, dict[int, str]]:
+        """Read it; return the mask, where it lies, and the class of each value in it."""
         labels, on = load_mask(self.path)
         values = _values(labels)
         if isinstance(self.classes, str):
@@ -154,7 +163,7 @@ class VolumeCase:
                 drawn, more = turn_onto(volume, drawn, mask.path.name)
                 notes += more
             else:
-                drawn = bring_onto(volume, drawn, on.grid, mask.path.name)
+                drawn = bring_onto(volume, drawn, on, mask.path.name)
             box = bounding_box(drawn)
             if box is not None:
                 table = np.zeros(256, np.uint8)
@@ -181,6 +190,6 @@ def _values(labels: Labels) -> tuple[int, ...]:
 
 
 def patient_of(name: str) -> str:
-    """Whose CT it is by its name: scans of NIH Pancreas-CT carry a number, else a CT a patient."""
+    """The patient by the CT's name: the number in NIH Pancreas-CT, else the name itself."""
     found = re.match(r"PANCREAS_(\d+)", name)
     return found[1] if found else name

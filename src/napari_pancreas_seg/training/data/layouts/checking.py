@@ -1,10 +1,11 @@
-"""Checking a data set before it is trained on: every case read, measured and doubted."""
+"""Checking a data set before it is trained on: every case is read and measured."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,40 +16,26 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.cohort.inspection import suspicions
 from napari_pancreas_seg.cohort.overview import draw_overview
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.errors import why_failed
 from napari_pancreas_seg.io.files import escaped
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
-from napari_pancreas_seg.training.data.layouts.plausibility import doubts
+from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume
 
 __all__ = ["CheckedCase", "CheckedDataSet", "check_case", "check_dataset", "table_csv"]
+
+logger = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class CheckedCase:
-    """What was found out about a case.
+    """What was found out about a case: why it cannot be used, what to look at, what was measured.
 
-    Parameters
-    ----------
-    name, patient : str
-        Which case it is.
-    problem : str or None
-        Why it cannot be used; None if it can.
-    suspicious : tuple of str
-        What a person should look at, a sentence each.
-    notes : tuple of str
-        What was done on reading, a sentence each.
-    slices, labelled : int
-        Slices of the CT, and those of them whose label counts.
-    spacing_mm : tuple of float
-        Along (z, y, x).
-    volume_ml, median_hu : dict of str to float
-        Of each class that is in it.
-    ct_hash, mask_hash : str
-        SHA-256 of the voxels; of the mask only where there is something in it.
+    `labelled` counts the slices whose label counts; `spacing_mm` is along (z, y, x); `mask_hash` is
+    empty where the mask is.
     """
 
     name: str
@@ -72,17 +59,7 @@ class CheckedCase:
 
 @dataclass(frozen=True)
 class CheckedDataSet:
-    """What was found out about a data set.
-
-    Parameters
-    ----------
-    dataset : DataSet
-        The data set.
-    cases : tuple of CheckedCase
-        Its cases.
-    remarks : tuple of str
-        What concerns the whole, a sentence each.
-    """
+    """What was found out about a data set."""
 
     dataset: DataSet
     cases: tuple[CheckedCase, ...]
@@ -134,52 +111,38 @@ def check_dataset(
     """Read every case of a data set, one at a time, and say what is suspicious.
 
     A case that cannot be read does not stop the others.
-
-    Parameters
-    ----------
-    dataset : DataSet
-        From `open_dataset`.
-    pictures : Path, optional
-        Folder to which an overview of each case is drawn, ``NAME.png``.
-    on_case : callable
-        Called with the number of cases done, of all, and what was found about the last.
-
-    Raises
-    ------
-    PancreasSegError
-        If a picture cannot be written.
     """
     found = []
     for done, case in enumerate(dataset.cases, start=1):
         try:
-            volume, labels = case.load()
-        except PancreasSegError as error:
-            checked = CheckedCase(case.name, case.patient, problem=str(error))
-        else:
-            checked = check_case(case, volume, labels, dataset.labels)
-            if pictures is not None:
-                draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
-            del volume, labels  # before the next is read: two CTs would need twice the memory
+            checked = _check(case, dataset.labels, pictures)
+        except Exception as error:  # of one case: what is known of the others stays
+            logger.debug("a case failed", exc_info=error)
+            checked = CheckedCase(case.name, case.patient, problem=why_failed(case.name, error))
         found.append(checked)
         on_case(done, len(dataset.cases), checked)
     compared = _mark_repeats(found)
     return CheckedDataSet(dataset, tuple(compared), tuple(_remarks(dataset, compared)))
 
 
+def _check(case: LabelledCase, classes: Mapping[str, int], pictures: Path | None) -> CheckedCase:
+    """Read a case, check it and draw it."""
+    volume, labels = case.load()
+    checked = check_case(case, volume, labels, classes)
+    if pictures is None:
+        return checked
+    try:
+        draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
+    except Exception as error:
+        said = f"No picture was drawn: {why_failed(case.name, error)}"
+        return replace(checked, suspicious=(*checked.suspicious, said))
+    return checked
+
+
 def check_case(
     case: LabelledCase, volume: CTVolume, labels: Labels, classes: Mapping[str, int]
 ) -> CheckedCase:
-    """Measure a case and say what is suspicious about it.
-
-    Parameters
-    ----------
-    case : LabelledCase
-        Which case.
-    volume, labels
-        What its `load` gave.
-    classes : Mapping of str to int
-        Value of each class.
-    """
+    """Measure a case and say what is suspicious about it."""
     shown = labels if case.slices is None else labels[list(case.slices)]
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000
     sizes, medians = {}, {}
@@ -194,7 +157,7 @@ def check_case(
         case.name,
         case.patient,
         None,
-        (*of_ct, *doubts(volume, labels, classes, reviewed=case.slices is not None)),
+        (*of_ct, *suspicious_findings(volume, labels, classes, reviewed=case.slices is not None)),
         volume.notes,
         len(labels),
         len(shown),

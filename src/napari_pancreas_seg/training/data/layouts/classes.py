@@ -23,22 +23,10 @@ _MOST_CLASSES = 254
 def choose_classes(
     there: Sequence[str], asked: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Decide which classes are trained and what each is made of.
+    """Decide which classes are trained and what of the data set each is made of.
 
-    Parameters
-    ----------
-    there : sequence of str
-        The data set's own classes.
-    asked : Mapping of str to sequence of str, optional
-        Name of each class to train, with those of `there` that it is made of. By default the
-        pancreas, of all that the data set calls so, its head, body, tail and ducts included;
-        and of its tumours: the data sets draw them as holes in the gland, which is no gland's
-        shape. Vessels named after it are none of it.
-
-    Raises
-    ------
-    PancreasSegError
-        If a class does not exist, is asked for twice, or nothing is called pancreas.
+    By default the pancreas: all that the data set calls so, head, body, tail and ducts included,
+    and its tumours, which are drawn as holes in the gland. Vessels named after it are left out.
     """
     if asked is None:
         parts = _parts_of_pancreas(there)

@@ -1,4 +1,4 @@
-"""Our own corrections: ``corrections.json``, and a folder a case that a person has looked through.
+"""Corrections made with this program: ``corrections.json``, and a folder for each reviewed case.
 
 In ``NAME/`` lie ``ct.nii.gz``, ``mask.nii.gz`` and ``case.json``, which says whose CT it is and
 which slices were reviewed: only these count.

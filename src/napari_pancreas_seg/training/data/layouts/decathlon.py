@@ -47,23 +47,7 @@ def _read(folder: Path) -> Listing:
 
 
 def label_names(data: Mapping[str, Any]) -> dict[int, str]:
-    """Read what the values of the label maps mean, in the Decathlon's notation or nnU-Net's.
-
-    Parameters
-    ----------
-    data : Mapping
-        What ``dataset.json`` holds: ``labels`` is ``{"1": "pancreas"}`` or ``{"pancreas": 1}``.
-
-    Returns
-    -------
-    dict of int to str
-        Class by value; without the background.
-
-    Raises
-    ------
-    PancreasSegError
-        If it says nothing that makes sense, or defines regions that overlap.
-    """
+    """Class of each value but the background's, of ``{"1": "pancreas"}`` or ``{"pancreas": 1}``."""
     labels = data.get("labels")
     if not isinstance(labels, dict):
         raise PancreasSegError(f"{DESCRIPTION} has no 'labels' that say what the values mean.")
@@ -92,17 +76,7 @@ def label_names(data: Mapping[str, Any]) -> dict[int, str]:
 
 
 def list_pairs(images: Mapping[str, Path], folder: Path, names: Mapping[int, str]) -> Listing:
-    """Pair images with the label maps of the same names.
-
-    Parameters
-    ----------
-    images : Mapping of str to Path
-        The CTs.
-    folder : Path
-        The data set.
-    names : Mapping of int to str
-        From `label_names`.
-    """
+    """Pair images with the label maps of the same names."""
     labels = volumes_in(folder / LABELS)
     cases = tuple(
         VolumeCase(name, patient_of(name), images[name], (MaskFile(labels[name], names),))

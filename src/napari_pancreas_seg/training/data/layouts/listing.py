@@ -19,17 +19,7 @@ __all__ = ["Layout", "Listing", "entries", "folders_in", "left_out", "read_json"
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout finds in a folder, before anything is read.
-
-    Parameters
-    ----------
-    classes : tuple of str
-        Classes that are drawn, by the layout's names.
-    cases : tuple of LabelledCase
-        Cases with a CT and a label.
-    notes : tuple of str
-        What was left out and why, a sentence each.
-    """
+    """What a layout finds in a folder, before anything is read."""
 
     classes: tuple[str, ...]
     cases: tuple[LabelledCase, ...]
@@ -37,19 +27,7 @@ class Listing:
 
 
 class Layout(NamedTuple):
-    """A way in which data sets are laid out.
-
-    Parameters
-    ----------
-    name : str
-        What it is called on the command line.
-    looks_for : str
-        What makes a folder be of this layout, as a phrase.
-    fits : callable
-        Whether a folder is.
-    read : callable
-        Lists what is in it.
-    """
+    """A way in which data sets are laid out."""
 
     name: str
     looks_for: str
@@ -66,13 +44,7 @@ def left_out(what: str, names: list[str]) -> tuple[str, ...]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is none.
-    """
+    """Read a JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -83,13 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """List a folder by name, without hidden files: macOS leaves ``._NAME`` beside every NAME.
-
-    Raises
-    ------
-    PancreasSegError
-        If it cannot be listed.
-    """
+    """List a folder by name, without hidden files: macOS leaves ``._NAME`` beside every NAME."""
     return [folder / item.name for item in _scan(folder)]
 
 

@@ -1,11 +1,13 @@
-"""A folder of pairs: CTs and their masks side by side, in two folders, or in a folder a case."""
+"""A folder of pairs: CTs and masks side by side, in two folders, or in a folder for each case."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
@@ -47,40 +49,38 @@ _CT_FOLDERS = {"images", "image", "imgs", "cts", "ct", "scans", "volumes", "imag
 _MASK_FOLDERS = {"masks", "mask", "labels", "label", "segmentations", "references", "labelstr"}
 
 
-def match_references(cts: Path, references: Path) -> list[tuple[Path, Path]]:
-    """Find the CT of every reference mask by name.
+def match_references(cts: Path, references: Path) -> list[tuple[Path, Path | PancreasSegError]]:
+    """Find the CT of every reference mask by name; where there is none or several, say so.
 
     ``NAME.nii.gz``, ``NAME_pancreas.nii.gz``, ``NAME_mask.nii.gz`` and the like belong to the CT
     ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
-
-    Parameters
-    ----------
-    cts, references : Path
-        Two folders; or one that holds both.
-
-    Returns
-    -------
-    list of (Path, Path)
-        Reference and CT, by name.
-
-    Raises
-    ------
-    PancreasSegError
-        If a folder cannot be read, or a reference has no CT or several.
     """
-    images = _volumes(cts)
-    pairs = []
+    images = _images(cts)
+    pairs: list[tuple[Path, Path | PancreasSegError]] = []
     for name, mask in _volumes(references).items():
         others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
         found = find_cts(name, others)
-        if len(found) != 1:
-            names = f": {', '.join(others[n].name for n in found)}" if found else ""
-            raise PancreasSegError(
-                f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
-                "give each the name of its CT."
-            )
-        pairs.append((mask, others[found[0]]))
+        if len(found) == 1:
+            pairs.append((mask, others[found[0]]))
+            continue
+        names = f": {', '.join(others[n].name for n in found)}" if found else ""
+        why = PancreasSegError(
+            f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
+            "give each the name of its CT."
+        )
+        pairs.append((mask, why))
+    errors = [ct for _, ct in pairs if isinstance(ct, PancreasSegError)]
+    if len(errors) == len(pairs):
+        raise errors[0]
     return pairs
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    """CTs by name: files, or else DICOM series, or those of a folder for each patient."""
+    if folder.is_dir() and not volumes_in(folder):
+        with contextlib.suppress(PancreasSegError):
+            return {name: path for path, name in find_inputs([folder]).items()}
+    return _volumes(folder)
 
 
 def find_cts(mask: str, cts: Mapping[str, Path]) -> list[str]:

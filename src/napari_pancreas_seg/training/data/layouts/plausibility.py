@@ -1,4 +1,4 @@
-"""What about a mask on a CT is suspicious, in plain words."""
+"""Checks whether a mask on a CT is plausible."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.frame import body_centre
-from napari_pancreas_seg.inference.landmarks import plausible_slices
+from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
-__all__ = ["doubts"]
+__all__ = ["suspicious_findings"]
 
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint8]
@@ -44,22 +43,10 @@ WHOLE_MM = 60.0
 _PANCREAS = re.compile(r"pancrea", re.IGNORECASE)
 
 
-def doubts(
+def suspicious_findings(
     volume: CTVolume, labels: Labels, classes: Mapping[str, int], reviewed: bool = False
 ) -> list[str]:
-    """Say what is suspicious about a label map on its CT, a sentence each.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    labels : ndarray, shape (Z, Y, X), uint8
-        Its label map.
-    classes : Mapping of str to int
-        Value of each class.
-    reviewed : bool
-        Whether only some of the slices are labelled: nothing is said of whole glands then.
-    """
+    """List what is suspicious about a label map on its CT, one sentence each."""
     if bounding_box(labels) is None:
         return ["The mask is empty."]
     found: list[str] = []
@@ -149,7 +136,7 @@ def _flips(volume: CTVolume, mask: Labels) -> Iterator[str]:
 def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
     """Whether the gland lies where a patient has it: else CT and mask are turned together."""
     try:
-        centre = body_centre(volume.hu, volume.spacing)
+        body = look_at(volume.hu, volume.spacing)
     except PancreasSegError:
         return
     box = bounding_box(mask)
@@ -161,7 +148,7 @@ def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
     ]
     back, left = (
         (middle - body) * step
-        for middle, body, step in zip(middles, centre, volume.spacing[1:], strict=True)
+        for middle, body, step in zip(middles, body.centre, volume.spacing[1:], strict=True)
     )
     if back > MISPLACED_MM:
         yield (
@@ -174,7 +161,7 @@ def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
             "its mask may be mirrored (left and right exchanged)."
         )
     counts = np.count_nonzero(mask, axis=(1, 2))
-    if counts[~plausible_slices(volume.hu, volume.spacing)].sum() > counts.sum() / 2:
+    if counts[~body.plausible].sum() > counts.sum() / 2:
         yield (
             "The gland lies farther from the lower end of the lungs than it can: the CT with its "
             "mask may be upside down (head and feet exchanged)."

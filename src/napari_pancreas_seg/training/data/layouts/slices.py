@@ -104,7 +104,7 @@ def read_slice_layout(folder: Path) -> list[SliceRecord]:
     Raises
     ------
     PancreasSegError
-        If the manifest is missing, lacks a column, or names a file that is not there.
+        If the manifest is missing or lacks a column.
     """
     manifest = Path(folder) / "manifest.csv"
     try:
@@ -155,9 +155,6 @@ def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> S
     if Path(name).name != name:
         raise PancreasSegError(f"{folder}: the manifest's name {name!r} is not a plain file name.")
     image, mask = folder / "images" / f"{name}.jpg", folder / "masks" / f"{name}.png"
-    for path in (image, mask):
-        if not path.is_file():
-            raise PancreasSegError(f"{folder}: {path.relative_to(folder)} is missing.")
     try:
         margin = int(row["crop_margin_px"])
     except (TypeError, ValueError):

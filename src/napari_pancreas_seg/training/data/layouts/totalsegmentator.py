@@ -1,4 +1,4 @@
-"""TotalSegmentator's data: a folder a subject, with ``ct.nii.gz`` and a mask a class.
+"""TotalSegmentator's data: a folder for each subject, with ``ct.nii.gz`` and a mask for each class.
 
 (Wasserthal et al. 2023, doi:10.1148/ryai.230024.) The split that its ``meta.csv`` proposes is not
 used: patients are split as those of any other data set.

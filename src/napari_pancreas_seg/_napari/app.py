@@ -1,0 +1,117 @@
+"""Builds the session and the services of a viewer: the one place that knows them all."""
+
+from __future__ import annotations
+
+import weakref
+
+from napari.components import ViewerModel
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QWidget
+
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.autosave.autosave import Autosave
+from napari_pancreas_seg._napari.autosave.closing import Closing
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.correct.corrections import Corrector
+from napari_pancreas_seg._napari.correct.review import Review
+from napari_pancreas_seg._napari.improve.improvement import Improvement
+from napari_pancreas_seg._napari.layers.files import LayerFiles
+from napari_pancreas_seg._napari.layers.maps import MapLayers
+from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.run.runs import Runs
+from napari_pancreas_seg._napari.run.threshold import Rethreshold
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg._napari.views.chosen import ChosenCt
+from napari_pancreas_seg._napari.views.views import Views
+from napari_pancreas_seg._napari.watch import MaskWatch
+from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
+from napari_pancreas_seg._napari.worklist.session import WorklistSession
+from napari_pancreas_seg.inference.process.client import NetworkProcess
+
+_APPS: weakref.WeakKeyDictionary[ViewerModel, App] = weakref.WeakKeyDictionary()
+
+
+def app_of(viewer: ViewerModel) -> App:
+    """The app of a viewer, made when it is first asked for; it outlives a closed dock."""
+    viewer = compat.unwrapped(viewer)
+    if viewer not in _APPS:
+        _APPS[viewer] = App(viewer)
+    return _APPS[viewer]
+
+
+def existing_app(viewer: ViewerModel | None) -> App | None:
+    """The app of a viewer if it has one."""
+    return None if viewer is None else _APPS.get(compat.unwrapped(viewer))
+
+
+class App(QObject):
+    """Everything of this plugin in one viewer but its widgets.
+
+    A widget takes the few services that it uses. Only a weak reference to the viewer is kept.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self.session = session = Session(viewer)
+        self.settings = settings = Settings()
+        self.background = background = Background()
+        self.network = Network(NetworkProcess(), background)
+        self.watch = MaskWatch(viewer)
+        self.maps = MapLayers(viewer, settings)
+        self.runs = Runs(session, self.network, self.maps, settings)
+        self.rethreshold = Rethreshold(session, self.runs, background)
+        self.corrector = Corrector(session, settings, self.network, background)
+        self.review = Review(session, self.runs, background)
+        self.improvement = Improvement(session, self.review, settings, background)
+        self.autosave = Autosave(session, self.watch, self.review, AutosaveStore(), background)
+        self.files = LayerFiles(session, self.autosave, background)
+        self.chosen = ChosenCt(session)
+        self.views = Views(session, background)
+        self.ahead = CaseAhead(self.network, self.runs, background)
+        self.worklist = WorklistSession(
+            session,
+            self.runs,
+            self.files,
+            self.maps,
+            self.watch,
+            self.review,
+            self.ahead,
+            background,
+        )
+        self.closing: Closing | None = None
+        self._dock: weakref.ref[QWidget] | None = None
+        self.watch.changed.connect(session.mask_changed)
+        self.rethreshold.done.connect(self.corrector.drop_stale)
+        self.runs.changed.connect(self.corrector.drop_stale)
+        window = compat.qt_window(viewer)
+        if window is not None:
+            window.destroyed.connect(self.close)
+            self.closing = Closing(self.autosave, window)
+
+    def close(self) -> None:
+        """Stop what is under way and end the network's process."""
+        if self.runs.latest is not None:
+            self.runs.latest.cancel()
+        self.improvement.close()
+        self.worklist.note_place()
+        self.network.close()
+        self.autosave.close()
+        self.settings.save()
+        self.background.close()
+
+    @property
+    def dock(self) -> QWidget | None:
+        """The dock of this viewer, if one is open."""
+        dock = None if self._dock is None else self._dock()
+        return dock if dock is not None and isalive(dock) and dock.parent() is not None else None
+
+    @dock.setter
+    def dock(self, dock: QWidget) -> None:
+        former, self._dock = self.dock, weakref.ref(dock)
+        window = getattr(self.session.viewer, "window", None)
+        if former is not None and window is not None:
+            # napari's menu and its `add_plugin_dock_widget` call it by different names.
+            window.remove_dock_widget(former)

@@ -1,0 +1,169 @@
+"""What is private in napari and touched all the same: here, and nowhere else.
+
+Each function has a test of its own, so that a version of napari that has changed is noticed
+there. Why it is needed stands with each.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from napari.utils.action_manager import action_manager
+
+Array = npt.NDArray[Any]
+Edit = tuple[tuple[npt.NDArray[np.intp], ...], Array, Any]
+"""Indices of voxels, their values before, and the value or values that were written."""
+
+_ORTHOGONAL = "napari_orthogonal_views.ortho_view_manager"
+
+
+# -- viewer and window
+
+
+def unwrapped(viewer: Any) -> Any:
+    """The viewer itself: plugins are given a proxy of it."""
+    return getattr(viewer, "__wrapped__", viewer)
+
+
+def qt_window(viewer: Any) -> Any:
+    """The Qt window of a viewer, None without one: napari has no signal for one that closes."""
+    window = getattr(viewer, "window", None)
+    return None if window is None else window._qt_window
+
+
+def canvas_widget(viewer: Any) -> Any:
+    """The widget that the picture is drawn on, None without a window; a bar lies over it."""
+    window = getattr(unwrapped(viewer), "window", None)
+    return None if window is None else window._qt_viewer.canvas.native
+
+
+def is_closed_by_script(window: Any) -> bool:
+    """Whether ``viewer.close()`` closes a window, and not the user: the canvas is hidden first."""
+    return bool(window._qt_viewer.isHidden())
+
+
+def close_window(window: Any) -> None:
+    """Close a window as the user had asked for: with or without the whole program."""
+    window.close(quit_app=window._quit_app)
+
+
+# -- layers
+
+
+def add_unselected(viewer: ViewerModel, layer: Layer) -> None:
+    """Add a layer that is not selected: napari would open its controls for a moment."""
+    layers = viewer.layers
+    selects, layers._activate_on_insert = layers._activate_on_insert, False
+    try:
+        viewer.add_layer(layer)
+    finally:
+        layers._activate_on_insert = selects
+
+
+def remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
+    """Remove a layer without a stall: napari collects garbage then, of all that there is.
+
+    What is frozen is passed over, and the layer's own garbage goes with the next collection.
+    """
+    gc.freeze()
+    try:
+        viewer.layers.remove(layer)
+    finally:
+        gc.unfreeze()
+
+
+def hide_tool_overlays(layer: Layer) -> None:
+    """Spare a layer that nobody paints on what shows strokes and polygons: half of its cost."""
+    for overlay in layer._overlays.values():
+        overlay.visible = False
+
+
+# -- the undo history of labels
+
+
+def steps_of_undo(layer: Labels) -> tuple[int, int]:
+    """How many steps can be undone and redone: both emit no event of their own."""
+    return len(layer._undo_history), len(layer._redo_history)
+
+
+def is_last_undo_step(layer: Labels, step: object) -> bool:
+    """Whether a step is what Ctrl+Z would undo."""
+    return bool(layer._undo_history) and layer._undo_history[-1] is step
+
+
+def add_undo_step(layer: Labels, step: Any) -> None:
+    """Make a step that Ctrl+Z undoes: (indices, values before, values after).
+
+    Not `data_setitem`: that also draws into the slice on screen by itself, fails on a layer
+    that was hidden in 3-D, and hits other voxels where an affine permutes the axes.
+    """
+    with layer.block_history():
+        layer._save_history(step)
+
+
+def forget_undo(layer: Labels) -> None:
+    """Drop the history: its steps hold values of a mask that was replaced."""
+    layer._reset_history()
+
+
+def is_by_hand(step: Iterable[Any]) -> bool:
+    """Whether a step of the history comes from napari's own tools, and not from a program."""
+    return all(hasattr(atom, "slice_key") for atom in step)
+
+
+def edits(step: Iterable[Any]) -> Iterator[Edit]:
+    """Bring the two kinds of atoms of napari's history to one form."""
+    for atom in step:
+        if hasattr(atom, "slice_key"):
+            inner = np.ones_like(atom.old_values, bool) if atom.mask is None else atom.mask
+            starts = [edge.start for edge in atom.slice_key]
+            indices = tuple(i + s for i, s in zip(np.nonzero(inner), starts, strict=True))
+            yield indices, np.asarray(atom.old_values).reshape(-1), atom.new_value
+        else:
+            yield atom
+
+
+# -- keys
+
+
+def actions() -> dict[str, Any]:
+    """Napari's actions by name; its manager has no list of them."""
+    return action_manager._actions
+
+
+def keys_of(name: str) -> list[Any]:
+    """The keys that an action has now."""
+    return list(action_manager._shortcuts.get(name, []))
+
+
+def takes_key(binding: Any) -> bool:
+    """Whether napari itself does something with a key while a mask or a CT is selected."""
+    return any(binding in owner.class_keymap for owner in (ViewerModel, Labels, Image))
+
+
+# -- napari-orthogonal-views, which has no public way in
+
+
+def orthogonal_manager(viewer: Any) -> Any:
+    """The views of that plugin for a viewer."""
+    manager: Callable[[Any], Any] = importlib.import_module(_ORTHOGONAL)._get_manager
+    return manager(viewer)
+
+
+def orthogonal_models(viewer: Any) -> list[ViewerModel]:
+    """The models behind the views that are open, whoever has opened them."""
+    # Loading the plugin for a look would be slow.
+    loaded = sys.modules.get(_ORTHOGONAL)
+    manager = None if loaded is None else loaded._VIEWER_MANAGERS.get(viewer)
+    if manager is None or not manager.is_shown():
+        return []
+    widgets = (manager.right_widget, manager.bottom_widget)
+    return [widget.vm_container.viewer_model for widget in widgets]

@@ -1,0 +1,180 @@
+"""Layers and files: opened and written in threads, so that the window stays responsive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels, Layer
+from napari.utils.notifications import show_info
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.autosave.autosave import Autosave, digest_of
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.layers.bridge import mask_of, raw_volume_of
+from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
+    display_view,
+    find_reference,
+    onto_ct,
+    placements,
+)
+from napari_pancreas_seg._napari.layers.reader import read_layer
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
+from napari_pancreas_seg.inference.result import Segmentation, describe
+from napari_pancreas_seg.io.files import check_target
+from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
+
+
+class LayerFiles:
+    """Opens files as layers of a viewer, and writes its masks."""
+
+    def __init__(self, session: Session, autosave: Autosave, background: Background) -> None:
+        self._session = session
+        self._autosave = autosave
+        self._background = background
+
+    def open(self, path: str | Path) -> None:
+        """Read a CT, a mask or a map in a thread and add it to the viewer."""
+        cts = placements(self._session.layers)
+
+        def make() -> tuple[Layer, tuple[str, ...]]:
+            # The layer is made here, too: the first one imports SciPy, pandas and more.
+            data, notes = read_layer(path, cts)
+            return Layer.create(*data), notes
+
+        self._background.submit(make, self._add)
+
+    def _add(self, opened: tuple[Layer, tuple[str, ...]]) -> None:
+        (layer, notes), viewer = opened, self._session.viewer
+        if viewer is None:
+            return
+        if isinstance(layer, Labels) and self._session.mask is not None:
+            # A mask that is opened does not become the chosen one by being selected.
+            compat.add_unselected(viewer, layer)
+        else:
+            viewer.add_layer(layer)
+        for note in notes:
+            show_info(f"{layer.name}: {note}")
+
+    def export(
+        self,
+        layer: Layer,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        mint_uids: bool = False,
+        then: Callable[[Path], None] | None = None,
+        failed: Callable[[], None] | None = None,
+    ) -> None:
+        """Write a mask onto its CT's grid, in a thread, with its provenance beside it.
+
+        `then` and `failed` are called in the GUI thread at the end. A layer that belongs to no
+        grid is refused at once, with a PancreasSegError.
+        """
+        session = self._session
+        reference = find_reference(layer, session.layers)
+        layers = list(session.layers)
+        data, result, ct = layer.data, session.result_of(layer), session.ct_data(reference)
+
+        def write() -> tuple[Path, str]:
+            held = np.array(data)  # it may be painted on meanwhile
+            mask, digest = mask_of(held), digest_of(held)
+            shown = display_view(mask, reference.orientation)
+            shown, whole = onto_ct(shown, reference, layers)
+            written = write_mask(
+                shown,
+                whole,
+                path,
+                result=result,
+                ct=ct,
+                overwrite=overwrite,
+                mint_uids=mint_uids,
+            )
+            return written, digest
+
+        def written(outcome: tuple[Path, str]) -> None:
+            if _holds_voxels(outcome[0]):
+                self._autosave.exported(layer, outcome[1])
+            if then is not None:
+                then(outcome[0])
+
+        self._background.submit(write, written, failed)
+
+    # -- for napari's writer, which is given the data of a layer and not the layer
+
+    def note_written(self, data: Any, path: str | Path) -> None:
+        """Hear that the data of a layer, as they are now, were written to a file."""
+        for layer in self._session.layers:
+            if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
+                self._autosave.exported(layer, digest_of(data))
+
+    def what_made(self, data: Any) -> tuple[Segmentation | None, Any]:
+        """What the model found where a layer's data are now, and its CT's data."""
+        session = self._session
+        for layer in session.layers:
+            mask = session.masks.get(layer)
+            if mask is not None and layer.data is data:
+                return session.result_of(layer), session.ct_data(mask.reference)
+        return None, None
+
+
+def write_mask(
+    mask: npt.NDArray[np.uint8],
+    reference: GridReference,
+    path: str | Path,
+    *,
+    result: Segmentation | None = None,
+    ct: Any = None,
+    overwrite: bool = False,
+    mint_uids: bool = False,
+) -> Path:
+    """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
+
+    The record has the same name, ending in ``.json``; there is none without a `result`, and no
+    mean HU in it without `ct`, the data of the CT's layer.
+    """
+    path = Path(path)
+    record = path.with_name(f"{io.stem(path)}.json")
+    if result is not None:
+        _check_record(record)
+        if not is_sidecar(record, reference.volume()):
+            # A record of this CT is that of the same mask in another format, and made anew.
+            check_target(record, overwrite=overwrite)
+    # The CT's values are looked at only where something is said of them.
+    wanted = result is not None or mint_uids or path.name.lower().endswith(CSV)
+    volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
+    edited = result is not None and not np.array_equal(mask, result.mask)
+    card = None if result is None else result.model
+    io.save_mask(
+        mask,
+        like=volume,
+        path=path,
+        overwrite=overwrite,
+        card=card,
+        edited=edited,
+        mint_uids=mint_uids,
+    )
+    if result is not None:
+        write_sidecar(record, describe(volume, result, mask=mask), overwrite=True)
+    return path
+
+
+def _check_record(record: Path) -> None:
+    """Refuse to replace a file that happens to have the record's name."""
+    if record.exists() and not is_sidecar(record):
+        raise PancreasSegError(
+            f"'{record.name}' lies where the record of this mask has to go, and is none; choose "
+            "another name or folder."
+        )
+
+
+def _holds_voxels(path: str | Path) -> bool:
+    """Whether a mask can be had back from a file: not from a surface, nor from a table."""
+    return suffix_of(Path(path)).lower() in (*VOLUME, *DICOM)

@@ -1,0 +1,144 @@
+"""The network of a viewer: its process, what it can run on, and who uses it just now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.layers.bridge import volume_of
+from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg._napari.run.worker import fingerprint
+from napari_pancreas_seg._napari.settings import preference
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.process.client import NetworkProcess
+from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.volume import CTVolume
+
+logger = logging.getLogger(__name__)
+
+BLANK_SHAPE = (512, 512, 40)
+BLANK_SPACING = (0.8, 0.8, 2.5)
+"""Of the CT that stands in for the first one: (x, y, z), in mm."""
+
+Devices = tuple[list[dict[str, str]], str]
+
+
+class Network(QObject):
+    """Keeps the network's process warm, and lends it to one at a time.
+
+    ``devices_changed``: `devices` and `why_no_gpu` are known; ``freed``: nobody uses it any more.
+    """
+
+    devices_changed = Signal()
+    freed = Signal()
+
+    def __init__(self, process: NetworkProcess, background: Background) -> None:
+        super().__init__()
+        self.process = process
+        self.in_use = ""
+        """A sentence for the user; empty while nobody uses the network."""
+        self.devices: list[dict[str, str]] = []
+        self.why_no_gpu = ""
+        self.warm_up_allowed = True
+        self._background = background
+        self._warm: tuple[Any, ...] | None = None
+        self._warming = False
+        self._waiting: tuple[Any, ...] | None = None
+
+    def claim(self, why: str) -> None:
+        """Take the network; refused with the sentence of whoever uses it."""
+        if self.in_use:
+            raise PancreasSegError(self.in_use)
+        self.in_use = why
+
+    def release(self) -> None:
+        """Give the network back."""
+        self.in_use = ""
+        self.freed.emit()
+
+    def warm_up(
+        self,
+        data: Any,
+        reference: GridReference,
+        model: str | Path = "default",
+        options: Options | None = None,
+    ) -> None:
+        """Make ready in the background for a run on a CT, so that it starts at once.
+
+        The process starts, loads the model, is sent the CT and compiles for its slices; then
+        it is asked what devices there are. What goes wrong is told by the run.
+        """
+
+        def volume() -> tuple[CTVolume | None, str]:
+            if not isinstance(data, np.ndarray):
+                return None, ""
+            volume = volume_of(data, reference)
+            return volume, fingerprint(reference, volume)
+
+        self._ask(volume, reference.id, model, options)
+
+    def warm_up_blank(self, model: str | Path = "default", options: Options | None = None) -> None:
+        """Make ready before there is a CT: on an empty one of the usual size."""
+        affine = np.diag([*BLANK_SPACING, 1.0])
+        blank = np.zeros(BLANK_SHAPE, np.int16)
+        self._ask(lambda: (CTVolume.from_source_array(blank, affine), ""), "blank", model, options)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.close()
+
+    def _ask(
+        self,
+        volume: Callable[[], tuple[CTVolume | None, str]],
+        name: str,
+        model: str | Path,
+        options: Options | None,
+    ) -> None:
+        options = replace(options or Options(), first_slice=0)
+        wanted = (str(model), options.device, name, self.process.pid)
+        if (
+            not (self.warm_up_allowed and preference("warm_up"))
+            or self.in_use
+            or self._warm == wanted
+        ):
+            return
+        self._warm = wanted
+        self._waiting = (wanted, volume, model, options)
+        self._warm_next()
+
+    def _warm_next(self) -> None:
+        """Warm for what was asked for last, one at a time: a cold network takes long."""
+        if self._warming or self._waiting is None:
+            return
+        (wanted, volume, model, options), self._waiting = self._waiting, None
+        process = self.process
+
+        def work() -> Devices | None:
+            try:
+                process.warm_up(model, options, *volume())
+                return process.devices()
+            except PancreasSegError:
+                logger.debug("The network could not be made ready", exc_info=True)
+                return None
+
+        def ready(found: Devices | None) -> None:
+            if self._warm == wanted:
+                self._warm = (*wanted[:3], process.pid)
+            if found is not None:
+                self.devices, self.why_no_gpu = found
+                self.devices_changed.emit()
+            done()
+
+        def done() -> None:
+            self._warming = False
+            self._warm_next()
+
+        self._warming = True
+        self._background.submit(work, ready, done)

@@ -1,0 +1,75 @@
+"""The runs of a viewer, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from napari.layers import Image
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg._napari.layers.maps import MapLayers
+from napari_pancreas_seg._napari.layers.placement import slice_on_screen, why_not_ct
+from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.run.run import SegmentationRun
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options
+
+
+class Runs(QObject):
+    """Starts runs and keeps the last one; its signals are those of whichever run it is."""
+
+    started = Signal()
+    changed = Signal()
+    finished = Signal()
+
+    def __init__(
+        self, session: Session, network: Network, maps: MapLayers, settings: Settings
+    ) -> None:
+        super().__init__()
+        self.latest: SegmentationRun | None = None
+        self.how: Callable[[], tuple[str | Path, Options]] = self._remembered
+        """Model and options for what is run without a click on Run; the dock knows better."""
+        self._session = session
+        self._network = network
+        self._maps = maps
+        self._settings = settings
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is under way."""
+        return self.latest is not None and self.latest.running
+
+    def start(
+        self, layer: Image, model: str | Path = "default", options: Options | None = None
+    ) -> SegmentationRun:
+        """Segment a CT; refused while the network is in use, and for what cannot be a CT."""
+        session, viewer = self._session, self._session.viewer
+        if viewer is None:
+            raise PancreasSegError("The window has been closed.")
+        if refusal := why_not_ct(layer):
+            raise PancreasSegError(refusal)
+        placement = session.placement(layer)
+        self._network.claim("A run is under way: cancel it or wait for its end.")
+        if self.latest is not None:
+            self.latest.keep()
+        seen = slice_on_screen(viewer, layer, placement.reference)
+        options = replace(options or Options(), first_slice=seen)
+        run = SegmentationRun(
+            session, self._maps, self._network.process, layer, placement, model, options
+        )
+        run.changed.connect(self.changed)
+        run.finished.connect(self._network.release)
+        run.finished.connect(self.finished)
+        self.latest = run
+        run.start()
+        self.started.emit()
+        return run
+
+    def _remembered(self) -> tuple[str, Options]:
+        settings = self._settings
+        device = settings.get("model/device", "auto")
+        return settings.get("model/name", "default"), Options(device=device)

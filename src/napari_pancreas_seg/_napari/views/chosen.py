@@ -1,0 +1,121 @@
+"""The chosen CT on screen, with what belongs to it, and nothing of the other CTs."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer
+
+from napari_pancreas_seg._napari.layers.bridge import label_colors
+from napari_pancreas_seg._napari.layers.placement import (
+    METADATA_KEY,
+    OUTLINE,
+    GridReference,
+    lies_on,
+    reference_of,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.session import Session
+
+
+class ChosenCt(QObject):
+    """Shows the CT that is chosen; keeps masks above their CT, each in a colour of its own."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._before: weakref.ref[Image] | None = None
+        self._slices: weakref.WeakKeyDictionary[Image, int] = weakref.WeakKeyDictionary()
+        self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
+        session.ct_chosen.connect(self._on_ct)
+        if session.viewer is not None:
+            session.viewer.layers.events.inserted.connect(self._on_inserted)
+
+    def _on_ct(self) -> None:
+        session, viewer, ct = self._session, self._session.viewer, self._session.ct
+        before = None if self._before is None else self._before()
+        self._before = None if ct is None else weakref.ref(ct)
+        reference = session.reference
+        if viewer is None or ct is None or reference is None:
+            return
+        if before is not None and before in viewer.layers:
+            seen = slice_on_screen(viewer, before, session.placement(before).reference)
+            if seen is not None:
+                self._slices[before] = seen
+        others = [layer for layer in viewer.layers if self._is_anothers(layer, reference)]
+        if not others and before is None:
+            return  # there is nothing else: how it is shown is the user's
+        for layer in viewer.layers:
+            if layer in others and layer.visible:
+                self._hidden.add(layer)
+                layer.visible = False
+            elif layer not in others and layer in self._hidden:
+                self._hidden.discard(layer)
+                layer.visible = True
+        ct.visible = True
+        viewer.reset_view()
+        middle = reference.grid.shape[0] // 2
+        show_slice(viewer, ct, reference, self._slices.get(ct, middle))
+
+    def _is_anothers(self, layer: Layer, chosen: GridReference) -> bool:
+        """Whether a layer is another CT, or was made on one or lies on one."""
+        session = self._session
+        if isinstance(layer, Labels) and lies_on(layer, chosen):
+            own = reference_of(layer)
+            cts = {one.id for one in map(session.known_ct, session.layers) if one is not None}
+            return own is not None and own.id != chosen.id and own.id in cts
+        if (ct := session.known_ct(layer)) is not None:
+            return ct.id != chosen.id
+        if isinstance(layer, Labels):
+            lies = session.ct_of(layer)
+            return lies is not None and lies.id != chosen.id
+        made_on = layer.metadata.get(METADATA_KEY)
+        known = {one.id for one in map(session.known_ct, session.layers) if one is not None}
+        return isinstance(made_on, GridReference) and made_on.id in known - {chosen.id}
+
+    # -- masks
+
+    def _on_inserted(self, event: Any) -> None:
+        layer = event.value
+        reference = reference_of(layer)
+        if isinstance(layer, Labels) and (reference is None or reference.kind != OUTLINE):
+            self._give_colour(layer)
+        elif isinstance(layer, Image) and reference is not None and reference.kind == "ct":
+            # Not while napari is still at it.
+            QTimer.singleShot(0, lambda: self._lower(layer, reference))
+
+    def _lower(self, ct: Image, reference: GridReference) -> None:
+        """Lay a CT that was opened after its mask below that."""
+        viewer = self._session.viewer
+        if not isalive(self) or viewer is None or ct not in viewer.layers:
+            return
+        masks = [
+            place
+            for place, layer in enumerate(viewer.layers)
+            if isinstance(layer, Labels) and lies_on(layer, reference)
+        ]
+        if masks and min(masks) < viewer.layers.index(ct):
+            viewer.layers.move(viewer.layers.index(ct), min(masks))
+
+    def _give_colour(self, layer: Labels) -> None:
+        """Give a mask other colours if one of its shape has the same."""
+        others = [
+            other
+            for other in self._session.layers
+            if isinstance(other, Labels)
+            and other is not layer
+            and other.data.shape == layer.data.shape
+        ]
+        taken = {_first_colour(other) for other in others}
+        shift = 0
+        while _first_colour(layer) in taken and (shift := shift + 1) <= len(taken):
+            layer.colormap = label_colors(shift)
+
+
+def _first_colour(layer: Labels) -> tuple[float, ...]:
+    return tuple(np.round(np.asarray(layer.colormap.map(1), dtype=float).reshape(-1), 3).tolist())

@@ -1,0 +1,120 @@
+"""Windows of their own: a model's card, and the keys."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout, QWidget
+
+from napari_pancreas_seg._napari.correct.keys import keys_table
+
+__all__ = ["TextDialog", "card_html", "keys_html"]
+
+NOT_CLINICAL = "For research only. Not for clinical use."
+
+
+class TextDialog(QDialog):
+    """Shows a page of HTML; other windows stay usable meanwhile."""
+
+    def __init__(self, title: str, page: str, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(title)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.text = QTextBrowser()
+        self.text.setOpenExternalLinks(True)
+        self.text.setHtml(page)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        column = QVBoxLayout(self)
+        column.addWidget(self.text)
+        column.addWidget(buttons)
+        self.resize(520, 640)
+
+
+def keys_html() -> str:
+    """Every key and what it does, in groups; a key that the user has changed as it is now."""
+    rows = []
+    for group, keys in keys_table().items():
+        rows.append(f"<tr><td colspan=2><b>{group}</b></td></tr>")
+        rows += [
+            f"<tr><td>{html.escape(key)}&nbsp;&nbsp;</td><td>{html.escape(text)}</td></tr>"
+            for key, text in keys
+        ]
+    note = "After a click in the picture. Preferences › Shortcuts changes them."
+    return f"<p>{note}</p><table>{''.join(rows)}</table>"
+
+
+def card_html(card: Mapping[str, Any]) -> str:
+    """Say in a page what a model is, from what, how good, and what it is not for."""
+    title = f"{card.get('name', 'Model')} {card.get('version', '')}".strip()
+    parts = [f"<h2>{html.escape(title)}</h2>", f"<p><b>{NOT_CLINICAL}</b></p>"]
+    sections = (
+        ("What it is", _text(card.get("description"))),
+        ("How good it is", _quality(card)),
+        ("Training data", _training(card)),
+        ("Limits", _text(card.get("limits"))),
+        ("Licence", _text(card.get("licence"))),
+        ("Citation", _text(card.get("citation"))),
+        ("How it looks at a CT", _frame(card)),
+        ("Weights", _text(_hash(card))),
+    )
+    parts += [f"<h3>{head}</h3><p>{text}</p>" for head, text in sections if text]
+    return "".join(parts)
+
+
+def _text(value: Any) -> str:
+    """Escape a text, and make links of DOIs and arXiv numbers."""
+    text = html.escape(str(value)) if value else ""
+    text = re.sub(r"doi:(10\.\S+?)(?=[.,;)]?(?:\s|$))", _link("https://doi.org/"), text)
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", _link("https://arxiv.org/abs/"), text)
+
+
+def _link(base: str) -> Any:
+    return lambda match: f'<a href="{base}{match[1]}">{match[0]}</a>'
+
+
+def _quality(card: Mapping[str, Any]) -> str:
+    """Dice with its n, and how it was measured."""
+    found = card.get("validation") or card.get("metrics") or {}
+    if not isinstance(found, Mapping) or "mean" not in found:
+        return "The card holds no measurement." if not found else _text(found)
+    n = f"n = {found['n']}" if "n" in found else "n not given"
+    spread = [
+        f"{word} {float(found[key]):.2f}"
+        for key, word in (("median", "median"), ("worst", "worst"), ("sd", "SD"))
+        if isinstance(found.get(key), int | float)
+    ]
+    text = f"Dice {float(found['mean']):.2f} ({n}{'; ' if spread else ''}{', '.join(spread)})."
+    return f"{text} {_text(found.get('what'))}".strip()
+
+
+def _training(card: Mapping[str, Any]) -> str:
+    training = card.get("training") or {}
+    numbers = []
+    if isinstance(training, Mapping):
+        if isinstance(training.get("patients"), list | tuple):
+            numbers.append(f"{len(training['patients'])} patients")
+        if training.get("slices"):
+            numbers.append(f"{training['slices']} slices")
+    text = _text(card.get("data"))
+    return f"{text} In all: {', '.join(numbers)}." if numbers else text
+
+
+def _frame(card: Mapping[str, Any]) -> str:
+    frame, windows = card.get("frame"), card.get("windows")
+    if not isinstance(frame, Mapping) or not windows:
+        return ""
+    size = f"{frame.get('height')} × {frame.get('width')} pixels of {frame.get('mm_per_pixel')} mm"
+    hu = ", ".join(f"{low} to {high}" for low, high in windows)
+    return html.escape(
+        f"{size}; HU windows {hu}; threshold {card.get('threshold')} on the probability."
+    )
+
+
+def _hash(card: Mapping[str, Any]) -> str:
+    digest = card.get("weights_sha256")
+    return f"SHA-256 {digest}" if digest else ""

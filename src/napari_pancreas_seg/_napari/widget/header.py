@@ -1,0 +1,239 @@
+"""The header, which never moves: CT and mask, Run, progress and one line of status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from napari.layers import Image, Labels, Layer
+from napari.settings import get_settings
+from qtpy.compat import isalive
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QHBoxLayout,
+    QProgressBar,
+    QStackedWidget,
+    QWidget,
+)
+
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.layers.placement import GridReference, reference_of, why_not_ct
+from napari_pancreas_seg._napari.layers.reader import one_of_each_series
+from napari_pancreas_seg._napari.run.run import SegmentationRun
+from napari_pancreas_seg._napari.widget.notices import ForeignForm
+from napari_pancreas_seg.io import SUFFIXES
+
+__all__ = ["CtPanel", "RunPanel"]
+
+PLUGIN = "napari-pancreas-seg"
+PATTERNS = ("*.nii.gz", "*.nii")
+
+
+class CtPanel(ui.Panel):
+    """Choose or open a CT, and the mask of it that everything acts on."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self._session = app.session
+        self.combo = ui.choice("The CT that is worked on.", "Open or drop a CT")
+        tip = "NIfTI, NRRD, MetaImage, a file of a DICOM series; or drop one, or a folder."
+        self.open_button = ui.button("Open…", tip, self.ask_for_file)
+        self.more_button = ui.menu_button("⋯", "Keys and settings.")
+        self.more_button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        self.menu = self.more_button.menu()
+        self.reader_action = self.menu.addAction("Always open .nii.gz files like this")
+        self.reader_action.setToolTip("Preferences › Plugins takes it back.")
+        self.reader_action.setVisible(not _is_reader())
+        self.info = ui.OneLine()
+        tip = "What is corrected, measured and exported. A click in the layer list chooses, too."
+        self.mask_combo = ui.choice(tip, "No mask yet")
+        self.foreign = ForeignForm(app)
+        self.add(self.combo, self.open_button, self.more_button, stretch=(1, 0, 0))
+        self.add(self.info)
+        self.add("Mask", self.mask_combo)
+        self.add(self.foreign)
+        self.reader_action.triggered.connect(self._become_reader)
+        self.combo.changed.connect(self._on_ct)
+        self.mask_combo.changed.connect(lambda layer: setattr(self._session, "mask", layer))
+        self._session.ct_chosen.connect(self._follow)
+        self._session.mask_chosen.connect(self._follow)
+        self.offer_layers()
+
+    @property
+    def layer(self) -> Image | None:
+        """The CT that is chosen."""
+        return self.combo.value
+
+    def choose(self, layer: Image) -> None:
+        """Choose one of the CTs that are offered."""
+        self.combo.value = layer
+
+    def offer_layers(self) -> None:
+        """Offer the viewer's layers that can be a CT, and those that can be its mask.
+
+        A layer that is new is chosen; else what was chosen stays so.
+        """
+        session = self._session
+        cts = [layer for layer in session.layers if _is_ct(layer)]
+        ct = _pick(cts, self.combo.choices, session.ct)
+        ui.offer(self.combo, [(layer.name, layer) for layer in cts], ct)
+        session.ct = ct  # the field first: who hears of the choice may look there
+        reference = session.reference
+        masks = [] if reference is None else session.mask_layers(reference)
+        known = self.mask_combo.choices
+        if session.mask in masks:  # a mask that is opened does not take its place unasked
+            known = (*known, *filter(session.is_opened, masks))
+        mask = _pick(masks, known, session.mask)
+        ui.offer(self.mask_combo, [(layer.name, layer) for layer in masks], mask)
+        session.mask = mask
+        self.foreign.refresh_form()
+        self._show_info()
+
+    def choose_mask(self, layer: object) -> None:
+        """Choose a layer as the mask if it can be one of this CT."""
+        if isinstance(layer, Labels) and layer in self.mask_combo.choices:
+            self.mask_combo.value = layer
+
+    def ask_for_file(self) -> None:
+        """Ask for files and open them."""
+        # A DICOM file may have any name: one of a series stands for all of it.
+        pattern = f"CT or mask ({' '.join(f'*{s}' for s in SUFFIXES)} *.dcm *.zip);;All files (*)"
+        paths, _ = QFileDialog.getOpenFileNames(self, "Open a CT", "", pattern)
+        for path in one_of_each_series(paths):
+            self._app.files.open(path)
+
+    def _on_ct(self, layer: Image | None) -> None:
+        self._session.ct = layer
+        self.offer_layers()
+
+    def _follow(self) -> None:
+        """Show what a script, or another panel, has chosen."""
+        session = self._session
+        for field, layer in ((self.combo, session.ct), (self.mask_combo, session.mask)):
+            if isalive(self) and field.value is not layer and layer in field.choices:
+                ui.show(field, layer)
+
+    def _show_info(self) -> None:
+        layer = self.layer
+        if layer is None:
+            self.info.setText("Drop a CT here, or try File › Open Sample.")
+            return
+        reference = self._session.placement(layer).reference
+        (z, y, x), (dz, dy, dx) = reference.grid.shape, reference.grid.spacing
+        plural = "slice" if z == 1 else "slices"
+        size = f"{dx:.3g}×{dy:.3g}×{dz:.3g}\N{NO-BREAK SPACE}mm"
+        self.info.setText(f"{z} {plural}, {x}×{y}; {size}")
+
+    def _become_reader(self) -> None:
+        settings = get_settings().plugins
+        readers = {**settings.extension2reader, **dict.fromkeys(PATTERNS, PLUGIN)}
+        settings.extension2reader = readers
+        self.reader_action.setVisible(False)
+
+
+def _pick(layers: list[Any], known: tuple[Any, ...], chosen: Layer | None) -> Any:
+    """The layer to choose of those that there are: a new one, else the chosen one, else the last.
+
+    Before any was known, what a dock that was closed had chosen.
+    """
+    new = [layer for layer in layers if layer not in known]
+    if chosen in layers and (not known or not new):
+        return chosen
+    return new[-1] if new else layers[-1] if layers else None
+
+
+def _is_ct(layer: object) -> bool:
+    if not isinstance(layer, Image) or why_not_ct(layer) is not None:
+        return False
+    reference = reference_of(layer)
+    return reference is None or reference.kind == "ct"
+
+
+def _is_reader() -> bool:
+    readers = get_settings().plugins.extension2reader
+    return all(readers.get(pattern) == PLUGIN for pattern in PATTERNS)
+
+
+PROGRESS_HEIGHT = 6
+
+
+class RunPanel(ui.Panel):
+    """Starts a run, shows how far it is, cancels it, and asks what to do with half of one."""
+
+    run_clicked = Signal()
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self.run_button = ui.button("Run", "Segment the pancreas in this CT.")
+        self.cancel_button = ui.button("Cancel", "Stop the run; what was found can be kept.")
+        self.keep_button = ui.button("Keep", "Keep what the run has found so far.")
+        self.discard_button = ui.button("Discard", "Take back what the run has found.")
+        self.progress = QProgressBar()
+        self.progress.setFixedHeight(PROGRESS_HEIGHT)
+        self.progress.setTextVisible(False)
+        place = self.progress.sizePolicy()
+        place.setRetainSizeWhenHidden(True)
+        self.progress.setSizePolicy(place)
+        self.status = ui.OneLine()
+        # Cancel and the question that may follow share one place, so that Run never moves.
+        self._right = QStackedWidget()
+        self._right.addWidget(self.cancel_button)
+        self._right.addWidget(_pair(self.keep_button, self.discard_button))
+        self.add(self.run_button, self._right)
+        self._right.setFixedHeight(self.run_button.sizeHint().height())
+        self.run_button.setFixedHeight(self.run_button.sizeHint().height())
+        self.add(self.progress)
+        self.add(self.status)
+        self.run_button.clicked.connect(self.run_clicked)
+        self.cancel_button.clicked.connect(self._tell(SegmentationRun.cancel))
+        self.keep_button.clicked.connect(self._tell(SegmentationRun.keep))
+        self.discard_button.clicked.connect(self._tell(SegmentationRun.discard))
+        for signal in (app.runs.started, app.runs.changed, app.runs.finished):
+            signal.connect(self.refresh)
+        self.refresh()
+
+    def _tell(self, what: Callable[[SegmentationRun], None]) -> Callable[[], None]:
+        def tell() -> None:
+            if self._app.runs.latest is not None:
+                what(self._app.runs.latest)
+
+        return tell
+
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Show how far the run is, and what can be done."""
+        if not isalive(self):
+            return
+        # A progress bar that can paints itself, and with it the whole window, at once.
+        self.progress.setUpdatesEnabled(False)
+        run, running = self._app.runs.latest, self._app.runs.running
+        here = self._app.session.reference
+        asked = run is not None and run.can_discard
+        self.run_button.setEnabled(here is not None and not running)
+        self.cancel_button.setEnabled(running and run is not None and not run.cancelled)
+        self._right.setCurrentIndex(int(asked))
+        # What was found in another CT would be read as if found in this one.
+        told = run is not None and (
+            running or asked or (here is not None and run.reference.id == here.id)
+        )
+        self.status.setText(run.message if run is not None and told else "")
+        if running and run is not None and (run.done == 0 or run.total == 0):
+            self.progress.setRange(0, 0)  # busy
+        elif run is not None:
+            self.progress.setRange(0, max(run.total, 1))
+            self.progress.setValue(run.done)
+        self.progress.setUpdatesEnabled(True)
+        self.progress.setVisible(running)
+
+
+def _pair(*widgets: QWidget) -> QWidget:
+    pair = QWidget()
+    row = QHBoxLayout(pair)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.setSpacing(4)
+    for widget in widgets:
+        row.addWidget(widget)
+    return pair

@@ -1,0 +1,184 @@
+"""What is asked now and then, below the tabs: foreign layers, lost corrections."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from pathlib import Path
+
+from magicgui.widgets import SpinBox
+from napari.layers import Image, Layer
+from napari.utils.notifications import show_info
+from qtpy.compat import isalive
+from qtpy.QtWidgets import QMenu
+
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.autosave.store import Unsaved
+from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.layers import foreign
+from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg.errors import PancreasSegError
+
+__all__ = ["ForeignForm", "RecoveryPanel"]
+
+
+class ForeignForm(ui.Panel):
+    """Chooses a frame of a 4-D layer, restores a geometry, says why a picture is not offered."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app, self._session = app, app.session
+        self._source: weakref.ref[Image] | None = None
+        self._lost: weakref.ref[Layer] | None = None
+        self._row = ui.Panel()
+        self.frame = SpinBox(value=0, min=0, max=0, step=1)
+        tip = "Add this frame as a layer of its own; nothing is copied."
+        self.frame_button = ui.button("Take as CT", tip, self.take_frame)
+        tip = "Another reader lost them. Reads the file again; masks drawn on the layer go along."
+        self.restore_button = ui.button("Restore spacing and orientation", tip, self.restore)
+        self.refused = ui.OneLine()
+        self._row.add("Frame", self.frame, self.frame_button)
+        self.add(self._row)
+        self.add(self.restore_button)
+        self.add(self.refused)
+
+    def refresh_form(self) -> None:
+        """Look what there is to ask."""
+        layers = self._session.layers
+        self._offer_frames([layer for layer in layers if foreign.frames(layer)])
+        lost = self._session.ct if foreign.file_without_geometry(self._session.ct) else None
+        self._lost = None if lost is None else weakref.ref(lost)
+        self.restore_button.setVisible(lost is not None)
+        reasons = foreign.not_offered(layers)
+        self.refused.setText("Not offered: " + " ".join(reasons[-2:]) if reasons else "")
+        self.refused.setVisible(bool(reasons))
+        self.setVisible(not (self._row.isHidden() and lost is None and not reasons))
+
+    def take_frame(self) -> None:
+        """Add the chosen frame as a layer, which is then offered as a CT."""
+        source, viewer = self._source() if self._source else None, self._session.viewer
+        if source is not None and viewer is not None:
+            viewer.add_layer(foreign.frame_layer(source, self.frame.value))
+            source.visible = False
+
+    def restore(self) -> None:
+        """Read the file of the chosen layer again, in a thread."""
+        layer, viewer = self._lost() if self._lost else None, self._session.viewer
+        path = foreign.file_without_geometry(layer)
+        if layer is None or viewer is None or path is None:
+            return
+        self.restore_button.setEnabled(False)
+        masks = foreign.drawn_on(layer, list(viewer.layers))
+
+        def put(new: foreign.Restored) -> None:
+            self._idle()
+            if self._session.viewer is not None:
+                carry = self._app.autosave.carry_over
+                foreign.replace_layer(self._session.viewer, layer, masks, new, carry)
+                for note in new.notes:
+                    show_info(f"{layer.name}: {note}")
+
+        self._app.background.submit(lambda: foreign.read_again(path, layer, masks), put, self._idle)
+
+    def _offer_frames(self, sources: list[Image]) -> None:
+        source = sources[-1] if sources else None
+        before = self._source() if self._source else None
+        self._row.setVisible(source is not None)
+        if source is None:
+            self._source = None
+            return
+        self.frame.tooltip = f"Which of the volumes of '{source.name}' is the CT."
+        self.frame.max = foreign.frames(source) - 1
+        if source is not before:
+            self._source = weakref.ref(source)
+            viewer = self._session.viewer
+            shown = viewer.dims.current_step[0] if viewer is not None else 0
+            ui.show(self.frame, min(int(shown), foreign.frames(source) - 1))
+
+    def _idle(self) -> None:
+        if isalive(self):
+            self.restore_button.setEnabled(True)
+
+
+class RecoveryPanel(ui.Panel):
+    """Offers what was left behind: for the CT that is open, and as a list of other CTs."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__("Unexported corrections")
+        self._session, self._autosave, self._files = app.session, app.autosave, app.files
+        self.text = ui.note_label()
+        self.restore_button = ui.button("Restore", "Add the corrected mask.", self.restore)
+        self.discard_button = ui.button("Discard", "Forget it for good.", self.discard)
+        self.list_button = ui.menu_button()
+        self.add(self.text)
+        self.add(self.restore_button, self.discard_button)
+        self.add(self.list_button)
+        self.hide()  # until it has its place in the dock
+        self._autosave.offers_changed.connect(self.refresh)
+
+    @property
+    def offer(self) -> Unsaved | None:
+        """What was left behind of the chosen CT, the newest first."""
+        reference = self._session.reference
+        offers = [] if reference is None else self._autosave.offers_for(reference)
+        return offers[0] if offers else None
+
+    def restore(self) -> None:
+        """Add what was left behind to the viewer."""
+        offer, ct = self.offer, self._session.ct
+        if offer is not None and ct is not None:
+            self._autosave.restore(offer, self._session.placement(ct))
+
+    def discard(self) -> None:
+        """Remove what was left behind."""
+        offer = self.offer
+        if offer is not None:
+            self._autosave.discard(offer)
+
+    def refresh(self, reference: GridReference | None = None) -> None:
+        """Offer what was left behind of the chosen CT, and of others."""
+        if not isalive(self):
+            return
+        offer = self.offer
+        # Others of this CT are offered when this one has been restored or discarded.
+        others = [one for one in self._autosave.offers if offer is None or one.key != offer.key]
+        self.setVisible(offer is not None or bool(others))
+        for widget in (self.text, self.restore_button, self.discard_button):
+            widget.setVisible(offer is not None)
+        if offer is not None:
+            self.text.setText(
+                f"This CT's mask was corrected on {_when(offer)} and not exported. Restore it?"
+            )
+        self.list_button.setVisible(bool(others))
+        # Of one CT there may be several masks.
+        n = len({one.key for one in others})
+        which = "CT" if n == 1 else "CTs"
+        of = which if self._session.ct is None else f"other {which}"
+        self.list_button.setText(f"Of {n} {of}")
+        menu = self.list_button.menu()
+        menu.clear()
+        for other in others:
+            self._add_to(menu, other)
+
+    def _add_to(self, menu: QMenu, offer: Unsaved) -> None:
+        sub = menu.addMenu(f"{offer.name}, {_when(offer)}")
+        opens = sub.addAction("Open its CT")
+        opens.setEnabled(offer.path is not None)
+        opens.triggered.connect(lambda: self._open(offer))
+        sub.addAction("Discard").triggered.connect(lambda: self._autosave.discard(offer))
+
+    def _open(self, offer: Unsaved) -> None:
+        if offer.path is None or not Path(offer.path).exists():
+            report(
+                PancreasSegError(
+                    f"The CT of '{offer.name}' is no longer where it was. Open it from where it "
+                    "is now; the corrections are offered then."
+                )
+            )
+            return
+        self._files.open(offer.path)
+
+
+def _when(offer: Unsaved) -> str:
+    return time.strftime("%d %b %H:%M", time.localtime(offer.saved))

@@ -1,0 +1,228 @@
+"""How to segment: where in the CT, threshold, post-processing, which slices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from magicgui.widgets import FloatSlider, SpinBox
+from napari.layers import Shapes
+from qtpy.compat import isalive
+from qtpy.QtWidgets import QLabel, QSlider, QSpinBox, QToolButton
+
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on_screen
+from napari_pancreas_seg._napari.layers.region import box_of_shapes
+from napari_pancreas_seg.inference.result import Options
+
+__all__ = ["OptionsPanel", "RegionForm"]
+
+Region = tuple[tuple[int, int] | None, tuple[int, int, int, int] | None]
+
+WHOLE = "Whole slices"
+
+
+class RegionForm(ui.Panel):
+    """Fields that restrict a run; never remembered."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._session = app.session
+        self._reference: GridReference | None = None
+        self.first, self.last = (_slice_box(what) for what in ("first", "last"))
+        tip = "Ten slices on either side of the one on screen."
+        self.here = ui.button("± 10", tip, self._around_here)
+        self.all = ui.button("All", "Every slice of the CT.", self._take_all)
+        self.box = ui.choice("Only what lies within the shapes of this layer (its selected ones).")
+        row = ("Slices", self.first, "–", self.last, self.here, self.all)
+        self.add(*row, stretch=(0, 2, 0, 2, 1, 1))
+        self.add("Within", self.box)
+        self.first.changed.connect(lambda _: self._show())
+        self.last.changed.connect(lambda _: self._show())
+        self._offer_shapes()
+
+    @property
+    def region(self) -> Region:
+        """``slices`` and ``box`` of `Options`; a PancreasSegError if the shapes enclose nothing."""
+        slices, reference = None, self._reference
+        if reference is not None and self._is_part(reference):
+            slices = self.first.value, self.last.value + 1
+        shapes, ct = self.box.value, self._session.ct
+        if shapes is None or ct is None or reference is None:
+            return slices, None
+        return slices, box_of_shapes(shapes, ct, reference)
+
+    def refresh(self, reference: GridReference | None) -> None:
+        """Offer the slices of a CT, and the viewer's shapes layers."""
+        before, self._reference = self._reference, reference
+        if reference is not None and (before is None or before.id != reference.id):
+            for box in (self.first, self.last):
+                box.max = reference.grid.shape[0] - 1
+            self._take_all()
+        self._offer_shapes()
+        self._show()
+
+    def _offer_shapes(self) -> None:
+        shapes = [layer for layer in self._session.layers if isinstance(layer, Shapes)]
+        whole = WHOLE if shapes else f"{WHOLE} (no shapes layer)"
+        ui.offer(
+            self.box, [(whole, None), *((layer.name, layer) for layer in shapes)], self.box.value
+        )
+
+    def _around_here(self) -> None:
+        viewer, ct, reference = self._session.viewer, self._session.ct, self._reference
+        if viewer is None or ct is None or reference is None:
+            return
+        z = slice_on_screen(viewer, ct, reference)
+        if z is not None:
+            self._take(max(0, z - 10), min(self.last.max, z + 10))
+
+    def _take_all(self) -> None:
+        if self._reference is not None:
+            self._take(0, self._reference.grid.shape[0] - 1)
+
+    def _take(self, first: int, last: int) -> None:
+        ui.show(self.first, first)
+        ui.show(self.last, last)
+        self._show()
+
+    def _is_part(self, reference: GridReference) -> bool:
+        return self.first.value > 0 or self.last.value < reference.grid.shape[0] - 1
+
+    def _show(self) -> None:
+        there = self._reference is not None
+        for part in (self.first.native, self.last.native, self.here):
+            part.setEnabled(there)
+        self.all.setEnabled(self._reference is not None and self._is_part(self._reference))
+
+
+def _slice_box(what: str) -> SpinBox:
+    tip = f"The {what} slice that is segmented, as the slider counts."
+    field = SpinBox(value=0, min=0, max=0, step=1, tooltip=tip)
+    field.native.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)  # two must fit side by side
+    field.native.setStyleSheet("QAbstractSpinBox { min-width: 34px; padding: 1px; }")
+    return field
+
+
+LOWEST, HIGHEST = 0.05, 0.95
+"""Of the threshold."""
+
+
+class OptionsPanel(ui.Panel):
+    """Options of the next run; threshold and post-processing also make the mask anew at once."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+        self._session = app.session
+        self._threshold: float | None = None
+        self.region = RegionForm(app)
+        tip = "Probability above which a voxel is pancreas. Moving it needs no second run."
+        self.threshold = FloatSlider(
+            value=0.5, min=LOWEST, max=HIGHEST, step=0.01, readout=False, tooltip=tip
+        )
+        self.value = QLabel()
+        self.value.setFixedWidth(self.value.fontMetrics().horizontalAdvance("auto") + 8)
+        self.own = QToolButton()
+        self.own.setText("↺")
+        self.own.setToolTip("Back to the model's own threshold.")
+        self.postprocess = ui.tick(
+            "Post-processing in 3-D",
+            "Smooths along z and keeps the pieces that are the gland. Without it the mask is "
+            "what the network says slice by slice. Needs no second run.",
+        )
+        self.every_slice = ui.tick(
+            "Run on every slice",
+            "For thin slices. By default a coarse sweep finds the gland, which is then looked at "
+            "every 3 mm. Takes effect with the next run.",
+        )
+        ui.remember(self.postprocess, app.settings, "run/postprocess", True)
+        ui.remember(self.every_slice, app.settings, "run/every slice", False)
+        self.add(self.region)
+        self.add("Threshold", self.threshold, self.value, self.own)
+        self.add(self.postprocess)
+        self.add(self.every_slice)
+        self.threshold.changed.connect(self._on_threshold)
+        self.own.clicked.connect(self._on_own)
+        self.postprocess.changed.connect(self._apply)
+        app.rethreshold.done.connect(self._show_mask)
+        app.session.mask_chosen.connect(self._show_mask)
+        app.runs.finished.connect(self._show_mask)
+        # The mask stays as it is, and so do its steps of undo.
+        app.settings.cleared.connect(self._show_own)
+        self._show_mask()
+
+    @property
+    def options(self) -> Options:
+        """How to segment this CT; refused with a PancreasSegError if the region holds nothing."""
+        slices, box = self.region.region
+        return replace(self.how, slices=slices, box=box)
+
+    @property
+    def how(self) -> Options:
+        """How to segment a whole CT."""
+        return Options(
+            threshold=self._threshold,
+            postprocess=self.postprocess.value,
+            every_slice=self.every_slice.value,
+        )
+
+    def refresh(self, reference: GridReference | None) -> None:
+        """Follow the CT and the mask that are chosen."""
+        self.region.refresh(reference)
+        self._show_mask()
+
+    def _on_threshold(self, value: float) -> None:
+        self._threshold = round(value, 2)
+        self._show_threshold()
+        self._apply()
+
+    def _on_own(self) -> None:
+        """Go back to the threshold of the model's card, now and for the next run."""
+        self._show_own()
+        self._apply()
+
+    def _show_own(self) -> None:
+        if isalive(self):
+            own = self._own_threshold()
+            self._threshold = None
+            if own is not None:
+                ui.show(self.threshold, own)
+            self._show_threshold()
+
+    def _apply(self) -> None:
+        """Make the chosen mask anew, if it is a run's."""
+        mask = self._session.mask
+        value = self._threshold if self._threshold is not None else self._own_threshold()
+        if mask is not None and value is not None:
+            self._app.rethreshold.ask(mask, value, self.postprocess.value)
+
+    def _own_threshold(self) -> float | None:
+        """The model's own threshold, as far as it is known: from the mask's result."""
+        mask = self._session.mask
+        known = None if mask is None else self._session.masks.get(mask)
+        if known is None or known.result is None:
+            return None
+        threshold = known.result.model.get("threshold")
+        return known.result.threshold if threshold is None else float(threshold)
+
+    def _show_mask(self, layer: object = None) -> None:
+        """Show what the chosen mask was made with, unless the person is dragging."""
+        if not isalive(self):
+            return
+        mask = self._session.mask
+        known = None if mask is None else self._session.masks.get(mask)
+        dragging = self.threshold.native.findChild(QSlider).isSliderDown()
+        if known is not None and known.result is not None and not dragging:
+            own, kept = self._own_threshold(), known.result.threshold
+            ui.show(self.threshold, min(max(kept, LOWEST), HIGHEST))
+            self._threshold = None if own is not None and abs(own - kept) < 1e-6 else kept
+            ui.show(self.postprocess, known.result.options.postprocess)
+        self._show_threshold()
+
+    def _show_threshold(self) -> None:
+        own = self._own_threshold()
+        shown = self._threshold if self._threshold is not None else own
+        self.value.setText("auto" if shown is None else f"{shown:.2f}")
+        self.value.setToolTip("The model's own threshold." if self._threshold is None else "")
+        self.own.setEnabled(self._threshold is not None)

@@ -1,0 +1,108 @@
+"""Options that several commands have, declared once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+__all__ = [
+    "AsJson",
+    "Classes",
+    "Device",
+    "Layout",
+    "MintUids",
+    "Model",
+    "ModelArgument",
+    "NoPostprocess",
+    "OutputFolder",
+    "Overwrite",
+    "Series",
+    "Threshold",
+    "parse_classes",
+]
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", value):
+        raise typer.BadParameter("give auto, cpu, gpu or gpu:N")
+    return value
+
+
+def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
+    """Read ``pancreas=pancreas+cancer``; ``spleen`` stands for ``spleen=spleen``."""
+    if not texts:
+        return None
+    classes: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, parts = text.partition("=")
+        made_of = [part.strip() for part in (parts if equals else name).split("+")]
+        if not name.strip() or not all(made_of) or name.strip() in classes:
+            raise typer.BadParameter(f"--labels wants NAME=CLASS[+CLASS], each once; not '{text}'")
+        classes[name.strip()] = made_of
+    return classes
+
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+Classes = Annotated[
+    list[str] | None,
+    Option(
+        "--labels",
+        metavar="NAME=CLASS[+CLASS]",
+        help="A class, and the data set's classes that it is made of; repeatable. Default: "
+        "pancreas, with its tumours.",
+    ),
+]
+Device = Annotated[
+    str,
+    Option(
+        metavar="auto|cpu|gpu|gpu:N",
+        callback=_device,
+        help="Where the network runs; gpu is the first one.",
+    ),
+]
+Layout = Annotated[
+    str | None, Option(metavar="NAME", help="Layout of the data set, if it is not recognised.")
+]
+MintUids = Annotated[
+    bool,
+    Option("--mint-uids", help="For DICOM-SEG: make new UIDs if the series has none to refer to."),
+]
+Model = Annotated[str, Option(metavar="NAME_OR_PATH", help="Name or path of a model.")]
+ModelArgument = Annotated[str, Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")]
+NoPostprocess = Annotated[
+    bool,
+    Option(
+        "--no-postprocess",
+        help="Do not smooth along z, and keep every piece (default: smooth, and keep the pieces "
+        "that belong to the gland).",
+    ),
+]
+OutputFolder = Annotated[
+    Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing files.")]
+Series = Annotated[
+    str | None,
+    Option(
+        metavar="NUMBER_OR_UID", help="Which series to take if a DICOM folder holds several CTs."
+    ),
+]
+Force = Annotated[
+    bool,
+    Option(
+        "--force",
+        help="Take the values for Hounsfield units, even if they do not look like a CT's.",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    Option(
+        min=0,
+        max=1,
+        help="Probability above which a voxel is pancreas. Default: the model's own.",
+    ),
+]

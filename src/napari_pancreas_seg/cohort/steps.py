@@ -1,0 +1,260 @@
+"""The three steps of a case: read the CT, segment it, write the results."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.resume import (
+    OutputOptions,
+    PreviousResult,
+    check_free,
+    find_previous,
+    source_stamp,
+)
+from napari_pancreas_seg.errors import why_failed
+from napari_pancreas_seg.inference.result import (
+    Options,
+    Progress,
+    Segmentation,
+    exhaust,
+    save_result,
+)
+from napari_pancreas_seg.inference.saving import prepare
+from napari_pancreas_seg.io import load_ct
+from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
+from napari_pancreas_seg.volume import CTVolume
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.segment import LoadedModel
+
+__all__ = ["CaseInWork", "CaseResult", "CaseSegmenter", "failure"]
+
+logger = logging.getLogger(__name__)
+
+_NETWORK_BYTES = 800_000_000
+"""Roughly what Keras, TensorFlow and the network need on a CPU."""
+
+_MAPS_BYTES = 4 * 160 * 224 * 2
+"""Probability and attention maps and their post-processing, for each slice."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The result of a case.
+
+    `files` are what was written, the mask first; `error` is one sentence, None for a case that is
+    done. `before` says that an earlier run had done it. `measurements` are those of the sidecar,
+    `labels` the same of each class, where the mask has several.
+    """
+
+    case: Case
+    files: tuple[Path, ...] = ()
+    volume_ml: float = 0.0
+    slices: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    measurements: Mapping[str, Any] = field(default_factory=dict)
+    before: bool = False
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class CaseInWork:
+    """A case, and the results of its steps so far.
+
+    Once it was read it has a volume or a result; or neither, if there is no room for it beside
+    others: it must then be alone in memory.
+    """
+
+    index: int
+    case: Case
+    was_read: bool = False
+    volume: CTVolume | None = None
+    stamp: str | None = None
+    found: Segmentation | None = None
+    result: CaseResult | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def forget(self) -> None:
+        """Drop what was read; it is read again later."""
+        self.was_read, self.volume, self.result = False, None, None
+
+    def finish(self, result: CaseResult) -> None:
+        """Set the result, and drop the arrays."""
+        self.volume = self.found = None
+        self.result = result
+
+
+@dataclass(frozen=True)
+class CaseSegmenter:
+    """Takes cases through their steps; an error becomes the result of its case.
+
+    `network` gives the loaded model, once there is a CT for it; what it raises concerns all cases
+    and stops the run. `beside` other CTs may be in memory. `report` is called with the case's index
+    and each `Progress`.
+    """
+
+    network: Callable[[], LoadedModel]
+    card: Mapping[str, Any]
+    options: Options
+    wanted: OutputOptions
+    beside: int = 0
+    report: Callable[[int, Progress], None] | None = None
+
+    def all_steps(self, work: CaseInWork) -> None:
+        """One step after the other, with no other case in memory."""
+        self.read(work, alone=True)
+        if work.result is None:
+            self.compute(work)
+        if work.result is None:
+            self.write(work)
+
+    def begin(self, work: CaseInWork) -> PreviousResult | None:
+        """Finish a case that is certainly done; refuse it if files are in the way."""
+        previous = self.previous(work.case)
+        if previous is None:
+            check_free(work.case, self.wanted)
+        elif previous.done:
+            work.finish(self.done_before(previous))
+        return previous
+
+    def read(self, work: CaseInWork, *, alone: bool = False) -> None:
+        """Read the CT, unless the case is done already or files are in the way."""
+        start = time.perf_counter()
+        try:
+            self._read(work, alone)
+        except Exception as error:
+            if alone or not isinstance(error, NotEnoughMemory | MemoryError):
+                work.finish(failure(work.case, error, start))
+        work.seconds = work.stages["reading the CT"] = time.perf_counter() - start
+        work.was_read = True
+
+    def _read(self, work: CaseInWork, alone: bool) -> None:
+        case = work.case
+        previous = self.begin(work)
+        if work.result is not None:
+            return
+        stamp = source_stamp(case.source, case.series)  # before reading: later changes tell
+        volume = load_ct(case.source, series=case.series, force=case.force)
+        if previous is not None and previous.difference is None:
+            if previous.is_of(volume):
+                work.finish(self.done_before(previous))
+                return
+            if not self.wanted.overwrite:
+                raise previous.refusal()
+        volume = prepare(volume, case.mask, mint_uids=self.wanted.mint_uids)
+        needed = _bytes_needed(volume.grid.shape, 0 if alone else self.beside)
+        check_fits(case.source.name, needed, "Segmenting it")
+        work.volume, work.stamp = volume, stamp
+
+    def compute(self, work: CaseInWork) -> None:
+        """Segment the CT."""
+        start = time.perf_counter()
+        assert work.volume is not None
+
+        def report(step: Progress) -> None:
+            if self.report is not None:
+                self.report(work.index, step)
+
+        report(Progress("loading the network", 0, work.volume.grid.shape[0]))
+        loaded = self.network()
+        work.stages["loading the network"] = time.perf_counter() - start
+        try:
+            from napari_pancreas_seg.inference.segment import iter_segment
+
+            work.found = exhaust(iter_segment(work.volume, loaded, self.options), report)
+        except Exception as error:
+            work.finish(failure(work.case, error, start - work.seconds))
+        work.seconds += time.perf_counter() - start
+
+    def write(self, work: CaseInWork) -> None:
+        """Write all results or none; or keep those that somebody has written meanwhile."""
+        start = time.perf_counter() - work.seconds
+        try:
+            result = self._write(work)
+            if not result.before:
+                result = replace(result, seconds=time.perf_counter() - start)
+        except Exception as error:
+            result = failure(work.case, error, start)
+        work.finish(result)
+
+    def _write(self, work: CaseInWork) -> CaseResult:
+        case, volume, found, wanted = work.case, work.volume, work.found, self.wanted
+        assert volume is not None and found is not None
+        # Asked again: another attempt, or a person, may have been here since.
+        previous = self.previous(case)
+        if previous is not None and (previous.done or previous.is_of(volume)):
+            return self.done_before(previous)
+        interrupted = check_free(case, wanted)
+        files, record = save_result(
+            found,
+            volume,
+            case.mask,
+            attention=wanted.attention,
+            probability=wanted.probability,
+            overwrite=wanted.overwrite or interrupted is not None,
+            mint_uids=wanted.mint_uids,
+            maps=case.maps,
+            seconds=work.stages,
+            stamp=work.stamp,
+        )
+        if interrupted is not None:
+            shutil.rmtree(interrupted, ignore_errors=True)
+        return CaseResult(
+            case,
+            tuple(files),
+            found.volume_ml,
+            int(record["measurements"]["slices"]),
+            notes=tuple(dict.fromkeys((*volume.notes, *found.notes))),
+            measurements=record["measurements"],
+            labels=record.get("labels", {}),
+        )
+
+    def previous(self, case: Case) -> PreviousResult | None:
+        """The result of an earlier run, if it may stay; files in the way are refused."""
+        if not self.wanted.resume:
+            return None
+        previous = find_previous(case, self.card, self.options, self.wanted)
+        if previous is None or previous.difference is None:
+            return previous
+        if not self.wanted.overwrite:
+            raise previous.refusal()
+        return None
+
+    def done_before(self, previous: PreviousResult) -> CaseResult:
+        """The result of an earlier run, as its sidecar tells."""
+        case, measured = previous.case, previous.record["measurements"]
+        return CaseResult(
+            case,
+            (case.mask, case.sidecar),
+            float(measured["volume_ml"]),
+            int(measured["slices"]),
+            measurements=measured,
+            before=True,
+            labels=previous.record.get("labels", {}),
+        )
+
+
+def failure(case: Case, error: Exception, start: float) -> CaseResult:
+    """Say why a case failed; `start` is on the clock of `time.perf_counter`."""
+    logger.debug("a case failed", exc_info=error)
+    return CaseResult(case, seconds=time.perf_counter() - start, error=why_failed(case.name, error))
+
+
+def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:
+    """Memory that segmenting takes beside the CT itself: network, masks and maps.
+
+    So many others that are in memory beside it count as being of the same size.
+    """
+    own = 2 * math.prod(shape) + shape[0] * _MAPS_BYTES
+    return _NETWORK_BYTES + own + beside * (own + 2 * math.prod(shape))

@@ -1,0 +1,97 @@
+"""A model in memory, on its device. Importing this module loads no Keras; `LoadedModel` does."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.inference.classes import Classes
+from napari_pancreas_seg.inference.frame import FrameCrop, FrameSpec, frame_around
+from napari_pancreas_seg.inference.options import Options
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle
+from napari_pancreas_seg.volume import CTVolume
+
+__all__ = ["LoadedModel", "load_framework"]
+
+Array = npt.NDArray[Any]
+
+
+def load_framework() -> None:
+    """Import Keras and its backend, unless they are there already.
+
+    TensorFlow makes a million objects; searching them for garbage as they come takes nearly half
+    of the time, so that rests meanwhile.
+    """
+    if "keras" in sys.modules:
+        return
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import keras  # noqa: F401
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class LoadedModel:
+    """A model whose network is in memory, on its device, ready for many CTs.
+
+    Parameters
+    ----------
+    model : str, Path or Bundle
+        Name of a bundled, cached or known model, path of a bundle, or a bundle.
+    device : str
+        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"`` or ``"gpu:N"``.
+
+    Raises
+    ------
+    PancreasSegError
+        If there is no such model or device, or the bundle is damaged.
+    """
+
+    def __init__(self, model: str | Path | Bundle = "default", device: str = "auto") -> None:
+        load_framework()
+        from napari_pancreas_seg.inference.devices import choose_device
+        from napari_pancreas_seg.inference.predictor import FramePredictor
+
+        self.bundle = load_bundle(model)
+        self.card = self.bundle.card
+        self.classes = Classes.of(self.card)
+        self.frame = FrameSpec.from_dict(self.card["frame"])
+        self.device = choose_device(device)
+        with self.device.scope():
+            self.predictor = FramePredictor(
+                self.bundle.network(self.device.policy),
+                self.card["windows"],
+                self.card.get("temperature", 1.0),
+                compact=True,
+            )
+
+    def warm_up(self, volume: CTVolume, options: Options | None = None) -> None:
+        """Compile the network for slices like a CT's, so that the first ones come at once."""
+        options = options or Options(first_slice=0)
+        _, height, width = volume.grid.shape
+        centre = (height / 2, width / 2)
+        canvas = FrameCrop(frame_around(centre, (height, width), volume.spacing, self.frame))
+        part = options.region(volume.grid.shape)[0]
+        sizes = {min(options.batch_size or self.device.batch_size, part.stop - part.start)}
+        if options.first_slice is not None:
+            sizes.add(1)
+        for size in sizes:
+            self.predict(np.zeros((size, *canvas.shape), np.int16), canvas, 0)
+
+    def predict(self, hu: Array, canvas: FrameCrop, shift: int) -> dict[str, Array]:
+        """Run the network on slices that `FrameCrop.cut` gave, int16, with so many HU added.
+
+        Returns
+        -------
+        dict of str to ndarray, float16
+            ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
+        """
+        with self.device.scope():
+            return self.predictor.predict_batch(hu, canvas.rows, canvas.columns, shift)

@@ -1,0 +1,76 @@
+"""CTs that are in memory already: images of nibabel and SimpleITK.
+
+Neither library is imported: whoever hands over an image has done so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.nifti.read import affine_of
+from napari_pancreas_seg.io.raw import LPS_TO_RAS, RawImage
+from napari_pancreas_seg.io.suffixes import stem
+from napari_pancreas_seg.io.voxels import check_shape, reading
+
+__all__ = ["read_image"]
+
+
+def read_image(image: Any) -> tuple[str, str, RawImage]:
+    """Take a CT out of an image in memory; return its format, the case's name, and the CT."""
+    kind = type(image)
+    if hasattr(image, "dataobj") and hasattr(image, "affine"):
+        file = image.get_filename() if hasattr(image, "get_filename") else None
+        name = stem(Path(file)) if file else "CT"
+        with reading(Path(name), "nibabel"):
+            return _from_nibabel(image, name)
+    if kind.__module__.partition(".")[0] == "SimpleITK" and hasattr(image, "GetDirection"):
+        return "array", "CT", _from_simpleitk(image)
+    if hasattr(image, "__array__"):
+        raise PancreasSegError(
+            "An array does not say where it lies in the patient; give "
+            "CTVolume.from_array(array, affine)."
+        )
+    raise PancreasSegError(
+        f"A {kind.__name__} is no CT; give a path, an image of nibabel or SimpleITK, or "
+        "CTVolume.from_array(array, affine)."
+    )
+
+
+def _from_nibabel(image: Any, name: str) -> tuple[str, str, RawImage]:
+    shape = check_shape(Path(name), tuple(image.shape))
+    header, affine = image.header, image.affine
+    known: str = "array"
+    notes: tuple[str, ...] = ()
+    if hasattr(header, "get_qform"):  # NIfTI's
+        best = header.get_best_affine()
+        if affine is None or np.allclose(affine, best, atol=1e-4):
+            affine, notes = affine_of(header)
+            known = "nifti" if tuple(header.get_data_shape()) == shape else known
+    if affine is None:
+        raise PancreasSegError(
+            f"The image '{name}' has no affine, so nobody knows where it lies; give it one."
+        )
+    stored = np.asanyarray(image.dataobj)
+    if isinstance(image.dataobj, np.ndarray):
+        stored = stored.copy()  # the image stays as it is
+    copied = header.copy() if known == "nifti" else None
+    return known, name, RawImage(stored, 1.0, 0.0, np.asarray(affine, float), copied, notes)
+
+
+def _from_simpleitk(image: Any) -> RawImage:
+    import SimpleITK as sitk
+
+    shape = check_shape(Path("image"), tuple(image.GetSize()))
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise PancreasSegError("This image holds colours or vectors, so it is no CT.")
+    n = image.GetDimension()
+    affine = np.eye(4)
+    direction = np.reshape(image.GetDirection(), (n, n))[:3, :3]
+    affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
+    stored = sitk.GetArrayFromImage(image).transpose().reshape(shape)
+    return RawImage(stored, 1.0, 0.0, LPS_TO_RAS @ affine, None)

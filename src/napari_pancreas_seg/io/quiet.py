@@ -1,0 +1,42 @@
+"""Keeping the libraries' remarks on header values, names among them, out of logs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+
+__all__ = ["quiet_libraries"]
+
+_LOGGERS = [logging.getLogger(name) for name in ("nibabel.global", "highdicom", "pydicom")]
+_lock = threading.Lock()
+_open: list[contextlib.ExitStack] = []
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Mute nibabel, pydicom, highdicom and warnings; several threads may do so at once.
+
+    Levels and filters belong to the process: the first thread that comes changes them and the
+    last one that goes brings them back.
+    """
+    with _lock:
+        _open.append(contextlib.ExitStack() if _open else _muted())
+    try:
+        yield
+    finally:
+        with _lock:
+            # The first one holds what is to be brought back; the others are all alike.
+            _open.pop().close()
+
+
+def _muted() -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    for logger in _LOGGERS:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    return stack

@@ -1,0 +1,171 @@
+"""A model's card: what a training writes of itself, and how good it is on patients held back."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import napari_pancreas_seg
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.model.bundle import Bundle
+from napari_pancreas_seg.model.card import check_card
+from napari_pancreas_seg.training.data.layouts import DataSet
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.judge.calibration import (
+    THRESHOLDS,
+    PredictedSlice,
+    calibrate,
+    score_predictions,
+)
+from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
+from napari_pancreas_seg.training.judge.validation import HeldBack
+
+__all__ = [
+    "calibration_from",
+    "check_about",
+    "first_card",
+    "judged",
+    "mean_by_class",
+    "model_entry",
+    "note_seen_before",
+    "out_of_fold",
+    "what_is_scored",
+]
+
+_OF_ANOTHER = (
+    "figures of a model of the same recipe that held these patients back; this one was trained "
+    "on them too, so that nothing is left to measure it on"
+)
+
+
+def first_card(
+    recipe: dict[str, Any], settings: TrainSettings, data: DataSet, patients: list[str]
+) -> dict[str, Any]:
+    """The card as it is before training."""
+    return {
+        "name": "unnamed",
+        "version": "1",
+        "licence": "not stated",
+        "architecture": settings.resolved_architecture().to_dict(),
+        "frame": settings.frame.to_dict(),
+        "windows": [list(w) for w in settings.windows],
+        "labels": dict(data.labels),
+        "threshold": 0.5,
+        "temperature": 1.0,
+        "training": {
+            "patients": patients,
+            "layout": data.layout,
+            "recipe": recipe,
+            "machine": f"{platform.machine()}, {keras.backend.backend()}",
+            "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
+        },
+        "weights_sha256": "",
+    }
+
+
+def check_about(card: dict[str, Any], about: dict[str, Any] | None, path: Path) -> None:
+    """Check the further fields of a card before hours of training."""
+    try:
+        json.dumps(about, allow_nan=False)
+        check_card({**card, **(about or {})}, path)
+    except (TypeError, ValueError, PancreasSegError) as error:
+        raise PancreasSegError(
+            f"The model's card would not be valid with the fields given for it: {error}"
+        ) from error
+
+
+def model_entry(model: Bundle) -> dict[str, Any]:
+    """Name, version and hash of another model, for a recipe."""
+    return {key: model.card[key] for key in ("name", "version", "weights_sha256")}
+
+
+def what_is_scored(held: HeldBack, settings: TrainSettings) -> str:
+    """Description of the validation figures, for a card."""
+    slices = "all labelled slices" if held.complete else "some slices of each CT"
+    chosen = (
+        "threshold and temperature"
+        if settings.patience is None
+        else "threshold, temperature and the epoch"
+    )
+    return (
+        f"Dice per patient on the native grid, {slices}, slice by slice, no post-processing; "
+        f"{chosen} were chosen on the same patients"
+    )
+
+
+def mean_by_class(
+    scores: ThresholdScores, threshold: float, labels: Mapping[str, int]
+) -> dict[str, float]:
+    """Mean Dice of each class over the patients that have it or were given it."""
+    index = scores.thresholds.index(threshold)
+    rows = np.array([rows[index] for rows in scores.dice_by_class().values()])
+    return {
+        name: round(float(dice[np.isfinite(dice)].mean()), 4)
+        for name, dice in zip(labels, rows.T, strict=True)
+        if np.isfinite(dice).any()
+    }
+
+
+def judged(
+    predicted: Sequence[PredictedSlice],
+    labels: Mapping[str, int],
+    what: str,
+    seen: Sequence[str],
+) -> dict[str, Any]:
+    """Calibration and validation for the card."""
+    found = calibrate(predicted)
+    scores = score_predictions(predicted, found.temperature, (found.threshold,))
+    validation = _validation({p: float(d[0]) for p, d in scores.dice().items()}, what)
+    if len(labels) > 1:
+        validation["mean_by_class"] = mean_by_class(scores, found.threshold, labels)
+    if seen:
+        validation |= {"what": f"{what}; {note_seen_before(len(seen))}", "seen_before": [*seen]}
+    return {**found.card_fields(), "validation": validation}
+
+
+def _validation(metrics: dict[str, float], what: str) -> dict[str, Any]:
+    values = np.array(list(metrics.values()))
+    return {
+        "what": what,
+        "patients": {p: round(d, 4) for p, d in metrics.items()},
+        "n": len(values),
+        "mean": round(float(values.mean()), 4),
+        "median": round(float(np.median(values)), 4),
+        "worst": round(float(values.min()), 4),
+    }
+
+
+def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
+    """Dice of every patient at every threshold."""
+    dice = score_predictions(predicted).dice()
+    return {
+        "thresholds": list(THRESHOLDS),
+        "dice": {patient: np.round(d, 5).tolist() for patient, d in dice.items()},
+    }
+
+
+def calibration_from(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Threshold, temperature, confidence and validation of a model that held patients back."""
+    try:
+        taken = {k: card[k] for k in ("threshold", "temperature", "confidence", "validation")}
+    except KeyError as error:
+        raise PancreasSegError(
+            f"The model {card['name']} cannot calibrate another: its card has no {error}."
+        ) from error
+    seen = taken["validation"].get("seen_before")
+    what = f"{_OF_ANOTHER}; {note_seen_before(len(seen))}" if seen else _OF_ANOTHER
+    return {**taken, "validation": {**taken["validation"], "what": what}}
+
+
+def note_seen_before(n: int) -> str:
+    """Warning for n patients held back that another model had been trained on."""
+    return (
+        f"another model, which this one began with or learnt from, had learnt from {n} of the "
+        "patients held back, so that their figures say little of new patients"
+    )

@@ -1,0 +1,149 @@
+"""The chosen CT and what belongs to it on screen; masks above their CT, each in its own colour."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Layer
+
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.maps import make_layer
+from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
+from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.volume import CTVolume
+
+TIMEOUT = 20_000
+
+
+def ct_layer(volume: CTVolume, name: str) -> Image:
+    return Layer.create(*ct_layer_data(volume, name))
+
+
+def mask_on(app, ct: Image, name: str) -> Layer:
+    data = np.zeros(ct.data.shape, np.uint8)
+    return Layer.create(*labels_layer_data(data, app.session.placement(ct), name))
+
+
+def visible(viewer: ViewerModel) -> set[str]:
+    return {layer.name for layer in viewer.layers if layer.visible}
+
+
+@pytest.fixture
+def two(app, viewer, ct, volume):
+    """The chosen CT with a mask and a map, and another patient's CT with a mask, all visible."""
+    viewer.add_layer(mask_on(app, ct, "mask"))
+    placement = app.session.placement(ct)
+    gate = ScalarMap(np.zeros(volume.grid.shape, np.float16), volume.grid)
+    viewer.add_layer(make_layer(gate, "attention 1", placement, "CT", app.maps.appearance))
+    longer = CTVolume.from_source_array(
+        np.zeros((40, 32, 16), np.int16) + 30, np.diag([1, 1, 3, 1])
+    )
+    other = ct_layer(longer, "other")
+    viewer.add_layer(other)
+    viewer.add_layer(mask_on(app, other, "other's mask"))
+    viewer.add_labels(np.zeros(longer.grid.shape, np.uint8), name="other's, drawn")
+    viewer.add_points(np.zeros((1, 3)), name="points")
+    return ct, other
+
+
+def test_choosing_a_ct_shows_that_and_hides_the_others(app, viewer, two):
+    ct, other = two
+    assert visible(viewer) == {layer.name for layer in viewer.layers}
+    app.session.ct = other
+    theirs = {"other", "other's mask", "other's, drawn"}
+    assert visible(viewer) == {*theirs, "points"}
+    app.session.ct = ct
+    assert visible(viewer) == {"CT", "mask", "CT attention 1", "points"}
+
+
+def test_what_the_user_has_hidden_stays_hidden(app, viewer, two):
+    ct, other = two
+    viewer.layers["mask"].visible = False
+    app.session.ct = other
+    app.session.ct = ct
+    assert visible(viewer) == {"CT", "CT attention 1", "points"}
+
+
+def test_slice_and_camera_go_with_the_ct(app, viewer, two):
+    ct, other = two
+    show_slice(viewer, ct, app.session.reference, 3)
+    viewer.scene.camera.zoom = 99
+    app.session.ct = other
+    assert slice_on_screen(viewer, other, app.session.reference) == 8  # its middle
+    assert viewer.scene.camera.zoom != 99
+    show_slice(viewer, other, app.session.reference, 13)
+    app.session.ct = ct
+    assert slice_on_screen(viewer, ct, app.session.reference) == 3
+    app.session.ct = other
+    assert slice_on_screen(viewer, other, app.session.reference) == 13
+
+
+def test_a_single_ct_is_shown_as_the_user_has_it(app, viewer, volume):
+    layer = ct_layer(volume, "CT")
+    viewer.add_layer(layer)
+    viewer.scene.camera.zoom = 7
+    app.session.ct = layer
+    assert viewer.scene.camera.zoom == 7
+
+
+def test_a_mask_lies_above_a_ct_that_was_opened_after_it(qtbot, app, viewer, volume):
+    mask, options, _ = labels_layer_data(np.zeros(volume.grid.shape, np.uint8), volume, "mask")
+    viewer.add_labels(mask, **options)
+    ct = ct_layer(volume, "CT")
+    viewer.add_layer(ct)
+    qtbot.waitUntil(lambda: [x.name for x in viewer.layers] == ["CT", "mask"], timeout=TIMEOUT)
+    other = CTVolume.from_source_array(np.zeros((9, 9, 4), np.int16) + 30, np.eye(4))
+    viewer.add_layer(ct_layer(other, "other"))
+    qtbot.wait(50)
+    assert [layer.name for layer in viewer.layers] == ["CT", "mask", "other"]
+
+
+def test_no_two_masks_have_one_colour(app, viewer, ct):
+    for number in range(4):
+        viewer.add_layer(mask_on(app, ct, f"mask {number}"))
+    colours = {tuple(np.round(layer.colormap.map(1), 3)) for layer in list(viewer.layers)[1:]}
+    assert len(colours) == 4
+
+
+def test_the_mask_of_a_former_run_is_named_as_earlier_and_hidden(qtbot, app, viewer, ct):
+    def finished():
+        run = app.runs.start(ct, "box")
+        qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+        return run
+
+    first = finished().labels
+    first.data_setitem((np.array([2]), np.array([0]), np.array([0])), 1)
+    second = finished().labels
+    assert second is not first
+    assert second.name == "CT pancreas" and second.visible
+    assert first.name == "CT pancreas (earlier)" and not first.visible
+
+
+def test_a_discarded_run_gives_the_former_mask_its_name_back(qtbot, app, viewer, ct):
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    first = run.labels
+    first.data_setitem((np.array([2]), np.array([0]), np.array([0])), 1)
+    run = app.runs.start(ct, "slow")
+    qtbot.waitUntil(lambda: run.labels is not None and run.labels.data.any(), timeout=TIMEOUT)
+    assert not first.visible
+    run.cancel()
+    qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
+    run.discard()
+    assert first.name == "CT pancreas" and first.visible
+
+
+def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
+    qtbot, app, viewer, ct, volume, tmp_path
+):
+    mask = mask_on(app, ct, "mask")
+    viewer.add_layer(mask)
+    app.session.mask = mask
+    path = tmp_path / "theirs_mask.nii.gz"
+    data = np.zeros(volume.source.shape, np.uint8)
+    nib.save(nib.Nifti1Image(data, volume.source.affine), path)
+    app.files.open(path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
+    assert viewer.layers.selection.active is mask

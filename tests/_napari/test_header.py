@@ -1,0 +1,301 @@
+"""The dock stands still: the wheel only scrolls, Run never moves, every tab fits a small screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.layers import Layer
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QFocusEvent, QWheelEvent
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QScrollBar,
+    QWidget,
+)
+
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.ui import OneLine, choice, offer
+
+TIMEOUT = 30_000
+LEFT = Qt.MouseButton.LeftButton
+SMALL = (330, 715)
+"""What a window of 1280×800 leaves for the dock."""
+
+
+@pytest.fixture
+def dock(qtbot, viewer, app):
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer)
+    qtbot.addWidget(dock)
+    dock.resize(*SMALL)
+    dock.show()
+    return dock
+
+
+@pytest.fixture
+def segmented(qtbot, dock, viewer, volume):
+    """The dock with a CT, its mask and another one to compare it with."""
+    viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    run(qtbot, dock, "box")
+    placement = dock.app.session.placement(dock.app.session.ct)
+    reference = np.ones(volume.hu.shape, np.uint8)
+    mask = dock.app.session.mask
+    viewer.add_layer(Layer.create(*labels_layer_data(reference, placement, "by hand")))
+    viewer.layers.selection.active = mask
+    dock.measure_panel.reference_combo.value = viewer.layers["by hand"]
+    names = dock.measure_panel.values
+    qtbot.waitUntil(lambda: names["dice"].text() != "–", timeout=TIMEOUT)
+    return dock
+
+
+def run(qtbot, dock, model: str) -> None:
+    dock.model_panel.use_named(model)
+    qtbot.mouseClick(dock.run_panel.run_button, LEFT)
+    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
+
+
+def turn(widget: QWidget, notches: int = 3) -> None:
+    """Turn the wheel over the middle of a widget; what is not taken goes on, as Qt has it."""
+    for _ in range(notches):
+        place: QWidget | None = widget
+        while place is not None and not _is_taken(place):
+            place = place.parentWidget()
+
+
+def _is_taken(widget: QWidget) -> bool:
+    """Send a notch to a widget; Qt hands on only what came from the system."""
+    if widget.isEnabled():
+        middle = widget.rect().center()
+        event = QWheelEvent(
+            QPointF(middle),
+            QPointF(widget.mapToGlobal(middle)),
+            QPoint(),
+            QPoint(0, -120),
+            Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier,
+            Qt.ScrollPhase.NoScrollPhase,
+            False,
+        )
+        QApplication.sendEvent(widget, event)
+        return event.isAccepted()
+    return False
+
+
+def state(dock) -> list[object]:
+    """Everything in the dock that has a value, but the places of its scroll bars."""
+    values: list[object] = [dock.tabs.currentIndex()]
+    for widget in dock.findChildren(QWidget):
+        if isinstance(widget, QAbstractSlider) and not isinstance(widget, QScrollBar):
+            values.append(widget.value())
+        elif isinstance(widget, QAbstractSpinBox):
+            values.append(widget.text())
+        elif isinstance(widget, QComboBox):
+            values.append(widget.currentIndex())
+        elif isinstance(widget, QAbstractButton):
+            values.append(widget.isChecked())
+    return values
+
+
+def test_three_notches_anywhere_change_nothing_but_the_scroll(qtbot, segmented):
+    dock = segmented
+    scrolled = []
+    dock.resize(SMALL[0], 300)  # so low that every tab scrolls
+    for number in range(dock.tabs.count()):
+        dock.tabs.setCurrentIndex(number)
+        page = dock.tabs.currentWidget()
+        before, settings = state(dock), dict(dock.app.settings._values)
+        turned = [dock.tabs.tabBar(), *dock.findChildren(QWidget)]
+        for widget in turned:
+            if widget.isVisible() and not isinstance(widget, QScrollBar):
+                page.verticalScrollBar().setValue(0)
+                turn(widget)
+                assert state(dock) == before, (dock.tabs.tabText(number), widget, widget.toolTip())
+                if isinstance(widget, QComboBox | QAbstractSpinBox | QAbstractSlider):
+                    inside = page.isAncestorOf(widget)
+                    scrolled += [inside] if page.verticalScrollBar().value() > 0 else []
+        assert dock.app.settings._values == settings
+    assert len(scrolled) > 5 and all(scrolled)
+
+
+@pytest.mark.parametrize("reason", [Qt.FocusReason.MouseFocusReason, Qt.FocusReason.TabFocusReason])
+def test_a_click_gives_the_wheel_to_a_number_and_tab_does_not(segmented, reason):
+    dock = segmented
+    dock.tabs.setCurrentIndex(1)
+    field = dock.correct_panel.smooth_mm
+    before = field.value
+    QApplication.sendEvent(field.native, QFocusEvent(QEvent.Type.FocusIn, reason))
+    turn(field.native, 1)
+    assert (field.value != before) is (reason == Qt.FocusReason.MouseFocusReason)
+    now = field.value
+    QApplication.sendEvent(field.native, QFocusEvent(QEvent.Type.FocusOut, reason))
+    turn(field.native, 1)
+    assert field.value == now
+
+
+def test_run_never_moves_by_a_pixel(qtbot, dock, viewer, app, volume, tmp_path):
+    button, places = dock.run_panel.run_button, set()
+
+    def note() -> None:
+        QApplication.processEvents()
+        place = button.mapToGlobal(QPoint())
+        places.add((place.x(), place.y(), button.width(), button.height()))
+
+    note()
+    viewer.add_layer(Layer.create(*ct_layer_data(volume, "a CT whose name is long " * 8)))
+    note()
+    app.network.why_no_gpu = "No GPU: this computer has no NVIDIA driver. " * 5
+    app.network.devices_changed.emit()
+    viewer.add_image(np.zeros((10, 32, 3)), name="photo", rgb=True)  # which is not offered
+    note()
+    dock.model_panel.use_named("slow")
+    qtbot.mouseClick(button, LEFT)
+    note()
+    qtbot.waitUntil(lambda: app.runs.latest.done > 2, timeout=TIMEOUT)
+    note()
+    dock.run_panel.cancel_button.click()
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    assert dock.run_panel.keep_button.isVisible() and not dock.run_panel.cancel_button.isVisible()
+    note()
+    dock.run_panel.keep_button.click()
+    note()
+    run(qtbot, dock, "box")
+    note()
+    for number in range(dock.tabs.count()):
+        dock.tabs.setCurrentIndex(number)
+        note()
+    dock.correct_panel.buttons["smooth"].click()
+    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
+    note()
+    assert len(places) == 1, places
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_every_tab_is_complete_on_a_small_screen(request, with_mask):
+    dock = request.getfixturevalue("segmented" if with_mask else "dock")
+    for number in range(dock.tabs.count()):
+        dock.tabs.setCurrentIndex(number)
+        QApplication.processEvents()
+        page = dock.tabs.currentWidget()
+        assert page.verticalScrollBar().maximum() == 0, dock.tabs.tabText(number)
+        assert page.widget().minimumSizeHint().width() <= page.viewport().width()
+    assert [dock.tabs.tabText(i).replace("&&", "&") for i in range(5)] == [
+        "Segment",
+        "Correct",
+        "Measure & export",
+        "Worklist",
+        "Improve",
+    ]
+    bar = dock.tabs.tabBar()
+    assert bar.tabRect(4).right() <= bar.width(), "the last tab is seen"
+
+
+def test_a_long_text_ends_in_dots_and_is_whole_in_its_tooltip(qtbot):
+    line = OneLine()
+    qtbot.addWidget(line)
+    line.resize(120, 20)
+    line.show()
+    height = line.height()
+    line.setText("A status that is much longer than the line\nand has two of them")
+    assert QLabel.text(line).endswith("…")
+    assert line.toolTip() == "A status that is much longer than the line\nand has two of them"
+    assert line.height() == height
+
+
+def test_a_long_choice_ends_in_dots_too(qtbot):
+    field = choice("Which one.", empty="None of them yet")
+    qtbot.addWidget(field.native)
+    field.native.setFixedWidth(200)
+    field.native.show()
+    long = "a mask with a name that is much longer than there is room"
+    offer(field, [(f"{long} 1", 1), (f"{long} 2", 2), ("short", 3)])
+    pictures = []
+    for value in (1, 2, 3):
+        offer(field, [(f"{long} 1", 1), (f"{long} 2", 2), ("short", 3)], value)
+        pictures.append(field.native.grab().toImage())
+    assert pictures[0] == pictures[1] != pictures[2]
+    offer(field, [(f"{long} 1", 1)], 1)
+    assert field.native.toolTip() == f"{long} 1\nWhich one."
+    offer(field, [])
+    assert field.native.grab().toImage() not in pictures
+
+
+def test_the_window_and_the_plane_on_screen_are_marked(segmented, viewer):
+    panel, ct = segmented.view_panel, segmented.app.session.ct
+    marked = lambda buttons: [name for name, part in buttons.items() if part.isChecked()]  # noqa: E731
+    assert marked(panel.presets) == ["Abdomen"] and marked(panel.planes) == ["axial"]
+    panel.presets["Bone"].click()
+    panel.planes["coronal"].click()
+    assert marked(panel.presets) == ["Bone"] and marked(panel.planes) == ["coronal"]
+    panel.planes["coronal"].click()
+    assert marked(panel.planes) == ["coronal"], "a second click unmarks nothing"
+    ct.contrast_limits = (0, 80)
+    assert marked(panel.presets) == []
+    segmented.app.maps.show(segmented.app.session.reference, "", False)  # napari warns of outlines
+    segmented.app.session.mask.contour = 0  # napari warns of outlines in 3-D
+    viewer.dims.ndisplay = 3
+    assert marked(panel.planes) == []
+
+
+def test_measure_and_export_name_their_mask(segmented, viewer):
+    dock = segmented
+    assert dock.measure_panel.mask_name.text() == f"Mask: {dock.app.session.mask.name}"
+    viewer.layers.selection.active = viewer.layers["by hand"]
+    assert dock.measure_panel.mask_name.text() == "Mask: by hand"
+    assert dock.export_panel.mask_name.text() == "Mask: by hand"
+
+
+def test_the_brush_is_sized_in_mm(segmented, app):
+    field, mask = segmented.correct_panel.brush_mm, app.session.mask
+    _, dy, dx = app.session.reference.grid.spacing
+    pixel = (dy * dx) ** 0.5
+    assert field.value == 6.0
+    assert mask.brush_size == round(6.0 / pixel)
+    field.value = 9.0
+    assert mask.brush_size == round(9.0 / pixel)
+    mask.brush_size = 4  # by napari's own slider, or [ and ]
+    assert field.value == pytest.approx(4 * pixel, abs=0.05)
+    assert app.settings.get("correct/brush_mm", 6.0) == field.value
+
+
+def test_dicom_seg_has_one_ending_and_a_box_for_lost_uids(segmented, monkeypatch, tmp_path: Path):
+    panel, asked = segmented.export_panel, []
+    monkeypatch.setattr(
+        segmented.app.files, "export", lambda layer, path, **how: asked.append((path, how))
+    )
+    for typed, chosen, expected in (
+        ("x.nii.dcm", "DICOM-SEG (*.dcm)", "x.dcm"),
+        ("x", "DICOM-SEG (*.dcm)", "x.dcm"),
+        ("x.nii.gz", "NIfTI (*.nii.gz *.nii)", "x.nii.gz"),
+        ("x.nii.mha", "MetaImage (*.mha *.mhd)", "x.mha"),
+        ("a.b.stl", "Surface (*.stl *.ply *.obj)", "a.b.stl"),
+    ):
+        monkeypatch.setattr(
+            "qtpy.QtWidgets.QFileDialog.getSaveFileName",
+            lambda *_, typed=typed, chosen=chosen: (str(tmp_path / typed), chosen),
+        )
+        panel.ask_and_export()
+        assert asked[-1][0] == str(tmp_path / expected)
+        panel._idle()
+    assert asked[-1][1]["mint_uids"] is False
+    panel.mint_uids.value = True
+    panel.ask_and_export()
+    assert asked[-1][1]["mint_uids"] is True
+
+
+def test_a_mask_that_is_opened_is_not_chosen_over_another(segmented, viewer, app, volume):
+    chosen = app.session.mask
+    opened = np.zeros(volume.grid.shape, np.uint8)
+    layer = Layer.create(*labels_layer_data(opened, volume, "theirs"))
+    compat.add_unselected(viewer, layer)  # as `LayerFiles.open` does
+    segmented.refresh()
+    assert app.session.mask is chosen
+    assert "theirs" in [layer.name for layer in segmented.ct_panel.mask_combo.choices]

@@ -1,0 +1,127 @@
+"""Which map is shown: the gate that tells most, one at a time, under an outlined mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.layers import Labels
+
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data
+from napari_pancreas_seg._napari.layers.maps import (
+    BEST,
+    PROBABILITY,
+    best_gate,
+    make_layer,
+    separation,
+)
+from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.volume import Grid
+
+GRID = Grid((6, 8, 10), np.diag([2.5, 1.0, 1.0, 1.0]))
+
+
+def gate(inside: float, outside: float, step: int = 1) -> ScalarMap:
+    """A gate that is higher where the mask is, on a lattice that is coarser by `step`."""
+    coarse = GRID.sub_grid(
+        (6, 8 // step, 10 // step), (0, (step - 1) / 2, (step - 1) / 2), (1, step, step)
+    )
+    values = np.where(mask()[:, ::step, ::step] != 0, inside, outside).astype(np.float16)
+    return ScalarMap(values, coarse)
+
+
+def mask() -> np.ndarray:
+    mask = np.zeros(GRID.shape, np.uint8)
+    mask[2:5, 2:6, 4:8] = 1
+    return mask
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_separation_is_inside_minus_outside(step):
+    assert separation(gate(0.9, 0.2, step), mask(), GRID) == pytest.approx(0.7, abs=1e-2)
+
+
+def test_what_was_not_computed_does_not_count():
+    one = gate(0.9, 0.2)
+    one.values[[0, 1, 5]] = np.nan
+    assert separation(one, mask(), GRID) == pytest.approx(0.7, abs=1e-2)
+    one.values[:] = np.nan
+    assert separation(one, mask(), GRID) == 0
+
+
+def test_a_frame_that_stands_out_beyond_the_ct():
+    wide = GRID.sub_grid((6, 12, 14), (0, -2, -2), (1, 1, 1))
+    values = np.full(wide.shape, 0.2, np.float16)
+    values[2:5, 4:8, 6:10] = 0.9
+    assert separation(ScalarMap(values, wide), mask(), GRID) == pytest.approx(0.7, abs=1e-2)
+
+
+def test_the_gate_that_tells_most_is_measured_unless_the_card_says_it():
+    maps = {
+        "attention 1": gate(0.7, 0.5),
+        "attention 2": gate(0.6, 0.6),
+        "attention 3": gate(0.9, 0.1, 2),
+        PROBABILITY: gate(1.0, 0.0),
+    }
+    assert best_gate(maps, mask(), GRID, {}) == "attention 3"
+    rows = [{"gate": 2, "inside": 0.9, "tissue": 0.1}, {"gate": 1, "inside": 0.9, "tissue": 0.8}]
+    assert best_gate(maps, mask(), GRID, {"attention": rows}) == "attention 2"
+    unknown = [{"gate": 9, "inside": 0.9, "tissue": 0.1}, {"gate": 1}, "?", None]
+    assert best_gate(maps, mask(), GRID, {"attention": unknown}) == "attention 3"
+    assert best_gate(maps, mask(), GRID, {"attention": "?"}) == "attention 3"
+    assert best_gate({PROBABILITY: gate(1, 0)}, mask(), GRID, {}) == ""
+
+
+@pytest.fixture
+def begun(app, viewer, ct):
+    """Two gates and the probability of a CT with a mask, the second gate telling most."""
+    placement = app.session.placement(ct)
+    data = labels_layer_data(np.zeros(ct.data.shape, np.uint8), placement)
+    viewer.add_labels(data[0], **data[1])
+    values = np.zeros(placement.reference.grid.shape, np.float16)
+    found = {
+        word: ScalarMap(values, placement.reference.grid)
+        for word in ("attention 1", "attention 2", PROBABILITY)
+    }
+    app.maps.begin(found, placement, "CT")
+    layer = make_layer(found["attention 2"], "attention 2", placement, "CT", app.maps.appearance)
+    app.maps.add(placement.reference, "attention 2", layer)
+    return app.maps, placement.reference
+
+
+def test_one_at_a_time_under_an_outlined_mask(viewer, begun):
+    maps, reference = begun
+    labels = next(layer for layer in viewer.layers if isinstance(layer, Labels))
+    assert maps.shown(reference) == "attention 2" and labels.contour == 2
+    assert [layer.name for layer in viewer.layers] == ["CT", "CT attention 2", labels.name]
+    maps.show(reference, PROBABILITY)
+    assert maps.shown(reference) == PROBABILITY
+    assert viewer.layers.index(labels) == len(viewer.layers) - 1
+    maps.show(reference, PROBABILITY, False)
+    assert maps.shown(reference) == "" and labels.contour == 0
+    maps.show(reference, BEST)
+    assert maps.shown(reference) == "attention 2" and labels.contour == 2
+
+
+def test_a_contour_of_the_users_own_is_left_alone(viewer, begun):
+    maps, reference = begun
+    labels = next(layer for layer in viewer.layers if isinstance(layer, Labels))
+    labels.contour = 5
+    maps.show(reference, "", False)
+    assert labels.contour == 5
+
+
+def test_what_is_wanted_is_remembered_and_nothing_else_is_added(app, viewer, begun):
+    maps, reference = begun
+    maps.show(reference, PROBABILITY)
+    former = maps.begin(
+        dict.fromkeys(maps.known(reference)), app.session.placement(app.session.ct), "CT"
+    )
+    assert maps.shown(reference) == ""
+    maps.restore(reference, former)
+    assert maps.shown(reference) == PROBABILITY
+
+
+def test_low_values_are_transparent(viewer, begun):
+    layer = viewer.layers["CT attention 2"]
+    low, high = layer.colormap.map(np.array([0.0, 1.0]))[:, 3]
+    assert low == 0 and high == 1 and layer.interpolation2d == "linear"

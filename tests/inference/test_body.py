@@ -1,0 +1,168 @@
+"""The body is found whatever lies around it, and the user is told what is unusual."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.inference.body import look_at
+from napari_pancreas_seg.inference.frame import FrameSpec, frame_around, resampling_matrix
+from napari_pancreas_seg.inference.scan import ScanContext, about_nothing_found, warnings
+from napari_pancreas_seg.volume import CTVolume, Grid, Source
+
+SPACING = (6.0, 2.5, 2.5)
+
+
+@pytest.fixture(scope="module")
+def hu():
+    return make_phantom(0, spacing_mm=SPACING, shape=(42, 112, 144)).volume.hu
+
+
+@pytest.fixture(scope="module")
+def body(hu):
+    return look_at(hu, SPACING)
+
+
+def volume(hu, spacing=SPACING):
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = *spacing, 1
+    source = Source(None, "array", hu.shape, affine, np.eye(3, 2))
+    return CTVolume(hu, Grid(hu.shape, affine), source)
+
+
+def moved_mm(found, body, pad=(0, 0)):
+    return [
+        (a - b - n) * mm
+        for a, b, n, mm in zip(found.centre, body.centre, pad, SPACING[1:], strict=True)
+    ]
+
+
+def test_a_plain_ct_is_left_in_peace(hu, body):
+    assert (body.shift, body.edges, body.turned, body.floor) == (0, (None,) * 4, (), None)
+    assert warnings(volume(hu)) == []
+    assert ScanContext.of(volume(hu)).notes == ()
+
+
+@pytest.mark.parametrize("value", [0, 40, 100, -1000, -2000, 3071, 32767])
+def test_padding_moves_nothing(value, hu, body):
+    padded = np.pad(hu, ((0, 0), (9, 0), (14, 5)), constant_values=value)
+    found = look_at(padded, SPACING)
+    assert moved_mm(found, body, (9, 14)) == pytest.approx([0, 0], abs=1)
+    assert (found.shift, found.edges, found.turned) == (0, (None,) * 4, ())
+    noted = any("taken for air" in note for note in warnings(volume(padded)))
+    assert noted == (value > -200)
+
+
+@pytest.mark.parametrize("value", [0, 35, -500])
+def test_a_masked_background_moves_nothing(value, hu, body):
+    inside = ndimage.binary_fill_holes(ndimage.binary_opening(hu > -300, np.ones((1, 3, 3))))
+    found = look_at(np.where(inside, hu, value).astype(np.int16), SPACING)
+    assert moved_mm(found, body) == pytest.approx([0, 0], abs=5)
+    assert (found.shift, found.turned) == (0, ())
+
+
+def test_corners_of_a_rotation_are_no_tissue(hu):
+    def rotated(value):
+        return look_at(ndimage.rotate(hu, 8, (2, 1), order=1, cval=value), SPACING)
+
+    air, zero = rotated(-1000), rotated(0)
+    assert zero.centre == pytest.approx(air.centre, abs=0.5) and zero.shift == air.shift == 0
+
+
+def beside(hu, value, width_mm=80, side=1):
+    """The CT with something round beside the body, 10 mm away, in all slices."""
+    wide = np.pad(hu, ((0, 0), (0, 0), (60, 60)), constant_values=-1000)
+    columns = np.flatnonzero((wide > -300).mean(axis=(0, 1)) > 0.1)
+    radius = width_mm / 2 / SPACING[2]
+    middle = columns[-1] + radius + 4 if side > 0 else columns[0] - radius - 4
+    y, x = np.ogrid[: wide.shape[1], : wide.shape[2]]
+    there = (y - wide.shape[1] / 2) ** 2 + (x - middle) ** 2 < radius**2
+    noise = np.random.default_rng(0).normal(value, 10, (len(hu), int(there.sum())))
+    wide[:, there] = noise
+    return wide
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("value", [55, -80])
+def test_an_arm_or_a_cushion_moves_nothing(value, side, hu, body):
+    found = look_at(beside(hu, value, side=side), SPACING)
+    assert moved_mm(found, body, (0, 60)) == pytest.approx([0, 0], abs=4)
+    assert found.edges == (None,) * 4
+
+
+def noisy_belly(tissue):
+    """A body of one kind of tissue in a rim of fat."""
+    y, x = np.ogrid[:60, :80]
+    distance = np.hypot((y - 30) / 22, (x - 40) / 32)
+    hu = np.where(distance < 0.85, tissue, np.where(distance < 1, -105, -1000))
+    return np.random.default_rng(0).normal(hu, 12, (8, 60, 80)).round().astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "window", [(-1024, 3000), (-160, 240), (-100, 240), (-50, 150), (-20, 250), (0, 300)]
+)
+def test_clipping_does_not_take_the_contrast_shift(window):
+    dark, bright = (
+        look_at(np.clip(noisy_belly(hu), *window), (5.0, 5.0, 5.0)).shift for hu in (32, 90)
+    )
+    assert dark == pytest.approx(48, abs=5) and bright == 0
+
+
+FLIPS = {0: "head and feet", 1: "front and back", 2: "left and right"}
+
+
+@pytest.mark.parametrize("axis", FLIPS)
+def test_anatomy_tells_of_flipped_voxels(axis, hu):
+    flipped = np.ascontiguousarray(np.flip(hu, axis))
+    assert look_at(flipped, SPACING).turned == (FLIPS[axis],)
+    assert any(FLIPS[axis] in note for note in ScanContext.of(volume(flipped)).notes)
+
+
+def test_real_cts_are_the_right_way_round(shared):
+    from napari_pancreas_seg import io
+
+    paths = sorted((shared / "ct").rglob("*ct.nii.gz"))
+    paths += [*sorted((shared / "ct" / "negatives").glob("*.nii.gz")), shared / "ct" / "dicom"]
+    assert len(paths) >= 7
+    for path in paths:
+        ct = io.load_ct(path)
+        assert look_at(ct.hu, ct.spacing).turned == ()
+
+
+@pytest.mark.parametrize("margin_mm", [20, 40])
+def test_a_crop_is_continued_by_its_mirror_image(margin_mm):
+    phantom = make_phantom(0, spacing_mm=SPACING, shape=(42, 112, 144))
+    y, x = (np.flatnonzero(phantom.mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    n = round(margin_mm / SPACING[1])
+    part = np.s_[:, y[0] - n : y[-1] + n, x[0] - n : x[-1] + n]
+    cropped = np.ascontiguousarray(phantom.volume.hu[part])
+    found = look_at(cropped, SPACING)
+    assert sum(end is not None for end in found.edges) >= 2
+    assert any("cut off" in n or "less than a body" in n for n in warnings(volume(cropped)))
+    frame = frame_around(found.centre, cropped.shape[1:], SPACING, FrameSpec(), found.edges)
+    gland = frame.into()[0] @ phantom.mask[part][20].astype(np.float32) @ frame.into()[1].T
+    assert gland.shape == (160, 224)
+    # Nothing that was found in a mirror image is kept.
+    ones = frame.not_mirrored(np.ones((1, 160, 224, 1), np.float16))[0, ..., 0]
+    rows, columns = frame.out_of()
+    assert (rows @ ones.astype(np.float32) @ columns.T).max() > 0.9
+    assert 0 < ones.mean() < 1
+
+
+def test_mirrors():
+    line = np.arange(10.0)
+    got = resampling_matrix(10, 8, -3.0, 1.0, (0, None)) @ line
+    np.testing.assert_allclose(got, [2, 1, 0, 0, 1, 2, 3, 4], atol=1e-6)
+    got = resampling_matrix(10, 12, 0.0, 1.0, (2, 5)) @ line
+    np.testing.assert_allclose(got, [3, 2, 2, 3, 4, 4, 3, 2, 2, 3, 4, 4], atol=1e-6)
+    assert not resampling_matrix(10, 3, -9.0, 1.0).any()
+
+
+def test_an_empty_mask_has_its_reason(hu):
+    plain = ScanContext.of(volume(hu))
+    said = about_nothing_found(plain, 0.23, 0.5)
+    assert "No pancreas was found" in said and "23%" in said and "Nothing unusual" in said
+    few = ScanContext.of(volume(np.clip(hu[:4, ::-1], -50, 150)))
+    said = about_nothing_found(few, 0.1, 0.5)
+    assert "few slices" in said and "clipped" in said
+    assert "where no pancreas can" in about_nothing_found(plain, 0.9, 0.5)

@@ -1,0 +1,70 @@
+"""Offsets and windows are found from air, fat and soft tissue, or the volume is refused."""
+
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.hounsfield import to_hounsfield
+from napari_pancreas_seg.units import read_units
+
+
+@pytest.fixture(scope="module")
+def hu():
+    return make_phantom(0, spacing_mm=(8.0, 2.0, 2.0), shape=(32, 140, 180)).volume.hu
+
+
+@pytest.mark.parametrize("offset", [1000, 1024, 8192, -1000])
+@pytest.mark.parametrize("air", [-1000, -1024])
+def test_offsets_are_found(offset, air, hu):
+    stored = np.maximum(hu, air) + np.int16(offset)
+    slope, shift, notes = read_units(stored)
+    assert (slope, shift) == (1, -offset)
+    assert len(notes) == 1 and str(abs(offset)) in notes[0] and "uncertain" not in notes[0]
+    back, _ = to_hounsfield(stored, "'ct'")
+    np.testing.assert_array_equal(back, np.maximum(hu, air))
+
+
+def test_an_unusual_offset_is_said_to_be_uncertain(hu):
+    slope, shift, notes = read_units(np.maximum(hu, -1024) + np.int16(500))
+    assert slope == 1 and shift == pytest.approx(-500, abs=15) and "uncertain" in notes[0]
+
+
+def test_hounsfield_units_have_no_offset(hu):
+    assert read_units(hu) == (1, 0, ())
+    assert read_units(np.pad(hu, ((0, 0), (9, 9), (9, 9)))) == (1, 0, ())
+
+
+@pytest.mark.parametrize(
+    "window",
+    [(-160, 240), (-50, 150), (-45, 105), (-100, 100), (-125, 125), (-20, 250), (0, 300)],
+)
+def test_narrow_windows_go_on_with_a_note(window, hu):
+    slope, shift, notes = read_units(np.clip(hu, *window))
+    assert (slope, shift) == (1, 0)
+    assert [f"clipped to {window[0]} to {window[1]}" in note for note in notes] == [True]
+
+
+@pytest.mark.parametrize("window", [(-160, 240), (-100, 240)])
+@pytest.mark.parametrize("stored", [np.uint8, np.float32])
+def test_a_window_stored_as_grey_values_is_converted_back(window, stored, hu):
+    low, high = window
+    grey = ((np.clip(hu, *window) - np.float32(low)) / np.float32(high - low) * 255).astype(stored)
+    values = grey.astype(np.int16 if stored is np.uint8 else np.float32)
+    back, notes = to_hounsfield(values, "'ct'")
+    assert any("stored as 0 to 255" in note for note in notes)
+    assert np.abs(back - np.clip(hu, *window)).max() <= 3
+
+
+def test_a_wide_window_stored_as_grey_values_is_refused(hu):
+    grey = ((np.clip(hu, -1000, 1000) + 1000.0) / 2000 * 255).astype(np.int16)
+    with pytest.raises(PancreasSegError, match="window"):
+        read_units(grey)
+
+
+def test_a_person_may_insist(hu):
+    mr = np.random.default_rng(0).integers(0, 2000, (3, 64, 64)).astype(np.int16)
+    with pytest.raises(PancreasSegError, match=r"'ct' holds.*MR"):
+        to_hounsfield(mr, "'ct'")
+    same, notes = to_hounsfield(mr, "'ct'", force=True)
+    assert same is mr and "as asked" in notes[0] and "MR" in notes[0]
