@@ -138,7 +138,7 @@ def _found(path: Path, loaded: LoadedModel) -> tuple[CTVolume, Array, float]:
 def _against(volume: CTVolume, found: Array, reference: Path) -> dict[str, Any]:
     """Dice, and how far what is found reaches beyond the reference along z."""
     mask, on = load_mask(reference)
-    true = bring_onto(volume, mask, on.grid, reference.name) > 0
+    true = bring_onto(volume, mask, on, reference.name) > 0
     slices = [np.flatnonzero(m.any(axis=(1, 2))) for m in (found, true)]
     beyond = 0.0
     if all(len(s) for s in slices):
