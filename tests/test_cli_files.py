@@ -270,3 +270,17 @@ def test_a_name_is_shown_as_tables_have_it(
     (tmp_path / os.fsdecode(b"M\xfcller.nii")).write_bytes(b"nothing")
     assert main(["check", str(tmp_path / os.fsdecode(b"M\xfcller.nii"))]) == 1
     assert capsys.readouterr().out.startswith("M\\xfcller.nii: not readable")
+
+
+def test_a_person_may_say_that_values_are_hounsfield_units(network, tmp_path: Path, capsys) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (60, 50, 12)).astype(np.int16)
+    path, mask = tmp_path / "odd.nii.gz", tmp_path / "out.nii.gz"
+    nib.save(nib.Nifti1Image(picture, np.eye(4)), path)
+    assert main(["check", str(path)]) == 1
+    assert main(["segment", str(path), "-o", str(mask)]) == 1
+    assert "odd.nii.gz" in capsys.readouterr().err
+    assert not mask.exists()
+    assert main(["check", str(path), "--force"]) == 0
+    assert main(["segment", str(path), "-o", str(mask), "--force"]) == 0
+    assert "as asked" in "".join(capsys.readouterr())
+    assert mask.exists()

@@ -1,7 +1,5 @@
 """The one error that a user can mend, and the sentence that says why a case failed."""
 
-__all__ = ["PancreasSegError", "why_failed"]
-
 
 class PancreasSegError(Exception):
     """Something is wrong that the user can mend; the message says what and how.

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.units import read_units
 
-__all__ = ["AIR_HU", "Scaled", "scale", "scale_ct", "to_hounsfield"]
-
 Array = npt.NDArray[Any]
 
 AIR_HU = -1024
@@ -26,34 +24,16 @@ _INT16 = np.iinfo(np.int16)
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """An array after its slope and intercept were applied.
+    """An array after its slope and intercept were applied."""
 
-    Parameters
-    ----------
-    values : ndarray
-        int16 if every value is an integer that fits, else float32.
-    invalid : int
-        How many voxels had no usable value (NaN, infinite, absurdly large) and are now air.
-    """
-
-    values: Array
-    invalid: int
+    values: Array  # int16 if every value is an integer that fits, else float32
+    invalid: int  # voxels without a usable value (NaN, infinite, absurdly large), now air
 
 
 def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
-    """Apply slope and intercept without a large temporary array.
+    """Apply slope and intercept (``stored * slope + intercept``) without a large temporary array.
 
-    Parameters
-    ----------
-    stored : ndarray, shape (I, J, K, ...)
-        Integers or floats as they lie in the file, any byte order.
-    slope, intercept : float
-        A value is ``stored * slope + intercept``.
-
-    Returns
-    -------
-    Scaled
-        The values in the same axis order.
+    Integers or floats (I, J, K, ...) of any byte order; the values keep their axis order.
     """
     if stored.dtype.kind in "iu" and (whole := _whole(stored, slope, intercept)) is not None:
         return Scaled(whole, 0)
@@ -83,17 +63,8 @@ def scale_ct(
 ) -> tuple[Array, tuple[str, ...]]:
     """Apply slope and intercept to what should be a CT, with a note on voxels without a value.
 
-    Parameters
-    ----------
-    stored, slope, intercept
-        See `scale`.
-    subject : str
-        What holds them, as the beginning of a sentence: ``"'ct.nii.gz'"``.
-
-    Raises
-    ------
-    PancreasSegError
-        If these are no numbers, or none of the voxels has a value.
+    `subject` is what holds them, as the beginning of a sentence: ``"'ct.nii.gz'"``.
+    PancreasSegError if these are no numbers, or none of the voxels has a value.
     """
     if stored.dtype.kind not in "iuf":
         raise PancreasSegError(
@@ -168,32 +139,23 @@ def _integers_that_fit(slab: Array) -> bool:
     )
 
 
+class NotHounsfieldError(PancreasSegError):
+    """These values do not look like Hounsfield units; a person may know better (`force`)."""
+
+
 def to_hounsfield(
     values: Array, subject: str, *, reuse: bool = False, force: bool = False
 ) -> tuple[Array, tuple[str, ...]]:
-    """Return values as Hounsfield units, and notes on what was done about them.
+    """Return values (Z, Y, X) as Hounsfield units, and notes on what was done about them.
 
-    Parameters
-    ----------
-    values : ndarray, shape (Z, Y, X), int16 or float32
-        In display order.
-    subject : str
-        What holds them, as the beginning of a sentence: ``"'ct.nii.gz'"``.
-    reuse : bool
-        Whether the array may be overwritten.
-    force : bool
-        Take them for Hounsfield units even if they do not look like it.
-
-    Raises
-    ------
-    PancreasSegError
-        If they cannot be Hounsfield units.
+    `subject` as for `scale_ct`; with `reuse` the array may be overwritten, with `force` they are
+    taken for Hounsfield units whatever they look like. NotHounsfieldError if they cannot be.
     """
     try:
         slope, shift, notes = read_units(values)
     except PancreasSegError as error:
         if not force:
-            raise PancreasSegError(f"{subject} {error}.") from None
+            raise NotHounsfieldError(f"{subject} {error}.") from None
         return values, (f"Taken for a CT in Hounsfield units as asked, although it {error}.",)
     if slope != 1:
         converted = np.rint(values.astype(np.float32) * np.float32(slope) + np.float32(shift))

@@ -8,16 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "comb_width",
-    "constant_values",
-    "cut_off_below",
-    "evenly_spread",
-    "filled",
-    "peaks",
-    "soft_tissue",
-]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
@@ -50,9 +40,11 @@ def constant_values(sample: Array) -> tuple[float, ...]:
     top = sample.max()
     nearly = top - (float(top) - float(np.median(sample))) * 0.1
     if ((sample > nearly) & (sample < top)).mean() > 0.001:  # bright tissue that was cut off
-        outside = outside[outside < top]
-    inside = values[(counts >= _CONSTANT_SHARE * sample.size) & (values < top)]
+        outside, values, counts = outside[outside < top], values[values < top], counts[values < top]
+    inside = values[counts >= _CONSTANT_SHARE * sample.size]
     body = sample[(sample > -300) & np.isin(sample, outside, invert=True)]
+    noisy = body[body > body.min()] if body.size else body  # the lowest may have been cut off
+    body = noisy if noisy.size >= 0.02 * sample.size else body
     if body.size and np.isin(body, inside).mean() > 0.4:  # a drawing without noise
         inside = inside[:0]
     return tuple(float(value) for value in np.union1d(outside, inside))

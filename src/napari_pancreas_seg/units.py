@@ -18,8 +18,6 @@ from napari_pancreas_seg.tissue import (
     soft_tissue,
 )
 
-__all__ = ["Units", "read_units"]
-
 Array = npt.NDArray[Any]
 
 OFFSETS = (1000, 1024, 2000, 2048, 4096, 8192, 32768, -1000, -1024)
@@ -49,11 +47,7 @@ class Units(NamedTuple):
 def read_units(hu: Array) -> Units:
     """Tell a CT (Z, Y, X) in Hounsfield units from everything else, on a sample of its slices.
 
-    Raises
-    ------
-    PancreasSegError
-        If this cannot be such a CT. The message is the end of a sentence that begins with the
-        file's name.
+    PancreasSegError if it cannot be one, with the end of a sentence that begins with its name.
     """
     sample = _sample(hu)
     low, high = float(sample.min()), float(sample.max())
@@ -96,8 +90,8 @@ def read_units(hu: Array) -> Units:
         return Units(1, 0, notes)
     if low >= 0 and high <= 255:
         raise PancreasSegError(
-            "looks like a picture with values from 0 to 255 and not like a CT; give the CT in "
-            "Hounsfield units"
+            f"looks like a picture with values from {low:g} to {high:g} and not like a CT; give "
+            "the CT in Hounsfield units"
         )
     raise PancreasSegError(
         f"holds values from {low:g} to {high:g} without any air or fat below 0, which are not "
@@ -182,7 +176,7 @@ def _neighbours_unrelated(sample: Array) -> bool:
 def _is_clipped(sample: Array, rest: Array, floor: float | None) -> bool:
     """Whether values lie like HU that were clipped at both ends, where air and bone pile up."""
     low, high = float(sample.min()), float(sample.max())
-    if floor != low or high > 700 or _share(sample == high) < 0.0002:
+    if floor != low or low > 50 or high > 700 or _share(sample == high) < 0.0002:
         return False
     if (low, high) == (-128, 127) or _share(sample == low) < 0.02 or _neighbours_unrelated(sample):
         return False
@@ -272,20 +266,20 @@ def _fine_offset(sample: Array, rest: Array, about: int) -> Units:
 def _window(sample: Array, rest: Array) -> Units | None:
     """The window whose limits were stored as 0 and 255, or as 0 and its width; None for HU.
 
-    Raises
-    ------
-    PancreasSegError
-        If it is one, but nothing tells which.
+    PancreasSegError if it is one, but nothing tells which.
     """
     low, high = float(sample.min()), float(sample.max())
-    if low < 0 or low > 5 or high > 700 or _share(sample == low) < 0.02:
+    if low < 0 or low > 5 or high > 70_000 or _share(sample == low) < 0.02:
+        return None
+    spread = _spread_width(sample) if high > 256 else None
+    if high > 700 and spread is None:
         return None
     inside = rest[(rest > low) & (rest < high)]
     places = [place - low for place, _ in peaks(inside, low, high)]
     if not places:
         return None
     if high > 256:
-        width: float | None = high - low
+        width: float | None = spread or high - low
     else:
         tissue = inside[inside > 12]
         first, last = np.percentile(tissue, [25, 75]) if tissue.size else (0.0, 255.0)
@@ -303,8 +297,10 @@ def _window(sample: Array, rest: Array) -> Units | None:
             )
         return None
     slope = width / (high - low)
-    start = _start([place * slope for place in places], width, 150 if high > 256 else 0)
-    if start is None and high > 256 and max(places) <= SOFT_HU[1] + 25:
+    start = _start(
+        [place * slope for place in places], width, 150 if high > 256 and spread is None else 0
+    )
+    if start is None and high > 256 and spread is None and max(places) <= SOFT_HU[1] + 25:
         return None
     if start is None:
         raise PancreasSegError(
@@ -320,6 +316,17 @@ def _window(sample: Array, rest: Array) -> Units | None:
             "wrong by 10 or 20 HU.",
         ),
     )
+
+
+def _spread_width(sample: Array) -> float | None:
+    """The width in HU of a window that was spread over more numbers than that; None if none."""
+    low, high = float(sample.min()), float(sample.max())
+    values = np.unique(sample).astype(np.float64)
+    width = len(values) - 1
+    if width not in {b - a for a, b in WINDOWS} or high - low < 1.05 * width:
+        return None
+    even = np.linspace(low, high, width + 1)
+    return float(width) if np.abs(values - even).max() <= 1 else None
 
 
 def _start(places: list[float], width: float, least: float) -> int | None:

@@ -19,8 +19,6 @@ from napari_pancreas_seg import orientations
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 
-__all__ = ["CTVolume", "Grid", "OnSourceGrid", "Source", "Volume", "bounding_box", "stretches"]
-
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 
@@ -328,3 +326,15 @@ def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:
     plane = numbers[z[0] : z[-1] + 1].max(axis=0)
     (y,), (x,) = np.nonzero(plane.any(axis=1)), np.nonzero(plane.any(axis=0))
     return slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+
+
+def box_around(*masks: Array) -> tuple[slice, slice, slice] | None:
+    """Find the smallest box around several masks (Z, Y, X); None if all of them are empty."""
+    boxes = [box for mask in masks if (box := bounding_box(mask)) is not None]
+    if not boxes:
+        return None
+    z, y, x = (
+        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
+        for edges in zip(*boxes, strict=True)
+    )
+    return z, y, x

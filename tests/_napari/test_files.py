@@ -14,9 +14,15 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QWidget
 
 from napari_pancreas_seg._napari.layers import samples
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, map_layer_data, mask_of
+from napari_pancreas_seg._napari.layers.bridge import (
+    ct_layer_data,
+    map_layer_data,
+    mask_of,
+    volume_of,
+)
 from napari_pancreas_seg._napari.layers.placement import (
     placement_of,
     reference_of,
@@ -360,3 +366,33 @@ def test_saving_a_second_file_beside_the_mask_replaces_nothing(viewer, ct_path, 
     (tmp_path / "out.nii.gz").write_bytes(b"replaced: napari has asked")
     assert len(viewer.layers.save(str(tmp_path / "out.nii.gz"), plugin=PLUGIN)) == 2
     assert nib.load(tmp_path / "out.nii.gz").shape == nib.load(ct_path).shape
+
+
+def test_what_does_not_look_like_a_ct_is_opened_if_the_person_says_so(
+    app, viewer, tmp_path, qtbot, monkeypatch
+):
+    """The counterpart in the window of the command line's ``--force``."""
+    picture = np.random.default_rng(0).integers(0, 256, (40, 32, 10)).astype(np.int16)
+    path = tmp_path / "odd.nii.gz"
+    nib.save(nib.Nifti1Image(picture, np.eye(4)), path)
+    window = QWidget()
+    qtbot.addWidget(window)
+    monkeypatch.setattr("napari_pancreas_seg._napari.compat.qt_window", lambda viewer: window)
+    app.files.open(path)
+    qtbot.waitUntil(lambda: app.files.question is not None)
+    assert len(viewer.layers) == 0
+    box = app.files.question
+    assert "odd.nii.gz" in box.text()
+    next(b for b in box.buttons() if b.text() == "Open all the same").click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
+    layer = viewer.layers[0]
+    # A run takes the values as they are, too.
+    volume = volume_of(layer.data, reference_of(layer))
+    assert volume.hu.min() == picture.min()
+    assert "as asked" in volume.notes[0]
+
+
+def test_a_ct_is_opened_without_a_question(app, viewer, ct_path, qtbot):
+    app.files.open(ct_path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
+    assert app.files.question is None

@@ -24,6 +24,7 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.ui import OneLine, choice, offer
+from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton
@@ -299,3 +300,26 @@ def test_a_mask_that_is_opened_is_not_chosen_over_another(segmented, viewer, app
     segmented.refresh()
     assert app.session.mask is chosen
     assert "theirs" in [layer.name for layer in segmented.ct_panel.mask_combo.choices]
+
+
+def test_a_mask_that_napari_opens_and_selects_is_not_chosen_over_another(
+    qtbot, segmented, viewer, app, volume
+):
+    chosen = app.session.mask
+    opened = np.zeros(volume.grid.shape, np.uint8)
+    layer = viewer.add_layer(Layer.create(*labels_layer_data(opened, volume, "theirs")))
+    assert app.session.mask is chosen
+    qtbot.waitUntil(lambda: viewer.layers.selection.active is chosen, timeout=TIMEOUT)
+    viewer.layers.selection.active = layer  # a click in the layer list
+    assert app.session.mask is layer
+
+
+def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):
+    ct, chosen = app.session.ct, app.session.mask
+    assert len(segmented.ct_panel.mask_combo.choices) == 2
+    longer = np.full((40, 32, 16), 30, np.int16)
+    longer = CTVolume.from_source_array(longer, np.diag([1, 1, 3, 1]))
+    other = viewer.add_layer(Layer.create(*ct_layer_data(longer, "other")))
+    assert app.session.ct is other and app.session.mask is None
+    segmented.ct_panel.choose(ct)
+    assert app.session.mask is chosen

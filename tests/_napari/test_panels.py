@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from napari.layers import Layer
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
 
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
@@ -52,6 +52,8 @@ def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
         panel.threshold.value = 0.2
     assert labels.data.sum() > before and labels.data[5, 0, 0] == 1
     assert panel.value.text() == "0.20"
+    # Of the model's mask, not of the strokes: those are no part of what is told.
+    assert dock.run_panel.status.text().startswith("Model: ")
     assert "at threshold 0.20" in dock.run_panel.status.text()
     assert panel.options.threshold == 0.2
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
@@ -185,15 +187,25 @@ def test_settings_survive_a_bad_file(tmp_path):
     assert Settings().get("a/b", 1) == 1
 
 
+def test_settings_are_kept_even_when_qt_has_ended(qapp):
+    settings = Settings()
+    settings.set("a/b", 3)
+    settings._soon.deleteLater()
+    qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    settings.save()
+    assert Settings().get("a/b", 1) == 3
+
+
 def test_a_mask_that_is_selected_is_the_mask(qtbot, dock, viewer):
     first = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="one")
     second = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="two")
     assert dock.app.session.mask is second
     viewer.layers.selection.active = first
     assert dock.app.session.mask is first
-    with qtbot.waitSignal(dock.app.session.mask_changed, timeout=TIMEOUT) as told:
+    # The second one's colour, set so that it is not the first one's, may be told of before.
+    changed, is_first = dock.app.session.mask_changed, (lambda layer: layer is first)
+    with qtbot.waitSignal(changed, timeout=TIMEOUT, check_params_cb=is_first):
         first.paint((1, 5, 5), 1)
-    assert told.args == [first]
     told = []
     dock.app.session.mask_changed.connect(told.append)
     viewer.dims.set_current_step(0, 3)

@@ -224,7 +224,11 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
     app.runs.how = lambda: ("box", Options())
     work = opened(qtbot, app, panel, folder)
     qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
     assert "Next case: segmented" in panel.next.text()
+    # The first one, too, for which nobody has clicked Run.
+    assert app.session.mask.data.any()
+    assert work.worklist.cases[0].status is Status.SEGMENTED
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     ct, mask = viewer.layers
@@ -241,11 +245,12 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
 
 def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, app, viewer, panel, folder):
     panel.ahead.value = True
-    app.runs.how = lambda: ("box", Options())
+    app.runs.how = lambda: ("slow", Options())
     panel.open_folder(folder)
     work = app.worklist
-    qtbot.waitUntil(lambda: work.case is not None and not work.busy, timeout=TIMEOUT)
-    run = app.runs.start(app.session.ct, "slow")
+    qtbot.waitUntil(lambda: app.runs.running, timeout=TIMEOUT)
+    run = app.runs.latest
+    app.runs.how = lambda: ("box", Options())
     qtbot.waitUntil(lambda: work.ahead.state == "loaded", timeout=TIMEOUT)
     run.cancel()
     qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
@@ -324,7 +329,7 @@ def test_masks_in_another_folder_are_loaded_and_not_replaced(
     own = folder.parent / "cts_masks" / "a_mask.nii.gz"
     if corrected:  # kept where it belonged, and that is said
         assert np.asarray(nib.load(own).dataobj).sum() == 1
-        assert "'cts_masks'" in notifications[-1].message
+        assert any("'cts_masks'" in one.message for one in notifications)
     assert own.exists() == corrected
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
@@ -371,3 +376,16 @@ def test_a_new_result_is_written_at_once(qtbot, app, viewer, panel, folder):
     qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     assert (folder.parent / "cts_masks" / "a_mask.nii.gz").exists()
     assert (folder.parent / "cts_masks" / "a_mask.json").exists()
+
+
+def test_the_worklist_of_the_last_time_is_offered(qtbot, app, panel, folder):
+    assert panel.last_button.isHidden()
+    opened(qtbot, app, panel, folder)
+    assert panel.last_button.isHidden()
+    app.worklist.worklist = None  # as in a window that was opened anew
+    later = WorklistPanel(app)
+    qtbot.addWidget(later)
+    assert not later.last_button.isHidden() and "'cts'" in later.last_button.text()
+    later.last_button.click()
+    qtbot.waitUntil(lambda: app.worklist.worklist is not None, timeout=TIMEOUT)
+    assert later.last_button.isHidden()

@@ -103,8 +103,17 @@ def test_a_folder_for_each_patient_names_its_case(tmp_path: Path) -> None:
         phases[2]: "P2",
     }
     (several / "._x.nii").touch()
-    touch(several, "whole.nii.gz")  # where volumes lie in it, folders are not looked into
-    assert named(several, root=several) == {"whole.nii.gz": "whole"}
+    touch(several, "whole.nii.gz")  # beside volumes, only what is called a CT
+    assert named(several, root=several) == {"whole.nii.gz": "whole", phases[2]: "P2"}
+
+
+def test_patients_folders_of_different_depths(tmp_path: Path) -> None:
+    deep = ("p1/ct.nii.gz", "p2/scan1/ct.nii.gz", "site/p3/day1/ct.nii.gz")
+    touch(tmp_path, *deep, "masks/p1/ct.nii.gz")
+    expected = dict(zip(deep, ("p1", "p2", "site"), strict=True))
+    assert named(tmp_path, root=tmp_path) == expected
+    touch(tmp_path, "p4.nii.gz", "out/p1_mask.nii.gz")
+    assert named(tmp_path, root=tmp_path) == expected | {"p4.nii.gz": "p4"}
 
 
 def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(

@@ -61,6 +61,15 @@ def test_a_masked_background_moves_nothing(value, hu, body):
     assert (found.shift, found.turned) == (0, ())
 
 
+@pytest.mark.parametrize("value", [0, -100, 3000])
+def test_a_block_filled_inside_the_body_is_not_looked_at(value, hu, body):
+    blocked = hu.copy()
+    blocked[:, 40:55, 32:52] = value
+    found = look_at(blocked, SPACING)
+    assert moved_mm(found, body) == pytest.approx([0, 0], abs=6)
+    assert found.fill[-1] == value and found.turned == ()
+
+
 def test_corners_of_a_rotation_are_no_tissue(hu):
     def rotated(value):
         return look_at(ndimage.rotate(hu, 8, (2, 1), order=1, cval=value), SPACING)
@@ -106,6 +115,22 @@ def test_clipping_does_not_take_the_contrast_shift(window):
         look_at(np.clip(noisy_belly(hu), *window), (5.0, 5.0, 5.0)).shift for hu in (32, 90)
     )
     assert dark == pytest.approx(48, abs=5) and bright == 0
+
+
+@pytest.mark.parametrize("ceiling", [90, 100, 150])
+def test_bone_that_was_cut_off_is_no_contrast_agent(ceiling):
+    def shift(tissue):
+        hu = noisy_belly(tissue)
+        hu[:, 10:18, 28:52] = 400  # even blocks of bone, a tenth of the body
+        return look_at(np.clip(hu, 0, ceiling), (5.0, 5.0, 5.0)).shift
+
+    assert shift(32) == pytest.approx(48, abs=5) and shift(90) == 0
+
+
+def test_air_around_what_was_clipped_before_is_no_sign_of_missing_contrast(hu):
+    turned = ndimage.rotate(np.clip(hu, 0, 255), 8, (2, 1), order=1, cval=-1024)
+    found = look_at(turned, SPACING)
+    assert (found.shift, found.floor) == (0, 0)
 
 
 FLIPS = {0: "head and feet", 1: "front and back", 2: "left and right"}

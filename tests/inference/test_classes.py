@@ -18,7 +18,8 @@ from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
 from napari_pancreas_seg.model.attention_unet import Architecture, build
-from napari_pancreas_seg.model.bundle import Bundle, pack_weights
+from napari_pancreas_seg.model.bundle import Bundle
+from napari_pancreas_seg.model.weights import pack_weights
 from napari_pancreas_seg.volume import CTVolume
 
 LABELS = {"pancreas": 1, "pancreas tumour": 4, "kidneys": 2}

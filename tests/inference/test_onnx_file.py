@@ -14,8 +14,9 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.onnx_file import TOLERANCE, export_onnx
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.attention_unet import Architecture, build
-from napari_pancreas_seg.model.bundle import Bundle, load_bundle, pack_weights
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.model.probabilities import tempered
+from napari_pancreas_seg.model.weights import pack_weights
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")

@@ -28,11 +28,8 @@ from napari_pancreas_seg.io import load_ct, load_mask, save_mask, sniff
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.io.dicom.seg_write import (
-    check_can_write,
-    read_segmentation,
-    write_segmentation,
-)
+from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
+from napari_pancreas_seg.io.dicom.seg_write import check_can_write, write_segmentation
 from napari_pancreas_seg.io.dicom.uids import MINTED, mint_uids
 from napari_pancreas_seg.volume import CTVolume
 

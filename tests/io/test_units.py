@@ -56,10 +56,28 @@ def test_a_window_stored_as_grey_values_is_converted_back(window, stored, hu):
     assert np.abs(back - np.clip(hu, *window)).max() <= 3
 
 
+@pytest.mark.parametrize("window", [(-160, 240), (-100, 240)])
+@pytest.mark.parametrize("top", [1000, 4095, 65535])
+def test_a_window_spread_over_more_numbers_than_it_has_hu_is_converted_back(top, window, hu):
+    clipped = np.clip(hu, *window)
+    stored = np.rint((clipped - np.float64(window[0])) / (window[1] - window[0]) * top)
+    values = stored.astype(np.int16 if top < 32768 else np.float32)
+    back, notes = to_hounsfield(values, "'ct'")
+    assert any(f"stored as 0 to {top}" in note for note in notes)
+    assert np.abs(back - clipped).max() <= 1
+
+
 def test_a_wide_window_stored_as_grey_values_is_refused(hu):
     grey = ((np.clip(hu, -1000, 1000) + 1000.0) / 2000 * 255).astype(np.int16)
     with pytest.raises(PancreasSegError, match="window"):
         read_units(grey)
+
+
+@pytest.mark.parametrize(("low", "high"), [(75, 255), (500, 627)])
+def test_what_begins_within_soft_tissue_is_refused(low, high, hu):
+    grey = low + np.clip(hu, 0, 255) * ((high - low) / 255)
+    with pytest.raises(PancreasSegError, match=f"{low} to {high}"):
+        read_units(grey.astype(np.int16))
 
 
 def test_a_person_may_insist(hu):

@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 class Background(QObject):
     """The threads of a viewer; results come back to the GUI thread.
 
-    Not napari's workers: each of those prompts when the window is closed, and two that
-    overlap leave the process with the wrong hook for warnings.
+    napari's workers would prompt one by one when the window closes, and mix up hooks of warnings.
     """
 
     _ended = Signal(object, object, object)
@@ -39,11 +38,7 @@ class Background(QObject):
         then: Callable[[Any], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Do some work in a thread: no Qt there, no layers' setters.
-
-        `then` gets its result in the GUI thread; `failed` is called there if it raised, after
-        the error was shown.
-        """
+        """Work in a thread, without Qt; `then` and `failed` are called in the GUI thread."""
 
         def end(future: Future[Any]) -> None:
             try:

@@ -102,8 +102,7 @@ def is_last_undo_step(layer: Labels, step: object) -> bool:
 def add_undo_step(layer: Labels, step: Any) -> None:
     """Make a step that Ctrl+Z undoes: (indices, values before, values after).
 
-    Not `data_setitem`: that also draws into the slice on screen by itself, fails on a layer
-    that was hidden in 3-D, and hits other voxels where an affine permutes the axes.
+    `data_setitem` would draw, fail on a layer hidden in 3-D, and mistake permuted axes.
     """
     with layer.block_history():
         layer._save_history(step)

@@ -44,6 +44,9 @@ class Session(QObject):
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
+        self._last_masks: weakref.WeakKeyDictionary[Image, weakref.ref[Labels]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._foreign: weakref.WeakKeyDictionary[Layer, GridReference] = weakref.WeakKeyDictionary()
         self._seen_cts: set[str] = set()
 
@@ -78,7 +81,15 @@ class Session(QObject):
     def mask(self, layer: Labels | None) -> None:
         if layer is not self.mask:
             self._mask = None if layer is None else weakref.ref(layer)
+            if layer is not None and self.ct is not None:
+                self._last_masks[self.ct] = weakref.ref(layer)
             self.mask_chosen.emit()
+
+    @property
+    def last_mask(self) -> Labels | None:
+        """The mask that was chosen when the chosen CT was last worked on."""
+        last = None if self.ct is None else self._last_masks.get(self.ct)
+        return None if last is None else last()
 
     @property
     def reference(self) -> GridReference | None:

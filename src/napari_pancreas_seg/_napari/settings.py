@@ -9,6 +9,7 @@ from typing import Any
 
 import platformdirs
 from napari.settings import get_plugin_settings
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import timer
@@ -39,11 +40,7 @@ def preference(name: str) -> bool:
 
 
 class Settings(QObject):
-    """Values by name, written to a file soon after they change.
-
-    A file that cannot be read or written costs no more than the memory: the panels then
-    start with their defaults.
-    """
+    """Values by name, written soon after they change; a damaged file gives the defaults."""
 
     cleared = Signal()
 
@@ -72,7 +69,8 @@ class Settings(QObject):
 
     def save(self) -> None:
         """Write the file now."""
-        self._soon.stop()
+        if isalive(self._soon):  # not once Qt has ended before us
+            self._soon.stop()
         try:
             write_json(self._path, self._values, overwrite=True)
         except PancreasSegError:

@@ -16,8 +16,6 @@ from typer.core import TyperCommand
 
 from napari_pancreas_seg.cli.terminal import guarded
 
-__all__ = ["command", "command_of", "group", "main"]
-
 _KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH", "list": "PATH"}
 """What help calls the kinds of values."""
 
@@ -35,10 +33,7 @@ _root = typer.Typer(
 def main(args: list[str] | None = None) -> int:
     """Run the command line with these arguments, or with those of the process.
 
-    Returns
-    -------
-    int
-        Exit status: 0, 1 for what went wrong, 2 for wrong usage, 130 when cancelled.
+    The exit status is 0, 1 for what went wrong, 2 for wrong usage, 130 when cancelled.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may not fit the terminal's encoding

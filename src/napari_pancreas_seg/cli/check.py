@@ -14,8 +14,6 @@ from napari_pancreas_seg.cli.options import AsJson, Force, Series
 from napari_pancreas_seg.cli.terminal import print_json, quiet, say
 from napari_pancreas_seg.errors import why_failed
 
-__all__ = ["check"]
-
 logger = logging.getLogger(__name__)
 
 _WORDS = {"L": "left", "R": "right", "A": "front", "P": "back", "S": "head", "I": "feet"}

@@ -11,8 +11,6 @@ from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series
 from napari_pancreas_seg.cli.terminal import quiet, say
 
-__all__ = ["convert"]
-
 
 @command
 def convert(

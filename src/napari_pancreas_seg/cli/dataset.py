@@ -14,7 +14,6 @@ from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts.checking import CheckedCase, CheckedDataSet
 
-__all__ = ["check"]
 
 datasets = group("dataset", "Check a data set before training on it.")
 

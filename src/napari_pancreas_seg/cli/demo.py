@@ -19,8 +19,6 @@ from napari_pancreas_seg.cli.options import Device, Model, OutputFolder
 from napari_pancreas_seg.cli.terminal import Bar, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["demo"]
-
 
 @command
 def demo(

@@ -9,22 +9,6 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-__all__ = [
-    "AsJson",
-    "Classes",
-    "Device",
-    "Layout",
-    "MintUids",
-    "Model",
-    "ModelArgument",
-    "NoPostprocess",
-    "OutputFolder",
-    "Overwrite",
-    "Series",
-    "Threshold",
-    "parse_classes",
-]
-
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", value):

@@ -10,8 +10,6 @@ from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.table import CohortTable
 
-__all__ = ["CohortReporter"]
-
 
 class CohortReporter:
     """Counts the results of cases, prints them, and keeps the table."""

@@ -26,8 +26,6 @@ from napari_pancreas_seg.cli.terminal import Bar, quiet
 if TYPE_CHECKING:
     from napari_pancreas_seg.cohort.steps import CaseResult
 
-__all__ = ["segment"]
-
 
 def _slice_range(value: str | None) -> tuple[int, int] | None:
     """Read A:B, half-open."""

@@ -18,7 +18,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Progress
 
-__all__ = ["Bar", "fail", "fail_naming", "guarded", "print_json", "quiet", "say"]
 
 logger = logging.getLogger("napari_pancreas_seg")
 

@@ -22,14 +22,6 @@ from napari_pancreas_seg.io.dicom.files import is_dicom_file
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.io.files import check_folder, explain_os_error
 
-__all__ = [
-    "TABLE",
-    "Case",
-    "find_inputs",
-    "is_ours",
-    "plan",
-]
-
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 
@@ -100,8 +92,8 @@ def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
 
     Files are taken as they are, and so is a folder with DICOM files. Of another folder: all volumes
     in it (``.nii.gz`` and so on), the folders in it that hold DICOM files, each as one case, and
-    zips of such. If it holds no volumes, but a folder for each patient that does: these, named
-    after the folders. DICOM segmentations, and what an earlier run left, are no CTs.
+    zips of such. Of a folder for each patient: the volumes in that, named after the folder (beside
+    volumes, only those called ``ct.nii.gz`` or the like). DICOM segmentations, and what an earlier run left, are no CTs.
 
     They come in the order given, within a folder by name; each once. Two CTs of one name in
     different folders are named after these.
@@ -187,10 +179,14 @@ def _in_folder(folder: Path) -> dict[Path, str]:
     if _holds_slices(folder, below=False):
         return {folder: stem(folder)}
     found = {item: stem(item) for item in items if _is_ct(item)}
-    if not any(_is_volume(item) for item in found):
-        for item in items:
-            if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
-                found |= _of_patient(item)
+    among_volumes = any(_is_volume(item) for item in found)
+    for item in items:
+        if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
+            found |= {
+                ct: name
+                for ct, name in _of_patient(item).items()
+                if not among_volumes or _CT_NAME.fullmatch(stem(ct))  # else crops, copies, maps
+            }
     if not found:
         raise PancreasSegError(
             f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM), and no folder for "

@@ -18,8 +18,6 @@ from napari_pancreas_seg.inference.result import Options, Progress, exhaust, sav
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
 
-__all__ = ["DemoResult", "run_demo"]
-
 logger = logging.getLogger(__name__)
 
 SEED = 0

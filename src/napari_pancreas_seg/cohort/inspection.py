@@ -14,8 +14,6 @@ from napari_pancreas_seg.inference.body import FAT_HIDDEN_HU, look_at
 from napari_pancreas_seg.inference.scan import THICK_MM, warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
-__all__ = ["inspect", "suspicions"]
-
 Array = npt.NDArray[Any]
 Findings = dict[str, Any]
 
@@ -28,26 +26,13 @@ _IMPOSSIBLE_HU = -4096
 
 
 def inspect(path: str | Path, *, series: str | int | None = None, force: bool = False) -> Findings:
-    """Say what a file is and what is suspicious about it.
+    """Say what a file or the folder of a DICOM series is, and what is suspicious about it.
 
-    Parameters
-    ----------
-    path : str or Path
-        A CT, a mask or a map of any format that can be read, or the folder of a DICOM series.
-    series : str or int, optional
-        Which series of several in one DICOM folder.
-    force : bool
-        Take the values for Hounsfield units, whatever they look like.
-
-    Returns
-    -------
-    dict
-        Plain values: ``file`` (its name), ``usable``, ``problem`` (a sentence, None if usable),
-        ``suspicious`` (sentences), and as far as it could be read ``format``, ``kind`` (``"CT"``,
-        ``"mask"``, ``"map"``), ``data_type``, ``shape`` (in the file's own axis order),
-        ``spacing_mm``, ``orientation`` (letters of the directions the axes run in), ``extent_cm``,
-        ``values`` (minimum, maximum and percentiles), ``suggests`` (sentences), and for a mask
-        ``labels``.
+    Plain values: ``file`` (its name), ``usable``, ``problem`` (a sentence, None if usable),
+    ``suspicious`` (sentences), and as far as it could be read ``format``, ``kind`` (``"CT"``,
+    ``"mask"``, ``"map"``), ``data_type``, ``shape`` (in the file's own axis order), ``spacing_mm``,
+    ``orientation`` (letters of the directions the axes run in), ``extent_cm``, ``values`` (minimum,
+    maximum and percentiles), ``suggests`` (sentences), and for a mask ``labels``.
     """
     path = Path(path)
     name = path.name or path.resolve().name or str(path)  # "." and "/" have none
@@ -75,13 +60,7 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
 
 
 def suspicions(volume: CTVolume) -> list[str]:
-    """Say what in a CT may spoil a segmentation or a training, a sentence each.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        From `napari_pancreas_seg.io.load_ct`.
-    """
+    """Say what in a CT may spoil a segmentation or a training, a sentence each."""
     return [*_remarks_on_grid(volume), *warnings(volume), *_remarks_on_values(volume.hu)]
 
 

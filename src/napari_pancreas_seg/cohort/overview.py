@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_overview"]
 
 Array = npt.NDArray[Any]
 
@@ -40,21 +39,10 @@ def draw_overview(
 ) -> None:
     """Draw a CT, a mask's outline and attention maps side by side into a PNG file.
 
-    The upper row shows the axial slice with the most mask in it, the lower row the
-    coronal one, both in mm; the attention is drawn at its own resolution, from 0 to 1.
-
-    Parameters
-    ----------
-    volume : CTVolume
-        The CT.
-    mask, reference : ndarray, shape (Z, Y, X)
-        Masks on the CT's grid, which may be empty; the reference gets another colour.
-    attention : sequence of ScalarMap
-        Attention maps, finest first; the first two are shown.
-    path : Path
-        The PNG to write; replaced if it exists.
-    title : str, optional
-        A line above the picture.
+    The upper row shows the axial slice with the most mask in it, the lower row the coronal one,
+    both in mm; the first two attention maps are drawn at their own resolution, from 0 to 1. Mask
+    and reference (another colour) are (Z, Y, X) on the CT's grid and may be empty. An existing file
+    is replaced.
     """
     for array in (mask, reference):
         if array is not None and array.shape != volume.grid.shape:

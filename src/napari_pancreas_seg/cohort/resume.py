@@ -28,14 +28,6 @@ from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "OutputOptions",
-    "PreviousResult",
-    "check_free",
-    "find_previous",
-    "source_stamp",
-]
-
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that do not change the mask."""
 
@@ -62,8 +54,7 @@ class OutputOptions:
 class PreviousResult:
     """The result of an earlier run, or of a person in the window.
 
-    `difference` says how it was made otherwise than this run would make it, as the end of a
-    sentence; `certain`, that the CT is known to be the same without reading it.
+    `difference` ends a sentence on how it was made otherwise; `certain`: the CT is surely the same.
     """
 
     case: Case
@@ -94,8 +85,7 @@ def find_previous(
 ) -> PreviousResult | None:
     """Find the earlier result of a case without reading its CT; None if there is none of ours.
 
-    Where files may be replaced, only a mask that is bit for bit the one the program wrote counts
-    as done: else a person's corrections do, too.
+    Where files may be replaced, a mask that a person has corrected does not count as done.
     """
     if not case.mask.is_file():
         return None

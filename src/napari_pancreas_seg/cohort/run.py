@@ -19,7 +19,6 @@ from napari_pancreas_seg.model.bundle import load_card
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-__all__ = ["WORKERS", "overlap", "segment_cases"]
 
 WORKERS = 2
 """One thread that reads ahead and one that writes."""
@@ -39,18 +38,12 @@ def segment_cases(
 ) -> Generator[CaseResult]:
     """Segment CTs one after the other; one bad case does not stop the others.
 
-    The network uses all of the machine by itself, so it runs on one CT at a time, in the caller's
-    thread. Beside it, threads read the next CTs and write what is done.
-
-    Results come in the order of the cases, each as soon as it and those before it are done or have
-    failed. `workers` threads read and write, and as many CTs are in memory beside the one in the
-    network; one that does not fit beside others waits until it is alone. `on_progress` is called
-    with the case's index and each `Progress`, in the caller's thread.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is no such model or device, or the model is damaged.
+    The network runs on one CT at a time, in the caller's thread; `workers` threads read the next
+    CTs and write what is done, with as many CTs in memory beside it; one that does not fit waits
+    until it is alone. Results come in the order of the cases, each as soon as it and those before
+    it are done or have failed. `on_progress` is called with the case's index and each `Progress`,
+    in the caller's thread. PancreasSegError if there is no such model or device, or the model is
+    damaged.
     """
     asked = options or Options()
     # What is true of every case is said once, and before any work.

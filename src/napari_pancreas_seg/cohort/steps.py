@@ -35,7 +35,6 @@ from napari_pancreas_seg.volume import CTVolume
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-__all__ = ["CaseInWork", "CaseResult", "CaseSegmenter", "failure"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +68,7 @@ class CaseResult:
 
 @dataclass
 class CaseInWork:
-    """A case, and the results of its steps so far.
-
-    Once it was read it has a volume or a result; or neither, if there is no room for it beside
-    others: it must then be alone in memory.
-    """
+    """A case and its steps; without volume and result it must be alone in memory."""
 
     index: int
     case: Case

@@ -19,8 +19,6 @@ from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
 
-__all__ = ["COLUMNS", "CohortTable"]
-
 COLUMNS = (
     "case",
     "mask",
@@ -50,19 +48,13 @@ _Rows = dict[str, list[dict[str, str]]]
 class CohortTable:
     """A CSV file with a row for each case, written again as cases finish.
 
-    It is made from what the sidecars say, too, of cases that were done before; so a run that is
-    killed loses no more than the reasons of the last failures, and the next one writes them. A row
-    stays until this run has another one for its case, so a run that is stopped takes none away.
+    It is made from the sidecars, too, of cases that were done before; a run that is killed loses
+    only the reasons of the last failures. A row stays until this run has another one for its case.
+    What other commands write meanwhile is read before each write, and once more just before the
+    file is replaced; a row that is lost nevertheless comes back with the next write of its command.
+    No lock: it would be only as good as the network disk.
 
-    Other commands may write into the same table: what they have written is read before each
-    write, and read once more just before the file is replaced. No lock is needed for that, which
-    would be only as good as the network disk. Should two replace the file in the same moment, the
-    row that is lost comes back with the next write of the command that it belongs to.
-
-    Raises
-    ------
-    PancreasSegError
-        If there is a file of that name that is no such table, or that cannot be read.
+    PancreasSegError if there is a file of that name that is no such table or cannot be read.
     """
 
     def __init__(self, path: Path, cases: Sequence[Case]) -> None:

@@ -15,8 +15,6 @@ from napari_pancreas_seg.cohort.cases import find_inputs, plan
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 
-__all__ = ["Status", "Worklist", "WorklistCase"]
-
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
@@ -52,19 +50,13 @@ class WorklistCase:
 class Worklist:
     """The CTs of a folder and how far each is, remembered between starts.
 
-    What is remembered lies in a file of its own in the application's folder, under a name
-    made from the folder's path; every change is written at once, whole or not at all. Masks
-    lie in the output folder, named as ``segment FOLDER -o OUTPUT`` names them: what that
-    command has left there counts as segmented.
+    That is kept in a file in the application's folder, named after the folder's path and written
+    whole at every change. Masks lie in `output`, named as ``segment FOLDER -o OUTPUT`` names them,
+    and count as segmented. By default it is the one used before, else a folder beside the CTs'
+    folder. Nothing is created before there is a mask to write.
 
-    If no `output` is given, it is the one that was used before, else a folder beside the CTs'
-    folder, named after it. Nothing is created before there is a mask to write.
-
-    Raises
-    ------
-    PancreasSegError
-        If the folder holds no CT, two CTs would have the same mask, or nothing can be written
-        into the output folder.
+    PancreasSegError if the folder holds no CT, two CTs would have the same mask, or nothing can be
+    written into the output folder.
     """
 
     def __init__(self, folder: str | Path, state_folder: Path, output: Path | None = None) -> None:

@@ -15,8 +15,6 @@ from napari_pancreas_seg.data import trunk
 from napari_pancreas_seg.data.canvas import FAR_MM, Box, Canvas, FloatArray, smooth_path
 from napari_pancreas_seg.data.trunk import Body
 
-__all__ = ["ORGANS", "paint_abdomen"]
-
 ORGANS = {
     "pancreas": 1,
     "liver": 2,

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import interpolate, sparse
 
-__all__ = ["FAR_MM", "Box", "Canvas", "FloatArray", "smooth_path"]
-
 FloatArray = npt.NDArray[np.floating[Any]]
 Vector = Sequence[float] | FloatArray
 Box = tuple[slice, slice, slice]
@@ -145,11 +143,7 @@ class Canvas:
 
 
 def _bumps(mm: FloatArray, length_mm: float) -> sparse.csr_array:
-    """Weights that spread random numbers on a lattice over the positions ``mm``.
-
-    Sparse, because dense products would wake the threads of the linear algebra library for
-    little work: on a busy machine those cost more than everything else together.
-    """
+    """Weights, sparse, that spread random numbers on a lattice over positions in mm."""
     half = length_mm / 2
     knots = np.arange(mm[0] - 4 * half, mm[-1] + 4 * half, half)
     distance = (mm[:, None] - knots[None]) / half

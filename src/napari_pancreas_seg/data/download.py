@@ -11,8 +11,6 @@ from urllib.parse import urljoin, urlsplit
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["cache_folder", "download"]
-
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from napari_pancreas_seg.data.download import cache_folder, download
 
-__all__ = ["EXAMPLE_SHA256", "EXAMPLE_URL", "example_ct_path"]
-
 EXAMPLE_URL = (
     "https://raw.githubusercontent.com/wasserth/TotalSegmentator/"
     "0e65a448d557382b1e925276212b3bec7f5aff83/tests/reference_files/example_ct.nii.gz"

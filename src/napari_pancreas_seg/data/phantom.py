@@ -18,8 +18,6 @@ from napari_pancreas_seg.data.canvas import Canvas
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["Phantom", "make_phantom"]
-
 DEFAULT_SHAPE = (84, 224, 288)
 DEFAULT_SPACING_MM = (3.0, 1.25, 1.25)
 
@@ -45,17 +43,11 @@ def make_phantom(
 ) -> Phantom:
     """Make a synthetic portal-venous CT of the abdomen with a pancreas of 55 to 115 mL.
 
-    The volume is synthetic: nothing of it was measured in a person. It spans the lung
-    bases to the upper pelvis when its extent does (252 × 280 × 360 mm by default).
-    Anatomy, HU, fat, noise, source order and obliquity of the affine vary with the seed;
-    the same arguments give the same voxels again.
-
-    ``spacing_mm`` and ``shape`` are along (z, y, x).
-
-    Raises
-    ------
-    PancreasSegError
-        If the extent is too small to hold an abdomen, or the arguments make no volume.
+    Nothing of it was measured in a person. It spans the lung bases to the upper pelvis when its
+    extent does (252 × 280 × 360 mm by default); ``spacing_mm`` and ``shape`` are along (z, y, x).
+    Anatomy, HU, fat, noise, source order and obliquity of the affine vary with the seed; the same
+    arguments give the same voxels. PancreasSegError if no abdomen fits into the extent, or the
+    arguments make no volume.
     """
     if np.shape(shape) != (3,) or np.shape(spacing_mm) != (3,):
         raise PancreasSegError(

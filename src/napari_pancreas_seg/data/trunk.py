@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.data.canvas import FAR_MM, Canvas, FloatArray, smooth_path
 
-__all__ = ["Body", "paint_spine", "paint_trunk"]
-
 Point = npt.NDArray[np.float64]
 
 LANDMARKS = {

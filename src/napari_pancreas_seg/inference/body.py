@@ -25,8 +25,6 @@ from napari_pancreas_seg.inference.frame import (
 from napari_pancreas_seg.tissue import constant_values, cut_off_below, evenly_spread, filled
 from napari_pancreas_seg.volume import stretches
 
-__all__ = ["Body", "contrast_shift", "look_at", "place_frame", "plausible_slices"]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
@@ -88,38 +86,17 @@ LIVER_BELOW_MM = (25.0, 170.0)
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """What a look at some of the slices tells of the body in a CT.
+    """What a look at some of the slices tells of the body in a CT."""
 
-    Parameters
-    ----------
-    centre : tuple of float
-        (y, x) index of its middle, the same for all slices; of where that would be, if the body
-        is cut off.
-    edges : tuple of int or None
-        Where the body is cut off: first row, row behind the last, first column, column behind
-        the last; None where it ends by itself.
-    shift : int
-        HU to add so that soft tissue is as bright as in portal-venous CT; 0 where it is.
-    fill : tuple of float
-        Values that stand for nothing: padding, masks, what a clipped CT has for air.
-    floor : float or None
-        The one of them below which everything was cut off.
-    plausible : ndarray, shape (Z,), bool
-        Slices in which a pancreas can lie, by where the lungs end; all if no lungs are seen.
-    chest : float
-        Share of the slices that show much lung.
-    turned : tuple of str
-        Directions in which anatomy contradicts the affine.
-    """
-
+    # (y, x) index of its middle in all slices, or where that would be if cut off.
     centre: tuple[float, float]
-    edges: Edges
-    shift: int
-    fill: tuple[float, ...]
-    floor: float | None
-    plausible: Mask
-    chest: float
-    turned: tuple[str, ...]
+    edges: Edges  # where it is cut off
+    shift: int  # HU to add so that soft tissue is as bright as in portal-venous CT; 0 where it is
+    fill: tuple[float, ...]  # values that stand for nothing: padding, masks, air of a clipped CT
+    floor: float | None  # the one of them below which everything was cut off
+    plausible: Mask  # (Z,): where a pancreas can lie, by where the lungs end; all without lungs
+    chest: float  # share of the slices that show much lung
+    turned: tuple[str, ...]  # directions in which anatomy contradicts the affine
 
     def shown(self, slices: Array) -> Array:
         """Slices (n, Y, X) with air for what is filled in or cut off; themselves if nothing is."""
@@ -129,10 +106,7 @@ class Body:
 def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
     """Find the body in a CT (Z, Y, X) with that spacing along (z, y, x) in mm.
 
-    Raises
-    ------
-    PancreasSegError
-        If no slice holds any soft tissue.
+    PancreasSegError if no slice holds any soft tissue.
     """
     z = _slices_to_look_at(hu)
     thin = hu[evenly_spread(z, 24)][:, :: _stride(hu.shape[1]), :: _stride(hu.shape[2])]
@@ -183,11 +157,7 @@ def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec)
 
 
 def contrast_shift(hu: Array, spacing: tuple[float, float, float]) -> int:
-    """HU that soft tissue lacks to portal-venous CT; 0 if there is none, or it lacks nothing.
-
-    Without contrast agent, or with a fatty gland, much of the pancreas lies at or below 0 HU,
-    where a network that learnt from clipped portal-venous CT sees nothing.
-    """
+    """HU that soft tissue lacks to portal-venous CT (no agent, or a fatty gland); else 0."""
     try:
         return look_at(hu, spacing).shift
     except PancreasSegError:
@@ -394,7 +364,8 @@ class _Trunk:
         if floor is not None and floor > FAT_HIDDEN_HU:
             # What is left of fat and its noise must not be taken for dark tissue.
             even = np.concatenate([each.means[each.even] for each in self._blocks])
-            even = even[(even > max(-20.0, floor + 15)) & (even < 180)]
+            # Bone that was cut off is no bright tissue either.
+            even = even[(even > max(-20.0, floor + 15)) & (even < min(180.0, ceiling - 2))]
             if top < first + 3 or not even.size or np.mean(even > ENHANCED_HU) > ENHANCED_SHARE:
                 return 0
         return round(PORTAL_VENOUS_HU - mode)

@@ -13,8 +13,6 @@ import scipy
 
 from napari_pancreas_seg.mask.postprocessing import main_pieces
 
-__all__ = ["ONE_CLASS", "Classes"]
-
 Array = npt.NDArray[Any]
 
 _GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["expected_dice"]
-
 DOUBTFUL = 0.1
 """Probabilities below this say no pancreas, and are no part of a slice's doubt."""
 

@@ -15,8 +15,6 @@ import keras
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["Device", "choose_device", "list_devices"]
-
 CPU_BATCH = 8
 LARGEST_GPU_BATCH = 64
 UNKNOWN_GPU_BATCH = 16
@@ -28,12 +26,7 @@ SLICE_BYTES = 100_000_000
 
 @dataclass(frozen=True)
 class Device:
-    """A device that Keras can run on.
-
-    `name` as `keras.device` takes it, slices that go through the network at once, and the Keras
-    dtype policy in which it computes: half precision is several times as fast on a GPU, and
-    bfloat16 faster on processors that have it.
-    """
+    """A device for Keras: its name, slices at once, and the fastest dtype policy that it has."""
 
     name: str
     batch_size: int

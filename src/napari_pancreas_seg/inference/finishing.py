@@ -14,8 +14,6 @@ from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.mask.postprocessing import smooth_along_z
 from napari_pancreas_seg.volume import stretches
 
-__all__ = ["finish_mask", "keep_region", "native_mask"]
-
 Array = npt.NDArray[Any]
 
 
@@ -88,11 +86,7 @@ def _between_rows(
     part: slice,
     values: tuple[int, ...],
 ) -> npt.NDArray[np.uint8]:
-    """Mask of every slice of a part of the volume, interpolated between rows of the slice grid.
-
-    Interpolation never exceeds its neighbours, so only what touches a frame pixel above the
-    threshold is worth computing: work grows with the gland.
-    """
+    """Mask of every slice, interpolated between rows, where a pixel exceeds the threshold."""
     mask = np.zeros((slice_grid.n_slices, *frame.shape), np.uint8)
     rows, columns = frame.out_of()
     above: npt.NDArray[np.bool_] = np.asarray(_foreground(probability) > threshold)
@@ -146,11 +140,9 @@ def _smooth_near(
     row_mm: float,
     found: Array | None = None,
 ) -> Array:
-    """Smooth along z where that can matter for the mask; zero elsewhere.
+    """Smooth along z where some slice exceeds the threshold, or a neighbour does; zero elsewhere.
 
-    A mean along z exceeds the threshold only in columns where some slice does; next to those
-    lie the pixels that take part in interpolation. Of several classes, `found` says where all of
-    them together do.
+    Of several classes, `found` says where all of them together do.
     """
     above = (probability > threshold if found is None else found).any(axis=0)
     smooth = np.zeros_like(probability)

@@ -21,15 +21,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.volume import Grid
 
-__all__ = [
-    "Edges",
-    "Frame",
-    "FrameCrop",
-    "FrameSpec",
-    "frame_around",
-    "resampling_matrix",
-]
-
 Array = npt.NDArray[Any]
 
 Edges = tuple[int | None, int | None, int | None, int | None]
@@ -39,17 +30,10 @@ None where it ends by itself."""
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """Size of a frame and where it lies.
+    """Size of a frame, and where it lies.
 
-    Parameters
-    ----------
-    height, width : int
-        Pixels.
-    mm_per_pixel : float
-        Size of a pixel in mm.
-    offset_mm : tuple of float
-        From the centre of the body's box to the centre of the frame in mm, (towards the back,
-        towards the patient's left). The gland lies in front of the body's centre.
+    The offset leads from the centre of the body's box to that of the frame, (towards the back,
+    towards the patient's left): the gland lies in front of the body's centre.
     """
 
     height: int = 160
@@ -70,27 +54,13 @@ class FrameSpec:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame laid on the slices of one volume.
-
-    Parameters
-    ----------
-    spec : FrameSpec
-        Its size.
-    shape : tuple of int
-        (Y, X) of the volume's slices.
-    origin : tuple of float
-        (y, x) index in the slice of the centre of the frame's pixel (0, 0).
-    step : tuple of float
-        Slice pixels per frame pixel along (y, x).
-    edges : tuple of int or None
-        Where the body is cut off; the network is shown its mirror image beyond.
-    """
+    """A frame laid on the slices of one volume."""
 
     spec: FrameSpec
-    shape: tuple[int, int]
-    origin: tuple[float, float]
-    step: tuple[float, float]
-    edges: Edges = (None, None, None, None)
+    shape: tuple[int, int]  # (Y, X) of the volume's slices
+    origin: tuple[float, float]  # (y, x) index in the slice of the frame's pixel (0, 0)
+    step: tuple[float, float]  # slice pixels per frame pixel along (y, x)
+    edges: Edges = (None, None, None, None)  # beyond, the network is shown a mirror image
 
     def into(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Matrices (height, Y) and (width, X) that bring a slice into the frame."""
@@ -149,21 +119,10 @@ class Frame:
         pad: tuple[int, int] = (0, 0),
         slice_grid: SliceGrid | None = None,
     ) -> Grid:
-        """Grid of the frame, or of a map of it that is coarser by a whole factor.
+        """Grid of the frame in a CT's, or of a map (`shape`) coarser by a whole factor.
 
-        Parameters
-        ----------
-        volume : Grid
-            Grid of the CT.
-        shape : tuple of int, optional
-            Rows and columns of the map; the frame's own if None.
-        coarser : int
-            Frame pixels per map pixel. A coarse pixel's centre is the centre of the frame
-            pixels that it covers, hence an offset of (coarser - 1) / 2.
-        pad : tuple of int
-            Pixels that the network added before the frame's first row and column.
-        slice_grid : SliceGrid, optional
-            Slices that the map has; all if None.
+        A coarse pixel's centre is the centre of the frame pixels that it covers, hence an offset of
+        (coarser - 1) / 2. The network added `pad` pixels before the frame's first row and column.
         """
         shape = shape or (self.spec.height, self.spec.width)
         half = (coarser - 1) / 2
@@ -204,17 +163,7 @@ which the network has been compiled."""
 class FrameCrop:
     """The part of the slices that a frame sees, in a shape that CTs of a kind have in common.
 
-    Parameters
-    ----------
-    frame : Frame
-        Where the frame lies.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Its rows and columns.
-    rows, columns : ndarray, shapes (height, shape[0]) and (width, shape[1]), float32
-        The matrices of `Frame.into` for it.
+    Rows and columns are the matrices of `Frame.into` for it, (height, shape[0]), (width, shape[1]).
     """
 
     def __init__(self, frame: Frame) -> None:
@@ -233,22 +182,11 @@ class FrameCrop:
         n: int | None = None,
         shown: Callable[[Array], Array] | None = None,
     ) -> Array:
-        """Cut some slices out of a volume (Z, Y, X).
+        """Cut slices z out of a volume (Z, Y, X) in HU: (n, rows, columns), int16.
 
-        Parameters
-        ----------
-        hu, z
-            Hounsfield units, and which slices.
-        n : int, optional
-            Slices that are returned: those after the last are empty, so that every batch has
-            the shape for which the network was compiled.
-        shown : callable, optional
-            What the network is to be shown of slices (1, Y, X); see `body.shown`.
-
-        Returns
-        -------
-        ndarray, shape (n, rows, columns), int16
-            Hounsfield units; beyond the slice there is 0, which no pixel of the frame sees.
+        Those after the last are empty, so that every batch has the shape for which the network was
+        compiled. `shown` says what it is to see of slices (1, Y, X), see `Body.shown`. Beyond the
+        slice there is 0, which no pixel of the frame sees.
         """
         cut = np.zeros((n or len(z), *self.shape), np.int16)
         y, x = self._support
@@ -267,23 +205,12 @@ def resampling_matrix(
     step: float,
     mirrors: tuple[int | None, int | None] = (None, None),
 ) -> npt.NDArray[np.float32]:
-    """Linear resampling along one axis as a matrix.
+    """Linear resampling along one axis as a matrix, (n_out, n_in).
 
-    Parameters
-    ----------
-    n_in, n_out : int
-        Samples before and after.
-    start, step : float
-        Output sample i lies at input index ``start + step * i``.
-    mirrors : tuple of int or None
-        Instead of samples before the first index, or from the second one on, their mirror images
-        are taken.
-
-    Returns
-    -------
-    ndarray, shape (n_out, n_in), float32
-        Rows of triangle weights; the triangle is widened to ``step`` where samples move
-        apart, so that nothing is aliased. What would come from outside the input is zero.
+    Output sample i lies at input index ``start + step * i``. Rows hold triangle weights; the
+    triangle is widened to ``step`` where samples move apart, so that nothing is aliased. Instead of
+    samples before the first of `mirrors`, or from the second on, their mirror images are taken;
+    else what would come from outside the input is zero.
     """
     if not (np.isfinite(step) and step > 0):
         raise PancreasSegError("The spacing of this volume is not a positive number.")

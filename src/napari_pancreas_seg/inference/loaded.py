@@ -16,17 +16,11 @@ from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["LoadedModel", "load_framework"]
-
 Array = npt.NDArray[Any]
 
 
 def load_framework() -> None:
-    """Import Keras and its backend, unless they are there already.
-
-    TensorFlow makes a million objects; searching them for garbage as they come takes nearly half
-    of the time, so that rests meanwhile.
-    """
+    """Import Keras and its backend, without the garbage collection that would double the time."""
     if "keras" in sys.modules:
         return
     enabled = gc.isenabled()
@@ -88,10 +82,7 @@ class LoadedModel:
     def predict(self, hu: Array, canvas: FrameCrop, shift: int) -> dict[str, Array]:
         """Run the network on slices that `FrameCrop.cut` gave, int16, with so many HU added.
 
-        Returns
-        -------
-        dict of str to ndarray, float16
-            ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
+        float16: ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
         """
         with self.device.scope():
             return self.predictor.predict_batch(hu, canvas.rows, canvas.columns, shift)

@@ -14,8 +14,6 @@ from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.volume import Grid
 
-__all__ = ["MapArrays", "foreground"]
-
 Array = npt.NDArray[Any]
 
 _STRIDE = 16

@@ -20,8 +20,6 @@ from napari_pancreas_seg.model.attention_unet import Foreground
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.probabilities import CERTAIN, tempered
 
-__all__ = ["TOLERANCE", "export_onnx"]
-
 OPSET = 17
 """Old enough for every runtime of the last years."""
 TOLERANCE = 1e-4

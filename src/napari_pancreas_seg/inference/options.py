@@ -12,8 +12,6 @@ import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["Options"]
-
 
 @dataclass(frozen=True)
 class Options:

@@ -12,8 +12,6 @@ from keras import ops
 
 from napari_pancreas_seg.model.probabilities import tempered
 
-__all__ = ["FramePredictor", "windowed"]
-
 
 def windowed(hu: Any, windows: Sequence[Sequence[float]]) -> Any:
     """HU (B, H, W, 1) in windows (low, high), as channels: low becomes 0, high 1, clipped."""

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.volume import Grid
 
-__all__ = ["FoundSlices", "Progress", "ScalarMap", "exhaust"]
-
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 
@@ -35,10 +33,9 @@ def exhaust(
 
 @dataclass(frozen=True, eq=False)
 class ScalarMap:
-    """A map of values in [0, 1] with its own grid; its axes are parallel to the CT's.
+    """A map of values in [0, 1] (rows, H, W), float16, NaN where nothing was computed.
 
-    Values (rows, H, W) are float16, NaN where nothing was computed. Rows lie as far apart as the
-    slices that the network may have seen.
+    Its grid's axes are parallel to the CT's; rows lie as far apart as the slices that were seen.
     """
 
     values: npt.NDArray[Any]

@@ -23,14 +23,6 @@ from napari_pancreas_seg.io.files import file_sha256, write_json
 if TYPE_CHECKING:
     from napari_pancreas_seg.volume import CTVolume, Source
 
-__all__ = [
-    "PROGRAM",
-    "is_sidecar",
-    "read_sidecar",
-    "software_record",
-    "source_record",
-    "write_sidecar",
-]
 
 PROGRAM = "napari-pancreas-seg"
 

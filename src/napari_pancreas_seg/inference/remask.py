@@ -11,8 +11,6 @@ from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.schedule import SliceGrid
 
-__all__ = ["places", "remask"]
-
 
 def remask(
     result: Segmentation, threshold: float | None = None, postprocess: bool | None = None

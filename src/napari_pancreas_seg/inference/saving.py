@@ -16,16 +16,6 @@ from napari_pancreas_seg.io.files import check_target, file_sha256, same_file
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "attention_path",
-    "card_sha256",
-    "check_targets",
-    "mask_sha256",
-    "prepare",
-    "probability_path",
-    "sidecar_path",
-]
-
 _DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
 """Endings of the data files of masks with a detached header. A header that names another file has
 another hash itself, so nothing needs to be read from it."""

@@ -9,8 +9,6 @@ from napari_pancreas_seg.inference.body import Body, look_at
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["ScanContext", "about_nothing_found", "warnings"]
-
 THICK_MM = 6.0
 FEW_SLICES = 10
 SHORT_MM = 60.0
@@ -35,13 +33,7 @@ class ScanContext:
 
     @classmethod
     def of(cls, volume: CTVolume) -> ScanContext:
-        """Look at a CT.
-
-        Raises
-        ------
-        PancreasSegError
-            If no slice holds any soft tissue.
-        """
+        """Look at a CT. PancreasSegError if no slice holds any soft tissue."""
         body = look_at(volume.hu, volume.spacing)
         return cls(body, (*_about_grid(volume), *_about_body(volume, body), *_about_contrast(body)))
 

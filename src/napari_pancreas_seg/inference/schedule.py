@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FINE_MM", "SWEEP_MM", "Schedule", "SliceGrid", "choose_slice_grid"]
-
 FINE_MM = 3.0
 """Slices within the gland lie at most so far apart; slices that are thicker are all seen."""
 SWEEP_MM = 12.0
@@ -77,11 +75,7 @@ def choose_slice_grid(
     first: int | None = None,
     every_slice: bool = False,
 ) -> SliceGrid:
-    """Choose how closely the slices of a CT are looked at.
-
-    `part` are the slices that are asked for; `first` is one that must be among those that are
-    seen.
-    """
+    """Choose how closely the slices `part` of a CT are looked at; `first` is one of those seen."""
     stride = max(1, math.floor(FINE_MM / spacing_z_mm + 1e-3))
     if every_slice or part.stop - part.start < FEWEST_SLICES:
         stride = 1

@@ -249,11 +249,7 @@ _Running = tuple[Rows, int, "Future[dict[str, Array]]"]
 
 
 class _Batches:
-    """Runs the network over what a schedule hands out, in batches of one shape.
-
-    It runs in a thread of its own: meanwhile the next batch is cut out, and what the caller does
-    with the last one is done.
-    """
+    """Runs the network in a thread, over batches of one shape of what a schedule hands out."""
 
     def __init__(
         self,

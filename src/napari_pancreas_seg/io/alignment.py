@@ -10,8 +10,6 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume, Grid, Volume
 
-__all__ = ["bring_onto"]
-
 Labels = npt.NDArray[np.uint8]
 
 _TOLERANCE = 0.1

@@ -11,8 +11,6 @@ from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
 from napari_pancreas_seg.io.save import save_ct, save_map, save_mask
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
-__all__ = ["convert"]
-
 
 def convert(
     path: str | Path,

@@ -12,8 +12,6 @@ import io
 import zlib
 from typing import IO, Any
 
-__all__ = ["BROKEN", "gzip_writer", "inflated"]
-
 _EITHER = zlib.MAX_WBITS | 32
 
 _MAGIC = b"\x1f\x8b"  # what a member of a gzip file begins with
@@ -39,8 +37,7 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
 def inflated(file: IO[bytes]) -> io.BufferedReader:
     """Open a gzip file or a zlib stream for reading; its checksums are verified.
 
-    What follows the last member is ignored, as other readers of images do. The file is left open
-    when the reader is closed.
+    What follows the last member is ignored. Closing the reader leaves the file open.
     """
     return io.BufferedReader(_Inflated(file), 1 << 18)
 

@@ -16,22 +16,6 @@ from typing import IO, Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "all_or_none",
-    "atomic_path",
-    "atomic_write",
-    "check_folder",
-    "check_target",
-    "escaped",
-    "explain_os_error",
-    "file_sha256",
-    "make_folder",
-    "same_file",
-    "user_folder",
-    "write_json",
-    "write_text",
-]
-
 _REASONS = {
     errno.ENOSPC: "the disk is full; make room or choose another folder",
     errno.EDQUOT: "your disk quota is used up; make room or choose another folder",
@@ -115,11 +99,9 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, overwrite: bool = False, suffix: str = "") -> Iterator[Path]:
-    """Name a file to write that becomes the target only when it is complete.
+    """Name a temporary file that becomes the target only when it is complete and on the disk.
 
-    For libraries that want a name and not a file. What they write goes to a temporary file
-    beside the target, which is flushed to the disk and then renamed. Whatever happens before
-    that, the target stays as it was.
+    For libraries that want a name. Whatever happens before, the target stays as it was.
     """
     path = Path(path)
     check_target(path, overwrite=overwrite)
@@ -148,10 +130,9 @@ def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[by
 
 @contextlib.contextmanager
 def all_or_none(folder: Path, *, last: str = "", overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder to write files to that appear in another one when all are complete.
+    """Give a folder for files that appear in another one when all of them are complete.
 
-    For files that belong together. If one of them cannot be written, none is: files that were
-    there stay as they were.
+    If one cannot be written, none is: files that were there stay as they were.
     """
     make_folder(folder)
     temporary = _temporary_beside(folder / "files")

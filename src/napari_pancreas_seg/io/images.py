@@ -16,8 +16,6 @@ from napari_pancreas_seg.io.raw import LPS_TO_RAS, RawImage
 from napari_pancreas_seg.io.suffixes import stem
 from napari_pancreas_seg.io.voxels import check_shape, reading
 
-__all__ = ["read_image"]
-
 
 def read_image(image: Any) -> tuple[str, str, RawImage]:
     """Take a CT out of an image in memory; return its format, the case's name, and the CT."""

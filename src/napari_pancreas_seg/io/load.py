@@ -34,17 +34,6 @@ from napari_pancreas_seg.io.suffixes import (
 from napari_pancreas_seg.io.voxels import are_labels, few_labels
 from napari_pancreas_seg.volume import CTVolume, Volume
 
-__all__ = [
-    "SUFFIXES",
-    "Sniffed",
-    "check_ct",
-    "is_dicom",
-    "load_ct",
-    "load_map",
-    "load_mask",
-    "sniff",
-]
-
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
@@ -121,12 +110,7 @@ def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
     """Read a file once, and tell whether it holds a CT, a mask or a map.
 
     A map is what `save_map` wrote, as its header tells; a mask is a DICOM-SEG, or few different
-    whole numbers from 0 to 255.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be read or is damaged.
+    whole numbers from 0 to 255. PancreasSegError if the file cannot be read or is damaged.
     """
     path = Path(path)
     if _format(path) is None and dicom.is_segmentation(path):

@@ -8,15 +8,6 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "LARGEST_RATIO",
-    "SUSPICIOUS_BYTES",
-    "NotEnoughMemory",
-    "available_bytes",
-    "check_expansion",
-    "check_fits",
-]
-
 LARGEST_RATIO = 250
 """No CT shrinks so far when it is compressed (2 to 10 times); the emptiest of masks may."""
 

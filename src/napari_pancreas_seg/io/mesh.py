@@ -16,7 +16,6 @@ from napari_pancreas_seg.volume import Grid, bounding_box
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-__all__ = ["surface", "write"]
 
 Array = npt.NDArray[Any]
 

@@ -8,8 +8,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-__all__ = ["quiet_libraries"]
-
 _LOGGERS = [logging.getLogger(name) for name in ("nibabel.global", "highdicom", "pydicom")]
 _lock = threading.Lock()
 _open: list[contextlib.ExitStack] = []

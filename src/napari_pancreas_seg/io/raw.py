@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LPS_TO_RAS", "MAP_CONTENT", "MAP_SLOPE", "RawImage"]
-
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """The world of ITK and DICOM has x to the left and y to the back, NIfTI's and ours to the right
 and the front."""

@@ -26,16 +26,6 @@ from napari_pancreas_seg.io.suffixes import (
 )
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
-__all__ = [
-    "MASK_SUFFIXES",
-    "VOLUME_SUFFIXES",
-    "OnGrid",
-    "check_can_save",
-    "save_ct",
-    "save_map",
-    "save_mask",
-]
-
 Array = npt.NDArray[Any]
 
 VOLUME_SUFFIXES = VOLUME

@@ -4,20 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = [
-    "CSV",
-    "DICOM",
-    "METAIMAGE",
-    "NIFTI",
-    "NRRD",
-    "PAIR",
-    "SURFACE",
-    "VOLUME",
-    "list_suffixes",
-    "stem",
-    "suffix_of",
-]
-
 NIFTI = (".nii.gz", ".nii")
 PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 """NIfTI in two files, which is read and not written."""

@@ -9,8 +9,6 @@ from typing import Any
 from napari_pancreas_seg.io.files import atomic_write, escaped
 from napari_pancreas_seg.mask.measures import table_text
 
-__all__ = ["write_table"]
-
 
 def write_table(
     rows: Sequence[Mapping[str, Any]], path: str | Path, *, overwrite: bool = False

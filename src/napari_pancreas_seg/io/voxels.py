@@ -23,16 +23,6 @@ from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.raw import RawImage
 
-__all__ = [
-    "are_labels",
-    "check_shape",
-    "check_size",
-    "few_labels",
-    "planes",
-    "read_voxels",
-    "reading",
-]
-
 Array = npt.NDArray[Any]
 
 _MAX_DEFLATE_RATIO = 1032  # no gzip or zlib stream expands further than this

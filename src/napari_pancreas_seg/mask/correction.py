@@ -18,21 +18,7 @@ import numpy.typing as npt
 import scipy
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import bounding_box
-
-__all__ = [
-    "Change",
-    "change_of",
-    "clear_slice",
-    "copy_slice",
-    "fill_between_slices",
-    "grow",
-    "keep_piece_at",
-    "remove_islands",
-    "shrink",
-    "smooth",
-    "within_hu",
-]
+from napari_pancreas_seg.volume import bounding_box, box_around
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
@@ -80,10 +66,9 @@ class Change:
 
 def change_of(before: Array, after: Array, label: int) -> Change | None:
     """Compare a label's mask (Z, Y, X) before and after a correction; None if nothing changes."""
-    boxes = [box for box in (bounding_box(before), bounding_box(after)) if box is not None]
-    if not boxes:
+    outer = box_around(before, after)
+    if outer is None:
         return None
-    outer = _union(boxes)
     old, new = before[outer] != 0, after[outer] != 0
     inner = bounding_box(old ^ new)
     if inner is None:
@@ -145,8 +130,7 @@ def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
 def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
     """Smooth a mask's surface with a Gaussian of so many mm and keep its volume.
 
-    The blurred mask is cut at the level that leaves as many voxels as before: a fixed level of
-    one half would wear thin parts away.
+    A fixed level of one half would wear thin parts away.
     """
     smoothed, box = _copy(mask)
     if box is None or sigma_mm <= 0:
@@ -301,14 +285,6 @@ def _grown(box: Box, distance_mm: float, spacing: Spacing, shape: tuple[int, ...
         for edge, reach, n in zip(
             box, (int(np.ceil(distance_mm / step)) for step in spacing), shape, strict=True
         )
-    )
-    return z, y, x
-
-
-def _union(boxes: list[Box]) -> Box:
-    z, y, x = (
-        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
-        for edges in zip(*boxes, strict=True)
     )
     return z, y, x
 

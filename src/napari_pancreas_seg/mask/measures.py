@@ -13,17 +13,6 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
-__all__ = [
-    "COLUMNS",
-    "largest_diameters_mm",
-    "measure",
-    "measure_mask",
-    "sub_box",
-    "table_row",
-    "table_text",
-    "volume_ml",
-]
-
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
 

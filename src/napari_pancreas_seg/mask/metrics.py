@@ -10,16 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import Grid, bounding_box
-
-__all__ = [
-    "SURFACE_TOLERANCE_MM",
-    "SurfaceAgreement",
-    "compare_masks",
-    "dice",
-    "in_plane_surface_distances",
-    "surface_distances",
-]
+from napari_pancreas_seg.volume import Grid, bounding_box, box_around
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -105,10 +96,9 @@ class SurfaceAgreement:
         return float((self.a_to_b @ self.a_size + self.b_to_a @ self.b_size) / size)
 
     def surface_dice(self, tolerance_mm: float = 2.0) -> float:
-        """Share of both surfaces that lies within a tolerance of the other one.
+        """Share of both surfaces within a tolerance of the other (Nikolov 2021, doi:10.2196/26151).
 
-        1 for two empty masks, 0 if one alone is empty (Nikolov et al. 2021,
-        doi:10.2196/26151).
+        1 for two empty masks, 0 if one alone is empty.
         """
         from surface_distance import compute_surface_dice_at_tolerance
 
@@ -199,25 +189,15 @@ def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float 
     Gives ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
     empty mask.
     """
-    boxes = [box for box in (bounding_box(mask), bounding_box(reference)) if box is not None]
-    if mask.shape == reference.shape and boxes:
-        box = _around(boxes)
+    if mask.shape == reference.shape and (box := box_around(mask, reference)):
         mask, reference = mask[box], reference[box]
     found: dict[str, float | None] = {
         "dice": dice(mask, reference),
         "hd95_mm": None,
         "surface_dice_2mm": None,
     }
-    if len(boxes) == 2:
+    if mask.any() and reference.any():
         distances = surface_distances(mask != 0, reference != 0, grid.spacing)
         found["hd95_mm"] = float(distances.hd95_mm)
         found["surface_dice_2mm"] = float(distances.surface_dice(SURFACE_TOLERANCE_MM))
     return found
-
-
-def _around(boxes: Sequence[Box]) -> Box:
-    z, y, x = (
-        slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
-        for edges in zip(*boxes, strict=True)
-    )
-    return z, y, x

@@ -10,8 +10,6 @@ import scipy
 
 from napari_pancreas_seg.volume import bounding_box, stretches
 
-__all__ = ["largest_component", "main_pieces", "remove_holes", "smooth_along_z"]
-
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
 
@@ -134,10 +132,9 @@ def _runs(mask: Array) -> list[slice]:
 
 
 def remove_holes(mask: Array) -> Mask:
-    """Fill cavities that a mask (Z, Y, X) encloses on all sides.
+    """Fill cavities that a mask (Z, Y, X) encloses on all sides, in 3-D.
 
-    In a volume of one slice a hole is closed within the slice; in any other, in 3-D, so that a
-    vessel that passes through stays open.
+    A volume of one slice has them closed within the slice.
     """
     filled = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)

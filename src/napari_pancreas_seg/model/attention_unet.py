@@ -16,16 +16,6 @@ from keras import layers, ops
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "AttentionGate",
-    "Foreground",
-    "average",
-    "build",
-    "count_parameters",
-]
-
 LEVELS = 4
 STRIDE = 2**LEVELS
 """Height and width inside the network are multiples of this."""

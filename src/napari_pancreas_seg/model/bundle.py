@@ -29,6 +29,7 @@ from napari_pancreas_seg.io.files import (
     make_folder,
     user_folder,
 )
+from napari_pancreas_seg.io.zips import read_entry
 from napari_pancreas_seg.model.card import check_card, parse_card
 from napari_pancreas_seg.model.weights import (
     DAMAGED,
@@ -41,20 +42,6 @@ from napari_pancreas_seg.model.weights import (
 if TYPE_CHECKING:
     import keras
 
-__all__ = [
-    "Bundle",
-    "ModelEntry",
-    "export_keras",
-    "list_models",
-    "load_bundle",
-    "load_card",
-    "load_licence",
-    "own_folder",
-    "pack_weights",
-    "read_member",
-    "save_bundle",
-    "write_zip",
-]
 
 CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
 LARGEST_CARD = LARGEST_LICENCE = 1 << 20
@@ -62,21 +49,10 @@ LARGEST_CARD = LARGEST_LICENCE = 1 << 20
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that can be named.
+    """A model that can be named."""
 
-    Parameters
-    ----------
-    name : str
-        What to give as the model's name.
-    origin : str
-        ``"bundled"`` with the program, ``"own"`` (the user's), ``"cached"`` in the user's cache
-        folder, ``"known"`` to the registry and downloaded on first use.
-    card : Mapping
-        The model's card.
-    """
-
-    name: str
-    origin: str
+    name: str  # what to give as the model's name
+    origin: str  # "bundled", "own" (the user's), "cached" after a download, "known" to the registry
     card: Mapping[str, Any]
 
 
@@ -88,10 +64,9 @@ class Bundle:
     weights: bytes
 
     def network(self, policy: str = "float32") -> keras.Model:
-        """Build the network from the card, with the weights in float32.
+        """Build the network from the card, float32 weights computing in a Keras dtype policy.
 
-        It computes in the Keras dtype policy given. PancreasSegError if the weights are damaged
-        or do not fit the card.
+        PancreasSegError if the weights are damaged or do not fit the card.
         """
         from napari_pancreas_seg.model.attention_unet import (
             Architecture,
@@ -307,9 +282,7 @@ def read_member(path: Path, name: str, largest: int) -> bytes:
         if not path.is_file():  # a device or a pipe may never end
             raise PancreasSegError(f"{path} is not a model bundle: it is not a regular file.")
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(name).file_size > largest:
-                raise PancreasSegError(f"{name} in {path} is too large.")
-            return archive.read(name)
+            return read_entry(archive, archive.getinfo(name), largest)
     except DAMAGED as error:
         raise PancreasSegError(
             f"{path} is not a model bundle: {name} cannot be read ({error})."

@@ -9,8 +9,6 @@ from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["MOST_MEMBERS", "REQUIRED", "check_card", "parse_card"]
-
 LARGEST_SIDE = 4096
 MOST_MEMBERS = 32
 """Networks of an ensemble."""

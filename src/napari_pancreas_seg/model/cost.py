@@ -8,15 +8,9 @@ import keras
 
 from napari_pancreas_seg.model.attention_unet import AttentionGate
 
-__all__ = ["gflop_per_slice"]
-
 
 def gflop_per_slice(network: keras.Model) -> float:
-    """Floating-point operations of one slice in units of 10⁹, of a network or an ensemble.
-
-    A multiplication and an addition count as two. Only convolutions are counted: the rest
-    (normalisation, activations, pooling) is about a hundredth of them.
-    """
+    """GFLOP of the convolutions on one slice; a multiplication and an addition are two."""
     total, total_of_members = 0, 0.0
     for layer in network.layers:
         if isinstance(layer, keras.layers.Conv2D):

@@ -17,8 +17,6 @@ from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
 from napari_pancreas_seg.model.weights import member_prefix
 
-__all__ = ["MOST_MEMBERS", "SHARED", "join_weights"]
-
 SHARED = ("architecture", "frame", "windows", "labels")
 """Fields of the card in which the members must agree."""
 

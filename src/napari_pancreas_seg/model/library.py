@@ -11,13 +11,13 @@ import hashlib
 import io
 import json
 import re
-import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.io.zips import is_plain, read_entry
 from napari_pancreas_seg.model.bundle import (
     CARD,
     LARGEST_CARD,
@@ -35,14 +35,6 @@ from napari_pancreas_seg.model.bundle import (
 )
 from napari_pancreas_seg.model.card import parse_card
 from napari_pancreas_seg.model.weights import DAMAGED, LARGEST_WEIGHTS
-
-__all__ = [
-    "add_model",
-    "check_name",
-    "export_bundle",
-    "import_bundle",
-    "remove_model",
-]
 
 HASHES = "SHA256SUMS"
 LARGEST = {CARD: LARGEST_CARD, WEIGHTS: LARGEST_WEIGHTS, LICENCE: LARGEST_LICENCE, HASHES: 1 << 12}
@@ -221,10 +213,13 @@ def _read_zip(path: Path, sha256: str | None) -> tuple[Bundle, str | None]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             for member in members:
-                _check_member(member)
+                if member.filename not in LARGEST or not is_plain(member):
+                    raise ValueError(
+                        f"it holds {member.filename[:100]!r}, which is no part of a model"
+                    )
             if len({m.filename for m in members}) < len(members):
                 raise ValueError("it holds a file twice")
-            found = {m.filename: archive.read(m) for m in members}
+            found = {m.filename: read_entry(archive, m, LARGEST[m.filename]) for m in members}
         for name in (CARD, WEIGHTS):
             if name not in found:
                 raise ValueError(f"it holds no {name}")
@@ -236,16 +231,6 @@ def _read_zip(path: Path, sha256: str | None) -> tuple[Bundle, str | None]:
     except DAMAGED as error:
         raise PancreasSegError(f"{path} was not imported: {error}.") from error
     return Bundle(card, found[WEIGHTS]), licence
-
-
-def _check_member(member: zipfile.ZipInfo) -> None:
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if member.filename not in LARGEST or kind not in (0, stat.S_IFREG):
-        raise ValueError(f"it holds {member.filename[:100]!r}, which is no part of a model")
-    if member.flag_bits & 1:
-        raise ValueError(f"its {member.filename} is encrypted")
-    if member.file_size > LARGEST[member.filename]:
-        raise ValueError(f"its {member.filename} is too large")
 
 
 def _check_hashes(found: Mapping[str, bytes]) -> None:

@@ -14,18 +14,15 @@ from keras import ops
 from napari_pancreas_seg.model.probabilities import with_background
 from napari_pancreas_seg.model.replicas import sum_over_replicas
 
-__all__ = ["LOSSES", "dice_loss", "focal_tversky_loss", "mixed_loss", "soft_dice"]
-
 SMOOTHING = 1.0
 """Added to numerator and denominator, in pixels: an empty slice found empty costs nothing."""
 
 
 def soft_dice(target: Any, probability: Any, axes: tuple[int, ...], weight: Any = None) -> Any:
-    """Dice coefficient of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
+    """Dice of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
 
-    ``(1, 2, 3)`` is the article's, per image over rows, columns and classes; without 3 there is
-    one for each class; with axis 0 the batch is pooled. A pixel counts as much as its weight,
-    (B, H, W, 1), says: where that is 0, nothing is known.
+    The article's is (1, 2, 3); without 3 there is one a class, with 0 the batch is pooled. A pixel
+    counts as its weight (B, H, W, 1) says; where that is 0, nothing is known.
     """
     known = 1.0 if weight is None else weight
     both = ops.sum(known * target * probability, axis=axes)

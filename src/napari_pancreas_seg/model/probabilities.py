@@ -6,8 +6,6 @@ from typing import Any
 
 from keras import ops
 
-__all__ = ["tempered", "with_background"]
-
 CERTAIN = 1e-6
 """No probability counts as nearer to 0 or 1: its logarithm would not be finite."""
 
@@ -21,8 +19,7 @@ def with_background(classes: Any) -> Any:
 def tempered(probability: Any, temperature: float) -> Any:
     """Divide the logits by a temperature (Guo et al. 2017, arXiv:1706.04599).
 
-    `probability` (..., classes) is without the background's; of a single class the log-odds are
-    divided. Above 1 makes them less sure.
+    `probability` (..., classes) is without the background's; above 1 makes it less sure.
     """
     if temperature == 1.0:
         return probability

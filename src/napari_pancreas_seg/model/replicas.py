@@ -12,8 +12,6 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["mean_over_replicas", "roll_batch", "sum_over_replicas"]
-
 
 def sum_over_replicas(values: Sequence[Any]) -> list[Any]:
     """Add up tensors of one shape on every device; the gradient is that of the sum."""

@@ -14,14 +14,6 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-__all__ = [
-    "DAMAGED",
-    "LARGEST_WEIGHTS",
-    "fill_weights",
-    "member_prefix",
-    "pack_weights",
-    "plain_dataset",
-]
 
 LARGEST_WEIGHTS = 1 << 30
 

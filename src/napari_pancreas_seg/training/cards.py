@@ -26,18 +26,6 @@ from napari_pancreas_seg.training.judge.calibration import (
 from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
-__all__ = [
-    "calibration_from",
-    "check_about",
-    "first_card",
-    "judged",
-    "mean_by_class",
-    "model_entry",
-    "note_seen_before",
-    "out_of_fold",
-    "what_is_scored",
-]
-
 _OF_ANOTHER = (
     "figures of a model of the same recipe that held these patients back; this one was trained "
     "on them too, so that nothing is left to measure it on"

@@ -10,7 +10,8 @@ from typing import Any
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.model.ensemble import MOST_MEMBERS, SHARED, join_weights
+from napari_pancreas_seg.model.card import MOST_MEMBERS
+from napari_pancreas_seg.model.ensemble import SHARED, join_weights
 from napari_pancreas_seg.training.cards import note_seen_before
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
@@ -22,8 +23,6 @@ from napari_pancreas_seg.training.judge.scores import (
 )
 from napari_pancreas_seg.training.judge.validation import MOST_BYTES, MOST_SLICES, HeldBack
 from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settings_for, train
-
-__all__ = ["SUMMARY", "cross_validate", "fold_folder", "out_of_fold_dice"]
 
 SUMMARY = "crossvalidation.json"
 

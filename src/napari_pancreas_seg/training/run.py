@@ -60,17 +60,6 @@ from napari_pancreas_seg.training.judge.calibration import score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
-__all__ = [
-    "OUT_OF_FOLD",
-    "Experiment",
-    "Split",
-    "Watch",
-    "default_cache",
-    "is_done",
-    "settings_for",
-    "train",
-]
-
 OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature. It is written
 last: where it lies, the training is done."""
@@ -149,28 +138,15 @@ def train(
 ) -> Path:
     """Train a model, write it as a bundle and return the bundle's path.
 
-    Parameters
-    ----------
-    output : Path
-        Folder for checkpoint, history, learning curves and, at the end, ``bundle``.
-    split : Split or None
-        Which patients validate; None trains on all of them. Then threshold, temperature and
-        confidence come from `calibrated_by`, a model of the same recipe that held patients back.
-    start : str or Path, optional
-        A model whose weights to begin with.
-    negatives, phantoms
-        CTs that show no pancreas, see `load_negatives`; and the number of synthetic phantoms to mix
-        in, none with several classes.
-    crops : Path, optional
-        Folder of glands without surroundings to mix into slices; see `load_crops`. Those of
-        patients held back are left out.
-    about : dict, optional
-        Further fields of the card: ``name``, ``version``, ``licence``, ``citation`` ….
-    resume, once : bool
-        Go on from the folder's checkpoint, of the same recipe and patients; with `once`, leave a
-        training of the same length as it is that is done.
-    cache : Path, optional
-        Folder for training slices, so that they need not fit into memory.
+    `output` gets checkpoint, history, learning curves and, at the end, ``bundle``. `split` says
+    which patients validate; with None all are trained on, and threshold, temperature and confidence
+    come from `calibrated_by`, a model of the same recipe that held patients back. `start` is a
+    model whose weights to begin with; `negatives` are CTs that show no pancreas (see
+    `load_negatives`), `phantoms` the number of synthetic ones, none with several classes; `about`
+    is further fields of the card. `crops` is a folder of glands without surroundings to mix into
+    slices (see `load_crops`), without those of patients held back. `resume` goes on from a
+    checkpoint of the same recipe and patients; with `once` a training that is done is left as it is. With `cache`, slices need not
+    fit into memory.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave import store as autosave
@@ -165,7 +166,8 @@ class Autosave(QObject):
 
     def save(self, *, now: bool = False) -> None:
         """Keep every mask that has changed; in a thread, unless it must be done at once."""
-        self._soon.stop()
+        if isalive(self._soon):
+            self._soon.stop()
         if self._busy and not now:
             return
         if now:

@@ -17,10 +17,9 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 
 class Closing(QObject):
-    """A filter on the events of napari's window.
+    """A filter on the events of napari's window, which has no hook for closing that covers Ctrl+W.
 
-    napari has no hook for this, and its own prompt does not cover Ctrl+W. The window is
-    refused to close and a box is opened beside it, so nothing blocks. A script's
+    The window is refused to close and a box is opened beside it, so nothing blocks. A script's
     ``viewer.close()`` is never refused: it hides the canvas first, by which it is known.
     """
 

@@ -82,8 +82,7 @@ class Unsaved:
 class AutosaveStore:
     """The masks that one window keeps, and the way to those that others have left behind.
 
-    A window holds a lock on its name while it lives; the system drops it with the process,
-    however that ends. So masks of a window that is still open are offered nowhere else.
+    A window holds a lock on its name while it lives: its masks are offered nowhere else.
     """
 
     def __init__(self, folder: Path | None = None) -> None:

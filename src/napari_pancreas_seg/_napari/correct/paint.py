@@ -20,10 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class PaintLimit(QObject):
-    """Takes painted voxels back whose HU lie outside a range.
-
-    Acts on the mask that is chosen, on strokes, fills and polygons of napari's own tools;
-    erasing is never limited.
+    """Takes painted voxels of the chosen mask back whose HU lie outside a range; erasing is free.
 
     `range_hu` returns what may be painted in HU, both ends included; None limits nothing.
     """

@@ -39,15 +39,12 @@ LEAST_DOUBT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class SliceFacts:
-    """What is known of each slice of a mask, arrays of shape (Z,).
-
-    `doubt`: 1 minus the Dice that the model expects, NaN where it has found nothing or not been.
-    `edited`: whether a person has changed what the model wrote.
-    """
+    """What is known of each slice of a mask, arrays (Z,)."""
 
     area_mm2: npt.NDArray[np.float64]
+    # 1 minus the expected Dice, NaN where the model has found nothing.
     doubt: npt.NDArray[np.float32]
-    edited: npt.NDArray[np.bool_]
+    edited: npt.NDArray[np.bool_]  # a person has changed what the model wrote
 
     @property
     def uncertain(self) -> npt.NDArray[np.bool_]:

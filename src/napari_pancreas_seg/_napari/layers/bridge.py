@@ -47,9 +47,9 @@ them."""
 PANCREAS = {"pancreas": 1}
 
 
-def ct_layer_data(volume: CTVolume, name: str | None = None) -> LayerData:
+def ct_layer_data(volume: CTVolume, name: str | None = None, *, forced: bool = False) -> LayerData:
     """Show a CT: abdominal window, scale in mm, axis labels and units."""
-    reference = GridReference(volume.grid, volume.source, name or volume.name)
+    reference = GridReference(volume.grid, volume.source, name or volume.name, forced=forced)
     options = {
         "name": reference.name,
         "contrast_limits": HU_LIMITS,
@@ -175,7 +175,9 @@ def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
 def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
     """Take a CT out of a layer's data, lazy or not; may read every voxel, so for a thread."""
     volume = raw_volume_of(layer_data, reference)
-    hu, notes = hounsfield.to_hounsfield(volume.hu, f"The layer '{reference.name}'")
+    hu, notes = hounsfield.to_hounsfield(
+        volume.hu, f"The layer '{reference.name}'", force=reference.forced
+    )
     return CTVolume(hu, volume.grid, volume.source, notes)
 
 

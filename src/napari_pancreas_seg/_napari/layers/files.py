@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
+from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave, digest_of
-from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.layers.bridge import mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
@@ -26,6 +27,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Segmentation, describe
 from napari_pancreas_seg.io.files import check_target
@@ -39,17 +41,47 @@ class LayerFiles:
         self._session = session
         self._autosave = autosave
         self._background = background
+        self.question: QMessageBox | None = None
+        """What was asked last about a file that does not look like a CT."""
 
-    def open(self, path: str | Path) -> None:
-        """Read a CT, a mask or a map in a thread and add it to the viewer."""
+    def open(self, path: str | Path, *, force: bool = False) -> None:
+        """Read a CT, a mask or a map in a thread and add it to the viewer.
+
+        What does not look like Hounsfield units is opened if the person says so: `force`.
+        """
         cts = placements(self._session.layers)
 
-        def make() -> tuple[Layer, tuple[str, ...]]:
+        def make() -> tuple[Layer, tuple[str, ...]] | NotHounsfieldError:
             # The layer is made here, too: the first one imports SciPy, pandas and more.
-            data, notes = read_layer(path, cts)
+            try:
+                data, notes = read_layer(path, cts, force=force)
+            except NotHounsfieldError as error:
+                return error
             return Layer.create(*data), notes
 
-        self._background.submit(make, self._add)
+        def show(opened: tuple[Layer, tuple[str, ...]] | NotHounsfieldError) -> None:
+            if isinstance(opened, NotHounsfieldError):
+                self._ask(path, opened)
+            else:
+                self._add(opened)
+
+        self._background.submit(make, show)
+
+    def _ask(self, path: str | Path, refusal: NotHounsfieldError) -> None:
+        """Show why a CT is refused, and let the person open it all the same."""
+        viewer = self._session.viewer
+        window = None if viewer is None else compat.qt_window(viewer)
+        if window is None:
+            report(refusal)
+            return
+        box = self.question = QMessageBox(window)
+        box.setWindowTitle("Pancreas segmentation")
+        box.setText(str(refusal))
+        box.setInformativeText("Open it all the same, if you know that these are Hounsfield units?")
+        anyway = box.addButton("Open all the same", QMessageBox.ButtonRole.ActionRole)
+        box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
+        anyway.clicked.connect(lambda: self.open(path, force=True))
+        box.open()
 
     def _add(self, opened: tuple[Layer, tuple[str, ...]]) -> None:
         (layer, notes), viewer = opened, self._session.viewer
@@ -73,10 +105,9 @@ class LayerFiles:
         then: Callable[[Path], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Write a mask onto its CT's grid, in a thread, with its provenance beside it.
+        """Write a mask onto its CT's grid in a thread, with its provenance; then call back.
 
-        `then` and `failed` are called in the GUI thread at the end. A layer that belongs to no
-        grid is refused at once, with a PancreasSegError.
+        A layer that belongs to no grid is refused at once, with a PancreasSegError.
         """
         session = self._session
         reference = find_reference(layer, session.layers)

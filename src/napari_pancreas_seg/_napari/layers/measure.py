@@ -50,11 +50,7 @@ class Measured:
 
 
 def measure_layers(job: MaskToMeasure) -> Measured:
-    """Measure a mask on its CT and against a reference.
-
-    Looks at every voxel of the mask once, to find its box, and else at the box alone; so it
-    serves for CTs that are read or computed piece by piece, too.
-    """
+    """Measure a mask on its CT and against a reference, within the mask's box alone."""
     mask = _shown(job.data, job.grid)
     whole = _measured(mask, job)
     present = {name: v for name, v in job.labels.items() if _holds(mask, v)}

@@ -43,7 +43,8 @@ class GridReference:
 
     `orientation` (3, 2) is nibabel's, from the layer's axis order to display order, in which
     layers that we open are already. `kind` is ``"ct"``, ``"mask"``, ``"map"``, ``"picture"`` or
-    `OUTLINE`; `id` is the same for a CT and everything found in it.
+    `OUTLINE`; `id` is the same for a CT and everything found in it. `forced`: a person said that
+    the values are Hounsfield units although they do not look like it.
     """
 
     grid: Grid
@@ -52,6 +53,7 @@ class GridReference:
     orientation: Array = field(default_factory=lambda: IN_DISPLAY_ORDER)
     kind: str = "ct"
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    forced: bool = False
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
@@ -295,8 +297,7 @@ def layer_view(array: Array, reference: GridReference) -> Array:
 def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None:
     """Find where a layer of another shape lies on the CT that it is shown on; None if on none.
 
-    It may have been drawn on a cropped or a coarser copy of the CT: in the viewer it lies right,
-    but the viewer shows index times spacing, which is not the patient's world.
+    It may be drawn on a crop, but the viewer shows index times spacing, not the patient's world.
     """
     corners = np.array(list(itertools.product(*((0, n - 1) for n in layer.data.shape))))
     found: dict[str, Affine] = {}

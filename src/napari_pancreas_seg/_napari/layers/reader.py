@@ -50,16 +50,13 @@ def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_layer(
-    path: str | Path, cts: Sequence[Placement] = ()
+    path: str | Path, cts: Sequence[Placement] = (), *, force: bool = False
 ) -> tuple[LayerData, tuple[str, ...]]:
-    """Read a CT, a mask or a map, with notes for the user; for a thread.
-
-    A map that is parallel to one of the CTs in the viewer is laid over it.
-    """
+    """Read a CT, a mask or a map, for a thread; a map is laid over a CT that is parallel to it."""
     kind, volume, _ = io.sniff(path)
     if isinstance(volume, CTVolume):
-        volume = io.check_ct(volume)
-        return ct_layer_data(volume), volume.notes
+        volume = io.check_ct(volume, force=force)
+        return ct_layer_data(volume, forced=force), volume.notes
     if kind == "map":
         colormap = "viridis" if "probability" in volume.name else "inferno"
         scalar_map = ScalarMap(volume.values, volume.grid)

@@ -27,13 +27,7 @@ def phantom() -> list[LayerData]:
 
 
 def example() -> list[LayerData]:
-    """Open a CT of a patient that is published for tests, downloaded once.
-
-    Raises
-    ------
-    PancreasSegError
-        If it is not there yet and cannot be downloaded.
-    """
+    """Open a published CT of a patient, downloaded once; PancreasSegError if it cannot be."""
 
     def read() -> LayerData:
         from napari_pancreas_seg.data.example import example_ct_path

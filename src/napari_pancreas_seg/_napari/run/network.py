@@ -70,11 +70,7 @@ class Network(QObject):
         model: str | Path = "default",
         options: Options | None = None,
     ) -> None:
-        """Make ready in the background for a run on a CT, so that it starts at once.
-
-        The process starts, loads the model, is sent the CT and compiles for its slices; then
-        it is asked what devices there are. What goes wrong is told by the run.
-        """
+        """Start the process, send it a CT and compile for its slices; a run tells what fails."""
 
         def volume() -> tuple[CTVolume | None, str]:
             if not isinstance(data, np.ndarray):

@@ -16,7 +16,12 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import Placement, show_slice, slice_on_screen
+from napari_pancreas_seg._napari.layers.placement import (
+    Placement,
+    reference_of,
+    show_slice,
+    slice_on_screen,
+)
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.worker import (
     BestGate,
@@ -72,6 +77,7 @@ class SegmentationRun(QObject):
         self.total = 0
         self.message = "Starting the network…"
         self.labels: Labels | None = None
+        self._told: set[str] = set()
         self._session = session
         self._maps = maps
         self._placement = placement
@@ -167,7 +173,7 @@ class SegmentationRun(QObject):
         voxels = int(np.count_nonzero(found))
         slices = sum(bool(plane.any()) for plane in found)
         volume = voxels * mask.reference.grid.voxel_volume_mm3 / 1000
-        self.message = f"{volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
+        self.message = f"Model: {volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
         self.changed.emit()
 
     def _take_back(self, labels: Labels) -> None:
@@ -212,10 +218,19 @@ class SegmentationRun(QObject):
             # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
             QTimer.singleShot(0, self._worker.taken)
 
+    def _tell(self, notes: tuple[str, ...]) -> None:
+        """Show what the user has not been told."""
+        for note in notes:
+            if note not in self._told:
+                self._told.add(note)
+                show_info(f"{self._name}: {note}")
+
     def _prepare(self, step: Prepared) -> None:
         """Choose the labels layer: the last result's, or a new one if a person worked on it."""
-        for note in step.notes:
-            show_info(f"{self._name}: {note}")
+        if reference_of(self._ct_layer) is None:
+            self._tell(step.notes)
+        else:
+            self._told.update(step.notes)  # when the CT was opened
         session, before = self._session, self._before
         if step.labels is not None:
             self.labels = step.labels
@@ -298,8 +313,7 @@ class SegmentationRun(QObject):
             self._add(labels)
         if named := outcome.result.model.get("labels"):
             name_labels(labels, named)
-        for note in outcome.result.notes:
-            show_info(f"{self._name}: {note}")
+        self._tell(outcome.result.notes)
         seen = slice_on_screen(viewer, self._ct_layer, self.reference)
         moved = seen != self._first_slice
         if outcome.largest is not None and not moved and preference("go_to_largest"):
@@ -370,7 +384,7 @@ def _summary(outcome: Outcome, seconds: float) -> str:
     volume = f"{outcome.volume_ml:.1f} mL"
     if outcome.by_class:
         volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
-    return f"{volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
+    return f"Model: {volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
 
 
 def _duration(seconds: float) -> str:

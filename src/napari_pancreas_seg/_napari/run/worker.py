@@ -104,11 +104,7 @@ Step = Prepared | Progress | MapsFound | BestGate
 
 
 class SegmentationWorker(WorkerBase):
-    """Walks through the steps of a run in a thread; `quit` stops it at once.
-
-    napari's own generator worker swallows a RuntimeError without a signal, leaves the
-    generator open and notices `quit` at the next step only.
-    """
+    """Walks through a run's steps in a thread; `quit` stops at once, unlike napari's worker."""
 
     def __init__(
         self, function: Callable[..., Generator[Any, None, Any]], *args: Any, **kwargs: Any

@@ -82,11 +82,7 @@ def plane_on_screen(viewer: ViewerModel, placement: Placement) -> str | None:
 
 
 def is_mirrored_by_default(placement: Placement) -> bool:
-    """Whether napari's own 3-D camera would show this patient mirrored.
-
-    That camera takes the viewer's (z, y, x) for right-handed; feet to head, front to back and
-    right to left are left-handed.
-    """
+    """Whether napari's 3-D camera (right-handed z, y, x) would mirror this patient."""
     return bool(np.linalg.det(_world_to_patient(placement)) < 0)
 
 

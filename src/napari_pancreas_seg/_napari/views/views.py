@@ -54,11 +54,7 @@ def apply_preset(layer: Image, name: str) -> None:
 
 
 class Blink:
-    """Shows the model's mask in place of the edited one, for as long as one wishes.
-
-    What is shown is a picture layer over the model's own copy, so that no tool can paint on
-    it; the edited mask is only hidden.
-    """
+    """Shows the model's mask, as a picture that no tool can paint on, in the edited one's place."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = weakref.ref(viewer)

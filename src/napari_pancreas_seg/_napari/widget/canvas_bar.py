@@ -13,8 +13,6 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import App
 
-__all__ = ["CanvasBar"]
-
 MARGIN = 8
 STYLE = (
     "QFrame#pancreas_bar {{ background: {ground}; border-radius: 4px; }}"

@@ -35,8 +35,6 @@ from napari_pancreas_seg._napari.widget.review_strip import (
     ReviewStrip,
 )
 
-__all__ = ["Brush", "CorrectPanel"]
-
 MM = 6.0
 
 

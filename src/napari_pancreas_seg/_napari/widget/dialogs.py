@@ -12,8 +12,6 @@ from qtpy.QtWidgets import QDialog, QDialogButtonBox, QTextBrowser, QVBoxLayout,
 
 from napari_pancreas_seg._napari.correct.keys import keys_table
 
-__all__ = ["TextDialog", "card_html", "keys_html"]
-
 NOT_CLINICAL = "For research only. Not for clinical use."
 
 

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 import napari_pancreas_seg._napari.widget.ui as ui
 
-__all__ = ["PancreasDock"]
-
 WARM_UP_DELAY_MS = 500
 WIDTH = 330
 
@@ -73,6 +71,7 @@ class PancreasDock(QWidget):
         app.dock = self
         self._session = app.session
         self._warm_up = warm_up
+        self._arrived: Any = None  # the layer that this turn of the event loop has brought
         self.ct_panel = CtPanel(app)
         self.run_panel = RunPanel(app)
         self.model_panel = ModelPanel(app)
@@ -237,7 +236,24 @@ class PancreasDock(QWidget):
     def _on_inserted(self, event: Any) -> None:
         if isalive(self):
             self._follow(event.value)
+            self._arrived = event.value
+            QTimer.singleShot(0, self._keep_selected)
             self.refresh()
+
+    def _keep_selected(self) -> None:
+        """Select the chosen mask again if napari has selected one that was just opened."""
+        if not isalive(self):
+            return
+        arrived, self._arrived = self._arrived, None
+        viewer, mask = self._session.viewer, self._session.mask
+        if viewer is not None and mask in viewer.layers and self._is_guest(arrived):
+            viewer.layers.selection.active = mask
+
+    def _is_guest(self, layer: Any) -> bool:
+        """Whether a layer is a mask from a file while another one of the CT is chosen."""
+        session = self._session
+        chosen = session.mask is not None and session.mask is not layer
+        return chosen and layer in self.ct_panel.mask_combo.choices and session.is_opened(layer)
 
     def _follow(self, layer: Any) -> None:
         reference = reference_of(layer)
@@ -248,8 +264,9 @@ class PancreasDock(QWidget):
         layer.events.visible.connect(self._refresh_panels)
 
     def _on_active(self, event: Any) -> None:
-        if isalive(self):
-            self.ct_panel.choose_mask(event.value)
+        layer = event.value
+        if isalive(self) and not (layer is self._arrived and self._is_guest(layer)):
+            self.ct_panel.choose_mask(layer)
 
     def _on_ct(self) -> None:
         self._refresh_panels()

@@ -16,8 +16,6 @@ from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import MASK_SUFFIXES, stem
 
-__all__ = ["ExportPanel"]
-
 FILTERS = (
     "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd *.nhdr);;MetaImage (*.mha *.mhd);;"
     "DICOM-SEG (*.dcm);;Surface (*.stl *.ply *.obj);;Measurements (*.csv);;All files (*)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -25,8 +26,6 @@ from napari_pancreas_seg._napari.run.run import SegmentationRun
 from napari_pancreas_seg._napari.widget.notices import ForeignForm
 from napari_pancreas_seg.io import SUFFIXES
 
-__all__ = ["CtPanel", "RunPanel"]
-
 PLUGIN = "napari-pancreas-seg"
 PATTERNS = ("*.nii.gz", "*.nii")
 
@@ -38,6 +37,9 @@ class CtPanel(ui.Panel):
         super().__init__()
         self._app = app
         self._session = app.session
+        self._known: weakref.WeakKeyDictionary[Image, weakref.WeakSet[Labels]] = (
+            weakref.WeakKeyDictionary()
+        )
         self.combo = ui.choice("The CT that is worked on.", "Open or drop a CT")
         tip = "NIfTI, NRRD, MetaImage, a file of a DICOM series; or drop one, or a folder."
         self.open_button = ui.button("Open…", tip, self.ask_for_file)
@@ -83,10 +85,13 @@ class CtPanel(ui.Panel):
         session.ct = ct  # the field first: who hears of the choice may look there
         reference = session.reference
         masks = [] if reference is None else session.mask_layers(reference)
-        known = self.mask_combo.choices
-        if session.mask in masks:  # a mask that is opened does not take its place unasked
+        chosen = session.mask if session.mask in masks else session.last_mask
+        known = () if ct is None else tuple(self._known.get(ct, ()))
+        if chosen in masks:  # a mask that is opened does not take its place unasked
             known = (*known, *filter(session.is_opened, masks))
-        mask = _pick(masks, known, session.mask)
+        mask = _pick(masks, known, chosen)
+        if ct is not None:
+            self._known[ct] = weakref.WeakSet(masks)
         ui.offer(self.mask_combo, [(layer.name, layer) for layer in masks], mask)
         session.mask = mask
         self.foreign.refresh_form()

@@ -13,8 +13,6 @@ from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.finetune.corrections import Correction
 
-__all__ = ["ImprovePanel"]
-
 MINUTES = 10.0
 
 

@@ -27,8 +27,6 @@ from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.mask import measures, metrics
 
-__all__ = ["MeasurePanel"]
-
 NOTHING = "(nothing)"
 PAUSE_MS = 150
 """How soon after an edit the mask is measured; edits meanwhile wait for the next time."""

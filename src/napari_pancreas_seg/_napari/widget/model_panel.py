@@ -16,8 +16,6 @@ from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.widget.dialogs import TextDialog, card_html
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["ModelPanel"]
-
 DEFAULT, AUTOMATIC = "default", "auto"
 ALWAYS = [{"id": "cpu", "name": "CPU"}]
 ORIGINS = {

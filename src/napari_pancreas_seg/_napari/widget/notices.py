@@ -20,8 +20,6 @@ from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["ForeignForm", "RecoveryPanel"]
-
 
 class ForeignForm(ui.Panel):
     """Chooses a frame of a 4-D layer, restores a geometry, says why a picture is not offered."""
@@ -148,7 +146,8 @@ class RecoveryPanel(ui.Panel):
             widget.setVisible(offer is not None)
         if offer is not None:
             self.text.setText(
-                f"This CT's mask was corrected on {_when(offer)} and not exported. Restore it?"
+                f"This CT's mask was corrected or reviewed on {_when(offer)} and not exported. "
+                "Restore it?"
             )
         self.list_button.setVisible(bool(others))
         # Of one CT there may be several masks.

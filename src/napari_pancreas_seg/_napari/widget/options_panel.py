@@ -15,8 +15,6 @@ from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
 from napari_pancreas_seg.inference.result import Options
 
-__all__ = ["OptionsPanel", "RegionForm"]
-
 Region = tuple[tuple[int, int] | None, tuple[int, int, int, int] | None]
 
 WHOLE = "Whole slices"

@@ -16,8 +16,6 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.review import Review, SliceFacts
 
-__all__ = ["AREA", "DOUBT", "EDITED", "REVIEWED", "ReviewStrip"]
-
 Array = npt.NDArray[Any]
 
 AREA, DOUBT, EDITED, REVIEWED = "#00a88a", "#f08c00", "#4a90ff", "#7cb342"

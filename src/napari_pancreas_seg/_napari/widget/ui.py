@@ -35,23 +35,6 @@ from superqt import QElidingLabel
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.settings import Settings
 
-__all__ = [
-    "OneLine",
-    "Panel",
-    "WheelGuard",
-    "button",
-    "choice",
-    "label_of",
-    "menu_button",
-    "note_label",
-    "number",
-    "offer",
-    "remember",
-    "show",
-    "theme_colors",
-    "tick",
-]
-
 NARROW = "QPushButton { padding: 3px 2px; min-width: 0px; }"
 """Several in a row: with napari's margins their words would be cut off."""
 

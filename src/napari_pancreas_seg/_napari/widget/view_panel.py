@@ -18,8 +18,6 @@ from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.views.orientation import PLANES, plane_on_screen
 from napari_pancreas_seg._napari.views.views import HU_PRESETS
 
-__all__ = ["AttentionPanel", "ViewPanel"]
-
 
 class ViewPanel(ui.Panel):
     """Buttons for how the chosen CT and its mask are shown; what is shown now is marked."""
@@ -112,7 +110,7 @@ class AttentionPanel(ui.Panel):
         self._add_box(PROBABILITY, "Probability", "What the network says before any threshold.")
         self.opacity = FloatSlider(value=0, min=0, max=1, step=0.01, readout=False)
         self.colors = ui.choice("Colours of the gates.")
-        note = ui.OneLine("Coefficients from 0 to 1; no explanation.")
+        note = ui.OneLine("Bright: what the gate lets through (0 to 1).")
         self.add("Gates", *self.boxes.values(), stretch=(1, 0, 0, 0, 0, 0))
         self.add("Opacity", self.opacity, self.colors, stretch=(0, 3, 2))
         self.add(note)

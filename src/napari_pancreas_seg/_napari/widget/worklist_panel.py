@@ -15,8 +15,6 @@ from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.cohort.worklist import Status
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["WorklistPanel"]
-
 MARKS = {
     Status.NEW: "○",
     Status.SEGMENTED: "◔",
@@ -25,6 +23,8 @@ MARKS = {
     Status.EXPORTED: "●",
 }
 ROWS_SHOWN = 14
+LAST = "worklist/folder"
+LONGEST_NAME = 28
 
 
 class WorklistPanel(ui.Panel):
@@ -47,8 +47,8 @@ class WorklistPanel(ui.Panel):
         self.next_button = ui.button("▶", "Next case.", lambda: work.step(1))
         self.reviewed_button = ui.button("Reviewed", "Remember it.", work.mark_reviewed)
         self.done_button = ui.button("Export, next", tip, work.finish_case)
-        tip = "While this one is corrected, unless it has a mask already."
-        self.ahead = ui.tick("Segment the next case", tip)
+        tip = "The next one while this one is corrected; neither if it has a mask already."
+        self.ahead = ui.tick("Segment the first and the next case", tip)
         self.status, self.where, self.next = ui.OneLine(), ui.OneLine(), ui.OneLine()
         both = (self.previous_button, self.next_button)
         self._steps = (*both, self.reviewed_button, self.done_button)
@@ -59,6 +59,8 @@ class WorklistPanel(ui.Panel):
         self.add(self.status)
         self.add(self.where)
         self.add(self.next)
+        self.last_button = ui.button("Go on", "The worklist of the last time.", self._go_on)
+        self.add(self.last_button)
         ui.remember(self.ahead, app.settings, "worklist/ahead", True)
         self._on_ahead(self.ahead.value)
         self.ahead.changed.connect(self._on_ahead)
@@ -81,9 +83,21 @@ class WorklistPanel(ui.Panel):
                 self._app.files.open(folder)
             elif isalive(self):
                 self.wanted.emit()
+                self._app.settings.set(LAST, str(Path(folder).absolute()))
                 self._work.open(folder)
 
         self._app.background.submit(lambda: _is_one_series(Path(folder)), opened)
+
+    def _go_on(self) -> None:
+        self.open_folder(self._app.settings.get(LAST, ""))
+
+    def _offer_last(self) -> None:
+        """Offer the folder of the last time until there is a worklist."""
+        last = self._app.settings.get(LAST, "")
+        offered = self._work.worklist is None and bool(last) and Path(last).is_dir()
+        self.last_button.setVisible(offered)
+        self.last_button.setText(f"Go on with '{_shortened(Path(last).name)}'" if offered else "")
+        self.last_button.setToolTip(last)
 
     def ask_for_output(self) -> None:
         """Ask where masks are to be written."""
@@ -103,6 +117,7 @@ class WorklistPanel(ui.Panel):
         if not isalive(self):
             return
         worklist, idle = self._work.worklist, not self._work.busy
+        self._offer_last()
         for part in (self.list, self.output_button, *self._steps):
             part.setEnabled(worklist is not None and (idle or part is self.list))
         self.status.setText(self._work.busy or "Open a folder of CTs, one case each.")
@@ -131,6 +146,10 @@ class WorklistPanel(ui.Panel):
             item.setToolTip(f"{case.name}: {case.status}")
         self.list.setCurrentRow(worklist.current)
         self.list.blockSignals(False)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _is_one_series(folder: Path) -> bool:

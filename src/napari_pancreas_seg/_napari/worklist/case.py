@@ -22,8 +22,7 @@ from napari_pancreas_seg.io.alignment import bring_onto
 class LoadedCase:
     """A case's layers, ready to be shown, and what was found in it meanwhile.
 
-    `saved` is the digest of the mask in `target`, empty if there is none that this one comes
-    from; `target` is where it was read from, whatever was chosen since.
+    `saved` is the digest of the mask in `target`, from where it was read; empty without one.
     """
 
     index: int

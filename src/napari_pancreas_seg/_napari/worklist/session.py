@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
@@ -47,10 +47,7 @@ def state_folder() -> Path:
 class WorklistSession(QObject):
     """Goes through the cases of a worklist in a viewer.
 
-    On the way to another case the mask is written into the output folder, if it differs from
-    what is there; only then does the case leave the viewer.
-
-    `busy` says what is being done, for people to read; empty if nothing is.
+    A case leaves it once its mask is written, if it differs. `busy` says what is being done.
     """
 
     changed = Signal()
@@ -78,6 +75,7 @@ class WorklistSession(QObject):
         self._review = review
         self._background = background
         self._shown: LoadedCase | None = None
+        self._first = False
         ahead.changed.connect(self.changed)
         runs.finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
@@ -96,7 +94,8 @@ class WorklistSession(QObject):
 
     def note_place(self) -> None:
         """Remember which slice is on screen and which are reviewed: a window may be killed."""
-        self._soon.stop()
+        if isalive(self._soon):
+            self._soon.stop()
         if self._shown is not None and not self.busy:
             self._note(self._shown, slice=self._slice())
 
@@ -109,6 +108,7 @@ class WorklistSession(QObject):
 
         def opened(worklist: Worklist) -> None:
             self.worklist = worklist
+            self._first = True
             self.ahead.drop()
             self._idle()
             self._load(worklist.current)
@@ -365,7 +365,17 @@ class WorklistSession(QObject):
         self.changed.emit()
         if loaded.result is not None:
             self._keep(self.changed.emit)  # at once, as after a run
+        first, self._first = self._first, False
+        if first and mask is None and self.ahead.segments and not self._runs.running:
+            self._segment_first(loaded.ct)
         self._look_ahead()
+
+    def _segment_first(self, ct: Image) -> None:
+        """Run on the case that a folder opens with: none could be segmented ahead of it."""
+        try:
+            self._runs.start(ct, *self._runs.how())
+        except PancreasSegError as error:
+            report(error)
 
     def _look_ahead(self) -> None:
         worklist = self.worklist

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-__all__ = ["segment_on_cluster"]
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,6 @@ from napari_pancreas_seg.model.bundle import Bundle
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-__all__ = ["ClusterTask", "ModelPlugin", "inspect_worker", "python_version", "run_case"]
-
 
 class ModelPlugin(WorkerPlugin):
     """Holds a model in each worker's process, loaded for its first case.

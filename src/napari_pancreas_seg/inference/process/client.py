@@ -37,8 +37,6 @@ from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["NetworkProcess", "child_environment"]
-
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
@@ -95,11 +93,7 @@ class NetworkProcess:
             logger.debug("The network could not be warmed up", exc_info=True)
 
     def devices(self, patience_seconds: float = 120.0) -> tuple[list[dict[str, str]], str]:
-        """Ask the running child what it can run on; see `list_devices`.
-
-        It waits for what the child is doing now. PancreasSegError if it is not there or does not
-        answer.
-        """
+        """Ask the child for `list_devices`; PancreasSegError without a child or an answer."""
         child, number = self._child, next(self._numbers)
         if child is None:
             raise PancreasSegError("The network's process is not running.")
@@ -198,11 +192,7 @@ class NetworkProcess:
             yield message
 
     def _cancel(self, child: _Child, replies: Replies, number: int) -> None:
-        """Ask the child to stop and wait for its answer, or kill it.
-
-        Not if somebody else waits for it: it may only be busy with what comes first, such as
-        loading the network, and drops a cancelled request once it comes to it.
-        """
+        """Ask the child to stop and wait, or kill it; not if somebody else waits for its answer."""
         deadline = time.monotonic() + self._patience
         with contextlib.suppress(OSError):
             child.request("cancel", number)

@@ -23,18 +23,6 @@ from napari_pancreas_seg.inference.result import (
 )
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
 
-__all__ = [
-    "OUT_OF_MEMORY",
-    "Message",
-    "progress_message",
-    "progress_of",
-    "receive",
-    "result_message",
-    "segmentation_of",
-    "send",
-    "volume_of",
-]
-
 OUT_OF_MEMORY = 137
 """Status of a child whose memory ran out, as where the system kills it for that."""
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.inference.loaded import LoadedModel
     from napari_pancreas_seg.inference.scan import ScanContext
 
-__all__ = ["main", "serve"]
 
 Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
 

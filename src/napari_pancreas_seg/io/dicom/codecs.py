@@ -18,7 +18,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Layout", "frames"]
 
 Array = npt.NDArray[Any]
 

@@ -14,28 +14,23 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.memory import LARGEST_RATIO, check_expansion, check_fits
+from napari_pancreas_seg.io.zips import is_plain, read_entry
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "DicomFile",
-    "files_below",
-    "find_files",
-    "is_dicom_file",
-    "is_dicom_folder",
-    "is_dicom_zip",
-    "is_zip",
-    "open_file",
-    "read_header",
-]
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_MOST_THREADS = 8
 _HEAD = 1024  # bytes that tell a DICOM file from others and name its transfer syntax
 _MOST_FILES = 100_000  # a folder with more is not one export of a scanner but a whole archive
 
@@ -152,6 +147,16 @@ def read_header(
     return dataset, stream, tag in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 
 
+def in_threads(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Work on several items at a time, in the order of the items; an error stops the others."""
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            return list(pool.map(work, items))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 class _Bounded(io.BufferedReader):
     """A file of which no more is read than there is: `read` would take the memory first."""
 
@@ -266,16 +271,15 @@ def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[DicomFile]:
 
 
 def _is_plain_file(entry: zipfile.ZipInfo) -> bool:
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    name = entry.filename.rpartition("/")[2]
-    return kind in (0, stat.S_IFREG) and not entry.is_dir() and _may_be_image(name)
+    return is_plain(entry) and _may_be_image(entry.filename.rpartition("/")[2])
 
 
 def _zipped(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> DicomFile:
     return DicomFile(
         path / entry.filename.lstrip("/"),
         entry.file_size,
-        lambda: io.BytesIO(archive.read(entry)),  # to its end, where the checksum is verified
+        # To its end, where the checksum is verified.
+        lambda: io.BytesIO(read_entry(archive, entry, entry.file_size)),
     )
 
 

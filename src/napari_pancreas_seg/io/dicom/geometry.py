@@ -17,8 +17,6 @@ from napari_pancreas_seg.io.dicom.slices import Slice
 from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM, UNEVEN
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
 
-__all__ = ["Placed", "place"]
-
 Vector = npt.NDArray[np.float64]
 
 _SQUARE = 1e-2  # how far two direction cosines may be from unit vectors at right angles
@@ -44,8 +42,7 @@ def place(
 ) -> Placed:
     """Sort slices by where they lie, never by number or name, and find their affine.
 
-    A stack that leans, as from a tilted gantry, gets a sheared affine: that is exactly where its
-    voxels lie, and nothing needs to be resampled.
+    A stack that leans gets a sheared affine: nothing needs to be resampled.
     """
     row, column, spacing = _axes(name, slices[0])
     normal = np.cross(row, column)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pydicom
 
-__all__ = ["DicomHeader"]
-
 
 @dataclass(frozen=True, eq=False)
 class DicomHeader:

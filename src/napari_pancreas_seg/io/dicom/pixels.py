@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,13 +15,12 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import AIR_HU, scale
 from napari_pancreas_seg.io.dicom.codecs import Layout, frames
-from napari_pancreas_seg.io.dicom.files import DicomFile, read_header
+from napari_pancreas_seg.io.dicom.files import DicomFile, in_threads, read_header
 from napari_pancreas_seg.io.dicom.slices import Slice
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Hounsfield", "read_hounsfield", "same_pixels"]
 
 Array = npt.NDArray[Any]
 
@@ -34,8 +31,6 @@ _BODY_HU = (-200.0, 2000.0)
 
 _STEP_HU = 600.0
 """No two neighbouring slices of a CT differ so much in their medians; a lost intercept does."""
-
-_MOST_THREADS = 8
 
 
 class Hounsfield(NamedTuple):
@@ -67,12 +62,7 @@ def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
         with _naming(file):
             return _read_file(file, wanted[file], volume)
 
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        try:
-            results = list(pool.map(read, wanted))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    results = in_threads(read, wanted)
     _check_steps(volume.values, scales, slices)
     notes = sorted(set[str]().union(*(found for _, found in results)))
     return Hounsfield(volume.values, tuple(header for header, _ in results), (*said, *notes))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -16,6 +14,7 @@ from napari_pancreas_seg.io.dicom.files import (
     DicomFile,
     files_below,
     find_files,
+    in_threads,
     is_dicom_file,
     is_dicom_folder,
     is_dicom_zip,
@@ -30,10 +29,6 @@ from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.voxels import reading
-
-__all__ = ["is_dicom", "is_segmentation", "read"]
-
-_MOST_THREADS = 8
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
@@ -110,12 +105,7 @@ def _slices(
                 raise
             return None
 
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        try:
-            found = list(pool.map(read_one, files))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    found = in_threads(read_one, files)
     damaged = [file for file, slices in zip(files, found, strict=True) if slices is None]
     return [item for slices in found for item in slices or ()], damaged
 

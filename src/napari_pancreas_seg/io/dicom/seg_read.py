@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from highdicom import Volume
     from highdicom.seg import Segmentation
 
-__all__ = ["read_segmentation"]
 
 Array = npt.NDArray[Any]
 
@@ -51,11 +50,7 @@ _FRACTIONAL = "This DICOM-SEG holds fractions; what is half or more was taken as
 
 
 def read_segmentation(path: Path) -> RawImage:
-    """Read a DICOM Segmentation object as a label map; the number of a segment is its label.
-
-    Frames may come in any order, for any orientation, with empty ones left out: the label map
-    spans from the first to the last.
-    """
+    """Read a DICOM-SEG, frames in any order, as a label map; a label is the number of a segment."""
     with reading(path, "DICOM-SEG"), quiet_libraries():
         dataset = _read(path)
         if dataset.get("SOPClassUID") not in _CLASSES:

@@ -18,7 +18,6 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
 from napari_pancreas_seg.io.dicom.header import DicomHeader
-from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
 from napari_pancreas_seg.io.dicom.segments import (
     MANUFACTURER,
     describe_segments,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     import pydicom
     from highdicom.seg import Segmentation
 
-__all__ = ["check_can_write", "read_segmentation", "write_segmentation"]
 
 Array = npt.NDArray[Any]
 
@@ -265,8 +263,7 @@ def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> No
 def _copy_patient_and_study(segmentation: Segmentation, source: pydicom.Dataset) -> None:
     """Take over what the object shares with its CT, as it is written there.
 
-    Not by way of highdicom's parameters: it refuses dates and sexes that break the standard, and
-    the object must say what the CT says if it is to be filed beside it.
+    highdicom's parameters refuse dates and sexes that break the standard.
     """
     if "SpecificCharacterSet" in source:
         segmentation["SpecificCharacterSet"] = source["SpecificCharacterSet"]

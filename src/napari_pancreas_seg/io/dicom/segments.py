@@ -10,7 +10,6 @@ from napari_pancreas_seg import __version__
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
 
-__all__ = ["MANUFACTURER", "describe_segments", "names_of", "plain_text"]
 
 MANUFACTURER = "napari-pancreas-seg"
 

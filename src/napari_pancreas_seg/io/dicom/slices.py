@@ -16,7 +16,6 @@ from napari_pancreas_seg.io.dicom.files import DicomFile, read_header
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SPLITS", "Plane", "Slice", "slices_of"]
 
 Vector = npt.NDArray[np.float64]
 
@@ -207,8 +206,7 @@ def _kind(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the modality, and notes on what of the header is unusual in a CT.
 
-    Anonymisers replace classes and converters choose others: what has pixels, says where it lies
-    and that it is CT is read, as other programs do. Whether it holds HU is asked of its values.
+    What has pixels, a place and the modality CT is read, whatever an anonymiser made of its class.
     """
     sop_class, unit = _text(dataset, "SOPClassUID"), _unit(find)
     doubts = []

@@ -15,8 +15,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import DicomFile
 from napari_pancreas_seg.io.dicom.slices import SPLITS, Plane, Slice
 
-__all__ = ["SAME_PLACE_MM", "UNEVEN", "Stack", "choose", "odd_slices", "stacks_of"]
-
 SAME_PLACE_MM = 1e-3
 """Images closer than that lie at the same place."""
 
@@ -83,8 +81,7 @@ class Stack:
 def stacks_of(slices: Iterable[Slice]) -> list[Stack]:
     """Group slices: by series, or what stands for it, then by size, spacing and orientation.
 
-    Several volumes in one series, such as the phases of a perfusion CT or two reconstructions,
-    become a stack each if a header says which image belongs to which.
+    Volumes of one series, such as phases, become a stack each if a header tells them apart.
     """
     groups: dict[tuple[tuple[str, ...], str, bool], list[list[Slice]]] = defaultdict(list)
     for item in slices:

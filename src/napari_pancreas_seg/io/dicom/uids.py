@@ -21,7 +21,6 @@ from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 if TYPE_CHECKING:
     import pydicom
 
-__all__ = ["MINTED", "check_uids", "header_of", "mint_uids"]
 
 MINTED = (
     "This series had no UIDs, so some were made from its content (--mint-uids); its own files "
@@ -73,10 +72,9 @@ def check_uids(volume: OnSourceGrid) -> None:
 
 
 def mint_uids(volume: CTVolume) -> CTVolume:
-    """Give a series the UIDs that it lacks, made from its content.
+    """Give a series the UIDs that it lacks, made from its content; those that are there stay.
 
-    A slice's UID depends on its values and its place alone, so that the same slices get the
-    same UIDs however they were copied, named or compressed. UIDs that are there stay.
+    A slice's depends on its values and place alone, however it was copied or compressed.
     """
     header = header_of(volume)
     try:

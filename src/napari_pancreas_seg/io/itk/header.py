@@ -17,8 +17,6 @@ import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["Layout", "parse_metaimage", "parse_nrrd"]
-
 _LONGEST = 1 << 20  # bytes that a header may have
 _MOST_LINES = 10_000  # lines that may have to be skipped before the data
 

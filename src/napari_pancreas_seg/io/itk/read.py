@@ -32,8 +32,6 @@ from napari_pancreas_seg.io.voxels import (
     reading,
 )
 
-__all__ = ["check_whole", "layout_of", "read"]
-
 _LONGEST_TEXT = 1 << 25  # numbers as text take twenty times their memory while they are parsed
 
 

@@ -25,8 +25,6 @@ from napari_pancreas_seg.io.itk.read import check_whole, layout_of
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
 from napari_pancreas_seg.io.suffixes import NRRD, stem
 
-__all__ = ["check_axes", "write"]
-
 _DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
 """Endings of the files that SimpleITK puts beside a header."""
 

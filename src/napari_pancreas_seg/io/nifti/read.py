@@ -28,8 +28,6 @@ from napari_pancreas_seg.io.voxels import (
     reading,
 )
 
-__all__ = ["affine_of", "read"]
-
 Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
 

@@ -15,8 +15,6 @@ from napari_pancreas_seg.io.deflate import gzip_writer
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.io.voxels import planes
 
-__all__ = ["write", "write_like"]
-
 Array = npt.NDArray[Any]
 
 _GEOMETRY = (

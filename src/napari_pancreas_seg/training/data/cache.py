@@ -28,16 +28,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
-__all__ = [
-    "CachedRows",
-    "Gathered",
-    "Rows",
-    "cached_rows",
-    "case_key",
-    "classes_shown",
-    "joined_rows",
-]
-
 Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
@@ -49,11 +39,7 @@ _CHUNK = 1 << 20
 
 
 class _StoredRows:
-    """Rows in a file, which is open only while some are read.
-
-    A data set may have more cases than a process may hold files open or mapped. What was read
-    before comes from the system's memory as long as there is room for it, as from a mapping.
-    """
+    """Rows in a file that is open only while some are read: a data set may have many cases."""
 
     def __init__(
         self,

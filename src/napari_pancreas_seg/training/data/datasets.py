@@ -31,17 +31,6 @@ from napari_pancreas_seg.training.data.crops import Crop
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "TrainingSlices",
-    "choose_slices",
-    "cut_out",
-    "fold_of_patients",
-    "load_cases",
-    "load_negatives",
-    "load_phantoms",
-    "working_frame",
-]
-
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
@@ -61,31 +50,14 @@ FAR_SLICES = 24
 
 @dataclass(frozen=True, eq=False)
 class TrainingSlices:
-    """Slices at the working scale, ready to be augmented.
+    """Slices at the working scale, ready to be augmented."""
 
-    Parameters
-    ----------
-    hu : Rows, shape (N, H, W), uint8
-        HU clipped to [0, 255]; in memory or on disk.
-    target : Rows, shape (N, H, W, C), uint8
-        Share of each pixel that belongs to each of the C classes, 255 for all of it:
-        area-averaged, so that what resampling blurs is not lost.
-    patient : ndarray, shape (N,), str
-        Whose slice it is.
-    kind : ndarray, shape (N,), str
-        ``"patient"``, ``"negative"`` (a CT without pancreas) or ``"phantom"``.
-    usable : ndarray, shape (N,), bool
-        Which slices are drawn for batches.
-    crops : sequence of Crop
-        Glands without surroundings, to be mixed into slices.
-    """
-
-    hu: Rows
-    target: Rows
-    patient: npt.NDArray[np.str_]
-    kind: npt.NDArray[np.str_]
-    usable: npt.NDArray[np.bool_]
-    crops: tuple[Crop, ...] = ()
+    hu: Rows  # (N, H, W), uint8: HU clipped to [0, 255], in memory or on disk
+    target: Rows  # (N, H, W, C), uint8: area-averaged share of each class, 255 for all
+    patient: npt.NDArray[np.str_]  # whose slice it is
+    kind: npt.NDArray[np.str_]  # "patient", "negative" (a CT without pancreas) or "phantom"
+    usable: npt.NDArray[np.bool_]  # whether it is drawn for batches
+    crops: tuple[Crop, ...] = ()  # glands without surroundings, to be mixed into slices
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -142,10 +114,7 @@ def _kept(wanted: int, usual: int, room: float) -> int:
 def fold_of_patients(patients: Sequence[str], folds: int, fold: int, seed: int) -> list[str]:
     """Patients of one fold, a pure function of the patients' names and the seed.
 
-    Raises
-    ------
-    PancreasSegError
-        If there are fewer patients than folds, or no fold of that number.
+    PancreasSegError if there are fewer patients than folds, or no fold of that number.
     """
     unique = sorted(set(patients))
     if len(unique) < 2:
@@ -179,30 +148,12 @@ def load_cases(
     """Bring the labelled slices of cases, single or whole volumes, to the working scale.
 
     Of a volume, every labelled slice that shows something is kept, the others up to 30 mm from
-    those, and a few farther off; slices closer together than `slice_step_mm` are thinned.
+    those, and a few farther off; slices closer together than `slice_step_mm` are thinned. `labels`
+    are the values of the targets' classes in the label maps, in this order. With a `cache` folder
+    slices are read from there row by row, so that a data set may be larger than the memory.
 
-    Parameters
-    ----------
-    cases : sequence of LabelledCase
-        What to load; one is in memory at a time.
-    labels : Mapping of str to int
-        Value of each class in the cases' label maps; the targets' classes, in this order.
-    cache : Path, optional
-        Folder to keep the slices in and read them from row by row, so that a data set may be
-        larger than the memory; None holds them in memory.
-    slice_step_mm : float
-        Smallest distance of two slices that are both learnt from, about.
-    frame : FrameSpec
-        The network's frame; see `working_frame`.
-    on_case : callable
-        Called after every case with the number of those that are done and of all.
-
-    Raises
-    ------
-    BadCases
-        If cases cannot be read or show no soft tissue; it names all of them.
-    PancreasSegError
-        If there are no cases, or the cache cannot be written.
+    BadCases names all cases that cannot be read or show no soft tissue; PancreasSegError if there
+    are none, or the cache cannot be written.
     """
     if not cases:
         raise PancreasSegError("There are no cases to train on.")
@@ -268,20 +219,10 @@ def choose_slices(
 def load_negatives(
     paths: Sequence[str], *, classes: int = 1, frame: FrameSpec = DEFAULT_FRAME
 ) -> TrainingSlices:
-    """Slices of CTs that show no pancreas, at the working scale.
+    """Slices of CTs that show no pancreas, at the working scale, with empty targets.
 
-    Parameters
-    ----------
-    paths : sequence of str
-        Files; ``FILE:40`` leaves out the lowest 40 slices, ``FILE:40:90`` keeps slices 40
-        to 89, counted from the feet.
-    classes, frame
-        As of the slices they go with; see `load_cases`. None of the classes is shown.
-
-    Raises
-    ------
-    PancreasSegError
-        If a file cannot be read or no slice is left of it.
+    ``FILE:40`` leaves out the lowest 40 slices, ``FILE:40:90`` keeps slices 40 to 89, counted from
+    the feet. PancreasSegError if a file cannot be read or no slice is left of it.
     """
     parts = []
     for text in paths:

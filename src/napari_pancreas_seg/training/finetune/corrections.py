@@ -27,17 +27,6 @@ from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.io.files import all_or_none, explain_os_error, user_folder, write_json
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "PANCREAS",
-    "Correction",
-    "add_correction",
-    "corrections_folder",
-    "find_correction",
-    "list_corrections",
-    "remove_correction",
-    "voxel_hash",
-]
-
 logger = logging.getLogger(__name__)
 
 FORMAT = 1

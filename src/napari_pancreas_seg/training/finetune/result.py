@@ -12,8 +12,6 @@ import numpy as np
 
 import napari_pancreas_seg
 
-__all__ = ["Finetuned", "Gain", "finetuned_card"]
-
 
 @dataclass(frozen=True)
 class Gain:

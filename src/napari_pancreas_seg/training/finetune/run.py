@@ -48,8 +48,6 @@ from napari_pancreas_seg.training.finetune.tuner import (
     tune_settings,
 )
 
-__all__ = ["FinetuneSettings", "FinetuneStep", "finetune"]
-
 Rows = npt.NDArray[np.intp]
 
 SHARES = (0.25, 0.5, 0.75, 1.0)

@@ -26,8 +26,6 @@ from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_f
 from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-__all__ = ["Scorer", "rows_to_score", "usual_grey", "with_usual_grey"]
-
 Rows = npt.NDArray[np.intp]
 
 SOFT_TISSUE_FROM = 9

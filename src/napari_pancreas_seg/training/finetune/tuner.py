@@ -31,8 +31,6 @@ from napari_pancreas_seg.training.fit.mixing import MixingSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
-__all__ = ["STAGES", "Budget", "Stage", "Tuner", "Weights", "mixed", "tune_settings"]
-
 Weights = dict[str, npt.NDArray[np.float32]]
 """A network's weights by the path of their variable."""
 
@@ -67,11 +65,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to learn: until the time or the steps are used up.
-
-    More steps than a few passes over the slices would learn them by heart. Without a limit of time
-    the same seed gives the same weights.
-    """
+    """How long to learn: until time or steps are used up, or slices would be learnt by heart."""
 
     steps: int
     seconds: float = math.inf

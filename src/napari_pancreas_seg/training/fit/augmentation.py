@@ -19,8 +19,6 @@ from keras import ops
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.replicas import roll_batch
 
-__all__ = ["Augment", "AugmentationSettings", "draw"]
-
 Arrays = dict[str, npt.NDArray[Any]]
 
 CONTROL_POINTS, FINE_POINTS = (4, 6), (9, 12)
@@ -41,61 +39,33 @@ LOBULE_MM = 6.0
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """How strongly slices are changed. Lengths in mm, intensities in HU.
+    """How strongly slices are changed: lengths in mm, intensities in HU, shares of all slices.
 
-    Parameters
-    ----------
-    rotation_deg, scale_log, anisotropy, shear, shift_mm : float
-        Half-widths of uniform distributions; scale is ``exp`` of its draw.
-    elastic_mm, elastic_fine_mm : tuple of float
-        Range of the standard deviation of the elastic control points, far apart and close.
-    field_share, field_mm : float, tuple of float
-        Share of slices that show a small field of view around a point of the gland, and its sides.
-    gamma_sd, gain, offset_hu : float
-        SD of the logarithm of gamma; half-widths of gain and offset.
-    curve_share, curve_sd : float
-        Share of slices whose contrast changes between tissues by a curve of its own; SD of the
-        logarithm of the curve's slopes.
-    bias_hu : float
-        Largest SD of a drift of brightness across the slice.
-    noise_hu : float
-        Largest SD of the noise, of single pixels or of small patches.
-    window_share : float
-        Share of slices that were clipped at the upper end, and as many at the lower end.
-    blur_share, phase_share : float
-        Share of slices blurred; share whose contrast is squeezed as if no agent was given.
-    phase_offset_hu : float
-        Slices without agent are brightened by up to so much, as `contrast_shift` does.
-    fat_share : float
-        Share of slices whose gland is streaked with fat, and of slices where the same is done
-        elsewhere, so that streaks are no clue.
-    cut_share : float
-        Share of slices with rectangles cut out, of which nothing is learnt.
-    paint_share : float
-        Share of slices with the gland painted over (its target then empty), and of slices
-        where the same is painted elsewhere, so that paint is no clue.
+    Of gland and elsewhere the same share is streaked with fat or painted over, so that neither is a
+    clue. Where the gland is painted over, the target is empty; from what is cut out nothing is
+    learnt.
     """
 
-    rotation_deg: float = 20.0
-    scale_log: float = 0.26
+    rotation_deg: float = 20.0  # this and the next four: half-widths of uniform distributions
+    scale_log: float = 0.26  # the scale is exp of its draw
     anisotropy: float = 0.1
     shear: float = 0.1
     shift_mm: float = 25.0
-    elastic_mm: tuple[float, float] = (0.0, 6.0)
-    elastic_fine_mm: tuple[float, float] = (0.0, 2.5)
-    field_share: float = 0.2
-    field_mm: tuple[float, float] = (130.0, 260.0)
-    gamma_sd: float = 0.25
-    gain: float = 0.15
+    elastic_mm: tuple[float, float] = (0.0, 6.0)  # range of the SD of the control points
+    elastic_fine_mm: tuple[float, float] = (0.0, 2.5)  # of points that lie closer
+    field_share: float = 0.2  # a small field of view around a point of the gland
+    field_mm: tuple[float, float] = (130.0, 260.0)  # its sides
+    gamma_sd: float = 0.25  # SD of the logarithm of gamma
+    gain: float = 0.15  # half-width, as that of the offset
     offset_hu: float = 15.0
-    curve_share: float = 0.5
-    curve_sd: float = 0.35
-    bias_hu: float = 6.0
-    noise_hu: float = 20.0
-    window_share: float = 0.12
+    curve_share: float = 0.5  # a curve of contrast of its own
+    curve_sd: float = 0.35  # SD of the logarithm of its slopes
+    bias_hu: float = 6.0  # largest SD of a drift of brightness
+    noise_hu: float = 20.0  # largest SD, of single pixels or small patches
+    window_share: float = 0.12  # clipped at the upper end, and as many at the lower
     blur_share: float = 0.3
-    phase_share: float = 0.25
-    phase_offset_hu: float = 40.0
+    phase_share: float = 0.25  # contrast squeezed as if no agent was given
+    phase_offset_hu: float = 40.0  # these are brightened by up to so much, as `contrast_shift` does
     fat_share: float = 0.12
     cut_share: float = 0.2
     paint_share: float = 0.05
@@ -125,30 +95,11 @@ def draw(
     slices: int = 1,
     points: npt.NDArray[np.float64] | None = None,
 ) -> Arrays:
-    """Draw what happens to a batch.
+    """Draw what happens to a batch of n inputs: what `Augment` takes beside the slices.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of chance.
-    n : int
-        Slices in the batch.
-    frame : FrameSpec
-        The network's frame.
-    settings : AugmentationSettings
-        How strongly.
-    geometry : float
-        Factor on every geometric strength; annealed towards the end of a training.
-    slices : int
-        Slices that make up one input.
-    points : ndarray, shape (n, 2), optional
-        Around which small fields of view lie, (y, x) in mm from the slice's middle; there are
-        none without.
-
-    Returns
-    -------
-    dict of ndarray
-        What `Augment` takes beside the slices; the first axis is the batch.
+    `geometry` is a factor on every geometric strength, annealed towards the end of a training;
+    `slices` make up one input; around `points` (n, 2), (y, x) in mm from the slice's middle, small
+    fields of view lie: there are none without.
     """
     s, g = settings, geometry
 
@@ -265,15 +216,8 @@ def _lobules(frame: FrameSpec) -> tuple[int, int]:
 
 
 class Augment(keras.layers.Layer):
-    """Cut the network's frame out of working slices, augmented.
+    """Cut the network's frame out of working slices, augmented; both frames share their centre.
 
-    Parameters
-    ----------
-    frame, working : FrameSpec
-        The network's frame, and the one in which the slices are kept. Both share centre.
-
-    Notes
-    -----
     Call with the arrays of `draw`, ``hu`` (B, S, H, W), ``target`` (B, H, W, C) and, where not
     everything is known, ``weight`` (B, H, W, 1), uint8; returns HU in [0, 255], (B, height, width,
     S), the target (B, height, width, C) and how much each pixel counts, (B, height, width, 1),

@@ -18,15 +18,11 @@ from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
-__all__ = ["Averager"]
-
 
 class Averager:
     """Makes the float32 network with averaged weights and normalisation statistics of its own.
 
-    The averages of weights never met the batch normalisation's running statistics, which
-    belong to the weights of the last steps; so they are computed anew over some batches, those
-    that would come after the last step.
+    The running statistics belong to the weights of the last steps, so they are computed anew.
     """
 
     def __init__(self, slices: TrainingSlices, settings: TrainSettings) -> None:

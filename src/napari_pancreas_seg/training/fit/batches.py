@@ -17,8 +17,6 @@ from napari_pancreas_seg.training.fit.augmentation import draw
 from napari_pancreas_seg.training.fit.mixing import mix
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-__all__ = ["sampling_chances", "training_batch", "training_batches"]
-
 Batch = dict[str, npt.NDArray[Any]]
 
 AHEAD = 2
@@ -30,8 +28,7 @@ TISSUE_HU = 20
 def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDArray[np.float64]:
     """Chance of each slice: kinds by their share, patients alike, slices of one alike.
 
-    Patients' slices with and without something of the classes are balanced: most of a volume
-    lies beyond the gland. What is not usable has no chance.
+    Slices with and without something of the classes are balanced; what is not usable has none.
     """
     share = {"negative": settings.negative_share, "phantom": settings.phantom_share}
     share["patient"] = 1.0 - sum(share.values())

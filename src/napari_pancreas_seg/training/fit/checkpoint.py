@@ -15,8 +15,6 @@ from keras import ops
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write
 
-__all__ = ["CHECKPOINT", "Checkpoint", "TrainingState"]
-
 CHECKPOINT = "checkpoint.npz"
 
 
@@ -24,8 +22,7 @@ CHECKPOINT = "checkpoint.npz"
 class TrainingState:
     """How far a training has come, beside the values of its variables.
 
-    `unscored` is the line of an epoch whose network has not been scored yet, `best` are the weights
-    of the averaged network of the epoch with the best validation Dice.
+    `unscored` is the line of an epoch yet to be scored, `best` the best epoch's averaged weights.
     """
 
     step: int = 0

@@ -12,8 +12,6 @@ from typing import Any
 
 from napari_pancreas_seg.io.files import atomic_write, write_json, write_text
 
-__all__ = ["Curves", "history_csv"]
-
 EVENTS = "tensorboard"
 """Folder of TensorBoard's files, within that of the training."""
 
@@ -21,11 +19,9 @@ Line = Mapping[str, Any]
 
 
 class Curves:
-    """Files about a training's history, kept up to date epoch by epoch.
+    """Files about a training's history, replaced as a whole after each epoch.
 
-    ``history.json``, ``history.csv`` and ``curves.png`` are replaced as a whole; TensorBoard's
-    events are written anew from the history when a training goes on, so that they tell of no
-    epoch twice.
+    TensorBoard's events are written anew when a training goes on, to tell of no epoch twice.
     """
 
     def __init__(self, folder: Path) -> None:

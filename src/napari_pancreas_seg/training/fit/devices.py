@@ -14,18 +14,12 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 
-__all__ = ["POLICIES", "Devices", "choose_devices", "choose_policy", "make_deterministic"]
-
 POLICIES = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
 class Devices:
-    """The devices that a batch is split over; one by default, the backend's own choice.
-
-    `strategy` is ``tf.distribute.MirroredStrategy`` on TensorFlow and
-    ``keras.distribution.DataParallel`` on JAX.
-    """
+    """The devices that a batch is split over (one by default), and the backend's strategy."""
 
     count: int = 1
     strategy: Any = field(default=None, compare=False)
@@ -63,11 +57,7 @@ class Devices:
 
 
 def choose_devices(asked: int | str) -> Devices:
-    """Turn a number of devices, or ``all``, into devices.
-
-    GPUs (or TPUs) are taken where the backend sees any; else the processors that it has been
-    told to see.
-    """
+    """Turn a number, or ``all``, into devices: GPUs or TPUs if there are any, else processors."""
     backend = keras.backend.backend()
     if asked != "all" and not (str(asked).isdecimal() and int(asked) > 0):
         raise PancreasSegError(f"{asked!r} is no number of devices; give 1, 2, … or all.")
@@ -145,11 +135,7 @@ def _compute_capability() -> float | None:
 
 
 def make_deterministic() -> None:
-    """Let this process compute the same bits every time, at some cost in speed.
-
-    On TensorFlow by ``tf.config.experimental.enable_op_determinism``, on PyTorch by
-    ``torch.use_deterministic_algorithms``; JAX on a processor does so of itself.
-    """
+    """Let this process compute the same bits every time, at some cost in speed."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -28,13 +28,6 @@ from napari_pancreas_seg.training.fit.devices import Devices
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import build_from, make_trainer
 
-__all__ = [
-    "ChangeWeights",
-    "TrainingProgress",
-    "best_epoch",
-    "fit",
-]
-
 ChangeWeights = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
 """Makes other weights of a network's, in the order of Keras's `get_weights`."""
 SCORE = "validation_dice"

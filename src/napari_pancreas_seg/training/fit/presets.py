@@ -10,8 +10,6 @@ from typing import Any
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 
-__all__ = ["PRESETS", "Preset", "preset_named"]
-
 
 @dataclass(frozen=True)
 class Preset:

@@ -15,8 +15,6 @@ from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.devices import POLICIES
 from napari_pancreas_seg.training.fit.mixing import MixingSettings
 
-__all__ = ["WINDOWS_HU", "TrainSettings", "averaging_for", "check_windows", "settings_to_dict"]
-
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
 SCHEDULES = ("cosine", "constant")
@@ -24,67 +22,31 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """A training recipe.
+    """A training recipe."""
 
-    Parameters
-    ----------
-    architecture : str or Architecture
-        Name in `ARCHITECTURES`, or an architecture; its size becomes the frame's.
-    loss : str
-        Name in `LOSSES`.
-    steps, steps_per_epoch, batch_size : int
-        Length of the training; a checkpoint is written and the validation patients are
-        scored after every epoch.
-    learning_rate, weight_decay, warm_up, clip_norm : float
-        AdamW's; warm-up is a share of the steps.
-    schedule : str
-        ``"cosine"``, or ``"constant"``, which stays at the learning rate after warming up.
-    averaging : float
-        Momentum of the average of weights that becomes the model.
-    side_weights : tuple of float
-        Weights of the losses at the decoder's second and third finest levels.
-    negative_share, phantom_share : float
-        Share of CTs without pancreas, and of phantoms, in a batch on average.
-    calibration_batches : int
-        Batches over which the averaged network's normalisation statistics are computed.
-    policy : str
-        Keras dtype policy of the training; see `napari_pancreas_seg.training.fit.devices`.
-    windows : tuple of (low, high)
-        HU windows of the input channels, within 0 to 255; see `check_windows`.
-    positive_share : float
-        How often a patient's slice shows something of the classes, where there are both sorts.
-    patience : int, optional
-        Stop when the validation Dice of the averaged network has not risen for so many epochs,
-        and keep the network of the best epoch, as is done too when the steps come first. None
-        trains to the end and keeps the last.
-    seed : int
-        Seed of everything random.
-    frame : FrameSpec
-        What the network sees of a slice.
-    augmentation : AugmentationSettings
-        How strongly slices are changed.
-    mixing : MixingSettings
-        How often slices hold parts of others.
-    """
-
-    architecture: str | Architecture = "default"
+    architecture: str | Architecture = "default"  # or another one; it takes the frame's size
     loss: str = "mixed"
     steps: int = 6000
-    steps_per_epoch: int = 250
+    steps_per_epoch: int = 250  # after each, a checkpoint and a validation
     batch_size: int = 8
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-3
-    warm_up: float = 0.03
+    warm_up: float = 0.03  # share of the steps
     clip_norm: float = 1.0
-    schedule: str = "cosine"
-    averaging: float = 0.999
+    schedule: str = "cosine"  # or "constant": the learning rate as it is after warming up
+    averaging: float = 0.999  # momentum of the average of weights that becomes the model
+    # Losses of the decoder's second and third finest level.
     side_weights: tuple[float, float] = (0.5, 0.25)
-    negative_share: float = 0.12
-    phantom_share: float = 0.06
-    calibration_batches: int = 200
-    policy: str = "auto"
+    negative_share: float = 0.12  # of CTs without pancreas in a batch, on average
+    phantom_share: float = 0.06  # of phantoms, likewise
+    calibration_batches: int = 200  # for the averaged network's normalisation statistics
+    policy: str = "auto"  # Keras dtype policy; see `training.fit.devices`
+    # HU windows of the input channels; see `check_windows`.
     windows: tuple[tuple[float, float], ...] = WINDOWS_HU
+    # How often a patient's slice shows something of the classes, if there are both.
     positive_share: float = 0.8
+    # Epochs without a higher validation Dice of the averaged network after which to stop; the best
+    # epoch is kept, as when the steps come first. None trains to the end and keeps the last.
     patience: int | None = None
     seed: int = 0
     frame: FrameSpec = field(default_factory=FrameSpec)
@@ -136,13 +98,7 @@ def averaging_for(steps: int) -> float:
 
 
 def check_windows(windows: Sequence[Sequence[float]]) -> None:
-    """Refuse HU windows that reach beyond what training slices hold.
-
-    Raises
-    ------
-    PancreasSegError
-        If there are such windows, or one without any width.
-    """
+    """Refuse HU windows without width or beyond what training slices hold: PancreasSegError."""
     low, high = SOFT_TISSUE_HU
     for window in windows:
         if not low <= window[0] < window[1] <= high:

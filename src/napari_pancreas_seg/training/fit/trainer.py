@@ -20,8 +20,6 @@ from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.devices import Devices, choose_policy
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-__all__ = ["TrainingModel", "begin_with", "build_from", "make_trainer"]
-
 
 class TrainingModel(keras.Model):
     """Augmentation, network and loss."""

@@ -15,8 +15,6 @@ from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 
-__all__ = ["Calibration", "PredictedSlice", "calibrate", "score_predictions", "tempered"]
-
 Array = npt.NDArray[Any]
 
 NEAR_MM = 10.0
@@ -136,11 +134,7 @@ def score_predictions(
 
 
 def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
-    """Fit temperature, threshold and confidence.
-
-    What slices tell nothing of, because there are too few of them or nothing is found in any,
-    is left as it is.
-    """
+    """Fit temperature, threshold and confidence, as far as the slices tell of them."""
     probability, target = _near_either_mask(predicted)
     temperature = _best_temperature(probability, target) if probability.size else 1.0
     threshold, _ = score_predictions(predicted, temperature).best()

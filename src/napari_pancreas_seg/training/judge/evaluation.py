@@ -34,16 +34,6 @@ from napari_pancreas_seg.training.judge.scores import (
 )
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "Evaluation",
-    "ThresholdScores",
-    "evaluate",
-    "evaluate_volumes",
-    "match_references",
-    "patients_seen",
-    "was_seen",
-]
-
 logger = logging.getLogger(__name__)
 
 SLICES = SLICE_LAYOUT.name

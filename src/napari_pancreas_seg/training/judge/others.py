@@ -15,14 +15,11 @@ from napari_pancreas_seg.training.data.layouts.listing import entries, volumes_i
 from napari_pancreas_seg.training.data.layouts.pairs import find_cts
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["OtherMasks"]
-
 
 class OtherMasks:
-    """A folder of masks, named like the cases or with an ending such as ``_pancreas``.
+    """A folder of masks (PNG for single slices), named like the cases, with or without an ending.
 
-    For single slices they may be PNG pictures. `value` is the pancreas's, where they show several
-    organs; else all but 0.
+    `value` is the pancreas's, where they show several organs; else all but 0.
     """
 
     def __init__(self, folder: Path, value: int | None = None) -> None:

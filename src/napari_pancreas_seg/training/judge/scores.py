@@ -18,20 +18,6 @@ from napari_pancreas_seg.mask.metrics import (
 )
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = [
-    "FAILURE_DICE",
-    "GOOD_DICE",
-    "TOLERANCE_MM",
-    "GateMeans",
-    "PatientCounts",
-    "PatientScore",
-    "at_others_threshold",
-    "bootstrap_interval",
-    "paired_difference",
-    "summarise",
-    "summarise_patients",
-]
-
 Array = npt.NDArray[Any]
 
 TOLERANCE_MM = 2.0

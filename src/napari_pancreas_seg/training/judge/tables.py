@@ -7,17 +7,6 @@ from typing import Any
 
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, GOOD_DICE, TOLERANCE_MM
 
-__all__ = [
-    "FIGURES",
-    "SURFACE_DICE",
-    "accuracy",
-    "evaluation_markdown",
-    "number",
-    "summary_table",
-    "table",
-    "text",
-]
-
 SURFACE_DICE = f"surface_dice_{TOLERANCE_MM:g}mm"
 FIGURES = {
     "dice": "Dice",

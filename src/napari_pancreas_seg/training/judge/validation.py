@@ -20,8 +20,6 @@ from napari_pancreas_seg.training.data.layouts.cases import BadCases
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice
 
-__all__ = ["HeldBack"]
-
 MOST_SLICES = 1500
 """Slices of all cases together; of one class and in the default frame they take a GB."""
 MOST_BYTES = 2 << 30
@@ -45,11 +43,7 @@ class _HeldSlice:
 
 
 class HeldBack:
-    """Labelled slices of the cases that validate, kept in memory.
-
-    Where there are more than `most_slices` or `most_bytes` allow, each case gives some, evenly
-    spread; `complete` says whether every labelled slice was taken.
-    """
+    """Labelled slices of the cases that validate, in memory: evenly spread, if not all of them."""
 
     def __init__(
         self,

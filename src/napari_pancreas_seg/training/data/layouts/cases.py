@@ -17,15 +17,6 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
 from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
 
-__all__ = [
-    "PANCREAS",
-    "BadCases",
-    "LabelledCase",
-    "MaskFile",
-    "VolumeCase",
-    "patient_of",
-]
-
 Labels = npt.NDArray[np.uint8]
 
 PANCREAS = "pancreas"
@@ -115,23 +106,7 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class VolumeCase:
-    """A CT in a file or folder, with masks in files of their own.
-
-    Parameters
-    ----------
-    name, patient, slices
-        See `LabelledCase`.
-    ct : Path
-        Anything that `napari_pancreas_seg.io.load_ct` reads.
-    masks : tuple of MaskFile
-        Where the classes are drawn.
-    labels : Mapping of str to int
-        Value in the label map of each class of the layout; those left out become background.
-        Where two overlap, the higher value wins.
-    turned : bool
-        Whether the masks' own orientation is not to be trusted: how they lie on the CT is then
-        found by overlap.
-    """
+    """A CT in a file or folder, with masks in files of their own; see `LabelledCase`."""
 
     name: str
     patient: str

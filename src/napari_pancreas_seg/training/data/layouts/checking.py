@@ -23,8 +23,6 @@ from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["CheckedCase", "CheckedDataSet", "check_case", "check_dataset", "table_csv"]
-
 logger = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.uint8]

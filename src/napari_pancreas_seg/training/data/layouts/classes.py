@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 
-__all__ = ["choose_classes", "values_of"]
-
 _GLAND = re.compile(r"\bpancrea(s|tic)\b")
 _NOT_GLAND = re.compile(
     r"\b(artery|arteries|vein|veins|vessels?|fat|nerves?|lymph|peripancreatic)\b"
@@ -25,8 +23,7 @@ def choose_classes(
 ) -> dict[str, tuple[str, ...]]:
     """Decide which classes are trained and what of the data set each is made of.
 
-    By default the pancreas: all that the data set calls so, head, body, tail and ducts included,
-    and its tumours, which are drawn as holes in the gland. Vessels named after it are left out.
+    By default the pancreas with its parts and its tumours, without the vessels named after it.
     """
     if asked is None:
         parts = _parts_of_pancreas(there)

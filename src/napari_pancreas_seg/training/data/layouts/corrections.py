@@ -18,8 +18,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
     read_json,
 )
 
-__all__ = ["LAYOUT"]
-
 _INDEX, _CASE = "corrections.json", "case.json"
 _FORMAT = 1
 

@@ -20,8 +20,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
     volumes_in,
 )
 
-__all__ = ["DESCRIPTION", "IMAGES", "LABELS", "LAYOUT", "label_names", "list_pairs"]
-
 DESCRIPTION = "dataset.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
 

@@ -12,8 +12,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import contrast_shift
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
-__all__ = ["Overlap", "flip_overlaps", "name_flips", "turn_onto"]
-
 Labels = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
 

@@ -14,8 +14,6 @@ from napari_pancreas_seg.io import SUFFIXES, suffix_of
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
-__all__ = ["Layout", "Listing", "entries", "folders_in", "left_out", "read_json", "volumes_in"]
-
 
 @dataclass(frozen=True)
 class Listing:

@@ -16,8 +16,6 @@ from napari_pancreas_seg.io import SUFFIXES, is_dicom, stem
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, left_out
 
-__all__ = ["LAYOUT"]
-
 _CT = re.compile(r"PANCREAS_(\d{4})", re.IGNORECASE)
 _LABEL = re.compile(r"label_?(\d{4})", re.IGNORECASE)
 _MOST_LEVELS = 3

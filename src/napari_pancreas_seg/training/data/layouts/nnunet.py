@@ -18,8 +18,6 @@ from napari_pancreas_seg.training.data.layouts.decathlon import (
 )
 from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, read_json, volumes_in
 
-__all__ = ["LAYOUT"]
-
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 

@@ -23,8 +23,6 @@ from napari_pancreas_seg.training.data.layouts.classes import choose_classes, va
 from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, folders_in, left_out
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
 
-__all__ = ["LAYOUTS", "PATIENTS", "DataSet", "classes_in", "open_dataset"]
-
 LAYOUTS: tuple[Layout, ...] = (
     nih.LAYOUT,
     decathlon.LAYOUT,
@@ -42,30 +40,14 @@ PATIENTS = "patients.csv"
 
 @dataclass(frozen=True)
 class DataSet:
-    """CTs with label maps, none of which has been read yet.
-
-    Parameters
-    ----------
-    root : Path
-        The folder.
-    layout : str
-        Name of its layout.
-    labels : Mapping of str to int
-        Value in the label maps of each class, 1, 2, ….
-    cases : tuple of LabelledCase
-        By name.
-    classes : Mapping of str to tuple of str
-        The layout's own classes that each class is made of.
-    notes : tuple of str
-        What was left out and why, a sentence each.
-    """
+    """CTs with label maps, none of which has been read yet."""
 
     root: Path
-    layout: str
-    labels: Mapping[str, int]
+    layout: str  # its layout's name
+    labels: Mapping[str, int]  # value of each class in the label maps: 1, 2, …
     cases: tuple[LabelledCase, ...]
-    classes: Mapping[str, tuple[str, ...]]
-    notes: tuple[str, ...] = ()
+    classes: Mapping[str, tuple[str, ...]]  # the layout's own classes that each is made of
+    notes: tuple[str, ...] = ()  # what was left out and why, a sentence each
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -79,30 +61,14 @@ def open_dataset(
     *,
     layout: str | None = None,
 ) -> DataSet:
-    """Recognise a data set by what lies in its folder, and list its cases.
+    """Recognise a data set by what lies in its folder, and list its cases, sorted by name.
 
-    Nothing but names and short descriptions is read: `LabelledCase.load` reads a CT.
+    The folder is the data set, or one in which it is the only one. Nothing but names and short
+    descriptions is read. `labels` are the classes to train, each with the classes of the layout
+    that it is made of: ``{"pancreas": ["pancreas", "cancer"]}``; by default one class, the pancreas
+    with its parts and tumours. `layout` names one where looking does not tell.
 
-    Parameters
-    ----------
-    folder : str or Path
-        The data set; or a folder in which it is the only one.
-    labels : Mapping of str to sequence of str, optional
-        Classes to train, in the order of their values, each with the classes of the layout that
-        it is made of: ``{"pancreas": ["pancreas", "cancer"]}``. By default one class, the
-        pancreas with its parts and its tumours.
-    layout : str, optional
-        Name of the layout, where looking does not tell.
-
-    Returns
-    -------
-    DataSet
-        The cases that have a CT and a label, sorted by name.
-
-    Raises
-    ------
-    PancreasSegError
-        If no layout fits or several do, no case is left, or a class does not exist.
+    PancreasSegError if no layout fits or several do, no case is left, or a class does not exist.
     """
     root, known = _recognise(Path(folder), layout)
     listing = known.read(root)

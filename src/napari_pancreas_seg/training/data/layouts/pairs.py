@@ -28,8 +28,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
     volumes_in,
 )
 
-__all__ = ["LAYOUT", "MEANINGS", "find_cts", "match_references"]
-
 MEANINGS = "labels.json"
 """In the data set's root, where masks hold several classes: ``{"pancreas": 1, "tumour": 2}``."""
 

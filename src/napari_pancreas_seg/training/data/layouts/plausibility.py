@@ -15,8 +15,6 @@ from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
-__all__ = ["suspicious_findings"]
-
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint8]
 

@@ -22,8 +22,6 @@ from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing
 from napari_pancreas_seg.volume import CTVolume
 
-__all__ = ["LAYOUT", "NOMINAL_SPACING_MM", "SliceRecord", "read_slice_layout"]
-
 NOMINAL_SPACING_MM = 0.8
 """Pixel spacing where none is known: the middle of the range of NIH Pancreas-CT."""
 NOMINAL_THICKNESS_MM = 5.0
@@ -34,22 +32,10 @@ _COLUMNS = {"name", "patient", "crop_margin_px"}
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice of the slice layout.
+    """One slice of the slice layout: its two files, and the size of a pixel.
 
-    Parameters
-    ----------
-    name, patient : str
-        Name of the slice, and the patient it belongs to.
-    image, mask : Path
-        The two files.
-    spacing_mm : float
-        Size of a pixel.
-    thickness_mm : float
-        Distance between the CT's slices.
-    spacing_known : bool
-        Whether these are the CT's own.
-    margin_px : int
-        Pixels that were cut off at each side of the CT's slice, before the rest was enlarged.
+    `spacing_known` is whether pixel and slice spacing are the CT's own; `margin_px` were cut off at
+    each side before the rest was enlarged.
     """
 
     name: str
@@ -74,10 +60,7 @@ class SliceRecord:
     def load(self) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
         """Read the slice as a volume of one slice, and its mask, both (1, Y, X).
 
-        Raises
-        ------
-        PancreasSegError
-            If a file is missing or damaged, or the two differ in size.
+        PancreasSegError if a file is missing or damaged, or the two differ in size.
         """
         try:
             with Image.open(self.image) as picture:
@@ -101,10 +84,7 @@ class SliceRecord:
 def read_slice_layout(folder: Path) -> list[SliceRecord]:
     """List the slices of a folder in the slice layout.
 
-    Raises
-    ------
-    PancreasSegError
-        If the manifest is missing or lacks a column.
+    PancreasSegError if the manifest is missing or lacks a column.
     """
     manifest = Path(folder) / "manifest.csv"
     try:

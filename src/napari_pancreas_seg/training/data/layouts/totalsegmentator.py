@@ -17,8 +17,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
     volumes_in,
 )
 
-__all__ = ["LAYOUT"]
-
 _CT, _MASKS = "ct", "segmentations"
 
 
