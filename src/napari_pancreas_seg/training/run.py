@@ -145,8 +145,8 @@ def train(
     `load_negatives`), `phantoms` the number of synthetic ones, none with several classes; `about`
     is further fields of the card. `crops` is a folder of glands without surroundings to mix into
     slices (see `load_crops`), without those of patients held back. `resume` goes on from a
-    checkpoint of the same recipe and patients; with `once` a training that is done is left as it is. With `cache`, slices need not
-    fit into memory.
+    checkpoint of the same recipe and patients; with `once` a training that is done is left as it
+    is. With `cache`, slices need not fit into memory.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
