@@ -10,6 +10,8 @@ Run it with a screen, or under a virtual one:
 
 The second column says how much of the longest stall the GUI thread computed itself; the rest it
 waited, for the interpreter or for a processor that others had. On a busy machine that is much.
+The column "whose" is found by sampling the GUI thread: of the longest stall, the share of samples
+whose innermost frame of either kind lies in this plugin, or in napari and vispy.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ import argparse
 import os
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
@@ -37,24 +43,71 @@ from napari_pancreas_seg.data.phantom import make_phantom
 
 TARGET_MS = 100.0
 TICK_MS = 5.0
+SAMPLE_MS = 5.0
+THEIRS = "napari and vispy"
 SHAPE = (400, 512, 512)
 PLUGIN = "napari-pancreas-seg"
 
 
-@dataclass
-class Phase:
-    """Gaps between two turns of the event loop, in ms, and what the thread computed in them."""
+class Gap(NamedTuple):
+    """A gap between two turns of the event loop: its length, and what was computed in it, in ms."""
 
-    name: str
-    gaps: list[tuple[float, float]] = field(default_factory=list)
+    length: float
+    computed: float
+    samples: list[str]
 
     @property
-    def longest(self) -> tuple[float, float]:
-        return max(self.gaps, default=(0.0, 0.0))
+    def whose(self) -> str:
+        count = len(self.samples)
+        shares = {who: self.samples.count(who) / count for who in ("ours", THEIRS) if count}
+        return ", ".join(f"{who} {share:.0%}" for who, share in shares.items()) or "–"
+
+
+@dataclass
+class Phase:
+    """The gaps of one phase."""
+
+    name: str
+    gaps: list[Gap] = field(default_factory=list)
+
+    @property
+    def longest(self) -> Gap:
+        return max(self.gaps, key=lambda gap: gap.length, default=Gap(0.0, 0.0, []))
 
     @property
     def over_target(self) -> int:
-        return sum(gap > TARGET_MS for gap, _ in self.gaps)
+        return sum(gap.length > TARGET_MS for gap in self.gaps)
+
+
+class Sampler(threading.Thread):
+    """Notes in whose code the thread that made it is, every few ms."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._watched = threading.get_ident()
+        self._seen: deque[str] = deque()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            time.sleep(SAMPLE_MS / 1e3)
+            self._seen.append(whose(sys._current_frames().get(self._watched)))
+
+    def taken(self) -> list[str]:
+        """What was noted since the last call."""
+        return [self._seen.popleft() for _ in range(len(self._seen))]
+
+
+def whose(frame: FrameType | None) -> str:
+    """Whose the innermost frame is that is this plugin's, or napari's or vispy's."""
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).split(".")[0]
+        if package == "napari_pancreas_seg":
+            return "ours"
+        if package in ("napari", "vispy"):
+            return THEIRS
+        frame = frame.f_back
+    return "other"
 
 
 class Stopwatch(QObject):
@@ -64,6 +117,7 @@ class Stopwatch(QObject):
         super().__init__()
         self.phases: list[Phase] = []
         self._last: tuple[float, float] | None = None
+        self._sampler = Sampler()
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(int(TICK_MS))
@@ -81,10 +135,10 @@ class Stopwatch(QObject):
         self._last = None
 
     def _tick(self) -> None:
-        now = time.perf_counter(), time.thread_time()
+        now, samples = (time.perf_counter(), time.thread_time()), self._sampler.taken()
         if self._last is not None and self.phases:
             gap, own = ((b - a) * 1e3 for a, b in zip(self._last, now, strict=True))
-            self.phases[-1].gaps.append((max(0.0, gap - TICK_MS), own))
+            self.phases[-1].gaps.append(Gap(max(0.0, gap - TICK_MS), own, samples))
         self._last = now
 
 
@@ -100,11 +154,11 @@ def main() -> None:
         ct = write_ct(Path(folder, "ct.nii.gz"), tuple(chosen.shape))
         phases = measure(ct, Path(folder), chosen)
     print(f"\nCT of {'×'.join(map(str, chosen.shape))}; target {TARGET_MS:.0f} ms.\n")
-    print("| phase | longest stall (ms) | computed in it (ms) | stalls over target |")
-    print("| --- | ---: | ---: | ---: |")
+    print("| phase | longest stall (ms) | computed in it (ms) | stalls over target | whose |")
+    print("| --- | ---: | ---: | ---: | --- |")
     for phase in phases:
-        gap, own = phase.longest
-        print(f"| {phase.name} | {gap:.0f} | {own:.0f} | {phase.over_target} |")
+        gap, over = phase.longest, phase.over_target
+        print(f"| {phase.name} | {gap.length:.0f} | {gap.computed:.0f} | {over} | {gap.whose} |")
 
 
 def write_ct(path: Path, shape: tuple[int, int, int]) -> Path:

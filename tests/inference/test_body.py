@@ -127,6 +127,15 @@ def test_bone_that_was_cut_off_is_no_contrast_agent(ceiling):
     assert shift(32) == pytest.approx(48, abs=5) and shift(90) == 0
 
 
+def test_a_crop_to_brighter_organs_without_contrast_agent_is_still_dark():
+    def shift(bright):
+        hu = noisy_belly(42)
+        hu[:, 20:40, 24:44] += bright  # an organ, about a quarter of the body
+        return look_at(hu, (5.0, 5.0, 5.0)).shift
+
+    assert shift(0) == pytest.approx(38, abs=4) and shift(60) == 0
+
+
 def test_air_around_what_was_clipped_before_is_no_sign_of_missing_contrast(hu):
     turned = ndimage.rotate(np.clip(hu, 0, 255), 8, (2, 1), order=1, cval=-1024)
     found = look_at(turned, SPACING)

@@ -93,7 +93,8 @@ def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
     Files are taken as they are, and so is a folder with DICOM files. Of another folder: all volumes
     in it (``.nii.gz`` and so on), the folders in it that hold DICOM files, each as one case, and
     zips of such. Of a folder for each patient: the volumes in that, named after the folder (beside
-    volumes, only those called ``ct.nii.gz`` or the like). DICOM segmentations, and what an earlier run left, are no CTs.
+    volumes, only those called ``ct.nii.gz`` or the like). DICOM segmentations, and what an earlier
+    run left, are no CTs.
 
     They come in the order given, within a folder by name; each once. Two CTs of one name in
     different folders are named after these.

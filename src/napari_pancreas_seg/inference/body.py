@@ -53,6 +53,8 @@ PORTAL_VENOUS_HU = 80
 """HU of soft tissue in portal-venous CT, between muscle (60) and liver (105)."""
 DARK_MODE_HU = 40
 """Below this commonest HU, a CT is not portal-venous."""
+UNCERTAIN_MODE_HU = 45
+"""Up to this commonest HU, it is not if hardly any tissue is enhanced."""
 ENHANCED_HU, ENHANCED_SHARE = 80, 0.12
 """With contrast agent, more than that share of even tissue is so bright."""
 
@@ -359,14 +361,18 @@ class _Trunk:
         if not weights.any():
             return 0
         mode = float(np.average(edges[around] + (edges[1] - edges[0]) / 2, weights=weights))
-        if mode >= DARK_MODE_HU:
+        if mode >= UNCERTAIN_MODE_HU:
             return 0
-        if floor is not None and floor > FAT_HIDDEN_HU:
-            # What is left of fat and its noise must not be taken for dark tissue.
+        hidden = floor is not None and floor > FAT_HIDDEN_HU
+        if hidden or mode >= DARK_MODE_HU:
+            # What is left of fat and its noise must not be taken for dark tissue, nor liver and
+            # muscle of a crop for enhanced tissue. Bone that was cut off is no bright tissue.
+            least = -20.0 if floor is None else max(-20.0, floor + 15)
             even = np.concatenate([each.means[each.even] for each in self._blocks])
-            # Bone that was cut off is no bright tissue either.
-            even = even[(even > max(-20.0, floor + 15)) & (even < min(180.0, ceiling - 2))]
-            if top < first + 3 or not even.size or np.mean(even > ENHANCED_HU) > ENHANCED_SHARE:
+            even = even[(even > least) & (even < min(180.0, ceiling - 2))]
+            if not even.size or np.mean(even > ENHANCED_HU) > ENHANCED_SHARE:
+                return 0
+            if hidden and top < first + 3:
                 return 0
         return round(PORTAL_VENOUS_HU - mode)
 

@@ -128,8 +128,9 @@ class WorklistPanel(ui.Panel):
         self.next_button.setEnabled(idle and worklist.next_case is not None)
         exported = worklist.counts()[Status.EXPORTED]
         self.status.setText(self._work.busy or f"{exported} of {len(worklist)} exported.")
-        self.where.setText(f"Masks go to '{worklist.output.name}' and replace those there.")
-        self.where.setToolTip(str(worklist.output))
+        self.where.setText(f"Masks go to '{worklist.output.name}'.")
+        tip = "Masks that lie there are opened first, and replaced by yours."
+        self.where.setToolTip(f"{worklist.output}\n{tip}")
         self.next.setText(f"Next case: {self._app.ahead.state}." if self._app.ahead.state else "")
 
     def _list_cases(self) -> None:
