@@ -25,9 +25,6 @@ from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_s
 from napari_pancreas_seg.training.judge.evaluation import patients_seen
 from napari_pancreas_seg.training.judge.scores import summarise
 
-FULL_FRAME_MM = 0.8
-"""Pixels of a slice that was not cropped."""
-
 
 def segment(*arguments: str) -> None:
     """Run the command line."""
@@ -45,11 +42,7 @@ def voxels(path: Path) -> np.ndarray:
 def full_frame(dataset: Path, model: str) -> list[SliceRecord]:
     """Slices of patients that the model never saw, shown whole."""
     known = patients_seen([load_card(model)])
-    return [
-        r
-        for r in read_slice_layout(dataset)
-        if r.patient not in known and abs(r.spacing_mm - FULL_FRAME_MM) < 1e-9
-    ]
+    return [r for r in read_slice_layout(dataset) if r.patient not in known and r.margin_px == 0]
 
 
 def score_slices(dataset: Path, model: str) -> dict[str, float]:

@@ -88,3 +88,21 @@ def test_focal_tversky_weighs_what_is_missed_more_than_excess():
     excess[:, 6, 2:6] = 1
     loss = LOSSES["focal_tversky"]
     assert np.asarray(loss(target, missed))[0] > np.asarray(loss(target, excess))[0] > 0
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_nothing_is_learnt_where_nothing_is_known(name):
+    rng = np.random.default_rng(0)
+    target = (rng.random((2, 16, 16, 1)) > 0.7).astype(np.float32)
+    found = np.clip(target + rng.normal(0, 0.2, target.shape), 0.05, 0.95).astype(np.float32)
+    known = np.zeros_like(target)
+    known[:, :, :8] = 1
+    wrong = np.where(known > 0, found, 1 - found).astype(np.float32)
+    loss = LOSSES[name]
+    np.testing.assert_allclose(
+        np.asarray(loss(target, found, known)), np.asarray(loss(target, wrong, known)), rtol=1e-5
+    )
+    everywhere = np.ones_like(known)
+    np.testing.assert_allclose(
+        np.asarray(loss(target, found, everywhere)), np.asarray(loss(target, found)), rtol=1e-5
+    )

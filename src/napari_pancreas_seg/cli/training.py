@@ -81,6 +81,13 @@ def train(
             metavar="FILE[:FIRST[:LAST]]",
         ),
     ] = None,
+    crops: Annotated[
+        Path | None,
+        _data(
+            "Glands without surroundings to mix into slices: images/, masks/ and manifest.csv.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     phantoms: Annotated[int, _data("Number of synthetic phantoms to mix in.", min=0)] = 16,
     cache: Annotated[
         Path | None,
@@ -215,6 +222,7 @@ def train(
         options: dict[str, Any] = {
             "start": start,
             "negatives": negatives or (),
+            "crops": crops,
             "phantoms": phantoms,
             "about": read_json(about) if about else {},
             "resume": resume,

@@ -1,4 +1,8 @@
-"""Losses on probabilities, with soft targets in [0, 1]."""
+"""Losses on probabilities, with soft targets in [0, 1].
+
+All take, as a third argument, how much each pixel counts, (B, H, W, 1): where a slice is known in
+parts only, nothing is learnt from the rest.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +18,38 @@ SMOOTHING = 1.0
 """Added to numerator and denominator, in pixels: an empty slice found empty costs nothing."""
 
 
-def soft_dice(target: Any, probability: Any, axes: tuple[int, ...]) -> Any:
+def soft_dice(target: Any, probability: Any, axes: tuple[int, ...], weight: Any = None) -> Any:
     """Dice of probabilities (B, H, W, classes) in [0, 1], summed over the given axes.
 
-    The article's is (1, 2, 3); without 3 there is one a class, with 0 the batch is pooled.
+    The article's is (1, 2, 3); without 3 there is one a class, with 0 the batch is pooled. A pixel
+    counts as its weight (B, H, W, 1) says; where that is 0, nothing is known.
     """
-    both = ops.sum(target * probability, axis=axes)
-    total = ops.sum(target, axis=axes) + ops.sum(probability, axis=axes)
+    known = 1.0 if weight is None else weight
+    both = ops.sum(known * target * probability, axis=axes)
+    total = ops.sum(known * target, axis=axes) + ops.sum(known * probability, axis=axes)
     if 0 in axes:
         both, total = sum_over_replicas([both, total])
     return (2.0 * both + SMOOTHING) / (total + SMOOTHING)
 
 
-def dice_loss(target: Any, probability: Any) -> Any:
+def dice_loss(target: Any, probability: Any, weight: Any = None) -> Any:
     """The article's loss: 1 - Dice per image, over all classes at once, shape (B,)."""
-    return 1.0 - soft_dice(target, probability, (1, 2, 3))
+    return 1.0 - soft_dice(target, probability, (1, 2, 3), weight)
 
 
-def mixed_loss(target: Any, probability: Any) -> Any:
+def mixed_loss(target: Any, probability: Any, weight: Any = None) -> Any:
     """Dice per image and over the batch in equal parts, plus cross-entropy, shape (B,).
 
     Dice per image weighs small cross-sections like large ones, the pooled one keeps a
     slice with three pixels from ruling the gradient, cross-entropy calibrates. Dice is the
     mean over the classes, so that a small organ counts like a large one.
     """
-    per_image = ops.mean(1.0 - soft_dice(target, probability, (1, 2)), axis=-1)
-    pooled = ops.mean(1.0 - soft_dice(target, probability, (0, 1, 2)))
-    entropy = ops.mean(cross_entropy(target, probability), axis=(1, 2))
+    per_image = ops.mean(1.0 - soft_dice(target, probability, (1, 2), weight), axis=-1)
+    pooled = ops.mean(1.0 - soft_dice(target, probability, (0, 1, 2), weight))
+    entropy = cross_entropy(target, probability)
+    if weight is not None:
+        entropy = entropy * weight[..., 0]
+    entropy = ops.mean(entropy, axis=(1, 2))
     return 0.5 * (per_image + pooled) + entropy
 
 
@@ -53,16 +62,17 @@ def cross_entropy(target: Any, probability: Any) -> Any:
     )
 
 
-def focal_tversky_loss(target: Any, probability: Any) -> Any:
+def focal_tversky_loss(target: Any, probability: Any, weight: Any = None) -> Any:
     """Focal Tversky loss with α 0.7, β 0.3, γ 4/3 (Abraham & Khan 2019), shape (B,).
 
     It weighs what is missed more than what is found in excess, and slices that go badly more
     than those that go well. Of several classes it is the mean.
     """
     axes = (1, 2)
-    both = ops.sum(target * probability, axis=axes)
-    missed = ops.sum(target * (1.0 - probability), axis=axes)
-    excess = ops.sum((1.0 - target) * probability, axis=axes)
+    known = 1.0 if weight is None else weight
+    both = ops.sum(known * target * probability, axis=axes)
+    missed = ops.sum(known * target * (1.0 - probability), axis=axes)
+    excess = ops.sum(known * (1.0 - target) * probability, axis=axes)
     index = (both + SMOOTHING) / (both + 0.7 * missed + 0.3 * excess + SMOOTHING)
     # The root has no slope at 0; a slice found perfectly must not give infinity.
     return ops.mean(ops.power(ops.maximum(1.0 - index, 1e-6), 0.75), axis=-1)

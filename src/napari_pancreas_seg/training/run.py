@@ -26,12 +26,14 @@ from napari_pancreas_seg.training.cards import (
     out_of_fold,
     what_is_scored,
 )
+from napari_pancreas_seg.training.data.crops import Crop, load_crops
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
     load_cases,
     load_negatives,
     load_phantoms,
+    working_frame,
 )
 from napari_pancreas_seg.training.data.layouts import (
     DataSet,
@@ -39,7 +41,7 @@ from napari_pancreas_seg.training.data.layouts import (
     VolumeCase,
     open_dataset,
 )
-from napari_pancreas_seg.training.data.layouts.cases import BadCases
+from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, BadCases
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
 from napari_pancreas_seg.training.fit.curves import Curves
 from napari_pancreas_seg.training.fit.devices import (
@@ -123,6 +125,7 @@ def train(
     start: str | Path | None = None,
     calibrated_by: str | Path | None = None,
     negatives: Sequence[str] = (),
+    crops: Path | None = None,
     phantoms: int = 16,
     about: dict[str, Any] | None = None,
     resume: bool = False,
@@ -140,9 +143,10 @@ def train(
     come from `calibrated_by`, a model of the same recipe that held patients back. `start` is a
     model whose weights to begin with; `negatives` are CTs that show no pancreas (see
     `load_negatives`), `phantoms` the number of synthetic ones, none with several classes; `about`
-    is further fields of the card. `resume` goes on from a checkpoint of the same recipe and
-    patients; with `once` a training that is done is left as it is. With `cache`, slices need not
-    fit into memory.
+    is further fields of the card. `crops` is a folder of glands without surroundings to mix into
+    slices (see `load_crops`), without those of patients held back. `resume` goes on from a
+    checkpoint of the same recipe and patients; with `once` a training that is done is left as it
+    is. With `cache`, slices need not fit into memory.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
@@ -157,6 +161,7 @@ def train(
         "split": None if split is None else vars(split),
         "start": None if given is None else model_entry(given),
         "negatives": [Path(n).name for n in negatives],
+        "crops": None if crops is None else Path(crops).name,
         "phantoms": phantoms,
         "labels": dict(data.labels),
         **settings_to_dict(settings),
@@ -165,7 +170,8 @@ def train(
     training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
     whose = {"training": _patients(training), "held_back": _patients(validation)}
     models = [model for model in (given, *experiment.models) if model is not None]
-    known = patients_seen([model.card for model in models])
+    further = _crops(crops, data, settings, whose["held_back"])
+    known = patients_seen([model.card for model in models]) | {crop.patient for crop in further}
     seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
     card = first_card(recipe, settings, data, sorted({*whose["training"], *known}))
     check_about(card, about, output / BUNDLE)
@@ -180,6 +186,7 @@ def train(
         watch.on_note(f"Note: {note_seen_before(len(seen))}.")
     slices, held = _read(training, validation, data, settings, cache, watch)
     slices = _with_others(slices, data, settings, negatives, phantoms)
+    slices = replace(slices, crops=tuple(further))
     if experiment.slices is not None:
         slices = experiment.slices(slices, settings)
     curves = Curves(output)
@@ -305,6 +312,17 @@ def _read(
         if not shown:
             watch.on_note(f"No case to train on shows {name}, so it cannot be learnt.")
     return slices, held
+
+
+def _crops(
+    folder: Path | None, data: DataSet, settings: TrainSettings, held: Sequence[str]
+) -> list[Crop]:
+    """Glands without surroundings, none of a patient held back."""
+    if folder is None:
+        return []
+    if [*data.labels] != [PANCREAS]:
+        raise PancreasSegError("Crops of glands are for the pancreas alone: leave --crops out.")
+    return load_crops(folder, working_frame(settings.frame).mm_per_pixel, held)
 
 
 def _with_others(

@@ -61,7 +61,7 @@ def real(shared: Path) -> list[Material]:
         records = [r for r in read_slice_layout(shared / "pancreas-ct") if r.patient == number]
         # The slices' index grows towards the feet.
         records.sort(key=lambda r: -int(r.name.rpartition("slice")[2]))
-        loaded = [record.load() for record in records if record.spacing_mm == 0.8][:8]
+        loaded = [record.load() for record in records if record.margin_px == 0][:8]
         hu = np.concatenate([volume.hu for volume, _ in loaded])[:, ::2, ::2]
         mask = np.concatenate([mask for _, mask in loaded])[:, ::2, ::2]
         affine = np.diag([-1.6, -1.6, 5.0, 1.0])

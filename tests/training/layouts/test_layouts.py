@@ -19,6 +19,7 @@ from napari_pancreas_seg.training.data.datasets import fold_of_patients
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.data.layouts.classes import choose_classes
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps
+from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 KINDS = (
@@ -107,7 +108,7 @@ def test_turned_labels_find_their_place_by_what_they_cover(flips, writers, mater
 def test_every_patient_at_hand_is_turned_the_right_way(shared):
     records = open_dataset(shared / "pancreas-ct").cases
     for patient in sorted({r.patient for r in records})[::5]:
-        loaded = [r.load() for r in records if r.patient == patient and r.spacing_mm == 0.8]
+        loaded = [r.load() for r in records if r.patient == patient and r.margin_px == 0]
         if len(loaded) < 3:
             continue
         hu = np.concatenate([v.hu for v, _ in loaded])
@@ -428,3 +429,27 @@ def test_a_shift_by_a_part_of_a_voxel_is_refused(share, axis):
     on = SimpleNamespace(grid=Grid((5, 5, 5), affine), source=ct.source)
     with pytest.raises(PancreasSegError, match="grid"):
         bring_onto(ct, np.zeros((5, 5, 5), np.uint8), on, "mask")
+
+
+def test_slices_have_their_patients_own_spacing(writers, phantoms, tmp_path):
+    writers["slices"][1](tmp_path, phantoms)
+    before = read_slice_layout(tmp_path)
+    assert not any(record.spacing_known for record in before)
+    known, other = sorted({record.patient for record in before})[:2]
+    table = tmp_path / "spacing.csv"
+    table.write_text(f"patient,pixel_spacing_mm,slice_spacing_mm\n{known},0.9,1.5\n")
+    for old, new in zip(before, read_slice_layout(tmp_path), strict=True):
+        if new.patient == known:
+            assert new.spacing_known and new.spacing_mm == pytest.approx(old.spacing_mm * 0.9 / 0.8)
+            volume, _ = new.load()
+            assert volume.spacing == pytest.approx((1.5, new.spacing_mm, new.spacing_mm))
+        if new.patient == other:
+            assert new == old
+    table.write_text(f"patient,pixel_spacing_mm,slice_spacing_mm\n{known},-1,1\n")
+    with pytest.raises(PancreasSegError, match="not a positive number"):
+        read_slice_layout(tmp_path)
+    table.write_text("patient,mm\n")
+    assert read_slice_layout(tmp_path) == before
+    table.write_text(f"patient,mm\n{known},1\n")
+    with pytest.raises(PancreasSegError, match="columns patient"):
+        read_slice_layout(tmp_path)

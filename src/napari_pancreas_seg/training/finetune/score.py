@@ -56,7 +56,7 @@ class Scorer(keras.Model):
 
         And ``raw``, the network's probability (B, height, width, C) without any temperature.
         """
-        hu, target = self.augment(batch)
+        hu, target, _ = self.augment(batch)
         outputs = self.network(windowed(hu, self.settings.windows), training=False)
         probability = tempered(outputs["probability"], self.temperature)
         found, truth = _decided(probability, self.threshold), _decided(target, 0.5)

@@ -8,6 +8,7 @@ an interrupted training goes on exactly as it would have. `Augment` applies them
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -20,8 +21,18 @@ from napari_pancreas_seg.model.replicas import roll_batch
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-CONTROL_POINTS = (4, 6)
-"""Rows and columns of the elastic displacement's control points."""
+CONTROL_POINTS, FINE_POINTS = (4, 6), (9, 12)
+"""Rows and columns of the elastic displacements' control points."""
+KNOTS_HU = (0, 30, 60, 80, 100, 120, 150, 200, 255)
+"""Between these, curves of contrast are straight."""
+BIAS_POINTS = (3, 4)
+"""Rows and columns of the points between which brightness drifts."""
+MOST_CUTS, CUT_PIXELS = 3, (6, 36)
+"""Rectangles cut out of a slice at most, and their sides."""
+WINDOW_HIGH_HU, WINDOW_LOW_HU = (140.0, 255.0), (0.0, 45.0)
+"""Where windows end whose upper or lower end lies within the soft tissue's HU."""
+PATCHES = 2.2
+"""By so much the noise of small patches is made stronger again after it was averaged."""
 LOBULE_MM = 6.0
 """Distance of the points between which a fatty gland's lobules and its fat change."""
 
@@ -31,36 +42,47 @@ class AugmentationSettings:
     """How strongly slices are changed: lengths in mm, intensities in HU, shares of all slices.
 
     Of gland and elsewhere the same share is streaked with fat or painted over, so that neither is a
-    clue. Where the gland is painted over, the target is empty.
+    clue. Where the gland is painted over, the target is empty; from what is cut out nothing is
+    learnt.
     """
 
-    rotation_deg: float = 15.0  # this and the next four: half-widths of uniform distributions
-    scale_log: float = 0.28  # the scale is exp of its draw
+    rotation_deg: float = 20.0  # this and the next four: half-widths of uniform distributions
+    scale_log: float = 0.26  # the scale is exp of its draw
     anisotropy: float = 0.1
     shear: float = 0.1
     shift_mm: float = 25.0
     elastic_mm: tuple[float, float] = (0.0, 6.0)  # range of the SD of the control points
+    elastic_fine_mm: tuple[float, float] = (0.0, 2.5)  # of points that lie closer
+    field_share: float = 0.2  # a small field of view around a point of the gland
+    field_mm: tuple[float, float] = (130.0, 260.0)  # its sides
     gamma_sd: float = 0.25  # SD of the logarithm of gamma
     gain: float = 0.15  # half-width, as that of the offset
     offset_hu: float = 15.0
-    noise_hu: float = 15.0  # largest SD
+    curve_share: float = 0.5  # a curve of contrast of its own
+    curve_sd: float = 0.35  # SD of the logarithm of its slopes
+    bias_hu: float = 6.0  # largest SD of a drift of brightness
+    noise_hu: float = 20.0  # largest SD, of single pixels or small patches
+    window_share: float = 0.12  # clipped at the upper end, and as many at the lower
     blur_share: float = 0.3
     phase_share: float = 0.25  # contrast squeezed as if no agent was given
     phase_offset_hu: float = 40.0  # these are brightened by up to so much, as `contrast_shift` does
     fat_share: float = 0.12
+    cut_share: float = 0.2
     paint_share: float = 0.05
 
     @classmethod
     def none(cls) -> AugmentationSettings:
         """Settings that change nothing."""
-        zero = {f.name: 0.0 for f in fields(cls) if f.name != "elastic_mm"}
-        return cls(**zero, elastic_mm=(0.0, 0.0))
+        pairs = ("elastic_mm", "elastic_fine_mm", "field_mm")
+        zero: dict[str, Any] = {f.name: 0.0 for f in fields(cls)}
+        return cls(**(zero | dict.fromkeys(pairs, (0.0, 0.0))))
 
     def without_intensity(self) -> AugmentationSettings:
         """The same geometry, with HU as they are."""
         return replace(
-            self, gamma_sd=0.0, gain=0.0, offset_hu=0.0, noise_hu=0.0, blur_share=0.0,
-            phase_share=0.0, fat_share=0.0,
+            self, gamma_sd=0.0, gain=0.0, offset_hu=0.0, curve_share=0.0, bias_hu=0.0,
+            noise_hu=0.0, window_share=0.0, blur_share=0.0, phase_share=0.0, fat_share=0.0,
+            cut_share=0.0,
         )  # fmt: skip
 
 
@@ -71,11 +93,13 @@ def draw(
     settings: AugmentationSettings,
     geometry: float = 1.0,
     slices: int = 1,
+    points: npt.NDArray[np.float64] | None = None,
 ) -> Arrays:
     """Draw what happens to a batch of n inputs: what `Augment` takes beside the slices.
 
     `geometry` is a factor on every geometric strength, annealed towards the end of a training;
-    `slices` make up one input.
+    `slices` make up one input; around `points` (n, 2), (y, x) in mm from the slice's middle, small
+    fields of view lie: there are none without.
     """
     s, g = settings, geometry
 
@@ -92,14 +116,22 @@ def draw(
     matrix[:, 0, 0], matrix[:, 0, 1] = cos * stretch, -sin + shear
     matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos / stretch
     matrix *= scale[:, None, None]
-    elastic_sd = rng.uniform(*s.elastic_mm, n) * g
     phase = (rng.random(n) < s.phase_share).astype(float)
     return {
         "matrix": matrix.astype(np.float32),
         "shift": rng.uniform(-g * s.shift_mm, g * s.shift_mm, (n, 2)).astype(np.float32),
-        "elastic": (
-            rng.standard_normal((n, *CONTROL_POINTS, 2)) * elastic_sd[:, None, None, None]
+        "field": _fields(rng, n, s, points),
+        "elastic": _elastic(rng, n, CONTROL_POINTS, s.elastic_mm, g),
+        "elastic_fine": _elastic(rng, n, FINE_POINTS, s.elastic_fine_mm, g),
+        "curve": _curves(rng, n, s),
+        "cut": _cuts(rng, n, frame, s.cut_share),
+        "cut_hu": np.where(rng.random(n) < 0.4, 0, rng.uniform(0, 200, n)).astype(np.float32),
+        "high": _ends(rng, n, s.window_share, WINDOW_HIGH_HU, 255.0),
+        "low": _ends(rng, n, s.window_share, WINDOW_LOW_HU, 0.0),
+        "bias": (
+            rng.standard_normal((n, *BIAS_POINTS, 1)) * rng.uniform(0, s.bias_hu, (n, 1, 1, 1))
         ).astype(np.float32),
+        "smooth": rng.random(n).astype(np.float32),
         "gamma": np.exp(rng.normal(0, s.gamma_sd, n)).astype(np.float32),
         "gain": (1 + uniform(s.gain)).astype(np.float32),
         "offset": (uniform(s.offset_hu) + phase * rng.uniform(0, s.phase_offset_hu, n)).astype(
@@ -122,6 +154,61 @@ def draw(
     }
 
 
+def _fields(
+    rng: np.random.Generator,
+    n: int,
+    s: AugmentationSettings,
+    points: npt.NDArray[np.float64] | None,
+) -> npt.NDArray[np.float32]:
+    """Fields of view (n, 4), middle and sides in mm; most show all."""
+    field = np.tile([0.0, 0.0, 1e4, 1e4], (n, 1))
+    small = rng.random(n) < s.field_share
+    sides = rng.uniform(*s.field_mm, (n, 2))
+    if points is not None:
+        field[small] = np.concatenate([points, sides], axis=1)[small]
+    return field.astype(np.float32)
+
+
+def _elastic(
+    rng: np.random.Generator,
+    n: int,
+    points: tuple[int, int],
+    sd_mm: tuple[float, float],
+    geometry: float,
+) -> npt.NDArray[np.float32]:
+    """Displacements in mm of a grid of points, (n, rows, columns, 2)."""
+    sd = rng.uniform(*sd_mm, (n, 1, 1, 1)) * geometry
+    return np.asarray(rng.standard_normal((n, *points, 2)) * sd, np.float32)
+
+
+def _curves(rng: np.random.Generator, n: int, s: AugmentationSettings) -> npt.NDArray[np.float32]:
+    """Slopes between `KNOTS_HU` (n, pieces) of curves from 0 to 0 and from 255 to 255."""
+    steps = np.diff(KNOTS_HU)
+    happens = (rng.random(n) < s.curve_share)[:, None]
+    slopes = np.exp(rng.normal(0, s.curve_sd, (n, len(steps))) * happens)
+    return np.asarray(slopes * (KNOTS_HU[-1] / (slopes @ steps))[:, None], np.float32)
+
+
+def _cuts(
+    rng: np.random.Generator, n: int, frame: FrameSpec, share: float
+) -> npt.NDArray[np.float32]:
+    """Rectangles cut out, (n, height, width, 1)."""
+    cuts = np.zeros((n, frame.height, frame.width, 1), np.float32)
+    for i in np.flatnonzero(rng.random(n) < share):
+        for _ in range(rng.integers(1, MOST_CUTS + 1)):
+            height, width = rng.integers(*CUT_PIXELS, 2)
+            y, x = rng.integers(0, frame.height), rng.integers(0, frame.width)
+            cuts[i, y : y + height, x : x + width] = 1
+    return cuts
+
+
+def _ends(
+    rng: np.random.Generator, n: int, share: float, ends: tuple[float, float], usual: float
+) -> npt.NDArray[np.float32]:
+    """Where windows end, in HU."""
+    return np.where(rng.random(n) < share, rng.uniform(*ends, n), usual).astype(np.float32)
+
+
 def _lobules(frame: FrameSpec) -> tuple[int, int]:
     """Rows and columns of the points between which fat is interpolated."""
     step = LOBULE_MM / frame.mm_per_pixel
@@ -131,10 +218,11 @@ def _lobules(frame: FrameSpec) -> tuple[int, int]:
 class Augment(keras.layers.Layer):
     """Cut the network's frame out of working slices, augmented; both frames share their centre.
 
-    Call with the arrays of `draw`, ``hu`` (B, S, H, W) and ``target`` (B, H, W, C), both uint8;
-    returns HU in [0, 255], (B, height, width, S), and the target in [0, 1], (B, height, width, C),
-    both float32. The slices of one input share everything but their noise: they are of one body,
-    and nothing that is painted may show beside it.
+    Call with the arrays of `draw`, ``hu`` (B, S, H, W), ``target`` (B, H, W, C) and, where not
+    everything is known, ``weight`` (B, H, W, 1), uint8; returns HU in [0, 255], (B, height, width,
+    S), the target (B, height, width, C) and how much each pixel counts, (B, height, width, 1),
+    both in [0, 1]. The slices of one input share everything but their noise: they are of one
+    body, and nothing that is painted may show beside it.
     """
 
     def __init__(self, frame: FrameSpec, working: FrameSpec, **kwargs: Any) -> None:
@@ -147,24 +235,44 @@ class Augment(keras.layers.Layer):
         )
         self.places_mm = np.stack([y, x], -1).reshape(1, -1, 2).astype(np.float32)
 
-    def call(self, batch: dict[str, Any]) -> tuple[Any, Any]:
-        """Return HU and target."""
+    def call(self, batch: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """Return HU, target and weight."""
         where = self._sampling_grid(batch)
         slices = batch["hu"].shape[1]
-        stack = ops.transpose(batch["hu"], (0, 2, 3, 1))
-        sampled = self._sample(ops.concatenate([stack, batch["target"]], axis=-1), where)
-        hu, target = sampled[..., :slices], sampled[..., slices:] / 255.0
+        classes = batch["target"].shape[-1]
+        planes = [ops.transpose(batch["hu"], (0, 2, 3, 1)), batch["target"]]
+        planes += [batch["weight"]] if "weight" in batch else []
+        sampled = self._sample(ops.concatenate(planes, axis=-1), where)
+        shown = self._shown(where, batch)
+        hu, target = sampled[..., :slices], sampled[..., slices : slices + classes] / 255.0
+        hu, target = hu * shown, target * shown
+        weight = ops.ones_like(shown)
+        if "weight" in batch:
+            # Beyond a small field of view it is known that there is nothing.
+            weight = ops.where(shown > 0, sampled[..., slices + classes :] / 255.0, weight)
         hu = self._fat(hu, target, batch)
         hu, target = self._paint(hu, target, batch)
-        return self._intensity(hu, batch), target
+        hu = hu * (1.0 - batch["cut"]) + _wide(batch["cut_hu"]) * batch["cut"]
+        return self._intensity(hu, batch), target, weight * (1.0 - batch["cut"])
+
+    def _shown(self, where: Any, batch: dict[str, Any]) -> Any:
+        """1 within the field of view, 0 beyond, (B, height, width, 1)."""
+        middle = np.array([self.working.height - 1, self.working.width - 1], np.float32) / 2
+        field = batch["field"]
+        away = ops.abs((where - middle) * self.working.mm_per_pixel - field[:, None, :2])
+        inside = ops.all(away <= field[:, None, 2:] / 2.0, axis=-1)
+        return ops.reshape(
+            ops.cast(inside, "float32"), (-1, self.frame.height, self.frame.width, 1)
+        )
 
     def _sampling_grid(self, batch: dict[str, Any]) -> Any:
         """Pixel coordinates (B, height * width, 2) in the working slice."""
         moved = ops.matmul(self.places_mm, ops.transpose(batch["matrix"], (0, 2, 1)))
-        elastic = ops.image.resize(
-            batch["elastic"], (self.frame.height, self.frame.width), interpolation="bicubic"
-        )
-        moved = moved + ops.reshape(elastic, (-1, self.frame.height * self.frame.width, 2))
+        for name in ("elastic", "elastic_fine"):
+            elastic = ops.image.resize(
+                batch[name], (self.frame.height, self.frame.width), interpolation="bicubic"
+            )
+            moved = moved + ops.reshape(elastic, (-1, self.frame.height * self.frame.width, 2))
         moved = moved + batch["shift"][:, None, :]
         middle = np.array([self.working.height - 1, self.working.width - 1], np.float32) / 2
         return moved / self.working.mm_per_pixel + middle
@@ -209,7 +317,7 @@ class Augment(keras.layers.Layer):
         return hu, target * (1.0 - over)
 
     def _intensity(self, hu: Any, batch: dict[str, Any]) -> Any:
-        """Gamma, gain, offset, contrast phase, blur and noise, on clipped HU."""
+        """Blur, contrast phase, curve, gamma, gain, offset, noise and windows, on clipped HU."""
         blur = _wide(batch["blur"])
         # Twice: the blur of a voxel of 3 mm, at most.
         coarse = ops.average_pool(ops.average_pool(hu, 3, 1, padding="same"), 3, 1, padding="same")
@@ -221,10 +329,27 @@ class Augment(keras.layers.Layer):
         squeezed = squeezed + ops.maximum(hu - 200.0, 0.0)
         phase = _wide(batch["phase"])
         hu = hu * (1.0 - phase) + squeezed * phase
+        hu = _along(batch["curve"], ops.clip(hu, 0.0, 255.0))
         hu = 255.0 * ops.power(ops.clip(hu / 255.0, 1e-4, 1.0), _wide(batch["gamma"]))
         hu = hu * _wide(batch["gain"])
-        hu = hu + known * (_wide(batch["offset"]) + batch["noise"])
-        return ops.clip(hu, 0.0, 255.0)
+        smooth = _wide(batch["smooth"])
+        patches = ops.average_pool(batch["noise"], 3, 1, padding="same") * PATCHES
+        noise = batch["noise"] * (1.0 - smooth) + patches * smooth
+        bias = ops.image.resize(
+            batch["bias"], (self.frame.height, self.frame.width), interpolation="bilinear"
+        )
+        hu = hu + known * (_wide(batch["offset"]) + noise + bias)
+        return ops.clip(
+            ops.maximum(ops.minimum(hu, _wide(batch["high"])), _wide(batch["low"])), 0.0, 255.0
+        )
+
+
+def _along(slopes: Any, hu: Any) -> Any:
+    """Values of curves in straight pieces at HU."""
+    total = 0.0
+    for i, (start, end) in enumerate(pairwise(KNOTS_HU)):
+        total = total + _wide(slopes[:, i]) * ops.clip(hu - start, 0.0, float(end - start))
+    return total
 
 
 def _wide(values: Any) -> Any:

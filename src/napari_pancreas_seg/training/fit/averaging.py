@@ -98,5 +98,5 @@ class StatisticsPass(keras.Model):
 
     def call(self, batch: dict[str, Any]) -> Any:
         """Return next to nothing: the running statistics are what is wanted."""
-        hu, _ = self.augment(batch)
+        hu, _, _ = self.augment(batch)
         return self.network(windowed(hu, self.windows), training=True)["probability"][:, :1, :1]

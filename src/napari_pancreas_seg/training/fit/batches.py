@@ -11,14 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.data.datasets import TrainingSlices
+from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit.augmentation import draw
+from napari_pancreas_seg.training.fit.mixing import mix
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 Batch = dict[str, npt.NDArray[Any]]
 
 AHEAD = 2
 """Batches that are made while the device is at work."""
+TISSUE_HU = 20
+"""Brighter pixels are of a body."""
 
 
 def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDArray[np.float64]:
@@ -55,19 +59,33 @@ def training_batch(
     # Geometry is annealed by half in the last 15 %, towards what inference will see.
     left = max(0.0, (settings.steps - step) / (0.15 * settings.steps))
     geometry = 0.5 + 0.5 * min(1.0, left)
-    hu = slices.inputs(chosen)
+    mixed = mix(rng, slices, chances, chosen, settings.mixing)
     return {
-        "hu": hu,
-        "target": slices.target[chosen],
+        **mixed,
         **draw(
             rng,
             settings.batch_size,
             settings.frame,
             settings.augmentation,
             geometry,
-            hu.shape[1],
+            mixed["hu"].shape[1],
+            _points(rng, mixed, working_frame(settings.frame)),
         ),
     }
+
+
+def _points(rng: np.random.Generator, batch: Batch, working: FrameSpec) -> npt.NDArray[np.float64]:
+    """A point of each gland, else of the body, (y, x) in mm from the slice's middle."""
+    points = np.zeros((len(batch["hu"]), 2))
+    for i, (hu, target) in enumerate(zip(batch["hu"], batch["target"], strict=True)):
+        shape = target.shape[:2]
+        chosen = np.flatnonzero(target.max(axis=-1) > 127)
+        if not chosen.size:
+            chosen = np.flatnonzero(hu[len(hu) // 2] > TISSUE_HU)
+        if chosen.size:
+            place = np.array(np.unravel_index(rng.choice(chosen), shape))
+            points[i] = (place - (np.array(shape) - 1) / 2) * working.mm_per_pixel
+    return points
 
 
 def training_batches(

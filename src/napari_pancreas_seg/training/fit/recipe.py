@@ -13,6 +13,7 @@ from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.devices import POLICIES
+from napari_pancreas_seg.training.fit.mixing import MixingSettings
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
@@ -50,6 +51,7 @@ class TrainSettings:
     seed: int = 0
     frame: FrameSpec = field(default_factory=FrameSpec)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    mixing: MixingSettings = field(default_factory=MixingSettings)
 
     def __post_init__(self) -> None:
         if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:

@@ -42,9 +42,9 @@ class TrainingModel(keras.Model):
 
     def call(self, batch: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return the network's outputs and the augmented target."""
-        hu, target = self.augment(batch)
+        hu, target, weight = self.augment(batch)
         outputs = self.network(windowed(hu, self.settings.windows), training=training)
-        return {**outputs, "target": target}
+        return {**outputs, "target": target, "weight": weight}
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None,
@@ -52,12 +52,14 @@ class TrainingModel(keras.Model):
     ) -> Any:  # fmt: skip
         """Loss of the mask plus the weighed losses of the coarser levels."""
         loss = LOSSES[self.settings.loss]
-        total = ops.mean(loss(y_pred["target"], y_pred["probability"]))
+        total = ops.mean(loss(y_pred["target"], y_pred["probability"], y_pred["weight"]))
         for number, weight in zip((2, 3), self.settings.side_weights, strict=True):
             if weight:
                 factor = 2 ** (number - 1)
-                target = ops.average_pool(y_pred["target"], factor, factor)
-                total = total + weight * ops.mean(loss(target, y_pred[f"side_{number}"]))
+                target, known = (
+                    ops.average_pool(y_pred[name], factor, factor) for name in ("target", "weight")
+                )
+                total = total + weight * ops.mean(loss(target, y_pred[f"side_{number}"], known))
         return total / self.devices.replicas  # Keras adds up what the replicas find
 
 

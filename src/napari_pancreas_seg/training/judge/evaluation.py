@@ -22,6 +22,7 @@ from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts import DataSet, LabelledCase, open_dataset
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
+from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.others import OtherMasks
 from napari_pancreas_seg.training.judge.scores import (
     TOLERANCE_MM,
@@ -238,8 +239,7 @@ def evaluate(
         "data": f"slices of {data.root.name}, each a CT of its own",
         "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
         "a slice shows the reference or the mask but not both, the distance is its diagonal",
-        "spacing": "nominal: the pixel size of these slices is not stored, so that distances in "
-        "mm are approximate",
+        "spacing": _spacing_of(data),
     }
     return _evaluate(cases, loaded, how, every_patient, threshold, False, also, on_case)
 
@@ -248,6 +248,14 @@ _OF_VOLUMES = {
     "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice",
     "spacing": "as the files say",
 }
+
+
+def _spacing_of(data: DataSet) -> str:
+    """What is known of the pixel size of single slices."""
+    known = {case.spacing_known for case in data.cases if isinstance(case, SliceRecord)}
+    if known == {True}:
+        return "each patient's own"
+    return f"{NOMINAL_SPACING_MM} mm where none is stored, so that distances are approximate"
 
 
 def _asked(classes: Classes) -> dict[str, list[str]] | None:

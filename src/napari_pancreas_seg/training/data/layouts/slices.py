@@ -1,13 +1,15 @@
 """The slice layout: single slices as pictures, a row of ``manifest.csv`` each.
 
 The columns are ``name``, ``patient`` and ``crop_margin_px``; ``images/NAME.jpg`` holds grey = HU
-clipped to [0, 255], ``masks/NAME.png`` the mask. The spacing is not stored: a pixel is taken as
-0.8 mm before cropping, and augmentation covers the rest.
+clipped to [0, 255], ``masks/NAME.png`` the mask. ``spacing.csv``, if it is there, holds
+``patient, pixel_spacing_mm, slice_spacing_mm``; a patient that it lacks is taken to have pixels of
+0.8 mm before cropping.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +23,29 @@ from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing
 from napari_pancreas_seg.volume import CTVolume
 
 NOMINAL_SPACING_MM = 0.8
-"""Pixel spacing where none is stored: the middle of the set's range, 0.66 to 0.98 mm."""
+"""Pixel spacing where none is known: the middle of the range of NIH Pancreas-CT."""
 NOMINAL_THICKNESS_MM = 5.0
 
+Spacing = tuple[float, float]
 _COLUMNS = {"name", "patient", "crop_margin_px"}
 
 
 @dataclass(frozen=True)
 class SliceRecord:
-    """One slice of the slice layout: its two files, and the nominal size of a pixel."""
+    """One slice of the slice layout: its two files, and the size of a pixel.
+
+    `spacing_known` is whether pixel and slice spacing are the CT's own; `margin_px` were cut off at
+    each side before the rest was enlarged.
+    """
 
     name: str
     patient: str
     image: Path
     mask: Path
     spacing_mm: float
+    thickness_mm: float = NOMINAL_THICKNESS_MM
+    spacing_known: bool = False
+    margin_px: int = 0
 
     @property
     def slices(self) -> None:
@@ -64,7 +74,7 @@ class SliceRecord:
                 f"Slice {self.name}: the mask is {mask.shape} pixels, the image {grey.shape}."
             )
         # A picture's rows run from front to back, its columns from right to left.
-        affine = np.diag([-self.spacing_mm, -self.spacing_mm, NOMINAL_THICKNESS_MM, 1.0])
+        affine = np.diag([-self.spacing_mm, -self.spacing_mm, self.thickness_mm, 1.0])
         volume = CTVolume.from_source_array(
             grey.astype(np.int16).T[:, :, None], affine, path=self.image, name=self.name
         )
@@ -89,10 +99,38 @@ def read_slice_layout(folder: Path) -> list[SliceRecord]:
         raise PancreasSegError(
             f"{manifest} must have the columns name, patient and crop_margin_px, and a row a slice."
         )
-    return [_record(Path(folder), row) for row in rows]
+    spacing = _read_spacing(Path(folder) / "spacing.csv")
+    return [_record(Path(folder), row, spacing) for row in rows]
 
 
-def _record(folder: Path, row: dict[str, str]) -> SliceRecord:
+def _read_spacing(path: Path) -> dict[str, Spacing]:
+    """Pixel and slice spacing in mm by patient; none where there is no such file.
+
+    Raises
+    ------
+    PancreasSegError
+        If the file cannot be read, or a spacing is not a positive number.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            found = {
+                row["patient"]: (float(row["pixel_spacing_mm"]), float(row["slice_spacing_mm"]))
+                for row in csv.DictReader(file)
+            }
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        raise PancreasSegError(
+            f"{path} must have the columns patient, pixel_spacing_mm and slice_spacing_mm, and "
+            f"numbers in the last two ({error})."
+        ) from error
+    for patient, spacing in found.items():
+        if not all(math.isfinite(mm) and mm > 0 for mm in spacing):
+            raise PancreasSegError(f"{path}: the spacing of {patient} is not a positive number.")
+    return found
+
+
+def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> SliceRecord:
     name = row["name"]
     if Path(name).name != name:
         raise PancreasSegError(f"{folder}: the manifest's name {name!r} is not a plain file name.")
@@ -102,7 +140,10 @@ def _record(folder: Path, row: dict[str, str]) -> SliceRecord:
     except (TypeError, ValueError):
         raise PancreasSegError(f"{folder}: crop_margin_px of {name} is not a number.") from None
     # The margins were cut off and the rest blown up to 512 pixels again.
-    return SliceRecord(name, row["patient"], image, mask, NOMINAL_SPACING_MM * (1 - margin / 256))
+    known = row["patient"] in spacing
+    pixel, thickness = spacing.get(row["patient"], (NOMINAL_SPACING_MM, NOMINAL_THICKNESS_MM))
+    pixel *= 1 - margin / 256
+    return SliceRecord(name, row["patient"], image, mask, pixel, thickness, known, margin)
 
 
 LAYOUT = Layout(
