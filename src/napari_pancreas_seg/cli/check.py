@@ -83,7 +83,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     for sentence in found.get("suggests", ()):
         add("suggests", sentence)
     for sentence in found["suspicious"]:
-        add("warning", sentence)
+        add("mind", sentence)
     if found["problem"] is not None:
         add("unusable", found["problem"])
     return lines
