@@ -58,6 +58,7 @@ def test_cut_at_every_twentieth(kind: str, fuzzer: ModuleType, tmp_path: Path) -
         load(path)
 
 
+@pytest.mark.slow
 def test_sixty_mutated_files(fuzzer: ModuleType) -> None:
     became, findings, _, _ = fuzzer.fuzz(FORMATS, 7, seed=20)
     assert findings == []

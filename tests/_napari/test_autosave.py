@@ -242,6 +242,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no signal 9")
 def test_killed_in_the_middle_of_a_run(qtbot, qapp, ct_path, own_folders):
     from napari_pancreas_seg._napari.layers.reader import read_layer

@@ -304,6 +304,7 @@ def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path):
     qtbot.waitUntil(lambda: network.pid is not None, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_an_idle_widget_imports_no_framework(ct_path, tmp_path):
     script = f"""
 import sys

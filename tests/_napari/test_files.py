@@ -240,6 +240,7 @@ def test_a_file_that_is_no_ct_says_why(viewer, tmp_path):
         viewer.open(path, plugin=PLUGIN)
 
 
+@pytest.mark.slow
 def test_the_phantom_opens(viewer):
     (layer,) = viewer.open_sample(PLUGIN, "phantom")
     assert isinstance(layer, Image)

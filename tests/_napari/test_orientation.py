@@ -72,6 +72,7 @@ def test_letters_follow_rolled_transposed_and_flipped_axes():
     assert orientation.edge_letters(viewer, placement) == transposed
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     turned=st.sampled_from(ALL_48),

@@ -59,6 +59,7 @@ def test_clipped_ct_hides_its_lungs():
     assert look_at(np.clip(hu, 0, 255), spacing).plausible.all()
 
 
+@pytest.mark.slow
 def test_the_phantom_keeps_its_gland():
     phantom = make_phantom(0)
     plausible = look_at(phantom.volume.hu, phantom.volume.spacing).plausible

@@ -31,6 +31,7 @@ def test_a_processor_computes_in_bfloat16_if_it_has_it(flags, policy, monkeypatc
     assert devices.choose_device("cpu").policy == policy
 
 
+@pytest.mark.slow
 def test_bfloat16_gives_the_same_mask():
     from dataclasses import replace
 
@@ -95,6 +96,7 @@ def test_half_precision_gives_the_same_mask(tiny_bundle):
     np.testing.assert_allclose(a, b, atol=0.02)
 
 
+@pytest.mark.slow
 def test_what_a_network_saw_before_changes_no_bit():
     import numpy as np
 

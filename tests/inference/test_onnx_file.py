@@ -40,6 +40,7 @@ def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "fields"),
     [
@@ -70,6 +71,7 @@ def test_it_computes_what_the_network_computes(
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_bundled_model_too(tmp_path: Path) -> None:
     path = tmp_path / "default.onnx"
     difference = export_onnx(load_bundle("default"), path)
@@ -79,6 +81,7 @@ def test_the_bundled_model_too(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["default.onnx"]
 
 
+@pytest.mark.slow
 def test_the_file_says_how_to_use_it(tiny_bundle: Path, tmp_path: Path) -> None:
     import onnx
 

@@ -128,6 +128,7 @@ def test_wrong_options_are_one_sentence(volume, tiny_bundle, options):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_default_model_finds_the_phantom():
     from napari_pancreas_seg.data.phantom import make_phantom
     from napari_pancreas_seg.mask.metrics import dice

@@ -159,6 +159,7 @@ def test_truncated_anywhere(content: bytes, tmp_path: Path) -> None:
             io.load_ct(path)
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_escape(tmp_path: Path) -> None:
     """Either one sentence or a volume; nothing else, and quickly."""
     path = tmp_path / "ct.nii.gz"

@@ -149,6 +149,7 @@ def check_places(series: Series, folder: Path) -> None:
     np.testing.assert_array_equal(back.hu, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiframe", [False, True])
 def test_every_orientation_stays_where_it_was_marked(tmp_path: Path, multiframe: bool) -> None:
     hu = body((9, 8, 6))

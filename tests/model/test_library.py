@@ -259,6 +259,7 @@ def test_a_full_disk_leaves_nothing(
     assert files(own) == []
 
 
+@pytest.mark.slow
 def test_the_commands(
     tiny_bundle: Path, tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

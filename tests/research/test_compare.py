@@ -56,6 +56,7 @@ def test_a_threshold_is_never_chosen_on_its_own_patient(tmp_path):
     assert result["runs"][0]["patients"] == {"a": 0.0, "b": 0.0, "c": 0.0}
 
 
+@pytest.mark.slow
 def test_runs_are_trained_once_and_resumed(dataset, tmp_path, monkeypatch):
     plain = Architecture(filters=2, attention=False)
     tiny = {"unet": Run("no gates", {"architecture": plain}, folds=1)}

@@ -51,6 +51,7 @@ def test_the_stored_rows_are_the_slices_below_and_above(volumes):
     np.testing.assert_array_equal(shown[:, 0], slices.hu[inner[:3] - 1])
 
 
+@pytest.mark.slow
 def test_both_are_trained_and_scored(volumes, tmp_path, monkeypatch, capsys):
     tiny = {
         "architecture": Architecture(filters=1),

@@ -17,6 +17,7 @@ SETTINGS = TrainSettings(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_share_of_the_start_stays(dataset, tmp_path):
     first = train(dataset, tmp_path / "first", SETTINGS, split=Split(3), phantoms=0)
     mixed = {}

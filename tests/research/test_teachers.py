@@ -132,6 +132,7 @@ TINY = TrainSettings(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_folds_teach_a_network_for_every_patient(dataset, tmp_path):
     folds = [
         train(dataset, tmp_path / str(f), TINY, split=Split(2, f), phantoms=0) for f in range(2)
@@ -151,6 +152,7 @@ def test_folds_teach_a_network_for_every_patient(dataset, tmp_path):
         train(dataset, tmp_path / "student", settings, resume=True, **how)
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_the_teachers_first(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "RUNS", {"attention": RUNS["attention"]})
     taught_run = {"taught": Run("taught", folds=1, taught_by=("attention",))}

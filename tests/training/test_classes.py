@@ -77,6 +77,7 @@ def test_figures_of_each_class(decathlon: Path, bundle: Path) -> None:
     assert "## Classes" in page and "| tumour |" in page
 
 
+@pytest.mark.slow
 def test_classes_are_named_alike(
     decathlon: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ def go(dataset, tmp_path, settings=SETTINGS, **changes):
     return cross_validate(dataset, tmp_path, settings, **how)
 
 
+@pytest.mark.slow
 def test_folds_are_trained_once_and_joined(dataset, tmp_path, no_fit):
     found = go(dataset, tmp_path)
     assert no_fit == ["fold0", "fold1"]
@@ -52,6 +53,7 @@ def test_folds_are_trained_once_and_joined(dataset, tmp_path, no_fit):
     assert load_bundle(again).card == ensemble.card
 
 
+@pytest.mark.slow
 def test_a_fold_that_was_interrupted_is_trained(dataset, tmp_path, no_fit):
     go(dataset, tmp_path)
     bundle = fold_folder(tmp_path, 1) / "bundle"
@@ -62,6 +64,7 @@ def test_a_fold_that_was_interrupted_is_trained(dataset, tmp_path, no_fit):
     assert no_fit == ["fold0", "fold1", "fold1"]
 
 
+@pytest.mark.slow
 def test_folds_of_other_settings_or_patients_are_not_mixed(dataset, tmp_path, no_fit):
     go(dataset, tmp_path)
     for other in ({"steps": 10}, {"patience": 3}, {"loss": "dice"}):
@@ -92,6 +95,7 @@ def test_more_folds_than_an_ensemble_has_members_are_refused_at_once(dataset, tm
     assert not no_fit and not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_what_the_start_had_seen_is_said_of_all_folds(dataset, tmp_path, no_fit):
     first = train(dataset, tmp_path / "first", SETTINGS, split=Split(2), phantoms=0)
     found = go(dataset, tmp_path, start=first)

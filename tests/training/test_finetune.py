@@ -83,6 +83,7 @@ def changed(tuner, weights) -> set[str]:
     return {path.split("/")[0] for path in weights if (weights[path] != tuner.start[path]).any()}
 
 
+@pytest.mark.slow
 def test_the_decoder_learns_first_and_normalisation_never(start, slices):
     tuner = Tuner(start, tune_settings(start.card, 2, 0), STAGES[:1])
     tuned = tuner.tune(slices, Budget(4), 0.0)
@@ -110,6 +111,7 @@ def test_the_rate_warms_up_and_falls():
     assert rate_share(7.0) == rates[-1]
 
 
+@pytest.mark.slow
 def test_the_scorer_counts_what_the_network_finds(start, slices):
     settings = tune_settings(start.card, 4, 0)
     rows = rows_to_score(slices, slices.kind == "patient", 24)
@@ -206,6 +208,7 @@ def test_the_least_of_the_new_weights_that_wins_most(monkeypatch):
     assert least(trials[:1]).share == 0.25
 
 
+@pytest.mark.slow
 def test_what_has_forgotten_too_much_is_not_kept(dataset, start, tmp_path, no_learning):
     strict = replace(QUICK, forgets_at_most=-1.0)
     with pytest.raises(PancreasSegError, match="--anyway"):
@@ -213,6 +216,7 @@ def test_what_has_forgotten_too_much_is_not_kept(dataset, start, tmp_path, no_le
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_one_patient_is_learnt_from_and_said_so(
     dataset, tiny_bundle, tmp_path, monkeypatch, capsys, no_learning
 ):

@@ -21,6 +21,7 @@ def gallery():
     del sys.modules["gallery"]
 
 
+@pytest.mark.slow
 def test_pictures_and_their_page(gallery, dataset, tiny_bundle, tmp_path):
     folder = tmp_path / "out"
     arguments = [str(dataset), "-o", str(folder), "--model", str(tiny_bundle)]

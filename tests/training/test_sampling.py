@@ -44,6 +44,7 @@ def made_up():
     )
 
 
+@pytest.mark.slow
 def test_one_class_of_single_slices_is_learnt_as_it_always_was(tmp_path):
     _, history = fit(made_up(), replace(SETTINGS, steps_per_epoch=1), tmp_path)
     # Written down with the mixing of slices. Chance that is drawn otherwise changes the second
@@ -52,6 +53,7 @@ def test_one_class_of_single_slices_is_learnt_as_it_always_was(tmp_path):
     assert losses[1::2] == pytest.approx([2.9394763, 3.0514114], abs=5e-5)
 
 
+@pytest.mark.slow
 def test_slices_from_disk_teach_what_those_in_memory_do(tmp_path):
     slices = made_up()
     rows = cached_rows(tmp_path / "rows", "a", lambda: CachedRows(slices.hu, slices.target))

@@ -61,6 +61,7 @@ def test_patients_are_split_not_slices(dataset):
     assert fold_of_patients(["b", "a", "c"], 3, 1, 5) == fold_of_patients(["c", "b", "a"], 3, 1, 5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path):
     slices = load_cases(read_slice_layout(dataset), {"pancreas": 1}, frame=SETTINGS.frame)
     (tmp_path / "whole").mkdir()
@@ -117,6 +118,7 @@ def trained(dataset, tmp_path_factory):
     return folder, bundle, lines
 
 
+@pytest.mark.slow
 def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
     folder, bundle, lines = trained
     card = load_bundle(bundle).card
@@ -138,6 +140,7 @@ def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_every_patient_can_train_if_another_model_held_some_back(dataset, trained, tmp_path):
     held, lines = trained[1], []
     every = train(
@@ -156,6 +159,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
         train(dataset, tmp_path / "none", SETTINGS, split=None, phantoms=0)
 
 
+@pytest.mark.slow
 def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
     first = trained[1]
     still = replace(SETTINGS, learning_rate=0.0, averaging=0.0)
@@ -169,6 +173,7 @@ def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
         train(dataset, tmp_path / "other", other, split=Split(3), start=first, phantoms=0)
 
 
+@pytest.mark.slow
 def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
     def go(name, fold, **how):
         lines = []
@@ -200,6 +205,7 @@ def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
     assert "learnt from 2" in load_bundle(every).card["validation"]["what"]
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_the_same_patients_only(dataset, tmp_path, no_fit):
     data = open_dataset(dataset)
     fewer = replace(data, cases=tuple(c for c in data.cases if c.patient != "P5"))
@@ -220,6 +226,7 @@ def test_a_training_goes_on_with_the_same_patients_only(dataset, tmp_path, no_fi
     assert len(no_fit) == 3
 
 
+@pytest.mark.slow
 def test_a_training_is_done_when_its_bundle_is_written(dataset, tmp_path, no_fit, monkeypatch):
     def go(**changes):
         how = {"split": Split(3), "phantoms": 0, "resume": True, "once": True}
@@ -287,6 +294,7 @@ def test_masks_that_are_all_empty_teach_nothing(dataset, tmp_path):
         train(emptied(*whose), tmp_path / "held", SETTINGS, split=Split(3), phantoms=0)
 
 
+@pytest.mark.slow
 def test_all_bad_cases_are_named_at_once(dataset, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(dataset, folder)
@@ -318,6 +326,7 @@ def test_patience_needs_patients_held_back(dataset, tiny_bundle, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):
     settings = TrainSettings(
         architecture=TINY, steps=100, steps_per_epoch=100, frame=FrameSpec(32, 48, 6.0),

@@ -201,6 +201,7 @@ def test_labels_of_reviewed_slices_are_counted(writers, phantoms, tmp_path):
     assert [case.labelled for case in found.cases] == [2, 34, 34]
 
 
+@pytest.mark.slow
 def test_one_case_at_a_time_is_held(phantoms, tmp_path):
     held = []
 
@@ -240,6 +241,7 @@ def _written(phantoms, folder):
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_pictures(pairs, tmp_path, capsys):
     report = tmp_path / "report"
     assert main(["dataset", "check", str(pairs), "-o", str(report)]) == 0
