@@ -7,10 +7,19 @@ from scipy import ndimage
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around, resampling_matrix
-from napari_pancreas_seg.inference.scan import ScanContext, about_nothing_found, warnings
+from napari_pancreas_seg.inference.scan import (
+    ScanContext,
+    about_nothing_found,
+    body_in,
+    warnings,
+)
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
 
 SPACING = (6.0, 2.5, 2.5)
+
+
+def noted_of(ct: CTVolume) -> list[str]:
+    return warnings(ct, body_in(ct))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,7 @@ def moved_mm(found, body, pad=(0, 0)):
 
 def test_a_plain_ct_is_left_in_peace(hu, body):
     assert (body.shift, body.edges, body.turned, body.floor) == (0, (None,) * 4, (), None)
-    assert warnings(volume(hu)) == []
+    assert noted_of(volume(hu)) == []
     assert ScanContext.of(volume(hu)).notes == ()
 
 
@@ -49,7 +58,7 @@ def test_padding_moves_nothing(value, hu, body):
     found = look_at(padded, SPACING)
     assert moved_mm(found, body, (9, 14)) == pytest.approx([0, 0], abs=1)
     assert (found.shift, found.edges, found.turned) == (0, (None,) * 4, ())
-    noted = any("taken for air" in note for note in warnings(volume(padded)))
+    noted = any("taken for air" in note for note in noted_of(volume(padded)))
     assert noted == (value > -200)
 
 
@@ -172,7 +181,7 @@ def test_a_crop_is_continued_by_its_mirror_image(margin_mm):
     cropped = np.ascontiguousarray(phantom.volume.hu[part])
     found = look_at(cropped, SPACING)
     assert sum(end is not None for end in found.edges) >= 2
-    assert any("cut off" in n or "less than a body" in n for n in warnings(volume(cropped)))
+    assert any("cut off" in n or "less than a body" in n for n in noted_of(volume(cropped)))
     frame = frame_around(found.centre, cropped.shape[1:], SPACING, FrameSpec(), found.edges)
     gland = frame.into()[0] @ phantom.mask[part][20].astype(np.float32) @ frame.into()[1].T
     assert gland.shape == (160, 224)

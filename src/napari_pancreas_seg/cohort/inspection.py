@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import FAT_HIDDEN_HU, look_at
-from napari_pancreas_seg.inference.scan import THICK_MM, warnings
+from napari_pancreas_seg.inference.body import FAT_HIDDEN_HU, Body
+from napari_pancreas_seg.inference.scan import THICK_MM, body_in, warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 Array = npt.NDArray[Any]
@@ -49,8 +49,9 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
             found["suspicious"] = _remarks_on_grid(volume)
             volume = io.check_ct(volume, force=force)
             found["values"] = _values(volume.hu)
-            found["suspicious"] += [*warnings(volume), *_remarks_on_values(volume.hu)]
-            found["suggests"] = _suggestions(volume)
+            body = body_in(volume)
+            found["suspicious"] += [*warnings(volume, body), *_remarks_on_values(volume.hu)]
+            found["suggests"] = _suggestions(body)
     except PancreasSegError as error:
         found["problem"] = str(error)
         return found
@@ -61,7 +62,11 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
 
 def suspicions(volume: CTVolume) -> list[str]:
     """Say what in a CT may spoil a segmentation or a training, a sentence each."""
-    return [*_remarks_on_grid(volume), *warnings(volume), *_remarks_on_values(volume.hu)]
+    return [
+        *_remarks_on_grid(volume),
+        *warnings(volume, body_in(volume)),
+        *_remarks_on_values(volume.hu),
+    ]
 
 
 def _place(volume: OnSourceGrid) -> Findings:
@@ -146,11 +151,9 @@ def _remarks_on_values(hu: Array) -> list[str]:
     return said
 
 
-def _suggestions(volume: CTVolume) -> list[str]:
+def _suggestions(body: Body | None) -> list[str]:
     """Say what the values of a CT tell of it."""
-    try:
-        body = look_at(volume.hu, volume.spacing)
-    except PancreasSegError:
+    if body is None:
         return []
     if body.floor is not None and body.floor > FAT_HIDDEN_HU:
         return ["air and fat are cut off"]

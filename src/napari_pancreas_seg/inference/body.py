@@ -381,7 +381,7 @@ class _Trunk:
         spine = self._spine(whole=True)
         if spine is None or any(cut):
             return
-        right, left = self._even_ml(spine, lung)
+        right, left = self._even_ml(lung)
         behind = (spine[:, 0] - spine[:, 2]) * self._mm[0]
         front = (behind < -10).mean()
         if len(spine) >= 5 and front >= max(0.55, 2.2 * (behind > 10).mean()):
@@ -397,7 +397,7 @@ class _Trunk:
                 yield "head and feet"
 
     def _even_ml(
-        self, spine: npt.NDArray[np.float64], lung: npt.NDArray[np.float64]
+        self, lung: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """How much wide and even soft tissue lies right and left of the middle, in each slice."""
         disk = np.hypot(*np.ogrid[-4:5, -4:5]) <= 4.3

@@ -38,12 +38,19 @@ class ScanContext:
         return cls(body, (*_about_grid(volume), *_about_body(volume, body), *_about_contrast(body)))
 
 
-def warnings(volume: CTVolume) -> list[str]:
-    """Say what in a CT may spoil a mask, a sentence each."""
+def body_in(volume: CTVolume) -> Body | None:
+    """The body in a CT, None if there is none."""
     try:
-        return [*_about_grid(volume), *_about_body(volume, look_at(volume.hu, volume.spacing))]
+        return look_at(volume.hu, volume.spacing)
     except PancreasSegError:
+        return None
+
+
+def warnings(volume: CTVolume, body: Body | None) -> list[str]:
+    """Say what in a CT, with what `body_in` finds in it, may spoil a mask, a sentence each."""
+    if body is None:
         return [*_about_grid(volume), "No body was found: no soft tissue that holds together."]
+    return [*_about_grid(volume), *_about_body(volume, body)]
 
 
 def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> str:

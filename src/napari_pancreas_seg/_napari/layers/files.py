@@ -30,6 +30,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Segmentation, describe
+from napari_pancreas_seg.inference.saving import sidecar_path
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
 
@@ -172,7 +173,7 @@ def write_mask(
     mean HU in it without `ct`, the data of the CT's layer.
     """
     path = Path(path)
-    record = path.with_name(f"{io.stem(path)}.json")
+    record = sidecar_path(path)
     if result is not None:
         _check_record(record)
         if not is_sidecar(record, reference.volume()):

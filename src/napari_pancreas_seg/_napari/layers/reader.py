@@ -21,6 +21,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
 from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel, placements
 from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.inference.saving import sidecar_path
 from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
@@ -75,7 +76,7 @@ def read_layer(
 
 def labels_beside(path: Path) -> dict[str, int]:
     """Names of a mask's values, from the record that was written with it; else the pancreas's."""
-    record = read_sidecar(path.with_name(f"{io.stem(path)}.json")) or {}
+    record = read_sidecar(sidecar_path(path)) or {}
     try:
         labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
