@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.errors import PancreasSegError
+    from napari_pancreas_seg.inference.mend import Mender, mend
     from napari_pancreas_seg.inference.options import Options
     from napari_pancreas_seg.inference.remask import remask
     from napari_pancreas_seg.inference.result import Segmentation
@@ -33,6 +34,7 @@ _HOMES = {
     "CTVolume": "volume",
     "Grid": "volume",
     "LoadedModel": "inference.segment",
+    "Mender": "inference.mend",
     "Options": "inference.options",
     "PancreasSegError": "errors",
     "Segmentation": "inference.result",
@@ -42,6 +44,7 @@ _HOMES = {
     "load_ct": "io",
     "load_mask": "io",
     "measure": "mask.measures",
+    "mend": "inference.mend",
     "remask": "inference.remask",
     "save_map": "io",
     "save_mask": "io",
@@ -52,6 +55,7 @@ __all__ = [
     "CTVolume",
     "Grid",
     "LoadedModel",
+    "Mender",
     "Options",
     "PancreasSegError",
     "Segmentation",
@@ -62,6 +66,7 @@ __all__ = [
     "load_ct",
     "load_mask",
     "measure",
+    "mend",
     "remask",
     "save_map",
     "save_mask",

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
 LARGEST_CARD = LARGEST_LICENCE = 1 << 20
+SEGMENT = "segment"
+"""The task of a model whose card names none."""
 
 
 @dataclass(frozen=True)
@@ -153,15 +155,15 @@ def write_zip(path: Path, members: Mapping[str, bytes], *, overwrite: bool = Fal
     return path
 
 
-def load_bundle(model: str | Path | Bundle) -> Bundle:
+def load_bundle(model: str | Path | Bundle, task: str = SEGMENT) -> Bundle:
     """Load a bundle by name (see `list_models`) or from a path, and check its hash.
 
-    PancreasSegError if there is no such model, or it is damaged.
+    PancreasSegError if there is no such model, it is made for another task, or it is damaged.
     """
     if isinstance(model, Bundle):
         return model
     path = _find(model)
-    card = parse_card(read_member(path, CARD, LARGEST_CARD), path)
+    card = _card_in(path, task)
     interrupted = path / _named_by_hash(card)  # `save_bundle` was killed at its last step
     name = interrupted.name if interrupted.is_file() else WEIGHTS
     weights = read_member(path, name, LARGEST_WEIGHTS)
@@ -175,8 +177,17 @@ def load_bundle(model: str | Path | Bundle) -> Bundle:
 
 def load_card(model: str | Path) -> Mapping[str, Any]:
     """Read a model's card alone; see `load_bundle`."""
-    path = _find(model)
-    return parse_card(read_member(path, CARD, LARGEST_CARD), path)
+    return _card_in(_find(model), SEGMENT)
+
+
+def _card_in(path: Path, task: str) -> dict[str, Any]:
+    card = parse_card(read_member(path, CARD, LARGEST_CARD), path)
+    made_for = card.get("task", SEGMENT)
+    if made_for != task:
+        raise PancreasSegError(
+            f"The model {card['name']} is made to {made_for}, not to {task}; choose another one."
+        )
+    return card
 
 
 def load_licence(model: str | Path) -> str | None:

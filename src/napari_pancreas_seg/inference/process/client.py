@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -36,6 +36,9 @@ from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.mend import Prior
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ class NetworkProcess:
                 child = self._running_child()
             if child is not None:
                 request = {"model": str(model), "options": asdict(options or Options())}
-                child.send_volume("warm up", next(self._numbers), request, volume, key)
+                child.send("warm up", next(self._numbers), request, volume, key)
         except (OSError, PancreasSegError):
             logger.debug("The network could not be warmed up", exc_info=True)
 
@@ -135,7 +138,7 @@ class NetworkProcess:
             replies = child.listen(number)
         try:
             request = {"model": str(model), "options": asdict(options or Options())}
-            child.send_volume("segment", number, request, volume, key)
+            child.send("segment", number, request, volume, key)
             for header, arrays in self._replies(child, replies, cancelled):
                 over = header["reply"] in LAST
                 if header["reply"] == "progress":
@@ -151,6 +154,44 @@ class NetworkProcess:
         finally:
             if not over:
                 self._cancel(child, replies, number)
+            child.forget(number)
+
+    def mend(
+        self,
+        volume: CTVolume,
+        plane: Array | None,
+        z: int,
+        *,
+        add: Array | None = None,
+        remove: Array | None = None,
+        prior: Prior | None = None,
+        label: int = 1,
+        key: str = "",
+    ) -> Array | None:
+        """Mend the labels (Y, X) of a slice in the child, see `napari_pancreas_seg.mend`.
+
+        Without `plane` the child only makes ready for the first stroke. `key` as in
+        `iter_segment`. None without `plane` or after `close`; PancreasSegError if it fails.
+        """
+        number = next(self._numbers)
+        with self._starting:
+            child = self._running_child()
+            if child is None:
+                return None
+            replies = child.listen(number)
+        arrays = {"plane": plane, "add": add, "remove": remove, "prior": prior and prior[0]}
+        try:
+            request = {"z": z, "label": label, "mm": float(prior[1]) if prior else 0.0}
+            there = {name: each for name, each in arrays.items() if each is not None}
+            child.send("mend", number, request, volume, key, there)
+            for header, answer in self._replies(child, replies, lambda: False):
+                if header["reply"] == "error":
+                    raise PancreasSegError(header["sentence"])
+                return answer.get("plane")
+            return None
+        except OSError as error:
+            raise PancreasSegError(child.last_words()) from error
+        finally:
             child.forget(number)
 
     def close(self) -> None:
@@ -254,16 +295,23 @@ class _Child:
         with self._listening:
             return bool(self._replies.keys() - {number})
 
-    def send_volume(
-        self, kind: str, number: int, header: Mapping[str, Any], volume: CTVolume | None, key: str
+    def send(
+        self,
+        kind: str,
+        number: int,
+        header: Mapping[str, Any],
+        volume: CTVolume | None,
+        key: str,
+        arrays: Mapping[str, Array] | None = None,
     ) -> None:
         """Send a request about a CT, and the CT unless the child has it."""
         with self._sending:  # what the child holds must follow the order in the pipe
             if volume is None or (key and key == self._holds):
-                self.request(kind, number, header)
+                self.request(kind, number, header, arrays)
                 return
             self._holds = ""
-            self.request(kind, number, header, {"hu": volume.hu, "affine": volume.grid.affine})
+            ct = {"hu": volume.hu, "affine": volume.grid.affine}
+            self.request(kind, number, header, {**ct, **(arrays or {})})
             self._holds = key
 
     def request(

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Generator
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import messages
@@ -19,17 +19,25 @@ from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_pancreas_seg.inference.body import Body
     from napari_pancreas_seg.inference.loaded import LoadedModel
+    from napari_pancreas_seg.inference.mend import Mender
     from napari_pancreas_seg.inference.scan import ScanContext
+
+    Array = npt.NDArray[Any]
 
 
 Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
+Mending = Callable[[CTVolume, dict[str, Any], dict[str, Any]], "Array | None"]
 
 
 def serve(
     segment: Segmenter,
     warm_up: Callable[[str, Options, CTVolume | None], object],
     devices: Callable[[], tuple[list[dict[str, str]], str]],
+    mend: Mending,
     stdin: IO[bytes],
     stdout: IO[bytes],
 ) -> None:
@@ -37,7 +45,7 @@ def serve(
 
     The last CT is kept: a request may name it instead of sending it once more. `segment` does
     the work, `warm_up` loads a model and compiles it for slices like a CT's, `devices` is
-    `list_devices`.
+    `list_devices`, and `mend` mends a slice from what `NetworkProcess.mend` sends.
     """
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
@@ -48,7 +56,6 @@ def serve(
         number, what = header["id"], header["request"]
         if "hu" in arrays:
             volume = messages.volume_of(arrays)  # the former one is let go
-        del arrays
         try:
             if what == "devices":
                 found, why = devices()
@@ -56,6 +63,10 @@ def serve(
             elif what == "warm up":
                 warm_up(header["model"], Options(**header["options"]), volume)
                 reply = ({"reply": "result"}, {})
+            elif what == "mend":
+                assert volume is not None
+                plane = mend(volume, header, arrays)
+                reply = ({"reply": "result"}, {} if plane is None else {"plane": plane})
             else:
                 assert volume is not None
                 steps = segment(volume, header["model"], Options(**header["options"]))
@@ -65,7 +76,7 @@ def serve(
             reply = ({"reply": "error", "sentence": _sentence(error)}, {})
         cancelled.discard(number)
         messages.send(stdout, {**reply[0], "id": number}, reply[1])
-        del reply  # a mask as large as the CT is not kept until the next request
+        del arrays, reply  # neither a CT nor a mask is kept until the next request
 
 
 def _run(
@@ -123,7 +134,7 @@ def main() -> None:
     # Ctrl+C in a terminal reaches the child as well; it ends with its parent anyway.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     network = _Network()
-    serve(network.segment, network.warm_up, network.devices, requests, replies)
+    serve(network.segment, network.warm_up, network.devices, network.mend, requests, replies)
 
 
 class _Network:
@@ -132,6 +143,7 @@ class _Network:
     def __init__(self) -> None:
         self._device = ""
         self._loaded: LoadedModel | None = None
+        self._mender: Mender | None = None
         self._seen: tuple[CTVolume, ScanContext] | None = None
 
     def devices(self) -> tuple[list[dict[str, str]], str]:
@@ -144,6 +156,30 @@ class _Network:
         if volume is not None:
             self.look_at(volume)
             loaded.warm_up(volume, options)
+
+    def mend(self, volume: CTVolume, asked: dict[str, Any], arrays: dict[str, Any]) -> Array | None:
+        from napari_pancreas_seg.inference.mend import Mender
+
+        if self._mender is None:
+            self._mender = Mender(look=self._body)
+        if "plane" not in arrays:
+            self._mender.warm_up(volume)
+            return None
+        return self._mender.mend_plane(
+            volume,
+            arrays["plane"],
+            asked["z"],
+            add=arrays.get("add"),
+            remove=arrays.get("remove"),
+            prior=(arrays["prior"], asked["mm"]) if "prior" in arrays else None,
+            label=asked["label"],
+        )
+
+    def _body(self, volume: CTVolume) -> Body | None:
+        try:
+            return self.look_at(volume).body
+        except PancreasSegError:  # no soft tissue: strokes are obeyed all the same
+            return None
 
     def look_at(self, volume: CTVolume) -> ScanContext:
         from napari_pancreas_seg.inference.scan import ScanContext

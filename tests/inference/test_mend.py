@@ -1,0 +1,218 @@
+"""A stroke mends a slice: what the network may change, whatever it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import napari_pancreas_seg as nps
+from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.inference.mend import GUIDES, REACH_MM, Mender, lay_frame
+from napari_pancreas_seg.inference.process.client import NetworkProcess
+from napari_pancreas_seg.inference.process.server import _Network
+from napari_pancreas_seg.model.bundle import list_models, load_bundle, save_bundle
+from napari_pancreas_seg.volume import CTVolume
+
+SHAPE = (5, 90, 130)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained network that flips about half of what it sees."""
+    import keras
+
+    from napari_pancreas_seg.model.attention_unet import Architecture, build
+
+    keras.utils.set_random_seed(1)
+    frame = FrameSpec(32, 48, 4.0, (0.0, 0.0))
+    architecture = Architecture(filters=2, height=32, width=48, channels=3 + GUIDES)
+    card = {
+        "name": "mend",
+        "version": "0",
+        "licence": "BSD-3-Clause",
+        "task": "mend",
+        "architecture": architecture.to_dict(),
+        "frame": frame.to_dict(),
+        "windows": [[0, 255], [40, 150], [80, 140]],
+        "labels": {"pancreas": 1},
+        "threshold": 0.5,
+        "weights_sha256": "",
+    }
+    return save_bundle(build(architecture), card, tmp_path_factory.mktemp("models") / "mend")
+
+
+@pytest.fixture(scope="module")
+def mender(folder):
+    return Mender(folder, "cpu")
+
+
+def ct(spacing=(2.5, 1.5, 1.5)) -> CTVolume:
+    hu = np.random.default_rng(0).normal(60, 60, SHAPE).astype(np.int16)
+    affine = np.diag([*spacing[::-1], 1.0])
+    return CTVolume.from_source_array(np.ascontiguousarray(hu.transpose(2, 1, 0)), affine)
+
+
+def strokes(rng) -> np.ndarray:
+    """One to three short lines."""
+    drawn = np.zeros(SHAPE[1:], bool)
+    for _ in range(rng.integers(1, 4)):
+        y, x = rng.integers(0, SHAPE[1] - 3), rng.integers(0, SHAPE[2] - 12)
+        drawn[y : y + 3, x : x + rng.integers(2, 12)] = True
+    return drawn
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_strokes_are_obeyed_and_what_is_far_or_of_others_stays(mender, seed):
+    rng = np.random.default_rng(seed)
+    spacing = (2.5, *rng.choice([0.7, 1.5, 4.0], 2))
+    volume, mask = ct(spacing), rng.integers(0, 4, SHAPE).astype(np.uint8)
+    if seed % 3 == 0:
+        mask[:] = 0
+    add, remove = strokes(rng), strokes(rng) if seed % 2 else None
+    prior = (strokes(rng), 2.5) if seed % 4 == 0 else None
+    found = mender.mend(volume, mask, 2, add=add, remove=remove, prior=prior, label=2)
+    taken = np.zeros_like(add) if remove is None else remove
+    assert found.dtype == np.uint8 and found.shape == SHAPE[1:]
+    assert (found[add & ~taken] == 2).all() and (found[taken] != 2).all()
+    others = ~np.isin(mask[2], (0, 2)) & ~add
+    changed = found != mask[2]
+    assert not changed[others].any()
+    away = ndimage.distance_transform_edt(~(add | taken), sampling=spacing[1:])
+    assert not changed[away > REACH_MM].any()
+    assert changed[~add & ~taken].any()  # the network was heard
+
+
+def test_without_strokes_nothing_changes(mender):
+    mask = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    none = np.zeros(SHAPE[1:], bool)
+    for given in ({}, {"add": none, "remove": none}, {"prior": (none, 2.5)}):
+        found = mender.mend(ct(), mask, 1, **given)
+        assert np.array_equal(found, mask[1])
+        assert found.base is None and not np.shares_memory(found, mask)
+
+
+def test_a_neighbours_mask_alone_is_a_proposal_around_it(mender):
+    prior = np.zeros(SHAPE[1:], bool)
+    prior[10:14, 10:20] = True
+    found = mender.mend(ct(), np.zeros(SHAPE, np.uint8), 1, prior=(prior, 2.5), label=3)
+    assert set(np.unique(found)) == {0, 3}
+    away = ndimage.distance_transform_edt(~prior, sampling=1.5)
+    assert not found[away > REACH_MM].any()
+
+
+def test_what_the_network_leaves_alone_keeps_its_edges(mender, monkeypatch):
+    """Back and forth through coarser pixels, nothing may be smoothed."""
+    mask = np.random.default_rng(0).random(SHAPE) < 0.3
+    add = np.zeros(SHAPE[1:], bool)
+    add[40:43, 60:70] = True
+    monkeypatch.setattr(mender, "_ask", lambda hu, shift, rows, columns, guides: guides[0])
+    found = mender.mend(ct(), mask.astype(np.uint8), 0, add=add)
+    assert np.array_equal(found > 0, mask[0] | add)
+
+
+def test_the_network_sees_what_it_was_trained_on(mender, monkeypatch):
+    seen = {}
+
+    def ask(hu, shift, rows, columns, guides):
+        seen.update(guides=guides)
+        return guides[0]
+
+    monkeypatch.setattr(mender, "_ask", ask)
+    add = np.zeros(SHAPE[1:], bool)
+    add[40:50, 60:75] = True
+    mask, prior = np.zeros(SHAPE, np.uint8), np.ones(SHAPE[1:], bool)
+    mask[0, 40:50, 60:90] = 2
+    mender.mend(ct(), mask, 0, add=add, prior=(prior, 8.0), label=2)
+    present, given, taken, neighbour = seen["guides"]
+    assert present.max() == pytest.approx(1) and given.max() == pytest.approx(1)
+    assert present.sum() > given.sum() > 0 and not taken.any()
+    assert neighbour[16, 24] == pytest.approx(np.exp(-1))
+    mender.mend(ct(), mask, 0, add=add)
+    assert not seen["guides"][3].any()
+
+
+def test_a_ct_without_soft_tissue_is_mended_too(mender):
+    volume = ct()
+    empty = CTVolume(np.full(SHAPE, -1000, np.int16), volume.grid, volume.source)
+    add = np.zeros(SHAPE[1:], bool)
+    add[40, 60] = True
+    assert mender.mend(empty, np.zeros(SHAPE, np.uint8), 0, add=add)[40, 60] == 1
+
+
+def test_the_frame_lies_around_strokes_and_what_is_near():
+    strokes, spec = np.zeros((512, 512), bool), FrameSpec(128, 160, 1.0, (0.0, 0.0))
+    strokes[300:306, 200:220] = True
+    near = strokes.copy()
+    near[300:330, 150:290] = True
+    frame = lay_frame(strokes, near, (2.5, 0.8, 0.8), spec)
+    assert frame.spec.mm_per_pixel == 1
+    rows, columns = frame.support()
+    assert columns.start < 150 and columns.stop > 290
+    strokes[100, 20] = True  # far away: all of it is seen, less finely
+    frame = lay_frame(strokes, strokes, (2.5, 0.8, 0.8), spec)
+    rows, columns = frame.support()
+    assert frame.spec.mm_per_pixel > 1 and rows.start < 100 and columns.start < 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"mask": np.zeros((5, 90, 131), np.uint8)}, "same grid"),
+        ({"z": 5}, "no slice 5"),
+        ({"z": -1}, "no slice -1"),
+        ({"label": 0}, "label 0"),
+        ({"add": np.zeros((90, 131), bool)}, "strokes that add"),
+        ({"prior": (np.zeros((90, 131), bool), 1.0)}, "neighbour's mask"),
+    ],
+)
+def test_what_does_not_fit_is_refused(mender, changes, sentence):
+    asked = {"mask": np.zeros(SHAPE, np.uint8), "z": 0, **changes}
+    with pytest.raises(nps.PancreasSegError, match=sentence):
+        mender.mend(ct(), **asked)
+
+
+def test_a_model_for_another_task_is_refused(folder, tiny_bundle, monkeypatch):
+    with pytest.raises(nps.PancreasSegError, match="made to mend, not to segment"):
+        nps.LoadedModel(folder)
+    with pytest.raises(nps.PancreasSegError, match="made to segment, not to mend"):
+        load_bundle(tiny_bundle, "mend")
+    monkeypatch.setenv("NAPARI_PANCREAS_SEG_MODELS", str(folder.parent))
+    assert "mend" not in {entry.name for entry in list_models()}
+
+
+def test_the_child_answers_as_the_function_does(mender, folder, monkeypatch):
+    network, volume, plane = _Network(), ct(), np.zeros(SHAPE[1:], np.uint8)
+    network._mender = Mender(folder, "cpu", network._body)
+    add = strokes(np.random.default_rng(3))
+    asked = {"z": 2, "label": 1, "mm": 2.5}
+    assert network.mend(volume, asked, {}) is None
+    found = network.mend(volume, asked, {"plane": plane, "add": add, "prior": add})
+    expected = mender.mend_plane(volume, plane, 2, add=add, prior=(add, 2.5))
+    assert np.array_equal(found, expected)
+
+
+def test_strokes_travel_to_the_child_and_the_slice_comes_back():
+    fake = str(Path(__file__).parents[1] / "_napari" / "fake_network.py")
+    network = NetworkProcess([sys.executable, fake])
+    volume, plane = ct(), np.zeros(SHAPE[1:], np.uint8)
+    add = strokes(np.random.default_rng(3))
+    try:
+        assert network.mend(volume, None, 0, key="a") is None
+        found = network.mend(volume, plane, 2, add=add, label=3, key="a")
+        assert np.array_equal(found, 3 * add)
+        again = network.mend(volume, found, 2, remove=add, label=3, key="a")
+        assert not again.any()
+        assert np.array_equal(network.mend(volume, plane, 0, prior=(add, 2.5), key="a"), add)
+        with pytest.raises(nps.PancreasSegError):
+            network.mend(volume, plane[1:], 0, key="a")
+    finally:
+        network.close()
+    assert network.mend(volume, plane, 0) is None
+
+
+def test_importing_it_loads_no_keras():
+    code = "import sys, napari_pancreas_seg as n; n.mend; sys.exit('keras' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
