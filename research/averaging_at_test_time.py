@@ -22,8 +22,7 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.inference.segment import LoadedModel
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
-from napari_pancreas_seg.training.judge.calibration import THRESHOLDS
-from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
+from napari_pancreas_seg.training.judge.calibration import THRESHOLDS, ThresholdScores
 from napari_pancreas_seg.training.judge.scores import at_others_threshold
 
 SHIFT_MM = 3.6

@@ -37,8 +37,7 @@ from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_s
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.loop import fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.calibration import THRESHOLDS
-from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
+from napari_pancreas_seg.training.judge.calibration import THRESHOLDS, ThresholdScores
 from napari_pancreas_seg.training.judge.scores import (
     at_others_threshold,
     bootstrap_interval,

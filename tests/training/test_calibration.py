@@ -9,6 +9,7 @@ from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.training.judge import calibration
 from napari_pancreas_seg.training.judge.calibration import (
     PredictedSlice,
+    ThresholdScores,
     calibrate,
     calibration_error,
     tempered,
@@ -152,8 +153,6 @@ def test_tempering_several_classes_is_what_the_predictor_does():
 
 def test_a_class_wins_only_where_something_is():
     """The sum must exceed the threshold; then the most probable class has the pixel."""
-    from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
-
     scores = ThresholdScores((0.5, 0.8))
     p = np.array([[[0.3, 0.1, 0.2]], [[0.3, 0.7, 0.2]]])  # sums 0.6, 0.8, 0.4
     p[1, 0, 0] += 0.01

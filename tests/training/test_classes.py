@@ -68,7 +68,7 @@ def test_the_card_says_which_classes(bundle: Path) -> None:
 
 def test_figures_of_each_class(decathlon: Path, bundle: Path) -> None:
     renamed = {"pancreas": ["pancreas"], "tumour": ["cancer"]}
-    data = evaluate(decathlon, bundle, labels=renamed).to_dict()
+    data = evaluate(decathlon, bundle, labels=renamed)
     json.dumps(data, allow_nan=False)
     assert list(data["classes"]) == ["pancreas", "tumour"]
     assert all(len(found["patients"]) == 2 for found in data["classes"].values())

@@ -17,7 +17,7 @@ from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
-from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
+from napari_pancreas_seg.training.judge.evaluation import evaluate
 from napari_pancreas_seg.training.judge.others import OtherMasks
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
@@ -61,8 +61,8 @@ def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_
     script = shared / "tools" / "score.py"
     if not script.is_file():
         pytest.skip("no score.py in ../shared")
-    result = evaluate_volumes(
-        folders / "ct", folders / "mask", model, threshold=threshold, postprocess=False
+    result = evaluate(
+        folders / "ct", model, references=folders / "mask", threshold=threshold, postprocess=False
     )
     for path in (folders / "ct").iterdir():
         volume = load_ct(path)
@@ -73,28 +73,29 @@ def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     theirs = dict(re.findall(r"^(\S+) (0\.\d+)$", said, re.MULTILINE))
-    assert theirs.keys() == result.dice.keys() == {"PANCREAS_0001", "PANCREAS_0002", "other"}
+    assert theirs.keys() == result["patients"].keys() == {"PANCREAS_0001", "PANCREAS_0002", "other"}
     for patient, value in theirs.items():
         assert 0 < float(value) < 1
-        assert result.dice[patient] == pytest.approx(float(value), abs=1e-4)
+        assert result["patients"][patient]["dice"] == pytest.approx(float(value), abs=1e-4)
     mean = float(re.search(r"^mean (\S+)", said, re.MULTILINE)[1])
-    assert result.summary()["mean"] == pytest.approx(mean, abs=1e-4)
+    assert result["summary"]["dice"]["mean"] == pytest.approx(mean, abs=1e-4)
 
 
 def test_an_evaluation_of_volumes(folders, model, threshold):
     seen = []
-    result = evaluate_volumes(
-        folders / "ct", folders / "mask", model, threshold=threshold,
+    data = evaluate(
+        folders / "ct", model, references=folders / "mask", threshold=threshold,
         on_case=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(i, 4) for i in range(1, 5)]
-    data = result.to_dict()
     json.dumps(data, allow_nan=False)
     assert data["patients"]["other"]["slices"] == 3
     assert [g["gate"] for g in data["attention"]] == [1, 2, 3, 4]
     assert all(0 < g["inside"] < 1 for g in data["attention"])
     assert data["summary"]["dice"]["n"] == 3
-    assert set(data["failures"]["patients"]) == {p for p, d in result.dice.items() if d < 0.5}
+    assert set(data["failures"]["patients"]) == {
+        p for p, row in data["patients"].items() if row["dice"] < 0.5
+    }
     network = model.predictor.network
     assert data["cost"]["parameters"] == network.count_params()
     assert data["cost"]["weights_mb"] == pytest.approx(len(model.bundle.weights) / 1e6, abs=0.01)
@@ -103,14 +104,14 @@ def test_an_evaluation_of_volumes(folders, model, threshold):
 def test_patients_of_the_training_are_left_out(folders, model, threshold, monkeypatch):
     seen = {**model.card, "training": {"patients": ["0001", "other"]}}
     monkeypatch.setattr(model, "card", seen)
-    where = folders / "ct", folders / "mask", model
-    result = evaluate_volumes(*where, threshold=threshold)
-    assert set(result.dice) == {"PANCREAS_0002"}
-    every = evaluate_volumes(*where, threshold=threshold, every_patient=True)
-    assert every.how["seen_in_training"] == "PANCREAS_0001, other"
+    where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
+    result = evaluate(**where, threshold=threshold)
+    assert set(result["patients"]) == {"PANCREAS_0002"}
+    every = evaluate(**where, threshold=threshold, every_patient=True)
+    assert every["how"]["seen_in_training"] == "PANCREAS_0001, other"
     seen["training"]["patients"].append("0002")
     with pytest.raises(PancreasSegError, match="--every-patient"):
-        evaluate_volumes(*where)
+        evaluate(**where)
 
 
 def test_a_threshold_of_nothing_is_a_threshold(folders, model, monkeypatch):
@@ -123,7 +124,7 @@ def test_a_threshold_of_nothing_is_a_threshold(folders, model, monkeypatch):
     monkeypatch.setattr(evaluation, "segment", refuse)
     for threshold in (0.0, None, 0.3):
         with pytest.raises(PancreasSegError, match="enough"):
-            evaluate_volumes(folders / "ct", folders / "mask", model, threshold=threshold)
+            evaluate(folders / "ct", model, references=folders / "mask", threshold=threshold)
     assert list(dict.fromkeys(used)) == [0.0, model.card["threshold"], 0.3]
 
 
@@ -166,7 +167,7 @@ def test_a_reference_on_another_grid_is_refused(folders, model, tmp_path):
     volume = CTVolume.from_source_array(np.zeros((64, 48, 1), np.int16), moved)
     save_mask(np.ones((1, 48, 64), np.uint8), volume, tmp_path / f"{NAMES[0]}.nii.gz")
     with pytest.raises(PancreasSegError, match="grid"):
-        evaluate_volumes(folders / "ct", tmp_path, model)
+        evaluate(folders / "ct", model, references=tmp_path)
 
 
 def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp_path, capsys):
@@ -220,9 +221,9 @@ def test_an_error_that_nobody_expects_is_of_its_case(error, folders, model, monk
         return segment(volume, *args, **options)
 
     monkeypatch.setattr(evaluation, "segment", fail)
-    result = evaluate_volumes(folders / "ct", folders / "mask", model)
-    assert list(result.not_scored) == ["other"] and len(result.dice) == 2
-    assert "\n" not in result.not_scored["other"]
+    result = evaluate(folders / "ct", model, references=folders / "mask")
+    assert list(result["not_scored"]) == ["other"] and len(result["patients"]) == 2
+    assert "\n" not in result["not_scored"]["other"]
 
 
 @pytest.mark.parametrize(("cut", "off", "scored"), [(1, 0, False), (-1, 0, False), (1, 1, True)])
@@ -236,10 +237,10 @@ def test_a_mask_without_a_slice_is_scored_where_its_affine_tells_which(
     volume = CTVolume.from_source_array(np.zeros((64, 48, 2), np.int16), affine)
     save_mask(short, volume, tmp_path / "other.nii.gz")
     if scored:
-        assert list(evaluate_volumes(folders / "ct", tmp_path, model).dice) == ["other"]
+        assert list(evaluate(folders / "ct", model, references=tmp_path)["patients"]) == ["other"]
     else:
         with pytest.raises(PancreasSegError, match="has 2 slices, the CT 3"):
-            evaluate_volumes(folders / "ct", tmp_path, model)
+            evaluate(folders / "ct", model, references=tmp_path)
 
 
 def also_of(folders, tmp_path, *names):
@@ -254,9 +255,8 @@ def also_of(folders, tmp_path, *names):
 
 def test_masks_of_another_program_are_scored_beside(folders, model, threshold, tmp_path):
     also = OtherMasks(also_of(folders, tmp_path, *NAMES[:3]))
-    where = folders / "ct", folders / "mask", model
-    result = evaluate_volumes(*where, threshold=threshold, also=also)
-    data = result.to_dict()
+    where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
+    data = evaluate(**where, threshold=threshold, also=also)
     json.dumps(data, allow_nan=False)
     assert data["also"]["patients"].keys() == {"PANCREAS_0001", "PANCREAS_0002"}
     assert all(row["dice"] == 1 for row in data["also"]["patients"].values())
@@ -270,11 +270,11 @@ def test_masks_of_another_program_are_scored_beside(folders, model, threshold, t
     assert "this model minus these, paired" in page and "Dice of at least 0.85: 2 of 2" in page
     # Of a patient with two CTs and one mask, nothing is compared.
     (tmp_path / f"{NAMES[1]}_seg.nii.gz").unlink()
-    less = evaluate_volumes(*where, threshold=threshold, also=OtherMasks(tmp_path))
-    assert less.also.keys() == {"PANCREAS_0002"}
+    less = evaluate(**where, threshold=threshold, also=OtherMasks(tmp_path))
+    assert less["also"]["patients"].keys() == {"PANCREAS_0002"}
     (tmp_path / f"{NAMES[2]}_seg.nii.gz").unlink()
     with pytest.raises(PancreasSegError, match="name them like the cases"):
-        evaluate_volumes(*where, threshold=threshold, also=OtherMasks(tmp_path))
+        evaluate(**where, threshold=threshold, also=OtherMasks(tmp_path))
 
 
 def test_masks_of_several_organs_need_a_value(folders, tmp_path):

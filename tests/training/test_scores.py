@@ -52,24 +52,25 @@ def test_a_patient_is_pooled_over_slices():
         reference[0, 5, 5 : 5 + true] = 1
         volume = ct()
         tally.add(segmentation(volume, mask), volume, reference)
-    score = tally.score()
+    score = tally.figures()
     both, predicted, true = 4 + 2, 14, 11
-    assert score.dice == pytest.approx(2 * both / (predicted + true))
-    assert (score.recall, score.precision) == pytest.approx((both / true, both / predicted))
-    assert score.volume_ratio == pytest.approx(predicted / true)
-    assert (score.slices, score.missed) == (3, 1)
-    assert 0 < score.surface_dice < 1
+    assert score["dice"] == pytest.approx(2 * both / (predicted + true))
+    assert (score["recall"], score["precision"]) == pytest.approx((both / true, both / predicted))
+    assert score["volume_ratio"] == pytest.approx(predicted / true)
+    assert (score["slices"], score["missed_slices"]) == (3, 1)
+    assert 0 < score["surface_dice_2mm"] < 1
     # More than 5 % of the outlines lie in the slice that was missed.
-    assert score.hd95_mm == pytest.approx(np.hypot(24, 32))
+    assert score["hd95_mm"] == pytest.approx(np.hypot(24, 32))
 
 
 def test_nothing_to_find_and_nothing_found():
     volume, tally = ct(), PatientCounts()
     empty = np.zeros((1, 24, 32), np.uint8)
     tally.add(segmentation(volume, empty), volume, empty)
-    score = tally.score()
-    assert (score.dice, score.surface_dice, score.hd95_mm, score.slices) == (1.0, 1.0, 0.0, 0)
-    assert score.recall is score.precision is score.volume_ratio is None
+    score = tally.figures()
+    names = ("dice", "surface_dice_2mm", "hd95_mm", "slices")
+    assert [score[name] for name in names] == [1.0, 1.0, 0.0, 0]
+    assert score["recall"] is score["precision"] is score["volume_ratio"] is None
 
 
 def test_surfaces_of_whole_cts_are_those_in_space():
@@ -78,7 +79,7 @@ def test_surfaces_of_whole_cts_are_those_in_space():
     reference[1:4, 5:20, 5:20] = 1
     mask[2:5, 5:20, 5:20] = 1  # a slice higher
     tally.add(segmentation(volume, mask), volume, reference)
-    assert tally.score().hd95_mm == pytest.approx(4.0)
+    assert tally.figures()["hd95_mm"] == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("coarser", [1, 2, 4])
@@ -99,12 +100,12 @@ def test_attention_in_and_around_the_gland(coarser):
     tally = PatientCounts()
     gate = ScalarMap(full[:, ::coarser, ::coarser].astype(np.float16), grid)
     tally.add(segmentation(volume, reference, gate), volume, reference)
-    (means,) = tally.score().attention
-    assert means.inside == pytest.approx(0.75)
-    assert means.tissue == pytest.approx(0.25)
-    assert means.frame == pytest.approx((24 * 20 - 64) / (24 * 28 - 64) * 0.25 + 24 * 8 / 608)
-    assert means.sd == pytest.approx(full.std(), rel=1e-3)
-    row = tally.score().to_dict()
+    (means,) = tally.figures()["attention"]
+    assert means["inside"] == pytest.approx(0.75)
+    assert means["tissue"] == pytest.approx(0.25)
+    assert means["frame"] == pytest.approx((24 * 20 - 64) / (24 * 28 - 64) * 0.25 + 24 * 8 / 608)
+    assert means["sd"] == pytest.approx(full.std(), rel=1e-3)
+    row = tally.figures()
     (summary,) = summarise_patients({"a": row, "b": row})["attention"]
     assert summary["gate"] == 1
     assert summary["ratio_to_tissue"]["mean"] == pytest.approx(3.0)

@@ -22,7 +22,8 @@ from napari_pancreas_seg.training.fit import checkpoint as checkpoint_module
 from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.loop import fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.evaluation import ThresholdScores, evaluate
+from napari_pancreas_seg.training.judge.calibration import ThresholdScores
+from napari_pancreas_seg.training.judge.evaluation import evaluate
 from napari_pancreas_seg.training.run import OUT_OF_FOLD, Experiment, Split, Watch, train
 
 TINY = Architecture(filters=2, dropout=0.2)
@@ -333,7 +334,7 @@ def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):
         averaging=0.9, learning_rate=0.01, calibration_batches=16, batch_size=4,
     )  # fmt: skip
     bundle = train(dataset, tmp_path / "run", settings, split=Split(3), phantoms=0)
-    assert evaluate(dataset, bundle).summary()["mean"] > 0.5
+    assert evaluate(dataset, bundle)["summary"]["dice"]["mean"] > 0.5
 
 
 def test_dice_of_thresholds_by_hand():

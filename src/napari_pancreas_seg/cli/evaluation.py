@@ -80,7 +80,6 @@ def evaluate(
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
-        from napari_pancreas_seg.training.judge.evaluation import evaluate_volumes
         from napari_pancreas_seg.training.judge.others import OtherMasks
 
         def count(done: int, total: int) -> None:
@@ -88,38 +87,36 @@ def evaluate(
             cases = total
             bar.show(0, Progress("scoring", done, total))
 
-        common: dict[str, Any] = {
-            "also": None if also is None else OtherMasks(also, also_value),
-            "every_patient": every_patient,
-            "threshold": threshold,
-            "postprocess": not no_postprocess,
-            "on_case": count,
-        }
-        result = (
-            run(dataset, model, labels=parse_classes(labels), layout=layout, **common)
-            if references is None
-            else evaluate_volumes(dataset, references, model, **common)
+        data = run(
+            dataset,
+            model,
+            references=references,
+            labels=parse_classes(labels),
+            layout=layout,
+            every_patient=every_patient,
+            threshold=threshold,
+            postprocess=not no_postprocess,
+            also=None if also is None else OtherMasks(also, also_value),
+            on_case=count,
         )
-    data = result.to_dict()
-    _print_evaluation(result.model, data)
+    _print_evaluation(data)
     if output is not None:
         write_json(output, data, overwrite=overwrite)
     if markdown is not None:
         from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
         write_text(markdown, evaluation_markdown(data), overwrite=overwrite)
-    if result.not_scored:
-        for name, reason in result.not_scored.items():
+    if failed := data["not_scored"]:
+        for name, reason in failed.items():
             say(f"{name}: failed: {reason}", err=True)
-        what = f"{len(result.not_scored)} of {cases} cases could not be scored"
-        fail_naming(what, list(result.not_scored))
+        fail_naming(f"{len(failed)} of {cases} cases could not be scored", list(failed))
 
 
-def _print_evaluation(model: str, data: dict[str, Any]) -> None:
+def _print_evaluation(data: dict[str, Any]) -> None:
     from napari_pancreas_seg.training.judge.tables import FIGURES
 
     shown = ("dice", "hd95_mm", next(n for n in FIGURES if n.startswith("surface_dice")))
-    say(f"model {model}, threshold {data['threshold']}")
+    say(f"model {data['model']}, threshold {data['threshold']}")
     for what in ("surfaces", "spacing", "postprocessing", "seen_in_training"):
         say(f"{what.replace('_', ' ')}: {data['how'][what]}")
     width = max(len("patient"), *map(len, data["patients"]))

@@ -20,10 +20,10 @@ from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import (
     THRESHOLDS,
     PredictedSlice,
+    ThresholdScores,
     calibrate,
     score_predictions,
 )
-from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 from napari_pancreas_seg.training.judge.validation import HeldBack
 
 _OF_ANOTHER = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from scipy import ndimage, optimize, stats
 
 from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.frame import Frame
-from napari_pancreas_seg.training.judge.evaluation import ThresholdScores
 
 Array = npt.NDArray[Any]
 
@@ -119,6 +118,71 @@ def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
     every = np.clip(np.concatenate([rest, probability]), 1e-6, 1 - 1e-6)
     weights = every ** (1.0 / temperature)
     return (weights[1:] / weights.sum(axis=0)).astype(np.float32)
+
+
+@dataclass
+class ThresholdScores:
+    """Overlap per patient for several thresholds, pooled over each patient's slices.
+
+    A pixel is foreground where the probabilities of all classes together exceed the threshold,
+    and then of the most probable class. `both` and `total` hold, for each patient, the voxels
+    (thresholds, C) in both masks, and in either counted twice.
+    """
+
+    thresholds: tuple[float, ...]
+    both: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    total: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def add(
+        self,
+        patient: str,
+        probability: npt.NDArray[Any],
+        mask: npt.NDArray[Any],
+        values: Sequence[int] = (1,),
+    ) -> None:
+        """Count slices: probability (C, ...), or (...) of one class, and the reference (...)."""
+        if probability.shape == mask.shape:
+            probability = probability[None]
+        foreground = probability.sum(axis=0)
+        above = foreground > self.thresholds[0]
+        # How many of the thresholds a pixel exceeds.
+        limits = np.asarray(self.thresholds, probability.dtype)
+        steps = np.searchsorted(limits, foreground[above], side="left")
+        winner, truth = probability[:, above].argmax(axis=0), mask[above]
+        both, found, reference = [], [], []
+        for c, value in enumerate(values):
+            mine = winner == c
+            found.append(self._exceeding(steps[mine]))
+            both.append(self._exceeding(steps[mine & (truth == value)]))
+            reference.append(np.count_nonzero(mask == value))
+        self.both[patient] = self.both.get(patient, 0) + np.stack(both, axis=1)
+        counted = np.stack(found, axis=1) + np.array(reference)
+        self.total[patient] = self.total.get(patient, 0) + counted
+
+    def _exceeding(self, steps: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Pixels above each threshold, from how many each pixel exceeds."""
+        counts = np.bincount(steps, minlength=len(self.thresholds) + 1)
+        return np.asarray(counts[::-1].cumsum()[::-1][1:], np.int64)
+
+    def dice(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Dice of each patient for each threshold, the mean over the classes that there are."""
+        found = {}
+        for patient, rows in self.dice_by_class().items():
+            there = np.isfinite(rows)
+            n = there.sum(axis=1)
+            sums = np.where(there, rows, 0.0).sum(axis=1)
+            found[patient] = np.where(n > 0, sums / np.maximum(n, 1), 1.0)
+        return found
+
+    def dice_by_class(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Dice of each patient, shape (len(thresholds), C); NaN for a class in neither mask."""
+        with np.errstate(invalid="ignore"):
+            return {p: 2 * self.both[p] / self.total[p] for p in sorted(self.both)}
+
+    def best(self) -> tuple[float, float]:
+        """The threshold with the best mean Dice over patients, and that Dice."""
+        mean = np.mean(list(self.dice().values()), axis=0)
+        return self.thresholds[int(mean.argmax())], float(mean.max())
 
 
 def score_predictions(

@@ -7,14 +7,16 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
+from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
@@ -27,8 +29,8 @@ from napari_pancreas_seg.training.judge.others import OtherMasks
 from napari_pancreas_seg.training.judge.scores import (
     TOLERANCE_MM,
     PatientCounts,
-    PatientScore,
     paired_difference,
+    rounded,
     summarise,
     summarise_patients,
 )
@@ -37,184 +39,31 @@ from napari_pancreas_seg.volume import CTVolume
 logger = logging.getLogger(__name__)
 
 SLICES = SLICE_LAYOUT.name
-THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.85, 0.05), 2))
 PAIRED = ("dice", "hd95_mm", f"surface_dice_{TOLERANCE_MM:g}mm", "mean_distance_mm")
 """Figures of which the difference to another program's masks is given."""
 
-
-@dataclass
-class ThresholdScores:
-    """Overlap per patient for several thresholds, pooled over each patient's slices.
-
-    A pixel is foreground where the probabilities of all classes together exceed the threshold,
-    and then of the most probable class. `both` and `total` hold, for each patient, the voxels
-    (thresholds, C) in both masks, and in either counted twice.
-    """
-
-    thresholds: tuple[float, ...] = THRESHOLDS
-    both: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-    total: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-
-    def add(
-        self,
-        patient: str,
-        probability: npt.NDArray[Any],
-        mask: npt.NDArray[Any],
-        values: Sequence[int] = (1,),
-    ) -> None:
-        """Count slices: probability (C, ...), or (...) of one class, and the reference (...)."""
-        if probability.shape == mask.shape:
-            probability = probability[None]
-        foreground = probability.sum(axis=0)
-        above = foreground > self.thresholds[0]
-        # How many of the thresholds a pixel exceeds.
-        limits = np.asarray(self.thresholds, probability.dtype)
-        steps = np.searchsorted(limits, foreground[above], side="left")
-        winner, truth = probability[:, above].argmax(axis=0), mask[above]
-        both, found, reference = [], [], []
-        for c, value in enumerate(values):
-            mine = winner == c
-            found.append(self._exceeding(steps[mine]))
-            both.append(self._exceeding(steps[mine & (truth == value)]))
-            reference.append(np.count_nonzero(mask == value))
-        self.both[patient] = self.both.get(patient, 0) + np.stack(both, axis=1)
-        counted = np.stack(found, axis=1) + np.array(reference)
-        self.total[patient] = self.total.get(patient, 0) + counted
-
-    def _exceeding(self, steps: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Pixels above each threshold, from how many each pixel exceeds."""
-        counts = np.bincount(steps, minlength=len(self.thresholds) + 1)
-        return np.asarray(counts[::-1].cumsum()[::-1][1:], np.int64)
-
-    def dice(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Dice of each patient for each threshold, the mean over the classes that there are."""
-        found = {}
-        for patient, rows in self.dice_by_class().items():
-            there = np.isfinite(rows)
-            n = there.sum(axis=1)
-            sums = np.where(there, rows, 0.0).sum(axis=1)
-            found[patient] = np.where(n > 0, sums / np.maximum(n, 1), 1.0)
-        return found
-
-    def dice_by_class(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Dice of each patient, shape (len(thresholds), C); NaN for a class in neither mask."""
-        with np.errstate(invalid="ignore"):
-            return {p: 2 * self.both[p] / self.total[p] for p in sorted(self.both)}
-
-    def best(self) -> tuple[float, float]:
-        """The threshold with the best mean Dice over patients, and that Dice."""
-        mean = np.mean(list(self.dice().values()), axis=0)
-        return self.thresholds[int(mean.argmax())], float(mean.max())
+Labels = npt.NDArray[np.uint8]
+Counts = dict[str, PatientCounts]
+Figures = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures per patient of a model on a data set.
-
-    `how` says in words what was done. `patients` are of all classes taken together; `classes` hold,
-    of a model of several, each class in the patients that show it or in whom it was found. `also`
-    are the figures of another program's masks; `not_scored` says why a case failed.
-    """
-
-    card: Mapping[str, Any]
-    threshold: float
-    patients: dict[str, PatientScore]
-    how: dict[str, str]
-    cost: dict[str, Any]
-    classes: dict[str, dict[str, PatientScore]] = field(default_factory=dict)
-    not_scored: dict[str, str] = field(default_factory=dict)
-    also: dict[str, PatientScore] = field(default_factory=dict)
-    also_name: str = ""
-
-    @property
-    def model(self) -> str:
-        """Name and version of the model, and the hash of its weights."""
-        return f"{self.card['name']} {self.card['version']} ({self.card['weights_sha256'][:12]})"
-
-    @property
-    def dice(self) -> dict[str, float]:
-        """Dice of each patient, pooled over all of the patient's voxels."""
-        return {patient: score.dice for patient, score in self.patients.items()}
-
-    def summary(self) -> dict[str, float]:
-        """Dice over patients; see `summarise`."""
-        return summarise(self.dice.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        rows = _rows(self.patients)
-        by_class = {name: _rows(scores) for name, scores in self.classes.items()}
-        several = {
-            "mean_class_dice": summarise(self.class_dice().values()),
-            "classes": {
-                name: {"patients": each, **_without_attention(summarise_patients(each))}
-                for name, each in by_class.items()
-            },
-        }
-        return {
-            "model": self.model,
-            "weights_sha256": self.card["weights_sha256"],
-            "threshold": self.threshold,
-            "recipe": self.card.get("training", {}).get("recipe"),
-            "how": self.how,
-            "patients": rows,
-            **summarise_patients(rows),
-            **(several if self.classes else {}),
-            "not_scored": self.not_scored,
-            **({"also": self._compared(rows)} if self.also else {}),
-            "cost": self.cost,
-        }
-
-    def _compared(self, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """The other program's figures, and the paired differences: ours minus the other's."""
-        others = _rows(self.also)
-        figures = [name for name in PAIRED if all(name in row for row in others.values())]
-        return {
-            "masks": self.also_name,
-            "patients": others,
-            **_without_attention(summarise_patients(others)),
-            "ours_minus_theirs": {
-                name: paired_difference(
-                    *({p: row[name] for p, row in of.items()} for of in (rows, others))
-                )
-                for name in figures
-            },
-        }
-
-    def class_dice(self) -> dict[str, float]:
-        """Dice of each patient, the mean over the classes that there are."""
-        found: dict[str, list[float]] = {}
-        for scores in self.classes.values():
-            for patient, score in scores.items():
-                found.setdefault(patient, []).append(score.dice)
-        return {patient: statistics.fmean(found[patient]) for patient in sorted(found)}
-
-
-def _rows(scores: Mapping[str, PatientScore]) -> dict[str, dict[str, Any]]:
-    return {patient: score.to_dict() for patient, score in scores.items()}
-
-
-def _without_attention(summary: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in summary.items() if key != "attention"}
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A CT with its reference, read when its turn comes.
+class _Case(NamedTuple):
+    """A CT (`ct` is its name) with its reference, read when its turn comes.
 
     The reference has the values of the model's classes; of a single class, any but 0.
     """
 
     name: str
     patient: str
-    load: Callable[[], tuple[CTVolume, npt.NDArray[np.uint8]]]
     ct: str
+    load: Callable[[], tuple[CTVolume, Labels]]
 
 
 def evaluate(
-    dataset: Path,
+    folder: Path,
     model: str | Path | LoadedModel = "default",
     *,
+    references: Path | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     layout: str | None = None,
     every_patient: bool = False,
@@ -222,26 +71,67 @@ def evaluate(
     postprocess: bool = True,
     also: OtherMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
-) -> Evaluation:
-    """Score a model on a data set the way it is used: through `segment`.
+) -> dict[str, Any]:
+    """Score a model on CTs the way it is used, through `segment`; return figures as plain data.
 
+    `folder` is a data set, or holds the CTs of the masks in `references`, see `match_references`.
     Single slices are scored one by one, without post-processing. `labels` say what of the data set
     each of the model's classes is made of, see `open_dataset`. Patients that the model was trained
     on are left out unless `every_patient` is given: their figures say nothing about new ones.
+    ``how`` says in words what was done, ``not_scored`` why a case failed.
     """
+    pairs = None if references is None else match_references(Path(folder), Path(references))
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    data = open_dataset(dataset, labels or _asked(loaded.classes), layout=layout)
-    cases = _cases(data, loaded.classes)
-    if data.layout != SLICES:
-        how = {"data": f"CTs of {data.root.name} ({data.layout})", **_OF_VOLUMES}
-        return _evaluate(cases, loaded, how, every_patient, threshold, postprocess, also, on_case)
+    if pairs is not None:
+        cases = [_Case(stem(m), _patient(m), _name(ct), partial(_load, ct, m)) for m, ct in pairs]
+        data = f"CTs of {Path(folder).name}, with references of {Path(references or '').name}"
+        how = {"data": data, **_OF_VOLUMES}
+    else:
+        dataset = open_dataset(folder, labels or _asked(loaded.classes), layout=layout)
+        cases, how = _cases(dataset, loaded.classes), _how(dataset)
+        postprocess = postprocess and dataset.layout != SLICES
+    known = patients_seen([loaded.card])
+    if not every_patient:
+        cases = [case for case in cases if not was_seen(case.patient, known)]
+    if not cases:
+        raise PancreasSegError(
+            "The model was trained on every patient of this data; a score on them says nothing "
+            "about others (--every-patient gives it all the same)."
+        )
+    used = float(loaded.card["threshold"]) if threshold is None else threshold
+    tally = _Tally(loaded.classes, also)
+    for done, case in enumerate(cases, start=1):
+        try:
+            volume, mask = case.load()
+            found = segment(volume, loaded, threshold=used, postprocess=postprocess)
+        except Exception as error:  # of one case: the scores of the others stay
+            logger.debug("a case failed", exc_info=error)
+            tally.failed[case.name] = why_failed(case.name, error)
+        else:
+            tally.add(case, volume, mask, found)
+        on_case(done, len(cases))
+    if not tally.model:
+        raise PancreasSegError(f"No case could be scored. {next(iter(tally.failed.values()))}")
+    trained_on = sorted(p for p in tally.model if was_seen(p, known))
     how = {
-        "data": f"slices of {data.root.name}, each a CT of its own",
-        "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
-        "a slice shows the reference or the mask but not both, the distance is its diagonal",
-        "spacing": _spacing_of(data),
+        "metric": "all voxels of a patient pooled, on the CT's own grid",
+        **how,
+        "surface_dice_tolerance": f"{TOLERANCE_MM:g} mm",
+        "interval": "95 %, percentile bootstrap over patients, 10,000 resamples",
+        "postprocessing": "as by default" if postprocess else "none",
+        "seen_in_training": ", ".join(trained_on) or "none of these patients",
+        **tally.how(),
     }
-    return _evaluate(cases, loaded, how, every_patient, threshold, False, also, on_case)
+    card = loaded.card
+    return {
+        "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
+        "weights_sha256": card["weights_sha256"],
+        "threshold": used,
+        "recipe": card.get("training", {}).get("recipe"),
+        "how": how,
+        **tally.figures(),
+        "cost": _cost(loaded, tally.seconds),
+    }
 
 
 _OF_VOLUMES = {
@@ -250,12 +140,18 @@ _OF_VOLUMES = {
 }
 
 
-def _spacing_of(data: DataSet) -> str:
-    """What is known of the pixel size of single slices."""
+def _how(data: DataSet) -> dict[str, str]:
+    """What is measured on a data set, and what is known of the size of its pixels."""
+    if data.layout != SLICES:
+        return {"data": f"CTs of {data.root.name} ({data.layout})", **_OF_VOLUMES}
     known = {case.spacing_known for case in data.cases if isinstance(case, SliceRecord)}
-    if known == {True}:
-        return "each patient's own"
-    return f"{NOMINAL_SPACING_MM} mm where none is stored, so that distances are approximate"
+    nominal = f"{NOMINAL_SPACING_MM} mm where none is stored, so that distances are approximate"
+    return {
+        "data": f"slices of {data.root.name}, each a CT of its own",
+        "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
+        "a slice shows the reference or the mask but not both, the distance is its diagonal",
+        "spacing": "each patient's own" if known == {True} else nominal,
+    }
 
 
 def _asked(classes: Classes) -> dict[str, list[str]] | None:
@@ -275,7 +171,7 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
         same = name in classes.names
         table[value] = classes.values[classes.names.index(name)] if same else 1
 
-    def load(case: LabelledCase) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+    def load(case: LabelledCase) -> tuple[CTVolume, Labels]:
         volume, labels = case.load()
         if case.slices is not None and len(case.slices) < len(labels):
             raise PancreasSegError(
@@ -283,34 +179,7 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
             )
         return volume, table[labels]
 
-    return [
-        _Case(case.name, case.patient, lambda case=case: load(case), case.name)  # type: ignore[misc]
-        for case in data.cases
-    ]
-
-
-def evaluate_volumes(
-    cts: Path,
-    references: Path,
-    model: str | Path | LoadedModel = "default",
-    *,
-    every_patient: bool = False,
-    threshold: float | None = None,
-    postprocess: bool = True,
-    also: OtherMasks | None = None,
-    on_case: Callable[[int, int], None] = lambda done, total: None,
-) -> Evaluation:
-    """Score a model on CTs with reference masks in another folder; see `match_references`."""
-    pairs = match_references(Path(cts), Path(references))
-    cases = [
-        _Case(stem(mask), _patient(mask), lambda ct=ct, m=mask: _load(ct, m), _name_of(ct))  # type: ignore[misc]
-        for mask, ct in pairs
-    ]
-    how = {
-        "data": f"CTs of {Path(cts).name}, with references of {Path(references).name}",
-        **_OF_VOLUMES,
-    }
-    return _evaluate(cases, model, how, every_patient, threshold, postprocess, also, on_case)
+    return [_Case(case.name, case.patient, case.name, partial(load, case)) for case in data.cases]
 
 
 def _patient(reference: Path) -> str:
@@ -319,11 +188,11 @@ def _patient(reference: Path) -> str:
     return found[0] if found else stem(reference)
 
 
-def _name_of(ct: Path | PancreasSegError) -> str:
+def _name(ct: Path | PancreasSegError) -> str:
     return stem(ct) if isinstance(ct, Path) else ""
 
 
-def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, Labels]:
     if isinstance(ct, PancreasSegError):
         raise ct
     volume = load_ct(ct)
@@ -341,99 +210,114 @@ def was_seen(patient: str, seen: Set[str]) -> bool:
     return not seen.isdisjoint({patient, patient.removeprefix("PANCREAS_")})
 
 
-def _evaluate(
-    cases: Sequence[_Case],
-    model: str | Path | LoadedModel,
-    how: dict[str, str],
-    every_patient: bool,
-    threshold: float | None,
-    postprocess: bool,
-    also: OtherMasks | None,
-    report: Callable[[int, int], None],
-) -> Evaluation:
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    known = patients_seen([loaded.card])
-    if not every_patient:
-        cases = [c for c in cases if not was_seen(c.patient, known)]
-    if not cases:
-        raise PancreasSegError(
-            "The model was trained on every patient of this data; a score on them says nothing "
-            "about others (--every-patient gives it all the same)."
-        )
-    used = float(loaded.card["threshold"]) if threshold is None else threshold
-    tallies: dict[str, PatientCounts] = {}
-    several = dict(zip(loaded.classes.names, loaded.classes.values, strict=True))
-    by_class: dict[str, dict[str, PatientCounts]] = {
-        name: {} for name in (several if len(several) > 1 else ())
-    }
-    theirs: dict[str, PatientCounts] = {}
-    lacking: list[str] = []
-    seconds = []
-    failed: dict[str, str] = {}
-    for done, case in enumerate(cases, start=1):
+@dataclass
+class _Tally:
+    """What was counted of each patient: the model's masks, its classes', another program's.
+
+    `lacking` are patients of whom another program's mask is missing.
+    """
+
+    known: Classes
+    also: OtherMasks | None
+    model: Counts = field(default_factory=dict)
+    classes: dict[str, Counts] = field(default_factory=dict)
+    others: Counts = field(default_factory=dict)
+    lacking: set[str] = field(default_factory=set)
+    seconds: list[float] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, case: _Case, volume: CTVolume, mask: Labels, found: Segmentation) -> None:
+        """Count a CT with its reference, and what the model found in it."""
+
+        def count(counts: Counts, found: Segmentation, reference: npt.NDArray[Any]) -> None:
+            counts.setdefault(case.patient, PatientCounts()).add(found, volume, reference)
+
+        count(self.model, found, mask)
+        if len(self.known) > 1:
+            for name, value in zip(self.known.names, self.known.values, strict=True):
+                one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
+                count(self.classes.setdefault(name, {}), one, mask == value)
+        self.seconds.append(found.seconds["network"] / len(mask))
+        if self.also is None:
+            return
         try:
-            volume, mask = case.load()
-            found = segment(volume, loaded, threshold=used, postprocess=postprocess)
-        except Exception as error:  # of one case: the scores of the others stay
-            logger.debug("a case failed", exc_info=error)
-            failed[case.name] = why_failed(case.name, error)
-            report(done, len(cases))
-            continue
-        tallies.setdefault(case.patient, PatientCounts()).add(found, volume, mask)
-        for name, tally in by_class.items():
-            value = several[name]
-            one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
-            tally.setdefault(case.patient, PatientCounts()).add(one, volume, mask == value)
-        seconds.append(found.seconds["network"] / len(mask))
-        if also is not None:
-            try:
-                other = also.of(case.ct, volume)
-            except PancreasSegError as error:
-                failed[f"{case.name} ({also.folder.name})"] = str(error)
-                other = None
-            if other is None:
-                lacking.append(case.patient)
-            else:
-                one = replace(found, mask=other, attention=())
-                theirs.setdefault(case.patient, PatientCounts()).add(one, volume, mask)
-        report(done, len(cases))
-    if not tallies:
-        raise PancreasSegError(f"No case could be scored. {next(iter(failed.values()))}")
-    trained_on = sorted(p for p in tallies if was_seen(p, known))
-    how = {
-        "metric": "all voxels of a patient pooled, on the CT's own grid",
-        **how,
-        "surface_dice_tolerance": f"{TOLERANCE_MM:g} mm",
-        "interval": "95 %, percentile bootstrap over patients, 10,000 resamples",
-        "postprocessing": "as by default" if postprocess else "none",
-        "seen_in_training": ", ".join(trained_on) or "none of these patients",
-    }
-    if also is not None:
-        how |= _also_how(also, theirs, lacking)
-    scores = {patient: tallies[patient].score() for patient in sorted(tallies)}
-    others = {p: theirs[p].score() for p in sorted(theirs) if p not in lacking}
-    classes = {
-        name: {p: score for p in sorted(tally) if (score := tally[p].score()).slices}
-        for name, tally in by_class.items()
-    }
-    cost = _cost(loaded, seconds)
-    name = also.folder.name if also else ""
-    return Evaluation(loaded.card, used, scores, how, cost, classes, failed, others, name)
+            other = self.also.of(case.ct, volume)
+        except PancreasSegError as error:
+            self.failed[f"{case.name} ({self.also.folder.name})"] = str(error)
+            other = None
+        if other is None:
+            self.lacking.add(case.patient)
+        else:
+            count(self.others, replace(found, mask=other, attention=()), mask)
+
+    def how(self) -> dict[str, str]:
+        """Description of the comparison with another program's masks, if there is one."""
+        if self.also is None:
+            return {}
+        if not self.others.keys() - self.lacking:
+            raise PancreasSegError(
+                f"None of the masks in {self.also.folder} belongs to a patient that is scored; "
+                "name them like the cases."
+            )
+        said = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
+        if self.lacking:
+            said += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
+        return {"also": said}
+
+    def figures(self) -> dict[str, Any]:
+        """Figures and their summaries: of all classes together, of each, of the other masks."""
+        rows = rounded(_figures(self.model))
+        several: dict[str, Any] = {}
+        if self.classes:
+            # A class counts in the patients that show it or in whom it was found.
+            exact = {
+                name: {p: row for p, row in _figures(counts).items() if row["slices"]}
+                for name, counts in self.classes.items()
+            }
+            several["mean_class_dice"] = summarise(_class_dice(exact).values())
+            several["classes"] = {name: _summarised(rounded(each)) for name, each in exact.items()}
+        others = rounded(_figures(self.others))
+        for patient in self.lacking & others.keys():
+            del others[patient]
+        compared = {"also": self._compared(rows, others)} if others else {}
+        found = _summarised(rows, attention=True)
+        return {**found, **several, "not_scored": self.failed, **compared}
+
+    def _compared(self, rows: Figures, others: Figures) -> dict[str, Any]:
+        """The other program's figures, and the paired differences: ours minus the other's."""
+        assert self.also is not None
+        figures = [name for name in PAIRED if all(name in row for row in others.values())]
+        return {
+            "masks": self.also.folder.name,
+            **_summarised(others),
+            "ours_minus_theirs": {
+                name: paired_difference(
+                    *({p: row[name] for p, row in of.items()} for of in (rows, others))
+                )
+                for name in figures
+            },
+        }
 
 
-def _also_how(
-    also: OtherMasks, theirs: Mapping[str, PatientCounts], lacking: Sequence[str]
-) -> dict[str, str]:
-    """Description of the comparison with another program's masks, for `Evaluation.how`."""
-    if not theirs.keys() - {*lacking}:
-        raise PancreasSegError(
-            f"None of the masks in {also.folder} belongs to a patient that is scored; name them "
-            "like the cases."
-        )
-    said = f"masks of {also.folder.name}, on the same grids and with the same metrics"
-    if lacking:
-        said += f"; no mask, or not of every CT, of {', '.join(sorted({*lacking}))}"
-    return {"also": said}
+def _figures(counts: Counts) -> Figures:
+    return {patient: counts[patient].figures() for patient in sorted(counts)}
+
+
+def _summarised(rows: Figures, attention: bool = False) -> dict[str, Any]:
+    """The figures of each patient, and their summary."""
+    summary = summarise_patients(rows)
+    if not attention:
+        del summary["attention"]
+    return {"patients": rows, **summary}
+
+
+def _class_dice(classes: Mapping[str, Figures]) -> dict[str, float]:
+    """Dice of each patient, the mean over the classes that there are."""
+    found: dict[str, list[float]] = {}
+    for rows in classes.values():
+        for patient, row in rows.items():
+            found.setdefault(patient, []).append(row["dice"])
+    return {patient: statistics.fmean(found[patient]) for patient in sorted(found)}
 
 
 def _cost(loaded: LoadedModel, seconds: Sequence[float]) -> dict[str, Any]:

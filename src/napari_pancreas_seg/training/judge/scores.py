@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def summarise(
 
 
 def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Summary over patients, from the `PatientScore.to_dict` of each.
+    """Summary over patients, from the figures of each; see `PatientCounts.figures`.
 
     ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice below
     `FAILURE_DICE`, worst first; ``good``, how many reach `GOOD_DICE`; ``attention``, a row a gate.
@@ -126,64 +126,12 @@ def _summarise_attention(patients: Sequence[Sequence[Mapping[str, float]]]) -> l
     return rows
 
 
-@dataclass(frozen=True)
-class GateMeans:
-    """Mean attention coefficient of a gate in one patient, and its SD over the frame.
-
-    `inside` the reference; in other `tissue` of the same slices (above `TISSUE_HU`), where a gate
-    has something to suppress; and in all the rest of the `frame`: tissue, fat, gas and air.
-    """
-
-    inside: float
-    tissue: float
-    frame: float
-    sd: float
-
-
-@dataclass(frozen=True)
-class PatientScore:
-    """How well the mask of a patient agrees with the reference, all slices pooled.
-
-    Recall, precision and the ratio of volumes are None where the divisor is nothing. `slices` show
-    the reference or the mask, `missed` of them the one but not the other. Finest gate first.
-    """
-
-    dice: float
-    hd95_mm: float
-    surface_dice: float
-    mean_mm: float
-    recall: float | None
-    precision: float | None
-    volume_ratio: float | None
-    slices: int
-    missed: int
-    attention: tuple[GateMeans, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, rounded."""
-        figures = {
-            "dice": self.dice,
-            "hd95_mm": self.hd95_mm,
-            f"surface_dice_{TOLERANCE_MM:g}mm": self.surface_dice,
-            "mean_distance_mm": self.mean_mm,
-            "recall": self.recall,
-            "precision": self.precision,
-            "volume_ratio": self.volume_ratio,
-        }
-        data: dict[str, Any] = {
-            name: None if value is None else round(value, 4) for name, value in figures.items()
-        }
-        data |= {"slices": self.slices, "missed_slices": self.missed}
-        data["attention"] = [
-            {name: round(value, 4) for name, value in asdict(gate).items()}
-            for gate in self.attention
-        ]
-        return data
-
-
 @dataclass
 class _GateSums:
-    """Sums of coefficients and numbers of pixels: in the gland, other tissue, all the rest."""
+    """Sums of coefficients and numbers of pixels: in the gland, other tissue, all the rest.
+
+    Other tissue (above `TISSUE_HU`, of the same slices) is where a gate has something to suppress.
+    """
 
     sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
@@ -195,18 +143,20 @@ class _GateSums:
             self.pixels[i] += np.count_nonzero(where)
         self.squares += float((alpha**2).sum())
 
-    def means(self) -> GateMeans | None:
+    def means(self) -> dict[str, float]:
+        """Mean coefficient of each, and the SD over the frame; empty where one has no pixel."""
         if not self.pixels.all():
-            return None
+            return {}
         inside, tissue, frame = (float(m) for m in self.sums / self.pixels)
         n = self.pixels[0] + self.pixels[2]
         variance = self.squares / n - ((self.sums[0] + self.sums[2]) / n) ** 2
-        return GateMeans(inside, tissue, frame, float(np.sqrt(max(0.0, variance))))
+        sd = float(np.sqrt(max(0.0, variance)))
+        return {"inside": inside, "tissue": tissue, "frame": frame, "sd": sd}
 
 
 @dataclass
 class PatientCounts:
-    """Counts of one patient, CT by CT; `score` makes figures of them."""
+    """Counts of one patient, CT by CT; `figures` makes figures of them."""
 
     both: int = 0
     predicted: int = 0
@@ -237,23 +187,36 @@ class PatientCounts:
         for gate, sums in zip(found.attention, self.gates, strict=True):
             _count_attention(gate, volume, truth, sums)
 
-    def score(self) -> PatientScore:
-        """The figures of all that was counted."""
+    def figures(self) -> dict[str, Any]:
+        """How well mask and reference agree, all slices pooled, as plain data.
+
+        Recall, precision and the ratio of volumes are None where the divisor is nothing. ``slices``
+        show the reference or the mask, ``missed_slices`` the one but not the other. ``attention``
+        has a row a gate, the finest first.
+        """
         surface = SurfaceAgreement.pooled(self.surfaces)
         total = self.predicted + self.reference
-        gates = [sums.means() for sums in self.gates]
-        return PatientScore(
-            dice=2 * self.both / total if total else 1.0,
-            hd95_mm=surface.hd95_mm,
-            surface_dice=surface.surface_dice(TOLERANCE_MM),
-            mean_mm=surface.mean_mm,
-            recall=self.both / self.reference if self.reference else None,
-            precision=self.both / self.predicted if self.predicted else None,
-            volume_ratio=self.predicted_mm3 / self.reference_mm3 if self.reference else None,
-            slices=self.slices,
-            missed=self.missed,
-            attention=tuple(g for g in gates if g is not None),
-        )
+        return {
+            "dice": 2 * self.both / total if total else 1.0,
+            "hd95_mm": surface.hd95_mm,
+            f"surface_dice_{TOLERANCE_MM:g}mm": surface.surface_dice(TOLERANCE_MM),
+            "mean_distance_mm": surface.mean_mm,
+            "recall": self.both / self.reference if self.reference else None,
+            "precision": self.both / self.predicted if self.predicted else None,
+            "volume_ratio": self.predicted_mm3 / self.reference_mm3 if self.reference else None,
+            "slices": self.slices,
+            "missed_slices": self.missed,
+            "attention": [means for sums in self.gates if (means := sums.means())],
+        }
+
+
+def rounded(figures: Any) -> Any:
+    """Figures, as deep as they lie, with four digits."""
+    if isinstance(figures, Mapping):
+        return {name: rounded(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value) for value in figures]
+    return round(figures, 4) if isinstance(figures, float) else figures
 
 
 def _count_attention(

@@ -20,7 +20,7 @@ FIGURES = {
 
 
 def evaluation_markdown(data: Mapping[str, Any]) -> str:
-    """An evaluation, as `Evaluation.to_dict` gives it, as a page."""
+    """An evaluation, as `evaluate` gives it, as a page."""
     lines = [f"# Evaluation of {data.get('model', 'a model')}", "", *accuracy(data)]
     if data.get("classes"):
         lines += ["", "## Classes", "", *_classes(data)]
