@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
 
 import pytest
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.data.phantom import Phantom
+    from napari_pancreas_seg.inference.loaded import LoadedModel
 
 # Before anything imports TensorFlow: its notes on start-up are not the tests' business.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -50,6 +57,74 @@ def tiny_bundle(tiny_card: dict, tmp_path_factory: pytest.TempPathFactory) -> Pa
     keras.utils.set_random_seed(0)
     network = build(Architecture(**tiny_card["architecture"]))
     return save_bundle(network, tiny_card, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_bundle: Path) -> LoadedModel:
+    """The same, loaded: what it has compiled serves all tests. Nobody may change it."""
+    from napari_pancreas_seg.inference.loaded import LoadedModel
+
+    return LoadedModel(tiny_bundle, "cpu")
+
+
+@pytest.fixture(scope="session")
+def default_model() -> LoadedModel:
+    """The model that comes with the program, loaded. Nobody may change it."""
+    from napari_pancreas_seg.inference.loaded import LoadedModel
+
+    return LoadedModel("default", "cpu")
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    """The synthetic CT of the demo, in full resolution."""
+    from napari_pancreas_seg.data.phantom import make_phantom
+
+    return make_phantom(0)
+
+
+@pytest.fixture(scope="module")
+def uncompiled() -> Iterator[None]:
+    """Run trainings as they are written: a few steps take less time than to compile them.
+
+    `tests/end_to_end` trains compiled. Inference is compiled everywhere.
+    """
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def no_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trainings give an untrained network after half an hour, at once; their folders' names.
+
+    What is bright is said to be the gland, without asking a network.
+    """
+    from napari_pancreas_seg.model.attention_unet import build
+    from napari_pancreas_seg.training import run
+    from napari_pancreas_seg.training.fit.batches import sampling_chances, training_batch
+    from napari_pancreas_seg.training.fit.checkpoint import CHECKPOINT
+    from napari_pancreas_seg.training.judge.validation import HeldBack
+
+    folders = []
+
+    def fit(slices: Any, settings: Any, folder: Path, *, report: Any, **_: Any) -> Any:
+        folders.append(folder.name)
+        training_batch(slices, sampling_chances(slices, settings), settings, 0)
+        (folder / CHECKPOINT).touch()
+        history = [{"step": settings.steps, "loss": 0.5, "seconds": 1800.0}]
+        report(history)
+        return build(settings.resolved_architecture()), history
+
+    def predict(self: Any, network: Any) -> Any:
+        return (self._predicted(one, one.hu / 255) for one in self._slices)
+
+    monkeypatch.setattr(run, "fit", fit)
+    monkeypatch.setattr(run, "Curves", MagicMock())
+    monkeypatch.setattr(HeldBack, "predict", predict)
+    return folders
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.inference.result import exhaust
 
 
-@pytest.fixture(scope="module")
-def model(tiny_bundle):
-    return nps.LoadedModel(tiny_bundle, "cpu")
+@pytest.fixture
+def model(tiny_model):
+    return tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.inference.confidence import expected_dice
 
@@ -60,7 +59,6 @@ def test_clipped_ct_hides_its_lungs():
 
 
 @pytest.mark.slow
-def test_the_phantom_keeps_its_gland():
-    phantom = make_phantom(0)
+def test_the_phantom_keeps_its_gland(phantom):
     plausible = look_at(phantom.volume.hu, phantom.volume.spacing).plausible
     assert plausible[phantom.mask.any(axis=(1, 2))].all()

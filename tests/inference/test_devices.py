@@ -32,15 +32,14 @@ def test_a_processor_computes_in_bfloat16_if_it_has_it(flags, policy, monkeypatc
 
 
 @pytest.mark.slow
-def test_bfloat16_gives_the_same_mask():
+def test_bfloat16_gives_the_same_mask(phantom):
     from dataclasses import replace
 
-    from napari_pancreas_seg.data.phantom import make_phantom
     from napari_pancreas_seg.inference.loaded import LoadedModel
     from napari_pancreas_seg.inference.segment import segment
     from napari_pancreas_seg.mask.metrics import dice
 
-    volume, masks = make_phantom(0).volume, []
+    volume, masks = phantom.volume, []
     cpu = devices.choose_device("cpu")
     for policy in ("float32", "mixed_bfloat16"):
         with pytest.MonkeyPatch.context() as patch:
@@ -97,15 +96,14 @@ def test_half_precision_gives_the_same_mask(tiny_bundle):
 
 
 @pytest.mark.slow
-def test_what_a_network_saw_before_changes_no_bit():
+def test_what_a_network_saw_before_changes_no_bit(phantom, default_model):
     import numpy as np
 
-    from napari_pancreas_seg.data.phantom import make_phantom
     from napari_pancreas_seg.inference.loaded import LoadedModel
     from napari_pancreas_seg.inference.segment import segment
 
-    volume = make_phantom(0).volume
-    fresh, used = LoadedModel("default", "cpu"), LoadedModel("default", "cpu")
+    volume = phantom.volume
+    fresh, used = LoadedModel("default", "cpu"), default_model
     for stop in (3, 5):
         segment(volume, used, slices=(0, stop))
     one, other = (segment(volume, model, slices=(40, 46)) for model in (fresh, used))

@@ -9,13 +9,13 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.remask import remask
 from napari_pancreas_seg.inference.result import Options, exhaust
-from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
+from napari_pancreas_seg.inference.segment import iter_segment
 from napari_pancreas_seg.volume import CTVolume
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_bundle):
-    return LoadedModel(tiny_bundle, "cpu")
+def loaded(tiny_model):
+    return tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.finishing import native_mask
 from napari_pancreas_seg.inference.result import Options, exhaust
-from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
+from napari_pancreas_seg.inference.segment import iter_segment
 from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.volume import CTVolume
 
 
-@pytest.fixture(scope="module")
-def loaded(tiny_bundle):
-    return LoadedModel(tiny_bundle, "cpu")
+@pytest.fixture
+def loaded(tiny_model):
+    return tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,7 @@ def test_closing_cancels(volume, loaded):
         next(steps)
 
 
-def test_exhausted_memory_halves_the_batch(volume, tiny_bundle):
-    loaded = LoadedModel(tiny_bundle, "cpu")
+def test_exhausted_memory_halves_the_batch(volume, loaded, monkeypatch):
     sizes = []
     predict = loaded.predictor.predict_batch
 
@@ -96,16 +95,18 @@ def test_exhausted_memory_halves_the_batch(volume, tiny_bundle):
             raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return predict(hu, *matrices)
 
-    loaded.predictor.predict_batch = tight
+    monkeypatch.setattr(loaded.predictor, "predict_batch", tight)
     _, result = run(iter_segment(volume, loaded, Options(batch_size=7)))
     # A second batch of four was on its way when the first one failed.
     assert sizes == [7, 4, 4, 2, 2, 2, 2]
     assert np.isfinite(result.probability.values).all()
 
 
-def test_other_faults_are_not_swallowed(volume, tiny_bundle):
-    loaded = LoadedModel(tiny_bundle, "cpu")
-    loaded.predictor.predict_batch = lambda *a: (_ for _ in ()).throw(ZeroDivisionError())
+def test_other_faults_are_not_swallowed(volume, loaded, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(loaded.predictor, "predict_batch", fail)
     with pytest.raises(ZeroDivisionError):
         nps.segment(volume, loaded)
 
@@ -129,12 +130,8 @@ def test_wrong_options_are_one_sentence(volume, tiny_bundle, options):
 
 
 @pytest.mark.slow
-def test_the_default_model_finds_the_phantom():
-    from napari_pancreas_seg.data.phantom import make_phantom
-    from napari_pancreas_seg.mask.metrics import dice
-
-    phantom = make_phantom(0)
-    result = nps.segment(phantom.volume)
+def test_the_default_model_finds_the_phantom(phantom, default_model):
+    result = nps.segment(phantom.volume, default_model)
     assert dice(result.mask, phantom.mask) >= 0.75
 
 

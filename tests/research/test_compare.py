@@ -57,7 +57,7 @@ def test_a_threshold_is_never_chosen_on_its_own_patient(tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_are_trained_once_and_resumed(dataset, tmp_path, monkeypatch):
+def test_runs_are_trained_once_and_resumed(dataset, tmp_path, monkeypatch, no_fit):
     plain = Architecture(filters=2, attention=False)
     tiny = {"unet": Run("no gates", {"architecture": plain}, folds=1)}
     monkeypatch.setattr(comparison, "RUNS", {"attention": RUNS["attention"], **tiny})

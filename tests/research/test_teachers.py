@@ -133,7 +133,7 @@ TINY = TrainSettings(
 
 
 @pytest.mark.slow
-def test_folds_teach_a_network_for_every_patient(dataset, tmp_path):
+def test_folds_teach_a_network_for_every_patient(dataset, tmp_path, no_fit):
     folds = [
         train(dataset, tmp_path / str(f), TINY, split=Split(2, f), phantoms=0) for f in range(2)
     ]
@@ -153,7 +153,7 @@ def test_folds_teach_a_network_for_every_patient(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_trains_the_teachers_first(dataset, tmp_path, monkeypatch):
+def test_a_comparison_trains_the_teachers_first(dataset, tmp_path, monkeypatch, no_fit):
     monkeypatch.setattr(comparison, "RUNS", {"attention": RUNS["attention"]})
     taught_run = {"taught": Run("taught", folds=1, taught_by=("attention",))}
     monkeypatch.setattr(comparison, "LEVERS", taught_run)

@@ -11,7 +11,7 @@ import pytest
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.segment import LoadedModel, segment
+from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.cost import gflop_per_slice
@@ -46,8 +46,8 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_bundle):
-    return LoadedModel(tiny_bundle)
+def model(tiny_model):
+    return tiny_model
 
 
 @pytest.fixture(scope="module")

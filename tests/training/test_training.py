@@ -327,16 +327,6 @@ def test_patience_needs_patients_held_back(dataset, tiny_bundle, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):
-    settings = TrainSettings(
-        architecture=TINY, steps=100, steps_per_epoch=100, frame=FrameSpec(32, 48, 6.0),
-        averaging=0.9, learning_rate=0.01, calibration_batches=16, batch_size=4,
-    )  # fmt: skip
-    bundle = train(dataset, tmp_path / "run", settings, split=Split(3), phantoms=0)
-    assert evaluate(dataset, bundle)["summary"]["dice"]["mean"] > 0.5
-
-
 def test_dice_of_thresholds_by_hand():
     scores = ThresholdScores((0.5, 0.9))
     scores.add("a", np.array([0.95, 0.6, 0.1]), np.array([1, 0, 1]))

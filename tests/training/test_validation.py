@@ -34,7 +34,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def phantom():
-    return make_phantom(1)
+    return make_phantom(1, spacing_mm=(7.0, 4.5, 4.5), shape=(35, 62, 80))
 
 
 class Tells:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "kill_segment.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kill_segment.py"
 
 
 @pytest.mark.slow

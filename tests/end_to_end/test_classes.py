@@ -20,6 +20,8 @@ from napari_pancreas_seg.training.judge.evaluation import evaluate
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.training.run import Split, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def decathlon(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -77,7 +79,6 @@ def test_figures_of_each_class(decathlon: Path, bundle: Path) -> None:
     assert "## Classes" in page and "| tumour |" in page
 
 
-@pytest.mark.slow
 def test_classes_are_named_alike(
     decathlon: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

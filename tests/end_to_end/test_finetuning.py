@@ -1,0 +1,71 @@
+"""A fine-tuning, compiled as for users, makes a model better."""
+
+import functools
+import json
+from dataclasses import replace
+
+import keras
+import pytest
+
+from napari_pancreas_seg.model.attention_unet import Architecture, build
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
+from napari_pancreas_seg.training.data.datasets import load_phantoms
+from napari_pancreas_seg.training.finetune import run as finetune_module
+from napari_pancreas_seg.training.finetune.run import FinetuneSettings, finetune
+from napari_pancreas_seg.training.finetune.tuner import STAGES
+
+pytestmark = pytest.mark.slow
+
+LEARNING = FinetuneSettings(
+    steps=80, batch_size=4, phantoms=0, stages=tuple(replace(s, rate=3e-3) for s in STAGES),
+    forgets_at_most=1.0,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_phantoms():
+    """A phantom takes a second: one learns, one guards, and both are made once."""
+    made = functools.cache(load_phantoms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_module, "GUARD_SEEDS", range(900, 901))
+        patch.setattr(finetune_module, "load_phantoms", lambda seeds, **_: made(seeds[:1]))
+        yield
+
+
+@pytest.fixture(scope="session")
+def start(tiny_card, tmp_path_factory) -> Bundle:
+    """A tiny untrained network whose decoder has an encoder to listen to."""
+    keras.utils.set_random_seed(3)
+    network = build(Architecture(**tiny_card["architecture"]))
+    card = {**tiny_card, "licence": "CC BY 4.0", "training": {"patients": ["A"]}}
+    return load_bundle(save_bundle(network, card, tmp_path_factory.mktemp("start") / "start"))
+
+
+@pytest.fixture(scope="module")
+def made(dataset, start, tmp_path_factory):
+    """A fine-tuning and what was told of it."""
+    told = []
+    path = tmp_path_factory.mktemp("made") / "new"
+    return finetune(dataset, path, start, settings=LEARNING, report=told.append), told
+
+
+def test_a_model_is_made_tested_and_told_of(made, start):
+    found, told = made
+    card = load_bundle(found.path).card
+    assert card["name"] == "new" and card["licence"] == "CC BY 4.0"
+    assert card["training"]["patients"] == ["A", *(f"P{i}" for i in range(6))]
+    assert card["description"].startswith("Fine-tuned from tiny 0 on 12 slices of 6 patients; Dice")
+    about = card["finetuned"]
+    assert about["from"]["weights_sha256"] == start.card["weights_sha256"]
+    assert about["patients"] == 6 and about["slices"] == 12 and about["steps"] == 80
+    assert about["held_out"]["n"] == len(found.held_out.before) == 2
+    assert about["guard"]["n"] == 1 and about["usual"]["n"] == 2
+    assert json.loads(json.dumps(found.to_dict()))["name"] == "new"
+    shares = [step.share for step in told]
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    assert {"trial: the decoder", "learning: the whole network"} <= {step.stage for step in told}
+
+
+def test_what_learns_becomes_better(made):
+    before, after = made[0].held_out.means
+    assert after > before + 0.1 and made[0].better
