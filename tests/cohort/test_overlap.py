@@ -45,7 +45,6 @@ class Steps(CaseSegmenter):
     def read(self, work: CaseInWork, *, alone: bool = False) -> None:
         self.call("read", work)
         work.volume = Volume()  # type: ignore[assignment]
-        work.was_read = True
 
     def compute(self, work: CaseInWork) -> None:
         self.call("compute", work)
@@ -80,7 +79,6 @@ class Watched(Steps):
                 self.held.add(volume)
                 self.most[0] = max(self.most[0], self.held_now())
             work.volume = volume  # type: ignore[assignment]
-        work.was_read = True
 
     def held_now(self) -> int:
         return len(self.held)

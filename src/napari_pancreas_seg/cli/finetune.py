@@ -31,7 +31,7 @@ Folder = Annotated[
 @command
 def finetune(
     start: Annotated[
-        str, Option("--model", "--from", metavar="NAME_OR_PATH", help="The model to begin with.")
+        str, Option("--model", "--from", metavar="MODEL", help="The model to begin with.")
     ] = "default",
     data: Annotated[
         Path | None,

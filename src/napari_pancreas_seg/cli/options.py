@@ -55,8 +55,8 @@ MintUids = Annotated[
     bool,
     Option("--mint-uids", help="For DICOM-SEG: make new UIDs if the series has none to refer to."),
 ]
-Model = Annotated[str, Option(metavar="NAME_OR_PATH", help="Name or path of a model.")]
-ModelArgument = Annotated[str, Argument(metavar="NAME_OR_PATH", help="Name or path of a model.")]
+Model = Annotated[str, Option(metavar="MODEL", help="Name or path of a model.")]
+ModelArgument = Annotated[str, Argument(metavar="MODEL", help="Name or path of a model.")]
 NoPostprocess = Annotated[
     bool,
     Option(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -22,9 +21,6 @@ from napari_pancreas_seg.cli.options import (
     Threshold,
 )
 from napari_pancreas_seg.cli.terminal import Bar, quiet
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.cohort.steps import CaseResult
 
 
 def _slice_range(value: str | None) -> tuple[int, int] | None:
@@ -51,74 +47,80 @@ def _format(value: str | None) -> str | None:
     return suffix
 
 
+Output = Annotated[
+    Path,
+    Option("-o", "--output", help="For one CT a file, whose ending is the format; else a folder."),
+]
+Inputs = Annotated[list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")]
+MoreInputs = Annotated[
+    list[Path] | None, Option("-i", "--input", help="The same as INPUT; repeatable.")
+]
+Attention = Annotated[bool, Option("--attention", help="Write the attention maps too.")]
+Probability = Annotated[bool, Option("--probability", help="Write the probability map too.")]
+EverySlice = Annotated[
+    bool,
+    Option(
+        "--every-slice",
+        help="Run on every slice (default: a coarse sweep, then every 3 mm within the pancreas).",
+    ),
+]
+BatchSize = Annotated[
+    int | None, Option(min=1, help="Slices in a batch. Default: chosen for the device.")
+]
+Slices = Annotated[
+    str | None,
+    Option(
+        metavar="A:B",
+        help="Only slices A to B - 1, counted from the feet and from 0. Default: all.",
+    ),
+]
+Format = Annotated[
+    str | None,
+    Option(
+        metavar="SUFFIX",
+        callback=_format,
+        help="Format of the masks in a folder. Default: nii.gz.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    Option(
+        min=0,
+        max=64,
+        help="Threads that read and write CTs while the network runs. Each keeps one more CT in "
+        "memory. Default: 2; 0 for one CT at a time.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    Option(
+        metavar="ADDRESS",
+        help="Run on the workers of a Dask cluster, such as tcp://node1:8786.",
+    ),
+]
+
+
 @command
 def segment(
-    output: Annotated[
-        Path,
-        Option(
-            "-o", "--output", help="For one CT a file, whose ending is the format; else a folder."
-        ),
-    ],
-    inputs: Annotated[
-        list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")
-    ] = None,
-    input: Annotated[
-        list[Path] | None, Option("-i", "--input", help="The same as INPUT; repeatable.")
-    ] = None,
+    output: Output,
+    inputs: Inputs = None,
+    input: MoreInputs = None,
     model: Model = "default",
-    attention: Annotated[bool, Option("--attention", help="Write the attention maps too.")] = False,
-    probability: Annotated[
-        bool, Option("--probability", help="Write the probability map too.")
-    ] = False,
+    attention: Attention = False,
+    probability: Probability = False,
     no_postprocess: NoPostprocess = False,
-    every_slice: Annotated[
-        bool,
-        Option(
-            "--every-slice",
-            help="Run on every slice (default: a coarse sweep, then every 3 mm within the "
-            "pancreas).",
-        ),
-    ] = False,
+    every_slice: EverySlice = False,
     device: Device = "auto",
-    batch_size: Annotated[
-        int | None, Option(min=1, help="Slices in a batch. Default: chosen for the device.")
-    ] = None,
+    batch_size: BatchSize = None,
     threshold: Threshold = None,
-    slices: Annotated[
-        str | None,
-        Option(
-            metavar="A:B",
-            help="Only slices A to B - 1, counted from the feet and from 0. Default: all.",
-        ),
-    ] = None,
+    slices: Slices = None,
     overwrite: Overwrite = False,
-    format: Annotated[
-        str | None,
-        Option(
-            metavar="SUFFIX",
-            callback=_format,
-            help="Format of the masks in a folder. Default: nii.gz.",
-        ),
-    ] = None,
+    format: Format = None,
     series: Series = None,
     force: Force = False,
     mint_uids: MintUids = False,
-    workers: Annotated[
-        int | None,
-        Option(
-            min=0,
-            max=64,
-            help="Threads that read and write CTs while the network runs. As many CTs more are "
-            "in memory. Default: 2; 0 for one CT at a time.",
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        Option(
-            metavar="ADDRESS",
-            help="Run on the workers of a Dask cluster, such as tcp://node1:8786.",
-        ),
-    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Find the pancreas in CTs and write masks.
 
@@ -150,19 +152,14 @@ def segment(
         raise typer.BadParameter(
             "--workers is for this machine; on a cluster 'dask worker --nthreads' says how many"
         )
+    within = _slice_range(slices)
     options = Options(
-        device,
-        batch_size,
-        threshold,
-        not no_postprocess,
-        every_slice=every_slice,
-        slices=_slice_range(slices),
+        device, batch_size, threshold, not no_postprocess, every_slice=every_slice, slices=within
     )
     cases = plan(find_inputs(asked), output, format, series, force)
     in_folder = any(case.mask != output for case in cases)
     wanted = OutputOptions(attention, probability, overwrite, mint_uids, resume=in_folder)
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
-        results: Generator[CaseResult]
         if scheduler is None:
             beside = WORKERS if workers is None else workers
             results = segment_cases(

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import Layout, parse_classes
+from napari_pancreas_seg.cli.options import Classes, Layout, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 
 if TYPE_CHECKING:
+    from napari_pancreas_seg.training.data.layouts import DataSet
     from napari_pancreas_seg.training.fit.loop import TrainingProgress
+    from napari_pancreas_seg.training.fit.recipe import TrainSettings
     from napari_pancreas_seg.training.run import Watch
 
 
@@ -28,149 +31,150 @@ def _under(heading: str) -> Callable[..., Any]:
     return option
 
 
-_data, _recipe = _under("What to learn from"), _under("Recipe")
-_length, _split, _machine = _under("How long"), _under("Patients held back"), _under("Machine")
-
-
 def _devices(value: str) -> str:
     if value != "all" and not (value.isdecimal() and int(value) > 0):
         raise typer.BadParameter("give a number of devices, or all")
     return value
 
 
+_data, _recipe = _under("What to learn from"), _under("Recipe")
+_length, _split, _machine = _under("How long"), _under("Patients held back"), _under("Machine")
+
+About = Annotated[
+    Path | None,
+    Option(help="JSON with fields for the card: name, version, licence, citation …"),
+]
+Preset = Annotated[
+    str | None,
+    _data(
+        "Classes and recipe of a task: pancreas-tumour, or organs (pancreas, liver, spleen, "
+        "kidneys, stomach, duodenum, gallbladder).",
+        metavar="NAME",
+    ),
+]
+Negatives = Annotated[
+    list[str] | None,
+    _data(
+        "A CT without pancreas, or its slices FIRST to LAST - 1, counted from the feet and from "
+        "0; repeatable.",
+        metavar="FILE[:FIRST[:LAST]]",
+    ),
+]
+Crops = Annotated[
+    Path | None,
+    _data("Glands to mix into slices: images/, masks/ and manifest.csv.", metavar="FOLDER"),
+]
+Phantoms = Annotated[int, _data("Number of synthetic CTs to mix in.", min=0)]
+Cache = Annotated[
+    Path | None,
+    _data("Where slices of CTs are stored. Default: in the output folder.", metavar="FOLDER"),
+]
+Start = Annotated[str | None, _recipe("Begin with the weights of this model.", metavar="MODEL")]
+Architecture = Annotated[str, _recipe("default, unet or article.")]
+Loss = Annotated[str, _recipe("mixed, dice (the article's) or focal_tversky.")]
+Windows = Annotated[
+    list[str] | None,
+    _recipe(
+        "HU window of an input channel, within 0 and 255; repeatable. Default: 0:255, 40:150 and "
+        "80:140.",
+        metavar="LOW:HIGH",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[int, _recipe("Slices in a step.", min=1)]
+LearningRate = Annotated[float, _recipe("Learning rate after the warm-up.", min=0)]
+Averaging = Annotated[
+    float | None,
+    _recipe(
+        "Momentum of the averaged weights. Default: 0.999, less for a short training.",
+        min=0,
+        max=0.99999,
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, _recipe("Seed of all random numbers.", min=0)]
+Steps = Annotated[int, _length("Steps of the whole training.", min=1)]
+StepsPerEpoch = Annotated[int, _length("Steps between two checkpoints and validations.", min=1)]
+Patience = Annotated[
+    int | None,
+    _length(
+        "Stop after this many epochs without a better validation Dice, and keep the network of "
+        "the best epoch.",
+        min=1,
+    ),
+]
+Folds = Annotated[int, _split("Number of parts to split the patients into.", min=2)]
+Fold = Annotated[int | None, _split("The part to validate on, counted from 0. Default: 0.", min=0)]
+AllFolds = Annotated[
+    bool,
+    _split(
+        "Cross-validate: train on every fold, score each patient with the network that never saw "
+        "them, and join the networks to an ensemble.",
+        "--all-folds",
+    ),
+]
+CalibratedBy = Annotated[
+    str | None,
+    _split(
+        "Train on every patient. Take threshold, temperature and confidence from this model, "
+        "which was trained by the same recipe and held patients back.",
+        metavar="MODEL",
+    ),
+]
+Policy = Annotated[
+    str,
+    _machine("Precision: float32, mixed_bfloat16, mixed_float16, or auto (the best for the GPU)."),
+]
+DeviceCount = Annotated[
+    str, _machine("Number of GPUs that share a batch.", metavar="N|all", callback=_devices)
+]
+Deterministic = Annotated[
+    bool, _machine("Compute the same bits every time; slower.", "--deterministic")
+]
+
+
 @command
 def train(
     dataset: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER", help="A data set of any layout; see 'dataset check FOLDER'."
-        ),
+        Path, Argument(metavar="FOLDER", help="A data set of any layout; see 'dataset check'.")
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for checkpoint, curves and the model.")
+        Path, Option("-o", "--output", help="Folder for checkpoint, curves and the model.")
     ],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")
+        bool, Option("--resume", help="Go on from the checkpoint in the folder.")
     ] = False,
-    about: Annotated[
-        Path | None,
-        typer.Option(help="JSON with fields for the card: name, version, licence, citation …"),
-    ] = None,
+    about: About = None,
     layout: Layout = None,
-    labels: Annotated[
-        list[str] | None,
-        _data(
-            "A class to learn, and the data set's classes that it is made of; may be repeated. "
-            "Default: pancreas, with its tumours.",
-            metavar="NAME=CLASS[+CLASS]",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        _data(
-            "Classes and recipe of a known task: pancreas-tumour (as in the Decathlon) or organs "
-            "(pancreas, liver, spleen, kidneys, stomach, duodenum, gallbladder).",
-            metavar="NAME",
-        ),
-    ] = None,
-    negatives: Annotated[
-        list[str] | None,
-        _data(
-            "A CT without pancreas, or its slices FIRST to LAST - 1, counted from the feet and "
-            "from 0; may be repeated.",
-            metavar="FILE[:FIRST[:LAST]]",
-        ),
-    ] = None,
-    crops: Annotated[
-        Path | None,
-        _data(
-            "Glands without surroundings to mix into slices: images/, masks/ and manifest.csv.",
-            metavar="FOLDER",
-        ),
-    ] = None,
-    phantoms: Annotated[int, _data("Number of synthetic phantoms to mix in.", min=0)] = 16,
-    cache: Annotated[
-        Path | None,
-        _data(
-            "Where slices of whole CTs are stored; default: in the output folder.", metavar="FOLDER"
-        ),
-    ] = None,
-    start: Annotated[
-        str | None, _recipe("Begin with this model's weights.", metavar="MODEL")
-    ] = None,
-    architecture: Annotated[str, _recipe("default, unet or article.")] = "default",
-    loss: Annotated[str, _recipe("mixed, dice (the article's) or focal_tversky.")] = "mixed",
-    window: Annotated[
-        list[str] | None,
-        _recipe(
-            "HU window of an input channel, within 0 and 255; may be repeated. Default: 0:255, "
-            "40:150 and 80:140.",
-            metavar="LOW:HIGH",
-            show_default=False,
-        ),
-    ] = None,
-    batch_size: Annotated[int, _recipe("Slices in a step.", min=1)] = 8,
-    learning_rate: Annotated[float, _recipe(min=0)] = 1.5e-3,
-    averaging: Annotated[
-        float | None,
-        _recipe(
-            "Momentum of the average of weights. Default: 0.999, less for a short training.",
-            min=0,
-            max=0.99999,
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[int, _recipe("Seed of everything random.", min=0)] = 0,
-    steps: Annotated[int, _length(min=1)] = 6000,
-    steps_per_epoch: Annotated[
-        int, _length("Steps between two checkpoints and validations.", min=1)
-    ] = 500,
-    patience: Annotated[
-        int | None,
-        _length(
-            "Stop after this many epochs without a better validation Dice, and keep the best "
-            "epoch's network.",
-            min=1,
-        ),
-    ] = None,
-    folds: Annotated[int, _split("Number of parts to split the patients into.", min=2)] = 5,
-    fold: Annotated[
-        int | None, _split("The part that validates, counted from 0; default: 0.", min=0)
-    ] = None,
-    all_folds: Annotated[
-        bool,
-        _split(
-            "Cross-validate: train on every fold, score every patient by the network that never "
-            "saw them, and join the networks to an ensemble.",
-            "--all-folds",
-        ),
-    ] = False,
-    calibrated_by: Annotated[
-        str | None,
-        _split(
-            "Train on every patient, and take threshold, temperature and confidence from this "
-            "model of the same recipe, which held patients back.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    policy: Annotated[
-        str,
-        _machine(
-            "Precision: float32, mixed_bfloat16, mixed_float16, or auto, which suits the GPU."
-        ),
-    ] = "auto",
-    devices: Annotated[
-        str, _machine("Number of GPUs that share a batch.", metavar="N|all", callback=_devices)
-    ] = "1",
-    deterministic: Annotated[
-        bool, _machine("Compute the same bits every time; slower.", "--deterministic")
-    ] = False,
+    labels: Classes = None,
+    preset: Preset = None,
+    negatives: Negatives = None,
+    crops: Crops = None,
+    phantoms: Phantoms = 16,
+    cache: Cache = None,
+    start: Start = None,
+    architecture: Architecture = "default",
+    loss: Loss = "mixed",
+    window: Windows = None,
+    batch_size: BatchSize = 8,
+    learning_rate: LearningRate = 1.5e-3,
+    averaging: Averaging = None,
+    seed: Seed = 0,
+    steps: Steps = 6000,
+    steps_per_epoch: StepsPerEpoch = 500,
+    patience: Patience = None,
+    folds: Folds = 5,
+    fold: Fold = None,
+    all_folds: AllFolds = False,
+    calibrated_by: CalibratedBy = None,
+    policy: Policy = "auto",
+    devices: DeviceCount = "1",
+    deterministic: Deterministic = False,
 ) -> None:
     """Train a model on a data set.
 
-    The model is a bundle with its card. The output folder shows how it goes: curves.png,
-    history.csv, and TensorBoard's files if TensorBoard is installed. Ctrl+C stops it; --resume
-    goes on.
+    The model is a bundle with its card. While it runs, the output folder shows curves.png and
+    history.csv, and files for TensorBoard if that is installed. Ctrl+C stops it; --resume goes on.
     """
     if all_folds and calibrated_by:
         raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
@@ -181,9 +185,7 @@ def train(
 
         bar.show(0, Progress("starting", 0, 1))
         from napari_pancreas_seg.training.crossvalidation import cross_validate
-        from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
         from napari_pancreas_seg.training.data.layouts.listing import read_json
-        from napari_pancreas_seg.training.fit.presets import preset_named
         from napari_pancreas_seg.training.fit.recipe import (
             WINDOWS_HU,
             TrainSettings,
@@ -205,15 +207,7 @@ def train(
             policy=policy,
             seed=seed,
         )
-        classes = parse_classes(labels)
-        notes: tuple[str, ...] = ()
-        if preset is not None:
-            task = preset_named(preset)
-            settings = replace(settings, **task.settings)
-            if classes is None:
-                classes, notes = task.labels(classes_in(dataset, layout=layout))
-        data = open_dataset(dataset, classes, layout=layout)
-        data = replace(data, notes=(*data.notes, *notes))
+        data, settings = _open(dataset, settings, preset, parse_classes(labels), layout)
         with bar.paused():
             n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
             say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
@@ -231,25 +225,39 @@ def train(
             "deterministic": deterministic,
         }
         if all_folds:
+
+            def watch_fold(n: int) -> Watch:
+                return watch(bar, f"fold {n + 1} of {folds}: ")
+
             bundle = cross_validate(
-                data,
-                output,
-                settings,
-                folds=folds,
-                watch=lambda n: watch(bar, f"fold {n + 1} of {folds}: "),
-                **options,
+                data, output, settings, folds=folds, watch=watch_fold, **options
             )
         else:
-            bundle = run(
-                data,
-                output,
-                settings,
-                split=None if calibrated_by else Split(folds, fold or 0, seed),
-                calibrated_by=calibrated_by,
-                watch=watch(bar),
-                **options,
-            )
+            split = None if calibrated_by else Split(folds, fold or 0, seed)
+            options |= {"split": split, "calibrated_by": calibrated_by, "watch": watch(bar)}
+            bundle = run(data, output, settings, **options)
     _say_result(bundle)
+
+
+def _open(
+    dataset: Path,
+    settings: TrainSettings,
+    preset: str | None,
+    classes: dict[str, list[str]] | None,
+    layout: str | None,
+) -> tuple[DataSet, TrainSettings]:
+    """Open a data set; a preset changes the recipe, and names the classes if nobody has."""
+    from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
+    from napari_pancreas_seg.training.fit.presets import preset_named
+
+    notes: tuple[str, ...] = ()
+    if preset is not None:
+        task = preset_named(preset)
+        settings = replace(settings, **task.settings)
+        if classes is None:
+            classes, notes = task.labels(classes_in(dataset, layout=layout))
+    data = open_dataset(dataset, classes, layout=layout)
+    return replace(data, notes=(*data.notes, *notes)), settings
 
 
 def parse_windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...]:

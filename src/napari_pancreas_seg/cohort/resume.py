@@ -23,10 +23,9 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case, is_ours
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
-from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar
+from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
-from napari_pancreas_seg.volume import CTVolume
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that do not change the mask."""
@@ -66,10 +65,6 @@ class PreviousResult:
     def done(self) -> bool:
         """Whether the case needs nothing more, as far as is known without reading the CT."""
         return self.certain and self.difference is None
-
-    def is_of(self, volume: CTVolume) -> bool:
-        """Whether it was made from this very CT, by its hash; reads all of its files."""
-        return is_sidecar(self.case.sidecar, volume)
 
     def refusal(self) -> PancreasSegError:
         """Why it must not be replaced."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from queue import Empty, Queue
-from threading import Thread
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from napari_pancreas_seg.cohort.cases import Case
@@ -68,12 +66,11 @@ def segment_cases(
 def overlap(
     works: Iterable[CaseInWork], segmenter: CaseSegmenter, workers: int
 ) -> Iterator[CaseInWork]:
-    """Take cases through their steps, reading and writing beside computing.
+    """Segment cases one by one, while others are read and written in `workers` threads.
 
-    Of two `workers`, one thread reads ahead and one writes; an odd one reads. As many CTs are in
-    memory beside the one that is computed. With 0, one step comes after the other, in the caller's
-    thread. The cases come back in their order, each as soon as it and those before it have a
-    result.
+    Of two threads, one reads ahead and one writes; an odd one reads. As many CTs are in memory
+    beside the one that is computed. The cases come back in their order, each as soon as it and
+    those before it have a result.
     """
     if workers < 1:
         for work in works:
@@ -81,116 +78,54 @@ def overlap(
             yield work
         return
     ahead, behind = (workers + 1) // 2, workers // 2
-    waiting = deque(works)
-    line: deque[CaseInWork] = deque()  # being read, or read; in order
-    out: deque[CaseInWork] = deque()  # computed, or failed; in order
-    readers, writers = _Threads(segmenter.read, ahead), _Threads(segmenter.write, behind)
+    waiting, out = deque(works), deque[CaseInWork]()
+    reading, writing = deque[tuple[CaseInWork, Future[None]]](), set[Future[None]]()
+    readers, writers = (ThreadPoolExecutor(n or 1, "cohort") for n in (ahead, behind))
     try:
-        while waiting or line:
-            while waiting and len(line) <= ahead:
-                line.append(waiting.popleft())
-                readers.put(line[-1])
-            while not line[0].was_read:
-                readers.wait()
-            work = line.popleft()
+        while waiting or reading:
+            while waiting and len(reading) <= ahead:
+                work = waiting.popleft()
+                reading.append((work, readers.submit(segmenter.read, work)))
+            work, read = reading.popleft()
+            _wait({read})
             out.append(work)
-            if work.result is None and work.volume is None:  # no room beside others
-                writers.wait_for_all()
-                readers.drop()
-                readers.wait_for_all()
-                while line:
-                    line[-1].forget()
-                    waiting.appendleft(line.pop())
+            if work.result is None and work.volume is None:  # it must be alone in memory
+                _wait(writing)
+                _wait({read for _, read in reading if not read.cancel()})
+                while reading:
+                    other, _ = reading.pop()
+                    other.forget()
+                    waiting.appendleft(other)
                 yield from _finished(out)
                 segmenter.all_steps(work)
             elif work.result is None:
                 segmenter.compute(work)
-                if work.volume is None:
-                    pass  # it failed
-                elif behind:
-                    writers.wait_for_room(behind)
-                    writers.put(work)
-                else:
+                if work.result is None and behind:
+                    _wait(writing, most=behind - 1)
+                    writing.add(writers.submit(segmenter.write, work))
+                elif work.result is None:
                     segmenter.write(work)
-            readers.look()
-            writers.look()
+            _wait(writing, most=behind)
             yield from _finished(out)
-        writers.wait_for_all()
+        _wait(writing)
         yield from _finished(out)
     finally:
-        readers.drop()
-        readers.close()
-        writers.close()
+        readers.shutdown(cancel_futures=True)
+        writers.shutdown()
+
+
+def _wait(tasks: set[Future[None]], most: int = 0) -> None:
+    """Wait until at most so many are at work; raise what stops everything."""
+    while True:
+        for done in [task for task in tasks if task.done()]:
+            tasks.remove(done)
+            done.result()
+        if len(tasks) <= most:
+            return
+        wait(tasks, _PATIENCE_S, FIRST_COMPLETED)
 
 
 def _finished(out: deque[CaseInWork]) -> Iterator[CaseInWork]:
     """Take off those that have a result, in their order."""
     while out and out[0].result is not None:
         yield out.popleft()
-
-
-class _Threads:
-    """Threads that do one step with what is put into their queue."""
-
-    def __init__(self, step: Callable[[CaseInWork], None], count: int) -> None:
-        self._step = step
-        self._inbox: Queue[CaseInWork | None] = Queue()
-        self._done: Queue[BaseException | None] = Queue()
-        self._busy = 0
-        self._threads = [Thread(target=self._run, name=f"cohort {n}") for n in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self) -> None:
-        while (work := self._inbox.get()) is not None:
-            stop: BaseException | None = None
-            try:
-                self._step(work)
-            except BaseException as error:
-                stop = error
-            del work  # the CT with it, before anybody counts on the room
-            self._done.put(stop)
-
-    def put(self, work: CaseInWork) -> None:
-        self._busy += 1
-        self._inbox.put(work)
-
-    def look(self) -> None:
-        """Count what is done so far."""
-        while not self._done.empty():
-            self.wait()
-
-    def wait(self) -> None:
-        """Wait until one more is done; raises errors that stop everything."""
-        while True:
-            try:
-                error = self._done.get(timeout=_PATIENCE_S)
-            except Empty:
-                continue
-            self._busy -= 1
-            if error is not None:
-                raise error
-            return
-
-    def wait_for_room(self, most: int) -> None:
-        """Wait until fewer than `most` are in work."""
-        self.look()
-        while self._busy >= most:
-            self.wait()
-
-    def wait_for_all(self) -> None:
-        self.wait_for_room(1)
-
-    def drop(self) -> None:
-        """Take back what no thread has begun."""
-        with contextlib.suppress(Empty):
-            while True:
-                self._inbox.get_nowait()
-                self._busy -= 1
-
-    def close(self) -> None:
-        """End the threads, after all that was put in."""
-        for _ in self._threads:
-            self._inbox.put(None)
-        for thread in self._threads:
-            thread.join()

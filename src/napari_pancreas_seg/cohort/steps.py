@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from napari_pancreas_seg.cohort.resume import (
     source_stamp,
 )
 from napari_pancreas_seg.errors import why_failed
+from napari_pancreas_seg.inference.provenance import is_sidecar
 from napari_pancreas_seg.inference.result import (
     Options,
     Progress,
@@ -72,7 +73,6 @@ class CaseInWork:
 
     index: int
     case: Case
-    was_read: bool = False
     volume: CTVolume | None = None
     stamp: str | None = None
     found: Segmentation | None = None
@@ -82,7 +82,7 @@ class CaseInWork:
 
     def forget(self) -> None:
         """Drop what was read; it is read again later."""
-        self.was_read, self.volume, self.result = False, None, None
+        self.volume = self.result = None
 
     def finish(self, result: CaseResult) -> None:
         """Set the result, and drop the arrays."""
@@ -120,7 +120,7 @@ class CaseSegmenter:
         if previous is None:
             check_free(work.case, self.wanted)
         elif previous.done:
-            work.finish(self.done_before(previous))
+            work.finish(_done_before(previous))
         return previous
 
     def read(self, work: CaseInWork, *, alone: bool = False) -> None:
@@ -132,7 +132,6 @@ class CaseSegmenter:
             if alone or not isinstance(error, NotEnoughMemory | MemoryError):
                 work.finish(failure(work.case, error, start))
         work.seconds = work.stages["reading the CT"] = time.perf_counter() - start
-        work.was_read = True
 
     def _read(self, work: CaseInWork, alone: bool) -> None:
         case = work.case
@@ -142,8 +141,8 @@ class CaseSegmenter:
         stamp = source_stamp(case.source, case.series)  # before reading: later changes tell
         volume = load_ct(case.source, series=case.series, force=case.force)
         if previous is not None and previous.difference is None:
-            if previous.is_of(volume):
-                work.finish(self.done_before(previous))
+            if is_sidecar(case.sidecar, volume):
+                work.finish(_done_before(previous))
                 return
             if not self.wanted.overwrite:
                 raise previous.refusal()
@@ -188,8 +187,8 @@ class CaseSegmenter:
         assert volume is not None and found is not None
         # Asked again: another attempt, or a person, may have been here since.
         previous = self.previous(case)
-        if previous is not None and (previous.done or previous.is_of(volume)):
-            return self.done_before(previous)
+        if previous is not None and (previous.done or is_sidecar(case.sidecar, volume)):
+            return _done_before(previous)
         interrupted = check_free(case, wanted)
         files, record = save_result(
             found,
@@ -205,15 +204,8 @@ class CaseSegmenter:
         )
         if interrupted is not None:
             shutil.rmtree(interrupted, ignore_errors=True)
-        return CaseResult(
-            case,
-            tuple(files),
-            found.volume_ml,
-            int(record["measurements"]["slices"]),
-            notes=tuple(dict.fromkeys((*volume.notes, *found.notes))),
-            measurements=record["measurements"],
-            labels=record.get("labels", {}),
-        )
+        notes = tuple(dict.fromkeys((*volume.notes, *found.notes)))
+        return replace(_done(case, record, files), notes=notes)
 
     def previous(self, case: Case) -> PreviousResult | None:
         """The result of an earlier run, if it may stay; files in the way are refused."""
@@ -226,18 +218,19 @@ class CaseSegmenter:
             raise previous.refusal()
         return None
 
-    def done_before(self, previous: PreviousResult) -> CaseResult:
-        """The result of an earlier run, as its sidecar tells."""
-        case, measured = previous.case, previous.record["measurements"]
-        return CaseResult(
-            case,
-            (case.mask, case.sidecar),
-            float(measured["volume_ml"]),
-            int(measured["slices"]),
-            measurements=measured,
-            before=True,
-            labels=previous.record.get("labels", {}),
-        )
+
+def _done_before(previous: PreviousResult) -> CaseResult:
+    """The result of an earlier run."""
+    case = previous.case
+    return replace(_done(case, previous.record, (case.mask, case.sidecar)), before=True)
+
+
+def _done(case: Case, record: Mapping[str, Any], files: Sequence[Path]) -> CaseResult:
+    """What a sidecar says of its case."""
+    measured = record["measurements"]
+    volume_ml, slices = float(measured["volume_ml"]), int(measured["slices"])
+    labels = record.get("labels", {})
+    return CaseResult(case, tuple(files), volume_ml, slices, measurements=measured, labels=labels)
 
 
 def failure(case: Case, error: Exception, start: float) -> CaseResult:

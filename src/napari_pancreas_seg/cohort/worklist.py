@@ -68,7 +68,9 @@ class Worklist:
         beside = self.folder.with_name(f"{self.folder.name}_masks")
         self.output = output or remembered or beside
         self.cases = self._list()
-        self.current = self._index_of(self._memory.get("current"))
+        names = [case.name for case in self.cases]
+        last = self._memory.get("current")
+        self.current = names.index(last) if last in names else 0
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -97,28 +99,15 @@ class Worklist:
         order = [(self.current + step) % len(self) for step in range(1, len(self) + 1)]
         return next((i for i in order if self.cases[i].status is not Status.EXPORTED), None)
 
-    def update(
-        self,
-        index: int,
-        *,
-        status: Status | None = None,
-        slice: int | None = None,
-        reviewed: tuple[int, ...] | None = None,
-        digest: str = "",
-    ) -> WorklistCase:
-        """Remember something about a case; what is not given stays. `digest`: of `reviewed`."""
-        case = self.cases[index]
-        changed = replace(
-            case,
-            status=case.status if status is None else status,
-            slice=case.slice if slice is None else slice,
-            reviewed=case.reviewed if reviewed is None else reviewed,
-            digest=case.digest if reviewed is None else digest,
-        )
-        if changed != case:
+    def update(self, index: int, **changes: Any) -> None:
+        """Change fields of a case and remember it; None leaves a field as it is."""
+        if changes.get("reviewed") is None:
+            changes["digest"] = None  # it belongs to `reviewed`
+        given = {name: value for name, value in changes.items() if value is not None}
+        changed = replace(self.cases[index], **given)
+        if changed != self.cases[index]:
             self.cases[index] = changed
             self._save()
-        return changed
 
     def counts(self) -> dict[Status, int]:
         """How many cases there are of each status."""
@@ -135,27 +124,19 @@ class Worklist:
         self._save()
 
     def _list(self) -> list[WorklistCase]:
-        sources = find_inputs([self.folder])
-        memory = self._memory.get("cases", {})
         cases = []
-        for case in plan(sources, self.output):
-            name = _relative(case.source, self.folder)
-            known = memory.get(name, {})
-            cases.append(
-                WorklistCase(
-                    name,
-                    case.source,
-                    case.mask,
-                    _checked(known.get("status"), case.mask.exists()),
-                    _whole(known.get("slice")),
-                    _slices(known.get("reviewed")),
-                    str(known.get("digest", "")),
-                )
-            )
+        for case in plan(find_inputs([self.folder]), self.output):
+            source = case.source.absolute()
+            below = source.is_relative_to(self.folder)
+            name = source.relative_to(self.folder).as_posix() if below else str(source)
+            known = self._memory.get("cases", {}).get(name, {})
+            status = _checked(known.get("status"), case.mask.exists())
+            slices = known.get("reviewed")
+            reviewed = tuple(filter(_is_slice, slices if isinstance(slices, list) else ()))
+            last = known.get("slice") if _is_slice(known.get("slice")) else None
+            digest = str(known.get("digest", ""))
+            cases.append(WorklistCase(name, case.source, case.mask, status, last, reviewed, digest))
         return cases
-
-    def _index_of(self, name: Any) -> int:
-        return next((i for i, case in enumerate(self.cases) if case.name == name), 0)
 
     def _save(self) -> None:
         # What is known of CTs that are not there just now (a disk that is not mounted) stays.
@@ -195,7 +176,7 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError):
-        logger.warning("What was remembered of a worklist cannot be read; it starts anew")
+        logger.warning("The saved state of a worklist cannot be read; it starts anew")
         return {}
     if not isinstance(memory, dict) or not isinstance(memory.get("cases", {}), dict):
         return {}
@@ -209,15 +190,5 @@ def _hash(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]
 
 
-def _relative(source: Path, folder: Path) -> str:
-    source = source.absolute()
-    return source.relative_to(folder).as_posix() if source.is_relative_to(folder) else str(source)
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 <= value < 100_000 else None
-
-
-def _slices(value: Any) -> tuple[int, ...]:
-    found = map(_whole, value) if isinstance(value, list) else ()
-    return tuple(z for z in found if z is not None)
+def _is_slice(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 100_000
