@@ -180,6 +180,7 @@ def train(
         raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
     if fold is not None and (all_folds or calibrated_by):
         raise typer.BadParameter("--fold is for a training that holds one part back")
+    classes, windows = parse_classes(labels), parse_windows(window)
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
 
@@ -195,7 +196,7 @@ def train(
         from napari_pancreas_seg.training.run import train as run
 
         settings = TrainSettings(
-            windows=parse_windows(window) or WINDOWS_HU,
+            windows=windows or WINDOWS_HU,
             architecture=architecture,
             loss=loss,
             steps=steps,
@@ -207,7 +208,7 @@ def train(
             policy=policy,
             seed=seed,
         )
-        data, settings = _open(dataset, settings, preset, parse_classes(labels), layout)
+        data, settings = _open(dataset, settings, preset, classes, layout)
         with bar.paused():
             n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
             say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
