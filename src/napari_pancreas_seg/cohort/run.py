@@ -100,10 +100,12 @@ def overlap(
                 segmenter.all_steps(work)
             elif work.result is None:
                 segmenter.compute(work)
-                if work.result is None and behind:
+                if work.volume is None:
+                    pass  # it failed
+                elif behind:
                     _wait(writing, most=behind - 1)
                     writing.add(writers.submit(segmenter.write, work))
-                elif work.result is None:
+                else:
                     segmenter.write(work)
             _wait(writing, most=behind)
             yield from _finished(out)
