@@ -6,7 +6,7 @@ import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.datasets import working_frame
-from napari_pancreas_seg.training.data.layouts.classes import choose_classes
+from napari_pancreas_seg.training.data.layouts.opening import choose_classes
 from napari_pancreas_seg.training.fit.presets import PRESETS, preset_named
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 

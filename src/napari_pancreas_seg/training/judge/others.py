@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.training.data.layouts.listing import entries, volumes_in
+from napari_pancreas_seg.training.data.layouts.listing import entries, read_picture, volumes_in
 from napari_pancreas_seg.training.data.layouts.pairs import find_cts
 from napari_pancreas_seg.volume import CTVolume
 
@@ -44,7 +43,7 @@ class OtherMasks:
         if path is None:
             return None
         if path.suffix.lower() == ".png":
-            labels = _picture(path)
+            labels = read_picture(path)[None]
             if labels.shape != volume.grid.shape:
                 raise PancreasSegError(
                     f"{path.name} has {labels.shape[1:]} pixels, its CT {volume.grid.shape}; a "
@@ -62,14 +61,3 @@ class OtherMasks:
                 "is the pancreas's with --also-value."
             )
         return (labels > 0).astype(np.uint8)
-
-
-def _picture(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture's values, (1, Y, X)."""
-    try:
-        with Image.open(path) as picture:
-            plain = picture if picture.mode in ("L", "P", "1") else picture.convert("L")
-            values = np.asarray(plain)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise PancreasSegError(f"{path.name} cannot be read as a picture: {error}.") from error
-    return values.astype(np.uint8)[None]

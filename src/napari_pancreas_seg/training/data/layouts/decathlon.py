@@ -1,11 +1,13 @@
-"""Medical Segmentation Decathlon: ``imagesTr``, ``labelsTr`` and ``dataset.json``.
+"""Medical Segmentation Decathlon and nnU-Net: ``imagesTr``, ``labelsTr`` and ``dataset.json``.
 
-Its pancreas is task 7: portal-venous CTs of patients with a mass, classes pancreas and cancer
-(Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9).
+The Decathlon's pancreas is task 7: portal-venous CTs of patients with a mass, classes pancreas and
+cancer (Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9). nnU-Net's raw data have a file for
+each channel, ``NAME_0000.nii.gz``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,16 @@ from napari_pancreas_seg.training.data.layouts.listing import (
 
 DESCRIPTION = "dataset.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
-
-
-def _fits(folder: Path) -> bool:
-    return is_described(folder) and not any(
-        name.endswith("_0000") for name in volumes_in(folder / IMAGES)
-    )
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def is_described(folder: Path) -> bool:
     """Whether a folder has images, labels and a description, as nnU-Net has them too."""
     return (folder / DESCRIPTION).is_file() and all((folder / n).is_dir() for n in (IMAGES, LABELS))
+
+
+def _has_channels(folder: Path) -> bool:
+    return any(name.endswith("_0000") for name in volumes_in(folder / IMAGES))
 
 
 def _read(folder: Path) -> Listing:
@@ -41,7 +42,36 @@ def _read(folder: Path) -> Listing:
     if isinstance(modality, dict) and [str(m).upper() for m in modality.values()] != ["CT"]:
         said = ", ".join(map(str, modality.values()))
         raise PancreasSegError(f"{DESCRIPTION} says that these images are {said}, not CT.")
-    return list_pairs(volumes_in(folder / IMAGES), folder, label_names(data))
+    return _list_pairs(volumes_in(folder / IMAGES), folder, label_names(data))
+
+
+def _read_channels(folder: Path) -> Listing:
+    data = read_json(folder / DESCRIPTION)
+    wanted = _ct_channel(data)
+    images = {
+        found[1]: path
+        for name, path in volumes_in(folder / IMAGES).items()
+        if (found := _CHANNEL.fullmatch(name)) and int(found[2]) == wanted
+    }
+    return _list_pairs(images, folder, label_names(data))
+
+
+def _ct_channel(data: Mapping[str, Any]) -> int:
+    """Number of the channel that is the CT: the only one, or the one that is called so."""
+    channels = data.get("channel_names", data.get("modality", {"0": "CT"}))
+    if not isinstance(channels, dict) or not all(str(key).isdecimal() for key in channels):
+        raise PancreasSegError(f"{DESCRIPTION} has no 'channel_names' that number the channels.")
+    cts = [
+        int(key) for key, name in channels.items() if re.match(r"ct(?![a-z])", str(name).lower())
+    ]
+    if len(cts) == 1:
+        return cts[0]
+    said = ", ".join(map(str, channels.values()))
+    if len(channels) == 1 and not re.match(r"mri?\b|t[12]|flair|pet\b", said.lower()):
+        return int(next(iter(channels)))  # how to normalise is named too, as in "noNorm"
+    raise PancreasSegError(
+        f"{DESCRIPTION} names the channels {said}: none, or more than one, of them is CT."
+    )
 
 
 def label_names(data: Mapping[str, Any]) -> dict[int, str]:
@@ -73,7 +103,7 @@ def label_names(data: Mapping[str, Any]) -> dict[int, str]:
     return {number: name for number, name in found.items() if number}
 
 
-def list_pairs(images: Mapping[str, Path], folder: Path, names: Mapping[int, str]) -> Listing:
+def _list_pairs(images: Mapping[str, Path], folder: Path, names: Mapping[int, str]) -> Listing:
     """Pair images with the label maps of the same names."""
     labels = volumes_in(folder / LABELS)
     cases = tuple(
@@ -90,6 +120,12 @@ def list_pairs(images: Mapping[str, Path], folder: Path, names: Mapping[int, str
 LAYOUT = Layout(
     "decathlon",
     f"{IMAGES}/, {LABELS}/ and {DESCRIPTION} (Medical Segmentation Decathlon)",
-    _fits,
+    lambda folder: is_described(folder) and not _has_channels(folder),
     _read,
+)
+NNUNET = Layout(
+    "nnunet",
+    f"{IMAGES}/NAME_0000.nii.gz, {LABELS}/NAME.nii.gz and {DESCRIPTION} (nnU-Net's raw data)",
+    lambda folder: is_described(folder) and _has_channels(folder),
+    _read_channels,
 )

@@ -1,13 +1,18 @@
-"""What a layout is, and what it finds in a folder before anything is read."""
+"""What a layout is, what it finds in a folder, and how small files are read."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import SUFFIXES, suffix_of
@@ -50,6 +55,41 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PancreasSegError(f"'{path.name}' must hold a JSON object.")
     return data
+
+
+def read_table(path: Path, columns: Collection[str] = (), what: str = "") -> list[dict[str, str]]:
+    """Rows of a CSV file that has these columns; `what` begins the sentence if it is not there."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PancreasSegError(f"{what}{path.name} cannot be read ({error}).") from error
+    if columns and not (rows and rows[0].keys() >= {*columns}):
+        raise PancreasSegError(
+            f"{path} must have the columns {', '.join(columns)}, and a row below them."
+        )
+    return rows
+
+
+def read_picture(path: Path, *, grey: bool = False) -> npt.NDArray[np.uint8]:
+    """A picture (Y, X): its grey values, or the values of labels as they are."""
+    try:
+        with Image.open(path) as picture:
+            as_it_is = len(picture.getbands()) == 1 and not grey
+            values = np.asarray(picture if as_it_is else picture.convert("L"))
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise PancreasSegError(f"{path.name} cannot be read as a picture: {error}.") from error
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def read_pictures(image: Path, mask: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Grey values of a CT's picture, and where its mask is."""
+    grey, drawn = read_picture(image, grey=True), read_picture(mask) > 0
+    if drawn.shape != grey.shape:
+        raise PancreasSegError(
+            f"The mask of {image.stem} is {drawn.shape} pixels, the image {grey.shape}."
+        )
+    return grey, drawn
 
 
 def entries(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,20 +13,24 @@ from napari_pancreas_seg.training.data.layouts import (
     corrections,
     decathlon,
     nih,
-    nnunet,
     pairs,
     slices,
     totalsegmentator,
 )
-from napari_pancreas_seg.training.data.layouts.cases import LabelledCase, VolumeCase
-from napari_pancreas_seg.training.data.layouts.classes import choose_classes, values_of
-from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, folders_in, left_out
+from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, LabelledCase, VolumeCase
+from napari_pancreas_seg.training.data.layouts.listing import (
+    Layout,
+    Listing,
+    folders_in,
+    left_out,
+    read_table,
+)
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
 
 LAYOUTS: tuple[Layout, ...] = (
     nih.LAYOUT,
     decathlon.LAYOUT,
-    nnunet.LAYOUT,
+    decathlon.NNUNET,
     totalsegmentator.LAYOUT,
     corrections.LAYOUT,
     slices.LAYOUT,
@@ -36,6 +40,14 @@ LAYOUTS: tuple[Layout, ...] = (
 
 PATIENTS = "patients.csv"
 """In a data set's root, with the columns ``case`` and ``patient``: whose CTs these are."""
+
+_GLAND = re.compile(r"\bpancrea(s|tic)\b")
+_NOT_GLAND = re.compile(
+    r"\b(artery|arteries|vein|veins|vessels?|fat|nerves?|lymph|peripancreatic)\b"
+)
+_TUMOUR = re.compile(r"(pdac |pnet )?(cancer|tumou?rs?|lesions?|mass|masses|cysts?|pdac|pnet)")
+_MOST_CLASSES = 254
+"""Label maps are uint8, and 0 is the background."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +90,13 @@ def open_dataset(
             f"The data set '{_name(root)}' ({known.name}) has no case with a CT and a label.{why}"
         )
     classes = choose_classes(listing.classes, labels)
+    values = {p: value for value, parts in enumerate(classes.values(), start=1) for p in parts}
     given, more = _read_patients(root, listing)
-    cases, lacking = _complete(listing.cases, values_of(classes), given)
+    cases, lacking = _complete(listing.cases, values, given)
     notes = listing.notes + more + left_out("Cases without a mask of every class", lacking)
     if not cases:
         raise PancreasSegError(
-            f"No case of '{_name(root)}' has masks of all classes asked for: "
-            f"{', '.join(values_of(classes))}."
+            f"No case of '{_name(root)}' has masks of all classes asked for: {', '.join(values)}."
         )
     twice = sorted(name for name, n in Counter(case.name for case in cases).items() if n > 1)
     if twice:
@@ -134,6 +146,55 @@ _MOST_BELOW = 20
 """A folder with more folders in it is a data set itself, or none."""
 
 
+def choose_classes(
+    there: Sequence[str], asked: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Decide which classes are trained and what of the data set each is made of.
+
+    By default the pancreas with its parts and its tumours, without the vessels named after it.
+    """
+    if asked is None:
+        parts = _parts_of_pancreas(there)
+        if not parts:
+            raise PancreasSegError(
+                f"None of this data set's classes is called pancreas: it has {_listed(there)}; "
+                "say which to train with --labels NAME=CLASS[+CLASS]."
+            )
+        return {PANCREAS: parts}
+    classes = {name: tuple(parts) for name, parts in asked.items()}
+    used = [part for parts in classes.values() for part in parts]
+    for part in used:
+        if part not in there:
+            raise PancreasSegError(
+                f"This data set has no class '{part}'; its classes are {_listed(there)}."
+            )
+        if used.count(part) > 1:
+            raise PancreasSegError(f"The class '{part}' is asked for twice; leave one of them out.")
+    if not used or not all(classes.values()) or len(classes) > _MOST_CLASSES:
+        raise PancreasSegError(
+            f"A training needs 1 to {_MOST_CLASSES} classes, each made of at least one of the data "
+            f"set's: {_listed(there)}."
+        )
+    return classes
+
+
+def _parts_of_pancreas(there: Sequence[str]) -> tuple[str, ...]:
+    words = {name: " ".join(re.split(r"[\W_]+", name.lower())).strip() for name in there}
+    gland = [n for n in there if _GLAND.search(words[n]) and not _NOT_GLAND.search(words[n])]
+    tumours = [n for n in there if n not in gland and _TUMOUR.fullmatch(words[n])]
+    # "tumour" beside other organs may be the liver's.
+    vessels = [n for n in there if _NOT_GLAND.search(words[n])]
+    if len(gland) + len(tumours) + len(vessels) < len(there):
+        tumours = []
+    return tuple(n for n in there if n in gland or n in tumours) if gland else ()
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:12])
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(shown) + more if shown else "none"
+
+
 def _complete(
     listed: Sequence[LabelledCase], values: Mapping[str, int], patients: Mapping[str, str]
 ) -> tuple[list[LabelledCase], list[str]]:
@@ -158,13 +219,8 @@ def _read_patients(root: Path, listing: Listing) -> tuple[dict[str, str], tuple[
     path = root / PATIENTS
     if not path.is_file():
         return {}, ()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PancreasSegError(f"{PATIENTS} cannot be read: {error}.") from error
     given: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(read_table(path), start=2):
         case, patient = ((row.get(column) or "").strip() for column in ("case", "patient"))
         if not case or not patient:
             raise PancreasSegError(

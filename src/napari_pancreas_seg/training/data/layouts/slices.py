@@ -8,18 +8,21 @@ clipped to [0, 255], ``masks/NAME.png`` the mask. ``spacing.csv``, if it is ther
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
-from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing
+from napari_pancreas_seg.training.data.layouts.listing import (
+    Layout,
+    Listing,
+    read_pictures,
+    read_table,
+)
 from napari_pancreas_seg.volume import CTVolume
 
 NOMINAL_SPACING_MM = 0.8
@@ -27,7 +30,7 @@ NOMINAL_SPACING_MM = 0.8
 NOMINAL_THICKNESS_MM = 5.0
 
 Spacing = tuple[float, float]
-_COLUMNS = {"name", "patient", "crop_margin_px"}
+_COLUMNS = ("name", "patient", "crop_margin_px")
 
 
 @dataclass(frozen=True)
@@ -62,23 +65,13 @@ class SliceRecord:
 
         PancreasSegError if a file is missing or damaged, or the two differ in size.
         """
-        try:
-            with Image.open(self.image) as picture:
-                grey = np.asarray(picture.convert("L"))
-            with Image.open(self.mask) as picture:
-                mask = (np.asarray(picture) > 0).astype(np.uint8)
-        except (OSError, UnidentifiedImageError, ValueError) as error:
-            raise PancreasSegError(f"Slice {self.name} cannot be read: {error}.") from error
-        if mask.shape != grey.shape:
-            raise PancreasSegError(
-                f"Slice {self.name}: the mask is {mask.shape} pixels, the image {grey.shape}."
-            )
+        grey, mask = read_pictures(self.image, self.mask)
         # A picture's rows run from front to back, its columns from right to left.
         affine = np.diag([-self.spacing_mm, -self.spacing_mm, self.thickness_mm, 1.0])
         volume = CTVolume.from_source_array(
             grey.astype(np.int16).T[:, :, None], affine, path=self.image, name=self.name
         )
-        return volume, mask[None]
+        return volume, mask[None].astype(np.uint8)
 
 
 def read_slice_layout(folder: Path) -> list[SliceRecord]:
@@ -86,40 +79,23 @@ def read_slice_layout(folder: Path) -> list[SliceRecord]:
 
     PancreasSegError if the manifest is missing or lacks a column.
     """
-    manifest = Path(folder) / "manifest.csv"
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PancreasSegError(
-            f"{folder} is not a data set in the slice layout: its manifest.csv cannot be read "
-            f"({error})."
-        ) from error
-    if not rows or not rows[0].keys() >= _COLUMNS:
-        raise PancreasSegError(
-            f"{manifest} must have the columns name, patient and crop_margin_px, and a row a slice."
-        )
-    spacing = _read_spacing(Path(folder) / "spacing.csv")
-    return [_record(Path(folder), row, spacing) for row in rows]
+    folder = Path(folder)
+    what = f"{folder} is not a data set in the slice layout: its "
+    rows = read_table(folder / "manifest.csv", _COLUMNS, what)
+    spacing = _read_spacing(folder / "spacing.csv")
+    return [_record(folder, row, spacing) for row in rows]
 
 
 def _read_spacing(path: Path) -> dict[str, Spacing]:
-    """Pixel and slice spacing in mm by patient; none where there is no such file.
-
-    Raises
-    ------
-    PancreasSegError
-        If the file cannot be read, or a spacing is not a positive number.
-    """
+    """Pixel and slice spacing in mm by patient; none where there is no such file."""
     if not path.exists():
         return {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            found = {
-                row["patient"]: (float(row["pixel_spacing_mm"]), float(row["slice_spacing_mm"]))
-                for row in csv.DictReader(file)
-            }
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+        found = {
+            row["patient"]: (float(row["pixel_spacing_mm"]), float(row["slice_spacing_mm"]))
+            for row in read_table(path)
+        }
+    except (KeyError, TypeError, ValueError) as error:
         raise PancreasSegError(
             f"{path} must have the columns patient, pixel_spacing_mm and slice_spacing_mm, and "
             f"numbers in the last two ({error})."
