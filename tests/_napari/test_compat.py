@@ -124,3 +124,19 @@ def test_actions_and_their_keys(app):
 
 def test_orthogonal_views_are_found_when_open():
     assert compat.orthogonal_models(ViewerModel()) == []
+
+
+def test_an_edit_is_found_in_the_history_until_it_is_undone(layer):
+    paint(layer)
+    edit = ((np.array([1]), np.array([0]), np.array([0])), np.array([0]), np.array([0]))
+    compat.add_undo_step(layer, edit)
+    for _ in range(2):
+        assert compat.undo_step_of(layer, edit) is layer._undo_history[-1]
+        assert [id(edit) in ids for ids in compat.edits_in_history(layer)] == [True, False]
+        layer.undo()
+        assert compat.undo_step_of(layer, edit) is None
+        assert [id(edit) in ids for ids in compat.edits_in_history(layer)] == [False, True]
+        layer.redo()
+    layer.undo()
+    layer.paint((2, 4, 4), 1)
+    assert [id(edit) in ids for ids in compat.edits_in_history(layer)] == [False, False]

@@ -370,7 +370,7 @@ def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel, bar)
     show_slice(viewer, mask, app.session.reference, 4)
     app.corrector.rerun_slice("box")
     assert app.network.in_use
-    with pytest.raises(PancreasSegError, match="run again"):
+    with pytest.raises(PancreasSegError, match="not done yet"):
         app.runs.start(app.session.ct, "box")
     wait(qtbot, app)
     assert app.corrector.proposal.found.change.slices == [4]

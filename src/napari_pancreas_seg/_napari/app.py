@@ -15,6 +15,7 @@ from napari_pancreas_seg._napari.autosave.closing import Closing
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.corrections import Corrector
+from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.improve.improvement import Improvement
 from napari_pancreas_seg._napari.layers.files import LayerFiles
@@ -64,10 +65,17 @@ class App(QObject):
         self.runs = Runs(session, self.network, self.maps, settings)
         self.rethreshold = Rethreshold(session, self.runs, background)
         self.corrector = Corrector(session, settings, self.network, background)
+        self.mending = Mending(
+            session,
+            self.corrector,
+            self.network,
+            background,
+            ask=lambda *of, **how: self.network.process.mend(*of, **how),
+        )
         self.review = Review(session, self.runs, background)
         self.improvement = Improvement(session, self.review, settings, background)
         self.autosave = Autosave(session, self.watch, self.review, AutosaveStore(), background)
-        self.files = LayerFiles(session, self.autosave, background)
+        self.files = LayerFiles(session, self.autosave, background, self.mending.counts)
         self.chosen = ChosenCt(session)
         self.views = Views(session, background)
         self.ahead = CaseAhead(self.network, self.runs, background)

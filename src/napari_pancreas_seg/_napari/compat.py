@@ -99,6 +99,18 @@ def is_last_undo_step(layer: Labels, step: object) -> bool:
     return bool(layer._undo_history) and layer._undo_history[-1] is step
 
 
+def undo_step_of(layer: Labels, edit: Edit) -> list[Any] | None:
+    """The step of undo that an edit is part of; None if it is undone, or too old."""
+    # A step is another list once it has been undone and redone; what is in it stays the same.
+    return next((s for s in layer._undo_history if any(atom is edit for atom in s)), None)
+
+
+def edits_in_history(layer: Labels) -> tuple[set[int], set[int]]:
+    """The ids of all edits that could be undone, and of those that could be redone."""
+    done, undone = layer._undo_history, layer._redo_history
+    return {id(e) for step in done for e in step}, {id(e) for step in undone for e in step}
+
+
 def add_undo_step(layer: Labels, step: Any) -> None:
     """Make a step that Ctrl+Z undoes: (indices, values before, values after).
 

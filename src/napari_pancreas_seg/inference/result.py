@@ -45,10 +45,14 @@ __all__ = [
     "Progress",
     "ScalarMap",
     "Segmentation",
+    "Strokes",
     "describe",
     "exhaust",
     "save_result",
 ]
+
+Strokes = Mapping[int, tuple[int, int]]
+"""How many strokes by hand added and took away, by slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +195,15 @@ def describe(
     segmentation: Segmentation,
     *,
     mask: npt.NDArray[Any] | None = None,
+    strokes: Strokes | None = None,
     seconds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Collect what made a mask and what it measures, as plain values for JSON.
 
     `mask` is the one that is written, if a person has edited the model's: ``edits`` counts what
-    was changed. `seconds` are further stages, such as reading the CT. The source is known by its
-    hash. ``labels`` names the values of a mask of several classes, with what each measures.
+    was changed, and the `strokes` by which slices were mended. `seconds` are further stages, such
+    as reading the CT. The source is known by its hash. ``labels`` names the values of a mask of
+    several classes, with what each measures.
     """
     written = segmentation.mask if mask is None else mask
     stages = {**(seconds or {}), **segmentation.seconds}
@@ -210,7 +216,7 @@ def describe(
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
         "measurements": measure(written, volume),
         **_by_class(written, segmentation, volume),
-        "edits": _edits(written, segmentation),
+        "edits": {**_edits(written, segmentation), **_strokes(strokes or {})},
         "source": source_record(volume.source),
         "grid": {
             "axes": "z (feet to head), y (front to back), x (right to left)",
@@ -255,6 +261,13 @@ def _edits(mask: npt.NDArray[Any], segmentation: Segmentation) -> dict[str, int]
         **({"voxels_relabelled": relabelled} if several else {}),
         "slices": slices,
     }
+
+
+def _strokes(strokes: Strokes) -> dict[str, Any]:
+    """Strokes by what they did and by slice; nothing without any."""
+    slices = {str(z): {"add": add, "remove": remove} for z, (add, remove) in strokes.items()}
+    total = {what: sum(one[what] for one in slices.values()) for what in ("add", "remove")}
+    return {"strokes": {**total, "slices": slices}} if slices else {}
 
 
 def save_result(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
@@ -51,6 +52,11 @@ class Target:
         for plane, labels in zip(mask, shown, strict=True):
             np.equal(labels, self.label, out=plane)
         return mask
+
+    def is_in(self, viewer: ViewerModel) -> bool:
+        """Whether the layer is in the viewer still, with the shape that it had."""
+        layer = self.layer
+        return layer in viewer.layers and layer.data.shape == self.reference.layer_shape
 
     def check(self) -> None:
         """Refuse a layer that is not held in memory, and the background."""

@@ -29,6 +29,7 @@ from napari_pancreas_seg._napari.correct.apply import (
 from napari_pancreas_seg._napari.correct.paint import PaintLimit
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
     find_reference,
     index_at,
     reference_of,
@@ -51,8 +52,11 @@ DEFAULTS: dict[str, Any] = {
     "correct/grow_mm": 1.0,
     "correct/limit_low_hu": -30.0,
     "correct/limit_high_hu": 180.0,
+    "correct/fill_with_network": False,
 }
 """Names of the settings that corrections use, and what holds until they are set."""
+FILL_TITLE = "Fill between slices"
+NOTHING_TO_FILL = "no slice between others is empty; clear those that are to be filled."
 ACCEPT_KEYS = ("Enter",)
 DROP_KEYS = ("Escape",)
 
@@ -62,6 +66,7 @@ class Proposal:
     """A correction that waits to be accepted or dropped.
 
     `made_on` is the model's mask that it was worked out on: with another one it would not fit.
+    `then` is what follows once it is accepted.
     """
 
     title: str
@@ -69,6 +74,7 @@ class Proposal:
     found: Corrected
     outline: Labels
     made_on: object
+    then: Callable[[], None]
 
 
 class Corrector(QObject):
@@ -102,6 +108,7 @@ class Corrector(QObject):
         """Whether what is being worked out is to be applied without being shown first."""
         self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
+        self._keys_of_tool: dict[str, Callable[[], None]] = {}
         viewer = session.viewer
         if viewer is not None:
             viewer.layers.events.removed.connect(self._on_removed)
@@ -120,13 +127,13 @@ class Corrector(QObject):
 
     def keep_largest(self) -> None:
         """Keep the largest piece."""
-        self._correct(
+        self.correct(
             "Keep the largest piece", lambda mask, _: postprocessing.largest_component(mask)
         )
 
     def keep_piece_under_cursor(self) -> None:
         """Keep the piece under the mouse."""
-        viewer, target = self._viewer(), self.target()
+        viewer, target = self.viewer(), self.target()
         self._keep_piece(target, viewer.cursor.position)
 
     def pick_piece(self) -> None:
@@ -134,7 +141,7 @@ class Corrector(QObject):
         if self.picking:
             self._end_picking()
             return
-        viewer, target = self._viewer(), self.target()
+        viewer, target = self.viewer(), self.target()
         mode = target.layer.mode
         target.layer.mode = "pan_zoom"  # so that the click does not paint
 
@@ -160,57 +167,55 @@ class Corrector(QObject):
     def remove_islands(self) -> None:
         """Remove the pieces that are smaller than the size that is set."""
         size = self.setting("correct/islands_mm3")
-        self._correct(
+        self.correct(
             f"Remove islands below {size:g} mm³",
             lambda mask, spacing: correction.remove_islands(mask, spacing, size),
         )
 
     def fill_holes(self) -> None:
         """Fill cavities that the mask encloses on all sides."""
-        self._correct("Fill holes", lambda mask, _: postprocessing.remove_holes(mask))
+        self.correct("Fill holes", lambda mask, _: postprocessing.remove_holes(mask))
 
     def grow(self) -> None:
         """Grow by the distance that is set."""
         by = self.setting("correct/grow_mm")
-        self._correct(
-            f"Grow by {by:g} mm", lambda mask, spacing: correction.grow(mask, spacing, by)
-        )
+        self.correct(f"Grow by {by:g} mm", lambda mask, spacing: correction.grow(mask, spacing, by))
 
     def shrink(self) -> None:
         """Shrink by the distance that is set."""
         by = self.setting("correct/grow_mm")
-        self._correct(
+        self.correct(
             f"Shrink by {by:g} mm", lambda mask, spacing: correction.shrink(mask, spacing, by)
         )
 
     def copy_slice(self, step: int) -> None:
         """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
-        z = self._slice(self.target())
+        z = self.slice_of(self.target())
         where = "above" if step > 0 else "below"
-        self._correct(
+        self.correct(
             f"Copy from the slice {where}", lambda mask, _: correction.copy_slice(mask, z + step, z)
         )
 
     def clear_slice(self) -> None:
         """Empty the slice on screen, so that it can be filled from its neighbours."""
-        z = self._slice(self.target())
-        self._correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
+        z = self.slice_of(self.target())
+        self.correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
 
     # -- what is proposed first
 
     def fill_between_slices(self) -> None:
         """Propose to fill the empty slices between slices that hold the label."""
-        self._correct(
-            "Fill between slices",
+        self.correct(
+            FILL_TITLE,
             correction.fill_between_slices,
             propose=True,
-            otherwise="no slice between others is empty; clear those that are to be filled.",
+            otherwise=NOTHING_TO_FILL,
         )
 
     def smooth(self) -> None:
         """Propose to smooth the mask."""
         sigma = self.setting("correct/smooth_mm")
-        self._correct(
+        self.correct(
             f"Smooth by {sigma:g} mm",
             lambda mask, spacing: correction.smooth(mask, spacing, sigma),
             propose=True,
@@ -218,13 +223,8 @@ class Corrector(QObject):
 
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Run the network on the slice on screen and propose what it finds, not post-processed."""
-        session, target = self._session, self.target()
-        ct = session.ct
-        if ct is None:
-            raise PancreasSegError("Open a CT first: there is none to run the network on.")
-        z, data, reference = self._slice(target), ct.data, session.placement(ct).reference
-        if not reference.grid.same_as(target.reference.grid):
-            raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
+        target = self.target()
+        (data, reference), z = self.ct_under(target), self.slice_of(target)
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
@@ -242,7 +242,7 @@ class Corrector(QObject):
             after[z] = found.mask[found.z == z][0] != 0
             return after
 
-        self._correct(f"Run slice {z} again", run, propose=True, network=True)
+        self.correct(f"Run slice {z} again", run, propose=True, network=True)
 
     def accept(self) -> None:
         """Apply what is proposed, in one step of undo; if it is not there yet, once it is."""
@@ -250,9 +250,16 @@ class Corrector(QObject):
             self.accepts_early = True
             self.changed.emit()
             return
+        proposal = self.accept_here()
+        if proposal is not None:
+            proposal.then()
+
+    def accept_here(self) -> Proposal | None:
+        """Apply what is proposed, without what would follow."""
         proposal = self._end_proposal()
         if proposal is not None:
             self._apply(proposal.title, proposal.target, proposal.found)
+        return proposal
 
     def drop(self) -> None:
         """Forget what is proposed, or is being worked out to be."""
@@ -296,7 +303,7 @@ class Corrector(QObject):
 
     def target(self) -> Target:
         """Find what to correct: the mask that is chosen, else the labels layer that is active."""
-        session, viewer = self._session, self._viewer()
+        session, viewer = self._session, self.viewer()
         layer: Any = session.mask
         if layer is None or layer not in viewer.layers:
             layer = viewer.layers.selection.active
@@ -311,7 +318,17 @@ class Corrector(QObject):
         target.check()
         return target
 
-    def _correct(
+    def ct_under(self, target: Target) -> tuple[Any, GridReference]:
+        """Data and grid of the chosen CT, which the network needs to see under a mask."""
+        ct = self._session.ct
+        if ct is None:
+            raise PancreasSegError("Open a CT first: there is none to run the network on.")
+        reference = self._session.placement(ct).reference
+        if not reference.grid.same_as(target.reference.grid):
+            raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
+        return ct.data, reference
+
+    def correct(
         self,
         title: str,
         operate: Callable[[Array, tuple[float, float, float]], Array],
@@ -319,13 +336,17 @@ class Corrector(QObject):
         propose: bool = False,
         network: bool = False,
         otherwise: str = "there is nothing to change.",
+        then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Work a correction out in a thread; then propose or apply it, or say otherwise."""
+        """Work a correction out in a thread; then propose or apply it, or say otherwise.
+
+        `operate` takes the label's mask (Z, Y, X) and the spacing in mm, and gives the new mask.
+        """
         target = self.target()
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
         if network:
-            self._network.claim("A slice is being run again; wait a moment.")
+            self._network.claim(f"“{title}” is not done yet; wait a moment.")
         self._has_network = network
         self._end_proposal()
         self._end_picking()
@@ -345,8 +366,8 @@ class Corrector(QObject):
             # Made here, as it takes the window some time.
             return found, outline_layer(target, found, f"{target.layer.name}: proposal")
 
-        then = partial(self._worked_out, title, target, made_on, otherwise)
-        self._background.submit(work, then, self._idle)
+        ready = partial(self._worked_out, title, target, made_on, otherwise, then)
+        self._background.submit(work, ready, self._idle)
 
     def _worked_out(
         self,
@@ -354,6 +375,7 @@ class Corrector(QObject):
         target: Target,
         made_on: object,
         otherwise: str,
+        then: Callable[[], None],
         worked: tuple[Corrected | None, Labels | None],
     ) -> None:
         wanted, at_once = self._will_propose, self.accepts_early
@@ -367,8 +389,9 @@ class Corrector(QObject):
             show_info(f"{title}: the mask has changed meanwhile, ask again.")
         elif outline is None or (wanted and at_once):
             self._apply(title, target, found)
+            then()
         elif wanted:
-            self._propose(Proposal(title, target, found, outline, made_on))
+            self._propose(Proposal(title, target, found, outline, made_on, then))
 
     def _made_on(self, layer: Labels) -> object:
         """Name the model's mask under a layer: another run or threshold makes another one."""
@@ -403,7 +426,7 @@ class Corrector(QObject):
             show_info(f"{title}: other labels are in the way, nothing has changed.")
 
     def _propose(self, proposal: Proposal) -> None:
-        viewer = self._viewer()
+        viewer = self.viewer()
         self._show_slices()
         self.proposal = proposal
         compat.add_unselected(viewer, proposal.outline)
@@ -433,24 +456,32 @@ class Corrector(QObject):
             self.changed.emit()
 
     def _keep_piece(self, target: Target, position: Any) -> None:
-        index = index_at(self._viewer(), target.layer, target.reference, position)
+        index = index_at(self.viewer(), target.layer, target.reference, position)
         z, y, x = np.rint(index).astype(int).tolist()
-        self._correct("Keep this piece", lambda mask, _: correction.keep_piece_at(mask, (z, y, x)))
+        self.correct("Keep this piece", lambda mask, _: correction.keep_piece_at(mask, (z, y, x)))
+
+    def use_keys(self, keys: dict[str, Callable[[], None]]) -> None:
+        """Bind a tool's keys whenever no question has them; none puts an end to it."""
+        self._keys_of_tool = keys
+        if not self.proposing and not self.picking:
+            self._give_keys_back()
+
+    def _give_keys_back(self) -> None:
+        self._take_keys(self._keys_of_tool)
 
     def _take_keys(self, keys: dict[str, Callable[[], None]]) -> None:
         """Bind keys for a while, before those of the layers: whichever layer is active."""
-        self._give_keys_back()
-        viewer = self._viewer()
-        for provider in (viewer, *viewer.layers):
-            self._keys_before.append((weakref.ref(provider), dict(provider.keymap)))
-            for key, do in keys.items():
-                provider.bind_key(key, _handler(do), overwrite=True)
-
-    def _give_keys_back(self) -> None:
         for provider, before in self._keys_before:
             if (owner := provider()) is not None:
                 owner.keymap = before
         self._keys_before.clear()
+        if not keys:
+            return
+        viewer = self.viewer()
+        for provider in (viewer, *viewer.layers):
+            self._keys_before.append((weakref.ref(provider), dict(provider.keymap)))
+            for key, do in keys.items():
+                provider.bind_key(key, _handler(do), overwrite=True)
 
     def _on_removed(self, event: Any) -> None:
         removed: Layer = event.value
@@ -458,13 +489,15 @@ class Corrector(QObject):
         if proposal is not None and removed in (proposal.outline, proposal.target.layer):
             self._end_proposal()
 
-    def _slice(self, target: Target) -> int:
-        z = slice_on_screen(self._viewer(), target.layer, target.reference)
+    def slice_of(self, target: Target) -> int:
+        """The slice of a mask that is on screen."""
+        z = slice_on_screen(self.viewer(), target.layer, target.reference)
         if z is None:
             raise PancreasSegError("There is no slice of this mask on screen.")
         return z
 
-    def _viewer(self) -> ViewerModel:
+    def viewer(self) -> ViewerModel:
+        """The viewer; a PancreasSegError once it is gone."""
         viewer = self._session.viewer
         if viewer is None:
             raise PancreasSegError("The window has been closed.")

@@ -86,9 +86,20 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         ),
     ),
     "Correct": (
+        Action("mend", "Mend by strokes, or done", "Shift-M", lambda a: a.mending.toggle()),
         Action(
-            "fill_between", "Fill between slices", "I", lambda a: a.corrector.fill_between_slices()
+            "carry_up",
+            "Carry the mask to the next slice towards the head",
+            "T",
+            lambda a: a.mending.carry(1),
         ),
+        Action(
+            "carry_down",
+            "Carry the mask to the next slice towards the feet",
+            "Shift-T",
+            lambda a: a.mending.carry(-1),
+        ),
+        Action("fill_between", "Fill between slices", "I", lambda a: a.mending.fill_between()),
         Action("clear_slice", "Clear this slice", "Shift-C", lambda a: a.corrector.clear_slice()),
         Action(
             "rerun_slice",
@@ -154,7 +165,10 @@ GROUPS: dict[str, tuple[Action, ...]] = {
 }
 """What keys do, in groups and in the order in which they are listed."""
 ACTIONS = tuple(action for group in GROUPS.values() for action in group)
-ANSWERS = (("Enter", "Accept what is proposed"), ("Esc", "Drop what is proposed"))
+ANSWERS = (
+    ("Enter", "Accept what is proposed; carry on"),
+    ("Esc", "Drop what is proposed; done with mending"),
+)
 NAPARIS = {
     "activate_labels_paint_mode": "Paint",
     "activate_labels_erase_mode": "Erase",

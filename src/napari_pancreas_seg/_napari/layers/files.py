@@ -29,19 +29,29 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
-from napari_pancreas_seg.inference.result import Segmentation, describe
+from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe
 from napari_pancreas_seg.inference.saving import sidecar_path
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
 
 
 class LayerFiles:
-    """Opens files as layers of a viewer, and writes its masks."""
+    """Opens files as layers of a viewer, and writes its masks.
 
-    def __init__(self, session: Session, autosave: Autosave, background: Background) -> None:
+    `strokes` counts those by which a mask was mended.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        autosave: Autosave,
+        background: Background,
+        strokes: Callable[[Layer], Strokes],
+    ) -> None:
         self._session = session
         self._autosave = autosave
         self._background = background
+        self._strokes = strokes
         self.question: QMessageBox | None = None
         """What was asked last about a file that does not look like a CT."""
 
@@ -114,6 +124,7 @@ class LayerFiles:
         reference = find_reference(layer, session.layers)
         layers = list(session.layers)
         data, result, ct = layer.data, session.result_of(layer), session.ct_data(reference)
+        strokes = self._strokes(layer)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
@@ -126,6 +137,7 @@ class LayerFiles:
                 path,
                 result=result,
                 ct=ct,
+                strokes=strokes,
                 overwrite=overwrite,
                 mint_uids=mint_uids,
             )
@@ -147,14 +159,15 @@ class LayerFiles:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
                 self._autosave.exported(layer, digest_of(data))
 
-    def what_made(self, data: Any) -> tuple[Segmentation | None, Any]:
-        """What the model found where a layer's data are now, and its CT's data."""
+    def what_made(self, data: Any) -> tuple[Segmentation | None, Any, Strokes]:
+        """What the model found where a layer's data are now, its CT's data, and strokes."""
         session = self._session
         for layer in session.layers:
             mask = session.masks.get(layer)
             if mask is not None and layer.data is data:
-                return session.result_of(layer), session.ct_data(mask.reference)
-        return None, None
+                ct = session.ct_data(mask.reference)
+                return session.result_of(layer), ct, self._strokes(layer)
+        return None, None, {}
 
 
 def write_mask(
@@ -164,6 +177,7 @@ def write_mask(
     *,
     result: Segmentation | None = None,
     ct: Any = None,
+    strokes: Strokes | None = None,
     overwrite: bool = False,
     mint_uids: bool = False,
 ) -> Path:
@@ -194,7 +208,7 @@ def write_mask(
         mint_uids=mint_uids,
     )
     if result is not None:
-        write_sidecar(record, describe(volume, result, mask=mask), overwrite=True)
+        write_sidecar(record, describe(volume, result, mask=mask, strokes=strokes), overwrite=True)
     return path
 
 

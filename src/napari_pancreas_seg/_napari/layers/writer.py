@@ -55,9 +55,12 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
         if isinstance(layer, Labels) or reference.kind == "mask":
             mask = display_view(mask_of(layer.data), reference.orientation)
             mask, reference = onto_ct(mask, reference, [*made, *others])
-            result, ct = (None, None) if app is None else app.files.what_made(data)
+            made_by = (None, None, {}) if app is None else app.files.what_made(data)
+            result, ct, strokes = made_by
             overwrite = asked and name == target
-            write_mask(mask, reference, name, result=result, ct=ct, overwrite=overwrite)
+            write_mask(
+                mask, reference, name, result=result, ct=ct, strokes=strokes, overwrite=overwrite
+            )
         else:
             _save_image(layer, reference, name)
         if app is not None:

@@ -21,7 +21,7 @@ STYLE = (
 
 
 class CanvasBar(QFrame):
-    """Accepts or drops what is proposed, and says which case of the worklist is shown.
+    """Accepts or drops what is proposed, says how to mend, and which case is shown.
 
     It lies over the canvas; without one it is never shown.
     """
@@ -39,6 +39,11 @@ class CanvasBar(QFrame):
             "Accept (Enter)", "One step of undo: Ctrl+Z takes it back.", app.corrector.accept
         )
         self.drop_button = ui.button("Drop (Esc)", "Leave the mask as it is.", app.corrector.drop)
+        self.on_button = ui.button(
+            "Carry on (Enter)", "To the next slice, in the same direction.", app.mending.go_on
+        )
+        self.done_button = ui.button("Done (Esc)", "Put Mend away.", app.mending.stop)
+        self._answers = (self.accept_button, self.drop_button, self.on_button, self.done_button)
         column = QVBoxLayout(self)
         column.setContentsMargins(MARGIN, 4, MARGIN, 4)
         column.addWidget(self.case)
@@ -46,10 +51,11 @@ class CanvasBar(QFrame):
         self._buttons = QWidget()
         row = QHBoxLayout(self._buttons)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.accept_button)
-        row.addWidget(self.drop_button)
+        for button in self._answers:
+            row.addWidget(button)
         column.addWidget(self._buttons)
         app.corrector.changed.connect(self._show)
+        app.mending.changed.connect(self._show)
         app.worklist.changed.connect(self._show)
         if canvas is not None:
             canvas.installEventFilter(self)
@@ -84,8 +90,14 @@ class CanvasBar(QFrame):
         self.title.setText(title)
         self.title.setVisible(bool(title))
         self._buttons.setVisible(bool(title))
-        self.drop_button.setEnabled(bool(title))
-        self.accept_button.setEnabled(bool(title) and not self._app.corrector.accepts_early)
+        corrector, mending = self._app.corrector, self._app.mending
+        asks = corrector.proposing
+        self.drop_button.setEnabled(asks)
+        self.accept_button.setEnabled(asks and not corrector.accepts_early)
+        for button, wanted in zip(
+            self._answers, (asks, asks, not asks and mending.carries, not asks), strict=True
+        ):
+            button.setVisible(wanted)
         self.setVisible(self._canvas is not None and bool(case or title))
         self._place()
 
@@ -103,6 +115,6 @@ class CanvasBar(QFrame):
             n = len(proposal.found.change.slices)
             return f"{proposal.title}: {n} {'slice' if n == 1 else 'slices'}"
         if not corrector.proposing:
-            return ""
+            return self._app.mending.title
         soon = "accepted as soon as it is there" if corrector.accepts_early else "being worked out"
         return f"{corrector.working}: {soon}…"

@@ -83,6 +83,9 @@ def _pixel_mm(reference: Any) -> float:
 
 
 TIPS = {
+    "mend": "Drag over gland that is missing, Shift+drag over what is no gland.",
+    "carry_up": "The network proposes it there; Enter accepts and goes on.",
+    "carry_down": "The network proposes it there; Enter accepts and goes on.",
     "fill_between": "Fills the empty slices between slices that hold the label. Proposed first.",
     "clear_slice": "Takes the label off the slice on screen: for Fill between, or to start anew.",
     "rerun_slice": "The network's mask for the slice on screen, proposed in place of this one.",
@@ -91,6 +94,7 @@ TIPS = {
     "remove_islands": "Removes pieces below this size; the largest one always stays.",
     "next_uncertain": "Of the quarter that the model is least sure of, not reviewed yet.",
 }
+FILL_TIP = "The network fills between slices, from the nearer end; else the shapes are blended."
 LIMIT_TIP = "Takes back what a stroke painted outside this range, when the stroke ends."
 
 
@@ -116,14 +120,19 @@ class CorrectPanel(ui.Panel):
         TextDialog("Keys", keys_html(), self).show()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Enter accepts and Esc drops what is proposed, with the focus in the panel, too."""
-        corrector = self._app.corrector
-        if not corrector.proposing:
+        """Enter and Esc do the same with the focus in the panel as in the picture."""
+        corrector, mending = self._app.corrector, self._app.mending
+        accept, drop = (
+            (corrector.accept, corrector.drop)
+            if corrector.proposing
+            else (mending.go_on, mending.stop)
+        )
+        if not corrector.proposing and not mending.active:
             super().keyPressEvent(event)
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            corrector.accept()
+            accept()
         elif event.key() == Qt.Key.Key_Escape:
-            corrector.drop()
+            drop()
         else:
             super().keyPressEvent(event)
 
@@ -156,7 +165,17 @@ class CorrectPanel(ui.Panel):
         self.smooth_mm = self._setting("smooth_mm", "mm", 0.1, 10, 0.5)
         self.islands_mm3 = self._setting("islands_mm3", "mm³", 1, 100_000, 50, decimals=0)
         self.grow_mm = self._setting("grow_mm", "mm", 0.1, 50, 0.5)
-        self.add(make("fill_between", "Fill between"), make("clear_slice", "Clear slice"))
+        self.add(make("mend", "Mend"), make("carry_down", "Carry ▾"), make("carry_up", "Carry ▴"))
+        self.buttons["mend"].setCheckable(True)
+        self.buttons["mend"].clicked.connect(lambda: self.refresh())
+        self.fill_with_network = ui.tick("by network", FILL_TIP)
+        key = "correct/fill_with_network"
+        ui.remember(self.fill_with_network, self._app.settings, key, DEFAULTS[key])
+        self.add(
+            make("fill_between", "Fill between"),
+            self.fill_with_network,
+            make("clear_slice", "Clear slice"),
+        )
         self.add(make("copy_from_below", "Copy below"), make("copy_from_above", "Copy above"))
         self.add(make("keep_largest", "Keep largest"), self.pick_button)
         self.add(make("fill_holes", "Fill holes"), make("rerun_slice", "Run slice again"))
@@ -184,6 +203,7 @@ class CorrectPanel(ui.Panel):
         self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
         self.limit.changed.connect(lambda on: setattr(corrector, "limits_painting", on))
         corrector.changed.connect(self.refresh)
+        self._app.mending.changed.connect(self.refresh)
         self._session.mask_chosen.connect(self.refresh)
         review.changed.connect(self._show_slice)
         review.moved.connect(self._show_slice)
@@ -222,6 +242,7 @@ class CorrectPanel(ui.Panel):
         for part in (*self.buttons.values(), self.pick_button):
             part.setEnabled(mask is not None and not corrector.working)
         self.brush_mm.enabled = isinstance(mask, Labels)
+        self.buttons["mend"].setChecked(self._app.mending.active)
         self.pick_button.setChecked(corrector.picking)
         self.pick_button.setText("Click a piece" if corrector.picking else "Keep clicked")
         ui.show(self.limit, corrector.limits_painting)

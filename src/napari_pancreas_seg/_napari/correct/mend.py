@@ -1,0 +1,446 @@
+"""The Mend tool: the network answers strokes with a better mask, and carries a mask on.
+
+While the mouse is down, a stroke is painted into the mask. When it ends, this becomes a step of
+undo and the strokes go to the network; the answer is added to the same step. So a stroke whose
+answer fails, or comes too late, is what the brush would have left.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, Signal
+
+from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.correct.apply import Target
+from napari_pancreas_seg._napari.correct.corrections import (
+    ACCEPT_KEYS,
+    DROP_KEYS,
+    FILL_TITLE,
+    NOTHING_TO_FILL,
+    Corrector,
+)
+from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
+from napari_pancreas_seg._napari.layers.bridge import volume_of
+from napari_pancreas_seg._napari.layers.placement import (
+    GridReference,
+    show_slice,
+    slice_on_screen,
+)
+from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.run.worker import fingerprint
+from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Strokes
+from napari_pancreas_seg.volume import CTVolume
+
+Array = npt.NDArray[Any]
+Plane = npt.NDArray[np.bool_]
+CT = tuple[Any, GridReference]
+Ask = Callable[..., Array | None]
+"""As `NetworkProcess.mend`."""
+
+LEFT, RIGHT = 1, 2
+OWN, OTHER = 1, 2
+"""What the network is told of labels: the one that is mended, and all others."""
+HINT = "Mend: drag adds, Shift+drag or the right button takes away"
+
+
+@dataclass(eq=False)
+class _Slice:
+    """What the network is told of one slice until the person moves on: strokes, and a prior."""
+
+    target: Target
+    z: int
+    strokes: list[Stroke] = field(default_factory=list)
+    step: int = 0  # 1 or -1 if the mask was carried here, towards the head or the feet
+    carry_on: Callable[[], None] = lambda: None
+
+    def is_of(self, target: Target, z: int) -> bool:
+        """Whether a stroke on a label belongs to what was drawn before."""
+        own = self.target
+        return (own.layer, own.label, self.z) == (target.layer, target.label, z)
+
+
+class Mending(QObject):
+    """Mends the mask that is chosen by strokes, and carries it from slice to slice.
+
+    ``changed``: the tool is `active` or not any more; an answer is awaited, or no more.
+    """
+
+    changed = Signal()
+
+    def __init__(
+        self,
+        session: Session,
+        corrector: Corrector,
+        network: Network,
+        background: Background,
+        ask: Ask,
+    ) -> None:
+        super().__init__()
+        self.ask = ask
+        self._session = session
+        self._corrector = corrector
+        self._network = network
+        self._background = background
+        self._layer: Labels | None = None
+        self._slice: _Slice | None = None
+        self._carried: _Slice | None = None
+        self._drawing: Drag | None = None
+        self._goes_on = False
+        self._awaited = 0
+        self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
+        self._volume: tuple[str, CTVolume, str] | None = None
+        corrector.changed.connect(self._on_corrector)
+        session.mask_changed.connect(self._note_undone)
+        session.ct_chosen.connect(self.stop)
+        session.mask_chosen.connect(self.stop)
+
+    # -- the tool
+
+    @property
+    def active(self) -> bool:
+        """Whether a drag in the picture is a stroke."""
+        return self._layer is not None
+
+    @property
+    def carries(self) -> bool:
+        """Whether Enter carries on what was carried to this slice and mended."""
+        return self._slice is not None and self._slice.step != 0
+
+    @property
+    def title(self) -> str:
+        """What the person should know, empty while the tool is off."""
+        if not self.active:
+            return ""
+        return "Mend: the network is at work…" if self._awaited else HINT
+
+    def toggle(self) -> None:
+        """Take the tool up, or put it away."""
+        if self.active:
+            self.stop()
+        else:
+            self.start()
+
+    def start(self) -> None:
+        """Take the tool up, in place of napari's own."""
+        corrector = self._corrector
+        target, viewer = corrector.target(), corrector.viewer()
+        ct, z = corrector.ct_under(target), self._axial_slice(target)
+        if corrector.picking:
+            corrector.pick_piece()
+        layer = target.layer
+        viewer.layers.selection.active = layer
+        layer.mode = "pan_zoom"
+        layer.mouse_pan = False  # a drag draws, it does not move the picture
+        _, dy, dx = target.reference.grid.spacing
+        in_plane = np.delete(np.abs(layer.scale), _slice_axis(target.reference))
+        layer.cursor_size = STROKE_MM / (dy * dx) ** 0.5 * float(in_plane.min())
+        layer.cursor = "circle"
+        viewer.mouse_drag_callbacks.insert(0, self._drag)
+        for emitter in self._stoppers(viewer, layer):
+            emitter.connect(self._on_other_tool)
+        viewer.dims.events.point.connect(self._on_moved)
+        self._layer = layer
+        corrector.use_keys(
+            {**dict.fromkeys(DROP_KEYS, self.stop), **dict.fromkeys(ACCEPT_KEYS, self.go_on)}
+        )
+        self.changed.emit()
+        if not self._network.in_use:
+            self._background.submit(lambda: self._answer(ct, z, None))
+
+    def stop(self) -> None:
+        """Put the tool away: done."""
+        layer, self._layer, self._slice, self._volume = self._layer, None, None, None
+        viewer = self._session.viewer
+        if layer is None:
+            return
+        self._corrector.use_keys({})
+        if layer.mode == "pan_zoom":
+            layer.mouse_pan, layer.cursor = True, "standard"
+        if viewer is not None:
+            viewer.mouse_drag_callbacks.remove(self._drag)
+            for emitter in self._stoppers(viewer, layer):
+                emitter.disconnect(self._on_other_tool)
+            viewer.dims.events.point.disconnect(self._on_moved)
+        self.changed.emit()
+
+    def _stoppers(self, viewer: ViewerModel, layer: Labels) -> tuple[Any, ...]:
+        dims = viewer.dims.events
+        active = viewer.layers.selection.events.active
+        return layer.events.mode, active, dims.ndisplay, dims.order
+
+    def _on_other_tool(self, event: Any) -> None:
+        viewer, layer = self._session.viewer, self._layer
+        if viewer is None or layer is None:
+            return
+        still = viewer.layers.selection.active is layer and layer.mode == "pan_zoom"
+        if not still or event.type in ("ndisplay", "order"):
+            self.stop()
+
+    def _on_corrector(self) -> None:
+        if self._corrector.picking:
+            self.stop()
+
+    def _on_moved(self, event: Any = None) -> None:
+        viewer, here = self._session.viewer, self._slice
+        if viewer is None or here is None:
+            return
+        if slice_on_screen(viewer, here.target.layer, here.target.reference) != here.z:
+            self._slice = None
+            self.changed.emit()
+
+    # -- strokes
+
+    def counts(self, layer: Layer) -> Strokes:
+        """How many strokes added and took away in each slice of a mask, without undone ones."""
+        self._note_undone(layer)
+        found: dict[int, tuple[int, int]] = {}
+        for stroke in self._strokes.get(layer, []):
+            if not stroke.undone:
+                added, removed = found.get(stroke.z, (0, 0))
+                found[stroke.z] = added + stroke.adds, removed + (not stroke.adds)
+        return dict(sorted(found.items()))
+
+    def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
+        try:
+            drag = self._begin(event)
+        except PancreasSegError as error:
+            report(error)
+            return
+        if drag is None:
+            return
+        self._drawing = drag
+        drag.to(viewer, event.position)
+        yield
+        while event.type == "mouse_move":
+            drag.to(viewer, event.position)
+            yield
+        if self._drawing is drag:
+            self._end(drag)
+
+    def _begin(self, event: Any) -> Drag | None:
+        """Where a stroke begins; a carried proposal that it is drawn on is accepted."""
+        if event.button not in (LEFT, RIGHT):
+            return None
+        if self._drawing is not None:
+            self._end(self._drawing)  # by another button: no release will come
+        corrector = self._corrector
+        target = corrector.target()
+        if not target.layer.visible:
+            raise PancreasSegError(f"'{target.layer.name}' is hidden: show it, then mend it.")
+        corrector.ct_under(target)
+        z = self._axial_slice(target)
+        if self._network.in_use and not self._awaited:
+            raise PancreasSegError(self._network.in_use)
+        proposal, carried = corrector.proposal, self._carried
+        if proposal and carried and carried.z == z and proposal.then is carried.carry_on:
+            self._slice = carried
+            corrector.accept_here()
+        elif self._slice is None or not self._slice.is_of(target, z):
+            self._slice = _Slice(target, z)
+        self._note_undone(target.layer)  # the stroke will make the layer forget
+        adds = event.button == LEFT and "Shift" not in event.modifiers
+        return Drag(target, z, adds)
+
+    def _end(self, drag: Drag) -> None:
+        """Make the stroke a step of undo, and ask what the network makes of it."""
+        self._drawing = None
+        viewer, target, here = self._session.viewer, drag.target, self._slice
+        if viewer is None or not target.is_in(viewer):
+            return
+        stroke = drag.end()
+        if not len(stroke.pixels):
+            return  # beside the picture
+        self._strokes.setdefault(target.layer, []).append(stroke)
+        if here is None or not here.is_of(target, drag.z):  # left with the mouse down
+            here = _Slice(target, drag.z)
+        here.strokes.append(stroke)
+        try:
+            self._ask_for(target, here, stroke, _coded(drag.before, target.label))
+        except PancreasSegError as error:
+            report(error)
+
+    def _ask_for(self, target: Target, here: _Slice, stroke: Stroke, labels: Array) -> None:
+        ct, z = self._corrector.ct_under(target), stroke.z
+        guides = np.zeros((2, *labels.shape), bool)
+        for one in here.strokes:
+            if not one.undone:
+                guides[int(not one.adds)].reshape(-1)[one.pixels] = True
+                guides[int(one.adds)].reshape(-1)[one.pixels] = False
+        prior = None
+        if here.step:
+            gland = target.shown[z - here.step] == target.label
+            prior = gland, target.reference.grid.spacing[0]
+        if not self._awaited:
+            self._network.claim("The network is mending a slice; wait a moment.")
+        self._awaited += 1
+        self.changed.emit()
+        expected = target.shown[z].copy()
+        self._background.submit(
+            lambda: self._answer(ct, z, labels, add=guides[0], remove=guides[1], prior=prior),
+            partial(self._answered, target, stroke, expected),
+            self._heard,
+        )
+
+    def _answer(self, ct: CT, z: int, labels: Array | None, **how: Any) -> Plane | None:
+        """Ask the network for a slice's mask, in a thread; without labels it only makes ready."""
+        (data, reference), known = ct, self._volume
+        if known is None or known[0] != reference.id:
+            volume = volume_of(data, reference)
+            known = self._volume = reference.id, volume, fingerprint(reference, volume)
+        _, volume, key = known
+        answer = self.ask(volume, labels, z, label=OWN, key=key, **how)
+        return None if answer is None else answer == OWN
+
+    def _answered(
+        self, target: Target, stroke: Stroke, expected: Array, wanted: Plane | None
+    ) -> None:
+        if wanted is not None:
+            self._take_in(target, stroke, expected, wanted)
+        self._heard()
+
+    def _take_in(self, target: Target, stroke: Stroke, expected: Array, wanted: Plane) -> None:
+        """Add an answer to its stroke's step of undo; nothing if the slice has changed since."""
+        viewer, layer = self._session.viewer, target.layer
+        if viewer is None or not target.is_in(viewer):
+            return
+        plane = target.shown[stroke.z]
+        step = None if stroke.edit is None else compat.undo_step_of(layer, stroke.edit)
+        is_undone = stroke.edit is not None and step is None
+        newest = [one for one in self._strokes[layer] if one.z == stroke.z][-1]
+        if is_undone or newest is not stroke or not np.array_equal(plane, expected):
+            return
+        changed = np.where(wanted, plane == 0, plane == target.label)
+        if not changed.any():
+            return
+        plane[changed] = np.where(wanted[changed], target.label, 0)
+        edit = edit_of(target, stroke.z, changed, expected)
+        if step is None:
+            stroke.edit = edit
+            compat.add_undo_step(layer, edit)
+        else:
+            step.append(edit)
+            layer.events.paint(value=[edit])
+        layer.refresh(extent=False, thumbnail=False, highlight=False)
+
+    def _heard(self) -> None:
+        self._awaited -= 1
+        if not self._awaited:
+            self._network.release()
+        self.changed.emit()
+        if self._goes_on and not self._awaited:
+            self._goes_on = False
+            self.go_on()
+
+    def _note_undone(self, layer: Layer) -> None:
+        """Remember which strokes are undone."""
+        strokes = self._strokes.get(layer)
+        if not strokes:
+            return
+        done, undone = compat.edits_in_history(layer)
+        for stroke in strokes:
+            edit = id(stroke.edit)
+            stroke.undone = edit in undone or (stroke.undone and edit not in done)
+
+    # -- from slice to slice
+
+    def carry(self, step: int) -> None:
+        """Propose the mask of this slice for the next one, towards the head (1) or feet (-1)."""
+        target = self._corrector.target()
+        self._carry(target, self._axial_slice(target), step)
+
+    def go_on(self) -> None:
+        """Carry on from a slice that was carried to and mended, once the answer is there."""
+        if self._slice is not None and self.carries:
+            self._goes_on = self._awaited > 0
+            if not self._goes_on:
+                self._slice.carry_on()
+
+    def _carry_on(self, z: int, step: int) -> None:
+        try:
+            self._carry(self._corrector.target(), z, step)
+        except PancreasSegError as error:
+            show_info(str(error))
+
+    def _carry(self, target: Target, z: int, step: int) -> None:
+        corrector, to = self._corrector, z + step
+        if not 0 <= to < len(target.shown):
+            raise PancreasSegError("There is no slice to carry the mask to: this is the last one.")
+        if not (target.shown[z] == target.label).any():
+            raise PancreasSegError("There is no mask in this slice to carry on.")
+        ct = corrector.ct_under(target)
+
+        def carried(mask: Array, spacing: tuple[float, float, float]) -> Array:
+            after = mask.copy()
+            after[to] = self._proposed(ct, target, to, mask[z], spacing[0])
+            return after
+
+        carry_on = partial(self._carry_on, to, step)
+        corrector.correct(
+            f"Carry to slice {to}",
+            carried,
+            propose=True,
+            network=True,
+            otherwise="the network would leave it as it is.",
+            then=carry_on,
+        )
+        show_slice(corrector.viewer(), target.layer, target.reference, to)
+        self._slice, self._carried = None, _Slice(target, to, step=step, carry_on=carry_on)
+
+    def fill_between(self) -> None:
+        """Propose to fill empty slices, by the shape of their ends or by the network."""
+        corrector = self._corrector
+        if not corrector.setting("correct/fill_with_network"):
+            corrector.fill_between_slices()
+            return
+        target = corrector.target()
+        ct = corrector.ct_under(target)
+
+        def filled(mask: Array, spacing: tuple[float, float, float]) -> Array:
+            after = mask.copy()
+            for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
+                for z in range(lower + 1, upper):
+                    end = lower if z - lower <= upper - z else upper
+                    away = abs(z - end) * spacing[0]
+                    after[z] = self._proposed(ct, target, z, mask[end], away)
+            return after
+
+        corrector.correct(FILL_TITLE, filled, propose=True, network=True, otherwise=NOTHING_TO_FILL)
+
+    def _proposed(self, ct: CT, target: Target, z: int, gland: Plane, away_mm: float) -> Plane:
+        """What the network makes of a slice from the mask of another one, in a thread."""
+        labels = _coded(target.shown[z], target.label)
+        answer = self._answer(ct, z, labels, prior=(gland, away_mm))
+        if answer is None:
+            raise PancreasSegError("The network was stopped before it had an answer.")
+        return answer
+
+    def _axial_slice(self, target: Target) -> int:
+        """The slice on screen, which must be an axial one."""
+        viewer, z = self._corrector.viewer(), self._corrector.slice_of(target)
+        if viewer.dims.ndim - 3 + _slice_axis(target.reference) in viewer.dims.displayed:
+            raise PancreasSegError("Axial slices are mended: choose Axial in the View panel.")
+        return z
+
+
+def _coded(plane: Array, label: int) -> npt.NDArray[np.uint8]:
+    """Labels (Y, X) as the network is told of them."""
+    return np.where(plane == label, OWN, np.where(plane != 0, OTHER, 0)).astype(np.uint8)
+
+
+def _slice_axis(reference: GridReference) -> int:
+    """The axis of a layer along which its axial slices lie."""
+    return int(np.flatnonzero(reference.orientation[:, 0] == 0)[0])
