@@ -68,6 +68,37 @@ def test_what_is_measured_is_what_metrics_say(qtbot, panel, mask, volume):
     assert not panel.values["dice"].isVisibleTo(panel)
 
 
+def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask, volume, tmp_path):
+    qtbot.waitUntil(lambda: "mL" in panel.values["parts"].text(), timeout=TIMEOUT)
+    before = panel.values["parts"].text()
+    panel.cuts[1].value = 90
+    panel.cuts[0].value = 50
+    qtbot.waitUntil(lambda: panel.values["parts"].text() not in (before, "–"), timeout=TIMEOUT)
+    expected = measure(mask.data, volume, (0.5, 0.9))
+    assert expected["head_ml"] != measure(mask.data, volume)["head_ml"]
+    qtbot.waitUntil(shows(panel, "parts", f"{expected['head_ml']:.1f}, "), timeout=TIMEOUT)
+    app.files.export(mask, tmp_path / "m.csv")
+    qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
+    assert float(row["head_ml"]) == pytest.approx(expected["head_ml"], rel=1e-3)
+    other = Layer.create(*labels_layer_data(block(), placement_of(app.session.ct), "other"))
+    app.session.viewer.add_layer(other)
+    app.session.mask = other
+    assert [field.value for field in panel.cuts] == [33, 67]
+    app.session.mask = mask
+    assert [field.value for field in panel.cuts] == [50, 90]
+
+
+def test_what_is_missing_says_why(qtbot, panel, mask):
+    qtbot.waitUntil(shows(panel, "volume", "in 4 slices"), timeout=TIMEOUT)
+    assert "largest ball" in panel.values["calibre"].toolTip()
+    mask.data[:] = 0
+    mask.refresh()
+    qtbot.waitUntil(shows(panel, "volume", "0.0 mL"), timeout=TIMEOUT)
+    assert panel.values["calibre"].text() == panel.values["fat"].text() == "–"
+    assert panel.values["calibre"].toolTip() == "The mask is empty."
+
+
 def test_it_follows_strokes_and_undo(qtbot, panel, mask):
     qtbot.waitUntil(shows(panel, "volume", "in 4 slices"), timeout=TIMEOUT)
     mask.data_setitem((np.array([8]), np.array([5]), np.array([5])), 1)

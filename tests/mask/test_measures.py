@@ -69,8 +69,8 @@ def test_a_mask_without_hu_has_no_mean():
     mask = np.zeros((3, 4, 5), np.uint8)
     mask[1, 1:3, 1:4] = 2
     ct = CTVolume(np.full(mask.shape, 40, np.int16), grid_of(mask.shape), None)
-    assert measures.measure_mask(mask, ct)["mean_hu"] == 40
-    found = measures.measure_mask(mask, CTVolume.of_grid(ct.grid, None))
+    assert measures.measure(mask, ct)["mean_hu"] == 40
+    found = measures.measure(mask, CTVolume.of_grid(ct.grid, None))
     assert found["mean_hu"] is None
     assert found["volume_ml"] == pytest.approx(6 * 2.5 * 0.8 * 0.7 / 1000)
     assert found["extent_mm"] == pytest.approx([2.5, 1.6, 2.1])
@@ -107,7 +107,7 @@ def test_nothing_agrees_with_an_empty_mask():
 def test_the_table_can_be_read_back(tmp_path):
     mask = np.ones((2, 2, 2), np.uint8)
     volume = CTVolume(mask.astype(np.int16), grid_of(mask.shape), None)
-    row = measures.table_row("a, b", "m", measures.measure_mask(mask, volume))
+    row = measures.table_row("a, b", "m", measures.measure(mask, volume))
     path = write_table([row], tmp_path / "t.csv")
     (read,) = csv.DictReader(path.read_text().splitlines())
     assert tuple(read) == measures.COLUMNS

@@ -10,7 +10,7 @@ import csv
 import io as text_io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,9 @@ from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
+from napari_pancreas_seg.mask.measures import MEASURES, measure_cells
 
-COLUMNS = (
-    "case",
-    "mask",
-    "label",
-    "status",
-    "volume_ml",
-    "mean_hu",
-    "sd_hu",
-    "extent_z_mm",
-    "extent_y_mm",
-    "extent_x_mm",
-    "slices",
-    "reason",
-)
+COLUMNS = ("case", "mask", "label", "status", *MEASURES, "reason")
 """Columns of the table; the unit is in the name. Names of files are as `escaped` writes them."""
 
 _SHARE_OF_TIME = 0.05
@@ -115,18 +103,11 @@ def _rows_of(result: CaseResult) -> list[dict[str, str]]:
         return [row | {"status": "failed", "reason": " ".join(result.error.split())}]
     parts = {"": result.measurements, **result.labels}
     return [
-        row | {"label": label, "status": "done"} | _cells(measured)
+        row
+        | {"label": label, "status": "done"}
+        | {name: _cell(value) for name, value in measure_cells(measured).items()}
         for label, measured in parts.items()
     ]
-
-
-def _cells(measured: Mapping[str, Any]) -> dict[str, str]:
-    extent = measured.get("extent_mm") or (None, None, None)
-    values = {
-        **{name: measured.get(name) for name in ("volume_ml", "mean_hu", "sd_hu", "slices")},
-        **dict(zip(("extent_z_mm", "extent_y_mm", "extent_x_mm"), extent, strict=True)),
-    }
-    return {name: _cell(value) for name, value in values.items()}
 
 
 def _cell(value: Any) -> str:
@@ -156,7 +137,9 @@ def _parse(path: Path, content: bytes | None) -> _Rows:
     except UnicodeDecodeError:
         text = ""
     reader = csv.DictReader(text_io.StringIO(text, newline=""))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    names = set(reader.fieldnames or ())
+    # Another version may have had fewer columns.
+    if not {"case", "mask", "status"} <= names <= set(COLUMNS):
         raise PancreasSegError(
             f"'{path.name}' in the output folder is not the table of a cohort and was left as it "
             "is; rename it or choose another folder."
@@ -164,6 +147,6 @@ def _parse(path: Path, content: bytes | None) -> _Rows:
     rows: _Rows = {}
     for row in reader:
         if None not in row:
-            cells = {name: row[name] or "" for name in COLUMNS}
+            cells = {name: row.get(name) or "" for name in COLUMNS}
             rows.setdefault(cells["mask"], []).append(cells)
     return rows

@@ -33,6 +33,7 @@ from napari_pancreas_seg.inference.saving import (
 )
 from napari_pancreas_seg.io import save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
+from napari_pancreas_seg.mask.centreline import CUTS
 from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -197,6 +198,7 @@ def describe(
     mask: npt.NDArray[Any] | None = None,
     strokes: Strokes | None = None,
     seconds: Mapping[str, float] | None = None,
+    cuts: tuple[float, float] = CUTS,
 ) -> dict[str, Any]:
     """Collect what made a mask and what it measures, as plain values for JSON.
 
@@ -214,7 +216,7 @@ def describe(
             key: segmentation.model.get(key) for key in ("name", "version", "weights_sha256")
         },
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
-        "measurements": measure(written, volume),
+        "measurements": measure(written, volume, cuts),
         **_by_class(written, segmentation, volume),
         "edits": {**_edits(written, segmentation), **_strokes(strokes or {})},
         "source": source_record(volume.source),
@@ -239,7 +241,7 @@ def _by_class(
         return {}
     found = {}
     for name, value in zip(classes.names, classes.values, strict=True):
-        found[name] = {"value": value, **measure(mask == value, volume)}
+        found[name] = {"value": value, **measure(mask == value, volume, cuts=None)}
     return {"labels": found}
 
 

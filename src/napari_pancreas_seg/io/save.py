@@ -24,6 +24,7 @@ from napari_pancreas_seg.io.suffixes import (
     VOLUME,
     list_suffixes,
 )
+from napari_pancreas_seg.mask.centreline import CUTS
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
 Array = npt.NDArray[Any]
@@ -67,6 +68,7 @@ def save_mask(
     card: Mapping[str, Any] | None = None,
     edited: bool = False,
     mint_uids: bool = False,
+    cuts: tuple[float, float] = CUTS,
 ) -> Path:
     """Write a mask; as a volume, onto the grid of a CT's source, bit for bit.
 
@@ -93,6 +95,8 @@ def save_mask(
         Whether a person has changed what the model found, for DICOM.
     mint_uids : bool
         Whether a DICOM series without UIDs may be given some.
+    cuts : tuple of float
+        For measurements: where head, body and tail meet, see `measure`.
 
     Returns
     -------
@@ -123,11 +127,10 @@ def save_mask(
         mesh.write(mask, like.grid, path, overwrite=overwrite)
     elif name.endswith(CSV):
         from napari_pancreas_seg.io.table import write_table
-        from napari_pancreas_seg.mask.measures import measure_mask, table_row
+        from napari_pancreas_seg.mask.measures import measure, table_row
 
         volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
-        measured = measure_mask(mask, volume)
-        row = table_row(like.name, "", measured)
+        row = table_row(like.name, "", measure(mask, volume, cuts))
         write_table([row], path, overwrite=overwrite)
     else:
         _save_like(ordered, like, path, overwrite)

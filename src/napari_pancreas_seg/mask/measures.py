@@ -1,4 +1,4 @@
-"""Numbers of one mask: volume, HU, extent and diameters, also as a table."""
+"""Numbers of one mask: volume, HU, fat, extent, diameters, and along its centreline; a table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.mask import density
+from napari_pancreas_seg.mask.centreline import CUTS, follow
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
 
-COLUMNS = (
-    "case",
-    "mask",
+MEASURES = (
     "volume_ml",
     "mean_hu",
     "sd_hu",
@@ -28,12 +28,19 @@ COLUMNS = (
     "diameter_3d_mm",
     "diameter_in_plane_mm",
     "slices",
-    "reference",
-    "dice",
-    "hd95_mm",
-    "surface_dice_2mm",
+    "eroded_mean_hu",
+    "eroded_sd_hu",
+    "fat_fraction",
+    "length_mm",
+    "calibre_mm",
+    "head_ml",
+    "body_ml",
+    "tail_ml",
 )
-"""Columns of the table; the unit is in the name."""
+"""Columns of every table of measures; the unit is in the name, definitions in docs/measures.md."""
+
+COLUMNS = ("case", "mask", *MEASURES, "reference", "dice", "hd95_mm", "surface_dice_2mm")
+"""Columns of the table of one CT's masks."""
 
 
 def volume_ml(mask: Array, grid: Grid) -> float:
@@ -41,7 +48,9 @@ def volume_ml(mask: Array, grid: Grid) -> float:
     return float(np.count_nonzero(mask)) * grid.voxel_volume_mm3 / 1000.0
 
 
-def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
+def measure(
+    mask: Array, volume: CTVolume, cuts: tuple[float, float] | None = CUTS
+) -> dict[str, Any]:
     """Measure a mask on its CT.
 
     Parameters
@@ -50,13 +59,20 @@ def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
         Non-zero inside, on the CT's grid.
     volume : CTVolume
         The CT.
+    cuts : tuple of float, optional
+        Where head, body and tail meet: shares of the centreline's length, from the head. None for
+        what has no centreline, such as a tumour.
 
     Returns
     -------
     dict
         ``volume_ml``; ``voxels``; ``slices`` with any of the mask; ``mean_hu`` and ``sd_hu`` (of
-        the population; None for an empty mask, or a CT without values); ``extent_mm``, edges of
-        the bounding box along (z, y, x).
+        the population); ``extent_mm``, edges of the bounding box along (z, y, x);
+        ``diameter_3d_mm`` and ``diameter_in_plane_mm``; ``eroded_mean_hu`` and ``eroded_sd_hu``
+        without the outermost voxels; ``fat_fraction``, share of voxels from -190 to -30 HU within
+        the closed outline; ``length_mm`` of the centreline; ``calibre_mm``, diameter of the largest
+        ball within the gland; ``head_ml``, ``body_ml``, ``tail_ml``; ``cuts``, and ``cut_slices``
+        on which they lie; ``not_measured``, for each measure that is None a sentence that says why.
 
     Raises
     ------
@@ -70,28 +86,107 @@ def measure(mask: Array, volume: CTVolume) -> dict[str, Any]:
         )
     box = bounding_box(mask)
     if box is None:
+        nothing = dict.fromkeys((*_OF_HU, *_OF_CENTRELINE))
         return {
             "volume_ml": 0.0,
             "voxels": 0,
             "slices": 0,
-            "mean_hu": None,
-            "sd_hu": None,
             "extent_mm": [0.0, 0.0, 0.0],
+            "diameter_3d_mm": 0.0,
+            "diameter_in_plane_mm": 0.0,
+            **nothing,
+            "not_measured": dict.fromkeys(nothing, "The mask is empty."),
         }
     inside = mask[box] != 0
-    hu = volume.hu[box][inside].astype(np.float64)
-    return {
-        "volume_ml": volume_ml(inside, volume.grid),
-        "voxels": len(hu),
+    part = sub_box(volume.grid, box)
+    in_space, in_plane = largest_diameters_mm(inside, part)
+    values: dict[str, Any] = {
+        "volume_ml": volume_ml(inside, part),
+        "voxels": int(np.count_nonzero(inside)),
         "slices": int(np.count_nonzero(inside.any(axis=(1, 2)))),
-        "mean_hu": float(hu.mean()) if volume.has_values else None,
-        "sd_hu": float(hu.std()) if volume.has_values else None,
         "extent_mm": [
             # Without the last digits of a spacing: 81 mm and not 81.00000000000001.
             round((edge.stop - edge.start) * step, 9)
             for edge, step in zip(box, volume.spacing, strict=True)
         ],
+        "diameter_3d_mm": in_space,
+        "diameter_in_plane_mm": in_plane,
     }
+    reasons: dict[str, str] = {}
+    if volume.has_values:
+        values |= _of_hu(inside, volume.hu[box], volume.spacing, reasons)
+    else:
+        values |= dict.fromkeys(_OF_HU)
+        reasons |= dict.fromkeys(_OF_HU, "There is no CT with this mask.")
+    if cuts is not None:
+        values |= _of_centreline(inside, part, cuts, values["volume_ml"], reasons)
+        if values["cut_slices"] is not None:
+            values["cut_slices"] = [int(box[0].start) + z for z in values["cut_slices"]]
+    return values | {"not_measured": reasons}
+
+
+_OF_HU = ("mean_hu", "sd_hu", "eroded_mean_hu", "eroded_sd_hu", "fat_fraction")
+_OF_CENTRELINE = (
+    *("length_mm", "calibre_mm", "head_ml", "body_ml", "tail_ml"),
+    *("cuts", "cut_slices"),
+)
+
+
+def _of_hu(
+    inside: Array, hu: Array, spacing: tuple[float, float, float], reasons: dict[str, str]
+) -> dict[str, Any]:
+    """What HU (Z, Y, X) in the mask's box say of it; `reasons` gets what they cannot say."""
+    low, high = density.limits(hu)
+    whole = hu[inside].astype(np.float64)
+    found: dict[str, Any] = {"mean_hu": float(whole.mean()), "sd_hu": float(whole.std())}
+    core = hu[density.eroded(inside)].astype(np.float64)
+    found |= dict.fromkeys(("eroded_mean_hu", "eroded_sd_hu", "fat_fraction"))
+    if not core.size:
+        why = "The mask is nowhere three voxels thick."
+        reasons |= {"eroded_mean_hu": why, "eroded_sd_hu": why}
+    elif np.mean((core <= low) | (core >= high)) >= 0.01:
+        why = f"HU were cut off {_beyond(low, high)}, within the gland too."
+        reasons |= {"eroded_mean_hu": why, "eroded_sd_hu": why}
+    else:
+        found |= {"eroded_mean_hu": float(core.mean()), "eroded_sd_hu": float(core.std())}
+    if low > density.FAT_HU[1]:
+        reasons["fat_fraction"] = f"HU were cut off {_beyond(low, np.inf)}: fat cannot be seen."
+    else:
+        outline = hu[density.closed(inside, spacing)]
+        fat = (outline >= density.FAT_HU[0]) & (outline <= density.FAT_HU[1])
+        found["fat_fraction"] = float(fat.mean())
+    return found
+
+
+def _beyond(low: float, high: float) -> str:
+    ends = [f"below {low:g}"] if np.isfinite(low) else []
+    return " and ".join([*ends, *([f"above {high:g}"] if np.isfinite(high) else [])])
+
+
+def _of_centreline(
+    inside: Array, grid: Grid, cuts: tuple[float, float], ml: float, reasons: dict[str, str]
+) -> dict[str, Any]:
+    line = follow(inside, grid, cuts)
+    if isinstance(line, str):
+        reasons |= dict.fromkeys(_OF_CENTRELINE[:5], line)
+        return dict.fromkeys(_OF_CENTRELINE)
+    head, body, tail = (share * ml for share in line.shares)
+    return {
+        "length_mm": line.length_mm,
+        "calibre_mm": line.calibre_mm,
+        "head_ml": head,
+        "body_ml": body,
+        "tail_ml": tail,
+        "cuts": list(cuts),
+        "cut_slices": [round(float(z)) for z, _, _ in line.cuts],
+    }
+
+
+def measure_cells(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns in `MEASURES` of what `measure` gave, None for what is missing."""
+    extent = measured.get("extent_mm") or (None, None, None)
+    flat = dict(zip(("extent_z_mm", "extent_y_mm", "extent_x_mm"), extent, strict=True))
+    return {name: flat.get(name, measured.get(name)) for name in MEASURES}
 
 
 def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
@@ -118,13 +213,6 @@ def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
     return _farthest_apart(_outermost_points(inside) @ axes), in_plane
 
 
-def measure_mask(mask: Array, volume: CTVolume) -> dict[str, Any]:
-    """What `measure` gives, with ``diameter_3d_mm`` and ``diameter_in_plane_mm``."""
-    found = measure(mask, volume)
-    in_space, in_plane = largest_diameters_mm(mask, volume.grid)
-    return found | {"diameter_3d_mm": in_space, "diameter_in_plane_mm": in_plane}
-
-
 def sub_box(grid: Grid, box: Box) -> Grid:
     """Grid of the voxels in a box of a grid."""
     shape = tuple(edge.stop - edge.start for edge in box)
@@ -138,19 +226,9 @@ def table_row(
     reference: str = "",
     compared: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A row of the table, of what `measure_mask` and `metrics.compare_masks` gave."""
-    z, y, x = measured["extent_mm"]
-    row = {
-        "case": case,
-        "mask": mask,
-        "extent_z_mm": z,
-        "extent_y_mm": y,
-        "extent_x_mm": x,
-        "reference": reference,
-        **measured,
-        **(compared or {}),
-    }
-    return {column: row.get(column) for column in COLUMNS}
+    """A row of the table, of what `measure` and `metrics.compare_masks` gave."""
+    row = {"case": case, "mask": mask, **measure_cells(measured), "reference": reference}
+    return dict.fromkeys(COLUMNS) | row | dict(compared or {})
 
 
 def table_text(rows: Sequence[Mapping[str, Any]], separator: str = "\t") -> str:

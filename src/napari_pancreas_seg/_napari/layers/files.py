@@ -33,6 +33,7 @@ from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe
 from napari_pancreas_seg.inference.saving import sidecar_path
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
+from napari_pancreas_seg.mask.centreline import CUTS
 
 
 class LayerFiles:
@@ -125,6 +126,7 @@ class LayerFiles:
         layers = list(session.layers)
         data, result, ct = layer.data, session.result_of(layer), session.ct_data(reference)
         strokes = self._strokes(layer)
+        cuts = session.cuts.get(layer, CUTS)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
@@ -140,6 +142,7 @@ class LayerFiles:
                 strokes=strokes,
                 overwrite=overwrite,
                 mint_uids=mint_uids,
+                cuts=cuts,
             )
             return written, digest
 
@@ -180,6 +183,7 @@ def write_mask(
     strokes: Strokes | None = None,
     overwrite: bool = False,
     mint_uids: bool = False,
+    cuts: tuple[float, float] = CUTS,
 ) -> Path:
     """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
 
@@ -206,9 +210,11 @@ def write_mask(
         card=card,
         edited=edited,
         mint_uids=mint_uids,
+        cuts=cuts,
     )
     if result is not None:
-        write_sidecar(record, describe(volume, result, mask=mask, strokes=strokes), overwrite=True)
+        content = describe(volume, result, mask=mask, strokes=strokes, cuts=cuts)
+        write_sidecar(record, content, overwrite=True)
     return path
 
 

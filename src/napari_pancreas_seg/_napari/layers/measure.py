@@ -12,6 +12,7 @@ import numpy.typing as npt
 from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, layer_box
 from napari_pancreas_seg.mask import measures, metrics
+from napari_pancreas_seg.mask.centreline import CUTS
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 Array = npt.NDArray[Any]
@@ -32,6 +33,7 @@ class MaskToMeasure:
     reference_name: str = ""
     reference: Any = None
     labels: Mapping[str, int] = field(default_factory=dict)
+    cuts: tuple[float, float] | None = CUTS
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def measure_layers(job: MaskToMeasure) -> Measured:
     classes = {}
     for name, value in present.items():
         reference = None if other is None else other == value
-        one = replace(job, name=f"{job.name}: {name}", reference=reference)
+        one = replace(job, name=f"{job.name}: {name}", reference=reference, cuts=None)
         classes[name] = _measured(mask == value, one, in_display_order=True)
     return replace(whole, classes=classes)
 
@@ -72,7 +74,7 @@ def _holds(mask: Array, value: int) -> bool:
 def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False) -> Measured:
     box = bounding_box(mask)
     inside, ct = _cut(mask, job, box or (slice(0, 1), slice(0, 1), slice(0, 1)))
-    found = measures.measure_mask(inside, ct)
+    found = measures.measure(inside, ct, job.cuts)
     compared = None
     if job.reference is not None:
         reference = job.reference if in_display_order else _shown(job.reference, job.grid)

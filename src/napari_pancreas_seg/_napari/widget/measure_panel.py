@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, 
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.mask import measures, metrics
+from napari_pancreas_seg.mask.centreline import CUTS
 
 NOTHING = "(nothing)"
 PAUSE_MS = 150
@@ -35,6 +37,11 @@ ROWS = (
     ("volume", "Volume", "Voxels of the mask times the volume of a voxel."),
     ("classes", "of which", "Volume of each class; with a reference, its Dice too."),
     ("hu", "HU", "Mean ± SD of the CT's voxels in the mask; SD of the population."),
+    ("eroded", "HU inside", "The same without the outermost voxels of the mask."),
+    ("fat", "Fat", "Share of voxels from -190 to -30 HU within the closed outline."),
+    ("length", "Length", "Of the centreline, from head to tail."),
+    ("calibre", "Calibre", "Diameter of the largest ball that fits into the mask."),
+    ("parts", "Head, body, tail", "Volumes between the cuts on the centreline."),
     ("extent", "Extent", "Edges of the box around the mask along the CT's axes: z × y × x."),
     ("diameter", "Diameter", "Largest distance between two points of the surface."),
     ("in_plane", "in a slice", "Largest distance between two points of one slice's outline."),
@@ -48,6 +55,15 @@ ROWS = (
     ),
 )
 COMPARED = ("dice", "hd95", "surface_dice")
+MEASURE_OF = {
+    "hu": "mean_hu",
+    "eroded": "eroded_mean_hu",
+    "fat": "fat_fraction",
+    "length": "length_mm",
+    "calibre": "calibre_mm",
+    "parts": "head_ml",
+}
+"""Rows that may be missing, and the measure that says why."""
 
 
 class MeasurePanel(ui.Panel):
@@ -72,8 +88,13 @@ class MeasurePanel(ui.Panel):
         self.add(self.mask_name)
         self.add("Compare with", self.reference_combo)
         self.add(self._table())
+        tip = "Where the centreline is cut into head, body and tail: share of its length."
+        self.cuts = [ui.number("%", 0, 100, 1, tip, decimals=0) for _ in CUTS]
+        self.add("Cuts at", *self.cuts)
         self.add(self.copy_button, self.csv_button)
         self.reference_combo.changed.connect(self._later)
+        for field in self.cuts:
+            field.changed.connect(self._cut)
         self._session.mask_chosen.connect(self._on_mask)
         self._session.mask_changed.connect(self._on_edit)
         self._on_mask()
@@ -146,8 +167,18 @@ class MeasurePanel(ui.Panel):
             grid.addWidget(self.values[key], row, 1)
         return table
 
+    def _cut(self, share: float) -> None:
+        mask = self._session.mask
+        if mask is not None:
+            first, second = sorted(field.value / 100 for field in self.cuts)
+            self._session.cuts[mask] = (first, second)
+            self._later()
+
     def _on_mask(self) -> None:
         if isalive(self):
+            cuts = CUTS if (mask := self._session.mask) is None else self._session.cuts.get(mask)
+            for field, share in zip(self.cuts, cuts or CUTS, strict=True):
+                ui.show(field, round(100 * share))
             self._show(None)
             self.refresh(self._session.reference)
             self._later()
@@ -188,11 +219,11 @@ class MeasurePanel(ui.Panel):
         reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
+        cuts, labels = self._session.cuts.get(mask, CUTS), labels_of(mask)
+        job = MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels, cuts=cuts)
         if other is None or other is mask:
-            return MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels_of(mask))
-        return MaskToMeasure(
-            mask.name, mask.data, reference, ct.data, other.name, other.data, labels_of(mask)
-        )
+            return job
+        return replace(job, reference_name=other.name, reference=other.data)
 
     def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:
         reference = self._session.reference
@@ -213,6 +244,9 @@ class MeasurePanel(ui.Panel):
             part.setVisible(found is not None and bool(found.classes))
         for key, text in _texts(found).items():
             self.values[key].setText(text)
+        reasons = {} if found is None else found.mask["not_measured"]
+        for key, _, tip in ROWS:
+            self.values[key].setToolTip(reasons.get(MEASURE_OF.get(key, ""), tip))
 
 
 def _texts(found: Measured | None) -> dict[str, str]:
@@ -231,8 +265,16 @@ def _texts(found: Measured | None) -> dict[str, str]:
         texts["extent"] = f"{z:.0f} × {y:.0f} × {x:.0f} mm"
         texts["diameter"] = f"{mask['diameter_3d_mm']:.0f} mm"
         texts["in_plane"] = f"{mask['diameter_in_plane_mm']:.0f} mm"
-    if mask["mean_hu"] is not None:
-        texts["hu"] = f"{mask['mean_hu']:.0f} ± {mask['sd_hu']:.0f}"
+    for key, mean, sd in (("hu", "mean_hu", "sd_hu"), ("eroded", "eroded_mean_hu", "eroded_sd_hu")):
+        if mask[mean] is not None:
+            texts[key] = f"{mask[mean]:.0f} ± {mask[sd]:.0f}"
+    if mask["fat_fraction"] is not None:
+        texts["fat"] = f"{100 * mask['fat_fraction']:.0f} %"
+    if mask["length_mm"] is not None:
+        texts["length"] = f"{mask['length_mm']:.0f} mm"
+        texts["calibre"] = f"{mask['calibre_mm']:.0f} mm"
+        parts = [f"{mask[key]:.1f}" for key in ("head_ml", "body_ml", "tail_ml")]
+        texts["parts"] = f"{', '.join(parts)} mL"
     if found.comparison is not None:
         dice, hd95 = found.comparison["dice"], found.comparison["hd95_mm"]
         surface = found.comparison["surface_dice_2mm"]

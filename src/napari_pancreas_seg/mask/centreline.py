@@ -1,0 +1,139 @@
+"""The gland along its centreline: length, calibre, and head, body and tail between two cuts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.volume import Grid
+
+Array = npt.NDArray[Any]
+Points = npt.NDArray[np.float64]
+
+CUTS = (1 / 3, 2 / 3)
+"""Where the centreline is cut unless a person says otherwise: shares of its length, head first."""
+
+_STEP_MM = 2.0
+"""Edge of the cubes on which a gland is measured, so that the CT's spacing matters little."""
+_SMOOTH_MM = 5.0
+"""Standard deviation of the Gaussian that takes the steps of the cubes out of the line."""
+_GAP_MM = 10.0
+"""Pieces no farther apart than this are taken for one gland, where its largest is too small."""
+_LARGEST_SHARE = 0.9
+"""Least share of the mask that one piece must hold to have a centreline."""
+
+IN_PIECES = "The mask is in pieces, and none of them holds 90 % of it."
+TOO_SMALL = "The mask is too small to have a centreline."
+
+
+class Centreline(NamedTuple):
+    """The middle of a gland from head to tail, and what was measured on it."""
+
+    length_mm: float
+    calibre_mm: float
+    shares: tuple[float, float, float]  # of the mask's volume: head, body, tail
+    cuts: tuple[Points, Points]  # indices (z, y, x) of the points at which it is cut
+
+
+def follow(mask: Array, grid: Grid, cuts: tuple[float, float] = CUTS) -> Centreline | str:
+    """Find the centreline of a mask (Z, Y, X), or say in a sentence why it has none.
+
+    It runs between the two voxels of the gland that are farthest apart on a way within the gland,
+    on the way that keeps to the middle: Dijkstra's, a step costs its length over the squared
+    distance to the surface. The head is at the end on the patient's right. Every part of the gland
+    belongs to the point of the line that is nearest.
+    """
+    from scipy import ndimage
+    from scipy.sparse.csgraph import dijkstra
+    from scipy.spatial import KDTree
+    from skimage.graph import pixel_graph
+
+    cubes, to_index = _cubes(mask, grid)
+    if not cubes.any():
+        return TOO_SMALL
+    calibre = 2 * ndimage.distance_transform_edt(cubes).max() - 1  # the surface is half a cube off
+    gland, share = _largest_piece(cubes)
+    if share < _LARGEST_SHARE:
+        gland, share = _largest_piece(_bridged(cubes))
+    if share < _LARGEST_SHARE:
+        return IN_PIECES
+    depth = ndimage.distance_transform_edt(gland)
+    lengths, _ = pixel_graph(gland, connectivity=3)
+    costs, _ = pixel_graph(depth, mask=gland, edge_function=_cost, connectivity=3)
+    points = np.argwhere(gland).astype(np.float64)
+    start = int(dijkstra(lengths, indices=0).argmax())
+    end = int(dijkstra(lengths, indices=start).argmax())
+    if start == end:
+        return TOO_SMALL
+    _, before = dijkstra(costs, indices=start, return_predecessors=True)
+    way = [end]
+    while way[-1] != start:
+        way.append(int(before[way[-1]]))
+    line = points[way if points[end, 2] < points[start, 2] else way[::-1]]
+    ends = line[[0, -1]]
+    line = ndimage.gaussian_filter1d(line, _SMOOTH_MM / _STEP_MM, axis=0, mode="nearest")
+    line[[0, -1]] = ends
+    along = np.append(0.0, np.linalg.norm(np.diff(line, axis=0), axis=1).cumsum())
+    at = [int(np.abs(along / along[-1] - cut).argmin()) for cut in sorted(cuts)]
+    _, nearest = KDTree(line).query(np.argwhere(cubes))
+    parts = np.bincount(np.digitize(nearest, at), minlength=3) / len(nearest)
+    first, second = (to_index(line[place]) for place in at)
+    return Centreline(
+        float(along[-1]) * _STEP_MM,
+        float(calibre) * _STEP_MM,
+        (float(parts[0]), float(parts[1]), float(parts[2])),
+        (first, second),
+    )
+
+
+def _largest_piece(cubes: Array) -> tuple[Array, float]:
+    """The largest piece of a mask, and which share of the mask it holds."""
+    from scipy import ndimage
+
+    pieces, _ = ndimage.label(cubes, np.ones((3, 3, 3)))
+    sizes = np.bincount(pieces.ravel())[1:]
+    return pieces == sizes.argmax() + 1, float(sizes.max() / sizes.sum())
+
+
+def _bridged(cubes: Array) -> Array:
+    """A mask with what lies between pieces that are close to one another."""
+    from scipy import ndimage
+
+    reach = _GAP_MM / 2 / _STEP_MM
+    padded = np.pad(cubes, int(reach) + 2)
+    near = ndimage.distance_transform_edt(~padded) <= reach
+    inner = (slice(int(reach) + 2, -int(reach) - 2),) * 3
+    return np.asarray((ndimage.distance_transform_edt(near) > reach)[inner])
+
+
+def _cost(depth: Array, other: Array, distance: Array) -> Array:
+    return np.asarray(distance * (depth**-2.0 + other**-2.0) / 2)
+
+
+def _cubes(mask: Array, grid: Grid) -> tuple[npt.NDArray[np.bool_], Any]:
+    """A mask on cubes whose axes run as the grid's, and what takes their indices to the grid's.
+
+    Axes that are not at right angles are taken for what they are.
+    """
+    from scipy import ndimage
+
+    axes = np.linalg.qr(grid.affine[:3, :3])[1]
+    axes *= np.sign(np.diag(axes))[:, None]
+    to_grid = np.linalg.inv(axes) * _STEP_MM
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(mask.shape) - 1) @ axes.T
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    shape = np.ceil((high - low) / _STEP_MM).astype(int) + 3
+    middle = axes @ (np.array(mask.shape) - 1) / 2
+    origin = np.linalg.inv(axes) @ (middle - (shape - 1) / 2 * _STEP_MM)
+    straight = np.allclose(to_grid, np.diag(np.diag(to_grid)), atol=1e-6)
+    values = ndimage.affine_transform(
+        np.asarray(mask != 0, np.float32),
+        np.diag(to_grid) if straight else to_grid,
+        origin,
+        tuple(shape),
+        order=1,
+        mode="grid-constant",
+    )
+    return values >= 0.5, lambda cube: to_grid @ cube + origin

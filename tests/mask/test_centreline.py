@@ -1,0 +1,151 @@
+"""Length, calibre and parts of glands whose centreline is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.mask.centreline import IN_PIECES, TOO_SMALL, follow
+from napari_pancreas_seg.mask.measures import MEASURES, measure
+from napari_pancreas_seg.volume import CTVolume, Grid
+
+
+def grid_of(shape, spacing) -> Grid:
+    return Grid(shape, np.diag([*spacing, 1.0]))
+
+
+def tube(spacing=(2.0, 1.0, 1.0), radius_mm=8.0) -> np.ndarray:
+    """A quarter of a ring of radius 60 mm, from the patient's right upwards to the left."""
+    z, y, x = (np.arange(round(90 / s)) * s for s in spacing)
+    z, y, x = np.meshgrid(z, y, x, indexing="ij", sparse=True)
+    ring = np.hypot(z - 75, x - 10)
+    inside = (np.hypot(ring - 60, y - 30) <= radius_mm) & (z <= 75) & (x >= 10)
+    return inside.astype(np.uint8)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.8, 0.8), (1.0, 0.7, 0.7)])
+def test_a_bent_tube_is_as_long_and_as_thick_as_it_is(spacing):
+    mask = tube(spacing)
+    line = follow(mask, grid_of(mask.shape, spacing))
+    assert line.length_mm == pytest.approx(60 * np.pi / 2, rel=0.08)
+    assert line.calibre_mm == pytest.approx(16, abs=2.5)
+    assert line.shares == pytest.approx((1 / 3,) * 3, abs=0.05)
+
+
+def test_the_head_is_on_the_patients_right_and_cuts_move():
+    mask = tube((1, 1, 1))
+    mask[:, :, :30] *= 1
+    grid = grid_of(mask.shape, (1, 1, 1))
+    head, body, tail = follow(mask, grid, (0.2, 0.9)).shares
+    assert (head, body, tail) == pytest.approx((0.2, 0.7, 0.1), abs=0.05)
+    line = follow(mask, grid, (0.2, 0.9))
+    (_, _, first), (_, _, second) = line.cuts
+    assert first < second  # x runs from the patient's right to the left
+    assert follow(mask, grid, (0.9, 0.2)).shares == line.shares
+    mirrored = np.ascontiguousarray(mask[:, :, ::-1])
+    again = follow(mirrored, grid, (0.2, 0.9))
+    assert again.shares == pytest.approx((0.2, 0.7, 0.1), abs=0.05)
+
+
+def test_axes_that_are_not_at_right_angles_are_taken_for_what_they_are():
+    spacing = (2.0, 1.0, 1.0)
+    straight = grid_of(tube(spacing).shape, spacing)
+    leaning = straight.affine.copy()
+    leaning[1, 0] = 0.8  # each slice lies 0.8 mm beside the one below
+    z, y, x = np.indices(straight.shape)
+    mask = ((y - 20) ** 2 + (x - 40) ** 2 <= 64) & (z < 40)
+    upright = follow(mask, straight)
+    length = follow(mask, Grid(straight.shape, leaning)).length_mm
+    assert length == pytest.approx(upright.length_mm * np.hypot(2, 0.8) / 2, rel=0.04)
+
+
+def test_what_has_no_centreline_says_why():
+    mask = np.zeros((20, 60, 60), np.uint8)
+    grid = grid_of(mask.shape, (2, 1, 1))
+    mask[5, 5, 5] = mask[5, 5, 6] = mask[6, 5, 5] = 1
+    assert follow(mask, grid) in (IN_PIECES, TOO_SMALL)
+    mask[2:8, 5:15, 5:15] = 1
+    mask[12:18, 40:50, 40:50] = 1
+    assert follow(mask, grid) == IN_PIECES
+    ct = CTVolume.of_grid(grid, None)
+    found = measure(mask, ct)
+    assert found["length_mm"] is found["head_ml"] is found["cuts"] is None
+    assert found["not_measured"]["length_mm"] == IN_PIECES
+    mask[12:18, 40:50, 40:50] = 0
+    mask[12, 40, 40] = 1  # a speck beside it does not matter
+    assert isinstance(follow(mask, grid), tuple)
+
+
+def noisy(shape=(10, 60, 60), seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(90, 15, shape).round().astype(np.int16)
+
+
+def test_hu_of_the_eroded_gland_and_fat_within_the_closed_outline():
+    hu = noisy()
+    hu[:, :, 35:] = np.random.default_rng(1).normal(-100, 10, (10, 60, 25)).round()
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[1:9, 20:40, 10:36] = 1  # its last column is of fat
+    mask[:, 28:31, 10:15] = 0  # a notch, narrower than what is closed
+    hu[:, 28:31, 10:15] = -80
+    ct = CTVolume(hu, grid_of(hu.shape, (1, 1, 1)), None)
+    found = measure(mask, ct)
+    core = hu[2:8, 21:39, 11:35].astype(float)
+    core = np.delete(core.reshape(6, 18, 24), np.s_[6:11], axis=1)  # rows beside the notch
+    assert found["eroded_mean_hu"] == pytest.approx(core.mean(), abs=0.3)
+    assert found["eroded_sd_hu"] == pytest.approx(15, abs=1)
+    assert found["mean_hu"] < found["eroded_mean_hu"] - 5
+    fat = 8 * 20 + 8 * 3 * 5
+    assert found["fat_fraction"] == pytest.approx(fat / (8 * 20 * 26), abs=1e-3)
+    assert found["not_measured"] == {}
+    assert set(MEASURES) - {"extent_z_mm", "extent_y_mm", "extent_x_mm"} <= set(found)
+
+
+def test_where_hu_were_cut_off_what_they_hid_is_not_measured():
+    hu = noisy()
+    hu[:, :, 35:] = np.random.default_rng(1).normal(-100, 10, (10, 60, 25)).round()
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[1:9, 20:40, 10:37] = 1
+    hu[:, ::4, :20] -= 100  # a fatty gland
+    grid = grid_of(hu.shape, (1, 1, 1))
+
+    def of(clipped):
+        return measure(mask, CTVolume(clipped.astype(np.int16), grid, None))
+
+    assert of(hu)["not_measured"] == {}
+    assert of(hu.clip(-60, 400))["fat_fraction"] == of(hu)["fat_fraction"]
+    at_zero = of(hu.clip(0, 255))
+    assert at_zero["fat_fraction"] is at_zero["eroded_mean_hu"] is None
+    assert at_zero["not_measured"]["fat_fraction"] == (
+        "HU were cut off below 0: fat cannot be seen."
+    )
+    bright = of(hu.clip(-1000, 90))
+    assert bright["eroded_mean_hu"] is None
+    assert "above 90" in bright["not_measured"]["eroded_mean_hu"]
+    assert bright["fat_fraction"] == of(hu)["fat_fraction"]
+
+
+def test_a_drawing_without_noise_was_not_cut_off():
+    hu = np.full((10, 60, 60), 40, np.int16)
+    hu[:, :, 30:] = -100
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[1:9, 20:40, 10:35] = 1
+    found = measure(mask, CTVolume(hu, grid_of(hu.shape, (1, 1, 1)), None))
+    assert found["eroded_mean_hu"] is not None
+    assert found["fat_fraction"] == pytest.approx(0.2)
+    assert found["not_measured"] == {}
+
+
+def test_without_a_ct_or_without_a_mask_nothing_is_said_of_hu():
+    mask = tube()
+    grid = grid_of(mask.shape, (2, 1, 1))
+    found = measure(mask, CTVolume.of_grid(grid, None))
+    assert found["fat_fraction"] is found["eroded_sd_hu"] is None
+    assert "no CT" in found["not_measured"]["fat_fraction"]
+    assert found["head_ml"] + found["body_ml"] + found["tail_ml"] == pytest.approx(
+        found["volume_ml"]
+    )
+    empty = measure(mask * 0, CTVolume.of_grid(grid, None))
+    assert empty["length_mm"] is empty["mean_hu"] is None
+    assert empty["not_measured"]["calibre_mm"] == "The mask is empty."
+    tumour = measure(mask, CTVolume.of_grid(grid, None), cuts=None)
+    assert "length_mm" not in tumour
