@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series
+from napari_pancreas_seg.cli.options import MintUids, Overwrite, Report, Series
 from napari_pancreas_seg.cli.terminal import quiet, say
 
 
@@ -22,6 +22,7 @@ def convert(
         Path | None, Option(help="The CT of a mask; needed for .dcm, and for the HU in a .csv.")
     ] = None,
     mint_uids: MintUids = False,
+    report: Report = False,
     series: Series = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -34,7 +35,13 @@ def convert(
 
     with quiet():
         kind, notes = run(
-            source, target, ct=ct, series=series, overwrite=overwrite, mint_uids=mint_uids
+            source,
+            target,
+            ct=ct,
+            series=series,
+            overwrite=overwrite,
+            mint_uids=mint_uids,
+            report=report,
         )
     say(f"{source.name}: {kind} -> {target}")
     for note in notes:

@@ -69,6 +69,13 @@ OutputFolder = Annotated[
     Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing files.")]
+Report = Annotated[
+    bool,
+    Option(
+        "--report",
+        help="For DICOM-SEG: write the measures too, as a DICOM structured report beside it.",
+    ),
+]
 Series = Annotated[
     str | None,
     Option(

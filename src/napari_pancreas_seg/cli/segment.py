@@ -17,6 +17,7 @@ from napari_pancreas_seg.cli.options import (
     Model,
     NoPostprocess,
     Overwrite,
+    Report,
     Series,
     Threshold,
 )
@@ -119,6 +120,7 @@ def segment(
     series: Series = None,
     force: Force = False,
     mint_uids: MintUids = False,
+    report: Report = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
 ) -> None:
@@ -158,7 +160,9 @@ def segment(
     )
     cases = plan(find_inputs(asked), output, format, series, force)
     in_folder = any(case.mask != output for case in cases)
-    wanted = OutputOptions(attention, probability, overwrite, mint_uids, resume=in_folder)
+    wanted = OutputOptions(
+        attention, probability, overwrite, mint_uids, resume=in_folder, report=report
+    )
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
         if scheduler is None:
             beside = WORKERS if workers is None else workers

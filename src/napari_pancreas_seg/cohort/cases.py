@@ -25,7 +25,7 @@ from napari_pancreas_seg.io.files import check_folder, explain_os_error
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 
-_OURS = re.compile(r"_(mask|probability|attention_\d+)(\.raw)?$")
+_OURS = re.compile(r"_(mask|mask_report|probability|attention_\d+)(\.raw)?$")
 """Endings of the names of our own files, which are not CTs."""
 
 _LOOKS = 32

@@ -26,6 +26,7 @@ from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
+from napari_pancreas_seg.io import report_path
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that do not change the mask."""
@@ -47,6 +48,7 @@ class OutputOptions:
     overwrite: bool = False
     mint_uids: bool = False
     resume: bool = False
+    report: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def check_free(case: Case, wanted: OutputOptions) -> Path | None:
         case.source,
         attention=wanted.attention,
         probability=wanted.probability,
+        report=wanted.report,
     )
     try:
         check(overwrite=wanted.overwrite)
@@ -151,8 +154,10 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
     ):
         return False
     made = [case.probability.name] if left.get("probability") else []
+    made += [report_path(case.mask).name] if left.get("report") else []
     made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
     maps = [case.probability] if wanted.probability else []
+    maps += [report_path(case.mask)] if wanted.report else []
     if wanted.attention:
         maps += case.mask.parent.glob(f"{glob.escape(case.maps)}_attention_*")
     return all(
@@ -220,9 +225,10 @@ def _other_method(
 def _missing_maps(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
     number = _attention_maps(left) if wanted.attention else 0
     maps = [case.probability] if wanted.probability else []
+    maps += [report_path(case.mask)] if wanted.report else []
     maps += [case.attention(k) for k in range(1, number + 1)]
     if number < 0 or not all(path.is_file() for path in maps):
-        return "without the maps that are wanted now"
+        return "without the maps or the report that are wanted now"
     return None
 
 

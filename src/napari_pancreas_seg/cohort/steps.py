@@ -201,6 +201,7 @@ class CaseSegmenter:
             maps=case.maps,
             seconds=work.stages,
             stamp=work.stamp,
+            report=wanted.report,
         )
         if interrupted is not None:
             shutil.rmtree(interrupted, ignore_errors=True)

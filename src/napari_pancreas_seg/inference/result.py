@@ -31,7 +31,7 @@ from napari_pancreas_seg.inference.saving import (
     probability_path,
     sidecar_path,
 )
-from napari_pancreas_seg.io import save_map, save_mask, stem
+from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS
 from napari_pancreas_seg.mask.measures import measure, volume_ml
@@ -284,13 +284,15 @@ def save_result(
     maps: str | None = None,
     seconds: Mapping[str, float] | None = None,
     stamp: str | None = None,
+    report: bool = False,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
 
     For a mask ``m.nii.gz`` the others are ``m.json``, ``m_probability.nii.gz`` and
     ``m_attention_1.nii.gz`` (finest), …; `maps` is the start of the maps' names, if it is not the
     mask's. `seconds` are further stages for the sidecar, `stamp` is that of the CT's files, by
-    which a later run knows them without reading. Returns the files, the mask first and the
+    which a later run knows them without reading. `report` adds the measures as a DICOM structured
+    report, ``m_report.dcm``. Returns the files, the mask first and the
     sidecar last, and the sidecar's content.
     """
     mask = Path(mask)
@@ -302,6 +304,7 @@ def save_result(
         attention=attention,
         probability=probability,
         overwrite=overwrite,
+        report=report,
     )
     volume = prepare(volume, mask, mint_uids=mint_uids)
     record = describe(volume, found, seconds=seconds)
@@ -314,6 +317,11 @@ def save_result(
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
+        if report:
+            from napari_pancreas_seg.io.dicom.report import write_report
+
+            target = folder / report_path(mask).name
+            write_report(found.mask, volume, folder / mask.name, target)
         for path, scalar_map in scalar_maps:
             save_map(scalar_map, volume, folder / path.name)
         # By these a later run of a folder knows that the case is done.
@@ -322,7 +330,9 @@ def save_result(
             "card_sha256": card_sha256(found.model),
             "mask_sha256": mask_sha256(folder / mask.name),
             "probability": probability,
+            "report": report,
             "attention": len(found.attention) if attention else -1,  # -1: not asked for
         }
         write_sidecar(folder / sidecar.name, record)
-    return [mask, *(path for path, _ in scalar_maps), sidecar], record
+    reports = [report_path(mask)] if report else []
+    return [mask, *reports, *(path for path, _ in scalar_maps), sidecar], record

@@ -13,7 +13,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file
-from napari_pancreas_seg.io.save import VOLUME_SUFFIXES
+from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
 from napari_pancreas_seg.volume import CTVolume
 
 _DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
@@ -49,9 +49,10 @@ def check_targets(
     attention: bool,
     probability: bool,
     overwrite: bool,
+    report: bool = False,
 ) -> None:
     """Refuse, with one sentence, files that exist already or are the CT itself."""
-    targets = [mask, sidecar_path(mask)]
+    targets = [mask, sidecar_path(mask), *([report_path(mask)] if report else [])]
     if probability:
         targets.append(probability_path(mask, maps))
     if attention:

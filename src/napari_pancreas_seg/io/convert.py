@@ -6,9 +6,11 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, same_file
 from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
-from napari_pancreas_seg.io.save import save_ct, save_map, save_mask
+from napari_pancreas_seg.io.save import report_path, save_ct, save_map, save_mask
+from napari_pancreas_seg.io.suffixes import DICOM
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 
@@ -20,6 +22,7 @@ def convert(
     series: str | int | None = None,
     overwrite: bool = False,
     mint_uids: bool = False,
+    report: bool = False,
 ) -> tuple[str, tuple[str, ...]]:
     """Write what a file holds, a CT, a mask or a map, to another one."""
     path, target = Path(path), Path(target)
@@ -28,7 +31,11 @@ def convert(
             f"'{target.name}' is the file to be converted and is never overwritten; choose "
             "another name."
         )
-    check_target(target, overwrite=overwrite)
+    targets = [target, report_path(target)] if report else [target]
+    for each in targets:
+        check_target(each, overwrite=overwrite)
+    if report and ct is None:
+        raise PancreasSegError("A report needs the CT of the mask; give it with --ct.")
     kind, volume, _ = sniff(path, series=None if ct else series)
     if ct is not None and kind != "mask":
         raise PancreasSegError(f"'{path.name}' is no mask, so it needs no CT; leave --ct out.")
@@ -45,5 +52,11 @@ def convert(
         like = whole = load_ct(ct, series=series)
         advice = "give the CT that it was drawn on"
         mask = bring_onto(whole, mask, volume, path.name, advice)
-    save_mask(mask, like, target, overwrite=overwrite, mint_uids=mint_uids)
+        if mint_uids and target.name.lower().endswith(DICOM):
+            like = whole = complete_uids(whole)
+    save_mask(mask, like, target, overwrite=overwrite)
+    if report:
+        from napari_pancreas_seg.io.dicom.report import write_report
+
+        write_report(mask, whole, target, targets[1], overwrite=overwrite)
     return kind, like.notes

@@ -23,6 +23,7 @@ from napari_pancreas_seg.io.suffixes import (
     SURFACE,
     VOLUME,
     list_suffixes,
+    stem,
 )
 from napari_pancreas_seg.mask.centreline import CUTS
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
@@ -57,6 +58,16 @@ def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
         dicom_seg.check_can_write(like, path)
     elif name.endswith((*NRRD, *METAIMAGE)):
         itk_write.check_axes(like.source.affine, Path(path))
+
+
+def report_path(mask: Path) -> Path:
+    """Where the report of a DICOM-SEG lies; PancreasSegError if the mask is none."""
+    if not mask.name.lower().endswith(DICOM):
+        raise PancreasSegError(
+            f"A report refers to a DICOM-SEG, and '{mask.name}' is none: end its name in .dcm "
+            "(in a folder: --format dcm), or leave the report out."
+        )
+    return mask.with_name(f"{stem(mask)}_report.dcm")
 
 
 def save_mask(

@@ -31,6 +31,7 @@ from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe
 from napari_pancreas_seg.inference.saving import sidecar_path
+from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
 from napari_pancreas_seg.mask.centreline import CUTS
@@ -114,6 +115,7 @@ class LayerFiles:
         *,
         overwrite: bool = False,
         mint_uids: bool = False,
+        report: bool = False,
         then: Callable[[Path], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
@@ -142,6 +144,7 @@ class LayerFiles:
                 strokes=strokes,
                 overwrite=overwrite,
                 mint_uids=mint_uids,
+                report=report,
                 cuts=cuts,
             )
             return written, digest
@@ -183,23 +186,30 @@ def write_mask(
     strokes: Strokes | None = None,
     overwrite: bool = False,
     mint_uids: bool = False,
+    report: bool = False,
     cuts: tuple[float, float] = CUTS,
 ) -> Path:
     """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
 
     The record has the same name, ending in ``.json``; there is none without a `result`, and no
-    mean HU in it without `ct`, the data of the CT's layer.
+    mean HU in it without `ct`, the data of the CT's layer. A DICOM-SEG gets a structured report of
+    its measures too, if asked for.
     """
     path = Path(path)
     record = sidecar_path(path)
+    report = report and path.name.lower().endswith(DICOM)
+    if report:
+        check_target(io.report_path(path), overwrite=overwrite)
     if result is not None:
         _check_record(record)
         if not is_sidecar(record, reference.volume()):
             # A record of this CT is that of the same mask in another format, and made anew.
             check_target(record, overwrite=overwrite)
     # The CT's values are looked at only where something is said of them.
-    wanted = result is not None or mint_uids or path.name.lower().endswith(CSV)
+    wanted = result is not None or mint_uids or report or path.name.lower().endswith(CSV)
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
+    if report and mint_uids:  # once for both
+        volume = complete_uids(volume)
     edited = result is not None and not np.array_equal(mask, result.mask)
     card = None if result is None else result.model
     io.save_mask(
@@ -212,6 +222,10 @@ def write_mask(
         mint_uids=mint_uids,
         cuts=cuts,
     )
+    if report:
+        from napari_pancreas_seg.io.dicom.report import write_report
+
+        write_report(mask, volume, path, io.report_path(path), cuts=cuts, overwrite=overwrite)
     if result is not None:
         content = describe(volume, result, mask=mask, strokes=strokes, cuts=cuts)
         write_sidecar(record, content, overwrite=True)

@@ -38,9 +38,12 @@ class ExportPanel(ui.Panel):
             "from the images; the CT's own files stay as they are."
         )
         self.mint_uids = ui.tick("DICOM-SEG of a series without UIDs", tip)
+        tip = "Beside a DICOM-SEG, its measures as a DICOM structured report (TID 1500)."
+        self.report = ui.tick("DICOM report with a DICOM-SEG", tip)
         self.status = ui.OneLine()
         self.add(self.mask_name)
         self.add(self.mint_uids)
+        self.add(self.report)
         self.add(self.export_button)
         self.add(self.status)
         self._session.mask_chosen.connect(self._on_mask)
@@ -92,6 +95,7 @@ class ExportPanel(ui.Panel):
                 path,
                 overwrite=overwrite,
                 mint_uids=self.mint_uids.value,
+                report=self.report.value,
                 then=self._exported,
                 failed=self._idle,
             )

@@ -31,6 +31,7 @@ from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 if TYPE_CHECKING:
     import pydicom
     from highdicom.seg import Segmentation
+    from highdicom.sr import Comprehensive3DSR
 
 
 Array = npt.NDArray[Any]
@@ -52,7 +53,7 @@ _COPIED = (
 )
 """What the object takes from each slice, besides its place; patient and study come later."""
 
-_EMPTY = (
+EMPTY = (
     "AccessionNumber",
     "PatientBirthDate",
     "PatientID",
@@ -131,7 +132,7 @@ def _build(
         segmentation_type="BINARY",
         segment_descriptions=describe_segments(names, card, edited=edited),
         series_instance_uid=generate_uid(prefix=None),
-        series_number=_series_number(first),
+        series_number=series_number(first),
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -144,7 +145,7 @@ def _build(
         series_description=plain_text(f"Segmentation: {title}"),
     )
     _number_source_frames(segmentation, header)
-    _copy_patient_and_study(segmentation, first)
+    copy_patient_and_study(segmentation, first)
     if dicom_uids.MINTED in like.notes:
         segmentation.ImageComments = dicom_uids.MINTED
     return segmentation
@@ -177,7 +178,7 @@ def _multiframe(header: DicomHeader, gap_mm: pydicom.valuerep.DSfloat) -> list[p
     shared = pydicom.Dataset()
     measures = _group(whole, start, "PixelMeasuresSequence")
     shared.PixelMeasuresSequence = [
-        _copy(
+        copy_elements(
             measures,
             ("PixelSpacing",),
             SliceThickness=measures.get("SliceThickness") or gap_mm,
@@ -218,12 +219,14 @@ def _reference(
     dataset: pydicom.Dataset, first: pydicom.Dataset, **values: object
 ) -> pydicom.Dataset:
     shared = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
-    return _copy(
-        dataset, _COPIED, **dict.fromkeys(_EMPTY), **{k: first[k].value for k in shared}, **values
+    return copy_elements(
+        dataset, _COPIED, **dict.fromkeys(EMPTY), **{k: first[k].value for k in shared}, **values
     )
 
 
-def _copy(dataset: pydicom.Dataset, names: tuple[str, ...], **values: object) -> pydicom.Dataset:
+def copy_elements(
+    dataset: pydicom.Dataset, names: tuple[str, ...], **values: object
+) -> pydicom.Dataset:
     """Copy some elements, with values for others (or for these, where they are missing)."""
     import pydicom
 
@@ -260,17 +263,17 @@ def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> No
                 source.ReferencedFrameNumber = header.frames[place - 1]
 
 
-def _copy_patient_and_study(segmentation: Segmentation, source: pydicom.Dataset) -> None:
+def copy_patient_and_study(made: Segmentation | Comprehensive3DSR, source: pydicom.Dataset) -> None:
     """Take over what the object shares with its CT, as it is written there.
 
     highdicom's parameters refuse dates and sexes that break the standard.
     """
     if "SpecificCharacterSet" in source:
-        segmentation["SpecificCharacterSet"] = source["SpecificCharacterSet"]
-    segmentation.copy_patient_and_study_information(source)
+        made["SpecificCharacterSet"] = source["SpecificCharacterSet"]
+    made.copy_patient_and_study_information(source)
 
 
-def _series_number(dataset: pydicom.Dataset) -> int:
+def series_number(dataset: pydicom.Dataset) -> int:
     """Put the series behind those that come from the scanner."""
     try:
         return max(0, int(dataset.get("SeriesNumber") or 0)) % 1_000_000 + 1000
