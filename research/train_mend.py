@@ -1,0 +1,418 @@
+"""Train the network that mends a slice by strokes, in PyTorch.
+
+    python research/train_mend.py FILE.npz --mistakes M.npy --neighbours N.npz -o RUN --start BUNDLE
+
+Slices are those of `prepare_slices.py`, mistakes those of `mistakes.py`, neighbours those of
+`true_neighbours.py`; strokes are drawn by `benchmarks/strokes.py`, which must be importable. The
+learning rate stays at its peak until the last part, which `--finish` names in minutes: then it
+falls to 0. `--resume` goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import changing
+from changing import Changes
+from mixing import Mixer, Part
+from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, MARGIN_MM, REACH_MM
+from strokes import draw_stroke
+from torch_network import AttentionUNet, begin_with
+from train_torch import DECAY, SIDES, WINDOWS, export, windowed, write_atomically
+
+FRAME = (128, 160)
+SMALLER, SMALLER_UNTIL = (96, 128), 0.6
+"""The frame until that share of the last part: the same scale, and more steps in the time."""
+BATCH = 8
+AVERAGING = 0.997
+WARM_UP = 60
+GEOMETRY = 0.7
+PATIENT, CROP, ALONE, NEGATIVE = 0.66, 0.22, 0.05, 0.03  # what is left gets another's piece
+PRIOR, PRIOR_ALONE = 0.35, 0.45
+ROUNDS = (0.5, 0.3, 0.15, 0.05)
+NEAR_STROKE = 1.0
+CHECKPOINT_S, STATISTICS = 90, 100
+changing.FRAME_MM, changing.FIELD, changing.CUT = 1.0, 0.0, 0.0
+
+
+def use_frame(size: tuple[int, int]) -> None:
+    """From now on, batches have so many pixels."""
+    global FRAME
+    FRAME = changing.FRAME = size
+
+
+class Scenes:
+    """Draws slices with masks that are wrong, and masks of neighbours."""
+
+    def __init__(self, slices: Path, mistakes: Path, neighbours: Path, held: list[str]) -> None:
+        self.mixer = Mixer(slices, held)
+        with np.load(slices) as file:
+            kept = ~np.isin(file["patient"], held)
+        place = np.cumsum(kept) - 1
+        self.mistakes = np.load(mistakes, mmap_mode="r")
+        rows = np.load(f"{mistakes}.rows.npy")
+        self.rounds = Path(f"{mistakes}.rounds")
+        self.mistaken = {int(place[row]): n for n, row in enumerate(rows) if kept[row]}
+        with np.load(neighbours) as file:
+            self.bits, self.mm = file["bits"], file["mm"]
+            of = file["row"]
+        self.neighbours: dict[int, list[int]] = {}
+        for n, row in enumerate(of):
+            if kept[row]:
+                self.neighbours.setdefault(int(place[row]), []).append(n)
+
+    def draw(self, rng: np.random.Generator) -> tuple[Part, Any, Any]:
+        """A slice; a wrong mask of it from 0 to 255 or None; a neighbour's mask and mm or None."""
+        chance = rng.random()
+        mixer = self.mixer
+        if chance < CROP:
+            return mixer._with_crop(rng), None, None
+        if chance < CROP + ALONE:
+            return mixer._alone(rng), None, None
+        if chance < CROP + ALONE + NEGATIVE:
+            return mixer._whole(mixer._row(rng, "negative")), None, None
+        row = mixer._row(rng, "patient")
+        part = mixer._whole(row)
+        if chance > CROP + ALONE + NEGATIVE + PATIENT:
+            return mixer._with_piece(part, rng), None, None
+        rounds = int(self.rounds.read_text()) if self.rounds.exists() else 0
+        wrong = neighbour = None
+        if rounds and row in self.mistaken:
+            wrong = np.asarray(self.mistakes[rng.integers(rounds), self.mistaken[row]], np.float32)
+        if row in self.neighbours:
+            n = rng.choice(self.neighbours[row])
+            mask = np.unpackbits(self.bits[n])[: part.hu.size].reshape(part.hu.shape)
+            neighbour = mask * np.float32(255), float(self.mm[n])
+        return part, wrong, neighbour
+
+
+def middle_of(part: Part, wrong: Any, rng: np.random.Generator) -> np.ndarray:
+    """Where the frame's middle lies, as the program lays it about a stroke; from the slice's."""
+    gland, shape = part.target > 127, np.array(part.hu.shape)
+    seen = gland if wrong is None else wrong > 127
+    for places in (gland != seen, gland, part.weight > 0.5):
+        if (found := np.argwhere(places)).size:
+            break
+    point = found[rng.integers(len(found))]
+    near = np.argwhere(gland | seen)
+    near = near[(np.abs(near - point) < REACH_MM).all(axis=1)] if near.size else near
+    middle = (near.min(0) + near.max(0)) / 2 if near.size else point
+    free = np.array(FRAME) / 2 - MARGIN_MM - 4
+    return np.clip(middle, point - free, point + free) - (shape - 1) / 2 + rng.normal(0, 5, 2)
+
+
+def field(rng: np.random.Generator, n: int, sd: np.ndarray) -> torch.Tensor:
+    """Smooth displacements (n, h, w, 2) in mm of such standard deviations."""
+    total = torch.zeros(n, 2, *FRAME)
+    for size, share in (((4, 5), 0.8), ((10, 13), 0.6)):
+        knots = rng.normal(0, 1, (n, 2, *size)) * (share * sd)[:, None, None, None]
+        total += F.interpolate(
+            torch.from_numpy(knots.astype(np.float32)), FRAME, mode="bilinear", align_corners=True
+        )
+    return total.permute(0, 2, 3, 1)
+
+
+def warped(values: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+    """Values (n, 1, h, w) displaced by mm."""
+    rows, columns = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in FRAME), indexing="ij")
+    places = torch.stack([rows, columns], -1)[None] + moves
+    scale = torch.tensor([2.0 / FRAME[1], 2.0 / FRAME[0]])
+    return F.grid_sample(values, places.flip(-1) * scale, align_corners=False)
+
+
+def spoilt(gland: np.ndarray, hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A mask (h, w) with pieces cut out and false ones added."""
+    mask = gland.copy()
+    rows, columns = np.mgrid[: FRAME[0], : FRAME[1]]
+
+    def ellipse(centre: np.ndarray, low: float, high: float) -> np.ndarray:
+        a, b, angle = rng.uniform(low, high), rng.uniform(low, high), rng.uniform(0, np.pi)
+        y, x = rows - centre[0], columns - centre[1]
+        along, across = y * np.sin(angle) + x * np.cos(angle), y * np.cos(angle) - x * np.sin(angle)
+        return (along / a) ** 2 + (across / b) ** 2 < 1
+
+    there = np.argwhere(gland)
+    for _ in range(rng.choice(3, p=(0.25, 0.5, 0.25)) if len(there) else 0):
+        mask &= ~ellipse(there[rng.integers(len(there))], 4, 20)
+    centre = there.mean(0) if len(there) else np.array(FRAME) / 2
+    for _ in range(rng.choice(3, p=(0.4, 0.4, 0.2))):
+        about = there[rng.integers(len(there))] if len(there) and rng.random() < 0.6 else centre
+        mask |= ellipse(about + rng.normal(0, 14, 2), 4, 14) & (hu > 0.12)
+    return mask
+
+
+class Batch:
+    """Pictures, targets and guides in the frame, (B, 1, h, w); strokes grow round by round."""
+
+    def __init__(self, scenes: Scenes, rng: np.random.Generator) -> None:
+        drawn = [scenes.draw(rng) for _ in range(BATCH)]
+        parts = [part for part, _, _ in drawn]
+        changes = Changes.draw(rng, parts, geometry=GEOMETRY)
+        middles = [middle_of(part, wrong, rng) for part, wrong, _ in drawn]
+        changes.shift = torch.from_numpy(np.array(middles, np.float32))
+        pictures = np.zeros((BATCH, 5, *parts[0].hu.shape), np.float32)
+        for i, (part, wrong, neighbour) in enumerate(drawn):
+            pictures[i, :3] = part.hu, part.target, part.weight
+            if wrong is not None:
+                pictures[i, 3] = wrong
+            if neighbour is not None:
+                pictures[i, 4] = neighbour[0]
+        places, shape = changing._places(changes), pictures.shape[-2:]
+        grid = places.flip(-1) * torch.tensor([2.0 / shape[1], 2.0 / shape[0]])
+        seen = F.grid_sample(torch.from_numpy(pictures), grid, align_corners=False)
+        self.target, self.weight = seen[:, 1:2] / 255, seen[:, 2:3].clamp(0, 1)
+        hu = changing._fat(seen[:, :1], self.target, changes)
+        self.hu = changing._intensity(hu, changes) / 255
+        self.gland = (self.target[:, 0] > 0.5).numpy()
+        self.known = (self.weight[:, 0] > 0.5).numpy()
+        self._present(drawn, seen[:, 3:4] / 255, rng)
+        self._prior(drawn, seen[:, 4:5] / 255, rng)
+        self.strokes = np.zeros((2, BATCH, *FRAME), bool)
+        alone = self.fade > 0
+        self.silent = alone & (rng.random(BATCH) < PRIOR_ALONE)
+        self.draw(rng)
+
+    def _present(self, drawn: list, found: torch.Tensor, rng: np.random.Generator) -> None:
+        sd = rng.uniform(0.3, 3.5, BATCH) * (rng.random(BATCH) < 0.8)
+        moved = F.avg_pool2d(warped(self.target, field(rng, BATCH, sd)), 3, 1, 1)[:, 0].numpy()
+        self.present = np.zeros((BATCH, *FRAME), bool)
+        for i, (_, wrong, _) in enumerate(drawn):
+            chance = rng.random()
+            if wrong is not None and chance < 0.62:
+                self.present[i] = found[i, 0].numpy() > rng.uniform(0.25, 0.7)
+            elif chance < 0.9:
+                gland = moved[i] > rng.uniform(0.25, 0.75)
+                self.present[i] = spoilt(gland, self.hu[i, 0].numpy(), rng)
+
+    def _prior(self, drawn: list, real: torch.Tensor, rng: np.random.Generator) -> None:
+        mm = rng.uniform(0.7, 8, BATCH)
+        mask = warped(self.target, field(rng, BATCH, 0.5 + 1.1 * mm))
+        mask = (mask > torch.from_numpy(rng.uniform(0.3, 0.7, (BATCH, 1, 1, 1)))).float()
+        given = rng.random(BATCH) < PRIOR
+        for i, (part, _, neighbour) in enumerate(drawn):
+            if neighbour is not None and rng.random() < 0.8:
+                mask[i], mm[i] = (real[i] > 0.5).float(), neighbour[1]
+                given[i] |= rng.random() < 0.25
+            given[i] &= bool(mask[i].any()) and bool((part.weight > 0.5).all())
+        self.fade = np.exp(-mm / FADE_MM) * given
+        self.prior = (2 * mask - 1) * torch.from_numpy(self.fade.astype(np.float32)).reshape(
+            -1, 1, 1, 1
+        )
+
+    def draw(self, rng: np.random.Generator) -> None:
+        """One more stroke in each picture but those that only a neighbour's mask guides."""
+        for i in np.flatnonzero(~self.silent):
+            known, present = self.known[i], self.present[i]
+            gland = self.gland[i] & known
+            if ((present & known) ^ gland).sum() < 4:
+                present = np.zeros_like(present)  # all is right: a stroke that says so
+            drawn, adds = draw_stroke(present & known, gland, (1.0, 1.0), rng)
+            self.strokes[int(not adds), i] |= drawn
+            self.strokes[int(adds), i] &= ~drawn
+
+    def inputs(self) -> torch.Tensor:
+        """Channels as `napari_pancreas_seg.inference.mend` gives them."""
+        given = [self.present, self.strokes[0], self.strokes[1]]
+        guides = [torch.from_numpy(each).float()[:, None] for each in given]
+        seen = torch.cat([windowed(self.hu), *guides, self.prior], 1)
+        return seen.contiguous(memory_format=torch.channels_last)
+
+    def take(self, logits: torch.Tensor) -> None:
+        """Make an answer the present mask."""
+        self.present = (logits[:, 0].float() > 0).numpy()
+        self.present = (self.present | self.strokes[0]) & ~self.strokes[1]
+
+    def emphasis(self) -> torch.Tensor:
+        """Weight of each pixel: more near strokes."""
+        near = torch.from_numpy(self.strokes.any(0)).float()[:, None]
+        return self.weight * (1 + NEAR_STROKE * F.max_pool2d(near, 25, 1, 12))
+
+
+def loss_of(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Dice of each picture and over the batch in equal parts, plus cross-entropy."""
+    p = torch.sigmoid(logits)
+    both = (weight * p * target).sum((1, 2, 3))
+    total = (weight * (p + target)).sum((1, 2, 3))
+    per_image = 1 - ((2 * both + 1) / (total + 1)).mean()
+    pooled = 1 - (2 * both.sum() + 1) / (total.sum() + 1)
+    return 0.5 * (per_image + pooled) + F.binary_cross_entropy_with_logits(
+        logits, target, weight=weight
+    )
+
+
+class Training:
+    """Network, optimizer and averages."""
+
+    def __init__(self, scenes: Scenes, seed: int, peak: float) -> None:
+        torch.manual_seed(seed)
+        self.scenes, self.seed, self.peak, self.step = scenes, seed, peak, 0
+        self.network = self._new(0.1)
+        groups = [
+            {"params": [p for p in self.network.parameters() if p.ndim > 1], "weight_decay": DECAY},
+            {"params": [p for p in self.network.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, peak, fused=True)
+        self.average = [p.detach().clone() for p in self.network.parameters()]
+
+    @staticmethod
+    def _new(dropout: float = 0.0) -> AttentionUNet:
+        network = AttentionUNet(16, len(WINDOWS) + GUIDES, dropout)
+        return network.to(memory_format=torch.channels_last)
+
+    def begin_with(self, bundle: Path) -> None:
+        """Take the weights of a network that segments; it does not see the guides yet."""
+        from napari_pancreas_seg.model.bundle import load_bundle
+
+        layers = {n.name: n.get_weights() for n in load_bundle(bundle).network().layers}
+        kernel, bias = layers["encoder_1_conv_1"]
+        blind = np.zeros((3, 3, GUIDES, kernel.shape[-1]), kernel.dtype)
+        layers["encoder_1_conv_1"] = [np.concatenate([kernel, blind], axis=2), bias]
+        begin_with(self.network, layers)
+        self.average = [p.detach().clone() for p in self.network.parameters()]
+
+    def batch(self, step: int) -> Batch:
+        """A function of seed and step, and of the network if it answers first."""
+        rng = np.random.default_rng([self.seed, step])
+        batch = Batch(self.scenes, rng)
+        for _ in range(rng.choice(len(ROUNDS), p=ROUNDS)):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                batch.take(self.network(batch.inputs())[0])
+            batch.draw(rng)
+        return batch
+
+    def learn(self, share: float) -> float:
+        """One step at a share of the peak's learning rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.peak * share * min(1, (1 + self.step) / WARM_UP)
+        batch = self.batch(self.step)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.network(batch.inputs())
+        target, weight, loss = batch.target, batch.emphasis(), torch.zeros(())
+        for level, (logits, part) in enumerate(zip(outputs, SIDES, strict=True)):
+            if level:
+                target, weight = F.avg_pool2d(target, 2), F.avg_pool2d(weight, 2)
+            loss = loss + part * loss_of(logits.float(), target, weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        keep = min(AVERAGING, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_mul_(self.average, keep)
+            torch._foreach_add_(self.average, list(self.network.parameters()), alpha=1 - keep)
+        return float(loss.detach())
+
+    def averaged(self, batches: int) -> AttentionUNet:
+        """A copy with the averaged weights, and statistics over some batches that come later."""
+        twin = self._new()
+        twin.load_state_dict(self.network.state_dict())
+        with torch.no_grad():
+            for p, value in zip(twin.parameters(), self.average, strict=True):
+                p.copy_(value)
+            for norm in (m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain mean over all batches
+            twin.train()
+            for step in range(batches):
+                batch = self.batch(10_000_000 + step)
+                with torch.autocast("cpu", torch.bfloat16):
+                    twin(batch.inputs())
+        return twin.eval()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.step,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint stands."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.step = state["average"], state["step"]
+
+
+def save(training: Training, output: Path) -> None:
+    """Write a checkpoint."""
+    write_atomically(output / "checkpoint.pt", lambda file: torch.save(training.state(), file))
+
+
+def run(training: Training, output: Path, finish_s: float, steps: int) -> None:
+    """Train to the end of the last part, or until stopped."""
+    log = (output / "log.jsonl").open("a", encoding="utf-8")
+    begun = seen = time.monotonic()
+    full = FRAME
+    losses: list[float] = []
+    while training.step < steps:
+        spent = (time.monotonic() - begun) / finish_s if finish_s else 0.0
+        if spent >= 1:
+            break
+        use_frame(SMALLER if spent < SMALLER_UNTIL else full)
+        losses.append(training.learn(0.5 * (1 + math.cos(math.pi * spent))))
+        if (now := time.monotonic()) - seen > CHECKPOINT_S:
+            per_s = round(BATCH * len(losses) / (now - seen), 2)
+            line = {"step": training.step, "loss": round(float(np.mean(losses)), 4), "per_s": per_s}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            save(training, output)
+            losses, seen = [], now
+    use_frame(full)
+    save(training, output)
+
+
+def main() -> None:
+    """Train, and write the averaged weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slices", type=Path)
+    parser.add_argument("--mistakes", type=Path, required=True)
+    parser.add_argument("--neighbours", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--start", type=Path, required=True, help="bundle that segments")
+    parser.add_argument("--hold-out", default="", help="patients that are not learnt from")
+    parser.add_argument("--finish", type=float, default=0.0, help="minutes of the last part")
+    parser.add_argument("--steps", type=int, default=10**9)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peak", type=float, default=1e-3)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--export", action="store_true", help="write the weights, train no more")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    use_frame(FRAME)
+    asked.output.mkdir(parents=True, exist_ok=True)
+    held = [name for name in asked.hold_out.split(",") if name]
+    scenes = Scenes(asked.slices, asked.mistakes, asked.neighbours, held)
+    training = Training(scenes, asked.seed, asked.peak)
+    training.begin_with(asked.start)
+    if asked.resume or asked.export:
+        training.restore(torch.load(asked.output / "checkpoint.pt", weights_only=True))
+    if not asked.export:
+        run(training, asked.output, 60 * asked.finish, asked.steps)
+    export(training.averaged(STATISTICS), asked.output / "weights.npz")
+    about = {
+        "steps": training.step,
+        "hold_out": held,
+        "patients": scenes.mixer.patients(),
+        "settings": {
+            **{"batch_size": BATCH, "peak": asked.peak, "averaging": AVERAGING, "seed": asked.seed},
+            **{"last_part_minutes": asked.finish, "rounds": ROUNDS, "prior": PRIOR},
+            **{"smaller_frame": SMALLER, "smaller_until": SMALLER_UNTIL, "geometry": GEOMETRY},
+        },
+    }
+    (asked.output / "training.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
