@@ -349,6 +349,7 @@ def test_help_loads_nothing_that_works() -> None:
     assert not loaded & {"numpy", "scipy", "nibabel", "pydicom", "matplotlib", "requests", "h5py"}
 
 
+@pytest.mark.slow
 def test_an_idle_panel_has_not_loaded_what_only_work_needs() -> None:
     """Each of these takes longer to load than the whole panel."""
     late = {"nibabel", "pydicom", "highdicom", "SimpleITK", "scipy.ndimage", "scipy.sparse"}
@@ -359,20 +360,18 @@ def test_an_idle_panel_has_not_loaded_what_only_work_needs() -> None:
     )
 
 
-@pytest.mark.parametrize("name", napari_pancreas_seg.__all__)
-def test_public_names_load_no_network(name: str) -> None:
-    loaded, _ = loaded_after(f"from {PACKAGE} import {name}")
+def test_what_must_start_fast_loads_no_network() -> None:
+    """Public names one after the other, then what the window and `--help` start with."""
+    modules = ("cli", "cohort.demo", "inference.process.client", "data.phantom")
+    loading = [f"from {PACKAGE} import {name}" for name in napari_pancreas_seg.__all__]
+    lines = [f"import sys\nheavy = {NETWORKS | WINDOWS}"]
+    for line in (*loading, *(f"import {PACKAGE}.{module}" for module in modules)):
+        lines.append(f"{line}\nassert not heavy & set(sys.modules), {line!r}")
+    loaded, _ = loaded_after("\n".join(lines))
     assert not loaded & (NETWORKS | WINDOWS)
 
 
-@pytest.mark.parametrize(
-    "module", ["cli", "cohort.demo", "inference.process.client", "data.phantom"]
-)
-def test_what_must_start_fast_loads_no_network(module: str) -> None:
-    loaded, _ = loaded_after(f"import {PACKAGE}.{module}")
-    assert not loaded & (NETWORKS | WINDOWS)
-
-
+@pytest.mark.slow
 def test_what_the_manifest_names_loads_no_network() -> None:
     commands = PluginManifest.from_file(SOURCE / "napari.yaml").contributions.commands
     assert commands

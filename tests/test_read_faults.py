@@ -112,6 +112,7 @@ assert time.process_time() - start < 10
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of that kind")
 def test_bombs(tmp_path: Path) -> None:
     """Headers that declare more than the memory, and streams that expand to it."""

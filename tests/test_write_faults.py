@@ -286,6 +286,7 @@ def test_a_checkpoint(tmp_path: Path) -> None:
     check_full_disk(write, tmp_path / "checkpoint.npz", steps=5)
 
 
+@pytest.mark.slow
 def test_a_bundle_and_a_keras_file(tiny_bundle: Path, tiny_card: dict, tmp_path: Path) -> None:
     from napari_pancreas_seg.model.bundle import export_keras, load_bundle, save_bundle
 

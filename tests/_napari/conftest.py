@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -71,12 +74,59 @@ def volume(hu: np.ndarray) -> CTVolume:
     return CTVolume.from_source_array(hu, OBLIQUE)
 
 
+class FakeProcess(NetworkProcess):
+    """A network's process without a network, whose child serves the next test if it is idle."""
+
+    idle: ClassVar[list[Any]] = []
+    all: ClassVar[list[NetworkProcess]] = []  # or the garbage collector would end their children
+    numbers: ClassVar[Iterator[int]] = itertools.count(1)
+
+    def __init__(self) -> None:
+        super().__init__([sys.executable, str(FAKE)], patience_seconds=1.0)
+        self._numbers = self.numbers
+        self.all.append(self)
+
+    def _running_child(self) -> Any:
+        if self._child is None and self.idle and not self._closed.is_set():
+            self._child = self.idle.pop()
+        return super()._running_child()
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._starting:
+            child, self._child = self._child, None
+        if child is None:
+            return
+        number = next(self._numbers)
+        replies = child.listen(number)
+        try:
+            child.request("devices", number)
+            answer = None if child.awaited(number) else replies.get(timeout=0.5)
+        except (OSError, queue.Empty):
+            answer = None
+        child.forget(number)
+        if answer is None:
+            child.kill()
+        else:
+            self.idle.append(child)
+
+
 @pytest.fixture
 def network() -> Iterator[NetworkProcess]:
     """A network's process without a network; see ``fake_network.py``."""
-    process = NetworkProcess([sys.executable, str(FAKE)], patience_seconds=1.0)
+    process = FakeProcess()
     yield process
     process.close()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits until nobody has done anything for a second or so waits a moment."""
+    ours = "napari_pancreas_seg._napari"
+    monkeypatch.setattr(f"{ours}.autosave.autosave.PAUSE_MS", 300)  # longer than between slices
+    for name in ("worklist.session.PAUSE_MS", "views.surface.PAUSE_MS", "settings.PAUSE_MS"):
+        monkeypatch.setattr(f"{ours}.{name}", 60)
+    monkeypatch.setattr(f"{ours}.widget.dock.WARM_UP_DELAY_MS", 60)
 
 
 @pytest.fixture

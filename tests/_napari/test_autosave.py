@@ -50,6 +50,7 @@ def test_a_run_alone_is_not_kept(qtbot, app, ct):
     assert app.autosave.unexported() == []
 
 
+@pytest.mark.slow
 def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     labels = finish(qtbot, app, ct)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -103,6 +104,7 @@ def test_another_ct_is_offered_by_name_only(qtbot, app, ct, volume):
     later.close()
 
 
+@pytest.mark.slow
 def test_export_ends_the_keeping_until_the_next_stroke(qtbot, app, ct, tmp_path):
     labels = finish(qtbot, app, ct)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -118,6 +120,7 @@ def test_export_ends_the_keeping_until_the_next_stroke(qtbot, app, ct, tmp_path)
     assert len(kept_files()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.csv", "m.STL"])
 def test_a_file_without_the_voxels_is_no_export(qtbot, app, ct, tmp_path, name):
     labels = finish(qtbot, app, ct)
@@ -196,6 +199,7 @@ def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, app, viewer, ct
     assert len(kept_files()) == 2
 
 
+@pytest.mark.slow
 def test_a_mask_drawn_by_hand_is_kept(qtbot, app, viewer, ct):
     drawn = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="by hand")
     app.session.mask = drawn
@@ -268,6 +272,7 @@ def test_killed_in_the_middle_of_a_run(qtbot, qapp, ct_path, own_folders):
     app.close()
 
 
+@pytest.mark.slow
 def test_the_dock_offers_what_was_left_behind(qtbot, app, ct, volume):
     labels = finish(qtbot, app, ct)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -339,6 +344,7 @@ def test_the_window_asks(qtbot, corrected):
     assert not app.closing.eventFilter(window, QEvent(QEvent.Type.Close))
 
 
+@pytest.mark.slow
 @pytest.mark.gui
 def test_the_question_offers_to_export(qtbot, corrected, monkeypatch, tmp_path):
     app, window = app_of(corrected), corrected.window._qt_window
@@ -369,6 +375,7 @@ def test_what_cannot_be_kept_keeps_the_window_open(qtbot, window, notifications)
     app.autosave.discard_all()
 
 
+@pytest.mark.slow
 @pytest.mark.gui
 def test_a_script_is_not_asked_and_loses_nothing(qtbot, corrected):
     app = app_of(corrected)
@@ -379,6 +386,7 @@ def test_a_script_is_not_asked_and_loses_nothing(qtbot, corrected):
     assert len(AutosaveStore().left_behind()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.gui
 def test_discarding_leaves_no_file(qtbot, corrected):
     app, window = app_of(corrected), corrected.window._qt_window

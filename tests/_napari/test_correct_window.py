@@ -42,6 +42,7 @@ def press(qtbot, window, key, modifier=NO) -> None:
     qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_an_expert_never_leaves_the_keyboard(qtbot, window, mask):
     app = app_of(window)
     whole = mask.data.copy()
@@ -68,6 +69,7 @@ def test_an_expert_never_leaves_the_keyboard(qtbot, window, mask):
     assert mask.mode == "polygon"
 
 
+@pytest.mark.slow
 def test_the_review_survives_the_dock(qtbot, window, mask):
     app = app_of(window)
     dock = open_dock(window)
@@ -88,6 +90,7 @@ def test_the_review_survives_the_dock(qtbot, window, mask):
     assert slice_on_screen(window, mask, app.session.reference) == 5
 
 
+@pytest.mark.slow
 def test_the_palette_corrects_too(qtbot, window, mask):
     from napari._app_model import get_app_model
 

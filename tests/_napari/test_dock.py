@@ -66,6 +66,7 @@ def run(qtbot, dock) -> Labels:
     return dock.app.runs.latest.labels
 
 
+@pytest.mark.slow
 def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path, tmp_path):
     assert not dock.run_panel.run_button.isEnabled()
     assert not dock.export_panel.export_button.isEnabled()
@@ -132,6 +133,7 @@ def test_a_bad_file_is_explained(qtbot, dock, tmp_path, notifications):
     assert notifications[0].severity.value == "error"
 
 
+@pytest.mark.slow
 def test_the_combo_follows_the_layers(qtbot, window, dock, ct_path):
     first = open_ct(qtbot, dock, ct_path)
     second = open_ct(qtbot, dock, ct_path)
@@ -151,6 +153,7 @@ def test_the_combo_follows_the_layers(qtbot, window, dock, ct_path):
     assert not dock.run_panel.run_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
     open_ct(qtbot, dock, ct_path)
     choose(dock, "slow")
@@ -167,6 +170,7 @@ def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
     assert again.export_panel.layer is app.runs.latest.labels
 
 
+@pytest.mark.slow
 def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, dock, volume):
     app = dock.app
     first, second = (Layer.create(*ct_layer_data(volume, name)) for name in ("first", "second"))
@@ -190,6 +194,7 @@ def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, d
     assert isalive(again)
 
 
+@pytest.mark.slow
 def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
     from napari_pancreas_seg.model import bundle
 
@@ -206,6 +211,7 @@ def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
     assert "Finds it." in panel.combo.native.itemData(0, Qt.ItemDataRole.ToolTipRole)
 
 
+@pytest.mark.slow
 def test_a_model_from_a_file(dock, tiny_card, tmp_path):
     from napari_pancreas_seg.errors import PancreasSegError
 
@@ -219,6 +225,7 @@ def test_a_model_from_a_file(dock, tiny_card, tmp_path):
         dock.model_panel.use_file(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_attention_gate_at_a_time(qtbot, window, dock, ct_path):
     open_ct(qtbot, dock, ct_path)
     panel = dock.attention_panel
@@ -241,6 +248,7 @@ def test_one_attention_gate_at_a_time(qtbot, window, dock, ct_path):
         assert window.layers[f"case 7 {word}"].contrast_limits == [0, 1]
 
 
+@pytest.mark.slow
 def test_it_becomes_the_preferred_reader_once_asked(qtbot, dock):
     from napari.plugins.utils import get_preferred_reader
 
@@ -251,6 +259,7 @@ def test_it_becomes_the_preferred_reader_once_asked(qtbot, dock):
     assert not action.isVisible()
 
 
+@pytest.mark.slow
 def test_the_palette_presses_the_buttons(qtbot, window, dock, ct_path):
     from napari._app_model import get_app_model
 
@@ -260,6 +269,7 @@ def test_the_palette_presses_the_buttons(qtbot, window, dock, ct_path):
     assert dock.app.runs.latest.labels in window.layers
 
 
+@pytest.mark.slow
 def test_run_and_export_have_keys(qtbot, window, dock, ct_path, tmp_path, monkeypatch):
     shift, canvas = Qt.KeyboardModifier.ShiftModifier, window.window._qt_viewer
     monkeypatch.setattr(
@@ -285,6 +295,7 @@ def test_the_menu_names_the_dock_once(window):
     assert own.count("Pancreas segmentation") == 1
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_the_window(qtbot, make_napari_viewer, network, volume):
     viewer = make_napari_viewer()
     app = app_of(viewer)
@@ -295,6 +306,7 @@ def test_the_process_ends_with_the_window(qtbot, make_napari_viewer, network, vo
     qtbot.waitUntil(lambda: network.pid is None, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path):
     app_of(window).network.warm_up_allowed = True
     dock = PancreasDock(window)

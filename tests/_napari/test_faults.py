@@ -94,6 +94,7 @@ def test_a_stroke_that_is_being_kept_is_asked_about(app, labels, monkeypatch):
     assert started and app.autosave.unexported() == [labels]
 
 
+@pytest.mark.slow
 def test_a_stroke_during_an_export_is_not_taken_for_exported(
     qtbot, app, labels, tmp_path, monkeypatch
 ):

@@ -172,6 +172,7 @@ def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model,
     assert dock.model_panel.model == model and panel.improve_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_progress_cancel_and_nothing_left(qtbot, with_case, tmp_path, notifications):
     dock, panel = with_case, with_case.improve_panel
     file = tmp_path / "pid"

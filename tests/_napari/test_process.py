@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -18,6 +19,16 @@ from napari_pancreas_seg.inference.process import client as process
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
 from napari_pancreas_seg.volume import CTVolume
+
+FAKE = Path(__file__).with_name("fake_network.py")
+
+
+@pytest.fixture
+def network() -> Iterator[NetworkProcess]:
+    """One whose child ends with it, as for users."""
+    process = NetworkProcess([sys.executable, str(FAKE)], patience_seconds=1.0)
+    yield process
+    process.close()
 
 
 def run(

@@ -132,6 +132,7 @@ def test_a_mask_removed_under_a_correction_is_left_alone(qtbot, viewer, app, lab
     assert not any("proposal" in layer.name for layer in viewer.layers)
 
 
+@pytest.mark.slow
 def test_two_cts_of_one_shape_keep_their_masks_apart(qtbot, viewer, app, ct, volume):
     first = finish(qtbot, app, ct, "graded")
     put(first, 5, 0, 0)
@@ -270,6 +271,7 @@ def test_a_box_on_a_turned_ct_encloses_what_was_drawn(viewer, app, hu, angle):
         Options(box=box_of_shapes(beyond, ct, reference)).region(reference.grid.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.gui
 def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, manifest):
     app = app_of(window)

@@ -84,6 +84,7 @@ def test_what_only_a_mask_can_be(opened, suffix, tmp_path, volume):
         assert trimesh.load_mesh(tmp_path / f"m{suffix}").is_watertight
 
 
+@pytest.mark.slow
 def test_the_save_dialog_writes_the_record_of_a_run(qtbot, app, viewer, ct_path, tmp_path):
     (ct,) = viewer.open(ct_path, plugin=PLUGIN)
     run = app.runs.start(ct, "box")

@@ -308,6 +308,7 @@ def a_masks_folder(folder, hu, names: str = "ab"):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrected", [True, False])
 def test_masks_in_another_folder_are_loaded_and_not_replaced(
     qtbot, app, viewer, panel, folder, hu, notifications, corrected

@@ -61,6 +61,7 @@ def test_means_for_each_gap_and_up_to_it() -> None:
     assert rows[1]["standard_error"] is None  # of one triple
 
 
+@pytest.mark.slow
 def test_from_a_folder_of_slices_to_figures(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def write_segmentation(path: Path, series: Path) -> Path:
     return io.save_mask(mask, volume, path, card=CARD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["P1_mask.dcm", "P1_seg.dcm", "aaa", "masks/P1_mask.dcm", "masks/P1.dcm", "masks/deep/P1"],

@@ -121,6 +121,7 @@ def test_says_when_it_cannot_be_written(volume, mask, tmp_path):
         draw_overview(volume, mask, [], tmp_path / "file" / "overview.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", ["M\udcfcller", "$a_", "two\nlines"])
 def test_any_name_is_a_title(title, volume, mask, tmp_path):
     draw_overview(volume, mask, (), tmp_path / "a.png", title=title)

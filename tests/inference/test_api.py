@@ -49,6 +49,7 @@ def test_a_path_and_images_give_the_same_mask(ct, model):
         np.testing.assert_array_equal(exhaust(steps).mask, whole.mask)
 
 
+@pytest.mark.slow
 def test_a_result_is_saved_as_the_command_line_does(ct, model, tiny_bundle, tmp_path):
     there = tmp_path / "there" / "m.nii.gz"
     arguments = ["--model", str(tiny_bundle), "--device", "cpu", "--threshold", "0.3"]

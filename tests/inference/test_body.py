@@ -161,6 +161,7 @@ def test_anatomy_tells_of_flipped_voxels(axis, hu):
     assert any(FLIPS[axis] in note for note in ScanContext.of(volume(flipped)).notes)
 
 
+@pytest.mark.slow
 def test_real_cts_are_the_right_way_round(shared):
     from napari_pancreas_seg import io
 
@@ -172,6 +173,7 @@ def test_real_cts_are_the_right_way_round(shared):
         assert look_at(ct.hu, ct.spacing).turned == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin_mm", [20, 40])
 def test_a_crop_is_continued_by_its_mirror_image(margin_mm):
     phantom = make_phantom(0, spacing_mm=SPACING, shape=(42, 112, 144))

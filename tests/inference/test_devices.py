@@ -81,6 +81,7 @@ def test_the_driver_is_asked_for_the_gpu_that_the_backend_sees(visible, number, 
     assert devices._free_bytes(number) == 2**20
 
 
+@pytest.mark.slow
 def test_half_precision_gives_the_same_mask(tiny_bundle):
     import numpy as np
 

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import gc, sys
 from napari_pancreas_seg.inference.loaded import load_framework
@@ -20,6 +22,7 @@ def told(before: str = "") -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_afterwards_as_before():
     # Nothing is frozen either: a caller's own garbage would never be freed.
     assert told() == ["True", "0"]

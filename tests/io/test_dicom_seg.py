@@ -696,6 +696,7 @@ def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.Monke
     assert series.files[2].read_bytes() == before
 
 
+@pytest.mark.slow
 def test_segmenting_a_series_without_uids(tmp_path: Path, tiny_bundle: Path) -> None:
     from napari_pancreas_seg.cohort.cases import find_inputs, plan
     from napari_pancreas_seg.cohort.resume import OutputOptions
@@ -728,6 +729,7 @@ def give_uids(source: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_real_slices(tmp_path: Path, shared: Path) -> None:
     blank = load_ct(shared / "ct" / "dicom")
     with pytest.raises(PancreasSegError, match="--mint-uids"):

@@ -29,6 +29,7 @@ def outputs(network, x):
     return {name: np.asarray(value) for name, value in network(x).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["folder", "packed.zip"])
 def test_round_trip(tiny_card, tmp_path, slices, name):
     network = build(Architecture(**tiny_card["architecture"]))

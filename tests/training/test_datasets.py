@@ -83,6 +83,7 @@ def test_a_volume_is_shown_as_inference_shows_it():
     assert slices.present.sum(axis=0).tolist() == [20, 1]
 
 
+@pytest.mark.slow
 def test_slices_are_thinned_and_what_lies_beyond_the_gland_is_bounded():
     slices = load_cases([body()], LABELS)
     z = heights(slices)
@@ -116,6 +117,7 @@ def test_a_case_without_a_body_is_named():
         load_cases([], LABELS)
 
 
+@pytest.mark.slow
 def test_from_a_cache_comes_the_same(dataset, tmp_path, monkeypatch):
     cases = read_slice_layout(dataset)
     told = []
@@ -134,6 +136,7 @@ def test_from_a_cache_comes_the_same(dataset, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.rows"))) == 12
 
 
+@pytest.mark.slow
 def test_sets_are_joined(monkeypatch):
     small = {"spacing_mm": (3.0, 5.0, 5.0), "shape": (84, 56, 72)}
     monkeypatch.setattr(datasets, "make_phantom", lambda seed: make_phantom(seed, **small))

@@ -34,7 +34,6 @@ _LOOKS = 32
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
 """Endings that mean a file: a new folder is not called ``mask.tif``."""
 
-
 _CT_NAME = re.compile(r"(.+[-_. ])?(ct|image|imaging|img|scan|volume)", re.IGNORECASE)
 """Usual names of the CT in a patient's folder with several volumes."""
 
@@ -53,11 +52,10 @@ _DEEP = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A CT to segment, where its files go, and which DICOM series it is of several.
+    """A CT to segment, and where its files go.
 
-    `maps` is the start of the names of the probability and attention files beside the mask,
-    `shown` the name of the case in messages and tables, if it is not the CT's. With `force`, its
-    values are taken for Hounsfield units in any case.
+    `maps` is how the names of probability and attention files begin, `shown` the name in messages
+    and tables if it is not the CT's. With `force`, the values are taken for HU in any case.
     """
 
     source: Path
@@ -69,7 +67,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Name of the case in messages and tables."""
+        """Name in messages and tables."""
         return self.shown or self.source.name
 
     @property
@@ -79,7 +77,7 @@ class Case:
 
     @property
     def probability(self) -> Path:
-        """The probability, at the network's resolution."""
+        """The probability map."""
         return saving.probability_path(self.mask, self.maps)
 
     def attention(self, number: int) -> Path:
@@ -88,16 +86,13 @@ class Case:
 
 
 def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
-    """List the CTs that files and folders stand for, each with the name of its case.
+    """List the CTs in files and folders, each once and with the name of its case.
 
-    Files are taken as they are, and so is a folder with DICOM files. Of another folder: all volumes
-    in it (``.nii.gz`` and so on), the folders in it that hold DICOM files, each as one case, and
-    zips of such. Of a folder for each patient: the volumes in that, named after the folder (beside
-    volumes, only those called ``ct.nii.gz`` or the like). DICOM segmentations, and what an earlier
-    run left, are no CTs.
-
-    They come in the order given, within a folder by name; each once. Two CTs of one name in
-    different folders are named after these.
+    A file is taken as it is, and so is a folder of DICOM files. Any other folder gives its volumes
+    (``.nii.gz`` and so on), its folders and zips of DICOM files, and the CTs in patients' folders,
+    named after these (beside volumes, only those called ``ct.nii.gz`` or the like). DICOM
+    segmentations and files of an earlier run are no CTs. CTs of one name are told apart by the
+    names of their folders.
     """
     found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
@@ -242,11 +237,7 @@ def _is_ct(item: Path) -> bool:
 
 
 def _holds_slices(folder: Path, *, below: bool = True) -> bool:
-    """Whether a folder, or one below it, holds DICOM files that are neither masks nor ours.
-
-    A look at the beginning of a few tells. Masks of CTs lie beside the folders of these, or in a
-    folder of their own beside them.
-    """
+    """Whether a folder, or one below it, holds DICOM files that are neither masks nor ours."""
     return any(
         is_dicom_file(file) and not is_segmentation(file)
         for files in itertools.islice(_files_below(folder), _LOOKS if below else 1)

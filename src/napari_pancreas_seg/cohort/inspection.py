@@ -28,11 +28,9 @@ _IMPOSSIBLE_HU = -4096
 def inspect(path: str | Path, *, series: str | int | None = None, force: bool = False) -> Findings:
     """Say what a file or the folder of a DICOM series is, and what is suspicious about it.
 
-    Plain values: ``file`` (its name), ``usable``, ``problem`` (a sentence, None if usable),
-    ``suspicious`` (sentences), and as far as it could be read ``format``, ``kind`` (``"CT"``,
-    ``"mask"``, ``"map"``), ``data_type``, ``shape`` (in the file's own axis order), ``spacing_mm``,
-    ``orientation`` (letters of the directions the axes run in), ``extent_cm``, ``values`` (minimum,
-    maximum and percentiles), ``suggests`` (sentences), and for a mask ``labels``.
+    Gives ``file`` (its name), ``usable``, ``problem`` (a sentence, None if usable), ``suspicious``
+    (sentences) and, as far as it could be read, what `_place`, `_values` and `_labels` tell, with
+    axes in the file's own order.
     """
     path = Path(path)
     name = path.name or path.resolve().name or str(path)  # "." and "/" have none
@@ -41,8 +39,9 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
         kind, volume, type_name = io.sniff(path, series=series)
         found |= {"kind": kind, **_place(volume)}
         if not isinstance(volume, CTVolume):
-            values = volume.values
-            found |= {"values": _values(values)} if kind == "map" else _labels(values, volume)
+            found["values"] = _values(volume.values)
+            if kind == "mask":
+                found |= _labels(volume.values, volume)
         else:
             found["data_type"] = type_name
             found["values"] = _values(volume.hu)
@@ -104,14 +103,10 @@ def _labels(mask: Array, volume: OnSourceGrid) -> Findings:
         for label in np.flatnonzero(counts)
         if label
     }
-    found: Findings = {"labels": labels, "values": _values(mask)}
-    if not labels:
-        found["suspicious"] = ["The mask is empty."]
-        return found
-    faces = [mask.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)]
-    if any(faces):
-        found["suspicious"] = ["The mask touches the edge of its volume: something may be cut off."]
-    return found
+    said = [] if labels else ["The mask is empty."]
+    if any(mask.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
+        said.append("The mask touches the edge of its volume: something may be cut off.")
+    return {"labels": labels, "suspicious": said}
 
 
 def _remarks_on_grid(volume: CTVolume) -> list[str]:

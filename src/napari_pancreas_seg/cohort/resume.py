@@ -1,10 +1,9 @@
 """The result of an earlier run, and whether this run would make the same.
 
-A case is done if its mask is there and the sidecar beside it says that it was made from the same
-CT, by the same model and version of this program, with the same options. The CT's SHA-256 decides.
-But hashing 10,000 CTs means reading terabytes, so the sidecar also holds a stamp of the CT's files
-(where they are, sizes and times of last change). Where the stamp is the same, nobody has touched
-them; where it is not, as after copying, the CT is read and hashed. A stamp can only save work.
+A case is done if its mask is there and the sidecar says that it was made from the same CT, by the
+same model and version of this program, with the same options. The CT's SHA-256 decides, but to
+hash 10,000 CTs is to read terabytes. So the sidecar also holds a stamp of the CT's files (paths,
+sizes, times of last change). Only if that has changed, as after copying, is the CT read and hashed.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Which files a case gets, and what happens to those that are there.
+    """Which files a case gets, and what happens to those that exist.
 
-    Files that exist stay, and a case that has some fails before any work, unless `overwrite`. With
-    `resume`, what was made before, from the same CT in the same way, counts as done.
+    They stay, and the case fails before any work, unless `overwrite`. With `resume`, a result that
+    was made from the same CT in the same way counts as done.
     """
 
     attention: bool = False
@@ -55,7 +54,7 @@ class OutputOptions:
 class PreviousResult:
     """The result of an earlier run, or of a person in the window.
 
-    `difference` ends a sentence on how it was made otherwise; `certain`: the CT is surely the same.
+    `difference` says how it was made differently; `certain`: the CT is surely the same.
     """
 
     case: Case
@@ -131,9 +130,9 @@ def check_free(case: Case, wanted: OutputOptions) -> Path | None:
 def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
     """Find the hidden folder of a run that was killed while it moved the files of a case.
 
-    Files of a case are prepared in such a folder and then moved, the sidecar last. While it is
-    still in there, those that are not have been moved: they are ours, and may be replaced. A file
-    that has the name of one that still waits there is not, nor is a mask with another hash.
+    Files are prepared in such a folder and then moved, the sidecar last. Those that are no longer
+    in there are ours and may be replaced; a file that is still in there, or a mask with another
+    hash, is somebody else's.
     """
     if case.sidecar.exists():
         return None
@@ -168,9 +167,7 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
 def source_stamp(path: Path, series: str | None = None) -> str | None:
     """Hash of paths, sizes and times of last change of a CT's files, which are not read.
 
-    Sizes and times do not tell CTs apart whose times were set alike, as by a zip; their paths do.
-    None where a stamp would not do: the path cannot be listed, or the file may be but the header
-    of another.
+    None if the files cannot be listed, or the file may be only the header of another.
     """
     if path.name.lower().endswith(_DETACHED):
         return None

@@ -22,7 +22,7 @@ WORKERS = 2
 """One thread that reads ahead and one that writes."""
 
 _PATIENCE_S = 0.2
-"""Longest wait in one call: on Windows, Ctrl+C is not noticed during it."""
+"""Longest wait in one call: on Windows, Ctrl+C is noticed only between two."""
 
 
 def segment_cases(
@@ -37,11 +37,10 @@ def segment_cases(
     """Segment CTs one after the other; one bad case does not stop the others.
 
     The network runs on one CT at a time, in the caller's thread; `workers` threads read the next
-    CTs and write what is done, with as many CTs in memory beside it; one that does not fit waits
-    until it is alone. Results come in the order of the cases, each as soon as it and those before
-    it are done or have failed. `on_progress` is called with the case's index and each `Progress`,
-    in the caller's thread. PancreasSegError if there is no such model or device, or the model is
-    damaged.
+    CTs and write results. A CT that does not fit into memory beside others waits until it is alone.
+    Results come in the order of the cases. `on_progress` is called with the case's index and each
+    `Progress`, in the caller's thread. PancreasSegError if there is no such model or device, or the
+    model is damaged.
     """
     asked = options or Options()
     # What is true of every case is said once, and before any work.

@@ -50,9 +50,9 @@ _MAPS_BYTES = 4 * 160 * 224 * 2
 class CaseResult:
     """The result of a case.
 
-    `files` are what was written, the mask first; `error` is one sentence, None for a case that is
-    done. `before` says that an earlier run had done it. `measurements` are those of the sidecar,
-    `labels` the same of each class, where the mask has several.
+    `files`: what was written, the mask first. `error`: one sentence, None if it is done. `before`:
+    an earlier run had done it. `measurements`: the sidecar's; `labels`: those of each class, if the
+    mask has several.
     """
 
     case: Case
@@ -94,9 +94,8 @@ class CaseInWork:
 class CaseSegmenter:
     """Takes cases through their steps; an error becomes the result of its case.
 
-    `network` gives the loaded model, once there is a CT for it; what it raises concerns all cases
-    and stops the run. `beside` other CTs may be in memory. `report` is called with the case's index
-    and each `Progress`.
+    `network` loads the model once there is a CT for it; what it raises stops the run. `beside`
+    other CTs may be in memory. `report` is called with the case's index and each `Progress`.
     """
 
     network: Callable[[], LoadedModel]
@@ -241,9 +240,6 @@ def failure(case: Case, error: Exception, start: float) -> CaseResult:
 
 
 def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:
-    """Memory that segmenting takes beside the CT itself: network, masks and maps.
-
-    So many others that are in memory beside it count as being of the same size.
-    """
+    """Memory that segmenting takes beside the CT itself; `beside` other CTs count as alike."""
     own = 2 * math.prod(shape) + shape[0] * _MAPS_BYTES
     return _NETWORK_BYTES + own + beside * (own + 2 * math.prod(shape))

@@ -36,13 +36,10 @@ _Rows = dict[str, list[dict[str, str]]]
 class CohortTable:
     """A CSV file with a row for each case, written again as cases finish.
 
-    It is made from the sidecars, too, of cases that were done before; a run that is killed loses
-    only the reasons of the last failures. A row stays until this run has another one for its case.
-    What other commands write meanwhile is read before each write, and once more just before the
-    file is replaced; a row that is lost nevertheless comes back with the next write of its command.
-    No lock: it would be only as good as the network disk.
-
-    PancreasSegError if there is a file of that name that is no such table or cannot be read.
+    A row stays until this run has another one for its case. Several commands may write one table:
+    its rows are read before each write, and once more just before the file is replaced. There is
+    no lock, which would be only as good as the network disk. PancreasSegError if a file of that
+    name is no such table or cannot be read.
     """
 
     def __init__(self, path: Path, cases: Sequence[Case]) -> None:

@@ -34,8 +34,8 @@ class Status(StrEnum):
 class WorklistCase:
     """A case of a worklist: its CT, where its mask is kept, and how far it is.
 
-    `name` is the CT's path relative to the worklist's folder, `slice` the slice that was on screen
-    last, counted from the feet; `reviewed` are slices of the mask with this `digest`.
+    `name`: the CT's path in the worklist's folder; `slice`: last on screen, counted from the feet;
+    `reviewed`: slices of the mask with this `digest`.
     """
 
     name: str
@@ -48,15 +48,12 @@ class WorklistCase:
 
 
 class Worklist:
-    """The CTs of a folder and how far each is, remembered between starts.
+    """The CTs of a folder and how far each is, remembered between starts in `state_folder`.
 
-    That is kept in a file in the application's folder, named after the folder's path and written
-    whole at every change. Masks lie in `output`, named as ``segment FOLDER -o OUTPUT`` names them,
-    and count as segmented. By default it is the one used before, else a folder beside the CTs'
-    folder. Nothing is created before there is a mask to write.
-
-    PancreasSegError if the folder holds no CT, two CTs would have the same mask, or nothing can be
-    written into the output folder.
+    Masks lie in `output`, named as ``segment FOLDER -o OUTPUT`` names them: by default the folder
+    used before, else one beside the CTs' folder. Nothing is created before there is a mask to
+    write. PancreasSegError if the folder holds no CT, two CTs would have the same mask, or nothing
+    can be written into the output folder.
     """
 
     def __init__(self, folder: str | Path, state_folder: Path, output: Path | None = None) -> None:

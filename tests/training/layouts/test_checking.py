@@ -36,6 +36,7 @@ def test_a_sound_case_is_left_in_peace(phantoms):
         assert suspicious_findings(item.volume, item.mask, ONE) == []
 
 
+@pytest.mark.slow
 def test_real_masks_are_left_in_peace(shared):
     for case in open_dataset(shared / "ct" / "stacks").cases:
         said = suspicious_findings(*case.load(), ONE)
@@ -172,6 +173,7 @@ def test_volumes_are_measured(pairs, phantoms):
     assert [case.suspicious for case in cases] == [(), (), (oblique,)]
 
 
+@pytest.mark.slow
 def test_repeats_are_found_by_their_voxels(pairs, phantoms):
     first, second, third = phantoms
     for kind, item in (("ct", first), ("pancreas", first)):
@@ -283,6 +285,7 @@ def test_the_command_takes_classes_and_a_layout(writers, phantoms, tmp_path, cap
     assert main(["dataset", "check", str(tmp_path / "nowhere")]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
 def test_any_bytes_are_a_name_of_a_case(pairs, tmp_path, capsys):
     odd = os.fsdecode(b"M\xfcller")

@@ -50,6 +50,7 @@ def test_a_layout_is_recognised_and_read(kind, writers, material, tmp_path):
         assert case.slices == ((2, 4) if layout == "corrections" and item is material[0] else None)
 
 
+@pytest.mark.slow
 def test_the_same_seed_splits_the_same_patients_in_every_layout(writers, phantoms, tmp_path):
     held = set()
     for kind, (_, write) in writers.items():
@@ -105,6 +106,7 @@ def test_turned_labels_find_their_place_by_what_they_cover(flips, writers, mater
     assert any("fits this CT best" in note for note in volume.notes)
 
 
+@pytest.mark.slow
 def test_every_patient_at_hand_is_turned_the_right_way(shared):
     records = open_dataset(shared / "pancreas-ct").cases
     for patient in sorted({r.patient for r in records})[::5]:
