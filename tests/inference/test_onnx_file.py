@@ -18,6 +18,7 @@ from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.model.probabilities import tempered
 from napari_pancreas_seg.model.weights import pack_weights
 
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
 pytestmark = pytest.mark.slow
@@ -40,7 +41,6 @@ def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "fields"),
     [
@@ -69,9 +69,14 @@ def test_it_computes_what_the_network_computes(
     expected = np.asarray(tempered(raw, card.get("temperature", 1.0)))
     assert np.ptp(expected) > 0.05
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    # The file says how to use it.
+    said = {item.key: item.value for item in onnx.load(path).metadata_props}
+    assert json.loads(said["card"]) == card
+    assert json.loads(said["windows"]) == card["windows"]
+    assert json.loads(said["frame"])["mm_per_pixel"] == 6.0
+    assert float(said["threshold"]) == 0.5
 
 
-@pytest.mark.slow
 def test_the_bundled_model_too(tmp_path: Path) -> None:
     path = tmp_path / "default.onnx"
     difference = export_onnx(load_bundle("default"), path)
@@ -79,20 +84,6 @@ def test_the_bundled_model_too(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="exists already"):
         export_onnx(load_bundle("default"), path)
     assert [item.name for item in tmp_path.iterdir()] == ["default.onnx"]
-
-
-@pytest.mark.slow
-def test_the_file_says_how_to_use_it(tiny_bundle: Path, tmp_path: Path) -> None:
-    import onnx
-
-    bundle = load_bundle(tiny_bundle)
-    path = tmp_path / "m.onnx"
-    export_onnx(bundle, path)
-    said = {item.key: item.value for item in onnx.load(path).metadata_props}
-    assert json.loads(said["card"]) == bundle.card
-    assert json.loads(said["windows"]) == bundle.card["windows"]
-    assert json.loads(said["frame"])["mm_per_pixel"] == 6.0
-    assert float(said["threshold"]) == 0.5
 
 
 def test_a_wrong_name_is_refused(tiny_card: dict, tmp_path: Path) -> None:

@@ -37,15 +37,13 @@ def evaluate(
         Path | None,
         Option(
             metavar="FOLDER",
-            help="Masks of another program, named like the cases: scored too, with the paired "
-            "difference.",
+            help="Masks of another program, named like the cases. They are scored too, with the "
+            "paired difference.",
         ),
     ] = None,
     also_value: Annotated[
         int | None,
-        Option(
-            min=1, max=255, help="The pancreas's value in them, where they show several organs."
-        ),
+        Option(min=1, max=255, help="Value of the pancreas in --also, if it has several organs."),
     ] = None,
     labels: Classes = None,
     layout: Layout = None,
@@ -53,7 +51,7 @@ def evaluate(
         Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
     ] = None,
     markdown: Annotated[
-        Path | None, Option(help="Write them as a page of Markdown tables.")
+        Path | None, Option(help="Write the figures as Markdown tables to this file.")
     ] = None,
     every_patient: Annotated[
         bool, Option("--every-patient", help="Score the patients the model was trained on too.")
@@ -125,19 +123,14 @@ def _print_evaluation(data: dict[str, Any]) -> None:
     for patient, row in data["patients"].items():
         figures = "  ".join(f"{row[n]:>17.4f}" for n in shown)
         say(f"{patient:>{width}}  {row['slices']:>6}  {figures}")
-    for name in shown:
-        s = data["summary"][name]
-        say(
-            f"{FIGURES[name]}: mean {s['mean']:.4f} (95 % interval {s['low']:.4f} to "
-            f"{s['high']:.4f})  sd {s['sd']:.4f}  median {s['median']:.4f}  "
-            f"worst {s['worst']:.4f}  n {s['n']}"
-        )
+    summaries = {FIGURES[name]: data["summary"][name] for name in shown}
     for name, found in data.get("classes", {}).items():
-        s = found["summary"].get("dice", {"n": 0})
+        summaries[f"Dice of {name}"] = found["summary"].get("dice", {"n": 0})
+    for title, s in summaries.items():
         if s["n"]:
             say(
-                f"Dice of {name}: mean {s['mean']:.4f}  median {s['median']:.4f}  "
-                f"worst {s['worst']:.4f}  n {s['n']}"
+                f"{title}: mean {s['mean']:.4f} (95 % interval {s['low']:.4f} to {s['high']:.4f})"
+                f"  sd {s['sd']:.4f}  median {s['median']:.4f}  worst {s['worst']:.4f}  n {s['n']}"
             )
     _print_shares(data)
     if "also" in data:
