@@ -12,7 +12,7 @@ from napari_pancreas_seg.cli.options import ModelArgument, Overwrite
 from napari_pancreas_seg.cli.terminal import quiet, say
 from napari_pancreas_seg.errors import PancreasSegError
 
-bundles = group("bundle", "Pack a model into a zip for others, or take one in.")
+bundles = group("bundle", "Pack a model into a zip, or add one to your own models.")
 
 
 @command_of(bundles)
@@ -22,12 +22,15 @@ def export(
     licence: Annotated[
         Path | None,
         Option(
-            metavar="FILE", help="The licence's text. Default: what the bundle or its card says."
+            metavar="FILE", help="Text of the licence. Default: that of the bundle or its card."
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pack a model into a zip (weights, card, licence and hashes), and print its SHA-256."""
+    """Pack a model into a zip.
+
+    It holds weights, card, licence and hashes. Its SHA-256 is printed.
+    """
     from napari_pancreas_seg.model.library import export_bundle
 
     text = None if licence is None else _read_text(licence)
@@ -40,14 +43,17 @@ def export(
 def import_(
     file: Annotated[Path, Argument(metavar="FILE.zip", help="A packed model, or its folder.")],
     name: Annotated[
-        str | None, Option(help="What to call it. Default: the name on its card.")
+        str | None, Option(help="Name of the model. Default: the name on its card.")
     ] = None,
     sha256: Annotated[
         str | None, Option(metavar="HASH", help="The SHA-256 that came with the file.")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Check a model and keep it among your own models, which `models` and the window list."""
+    """Check a packed model and add it to your own models.
+
+    `models` and the window list them.
+    """
     from napari_pancreas_seg.model.library import import_bundle
 
     with quiet():
@@ -73,10 +79,11 @@ def onnx(
     output: Annotated[Path, Option("-o", "--output", help="The .onnx file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model as ONNX for other programs: HU at the frame's scale in, probability out.
+    """Write a model as ONNX for other programs.
 
-    HU windows and temperature are part of it; the metadata says the rest. If ONNX Runtime is
-    installed, its results are compared with the network's first.
+    Its input is HU at the frame's scale, its output probability; HU windows and temperature are
+    inside, and the metadata says the rest. If ONNX Runtime is installed, its results are first
+    compared with the network's.
     """
     from napari_pancreas_seg.model.bundle import load_bundle
 
@@ -99,7 +106,10 @@ def keras(
     output: Annotated[Path, Option("-o", "--output", help="The .keras file to write.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model's network as a .keras file: windowed slices in, raw probability out."""
+    """Write the network of a model as a .keras file.
+
+    Its input is slices in HU windows, its output raw probability.
+    """
     from napari_pancreas_seg.model.bundle import export_keras, load_bundle
 
     bundle = load_bundle(model)

@@ -20,7 +20,7 @@ datasets = group("dataset", "Check a data set before training on it.")
 
 @command_of(datasets)
 def check(
-    folder: Annotated[Path, Argument(help="The data set, in any known layout.")],
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="A data set in any known layout.")],
     output: Annotated[
         Path | None,
         Option(
@@ -38,7 +38,7 @@ def check(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every case of a data set and say what may be wrong with it, before training on it.
+    """Read every case and say what may be wrong with it.
 
     Known layouts: NIH Pancreas-CT, Medical Segmentation Decathlon, nnU-Net's raw data,
     TotalSegmentator's data, folders of CTs with masks, corrections made with this program, and

@@ -51,18 +51,18 @@ def finetune(
         ),
     ] = None,
     name: Annotated[str | None, Option(metavar="NAME", help="Name of the new model.")] = None,
-    minutes: Annotated[float, Option(min=0.1, help="Time for everything, tests included.")] = 10.0,
+    minutes: Annotated[float, Option(min=0.1, help="Time for everything, trial included.")] = 10.0,
     steps: Annotated[
-        int | None, Option(min=1, help="Steps, not minutes: the same seed gives the same model.")
+        int | None, Option(min=1, help="Steps instead of minutes: repeatable by the seed.")
     ] = None,
     batch_size: Annotated[int, Option(min=1, help="Slices in a step.")] = 8,
     forgets_at_most: Annotated[
-        float, Option(min=0, max=1, metavar="DICE", help="Dice that may be lost on usual CTs.")
+        float, Option(min=0, max=1, metavar="DICE", help="Most Dice to lose on usual CTs.")
     ] = 0.02,
     anyway: Annotated[
         bool, Option("--anyway", help="Keep the new model even if it has forgotten more.")
     ] = False,
-    seed: Annotated[int, Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of all random numbers.")] = 0,
     overwrite: Overwrite = False,
     # For a program: a line of JSON for each step and for the result; ends when stdin does.
     json_progress: Annotated[bool, Option("--json-progress", hidden=True)] = False,
@@ -70,8 +70,8 @@ def finetune(
     """Improve a model with your own corrected cases.
 
     It takes minutes and no GPU. The new model is a bundle of its own; the first one stays. A trial
-    without some of your patients tells whether the model became better on them. Usual CTs are
-    learnt too, and what is forgotten of them is measured.
+    without some of your patients tells whether the model became better on them. It also learns
+    from usual CTs, and measures what it has forgotten of them.
     """
     if json_progress:
         _end_with_parent()
@@ -205,7 +205,7 @@ def add(
         ),
     ] = None,
     patient: Annotated[
-        str | None, Option(help="A pseudonym, if several CTs show the same patient.")
+        str | None, Option(help="A pseudonym, if several CTs are of one patient.")
     ] = None,
     folder: Folder = None,
     overwrite: Annotated[

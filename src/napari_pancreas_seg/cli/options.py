@@ -45,7 +45,7 @@ Device = Annotated[
     Option(
         metavar="auto|cpu|gpu|gpu:N",
         callback=_device,
-        help="Where the network runs; gpu is the first one.",
+        help="Where the network runs; gpu means gpu:0.",
     ),
 ]
 Layout = Annotated[
@@ -86,7 +86,7 @@ Force = Annotated[
     bool,
     Option(
         "--force",
-        help="Take the values for Hounsfield units, even if they do not look like a CT's.",
+        help="Take the values as Hounsfield units, even if they do not look like those of a CT.",
     ),
 ]
 Threshold = Annotated[
