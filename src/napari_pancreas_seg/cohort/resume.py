@@ -93,7 +93,7 @@ def find_previous(
     stamp = left.get("source_stamp")
     difference = (
         _other_method(record, left, card, options)
-        or _missing_maps(case, left, wanted)
+        or _missing(case, left, wanted)
         or ("by another hand" if wanted.overwrite and not _same_mask(case.mask, left) else None)
     )
     certain = stamp is not None and stamp == source_stamp(case.source, case.series)
@@ -219,13 +219,14 @@ def _other_method(
     return f"with other options ({', '.join(differing)})" if differing else None
 
 
-def _missing_maps(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
+def _missing(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
     number = _attention_maps(left) if wanted.attention else 0
     maps = [case.probability] if wanted.probability else []
-    maps += [report_path(case.mask)] if wanted.report else []
     maps += [case.attention(k) for k in range(1, number + 1)]
     if number < 0 or not all(path.is_file() for path in maps):
-        return "without the maps or the report that are wanted now"
+        return "without the maps that are wanted now"
+    if wanted.report and not report_path(case.mask).is_file():
+        return "without the report that is wanted now"
     return None
 
 
