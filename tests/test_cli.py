@@ -21,6 +21,7 @@ import pytest
 import napari_pancreas_seg
 from napari_pancreas_seg.cli import demo as demo_command
 from napari_pancreas_seg.cli import main, terminal
+from napari_pancreas_seg.cli import open as open_command
 from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
@@ -73,7 +74,9 @@ def test_one_file(
     assert main(["segment", str(ct), "-o", str(target), "--attention", "--probability"]) == 0
     said = capsys.readouterr()
     assert re.fullmatch(
-        rf"a\.nii\.gz: 0\.2 mL in 2 slices, [\d.]+ s -> {re.escape(str(target))}\n", said.out
+        r"a\.nii\.gz: 0\.2 mL in 2 slices, expected Dice 0\.\d\d, contrast phase unknown, [\d.]+ s "
+        rf"-> {re.escape(str(target))}\n",
+        said.out,
     )
     assert said.err == "a.nii.gz: mind this\n"
     assert sorted(item.name for item in target.parent.iterdir()) == [
@@ -112,7 +115,7 @@ def test_bad_cases_are_named_and_the_others_done(
     assert "not a NIfTI" in lines[1]
     assert said.err.splitlines()[-1] == "2 of 3 cases failed: b.nii.gz, none.nii."
     assert sorted(item.name for item in out.iterdir()) == [
-        *("a_mask.json", "a_mask.nii.gz", "cohort.csv")
+        *("a_mask.json", "a_mask.nii.gz", "cohort.csv", "index.html", "pictures")
     ]
 
 
@@ -415,7 +418,7 @@ def test_view_opens_napari_with_the_widget(tmp_path: Path, monkeypatch: pytest.M
         commands.append(command)
         return types.SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(demo_command.subprocess, "run", run)
+    monkeypatch.setattr(open_command.subprocess, "run", run)
     demo_command._view([tmp_path / "ct.nii.gz"])
     assert commands[0][:4] == [sys.executable, "-m", "napari", str(tmp_path / "ct.nii.gz")]
     assert commands[0][-3:] == ["-w", "napari-pancreas-seg", "Pancreas segmentation"]
@@ -427,10 +430,10 @@ def test_view_without_a_screen(
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(demo_command.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(open_command.importlib.util, "find_spec", lambda name: object())
     assert main(["demo", "-o", str(tmp_path / "demo"), "--view"]) == 1
     assert "needs a screen" in capsys.readouterr().err
-    monkeypatch.setattr(demo_command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(open_command.importlib.util, "find_spec", lambda name: None)
     assert main(["demo", "-o", str(tmp_path / "demo"), "--view"]) == 1
     assert "Qt binding" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
@@ -453,3 +456,70 @@ def test_progress_bar_only_on_a_terminal(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     assert "case 2 of 2, segmenting" in run()
+
+
+def test_report_writes_the_page_of_a_run_again(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["segment", str(ct), "-o", str(out)]) == 0
+    assert "Quality page: " in capsys.readouterr().err
+    for path in (out / "index.html", out / "pictures" / "a_mask.jpg"):
+        path.unlink()
+    assert main(["report", str(out)]) == 0
+    assert "a_mask.jpg" in (out / "index.html").read_text(encoding="utf-8")
+    assert (out / "pictures" / "a_mask.jpg").is_file()  # the CT's place is remembered
+    assert main(["report", str(tmp_path)]) == 1
+    assert "holds no cohort.csv" in capsys.readouterr().err
+
+
+def test_open_hands_a_worklist_to_napari(
+    ct: Path, tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(open_command, "check_screen", lambda what: None)
+    monkeypatch.setattr(open_command, "run_napari", started.append)
+    out = tmp_path / "out"
+    assert main(["segment", str(ct), "-o", str(out)]) == 0
+    assert main(["open", str(out), "--only", "look-again"]) == 1  # nothing was marked yet
+    (out / "marks.csv").write_text("mask,case,mark\na_mask.nii.gz,a.nii.gz,look-again\n")
+    assert main(["open", str(out), "--only", "look-again"]) == 0
+    (arguments,) = started
+    assert arguments[:2] == ["-m", "napari_pancreas_seg._napari"]
+    assert json.loads(arguments[2]) == {
+        "folder": str(out),
+        "output": None,
+        "masks": None,
+        "only": ["a_mask.nii.gz"],
+    }
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    line = ["open", str(ct.parent), "--masks", str(theirs), "--label", "7"]
+    assert main(line) == 1  # none of them is named after the CT
+    (theirs / "a.nii.gz").write_bytes((out / "a_mask.nii.gz").read_bytes())
+    assert main(line) == 0
+    assert json.loads(started[1][2])["masks"] == [str(theirs), 7, "another program"]
+    assert main(["open", str(ct.parent), "--label", "7"]) == 2
+
+
+def test_masks_of_another_program_get_a_table_and_a_page(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, out = tmp_path / "theirs", tmp_path / "out"
+    shutil.copy(ct, ct.with_name("b.nii.gz"))
+    theirs.mkdir()
+    labels = np.zeros(nib.load(ct).shape, np.uint8)
+    labels[5:9, 5:9, 2:4] = 7
+    labels[12, 12, 2] = 1
+    nib.save(nib.Nifti1Image(labels, nib.load(ct).affine), theirs / "a.nii.gz")
+    line = ["report", str(out), "--masks", str(theirs), "--label", "7", "--by", "nnU-Net"]
+    assert main(line) == 2  # whose CTs?
+    assert main([*line, "--ct", str(ct.parent)]) == 0
+    assert "b.nii.gz: failed: 'theirs' has no mask of 'b.nii.gz'." in capsys.readouterr().out
+    assert table_of(out) == [("a.nii.gz", "done"), ("b.nii.gz", "failed")]
+    record = json.loads((out / "a_mask.json").read_text())
+    assert (record["mask_by"], record["measurements"]["voxels"]) == ("nnU-Net", 32)
+    assert (out / "pictures" / "a_mask.jpg").is_file()
+    # A run does not replace it.
+    assert main(["segment", str(ct), "-o", str(out)]) == 1
+    assert "was made by nnU-Net" in capsys.readouterr().out + capsys.readouterr().err

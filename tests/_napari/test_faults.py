@@ -19,8 +19,7 @@ from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import _is_one_series
-from napari_pancreas_seg._napari.worklist.session import state_folder
-from napari_pancreas_seg.cohort.worklist import Worklist
+from napari_pancreas_seg.cohort.worklist import Worklist, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
 
 TIMEOUT = 30_000

@@ -10,8 +10,8 @@ from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
-from napari_pancreas_seg._napari.worklist.session import WorklistSession, state_folder
-from napari_pancreas_seg.cohort.worklist import Status, Worklist
+from napari_pancreas_seg._napari.worklist.session import WorklistSession
+from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
 from napari_pancreas_seg.inference.result import Options
 
 TIMEOUT = 30_000

@@ -14,6 +14,8 @@ from napari_pancreas_seg.cli import (  # noqa: F401 - their commands register
     evaluation,
     finetune,
     models,
+    open,
+    report,
     training,
 )
 from napari_pancreas_seg.cli.app import main

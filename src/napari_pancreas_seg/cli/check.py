@@ -80,8 +80,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"{values['minimum']:g} to {values['maximum']:g}{unit}, most of them "
             f"{values['percentile_1']:g} to {values['percentile_99']:g}",
         )
-    for sentence in found.get("suggests", ()):
-        add("suggests", sentence)
+    if "scan" in found:
+        scan = found["scan"]
+        organs = {"aorta": scan["aorta_hu"], "liver": scan["liver_hu"]}
+        known = ", ".join(f"{organ} {hu:g} HU" for organ, hu in organs.items() if hu is not None)
+        add("contrast", scan["phase"] + (f" ({known})" if known else ""))
+        if scan["noise_hu"] is not None:
+            add("noise", f"{scan['noise_hu']:g} HU (SD in even tissue)")
     for sentence in found["suspicious"]:
         add("mind", sentence)
     if found["problem"] is not None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +11,9 @@ import typer
 from typer import Option
 
 from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.open import check_screen, run_napari
 from napari_pancreas_seg.cli.options import Device, Model, OutputFolder
 from napari_pancreas_seg.cli.terminal import Bar, quiet
-from napari_pancreas_seg.errors import PancreasSegError
 
 
 @command
@@ -33,7 +29,7 @@ def demo(
     well it does on patients.
     """
     if view:
-        _check_screen()
+        check_screen("--view")
     from napari_pancreas_seg.cohort.demo import run_demo
 
     with quiet(), Bar() as bar:
@@ -50,25 +46,8 @@ def demo(
         _view(path for path in result.files if path.name.endswith(".nii.gz"))
 
 
-def _check_screen() -> None:
-    """Say at once if `--view` cannot work."""
-    bindings = ("PyQt6", "PySide6", "PyQt5", "PySide2")
-    if not any(importlib.util.find_spec(name) for name in bindings):
-        raise PancreasSegError(
-            "--view needs a Qt binding for napari; install one with "
-            "pip install 'napari-pancreas-seg[all]'."
-        )
-    seen = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
-    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in seen):
-        raise PancreasSegError(
-            "--view needs a screen and there is none here; leave it out and look at the overview "
-            "picture."
-        )
-
-
 def _view(files: Iterable[Path]) -> None:
     """Open files in napari with the dock widget, in a process of its own."""
     plugin = "napari-pancreas-seg"
     arguments = [*map(str, files), "--plugin", plugin, "-w", plugin, "Pancreas segmentation"]
-    if subprocess.run([sys.executable, "-m", "napari", *arguments], check=False).returncode:
-        raise PancreasSegError("napari could not show the result; the files are written.")
+    run_napari(["-m", "napari", *arguments])

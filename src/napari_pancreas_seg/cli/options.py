@@ -55,6 +55,19 @@ MintUids = Annotated[
     bool,
     Option("--mint-uids", help="For DICOM-SEG: make new UIDs if the series has none to refer to."),
 ]
+MaskFolder = Annotated[
+    Path | None,
+    Option("--masks", metavar="FOLDER", help="Masks of another program, in place of a run."),
+]
+MaskLabel = Annotated[
+    int | None,
+    Option(
+        "--label", min=1, max=255, help="Label of the pancreas, if those masks show several organs."
+    ),
+]
+MaskBy = Annotated[
+    str | None, Option("--by", metavar="NAME", help="Who made those masks; the sidecar says so.")
+]
 Model = Annotated[str, Option(metavar="MODEL", help="Name or path of a model.")]
 ModelArgument = Annotated[str, Argument(metavar="MODEL", help="Name or path of a model.")]
 NoPostprocess = Annotated[

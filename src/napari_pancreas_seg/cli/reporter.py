@@ -63,7 +63,7 @@ class CohortReporter:
         seconds = "done before" if result.before else f"{result.seconds:.1f} s"
         say(
             f"{name}: {result.volume_ml:.1f} mL in {result.slices} {plural}, "
-            f"{seconds} -> {result.files[0]}"
+            f"{_quality(result)}{seconds} -> {result.files[0]}"
         )
         for note in result.notes:
             say(f"{name}: {note}", err=True)
@@ -73,3 +73,12 @@ class CohortReporter:
         parts += [f"{len(self._failed)} failed"] if self._failed else []
         text = ", ".join([*parts, f"{self._new} new"])
         return f"{text}; see {self._table.path}." if self._table is not None else f"{text}."
+
+
+def _quality(result: CaseResult) -> str:
+    """Expected Dice and contrast phase, as far as they are known."""
+    expected, phase = result.quality.get("expected_dice"), result.quality.get("phase")
+    said = [] if expected is None else [f"expected Dice {expected:.2f}"]
+    if phase:
+        said.append("contrast phase unknown" if phase == "unknown" else phase)
+    return "".join(f"{each}, " for each in said)

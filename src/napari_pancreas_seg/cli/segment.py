@@ -21,7 +21,8 @@ from napari_pancreas_seg.cli.options import (
     Series,
     Threshold,
 )
-from napari_pancreas_seg.cli.terminal import Bar, quiet
+from napari_pancreas_seg.cli.terminal import Bar, quiet, say
+from napari_pancreas_seg.errors import PancreasSegError
 
 
 def _slice_range(value: str | None) -> tuple[int, int] | None:
@@ -138,8 +139,9 @@ def segment(
     Probability and attention maps have grids of their own, at the network's resolution, and lie
     on the CT in any viewer. Values are from 0 to 1, and 0 where nothing was computed.
 
-    A folder also gets cohort.csv: the measurements of every case, or why it failed. Run the same
-    command again to go on after a stop: finished cases are kept.
+    A folder also gets cohort.csv, the measurements of every case or why it failed, and index.html,
+    a page to look through the masks. Run the same command again to go on after a stop: finished
+    cases are kept.
     """
     from napari_pancreas_seg.cli.reporter import CohortReporter
     from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
@@ -161,7 +163,7 @@ def segment(
     cases = plan(find_inputs(asked), output, format, series, force)
     in_folder = any(case.mask != output for case in cases)
     wanted = OutputOptions(
-        attention, probability, overwrite, mint_uids, resume=in_folder, report=report
+        attention, probability, overwrite, mint_uids, in_folder, report, pictures=in_folder
     )
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
         if scheduler is None:
@@ -178,4 +180,18 @@ def segment(
         with contextlib.closing(results):
             reporter = CohortReporter(cases, output / TABLE if in_folder else None)
             reporter.follow(results, bar)
+    if in_folder:
+        _finish_folder(output, asked)
     reporter.finish()
+
+
+def _finish_folder(folder: Path, inputs: list[Path]) -> None:
+    """Write the quality page, and remember the CTs; masks are none the worse without either."""
+    from napari_pancreas_seg.cohort.page import write_page
+    from napari_pancreas_seg.cohort.worklist import remember_inputs, state_folder
+
+    try:
+        remember_inputs(folder, inputs, state_folder())
+        say(f"Quality page: {write_page(folder)}", err=True)
+    except PancreasSegError as error:
+        say(str(error), err=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import FAT_HIDDEN_HU, Body
+from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.scan import THICK_MM, body_in, warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
@@ -30,7 +30,7 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
 
     Gives ``file`` (its name), ``usable``, ``problem`` (a sentence, None if usable), ``suspicious``
     (sentences) and, as far as it could be read, what `_place`, `_values` and `_labels` tell, with
-    axes in the file's own order.
+    axes in the file's own order, and of a CT as ``scan`` what `look_at_acquisition` tells.
     """
     path = Path(path)
     name = path.name or path.resolve().name or str(path)  # "." and "/" have none
@@ -50,7 +50,9 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
             found["values"] = _values(volume.hu)
             body = body_in(volume)
             found["suspicious"] += [*warnings(volume, body), *_remarks_on_values(volume.hu)]
-            found["suggests"] = _suggestions(body)
+            if body is not None:
+                found["scan"] = look_at_acquisition(volume, body)
+                found["suspicious"] += notes_on(found["scan"])
     except PancreasSegError as error:
         found["problem"] = str(error)
         return found
@@ -144,14 +146,3 @@ def _remarks_on_values(hu: Array) -> list[str]:
     if hu.dtype != np.int16:
         said.append("The values are not whole numbers: this CT has been resampled or filtered.")
     return said
-
-
-def _suggestions(body: Body | None) -> list[str]:
-    """Say what the values of a CT tell of it."""
-    if body is None:
-        return []
-    if body.floor is not None and body.floor > FAT_HIDDEN_HU:
-        return ["air and fat are cut off"]
-    if body.shift:
-        return ["soft tissue is dark: no contrast agent, or a fatty gland"]
-    return ["soft tissue as with contrast agent in the portal-venous phase"]

@@ -76,7 +76,7 @@ def _compose(
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False, height_ratios=rows_inches)
     for row, axis in enumerate((0, 1)):
-        index = _fullest_slice(mask, reference, axis)
+        index = fullest_slice(mask, reference, axis)
         for ax in axes[row]:
             _show_ct(ax, volume, axis, index)
         _outline(axes[row][1], volume, mask, axis, index, MASK_COLOUR)
@@ -96,7 +96,7 @@ def _compose(
     return figure
 
 
-def _fullest_slice(mask: Array, reference: Array | None, axis: int) -> int:
+def fullest_slice(mask: Array, reference: Array | None, axis: int) -> int:
     """Find the slice across ``axis`` with most of the mask, else of the reference."""
     others = tuple(a for a in range(3) if a != axis)
     for candidate in (mask, reference):

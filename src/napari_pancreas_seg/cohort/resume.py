@@ -39,7 +39,7 @@ class OutputOptions:
     """Which files a case gets, and what happens to those that exist.
 
     They stay, and the case fails before any work, unless `overwrite`. With `resume`, a result that
-    was made from the same CT in the same way counts as done.
+    was made from the same CT in the same way counts as done. `pictures`: for the quality page.
     """
 
     attention: bool = False
@@ -48,6 +48,7 @@ class OutputOptions:
     mint_uids: bool = False
     resume: bool = False
     report: bool = False
+    pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ def _other_method(
     version = record.get("program", {}).get("version")
     if version != __version__:
         return f"by version {version} of this program"
+    if record.get("mask_by"):
+        return f"by {record['mask_by']}"
     model = record.get("model", {})
     if any(model.get(key) != card.get(key) for key in model) or (
         left.get("card_sha256", card_sha256(card)) != card_sha256(card)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
+
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.resume import (
     OutputOptions,
@@ -19,7 +21,8 @@ from napari_pancreas_seg.cohort.resume import (
     find_previous,
     source_stamp,
 )
-from napari_pancreas_seg.errors import why_failed
+from napari_pancreas_seg.cohort.strip import draw_strip, strip_path
+from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.provenance import is_sidecar
 from napari_pancreas_seg.inference.result import (
     Options,
@@ -51,8 +54,8 @@ class CaseResult:
     """The result of a case.
 
     `files`: what was written, the mask first. `error`: one sentence, None if it is done. `before`:
-    an earlier run had done it. `measurements`: the sidecar's; `labels`: those of each class, if the
-    mask has several.
+    an earlier run had done it. `measurements`, `quality`: the sidecar's; `labels`: measurements of
+    each class, if the mask has several.
     """
 
     case: Case
@@ -65,6 +68,7 @@ class CaseResult:
     measurements: Mapping[str, Any] = field(default_factory=dict)
     before: bool = False
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -204,8 +208,10 @@ class CaseSegmenter:
         )
         if interrupted is not None:
             shutil.rmtree(interrupted, ignore_errors=True)
+        if wanted.pictures:
+            draw_case(case, volume, found.mask)
         notes = tuple(dict.fromkeys((*volume.notes, *found.notes)))
-        return replace(_done(case, record, files), notes=notes)
+        return replace(recorded(case, record, files), notes=notes)
 
     def previous(self, case: Case) -> PreviousResult | None:
         """The result of an earlier run, if it may stay; files in the way are refused."""
@@ -222,15 +228,29 @@ class CaseSegmenter:
 def _done_before(previous: PreviousResult) -> CaseResult:
     """The result of an earlier run."""
     case = previous.case
-    return replace(_done(case, previous.record, (case.mask, case.sidecar)), before=True)
+    return replace(recorded(case, previous.record, (case.mask, case.sidecar)), before=True)
 
 
-def _done(case: Case, record: Mapping[str, Any], files: Sequence[Path]) -> CaseResult:
+def recorded(case: Case, record: Mapping[str, Any], files: Sequence[Path] = ()) -> CaseResult:
     """What a sidecar says of its case."""
     measured = record["measurements"]
-    volume_ml, slices = float(measured["volume_ml"]), int(measured["slices"])
-    labels = record.get("labels", {})
-    return CaseResult(case, tuple(files), volume_ml, slices, measurements=measured, labels=labels)
+    return CaseResult(
+        case,
+        tuple(files),
+        float(measured["volume_ml"]),
+        int(measured["slices"]),
+        measurements=measured,
+        labels=record.get("labels", {}),
+        quality=record.get("quality", {}),
+    )
+
+
+def draw_case(case: Case, volume: CTVolume, mask: npt.NDArray[Any]) -> None:
+    """Draw the picture of a case; without one, its result is none the worse."""
+    try:
+        draw_strip(volume, mask, strip_path(case.mask))
+    except (PancreasSegError, OSError, MemoryError):
+        logger.warning("The picture of a case was not drawn")
 
 
 def failure(case: Case, error: Exception, start: float) -> CaseResult:

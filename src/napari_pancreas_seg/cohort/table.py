@@ -20,8 +20,19 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
 from napari_pancreas_seg.mask.measures import MEASURES, measure_cells
 
-COLUMNS = ("case", "mask", "label", "status", *MEASURES, "reason")
-"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them."""
+COLUMNS = (
+    *("case", "mask", "label", "status"),
+    *MEASURES,
+    *("expected_dice", "phase", "noticed", "reason"),
+)
+"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them.
+
+``expected_dice``, ``phase`` and ``noticed`` are those of `CaseResult.quality`; ``reason`` says why
+a case failed.
+"""
+
+TEXTS = ("case", "mask", "label", "status", "phase", "noticed", "reason")
+"""Columns that hold no number."""
 
 _SHARE_OF_TIME = 0.05
 """Most of the time that may go into writing the table again."""
@@ -56,6 +67,12 @@ class CohortTable:
         self._changed = True
         if time.monotonic() >= self._next:
             self.write()
+
+    def rows(self) -> list[dict[str, str]]:
+        """Rows of whole masks, as the table holds them now; they have all columns."""
+        rows = _parse(self.path, _read(self.path)) | self._rows
+        whole = [row for case in rows.values() for row in case if not row["label"]]
+        return [{name: row.get(name, "") for name in COLUMNS} for row in whole]
 
     def write(self) -> None:
         """Write the table if it has changed, whole or not at all."""
@@ -98,12 +115,18 @@ def _rows_of(result: CaseResult) -> list[dict[str, str]]:
     row = {"case": case, "mask": mask, "label": ""}
     if result.error is not None:
         return [row | {"status": "failed", "reason": " ".join(result.error.split())}]
-    parts = {"": result.measurements, **result.labels}
+    quality = {
+        "expected_dice": result.quality.get("expected_dice"),
+        "phase": result.quality.get("phase"),
+        "noticed": " ".join(result.quality.get("noticed", ())),
+    }
+    parts = {label: measure_cells(measured) for label, measured in result.labels.items()}
+    parts = {"": measure_cells(result.measurements) | quality, **parts}
     return [
         row
         | {"label": label, "status": "done"}
-        | {name: _cell(value) for name, value in measure_cells(measured).items()}
-        for label, measured in parts.items()
+        | {name: _cell(value) for name, value in cells.items()}
+        for label, cells in parts.items()
     ]
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Sequence, Set
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.cohort.cases import find_inputs, plan
+from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import write_json
+from napari_pancreas_seg.io.files import escaped, user_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,49 @@ class WorklistCase:
     slice: int | None = None
     reviewed: tuple[int, ...] = ()
     digest: str = ""
+    given: tuple[GivenMasks, Path] | None = None  # masks of others, and the case's own among them
+
+
+def state_folder() -> Path:
+    """Where worklists are remembered: in the application's data folder."""
+    return user_folder("worklists")
+
+
+def remember_inputs(output: Path, inputs: Sequence[Path], state: Path) -> None:
+    """Remember of an output folder where its CTs lie, so that it can be opened as a worklist."""
+    folder = output.absolute()
+    file = state / f"{_hash(folder)}.json"
+    places = [str(path.absolute()) for path in inputs]
+    memory = {"version": _VERSION, "cases": {}, **_read(file)}
+    memory |= {"folder": str(folder), "output": str(folder), "inputs": places}
+    write_json(file, memory, overwrite=True)
+
+
+def remembered_inputs(output: Path, state: Path) -> list[Path]:
+    """Where the CTs of an output folder lie, as far as this computer knows."""
+    inputs = _read(state / f"{_hash(output.absolute())}.json").get("inputs", [])
+    return [Path(path) for path in inputs if isinstance(path, str) and Path(path).exists()]
+
+
+def read_marks(path: Path, mark: str) -> set[str]:
+    """Masks (names as in tables) with a mark, from a CSV of the quality page, or its folder.
+
+    PancreasSegError if there is none, or no case has that mark.
+    """
+    found = [path] if path.is_file() else list(path.glob("marks*.csv"))
+    if not found:
+        raise PancreasSegError(
+            f"'{path.name}' holds no marks.csv; save it on the quality page, and put it there."
+        )
+    file = max(found, key=lambda one: one.stat().st_mtime)
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise PancreasSegError(f"'{file.name}' cannot be read ({type(error).__name__}).") from error
+    named = {row["mask"] for row in rows if row.get("mark") == mark and row.get("mask")}
+    if not named:
+        raise PancreasSegError(f"No case in '{file.name}' is marked '{mark}'.")
+    return named
 
 
 class Worklist:
@@ -52,11 +98,21 @@ class Worklist:
 
     Masks lie in `output`, named as ``segment FOLDER -o OUTPUT`` names them: by default the folder
     used before, else one beside the CTs' folder. Nothing is created before there is a mask to
-    write. PancreasSegError if the folder holds no CT, two CTs would have the same mask, or nothing
-    can be written into the output folder.
+    write. `folder` may also be such an output folder, if this computer knows its CTs. A case
+    without a mask has that of `masks`, which are remembered, too. `only` are names of masks (as in
+    tables): other cases are not listed. PancreasSegError if the folder holds no CT, two CTs would
+    have the same mask, or nothing can be written into the output folder.
     """
 
-    def __init__(self, folder: str | Path, state_folder: Path, output: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        state_folder: Path,
+        output: Path | None = None,
+        *,
+        masks: GivenMasks | None = None,
+        only: Set[str] | None = None,
+    ) -> None:
         self.folder = Path(folder).absolute()
         self._file = state_folder / f"{_hash(self.folder)}.json"
         self._memory = _read(self._file)
@@ -64,6 +120,9 @@ class Worklist:
         remembered = Path(known) if isinstance(known, str) and known else None
         beside = self.folder.with_name(f"{self.folder.name}_masks")
         self.output = output or remembered or beside
+        self.masks = masks or _masks(self._memory.get("masks"))
+        self._only = only
+        self._inputs = remembered_inputs(self.folder, state_folder)
         self.cases = self._list()
         names = [case.name for case in self.cases]
         last = self._memory.get("current")
@@ -122,17 +181,26 @@ class Worklist:
 
     def _list(self) -> list[WorklistCase]:
         cases = []
-        for case in plan(find_inputs([self.folder]), self.output):
+        for case in plan(find_inputs(self._inputs or [self.folder]), self.output):
+            if self._only is not None and escaped(case.mask.name) not in self._only:
+                continue
             source = case.source.absolute()
             below = source.is_relative_to(self.folder)
             name = source.relative_to(self.folder).as_posix() if below else str(source)
             known = self._memory.get("cases", {}).get(name, {})
-            status = _checked(known.get("status"), case.mask.exists())
+            found = None if self.masks is None else self.masks.find(case.maps)
+            given = None if self.masks is None or found is None else (self.masks, found)
+            has_mask = case.mask.exists() or given is not None
+            status = _checked(known.get("status"), has_mask)
             slices = known.get("reviewed")
             reviewed = tuple(filter(_is_slice, slices if isinstance(slices, list) else ()))
             last = known.get("slice") if _is_slice(known.get("slice")) else None
             digest = str(known.get("digest", ""))
-            cases.append(WorklistCase(name, case.source, case.mask, status, last, reviewed, digest))
+            cases.append(
+                WorklistCase(name, case.source, case.mask, status, last, reviewed, digest, given)
+            )
+        if not cases:
+            raise PancreasSegError("None of these CTs is among the marked cases.")
         return cases
 
     def _save(self) -> None:
@@ -145,10 +213,13 @@ class Worklist:
                 "reviewed": list(case.reviewed),
                 "digest": case.digest,
             }
+        masks = "" if self.masks is None else str(self.masks.folder.absolute())
         self._memory = {
             "version": _VERSION,
             "folder": str(self.folder),
             "output": str(self.output),
+            "inputs": [str(path) for path in self._inputs],
+            "masks": None if self.masks is None else asdict(self.masks) | {"folder": masks},
             "current": self.case.name,
             "cases": cases,
         }
@@ -181,6 +252,14 @@ def _read(file: Path) -> dict[str, Any]:
         name: known for name, known in memory.get("cases", {}).items() if isinstance(known, dict)
     }
     return memory
+
+
+def _masks(known: Any) -> GivenMasks | None:
+    """Read what is remembered of masks by others."""
+    if not isinstance(known, dict) or not isinstance(known.get("folder"), str):
+        return None
+    value = known["value"] if isinstance(known.get("value"), int) else None
+    return GivenMasks(Path(known["folder"]), value, str(known.get("by", "")))
 
 
 def _hash(folder: Path) -> str:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
+from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.inference.progress import FoundSlices, Progress, ScalarMap, exhaust
@@ -31,6 +33,7 @@ from napari_pancreas_seg.inference.saving import (
     probability_path,
     sidecar_path,
 )
+from napari_pancreas_seg.inference.scan import body_in, warnings
 from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS
@@ -89,6 +92,8 @@ class Segmentation:
         Slices in which a pancreas can lie; post-processing drops what was found in the others.
     probabilities : Mapping of str to ScalarMap
         Of a model of several classes, the probability of each by its name.
+    scan : Mapping
+        How the CT was taken, as far as its values tell: contrast phase, noise and so on.
     ct : CTVolume, optional
         The CT itself, for `save` and `mask_image`; None if the network ran in another process.
     """
@@ -105,6 +110,7 @@ class Segmentation:
     expected_dice: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     plausible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     probabilities: Mapping[str, ScalarMap] = field(default_factory=dict)
+    scan: Mapping[str, Any] = field(default_factory=dict)
     ct: CTVolume | None = None
 
     @property
@@ -205,20 +211,44 @@ def describe(
     `mask` is the one that is written, if a person has edited the model's: ``edits`` counts what
     was changed, and the `strokes` by which slices were mended. `seconds` are further stages, such
     as reading the CT. The source is known by its hash. ``labels`` names the values of a mask of
-    several classes, with what each measures.
+    several classes, with what each measures; ``quality`` is what `judge` says of the model's mask,
+    and of another one the phase alone.
     """
     written = segmentation.mask if mask is None else mask
+    quality = judge(
+        segmentation.mask,
+        segmentation.grid,
+        segmentation.probability,
+        segmentation.threshold,
+        segmentation.expected_dice,
+        segmentation.scan,
+    )
+    if written is not segmentation.mask and not np.array_equal(written, segmentation.mask):
+        quality = {"phase": quality["phase"]}
     stages = {**(seconds or {}), **segmentation.seconds}
     return {
-        "program": {"name": PROGRAM, "version": __version__},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_common(volume, written, cuts),
         "model": {
             key: segmentation.model.get(key) for key in ("name", "version", "weights_sha256")
         },
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
-        "measurements": measure(written, volume, cuts),
         **_by_class(written, segmentation, volume),
+        "quality": quality,
+        "scan": dict(segmentation.scan),
         "edits": {**_edits(written, segmentation), **_strokes(strokes or {})},
+        "seconds": {name: round(float(value), 3) for name, value in stages.items()},
+        "notes": list(dict.fromkeys((*volume.notes, *segmentation.notes))),
+    }
+
+
+def _common(
+    volume: CTVolume, mask: npt.NDArray[Any], cuts: tuple[float, float] = CUTS
+) -> dict[str, Any]:
+    """What a record says of any mask."""
+    return {
+        "program": {"name": PROGRAM, "version": __version__},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "measurements": measure(mask, volume, cuts),
         "source": source_record(volume.source),
         "grid": {
             "axes": "z (feet to head), y (front to back), x (right to left)",
@@ -226,9 +256,40 @@ def describe(
             "spacing_mm": list(volume.spacing),
             "affine_ras_mm": volume.grid.affine.tolist(),
         },
-        "seconds": {name: round(float(value), 3) for name, value in stages.items()},
         "software": software_record(),
-        "notes": list(dict.fromkeys((*volume.notes, *segmentation.notes))),
+    }
+
+
+def describe_given(volume: CTVolume, mask: npt.NDArray[Any], by: str) -> dict[str, Any]:
+    """What `describe` does, of a mask that somebody else has made."""
+    body = body_in(volume)
+    scan = {} if body is None else look_at_acquisition(volume, body)
+    said = warnings(volume, body)
+    return {
+        **_common(volume, mask),
+        "mask_by": by,
+        "quality": judge_given(mask, volume.grid, scan),
+        "scan": scan,
+        "notes": list(dict.fromkeys((*volume.notes, *said, *notes_on(scan)))),
+    }
+
+
+def corrected(
+    record: Mapping[str, Any], mask: npt.NDArray[Any], volume: CTVolume
+) -> dict[str, Any]:
+    """The record of a mask that was changed since, without what held for the former mask alone."""
+    head, tail = record["measurements"].get("cuts") or CUTS
+    labels = {
+        name: {"value": part["value"], **measure(mask == part["value"], volume, cuts=None)}
+        for name, part in record.get("labels", {}).items()
+    }
+    return {
+        **record,
+        **({"labels": labels} if labels else {}),
+        "measurements": measure(mask, volume, (head, tail)),
+        "quality": {k: v for k, v in record.get("quality", {}).items() if k == "phase"},
+        "edits": None,
+        "corrected": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
@@ -170,7 +171,9 @@ def iter_segment(
             plan.classes,
         )
         expected = expected_dice(maps.probability, plan.threshold, loaded.card)
-    notes = volume.notes + context.notes
+    with clock("looking at the scan"):
+        scan = look_at_acquisition(volume, context.body)
+    notes = volume.notes + context.notes + notes_on(scan)
     if not mask.any():
         highest = float(np.nanmax(maps.probability, initial=0.0))
         notes += (about_nothing_found(context, highest, plan.threshold),)
@@ -187,6 +190,7 @@ def iter_segment(
         expected_dice=expected[plan.slice_grid.nearest()],
         plausible=context.body.plausible,
         probabilities=maps.by_class,
+        scan=scan,
         ct=volume,
     )
 

@@ -28,8 +28,8 @@ from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
-from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
-from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe
+from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar, write_sidecar
+from napari_pancreas_seg.inference.result import Segmentation, Strokes, corrected, describe
 from napari_pancreas_seg.inference.saving import sidecar_path
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
@@ -191,9 +191,9 @@ def write_mask(
 ) -> Path:
     """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
 
-    The record has the same name, ending in ``.json``; there is none without a `result`, and no
-    mean HU in it without `ct`, the data of the CT's layer. A DICOM-SEG gets a structured report of
-    its measures too, if asked for.
+    The record has the same name, ending in ``.json``; there is no mean HU in it without `ct`, the
+    data of the CT's layer. Without a `result` there is none, but one that is there of this CT is
+    brought up to date. A DICOM-SEG gets a structured report of its measures too, if asked for.
     """
     path = Path(path)
     record = sidecar_path(path)
@@ -205,8 +205,12 @@ def write_mask(
         if not is_sidecar(record, reference.volume()):
             # A record of this CT is that of the same mask in another format, and made anew.
             check_target(record, overwrite=overwrite)
+    earlier = read_sidecar(record) if result is None else None
+    if earlier is not None and not is_sidecar(record, reference.volume()):
+        earlier = None
     # The CT's values are looked at only where something is said of them.
-    wanted = result is not None or mint_uids or report or path.name.lower().endswith(CSV)
+    wanted = result is not None or earlier is not None or mint_uids or report
+    wanted = wanted or path.name.lower().endswith(CSV)
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
@@ -229,6 +233,11 @@ def write_mask(
     if result is not None:
         content = describe(volume, result, mask=mask, strokes=strokes, cuts=cuts)
         write_sidecar(record, content, overwrite=True)
+    elif earlier is not None:
+        now = corrected(earlier, mask, volume)
+        known = ("voxels", "mean_hu", "extent_mm")  # as JSON has them
+        if any(now["measurements"].get(k) != earlier["measurements"].get(k) for k in known):
+            write_sidecar(record, now, overwrite=True)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt
@@ -82,11 +83,15 @@ class WorklistPanel(ui.Panel):
             if is_series:
                 self._app.files.open(folder)
             elif isalive(self):
-                self.wanted.emit()
-                self._app.settings.set(LAST, str(Path(folder).absolute()))
-                self._work.open(folder)
+                self.open_worklist(folder)
 
         self._app.background.submit(lambda: _is_one_series(Path(folder)), opened)
+
+    def open_worklist(self, folder: str | Path, *output: Any, **chosen: Any) -> None:
+        """Open a folder as a worklist, with what `WorklistSession.open` takes."""
+        self.wanted.emit()
+        self._app.settings.set(LAST, str(Path(folder).absolute()))
+        self._work.open(folder, *output, **chosen)
 
     def _go_on(self) -> None:
         self.open_folder(self._app.settings.get(LAST, ""))

@@ -13,6 +13,7 @@ from napari_pancreas_seg._napari.autosave.autosave import digest_of
 from napari_pancreas_seg._napari.layers.bridge import PANCREAS, ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, placement_of
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg.cohort.given import adopt
 from napari_pancreas_seg.cohort.worklist import WorklistCase
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.io.alignment import bring_onto
@@ -39,6 +40,8 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
     volume = io.load_ct(case.source)
     ct: Image = Layer.create(*ct_layer_data(volume))
     notes = volume.notes
+    if not case.mask.exists() and case.given is not None:
+        adopt(case.source, case.mask, *case.given)
     if not case.mask.exists():
         return LoadedCase(index, ct, None, "", case.mask, notes)
     mask, on = io.load_mask(case.mask)

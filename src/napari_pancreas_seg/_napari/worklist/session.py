@@ -31,17 +31,11 @@ from napari_pancreas_seg._napari.worklist.case import (
     read_case,
     result_layer,
 )
-from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase
+from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import user_folder
 
 PAUSE_MS = 1000
 """How soon the slice on screen is remembered once it rests."""
-
-
-def state_folder() -> Path:
-    """Where worklists are remembered: in the application's data folder."""
-    return user_folder("worklists")
 
 
 class WorklistSession(QObject):
@@ -99,8 +93,8 @@ class WorklistSession(QObject):
         if self._shown is not None and not self.busy:
             self._note(self._shown, slice=self._slice())
 
-    def open(self, folder: str | Path, output: str | Path | None = None) -> None:
-        """List the CTs of a folder, in a thread, and go to where one stopped."""
+    def open(self, folder: str | Path, output: str | Path | None = None, **chosen: Any) -> None:
+        """List the CTs of a folder, in a thread, and go to where one stopped; see `Worklist`."""
         target = None if output is None else Path(output)
         if self.busy:
             report(PancreasSegError(f"“{self.busy.rstrip('…')}” is not done yet; wait a moment."))
@@ -116,7 +110,7 @@ class WorklistSession(QObject):
         def listed() -> None:
             self._begin("Listing the cases…")
             self._background.submit(
-                lambda: Worklist(folder, state_folder(), target), opened, self._idle
+                lambda: Worklist(folder, state_folder(), target, **chosen), opened, self._idle
             )
 
         self._leave(listed)

@@ -26,7 +26,7 @@ from napari_pancreas_seg.volume import CTVolume, Grid, Source
 OUT_OF_MEMORY = 137
 """Status of a child whose memory ran out, as where the system kills it for that."""
 
-_PLAIN = ("threshold", "model", "seconds", "notes")
+_PLAIN = ("threshold", "model", "seconds", "notes", "scan")
 """Fields of a result that travel as JSON."""
 
 Array = npt.NDArray[Any]

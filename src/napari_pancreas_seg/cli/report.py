@@ -1,0 +1,62 @@
+"""The command ``report``: the quality page of masks that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.open import given_masks
+from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
+from napari_pancreas_seg.cli.terminal import quiet, say
+
+
+@command
+def report(
+    folder: Annotated[
+        Path, Argument(metavar="OUT", help="Folder that 'segment FOLDER -o OUT' wrote.")
+    ],
+    ct: Annotated[
+        list[Path] | None,
+        Option(help="Folder of the CTs, if it was moved or is not known here; repeatable."),
+    ] = None,
+    masks: MaskFolder = None,
+    label: MaskLabel = None,
+    by: MaskBy = None,
+) -> None:
+    """Write the quality page OUT/index.html again.
+
+    It has a card for each case: the mask's outline, volume, expected Dice and what was noticed.
+    Masks that were changed since are drawn and measured again, as far as the CTs are found. With
+    --masks and --ct, masks of another program are copied to OUT first, for the CTs that have none
+    there.
+    """
+    from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
+    from napari_pancreas_seg.cohort.page import adopt_cases, write_page
+    from napari_pancreas_seg.cohort.table import CohortTable
+    from napari_pancreas_seg.cohort.worklist import (
+        remember_inputs,
+        remembered_inputs,
+        state_folder,
+    )
+
+    given = given_masks(masks, label, by)
+    cts = ct or remembered_inputs(folder, state_folder())
+    if given is not None and not cts:
+        raise typer.BadParameter("--masks needs the CTs: give them with --ct")
+    with quiet():
+        cases = plan(find_inputs(cts), folder) if cts else []
+        if given is not None:
+            table = CohortTable(folder / TABLE, cases)
+            for result in adopt_cases(cases, given):
+                table.add(result)
+                if result.error is not None:
+                    say(f"{result.case.name}: failed: {result.error}")
+            table.write()
+        if ct:
+            remember_inputs(folder, ct, state_folder())
+        page = write_page(folder, cases)
+    say(f"-> {page}")

@@ -1,0 +1,106 @@
+"""Masks that another program or a person has made, taken in place of a run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.provenance import write_sidecar
+from napari_pancreas_seg.inference.result import describe_given
+from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path
+from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
+from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.io.files import all_or_none, explain_os_error
+from napari_pancreas_seg.io.suffixes import DICOM, VOLUME
+from napari_pancreas_seg.volume import CTVolume
+
+_OF_THE_CT = re.compile(r"_0000$|[-_. ](ct|image|img|volume)$", re.IGNORECASE)
+"""What the name of a CT has that its mask's lacks, as nnU-Net's channel."""
+_OF_THE_MASK = ("", "_mask", "_pancreas", "_seg", "_segmentation", "_label")
+_IN_A_FOLDER = ("pancreas", "segmentations/pancreas", "mask", "segmentation", "seg")
+_DEPTHS = ("*", "*/*", "*/segmentations/*")
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """A folder of masks, one for each CT, or in a folder for each CT.
+
+    `value` is the pancreas's where masks show several organs; `by` says who made them.
+    """
+
+    folder: Path
+    value: int | None = None
+    by: str = "another program"
+
+    def find(self, name: str) -> Path | None:
+        """The file with the mask of a case, known by the case's name; None without one."""
+        files = self._files()
+        for case in dict.fromkeys((name, _OF_THE_CT.sub("", name))):
+            places = [f"{case}{end}" for end in _OF_THE_MASK]
+            places += [f"{case}/{place}" for place in (*_IN_A_FOLDER, case)]
+            for place in places:
+                if place.lower() in files:
+                    return files[place.lower()]
+        return None
+
+    def _files(self) -> dict[str, Path]:
+        """Masks in the folder and in the folders below, by path without ending."""
+        try:
+            found = [path for depth in _DEPTHS for path in self.folder.glob(depth)]
+        except OSError as error:
+            raise PancreasSegError(
+                f"The folder '{self.folder}' cannot be listed: {explain_os_error(error)}."
+            ) from error
+        named: dict[str, Path] = {}
+        for path in sorted(found):
+            if suffix_of(path).lower() in (*VOLUME, *DICOM):
+                place = path.relative_to(self.folder).with_name(stem(path))
+                named.setdefault(place.as_posix().lower(), path)
+        return named
+
+    def pancreas(self, labels: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+        """The pancreas (Z, Y, X) in what a file holds."""
+        values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+        if self.value is not None:
+            if len(values) and self.value not in values:
+                raise PancreasSegError(
+                    f"'{name}' has no label {self.value}, but {_listed(values)}; give another one."
+                )
+            return np.asarray(labels == self.value, np.uint8)
+        if len(values) > 1:
+            raise PancreasSegError(
+                f"'{name}' holds several labels ({_listed(values)}); say with --label which one "
+                "is the pancreas."
+            )
+        return np.asarray(labels > 0, np.uint8)
+
+
+def adopt(
+    source: Path, target: Path, given: GivenMasks, path: Path
+) -> tuple[dict[str, Any], CTVolume, npt.NDArray[np.uint8]]:
+    """Write a given mask as that of a case, on its CT's grid, with a sidecar that says whose it is.
+
+    Returns the sidecar's content, the CT and the mask. The file that was given stays as it is.
+    """
+    volume = load_ct(source)
+    labels, on = load_mask(path)
+    mask = given.pancreas(bring_onto(volume, labels, on, path.name), path.name)
+    volume = prepare(volume, target, mint_uids=False)
+    record = describe_given(volume, mask, given.by)
+    sidecar = sidecar_path(target)
+    with all_or_none(target.parent, last=sidecar.name) as folder:
+        save_mask(mask, volume, folder / target.name)
+        record["resume"] = {"mask_sha256": mask_sha256(folder / target.name)}
+        write_sidecar(folder / sidecar.name, record)
+    return record, volume, mask
+
+
+def _listed(values: npt.NDArray[Any]) -> str:
+    more = ", …" if len(values) > 8 else ""
+    return ", ".join(map(str, values[:8])) + more

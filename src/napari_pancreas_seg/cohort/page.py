@@ -1,0 +1,134 @@
+"""The quality page: a card for each case of an output folder, so that bad masks are found quickly.
+
+It is one file of HTML beside the table, with pictures in a folder beside it. It shows nothing of
+a CT's header, loads nothing from a network, and opens from the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from napari_pancreas_seg.cohort.cases import TABLE, Case
+from napari_pancreas_seg.cohort.given import GivenMasks, adopt
+from napari_pancreas_seg.cohort.steps import CaseResult, draw_case, failure, recorded
+from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
+from napari_pancreas_seg.cohort.table import TEXTS, CohortTable
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.provenance import read_sidecar, write_sidecar
+from napari_pancreas_seg.inference.result import corrected
+from napari_pancreas_seg.inference.saving import mask_sha256
+from napari_pancreas_seg.io import load_ct, load_mask
+from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.io.files import escaped, write_text
+
+logger = logging.getLogger(__name__)
+
+PAGE = "index.html"
+_MARK = "napari-pancreas-seg quality page"
+"""Stands in every page, by which it is known and may be replaced."""
+
+
+def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
+    """Write the page of an output folder, and the table again where masks have changed since.
+
+    Where `cases` say where CTs lie, pictures that are missing or older than their mask are drawn,
+    and masks that somebody has changed are measured. PancreasSegError if there is no table, or a
+    page that is not ours.
+    """
+    page = folder / PAGE
+    if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace"):
+        raise PancreasSegError(
+            f"'{PAGE}' in '{folder.name}' is not a quality page and was left as it is; rename it."
+        )
+    if not (folder / TABLE).is_file():
+        raise PancreasSegError(
+            f"'{folder.name}' holds no {TABLE}; give a folder that 'segment FOLDER -o OUT' wrote."
+        )
+    table = CohortTable(folder / TABLE, cases)
+    known = {escaped(item.name): Case(item, item, "") for item in folder.iterdir()}
+    known |= {escaped(case.mask.name): case for case in cases}
+    records: dict[str, Mapping[str, Any]] = {}
+    for row in table.rows():
+        case = known.get(row["mask"])
+        record = None if case is None else read_sidecar(case.sidecar)
+        if case is None or record is None or row["status"] != "done":
+            continue
+        if case.source != case.mask and case.source.exists():
+            record = _renewed(case, record)
+        records[row["mask"]] = record
+        named = Case(Path(row["case"]), case.mask, case.maps, shown=row["case"])
+        table.add(recorded(named, record))
+    table.write()
+    cards = [_card(row, records.get(row["mask"], {}), known) for row in table.rows()]
+    data = json.dumps({"texts": TEXTS, "cards": cards}, allow_nan=False).replace("<", "\\u003c")
+    template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    write_text(page, template.replace("{{MARK}}", _MARK).replace("{{DATA}}", data), overwrite=True)
+    return page
+
+
+def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult]:
+    """Take masks of others as those of cases that have none yet, and draw them.
+
+    A case without a mask, or with one that does not fit, is one that failed.
+    """
+    for case in cases:
+        start = time.perf_counter()
+        try:
+            path = given.find(case.maps)
+            if case.mask.exists():
+                continue
+            if path is None:
+                raise PancreasSegError(f"'{given.folder.name}' has no mask of '{case.name}'.")
+            record, volume, mask = adopt(case.source, case.mask, given, path)
+            draw_case(case, volume, mask)
+            yield recorded(case, record)
+        except Exception as error:
+            yield failure(case, error, start)
+
+
+def _renewed(case: Case, record: dict[str, Any]) -> dict[str, Any]:
+    """Draw a case whose mask is younger than its picture, and measure it if it was changed."""
+    picture = strip_path(case.mask)
+    try:
+        if picture.exists() and picture.stat().st_mtime >= case.mask.stat().st_mtime:
+            return record
+        volume = load_ct(case.source, series=case.series, force=case.force)
+        mask, on = load_mask(case.mask)
+        mask = bring_onto(volume, mask, on, case.mask.name)
+        if record.get("resume", {}).get("mask_sha256") != mask_sha256(case.mask):
+            record = corrected(record, mask, volume)
+            write_sidecar(case.sidecar, record, overwrite=True)
+    except (PancreasSegError, OSError):
+        logger.debug("a case was not drawn", exc_info=True)
+        return record
+    draw_case(case, volume, mask)
+    return record
+
+
+def _card(
+    row: Mapping[str, str], record: Mapping[str, Any], known: Mapping[str, Case]
+) -> dict[str, Any]:
+    """What the page knows of a case."""
+    case = known.get(row["mask"])
+    picture = None if case is None else strip_path(case.mask)
+    left = record.get("resume") or {}
+    return {
+        **{name: row[name] for name in ("case", "mask", "status", "phase", "reason")},
+        "values": {k: float(v) for k, v in row.items() if v and k not in TEXTS},
+        "noticed": list(record.get("quality", {}).get("noticed", ())),
+        "notes": list(record.get("notes", ())),
+        "maker": record.get("mask_by", ""),
+        "corrected": bool(record.get("corrected")),
+        "picture": f"{FOLDER}/{quote(picture.name.encode(errors='surrogateescape'))}"
+        if picture is not None and picture.exists()
+        else "",
+        # A mark holds for the mask that was marked, not for one that replaced it.
+        "digest": f"{str(left.get('mask_sha256') or '')[:8]} {record.get('corrected', '')}".strip(),
+    }

@@ -1,0 +1,167 @@
+"""The expected Dice of a whole case, and in words what speaks against its mask.
+
+`data/alarm.json` holds the weights, fitted out of fold by ``research/fit_alarm.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.inference.acquisition import NOISY_HU
+from napari_pancreas_seg.inference.progress import ScalarMap
+from napari_pancreas_seg.mask.measures import volume_ml
+from napari_pancreas_seg.mask.postprocessing import largest_component
+from napari_pancreas_seg.volume import Grid, bounding_box
+
+Array = npt.NDArray[Any]
+
+FEATURES = ("slices", "firm", "kept", "noise")
+"""What the expected Dice is made of; see `features`."""
+
+ALARM = 0.7
+"""Below this expected Dice, a case wants looking at."""
+USUAL_ML = (37.0, 174.0)
+"""Between these lie 9 in 10 of 78 glands outlined by hand: 20 patients of NIH Pancreas-CT, 58 of
+the Medical Segmentation Decathlon (task 7), tumours included."""
+USUAL_NOISE_HU = 15.0
+IN_PIECES, LEFT_OUT, INFIRM = 0.85, 0.8, 0.45
+
+
+def judge(
+    mask: Array,
+    grid: Grid,
+    probability: ScalarMap,
+    threshold: float,
+    expected_dice: Array,
+    scan: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is written of a case: ``expected_dice`` (None without a mask), ``phase``, ``noticed``.
+
+    All of a `Segmentation`: `expected_dice` (Z,) is that of the slices.
+    """
+    phase = scan.get("phase", "unknown")
+    seen = features(mask, grid, probability, threshold, expected_dice, scan)
+    if seen is None:
+        return {"expected_dice": None, "phase": phase, "noticed": ["No pancreas was found."]}
+    expected = predict(seen)
+    said = [] if expected >= ALARM else [f"The expected Dice is {expected:.2f}: look at this mask."]
+    said += [*_about_place(mask, grid), *_about_doubt(seen, expected_dice), *_about_scan(scan)]
+    return {"expected_dice": round(expected, 3), "phase": phase, "noticed": said}
+
+
+def judge_given(mask: Array, grid: Grid, scan: Mapping[str, Any]) -> dict[str, Any]:
+    """What `judge` says, of a mask (Z, Y, X) that no network has made: no expected Dice."""
+    said = ["The mask is empty."]
+    if mask.any():
+        said = [*_about_place(mask, grid), *_about_pieces(_largest(mask)), *_about_scan(scan)]
+    return {"phase": scan.get("phase", "unknown"), "noticed": said}
+
+
+def features(
+    mask: Array,
+    grid: Grid,
+    probability: ScalarMap,
+    threshold: float,
+    expected_dice: Array,
+    scan: Mapping[str, Any],
+) -> dict[str, float] | None:
+    """What the program knows of a mask (Z, Y, X); None if it is empty.
+
+    ``slices``: mean of the slices' expected Dice, by area. ``firm``: volume above a threshold
+    halfway to 1, as a share of that above half the threshold. ``kept``: share of what exceeds the
+    threshold that is in the mask. ``noise``: log of the noise to the usual one. ``largest``: share
+    of the largest piece.
+    """
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    inside = mask[box] != 0
+    areas = np.count_nonzero(inside, axis=(1, 2))
+    expected = expected_dice[box[0]] if len(expected_dice) else np.full(len(inside), np.nan)
+    judged = (areas > 0) & np.isfinite(expected)
+    of_slices, of_areas = expected[judged], areas[judged]
+    values = probability.values[np.isfinite(probability.values[:, 0, 0])]
+    levels = threshold / 2, threshold, (1 + threshold) / 2
+    low, middle, high = (int(np.count_nonzero(values > level)) for level in levels)
+    above_ml = middle * probability.grid.voxel_volume_mm3 / 1000
+    return {
+        "slices": float(np.average(of_slices, weights=of_areas)) if judged.any() else 0.0,
+        "firm": high / max(1, low),
+        "kept": min(1.0, volume_ml(inside, grid) / max(above_ml, 1e-6)),
+        "largest": _largest(inside),
+        "noise": math.log(max(1.0, scan.get("noise_hu") or USUAL_NOISE_HU) / USUAL_NOISE_HU),
+    }
+
+
+def predict(seen: Mapping[str, float], weights: Mapping[str, Any] | None = None) -> float:
+    """The expected Dice, a logistic function of the features."""
+    fitted = weights or _fitted()
+    z = fitted["intercept"] + sum(
+        fitted["weights"][name] * (seen[name] - fitted["mean"][name]) / fitted["sd"][name]
+        for name in fitted["weights"]
+    )
+    return 1 / (1 + math.exp(-z))
+
+
+@functools.cache
+def _fitted() -> dict[str, Any]:
+    data = resources.files("napari_pancreas_seg.data").joinpath("alarm.json")
+    fitted: dict[str, Any] = json.loads(data.read_text(encoding="utf-8"))
+    return fitted
+
+
+def _largest(mask: Array) -> float:
+    """Share of a mask that is in its largest piece."""
+    return float(largest_component((mask != 0).astype(np.uint8)).sum() / np.count_nonzero(mask))
+
+
+def _about_pieces(largest: float) -> list[str]:
+    if largest >= IN_PIECES:
+        return []
+    return [f"The mask is in pieces: the largest holds {largest:.0%} of it."]
+
+
+def _about_place(mask: Array, grid: Grid) -> list[str]:
+    said = []
+    ml, (low, high) = volume_ml(mask, grid), USUAL_ML
+    if not low <= ml <= high:
+        said.append(
+            f"The mask has {ml:.0f} mL; 9 in 10 of 78 glands have {low:.0f} to {high:.0f} mL."
+        )
+    faces = [mask.take(end, axis).any() for axis in range(3) for end in (0, -1)]
+    names = ("lowest slice", "highest slice", "front edge", "back edge", "right edge", "left edge")
+    if touched := [name for name, face in zip(names, faces, strict=True) if face]:
+        where = " and the ".join(touched)
+        said.append(f"The mask reaches the {where} of the CT: the gland may be cut off.")
+    return said
+
+
+def _about_doubt(seen: Mapping[str, float], expected_dice: Array) -> list[str]:
+    said = _about_pieces(seen["largest"])
+    if seen["kept"] < LEFT_OUT:
+        said.append(
+            f"{1 - seen['kept']:.0%} of what the network saw lies elsewhere and was left out."
+        )
+    if seen["firm"] < INFIRM:
+        said.append("The network is unsure of the outline: other thresholds give other masks.")
+    doubtful = int(np.count_nonzero(expected_dice < ALARM))
+    if doubtful and seen["slices"] < ALARM:
+        said.append(f"The expected Dice is below {ALARM} in {doubtful} slices.")
+    return said
+
+
+def _about_scan(scan: Mapping[str, Any]) -> list[str]:
+    said = []
+    if (scan.get("noise_hu") or 0) > NOISY_HU:
+        said.append("The CT is noisy.")
+    if scan.get("phase") in ("no contrast agent", "arterial", "delayed"):
+        said.append(f"The contrast phase ({scan['phase']}) is not that of the training.")
+    return said

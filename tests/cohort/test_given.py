@@ -1,0 +1,150 @@
+"""Masks of another program: found by their names, written in place of a run, corrected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_pancreas_seg.cohort.given import GivenMasks, adopt
+from napari_pancreas_seg.cohort.worklist import (
+    Status,
+    Worklist,
+    read_marks,
+    remember_inputs,
+    remembered_inputs,
+)
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.provenance import is_sidecar
+from napari_pancreas_seg.inference.result import corrected
+from napari_pancreas_seg.io import load_ct, load_mask
+
+AFFINE = np.diag([-1.0, -1, 5, 1])
+
+
+@pytest.fixture
+def cts(tmp_path: Path) -> Path:
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    hu = np.full((60, 50, 8), -1000, np.int16)
+    hu[5:55, 5:45] = 50 + np.random.default_rng(0).integers(-9, 9, (50, 40, 8))
+    for name in ("a_0000", "b"):
+        nib.save(nib.Nifti1Image(hu, AFFINE), folder / f"{name}.nii.gz")
+    return folder
+
+
+def write_mask(path: Path, *values: int) -> Path:
+    labels = np.zeros((60, 50, 8), np.uint8)
+    for n, value in enumerate(values):
+        labels[20:30, 20 + 5 * n : 25 + 5 * n, 2:6] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels, AFFINE), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.nii.gz",
+        "a_0000.nii.gz",
+        "A_mask.nii",
+        "a/pancreas.nii.gz",
+        "a/segmentations/pancreas.nii",
+    ],
+)
+def test_masks_are_found_as_other_programs_name_them(tmp_path: Path, name: str) -> None:
+    path = write_mask(tmp_path / name, 1)
+    write_mask(tmp_path / "ab.nii.gz", 1)
+    (tmp_path / "a.json").write_text("{}")
+    assert GivenMasks(tmp_path).find("a_0000") == path
+    assert GivenMasks(tmp_path).find("c") is None
+
+
+def test_one_label_of_several_is_taken(tmp_path: Path) -> None:
+    labels, _ = load_mask(write_mask(tmp_path / "m.nii", 1, 7, 7))
+    assert GivenMasks(tmp_path, 7).pancreas(labels, "m").sum() == 2 * 200
+    with pytest.raises(PancreasSegError, match=r"several labels \(1, 7\); say with --label"):
+        GivenMasks(tmp_path).pancreas(labels, "m")
+    with pytest.raises(PancreasSegError, match="no label 4, but 1, 7"):
+        GivenMasks(tmp_path, 4).pancreas(labels, "m")
+    assert not GivenMasks(tmp_path, 4).pancreas(np.zeros_like(labels), "m").any()
+
+
+def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(
+    cts: Path, tmp_path: Path
+) -> None:
+    path = write_mask(tmp_path / "theirs" / "b.nii.gz", 1, 7)
+    before = path.read_bytes()
+    target = tmp_path / "out" / "b_mask.nii.gz"
+    given = GivenMasks(path.parent, 7, "TotalSegmentator 2.4")
+    record, *_ = adopt(cts / "b.nii.gz", target, given, path)
+    mask, _ = load_mask(target)
+    assert mask.sum() == 200 and set(np.unique(mask)) == {0, 1}
+    assert path.read_bytes() == before
+    sidecar = target.with_name("b_mask.json")
+    assert is_sidecar(sidecar, load_ct(cts / "b.nii.gz"))
+    assert record["mask_by"] == "TotalSegmentator 2.4"
+    assert "model" not in record
+    assert record["measurements"]["voxels"] == 200
+    assert "expected_dice" not in record["quality"]
+    assert any("The mask has 1 mL" in sentence for sentence in record["quality"]["noticed"])
+    with pytest.raises(PancreasSegError, match="exists already"):
+        adopt(cts / "b.nii.gz", target, given, path)
+
+
+def test_a_corrected_mask_keeps_whose_it_was(cts: Path, tmp_path: Path) -> None:
+    path = write_mask(tmp_path / "theirs" / "b.nii.gz", 1)
+    volume = load_ct(cts / "b.nii.gz")
+    given = GivenMasks(path.parent)
+    record, *_ = adopt(cts / "b.nii.gz", tmp_path / "b_mask.nii.gz", given, path)
+    new = corrected(record, np.ones(volume.grid.shape, np.uint8), volume)
+    assert new["mask_by"] == "another program"
+    assert new["measurements"]["voxels"] == 60 * 50 * 8
+    assert new["quality"] == {"phase": "unknown"}
+    assert new["corrected"]
+
+
+def test_a_worklist_starts_with_given_masks_and_remembers_them(cts: Path, tmp_path: Path) -> None:
+    write_mask(tmp_path / "theirs" / "a.nii.gz", 3)
+    masks = GivenMasks(tmp_path / "theirs", 3, "nnU-Net")
+    work = Worklist(cts, tmp_path / "state", masks=masks)
+    assert [case.status for case in work.cases] == [Status.SEGMENTED, Status.NEW]
+    given = work.cases[0].given
+    assert given is not None and given[1].name == "a.nii.gz"
+    assert work.cases[1].given is None
+    work.go_to(1)
+    again = Worklist(cts, tmp_path / "state")
+    assert again.masks == masks
+    assert again.cases[0].given == given
+
+
+def test_an_output_folder_is_a_worklist_where_its_cts_are_known(cts: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "out", tmp_path / "state"
+    write_mask(out / "a_0000_mask.nii.gz", 1)
+    with pytest.raises(PancreasSegError, match="holds no CT"):
+        Worklist(out, state)
+    remember_inputs(out, [cts / "b.nii.gz", cts / "a_0000.nii.gz"], state)
+    assert remembered_inputs(out, state) == [cts / "b.nii.gz", cts / "a_0000.nii.gz"]
+    work = Worklist(out, state)
+    assert [case.status for case in work.cases] == [Status.NEW, Status.SEGMENTED]
+    work.update(1, status=Status.REVIEWED)
+    remember_inputs(out, [cts], state)
+    assert [case.status for case in Worklist(out, state).cases] == [Status.REVIEWED, Status.NEW]
+
+
+def test_marked_cases_alone_are_listed(cts: Path, tmp_path: Path) -> None:
+    with pytest.raises(PancreasSegError, match=r"holds no marks\.csv"):
+        read_marks(tmp_path, "good")
+    text = "mask,case,mark\nb_mask.nii.gz,b.nii.gz,look-again\na_0000_mask.nii.gz,a,good\n"
+    (tmp_path / "marks (1).csv").write_text(text)
+    only = read_marks(tmp_path, "look-again")
+    work = Worklist(cts, tmp_path / "state", only=only)
+    assert [case.name for case in work.cases] == ["b.nii.gz"]
+    work.go_to(0)
+    assert len(Worklist(cts, tmp_path / "state")) == 2
+    with pytest.raises(PancreasSegError, match="No case in"):
+        read_marks(tmp_path / "marks (1).csv", "bad")
+    with pytest.raises(PancreasSegError, match="None of these CTs"):
+        Worklist(cts, tmp_path / "state", only={"z"})
