@@ -65,7 +65,8 @@ def write_patients(
 
 def dice(dataset: Path, model: Path) -> dict[str, float]:
     """Dice of each patient, whether the model has seen it or not."""
-    return {p: round(d, 4) for p, d in evaluate(dataset, model, every_patient=True).dice.items()}
+    found = evaluate(dataset, model, every_patient=True)
+    return {patient: row["dice"] for patient, row in found["patients"].items()}
 
 
 def measure(dataset: Path, model: Path, third: str, minutes: float) -> dict[str, Any]:

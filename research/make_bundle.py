@@ -81,7 +81,7 @@ def judged(made: Any, folder: Path, patients: list[str]) -> dict[str, Any]:
     cases = [case for case in data.cases if case.patient in patients]
     predicted = list(HeldBack(cases, data.labels, TrainSettings()).predict(made))
     found = calibrate(predicted)
-    scores = score_predictions(predicted, found.temperature, (found.threshold,))
+    scores = score_predictions(predicted, found["temperature"], (found["threshold"],))
     dice = {patient: round(float(d[0]), 4) for patient, d in scores.dice().items()}
     values = np.array(list(dice.values()))
     validation = {
@@ -92,7 +92,7 @@ def judged(made: Any, folder: Path, patients: list[str]) -> dict[str, Any]:
         "median": round(float(np.median(values)), 4),
         "worst": round(float(values.min()), 4),
     }
-    return {**found.card_fields(), "validation": validation}
+    return {**found, "validation": validation}
 
 
 def main() -> None:

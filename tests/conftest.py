@@ -113,7 +113,7 @@ def no_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from napari_pancreas_seg.model.attention_unet import build
     from napari_pancreas_seg.training import run
     from napari_pancreas_seg.training.fit.batches import sampling_chances, training_batch
-    from napari_pancreas_seg.training.fit.checkpoint import CHECKPOINT
+    from napari_pancreas_seg.training.fit.loop import CHECKPOINT
     from napari_pancreas_seg.training.judge.validation import HeldBack
 
     folders = []

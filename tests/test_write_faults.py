@@ -276,7 +276,7 @@ def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_checkpoint(tmp_path: Path) -> None:
-    from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
+    from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState
 
     variables = [np.random.default_rng(n).random((30, 30)).astype(np.float32) for n in range(3)]
 

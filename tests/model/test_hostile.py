@@ -223,7 +223,7 @@ def test_names_cannot_leave_the_shelves(
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
-    from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
+    from napari_pancreas_seg.training.fit.loop import Checkpoint
 
     mark = tmp_path / "was run"
     np.savez(

@@ -18,9 +18,8 @@ from napari_pancreas_seg.training.data.datasets import (
 )
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
-from napari_pancreas_seg.training.fit import checkpoint as checkpoint_module
-from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
-from napari_pancreas_seg.training.fit.loop import fit
+from napari_pancreas_seg.training.fit import loop as loop_module
+from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import ThresholdScores
 from napari_pancreas_seg.training.judge.evaluation import evaluate
@@ -94,7 +93,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module.np, "savez", full)
+    monkeypatch.setattr(loop_module.np, "savez", full)
     with pytest.raises(PancreasSegError, match="checkpoint"):
         checkpoint.save([variable + 1], TrainingState(2))
     assert checkpoint.path.read_bytes() == before

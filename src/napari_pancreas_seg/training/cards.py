@@ -108,13 +108,14 @@ def judged(
 ) -> dict[str, Any]:
     """Calibration and validation for the card."""
     found = calibrate(predicted)
-    scores = score_predictions(predicted, found.temperature, (found.threshold,))
+    threshold = found["threshold"]
+    scores = score_predictions(predicted, found["temperature"], (threshold,))
     validation = _validation({p: float(d[0]) for p, d in scores.dice().items()}, what)
     if len(labels) > 1:
-        validation["mean_by_class"] = mean_by_class(scores, found.threshold, labels)
+        validation["mean_by_class"] = mean_by_class(scores, threshold, labels)
     if seen:
         validation |= {"what": f"{what}; {note_seen_before(len(seen))}", "seen_before": [*seen]}
-    return {**found.card_fields(), "validation": validation}
+    return {**found, "validation": validation}
 
 
 def _validation(metrics: dict[str, float], what: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _card(
         "licence": first["licence"],
         **{key: first[key] for key in SHARED if key in first},
         "members": len(members),
-        **calibrate(predicted).card_fields(),
+        **calibrate(predicted),
         "training": training,
         "validation": {
             "what": f"of the members, not of the ensemble, which has no patient left: "

@@ -42,7 +42,6 @@ from napari_pancreas_seg.training.data.layouts import (
     open_dataset,
 )
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, BadCases
-from napari_pancreas_seg.training.fit.checkpoint import Checkpoint
 from napari_pancreas_seg.training.fit.curves import Curves
 from napari_pancreas_seg.training.fit.devices import (
     choose_devices,
@@ -51,6 +50,7 @@ from napari_pancreas_seg.training.fit.devices import (
 )
 from napari_pancreas_seg.training.fit.loop import (
     ChangeWeights,
+    Checkpoint,
     TrainingProgress,
     best_epoch,
     fit,

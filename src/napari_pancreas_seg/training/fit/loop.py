@@ -7,29 +7,39 @@ as if nothing had happened.
 
 from __future__ import annotations
 
+import json
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.predictor import windowed
+from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.model.attention_unet import build
 from napari_pancreas_seg.model.bundle import Bundle
-from napari_pancreas_seg.training.data.datasets import TrainingSlices
-from napari_pancreas_seg.training.fit.averaging import Averager
+from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
+from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.batches import training_batches
-from napari_pancreas_seg.training.fit.checkpoint import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.devices import Devices
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.fit.trainer import build_from, make_trainer
+from napari_pancreas_seg.training.fit.trainer import (
+    TrainingModel,
+    build_from,
+    make_trainer,
+)
 
 ChangeWeights = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
 """Makes other weights of a network's, in the order of Keras's `get_weights`."""
+CHECKPOINT = "checkpoint.npz"
 SCORE = "validation_dice"
 """The figure by which an epoch is the best."""
 
@@ -43,6 +53,60 @@ class TrainingProgress:
     loss: float
     images_per_second: float
     seconds_left: float
+
+
+@dataclass
+class TrainingState:
+    """How far a training has come, beside the values of its variables.
+
+    `unscored` is the line of an epoch yet to be scored, `best` the best epoch's averaged weights.
+    """
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    unscored: dict[str, Any] | None = None
+    best: list[npt.NDArray[Any]] | None = None
+
+
+class Checkpoint:
+    """What a training needs to go on where it stopped, in one file that is replaced atomically."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = Path(folder) / CHECKPOINT
+
+    def save(self, variables: list[Any], state: TrainingState) -> None:
+        """Write all variables and the state."""
+        arrays = {f"v{i}": ops.convert_to_numpy(v) for i, v in enumerate(variables)}
+        arrays |= {f"best{i}": array for i, array in enumerate(state.best or ())}
+        about = {"step": state.step, "history": state.history, "unscored": state.unscored}
+        with atomic_write(self.path, overwrite=True) as file:
+            np.savez(file, about=json.dumps(about), **arrays)
+
+    def restore(self, variables: list[Any]) -> TrainingState:
+        """Set all variables and return the state."""
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                about = json.loads(str(stored["about"]))
+                arrays = _numbered(stored, "v")
+                best = _numbered(stored, "best")
+            state = TrainingState(
+                int(about["step"]), about["history"], about.get("unscored"), best or None
+            )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise PancreasSegError(f"{self.path} is not a whole checkpoint: {error}.") from error
+        if [a.shape for a in arrays] != [tuple(v.shape) for v in variables]:
+            raise PancreasSegError(
+                f"{self.path} belongs to a training with another recipe; "
+                "choose another output folder."
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        return state
+
+
+def _numbered(stored: Any, prefix: str) -> list[npt.NDArray[Any]]:
+    count = sum(name.removeprefix(prefix).isdecimal() for name in stored.files if name != "about")
+    return [stored[f"{prefix}{i}"] for i in range(count)]
 
 
 def fit(
@@ -186,3 +250,86 @@ def _progress(
         len(losses) * settings.batch_size / elapsed,
         (settings.steps - step) * elapsed / len(losses),
     )
+
+
+class Averager:
+    """Makes the float32 network with averaged weights and normalisation statistics of its own.
+
+    The running statistics belong to the weights of the last steps, so they are computed anew.
+    """
+
+    def __init__(self, slices: TrainingSlices, settings: TrainSettings) -> None:
+        self.slices, self.settings = slices, settings
+        self._network = build(settings.resolved_architecture())
+        self._pass = StatisticsPass(self._network, settings)
+        # Where dropout's chance begins: at the same place every time, for the same figures.
+        weights = {id(v) for v in self._network.weights}
+        self._chance = [v for v in self._network.variables if id(v) not in weights]
+
+    def average(self, trainer: TrainingModel, batches: int) -> keras.Model:
+        """The averaged network of what is being trained; the same object every time."""
+        values = _averages(trainer)
+        for layer in self._network.layers:
+            if layer.weights:
+                layer.set_weights(values[layer.name])
+        return self._with_statistics(batches)
+
+    def restore(self, weights: Sequence[npt.NDArray[Any]], batches: int) -> keras.Model:
+        """The same from weights that the network once had, with statistics of other batches."""
+        self._network.set_weights(list(weights))
+        return self._with_statistics(batches)
+
+    def _with_statistics(self, batches: int) -> keras.Model:
+        """Set the running statistics of batch normalisation to the mean over some batches."""
+        for number, variable in enumerate(self._chance):
+            variable.assign(np.array([self.settings.seed, number]).astype(variable.dtype))
+        norms = [
+            layer
+            for layer in self._network.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        momentum = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0  # the running statistics are then those of the last batch
+        statistics = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
+        totals = [np.zeros(v.shape) for v in statistics]
+        first = self.settings.steps
+        for batch in training_batches(self.slices, self.settings, first, first + batches):
+            self._pass.predict_on_batch(batch)
+            for total, variable in zip(totals, statistics, strict=True):
+                total += ops.convert_to_numpy(variable)
+        for total, variable in zip(totals, statistics, strict=True):
+            variable.assign((total / batches).astype(np.float32))
+        for norm, value in zip(norms, momentum, strict=True):
+            norm.momentum = value
+        return self._network
+
+
+def _averages(trainer: TrainingModel) -> dict[str, list[npt.NDArray[Any]]]:
+    """Weights of each layer, averaged where they are trained."""
+    with trainer.devices.scope():
+        current = [ops.convert_to_numpy(v) for v in trainer.trainable_variables]
+        trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+        values = {
+            layer.name: [ops.convert_to_numpy(v) for v in layer.weights]
+            for layer in trainer.network.layers
+            if layer.weights
+        }
+        for variable, value in zip(trainer.trainable_variables, current, strict=True):
+            variable.assign(value)
+    return values
+
+
+class StatisticsPass(keras.Model):
+    """Runs a network in training mode, for the statistics of its normalisation."""
+
+    def __init__(self, network: keras.Model, settings: TrainSettings) -> None:
+        super().__init__()
+        self.network, self.windows = network, settings.windows
+        self.augment = Augment(settings.frame, working_frame(settings.frame))
+        self.compile(jit_compile=keras.backend.backend() == "jax")
+
+    def call(self, batch: dict[str, Any]) -> Any:
+        """Return next to nothing: the running statistics are what is wanted."""
+        hu, _, _ = self.augment(batch)
+        return self.network(windowed(hu, self.windows), training=True)["probability"][:, :1, :1]

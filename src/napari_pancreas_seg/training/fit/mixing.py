@@ -19,8 +19,6 @@ from scipy import ndimage
 from napari_pancreas_seg.training.data.crops import Crop
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
 
-__all__ = ["MixingSettings", "mix"]
-
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Place = tuple[slice, slice]
@@ -31,21 +29,11 @@ CANDIDATES = 8
 
 @dataclass(frozen=True)
 class MixingSettings:
-    """How often slices of patients are mixed.
+    """How often slices of patients are mixed, as shares of them."""
 
-    Parameters
-    ----------
-    crop_share : float
-        Share whose gland is covered by one without surroundings, where there are any.
-    alone_share : float
-        Share in which such a gland lies anywhere, and nothing else is learnt from.
-    piece_share : float
-        Share with a rectangle of another patient's slice.
-    """
-
-    crop_share: float = 0.33
-    alone_share: float = 0.05
-    piece_share: float = 0.15
+    crop_share: float = 0.33  # the gland is covered by one without surroundings, if there are any
+    alone_share: float = 0.05  # such a gland lies anywhere, and nothing else is learnt from
+    piece_share: float = 0.15  # with a rectangle of another patient's slice
 
     @classmethod
     def none(cls) -> MixingSettings:
@@ -60,26 +48,10 @@ def mix(
     chosen: npt.NDArray[np.intp],
     settings: MixingSettings,
 ) -> dict[str, npt.NDArray[np.uint8]]:
-    """Take slices, some of them with parts of others.
+    """Take the chosen slices (B,), some of them with parts of others, drawn by `chances` (N,).
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of chance.
-    slices : TrainingSlices
-        What is learnt from.
-    chances : ndarray, shape (N,)
-        From `napari_pancreas_seg.training.fit.batches.sampling_chances`.
-    chosen : ndarray, shape (B,)
-        Which slices.
-    settings : MixingSettings
-        How often.
-
-    Returns
-    -------
-    dict of ndarray
-        ``hu`` (B, S, H, W), ``target`` (B, H, W, C) and ``weight`` (B, H, W, 1), uint8: how much
-        a pixel counts in the loss, 255 for all.
+    ``hu`` (B, S, H, W), ``target`` (B, H, W, C) and ``weight`` (B, H, W, 1), uint8: how much a
+    pixel counts in the loss, 255 for all.
     """
     parts = [_drawn(rng, slices, chances, int(row), settings) for row in chosen]
     hu, target, weight = (

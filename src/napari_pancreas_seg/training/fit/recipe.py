@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from napari_pancreas_seg.training.fit.mixing import MixingSettings
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
-SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class TrainSettings:
     weight_decay: float = 1e-3
     warm_up: float = 0.03  # share of the steps
     clip_norm: float = 1.0
-    schedule: str = "cosine"  # or "constant": the learning rate as it is after warming up
     averaging: float = 0.999  # momentum of the average of weights that becomes the model
     # Losses of the decoder's second and third finest level.
     side_weights: tuple[float, float] = (0.5, 0.25)
@@ -54,23 +52,16 @@ class TrainSettings:
     mixing: MixingSettings = field(default_factory=MixingSettings)
 
     def __post_init__(self) -> None:
-        if isinstance(self.architecture, str) and self.architecture not in ARCHITECTURES:
-            raise PancreasSegError(
-                f"There is no architecture {self.architecture!r}; "
-                f"known are {', '.join(ARCHITECTURES)}."
-            )
-        if self.loss not in LOSSES:
-            raise PancreasSegError(
-                f"There is no loss {self.loss!r}; known are {', '.join(LOSSES)}."
-            )
-        if self.schedule not in SCHEDULES:
-            raise PancreasSegError(
-                f"There is no schedule {self.schedule!r}; known are {', '.join(SCHEDULES)}."
-            )
-        if self.policy not in POLICIES:
-            raise PancreasSegError(
-                f"There is no policy {self.policy!r}; known are {', '.join(POLICIES)}."
-            )
+        known: tuple[tuple[str, Any, Collection[str]], ...] = (
+            ("architecture", self.architecture, ARCHITECTURES),
+            ("loss", self.loss, LOSSES),
+            ("policy", self.policy, POLICIES),
+        )
+        for what, asked, names in known:
+            if isinstance(asked, str) and asked not in names:
+                raise PancreasSegError(
+                    f"There is no {what} {asked!r}; known are {', '.join(names)}."
+                )
         if self.patience is not None and self.patience < 1:
             raise PancreasSegError("A training needs the patience of at least one epoch.")
         if min(self.steps, self.steps_per_epoch, self.batch_size) < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -70,35 +70,6 @@ class PredictedSlice:
         """Probability of each class on the slice's own grid, shape (C, 1, Y, X)."""
         rows, columns = self.frame.out_of()
         return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[:, None]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Temperature, threshold and confidence, for a card.
-
-    The temperature divides log-odds, of several classes the logits (Guo et al. 2017,
-    arXiv:1706.04599); the threshold gives the best mean Dice after it. Slope and intercept lead
-    from a slice's raw expected Dice to its Dice. None is what could not be measured.
-    """
-
-    temperature: float
-    threshold: float
-    slope: float
-    intercept: float
-    spearman: float | None
-    error_before: float | None
-    error_after: float | None
-    slices: int
-    patients: int
-
-    def card_fields(self) -> dict[str, Any]:
-        """The fields of a card that this fills; what could not be measured is left out."""
-        measured = {name: value for name, value in asdict(self).items() if value is not None}
-        return {
-            "temperature": measured.pop("temperature"),
-            "threshold": measured.pop("threshold"),
-            "confidence": {"what": _WHAT, **measured},
-        }
 
 
 _WHAT = (
@@ -197,31 +168,33 @@ def score_predictions(
     return scores
 
 
-def calibrate(predicted: Sequence[PredictedSlice]) -> Calibration:
-    """Fit temperature, threshold and confidence, as far as the slices tell of them."""
+def calibrate(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
+    """Fit temperature, threshold and confidence: a card's fields, as far as they can be told.
+
+    The temperature divides log-odds, of several classes the logits (Guo et al. 2017,
+    arXiv:1706.04599); the threshold gives the best mean Dice after it. Slope and intercept of the
+    confidence lead from a slice's raw expected Dice to its Dice.
+    """
     probability, target = _near_either_mask(predicted)
     temperature = _best_temperature(probability, target) if probability.size else 1.0
     threshold, _ = score_predictions(predicted, temperature).best()
     expected, true = _expected_and_true(predicted, temperature, threshold)
     varies = len(expected) > 0 and np.ptp(expected) > LEAST_RANGE
     slope, intercept = np.polyfit(expected, true, 1) if varies else (1.0, 0.0)
-    ranked = stats.spearmanr(expected, true).statistic if varies and np.ptp(true) > 0 else None
-    return Calibration(
-        temperature=temperature,
-        threshold=threshold,
-        slope=round(float(slope), 4),
-        intercept=round(float(intercept), 4),
-        spearman=None if ranked is None else round(float(ranked), 4),
-        error_before=_error(probability, target),
-        error_after=_error(tempered(probability, temperature), target),
-        slices=len(predicted),
-        patients=len({one.patient for one in predicted}),
-    )
+    confidence = {"what": _WHAT, "slope": round(float(slope), 4)}
+    confidence["intercept"] = round(float(intercept), 4)
+    if varies and np.ptp(true) > 0:
+        ranked = stats.spearmanr(expected, true).statistic
+        confidence["spearman"] = round(float(ranked), 4)
+    if probability.size:
+        confidence["error_before"] = _error(probability, target)
+        confidence["error_after"] = _error(tempered(probability, temperature), target)
+    confidence["slices"] = len(predicted)
+    confidence["patients"] = len({one.patient for one in predicted})
+    return {"temperature": temperature, "threshold": threshold, "confidence": confidence}
 
 
-def _error(probability: Array, target: Array) -> float | None:
-    if not probability.size:
-        return None
+def _error(probability: Array, target: Array) -> float:
     return round(calibration_error(probability.ravel(), target.ravel()), 4)
 
 
