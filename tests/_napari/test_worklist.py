@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from unittest.mock import MagicMock
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,8 +14,11 @@ from qtpy.QtCore import Qt
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
+from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
+from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.inference.saving import sidecar_path
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton
@@ -390,3 +396,46 @@ def test_the_worklist_of_the_last_time_is_offered(qtbot, app, panel, folder):
     later.last_button.click()
     qtbot.waitUntil(lambda: app.worklist.worklist is not None, timeout=TIMEOUT)
     assert later.last_button.isHidden()
+
+
+def test_masks_of_another_program_are_corrected_like_ours(
+    qtbot, app, viewer, panel, folder, ct_panel, tmp_path
+):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    ct = nib.load(folder / "a.nii.gz")
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[10:14, 10:14, 3:6] = 7
+    labels[20:24, 10:14, 3:6] = 1
+    nib.save(nib.Nifti1Image(labels, ct.affine), theirs / "a.nii.gz")
+    work = app.worklist
+    panel.open_worklist(folder, masks=GivenMasks(theirs, 7, "TotalSegmentator"))
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    assert np.count_nonzero(app.session.mask.data) == 48
+    assert work.case.status is Status.SEGMENTED
+    sidecar = sidecar_path(work.case.mask)
+    record = read_sidecar(sidecar)
+    assert (record["mask_by"], record["measurements"]["voxels"]) == ("TotalSegmentator", 48)
+    paint(app, viewer, 1)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert app.session.mask is None or not np.any(app.session.mask.data)
+    record = read_sidecar(sidecar)
+    assert (record["mask_by"], record["measurements"]["voxels"]) == ("TotalSegmentator", 49)
+    assert record["corrected"]
+    assert np.array_equal(np.asarray(nib.load(theirs / "a.nii.gz").dataobj), labels)
+
+
+def test_the_command_opens_napari_with_a_worklist(monkeypatch, folder):
+    from napari_pancreas_seg._napari import __main__ as start
+
+    dock, asked = MagicMock(), []
+    monkeypatch.setattr(start.napari, "Viewer", lambda: "viewer")
+    monkeypatch.setattr(start.napari, "run", lambda: asked.append("run"))
+    monkeypatch.setattr(start, "open_dock", lambda viewer: dock)
+    masks = [str(folder), 7, "nnU-Net"]
+    start.main(json.dumps({"folder": "cts", "output": "out", "masks": masks, "only": ["a"]}))
+    dock.worklist_panel.open_worklist.assert_called_once_with(
+        "cts", "out", masks=GivenMasks(folder, 7, "nnU-Net"), only={"a"}
+    )
+    assert asked == ["run"]

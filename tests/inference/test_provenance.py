@@ -52,6 +52,8 @@ def test_record(volume: CTVolume, tmp_path: Path) -> None:
     assert read["edits"] == {"voxels_added": 0, "voxels_removed": 0, "slices": 0}
     assert read["source"]["files"] == 1
     assert read["notes"] == ["a note"]
+    assert 0 < read["quality"]["expected_dice"] < 1
+    assert any("The mask has 0 mL" in sentence for sentence in read["quality"]["noticed"])
     assert read["software"]["numpy"] == np.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", read["created"])
     source = volume.source.path
@@ -75,6 +77,7 @@ def test_edits_are_counted_and_measured(volume: CTVolume) -> None:
     record = describe(volume, segmentation, mask=mask)
     assert record["edits"] == {"voxels_added": 3, "voxels_removed": 1, "slices": 2}
     assert record["measurements"]["slices"] == 3
+    assert record["quality"] == {"phase": "unknown"}  # the rest was said of the model's mask
 
 
 def test_relabelled_voxels_are_neither_added_nor_removed(volume: CTVolume) -> None:

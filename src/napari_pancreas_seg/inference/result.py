@@ -132,6 +132,18 @@ class Segmentation:
             for name, value in zip(classes.names, classes.values, strict=True)
         }
 
+    @property
+    def quality(self) -> dict[str, Any]:
+        """Expected Dice of the whole mask, contrast phase, and what was noticed, in words."""
+        return judge(
+            self.mask,
+            self.grid,
+            self.probability,
+            self.threshold,
+            self.expected_dice,
+            self.scan,
+        )
+
     def save(
         self,
         path: str | Path,
@@ -215,14 +227,7 @@ def describe(
     and of another one the phase alone.
     """
     written = segmentation.mask if mask is None else mask
-    quality = judge(
-        segmentation.mask,
-        segmentation.grid,
-        segmentation.probability,
-        segmentation.threshold,
-        segmentation.expected_dice,
-        segmentation.scan,
-    )
+    quality = segmentation.quality
     if written is not segmentation.mask and not np.array_equal(written, segmentation.mask):
         quality = {"phase": quality["phase"]}
     stages = {**(seconds or {}), **segmentation.seconds}
