@@ -42,7 +42,7 @@ def draw_strip(volume: CTVolume, mask: Array, path: Path) -> None:
     ends = box[0].start, box[0].stop - 1
     shown = sorted({round(z) for z in np.linspace(*ends, SLICES + 2)[1:-1]})
     tiles = [(0, z, f"{z}") for z in shown] + [(1, fullest_slice(mask, None, 1), "coronal")]
-    picture = Image.new("RGB", (TILE[1] * len(tiles), TILE[0]))
+    picture = Image.new("RGB", (TILE[1] * (SLICES + 1), TILE[0]))
     for column, (axis, index, words) in enumerate(tiles):
         tile = Image.fromarray(_tile(volume, mask, axis, index, box))
         draw = ImageDraw.Draw(tile)
