@@ -63,8 +63,10 @@ def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
         if case.source != case.mask and case.source.exists():
             record = _renewed(case, record)
         records[row["mask"]] = record
-        named = Case(Path(row["case"]), case.mask, case.maps, shown=row["case"])
-        table.add(recorded(named, record))
+        if case.source == case.mask:  # of the CT, its name in the table is known
+            case = Case(Path(row["case"]), case.mask, "", shown=row["case"])
+        if "\\" not in case.name:  # an escape, which would be escaped once more
+            table.add(recorded(case, record))
     table.write()
     cards = [_card(row, records.get(row["mask"], {}), known) for row in table.rows()]
     data = json.dumps({"texts": TEXTS, "cards": cards}, allow_nan=False).replace("<", "\\u003c")
