@@ -169,6 +169,7 @@ def test_the_result_travels_between_processes(run: tuple[Segmentation, np.ndarra
     header, arrays = messages.receive(pipe)  # type: ignore[misc]
     back = messages.segmentation_of(header, arrays)
     np.testing.assert_array_equal(back.mask, result.mask)
+    assert back.scan == result.scan and back.quality == result.quality
     assert list(back.probabilities) == list(result.probabilities)
     for name, each in result.probabilities.items():
         np.testing.assert_array_equal(back.probabilities[name].values, each.values)
