@@ -26,7 +26,7 @@ from napari._qt.dialogs.qt_notification import NapariQtNotification
 from napari.layers import Labels
 from napari.settings import get_settings
 from PIL import Image
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 from napari_pancreas_seg import save_mask
@@ -43,6 +43,9 @@ MOST_KILOBYTES = 150
 STRIP = ("opened", "running", "mask", "attention", "correct", "surface")
 """The case in six pictures."""
 STRIP_HEIGHT, STRIP_GAP = 260, 6
+MOVING_WIDTH, MOVING_COLORS = 480, 48
+MOST_MOVING_KILOBYTES = 500
+FRAME_MS, LAST_FRAME_MS = 150, 1500
 PATIENCE_SECONDS = 600
 SMALL = {"shape": (42, 168, 216), "spacing_mm": (6.0, 1.6667, 1.6667)}
 """The worklist's CTs: coarse, so that they are segmented soon."""
@@ -136,6 +139,29 @@ class Window:
         QTest.qWait(200)
         wait_until(lambda: not self.app.corrector.working)
 
+    def stroke(self, path: np.ndarray, seen: Callable[[], None] = lambda: None) -> None:
+        """Drag along points (y, x) of the mask's slice on screen, and wait for the answer."""
+        canvas, camera = canvas_widget(self.viewer), self.viewer.scene.camera
+        mask = self.app.session.mask
+        z = mask.world_to_data(self.viewer.dims.point)[0]
+        world = np.array([mask.data_to_world((z, *point))[1:] for point in path])
+        middle = np.array([canvas.height(), canvas.width()]) / 2
+        places = [
+            QPoint(round(x), round(y))
+            for y, x in (world - camera.center[-2:]) * camera.zoom + middle
+        ]
+        left = Qt.MouseButton.LeftButton
+        QTest.mouseMove(canvas, places[0])
+        QTest.mousePress(canvas, left, pos=places[0])
+        for place in places[1:]:
+            QTest.mouseMove(canvas, place)
+            QTest.qWait(50)
+            seen()
+        QTest.mouseRelease(canvas, left, pos=places[-1])
+        wait_until(lambda: not self.app.network.in_use)
+        QTest.qWait(100)
+        seen()
+
     def run(self, pictured_at: float | None = None) -> Labels:
         """Run to the end; picture it once a share of the slices is done."""
         self.dock.run_panel.run_button.click()
@@ -204,6 +230,58 @@ def picture_corrections(window: Window) -> None:
     window.press(Qt.Key.Key_Return)
     mask.mode = "pan_zoom"
     app.review.show(largest)
+
+
+def picture_mending(window: Window) -> None:
+    """A moving picture: a slice is mended by one stroke, and its mask carried to the next two."""
+    app, viewer = window.app, window.viewer
+    mask, z = app.session.mask, window.show_largest_slice()
+    whole = np.argwhere(mask.data[z])
+    missing = whole[whole[:, 1] < np.median(whole[:, 1])]
+    mask.data[z][tuple(missing.T)] = 0
+    mask.data[z + 1 : z + 3] = 0
+    mask.refresh()
+    camera = viewer.scene.camera
+    before = camera.center, camera.zoom
+    camera.center = mask.data_to_world((z, *whole.mean(axis=0)))
+    camera.zoom *= 2.5
+    frames: list[Image.Image] = []
+
+    def seen(times: int = 1) -> None:
+        pixels = viewer.window.screenshot(canvas_only=False, flash=False)
+        left, top, right, bottom = window.canvas
+        cut = left, top, right, top + (bottom - top) * 3 // 4
+        picture = Image.fromarray(pixels).convert("RGB").crop(cut)
+        height = round(picture.height * MOVING_WIDTH / picture.width)
+        frames.extend([picture.resize((MOVING_WIDTH, height), Image.Resampling.LANCZOS)] * times)
+
+    window.press(Qt.Key.Key_M, Qt.KeyboardModifier.ShiftModifier)
+    wait_until(lambda: not app.network.in_use)
+    seen(4)
+    columns = np.linspace(*np.quantile(missing[:, 1], (0.3, 0.9)), 8)
+    rows = [missing[np.abs(missing[:, 1] - x) < 3, 0].mean() for x in columns]
+    window.stroke(np.column_stack([rows, columns]), seen)
+    seen(6)
+    window.press(Qt.Key.Key_Escape)
+    window.press(Qt.Key.Key_T)
+    for key in (Qt.Key.Key_Return, Qt.Key.Key_Return, Qt.Key.Key_Escape):
+        wait_until(lambda: app.corrector.proposal is not None)
+        seen(5)
+        window.press(key)
+    app.review.show(z + 2)
+    seen()
+    few = [one.quantize(MOVING_COLORS, dither=Image.Dither.NONE) for one in frames]
+    path = window.folder / "mending.gif"
+    few[0].save(
+        path,
+        save_all=True,
+        append_images=few[1:],
+        duration=[FRAME_MS] * (len(few) - 1) + [LAST_FRAME_MS],
+        loop=0,
+    )
+    if path.stat().st_size > MOST_MOVING_KILOBYTES * 1000:
+        raise ValueError(f"{path.name} is larger than {MOST_MOVING_KILOBYTES} kB.")
+    camera.center, camera.zoom = before
 
 
 def picture_measurements(window: Window, scratch: Path) -> None:
@@ -307,6 +385,7 @@ def main() -> None:
         window.shoot("opened")
         cut = window.canvas
         picture_a_run(window)
+        picture_mending(window)
         picture_corrections(window)
         picture_measurements(window, scratch)
         picture_the_surface(window)

@@ -57,6 +57,7 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
         paint(labels, 4, 1, 30)
     assert len(kept_files()) == 1
     assert app.autosave.unexported() == [labels]
+    app.mending.recall(labels, {4: (2, 1)})
     app.review.set_reviewed(labels, [4, 5])
     show_slice(app.session.viewer, labels, app.session.placement(ct).reference, 7)
     app.close()
@@ -78,6 +79,7 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     assert np.flatnonzero(later.session.masks[restored].touched_slices(restored)).tolist() == [4]
     assert later.review.reviewed_of(restored) == {4, 5}
     assert slice_on_screen(after, restored, later.session.reference) == 7
+    assert later.mending.counts(restored) == {4: (2, 1)}
     # It is kept under its new window, and the former file is gone.
     qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)

@@ -74,7 +74,9 @@ class App(QObject):
         )
         self.review = Review(session, self.runs, background)
         self.improvement = Improvement(session, self.review, settings, background)
-        self.autosave = Autosave(session, self.watch, self.review, AutosaveStore(), background)
+        self.autosave = Autosave(
+            session, self.watch, self.review, self.mending, AutosaveStore(), background
+        )
         self.files = LayerFiles(session, self.autosave, background, self.mending.counts)
         self.chosen = ChosenCt(session)
         self.views = Views(session, background)

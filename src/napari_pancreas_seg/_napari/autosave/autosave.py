@@ -18,6 +18,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari.autosave import store as autosave
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
 from napari_pancreas_seg._napari.background import Background, report, timer
+from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, original_of
 from napari_pancreas_seg._napari.layers.placement import (
@@ -32,6 +33,7 @@ from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Strokes
 from napari_pancreas_seg.volume import bounding_box
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ class Autosave(QObject):
         session: Session,
         watch: MaskWatch,
         review: Review,
+        mending: Mending,
         store: AutosaveStore,
         background: Background,
     ) -> None:
@@ -97,6 +100,7 @@ class Autosave(QObject):
         self._session = session
         self._watch = watch
         self._review = review
+        self._mending = mending
         self._store = store
         self._background = background
         self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
@@ -251,6 +255,7 @@ class Autosave(QObject):
         model = session.masks.get(layer)
         ct = session.ct_array(reference)
         reviewed = tuple(sorted(self._review.reviewed_of(layer)))
+        strokes = [[z, *counts] for z, counts in self._mending.counts(layer).items()]
         viewer = session.viewer
         seen = None if viewer is None else slice_on_screen(viewer, layer, reference)
         path = None if reference.source.path is None else str(reference.source.path)
@@ -262,7 +267,7 @@ class Autosave(QObject):
                 path,
                 display_view(layer.data, reference.orientation),
                 None if model is None else model.copy,
-                {"reviewed": list(reviewed), "slice": seen},
+                {"reviewed": list(reviewed), "slice": seen, "strokes": strokes},
             )
             self._store.write(unsaved, file)
 
@@ -367,6 +372,7 @@ class Autosave(QObject):
             if isinstance(seen, int):
                 show_slice(session.viewer, layer, placement.reference, seen)
             self._review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
+            self._mending.recall(layer, _strokes(whole.notes.get("strokes")))
             self.save()
 
         self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
@@ -399,6 +405,12 @@ class Autosave(QObject):
 
 def _slices(noted: Any) -> list[int]:
     return [z for z in noted if isinstance(z, int)] if isinstance(noted, list) else []
+
+
+def _strokes(noted: Any) -> Strokes:
+    rows = noted if isinstance(noted, list) else []
+    whole = [row for row in rows if isinstance(row, list) and len(_slices(row)) == 3]
+    return {z: (added, removed) for z, added, removed in whole}
 
 
 def _is_array(layer: Labels) -> bool:

@@ -214,6 +214,14 @@ class Mending(QObject):
                 found[stroke.z] = added + stroke.adds, removed + (not stroke.adds)
         return dict(sorted(found.items()))
 
+    def recall(self, layer: Layer, counts: Strokes) -> None:
+        """Take strokes for drawn before, in another session for instance."""
+        self._strokes[layer] = [
+            Stroke(z, adds, np.zeros(0, np.intp))
+            for z, (added, removed) in counts.items()
+            for adds in (True,) * added + (False,) * removed
+        ]
+
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
         try:
             drag = self._begin(event)
