@@ -77,6 +77,8 @@ def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask,
     expected = measure(mask.data, volume, (0.5, 0.9))
     assert expected["head_ml"] != measure(mask.data, volume)["head_ml"]
     qtbot.waitUntil(shows(panel, "parts", f"{expected['head_ml']:.1f}, "), timeout=TIMEOUT)
+    first, second = expected["cut_slices"]
+    assert f"slices {first} and {second}" in panel.values["parts"].text()
     app.files.export(mask, tmp_path / "m.csv")
     qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
     (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())

@@ -366,7 +366,6 @@ def test_a_ct_with_another_time_is_hashed(folder: Path, tmp_path: Path, network:
         ({"options": Options(postprocess=False)}, "with other options (postprocess)"),
         ({"attention": True}, "without the maps that are wanted now"),
         ({"probability": True}, "without the maps that are wanted now"),
-        ({"report": True}, "without the report that is wanted now"),
         ({"card": {**CARD, "weights_sha256": "1" * 64}}, "by another model (fake 1)"),
         ({"card": {**CARD, "temperature": 2.0}}, "by another model (fake 1)"),
         ({"version": "0.0.1"}, f"by version {napari_pancreas_seg.__version__} of this program"),

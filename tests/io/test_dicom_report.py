@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,9 +11,12 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_series import PATIENT, write_series
+from dicom_series import PATIENT, body, write_series
 
 from napari_pancreas_seg import cli
+from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
+from napari_pancreas_seg.cohort.resume import OutputOptions
+from napari_pancreas_seg.cohort.run import segment_cases
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, report_path, save_mask
 from napari_pancreas_seg.io.convert import convert
@@ -128,6 +132,36 @@ def test_convert_writes_both_from_the_command_line(tmp_path):
     report = pydicom.dcmread(tmp_path / "seg_report.dcm")
     assert report.StudyInstanceUID == seg.StudyInstanceUID
     assert (tmp_path / "seg_report.dcm").read_bytes().count(PATIENT.encode()) == 1
+
+
+def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
+    series = write_series(tmp_path / "ct", body((64, 60, 6)))
+    out = tmp_path / "out"
+    cases = plan(find_inputs([series.folder]), out, ".dcm")
+
+    def run(**more):
+        wanted = OutputOptions(report=True, resume=True, **more)
+        (result,) = segment_cases(cases, str(tiny_bundle), wanted=wanted)
+        return result
+
+    first = run()
+    assert first.error is None
+    report = out / "ct_mask_report.dcm"
+    assert report in first.files and report.exists()
+    record = json.loads((out / "ct_mask.json").read_text())
+    (values,) = numbers(report)
+    assert values["Volume", None] == pytest.approx(record["measurements"]["volume_ml"])
+    assert run().before
+    report.unlink()
+    assert "without the report" in run().error
+    assert run(overwrite=True).error is None and report.exists()
+    assert is_ours(report)
+    (nifti,) = segment_cases(
+        plan(find_inputs([series.folder]), tmp_path / "nii"),
+        str(tiny_bundle),
+        wanted=OutputOptions(report=True),
+    )
+    assert "end its name in .dcm" in nifti.error
 
 
 def test_a_report_needs_a_segmentation_and_a_ct(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.mask.centreline import IN_PIECES, TOO_SMALL, follow
+from napari_pancreas_seg.mask.centreline import IN_PIECES, TOO_SMALL, follow, on_cubes
 from napari_pancreas_seg.mask.measures import MEASURES, measure
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -26,7 +26,7 @@ def tube(spacing=(2.0, 1.0, 1.0), radius_mm=8.0) -> np.ndarray:
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.8, 0.8), (1.0, 0.7, 0.7)])
 def test_a_bent_tube_is_as_long_and_as_thick_as_it_is(spacing):
     mask = tube(spacing)
-    line = follow(mask, grid_of(mask.shape, spacing))
+    line = follow(*on_cubes(mask, grid_of(mask.shape, spacing)))
     assert line.length_mm == pytest.approx(60 * np.pi / 2, rel=0.08)
     assert line.calibre_mm == pytest.approx(16, abs=2.5)
     assert line.shares == pytest.approx((1 / 3,) * 3, abs=0.05)
@@ -34,16 +34,15 @@ def test_a_bent_tube_is_as_long_and_as_thick_as_it_is(spacing):
 
 def test_the_head_is_on_the_patients_right_and_cuts_move():
     mask = tube((1, 1, 1))
-    mask[:, :, :30] *= 1
     grid = grid_of(mask.shape, (1, 1, 1))
-    head, body, tail = follow(mask, grid, (0.2, 0.9)).shares
+    head, body, tail = follow(*on_cubes(mask, grid), (0.2, 0.9)).shares
     assert (head, body, tail) == pytest.approx((0.2, 0.7, 0.1), abs=0.05)
-    line = follow(mask, grid, (0.2, 0.9))
-    (_, _, first), (_, _, second) = line.cuts
+    line = follow(*on_cubes(mask, grid), (0.2, 0.9))
+    (_, _, first), (_, _, second) = line.line[list(line.cuts)]
     assert first < second  # x runs from the patient's right to the left
-    assert follow(mask, grid, (0.9, 0.2)).shares == line.shares
+    assert follow(*on_cubes(mask, grid), (0.9, 0.2)).shares == line.shares
     mirrored = np.ascontiguousarray(mask[:, :, ::-1])
-    again = follow(mirrored, grid, (0.2, 0.9))
+    again = follow(*on_cubes(mirrored, grid), (0.2, 0.9))
     assert again.shares == pytest.approx((0.2, 0.7, 0.1), abs=0.05)
 
 
@@ -54,26 +53,39 @@ def test_axes_that_are_not_at_right_angles_are_taken_for_what_they_are():
     leaning[1, 0] = 0.8  # each slice lies 0.8 mm beside the one below
     z, y, x = np.indices(straight.shape)
     mask = ((y - 20) ** 2 + (x - 40) ** 2 <= 64) & (z < 40)
-    upright = follow(mask, straight)
-    length = follow(mask, Grid(straight.shape, leaning)).length_mm
+    upright = follow(*on_cubes(mask, straight))
+    length = follow(*on_cubes(mask, Grid(straight.shape, leaning))).length_mm
     assert length == pytest.approx(upright.length_mm * np.hypot(2, 0.8) / 2, rel=0.04)
+
+
+def test_a_ball_has_the_surface_of_a_ball():
+    z, y, x = np.indices((30, 70, 70))
+    mask = (((z - 15) * 2.5) ** 2 + (y - 35) ** 2 + (x - 35) ** 2 <= 30**2).astype(np.uint8)
+    found = measure(mask, CTVolume.of_grid(grid_of(mask.shape, (2.5, 1, 1)), None))
+    assert found["surface_cm2"] == pytest.approx(4 * np.pi * 9, rel=0.05)
+    assert found["calibre_mm"] == pytest.approx(60, abs=4)
+    mask[:] = 0
+    mask[5, 5, 5] = 1
+    found = measure(mask, CTVolume.of_grid(grid_of(mask.shape, (1, 0.5, 0.5)), None))
+    assert found["surface_cm2"] is found["length_mm"] is None
+    assert found["not_measured"]["surface_cm2"] == TOO_SMALL
 
 
 def test_what_has_no_centreline_says_why():
     mask = np.zeros((20, 60, 60), np.uint8)
     grid = grid_of(mask.shape, (2, 1, 1))
     mask[5, 5, 5] = mask[5, 5, 6] = mask[6, 5, 5] = 1
-    assert follow(mask, grid) in (IN_PIECES, TOO_SMALL)
+    assert follow(*on_cubes(mask, grid)) in (IN_PIECES, TOO_SMALL)
     mask[2:8, 5:15, 5:15] = 1
     mask[12:18, 40:50, 40:50] = 1
-    assert follow(mask, grid) == IN_PIECES
+    assert follow(*on_cubes(mask, grid)) == IN_PIECES
     ct = CTVolume.of_grid(grid, None)
     found = measure(mask, ct)
     assert found["length_mm"] is found["head_ml"] is found["cuts"] is None
     assert found["not_measured"]["length_mm"] == IN_PIECES
     mask[12:18, 40:50, 40:50] = 0
     mask[12, 40, 40] = 1  # a speck beside it does not matter
-    assert isinstance(follow(mask, grid), tuple)
+    assert isinstance(follow(*on_cubes(mask, grid)), tuple)
 
 
 def noisy(shape=(10, 60, 60), seed=0) -> np.ndarray:

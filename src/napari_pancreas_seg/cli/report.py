@@ -26,6 +26,14 @@ def report(
     masks: MaskFolder = None,
     label: MaskLabel = None,
     by: MaskBy = None,
+    pairs: Annotated[
+        Path | None,
+        Option(
+            metavar="CSV",
+            help="Two CTs of a patient a row, columns 'before' and 'after': write "
+            "OUT/followup.csv too.",
+        ),
+    ] = None,
 ) -> None:
     """Write the quality page OUT/index.html again.
 
@@ -33,9 +41,13 @@ def report(
     Masks that were changed since are drawn and measured again, as far as the CTs are found. With
     --masks and --ct, masks of another program are copied to OUT first, for the CTs that have none
     there.
+
+    OUT/followup.csv sets the measures of both CTs of each pair side by side, with the change and
+    the limit below which most changes lie where nothing has changed.
     """
     from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
     from napari_pancreas_seg.cohort.page import adopt_cases, write_page
+    from napari_pancreas_seg.cohort.pairs import write_follow_up
     from napari_pancreas_seg.cohort.table import CohortTable
     from napari_pancreas_seg.cohort.worklist import (
         remember_inputs,
@@ -60,3 +72,5 @@ def report(
             remember_inputs(folder, ct, state_folder())
         page = write_page(folder, cases)
     say(f"-> {page}")
+    if pairs is not None:
+        say(f"-> {write_follow_up(folder, pairs)}")

@@ -1,7 +1,8 @@
-"""The gland along its centreline: length, calibre, and head, body and tail between two cuts."""
+"""The shape of a gland: length, calibre, surface, and head, body and tail along its centreline."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from napari_pancreas_seg.volume import Grid
 
 Array = npt.NDArray[Any]
 Points = npt.NDArray[np.float64]
+ToIndex = Callable[[Points], Points]
 
 CUTS = (1 / 3, 2 / 3)
 """Where the centreline is cut unless a person says otherwise: shares of its length, head first."""
@@ -25,7 +27,7 @@ _LARGEST_SHARE = 0.9
 """Least share of the mask that one piece must hold to have a centreline."""
 
 IN_PIECES = "The mask is in pieces, and none of them holds 90 % of it."
-TOO_SMALL = "The mask is too small to have a centreline."
+TOO_SMALL = "The mask is too small to tell its shape."
 
 
 class Centreline(NamedTuple):
@@ -34,11 +36,12 @@ class Centreline(NamedTuple):
     length_mm: float
     calibre_mm: float
     shares: tuple[float, float, float]  # of the mask's volume: head, body, tail
-    cuts: tuple[Points, Points]  # indices (z, y, x) of the points at which it is cut
+    line: Points  # indices (z, y, x) of its points in the mask, shape (n, 3)
+    cuts: tuple[int, int]  # at which of them it is cut
 
 
-def follow(mask: Array, grid: Grid, cuts: tuple[float, float] = CUTS) -> Centreline | str:
-    """Find the centreline of a mask (Z, Y, X), or say in a sentence why it has none.
+def follow(cubes: Array, to_index: ToIndex, cuts: tuple[float, float] = CUTS) -> Centreline | str:
+    """Find the centreline of a mask that lies `on_cubes`, or say in a sentence why it has none.
 
     It runs between the two voxels of the gland that are farthest apart on a way within the gland,
     on the way that keeps to the middle: Dijkstra's, a step costs its length over the squared
@@ -50,10 +53,10 @@ def follow(mask: Array, grid: Grid, cuts: tuple[float, float] = CUTS) -> Centrel
     from scipy.spatial import KDTree
     from skimage.graph import pixel_graph
 
-    cubes, to_index = _cubes(mask, grid)
     if not cubes.any():
         return TOO_SMALL
-    calibre = 2 * ndimage.distance_transform_edt(cubes).max() - 1  # the surface is half a cube off
+    # To the first cubes outside: in tubes and balls of known size that is the radius.
+    calibre = 2 * ndimage.distance_transform_edt(cubes).max()
     gland, share = _largest_piece(cubes)
     if share < _LARGEST_SHARE:
         gland, share = _largest_piece(_bridged(cubes))
@@ -79,13 +82,25 @@ def follow(mask: Array, grid: Grid, cuts: tuple[float, float] = CUTS) -> Centrel
     at = [int(np.abs(along / along[-1] - cut).argmin()) for cut in sorted(cuts)]
     _, nearest = KDTree(line).query(np.argwhere(cubes))
     parts = np.bincount(np.digitize(nearest, at), minlength=3) / len(nearest)
-    first, second = (to_index(line[place]) for place in at)
     return Centreline(
         float(along[-1]) * _STEP_MM,
         float(calibre) * _STEP_MM,
         (float(parts[0]), float(parts[1]), float(parts[2])),
-        (first, second),
+        to_index(line),
+        (at[0], at[1]),
     )
+
+
+def surface_cm2(cubes: Array) -> float | None:
+    """Area of the smoothed surface of a mask that lies `on_cubes`; None if that is too small."""
+    from scipy import ndimage
+    from skimage.measure import marching_cubes, mesh_surface_area
+
+    blurred = ndimage.gaussian_filter(np.pad(cubes, 2).astype(np.float32), 0.7)
+    if blurred.max() <= 0.5:
+        return None
+    points, faces, _, _ = marching_cubes(blurred, 0.5)
+    return float(mesh_surface_area(points, faces)) * _STEP_MM**2 / 100
 
 
 def _largest_piece(cubes: Array) -> tuple[Array, float]:
@@ -112,8 +127,8 @@ def _cost(depth: Array, other: Array, distance: Array) -> Array:
     return np.asarray(distance * (depth**-2.0 + other**-2.0) / 2)
 
 
-def _cubes(mask: Array, grid: Grid) -> tuple[npt.NDArray[np.bool_], Any]:
-    """A mask on cubes whose axes run as the grid's, and what takes their indices to the grid's.
+def on_cubes(mask: Array, grid: Grid) -> tuple[npt.NDArray[np.bool_], ToIndex]:
+    """A mask (Z, Y, X) on cubes of 2 mm, and what takes their indices (n, 3) to the mask's.
 
     Axes that are not at right angles are taken for what they are.
     """
@@ -122,18 +137,18 @@ def _cubes(mask: Array, grid: Grid) -> tuple[npt.NDArray[np.bool_], Any]:
     axes = np.linalg.qr(grid.affine[:3, :3])[1]
     axes *= np.sign(np.diag(axes))[:, None]
     to_grid = np.linalg.inv(axes) * _STEP_MM
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(mask.shape) - 1) @ axes.T
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    shape = np.ceil((high - low) / _STEP_MM).astype(int) + 3
+    corners = np.array(list(np.ndindex(2, 2, 2))) * mask.shape @ axes.T
+    shape = np.ceil(np.ptp(corners, axis=0) / _STEP_MM).astype(int) + 3
     middle = axes @ (np.array(mask.shape) - 1) / 2
     origin = np.linalg.inv(axes) @ (middle - (shape - 1) / 2 * _STEP_MM)
     straight = np.allclose(to_grid, np.diag(np.diag(to_grid)), atol=1e-6)
     values = ndimage.affine_transform(
-        np.asarray(mask != 0, np.float32),
+        (mask != 0).view(np.uint8),
         np.diag(to_grid) if straight else to_grid,
         origin,
         tuple(shape),
+        np.float32,
         order=1,
         mode="grid-constant",
     )
-    return values >= 0.5, lambda cube: to_grid @ cube + origin
+    return values >= 0.5, lambda cubes: cubes @ to_grid.T + origin

@@ -35,16 +35,23 @@ def eroded(mask: Array) -> Array:
     return np.asarray(ndimage.binary_erosion(mask))
 
 
-def closed(mask: Array, spacing: tuple[float, float, float]) -> Array:
-    """A mask (Z, Y, X) with the notches and holes of its outline filled, slice by slice."""
+def fat_fraction(mask: Array, hu: Array, spacing: tuple[float, float, float]) -> float:
+    """Share of voxels of fat within the closed outline of a mask (Z, Y, X) that is not empty."""
+    fat = voxels = 0
+    for inside, values in zip(mask, hu, strict=True):
+        if inside.any():
+            found = values[_closed(inside, spacing[1:])]
+            voxels += found.size
+            fat += int(np.count_nonzero((found >= FAT_HU[0]) & (found <= FAT_HU[1])))
+    return fat / voxels
+
+
+def _closed(plane: Array, spacing: tuple[float, float]) -> Array:
+    """A slice of a mask (Y, X) with the notches and holes of its outline filled."""
     from scipy import ndimage
 
-    window = [2 * int(CLOSING_MM / 2 / mm) + 1 for mm in spacing[1:]]
-    pad = [(0, 0), *((n, n) for n in window)]
-    grown = ndimage.grey_closing(np.pad(mask != 0, pad).astype(np.uint8), (1, *window))
-    in_slice = ndimage.generate_binary_structure(3, 1)
-    in_slice[[0, 2]] = False
-    outside, _ = ndimage.label(grown == 0, in_slice)
-    # The margin of each slice is one piece with what lies around the gland.
-    around = outside == outside[:, :1, :1]
-    return np.asarray(~around[:, window[0] : -window[0], window[1] : -window[1]])
+    window = [2 * int(CLOSING_MM / 2 / mm) + 1 for mm in spacing]
+    padded = np.pad(plane != 0, [(n, n) for n in window]).view(np.uint8)
+    outside, _ = ndimage.label(ndimage.grey_closing(padded, window) == 0)
+    around = outside == outside[0, 0]
+    return np.asarray(~around[window[0] : -window[0], window[1] : -window[1]])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import density
-from napari_pancreas_seg.mask.centreline import CUTS, follow
+from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
 Array = npt.NDArray[Any]
@@ -33,6 +33,7 @@ MEASURES = (
     "fat_fraction",
     "length_mm",
     "calibre_mm",
+    "surface_cm2",
     "head_ml",
     "body_ml",
     "tail_ml",
@@ -71,8 +72,9 @@ def measure(
         ``diameter_3d_mm`` and ``diameter_in_plane_mm``; ``eroded_mean_hu`` and ``eroded_sd_hu``
         without the outermost voxels; ``fat_fraction``, share of voxels from -190 to -30 HU within
         the closed outline; ``length_mm`` of the centreline; ``calibre_mm``, diameter of the largest
-        ball within the gland; ``head_ml``, ``body_ml``, ``tail_ml``; ``cuts``, and ``cut_slices``
-        on which they lie; ``not_measured``, for each measure that is None a sentence that says why.
+        ball within the gland; ``surface_cm2``; ``head_ml``, ``body_ml``, ``tail_ml``; ``cuts``, and
+        ``cut_slices`` on which they lie; ``not_measured``, for each measure that is None a sentence
+        that says why.
 
     Raises
     ------
@@ -86,7 +88,7 @@ def measure(
         )
     box = bounding_box(mask)
     if box is None:
-        nothing = dict.fromkeys((*_OF_HU, *_OF_CENTRELINE))
+        nothing = dict.fromkeys((*_OF_HU, *_OF_SHAPE))
         return {
             "volume_ml": 0.0,
             "voxels": 0,
@@ -119,17 +121,15 @@ def measure(
         values |= dict.fromkeys(_OF_HU)
         reasons |= dict.fromkeys(_OF_HU, "There is no CT with this mask.")
     if cuts is not None:
-        values |= _of_centreline(inside, part, cuts, values["volume_ml"], reasons)
+        values |= _of_shape(inside, part, cuts, values["volume_ml"], reasons)
         if values["cut_slices"] is not None:
             values["cut_slices"] = [int(box[0].start) + z for z in values["cut_slices"]]
     return values | {"not_measured": reasons}
 
 
 _OF_HU = ("mean_hu", "sd_hu", "eroded_mean_hu", "eroded_sd_hu", "fat_fraction")
-_OF_CENTRELINE = (
-    *("length_mm", "calibre_mm", "head_ml", "body_ml", "tail_ml"),
-    *("cuts", "cut_slices"),
-)
+_OF_CENTRELINE = ("length_mm", "calibre_mm", "head_ml", "body_ml", "tail_ml")
+_OF_SHAPE = (*_OF_CENTRELINE, "surface_cm2", "cuts", "cut_slices")
 
 
 def _of_hu(
@@ -152,9 +152,7 @@ def _of_hu(
     if low > density.FAT_HU[1]:
         reasons["fat_fraction"] = f"HU were cut off {_beyond(low, np.inf)}: fat cannot be seen."
     else:
-        outline = hu[density.closed(inside, spacing)]
-        fat = (outline >= density.FAT_HU[0]) & (outline <= density.FAT_HU[1])
-        found["fat_fraction"] = float(fat.mean())
+        found["fat_fraction"] = density.fat_fraction(inside, hu, spacing)
     return found
 
 
@@ -163,22 +161,26 @@ def _beyond(low: float, high: float) -> str:
     return " and ".join([*ends, *([f"above {high:g}"] if np.isfinite(high) else [])])
 
 
-def _of_centreline(
+def _of_shape(
     inside: Array, grid: Grid, cuts: tuple[float, float], ml: float, reasons: dict[str, str]
 ) -> dict[str, Any]:
-    line = follow(inside, grid, cuts)
+    cubes, to_index = on_cubes(inside, grid)
+    found: dict[str, Any] = {**dict.fromkeys(_OF_SHAPE), "surface_cm2": surface_cm2(cubes)}
+    if found["surface_cm2"] is None:
+        reasons["surface_cm2"] = TOO_SMALL
+    line = follow(cubes, to_index, cuts)
     if isinstance(line, str):
-        reasons |= dict.fromkeys(_OF_CENTRELINE[:5], line)
-        return dict.fromkeys(_OF_CENTRELINE)
+        reasons |= dict.fromkeys(_OF_CENTRELINE, line)
+        return found
     head, body, tail = (share * ml for share in line.shares)
-    return {
+    return found | {
         "length_mm": line.length_mm,
         "calibre_mm": line.calibre_mm,
         "head_ml": head,
         "body_ml": body,
         "tail_ml": tail,
         "cuts": list(cuts),
-        "cut_slices": [round(float(z)) for z, _, _ in line.cuts],
+        "cut_slices": [round(float(z)) for z in line.line[list(line.cuts), 0]],
     }
 
 

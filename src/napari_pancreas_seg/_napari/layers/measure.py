@@ -75,6 +75,8 @@ def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False
     box = bounding_box(mask)
     inside, ct = _cut(mask, job, box or (slice(0, 1), slice(0, 1), slice(0, 1)))
     found = measures.measure(inside, ct, job.cuts)
+    if box is not None and found.get("cut_slices"):
+        found["cut_slices"] = [int(box[0].start) + z for z in found["cut_slices"]]
     compared = None
     if job.reference is not None:
         reference = job.reference if in_display_order else _shown(job.reference, job.grid)

@@ -41,6 +41,7 @@ ROWS = (
     ("fat", "Fat", "Share of voxels from -190 to -30 HU within the closed outline."),
     ("length", "Length", "Of the centreline, from head to tail."),
     ("calibre", "Calibre", "Diameter of the largest ball that fits into the mask."),
+    ("surface", "Surface", "Area of the smoothed surface."),
     ("parts", "Head, body, tail", "Volumes between the cuts on the centreline."),
     ("extent", "Extent", "Edges of the box around the mask along the CT's axes: z × y × x."),
     ("diameter", "Diameter", "Largest distance between two points of the surface."),
@@ -61,6 +62,7 @@ MEASURE_OF = {
     "fat": "fat_fraction",
     "length": "length_mm",
     "calibre": "calibre_mm",
+    "surface": "surface_cm2",
     "parts": "head_ml",
 }
 """Rows that may be missing, and the measure that says why."""
@@ -270,11 +272,14 @@ def _texts(found: Measured | None) -> dict[str, str]:
             texts[key] = f"{mask[mean]:.0f} ± {mask[sd]:.0f}"
     if mask["fat_fraction"] is not None:
         texts["fat"] = f"{100 * mask['fat_fraction']:.0f} %"
+    if mask["surface_cm2"] is not None:
+        texts["surface"] = f"{mask['surface_cm2']:.0f} cm²"
     if mask["length_mm"] is not None:
         texts["length"] = f"{mask['length_mm']:.0f} mm"
         texts["calibre"] = f"{mask['calibre_mm']:.0f} mm"
         parts = [f"{mask[key]:.1f}" for key in ("head_ml", "body_ml", "tail_ml")]
-        texts["parts"] = f"{', '.join(parts)} mL"
+        first, second = mask["cut_slices"]
+        texts["parts"] = f"{', '.join(parts)} mL\ncut in slices {first} and {second}"
     if found.comparison is not None:
         dice, hd95 = found.comparison["dice"], found.comparison["hd95_mm"]
         surface = found.comparison["surface_dice_2mm"]

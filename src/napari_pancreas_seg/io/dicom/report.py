@@ -58,6 +58,7 @@ MEASURES: dict[str, tuple[_Concept, tuple[str, str], dict[str, _Concept]]] = {
     "fat_fraction": (("129100", "DCM", "Fat fraction"), _SHARE, {"method": _OUTLINE}),
     "length_mm": (("410668003", "SCT", "Length"), _MM, {"method": _LINE}),
     "calibre_mm": (("81827009", "SCT", "Diameter"), _MM, {"derivation": _LARGEST}),
+    "surface_cm2": (("C0JK", "IBSI", "Surface area (mesh)"), ("cm2", "square centimeter"), {}),
     "head_ml": (_VOLUME, _ML, {"site": ("64163001", "SCT", "Head of pancreas")}),
     "body_ml": (_VOLUME, _ML, {"site": ("40133006", "SCT", "Body of pancreas")}),
     "tail_ml": (_VOLUME, _ML, {"site": ("73239005", "SCT", "Tail of pancreas")}),
@@ -140,6 +141,8 @@ def _build(
         is_complete=True,
         series_description="Measures of a segmentation",
     )
+    scheme = copy_elements(seg, (), CodingSchemeDesignator="99NPS", CodingSchemeName=MANUFACTURER)
+    report.CodingSchemeIdentificationSequence = [scheme]
     copy_patient_and_study(report, source)
     return report
 

@@ -1,0 +1,111 @@
+"""Follow-up: two CTs of one patient side by side, and which changes are more than repeatability."""
+
+from __future__ import annotations
+
+import csv
+import io as text_io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+
+from napari_pancreas_seg.cohort.cases import TABLE
+from napari_pancreas_seg.cohort.table import CohortTable
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import stem
+from napari_pancreas_seg.io.files import explain_os_error, write_text
+from napari_pancreas_seg.mask.measures import MEASURES
+
+FOLLOW_UP = "followup.csv"
+COLUMNS = (
+    *("pair", "before", "after", "measure", "value_before", "value_after"),
+    *("change", "change_percent", "limit", "beyond_limit", "reason"),
+)
+"""`limit`: 95 % of changes are smaller where nothing has changed; docs/measures.md says how it
+was found. `beyond_limit`: yes or no."""
+
+_Row = Mapping[str, str]
+
+
+def write_follow_up(folder: Path, pairs: Path) -> Path:
+    """Write followup.csv beside the table of an output folder.
+
+    `pairs` is a CSV file with the columns ``before`` and ``after``, names of cases, and perhaps
+    ``pair``, a name for both. A pair with a case that is missing or failed gets a row that says so.
+    """
+    known: dict[str, _Row] = {}
+    for row in CohortTable(folder / TABLE, ()).rows():
+        names = (row["case"], row["mask"])
+        known |= {name: row for each in names for name in (each, stem(Path(each)))}
+    rows = []
+    for number, pair in enumerate(_rows(pairs, {"before", "after"}), start=1):
+        name = pair.get("pair") or str(number)
+        rows += list(_compare(name, pair["before"].strip(), pair["after"].strip(), known))
+    text = text_io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / FOLLOW_UP
+    if path.exists():
+        _rows(path, set(COLUMNS))  # a file of that name that is no such table stays
+    write_text(path, text.getvalue(), overwrite=True)
+    return path
+
+
+def _compare(
+    pair: str, before: str, after: str, known: Mapping[str, _Row]
+) -> Iterator[dict[str, str]]:
+    """Rows of two cases: one for each measure that both have."""
+    head = {"pair": pair, "before": before, "after": after}
+    for name in (before, after):
+        if name not in known:
+            yield head | {"reason": f"There is no case '{name}' in the table."}
+            return
+        if known[name]["status"] != "done":
+            yield head | {"reason": f"'{name}' failed."}
+            return
+    limits = json.loads(resources.files("napari_pancreas_seg.data").joinpath(_LIMITS).read_text())
+    for measure in MEASURES:
+        first, second = known[before][measure], known[after][measure]
+        if not first or not second:
+            continue
+        old, new = float(first), float(second)
+        row = {
+            "measure": measure,
+            "value_before": first,
+            "value_after": second,
+            "change": f"{new - old:.4g}",
+            "change_percent": f"{100 * (new - old) / old:.1f}" if old > 0 else "",
+        }
+        if measure in limits:
+            limit = 1.96 * math.sqrt(2) * limits[measure]["sd"]
+            limit *= (old + new) / 2 if limits[measure]["relative"] else 1
+            row |= {
+                "limit": f"{limit:.4g}",
+                "beyond_limit": "yes" if abs(new - old) > limit else "no",
+            }
+        yield head | row
+
+
+_LIMITS = "repeatability.json"
+"""Standard deviation within a patient of each measure, between two models."""
+
+
+def _rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with some columns, perhaps among others."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PancreasSegError(
+            f"'{path.name}' cannot be read: {explain_os_error(error)}."
+        ) from error
+    except UnicodeDecodeError:
+        text = ""
+    reader = csv.DictReader(text_io.StringIO(text, newline=""), restval="")
+    if not wanted <= set(reader.fieldnames or ()):
+        names = " and ".join(sorted(wanted))
+        raise PancreasSegError(
+            f"'{path.name}' is no table with the columns {names}; give a CSV file that has them."
+        )
+    return list(reader)
