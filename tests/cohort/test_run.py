@@ -290,6 +290,8 @@ def test_a_folder_of_series_can_be_segmented_into_itself_twice(
         assert [result.error for result in results] == [None] * 2
         assert what(results) == expected
     assert {"P1_mask.dcm", "P2_mask.dcm"} < set(names(tmp_path))
+    for result in segment_cases(cases, "fake", wanted=replace(RESUME, report=True)):
+        assert "without the report that is wanted now" in str(result.error)
 
 
 @pytest.fixture
