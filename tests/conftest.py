@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
@@ -104,9 +104,8 @@ def uncompiled() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture
-def no_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Trainings give an untrained network after half an hour, at once; their folders' names.
+def _without_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let trainings give an untrained network after half an hour, at once; their folders' names.
 
     What is bright is said to be the gland, without asking a network.
     """
@@ -133,6 +132,18 @@ def no_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(run, "Curves", MagicMock())
     monkeypatch.setattr(HeldBack, "predict", predict)
     return folders
+
+
+@pytest.fixture
+def no_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No training in this test; see `_without_fit`."""
+    return _without_fit(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def without_fit() -> Callable[[pytest.MonkeyPatch], list[str]]:
+    """The same for fixtures of a module."""
+    return _without_fit
 
 
 @pytest.fixture(scope="session")
