@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ def user_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user")))
         yield
+
+
+def pytest_collection_finish() -> None:
+    """Search no more for garbage in what was imported: napari's fixture does so at every end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
