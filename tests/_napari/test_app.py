@@ -45,7 +45,7 @@ def test_a_closed_app_leaves_no_thread(app):
     app.close()
     app.background.submit(lambda: pytest.fail("a job after the end"))
     for thread in threading.enumerate():
-        if thread.name.startswith("pancreas"):
+        if thread.name.startswith("pancreas_"):
             thread.join(30)
             assert not thread.is_alive()
 
@@ -123,7 +123,10 @@ def test_memory_of_empty_slices_is_not_touched(volume):
     assert not layer.data[3].any() and layer.data[4].all() and model.filled == {3, 4}
 
 
-def test_the_next_case_waits_while_the_network_is_in_use(qapp, volume):
+@pytest.mark.parametrize(
+    "take", [lambda network: network.claim("in use"), lambda network: network.reserve(True)]
+)
+def test_the_next_case_waits_while_the_network_is_taken(qapp, volume, take):
     class Runs:
         @staticmethod
         def how():
@@ -131,7 +134,7 @@ def test_the_next_case_waits_while_the_network_is_in_use(qapp, volume):
 
     network = Network(Process(), Background())
     ahead = CaseAhead(network, Runs, Background())
-    network.claim("in use")
+    take(network)
     ahead.segments = True
 
     class Case:

@@ -446,6 +446,28 @@ def test_while_the_network_is_busy_no_stroke_begins(
     wait(qtbot, app)
 
 
+def test_what_can_wait_leaves_the_network_to_strokes(qtbot, viewer, app, mask):
+    freed = []
+    app.network.freed.connect(lambda: freed.append(app.network.reserved))
+    app.mending.start()
+    assert app.network.reserved and not app.network.in_use and not freed
+    app.mending.stop()
+    assert freed == [False]
+
+
+def test_the_network_s_own_process_answers(qtbot, viewer, app, mask, mender):
+    app.mending.ask = app.network.process.mend
+    mask.data[4] = whole_gland(10, 4)[4]
+    app.mending.start()
+    drag(viewer, mask, (25, 30))
+    wait(qtbot, app)
+    assert app.mending.counts(mask) == {4: (1, 0)} and app.network.process.pid is not None
+    app.mending.carry(1)
+    wait(qtbot, app)
+    app.corrector.accept()
+    assert np.array_equal(mask.data[5], mask.data[4])
+
+
 def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, mask, ct, panel):
     callbacks = list(viewer.mouse_drag_callbacks)
     button = panel.buttons["mend"]

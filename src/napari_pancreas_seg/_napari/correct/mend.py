@@ -154,6 +154,7 @@ class Mending(QObject):
             emitter.connect(self._on_other_tool)
         viewer.dims.events.point.connect(self._on_moved)
         self._layer = layer
+        self._network.reserve(True)
         corrector.use_keys(
             {**dict.fromkeys(DROP_KEYS, self.stop), **dict.fromkeys(ACCEPT_KEYS, self.go_on)}
         )
@@ -168,6 +169,7 @@ class Mending(QObject):
         if layer is None:
             return
         self._corrector.use_keys({})
+        self._network.reserve(False)
         if layer.mode == "pan_zoom":
             layer.mouse_pan, layer.cursor = True, "standard"
         if viewer is not None:

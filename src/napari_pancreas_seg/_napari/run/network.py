@@ -44,6 +44,8 @@ class Network(QObject):
         self.process = process
         self.in_use = ""
         """A sentence for the user; empty while nobody uses the network."""
+        self.reserved = False
+        """Whether it may be needed at any moment: what can wait does."""
         self.devices: list[dict[str, str]] = []
         self.why_no_gpu = ""
         self.warm_up_allowed = True
@@ -62,6 +64,12 @@ class Network(QObject):
         """Give the network back."""
         self.in_use = ""
         self.freed.emit()
+
+    def reserve(self, reserved: bool) -> None:
+        """Keep the network free of what can wait, or no more."""
+        self.reserved = reserved
+        if not reserved:
+            self.freed.emit()
 
     def warm_up(
         self,

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class CaseAhead(QObject):
     """Reads the next case, and segments it if that is wanted, before one comes to it.
 
-    A run, or a slice that is run again, comes first: the network does one thing at a time.
+    A run, a slice that is run again and strokes come first: the network does one thing at a time.
     """
 
     changed = Signal()
@@ -79,15 +79,18 @@ class CaseAhead(QObject):
 
     def _segment(self, case: LoadedCase) -> None:
         known = case.mask is not None or case.result is not None
-        if not self.segments or known or self._network.in_use or self._segmenting is case:
+        network = self._network
+        is_taken = network.in_use or network.reserved
+        if not self.segments or known or is_taken or self._segmenting is case:
             return
         self._segmenting = case
         model, options = self._runs.how()
-        network, reference = self._network, placement_of(case.ct).reference
+        reference = placement_of(case.ct).reference
         data, number = case.ct.data, self._number
 
         def gone() -> bool:
-            return bool(network.in_use) or (number != self._number and self._waiting is not case)
+            taken = bool(network.in_use) or network.reserved
+            return taken or (number != self._number and self._waiting is not case)
 
         def segment() -> Segmentation | None:
             volume = volume_of(data, reference)
