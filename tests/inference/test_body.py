@@ -87,23 +87,25 @@ def test_corners_of_a_rotation_are_no_tissue(hu):
     assert zero.centre == pytest.approx(air.centre, abs=0.5) and zero.shift == air.shift == 0
 
 
-def beside(hu, value, width_mm=80, side=1):
-    """The CT with something round beside the body, 10 mm away, in all slices."""
+def beside(hu, value, width_mm=80, side=1, gap_mm=10):
+    """The CT with something round beside the body, so far away, in all slices."""
     wide = np.pad(hu, ((0, 0), (0, 0), (60, 60)), constant_values=-1000)
     columns = np.flatnonzero((wide > -300).mean(axis=(0, 1)) > 0.1)
-    radius = width_mm / 2 / SPACING[2]
-    middle = columns[-1] + radius + 4 if side > 0 else columns[0] - radius - 4
+    radius, gap = width_mm / 2 / SPACING[2], gap_mm / SPACING[2]
+    middle = columns[-1] + radius + gap if side > 0 else columns[0] - radius - gap
     y, x = np.ogrid[: wide.shape[1], : wide.shape[2]]
-    there = (y - wide.shape[1] / 2) ** 2 + (x - middle) ** 2 < radius**2
-    noise = np.random.default_rng(0).normal(value, 10, (len(hu), int(there.sum())))
-    wide[:, there] = noise
+    round_ = (y - wide.shape[1] / 2) ** 2 + (x - middle) ** 2 < radius**2
+    there = round_ & (wide < -300)
+    wide[there] = np.random.default_rng(0).normal(value, 10, int(there.sum()))
     return wide
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-@pytest.mark.parametrize("value", [55, -80])
-def test_an_arm_or_a_cushion_moves_nothing(value, side, hu, body):
-    found = look_at(beside(hu, value, side=side), SPACING)
+@pytest.mark.parametrize("gap_mm", [10, 0, -10])
+@pytest.mark.parametrize("value", [55, 30, -80])
+def test_an_arm_or_a_cushion_moves_nothing(value, gap_mm, side, hu, body):
+    """Whether it touches the body or not."""
+    found = look_at(beside(hu, value, side=side, gap_mm=gap_mm), SPACING)
     assert moved_mm(found, body, (0, 60)) == pytest.approx([0, 0], abs=4)
     assert found.edges == (None,) * 4
 
@@ -143,6 +145,32 @@ def test_a_crop_to_brighter_organs_without_contrast_agent_is_still_dark():
         return look_at(hu, (5.0, 5.0, 5.0)).shift
 
     assert shift(0) == pytest.approx(38, abs=4) and shift(60) == 0
+
+
+def with_residue(hu):
+    """The CT clipped at 0 as lossy pictures hold it: some of what was 0 is 1 to 4."""
+    rng = np.random.default_rng(0)
+    clipped = np.clip(hu, 0, 255)
+    residue = rng.integers(1, 5, hu.shape, np.int16) * (rng.random(hu.shape) < 0.1)
+    return np.where((clipped == 0) & (hu > -300), residue, clipped).astype(np.int16)
+
+
+def test_what_lossy_compression_left_is_no_dark_tissue(hu):
+    clipped = with_residue(hu)
+    as_it_is = look_at(clipped, SPACING)
+    assert as_it_is.shift == 0
+    fat = np.where(clipped == 0, np.where(hu < -300, -1000, -100), clipped).astype(np.int16)
+    found = look_at(fat, SPACING)
+    assert found.shift == 0 and found.centre == pytest.approx(as_it_is.centre, abs=1)
+    air = np.random.default_rng(0).normal(-1000, 8, (len(hu), hu.shape[1], 30)).astype(np.int16)
+    assert look_at(np.concatenate([air, clipped], axis=2), SPACING).shift == 0
+
+
+def test_most_of_a_body_shows_its_middle():
+    """What 25 cm show is no crop to an organ: the frame stays where the whole CT has it."""
+    cropped = np.clip(noisy_belly(90), 0, 255)[:, :, 15:65]
+    found = look_at(np.ascontiguousarray(cropped), (5.0, 5.0, 5.0))
+    assert found.edges[2:] == (0, 50) and found.centre[1] == pytest.approx(24.5, abs=1)
 
 
 def test_air_around_what_was_clipped_before_is_no_sign_of_missing_contrast(hu):

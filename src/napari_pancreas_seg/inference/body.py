@@ -55,14 +55,16 @@ DARK_MODE_HU = 40
 """Below this commonest HU, a CT is not portal-venous."""
 UNCERTAIN_MODE_HU = 45
 """Up to this commonest HU, it is not if hardly any tissue is enhanced."""
+RESIDUE_HU = 20
+"""So far from a value that fills areas, lossy compression may change it."""
 ENHANCED_HU, ENHANCED_SHARE = 80, 0.12
 """With contrast agent, more than that share of even tissue is so bright."""
 
-BESIDE_MM = 40.0
-"""By so much a trunk reaches farther to one side of the spine if something lies beside it."""
+DISK, DISK_BLOCKS = 0.25, 9
+"""Radius of a disk that fits everywhere into a trunk: a share of its depth, and at most that."""
 CUT_MM, CUT_SHARE, CUT_SHARE_WITHOUT_FAT = 60.0, 0.6, 0.4
 """A body is cut off where it meets the edge over so much, and that share of its extent."""
-WHOLE_MM = (180.0, 300.0)
+WHOLE_MM = (180.0, 230.0)
 """What shows so much of a body along (y, x) shows its middle, cut off or not."""
 FROM_SPINE_MM = (-42.0, -5.0)
 """From the spine to the middle of the body along (y, x): medians in NIH Pancreas-CT."""
@@ -114,7 +116,7 @@ def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
     thin = hu[evenly_spread(z, 24)][:, :: _stride(hu.shape[1]), :: _stride(hu.shape[2])]
     fill = constant_values(thin)
     floor = cut_off_below(thin, fill)
-    hidden = floor is not None and floor > FAT_HIDDEN_HU
+    hidden = floor is not None and _fat_is_hidden(thin, floor)
     slices = [_shown(hu[k : k + 1], fill, floor)[0] for k in z]
     valid = _box(~filled(hu[k : k + 1], () if hidden else fill)[0] for k in z)
     box = _box(plane > BODY_HU for plane in slices)
@@ -135,15 +137,13 @@ def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
         raise _nothing_found()
     trunk = _Trunk(blocks, spacing, spacing[0] * (z[-1] - z[0]) / max(1, len(z) - 1), hidden)
     cut = trunk.cut(box, valid)
-    if not any(cut):
-        trunk.leave_out_what_lies_beside()
     ends = (box[0].start, box[0].stop, box[1].start, box[1].stop)
     # Where air was cut off, lungs cannot be told from what is left out.
     lung = np.array([each.lung if floor is None or floor < LUNG_HU[0] else 0.0 for each in blocks])
     return Body(
         trunk.centre(box, cut),
         tuple(end if off else None for end, off in zip(ends, cut, strict=True)),  # type: ignore[arg-type]
-        trunk.shift(slices, floor, float(thin.max())),
+        trunk.shift(slices, fill, floor, float(thin.max())),
         fill,
         floor,
         plausible_slices(lung, z, len(hu), spacing[0]),
@@ -256,25 +256,6 @@ class _Trunk:
         self._body = np.stack([each.body for each in blocks])
         self._tissue = np.stack([each.tissue for each in blocks])
 
-    def leave_out_what_lies_beside(self) -> None:
-        """Leave out an arm or a cushion that touches the body, whose spine is in the middle."""
-        spine = self._spine(whole=True)
-        if spine is None:
-            return
-        middle = float(np.median(spine[:, 1]))
-        columns = np.arange(self._body.shape[2])
-        for k, body in enumerate(self._body):
-            there = np.flatnonzero(body.any(axis=0))
-            if not len(there):
-                continue
-            sides = middle - float(there[0]), float(there[-1]) - middle
-            short, long = min(sides), max(sides)
-            if long - short < BESIDE_MM / self._mm[1] or long < 1.35 * short:
-                continue
-            beyond = np.abs(columns - middle) > 1.1 * short
-            for part in (self._trunk, self._body, self._tissue):
-                part[k][:, beyond] = False
-
     def cut(self, box: Box, valid: Box) -> tuple[bool, ...]:
         """Whether the body is cut off in front, behind, on the right and on the left."""
         found = []
@@ -345,16 +326,22 @@ class _Trunk:
                 found.append((y, first + side + x, *(edge[[0, -1]].mean() for edge in there)))
         return np.array(found, float) if len(found) > len(bone) / 2 else None
 
-    def shift(self, slices: list[Array], floor: float | None, ceiling: float) -> int:
+    def shift(
+        self, slices: list[Array], fill: tuple[float, ...], floor: float | None, ceiling: float
+    ) -> int:
         """HU that soft tissue lacks to portal-venous CT, which is 0 for what is bright enough."""
         counts, edges = np.zeros(48), np.linspace(-20, 220, 49)
         for plane, trunk in zip(slices, self._trunk, strict=True):
             inside = trunk.repeat(self._size[0], 0).repeat(self._size[1], 1)
-            values = plane[inside[: plane.shape[0], : plane.shape[1]]]
+            rows, columns = np.minimum(inside.shape, plane.shape)
+            values = plane[:rows, :columns][inside[:rows, :columns]]
             counts += np.histogram(values[values < ceiling], edges)[0]
         first = 0 if floor is None else max(0, int(np.searchsorted(edges, floor + 1)))
         counts[:first] = 0
         smooth = np.convolve(counts, np.ones(3) / 3, mode="same")
+        for value in fill:  # what lossy compression left around it is no tissue
+            if value <= RESIDUE_HU and abs(edges[smooth.argmax()] - value) < RESIDUE_HU:
+                smooth[np.abs(edges[:-1] - value) < RESIDUE_HU + 5] = 0
         top = int(smooth.argmax())
         around = slice(max(0, top - 1), top + 2)
         weights = smooth[around]
@@ -363,8 +350,7 @@ class _Trunk:
         mode = float(np.average(edges[around] + (edges[1] - edges[0]) / 2, weights=weights))
         if mode >= UNCERTAIN_MODE_HU:
             return 0
-        hidden = floor is not None and floor > FAT_HIDDEN_HU
-        if hidden or mode >= DARK_MODE_HU:
+        if self._hidden or mode >= DARK_MODE_HU:
             # What is left of fat and its noise must not be taken for dark tissue, nor liver and
             # muscle of a crop for enhanced tissue. Bone that was cut off is no bright tissue.
             least = -20.0 if floor is None else max(-20.0, floor + 15)
@@ -372,7 +358,7 @@ class _Trunk:
             even = even[(even > least) & (even < min(180.0, ceiling - 2))]
             if not even.size or np.mean(even > ENHANCED_HU) > ENHANCED_SHARE:
                 return 0
-            if hidden and top < first + 3:
+            if self._hidden and top < first + 3:
                 return 0
         return round(PORTAL_VENOUS_HU - mode)
 
@@ -436,6 +422,11 @@ def _block_size(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int
     return tuple(max(1, min(n, round(COARSE_MM / s))) for n, s in zip(shape, spacing, strict=True))
 
 
+def _fat_is_hidden(sample: Array, floor: float) -> bool:
+    """Whether hardly any fat is left above the value below which everything was cut off."""
+    return floor > FAT_HIDDEN_HU or float(np.mean(sample[sample > floor] < FAT_HIDDEN_HU)) < 0.02
+
+
 def _stride(n: int) -> int:
     return max(1, n // 256)
 
@@ -451,10 +442,13 @@ def _box(masks: Iterable[Mask]) -> Box | None:
 
 
 def _block_means(plane: Array, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Means over blocks of so many pixels; the last ones may reach beyond the edge."""
-    rows, columns = (-(-n // k) for n, k in zip(plane.shape, size, strict=True))
-    beyond = [(0, m * k - n) for m, k, n in zip((rows, columns), size, plane.shape, strict=True)]
+    """Means over blocks of so many pixels; the last ones may reach beyond the edge by half."""
+    rows, columns = (max(1, (n + k // 2) // k) for n, k in zip(plane.shape, size, strict=True))
+    beyond = [
+        (0, max(0, m * k - n)) for m, k, n in zip((rows, columns), size, plane.shape, strict=True)
+    ]
     whole = np.pad(plane.astype(np.float32), beyond, mode="edge")
+    whole = whole[: rows * size[0], : columns * size[1]]
     means: npt.NDArray[np.float32] = whole.reshape(rows, size[0], columns, size[1]).mean((1, 3))
     return means
 
@@ -465,14 +459,23 @@ def _opened(mask: Mask) -> Mask:
 
 
 def _without_limbs(body: Mask) -> Mask:
-    """The largest piece of a slice's body, filled, and others nearly as large, such as legs."""
-    disk = np.hypot(*np.ogrid[-2:3, -2:3]) <= 2.3
-    whole = np.pad(scipy.ndimage.binary_fill_holes(body), 2, mode="edge")
-    pieces, n = scipy.ndimage.label(scipy.ndimage.binary_opening(whole, disk))
-    if not n:
+    """The largest piece of a slice's body, filled, and others nearly as large, such as legs.
+
+    Arms and cushions are left out even where they touch it: a large disk does not fit into them.
+    """
+    n = DISK_BLOCKS + 2
+    whole = np.pad(scipy.ndimage.binary_fill_holes(body), n, mode="edge")
+    columns = np.flatnonzero(whole.any(axis=0))
+    if not len(columns):
         return body
+    depth = np.median(whole[n:-n, columns[len(columns) // 4 : -len(columns) // 4]].sum(axis=0))
+    radius = float(np.clip(DISK * depth, 2.3, DISK_BLOCKS))
+    distance = scipy.ndimage.distance_transform_edt
+    opened = whole & (distance(distance(whole) <= radius) <= radius + 1)
+    pieces, _ = scipy.ndimage.label(opened)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    core = (sizes >= LIMB * sizes.max())[pieces]
-    grown: Mask = (scipy.ndimage.binary_dilation(core, disk) & whole)[2:-2, 2:-2]
-    return grown
+    if not sizes.any():
+        return body
+    kept: Mask = (sizes >= LIMB * sizes.max())[pieces][n:-n, n:-n]
+    return kept
