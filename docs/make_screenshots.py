@@ -100,6 +100,7 @@ class Window:
         """Open the sample as File › Open Sample does."""
         self.viewer.open_sample(PLUGIN, "phantom")
         wait_until(self.dock.run_panel.run_button.isEnabled)
+        wait_until(lambda: len(self.app.views.letters.letters) == 4)
         QTest.qWait(500)
         self.viewer.reset_view()
 

@@ -147,3 +147,35 @@ def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
     app.files.open(path)
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
     assert viewer.layers.selection.active is mask
+
+
+@pytest.mark.parametrize("finer_is_hidden", [True, False])
+def test_a_slider_makes_one_step_a_row_of_the_chosen_ct(app, viewer, ct, volume, finer_is_hidden):
+    finer = CTVolume(
+        np.repeat(volume.hu, 2, axis=0),
+        volume.grid.sub_grid((20, 32, 40), (0, 0, 0), (0.5, 1, 1)),
+        volume.source,
+    )
+    other = ct_layer(finer, "finer")
+    viewer.add_layer(other)
+    if finer_is_hidden:
+        app.session.ct = other
+        assert viewer.dims.nsteps == (20, 32, 40)
+        app.session.ct = ct
+        assert not other.visible
+    viewer.add_layer(mask_on(app, ct, "mask"))
+    far = viewer.add_points(np.array([[500.0, 3, 3]]), units=("mm",) * 3)
+    assert viewer.dims.range[0].stop == 500, "what is shown beyond the CT is reached"
+    far.visible = False
+    assert viewer.dims.nsteps[1:] == (32, 40) and viewer.dims.nsteps[0] in (10, 11)
+    app.session.ct = other
+    assert viewer.dims.nsteps == (20, 32, 40)
+
+
+def test_maps_that_are_finer_than_the_ct_give_the_sliders_no_more_steps(app, viewer, ct, volume):
+    grid = volume.grid.sub_grid((20, 70, 90), (-1, -1.5, -2), (0.5, 0.5, 0.5))
+    gate = ScalarMap(np.zeros(grid.shape, np.float16), grid)
+    placement = app.session.placement(ct)
+    viewer.add_layer(make_layer(gate, "attention 1", placement, "CT", app.maps.appearance))
+    assert viewer.dims.nsteps == (10, 32, 40)
+    assert [round(edge[0], 3) for edge in viewer.dims.range] == [0, 0, 0]

@@ -34,7 +34,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
-from napari_pancreas_seg._napari.widget.dialogs import TextDialog
+from napari_pancreas_seg._napari.widget.dialogs import TextDialog, show_keys
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import correction
 from napari_pancreas_seg.volume import CTVolume
@@ -63,6 +63,7 @@ def mask(viewer, app, ct) -> Labels:
 
 @pytest.fixture
 def panel(qtbot, app, mask) -> CorrectPanel:
+    correct_keys.register_actions()
     panel = CorrectPanel(app)
     qtbot.addWidget(panel)
     panel.resize(270, 500)
@@ -539,7 +540,7 @@ def test_keys_are_listed_once_and_can_be_changed(app, panel, qtbot):
     assert len(set(names)) == len(names) and len(set(keys)) == len(keys)
     from napari.utils.action_manager import action_manager
 
-    panel.show_keys()
+    show_keys(panel)
     (dialog,) = panel.findChildren(TextDialog)
     written = [line.strip() for line in dialog.text.toPlainText().splitlines()]
     dialog.close()

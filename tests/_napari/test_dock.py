@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -307,13 +308,22 @@ def test_the_process_ends_with_the_window(qtbot, make_napari_viewer, network, vo
 
 
 @pytest.mark.slow
-def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path):
+def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path, monkeypatch):
+    asked = []
+
+    def preference(name):
+        # napari reads every plugin's manifest for the first answer: not in the GUI thread.
+        asked.append(threading.current_thread() is threading.main_thread())
+        return True
+
+    monkeypatch.setattr("napari_pancreas_seg._napari.run.network.preference", preference)
     app_of(window).network.warm_up_allowed = True
     dock = PancreasDock(window)
     window.window.add_dock_widget(dock)
     assert network.pid is None
     open_ct(qtbot, dock, ct_path)
     qtbot.waitUntil(lambda: network.pid is not None, timeout=TIMEOUT)
+    assert asked and not any(asked)
 
 
 @pytest.mark.slow

@@ -17,12 +17,14 @@ from qtpy.QtWidgets import (
     QComboBox,
     QLabel,
     QScrollBar,
+    QSlider,
     QWidget,
 )
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.dock import TABS
 from napari_pancreas_seg._napari.widget.ui import OneLine, choice, offer
 from napari_pancreas_seg.volume import CTVolume
 
@@ -323,3 +325,46 @@ def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):
     assert app.session.ct is other and app.session.mask is None
     segmented.ct_panel.choose(ct)
     assert app.session.mask is chosen
+
+
+def test_a_tab_is_filled_when_it_is_first_shown(qtbot, viewer, app, monkeypatch):
+    made = []
+    for kinds in TABS.values():
+        for kind in kinds:
+            monkeypatch.setattr(kind, "__init__", noted(kind.__init__, made))
+    dock = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(dock)
+    qtbot.waitUntil(lambda: len(made) == 4, timeout=TIMEOUT)
+    assert made == ["ModelPanel", "OptionsPanel", "ViewPanel", "AttentionPanel"]
+    dock.tabs.setCurrentIndex(1)
+    assert made[4:] == ["CorrectPanel"]
+    assert dock.export_panel.isEnabled() and made[5:] == ["MeasurePanel", "ExportPanel"]
+    dock.tabs.setCurrentIndex(2)
+    assert len(made) == 7
+
+
+def noted(init, made):
+    def wrapped(self, *args):
+        made.append(type(self).__name__)
+        init(self, *args)
+
+    return wrapped
+
+
+def test_the_brush_has_its_size_before_its_tab_was_shown(qtbot, viewer, app, volume):
+    dock = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(dock)
+    viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    mask = viewer.add_labels(np.zeros(volume.grid.shape, np.uint8))
+    _, dy, dx = app.session.reference.grid.spacing
+    assert mask.brush_size == round(6 / (dy * dx) ** 0.5)
+    mask.brush_size = 20
+    assert dock.correct_panel.brush_mm.value == pytest.approx(20 * (dy * dx) ** 0.5, abs=0.06)
+
+
+def test_a_click_beside_a_slider_s_handle_moves_it(qtbot, segmented):
+    dock = segmented
+    for field in (dock.options_panel.threshold, dock.attention_panel.opacity):
+        bar, before = field.native.findChild(QSlider), field.value
+        qtbot.mouseClick(bar, LEFT, pos=QPoint(bar.width() - 4, bar.height() // 2))
+        assert field.value == pytest.approx(before + 0.05, abs=1e-6)

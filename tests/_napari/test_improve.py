@@ -208,3 +208,17 @@ def test_the_child_ends_with_its_parent(qtbot, with_case, tmp_path):
     os.close(os.dup(child.stdin.fileno()))
     child.stdin.close()
     assert child.wait(10) == 130
+
+
+def test_the_very_same_case_is_not_asked_about(qtbot, with_case, notifications):
+    dock, panel = with_case, with_case.improve_panel
+    add(qtbot, dock)
+    assert not panel.question.isVisibleTo(panel)
+    assert "Already among your cases, unchanged" in notifications[-1].message
+    dock.app.review.set_reviewed(dock.app.session.mask, {3, 4, 5})
+    add(qtbot, dock)
+    assert "with this mask, but 2 slices reviewed" in panel.question.text()
+    panel.leave_button.click()
+    dock.app.session.mask.data_setitem((np.array([4]), np.array([0]), np.array([0])), 1)
+    add(qtbot, dock)
+    assert "with another mask, of which 2 slices reviewed" in panel.question.text()

@@ -202,12 +202,15 @@ def test_a_mask_that_is_selected_is_the_mask(qtbot, dock, viewer):
     assert dock.app.session.mask is second
     viewer.layers.selection.active = first
     assert dock.app.session.mask is first
-    # The second one's colour, set so that it is not the first one's, may be told of before.
-    changed, is_first = dock.app.session.mask_changed, (lambda layer: layer is first)
-    with qtbot.waitSignal(changed, timeout=TIMEOUT, check_params_cb=is_first):
-        first.paint((1, 5, 5), 1)
     told = []
     dock.app.session.mask_changed.connect(told.append)
+    # The second one has got another colour than the first one's: that is no change of voxels.
+    with qtbot.waitSignal(dock.app.session.mask_changed, timeout=TIMEOUT):
+        first.paint((1, 5, 5), 1)
+    assert told == [first]
+    second.contour = 2
+    qtbot.wait(150)
+    told.clear()
     viewer.dims.set_current_step(0, 3)
     with qtbot.waitSignal(dock.app.session.mask_changed, timeout=TIMEOUT):
         first.undo()

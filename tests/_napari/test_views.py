@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Surface
+from napari.utils._proxies import ReadOnlyWrapper
+from napari.utils.interactions import (
+    mouse_move_callbacks,
+    mouse_press_callbacks,
+    mouse_release_callbacks,
+)
 from qtpy.QtCore import Qt
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import placement_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.views.orientation import edge_letters
 from napari_pancreas_seg._napari.views.surface import surface_of
-from napari_pancreas_seg._napari.views.views import HU_PRESETS, OrthogonalViews
+from napari_pancreas_seg._napari.views.views import OrthogonalViews
+from napari_pancreas_seg._napari.views.windowing import HU_PRESETS
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.view_panel import ViewPanel
 from napari_pancreas_seg.volume import CTVolume
@@ -220,7 +230,7 @@ def test_planes_on_buttons(qtbot, panel, app, viewer):
 
 def test_a_bare_array_has_no_letters(qtbot, panel, app, viewer):
     views = app.views
-    assert views.letters.letters
+    qtbot.waitUntil(lambda: len(views.letters.letters) == 4)
     app.session.ct = viewer.add_image(np.zeros((5, 6, 7)))
     assert views.letters.letters == {}
 
@@ -231,13 +241,14 @@ def test_orthogonal_views_say_how_they_are_installed(qtbot, panel, monkeypatch, 
     assert "pip install" in notifications[-1].message
 
 
-def test_a_viewer_that_is_closed_is_forgotten(qapp, volume):
+def test_a_viewer_that_is_closed_is_forgotten(qtbot, qapp, volume):
     viewer = ViewerModel()
     ct = Layer.create(*ct_layer_data(volume))
     viewer.add_layer(ct)
     app = app_of(viewer)
     app.session.ct = ct
-    assert app.views.letters.letters
+    letters = app.views.letters
+    qtbot.waitUntil(lambda: len(letters.letters) == 4)
     gone = [weakref.ref(viewer), weakref.ref(ct)]
     app.close()
     del viewer, app, ct
@@ -248,3 +259,63 @@ def test_a_viewer_that_is_closed_is_forgotten(qapp, volume):
 
 def test_the_ways_of_looking_outlive_the_panel(app, mask):
     assert app.views is app.views
+
+
+def drag(viewer, button: int, *places: tuple[float, float]) -> None:
+    """What napari does when the mouse is pressed, moved and let go."""
+    kinds = ["mouse_press", *["mouse_move"] * (len(places) - 2), "mouse_release"]
+    calls = {
+        "mouse_press": mouse_press_callbacks,
+        "mouse_move": mouse_move_callbacks,
+        "mouse_release": mouse_release_callbacks,
+    }
+    for kind, place in zip(kinds, places, strict=True):
+        moves = kind == "mouse_move"
+        event = SimpleNamespace(
+            type=kind, button=button, pos=np.array(place), modifiers=(), is_dragging=moves
+        )
+        calls[kind](viewer, ReadOnlyWrapper(event))
+
+
+def test_the_right_button_drags_window_and_level(app, viewer, ct):
+    camera, told = viewer.scene.camera, []
+    app.views.changed.connect(lambda: told.append(app.views.dragged))
+    drag(viewer, 2, (10, 10), (160, 10), (160, 10))
+    assert told == ["Window 600, level 40 HU", ""]
+    assert tuple(ct.contrast_limits) == (-260, 340), "sideways: half as wide again"
+    drag(viewer, 2, (10, 90), (10, 40), (10, 40))
+    assert tuple(ct.contrast_limits) == (-360, 240), "up: brighter, so the level is lower"
+    drag(viewer, 2, (500, 90), (0, 90), (0, 90))
+    assert np.ptp(ct.contrast_limits) == 1, "never narrower"
+    assert camera.mouse_pan, "napari has its mouse back"
+    drag(viewer, 2, (0, 0), (900, -9000), (900, -9000))
+    assert np.mean(ct.contrast_limits) >= -1024
+
+
+def test_no_other_button_and_no_tool_drags_the_window(app, viewer, ct, mask):
+    before = tuple(ct.contrast_limits)
+    drag(viewer, 1, (10, 10), (160, 60), (160, 60))
+    viewer.layers.selection.active = mask
+    mask.mode = "paint"
+    drag(viewer, 2, (10, 10), (160, 60), (160, 60))
+    mask.mode = "pan_zoom"
+    mask.mouse_pan = False  # as while mending
+    drag(viewer, 2, (10, 10), (160, 60), (160, 60))
+    mask.mouse_pan = True
+    ct.visible = False
+    drag(viewer, 2, (10, 10), (160, 60), (160, 60))
+    assert tuple(ct.contrast_limits) == before
+
+
+def test_three_views_have_the_head_up(app, viewer, ct, monkeypatch):
+    coronal = ViewerModel()
+    coronal.add_layer(Layer.create(*ct.as_layer_data_tuple()))
+    coronal.dims.order = (1, 0, 2)
+    manager = SimpleNamespace(is_shown=lambda: False, show=lambda: None)
+    views = OrthogonalViews(viewer, app.views.placement)
+    monkeypatch.setattr(compat, "orthogonal_manager", lambda _: manager)
+    monkeypatch.setattr(compat, "orthogonal_models", lambda _: [coronal])
+    assert edge_letters(coronal, app.views.placement())["bottom"] == "S"
+    views.toggle()
+    assert edge_letters(coronal, app.views.placement())["top"] == "S"
+    views.refresh_letters()

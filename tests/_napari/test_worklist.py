@@ -11,12 +11,14 @@ import pytest
 from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 
+from napari_pancreas_seg._napari.autosave.store import autosave_folder
+from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
-from napari_pancreas_seg.inference.provenance import read_sidecar
+from napari_pancreas_seg.inference.provenance import PROGRAM, read_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import sidecar_path
 
@@ -266,7 +268,7 @@ def test_a_run_under_way_is_not_left(qtbot, app, viewer, panel, folder, notifica
     work = opened(qtbot, app, panel, folder)
     run = app.runs.start(app.session.ct, "slow")
     work.step(1)
-    assert "under way" in notifications[-1].message
+    assert notifications[-1].message == ("'a' is being segmented: wait, or press Cancel.")
     assert work.case.name == "a.nii.gz"
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
@@ -287,7 +289,7 @@ def test_a_failed_run_does_not_replace_the_file(
     if model == "slow":
         qtbot.waitUntil(lambda: run.done >= 2, timeout=TIMEOUT)
         work.mark_reviewed()  # nor is what a run is still filling written
-        assert "under way" in notifications[-1].message
+        assert notifications[-1].message == ("'a' is being segmented: wait, or press Cancel.")
         app.network.process._child.process.kill()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     if model == "slow":
@@ -439,3 +441,56 @@ def test_the_command_opens_napari_with_a_worklist(monkeypatch, folder):
         "cts", "out", masks=GivenMasks(folder, 7, "nnU-Net"), only={"a"}
     )
     assert asked == ["run"]
+
+
+def test_a_case_that_was_only_reviewed_is_not_offered_as_unexported(
+    qtbot, app, viewer, panel, folder, ct_panel
+):
+    masks = folder.parent / "cts_masks"
+    masks.mkdir()
+    ct = nib.load(folder / "a.nii.gz")
+    mask = np.zeros(ct.shape, np.uint8)
+    mask[3:9, 3:9, 2:8] = 1
+    nib.save(nib.Nifti1Image(mask, ct.affine), masks / "a_mask.nii.gz")
+    work = opened(qtbot, app, panel, folder)
+    app.review.set_reviewed(app.session.mask, {2, 3})
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.autosave.save()
+    assert not list(autosave_folder().glob("*.npz")), "it is remembered with the case"
+    paint(app, viewer, 6)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.autosave.save()
+    assert len(list(autosave_folder().glob("*.npz"))) == 1
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+
+
+def test_a_case_is_as_doubtful_as_when_it_was_segmented(qtbot, app, panel, folder, ct_panel):
+    masks = folder.parent / "cts_masks"
+    masks.mkdir()
+    ct = nib.load(folder / "a.nii.gz")
+    mask = np.zeros(ct.shape, np.uint8)
+    mask[3:9, 3:9, 2:5] = 1
+    nib.save(nib.Nifti1Image(mask, ct.affine), masks / "a_mask.nii.gz")
+    expected = [None, None, 0.9, 0.4, 0.8, *[None] * 5]
+    write_sidecar(masks / "a_mask.json", {"program": {"name": PROGRAM}, "expected_dice": expected})
+    opened(qtbot, app, panel, folder)
+    qtbot.waitUntil(lambda: app.review.facts is not None, timeout=TIMEOUT)
+    np.testing.assert_allclose(app.review.facts.doubt[2:5], [0.1, 0.6, 0.2], atol=1e-6)
+    assert np.isnan(app.review.facts.doubt[[0, 1, 5]]).all()
+    app.review.go_to_uncertain(1)
+    assert app.review.slice == 3
+
+
+def test_the_first_case_is_segmented_at_once_and_named_over_the_picture(
+    qtbot, app, viewer, panel, folder, ct_panel
+):
+    bar = CanvasBar(app, None)
+    qtbot.addWidget(bar)
+    panel.ahead.value = True
+    app.runs.how = lambda: ("box", Options())
+    opened(qtbot, app, panel, folder)
+    assert app.runs.running and bar.case.text() == "Case 1 of 3: a, new"
+    qtbot.waitUntil(lambda: app.worklist.case.status is Status.SEGMENTED, timeout=TIMEOUT)
+    assert bar.case.text() == "Case 1 of 3: a, segmented"
+    qtbot.waitUntil(lambda: not app.runs.running and not app.worklist.busy, timeout=TIMEOUT)

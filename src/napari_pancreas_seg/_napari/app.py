@@ -14,6 +14,7 @@ from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.autosave.closing import Closing
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore
 from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.correct.brush import Brush
 from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
@@ -44,7 +45,6 @@ def app_of(viewer: ViewerModel) -> App:
 
 
 def existing_app(viewer: ViewerModel | None) -> App | None:
-    """The app of a viewer if it has one."""
     return None if viewer is None else _APPS.get(compat.unwrapped(viewer))
 
 
@@ -72,6 +72,7 @@ class App(QObject):
             background,
             ask=lambda *of, **how: self.network.process.mend(*of, **how),
         )
+        self.brush = Brush(session, settings)
         self.review = Review(session, self.runs, background)
         self.improvement = Improvement(session, self.review, settings, background)
         self.autosave = Autosave(

@@ -52,7 +52,6 @@ class Background(QObject):
             logger.debug("A job came after the window was closed")
 
     def close(self) -> None:
-        """Take no more jobs; what is under way is finished."""
         self._pool.shutdown(wait=False)
 
     def _deliver(

@@ -11,17 +11,14 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 
 def open_ct() -> None:
-    """Ask for a CT and open it."""
     _dock().ct_panel.ask_for_file()
 
 
 def cancel() -> None:
-    """Cancel the run that is under way."""
     _dock().cancel_run()
 
 
 def copy_measurements() -> None:
-    """Put the table of all masks of the CT on the clipboard."""
     _dock().measure_panel.copy_table()
 
 

@@ -56,7 +56,6 @@ class Session(QObject):
 
     @property
     def viewer(self) -> ViewerModel | None:
-        """The viewer, None once it is gone."""
         return self._viewer()
 
     @property
@@ -67,7 +66,6 @@ class Session(QObject):
 
     @property
     def ct(self) -> Image | None:
-        """The CT that is worked on."""
         return None if self._ct is None else self._ct()
 
     @ct.setter
@@ -97,7 +95,6 @@ class Session(QObject):
 
     @property
     def reference(self) -> GridReference | None:
-        """The grid of the CT that is worked on."""
         return None if self.ct is None else self.placement(self.ct).reference
 
     def placement(self, layer: Image) -> Placement:
@@ -153,7 +150,6 @@ class Session(QObject):
         return None
 
     def ct_array(self, reference: GridReference) -> npt.NDArray[Any] | None:
-        """Data of a CT in its layer's order, if it is in the viewer and in memory."""
         data = self.ct_data(reference)
         return data if isinstance(data, np.ndarray) else None
 

@@ -56,7 +56,6 @@ class Settings(QObject):
         return value if default is None or isinstance(value, type(default)) else default
 
     def set(self, name: str, value: Any) -> None:
-        """Remember a value that JSON can hold."""
         if name not in self._values or self._values[name] != value:
             self._values[name] = value
             self._soon.start()
@@ -68,7 +67,6 @@ class Settings(QObject):
         self.cleared.emit()
 
     def save(self) -> None:
-        """Write the file now."""
         if isalive(self._soon):  # not once Qt has ended before us
             self._soon.stop()
         try:

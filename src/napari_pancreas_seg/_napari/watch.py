@@ -24,7 +24,7 @@ class MaskWatch(QObject):
     napari says ``paint`` for strokes, fills and edits by index, but for undo, redo and
     ``refresh`` only ``set_data``, which it also says whenever another slice is shown. So a
     ``set_data`` that comes with another position of the sliders and without a step in the
-    layer's history does not count.
+    layer's history does not count, nor does one that comes with other colours or an outline.
 
     ``found(layer)``: there is another labels layer; ``changed(layer)``: its voxels are others.
     """
@@ -93,5 +93,6 @@ class MaskWatch(QObject):
         if viewer is None:
             return (), ()
         dims = viewer.dims
-        shown = (np.asarray(dims.point).tobytes(), dims.ndisplay, dims.order, layer.visible)
+        place = (np.asarray(dims.point).tobytes(), dims.ndisplay, dims.order)
+        shown = (*place, layer.visible, id(layer.colormap), layer.contour)
         return shown, compat.steps_of_undo(layer)

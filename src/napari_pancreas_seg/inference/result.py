@@ -223,8 +223,9 @@ def describe(
     `mask` is the one that is written, if a person has edited the model's: ``edits`` counts what
     was changed, and the `strokes` by which slices were mended. `seconds` are further stages, such
     as reading the CT. The source is known by its hash. ``labels`` names the values of a mask of
-    several classes, with what each measures; ``quality`` is what `judge` says of the model's mask,
-    and of another one the phase alone.
+    several classes, with what each measures; ``expected_dice`` has a value for each slice, null
+    where the network saw no pancreas; ``quality`` is what `judge` says of the model's mask, and of
+    another one the phase alone.
     """
     written = segmentation.mask if mask is None else mask
     quality = segmentation.quality
@@ -241,6 +242,7 @@ def describe(
         "quality": quality,
         "scan": dict(segmentation.scan),
         "edits": {**_edits(written, segmentation), **_strokes(strokes or {})},
+        "expected_dice": [round(float(dice), 3) for dice in segmentation.expected_dice],
         "seconds": {name: round(float(value), 3) for name, value in stages.items()},
         "notes": list(dict.fromkeys((*volume.notes, *segmentation.notes))),
     }

@@ -378,7 +378,6 @@ class Autosave(QObject):
         self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
 
     def discard(self, offer: Unsaved) -> None:
-        """Remove a mask that was left behind."""
         if offer.file is not None:
             autosave.remove(offer.file)
         self._forget(offer)

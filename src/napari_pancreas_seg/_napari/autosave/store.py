@@ -93,7 +93,6 @@ class AutosaveStore:
         self._closed = False
 
     def new_file(self) -> Path:
-        """Name a file for a mask of this window."""
         self._count += 1
         return self.folder / f"{self._name}-{self._count}.npz"
 
@@ -201,7 +200,6 @@ def read(file: Path) -> Unsaved:
 
 
 def remove(file: Path) -> None:
-    """Remove an autosaved mask, if it is there."""
     with contextlib.suppress(OSError):
         file.unlink()
 

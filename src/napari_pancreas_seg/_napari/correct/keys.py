@@ -179,21 +179,26 @@ NAPARIS = {
     "increment_dims_right": "Slice after",
 }
 """Keys of napari's own that one needs with these."""
-FIXED = (("Ctrl+Z", "Undo"), ("Ctrl+Shift+Z", "Redo"), ("Ctrl+wheel", "Through the slices"))
+FIXED = (
+    ("Ctrl+Z", "Undo"),
+    ("Ctrl+Shift+Z", "Redo"),
+    ("Ctrl+wheel", "Through the slices"),
+    ("Right drag", "HU window and level"),
+)
 
 
 def register_actions() -> None:
     """Tell napari of the actions; a key that the user or napari has taken stays as it is."""
-    chosen = get_settings().shortcuts.shortcuts
-    for action in ACTIONS:
-        if action.id in compat.actions():
-            continue
-        action_manager.register_action(action.id, _bound(action), action.title, ViewerModel)
-        if action.id in chosen:
-            for key in chosen[action.id]:
+    chosen, told = get_settings().shortcuts.shortcuts, action_manager.events.shortcut_changed
+    missing = [action for action in ACTIONS if action.id not in compat.actions()]
+    with told.blocker():  # napari's welcome would be written anew for each
+        for action in missing:
+            action_manager.register_action(action.id, _bound(action), action.title, ViewerModel)
+            default = () if _is_taken(action.key) else (coerce_keybinding(action.key),)
+            for key in chosen.get(action.id, default):
                 action_manager.bind_shortcut(action.id, key)
-        elif not _is_taken(action.key):
-            action_manager.bind_shortcut(action.id, coerce_keybinding(action.key))
+    if missing:
+        told(name=missing[-1].id, shortcut=[], tooltip=missing[-1].title)
 
 
 def key_of(action: Action) -> str:

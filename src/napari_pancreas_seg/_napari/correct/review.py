@@ -243,8 +243,10 @@ def _facts(layer: Labels, reference: GridReference, model: ModelMask | None) -> 
     _, dy, dx = reference.grid.spacing
     voxels = [np.count_nonzero(np.asarray(plane)) for plane in shown]
     doubt = np.full(len(shown), np.nan, np.float32)
-    result = None if model is None else model.result
-    if result is not None and len(result.expected_dice) == len(doubt):
-        doubt = 1 - np.asarray(result.expected_dice, np.float32)
+    result, own = None if model is None else model.result, reference_of(layer)
+    expected: Any = () if own is None else own.expected_dice  # by the record of an opened mask
+    expected = expected if result is None else result.expected_dice
+    if len(expected) == len(doubt):
+        doubt = 1 - np.asarray(expected, np.float32)
     edited = np.zeros(len(shown), bool) if model is None else model.touched_slices(layer)
     return SliceFacts(np.array(voxels, float) * dy * dx, doubt, edited)

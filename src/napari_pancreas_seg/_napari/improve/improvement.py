@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
@@ -30,7 +31,9 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import child_environment
+from napari_pancreas_seg.io import load_mask
 from napari_pancreas_seg.training.finetune.corrections import (
+    MASK,
     PANCREAS,
     Correction,
     add_correction,
@@ -102,12 +105,13 @@ class Improvement(QObject):
     """Keeps the user's cases, and lets a model learn from them.
 
     ``changed``: the cases, what is being done to them (`working`, for people to read), `known` (the
-    case that the CT is already, until it is said whether to replace its mask), or how far the
-    learning is; ``made``: there is a new model, `improved`.
+    case that the CT is already, with another mask or other slices, until it is said whether to
+    replace those), or how far the
+    learning is; ``wanted(name)``: a model is to be chosen, a new one that did better for instance.
     """
 
     changed = Signal()
-    made = Signal()
+    wanted = Signal(str)
     _told = Signal(object)
 
     def __init__(
@@ -123,6 +127,8 @@ class Improvement(QObject):
         self.cases: list[Correction] = []
         self.working = ""
         self.known: Correction | None = None
+        self.same_mask = False
+        """Whether the case that is known has the mask on screen, with other slices reviewed."""
         self.stage, self.share, self.seconds_left = "", 0.0, None
         self.improved: Improved | None = None
         self.keeps_all = False
@@ -141,7 +147,6 @@ class Improvement(QObject):
 
     @property
     def reviewed(self) -> int:
-        """How many slices of the chosen mask are reviewed."""
         return len(self._review.reviewed)
 
     @property
@@ -154,7 +159,6 @@ class Improvement(QObject):
         return bool(reviewed) and not facts.edited[reviewed].any()
 
     def list_again(self) -> None:
-        """Look in a thread which cases there are."""
         self._background.submit(lambda: list_corrections(self.folder), self._listed)
 
     def add_case(self, *, replace: bool = False) -> None:
@@ -171,18 +175,19 @@ class Improvement(QObject):
         if self.working:
             return
 
-        def work() -> tuple[bool, Correction]:
+        def work() -> tuple[Correction | None, bool]:
             volume, mask = read()
             known = None if replace else find_correction(self.folder, volume)
             if known is not None:
-                return False, known
-            return True, add_correction(
-                self.folder, volume, mask, reviewed, labels=labels, replace=replace
-            )
+                return known, np.array_equal(load_mask(known.folder / MASK)[0], mask)
+            add_correction(self.folder, volume, mask, reviewed, labels=labels, replace=replace)
+            return None, False
 
-        def done(outcome: tuple[bool, Correction]) -> None:
-            added, case = outcome
-            self.working, self.known = "", None if added else case
+        def done(outcome: tuple[Correction | None, bool]) -> None:
+            self.working, (self.known, self.same_mask) = "", outcome
+            if self.same_mask and self.known and self.known.reviewed == tuple(sorted(reviewed)):
+                self.known = None
+                show_info("Already among your cases, unchanged.")
             self.changed.emit()  # the list comes later
             self.list_again()
 
@@ -191,12 +196,10 @@ class Improvement(QObject):
         self._background.submit(work, done, self._idle)
 
     def leave_case(self) -> None:
-        """Keep the mask that a known case has."""
         self.known = None
         self.changed.emit()
 
     def remove_case(self, name: str) -> None:
-        """Remove a case, in a thread."""
         self._background.submit(
             lambda: remove_correction(self.folder, name),
             lambda _: self.list_again(),
@@ -207,11 +210,9 @@ class Improvement(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether a model is learning."""
         return self._child is not None
 
     def start(self, model: str, minutes: float) -> None:
-        """Let a model learn from the cases."""
         if self.running:
             raise PancreasSegError("A model is learning already; cancel that or wait for its end.")
         if not self.cases:
@@ -241,24 +242,22 @@ class Improvement(QObject):
                 made = Improved(str(result["name"]), model, result)
                 if made.worth_using:
                     self._settings.set("model/name", made.name)
+                    self.wanted.emit(made.name)
                 elif not self.keeps_all:
                     made = replace(made, kept=False)
                     self._background.submit(lambda: _remove(made.name))
                 self.improved = made
-                self.made.emit()
             self.changed.emit()
 
         self._background.submit(lambda: self._listen(child), done, self._ended)
 
     def cancel(self) -> None:
-        """Stop the learning; nothing is written."""
         child = self._child
         if child is not None:
             self._cancelled = True
             child.kill()
 
     def close(self) -> None:
-        """Stop what is under way: the window closes."""
         self.cancel()
 
     def _listen(self, child: subprocess.Popen[bytes]) -> Mapping[str, Any] | None:

@@ -68,10 +68,12 @@ def labels_layer_data(
     name: str = "pancreas",
     opacity: float = 0.6,
     labels: Mapping[str, int] = PANCREAS,
+    expected_dice: tuple[float, ...] = (),
 ) -> LayerData:
     """Show a mask, ready to paint: in the layer's order on a `Placement`, else (Z, Y, X).
 
-    `labels` says what its values mean, for the status bar.
+    `labels` says what its values mean, for the status bar, `expected_dice` how sure of each slice
+    the model was, if a record says so.
     """
     if isinstance(on, Placement):
         transform, reference = on.transform, on.reference
@@ -84,13 +86,12 @@ def labels_layer_data(
         "opacity": opacity,
         **_named(labels),
         **transform,
-        "metadata": {METADATA_KEY: replace(reference, kind="mask")},
+        "metadata": {METADATA_KEY: replace(reference, kind="mask", expected_dice=expected_dice)},
     }
     return mask, options, "labels"
 
 
 def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:
-    """Give the values of a labels layer their names and colours."""
     if labels_of(layer) != dict(labels):
         for name, value in _named(labels).items():
             setattr(layer, name, value)
@@ -113,7 +114,6 @@ def original_of(layer: Layer) -> Layer | None:
 
 
 def _named(labels: Mapping[str, int]) -> dict[str, Any]:
-    """Features and colours for values of these names."""
     names = ["background", *labels]
     shades = list(LABEL_COLORS.values())
     colors: dict[int | None, str] = {
@@ -218,7 +218,6 @@ def plain_placement(volume: OnSourceGrid) -> Placement:
 
 
 def transform_of(layer: Layer) -> dict[str, Any]:
-    """Options that lay another layer of the same axes where this one lies."""
     names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     return {name: getattr(layer, name) for name in names}
 

@@ -81,7 +81,6 @@ class LayerFiles:
         self._background.submit(make, show)
 
     def _ask(self, path: str | Path, refusal: NotHounsfieldError) -> None:
-        """Show why a CT is refused, and let the person open it all the same."""
         viewer = self._session.viewer
         window = None if viewer is None else compat.qt_window(viewer)
         if window is None:
@@ -242,7 +241,6 @@ def write_mask(
 
 
 def _check_record(record: Path) -> None:
-    """Refuse to replace a file that happens to have the record's name."""
     if record.exists() and not is_sidecar(record):
         raise PancreasSegError(
             f"'{record.name}' lies where the record of this mask has to go, and is none; choose "

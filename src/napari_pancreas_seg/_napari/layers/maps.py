@@ -39,7 +39,6 @@ class MapAppearance:
 
     @classmethod
     def remembered(cls, settings: Settings) -> MapAppearance:
-        """Read what was chosen last."""
         plain = cls()
         colormap = settings.get("attention/colormap", plain.colormap)
         return cls(
@@ -49,7 +48,6 @@ class MapAppearance:
         )
 
     def remember(self, settings: Settings) -> None:
-        """Keep for the next time."""
         settings.set("attention/map", self.shown)
         settings.set("attention/opacity", self.opacity)
         settings.set("attention/colormap", self.colormap)
@@ -90,7 +88,6 @@ class MapLayers:
 
     @property
     def appearance(self) -> MapAppearance:
-        """How maps are shown."""
         return MapAppearance.remembered(self._settings)
 
     @appearance.setter
@@ -102,12 +99,10 @@ class MapLayers:
                 layer.colormap = _fading(word, appearance)
 
     def known(self, reference: GridReference) -> list[str]:
-        """What maps of a CT there are, shown or not."""
         maps = self._cts.get(reference.id)
         return [] if maps is None else list(maps.maps)
 
     def layers(self, reference: GridReference) -> dict[str, Image]:
-        """The layers of a CT's maps that are in the viewer."""
         maps, viewer = self._cts.get(reference.id), self._viewer()
         if maps is None or viewer is None:
             return {}
@@ -153,14 +148,12 @@ class MapLayers:
                 self._show_only(former, word)
 
     def fill(self, reference: GridReference, found: FoundSlices) -> None:
-        """Write slices that have just been found into the maps, in place."""
         maps = self._cts.get(reference.id)
         if maps is not None:
             for word, part in found.maps.items():
                 maps.maps[word].values[found.map_rows] = part.values
 
     def redraw(self, reference: GridReference) -> None:
-        """Draw what has been filled."""
         for layer in self.layers(reference).values():
             if layer.visible:
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
@@ -195,7 +188,6 @@ class MapLayers:
         )
 
     def forget(self, reference: GridReference) -> None:
-        """Drop the maps of a CT, and their layers."""
         self._remove(self.layers(reference))
         self._cts.pop(reference.id, None)
 

@@ -47,7 +47,6 @@ class Measured:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of the table: the whole mask, then its classes."""
         return [self.row, *(each.row for each in self.classes.values())]
 
 

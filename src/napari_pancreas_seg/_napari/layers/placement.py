@@ -44,7 +44,8 @@ class GridReference:
     `orientation` (3, 2) is nibabel's, from the layer's axis order to display order, in which
     layers that we open are already. `kind` is ``"ct"``, ``"mask"``, ``"map"``, ``"picture"`` or
     `OUTLINE`; `id` is the same for a CT and everything found in it. `forced`: a person said that
-    the values are Hounsfield units although they do not look like it.
+    the values are Hounsfield units although they do not look like it. `expected_dice`: of each
+    slice of a mask that was opened, by the record beside it.
     """
 
     grid: Grid
@@ -54,10 +55,10 @@ class GridReference:
     kind: str = "ct"
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     forced: bool = False
+    expected_dice: tuple[float, ...] = ()
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
-        """Shape of the data of a layer that lies on this grid."""
         shape = [0, 0, 0]
         for axis, (target, _) in enumerate(self.orientation):
             shape[axis] = self.grid.shape[int(target)]
@@ -116,6 +117,11 @@ def lies_on(layer: Layer, reference: GridReference) -> bool:
 def belongs_to(layer: Layer, reference: GridReference) -> bool:
     """Whether a layer is a CT or was made on it, even if it has been cut or resampled since."""
     return getattr(layer.metadata.get(METADATA_KEY), "id", "") == reference.id
+
+
+def is_map(layer: Layer) -> bool:
+    reference = reference_of(layer)
+    return reference is not None and reference.kind == "map"
 
 
 def find_reference(layer: Layer, others: Sequence[Layer] = ()) -> GridReference:

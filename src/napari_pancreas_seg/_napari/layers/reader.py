@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,18 +72,26 @@ def read_layer(
             visible=not parallel,
         )
         return data, volume.notes
-    labels = labels_beside(Path(path))
-    return labels_layer_data(volume.values, volume, name=volume.name, labels=labels), volume.notes
+    told = told_beside(Path(path))
+    return labels_layer_data(volume.values, volume, name=volume.name, **told), volume.notes
 
 
-def labels_beside(path: Path) -> dict[str, int]:
-    """Names of a mask's values, from the record that was written with it; else the pancreas's."""
+def told_beside(path: Path) -> dict[str, Any]:
+    """What the record beside a mask tells: what its values are, how sure the model was of slices.
+
+    Without a record, or with a damaged one, its 1 is the pancreas.
+    """
     record = read_sidecar(sidecar_path(path)) or {}
-    try:
+    told: dict[str, Any] = {"labels": PANCREAS}
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return PANCREAS
-    return labels if labels and all(0 < value < 256 for value in labels.values()) else PANCREAS
+        if labels and all(0 < value < 256 for value in labels.values()):
+            told["labels"] = labels
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        told["expected_dice"] = tuple(
+            math.nan if known is None else float(known) for known in record["expected_dice"]
+        )
+    return told
 
 
 def _read(path: str | Sequence[str]) -> list[LayerData]:

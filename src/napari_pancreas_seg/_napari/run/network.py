@@ -55,13 +55,11 @@ class Network(QObject):
         self._waiting: tuple[Any, ...] | None = None
 
     def claim(self, why: str) -> None:
-        """Take the network; refused with the sentence of whoever uses it."""
         if self.in_use:
             raise PancreasSegError(self.in_use)
         self.in_use = why
 
     def release(self) -> None:
-        """Give the network back."""
         self.in_use = ""
         self.freed.emit()
 
@@ -95,7 +93,6 @@ class Network(QObject):
         self._ask(lambda: (CTVolume.from_source_array(blank, affine), ""), "blank", model, options)
 
     def close(self) -> None:
-        """End the process."""
         self.process.close()
 
     def _ask(
@@ -107,11 +104,7 @@ class Network(QObject):
     ) -> None:
         options = replace(options or Options(), first_slice=0)
         wanted = (str(model), options.device, name, self.process.pid)
-        if (
-            not (self.warm_up_allowed and preference("warm_up"))
-            or self.in_use
-            or self._warm == wanted
-        ):
+        if not self.warm_up_allowed or self.in_use or self._warm == wanted:
             return
         self._warm = wanted
         self._waiting = (wanted, volume, model, options)
@@ -125,6 +118,9 @@ class Network(QObject):
         process = self.process
 
         def work() -> Devices | None:
+            # Asked here: napari looks at every plugin's manifest for the first answer.
+            if not preference("warm_up"):
+                return None
             try:
                 process.warm_up(model, options, *volume())
                 return process.devices()

@@ -81,7 +81,7 @@ class SegmentationRun(QObject):
         self._session = session
         self._maps = maps
         self._placement = placement
-        self._name = ct_layer.name
+        self.name = ct_layer.name
         self.reference = placement.reference
         self._ct_layer = ct_layer
         self._first_slice = options.first_slice
@@ -121,7 +121,6 @@ class SegmentationRun(QObject):
         self._stale = False
 
     def start(self) -> None:
-        """Start the thread."""
         self._worker.start()
 
     def cancel(self) -> None:
@@ -133,7 +132,6 @@ class SegmentationRun(QObject):
 
     @property
     def cancelled(self) -> bool:
-        """Whether `cancel` was asked for."""
         return bool(self._worker.abort_requested)
 
     @property
@@ -145,7 +143,6 @@ class SegmentationRun(QObject):
         return pace * max(0, self.total - self.done)
 
     def keep(self) -> None:
-        """Say that what an unfinished run has found shall stay; until then it may be discarded."""
         if self.can_discard:
             self._forget_former()
             self.stands = True
@@ -167,7 +164,6 @@ class SegmentationRun(QObject):
         self.changed.emit()
 
     def tell_again(self, mask: ModelMask, threshold: float) -> None:
-        """Say what the run's mask is with another threshold."""
         box = bounding_box(mask.copy)
         found = mask.copy[:0] if box is None else mask.copy[box]
         voxels = int(np.count_nonzero(found))
@@ -206,7 +202,7 @@ class SegmentationRun(QObject):
                     self._prepare(step)
                 elif isinstance(step, MapsFound):
                     self._maps_begun = True
-                    self._replaced_maps = self._maps.begin(step.maps, self._placement, self._name)
+                    self._replaced_maps = self._maps.begin(step.maps, self._placement, self.name)
                 elif isinstance(step, BestGate):
                     self._maps.add(self.reference, step.word, step.layer)
                 else:
@@ -219,11 +215,10 @@ class SegmentationRun(QObject):
             QTimer.singleShot(0, self._worker.taken)
 
     def _tell(self, notes: tuple[str, ...]) -> None:
-        """Show what the user has not been told."""
         for note in notes:
             if note not in self._told:
                 self._told.add(note)
-                show_info(f"{self._name}: {note}")
+                show_info(f"{self.name}: {note}")
 
     def _prepare(self, step: Prepared) -> None:
         """Choose the labels layer: the last result's, or a new one if a person worked on it."""
@@ -286,7 +281,6 @@ class SegmentationRun(QObject):
             self._name_before = ""
 
     def _shows(self, found: FoundSlices) -> bool:
-        """Whether slices are to be seen right now."""
         viewer = self._session.viewer
         if viewer is None or self.labels is None or viewer.dims.ndisplay != 2:
             # A volume rendering would be uploaded anew for every step; it waits for the end.
@@ -368,7 +362,6 @@ class SegmentationRun(QObject):
 
 
 def _describe(step: Progress, seconds_left: float | None) -> str:
-    """Say what is going on."""
     if step.stage != "segmenting" or step.done == 0:
         return f"{step.stage[:1].upper()}{step.stage[1:]}…"
     text = f"Segmenting: {step.done} of {step.total} slices"

@@ -31,7 +31,7 @@ class Runs(QObject):
     ) -> None:
         super().__init__()
         self.latest: SegmentationRun | None = None
-        self.how: Callable[[], tuple[str | Path, Options]] = self._remembered
+        self.how: Callable[[], tuple[str | Path, Options]] = self.remembered
         """Model and options for what is run without a click on Run; the dock knows better."""
         self._session = session
         self._network = network
@@ -40,7 +40,6 @@ class Runs(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether a run is under way."""
         return self.latest is not None and self.latest.running
 
     def start(
@@ -69,7 +68,7 @@ class Runs(QObject):
         self.started.emit()
         return run
 
-    def _remembered(self) -> tuple[str, Options]:
+    def remembered(self) -> tuple[str, Options]:
         settings = self._settings
         device = settings.get("model/device", "auto")
         return settings.get("model/name", "default"), Options(device=device)

@@ -94,7 +94,6 @@ class Rethreshold(QObject):
 
 
 def _made(wish: _Wish) -> tuple[npt.NDArray[np.uint8], tuple[slice, ...] | None]:
-    """Make the mask, and find the box outside of which nothing has changed."""
     from napari_pancreas_seg.inference.remask import remask
 
     mask = remask(wish.result, wish.threshold, wish.postprocess)

@@ -208,7 +208,6 @@ def _empty_labels(job: Job) -> Labels:
 
 
 def _corrections(found: Array, mask: Array) -> Iterator[Progress]:
-    """Yield what post-processing has changed."""
     depth = len(mask)
     changed = [z for z in range(depth) if not np.array_equal(found[z], mask[z])]
     for start in range(0, len(changed), SLICES_AT_ONCE):

@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import numpy as np
+from napari.components.dims import RangeTuple
 from napari.layers import Image, Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
@@ -15,6 +16,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
     GridReference,
+    is_map,
     lies_on,
     reference_of,
     show_slice,
@@ -34,6 +36,7 @@ class ChosenCt(QObject):
         self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
         session.ct_chosen.connect(self._on_ct)
         if session.viewer is not None:
+            session.viewer.dims.events.range.connect(self._fit_sliders)
             session.viewer.layers.events.inserted.connect(self._on_inserted)
 
     def _on_ct(self) -> None:
@@ -58,12 +61,29 @@ class ChosenCt(QObject):
                 self._hidden.discard(layer)
                 layer.visible = True
         ct.visible = True
+        self._fit_sliders()
         viewer.reset_view()
         middle = reference.grid.shape[0] // 2
         show_slice(viewer, ct, reference, self._slices.get(ct, middle))
 
+    def _fit_sliders(self, event: Any = None) -> None:
+        """Let a slider make one step a row of the chosen CT: napari counts finer layers' rows.
+
+        Those of hidden layers, too; and maps may stand out beyond the CT.
+        """
+        viewer, ct = self._session.viewer, self._session.ct
+        if not isalive(self) or viewer is None or ct is None or ct not in viewer.layers:
+            return
+        seen = [one for one in viewer.layers if one.visible and not is_map(one)]
+        own, extent = (viewer.layers.get_extent(layers) for layers in ([ct], [ct, *seen]))
+        if not own.units == extent.units == viewer.dims.units:
+            return
+        ends = (*extent.world[:, -3:], own.step[-3:])
+        wanted = (*viewer.dims.range[:-3], *map(RangeTuple, *ends))
+        if not np.allclose(wanted, viewer.dims.range):
+            viewer.dims.range = wanted
+
     def _is_anothers(self, layer: Layer, chosen: GridReference) -> bool:
-        """Whether a layer is another CT, or was made on one or lies on one."""
         session = self._session
         if isinstance(layer, Labels) and lies_on(layer, chosen):
             own = reference_of(layer)
@@ -82,6 +102,7 @@ class ChosenCt(QObject):
 
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
+        layer.events.visible.connect(self._fit_sliders)
         reference = reference_of(layer)
         if isinstance(layer, Labels) and (reference is None or reference.kind != OUTLINE):
             self._give_colour(layer)
@@ -90,7 +111,6 @@ class ChosenCt(QObject):
             QTimer.singleShot(0, lambda: self._lower(layer, reference))
 
     def _lower(self, ct: Image, reference: GridReference) -> None:
-        """Lay a CT that was opened after its mask below that."""
         viewer = self._session.viewer
         if not isalive(self) or viewer is None or ct not in viewer.layers:
             return
@@ -103,7 +123,6 @@ class ChosenCt(QObject):
             viewer.layers.move(viewer.layers.index(ct), min(masks))
 
     def _give_colour(self, layer: Labels) -> None:
-        """Give a mask other colours if one of its shape has the same."""
         others = [
             other
             for other in self._session.layers

@@ -120,11 +120,10 @@ class OrientationLetters:
         self._closed = False
         for event in _events(viewer):
             event.connect(self.refresh)
-        self._prepare()
+        QTimer.singleShot(0, self._prepare)
 
     @property
     def letters(self) -> dict[str, str]:
-        """The letters on the canvas, by edge."""
         viewer = self._viewer()
         overlays = {} if viewer is None else viewer.canvas.overlays
         shown = {edge: overlays.get(_key(edge)) for edge in _POSITIONS}
@@ -135,7 +134,6 @@ class OrientationLetters:
         }
 
     def refresh(self, event: Any = None) -> None:
-        """Bring the letters in step with the view."""
         viewer, placement = self._viewer(), self._placement()
         if viewer is None:
             return
@@ -166,7 +164,6 @@ class OrientationLetters:
         QTimer.singleShot(0 if missing else DRAWN_MS, self._prepare if missing else self.refresh)
 
     def close(self) -> None:
-        """Take the letters off the canvas."""
         self._closed = True
         self._placement = lambda: None
         viewer = self._viewer()

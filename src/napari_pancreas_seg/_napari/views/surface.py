@@ -88,18 +88,15 @@ class SurfaceView(QObject):
 
     @property
     def on(self) -> bool:
-        """Whether the surface is shown, or on its way."""
         return self._wanted
 
     def toggle(self) -> None:
-        """Go to 3-D or back."""
         if self.on:
             self.stop()
         else:
             self.start()
 
     def start(self) -> None:
-        """Show the mask's surface; it is made in a thread."""
         if self._session.mask is None or self._session.ct is None:
             report(PancreasSegError("There is no mask to show in 3-D yet: run first."))
             self.changed.emit()
@@ -155,7 +152,6 @@ class SurfaceView(QObject):
         self._shown = weakref.ref(mask)
 
     def _is_of(self, mask: Layer) -> bool:
-        """Whether the surface is that of a mask."""
         return self._shown is not None and mask is self._shown()
 
     def _add(self, mask: Labels, mesh: Mesh) -> None:
@@ -227,7 +223,6 @@ class SurfaceView(QObject):
 
 
 def _appearance(mask: Labels) -> dict[str, Any]:
-    """Name, colours and place of a mask's surface."""
     color = np.array(mask.colormap.map(1), dtype=float).reshape(-1)
     return {
         "name": f"{mask.name} in 3-D",

@@ -1,4 +1,4 @@
-"""Ways of looking: HU windows, the model's own mask for a moment, orthogonal views."""
+"""Ways of looking: planes, the model's own mask for a moment, orthogonal views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers.bridge import HU_LIMITS, HU_RANGE, transform_of
+from napari_pancreas_seg._napari.layers.bridge import transform_of
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, layer_view
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
@@ -29,28 +29,8 @@ from napari_pancreas_seg._napari.views.orientation import (
     unmirror,
 )
 from napari_pancreas_seg._napari.views.surface import SurfaceView
+from napari_pancreas_seg._napari.views.windowing import HU_PRESETS, WindowDrag, show_window
 from napari_pancreas_seg.errors import PancreasSegError
-
-HU_PRESETS: dict[str, tuple[float, float]] = {
-    # Level 40, width 400: the usual window for the abdomen.
-    "Abdomen": HU_LIMITS,
-    # What networks for the pancreas are commonly shown of a CT: -100 to 240 HU
-    # (Zhou 2017, 10.1007/978-3-319-66182-7_79).
-    "Pancreas": (-100.0, 240.0),
-    # Level 30, width 150: narrow, for faint lesions in the liver.
-    "Liver": (-45.0, 105.0),
-    # Level 400, width 1800.
-    "Bone": (-500.0, 1300.0),
-}
-"""HU windows by name, as lower and upper limit."""
-
-
-def apply_preset(layer: Image, name: str) -> None:
-    """Show a CT in an HU window."""
-    low, high = layer.contrast_limits_range
-    if low > HU_RANGE[0] or high < HU_RANGE[1]:
-        layer.contrast_limits_range = (min(low, HU_RANGE[0]), max(high, HU_RANGE[1]))
-    layer.contrast_limits = HU_PRESETS[name]
 
 
 class Blink:
@@ -64,11 +44,9 @@ class Blink:
 
     @property
     def on(self) -> bool:
-        """Whether the model's mask is shown."""
         return self._picture is not None
 
     def start(self, layer: Labels, model: ModelMask) -> None:
-        """Show the model's mask in place of a layer."""
         viewer = self._viewer()
         if viewer is None or self.on or not layer.visible or layer not in viewer.layers:
             return
@@ -96,7 +74,6 @@ class Blink:
         layer.visible = False
 
     def stop(self) -> None:
-        """Show the edited mask again."""
         picture, self._picture = self._picture, None
         mask = None if self._mask is None else self._mask()
         if mask is not None:
@@ -127,11 +104,9 @@ class OrthogonalViews:
 
     @staticmethod
     def installed() -> bool:
-        """Whether the plugin is there."""
         return importlib.util.find_spec("napari_orthogonal_views") is not None
 
     def toggle(self) -> None:
-        """Open or close the views."""
         manager = compat.orthogonal_manager(self._viewer())
         if manager.is_shown():
             self._letters.clear()
@@ -150,7 +125,6 @@ class OrthogonalViews:
                     copy.refresh(thumbnail=False, highlight=False, extent=False)
 
     def refresh_letters(self) -> None:
-        """Bring the letters in step with another CT."""
         for letters in self._letters:
             letters.refresh()
 
@@ -178,6 +152,9 @@ class Views(QObject):
         self._orthogonal = OrthogonalViews(viewer, self.placement)
         self.surface = SurfaceView(session, background)
         self.letters = OrientationLetters(viewer, self.placement)
+        self.dragged = ""
+        """The HU window while it is dragged, for people to read."""
+        self._window_drag = WindowDrag(session, self._on_drag)
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
         session.mask_changed.connect(self._on_mask_changed)
@@ -189,20 +166,17 @@ class Views(QObject):
         return self._session.placement(ct) if ct is not None and knows_orientation(ct) else None
 
     def preset(self, name: str) -> None:
-        """Show the chosen CT in an HU window."""
         if self._session.ct is not None:
-            apply_preset(self._session.ct, name)
+            show_window(self._session.ct, *HU_PRESETS[name])
 
     def next_preset(self) -> None:
-        """Show the chosen CT in the HU window that follows the one it is in."""
         ct, names = self._session.ct, list(HU_PRESETS)
         if ct is not None:
             limits = tuple(float(limit) for limit in ct.contrast_limits)
             now = next((i for i, name in enumerate(names) if HU_PRESETS[name] == limits), -1)
-            apply_preset(ct, names[(now + 1) % len(names)])
+            show_window(ct, *HU_PRESETS[names[(now + 1) % len(names)]])
 
     def plane(self, name: str) -> None:
-        """Show the chosen CT in a plane."""
         if self.surface.on:
             self.surface.stop()
         if self._session.ct is not None and self._session.viewer is not None:
@@ -210,11 +184,9 @@ class Views(QObject):
 
     @property
     def blinking(self) -> bool:
-        """Whether the model's mask is shown in place of the edited one."""
         return self._blink.on
 
     def blink(self, on: bool) -> None:
-        """Show the model's mask, or the edited one again."""
         mask = self._session.mask
         model = None if mask is None else self._session.masks.get(mask)
         if not on:
@@ -231,6 +203,10 @@ class Views(QObject):
             report(PancreasSegError(self._orthogonal.HOW_TO_INSTALL))
             return
         self._orthogonal.toggle()
+
+    def _on_drag(self, window: str) -> None:
+        self.dragged = window
+        self.changed.emit()
 
     def _on_ct(self) -> None:
         if not isalive(self):

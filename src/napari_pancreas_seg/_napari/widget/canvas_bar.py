@@ -7,7 +7,7 @@ from typing import Any
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg import io
@@ -15,24 +15,25 @@ from napari_pancreas_seg._napari.app import App
 
 MARGIN = 8
 STYLE = (
-    "QFrame#pancreas_bar {{ background: {ground}; border-radius: 4px; }}"
-    " QFrame#pancreas_bar QLabel {{ color: {ink}; background: transparent; }}"
+    "QWidget#pancreas_bar {{ background: {ground}; border-radius: 4px; }}"
+    " QWidget#pancreas_bar QLabel {{ color: {ink}; background: transparent; }}"
 )
 
 
-class CanvasBar(QFrame):
-    """Accepts or drops what is proposed, says how to mend, and which case is shown.
+class CanvasBar(ui.Panel):
+    """Accepts or drops what is proposed, says how to mend, which case is shown, and the HU window.
 
     It lies over the canvas; without one it is never shown.
     """
 
     def __init__(self, app: App, canvas: QWidget | None) -> None:
-        super().__init__(canvas)
-        self._app = app
-        self._canvas = canvas
+        super().__init__()
+        self._app, self._canvas = app, canvas
+        self.setParent(canvas)
         self.setObjectName("pancreas_bar")
-        self.case = QLabel()
-        self.title = QLabel()
+        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
+        self.setContentsMargins(MARGIN, 4, MARGIN, 4)
+        self.case, self.title = QLabel(), QLabel()
         for label in (self.case, self.title):
             label.setTextFormat(Qt.TextFormat.PlainText)
         self.accept_button = ui.button(
@@ -44,19 +45,11 @@ class CanvasBar(QFrame):
         )
         self.done_button = ui.button("Done (Esc)", "Put Mend away.", app.mending.stop)
         self._answers = (self.accept_button, self.drop_button, self.on_button, self.done_button)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(MARGIN, 4, MARGIN, 4)
-        column.addWidget(self.case)
-        column.addWidget(self.title)
-        self._buttons = QWidget()
-        row = QHBoxLayout(self._buttons)
-        row.setContentsMargins(0, 0, 0, 0)
-        for button in self._answers:
-            row.addWidget(button)
-        column.addWidget(self._buttons)
-        app.corrector.changed.connect(self._show)
-        app.mending.changed.connect(self._show)
-        app.worklist.changed.connect(self._show)
+        self._buttons = ui.row(*self._answers, stretch=(0, 0, 0, 0))
+        for part in (self.case, self.title, self._buttons):
+            self.add(part)
+        for service in (app.corrector, app.mending, app.worklist, app.views):
+            service.changed.connect(self._show)
         if canvas is not None:
             canvas.installEventFilter(self)
         viewer = app.session.viewer
@@ -66,7 +59,6 @@ class CanvasBar(QFrame):
         self._show()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Stay in the canvas's upper left corner."""
         if event.type() == QEvent.Type.Resize:
             self._place()
         return False
@@ -85,10 +77,9 @@ class CanvasBar(QFrame):
         if not isalive(self):
             return
         case, title = self._case(), self._title()
-        self.case.setText(case)
-        self.case.setVisible(bool(case))
-        self.title.setText(title)
-        self.title.setVisible(bool(title))
+        for label, text in ((self.case, case), (self.title, title or self._app.views.dragged)):
+            label.setText(text)
+            label.setVisible(bool(text))
         self._buttons.setVisible(bool(title))
         corrector, mending = self._app.corrector, self._app.mending
         asks = corrector.proposing
@@ -98,7 +89,7 @@ class CanvasBar(QFrame):
             self._answers, (asks, asks, not asks and mending.carries, not asks), strict=True
         ):
             button.setVisible(wanted)
-        self.setVisible(self._canvas is not None and bool(case or title))
+        self.setVisible(self._canvas is not None and bool(case or self.title.text()))
         self._place()
 
     def _case(self) -> str:

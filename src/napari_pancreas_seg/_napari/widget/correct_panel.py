@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 from magicgui.widgets import FloatSpinBox
 from napari.layers import Labels
 from napari.utils.action_manager import action_manager
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QLabel, QPushButton
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.corrections import DEFAULTS
-from napari_pancreas_seg._napari.correct.keys import (
-    ACTIONS,
-    Action,
-    key_of,
-    perform,
-    register_actions,
-)
+from napari_pancreas_seg._napari.correct.keys import ACTIONS, Action, key_of, perform
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.settings import Settings
-from napari_pancreas_seg._napari.widget.dialogs import TextDialog, keys_html
+from napari_pancreas_seg._napari.widget.dialogs import show_keys
 from napari_pancreas_seg._napari.widget.review_strip import (
     AREA,
     DOUBT,
@@ -34,53 +25,6 @@ from napari_pancreas_seg._napari.widget.review_strip import (
     REVIEWED,
     ReviewStrip,
 )
-
-MM = 6.0
-
-
-class Brush(QObject):
-    """Keeps the brush of the chosen mask at the field's diameter.
-
-    A size that the person chooses by napari's own controls is shown, and holds for the next mask.
-    """
-
-    def __init__(self, session: Session, field: FloatSpinBox, settings: Settings) -> None:
-        super().__init__(field.native)
-        self._session, self._field, self._settings = session, field, settings
-        self._layer: weakref.ref[Labels] | None = None
-        ui.remember(field, settings, "correct/brush_mm", MM)
-        field.changed.connect(self._set)
-        settings.cleared.connect(self._set)
-        session.mask_chosen.connect(self._on_mask)
-        self._on_mask()
-
-    def _on_mask(self) -> None:
-        mask = self._session.mask
-        if isalive(self) and mask is not None:
-            if self._layer is None or self._layer() is not mask:
-                self._layer = weakref.ref(mask)
-                mask.events.brush_size.connect(self._on_size)
-            self._set()
-
-    def _set(self, value: Any = None) -> None:
-        mask, reference = self._session.mask, self._session.reference
-        if isalive(self) and mask is not None and reference is not None:
-            with mask.events.brush_size.blocker(self._on_size):
-                mask.brush_size = max(1, round(self._field.value / _pixel_mm(reference)))
-
-    def _on_size(self, event: Any) -> None:
-        mask, reference = self._session.mask, self._session.reference
-        if isalive(self) and event.source is mask and mask is not None and reference is not None:
-            mm = round(mask.brush_size * _pixel_mm(reference), 1)
-            ui.show(self._field, mm)
-            self._settings.set("correct/brush_mm", mm)
-
-
-def _pixel_mm(reference: Any) -> float:
-    """Edge of a pixel within an axial slice."""
-    _, dy, dx = reference.grid.spacing
-    return float((dy * dx) ** 0.5)
-
 
 TIPS = {
     "mend": "Drag over gland that is missing, Shift+drag over what is no gland.",
@@ -107,17 +51,12 @@ class CorrectPanel(ui.Panel):
         self._session = app.session
         self.buttons: dict[str, QPushButton] = {}
         self._actions = {action.name: action for action in ACTIONS}
-        register_actions()
         self._make_review()
         self._make_tools()
         self._make_painting()
         self._connect()
         self._show_tips()
         self.refresh()
-
-    def show_keys(self) -> None:
-        """Show the table of keys."""
-        TextDialog("Keys", keys_html(), self).show()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter and Esc do the same with the focus in the panel as in the picture."""
@@ -187,12 +126,11 @@ class CorrectPanel(ui.Panel):
         self.brush_mm = ui.number(
             "mm", 0.1, 200, 1, "Diameter of napari's brush; [ and ] change it."
         )
-        self.brush = Brush(self._session, self.brush_mm, self._app.settings)
         self.limit = ui.tick("Paint only within this range of HU", LIMIT_TIP)
         self.low_hu = self._setting("limit_low_hu", "HU", -1100, 4000, 10, decimals=0)
         self.high_hu = self._setting("limit_high_hu", "HU", -1100, 4000, 10, decimals=0)
         self.keys_button = ui.button(
-            "Keys…", "Every key, and where to change them.", self.show_keys
+            "Keys…", "Every key, and where to change them.", lambda: show_keys(self)
         )
         self.add("Brush", self.brush_mm, self.keys_button)
         self.add(self.limit)
@@ -202,6 +140,9 @@ class CorrectPanel(ui.Panel):
         corrector, review = self._app.corrector, self._app.review
         self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
         self.limit.changed.connect(lambda on: setattr(corrector, "limits_painting", on))
+        self.brush_mm.changed.connect(lambda mm: setattr(self._app.brush, "mm", mm))
+        self._app.brush.changed.connect(self._show_brush)
+        self._show_brush()
         corrector.changed.connect(self.refresh)
         self._app.mending.changed.connect(self.refresh)
         self._session.mask_chosen.connect(self.refresh)
@@ -235,7 +176,6 @@ class CorrectPanel(ui.Panel):
         self.refresh()
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        """Show what can be done with the chosen mask."""
         if not isalive(self):
             return
         corrector, mask = self._app.corrector, self._session.mask
@@ -247,6 +187,10 @@ class CorrectPanel(ui.Panel):
         self.pick_button.setText("Click a piece" if corrector.picking else "Keep clicked")
         ui.show(self.limit, corrector.limits_painting)
         self._show_slice()
+
+    def _show_brush(self) -> None:
+        if isalive(self):
+            ui.show(self.brush_mm, self._app.brush.mm)
 
     def _show_slice(self) -> None:
         if not isalive(self):

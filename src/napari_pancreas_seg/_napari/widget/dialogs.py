@@ -33,6 +33,10 @@ class TextDialog(QDialog):
         self.resize(520, 640)
 
 
+def show_keys(parent: QWidget) -> None:
+    TextDialog("Keys", keys_html(), parent).show()
+
+
 def keys_html() -> str:
     """Every key and what it does, in groups; a key that the user has changed as it is now."""
     rows = []
@@ -47,7 +51,6 @@ def keys_html() -> str:
 
 
 def card_html(card: Mapping[str, Any]) -> str:
-    """Say in a page what a model is, from what, how good, and what it is not for."""
     title = f"{card.get('name', 'Model')} {card.get('version', '')}".strip()
     parts = [f"<h2>{html.escape(title)}</h2>", f"<p><b>{NOT_CLINICAL}</b></p>"]
     sections = (
@@ -65,7 +68,6 @@ def card_html(card: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Escape a text, and make links of DOIs and arXiv numbers."""
     text = html.escape(str(value)) if value else ""
     text = re.sub(r"doi:(10\.\S+?)(?=[.,;)]?(?:\s|$))", _link("https://doi.org/"), text)
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", _link("https://arxiv.org/abs/"), text)
@@ -76,7 +78,6 @@ def _link(base: str) -> Any:
 
 
 def _quality(card: Mapping[str, Any]) -> str:
-    """Dice with its n, and how it was measured."""
     found = card.get("validation") or card.get("metrics") or {}
     if not isinstance(found, Mapping) or "mean" not in found:
         return "The card holds no measurement." if not found else _text(found)

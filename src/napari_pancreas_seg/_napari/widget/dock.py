@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pancreas_seg._napari.app import app_of
-from napari_pancreas_seg._napari.background import report
+import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.app import App, app_of
+from napari_pancreas_seg._napari.background import report, timer
 from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg._napari.compat import canvas_widget
+from napari_pancreas_seg._napari.correct.keys import register_actions
 from napari_pancreas_seg._napari.layers.bridge import HU_RANGE
 from napari_pancreas_seg._napari.layers.placement import reference_of
 from napari_pancreas_seg._napari.layers.reader import one_of_each_series
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
+from napari_pancreas_seg._napari.widget.dialogs import show_keys
 from napari_pancreas_seg._napari.widget.export_panel import ExportPanel
 from napari_pancreas_seg._napari.widget.header import CtPanel, RunPanel
 from napari_pancreas_seg._napari.widget.improve_panel import ImprovePanel
@@ -46,10 +50,15 @@ if TYPE_CHECKING:
     import napari.viewer
     from napari.components import LayerList
 
-import napari_pancreas_seg._napari.widget.ui as ui
-
 WARM_UP_DELAY_MS = 500
 WIDTH = 330
+TABS: dict[str, tuple[Callable[[App], ui.Panel], ...]] = {
+    "Segment": (ModelPanel, OptionsPanel, ViewPanel, AttentionPanel),
+    "Correct": (CorrectPanel,),
+    "Measure & export": (MeasurePanel, ExportPanel),
+    "Worklist": (WorklistPanel,),
+    "Improve": (ImprovePanel,),
+}
 
 
 class PancreasDock(QWidget):
@@ -74,46 +83,35 @@ class PancreasDock(QWidget):
         self._arrived: Any = None  # the layer that this turn of the event loop has brought
         self.ct_panel = CtPanel(app)
         self.run_panel = RunPanel(app)
-        self.model_panel = ModelPanel(app)
-        self.options_panel = OptionsPanel(app)
-        self.view_panel = ViewPanel(app)
-        self.attention_panel = AttentionPanel(app)
-        self.correct_panel = CorrectPanel(app)
-        self.measure_panel = MeasurePanel(app)
-        self.export_panel = ExportPanel(app)
-        self.worklist_panel = WorklistPanel(app)
-        self.improve_panel = ImprovePanel(app)
         self.recovery_panel = RecoveryPanel(app)
         self.bar = CanvasBar(app, canvas_widget(napari_viewer))
         self.destroyed.connect(self.bar.deleteLater)
-        self._header = (self.ct_panel, self.run_panel)
-        self._pages: dict[str, tuple[ui.Panel, ...]] = {
-            "Segment": (
-                self.model_panel,
-                self.options_panel,
-                self.view_panel,
-                self.attention_panel,
-            ),
-            "Correct": (self.correct_panel,),
-            "Measure & export": (self.measure_panel, self.export_panel),
-            "Worklist": (self.worklist_panel,),
-            "Improve": (self.improve_panel,),
-        }
-        pages = [panel for page in self._pages.values() for panel in page]
-        self.panels: tuple[ui.Panel, ...] = (*self._header, *pages, self.recovery_panel)
-        self._lay_out()
+        self._panels: dict[Callable[[App], ui.Panel], ui.Panel] = {}
         self._guard = WheelGuard(self)
+        register_actions()
+        self._lay_out()
         self.setAcceptDrops(True)
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(WARM_UP_DELAY_MS)
-        self._soon.timeout.connect(self._start_warming)
+        self._soon = timer(self, WARM_UP_DELAY_MS, self._start_warming)
         self._connect(napari_viewer.layers)
         self._on_ct()
-        self._tell_model()
+
+    model_panel = property(lambda self: self.panel(ModelPanel))
+    options_panel = property(lambda self: self.panel(OptionsPanel))
+    view_panel = property(lambda self: self.panel(ViewPanel))
+    attention_panel = property(lambda self: self.panel(AttentionPanel))
+    correct_panel = property(lambda self: self.panel(CorrectPanel))
+    measure_panel = property(lambda self: self.panel(MeasurePanel))
+    export_panel = property(lambda self: self.panel(ExportPanel))
+    worklist_panel = property(lambda self: self.panel(WorklistPanel))
+    improve_panel = property(lambda self: self.panel(ImprovePanel))
+
+    def panel(self, kind: Callable[[App], ui.Panel]) -> ui.Panel:
+        """A panel of a tab, which is filled when it is first shown or asked for."""
+        if kind not in self._panels:
+            self._fill(next(i for i, kinds in enumerate(TABS.values()) if kind in kinds))
+        return self._panels[kind]
 
     def start_run(self) -> None:
-        """Segment the chosen CT."""
         try:
             layer = self.ct_panel.layer
             if layer is None:
@@ -123,11 +121,9 @@ class PancreasDock(QWidget):
             report(error)
 
     def cancel_run(self) -> None:
-        """Cancel the run that is under way; what was found stays."""
         self.run_panel.cancel_button.click()
 
     def refresh(self, event: Any = None) -> None:
-        """Bring the panels in step with the viewer's layers."""
         if isalive(self):
             self.ct_panel.offer_layers()
             self._refresh_panels()
@@ -156,12 +152,10 @@ class PancreasDock(QWidget):
             self.deleteLater()
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        """Take files that are dragged in."""
         if any(url.isLocalFile() for url in event.mimeData().urls()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        """Open files that are dropped."""
         local = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
         for path in one_of_each_series(local):
             if Path(path).is_dir():
@@ -173,9 +167,7 @@ class PancreasDock(QWidget):
     def _how(self) -> tuple[str, Options]:
         """Model and options for a CT that is not on screen: the region is not meant for it."""
         if not isalive(self):
-            settings = self.app.settings
-            device = settings.get("model/device", "auto")
-            return settings.get("model/name", "default"), Options(device=device)
+            return self.app.runs.remembered()
         options = replace(self.options_panel.how, device=self.model_panel.device)
         return self.model_panel.model, options
 
@@ -186,25 +178,51 @@ class PancreasDock(QWidget):
         outer = QVBoxLayout(self)
         outer.setContentsMargins(6, 6, 4, 6)
         outer.setSpacing(4)
-        for panel in self._header:
-            outer.addWidget(panel)
+        outer.addWidget(self.ct_panel)
+        outer.addWidget(self.run_panel)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setUsesScrollButtons(False)  # all five are seen, however wide the font
         self.tabs.setStyleSheet("QTabBar::tab { padding: 4px 2px; font-size: 11px; }")
-        for title, panels in self._pages.items():
-            page = _page(panels)
-            self.tabs.addTab(page, title.replace("&", "&&"))
-            for panel in panels:
-                panel.wanted.connect(lambda page=page: self.tabs.setCurrentWidget(page))
+        for title in TABS:
+            self.tabs.addTab(_page(), title.replace("&", "&&"))
+        self.tabs.currentChanged.connect(self._fill)
         outer.addWidget(self.tabs, 1)
         # What is asked now and then lies below, where it moves nothing.
         outer.addWidget(self.ct_panel.foreign)
         outer.addWidget(self.recovery_panel)
         menu = self.ct_panel.menu
-        menu.addAction("Keys…").triggered.connect(self.correct_panel.show_keys)
+        menu.addAction("Keys…").triggered.connect(lambda: show_keys(self))
         menu.addAction("Reset all settings").triggered.connect(self.app.settings.clear)
         self.setMinimumWidth(WIDTH)
+        self._guard.watch(self)
+        # In turns of its own each: the window stands still for less long at once.
+        QTimer.singleShot(0, self._fill_shown)
+
+    def _fill_shown(self) -> None:
+        if isalive(self):
+            self._fill(self.tabs.currentIndex())
+
+    def _fill(self, place: int) -> None:
+        """Make the panels of a tab, once: those that nobody looks at would slow down the start."""
+        page: Any = self.tabs.widget(place)
+        if page.widget() is not None:
+            return
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(0, 6, 4, 0)
+        column.setSpacing(6)
+        for kind in list(TABS.values())[place]:
+            panel = self._panels[kind] = kind(self.app)
+            panel.wanted.connect(lambda: self.tabs.setCurrentIndex(place))
+            panel.refresh(self._session.reference)
+            column.addWidget(panel)
+        column.addStretch(1)
+        page.setWidget(content)
+        self._guard.watch(content)
+        if place == 0:
+            self.model_panel.chosen.connect(self._warm_soon)
+            self.model_panel.chosen.connect(self._refresh_panels)
 
     def _connect(self, layers: LayerList) -> None:
         app = self.app
@@ -215,9 +233,7 @@ class PancreasDock(QWidget):
         app.session.mask_chosen.connect(self._refresh_panels)
         app.runs.finished.connect(self._warm_soon)
         app.runs.finished.connect(self.refresh)
-        self.model_panel.chosen.connect(self._warm_soon)
-        self.model_panel.chosen.connect(self._tell_model)
-        self.improve_panel.model_wanted.connect(self.model_panel.use_named)
+        app.improvement.wanted.connect(self._use_model)
         self.run_panel.run_clicked.connect(self.start_run)
         layers.events.inserted.connect(self._on_inserted)
         layers.events.removed.connect(self.refresh)
@@ -230,8 +246,9 @@ class PancreasDock(QWidget):
         # This dock may have been closed since.
         open_dock(self._session.viewer).export_panel.export_layer(layer)
 
-    def _tell_model(self) -> None:
-        self.improve_panel.use_model(self.model_panel.model)
+    def _use_model(self, name: str) -> None:
+        if isalive(self):
+            self.model_panel.use_named(name)
 
     def _on_inserted(self, event: Any) -> None:
         if isalive(self):
@@ -279,7 +296,7 @@ class PancreasDock(QWidget):
     def _refresh_panels(self, event: Any = None) -> None:
         if isalive(self):
             reference = self._session.reference
-            for panel in self.panels:
+            for panel in (self.run_panel, *self._panels.values(), self.recovery_panel):
                 panel.refresh(reference)
 
     def _start_warming(self) -> None:
@@ -292,18 +309,10 @@ class PancreasDock(QWidget):
             self.app.network.warm_up(layer.data, reference, self.model_panel.model, options)
 
 
-def _page(panels: tuple[ui.Panel, ...]) -> QScrollArea:
+def _page() -> QScrollArea:
     """A tab's page; napari brings no scroll area, and a small screen may be shorter."""
-    content = QWidget()
-    column = QVBoxLayout(content)
-    column.setContentsMargins(0, 6, 4, 0)
-    column.setSpacing(6)
-    for panel in panels:
-        column.addWidget(panel)
-    column.addStretch(1)
     area = QScrollArea()
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setWidgetResizable(True)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setWidget(content)
     return area

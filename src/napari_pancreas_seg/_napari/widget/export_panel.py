@@ -52,21 +52,17 @@ class ExportPanel(ui.Panel):
 
     @property
     def layer(self) -> Labels | None:
-        """The mask that is chosen."""
         return self._session.mask
 
     def refresh(self, reference: GridReference | None) -> None:
-        """Say whether there is something to export."""
         self.export_button.setEnabled(self.layer is not None and not self._writing)
         self.mask_name.setText("No mask yet" if self.layer is None else f"Mask: {self.layer.name}")
 
     def export_layer(self, layer: Labels) -> None:
-        """Choose a mask, and ask where to write it."""
         self._session.mask = layer
         self.ask_and_export()
 
     def ask_and_export(self) -> None:
-        """Ask where to write the mask, and write it; the dialog asks before overwriting."""
         if self.layer is None:
             report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
             return

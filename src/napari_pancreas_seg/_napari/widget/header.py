@@ -12,10 +12,8 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QFileDialog,
-    QHBoxLayout,
     QProgressBar,
     QStackedWidget,
-    QWidget,
 )
 
 import napari_pancreas_seg._napari.widget.ui as ui
@@ -66,11 +64,9 @@ class CtPanel(ui.Panel):
 
     @property
     def layer(self) -> Image | None:
-        """The CT that is chosen."""
         return self.combo.value
 
     def choose(self, layer: Image) -> None:
-        """Choose one of the CTs that are offered."""
         self.combo.value = layer
 
     def offer_layers(self) -> None:
@@ -98,12 +94,10 @@ class CtPanel(ui.Panel):
         self._show_info()
 
     def choose_mask(self, layer: object) -> None:
-        """Choose a layer as the mask if it can be one of this CT."""
         if isinstance(layer, Labels) and layer in self.mask_combo.choices:
             self.mask_combo.value = layer
 
     def ask_for_file(self) -> None:
-        """Ask for files and open them."""
         # A DICOM file may have any name: one of a series stands for all of it.
         pattern = f"CT or mask ({' '.join(f'*{s}' for s in SUFFIXES)} *.dcm *.zip);;All files (*)"
         paths, _ = QFileDialog.getOpenFileNames(self, "Open a CT", "", pattern)
@@ -187,7 +181,7 @@ class RunPanel(ui.Panel):
         # Cancel and the question that may follow share one place, so that Run never moves.
         self._right = QStackedWidget()
         self._right.addWidget(self.cancel_button)
-        self._right.addWidget(_pair(self.keep_button, self.discard_button))
+        self._right.addWidget(ui.row(self.keep_button, self.discard_button))
         self.add(self.run_button, self._right)
         self._right.setFixedHeight(self.run_button.sizeHint().height())
         self.run_button.setFixedHeight(self.run_button.sizeHint().height())
@@ -209,7 +203,6 @@ class RunPanel(ui.Panel):
         return tell
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        """Show how far the run is, and what can be done."""
         if not isalive(self):
             return
         # A progress bar that can paints itself, and with it the whole window, at once.
@@ -232,13 +225,3 @@ class RunPanel(ui.Panel):
             self.progress.setValue(run.done)
         self.progress.setUpdatesEnabled(True)
         self.progress.setVisible(running)
-
-
-def _pair(*widgets: QWidget) -> QWidget:
-    pair = QWidget()
-    row = QHBoxLayout(pair)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.setSpacing(4)
-    for widget in widgets:
-        row.addWidget(widget)
-    return pair

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QMenu, QProgressBar
 
 import napari_pancreas_seg._napari.widget.ui as ui
@@ -17,18 +17,12 @@ MINUTES = 10.0
 
 
 class ImprovePanel(ui.Panel):
-    """Adds corrected cases to the user's own data, and improves the model with them.
-
-    ``model_wanted(name)``: a model is to be chosen, the new one or the former one.
-    """
-
-    model_wanted = Signal(str)
+    """Adds corrected cases to the user's own data, and improves the model with them."""
 
     def __init__(self, app: App) -> None:
         super().__init__()
         self._app, self._session = app, app.session
         self._improvement = app.improvement
-        self._model = "default"
         self.slices = ui.note_label()
         self.slices.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.slices.setFixedHeight(4 * self.slices.fontMetrics().lineSpacing())
@@ -67,32 +61,28 @@ class ImprovePanel(ui.Panel):
         self._connect()
         self.refresh()
 
-    def use_model(self, model: str) -> None:
-        """Hear which model is chosen: that one would learn."""
-        self._model = model
-        self.refresh()
+    @property
+    def _model(self) -> str:
+        """The model that is chosen: that one would learn."""
+        return str(self._app.runs.how()[0])
 
     def add_case(self) -> None:
-        """Add the chosen CT and its mask to the user's cases."""
         self._add(replace=False)
 
     def improve(self) -> None:
-        """Let the chosen model learn from the cases."""
         try:
             self._improvement.start(self._model, self.minutes.value)
         except PancreasSegError as error:
             report(error)
 
     def switch_back(self) -> None:
-        """Choose the model that was before the last one that was made, or that one again."""
         improved = self._improvement.improved
         if improved is not None:
             is_new = self._model == improved.name
-            self.model_wanted.emit(improved.former if is_new else improved.name)
+            self._improvement.wanted.emit(improved.former if is_new else improved.name)
 
     def _connect(self) -> None:
         self._improvement.changed.connect(self.refresh)
-        self._improvement.made.connect(self._on_made)
         self._app.review.changed.connect(self.refresh)
 
     def _on_keep(self, keeps: bool) -> None:
@@ -104,13 +94,7 @@ class ImprovePanel(ui.Panel):
         except PancreasSegError as error:
             report(error)
 
-    def _on_made(self) -> None:
-        improved = self._improvement.improved
-        if isalive(self) and improved is not None and improved.worth_using:
-            self.model_wanted.emit(improved.name)
-
     def refresh(self, reference: GridReference | None = None) -> None:
-        """Show what is known of the chosen mask, of the cases and of the learning."""
         if not isalive(self):
             return
         self._show_case()
@@ -125,9 +109,15 @@ class ImprovePanel(ui.Panel):
         for widget in (self.question, self.replace_button, self.leave_button):
             widget.setVisible(known is not None)
         if known is not None:
+            what = "this mask, but" if improvement.same_mask else "another mask, of which"
+            counts = (
+                "all slices count"
+                if known.reviewed is None
+                else (f"{_count(len(known.reviewed), 'slice')} reviewed")
+            )
             self.question.setText(
-                f"This CT is among your cases already, with {_reviewed(known)}. Replace its mask "
-                "by the one on screen?"
+                f"This CT is among your cases already, with {what} {counts}. Replace that by what "
+                "is on screen?"
             )
         self.cases_button.setText(_count(len(improvement.cases), "case"))
         self.cases_button.setEnabled(bool(improvement.cases))

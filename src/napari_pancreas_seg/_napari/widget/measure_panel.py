@@ -103,11 +103,9 @@ class MeasurePanel(ui.Panel):
 
     @property
     def reference_layer(self) -> Labels | None:
-        """The mask that the chosen one is compared with."""
         return self.reference_combo.value
 
     def refresh(self, reference: GridReference | None) -> None:
-        """Offer what the mask can be compared with: other masks on the CT's grid."""
         before, mask = self.reference_layer, self._session.mask
         layers = [] if reference is None else self._session.mask_layers(reference)
         others = [layer for layer in layers if layer is not mask]
@@ -121,7 +119,6 @@ class MeasurePanel(ui.Panel):
             part.setEnabled(mask is not None)
 
     def copy_table(self) -> None:
-        """Put the table of all masks of this CT on the clipboard, with tabs."""
 
         def copy(rows: list[dict[str, Any]]) -> None:
             QApplication.clipboard().setText(measures.table_text(rows))
@@ -131,7 +128,6 @@ class MeasurePanel(ui.Panel):
         self._tabulate(copy)
 
     def ask_and_save(self) -> None:
-        """Ask where to write the table, and write it; the dialog asks before overwriting."""
         reference = self._session.reference
         name = "measurements" if reference is None else f"{reference.name}_measurements"
         path, _ = QFileDialog.getSaveFileName(
@@ -143,7 +139,6 @@ class MeasurePanel(ui.Panel):
             self.save_table(target, overwrite=target == Path(path) and target.exists())
 
     def save_table(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the table of all masks of this CT as CSV, in a thread."""
 
         def write(rows: list[dict[str, Any]]) -> None:
             self._background.submit(
@@ -252,7 +247,6 @@ class MeasurePanel(ui.Panel):
 
 
 def _texts(found: Measured | None) -> dict[str, str]:
-    """Say what was measured, a value and its unit each."""
     texts = dict.fromkeys((key for key, _, _ in ROWS), "–")
     if found is None:
         return texts

@@ -63,12 +63,10 @@ class ModelPanel(ui.Panel):
 
     @property
     def model(self) -> str:
-        """Name or path of the model that is chosen."""
         return self.combo.value or DEFAULT
 
     @property
     def device(self) -> str:
-        """The device that is chosen, as `Options` has it."""
         return self.device_combo.value or AUTOMATIC
 
     def use_file(self, path: str | Path) -> None:
@@ -92,7 +90,6 @@ class ModelPanel(ui.Panel):
         self._on_model()
 
     def ask_for_file(self) -> None:
-        """Ask for a bundle in a zip file and choose it."""
         path, _ = QFileDialog.getOpenFileName(
             self, "Use a model", "", "Model bundle (*.zip card.json);;All files (*)"
         )
@@ -101,13 +98,11 @@ class ModelPanel(ui.Panel):
             self._try_file(Path(path).parent if Path(path).name == "card.json" else Path(path))
 
     def ask_for_folder(self) -> None:
-        """Ask for a bundle that is a folder and choose it."""
         path = QFileDialog.getExistingDirectory(self, "Use a model")
         if path:
             self._try_file(Path(path))
 
     def show_card(self) -> None:
-        """Show the card of the chosen model."""
         from napari_pancreas_seg.model.bundle import load_card
 
         try:
@@ -176,7 +171,6 @@ class ModelPanel(ui.Panel):
 
 
 def _list_models() -> list[tuple[str, str, str]]:
-    """Names, where they come from, and short descriptions."""
     from napari_pancreas_seg.model.bundle import list_models
 
     return [
@@ -186,7 +180,6 @@ def _list_models() -> list[tuple[str, str, str]]:
 
 
 def _summary(card: Mapping[str, Any]) -> str:
-    """What a model is, in a few lines."""
     lines = [f"{card.get('name', 'model')} {card.get('version', '')}".strip()]
     lines += [str(card[key]) for key in ("description", "licence") if card.get(key)]
     return "\n".join(lines)

@@ -29,20 +29,18 @@ class ForeignForm(ui.Panel):
         self._app, self._session = app, app.session
         self._source: weakref.ref[Image] | None = None
         self._lost: weakref.ref[Layer] | None = None
-        self._row = ui.Panel()
         self.frame = SpinBox(value=0, min=0, max=0, step=1)
         tip = "Add this frame as a layer of its own; nothing is copied."
         self.frame_button = ui.button("Take as CT", tip, self.take_frame)
         tip = "Another reader lost them. Reads the file again; masks drawn on the layer go along."
         self.restore_button = ui.button("Restore spacing and orientation", tip, self.restore)
         self.refused = ui.OneLine()
-        self._row.add("Frame", self.frame, self.frame_button)
+        self._row = ui.row("Frame", self.frame, self.frame_button)
         self.add(self._row)
         self.add(self.restore_button)
         self.add(self.refused)
 
     def refresh_form(self) -> None:
-        """Look what there is to ask."""
         layers = self._session.layers
         self._offer_frames([layer for layer in layers if foreign.frames(layer)])
         lost = self._session.ct if foreign.file_without_geometry(self._session.ct) else None
@@ -54,14 +52,12 @@ class ForeignForm(ui.Panel):
         self.setVisible(not (self._row.isHidden() and lost is None and not reasons))
 
     def take_frame(self) -> None:
-        """Add the chosen frame as a layer, which is then offered as a CT."""
         source, viewer = self._source() if self._source else None, self._session.viewer
         if source is not None and viewer is not None:
             viewer.add_layer(foreign.frame_layer(source, self.frame.value))
             source.visible = False
 
     def restore(self) -> None:
-        """Read the file of the chosen layer again, in a thread."""
         layer, viewer = self._lost() if self._lost else None, self._session.viewer
         path = foreign.file_without_geometry(layer)
         if layer is None or viewer is None or path is None:
@@ -117,25 +113,21 @@ class RecoveryPanel(ui.Panel):
 
     @property
     def offer(self) -> Unsaved | None:
-        """What was left behind of the chosen CT, the newest first."""
         reference = self._session.reference
         offers = [] if reference is None else self._autosave.offers_for(reference)
         return offers[0] if offers else None
 
     def restore(self) -> None:
-        """Add what was left behind to the viewer."""
         offer, ct = self.offer, self._session.ct
         if offer is not None and ct is not None:
             self._autosave.restore(offer, self._session.placement(ct))
 
     def discard(self) -> None:
-        """Remove what was left behind."""
         offer = self.offer
         if offer is not None:
             self._autosave.discard(offer)
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        """Offer what was left behind of the chosen CT, and of others."""
         if not isalive(self):
             return
         offer = self.offer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from magicgui.widgets import FloatSlider, SpinBox
+from magicgui.widgets import SpinBox
 from napari.layers import Shapes
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QLabel, QSlider, QSpinBox, QToolButton
@@ -51,7 +51,6 @@ class RegionForm(ui.Panel):
         return slices, box_of_shapes(shapes, ct, reference)
 
     def refresh(self, reference: GridReference | None) -> None:
-        """Offer the slices of a CT, and the viewer's shapes layers."""
         before, self._reference = self._reference, reference
         if reference is not None and (before is None or before.id != reference.id):
             for box in (self.first, self.last):
@@ -116,9 +115,8 @@ class OptionsPanel(ui.Panel):
         self._threshold: float | None = None
         self.region = RegionForm(app)
         tip = "Probability above which a voxel is pancreas. Moving it needs no second run."
-        self.threshold = FloatSlider(
-            value=0.5, min=LOWEST, max=HIGHEST, step=0.01, readout=False, tooltip=tip
-        )
+        self.threshold = ui.slider(LOWEST, HIGHEST, tip)
+        ui.show(self.threshold, 0.5)
         self.value = QLabel()
         self.value.setFixedWidth(self.value.fontMetrics().horizontalAdvance("auto") + 8)
         self.own = QToolButton()
@@ -152,13 +150,11 @@ class OptionsPanel(ui.Panel):
 
     @property
     def options(self) -> Options:
-        """How to segment this CT; refused with a PancreasSegError if the region holds nothing."""
         slices, box = self.region.region
         return replace(self.how, slices=slices, box=box)
 
     @property
     def how(self) -> Options:
-        """How to segment a whole CT."""
         return Options(
             threshold=self._threshold,
             postprocess=self.postprocess.value,
@@ -166,7 +162,6 @@ class OptionsPanel(ui.Panel):
         )
 
     def refresh(self, reference: GridReference | None) -> None:
-        """Follow the CT and the mask that are chosen."""
         self.region.refresh(reference)
         self._show_mask()
 

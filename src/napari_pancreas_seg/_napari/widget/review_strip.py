@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
@@ -15,8 +13,6 @@ from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.review import Review, SliceFacts
-
-Array = npt.NDArray[Any]
 
 AREA, DOUBT, EDITED, REVIEWED = "#00a88a", "#f08c00", "#4a90ff", "#7cb342"
 """Colours that stand out on dark and on light ground."""
@@ -45,7 +41,6 @@ class ReviewStrip(QWidget):
             viewer.events.theme.connect(self._on_theme)
 
     def sizeHint(self) -> QSize:
-        """As high as its rows, as wide as there is room."""
         return QSize(200, AREA_HEIGHT + ROWS * (ROW_HEIGHT + GAP) + 1)
 
     def slice_at(self, x: float) -> int | None:
@@ -57,7 +52,6 @@ class ReviewStrip(QWidget):
         return int(np.clip(x * n / self.width(), 0, n - 1))
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the picture, which is kept, and over it where the viewer is."""
         painter = QPainter(self)
         ground, ink = ui.theme_colors(self._session.viewer)
         painter.fillRect(self.rect(), ground)
@@ -75,22 +69,18 @@ class ReviewStrip(QWidget):
             self._draw_place(painter, z, n, ink)
 
     def resizeEvent(self, event: Any) -> None:
-        """Draw anew at another width."""
         self._picture = None
         super().resizeEvent(event)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
-        """Go to the slice that was clicked."""
         if event.button() == Qt.MouseButton.LeftButton:
             self._jump(event)
 
     def mouseMoveEvent(self, event: QMouseEvent) -> None:
-        """Follow a drag."""
         if event.buttons() & Qt.MouseButton.LeftButton:
             self._jump(event)
 
     def event(self, event: QEvent) -> bool:
-        """Tell the numbers of the slice under the mouse."""
         if event.type() == QEvent.Type.ToolTip and isinstance(event, QHelpEvent):
             z = self.slice_at(event.pos().x())
             QToolTip.showText(event.globalPos(), "" if z is None else self.describe(z), self)
@@ -98,7 +88,6 @@ class ReviewStrip(QWidget):
         return bool(super().event(event))
 
     def describe(self, z: int) -> str:
-        """Say in words what is known of a slice."""
         facts = self._review.facts
         if facts is None or not 0 <= z < len(facts.area_mm2):
             return ""
@@ -150,22 +139,23 @@ class ReviewStrip(QWidget):
         # A panel that is just being unfolded may be lower than its rows for a moment.
         shown = max(self.height(), self.sizeHint().height())
         width, height = max(1, round(self.width() * ratio)), round(shown * ratio)
-        columns = _Columns(len(facts.area_mm2), width)
+        # Where each column of pixels begins; every slice is in one.
+        starts = np.arange(width) * len(facts.area_mm2) // width
         area_height, row, gap = (round(n * ratio) for n in (AREA_HEIGHT, ROW_HEIGHT, GAP))
         pixels = np.zeros((height, width, 4), np.uint8)
-        share = columns.reduce(np.maximum, facts.area_mm2 / max(1.0, facts.area_mm2.max()))
+        share = np.maximum.reduceat(facts.area_mm2, starts) / max(1.0, facts.area_mm2.max())
         # An area that is there is seen, however small.
         bars = np.where(share > 0, np.maximum(np.rint(share * area_height), ratio), 0)
         levels = area_height - np.arange(area_height)[:, None]
         pixels[:area_height][levels <= bars] = _rgba(AREA)
         known = np.nan_to_num(facts.doubt, nan=0.0)
-        doubt = np.clip(columns.reduce(np.maximum, known), 0, 1)
+        doubt = np.clip(np.maximum.reduceat(known, starts), 0, 1)
         reviewed = np.zeros(len(known), bool)
         reviewed[[z for z in self._review.reviewed if z < len(known)]] = True
         rows = (
             (DOUBT, np.sqrt(doubt)),  # small doubts are to be told apart
-            (EDITED, columns.reduce(np.logical_or, facts.edited)),
-            (REVIEWED, columns.reduce(np.logical_and, reviewed)),
+            (EDITED, np.logical_or.reduceat(facts.edited, starts)),
+            (REVIEWED, np.logical_and.reduceat(reviewed, starts)),
         )
         for number, (color, strength) in enumerate(rows):
             top = area_height + gap + number * (row + gap)
@@ -173,24 +163,6 @@ class ReviewStrip(QWidget):
             pixels[top : top + row, :, 3] = (255 * np.asarray(strength, float)).astype(np.uint8)
         image = QImage(pixels.data, width, height, 4 * width, QImage.Format.Format_RGBA8888)
         return image.copy()  # which owns its pixels
-
-
-class _Columns:
-    """Which slices fall into which column of pixels; every slice into at least one."""
-
-    def __init__(self, n_slices: int, width: int) -> None:
-        edges = np.arange(width + 1) * n_slices / width
-        self._starts = np.floor(edges[:-1]).astype(int)
-        stops = np.maximum(np.ceil(edges[1:] - 1e-9).astype(int), self._starts + 1)
-        self._lengths = stops - self._starts
-
-    def reduce(self, function: Callable[[Array, Array], Array], values: Array) -> Array:
-        """Bring values of slices to columns."""
-        reduced = values[self._starts]
-        for step in range(1, int(self._lengths.max())):
-            more = np.minimum(self._starts + step, self._starts + self._lengths - 1)
-            reduced = function(reduced, values[more])
-        return reduced
 
 
 def _rgba(color: str) -> tuple[int, int, int, int]:

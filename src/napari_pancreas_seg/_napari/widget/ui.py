@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
+from magicgui.widgets import CheckBox, ComboBox, FloatSlider, FloatSpinBox
 from magicgui.widgets.bases import ValueWidget, Widget
 from napari.components import ViewerModel
 from napari.utils.theme import get_system_theme, get_theme
@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollBar,
     QSizePolicy,
+    QSlider,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
@@ -61,7 +62,6 @@ class Panel(QWidget):
         """Bring the panel in step with the viewer; `reference` is the chosen CT's grid."""
 
     def add(self, *parts: str | Widget | QWidget, stretch: Sequence[int] = ()) -> None:
-        """Add a row of labels and widgets, magicgui's or Qt's."""
         row = QHBoxLayout()
         row.setSpacing(4)
         shares = stretch or [int(not isinstance(part, str)) for part in parts]
@@ -71,6 +71,13 @@ class Panel(QWidget):
             else:
                 row.addWidget(part.native if isinstance(part, Widget) else part, share)
         self._column.addLayout(row)
+
+
+def row(*parts: str | Widget | QWidget, stretch: Sequence[int] = ()) -> Panel:
+    """A panel of a single row, to be shown and hidden as one."""
+    made = Panel()
+    made.add(*parts, stretch=stretch)
+    return made
 
 
 class OneLine(QElidingLabel):
@@ -84,13 +91,11 @@ class OneLine(QElidingLabel):
         self.setText(text)
 
     def setText(self, text: str) -> None:
-        """Show another text."""
         super().setText(text.replace("\n", " "))
         self.setToolTip(text)
 
 
 def theme_colors(viewer: ViewerModel | None) -> tuple[QColor, QColor]:
-    """Ground and ink of napari's theme."""
     name = "dark" if viewer is None else viewer.theme
     theme = get_theme(get_system_theme() if name == "system" else name)
     ground, ink = (QColor(color.as_hex()) for color in (theme.foreground, theme.text))
@@ -128,7 +133,6 @@ def offer(field: ComboBox, choices: Sequence[tuple[str, Any]], value: Any = None
 
 
 def tick(text: str, tip: str = "") -> CheckBox:
-    """A box to tick; a click leaves the keyboard with the picture."""
     field = CheckBox(text=text, tooltip=tip)
     field.native.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return field
@@ -137,11 +141,18 @@ def tick(text: str, tip: str = "") -> CheckBox:
 def number(
     unit: str, low: float, high: float, step: float, tip: str = "", decimals: int = 1
 ) -> FloatSpinBox:
-    """A number with its unit, as narrow as its row wants it."""
     field = FloatSpinBox(value=low, min=low, max=high, step=step, tooltip=tip)
     field.native.setDecimals(decimals)
     field.native.setSuffix(f" {unit}")
     field.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    return field
+
+
+def slider(low: float, high: float, tip: str = "") -> FloatSlider:
+    """A slider of hundredths, which a click beside the handle moves by five."""
+    field = FloatSlider(value=low, min=low, max=high, step=0.01, readout=False, tooltip=tip)
+    bar = field.native.findChild(QSlider)
+    bar.setPageStep(5 * bar.singleStep())  # magicgui leaves a hundred-thousandth
     return field
 
 
@@ -167,7 +178,6 @@ def remember(field: ValueWidget, settings: Settings, name: str, default: Any) ->
 
 
 def button(text: str, tip: str = "", do: Callable[[], Any] | None = None) -> QPushButton:
-    """A narrow button; a click leaves the keyboard with the picture."""
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setStyleSheet(NARROW)
@@ -178,7 +188,6 @@ def button(text: str, tip: str = "", do: Callable[[], Any] | None = None) -> QPu
 
 
 def menu_button(text: str = "", tip: str = "") -> QToolButton:
-    """A button that opens its menu."""
     made = QToolButton()
     made.setText(text)
     made.setToolTip(tip)
@@ -190,7 +199,6 @@ def menu_button(text: str = "", tip: str = "") -> QToolButton:
 
 
 def label_of(text: str, tip: str = "") -> QLabel:
-    """The label in front of a field."""
     label = QLabel(text)
     label.setToolTip(tip)
     return label
@@ -239,6 +247,9 @@ class WheelGuard(QObject):
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
         self._clicked: QWidget | None = None
+
+    def watch(self, parent: QWidget) -> None:
+        """Guard what a widget holds now."""
         for child in parent.findChildren(QWidget):
             if isinstance(child, GUARDED) and not isinstance(child, QScrollBar):
                 if child.focusPolicy() == Qt.FocusPolicy.WheelFocus:

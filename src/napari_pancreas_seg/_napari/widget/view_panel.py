@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from magicgui.widgets import CheckBox, FloatSlider
+from magicgui.widgets import CheckBox
 from napari.layers import Image
 from qtpy.compat import isalive
 
@@ -16,7 +16,7 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.maps import COLOR_MAPS, PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.views.orientation import PLANES, plane_on_screen
-from napari_pancreas_seg._napari.views.views import HU_PRESETS
+from napari_pancreas_seg._napari.views.windowing import HU_PRESETS
 
 
 class ViewPanel(ui.Panel):
@@ -66,7 +66,6 @@ class ViewPanel(ui.Panel):
         self._show()
 
     def refresh(self, reference: GridReference | None) -> None:
-        """Say what there is to look at."""
         ct = self._session.ct
         if ct is not None and (self._followed is None or self._followed() is not ct):
             self._followed = weakref.ref(ct)
@@ -108,7 +107,7 @@ class AttentionPanel(ui.Panel):
         for number in range(1, N_GATES + 1):
             self._add_box(f"attention {number}", str(number), f"Gate {number}; 1 is the finest.")
         self._add_box(PROBABILITY, "Probability", "What the network says before any threshold.")
-        self.opacity = FloatSlider(value=0, min=0, max=1, step=0.01, readout=False)
+        self.opacity = ui.slider(0, 1)
         self.colors = ui.choice("Colours of the gates.")
         note = ui.OneLine("Bright: what the gate lets through (0 to 1).")
         self.add("Gates", *self.boxes.values(), stretch=(1, 0, 0, 0, 0, 0))
@@ -121,7 +120,6 @@ class AttentionPanel(ui.Panel):
         self.refresh(app.session.reference)
 
     def refresh(self, reference: GridReference | None) -> None:
-        """Tick the maps that are shown of a CT, or will be once they are there."""
         self._reference = reference
         known = [] if reference is None else self._maps.known(reference)
         layers = {} if reference is None else self._maps.layers(reference)

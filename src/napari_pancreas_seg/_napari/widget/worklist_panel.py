@@ -71,7 +71,6 @@ class WorklistPanel(ui.Panel):
         self._show()
 
     def ask_for_folder(self) -> None:
-        """Ask for a folder and open it as a worklist."""
         folder = QFileDialog.getExistingDirectory(self, "Work through the CTs of a folder")
         if folder:
             self.open_folder(folder)
@@ -97,7 +96,6 @@ class WorklistPanel(ui.Panel):
         self.open_folder(self._app.settings.get(LAST, ""))
 
     def _offer_last(self) -> None:
-        """Offer the folder of the last time until there is a worklist."""
         last = self._app.settings.get(LAST, "")
         offered = self._work.worklist is None and bool(last) and Path(last).is_dir()
         self.last_button.setVisible(offered)
@@ -105,7 +103,6 @@ class WorklistPanel(ui.Panel):
         self.last_button.setToolTip(last)
 
     def ask_for_output(self) -> None:
-        """Ask where masks are to be written."""
         folder = QFileDialog.getExistingDirectory(self, "Folder for the masks")
         if folder:
             self._work.use_output(folder)

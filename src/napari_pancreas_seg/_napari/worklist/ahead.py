@@ -43,13 +43,11 @@ class CaseAhead(QObject):
 
     @property
     def state(self) -> str:
-        """What is known of the next case, for people to read."""
         if self._waiting is None:
             return ""
         return "segmented" if self._waiting.result is not None else "loaded"
 
     def drop(self) -> None:
-        """Forget the case that waits, and one that is being read."""
         self._waiting = None
         self._number += 1
 

@@ -12,6 +12,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.autosave.autosave import digest_of
 from napari_pancreas_seg._napari.layers.bridge import PANCREAS, ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, placement_of
+from napari_pancreas_seg._napari.layers.reader import told_beside
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.cohort.given import adopt
 from napari_pancreas_seg.cohort.worklist import WorklistCase
@@ -36,7 +37,6 @@ class LoadedCase:
 
 
 def read_case(index: int, case: WorklistCase) -> LoadedCase:
-    """Read a case and make its layers; for a thread."""
     volume = io.load_ct(case.source)
     ct: Image = Layer.create(*ct_layer_data(volume))
     notes = volume.notes
@@ -47,7 +47,8 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
     mask, on = io.load_mask(case.mask)
     advice = "move it out of the output folder, or choose another folder"
     mask = bring_onto(volume, mask, on, case.mask.name, advice)
-    data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas")
+    told = told_beside(case.mask)
+    data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas", **told)
     return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes)
 
 

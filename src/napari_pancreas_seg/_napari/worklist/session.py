@@ -81,7 +81,6 @@ class WorklistSession(QObject):
 
     @property
     def case(self) -> WorklistCase | None:
-        """The case that is in the viewer."""
         if self.worklist is None or self._shown is None:
             return None
         return self.worklist.cases[self._shown.index]
@@ -126,12 +125,10 @@ class WorklistSession(QObject):
         self._leave(lambda: self._load(index))
 
     def step(self, by: int) -> None:
-        """Go to the next case (1) or the previous one (−1)."""
         if self.worklist is not None:
             self.go_to(self.worklist.current + by)
 
     def mark_reviewed(self) -> None:
-        """Remember that the case that is shown was reviewed."""
         if self._is_settled():
             self._keep(self.changed.emit, status=Status.REVIEWED)
 
@@ -182,8 +179,10 @@ class WorklistSession(QObject):
 
     def _is_settled(self) -> bool:
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
-        if self._runs.running:
-            report(PancreasSegError("A run is under way; cancel it or wait for its end."))
+        run = self._runs.latest
+        if run is not None and run.running:
+            what = f"'{run.name}' is being segmented: wait, or press Cancel."
+            report(PancreasSegError(what))
         elif not self._may_write:
             report(PancreasSegError("Keep or discard what the run has found first."))
         return self._may_write
@@ -348,6 +347,9 @@ class WorklistSession(QObject):
         if mask is not None:
             viewer.add_layer(mask)
             viewer.layers.selection.active = mask
+            if loaded.saved:
+                # What is reviewed in it is remembered with the case: nothing is left unexported.
+                self._files.note_written(mask.data, loaded.target)
             if case.digest and case.digest == loaded.saved:
                 self._review.set_reviewed(mask, case.reviewed)
         reference = reference_of(loaded.ct)
