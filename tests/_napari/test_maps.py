@@ -10,10 +10,9 @@ from napari_pancreas_seg._napari.layers.bridge import labels_layer_data
 from napari_pancreas_seg._napari.layers.maps import (
     BEST,
     PROBABILITY,
-    best_gate,
     make_layer,
-    separation,
 )
+from napari_pancreas_seg.inference.gates import best_gate, separation
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import Grid
 

@@ -58,8 +58,8 @@ def test_outlines_and_maps_are_drawn(volume, mask, tmp_path):
     draw_overview(volume, mask, maps, path, reference=reference, title="a title")
     picture = pixels(path)
     height, width, _ = picture.shape
-    # Two panels of the CT and two maps, and no more however many there are.
-    assert width == pytest.approx((4 * 4.0 + 0.7) * 110, abs=2)
+    # Two panels of the CT and three maps.
+    assert width == pytest.approx((5 * 4.0 + 0.7) * 110, abs=2)
     for colour in (MASK_COLOUR, REFERENCE_COLOUR):
         ys, xs = np.nonzero(coloured(picture, colour)[:, : width // 2])
         assert len(xs) > 100
@@ -127,3 +127,19 @@ def test_any_name_is_a_title(title, volume, mask, tmp_path):
     draw_overview(volume, mask, (), tmp_path / "a.png", title=title)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 100
+
+
+def test_a_map_is_transparent_where_it_is_low_and_has_no_stripes(volume, mask, tmp_path):
+    """Between the slices that the network saw it is interpolated."""
+    some = attention_map(volume, True)
+    some.values[:] = np.nan
+    some.values[[1, 3, 5]] = 0
+    some.values[[1, 3, 5], 10:15, 15:25] = 1
+    draw_overview(volume, np.zeros_like(mask), [some], tmp_path / "map.png")
+    draw_overview(volume, np.zeros_like(mask), [], tmp_path / "bare.png")
+    picture = without_colour_bar(tmp_path / "map.png")
+    lower = picture[int(picture.shape[0] * 0.6) :, int(picture.shape[1] * 0.7) :]
+    rows = np.flatnonzero(bright(lower).any(axis=1))
+    assert np.ptp(rows) + 1 == len(rows), "one block without gaps"
+    low = ~bright(lower) & (lower.sum(axis=-1) > 0)
+    assert low.mean() < 0.1, "where the coefficient is 0 the black CT shows"

@@ -14,6 +14,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference import segment as segmentation
+from napari_pancreas_seg.inference.gates import best_gate
 from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
@@ -69,11 +70,13 @@ def run_demo(
 
     dice = metrics.dice(found.mask, phantom.mask)
     reference_ml = np.count_nonzero(phantom.mask) * volume.grid.voxel_volume_mm3 / 1000
+    gates = {f"attention {number}": gate for number, gate in enumerate(found.attention, 1)}
+    best = best_gate(gates, found.mask, found.grid, found.model)
     overview_path = folder / "phantom_overview.png"
     draw_overview(
         volume,
         found.mask,
-        found.attention,
+        [gates[best]] if best else [],
         overview_path,
         reference=phantom.mask,
         title=f"synthetic CT: Dice {dice:.2f}, {found.volume_ml:.0f} mL found "

@@ -24,7 +24,8 @@ Array = npt.NDArray[Any]
 WINDOW_HU = (-160.0, 240.0)
 MASK_COLOUR = "#ff9f1c"
 REFERENCE_COLOUR = "#2ec4ff"
-MAPS_SHOWN = 2
+MOST_OPAQUE = 0.85
+"""How opaque a map is where it is 1; where it is 0 the CT shows."""
 INCHES_WIDE = 4.0
 """Width of a panel."""
 
@@ -40,9 +41,9 @@ def draw_overview(
     """Draw a CT, a mask's outline and attention maps side by side into a PNG file.
 
     The upper row shows the axial slice with the most mask in it, the lower row the coronal one,
-    both in mm; the first two attention maps are drawn at their own resolution, from 0 to 1. Mask
-    and reference (another colour) are (Z, Y, X) on the CT's grid and may be empty. An existing file
-    is replaced.
+    both in mm. A map, from 0 to 1, is transparent where it is low; between the slices that the
+    network saw it is interpolated. Mask and reference (another colour) are (Z, Y, X) on the CT's
+    grid and may be empty. An existing file is replaced.
     """
     for array in (mask, reference):
         if array is not None and array.shape != volume.grid.shape:
@@ -50,7 +51,7 @@ def draw_overview(
                 f"A mask of shape {array.shape} does not lie on the grid of this CT, whose "
                 f"shape is {volume.grid.shape}."
             )
-    figure = _compose(volume, mask, attention[:MAPS_SHOWN], reference, title)
+    figure = _compose(volume, mask, attention, reference, title)
     with atomic_write(path, overwrite=True) as file:
         figure.savefig(file, format="png", dpi=110, facecolor="black")
 
@@ -64,6 +65,8 @@ def _compose(
 ) -> Figure:
     # The Agg canvas without pyplot: no window, no global state, safe in any thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     size_mm = [n * s for n, s in zip(volume.grid.shape, volume.spacing, strict=True)]
@@ -83,13 +86,14 @@ def _compose(
         if reference is not None:
             _outline(axes[row][1], volume, reference, axis, index, REFERENCE_COLOUR)
         for ax, scalar_map in zip(axes[row][2:], attention, strict=True):
-            image = _show_map(ax, volume, scalar_map, axis, index)
+            _show_map(ax, volume, scalar_map, axis, index)
+            _outline(ax, volume, mask, axis, index, MASK_COLOUR)
     if attention:
-        bar = figure.colorbar(image, ax=axes[:, -1], fraction=0.05, pad=0.01)
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(0, 1), "inferno"), ax=axes[:, -1], fraction=0.05, pad=0.01
+        )
         bar.set_label("attention coefficient", color="white")
         bar.ax.tick_params(colors="white")
-        if bar.solids is not None:
-            bar.solids.set(alpha=1)  # a see-through bar would show the page, not the colours
     _label(axes, attention, reference is not None)
     if title:
         figure.suptitle(escaped(title), color="white", parse_math=False)
@@ -155,25 +159,35 @@ def _outline(ax: Axes, volume: CTVolume, mask: Array, axis: int, index: int, col
     ax.contour(columns, rows, plane.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
 
 
-def _show_map(ax: Axes, volume: CTVolume, scalar_map: ScalarMap, axis: int, index: int) -> Any:
-    """Lay a map over the CT where it belongs, its own pixels kept."""
+def _show_map(ax: Axes, volume: CTVolume, scalar_map: ScalarMap, axis: int, index: int) -> None:
+    """Lay a map over the CT where it belongs."""
+    from matplotlib import colormaps
+
     # The axes are parallel, so a map's index becomes the CT's by a step and an offset.
     to_ct = np.linalg.inv(volume.grid.affine) @ scalar_map.grid.affine
     step, origin = np.diag(to_ct)[:3], to_ct[:3, 3]
     plane = _nearest_plane(scalar_map.values, (index - origin[axis]) / step[axis], axis)
+    plane = _between_rows(plane.astype(np.float32))
+    colours = colormaps["inferno"](plane)
+    colours[..., 3] = MOST_OPAQUE * np.clip(plane, 0, 1)
     limits = ax.get_xlim(), ax.get_ylim()
-    image = ax.imshow(
-        np.ma.masked_invalid(plane.astype(np.float32)),
-        cmap="inferno",
-        vmin=0.0,
-        vmax=1.0,
-        alpha=0.6,
+    ax.imshow(
+        colours,
         extent=_extent(scalar_map.grid.shape, volume.spacing, axis, origin, step),
         origin="upper" if axis == 0 else "lower",
-        interpolation="nearest",
+        interpolation="bilinear",
     )
     ax.set(xlim=limits[0], ylim=limits[1])
-    return image
+
+
+def _between_rows(plane: Array) -> Array:
+    """Interpolate the rows in which nothing was computed; 0 beyond the first and the last one."""
+    computed = np.flatnonzero(np.isfinite(plane).all(axis=1))
+    if not len(computed):
+        return np.zeros_like(plane)
+    wanted = np.arange(len(plane))
+    columns = [np.interp(wanted, computed, column, 0, 0) for column in plane[computed].T]
+    return np.stack(columns, axis=1)
 
 
 def _nearest_plane(values: Array, wanted: float, axis: int) -> Array:

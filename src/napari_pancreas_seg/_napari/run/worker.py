@@ -18,12 +18,12 @@ from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.maps import (
     MapAppearance,
-    best_gate,
     empty_maps,
     make_layer,
 )
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement, display_view
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.gates import best_gate
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import (
     FoundSlices,
