@@ -327,6 +327,27 @@ def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path, monkeypatch)
 
 
 @pytest.mark.slow
+def test_the_first_ct_waits_for_no_library(ct_path):
+    """They are loaded soon after the panel is there; a fresh process shows it."""
+    script = f"""
+import sys
+from qtpy.QtWidgets import QApplication
+qapp = QApplication([])
+from napari.layers import Layer
+from napari_pancreas_seg._napari.layers.reader import get_ready, read_layer
+get_ready()
+before = set(sys.modules)
+Layer.create(*read_layer({str(ct_path)!r})[0])
+print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in
+    ("scipy", "pandas", "skimage", "nibabel")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_an_idle_widget_imports_no_framework(ct_path, tmp_path):
     script = f"""
 import sys

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari import current_viewer
+from napari.layers import Layer
 from napari.utils.notifications import show_info
 
 from napari_pancreas_seg import io
@@ -74,6 +76,16 @@ def read_layer(
         return data, volume.notes
     told = told_beside(Path(path))
     return labels_layer_data(volume.values, volume, name=volume.name, **told), volume.notes
+
+
+def get_ready() -> None:
+    """Load, in a thread, the large libraries that the first CT and its mask would wait for."""
+    import nibabel  # noqa: F401
+    import scipy.signal  # noqa: F401
+
+    volume = CTVolume.from_source_array(np.zeros((2, 2, 2), np.int16), np.eye(4))
+    for data in (ct_layer_data(volume), labels_layer_data(np.zeros((2, 2, 2), np.uint8), volume)):
+        Layer.create(*data)  # brings pandas and scikit-image
 
 
 def told_beside(path: Path) -> dict[str, Any]:

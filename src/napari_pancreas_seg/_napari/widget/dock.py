@@ -29,7 +29,7 @@ from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.correct.keys import register_actions
 from napari_pancreas_seg._napari.layers.bridge import HU_RANGE
 from napari_pancreas_seg._napari.layers.placement import reference_of
-from napari_pancreas_seg._napari.layers.reader import one_of_each_series
+from napari_pancreas_seg._napari.layers.reader import get_ready, one_of_each_series
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg._napari.widget.dialogs import show_keys
@@ -303,6 +303,7 @@ class PancreasDock(QWidget):
         layer = self.ct_panel.layer
         options = Options(device=self.model_panel.device)
         if self._warm_up and layer is None:
+            self.app.background.submit(get_ready)
             self.app.network.warm_up_blank(self.model_panel.model, options)
         elif self._warm_up and layer is not None:
             reference = self._session.placement(layer).reference
