@@ -64,12 +64,7 @@ TABS: dict[str, tuple[Callable[[App], ui.Panel], ...]] = {
 class PancreasDock(QWidget):
     """Segment the pancreas in a CT, look at the result, correct and export it.
 
-    Parameters
-    ----------
-    napari_viewer : napari.viewer.Viewer
-        The viewer.
-    warm_up : bool
-        Whether to start the network in the background as soon as there is a CT.
+    `warm_up`: whether to start the network, and load libraries, before there is a CT.
     """
 
     _was_docked = False
