@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
-from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.commands import open_dock
+from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
 
 TIMEOUT = 20_000
+CONTROL = Qt.KeyboardModifier.ControlModifier
 
 
 @pytest.fixture
@@ -283,6 +285,29 @@ def test_run_and_export_have_keys(qtbot, window, dock, ct_path, tmp_path, monkey
     qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
     qtbot.keyClick(canvas, Qt.Key.Key_E, shift)
     qtbot.waitUntil((tmp_path / "by key.nii.gz").exists, timeout=TIMEOUT)
+
+
+def test_ctrl_s_ends_in_our_export_if_the_mask_is_selected(
+    qtbot, window, dock, ct_path, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        "qtpy.QtWidgets.QFileDialog.getSaveFileName",
+        lambda *args: asked.append(args[1]) or (str(tmp_path / "s.nii.gz"), ""),
+    )
+    ct = open_ct(qtbot, dock, ct_path)
+    labels = run(qtbot, dock)
+    canvas = canvas_widget(window)
+    for layer, seen in ((ct, []), (labels, [f"Export '{labels.name}'"])):
+        window.layers.selection.active = layer
+        override = QKeyEvent(QEvent.Type.ShortcutOverride, Qt.Key.Key_S, CONTROL)
+        override.ignore()
+        QApplication.sendEvent(canvas, override)
+        assert override.isAccepted() == bool(seen)
+        if seen:  # else it is napari's own
+            QApplication.sendEvent(canvas, QKeyEvent(QEvent.Type.KeyPress, Qt.Key.Key_S, CONTROL))
+        assert asked == seen
+    qtbot.waitUntil((tmp_path / "s.nii.gz").exists, timeout=TIMEOUT)
 
 
 def test_the_menu_names_the_dock_once(window):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtGui import QDragEnterEvent, QDropEvent, QShowEvent
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QDockWidget,
     QFrame,
@@ -79,7 +79,10 @@ class PancreasDock(QWidget):
         self.ct_panel = CtPanel(app)
         self.run_panel = RunPanel(app)
         self.recovery_panel = RecoveryPanel(app)
-        self.bar = CanvasBar(app, canvas_widget(napari_viewer))
+        canvas = canvas_widget(napari_viewer)
+        if canvas is not None:
+            canvas.installEventFilter(self)
+        self.bar = CanvasBar(app, canvas)
         self.destroyed.connect(self.bar.deleteLater)
         self._panels: dict[Callable[[App], ui.Panel], ui.Panel] = {}
         self._guard = WheelGuard(self)
@@ -145,6 +148,20 @@ class PancreasDock(QWidget):
     def _end_unless_docked(self) -> None:
         if isalive(self) and self._was_docked and self.parent() is None:
             self.deleteLater()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Export the chosen mask on Ctrl+S in the picture: napari's dialog offers TIFF first."""
+        kinds = (QEvent.Type.ShortcutOverride, QEvent.Type.KeyPress)
+        if event.type() not in kinds or not isinstance(event, QKeyEvent):
+            return False
+        viewer, mask = self._session.viewer, self._session.mask
+        chosen = viewer is not None and mask is not None and mask in viewer.layers.selection
+        if not (chosen and event.matches(QKeySequence.StandardKey.Save)):
+            return False
+        event.accept()
+        if event.type() == QEvent.Type.KeyPress:
+            self.export_panel.ask_and_export()
+        return True
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
         if any(url.isLocalFile() for url in event.mimeData().urls()):
