@@ -34,7 +34,7 @@ from scipy.ndimage import zoom
 from napari_pancreas_seg import __version__, io
 from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.data.phantom import make_phantom
-from napari_pancreas_seg.inference.provenance import read_sidecar
+from napari_pancreas_seg.inference.saving import read_sidecar
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 HERE = Path(__file__).parent

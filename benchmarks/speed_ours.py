@@ -75,7 +75,7 @@ def one_run(volume: CTVolume, loaded: LoadedModel, every_slice: bool = False) ->
 
 
 def gflop_per_slice(network: keras.Model) -> float:
-    from napari_pancreas_seg.model.cost import gflop_per_slice as cost
+    from napari_pancreas_seg.model.attention_unet import gflop_per_slice as cost
 
     return cost(network)
 

@@ -120,7 +120,7 @@ def _without_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from napari_pancreas_seg.training import run
     from napari_pancreas_seg.training.fit.batches import sampling_chances, training_batch
     from napari_pancreas_seg.training.fit.loop import CHECKPOINT
-    from napari_pancreas_seg.training.judge.validation import HeldBack
+    from napari_pancreas_seg.training.judge.calibration import HeldBack
 
     folders = []
 

@@ -25,8 +25,8 @@ from dicom_series import body, write_series
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort import cases as cohort
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import write_sidecar
 from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.inference.saving import write_sidecar
 from napari_pancreas_seg.io.files import atomic_write, write_json
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.volume import CTVolume

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.errors import PancreasSegError
+    from napari_pancreas_seg.inference.finishing import remask
     from napari_pancreas_seg.inference.mend import Mender, mend
     from napari_pancreas_seg.inference.options import Options
-    from napari_pancreas_seg.inference.remask import remask
     from napari_pancreas_seg.inference.result import Segmentation
     from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment, segment
     from napari_pancreas_seg.io import load_ct, load_mask, save_map, save_mask
@@ -45,7 +45,7 @@ _HOMES = {
     "load_mask": "io",
     "measure": "mask.measures",
     "mend": "inference.mend",
-    "remask": "inference.remask",
+    "remask": "inference.finishing",
     "save_map": "io",
     "save_mask": "io",
     "segment": "inference.segment",

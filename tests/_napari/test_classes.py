@@ -13,8 +13,8 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_of, name_labels
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg.inference.provenance import write_sidecar
 from napari_pancreas_seg.inference.result import describe
+from napari_pancreas_seg.inference.saving import write_sidecar
 from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.volume import CTVolume
 

@@ -25,7 +25,6 @@ from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.steps import CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
-from napari_pancreas_seg.inference.provenance import read_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import (
     Options,
     Progress,
@@ -33,6 +32,7 @@ from napari_pancreas_seg.inference.result import (
     Segmentation,
     describe,
 )
+from napari_pancreas_seg.inference.saving import read_sidecar, write_sidecar
 from napari_pancreas_seg.io import files
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.volume import CTVolume

@@ -17,8 +17,8 @@ from napari_pancreas_seg.cohort.worklist import (
     remembered_inputs,
 )
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import is_sidecar
 from napari_pancreas_seg.inference.result import corrected
+from napari_pancreas_seg.inference.saving import is_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 
 AFFINE = np.diag([-1.0, -1, 5, 1])

@@ -21,8 +21,7 @@ from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.strip import MOST_BYTES, draw_strip, strip_path
 from napari_pancreas_seg.cohort.table import CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import PROGRAM, read_sidecar, write_sidecar
-from napari_pancreas_seg.inference.saving import mask_sha256
+from napari_pancreas_seg.inference.saving import PROGRAM, mask_sha256, read_sidecar, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 
 CHROMIUM = next(

@@ -27,8 +27,8 @@ from napari_pancreas_seg.cohort.resume import OutputOptions, source_stamp
 from napari_pancreas_seg.cohort.run import segment_cases
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference import provenance
 from napari_pancreas_seg.inference import result as result_module
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
 from napari_pancreas_seg.io import files, memory
@@ -342,7 +342,7 @@ def test_a_cohort_that_is_done_reads_no_ct(
     run(folder, tmp_path / "out")
     network.clear()
     monkeypatch.setattr(steps, "load_ct", None)
-    monkeypatch.setattr(provenance, "file_sha256", None)
+    monkeypatch.setattr(saving, "file_sha256", None)
     assert what(run(folder, tmp_path / "out")) == "old old old"
     assert network == []
 
@@ -421,7 +421,7 @@ def export(folder: Path, out: Path, card: dict[str, str] = CARD) -> bytes:
     made = replace(fake_segmentation(volume), model=card)
     mask = io.save_mask(edited, volume, out / "a_mask.nii.gz", overwrite=True)
     record = result_module.describe(volume, made, mask=edited)
-    provenance.write_sidecar(out / "a_mask.json", record, overwrite=True)
+    saving.write_sidecar(out / "a_mask.json", record, overwrite=True)
     return mask.read_bytes()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.inference.alarm import FEATURES, features, judge, predict
-from napari_pancreas_seg.inference.progress import ScalarMap
+from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import Grid
 
 GRID = Grid(

@@ -10,10 +10,9 @@ import pytest
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
-from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
+from napari_pancreas_seg.inference.finishing import finish_mask, native_mask, remask
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.process import messages
-from napari_pancreas_seg.inference.remask import remask
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, describe, exhaust
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.inference.body import look_at
-from napari_pancreas_seg.inference.confidence import expected_dice
+from napari_pancreas_seg.inference.maps import expected_dice
 
 
 def test_expected_dice_by_hand():

@@ -12,8 +12,8 @@ import pytest
 import napari_pancreas_seg
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import is_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Options, ScalarMap, Segmentation, describe
+from napari_pancreas_seg.inference.saving import is_sidecar, write_sidecar
 from napari_pancreas_seg.volume import CTVolume
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.remask import remask
+from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Options, exhaust
 from napari_pancreas_seg.inference.segment import iter_segment
 from napari_pancreas_seg.volume import CTVolume

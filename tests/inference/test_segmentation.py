@@ -206,7 +206,7 @@ def test_what_streams_covers_the_slices_between(thin, knowing):
 
 
 def test_another_threshold_reaches_the_slices_between(thin, knowing):
-    from napari_pancreas_seg.inference.remask import remask
+    from napari_pancreas_seg.inference.finishing import remask
 
     volume, _ = thin
     result = nps.segment(volume, knowing)

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import write_sidecar
 from napari_pancreas_seg.inference.result import describe_given
-from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path
+from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import all_or_none, explain_os_error

@@ -21,9 +21,8 @@ from napari_pancreas_seg.cohort.steps import CaseResult, draw_case, failure, rec
 from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
 from napari_pancreas_seg.cohort.table import TEXTS, CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.provenance import read_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import corrected
-from napari_pancreas_seg.inference.saving import mask_sha256
+from napari_pancreas_seg.inference.saving import mask_sha256, read_sidecar, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import escaped, write_text

@@ -22,9 +22,8 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case, is_ours
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
-from napari_pancreas_seg.inference.provenance import read_sidecar
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256
+from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256, read_sidecar
 from napari_pancreas_seg.io import report_path
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}

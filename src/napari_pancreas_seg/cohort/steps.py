@@ -23,7 +23,6 @@ from napari_pancreas_seg.cohort.resume import (
 )
 from napari_pancreas_seg.cohort.strip import draw_strip, strip_path
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
-from napari_pancreas_seg.inference.provenance import is_sidecar
 from napari_pancreas_seg.inference.result import (
     Options,
     Progress,
@@ -31,7 +30,7 @@ from napari_pancreas_seg.inference.result import (
     exhaust,
     save_result,
 )
-from napari_pancreas_seg.inference.saving import prepare
+from napari_pancreas_seg.inference.saving import is_sidecar, prepare
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
 from napari_pancreas_seg.volume import CTVolume

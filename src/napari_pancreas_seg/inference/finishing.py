@@ -1,4 +1,4 @@
-"""From the network's probabilities to the mask on the CT's own grid."""
+"""From the network's probabilities to the mask on the CT's own grid; again, from a result's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
-from napari_pancreas_seg.inference.frame import Frame
+from napari_pancreas_seg.inference.frame import Frame, FrameSpec
+from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.mask.postprocessing import smooth_along_z
 from napari_pancreas_seg.volume import stretches
@@ -57,6 +58,54 @@ def finish_mask(
         kept = classes.main_pieces(kept, threshold, step, plausible[slice_grid.z])
     mask = _between_rows(kept, frame, slice_grid, threshold, part, classes.values)
     return mask if region is None else keep_region(mask, region[1:])
+
+
+def remask(
+    result: Segmentation, threshold: float | None = None, postprocess: bool | None = None
+) -> npt.NDArray[np.uint8]:
+    """Make a mask from a result's probability again, without the network.
+
+    Parameters
+    ----------
+    result : Segmentation
+        What `segment` returned; it is not changed.
+    threshold : float, optional
+        Probability above which a voxel is pancreas; as it was if None.
+    postprocess : bool, optional
+        See `Options`; as it was if None.
+
+    Returns
+    -------
+    ndarray, shape (Z, Y, X), uint8
+        What `segment` would return with these options.
+    """
+    probability = result.probability
+    if postprocess is None:
+        postprocess = result.options.postprocess
+    frame, slice_grid = places(result)
+    several = [each.values for each in result.probabilities.values()]
+    return finish_mask(
+        np.stack(several) if several else probability.values,
+        frame,
+        slice_grid,
+        result.grid.spacing,
+        result.threshold if threshold is None else threshold,
+        result.plausible if postprocess else None,
+        result.options.region(result.grid.shape),
+        Classes.of(result.model),
+    )
+
+
+def places(result: Segmentation) -> tuple[Frame, SliceGrid]:
+    """Where the frame lay on the slices, and on which slices."""
+    to_ct = np.linalg.inv(result.grid.affine) @ result.probability.grid.affine
+    frame = Frame(
+        FrameSpec.from_dict(result.model["frame"]),
+        result.grid.shape[1:],
+        (float(to_ct[1, 3]), float(to_ct[2, 3])),
+        (float(to_ct[1, 1]), float(to_ct[2, 2])),
+    )
+    return frame, SliceGrid(result.grid.shape[0], round(to_ct[0, 0]), round(to_ct[0, 3]))
 
 
 def native_mask(

@@ -1,8 +1,8 @@
-"""Probability and attention maps of a CT while a run fills them."""
+"""Maps of probability and attention while a run fills them, and how far they can be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ Array = npt.NDArray[Any]
 _STRIDE = 16
 """The network pads its input to a multiple of this; `model.attention_unet.STRIDE`, which would
 import Keras."""
-
-
 PROBABILITY = "probability"
+DOUBTFUL = 0.1
+"""Probabilities below this say no pancreas, and are no part of a slice's doubt."""
 
 
 def foreground(probability: Array) -> Array:
@@ -111,3 +111,26 @@ class MapArrays:
         pad = (-spec.height % _STRIDE // 2, -spec.width % _STRIDE // 2)
         coarser = 2 ** int(word.split()[1])
         return self._frame.grid(self._volume, size, coarser, pad, self._slice_grid)
+
+
+def expected_dice(
+    probability: npt.NDArray[Any], threshold: float, card: Mapping[str, Any] | None = None
+) -> npt.NDArray[np.float32]:
+    """Estimate how well each slice's mask would agree with a radiologist's, 0 to 1, shape (Z,).
+
+    With M the mask and p the probability, were p calibrated and pixels independent, the
+    expected overlap is Σ p over M, and the expected size of the true mask Σ p over all; so
+    Dice is about ``2 Σ_M p / (|M| + Σ p)``. What neighbouring pixels have in common makes
+    this too sure of itself: ``confidence`` in the model's card holds the line that was fitted out
+    of fold. NaN for slices where no probability (Z, H, W) exceeds `DOUBTFUL`.
+    """
+    line = {"slope": 1.0, "intercept": 0.0, **((card or {}).get("confidence") or {})}
+    expected = np.full(len(probability), np.nan, np.float32)
+    for z, plane in enumerate(probability):
+        if not plane.max() > DOUBTFUL:  # NaN compares false
+            continue
+        p = plane[plane > DOUBTFUL].astype(np.float32)
+        inside = p > threshold
+        dice = 2.0 * p[inside].sum() / (inside.sum() + p.sum())
+        expected[z] = np.clip(line["slope"] * dice + line["intercept"], 0.0, 1.0)
+    return expected

@@ -1,24 +1,41 @@
-"""Names of a segmentation's files, checks before they are written, and their hashes."""
+"""The files of a segmentation: their names, and the record of what made the mask, a JSON beside it.
+
+The record names neither the CT's file nor its folder, and nothing from its header but geometry: the
+CT is known by the SHA-256 of its bytes. No patient's name is in it.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import json
+import math
+import platform
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
-from napari_pancreas_seg.io.files import check_target, file_sha256, same_file
+from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, Source
 
 _DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
 """Endings of the data files of masks with a detached header. A header that names another file has
 another hash itself, so nothing needs to be read from it."""
+
+PROGRAM = "napari-pancreas-seg"
+
+_LIBRARIES = (
+    *("keras", "tensorflow", "jax", "torch"),
+    *("nibabel", "numpy", "scipy", "SimpleITK", "pydicom", "highdicom"),
+)
 
 
 def sidecar_path(mask: Path) -> Path:
@@ -97,3 +114,97 @@ def mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
         return hashlib.sha256(f"{whole}{file_sha256(data)}".encode()).hexdigest()
     except OSError:
         return None
+
+
+def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+    """Write a record as JSON, whole or not at all; what is not finite becomes null."""
+    path = Path(path)
+    write_json(path, _plain(record), overwrite=overwrite)
+    return path
+
+
+def read_sidecar(path: str | Path) -> dict[str, Any] | None:
+    """Read a record that `write_sidecar` wrote; None if it is none of ours or cannot be read."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        ours = record["program"]["name"] == PROGRAM
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if ours else None
+
+
+def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
+    """Whether a file is a record of ours, of any CT or of the one given; False if unreadable."""
+    record = read_sidecar(path)
+    if record is None or volume is None:
+        return record is not None
+    try:
+        return bool(record.get("source") == _plain(source_record(volume.source)))
+    except OSError:
+        return False
+
+
+def source_record(source: Source) -> dict[str, Any]:
+    """Describe the CT by what its bytes are, never by its name.
+
+    Of several files, as of a DICOM series, ``sha256`` is the hash over the sorted hashes (in
+    hexadecimal, one after the other) of all of them, whatever their names and order.
+    """
+    record: dict[str, Any] = {"format": source.format, "shape": list(source.shape)}
+    files = _files(source)
+    if not files:
+        return record
+    hashes = sorted(map(file_sha256, files))
+    whole = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return record | {
+        "sha256": whole,
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def _files(source: Source) -> list[Path]:
+    """List the files that a CT was read from, each once; none if they are gone."""
+    # Those of the one series, not all that may lie in the folder; a detached header's data.
+    files = {Path(file) for file in getattr(source.header, "files", ())}
+    if files and all(file.is_file() for file in files):
+        return sorted(files)
+    return [source.path] if source.path is not None and source.path.is_file() else []
+
+
+def software_record() -> dict[str, str | None]:
+    """Versions of Python, the system and the libraries that took part."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        **{name: _version(name) for name in _LIBRARIES if _in_use(name)},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        # Not installed under that name, as with tensorflow-cpu.
+        version = getattr(sys.modules.get(distribution), "__version__", None)
+        return None if version is None else str(version)
+
+
+def _in_use(name: str) -> bool:
+    """Whether a library took part; Keras and TensorFlow may do so in another process."""
+    return name in sys.modules or (name in ("keras", "tensorflow") and _version(name) is not None)
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy's numbers, tuples and paths into what JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

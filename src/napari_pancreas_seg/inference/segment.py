@@ -18,11 +18,10 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
 from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec, frame_around
 from napari_pancreas_seg.inference.loaded import LoadedModel
-from napari_pancreas_seg.inference.maps import MapArrays, foreground
+from napari_pancreas_seg.inference.maps import MapArrays, expected_dice, foreground
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.inference.result import FoundSlices, Progress, Segmentation, exhaust
 from napari_pancreas_seg.inference.scan import ScanContext, about_nothing_found
@@ -159,40 +158,7 @@ def iter_segment(
         yield Progress("segmenting", done, plan.schedule.total, found)
 
     yield Progress("post-processing", done, done)
-    with clock("post-processing"):
-        mask = finish_mask(
-            maps.probabilities,
-            plan.frame,
-            plan.slice_grid,
-            volume.spacing,
-            plan.threshold,
-            context.body.plausible if options.postprocess else None,
-            plan.region,
-            plan.classes,
-        )
-        expected = expected_dice(maps.probability, plan.threshold, loaded.card)
-    with clock("looking at the scan"):
-        scan = look_at_acquisition(volume, context.body)
-    notes = volume.notes + context.notes + notes_on(scan)
-    if not mask.any():
-        highest = float(np.nanmax(maps.probability, initial=0.0))
-        notes += (about_nothing_found(context, highest, plan.threshold),)
-    return Segmentation(
-        mask=mask,
-        probability=maps.whole("probability"),
-        attention=maps.gates,
-        grid=volume.grid,
-        threshold=plan.threshold,
-        model=loaded.card,
-        seconds=clock.seconds,
-        options=options,
-        notes=tuple(dict.fromkeys(notes)),
-        expected_dice=expected[plan.slice_grid.nearest()],
-        plausible=context.body.plausible,
-        probabilities=maps.by_class,
-        scan=scan,
-        ct=volume,
-    )
+    return _finish(volume, context, options, plan, maps, loaded.card, clock)
 
 
 @dataclass(frozen=True)
@@ -247,6 +213,52 @@ def _found(rows: Rows, outputs: dict[str, Array], maps: MapArrays, plan: _Plan) 
     z = np.flatnonzero(nearest >= 0)
     z = z[np.argsort(nearest[z], kind="stable")]
     return FoundSlices(plan.region[0].start + z, mask[nearest[z]], maps.part(rows), rows)
+
+
+def _finish(
+    volume: CTVolume,
+    context: ScanContext,
+    options: Options,
+    plan: _Plan,
+    maps: MapArrays,
+    card: Mapping[str, Any],
+    clock: _Clock,
+) -> Segmentation:
+    """Make the mask of what the network said of all slices."""
+    with clock("post-processing"):
+        mask = finish_mask(
+            maps.probabilities,
+            plan.frame,
+            plan.slice_grid,
+            volume.spacing,
+            plan.threshold,
+            context.body.plausible if options.postprocess else None,
+            plan.region,
+            plan.classes,
+        )
+        expected = expected_dice(maps.probability, plan.threshold, card)
+    with clock("looking at the scan"):
+        scan = look_at_acquisition(volume, context.body)
+    notes = volume.notes + context.notes + notes_on(scan)
+    if not mask.any():
+        highest = float(np.nanmax(maps.probability, initial=0.0))
+        notes += (about_nothing_found(context, highest, plan.threshold),)
+    return Segmentation(
+        mask=mask,
+        probability=maps.whole("probability"),
+        attention=maps.gates,
+        grid=volume.grid,
+        threshold=plan.threshold,
+        model=card,
+        seconds=clock.seconds,
+        options=options,
+        notes=tuple(dict.fromkeys(notes)),
+        expected_dice=expected[plan.slice_grid.nearest()],
+        plausible=context.body.plausible,
+        probabilities=maps.by_class,
+        scan=scan,
+        ct=volume,
+    )
 
 
 _Running = tuple[Rows, int, "Future[dict[str, Array]]"]

@@ -28,9 +28,13 @@ from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
-from napari_pancreas_seg.inference.provenance import is_sidecar, read_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, corrected, describe
-from napari_pancreas_seg.inference.saving import sidecar_path
+from napari_pancreas_seg.inference.saving import (
+    is_sidecar,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of

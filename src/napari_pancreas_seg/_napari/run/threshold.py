@@ -94,7 +94,7 @@ class Rethreshold(QObject):
 
 
 def _made(wish: _Wish) -> tuple[npt.NDArray[np.uint8], tuple[slice, ...] | None]:
-    from napari_pancreas_seg.inference.remask import remask
+    from napari_pancreas_seg.inference.finishing import remask
 
     mask = remask(wish.result, wish.threshold, wish.postprocess)
     return mask, _joined(bounding_box(mask), bounding_box(wish.mask.copy))

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, optimize, stats
 
-from napari_pancreas_seg.inference.confidence import expected_dice
 from napari_pancreas_seg.inference.frame import Frame
+from napari_pancreas_seg.inference.maps import expected_dice
 
 Array = npt.NDArray[Any]
 
