@@ -453,7 +453,7 @@ listed on their own, and are part of the command line's time.
   (cubic), goes through a sliding window with half a patch as step, and the labels are brought back
   (nearest). Loading a real model, and what the real program does besides, are not counted.
 - **(d)** A product of two float32 matrices of 2048×2048: what the processor can do at all.
-- **The network's rate** counts convolutions only (`model/cost.py`) of the slices that were
+- **The network's rate** counts convolutions only (`attention_unet.py`) of the slices that were
   computed, over the seconds in which the compiled function ran: HU windows, resampling and copying
   in and out are in the time, not in the arithmetic. "Everything but the network" is the rest of a
   run: the seconds in which that function did not run.

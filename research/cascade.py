@@ -30,6 +30,7 @@ from napari_pancreas_seg.inference.body import place_frame
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.io.files import write_json
+from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, cut_out, working_frame

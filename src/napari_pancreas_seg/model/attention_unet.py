@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import keras
@@ -171,6 +172,28 @@ def count_parameters(architecture: Architecture) -> int:
         if architecture.attention:  # two projections to 2f channels, and the coefficients
             total += (skip + 1) * 2 * f + (gating + 1) * 2 * f + 2 * f + 1
     return total + (f + 1) * outputs + 4 * outputs * architecture.head_batch_norm
+
+
+def gflop_per_slice(network: keras.Model) -> float:
+    """GFLOP of the convolutions on one slice; a multiplication and an addition are two."""
+    total, total_of_members = 0, 0.0
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            total += _operations(layer, layer.output.shape)
+        elif isinstance(layer, keras.Model):  # a member of an ensemble
+            total_of_members += gflop_per_slice(layer)
+        elif isinstance(layer, AttentionGate):
+            alpha = layer.output[1].shape
+            parts = (layer.project_gating, layer.project_skip, layer.coefficients)
+            total += sum(_operations(part, alpha) for part in parts)
+    return total / 1e9 + total_of_members
+
+
+def _operations(convolution: keras.layers.Conv2D, output_shape: tuple[int | None, ...]) -> int:
+    height, width = output_shape[1:3]
+    assert height is not None
+    assert width is not None
+    return 2 * prod(convolution.kernel.shape) * height * width
 
 
 def _parameters_of_block(channels: int, filters: int) -> int:

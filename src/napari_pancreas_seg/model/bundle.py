@@ -1,7 +1,9 @@
 """The bundle a model travels in: weights and a card, never code.
 
 A bundle is a folder or zip with ``weights.h5`` and ``card.json``. The card says how to
-build the network; `napari_pancreas_seg.model.attention_unet.build` does so in float32.
+build the network; `napari_pancreas_seg.model.attention_unet.build` does so in float32. An
+ensemble is a bundle like any other: ``members`` in its card says how many networks there are,
+and its one weights file holds those of each in a group of its own.
 Nothing here loads Keras until `Bundle.network` is called.
 """
 
@@ -12,7 +14,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +32,7 @@ from napari_pancreas_seg.io.files import (
     user_folder,
 )
 from napari_pancreas_seg.io.zips import read_entry
-from napari_pancreas_seg.model.card import check_card, parse_card
+from napari_pancreas_seg.model.card import MOST_MEMBERS, check_card, parse_card
 from napari_pancreas_seg.model.weights import (
     DAMAGED,
     LARGEST_WEIGHTS,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
 LARGEST_CARD = LARGEST_LICENCE = 1 << 20
+SHARED = ("architecture", "frame", "windows", "labels")
+"""Fields of the card in which the members of an ensemble agree."""
 SEGMENT = "segment"
 """The task of a model whose card names none."""
 
@@ -153,6 +157,40 @@ def write_zip(path: Path, members: Mapping[str, bytes], *, overwrite: bool = Fal
             info.external_attr = 0o644 << 16
             archive.writestr(info, content)
     return path
+
+
+def join_weights(bundles: Sequence[Bundle]) -> bytes:
+    """The weights file of an ensemble of at least two models, none of them an ensemble.
+
+    PancreasSegError if they are not networks of one kind, or too many.
+    """
+    if not 2 <= len(bundles) <= MOST_MEMBERS:
+        raise PancreasSegError(f"An ensemble has between 2 and {MOST_MEMBERS} members.")
+    first = bundles[0].card
+    for bundle in bundles:
+        differ = [key for key in SHARED if bundle.card.get(key) != first.get(key)]
+        if differ or bundle.card.get("members", 1) != 1:
+            what = f"another {differ[0]}" if differ else "members of its own"
+            raise PancreasSegError(
+                f"The model {bundle.card['name']} cannot be part of this ensemble: it has {what}."
+            )
+        bundle.network()  # its weights are whole, and are what its card says
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as joined:
+        for number, bundle in enumerate(bundles):
+            with h5py.File(io.BytesIO(bundle.weights), "r") as member:
+                _copy_member(member, joined, member_prefix(number, len(bundles)))
+    return buffer.getvalue()
+
+
+def _copy_member(member: h5py.File, joined: h5py.File, prefix: str) -> None:
+    """Copy all arrays; the same ones give the same bytes, so that their hash says what they are."""
+
+    def copy(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            joined.create_dataset(prefix + name, data=found[()], track_times=False)
+
+    member.visititems(copy)
 
 
 def load_bundle(model: str | Path | Bundle, task: str = SEGMENT) -> Bundle:

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from napari_pancreas_seg.model.probabilities import with_background
-from napari_pancreas_seg.model.replicas import sum_over_replicas
+from napari_pancreas_seg.model.replicas import reduce_replicas
 
 SMOOTHING = 1.0
 """Added to numerator and denominator, in pixels: an empty slice found empty costs nothing."""
@@ -28,7 +28,7 @@ def soft_dice(target: Any, probability: Any, axes: tuple[int, ...], weight: Any 
     both = ops.sum(known * target * probability, axis=axes)
     total = ops.sum(known * target, axis=axes) + ops.sum(known * probability, axis=axes)
     if 0 in axes:
-        both, total = sum_over_replicas([both, total])
+        both, total = reduce_replicas([both, total], "SUM")
     return (2.0 * both + SMOOTHING) / (total + SMOOTHING)
 
 

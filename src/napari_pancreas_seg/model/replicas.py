@@ -7,30 +7,20 @@ are whole wherever they lie; there, and on one device, nothing needs to be gathe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 
-def sum_over_replicas(values: Sequence[Any]) -> list[Any]:
-    """Add up tensors of one shape on every device; the gradient is that of the sum."""
+def reduce_replicas(values: Sequence[Any], how: Literal["SUM", "MEAN"]) -> list[Any]:
+    """Add up, or average, tensors over all devices; the gradient is that of the sum or mean."""
     context = _context()
     if context is None:
         return list(values)
     import tensorflow as tf
 
-    return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
-
-
-def mean_over_replicas(values: Sequence[Any]) -> list[Any]:
-    """Average tensors of one shape on every device."""
-    context = _context()
-    if context is None:
-        return list(values)
-    import tensorflow as tf
-
-    return list(context.all_reduce(tf.distribute.ReduceOp.MEAN, list(values)))
+    return list(context.all_reduce(tf.distribute.ReduceOp[how], list(values)))
 
 
 def roll_batch(values: Any, shift: int) -> Any:

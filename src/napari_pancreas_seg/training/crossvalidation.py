@@ -9,7 +9,7 @@ from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
+from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
 from napari_pancreas_seg.model.bundle import SHARED, join_weights
 from napari_pancreas_seg.training.cards import note_seen_before

@@ -14,7 +14,7 @@ from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.attention_unet import build
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.losses import LOSSES
-from napari_pancreas_seg.model.replicas import mean_over_replicas
+from napari_pancreas_seg.model.replicas import reduce_replicas
 from napari_pancreas_seg.training.data.datasets import working_frame
 from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.devices import Devices, choose_policy
@@ -71,7 +71,7 @@ class _OfAllReplicas:
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Apply the mean of the replicas' gradients."""
-        super().apply(mean_over_replicas(list(grads)), trainable_variables)  # type: ignore[misc]
+        super().apply(reduce_replicas(list(grads), "MEAN"), trainable_variables)  # type: ignore[misc]
 
 
 class _AdamW(_OfAllReplicas, keras.optimizers.AdamW):
