@@ -44,7 +44,7 @@ from napari_pancreas_seg.training.data.datasets import (
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.batches import training_batches
-from napari_pancreas_seg.training.judge.calibration import score_predictions
+from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 from napari_pancreas_seg.training.judge.scores import (
     at_others_threshold,
     paired_difference,

@@ -342,7 +342,7 @@ def test_a_cohort_that_is_done_reads_no_ct(
     run(folder, tmp_path / "out")
     network.clear()
     monkeypatch.setattr(steps, "load_ct", None)
-    monkeypatch.setattr(saving, "file_sha256", None)
+    monkeypatch.setattr(saving, "source_record", None)
     assert what(run(folder, tmp_path / "out")) == "old old old"
     assert network == []
 

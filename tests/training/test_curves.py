@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.training.fit import curves as module
-from napari_pancreas_seg.training.fit.curves import Curves, history_csv
+from napari_pancreas_seg.training.fit.curves import Curves
 
 HISTORY = [
     {"step": 2, "loss": 1.5, "seconds": 3.0},
@@ -18,7 +19,7 @@ HISTORY = [
 
 
 def test_the_table_has_a_column_for_every_figure():
-    rows = list(csv.DictReader(history_csv(HISTORY).splitlines()))
+    rows = list(csv.DictReader(csv_text(HISTORY).splitlines()))
     assert [row["step"] for row in rows] == ["2", "4", "6"]
     assert [row["validation_dice"] for row in rows] == ["", "0.4", "0.6"]
     assert [float(row["loss"]) for row in rows] == [1.5, 1.2, 1.1]
@@ -30,16 +31,15 @@ def without_tensorboard(monkeypatch):
 
 
 def test_everything_is_written_anew(without_tensorboard, tmp_path):
-    curves = Curves(tmp_path)
-    curves.show(HISTORY[:1])
-    with Image.open(tmp_path / "curves.png") as picture:
-        one = np.asarray(picture)
-    curves.show(HISTORY, best=2)
-    curves.close()
+    with Curves(tmp_path) as curves:
+        curves.show(HISTORY[:1])
+        with Image.open(tmp_path / "curves.png") as picture:
+            one = np.asarray(picture)
+        curves.show(HISTORY)
     with Image.open(tmp_path / "curves.png") as picture:
         both = np.asarray(picture)
     assert both.shape[0] > 1.5 * one.shape[0]  # the second panel is there with the first Dice
-    assert (tmp_path / "history.csv").read_text() == history_csv(HISTORY)
+    assert (tmp_path / "history.csv").read_text() == csv_text(HISTORY)
     names = {"curves.png", "history.csv", "history.json"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
@@ -50,13 +50,11 @@ def test_everything_is_written_anew(without_tensorboard, tmp_path):
 def test_tensorboard_is_told_of_no_epoch_twice(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = Curves(tmp_path)
-    first.show(HISTORY[:1])
-    first.show(HISTORY[:2])
-    first.close()
-    second = Curves(tmp_path)  # a training that goes on
-    second.show(HISTORY)
-    second.close()
+    with Curves(tmp_path) as first:
+        first.show(HISTORY[:1])
+        first.show(HISTORY[:2])
+    with Curves(tmp_path) as second:  # a training that goes on
+        second.show(HISTORY)
     found = EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     tags = found.Tags()["tensors"]

@@ -17,6 +17,7 @@ from napari_pancreas_seg.training.judge.calibration import (
     MOST_SLICES,
     HeldBack,
     _bytes_of_slice,
+    score_predictions,
 )
 
 

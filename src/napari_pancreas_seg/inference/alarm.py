@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.inference.acquisition import NOISY_HU
-from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.inference.progress import ScalarMap
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.mask.postprocessing import largest_component
 from napari_pancreas_seg.volume import Grid, bounding_box

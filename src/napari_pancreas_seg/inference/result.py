@@ -1,12 +1,12 @@
-"""What a segmentation tells on its way and returns, and how it is written; no Keras."""
+"""What a segmentation returns, and how it is written; plain data, no Keras."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes
 from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options
+from napari_pancreas_seg.inference.progress import FoundSlices, Progress, ScalarMap, exhaust
 from napari_pancreas_seg.inference.saving import (
     PROGRAM,
     attention_path,
@@ -54,71 +55,6 @@ __all__ = [
 
 Strokes = Mapping[int, tuple[int, int]]
 """How many strokes by hand added and took away, by slice."""
-
-Step = TypeVar("Step")
-Result = TypeVar("Result")
-
-
-def exhaust(
-    steps: Generator[Step, Any, Result], on_step: Callable[[Step], object] | None = None
-) -> Result:
-    """Run a generator to its end, calling `on_step` with what it yields; give what it returns."""
-    try:
-        while True:
-            step = next(steps)
-            if on_step is not None:
-                on_step(step)
-    except StopIteration as end:
-        result: Result = end.value
-        return result
-    finally:
-        steps.close()
-
-
-@dataclass(frozen=True, eq=False)
-class ScalarMap:
-    """A map of values in [0, 1] (rows, H, W), float16, NaN where nothing was computed.
-
-    Its grid's axes are parallel to the CT's; rows lie as far apart as the slices that were seen.
-    """
-
-    values: npt.NDArray[Any]
-    grid: Grid
-
-
-@dataclass(frozen=True, eq=False)
-class FoundSlices:
-    """Slices of the mask that have just been found, before any post-processing.
-
-    `z` (n,) are their indices in the CT, `mask` (n, Y, X) lies on the CT's grid. `maps` holds the
-    values of these slices alone, (n, H, W), with the grid of the whole map: ``"probability"``,
-    ``"attention 1"`` (the finest gate) and so on. `rows` (n,) is where these slices lie along the
-    maps' first axis; at z if None.
-    """
-
-    z: npt.NDArray[np.intp]
-    mask: npt.NDArray[np.uint8]
-    maps: Mapping[str, ScalarMap] = field(default_factory=dict)
-    rows: npt.NDArray[np.intp] | None = None
-
-    @property
-    def map_rows(self) -> npt.NDArray[np.intp]:
-        """Where these slices lie along the maps' first axis."""
-        return self.z if self.rows is None else self.rows
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """How far a segmentation has come.
-
-    `stage` is ``"loading the network"``, ``"segmenting"`` or ``"post-processing"``; `done` and
-    `total` count slices, and the total may change; `slices` is what this step has found.
-    """
-
-    stage: str
-    done: int
-    total: int
-    slices: FoundSlices | None = None
 
 
 @dataclass(frozen=True, eq=False)

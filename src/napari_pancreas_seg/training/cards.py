@@ -19,6 +19,7 @@ from napari_pancreas_seg.training.data.layouts import DataSet
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import (
     THRESHOLDS,
+    HeldBack,
     PredictedSlice,
     ThresholdScores,
     calibrate,

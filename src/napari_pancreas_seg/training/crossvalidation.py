@@ -15,7 +15,13 @@ from napari_pancreas_seg.model.bundle import SHARED, join_weights
 from napari_pancreas_seg.training.cards import note_seen_before
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.calibration import PredictedSlice, calibrate
+from napari_pancreas_seg.training.judge.calibration import (
+    MOST_BYTES,
+    MOST_SLICES,
+    HeldBack,
+    PredictedSlice,
+    calibrate,
+)
 from napari_pancreas_seg.training.judge.scores import (
     FAILURE_DICE,
     at_others_threshold,

@@ -52,11 +52,10 @@ from napari_pancreas_seg.training.fit.loop import (
     ChangeWeights,
     Checkpoint,
     TrainingProgress,
-    best_epoch,
     fit,
 )
 from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
-from napari_pancreas_seg.training.judge.calibration import score_predictions
+from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
 from napari_pancreas_seg.training.judge.calibration import HeldBack
 
@@ -185,30 +184,33 @@ def train(
     if seen:
         watch.on_note(f"Note: {note_seen_before(len(seen))}.")
     slices, held = _read(training, validation, data, settings, cache, watch)
-    slices = _with_others(slices, data, settings, negatives, phantoms)
-    slices = replace(slices, crops=tuple(further))
+    parts, frame = [replace(slices, crops=tuple(further))], settings.frame
+    if negatives:
+        parts.append(load_negatives(negatives, classes=len(data.labels), frame=frame))
+    if phantoms:
+        parts.append(load_phantoms(range(1, phantoms + 1), frame=frame))
+    slices = TrainingSlices.join(parts)
     if experiment.slices is not None:
         slices = experiment.slices(slices, settings)
-    curves = Curves(output)
+    with Curves(output) as curves:
 
-    def report(history: list[dict[str, Any]]) -> None:
-        watch.on_epoch(history[-1])
-        curves.show(history, best_epoch(history))
+        def report(history: list[dict[str, Any]]) -> None:
+            watch.on_epoch(history[-1])
+            curves.show(history)
 
-    network, history = fit(
-        slices,
-        settings,
-        output,
-        score=(lambda network: _scored(held, network, data.labels)) if validation else None,
-        report=report,
-        on_step=watch.on_step,
-        resume=resume,
-        start=given,
-        change_weights=experiment.weights,
-        devices=on,
-    )
-    curves.show(history, best_epoch(history))
-    curves.close()
+        network, history = fit(
+            slices,
+            settings,
+            output,
+            score=(lambda network: _scored(held, network, data.labels)) if validation else None,
+            report=report,
+            on_step=watch.on_step,
+            resume=resume,
+            start=given,
+            change_weights=experiment.weights,
+            devices=on,
+        )
+        curves.show(history)
     card["training"] |= {
         "cases": len(training),
         "slices": int((slices.usable & (slices.kind == "patient")).sum()),
@@ -323,22 +325,6 @@ def _crops(
     if [*data.labels] != [PANCREAS]:
         raise PancreasSegError("Crops of glands are for the pancreas alone: leave --crops out.")
     return load_crops(folder, working_frame(settings.frame).mm_per_pixel, held)
-
-
-def _with_others(
-    slices: TrainingSlices,
-    data: DataSet,
-    settings: TrainSettings,
-    negatives: Sequence[str],
-    phantoms: int,
-) -> TrainingSlices:
-    """The patients' slices, with those of CTs without pancreas and of phantoms."""
-    parts, frame = [slices], settings.frame
-    if negatives:
-        parts.append(load_negatives(negatives, classes=len(data.labels), frame=frame))
-    if phantoms:
-        parts.append(load_phantoms(range(1, phantoms + 1), frame=frame))
-    return TrainingSlices.join(parts)
 
 
 def _scored(held: HeldBack, network: keras.Model, labels: Mapping[str, int]) -> dict[str, Any]:

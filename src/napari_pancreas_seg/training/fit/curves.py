@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.io.files import atomic_write, write_json, write_text
+from napari_pancreas_seg.io.table import csv_text
+from napari_pancreas_seg.training.fit.loop import best_epoch
 
 EVENTS = "tensorboard"
 """Folder of TensorBoard's files, within that of the training."""
@@ -29,15 +29,17 @@ class Curves:
         self._events: Any = None
         self._written = 0
 
-    def show(self, history: Sequence[Line], best: int | None = None) -> None:
+    def show(self, history: Sequence[Line]) -> None:
         """Write everything, with a mark at the best epoch."""
         write_json(self.folder / "history.json", list(history), overwrite=True)
-        write_text(self.folder / "history.csv", history_csv(history), overwrite=True)
-        _draw(history, best, self.folder / "curves.png")
+        write_text(self.folder / "history.csv", csv_text(history), overwrite=True)
+        _draw(history, best_epoch(history), self.folder / "curves.png")
         self._write_events(history)
 
-    def close(self) -> None:
-        """Let go of TensorBoard's file."""
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -58,16 +60,6 @@ class Curves:
                 self._events.add_scalar(name, value, int(line["step"]))
         self._written = len(history)
         self._events.flush()
-
-
-def history_csv(history: Sequence[Line]) -> str:
-    """A training's history as a table, a column for every figure that any epoch has."""
-    columns = list(dict.fromkeys(name for line in history for name in line))
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(history)
-    return text.getvalue()
 
 
 def _figures(line: Line) -> dict[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +149,7 @@ def fit(
     return training.result(), state.history
 
 
-def best_epoch(history: list[dict[str, Any]]) -> int | None:
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
     """Index of the epoch with the best validation Dice, the first of several; None without any."""
     scored = [(line[SCORE], -i) for i, line in enumerate(history) if SCORE in line]
     return -max(scored)[1] if scored else None

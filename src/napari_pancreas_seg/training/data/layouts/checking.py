@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +16,7 @@ from napari_pancreas_seg.cohort.inspection import suspicions
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.errors import why_failed
 from napari_pancreas_seg.io.files import escaped
+from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
@@ -168,31 +167,29 @@ def check_case(
 
 
 def table_csv(checked: CheckedDataSet) -> str:
-    """Write a row a case as CSV."""
+    """A row a case as CSV."""
     classes = list(checked.dataset.labels)
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
+    return csv_text(
         [
-            *("case", "patient", "usable", "slices", "labelled_slices"),
-            *("spacing_z_mm", "spacing_y_mm", "spacing_x_mm"),
-            *(f"{name}_ml" for name in classes),
-            *(f"{name}_median_hu" for name in classes),
-            *("problem", "suspicious", "notes"),
+            {
+                "case": escaped(case.name),
+                "patient": escaped(case.patient),
+                "usable": "yes" if case.usable else "no",
+                "slices": case.slices,
+                "labelled_slices": case.labelled,
+                **dict(zip(_SPACING, case.spacing_mm or ("", "", ""), strict=True)),
+                **{f"{name}_ml": case.volume_ml.get(name, "") for name in classes},
+                **{f"{name}_median_hu": case.median_hu.get(name, "") for name in classes},
+                "problem": case.problem or "",
+                "suspicious": " ".join(case.suspicious),
+                "notes": " ".join(case.notes),
+            }
+            for case in checked.cases
         ]
     )
-    for case in checked.cases:
-        table.writerow(
-            [
-                *(escaped(case.name), escaped(case.patient), "yes" if case.usable else "no"),
-                *(case.slices, case.labelled),
-                *(case.spacing_mm or ("", "", "")),
-                *(case.volume_ml.get(name, "") for name in classes),
-                *(case.median_hu.get(name, "") for name in classes),
-                *(case.problem or "", " ".join(case.suspicious), " ".join(case.notes)),
-            ]
-        )
-    return text.getvalue()
+
+
+_SPACING = ("spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
 
 
 def _hash(array: npt.NDArray[Any]) -> str:

@@ -1,0 +1,77 @@
+"""Progress of a run: steps, slices that were just found, maps. Plain data, no Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg.volume import Grid
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+def exhaust(
+    steps: Generator[Step, Any, Result], on_step: Callable[[Step], object] | None = None
+) -> Result:
+    """Run a generator to its end, calling `on_step` with what it yields; give what it returns."""
+    try:
+        while True:
+            step = next(steps)
+            if on_step is not None:
+                on_step(step)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
+    finally:
+        steps.close()
+
+
+@dataclass(frozen=True, eq=False)
+class ScalarMap:
+    """A map of values in [0, 1] (rows, H, W), float16, NaN where nothing was computed.
+
+    Its grid's axes are parallel to the CT's; rows lie as far apart as the slices that were seen.
+    """
+
+    values: npt.NDArray[Any]
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
+class FoundSlices:
+    """Slices of the mask that have just been found, before any post-processing.
+
+    `z` (n,) are their indices in the CT, `mask` (n, Y, X) lies on the CT's grid. `maps` holds the
+    values of these slices alone, (n, H, W), with the grid of the whole map: ``"probability"``,
+    ``"attention 1"`` (the finest gate) and so on. `rows` (n,) is where these slices lie along the
+    maps' first axis; at z if None.
+    """
+
+    z: npt.NDArray[np.intp]
+    mask: npt.NDArray[np.uint8]
+    maps: Mapping[str, ScalarMap] = field(default_factory=dict)
+    rows: npt.NDArray[np.intp] | None = None
+
+    @property
+    def map_rows(self) -> npt.NDArray[np.intp]:
+        """Where these slices lie along the maps' first axis."""
+        return self.z if self.rows is None else self.rows
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a segmentation has come.
+
+    `stage` is ``"loading the network"``, ``"segmenting"`` or ``"post-processing"``; `done` and
+    `total` count slices, and the total may change; `slices` is what this step has found.
+    """
+
+    stage: str
+    done: int
+    total: int
+    slices: FoundSlices | None = None
