@@ -39,7 +39,8 @@ def finish_mask(
     if probability.ndim == 3:
         probability = probability[None]
     part = slice(0, slice_grid.n_slices) if region is None else region[0]
-    known = _known_rows(probability[0]) & _within(slice_grid, part)
+    # A row is computed whole or not at all.
+    known = ~np.isnan(probability[0, :, 0, 0]) & _within(slice_grid, part)
     kept = np.zeros_like(probability)
     # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
     for rows in stretches(known):
@@ -205,12 +206,6 @@ def _smooth_near(
     part = np.ascontiguousarray(probability[:, near[0], near[1]])
     smooth[:, near[0], near[1]] = smooth_along_z(part, row_mm)
     return smooth
-
-
-def _known_rows(probability: Array) -> npt.NDArray[np.bool_]:
-    """Rows that the network has seen: a row is computed whole or not at all."""
-    known: npt.NDArray[np.bool_] = ~np.isnan(probability[:, 0, 0])
-    return known
 
 
 def _within(slice_grid: SliceGrid, part: slice) -> npt.NDArray[np.bool_]:

@@ -148,12 +148,10 @@ class Schedule:
             first = [] if self._first is None or self._asked[self._first] else [self._first]
             close = self._outward(self._close())
             pending = np.array([*first, *sweep, *close], np.intp)
-            if pending.size or self._step == 1 or self._unanswered() or self._found().any():
+            unanswered = np.isnan(self._evidence[self._asked])
+            if pending.size or self._step == 1 or unanswered.any() or self._found().any():
                 return pending[np.sort(np.unique(pending, return_index=True)[1])]
             self._step = max(1, self._step // 2)  # nothing was found: look more closely
-
-    def _unanswered(self) -> bool:
-        return bool(np.isnan(self._evidence[self._asked]).any())
 
     def _found(self) -> npt.NDArray[np.bool_]:
         return np.nan_to_num(self._evidence) > 0

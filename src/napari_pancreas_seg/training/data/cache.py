@@ -148,22 +148,18 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
             f"Case {case.name}: '{Path(error.filename or '').name}' cannot be read: "
             f"{explain_os_error(error)}."
         ) from error
-    made = [FORMAT, napari_pancreas_seg.__version__, _plain(case), case.slices, _plain(settings)]
-    digest.update(json.dumps(made, sort_keys=True).encode())
+    made = [FORMAT, napari_pancreas_seg.__version__, case, case.slices, settings]
+    digest.update(json.dumps(made, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:40]
 
 
 def _plain(value: Any) -> Any:
-    """Settings as plain data; paths are reduced to their names."""
+    """Settings that JSON does not know; paths are reduced to their names."""
     if isinstance(value, Path):
         return value.name
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return dict(value) if isinstance(value, Mapping) else type(value).__name__
 
 
 def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> CachedRows:

@@ -299,7 +299,8 @@ class _FineTuning:
         seconds = TRIAL_UNTIL * self.seconds - self.elapsed - reserve
         tuned = self._tune(~(held | self._guarding), seconds, "trial", (0.05, 0.45))
         found: list[_Trial] = []
-        for share in self._shares():
+        few = len(self.patients) < FEW_PATIENTS
+        for share in (s for s in SHARES if s <= SHARE_OF_FEW or not few):
             weights = mixed(self.tuner.start, tuned, share)
             result = _Trial(
                 share,
@@ -346,10 +347,6 @@ class _FineTuning:
         own_share = 0.5 * (1.0 - self.settings.phantom_share)  # the other half are copies
         steps = round(PASSES * n / (own_share * self.settings.batch_size))
         return Budget(max(FEWEST_STEPS, steps), seconds)
-
-    def _shares(self) -> list[float]:
-        few = len(self.patients) < FEW_PATIENTS
-        return [share for share in SHARES if share <= SHARE_OF_FEW or not few]
 
     def _held(self) -> list[str]:
         """Patients that test: one of few, a fifth of many."""

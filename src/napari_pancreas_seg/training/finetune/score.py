@@ -176,10 +176,9 @@ def with_usual_grey(
     slices: TrainingSlices, patients: Iterable[str], kind: str, most: int
 ) -> TrainingSlices:
     """Copies of patients' slices, at most so many of each, with the usual grey values."""
-    return TrainingSlices.join(_copies(slices, name, kind, most) for name in patients)
-
-
-def _copies(slices: TrainingSlices, name: str, kind: str, most: int) -> TrainingSlices:
-    rows = rows_to_score(slices, slices.patient == name, most)
-    hu = slices.hu[rows]
-    return TrainingSlices.of(usual_grey(hu)[hu], slices.target[rows], name, kind)
+    copies = []
+    for name in patients:
+        rows = rows_to_score(slices, slices.patient == name, most)
+        hu = slices.hu[rows]
+        copies.append(TrainingSlices.of(usual_grey(hu)[hu], slices.target[rows], name, kind))
+    return TrainingSlices.join(copies)

@@ -71,18 +71,6 @@ class Budget:
     seconds: float = math.inf
 
 
-class _Clock:
-    """How much of a budget is spent."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget, self._began = budget, time.perf_counter()
-
-    def done(self, steps: int) -> float:
-        """Share that is spent after so many steps."""
-        spent = (time.perf_counter() - self._began) / max(self._budget.seconds, 1e-3)
-        return max(spent, steps / self._budget.steps)
-
-
 def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainSettings:
     """A recipe for the network that a card describes, without the heads that no bundle holds."""
     policy = choose_policy("auto")
@@ -114,7 +102,7 @@ class Tuner:
         self.start = weights_of(self.network)
         self.settings = settings
         self._trainer = TrainingModel(settings)
-        self._steps = 0
+        self.steps = 0  # of the last tuning
         self._rate = 0.0
 
     def tune(
@@ -127,23 +115,23 @@ class Tuner:
         """Learn from the model's own weights; return the new ones. Tells what learns, how far."""
         settings = replace(self.settings, phantom_share=phantom_share)
         assign(self._trainer.network, self.start)
-        self._steps, over = 0, 0.0
-        clock = _Clock(budget)
+        self.steps, over = 0, 0.0
+        began = time.perf_counter()
+
+        def spent() -> float:
+            seconds = time.perf_counter() - began
+            return max(seconds / max(budget.seconds, 1e-3), self.steps / budget.steps)
+
         batches = training_batches(slices, settings, 0, settings.steps)
         for stage in self.stages:
             first, over = over, over + stage.share
             self._begin(stage)
-            until = self._steps + FEWEST_STEPS
-            while (done := clock.done(self._steps)) < over or self._steps < until:
+            until = self.steps + FEWEST_STEPS
+            while (done := spent()) < over or self.steps < until:
                 self._rate = stage.rate * rate_share((done - first) / stage.share)
                 self._step(next(batches))
-                on_step(stage.name, min(1.0, clock.done(self._steps)))
+                on_step(stage.name, min(1.0, spent()))
         return weights_of(self._trainer.network)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the last tuning."""
-        return self._steps
 
     def use(self, weights: Weights) -> keras.Model:
         """The network with these weights; the same object every time."""
@@ -158,7 +146,7 @@ class Tuner:
             raise PancreasSegError(
                 "The loss is no longer a number; look at the cases with 'dataset check'."
             )
-        self._steps += 1
+        self.steps += 1
 
     def _begin(self, stage: Stage) -> None:
         """Choose what learns, and compile for it: Keras does not notice by itself."""

@@ -203,7 +203,10 @@ class _Training:
                 state.step += 1
                 elapsed = time.perf_counter() - started
                 if on_step is not None:
-                    on_step(_progress(state.step, settings, losses, elapsed))
+                    left = (settings.steps - state.step) * elapsed / len(losses)
+                    speed = len(losses) * settings.batch_size / elapsed
+                    loss = float(np.mean(losses))
+                    on_step(TrainingProgress(state.step, settings.steps, loss, speed, left))
         loss = float(np.mean(losses))
         if not np.isfinite(loss):
             raise PancreasSegError("The loss is no longer a number; lower the learning rate.")
@@ -238,18 +241,6 @@ class _Training:
             return self.averager.average(self.trainer, batches)
         weights = self.averager.average(self.trainer, 1).get_weights()
         return self.averager.restore(self.change_weights(weights), batches)
-
-
-def _progress(
-    step: int, settings: TrainSettings, losses: list[float], elapsed: float
-) -> TrainingProgress:
-    return TrainingProgress(
-        step,
-        settings.steps,
-        float(np.mean(losses)),
-        len(losses) * settings.batch_size / elapsed,
-        (settings.steps - step) * elapsed / len(losses),
-    )
 
 
 class Averager:

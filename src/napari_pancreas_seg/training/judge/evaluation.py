@@ -83,7 +83,15 @@ def evaluate(
     pairs = None if references is None else match_references(Path(folder), Path(references))
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     if pairs is not None:
-        cases = [_Case(stem(m), _patient(m), _name(ct), partial(_load, ct, m)) for m, ct in pairs]
+        cases = [
+            _Case(
+                stem(mask),
+                _patient(mask),
+                stem(ct) if isinstance(ct, Path) else "",
+                partial(_load, ct, mask),
+            )
+            for mask, ct in pairs
+        ]
         data = f"CTs of {Path(folder).name}, with references of {Path(references or '').name}"
         how = {"data": data, **_OF_VOLUMES}
     else:
@@ -186,10 +194,6 @@ def _patient(reference: Path) -> str:
     """Slices of one patient of the NIH set share ``PANCREAS_NNNN``; else a file is a patient."""
     found = re.match(r"PANCREAS_\d+", reference.name)
     return found[0] if found else stem(reference)
-
-
-def _name(ct: Path | PancreasSegError) -> str:
-    return stem(ct) if isinstance(ct, Path) else ""
 
 
 def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, Labels]:

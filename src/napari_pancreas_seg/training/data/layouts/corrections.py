@@ -30,7 +30,9 @@ def _read(folder: Path) -> Listing:
             "update the program."
         )
     labels = index.get("labels")
-    if not isinstance(labels, dict) or not all(_is_value(v) for v in labels.values()):
+    if not isinstance(labels, dict) or not all(
+        isinstance(v, int) and 0 < v < 256 for v in labels.values()
+    ):
         raise PancreasSegError(f"{_INDEX} does not say what the masks' values mean; repair it.")
     names = {value: name for name, value in labels.items()}
     cases, incomplete, unreviewed = [], [], []
@@ -58,10 +60,6 @@ def _case(name: str, ct: Path, mask: MaskFile, about: Path) -> VolumeCase:
         raise PancreasSegError(f"{name}/{_CASE}: 'reviewed' must be a list of slices, or null.")
     slices = None if reviewed is None else tuple(sorted(set(reviewed)))
     return VolumeCase(name, str(patient or name), ct, (mask,), slices=slices)
-
-
-def _is_value(value: object) -> bool:
-    return isinstance(value, int) and 0 < value < 256
 
 
 LAYOUT = Layout(
