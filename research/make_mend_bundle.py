@@ -18,7 +18,7 @@ import numpy as np
 import napari_pancreas_seg
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, REACH_MM, TASK
-from napari_pancreas_seg.model.attention_unet import Architecture, build
+from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_card, save_bundle
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 

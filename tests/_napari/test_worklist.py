@@ -20,7 +20,7 @@ from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
 from napari_pancreas_seg.inference.saving import PROGRAM, read_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.saving import sidecar_path
+from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton
