@@ -32,7 +32,6 @@ from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle
-from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, cut_out, working_frame
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings

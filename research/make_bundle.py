@@ -21,8 +21,7 @@ from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, build
 from napari_pancreas_seg.model.bundle import load_bundle, load_card, save_bundle
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.calibration import calibrate, score_predictions
-from napari_pancreas_seg.training.judge.calibration import HeldBack
+from napari_pancreas_seg.training.judge.calibration import HeldBack, calibrate, score_predictions
 
 TAKEN = ("threshold", "temperature", "confidence", "validation")
 OF_TWIN = (

@@ -20,7 +20,6 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, REACH_MM, TASK
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_card, save_bundle
-from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 
 FRAME = FrameSpec(128, 160, 1.0, (0.0, 0.0))
 WINDOWS = ((0, 255), (40, 150), (80, 140))

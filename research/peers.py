@@ -50,7 +50,6 @@ from napari_pancreas_seg.training.judge.scores import (
     paired_difference,
     summarise,
 )
-from napari_pancreas_seg.training.judge.calibration import HeldBack
 from napari_pancreas_seg.training.run import Split
 from options import settings_of, training_parser
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.calibration import score_predictions
-from napari_pancreas_seg.training.judge.calibration import HeldBack
+from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 
 EVERY_S = 780
 BATCHES = 30

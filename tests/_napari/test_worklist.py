@@ -18,9 +18,8 @@ from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
-from napari_pancreas_seg.inference.saving import PROGRAM, read_sidecar, write_sidecar
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
+from napari_pancreas_seg.inference.saving import PROGRAM, read_sidecar, sidecar_path, write_sidecar
 
 TIMEOUT = 30_000
 LEFT = Qt.MouseButton.LeftButton

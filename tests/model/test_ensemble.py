@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.model.attention_unet import Architecture, build
-from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.model.attention_unet import gflop_per_slice
-from napari_pancreas_seg.model.bundle import join_weights
+from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
+from napari_pancreas_seg.model.bundle import Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.weights import pack_weights
 
 TINY = Architecture(filters=1, height=32, width=32)

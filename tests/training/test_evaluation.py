@@ -13,8 +13,7 @@ from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
-from napari_pancreas_seg.model.attention_unet import Architecture, build
-from napari_pancreas_seg.model.attention_unet import gflop_per_slice
+from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
 from napari_pancreas_seg.training.judge.evaluation import evaluate

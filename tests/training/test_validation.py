@@ -11,7 +11,6 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.fit.presets import PRESETS
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.calibration import score_predictions
 from napari_pancreas_seg.training.judge.calibration import (
     MOST_BYTES,
     MOST_SLICES,

@@ -25,7 +25,6 @@ from napari_pancreas_seg.training.judge.calibration import (
     calibrate,
     score_predictions,
 )
-from napari_pancreas_seg.training.judge.calibration import HeldBack
 
 _OF_ANOTHER = (
     "figures of a model of the same recipe that held these patients back; this one was trained "

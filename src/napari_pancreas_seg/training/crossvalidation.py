@@ -11,7 +11,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
-from napari_pancreas_seg.model.bundle import SHARED, join_weights
 from napari_pancreas_seg.training.cards import note_seen_before
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
@@ -27,7 +26,6 @@ from napari_pancreas_seg.training.judge.scores import (
     at_others_threshold,
     summarise,
 )
-from napari_pancreas_seg.training.judge.calibration import MOST_BYTES, MOST_SLICES, HeldBack
 from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settings_for, train
 
 SUMMARY = "crossvalidation.json"

@@ -57,7 +57,6 @@ from napari_pancreas_seg.training.fit.loop import (
 from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
-from napari_pancreas_seg.training.judge.calibration import HeldBack
 
 OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature. It is written
