@@ -474,7 +474,11 @@ def test_report_writes_the_page_of_a_run_again(
 
 
 def test_open_hands_a_worklist_to_napari(
-    ct: Path, tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+    ct: Path,
+    tmp_path: Path,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(open_command, "check_screen", lambda what: None)
@@ -492,13 +496,18 @@ def test_open_hands_a_worklist_to_napari(
         "masks": None,
         "only": ["a_mask.nii.gz"],
     }
+    moved = out.rename(tmp_path / "moved")
+    assert main(["open", str(moved)]) == 1
+    assert "where the CTs of 'moved' lie" in capsys.readouterr().err
+    assert main(["open", str(ct.parent), "-o", str(moved)]) == 0
+    out = moved.rename(out)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     line = ["open", str(ct.parent), "--masks", str(theirs), "--label", "7"]
     assert main(line) == 1  # none of them is named after the CT
     (theirs / "a.nii.gz").write_bytes((out / "a_mask.nii.gz").read_bytes())
     assert main(line) == 0
-    assert json.loads(started[1][2])["masks"] == [str(theirs), 7, "another program"]
+    assert json.loads(started[-1][2])["masks"] == [str(theirs), 7, "another program"]
     assert main(["open", str(ct.parent), "--label", "7"]) == 2
 
 

@@ -103,7 +103,8 @@ def test_the_format_of_a_folder(
     out = tmp_path / "out"
     arguments = ["segment", str(ct.parent), "-o", str(out), "--format"]
     assert main([*arguments, "nrrd"]) == 0
-    assert {item.name for item in out.iterdir()} == {"a_mask.nrrd", "a_mask.json", "cohort.csv"}
+    names = {"a_mask.nrrd", "a_mask.json", "cohort.csv", "index.html", "pictures"}
+    assert {item.name for item in out.iterdir()} == names
     assert main([*arguments, "tif"]) == 2
     assert main(["segment", str(ct), "-o", str(tmp_path / "m.mha"), "--format", "nrrd"]) == 1
     assert "leave --format out" in capsys.readouterr().err

@@ -130,8 +130,11 @@ def test_an_output_folder_is_a_worklist_where_its_cts_are_known(cts: Path, tmp_p
     work = Worklist(out, state)
     assert [case.status for case in work.cases] == [Status.NEW, Status.SEGMENTED]
     work.update(1, status=Status.REVIEWED)
+    assert work.case.name == str(cts / "b.nii.gz")
     remember_inputs(out, [cts], state)
-    assert [case.status for case in Worklist(out, state).cases] == [Status.REVIEWED, Status.NEW]
+    work = Worklist(out, state)
+    assert [case.name for case in work.cases] == ["a_0000.nii.gz", "b.nii.gz"]
+    assert [case.status for case in work.cases] == [Status.SEGMENTED, Status.NEW]
 
 
 def test_marked_cases_alone_are_listed(cts: Path, tmp_path: Path) -> None:

@@ -48,7 +48,13 @@ def open(
     mask of ours start with those: NAME.nii.gz, NAME/pancreas.nii.gz and so on for the CT
     NAME.nii.gz (NAME_0000.nii.gz). They are copied to the output folder and stay as they are.
     """
-    from napari_pancreas_seg.cohort.worklist import Worklist, read_marks, state_folder
+    from napari_pancreas_seg.cohort.cases import TABLE
+    from napari_pancreas_seg.cohort.worklist import (
+        Worklist,
+        read_marks,
+        remembered_inputs,
+        state_folder,
+    )
 
     given = given_masks(masks, label, by)
     check_screen("open")
@@ -56,7 +62,15 @@ def open(
     if only is not None:
         named = read_marks(marks or output or folder, only)
     # What is wrong is said here, before a window opens.
-    worklist = Worklist(folder, state_folder(), output, masks=given, only=named)
+    try:
+        worklist = Worklist(folder, state_folder(), output, masks=given, only=named)
+    except PancreasSegError:
+        if not (folder / TABLE).is_file() or remembered_inputs(folder, state_folder()):
+            raise
+        raise PancreasSegError(
+            f"It is not known here where the CTs of '{folder.name}' lie; give their folder, and "
+            f"'-o {folder}'."
+        ) from None
     if given is not None and not any(case.given for case in worklist.cases):
         raise PancreasSegError(
             f"No file in '{masks}' is named after one of the {len(worklist)} CTs; rename them as "

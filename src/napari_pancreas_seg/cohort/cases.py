@@ -25,6 +25,9 @@ from napari_pancreas_seg.io.files import check_folder, explain_os_error
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
 
+PAGE = "index.html"
+"""Name of the quality page there."""
+
 _OURS = re.compile(r"_(mask|mask_report|probability|attention_\d+)(\.raw)?$")
 """Endings of the names of our own files, which are not CTs."""
 
@@ -122,7 +125,7 @@ def is_ours(path: Path) -> bool:
     # Not `stem`, which asks the disk: a DICOM series is thousands of files.
     suffix = suffix_of(path)
     name = path.name[: -len(suffix)] if suffix else path.stem
-    return path.name == TABLE or _OURS.search(name) is not None
+    return path.name in (TABLE, PAGE) or _OURS.search(name) is not None
 
 
 def plan(

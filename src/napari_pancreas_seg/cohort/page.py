@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from napari_pancreas_seg.cohort.cases import TABLE, Case
+from napari_pancreas_seg.cohort.cases import PAGE, TABLE, Case
 from napari_pancreas_seg.cohort.given import GivenMasks, adopt
 from napari_pancreas_seg.cohort.steps import CaseResult, draw_case, failure, recorded
 from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
@@ -29,7 +29,6 @@ from napari_pancreas_seg.io.files import escaped, write_text
 
 logger = logging.getLogger(__name__)
 
-PAGE = "index.html"
 _MARK = "napari-pancreas-seg quality page"
 """Stands in every page, by which it is known and may be replaced."""
 

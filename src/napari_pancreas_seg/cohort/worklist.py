@@ -123,6 +123,8 @@ class Worklist:
         self.masks = masks or _masks(self._memory.get("masks"))
         self._only = only
         self._inputs = remembered_inputs(self.folder, state_folder)
+        one_folder = len(self._inputs) == 1 and self._inputs[0].is_dir()
+        self._base = self._inputs[0] if one_folder else self.folder
         self.cases = self._list()
         names = [case.name for case in self.cases]
         last = self._memory.get("current")
@@ -185,8 +187,8 @@ class Worklist:
             if self._only is not None and escaped(case.mask.name) not in self._only:
                 continue
             source = case.source.absolute()
-            below = source.is_relative_to(self.folder)
-            name = source.relative_to(self.folder).as_posix() if below else str(source)
+            below = source.is_relative_to(self._base)
+            name = source.relative_to(self._base).as_posix() if below else str(source)
             known = self._memory.get("cases", {}).get(name, {})
             found = None if self.masks is None else self.masks.find(case.maps)
             given = None if self.masks is None or found is None else (self.masks, found)
