@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -12,7 +12,7 @@ from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, 
 from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.data.layouts.checking import CheckedCase, CheckedDataSet
+    from napari_pancreas_seg.training.data.layouts import DataSet
 
 
 datasets = group("dataset", "Check a data set before training on it.")
@@ -68,33 +68,33 @@ def check(
                 on_case=lambda done, total, case: bar.show(0, Progress("reading", done, total)),
             )
     if as_json:
-        print_json(checked.to_dict())
+        print_json(checked)
     else:
-        for line in _lines(checked):
+        for line in _lines(dataset, checked):
             say(line)
     if output is not None:
-        write_json(output / "dataset.json", checked.to_dict(), overwrite=overwrite)
+        write_json(output / "dataset.json", checked, overwrite=overwrite)
         write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
         if not as_json:
             say(f"written to {output}")
-    unusable = [case.name for case in checked.cases if not case.usable]
+    unusable = [case["name"] for case in checked["cases"] if not case["usable"]]
     if unusable:
-        fail(f"{len(unusable)} of {len(checked.cases)} cases cannot be used.")
+        fail(f"{len(unusable)} of {len(checked['cases'])} cases cannot be used.")
 
 
 _MOST_ROWS = 200
 """More rows are written to the file only."""
 
 
-def _lines(checked: CheckedDataSet) -> list[str]:
+def _lines(dataset: DataSet, checked: dict[str, Any]) -> list[str]:
     """Findings as lines of text."""
-    found, classes = checked.summary(), checked.dataset.classes
+    found, classes, cases = checked["summary"], dataset.classes, checked["cases"]
     made_of = "; ".join(
         name if parts == (name,) else f"{name} = {' + '.join(parts)}"
         for name, parts in classes.items()
     )
     lines = [
-        f"{checked.dataset.root}: layout {checked.dataset.layout}",
+        f"{dataset.root}: layout {dataset.layout}",
         f"  cases       {found['cases']} of {found['patients']} patients, "
         f"{found['usable']} usable, {found['suspicious']} to look at",
         f"  classes     {made_of}",
@@ -111,32 +111,40 @@ def _lines(checked: CheckedDataSet) -> list[str]:
     for name, measured in found["volume_ml"].items():
         if measured:
             lines.append(f"  volume      {name}: {_range(measured)} mL")
-    lines += [f"  warning     {remark}" for remark in checked.remarks]
+    lines += [f"  warning     {remark}" for remark in checked["remarks"]]
     heads = [f"{name} (mL)" for name in classes]
-    rows = [_row(case, list(classes)) for case in checked.cases[:_MOST_ROWS]]
+    rows = [_row(case, list(classes)) for case in cases[:_MOST_ROWS]]
     lines.append("")
     lines += _table(["case", "patient", "slices", "spacing (mm)", *heads, "to look at"], rows)
-    if len(checked.cases) > _MOST_ROWS:
-        lines.append(f"… and {len(checked.cases) - _MOST_ROWS} more (-o writes them all)")
+    if len(cases) > _MOST_ROWS:
+        lines.append(f"… and {len(cases) - _MOST_ROWS} more (-o writes them all)")
     lines.append("")
-    for case in checked.cases:
-        if case.problem is not None:
-            said = case.problem.removeprefix(f"Case {case.name}: ")
-            lines.append(f"{case.name}: unusable: {said}")
-        lines += [f"{case.name}: warning: {sentence}" for sentence in case.suspicious]
-        lines += [f"{case.name}: {sentence}" for sentence in case.notes]
+    for case in cases:
+        name = case["name"]
+        if case["problem"] is not None:
+            said = case["problem"].removeprefix(f"Case {name}: ")
+            lines.append(f"{name}: unusable: {said}")
+        lines += [f"{name}: warning: {sentence}" for sentence in case["suspicious"]]
+        lines += [f"{name}: {sentence}" for sentence in case["notes"]]
     return lines if lines[-1] else lines[:-1]
 
 
-def _row(case: CheckedCase, classes: list[str]) -> list[str]:
-    if not case.usable:
-        return [case.name, case.patient, *[""] * (2 + len(classes)), "unusable"]
-    slices = str(case.slices)
-    if case.labelled != case.slices:
-        slices = f"{case.labelled} of {case.slices}"
-    spacing = " × ".join(f"{step:.3g}" for step in case.spacing_mm)
-    sizes = [f"{case.volume_ml[n]:.1f}" if n in case.volume_ml else "-" for n in classes]
-    return [case.name, case.patient, slices, spacing, *sizes, str(len(case.suspicious) or "")]
+def _row(case: dict[str, Any], classes: list[str]) -> list[str]:
+    if not case["usable"]:
+        return [case["name"], case["patient"], *[""] * (2 + len(classes)), "unusable"]
+    slices = str(case["slices"])
+    if case["labelled"] != case["slices"]:
+        slices = f"{case['labelled']} of {case['slices']}"
+    spacing = " × ".join(f"{step:.3g}" for step in case["spacing_mm"])
+    sizes = [f"{case['volume_ml'][n]:.1f}" if n in case["volume_ml"] else "-" for n in classes]
+    return [
+        case["name"],
+        case["patient"],
+        slices,
+        spacing,
+        *sizes,
+        str(len(case["suspicious"]) or ""),
+    ]
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> list[str]:

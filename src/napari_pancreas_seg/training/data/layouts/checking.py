@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,120 +26,68 @@ logger = logging.getLogger(__name__)
 Labels = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class CheckedCase:
-    """What was found out about a case: why it cannot be used, what to look at, what was measured.
-
-    `labelled` counts the slices whose label counts; `spacing_mm` is along (z, y, x); `mask_hash` is
-    empty where the mask is.
-    """
-
-    name: str
-    patient: str
-    problem: str | None = None
-    suspicious: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    slices: int = 0
-    labelled: int = 0
-    spacing_mm: tuple[float, ...] = ()
-    volume_ml: dict[str, float] = field(default_factory=dict)
-    median_hu: dict[str, float] = field(default_factory=dict)
-    ct_hash: str = ""
-    mask_hash: str = ""
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be trained on."""
-        return self.problem is None
-
-
-@dataclass(frozen=True)
-class CheckedDataSet:
-    """What was found out about a data set."""
-
-    dataset: DataSet
-    cases: tuple[CheckedCase, ...]
-    remarks: tuple[str, ...]
-
-    @property
-    def usable(self) -> bool:
-        """Whether every case can be trained on."""
-        return all(case.usable for case in self.cases)
-
-    def summary(self) -> dict[str, Any]:
-        """Numbers of cases, and the range of what was measured."""
-        good = [case for case in self.cases if case.usable]
-        return {
-            "cases": len(self.cases),
-            "usable": len(good),
-            "suspicious": sum(bool(case.suspicious) for case in good),
-            "patients": len({case.patient for case in self.cases}),
-            "slices": sum(case.slices for case in good),
-            "labelled_slices": sum(case.labelled for case in good),
-            "spacing_mm": {
-                axis: _range(case.spacing_mm[i] for case in good) for i, axis in enumerate("zyx")
-            },
-            "volume_ml": {
-                name: _range(case.volume_ml[name] for case in good if name in case.volume_ml)
-                for name in self.dataset.labels
-            },
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
-        return {
-            "layout": self.dataset.layout,
-            "labels": dict(self.dataset.labels),
-            "classes": {name: list(parts) for name, parts in self.dataset.classes.items()},
-            "usable": self.usable,
-            "summary": self.summary(),
-            "remarks": list(self.remarks),
-            "cases": [{**asdict(case), "usable": case.usable} for case in self.cases],
-        }
+Checked = dict[str, Any]
+"""What was found out about a case, as plain data: `problem` is why it cannot be used, `suspicious`
+what to look at. `labelled` counts the slices whose label counts; `spacing_mm` is along (z, y, x);
+`mask_hash` is empty where the mask is."""
 
 
 def check_dataset(
     dataset: DataSet,
     *,
     pictures: Path | None = None,
-    on_case: Callable[[int, int, CheckedCase], None] = lambda done, total, case: None,
-) -> CheckedDataSet:
-    """Read every case of a data set, one at a time, and say what is suspicious.
+    on_case: Callable[[int, int, Checked], None] = lambda done, total, case: None,
+) -> dict[str, Any]:
+    """Read every case of a data set, one at a time, and say what is suspicious, as plain data.
 
     A case that cannot be read does not stop the others.
     """
-    found = []
+    cases = []
     for done, case in enumerate(dataset.cases, start=1):
         try:
-            checked = _check(case, dataset.labels, pictures)
+            found = _check(case, dataset.labels, pictures)
         except Exception as error:  # of one case: what is known of the others stays
             logger.debug("a case failed", exc_info=error)
-            checked = CheckedCase(case.name, case.patient, problem=why_failed(case.name, error))
-        found.append(checked)
-        on_case(done, len(dataset.cases), checked)
-    compared = _mark_repeats(found)
-    return CheckedDataSet(dataset, tuple(compared), tuple(_remarks(dataset, compared)))
+            found = _found(case, problem=why_failed(case.name, error))
+        cases.append(found)
+        on_case(done, len(dataset.cases), found)
+    _mark_repeats(cases)
+    return {
+        "layout": dataset.layout,
+        "labels": dict(dataset.labels),
+        "classes": {name: list(parts) for name, parts in dataset.classes.items()},
+        "usable": all(case["usable"] for case in cases),
+        "summary": _summary(cases, list(dataset.labels)),
+        "remarks": list(_remarks(dataset, cases)),
+        "cases": cases,
+    }
 
 
-def _check(case: LabelledCase, classes: Mapping[str, int], pictures: Path | None) -> CheckedCase:
+def _found(case: LabelledCase, **found: Any) -> Checked:
+    """What was found out, beside what is there where nothing was."""
+    nothing: Checked = {"problem": None, "suspicious": [], "notes": [], "slices": 0, "labelled": 0}
+    nothing |= {"spacing_mm": [], "volume_ml": {}, "median_hu": {}, "ct_hash": "", "mask_hash": ""}
+    usable = "problem" not in found
+    return {"name": case.name, "patient": case.patient, **nothing, **found, "usable": usable}
+
+
+def _check(case: LabelledCase, classes: Mapping[str, int], pictures: Path | None) -> Checked:
     """Read a case, check it and draw it."""
     volume, labels = case.load()
-    checked = check_case(case, volume, labels, classes)
-    if pictures is None:
-        return checked
-    try:
-        draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
-    except Exception as error:
-        said = f"No picture was drawn: {why_failed(case.name, error)}"
-        return replace(checked, suspicious=(*checked.suspicious, said))
-    return checked
+    found = check_case(case, volume, labels, classes)
+    if pictures is not None:
+        try:
+            draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
+        except Exception as error:
+            said = f"No picture was drawn: {why_failed(case.name, error)}"
+            found["suspicious"].append(said)
+    return found
 
 
 def check_case(
     case: LabelledCase, volume: CTVolume, labels: Labels, classes: Mapping[str, int]
-) -> CheckedCase:
+) -> Checked:
     """Measure a case and say what is suspicious about it."""
-    shown = labels if case.slices is None else labels[list(case.slices)]
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000
     sizes, medians = {}, {}
     for name, value in classes.items():
@@ -150,41 +97,62 @@ def check_case(
             medians[name] = round(float(np.median(volume.hu[inside])), 1)
     # Of a single slice nothing can be said about a scan.
     of_ct = suspicions(volume) if len(labels) > 1 else []
-    return CheckedCase(
-        case.name,
-        case.patient,
-        None,
-        (*of_ct, *suspicious_findings(volume, labels, classes, reviewed=case.slices is not None)),
-        volume.notes,
-        len(labels),
-        len(shown),
-        tuple(round(step, 4) for step in volume.spacing),
-        sizes,
-        medians,
-        _hash(volume.hu),
-        _hash(labels) if sizes else "",
+    reviewed = case.slices is not None
+    return _found(
+        case,
+        suspicious=[*of_ct, *suspicious_findings(volume, labels, classes, reviewed=reviewed)],
+        notes=list(volume.notes),
+        slices=len(labels),
+        labelled=len(labels if case.slices is None else labels[list(case.slices)]),
+        spacing_mm=[round(step, 4) for step in volume.spacing],
+        volume_ml=sizes,
+        median_hu=medians,
+        ct_hash=_hash(volume.hu),
+        mask_hash=_hash(labels) if sizes else "",
     )
 
 
-def table_csv(checked: CheckedDataSet) -> str:
-    """A row a case as CSV."""
-    classes = list(checked.dataset.labels)
+def _summary(cases: Sequence[Checked], classes: Sequence[str]) -> dict[str, Any]:
+    """Numbers of cases, and the range of what was measured."""
+    good = [case for case in cases if case["usable"]]
+    return {
+        "cases": len(cases),
+        "usable": len(good),
+        "suspicious": sum(bool(case["suspicious"]) for case in good),
+        "patients": len({case["patient"] for case in cases}),
+        "slices": sum(case["slices"] for case in good),
+        "labelled_slices": sum(case["labelled"] for case in good),
+        "spacing_mm": {
+            axis: _range(case["spacing_mm"][i] for case in good) for i, axis in enumerate("zyx")
+        },
+        "volume_ml": {
+            name: _range(case["volume_ml"][name] for case in good if name in case["volume_ml"])
+            for name in classes
+        },
+    }
+
+
+def table_csv(checked: Mapping[str, Any]) -> str:
+    """A row a case as CSV, of what `check_dataset` gives."""
     return csv_text(
         [
             {
-                "case": escaped(case.name),
-                "patient": escaped(case.patient),
-                "usable": "yes" if case.usable else "no",
-                "slices": case.slices,
-                "labelled_slices": case.labelled,
-                **dict(zip(_SPACING, case.spacing_mm or ("", "", ""), strict=True)),
-                **{f"{name}_ml": case.volume_ml.get(name, "") for name in classes},
-                **{f"{name}_median_hu": case.median_hu.get(name, "") for name in classes},
-                "problem": case.problem or "",
-                "suspicious": " ".join(case.suspicious),
-                "notes": " ".join(case.notes),
+                "case": escaped(case["name"]),
+                "patient": escaped(case["patient"]),
+                "usable": "yes" if case["usable"] else "no",
+                "slices": case["slices"],
+                "labelled_slices": case["labelled"],
+                **dict(zip(_SPACING, case["spacing_mm"] or ("", "", ""), strict=True)),
+                **{f"{name}_ml": case["volume_ml"].get(name, "") for name in checked["labels"]},
+                **{
+                    f"{name}_median_hu": case["median_hu"].get(name, "")
+                    for name in checked["labels"]
+                },
+                "problem": case["problem"] or "",
+                "suspicious": " ".join(case["suspicious"]),
+                "notes": " ".join(case["notes"]),
             }
-            for case in checked.cases
+            for case in checked["cases"]
         ]
     )
 
@@ -198,53 +166,49 @@ def _hash(array: npt.NDArray[Any]) -> str:
     return content.hexdigest()
 
 
-def _mark_repeats(cases: list[CheckedCase]) -> list[CheckedCase]:
+def _mark_repeats(cases: Sequence[Checked]) -> None:
     """Say of each case which others have the same CT or the same mask."""
-    same_ct, same_mask = (
-        _groups((getattr(case, key), case) for case in cases) for key in ("ct_hash", "mask_hash")
-    )
-    marked = []
+    same_ct, same_mask = (_grouped(cases, key) for key in ("ct_hash", "mask_hash"))
     for case in cases:
-        said = []
-        twins = [other for other in same_ct.get(case.ct_hash, ()) if other is not case]
+        twins = [other for other in same_ct.get(case["ct_hash"], ()) if other is not case]
         if twins:
-            said.append(f"The CT is the same as that of {_names(twins)}.")
-        if any(other.patient != case.patient for other in twins):
-            said.append(
+            case["suspicious"].append(f"The CT is the same as that of {_names(twins)}.")
+        if any(other["patient"] != case["patient"] for other in twins):
+            case["suspicious"].append(
                 "The same CT goes by several patients: it could be in training and validation at "
                 "once."
             )
-        copies = [other for other in same_mask.get(case.mask_hash, ()) if other is not case]
-        copies = [other for other in copies if other not in twins]
+        known = {other["name"] for other in (case, *twins)}
+        copies = [o for o in same_mask.get(case["mask_hash"], ()) if o["name"] not in known]
         if copies:
-            said.append(f"The mask is the same as that of {_names(copies)}, on another CT.")
-        marked.append(replace(case, suspicious=(*case.suspicious, *said)))
-    return marked
+            said = f"The mask is the same as that of {_names(copies)}, on another CT."
+            case["suspicious"].append(said)
 
 
-def _groups(pairs: Iterable[tuple[str, CheckedCase]]) -> dict[str, list[CheckedCase]]:
-    found: dict[str, list[CheckedCase]] = {}
-    for key, case in pairs:
-        if key:
-            found.setdefault(key, []).append(case)
+def _grouped(cases: Sequence[Checked], key: str) -> dict[str, list[Checked]]:
+    """Cases by what they have at a key, where there is anything."""
+    found: dict[str, list[Checked]] = {}
+    for case in cases:
+        if case[key]:
+            found.setdefault(case[key], []).append(case)
     return found
 
 
-def _names(cases: list[CheckedCase]) -> str:
-    shown = ", ".join(case.name for case in cases[:4])
+def _names(cases: Sequence[Checked]) -> str:
+    shown = ", ".join(case["name"] for case in cases[:4])
     return shown + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
 
 
-def _remarks(dataset: DataSet, cases: list[CheckedCase]) -> Iterator[str]:
+def _remarks(dataset: DataSet, cases: Sequence[Checked]) -> Iterator[str]:
     yield from dataset.notes
-    patients = _groups((case.patient, case) for case in cases)
-    several = {patient: found for patient, found in patients.items() if len(found) > 1}
+    patients = _grouped(cases, "patient")
+    most = max(map(len, patients.values()), default=0)
     if len(patients) < 2:
         yield "All cases are of one patient: none can be held back to measure a model on."
-    elif several:
-        most = max(len(found) for found in several.values())
+    elif most > 1:
+        several = sum(len(found) > 1 for found in patients.values())
         yield (
-            f"{len(several)} of {len(patients)} patients have several cases (up to {most}); they "
+            f"{several} of {len(patients)} patients have several cases (up to {most}); they "
             "are never split between training and validation."
         )
 
