@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -17,7 +17,6 @@ from napari_pancreas_seg.cli.options import Overwrite
 from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.finetune.result import Finetuned, Gain
     from napari_pancreas_seg.training.finetune.run import FinetuneStep
 
 TELL_SECONDS = 0.25
@@ -105,31 +104,32 @@ def finetune(
             report=report,
         )
     if told is not None:
-        _tell({"result": found.to_dict()})
+        from napari_pancreas_seg.training.judge.scores import rounded
+
+        _tell({"result": rounded(found)})
     else:
         _print(found, own=output is None)
 
 
-def _print(found: Finetuned, *, own: bool) -> None:
-    plural = "patient" if found.patients == 1 else "patients"
-    say(f"learnt from {found.slices} slices of {found.patients} {plural}")
+def _print(found: dict[str, Any], *, own: bool) -> None:
+    plural = "patient" if found["patients"] == 1 else "patients"
+    say(f"learnt from {found['slices']} slices of {found['patients']} {plural}")
     typer.echo(f"{'Dice':34}  {'n':>3}  before   after")
-    _row("your patients, held out", found.held_out)
-    _row("the same, with usual grey values", found.usual)
-    _row("synthetic CTs", found.guard)
-    for note in found.notes:
+    _row("your patients, held out", found["held_out"])
+    _row("the same, with usual grey values", found["usual"])
+    _row("synthetic CTs", found["guard"])
+    for note in found["notes"]:
         say(note)
-    if found.better is False:
+    if found["better"] is False:
         say("It did not become better on your patients: keep using the former model.")
-    say(f"model: {found.path}")
-    use = found.card["name"] if own else str(found.path)
-    say(f"use it with: napari-pancreas-seg segment CT -o MASK --model {_quoted(str(use))}")
+    say(f"model: {found['model']}")
+    use = found["name"] if own else found["model"]
+    say(f"use it with: napari-pancreas-seg segment CT -o MASK --model {_quoted(use)}")
 
 
-def _row(what: str, gain: Gain) -> None:
-    means = gain.means
-    if means is not None:
-        typer.echo(f"{what:34}  {len(gain.before):>3}  {means[0]:.3f}    {means[1]:.3f}")
+def _row(what: str, gain: dict[str, Any]) -> None:
+    if gain["n"]:
+        typer.echo(f"{what:34}  {gain['n']:>3}  {gain['before']:.3f}    {gain['after']:.3f}")
 
 
 def _quoted(text: str) -> str:

@@ -54,7 +54,7 @@ CLEARLY = 0.005
 class Improved:
     """A model that has learnt from the user's cases, and the name or path of the former one.
 
-    `result` is what `training.finetune.result.Finetuned.to_dict` gives.
+    `result` is what `training.finetune.run.finetune` gives.
     """
 
     name: str

@@ -1,16 +1,16 @@
-"""The result of a fine-tuning: figures before and after, and the card of the new model."""
+"""What a fine-tuning has won: figures before and after, and the card of the new model."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import napari_pancreas_seg
+from napari_pancreas_seg.training.judge.scores import rounded
 
 
 @dataclass(frozen=True)
@@ -33,58 +33,10 @@ class Gain:
         return 0.0 if self.means is None else self.means[0] - self.means[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        means = self.means
-        return {
-            "n": len(self.before),
-            "before": None if means is None else round(means[0], 4),
-            "after": None if means is None else round(means[1], 4),
-            "patients": {
-                name: [round(dice, 4), round(self.after[name], 4)]
-                for name, dice in self.before.items()
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """A fine-tuned model, and what came of it.
-
-    `held_out` is the Dice of the user's patients that a trial did not learn from (empty if there is
-    one patient only), `usual` the same with the grey values of usual CT, `guard` that of phantoms
-    that no training sees. `share` is how much of the new weights went into the model.
-    """
-
-    path: Path
-    card: Mapping[str, Any]
-    held_out: Gain
-    guard: Gain
-    usual: Gain
-    share: float
-    patients: int
-    slices: int
-    notes: tuple[str, ...]
-
-    @property
-    def better(self) -> bool | None:
-        """Whether Dice rose on the user's held-out patients; None if unknown."""
-        means = self.held_out.means
-        return None if means is None else means[1] > means[0]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "model": str(self.path),
-            "name": self.card["name"],
-            "held_out": self.held_out.to_dict(),
-            "guard": self.guard.to_dict(),
-            "usual": self.usual.to_dict(),
-            "share": self.share,
-            "patients": self.patients,
-            "slices": self.slices,
-            "better": self.better,
-            "notes": list(self.notes),
-        }
+        """As plain data, not rounded."""
+        before, after = self.means or (None, None)
+        patients = {name: [dice, self.after[name]] for name, dice in self.before.items()}
+        return {"n": len(self.before), "before": before, "after": after, "patients": patients}
 
 
 def finetuned_card(
@@ -111,7 +63,7 @@ def finetuned_card(
         "from": {key: given[key] for key in ("name", "version", "weights_sha256")},
         "patients": len(patients),
         **about,
-        **{key: {**gain.to_dict(), "what": _WHAT[key]} for key, gain in gains.items()},
+        **{key: {**rounded(gain.to_dict()), "what": _WHAT[key]} for key, gain in gains.items()},
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
     }

@@ -36,7 +36,7 @@ from napari_pancreas_seg.training.data.datasets import (
     load_phantoms,
 )
 from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
-from napari_pancreas_seg.training.finetune.result import Finetuned, Gain, finetuned_card
+from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
@@ -121,12 +121,17 @@ def finetune(
     anyway: bool = False,
     overwrite: bool = False,
     report: Callable[[FinetuneStep], None] = lambda step: None,
-) -> Finetuned:
+) -> dict[str, Any]:
     """Fine-tune a model on a few cases and write the result as a bundle; the model stays.
 
     `data` may have any layout that `open_dataset` knows. `output` is a folder, or a file that ends
     in ``.zip``; by default it lies among the user's own models, as ``improved-1`` and so on. A
     model that has forgotten more than the settings allow is written only if `anyway` says so.
+
+    Returns plain data: ``held_out`` is the Dice of the user's patients that a trial did not learn
+    from (of none if there is one patient only), ``usual`` the same with the grey values of usual
+    CT, ``guard`` that of phantoms that no training sees; ``share`` is how much of the new weights
+    went into the model, ``better`` whether Dice rose on the patients held out, None if unknown.
     """
     settings = settings or FinetuneSettings()
     if output is None:
@@ -169,15 +174,17 @@ def finetune(
     }
     card = finetuned_card(given.card, label, work.patients, gains, about)
     save_bundle(work.tuner.use(weights), card, output, overwrite=overwrite)
-    return Finetuned(
-        output,
-        card,
-        **gains,
-        share=share,
-        patients=len(work.patients),
-        slices=work.n_slices,
-        notes=(*dataset.notes, *trial.notes),
-    )
+    means = trial.held_out.means
+    return {
+        "model": str(output),
+        "name": card["name"],
+        **{what: gain.to_dict() for what, gain in gains.items()},
+        "share": share,
+        "patients": len(work.patients),
+        "slices": work.n_slices,
+        "better": None if means is None else means[1] > means[0],
+        "notes": [*dataset.notes, *trial.notes],
+    }
 
 
 @dataclass(frozen=True)
