@@ -12,11 +12,14 @@ from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
+from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, cuts_of, labels_layer_data
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, measure_layers
 from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
+from napari_pancreas_seg.inference.provenance import PROGRAM, write_sidecar
 from napari_pancreas_seg.mask.measures import measure
 from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.volume import CTVolume
@@ -83,6 +86,10 @@ def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask,
     qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
     (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
     assert float(row["head_ml"]) == pytest.approx(expected["head_ml"], rel=1e-3)
+    written = io.save_mask(mask.data, volume, tmp_path / "m.nii.gz")
+    record = {"program": {"name": PROGRAM}, "measurements": expected}
+    write_sidecar(tmp_path / "m.json", record)
+    assert cuts_of(Layer.create(*read_layer(written)[0])) == (0.5, 0.9)
     other = Layer.create(*labels_layer_data(block(), placement_of(app.session.ct), "other"))
     app.session.viewer.add_layer(other)
     app.session.mask = other

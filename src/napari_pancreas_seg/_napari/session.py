@@ -41,10 +41,6 @@ class Session(QObject):
         super().__init__()
         self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
         """What the model wrote into which layer."""
-        self.cuts: weakref.WeakKeyDictionary[Layer, tuple[float, float]] = (
-            weakref.WeakKeyDictionary()
-        )
-        """Where a person has cut the centreline of which mask: shares of its length."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None

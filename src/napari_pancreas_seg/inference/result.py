@@ -34,7 +34,7 @@ from napari_pancreas_seg.inference.saving import (
 from napari_pancreas_seg.inference.scan import body_in, warnings
 from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
-from napari_pancreas_seg.mask.centreline import CUTS
+from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -214,7 +214,7 @@ def describe(
     mask: npt.NDArray[Any] | None = None,
     strokes: Strokes | None = None,
     seconds: Mapping[str, float] | None = None,
-    cuts: tuple[float, float] = CUTS,
+    cuts: Cuts = CUTS,
 ) -> dict[str, Any]:
     """Collect what made a mask and what it measures, as plain values for JSON.
 
@@ -246,9 +246,7 @@ def describe(
     }
 
 
-def _common(
-    volume: CTVolume, mask: npt.NDArray[Any], cuts: tuple[float, float] = CUTS
-) -> dict[str, Any]:
+def _common(volume: CTVolume, mask: npt.NDArray[Any], cuts: Cuts = CUTS) -> dict[str, Any]:
     """What a record says of any mask."""
     return {
         "program": {"name": PROGRAM, "version": __version__},
@@ -280,10 +278,13 @@ def describe_given(volume: CTVolume, mask: npt.NDArray[Any], by: str) -> dict[st
 
 
 def corrected(
-    record: Mapping[str, Any], mask: npt.NDArray[Any], volume: CTVolume
+    record: Mapping[str, Any],
+    mask: npt.NDArray[Any],
+    volume: CTVolume,
+    cuts: Cuts | None = None,
 ) -> dict[str, Any]:
     """The record of a mask that was changed since, without what held for the former mask alone."""
-    head, tail = record["measurements"].get("cuts") or CUTS
+    head, tail = cuts or record["measurements"].get("cuts") or CUTS
     labels = {
         name: {"value": part["value"], **measure(mask == part["value"], volume, cuts=None)}
         for name, part in record.get("labels", {}).items()

@@ -25,7 +25,7 @@ from napari_pancreas_seg.io.suffixes import (
     list_suffixes,
     stem,
 )
-from napari_pancreas_seg.mask.centreline import CUTS
+from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
 Array = npt.NDArray[Any]
@@ -79,7 +79,7 @@ def save_mask(
     card: Mapping[str, Any] | None = None,
     edited: bool = False,
     mint_uids: bool = False,
-    cuts: tuple[float, float] = CUTS,
+    cuts: Cuts = CUTS,
 ) -> Path:
     """Write a mask; as a volume, onto the grid of a CT's source, bit for bit.
 

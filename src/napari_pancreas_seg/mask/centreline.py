@@ -12,6 +12,7 @@ from napari_pancreas_seg.volume import Grid
 
 Array = npt.NDArray[Any]
 Points = npt.NDArray[np.float64]
+Cuts = tuple[float, float]
 ToIndex = Callable[[Points], Points]
 
 CUTS = (1 / 3, 2 / 3)
@@ -40,7 +41,7 @@ class Centreline(NamedTuple):
     cuts: tuple[int, int]  # at which of them it is cut
 
 
-def follow(cubes: Array, to_index: ToIndex, cuts: tuple[float, float] = CUTS) -> Centreline | str:
+def follow(cubes: Array, to_index: ToIndex, cuts: Cuts = CUTS) -> Centreline | str:
     """Find the centreline of a mask that lies `on_cubes`, or say in a sentence why it has none.
 
     It runs between the two voxels of the gland that are farthest apart on a way within the gland,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import density
-from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, follow, on_cubes, surface_cm2
+from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
 Array = npt.NDArray[Any]
@@ -49,9 +49,7 @@ def volume_ml(mask: Array, grid: Grid) -> float:
     return float(np.count_nonzero(mask)) * grid.voxel_volume_mm3 / 1000.0
 
 
-def measure(
-    mask: Array, volume: CTVolume, cuts: tuple[float, float] | None = CUTS
-) -> dict[str, Any]:
+def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str, Any]:
     """Measure a mask on its CT.
 
     Parameters
@@ -162,7 +160,7 @@ def _beyond(low: float, high: float) -> str:
 
 
 def _of_shape(
-    inside: Array, grid: Grid, cuts: tuple[float, float], ml: float, reasons: dict[str, str]
+    inside: Array, grid: Grid, cuts: Cuts, ml: float, reasons: dict[str, str]
 ) -> dict[str, Any]:
     cubes, to_index = on_cubes(inside, grid)
     found: dict[str, Any] = {**dict.fromkeys(_OF_SHAPE), "surface_cm2": surface_cm2(cubes)}

@@ -21,6 +21,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.mask.centreline import Cuts
 from napari_pancreas_seg.volume import Affine, CTVolume, Grid, OnSourceGrid
 
 Array = npt.NDArray[Any]
@@ -45,6 +46,8 @@ LABEL_COLORS: dict[int | None, str] = {
 """Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat
 them."""
 PANCREAS = {"pancreas": 1}
+CUTS_KEY = "napari-pancreas-seg cuts"
+"""Of a mask's metadata, see `cuts_of`."""
 
 
 def ct_layer_data(volume: CTVolume, name: str | None = None, *, forced: bool = False) -> LayerData:
@@ -69,11 +72,12 @@ def labels_layer_data(
     opacity: float = 0.6,
     labels: Mapping[str, int] = PANCREAS,
     expected_dice: tuple[float, ...] = (),
+    cuts: Cuts | None = None,
 ) -> LayerData:
     """Show a mask, ready to paint: in the layer's order on a `Placement`, else (Z, Y, X).
 
     `labels` says what its values mean, for the status bar, `expected_dice` how sure of each slice
-    the model was, if a record says so.
+    the model was, if a record says so; `cuts` are as `cuts_of` gives them.
     """
     if isinstance(on, Placement):
         transform, reference = on.transform, on.reference
@@ -86,9 +90,17 @@ def labels_layer_data(
         "opacity": opacity,
         **_named(labels),
         **transform,
-        "metadata": {METADATA_KEY: replace(reference, kind="mask", expected_dice=expected_dice)},
+        "metadata": {
+            METADATA_KEY: replace(reference, kind="mask", expected_dice=expected_dice),
+            **({} if cuts is None else {CUTS_KEY: cuts}),
+        },
     }
     return mask, options, "labels"
+
+
+def cuts_of(layer: Layer) -> Cuts | None:
+    """Where a person has cut the centreline of a mask: shares of its length; None if nowhere."""
+    return layer.metadata.get(CUTS_KEY)
 
 
 def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:

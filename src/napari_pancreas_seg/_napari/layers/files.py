@@ -16,7 +16,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave, digest_of
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers.bridge import mask_of, raw_volume_of
+from napari_pancreas_seg._napari.layers.bridge import cuts_of, mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     display_view,
@@ -38,7 +38,7 @@ from napari_pancreas_seg.inference.saving import (
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
-from napari_pancreas_seg.mask.centreline import CUTS
+from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 
 
 class LayerFiles:
@@ -131,7 +131,7 @@ class LayerFiles:
         layers = list(session.layers)
         data, result, ct = layer.data, session.result_of(layer), session.ct_data(reference)
         strokes = self._strokes(layer)
-        cuts = session.cuts.get(layer, CUTS)
+        cuts = cuts_of(layer)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
@@ -168,15 +168,18 @@ class LayerFiles:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
                 self._autosave.exported(layer, digest_of(data))
 
-    def what_made(self, data: Any) -> tuple[Segmentation | None, Any, Strokes]:
-        """What the model found where a layer's data are now, its CT's data, and strokes."""
+    def what_made(self, data: Any) -> dict[str, Any]:
+        """What `write_mask` has to know of a layer whose data are these."""
         session = self._session
         for layer in session.layers:
-            mask = session.masks.get(layer)
-            if mask is not None and layer.data is data:
-                ct = session.ct_data(mask.reference)
-                return session.result_of(layer), ct, self._strokes(layer)
-        return None, None, {}
+            if layer.data is data:
+                cuts, mask = cuts_of(layer), session.masks.get(layer)
+                if mask is None:
+                    return {"cuts": cuts}
+                ct, strokes = session.ct_data(mask.reference), self._strokes(layer)
+                result = session.result_of(layer)
+                return {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
+        return {}
 
 
 def write_mask(
@@ -190,7 +193,7 @@ def write_mask(
     overwrite: bool = False,
     mint_uids: bool = False,
     report: bool = False,
-    cuts: tuple[float, float] = CUTS,
+    cuts: Cuts | None = None,
 ) -> Path:
     """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
 
@@ -227,18 +230,20 @@ def write_mask(
         card=card,
         edited=edited,
         mint_uids=mint_uids,
-        cuts=cuts,
+        cuts=cuts or CUTS,
     )
     if report:
         from napari_pancreas_seg.io.dicom.report import write_report
 
-        write_report(mask, volume, path, io.report_path(path), cuts=cuts, overwrite=overwrite)
+        write_report(
+            mask, volume, path, io.report_path(path), cuts=cuts or CUTS, overwrite=overwrite
+        )
     if result is not None:
-        content = describe(volume, result, mask=mask, strokes=strokes, cuts=cuts)
+        content = describe(volume, result, mask=mask, strokes=strokes, cuts=cuts or CUTS)
         write_sidecar(record, content, overwrite=True)
     elif earlier is not None:
-        now = corrected(earlier, mask, volume)
-        known = ("voxels", "mean_hu", "extent_mm")  # as JSON has them
+        now = corrected(earlier, mask, volume, cuts)
+        known = ("voxels", "mean_hu", "extent_mm", "cuts")  # as JSON has them
         if any(now["measurements"].get(k) != earlier["measurements"].get(k) for k in known):
             write_sidecar(record, now, overwrite=True)
     return path

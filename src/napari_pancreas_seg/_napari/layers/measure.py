@@ -12,7 +12,7 @@ import numpy.typing as npt
 from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, layer_box
 from napari_pancreas_seg.mask import measures, metrics
-from napari_pancreas_seg.mask.centreline import CUTS
+from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 Array = npt.NDArray[Any]
@@ -33,7 +33,7 @@ class MaskToMeasure:
     reference_name: str = ""
     reference: Any = None
     labels: Mapping[str, int] = field(default_factory=dict)
-    cuts: tuple[float, float] | None = CUTS
+    cuts: Cuts | None = CUTS
 
 
 @dataclass(frozen=True)

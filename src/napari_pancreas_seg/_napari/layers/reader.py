@@ -88,7 +88,7 @@ def get_ready() -> None:
 
 
 def told_beside(path: Path) -> dict[str, Any]:
-    """What the record beside a mask tells: what its values are, how sure the model was of slices.
+    """What the record beside a mask tells: its values, how sure the model was of slices, cuts.
 
     Without a record, or with a damaged one, its 1 is the pancreas.
     """
@@ -102,6 +102,10 @@ def told_beside(path: Path) -> dict[str, Any]:
         told["expected_dice"] = tuple(
             math.nan if known is None else float(known) for known in record["expected_dice"]
         )
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        head, tail = map(float, record["measurements"]["cuts"])
+        if 0 <= head <= tail <= 1:
+            told["cuts"] = (head, tail)
     return told
 
 

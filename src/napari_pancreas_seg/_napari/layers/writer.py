@@ -55,12 +55,8 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
         if isinstance(layer, Labels) or reference.kind == "mask":
             mask = display_view(mask_of(layer.data), reference.orientation)
             mask, reference = onto_ct(mask, reference, [*made, *others])
-            made_by = (None, None, {}) if app is None else app.files.what_made(data)
-            result, ct, strokes = made_by
-            overwrite = asked and name == target
-            write_mask(
-                mask, reference, name, result=result, ct=ct, strokes=strokes, overwrite=overwrite
-            )
+            made_by = {} if app is None else app.files.what_made(data)
+            write_mask(mask, reference, name, **made_by, overwrite=asked and name == target)
         else:
             _save_image(layer, reference, name)
         if app is not None:

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.layers.bridge import labels_of
+from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of, labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
 from napari_pancreas_seg.io.table import write_table
@@ -168,13 +168,14 @@ class MeasurePanel(ui.Panel):
         mask = self._session.mask
         if mask is not None:
             first, second = sorted(field.value / 100 for field in self.cuts)
-            self._session.cuts[mask] = (first, second)
+            mask.metadata[CUTS_KEY] = (first, second)
             self._later()
 
     def _on_mask(self) -> None:
         if isalive(self):
-            cuts = CUTS if (mask := self._session.mask) is None else self._session.cuts.get(mask)
-            for field, share in zip(self.cuts, cuts or CUTS, strict=True):
+            mask = self._session.mask
+            cuts = (None if mask is None else cuts_of(mask)) or CUTS
+            for field, share in zip(self.cuts, cuts, strict=True):
                 ui.show(field, round(100 * share))
             self._show(None)
             self.refresh(self._session.reference)
@@ -216,7 +217,7 @@ class MeasurePanel(ui.Panel):
         reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
-        cuts, labels = self._session.cuts.get(mask, CUTS), labels_of(mask)
+        cuts, labels = cuts_of(mask) or CUTS, labels_of(mask)
         job = MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels, cuts=cuts)
         if other is None or other is mask:
             return job

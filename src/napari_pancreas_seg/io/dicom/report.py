@@ -23,7 +23,7 @@ from napari_pancreas_seg.io.dicom.seg_write import (
 from napari_pancreas_seg.io.dicom.segments import MANUFACTURER, plain_text
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.io.quiet import quiet_libraries
-from napari_pancreas_seg.mask.centreline import CUTS
+from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure
 from napari_pancreas_seg.volume import CTVolume
 
@@ -73,7 +73,7 @@ def write_report(
     segmentation: Path,
     path: Path,
     *,
-    cuts: tuple[float, float] = CUTS,
+    cuts: Cuts = CUTS,
     overwrite: bool = False,
 ) -> Path:
     """Write the measures of each label of a mask that was written as a DICOM-SEG.
