@@ -95,12 +95,15 @@ def shoot_page(page: Path, path: Path) -> None:
     if browser is None:
         print("no Chromium: the page was not pictured")
         return
-    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,840"]
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,700"]
     shot = page.with_name("page.png")
     line = [browser, *options, "--virtual-time-budget=5000", f"--screenshot={shot}", page.as_uri()]
     subprocess.run(line, check=True, capture_output=True)
     with Image.open(shot) as picture:
-        picture.convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+        few = picture.convert("RGB").quantize(
+            128, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+        )  # rare colours, as of outlines, count as much as the many greys
+        few.save(path, optimize=True)
     shot.unlink()
 
 
