@@ -19,7 +19,7 @@ from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, measure_la
 from napari_pancreas_seg._napari.layers.placement import placement_of
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg.inference.provenance import PROGRAM, write_sidecar
+from napari_pancreas_seg.inference.saving import PROGRAM, write_sidecar
 from napari_pancreas_seg.mask.measures import measure
 from napari_pancreas_seg.mask.metrics import dice
 from napari_pancreas_seg.volume import CTVolume
