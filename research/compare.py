@@ -97,7 +97,6 @@ LEVERS = {
         {"frame": FrameSpec(offset_mm=(0.0, 0.0))},
         1,
     ),
-    "schedule": Run("a constant learning rate, no cosine", {"schedule": "constant"}, 1),
     "filters 24": Run(
         "24 filters instead of 16, 2.2 times the cost",
         {"architecture": replace(ARCHITECTURES["default"], filters=24)},

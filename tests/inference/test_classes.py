@@ -137,6 +137,7 @@ def run(volume: CTVolume, loaded: LoadedModel) -> tuple[Segmentation, np.ndarray
     return exhaust(steps, show), seen
 
 
+@pytest.mark.slow
 def test_a_run_of_several_classes(run: tuple[Segmentation, np.ndarray], volume: CTVolume) -> None:
     result, seen = run
     assert set(np.unique(result.mask)) <= {0, *LABELS.values()}
