@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QApplication,
     QFileDialog,
@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.background import timer
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of, labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
@@ -56,6 +57,11 @@ ROWS = (
     ),
 )
 COMPARED = ("dice", "hd95", "surface_dice")
+PAIRED = (
+    *("hu", "eroded", "fat", "surface", "length", "calibre"),
+    *("diameter", "in_plane", "dice", "hd95"),
+)
+"""Short values, two of which share a line: all must fit on a small screen."""
 MEASURE_OF = {
     "hu": "mean_hu",
     "eroded": "eroded_mean_hu",
@@ -76,10 +82,7 @@ class MeasurePanel(ui.Panel):
         self._session, self._background = app.session, app.background
         self._busy = False
         self._stale = False
-        self._pause = QTimer(self)
-        self._pause.setSingleShot(True)
-        self._pause.setInterval(PAUSE_MS)
-        self._pause.timeout.connect(self._measure)
+        self._pause = timer(self, PAUSE_MS, self._measure)
         self.values: dict[str, QLabel] = {}
         self._names: dict[str, QLabel] = {}
         self.mask_name = ui.OneLine()
@@ -89,7 +92,9 @@ class MeasurePanel(ui.Panel):
         self.csv_button = ui.button("Save CSV…", "The same table as a file.", self.ask_and_save)
         self.add(self.mask_name)
         self.add("Compare with", self.reference_combo)
-        self.add(self._table())
+        known = {row[0]: row for row in ROWS}
+        self.add(self._table([row for row in ROWS if row[0] not in PAIRED], 1))
+        self.add(self._table([known[key] for key in PAIRED], 2))
         tip = "Where the centreline is cut into head, body and tail: share of its length."
         self.cuts = [ui.number("%", 0, 100, 1, tip, decimals=0) for _ in CUTS]
         self.add("Cuts at", *self.cuts)
@@ -148,20 +153,22 @@ class MeasurePanel(ui.Panel):
 
         self._tabulate(write)
 
-    def _table(self) -> QWidget:
+    def _table(self, rows: Sequence[tuple[str, str, str]], in_line: int) -> QWidget:
+        """Names and values, so many in a line."""
         table = QWidget()
         grid = QGridLayout(table)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(10)
         grid.setVerticalSpacing(3)
-        grid.setColumnStretch(1, 1)
-        for row, (key, name, tip) in enumerate(ROWS):
+        for place, (key, name, tip) in enumerate(rows):
             self._names[key], self.values[key] = ui.label_of(name, tip), ui.label_of("–", tip)
             # A long value must not widen the dock.
             self.values[key].setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             self.values[key].setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            grid.addWidget(self._names[key], row, 0)
-            grid.addWidget(self.values[key], row, 1)
+            line, part = divmod(place, in_line)
+            grid.addWidget(self._names[key], line, 2 * part)
+            grid.addWidget(self.values[key], line, 2 * part + 1)
+            grid.setColumnStretch(2 * part + 1, 1)
         return table
 
     def _cut(self, share: float) -> None:
