@@ -158,7 +158,7 @@ class MeasurePanel(ui.Panel):
         table = QWidget()
         grid = QGridLayout(table)
         grid.setContentsMargins(0, 0, 0, 0)
-        grid.setHorizontalSpacing(10)
+        grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(3)
         for place, (key, name, tip) in enumerate(rows):
             self._names[key], self.values[key] = ui.label_of(name, tip), ui.label_of("–", tip)
