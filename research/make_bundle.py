@@ -2,6 +2,9 @@
 
 python research/make_bundle.py RUN --score ../shared/pancreas-ct --about ABOUT.json -o BUNDLE
 python research/make_bundle.py RUN --calibrated-by TWIN --about ABOUT.json -o BUNDLE
+
+With `--mix`, the weights are averaged with those of other bundles: of networks that began with the
+same weights, that costs nothing later, and CTs from elsewhere gain by it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import datetime
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,33 +38,34 @@ OF_SLICES = (
 )
 
 
-def network(weights: Path, before: Path | None = None, share: float = 0.0) -> Any:
-    """The Keras network with weights of a file, mixed with those of a bundle if asked for."""
+def network(weights: Path, others: Sequence[Path]) -> Any:
+    """The Keras network with the mean of a file's weights and those of bundles."""
     made = build(ARCHITECTURES["default"])
-    old = None if before is None or not share else load_bundle(before).network()
+    former = [load_bundle(path).network() for path in others]
     with np.load(weights) as file:
         for layer in made.layers:
             if not layer.weights:
                 continue
-            values = [file[f"{layer.name}/{n}"] for n in range(len(layer.weights))]
-            if old is not None:
-                pairs = zip(old.get_layer(layer.name).get_weights(), values, strict=True)
-                values = [share * a + (1 - share) * b for a, b in pairs]
-            layer.set_weights(values)
+            given = [[file[f"{layer.name}/{n}"] for n in range(len(layer.weights))]]
+            given += [network.get_layer(layer.name).get_weights() for network in former]
+            layer.set_weights([np.mean(each, axis=0) for each in zip(*given, strict=True)])
     return made
 
 
-def recipe(about: dict[str, Any]) -> dict[str, Any]:
+def named(bundle: Path | str) -> dict[str, str]:
+    """Which model it is, for the card."""
+    card = load_card(bundle)
+    return {key: card[key] for key in ("name", "version", "weights_sha256")}
+
+
+def recipe(about: dict[str, Any], others: Sequence[Path]) -> dict[str, Any]:
     """What was done, for the card."""
-    start = None
-    if about["start"]:
-        card = load_card(about["start"])
-        start = {key: card[key] for key in ("name", "version", "weights_sha256")}
     held = about["hold_out"]
     return {
         "program": "research/train_torch.py",
         "split": {"folds": 5, "fold": 0, "seed": 0} if held else None,
-        "start": start,
+        "start": named(about["start"]) if about["start"] else None,
+        "averaged_with": [named(path) for path in others],
         "negatives": ["chest_1.nii.gz", "chest_2.nii.gz:40"],
         "crops": "gland-crops",
         "phantoms": 16,
@@ -102,13 +107,18 @@ def main() -> None:
     parser.add_argument("--score", type=Path, help="pancreas-ct, to calibrate on those held out")
     parser.add_argument("--calibrated-by", type=Path, help="a twin that held patients back")
     parser.add_argument("--about", type=Path, required=True, help="further fields of the card")
-    parser.add_argument("--start-share", type=float, default=0.0)
+    parser.add_argument(
+        "--mix", type=Path, action="append", default=[], metavar="BUNDLE",
+        help="the weights become the mean of the run's and those of these bundles",
+    )  # fmt: skip
+    parser.add_argument("--evaluated", type=Path, help="of `evaluate`: says what the gates tell")
     parser.add_argument("--name", help="instead of the one in --about")
     asked = parser.parse_args()
     about = json.loads((asked.run / "training.json").read_text(encoding="utf-8"))
-    start = Path(about["start"]) if about["start"] else None
-    made = network(asked.run / "weights.npz", start, asked.start_share)
-    settings, patients = TrainSettings(), about["patients"]
+    made = network(asked.run / "weights.npz", asked.mix)
+    settings = TrainSettings()
+    patients = {name for names in about["patients"].values() for name in names}
+    patients = patients.union(*(load_card(path)["training"]["patients"] for path in asked.mix))
     card = {
         "architecture": settings.resolved_architecture().to_dict(),
         "frame": settings.frame.to_dict(),
@@ -116,9 +126,9 @@ def main() -> None:
         "neighbours_mm": None,
         "labels": {"pancreas": 1},
         "training": {
-            "patients": sorted({*patients["slices"], *patients["crops"]}),
+            "patients": sorted(patients),
             "layout": "slices",
-            "recipe": {**recipe(about), "start_share": asked.start_share},
+            "recipe": recipe(about, asked.mix),
             "machine": f"{platform.machine()}, torch",
             "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
             "cases": about["slices"],
@@ -135,6 +145,8 @@ def main() -> None:
         twin = load_card(asked.calibrated_by)
         card |= {key: twin[key] for key in TAKEN}
         card["validation"] = {**card["validation"], "what": OF_TWIN}
+    if asked.evaluated:
+        card["attention"] = json.loads(asked.evaluated.read_text(encoding="utf-8"))["attention"]
     card |= json.loads(asked.about.read_text(encoding="utf-8"))
     if asked.name:
         card["name"] = asked.name

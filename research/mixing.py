@@ -12,9 +12,10 @@ import numpy as np
 from scipy import ndimage
 
 NEGATIVE, PHANTOM = 0.13, 0.03
-CROP, ALONE, CUTMIX = 0.33, 0.05, 0.15
+CROP, ALONE, CUTMIX, COVERED = 0.33, 0.05, 0.15, 0.09
 """Shares of the patients' slices that get a further patient's gland pasted in, that are a crop
-in surroundings of which nothing is to be learnt, and that get a piece of another slice."""
+in surroundings of which nothing is to be learnt, that get a piece of another slice, and whose
+gland is covered by such a piece: an abdomen above or below the gland."""
 
 
 @dataclass
@@ -87,6 +88,8 @@ class Mixer:
         part = self._whole(self._row(rng, "patient"))
         if chance < CROP + ALONE + CUTMIX:
             return self._with_piece(part, rng)
+        if chance < CROP + ALONE + CUTMIX + COVERED:
+            return self._covered(part, rng)
         return part
 
     def _row(self, rng: np.random.Generator, kind: str) -> int:
@@ -142,6 +145,32 @@ class Mixer:
         region = _soft_box(tuple(size), float(rng.uniform(0.7, 4)))[here]
         hu = self.hu[other][where].astype(np.float32)
         return _pasted(part, hu, self.target[other][where].astype(np.float32), region, where)
+
+    def _covered(self, part: Part, rng: np.random.Generator) -> Part:
+        """A piece without gland over the whole gland, from the same place of another's slice."""
+        found = ndimage.find_objects((part.target > 10).astype(np.uint8))
+        if not found:
+            return part
+        sd = float(rng.uniform(0.7, 3))
+        rim = int(2 * sd) + int(rng.integers(4, 20))
+        where = tuple(
+            slice(max(0, s.start - rim), min(n, s.stop + rim))
+            for s, n in zip(found[0], part.hu.shape, strict=True)
+        )
+        size = part.hu[where].shape
+        for attempt in range(24):
+            other = self._row(rng, "patient" if attempt < 12 or rng.random() < 0.5 else "negative")
+            off = rng.integers(-15, 16, 2) if attempt < 12 else rng.integers(-60, 61, 2)
+            start = [
+                int(np.clip(s.start + o, 0, n - m))
+                for s, o, n, m in zip(where, off, part.hu.shape, size, strict=True)
+            ]
+            there = tuple(slice(a, a + m) for a, m in zip(start, size, strict=True))
+            if not (self.target[other][there] > 10).any():
+                region = _soft_box(size, sd)
+                hu = self.hu[other][there].astype(np.float32)
+                return _pasted(part, hu, np.zeros(size, np.float32), region, where)
+        return part
 
 
 def _overlap(shape: tuple, size: tuple, centre) -> tuple[tuple, tuple]:
