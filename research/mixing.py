@@ -169,7 +169,9 @@ class Mixer:
             if not (self.target[other][there] > 10).any():
                 region = _soft_box(size, sd)
                 hu = self.hu[other][there].astype(np.float32)
-                return _pasted(part, hu, np.zeros(size, np.float32), region, where)
+                part = _pasted(part, hu, np.zeros(size, np.float32), region, where)
+                part.target[where] = 0
+                return part
         return part
 
 

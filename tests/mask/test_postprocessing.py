@@ -108,6 +108,19 @@ def test_a_gland_in_two_parts_stays_whole(gap: int, together: bool) -> None:
     assert not kept[speck].any()
 
 
+@pytest.mark.parametrize(
+    ("slices_between", "probability", "kept"), [(1, 0.7, True), (2, 0.7, False), (2, 0.9, True)]
+)
+def test_a_piece_above_the_gland_needs_evidence_of_its_own(slices_between, probability, kept):
+    volume = np.zeros((20, 12, 12), np.float32)
+    volume[2:8, 3:9, 3:9] = 0.8
+    above = slice(8 + slices_between, 12 + slices_between)
+    volume[above, 4:8, 4:8] = probability
+    found = main_pieces(volume, 0.5, (3.0, 2.0, 2.0), np.ones(20, bool))
+    assert found[2:8, 3:9, 3:9].all()
+    assert found[above].any() == kept
+
+
 def test_a_kept_piece_keeps_its_outline() -> None:
     y, x = np.mgrid[:30, :30]
     probability = (1 / (1 + np.exp(np.hypot(y - 15, x - 15) - 8)))[None].astype(np.float32)

@@ -76,13 +76,16 @@ def main_pieces(
     plausible: Array,
     gap_mm: float = 15.0,
     share: float = 0.1,
+    apart_mm: float = 6.0,
 ) -> npt.NDArray[np.bool_]:
     """Find the piece that is most surely the gland, and pieces of it that lie close by.
 
     The piece with the highest sum of probability (Z, H, W) is the gland's: false finds are small,
     short along z or doubtful. A gland that seems to fall apart, because its neck is thin, is kept
     whole: further pieces are kept whose box lies within `gap_mm` of the main piece's and whose
-    sum is at least `share` of its own. Nothing is kept in slices that are not `plausible` (Z,).
+    sum is at least `share` of its own. One that lies `apart_mm` or more above or below it, with
+    slices between, must be as probable on average, too: there, vessels and the stomach's mouth
+    look like the gland. Nothing is kept in slices that are not `plausible` (Z,).
 
     Returns the pieces and their rim of one pixel within the slice, so that thresholding the kept
     probability between pixels gives the outline that it gave before.
@@ -97,13 +100,14 @@ def main_pieces(
     sums = np.bincount(labels.ravel(), probability[box].ravel().astype(np.float32), n + 1)
     sums[0] = 0
     places = scipy.ndimage.find_objects(labels)
+    means = sums / np.maximum(1, np.bincount(labels.ravel(), minlength=n + 1))
     main = int(sums.argmax())
-    chosen = [
-        label
-        for label in range(1, n + 1)
-        if sums[label] >= share * sums[main]
-        and _gap_mm(places[label - 1], places[main - 1], spacing) <= gap_mm
-    ]
+    chosen = [main]
+    for label in set(range(1, n + 1)) - {main}:
+        gaps = _gaps_mm(places[label - 1], places[main - 1], spacing)
+        near = gaps[0] < apart_mm or means[label] >= means[main]
+        if near and sums[label] >= share * sums[main] and np.linalg.norm(gaps) <= gap_mm:
+            chosen.append(label)
     kept[box] = np.isin(labels, chosen)
     rim = scipy.ndimage.generate_binary_structure(3, 3)
     rim[[0, 2]] = False
@@ -113,12 +117,12 @@ def main_pieces(
     return kept
 
 
-def _gap_mm(
+def _gaps_mm(
     a: tuple[slice, ...], b: tuple[slice, ...], spacing: tuple[float, float, float]
-) -> float:
-    """Distance between two boxes in mm; 0 if they touch or overlap."""
+) -> Array:
+    """Distance between two boxes along each axis in mm; 0 where they touch or overlap."""
     gaps = [max(0, s.start - t.stop, t.start - s.stop) for s, t in zip(a, b, strict=True)]
-    return float(np.linalg.norm(np.multiply(gaps, spacing)))
+    return np.multiply(gaps, spacing)
 
 
 def _runs(mask: Array) -> list[slice]:
