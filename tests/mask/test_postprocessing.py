@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from napari_pancreas_seg.mask.postprocessing import (
+    clear_small_ends,
     largest_component,
     main_pieces,
     remove_holes,
@@ -134,3 +135,18 @@ def test_a_kept_piece_keeps_its_outline() -> None:
 
 def test_nothing_found_is_nothing_kept() -> None:
     assert not main_pieces(np.zeros((3, 4, 5)), 0.5, (1, 1, 1), np.ones(3, bool)).any()
+
+
+def test_a_few_pixels_at_either_end_are_cleared_and_within_they_stay():
+    mask = np.zeros((9, 20, 20), np.uint8)
+    for z, side in enumerate([0, 3, 8, 2, 7, 8, 4, 3, 0]):
+        mask[z, :side, :side] = 2
+    clear_small_ends(mask, pixel_mm2=1.0)
+    assert mask.any(axis=(1, 2)).tolist() == [False, False, True, True, True, True] + [False] * 3
+
+
+def test_a_mask_that_is_small_everywhere_stays():
+    mask = np.zeros((5, 20, 20), np.uint8)
+    mask[1:4, :6, :6] = 1
+    clear_small_ends(mask, pixel_mm2=1.0)
+    assert mask.sum() == 108

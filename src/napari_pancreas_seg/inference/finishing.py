@@ -12,7 +12,7 @@ from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.schedule import SliceGrid
-from napari_pancreas_seg.mask.postprocessing import smooth_along_z
+from napari_pancreas_seg.mask.postprocessing import clear_small_ends, smooth_along_z
 from napari_pancreas_seg.volume import stretches
 
 Array = npt.NDArray[Any]
@@ -58,6 +58,8 @@ def finish_mask(
         step = (spacing[0] * slice_grid.stride, frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
         kept = classes.main_pieces(kept, threshold, step, plausible[slice_grid.z])
     mask = _between_rows(kept, frame, slice_grid, threshold, part, classes.values)
+    if plausible is not None:
+        clear_small_ends(mask, spacing[1] * spacing[2])
     return mask if region is None else keep_region(mask, region[1:])
 
 
