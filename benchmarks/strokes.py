@@ -62,8 +62,7 @@ def draw_stroke(
     depth = ndimage.distance_transform_edt(piece, sampling=pixel)
     thick = np.argwhere(depth >= 0.6 * depth.max())
     start = thick[rng.integers(len(thick))] * pixel
-    path = _path(piece, pixel, start, LONGEST_MM - WIDTH_MM, rng)
-    path = path + rng.normal(0, SHAKE_MM, 2) + np.cumsum(rng.normal(0, 0.15, path.shape), axis=0)
+    path = _path(depth, pixel, start, LONGEST_MM - WIDTH_MM, rng) + rng.normal(0, SHAKE_MM, 2)
     points = np.rint(path / pixel).astype(int)
     points = points[((points >= 0) & (points < piece.shape)).all(axis=1)]
     line = np.ones(piece.shape, bool)
@@ -76,24 +75,30 @@ def draw_stroke(
 
 
 def _path(
-    piece: Mask, pixel: Array, start: Array, longest: float, rng: np.random.Generator
+    depth: Array, pixel: Array, start: Array, longest: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Points (n, 2) in mm, half a mm apart, both ways from a start along the piece, within it."""
-    places = np.argwhere(piece) * pixel
+    places = np.argwhere(depth > 0) * pixel
     near = places[np.linalg.norm(places - start, axis=1) < LONGEST_MM]
     _, vectors = np.linalg.eigh(np.cov(near.T) if len(near) > 2 else np.eye(2))
     angle = np.arctan2(*vectors[:, -1]) + rng.normal(0, np.deg2rad(15))
-    step = np.array([np.sin(angle), np.cos(angle)]) / 2
-    half, ends = int(rng.uniform(5, longest)), []
-    for sign in (-1, 1):
-        reached = 0
-        while reached < half:
-            at = np.rint((start + sign * (reached + 1) * step) / pixel).astype(int)
-            if not ((at >= 0) & (at < piece.shape)).all() or not piece[tuple(at)]:
+    turns = np.deg2rad([0, -12, 12, -24, 24])
+    ends = []
+    for heading in (angle, angle + np.pi):
+        at, end = start, []
+        while len(end) < longest:  # half of the length, in steps of half a mm
+            headings = heading + turns
+            steps = at + np.stack([np.sin(headings), np.cos(headings)], -1) / 2
+            index = np.rint(steps / pixel).astype(int)
+            inside = ((index >= 0) & (index < depth.shape)).all(axis=1)
+            room = np.where(inside, depth[tuple(np.where(inside[:, None], index, 0).T)], 0.0)
+            best = int(np.argmax(np.minimum(room, WIDTH_MM / 2) - 0.05 * np.abs(turns)))
+            if room[best] <= 0:
                 break
-            reached += 1
-        ends.append(sign * reached)
-    return start + np.arange(ends[0], ends[1] + 1)[:, None] * step
+            at, heading = steps[best], headings[best]
+            end.append(at)
+        ends.append(end)
+    return np.array([*ends[0][::-1], start, *ends[1]])
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,14 +30,14 @@ from torch_network import AttentionUNet, begin_with
 from train_torch import DECAY, SIDES, WINDOWS, export, windowed, write_atomically
 
 FRAME = (128, 160)
-SMALLER, SMALLER_UNTIL = (96, 128), 0.6
+SMALLER, SMALLER_UNTIL = (96, 128), 0.3
 """The frame until that share of the last part: the same scale, and more steps in the time."""
 BATCH = 8
 AVERAGING = 0.997
 WARM_UP = 60
 GEOMETRY = 0.7
 PATIENT, CROP, ALONE, NEGATIVE = 0.66, 0.22, 0.05, 0.03  # what is left gets another's piece
-PRIOR, PRIOR_ALONE = 0.35, 0.45
+PRIOR, PRIOR_ALONE = 0.5, 0.45
 ROUNDS = (0.5, 0.3, 0.15, 0.05)
 NEAR_STROKE = 1.0
 CHECKPOINT_S, STATISTICS = 90, 100
