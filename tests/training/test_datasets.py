@@ -64,6 +64,7 @@ def body(n=200, first=90, last=130, spacing=1.0, **kwargs):
     return Case("P1", hu.astype(np.int16), mask, (spacing, 3.0, 3.0), **kwargs)
 
 
+@pytest.mark.slow
 def test_a_volume_is_shown_as_inference_shows_it():
     dark = body(spacing=5.0, n=40, first=10, last=30)
     dark = replace(dark, hu=np.where(dark.hu > -500, dark.hu % 3 + 30, -1000).astype(np.int16))

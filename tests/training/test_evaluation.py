@@ -169,6 +169,7 @@ def test_a_reference_on_another_grid_is_refused(folders, model, tmp_path):
         evaluate(folders / "ct", model, references=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp_path, capsys):
     figures, page = tmp_path / "eval.json", tmp_path / "eval.md"
     arguments = [
@@ -291,6 +292,7 @@ def test_masks_of_several_organs_need_a_value(folders, tmp_path):
         OtherMasks(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_slices_are_compared_with_pictures(dataset, tiny_bundle, tmp_path, capsys):
     figures = tmp_path / "e.json"
     also = ["--also", str(dataset / "masks"), "-o", str(figures)]
