@@ -19,8 +19,6 @@ from napari_pancreas_seg.volume import CTVolume
 
 Array = npt.NDArray[Any]
 
-PHASES = ("no contrast agent", "arterial", "portal-venous", "delayed", "unknown")
-
 CHEST_SHARE = 0.5
 """With lungs in more of the slices, a CT is not taken for one of the abdomen."""
 MOST_SLICES = 16
