@@ -68,9 +68,9 @@ def report(
                 if result.error is not None:
                     say(f"{result.case.name}: failed: {result.error}")
             table.write()
-        if ct:
-            remember_inputs(folder, ct, state_folder())
         page = write_page(folder, cases)
     say(f"-> {page}")
+    if ct:
+        remember_inputs(folder, ct, state_folder())
     if pairs is not None:
         say(f"-> {write_follow_up(folder, pairs)}")

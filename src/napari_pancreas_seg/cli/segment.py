@@ -191,7 +191,7 @@ def _finish_folder(folder: Path, inputs: list[Path]) -> None:
     from napari_pancreas_seg.cohort.worklist import remember_inputs, state_folder
 
     try:
-        remember_inputs(folder, inputs, state_folder())
         say(f"Quality page: {write_page(folder)}", err=True)
+        remember_inputs(folder, inputs, state_folder())
     except PancreasSegError as error:
         say(str(error), err=True)
