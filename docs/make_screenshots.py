@@ -43,7 +43,7 @@ MOST_KILOBYTES = 150
 STRIP = ("opened", "running", "mask", "attention", "correct", "surface")
 """The case in six pictures."""
 STRIP_HEIGHT, STRIP_GAP = 260, 6
-MOVING_WIDTH, MOVING_COLORS = 480, 48
+MOVING_WIDTH, MOVING_COLORS = 480, 32
 MOST_MOVING_KILOBYTES = 500
 FRAME_MS, LAST_FRAME_MS = 150, 1500
 PATIENCE_SECONDS = 600
@@ -271,7 +271,8 @@ def picture_mending(window: Window) -> None:
         window.press(key)
     app.review.show(z + 2)
     seen()
-    few = [one.quantize(MOVING_COLORS, dither=Image.Dither.NONE) for one in frames]
+    rare, plain = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    few = [one.quantize(MOVING_COLORS, rare, kmeans=3, dither=plain) for one in frames]
     path = window.folder / "mending.gif"
     few[0].save(
         path,

@@ -82,8 +82,8 @@ def ct(viewer, app, volume):
 
 @pytest.fixture
 def mender(app) -> FakeMender:
-    app.mending.ask = FakeMender()
-    return app.mending.ask
+    app.answers.ask = FakeMender()
+    return app.answers.ask
 
 
 @pytest.fixture
@@ -456,13 +456,13 @@ def test_what_can_wait_leaves_the_network_to_strokes(qtbot, viewer, app, mask):
 
 
 def test_the_network_s_own_process_answers(qtbot, viewer, app, mask, mender):
-    app.mending.ask = app.network.process.mend
+    app.answers.ask = app.network.process.mend
     mask.data[4] = whole_gland(10, 4)[4]
     app.mending.start()
     drag(viewer, mask, (25, 30))
     wait(qtbot, app)
     assert app.mending.counts(mask) == {4: (1, 0)} and app.network.process.pid is not None
-    app.mending.carry(1)
+    app.carrying.carry(1)
     wait(qtbot, app)
     app.corrector.accept()
     assert np.array_equal(mask.data[5], mask.data[4])

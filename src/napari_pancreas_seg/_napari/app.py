@@ -14,7 +14,9 @@ from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.autosave.closing import Closing
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore
 from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.brush import Brush
+from napari_pancreas_seg._napari.correct.carry import Carrying
 from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
@@ -65,12 +67,10 @@ class App(QObject):
         self.runs = Runs(session, self.network, self.maps, settings)
         self.rethreshold = Rethreshold(session, self.runs, background)
         self.corrector = Corrector(session, settings, self.network, background)
+        self.answers = Answers(lambda *of, **how: self.network.process.mend(*of, **how))
+        self.carrying = Carrying(self.corrector, self.answers)
         self.mending = Mending(
-            session,
-            self.corrector,
-            self.network,
-            background,
-            ask=lambda *of, **how: self.network.process.mend(*of, **how),
+            session, self.corrector, self.network, background, self.answers, self.carrying
         )
         self.brush = Brush(session, settings)
         self.review = Review(session, self.runs, background)
@@ -95,6 +95,7 @@ class App(QObject):
         self.closing: Closing | None = None
         self._dock: weakref.ref[QWidget] | None = None
         self.watch.changed.connect(session.mask_changed)
+        session.ct_chosen.connect(self.answers.forget)
         self.rethreshold.done.connect(self.corrector.drop_stale)
         self.runs.changed.connect(self.corrector.drop_stale)
         window = compat.qt_window(viewer)

@@ -19,6 +19,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     display_view,
     layer_box,
     layer_indices,
+    slice_on_screen,
 )
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.correction import Change, change_of
@@ -52,6 +53,25 @@ class Target:
         for plane, labels in zip(mask, shown, strict=True):
             np.equal(labels, self.label, out=plane)
         return mask
+
+    def slice_on(self, viewer: ViewerModel) -> int:
+        """The slice that is on screen."""
+        z = slice_on_screen(viewer, self.layer, self.reference)
+        if z is None:
+            raise PancreasSegError("There is no slice of this mask on screen.")
+        return z
+
+    def axial_slice_on(self, viewer: ViewerModel) -> int:
+        """The slice that is on screen, which must be an axial one."""
+        z = self.slice_on(viewer)
+        if viewer.dims.ndim - 3 + self.slice_axis in viewer.dims.displayed:
+            raise PancreasSegError("This works in axial slices: choose Axial in the View panel.")
+        return z
+
+    @property
+    def slice_axis(self) -> int:
+        """The axis of the layer along which axial slices lie."""
+        return int(np.flatnonzero(self.reference.orientation[:, 0] == 0)[0])
 
     def is_in(self, viewer: ViewerModel) -> bool:
         """Whether the layer is in the viewer still, with the shape that it had."""

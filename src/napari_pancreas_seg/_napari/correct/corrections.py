@@ -33,7 +33,6 @@ from napari_pancreas_seg._napari.layers.placement import (
     find_reference,
     index_at,
     reference_of,
-    slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
@@ -190,7 +189,7 @@ class Corrector(QObject):
 
     def copy_slice(self, step: int) -> None:
         """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
-        z = self.slice_of(self.target())
+        z = self.target().slice_on(self.viewer())
         where = "above" if step > 0 else "below"
         self.correct(
             f"Copy from the slice {where}", lambda mask, _: correction.copy_slice(mask, z + step, z)
@@ -198,7 +197,7 @@ class Corrector(QObject):
 
     def clear_slice(self) -> None:
         """Empty the slice on screen, so that it can be filled from its neighbours."""
-        z = self.slice_of(self.target())
+        z = self.target().slice_on(self.viewer())
         self.correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
 
     # -- what is proposed first
@@ -224,7 +223,7 @@ class Corrector(QObject):
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Run the network on the slice on screen and propose what it finds, not post-processed."""
         target = self.target()
-        (data, reference), z = self.ct_under(target), self.slice_of(target)
+        (data, reference), z = self.ct_under(target), target.slice_on(self.viewer())
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
@@ -488,13 +487,6 @@ class Corrector(QObject):
         proposal = self.proposal
         if proposal is not None and removed in (proposal.outline, proposal.target.layer):
             self._end_proposal()
-
-    def slice_of(self, target: Target) -> int:
-        """The slice of a mask that is on screen."""
-        z = slice_on_screen(self.viewer(), target.layer, target.reference)
-        if z is None:
-            raise PancreasSegError("There is no slice of this mask on screen.")
-        return z
 
     def viewer(self) -> ViewerModel:
         """The viewer; a PancreasSegError once it is gone."""

@@ -91,15 +91,15 @@ GROUPS: dict[str, tuple[Action, ...]] = {
             "carry_up",
             "Carry the mask to the next slice towards the head",
             "T",
-            lambda a: a.mending.carry(1),
+            lambda a: a.carrying.carry(1),
         ),
         Action(
             "carry_down",
             "Carry the mask to the next slice towards the feet",
             "Shift-T",
-            lambda a: a.mending.carry(-1),
+            lambda a: a.carrying.carry(-1),
         ),
-        Action("fill_between", "Fill between slices", "I", lambda a: a.mending.fill_between()),
+        Action("fill_between", "Fill between slices", "I", lambda a: a.carrying.fill_between()),
         Action("clear_slice", "Clear this slice", "Shift-C", lambda a: a.corrector.clear_slice()),
         Action(
             "rerun_slice",

@@ -1,4 +1,4 @@
-"""The Mend tool: the network answers strokes with a better mask, and carries a mask on.
+"""The Mend tool: the network answers strokes with a better mask.
 
 While the mouse is down, a stroke is painted into the mask. When it ends, this becomes a step of
 undo and the strokes go to the network; the answer is added to the same step. So a stroke whose
@@ -8,64 +8,44 @@ answer fails, or comes too late, is what the brush would have left.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
-from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.correct.answers import Answers, Plane
 from napari_pancreas_seg._napari.correct.apply import Target
-from napari_pancreas_seg._napari.correct.corrections import (
-    ACCEPT_KEYS,
-    DROP_KEYS,
-    FILL_TITLE,
-    NOTHING_TO_FILL,
-    Corrector,
-)
+from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
+from napari_pancreas_seg._napari.correct.corrections import ACCEPT_KEYS, DROP_KEYS, Corrector
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
-from napari_pancreas_seg._napari.layers.bridge import volume_of
-from napari_pancreas_seg._napari.layers.placement import (
-    GridReference,
-    show_slice,
-    slice_on_screen,
-)
+from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.run.network import Network
-from napari_pancreas_seg._napari.run.worker import fingerprint
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Strokes
-from napari_pancreas_seg.volume import CTVolume
 
 Array = npt.NDArray[Any]
-Plane = npt.NDArray[np.bool_]
-CT = tuple[Any, GridReference]
-Ask = Callable[..., Array | None]
-"""As `NetworkProcess.mend`."""
 
 LEFT, RIGHT = 1, 2
-OWN, OTHER = 1, 2
-"""What the network is told of labels: the one that is mended, and all others."""
 HINT = "Mend: drag adds, Shift+drag or the right button takes away"
 
 
 @dataclass(eq=False)
 class _Slice:
-    """What the network is told of one slice until the person moves on: strokes, and a prior."""
+    """What the network is told of one slice until the person moves on."""
 
     target: Target
     z: int
     strokes: list[Stroke] = field(default_factory=list)
-    step: int = 0  # 1 or -1 if the mask was carried here, towards the head or the feet
-    carry_on: Callable[[], None] = lambda: None
+    carried: Carried | None = None  # if the mask was carried here
 
     def is_of(self, target: Target, z: int) -> bool:
         """Whether a stroke on a label belongs to what was drawn before."""
@@ -74,7 +54,7 @@ class _Slice:
 
 
 class Mending(QObject):
-    """Mends the mask that is chosen by strokes, and carries it from slice to slice.
+    """Mends the mask that is chosen by strokes.
 
     ``changed``: the tool is `active` or not any more; an answer is awaited, or no more.
     """
@@ -87,22 +67,22 @@ class Mending(QObject):
         corrector: Corrector,
         network: Network,
         background: Background,
-        ask: Ask,
+        answers: Answers,
+        carrying: Carrying,
     ) -> None:
         super().__init__()
-        self.ask = ask
         self._session = session
         self._corrector = corrector
         self._network = network
         self._background = background
+        self._answers = answers
+        self._carrying = carrying
         self._layer: Labels | None = None
         self._slice: _Slice | None = None
-        self._carried: _Slice | None = None
         self._drawing: Drag | None = None
         self._goes_on = False
         self._awaited = 0
         self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
-        self._volume: tuple[str, CTVolume, str] | None = None
         corrector.changed.connect(self._on_corrector)
         session.mask_changed.connect(self._note_undone)
         session.ct_chosen.connect(self.stop)
@@ -118,7 +98,7 @@ class Mending(QObject):
     @property
     def carries(self) -> bool:
         """Whether Enter carries on what was carried to this slice and mended."""
-        return self._slice is not None and self._slice.step != 0
+        return self._slice is not None and self._slice.carried is not None
 
     @property
     def title(self) -> str:
@@ -138,7 +118,7 @@ class Mending(QObject):
         """Take the tool up, in place of napari's own."""
         corrector = self._corrector
         target, viewer = corrector.target(), corrector.viewer()
-        ct, z = corrector.ct_under(target), self._axial_slice(target)
+        ct, _ = corrector.ct_under(target), target.axial_slice_on(viewer)
         if corrector.picking:
             corrector.pick_piece()
         layer = target.layer
@@ -146,7 +126,7 @@ class Mending(QObject):
         layer.mode = "pan_zoom"
         layer.mouse_pan = False  # a drag draws, it does not move the picture
         _, dy, dx = target.reference.grid.spacing
-        in_plane = np.delete(np.abs(layer.scale), _slice_axis(target.reference))
+        in_plane = np.delete(np.abs(layer.scale), target.slice_axis)
         layer.cursor_size = STROKE_MM / (dy * dx) ** 0.5 * float(in_plane.min())
         layer.cursor = "circle"
         viewer.mouse_drag_callbacks.insert(0, self._drag)
@@ -160,16 +140,17 @@ class Mending(QObject):
         )
         self.changed.emit()
         if not self._network.in_use:
-            self._background.submit(lambda: self._answer(ct, z, None))
+            self._background.submit(lambda: self._answers.make_ready(ct))
 
     def stop(self) -> None:
         """Put the tool away: done."""
-        layer, self._layer, self._slice, self._volume = self._layer, None, None, None
+        layer, self._layer, self._slice = self._layer, None, None
         viewer = self._session.viewer
         if layer is None:
             return
         self._corrector.use_keys({})
         self._network.reserve(False)
+        self._answers.forget()
         if layer.mode == "pan_zoom":
             layer.mouse_pan, layer.cursor = True, "standard"
         if viewer is not None:
@@ -252,15 +233,12 @@ class Mending(QObject):
         if not target.layer.visible:
             raise PancreasSegError(f"'{target.layer.name}' is hidden: show it, then mend it.")
         corrector.ct_under(target)
-        z = self._axial_slice(target)
+        z = target.axial_slice_on(corrector.viewer())
         if self._network.in_use and not self._awaited:
             raise PancreasSegError(self._network.in_use)
-        proposal, carried = corrector.proposal, self._carried
-        if proposal and carried and carried.z == z and proposal.then is carried.carry_on:
-            self._slice = carried
-            corrector.accept_here()
-        elif self._slice is None or not self._slice.is_of(target, z):
-            self._slice = _Slice(target, z)
+        carried = self._carrying.accepted_in(z)
+        if carried or self._slice is None or not self._slice.is_of(target, z):
+            self._slice = _Slice(target, z, carried=carried)
         self._note_undone(target.layer)  # the stroke will make the layer forget
         adds = event.button == LEFT and "Shift" not in event.modifiers
         return Drag(target, z, adds)
@@ -279,48 +257,34 @@ class Mending(QObject):
             here = _Slice(target, drag.z)
         here.strokes.append(stroke)
         try:
-            self._ask_for(target, here, stroke, _coded(drag.before, target.label))
+            self._ask_for(target, here, stroke, drag.before)
         except PancreasSegError as error:
             report(error)
 
-    def _ask_for(self, target: Target, here: _Slice, stroke: Stroke, labels: Array) -> None:
+    def _ask_for(self, target: Target, here: _Slice, stroke: Stroke, plane: Array) -> None:
         ct, z = self._corrector.ct_under(target), stroke.z
-        guides = np.zeros((2, *labels.shape), bool)
+        guides = np.zeros((2, *plane.shape), bool)
         for one in here.strokes:
             if not one.undone:
                 guides[int(not one.adds)].reshape(-1)[one.pixels] = True
                 guides[int(one.adds)].reshape(-1)[one.pixels] = False
-        prior = None
-        if here.step:
-            gland = target.shown[z - here.step] == target.label
-            prior = gland, target.reference.grid.spacing[0]
+        prior = None if here.carried is None else here.carried.prior(target)
         if not self._awaited:
             self._network.claim("The network is mending a slice; wait a moment.")
         self._awaited += 1
         self.changed.emit()
         expected = target.shown[z].copy()
         self._background.submit(
-            lambda: self._answer(ct, z, labels, add=guides[0], remove=guides[1], prior=prior),
+            lambda: self._answers.to_strokes(ct, z, plane, target.label, guides, prior),
             partial(self._answered, target, stroke, expected),
             self._heard,
         )
 
-    def _answer(self, ct: CT, z: int, labels: Array | None, **how: Any) -> Plane | None:
-        """Ask the network for a slice's mask, in a thread; without labels it only makes ready."""
-        (data, reference), known = ct, self._volume
-        if known is None or known[0] != reference.id:
-            volume = volume_of(data, reference)
-            known = self._volume = reference.id, volume, fingerprint(reference, volume)
-        _, volume, key = known
-        answer = self.ask(volume, labels, z, label=OWN, key=key, **how)
-        return None if answer is None else answer == OWN
-
-    def _answered(
-        self, target: Target, stroke: Stroke, expected: Array, wanted: Plane | None
-    ) -> None:
-        if wanted is not None:
+    def _answered(self, target: Target, stroke: Stroke, expected: Array, wanted: Plane) -> None:
+        try:
             self._take_in(target, stroke, expected, wanted)
-        self._heard()
+        finally:
+            self._heard()
 
     def _take_in(self, target: Target, stroke: Stroke, expected: Array, wanted: Plane) -> None:
         """Add an answer to its stroke's step of undo; nothing if the slice has changed since."""
@@ -365,92 +329,12 @@ class Mending(QObject):
             edit = id(stroke.edit)
             stroke.undone = edit in undone or (stroke.undone and edit not in done)
 
-    # -- from slice to slice
-
-    def carry(self, step: int) -> None:
-        """Propose the mask of this slice for the next one, towards the head (1) or feet (-1)."""
-        target = self._corrector.target()
-        self._carry(target, self._axial_slice(target), step)
-
     def go_on(self) -> None:
         """Carry on from a slice that was carried to and mended, once the answer is there."""
-        if self._slice is not None and self.carries:
+        carried = None if self._slice is None else self._slice.carried
+        if carried is not None:
             self._goes_on = self._awaited > 0
             if not self._goes_on:
-                self._slice.carry_on()
-
-    def _carry_on(self, z: int, step: int) -> None:
-        try:
-            self._carry(self._corrector.target(), z, step)
-        except PancreasSegError as error:
-            show_info(str(error))
-
-    def _carry(self, target: Target, z: int, step: int) -> None:
-        corrector, to = self._corrector, z + step
-        if not 0 <= to < len(target.shown):
-            raise PancreasSegError("There is no slice to carry the mask to: this is the last one.")
-        if not (target.shown[z] == target.label).any():
-            raise PancreasSegError("There is no mask in this slice to carry on.")
-        ct = corrector.ct_under(target)
-
-        def carried(mask: Array, spacing: tuple[float, float, float]) -> Array:
-            after = mask.copy()
-            after[to] = self._proposed(ct, target, to, mask[z], spacing[0])
-            return after
-
-        carry_on = partial(self._carry_on, to, step)
-        corrector.correct(
-            f"Carry to slice {to}",
-            carried,
-            propose=True,
-            network=True,
-            otherwise="the network would leave it as it is.",
-            then=carry_on,
-        )
-        show_slice(corrector.viewer(), target.layer, target.reference, to)
-        self._slice, self._carried = None, _Slice(target, to, step=step, carry_on=carry_on)
-
-    def fill_between(self) -> None:
-        """Propose to fill empty slices, by the shape of their ends or by the network."""
-        corrector = self._corrector
-        if not corrector.setting("correct/fill_with_network"):
-            corrector.fill_between_slices()
-            return
-        target = corrector.target()
-        ct = corrector.ct_under(target)
-
-        def filled(mask: Array, spacing: tuple[float, float, float]) -> Array:
-            after = mask.copy()
-            for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
-                for z in range(lower + 1, upper):
-                    end = lower if z - lower <= upper - z else upper
-                    away = abs(z - end) * spacing[0]
-                    after[z] = self._proposed(ct, target, z, mask[end], away)
-            return after
-
-        corrector.correct(FILL_TITLE, filled, propose=True, network=True, otherwise=NOTHING_TO_FILL)
-
-    def _proposed(self, ct: CT, target: Target, z: int, gland: Plane, away_mm: float) -> Plane:
-        """What the network makes of a slice from the mask of another one, in a thread."""
-        labels = _coded(target.shown[z], target.label)
-        answer = self._answer(ct, z, labels, prior=(gland, away_mm))
-        if answer is None:
-            raise PancreasSegError("The network was stopped before it had an answer.")
-        return answer
-
-    def _axial_slice(self, target: Target) -> int:
-        """The slice on screen, which must be an axial one."""
-        viewer, z = self._corrector.viewer(), self._corrector.slice_of(target)
-        if viewer.dims.ndim - 3 + _slice_axis(target.reference) in viewer.dims.displayed:
-            raise PancreasSegError("Axial slices are mended: choose Axial in the View panel.")
-        return z
-
-
-def _coded(plane: Array, label: int) -> npt.NDArray[np.uint8]:
-    """Labels (Y, X) as the network is told of them."""
-    return np.where(plane == label, OWN, np.where(plane != 0, OTHER, 0)).astype(np.uint8)
-
-
-def _slice_axis(reference: GridReference) -> int:
-    """The axis of a layer along which its axial slices lie."""
-    return int(np.flatnonzero(reference.orientation[:, 0] == 0)[0])
+                self._slice = None
+                self.changed.emit()
+                carried.go_on()

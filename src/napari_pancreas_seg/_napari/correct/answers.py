@@ -1,0 +1,72 @@
+"""What the network answers to strokes in a slice, or to the mask of a neighbouring one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_pancreas_seg._napari.correct.apply import Target
+from napari_pancreas_seg._napari.layers.bridge import volume_of
+from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg._napari.run.worker import fingerprint
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.volume import CTVolume
+
+Array = npt.NDArray[Any]
+Plane = npt.NDArray[np.bool_]
+CT = tuple[Any, GridReference]
+"""Data of a CT's layer, and its grid."""
+Prior = tuple[Plane, float]
+"""The mask of another slice, and how far that is away, in mm."""
+
+OWN, OTHER = 1, 2
+"""What the network is told of labels: the one that is mended, and all others."""
+
+
+class Answers:
+    """Asks the network for the mask of a slice; its methods wait, so they are for a thread.
+
+    `ask` is as `NetworkProcess.mend`.
+    """
+
+    def __init__(self, ask: Callable[..., Array | None]) -> None:
+        self.ask = ask
+        self._seen: tuple[str, CTVolume, str] | None = None
+
+    def make_ready(self, ct: CT) -> None:
+        """Let the network load, and look at a CT."""
+        volume, key = self._volume(ct)
+        self.ask(volume, None, 0, key=key)
+
+    def to_strokes(
+        self, ct: CT, z: int, plane: Array, label: int, guides: Array, prior: Prior | None
+    ) -> Plane:
+        """The label's mask in a slice (Y, X): `guides` (2, Y, X) add and take away."""
+        return self._answer(ct, z, plane, label, add=guides[0], remove=guides[1], prior=prior)
+
+    def to_neighbour(self, ct: CT, target: Target, z: int, prior: Prior) -> Plane:
+        """The label's mask in a slice (Y, X), by the mask of another slice."""
+        return self._answer(ct, z, target.shown[z], target.label, prior=prior)
+
+    def forget(self) -> None:
+        """Let go of the CT."""
+        self._seen = None
+
+    def _answer(self, ct: CT, z: int, plane: Array, label: int, **how: Any) -> Plane:
+        volume, key = self._volume(ct)
+        labels = np.where(plane == label, OWN, np.where(plane != 0, OTHER, 0)).astype(np.uint8)
+        answer = self.ask(volume, labels, z, label=OWN, key=key, **how)
+        if answer is None:
+            raise PancreasSegError("The network was stopped before it had an answer.")
+        return np.asarray(answer == OWN)
+
+    def _volume(self, ct: CT) -> tuple[CTVolume, str]:
+        """The CT as the network takes it, and a key by which its process knows it again."""
+        (data, reference), seen = ct, self._seen
+        if seen is None or seen[0] != reference.id:
+            volume = volume_of(data, reference)
+            seen = self._seen = reference.id, volume, fingerprint(reference, volume)
+        return seen[1:]

@@ -1,0 +1,110 @@
+"""A mask that the network carries from slice to slice, or from both ends into a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.utils.notifications import show_info
+
+from napari_pancreas_seg._napari.correct.answers import Answers, Prior
+from napari_pancreas_seg._napari.correct.apply import Target
+from napari_pancreas_seg._napari.correct.corrections import FILL_TITLE, NOTHING_TO_FILL, Corrector
+from napari_pancreas_seg._napari.layers.placement import show_slice
+from napari_pancreas_seg.errors import PancreasSegError
+
+Array = npt.NDArray[Any]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A mask that was carried to slice `z`: `step` is 1 towards the head, -1 towards the feet."""
+
+    z: int
+    step: int
+    go_on: Callable[[], None]
+
+    def prior(self, target: Target) -> Prior:
+        """The mask that it was carried from, as it is now."""
+        return target.shown[self.z - self.step] == target.label, target.reference.grid.spacing[0]
+
+
+class Carrying:
+    """Proposes masks by those of other slices; a proposal that is accepted is carried on."""
+
+    def __init__(self, corrector: Corrector, answers: Answers) -> None:
+        self._corrector = corrector
+        self._answers = answers
+        self._carried: Carried | None = None
+
+    def carry(self, step: int) -> None:
+        """Propose the mask of this slice for the next one, towards the head (1) or feet (-1)."""
+        target = self._corrector.target()
+        self._carry(target, target.axial_slice_on(self._corrector.viewer()), step)
+
+    def accepted_in(self, z: int) -> Carried | None:
+        """Accept what was carried to a slice, without going on; None if nothing is proposed."""
+        proposal, carried = self._corrector.proposal, self._carried
+        if proposal is None or carried is None or carried.z != z:
+            return None
+        if proposal.then is not carried.go_on:
+            return None
+        self._corrector.accept_here()
+        return carried
+
+    def _carry(self, target: Target, z: int, step: int) -> None:
+        corrector, to = self._corrector, z + step
+        if not 0 <= to < len(target.shown):
+            raise PancreasSegError("There is no slice to carry the mask to: this is the last one.")
+        if not (target.shown[z] == target.label).any():
+            raise PancreasSegError("There is no mask in this slice to carry on.")
+        ct = corrector.ct_under(target)
+
+        def propose(mask: Array, spacing: Spacing) -> Array:
+            after = mask.copy()
+            after[to] = self._answers.to_neighbour(ct, target, to, (mask[z], spacing[0]))
+            return after
+
+        go_on = partial(self._carry_on, to, step)
+        corrector.correct(
+            f"Carry to slice {to}",
+            propose,
+            propose=True,
+            network=True,
+            otherwise="the network would leave it as it is.",
+            then=go_on,
+        )
+        self._carried = Carried(to, step, go_on)
+        show_slice(corrector.viewer(), target.layer, target.reference, to)
+
+    def _carry_on(self, z: int, step: int) -> None:
+        try:
+            self._carry(self._corrector.target(), z, step)
+        except PancreasSegError as error:
+            show_info(str(error))
+
+    def fill_between(self) -> None:
+        """Propose to fill empty slices, by the shape of their ends or by the network."""
+        corrector = self._corrector
+        if not corrector.setting("correct/fill_with_network"):
+            corrector.fill_between_slices()
+            return
+        target = corrector.target()
+        ct = corrector.ct_under(target)
+
+        def fill(mask: Array, spacing: Spacing) -> Array:
+            filled = mask.copy()
+            for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
+                for z in range(lower + 1, upper):
+                    end = lower if z - lower <= upper - z else upper
+                    prior = mask[end], abs(z - end) * spacing[0]
+                    filled[z] = self._answers.to_neighbour(ct, target, z, prior)
+            return filled
+
+        corrector.correct(FILL_TITLE, fill, propose=True, network=True, otherwise=NOTHING_TO_FILL)
