@@ -130,7 +130,6 @@ def fit(
     `change_weights` is applied to the averaged weights before their statistics are computed.
     """
     devices = devices or Devices()
-    devices.check(settings.batch_size)
     keras.utils.set_random_seed(settings.seed)
     training = _Training(slices, settings, devices, start, change_weights)
     checkpoint = Checkpoint(folder)

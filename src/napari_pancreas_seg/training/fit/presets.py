@@ -21,7 +21,6 @@ class Preset:
     """
 
     name: str
-    description: str
     classes: Mapping[str, str]
     needed: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -53,9 +52,9 @@ WHOLE_BODY = FrameSpec(224, 288, 1.3, (0.0, 0.0))
 PRESETS = {
     preset.name: preset
     for preset in (
+        # As in task 7 of the Medical Segmentation Decathlon.
         Preset(
             "pancreas-tumour",
-            "the gland and the masses in it, as in task 7 of the Medical Segmentation Decathlon",
             {
                 "pancreas": r"(normal |healthy )?pancreas( parenchyma)?",
                 "tumour": r"(pancrea(s|tic) )?((pdac|pnet) )?"
@@ -65,10 +64,9 @@ PRESETS = {
             # Most slices of the gland show no tumour; a softmax must not forget it.
             {"positive_share": 0.9},
         ),
+        # As the article has them in CT-150, and as TotalSegmentator, BTCV and AMOS name them.
         Preset(
             "organs",
-            "the organs around the pancreas, as the article has them in CT-150, and as "
-            "TotalSegmentator, BTCV and AMOS name them",
             {
                 "pancreas": r"pancreas",
                 "liver": r"liver",

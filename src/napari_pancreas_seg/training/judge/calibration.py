@@ -346,15 +346,15 @@ def _best_temperature(probability: Array, target: Array) -> float:
     return round(float(np.exp(best.x)), 3)
 
 
-def calibration_error(probability: Array, target: Array, bins: int = BINS) -> float:
+def calibration_error(probability: Array, target: Array) -> float:
     """Expected calibration error: mean gap between probability and frequency (Naeini 2015)."""
-    index = np.clip((probability * bins).astype(int), 0, bins - 1)
-    gap = np.bincount(index, probability, bins) - np.bincount(index, target, bins)
+    index = np.clip((probability * BINS).astype(int), 0, BINS - 1)
+    gap = np.bincount(index, probability, BINS) - np.bincount(index, target, BINS)
     return float(np.abs(gap).sum() / len(probability))
 
 
-def _near(one: PredictedSlice, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
-    either = (one.probability.sum(axis=0) > threshold) | (one.target.sum(axis=0) > 0.5)
+def _near(one: PredictedSlice) -> npt.NDArray[np.bool_]:
+    either = (one.probability.sum(axis=0) > 0.5) | (one.target.sum(axis=0) > 0.5)
     if not either.any():
         return np.asarray(either)
     distance = ndimage.distance_transform_edt(~either) * one.frame.spec.mm_per_pixel

@@ -31,14 +31,12 @@ TISSUE_HU = 10.0
 RESAMPLES = 10_000
 
 
-def bootstrap_interval(
-    values: Sequence[float] | Array, *, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float] | Array, *, seed: int = 0) -> tuple[float, float]:
     """95 % interval of a mean over patients, by the percentile bootstrap (Efron 1979)."""
     array = np.asarray(values, float)
     if not array.size:
         return float("nan"), float("nan")
-    chosen = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
+    chosen = np.random.default_rng(seed).integers(0, array.size, (RESAMPLES, array.size))
     low, high = np.percentile(array[chosen].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
