@@ -43,7 +43,7 @@ from napari_pancreas_seg.training.judge.scores import (
     bootstrap_interval,
     summarise,
 )
-from napari_pancreas_seg.training.run import Split, Watch, train
+from napari_pancreas_seg.training.run import Split, train
 from napari_pancreas_seg.volume import CTVolume
 from options import settings_of, training_parser
 
@@ -180,7 +180,7 @@ def measured(asked: argparse.Namespace, settings: TrainSettings, fine: TrainSett
         phantoms=asked.phantoms,
         resume=True,
         once=True,
-        watch=Watch(on_epoch=lambda line: print("single", line, file=sys.stderr, flush=True)),
+        say=lambda text: print("single", text, file=sys.stderr, flush=True),
     )
     (asked.output / "fine").mkdir(parents=True, exist_ok=True)
     slices = slices_around_glands(training, fine.frame)

@@ -31,7 +31,6 @@ from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, paired_diffe
 from napari_pancreas_seg.training.run import (
     Experiment,
     Split,
-    Watch,
     default_cache,
     is_done,
     settings_for,
@@ -194,17 +193,9 @@ def compare(
                 resume=True,
                 once=True,
                 cache=default_cache(data, output),
-                watch=_watch(f"{name}, fold {fold}: ", report),
+                say=lambda text, what=f"{name}, fold {fold}: ": report(what + text),
             )
     return gather(output, settings, folds)
-
-
-def _watch(what: str, report: Callable[[str], None]) -> Watch:
-    """Tell of a training line by line."""
-    return Watch(
-        on_epoch=lambda line: report(what + "  ".join(f"{k} {v}" for k, v in line.items())),
-        on_note=lambda note: report(what + note),
-    )
 
 
 def run_folder(output: Path, name: str, fold: int) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.training.data.layouts import open_dataset
-from napari_pancreas_seg.training.run import Experiment, Split, Watch, default_cache, train
+from napari_pancreas_seg.training.run import Experiment, Split, default_cache, train
 from options import settings_of, training_parser
 from teachers import TEACHER_SHARE, teaching
 
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
             resume=asked.resume,
             cache=default_cache(data, asked.output),
             experiment=experiment,
-            watch=Watch(on_epoch=lambda line: print(line, flush=True), on_note=print),
+            say=lambda text: print(text, flush=True),
         )
     except PancreasSegError as error:
         print(error, file=sys.stderr)

@@ -128,7 +128,9 @@ def _without_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         folders.append(folder.name)
         training_batch(slices, sampling_chances(slices, settings), settings, 0)
         (folder / CHECKPOINT).touch()
-        history = [{"step": settings.steps, "loss": 0.5, "seconds": 1800.0}]
+        history = [
+            {"step": settings.steps, "loss": 0.5, "seconds": 1800.0, "images_per_second": 2.0}
+        ]
         report(history)
         return build(settings.resolved_architecture()), history
 

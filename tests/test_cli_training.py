@@ -4,17 +4,7 @@ import pytest
 import typer
 
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.cli.training import _devices, epoch_line, parse_windows
-
-LINE = {"step": 500, "loss": 0.41234, "seconds": 60.0, "images_per_second": 66.7}
-
-
-def test_an_epoch_is_one_short_line():
-    assert epoch_line(LINE) == "step 500  loss 0.4123  66.7 images/s"
-    scored = {**LINE, "threshold": 0.44, "validation_dice": 0.7}
-    assert (
-        epoch_line(scored) == "step 500  loss 0.4123  Dice 0.7000  at threshold 0.44  66.7 images/s"
-    )
+from napari_pancreas_seg.cli.training import _devices, parse_windows
 
 
 def test_the_options_stand_under_headings(capsys):

@@ -18,7 +18,7 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.run import Split, Watch, train
+from napari_pancreas_seg.training.run import Split, train
 
 dataset, folder, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 settings = TrainSettings(
@@ -27,14 +27,14 @@ settings = TrainSettings(
     averaging=0.9, learning_rate=0.01,
 )
 
-def kill(progress):
-    if progress.step == kill_at:
+def kill(stage, done, total):
+    if stage != "reading" and done == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def go(name):
     bundle = train(
         dataset, folder / name, settings, split=Split(3), phantoms=0, resume=True,
-        deterministic=True, watch=Watch(on_step=kill),
+        deterministic=True, show=kill,
     )
     history = json.loads((folder / name / "history.json").read_text())
     for line in history:

@@ -23,7 +23,7 @@ from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import ThresholdScores
 from napari_pancreas_seg.training.judge.evaluation import evaluate
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Experiment, Split, Watch, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Experiment, Split, epoch_line, train
 
 TINY = Architecture(filters=2, dropout=0.2)
 SETTINGS = TrainSettings(
@@ -103,8 +103,15 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         checkpoint.restore([variable])
 
 
-def watch(lines):
-    return Watch(on_start=lambda *numbers: lines.append(numbers), on_epoch=lines.append)
+LINE = {"step": 500, "loss": 0.41234, "seconds": 60.0, "images_per_second": 66.7}
+
+
+def test_an_epoch_is_one_short_line():
+    assert epoch_line(LINE) == "step 500  loss 0.4123  66.7 images/s"
+    scored = {**LINE, "threshold": 0.44, "validation_dice": 0.7}
+    assert (
+        epoch_line(scored) == "step 500  loss 0.4123  Dice 0.7000  at threshold 0.44  66.7 images/s"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,7 @@ def trained(dataset, tmp_path_factory):
     folder, lines = tmp_path_factory.mktemp("trained") / "run", []
     bundle = train(
         dataset, folder, SETTINGS, split=Split(3), phantoms=0,
-        about={"name": "toy", "licence": "CC0"}, watch=watch(lines),
+        about={"name": "toy", "licence": "CC0"}, say=lines.append,
     )  # fmt: skip
     return folder, bundle, lines
 
@@ -123,8 +130,8 @@ def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
     folder, bundle, lines = trained
     card = load_bundle(bundle).card
     assert card["name"] == "toy" and card["licence"] == "CC0"
-    assert lines[0] == (8, 4)
-    assert [line["step"] for line in lines[1:]] == [2, 4]
+    assert lines[0] == "training on 8 cases, 4 held back"
+    assert [line.split("  ")[0] for line in lines[1:]] == ["step 2", "step 4"]
     held = set(card["validation"]["patients"])
     assert len(held) == 2 and not held & set(card["training"]["patients"])
     result = evaluate(dataset, bundle)
@@ -147,7 +154,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
     held, lines = trained[1], []
     every = train(
         dataset, tmp_path / "all", SETTINGS, split=None, start=held, calibrated_by=held,
-        phantoms=0, watch=watch(lines),
+        phantoms=0, say=lines.append,
     )  # fmt: skip
     card, other = load_bundle(every).card, load_bundle(held).card
     assert card["training"]["patients"] == [f"P{i}" for i in range(6)]
@@ -156,7 +163,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
         other[k] for k in ("threshold", "temperature", "confidence")
     ]
     assert "held these patients back" in card["validation"]["what"]
-    assert lines[0] == (12, 0)
+    assert lines[0] == "training on 12 cases, 0 held back"
     with pytest.raises(PancreasSegError, match="held patients back"):
         train(dataset, tmp_path / "none", SETTINGS, split=None, phantoms=0)
 
@@ -181,9 +188,10 @@ def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
         lines = []
         bundle = train(
             dataset, tmp_path / name, SETTINGS, split=Split(3, fold), phantoms=0,
-            watch=Watch(on_note=lines.append), **how,
+            say=lines.append, **how,
         )  # fmt: skip
-        return bundle, load_bundle(bundle).card, lines
+        notes = [line for line in lines if line.startswith("Note: ")]
+        return bundle, load_bundle(bundle).card, notes
 
     first, card, notes = go("first", 0)
     held = sorted(card["validation"]["patients"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,9 +16,7 @@ from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts import DataSet
-    from napari_pancreas_seg.training.fit.loop import TrainingProgress
     from napari_pancreas_seg.training.fit.recipe import TrainSettings
-    from napari_pancreas_seg.training.run import Watch
 
 
 def _under(heading: str) -> Callable[..., Any]:
@@ -214,7 +211,14 @@ def train(
             say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
             for note in data.notes:
                 say(note)
+
+        def tell(text: str) -> None:
+            with bar.paused():
+                say(text)
+
         options: dict[str, Any] = {
+            "say": tell,
+            "show": lambda stage, done, total: bar.show(0, Progress(stage, done, total)),
             "start": start,
             "negatives": negatives or (),
             "crops": crops,
@@ -226,16 +230,10 @@ def train(
             "deterministic": deterministic,
         }
         if all_folds:
-
-            def watch_fold(n: int) -> Watch:
-                return watch(bar, f"fold {n + 1} of {folds}: ")
-
-            bundle = cross_validate(
-                data, output, settings, folds=folds, watch=watch_fold, **options
-            )
+            bundle = cross_validate(data, output, settings, folds=folds, **options)
         else:
             split = None if calibrated_by else Split(folds, fold or 0, seed)
-            options |= {"split": split, "calibrated_by": calibrated_by, "watch": watch(bar)}
+            options |= {"split": split, "calibrated_by": calibrated_by}
             bundle = run(data, output, settings, **options)
     _say_result(bundle)
 
@@ -271,40 +269,6 @@ def parse_windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...
         except ValueError as error:
             raise typer.BadParameter(f"--window wants LOW:HIGH in HU, not '{text}'") from error
     return tuple(found)
-
-
-def watch(bar: Bar, what: str = "") -> Watch:
-    """Show a training in a bar, and print a line an epoch that begins with `what`."""
-    from napari_pancreas_seg.inference.result import Progress
-    from napari_pancreas_seg.training.run import Watch
-
-    def tell(text: str) -> None:
-        with bar.paused():
-            say(what + text)
-
-    def step(p: TrainingProgress) -> None:
-        left = datetime.timedelta(seconds=round(p.seconds_left))
-        said = f"loss {p.loss:.3f}, {p.images_per_second:.1f} images/s, {left} left"
-        bar.show(0, Progress(what + said, p.step, p.steps))
-
-    return Watch(
-        on_start=lambda n, held: tell(f"training on {n} cases, {held} held back"),
-        on_case=lambda done, total: bar.show(0, Progress(f"{what}reading", done, total)),
-        on_step=step,
-        on_epoch=lambda line: tell(epoch_line(line)),
-        on_note=tell,
-    )
-
-
-def epoch_line(line: Mapping[str, Any]) -> str:
-    """One epoch of a history, for a person to read."""
-    parts = [f"step {line['step']}", f"loss {line['loss']:.4f}"]
-    if "validation_dice" in line:
-        parts.append(f"Dice {line['validation_dice']:.4f}")
-    if "threshold" in line:
-        parts.append(f"at threshold {line['threshold']:g}")
-    parts.append(f"{line['images_per_second']:g} images/s")
-    return "  ".join(parts)
 
 
 def _say_result(bundle: Path) -> None:

@@ -26,7 +26,7 @@ from napari_pancreas_seg.training.judge.scores import (
     at_others_threshold,
     summarise,
 )
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, Watch, settings_for, train
+from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, settings_for, train
 
 SUMMARY = "crossvalidation.json"
 
@@ -43,7 +43,8 @@ def cross_validate(
     *,
     folds: int = 5,
     about: dict[str, Any] | None = None,
-    watch: Callable[[int], Watch] = lambda fold: Watch(),
+    say: Callable[[str], None] = lambda text: None,
+    show: Callable[[str, int, int], None] = lambda stage, done, total: None,
     resume: bool = False,
     cache: Path | None = None,
     **options: Any,
@@ -60,6 +61,7 @@ def cross_validate(
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     for fold in range(folds):
+        which = f"fold {fold + 1} of {folds}: "
         train(
             data,
             fold_folder(output, fold),
@@ -69,7 +71,8 @@ def cross_validate(
             resume=resume,
             once=True,
             cache=cache,
-            watch=watch(fold),
+            say=lambda text, which=which: say(which + text),  # type: ignore[misc]
+            show=lambda stage, *far, which=which: show(which + stage, *far),
             **options,
         )
     folders = [fold_folder(output, fold) for fold in range(folds)]

@@ -51,7 +51,6 @@ from napari_pancreas_seg.training.fit.devices import (
 from napari_pancreas_seg.training.fit.loop import (
     ChangeWeights,
     Checkpoint,
-    TrainingProgress,
     fit,
 )
 from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
@@ -83,20 +82,6 @@ class Split:
             [c for c in cases if c.patient not in held],
             [c for c in cases if c.patient in held],
         )
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Callbacks: cases to train and to validate on, cases read of all, steps, epochs, notes.
-
-    `on_epoch` takes a line of the history, `on_note` a warning for the user.
-    """
-
-    on_start: Callable[[int, int], None] = lambda training, validation: None
-    on_case: Callable[[int, int], None] = lambda done, total: None
-    on_step: Callable[[TrainingProgress], None] = lambda progress: None
-    on_epoch: Callable[[dict[str, Any]], None] = lambda line: None
-    on_note: Callable[[str], None] = lambda note: None
 
 
 @dataclass(frozen=True)
@@ -132,7 +117,8 @@ def train(
     devices: int | Literal["all"] = 1,
     deterministic: bool = False,
     experiment: Experiment = Experiment(),
-    watch: Watch = Watch(),
+    say: Callable[[str], None] = lambda text: None,
+    show: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Path:
     """Train a model, write it as a bundle and return the bundle's path.
 
@@ -144,7 +130,8 @@ def train(
     is further fields of the card. `crops` is a folder of glands without surroundings to mix into
     slices (see `load_crops`), without those of patients held back. `resume` goes on from a
     checkpoint of the same recipe and patients; with `once` a training that is done is left as it
-    is. With `cache`, slices need not fit into memory.
+    is. With `cache`, slices need not fit into memory. `say` is told of the beginning, what is
+    noticed, and every epoch; `show` what goes on, and how much of it is done.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
@@ -179,10 +166,10 @@ def train(
         return output / BUNDLE
     if deterministic:
         make_deterministic()
-    watch.on_start(len(training), len(validation))
+    say(f"training on {len(training)} cases, {len(validation)} held back")
     if seen:
-        watch.on_note(f"Note: {note_seen_before(len(seen))}.")
-    slices, held = _read(training, validation, data, settings, cache, watch)
+        say(f"Note: {note_seen_before(len(seen))}.")
+    slices, held = _read(training, validation, data, settings, cache, say, show)
     parts, frame = [replace(slices, crops=tuple(further))], settings.frame
     if negatives:
         parts.append(load_negatives(negatives, classes=len(data.labels), frame=frame))
@@ -194,7 +181,7 @@ def train(
     with Curves(output) as curves:
 
         def report(history: list[dict[str, Any]]) -> None:
-            watch.on_epoch(history[-1])
+            say(epoch_line(history[-1]))
             curves.show(history)
 
         network, history = fit(
@@ -203,7 +190,7 @@ def train(
             output,
             score=(lambda network: _scored(held, network, data.labels)) if validation else None,
             report=report,
-            on_step=watch.on_step,
+            on_step=show,
             resume=resume,
             start=given,
             change_weights=experiment.weights,
@@ -222,6 +209,17 @@ def train(
     if predicted:
         write_json(output / OUT_OF_FOLD, out_of_fold(predicted), overwrite=True)
     return bundle
+
+
+def epoch_line(line: Mapping[str, Any]) -> str:
+    """One epoch of a history, for a person to read."""
+    parts = [f"step {line['step']}", f"loss {line['loss']:.4f}"]
+    if "validation_dice" in line:
+        parts.append(f"Dice {line['validation_dice']:.4f}")
+    if "threshold" in line:
+        parts.append(f"at threshold {line['threshold']:g}")
+    parts.append(f"{line['images_per_second']:g} images/s")
+    return "  ".join(parts)
 
 
 def is_done(output: Path) -> bool:
@@ -270,7 +268,8 @@ def _read(
     data: DataSet,
     settings: TrainSettings,
     cache: Path | None,
-    watch: Watch,
+    say: Callable[[str], None],
+    show: Callable[[str, int, int], None],
 ) -> tuple[TrainingSlices, HeldBack]:
     """Read the cases to train on and those held back; name all bad cases at once."""
     n = len(training) + len(validation)
@@ -282,7 +281,7 @@ def _read(
             data.labels,
             cache=cache,
             frame=settings.frame,
-            on_case=lambda done, _: watch.on_case(done, n),
+            on_case=lambda done, _: show("reading", done, n),
         )
     except BadCases as error:
         problems += error.problems
@@ -291,7 +290,7 @@ def _read(
             validation,
             data.labels,
             settings,
-            on_case=lambda done, _: watch.on_case(len(training) + done, n),
+            on_case=lambda done, _: show("reading", len(training) + done, n),
         )
     except BadCases as error:
         problems += error.problems
@@ -311,7 +310,7 @@ def _read(
         )
     for name, shown in zip(data.labels, np.any(slices.present, axis=0).tolist(), strict=True):
         if not shown:
-            watch.on_note(f"No case to train on shows {name}, so it cannot be learnt.")
+            say(f"No case to train on shows {name}, so it cannot be learnt.")
     return slices, held
 
 

@@ -7,6 +7,7 @@ as if nothing had happened.
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 import zipfile
@@ -42,17 +43,6 @@ ChangeWeights = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]
 CHECKPOINT = "checkpoint.npz"
 SCORE = "validation_dice"
 """The figure by which an epoch is the best."""
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far a training is; loss and speed are the epoch's, scoring is not in `seconds_left`."""
-
-    step: int
-    steps: int
-    loss: float
-    images_per_second: float
-    seconds_left: float
 
 
 @dataclass
@@ -116,7 +106,7 @@ def fit(
     *,
     score: Callable[[keras.Model], dict[str, Any]] | None = None,
     report: Callable[[list[dict[str, Any]]], None] | None = None,
-    on_step: Callable[[TrainingProgress], None] | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
     resume: bool = False,
     start: Bundle | None = None,
     change_weights: ChangeWeights | None = None,
@@ -125,8 +115,9 @@ def fit(
     """Train a network; return the averaged float32 network and its history, a line an epoch.
 
     `score` is called after each epoch with the averaged network; its figures go into the history,
-    and by ``validation_dice`` the best epoch is found. `report` then gets the history. An exception
-    that `on_step` raises ends the training, which can be resumed from the checkpoint in `folder`.
+    and by ``validation_dice`` the best epoch is found. `report` then gets the history. `on_step` is
+    told how the epoch goes, the step and the steps in all; an exception that it raises ends the
+    training, which can be resumed from the checkpoint in `folder`.
     `change_weights` is applied to the averaged weights before their statistics are computed.
     """
     devices = devices or Devices()
@@ -185,7 +176,7 @@ class _Training:
         """Everything that a step changes."""
         return [*self.trainer.variables, *self.trainer.optimizer.variables]
 
-    def epoch(self, on_step: Callable[[TrainingProgress], None] | None) -> dict[str, Any]:
+    def epoch(self, on_step: Callable[[str, int, int], None] | None) -> dict[str, Any]:
         """Train to the next checkpoint; return the epoch's line of the history."""
         state, settings = self.state, self.settings
         first = state.step
@@ -202,10 +193,11 @@ class _Training:
                 state.step += 1
                 elapsed = time.perf_counter() - started
                 if on_step is not None:
-                    left = (settings.steps - state.step) * elapsed / len(losses)
+                    seconds = (settings.steps - state.step) * elapsed / len(losses)
+                    left = datetime.timedelta(seconds=round(seconds))
                     speed = len(losses) * settings.batch_size / elapsed
-                    loss = float(np.mean(losses))
-                    on_step(TrainingProgress(state.step, settings.steps, loss, speed, left))
+                    said = f"loss {np.mean(losses):.3f}, {speed:.1f} images/s, {left} left"
+                    on_step(said, state.step, settings.steps)
         loss = float(np.mean(losses))
         if not np.isfinite(loss):
             raise PancreasSegError("The loss is no longer a number; lower the learning rate.")
