@@ -46,7 +46,9 @@ def made(dataset, start, tmp_path_factory):
     """A fine-tuning and what was told of it."""
     told = []
     path = tmp_path_factory.mktemp("made") / "new"
-    return finetune(dataset, path, start, settings=LEARNING, report=told.append), told
+    return finetune(
+        dataset, path, start, settings=LEARNING, report=lambda *step: told.append(step)
+    ), told
 
 
 def test_a_model_is_made_tested_and_told_of(made, start):
@@ -61,9 +63,9 @@ def test_a_model_is_made_tested_and_told_of(made, start):
     assert about["held_out"]["n"] == found["held_out"]["n"] == 2
     assert about["guard"]["n"] == 1 and about["usual"]["n"] == 2
     assert json.loads(json.dumps(found))["name"] == "new"
-    shares = [step.share for step in told]
+    shares = [share for _, share, _ in told]
     assert shares == sorted(shares) and shares[-1] == 1.0
-    assert {"trial: the decoder", "learning: the whole network"} <= {step.stage for step in told}
+    assert {"trial: the decoder", "learning: the whole network"} <= {stage for stage, *_ in told}
 
 
 def test_what_learns_becomes_better(made):

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -15,9 +15,6 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command, command_of, group
 from napari_pancreas_seg.cli.options import Overwrite
 from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.training.finetune.run import FinetuneStep
 
 TELL_SECONDS = 0.25
 """Shortest time between two lines of progress for a program."""
@@ -82,10 +79,10 @@ def finetune(
         from napari_pancreas_seg.training.finetune.run import FinetuneSettings
         from napari_pancreas_seg.training.finetune.run import finetune as run
 
-        def report(step: FinetuneStep) -> None:
+        def report(stage: str, share: float, left: float | None) -> None:
             if told is not None:
-                told.step(step)
-            bar.show(0, Progress(step.stage, round(100 * step.share), 100))
+                told.step(stage, share, left)
+            bar.show(0, Progress(stage, round(100 * share), 100))
 
         found = run(
             data or corrections_folder(),
@@ -142,11 +139,11 @@ class _Told:
     def __init__(self) -> None:
         self._last, self._stage = 0.0, ""
 
-    def step(self, step: FinetuneStep) -> None:
+    def step(self, stage: str, share: float, left: float | None) -> None:
         now = time.monotonic()
-        if step.stage != self._stage or now - self._last >= TELL_SECONDS:
-            self._last, self._stage = now, step.stage
-            _tell({"stage": step.stage, "share": step.share, "seconds_left": step.seconds_left})
+        if stage != self._stage or now - self._last >= TELL_SECONDS:
+            self._last, self._stage = now, stage
+            _tell({"stage": stage, "share": share, "seconds_left": left})
 
 
 def _tell(line: dict[str, object]) -> None:

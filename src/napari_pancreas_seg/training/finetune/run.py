@@ -102,13 +102,8 @@ class FinetuneSettings:
             raise PancreasSegError("A fine-tuning needs at least one slice in a batch.")
 
 
-@dataclass(frozen=True)
-class FinetuneStep:
-    """How far a fine-tuning has come: what it does, the share done, seconds left if known."""
-
-    stage: str
-    share: float
-    seconds_left: float | None = None
+Report = Callable[[str, float, float | None], None]
+"""Is told what a fine-tuning does, the share that is done, and the seconds left if known."""
 
 
 def finetune(
@@ -120,7 +115,7 @@ def finetune(
     name: str | None = None,
     anyway: bool = False,
     overwrite: bool = False,
-    report: Callable[[FinetuneStep], None] = lambda step: None,
+    report: Report = lambda stage, share, seconds_left: None,
 ) -> dict[str, Any]:
     """Fine-tune a model on a few cases and write the result as a bundle; the model stays.
 
@@ -217,7 +212,7 @@ class _FineTuning:
         self,
         given: Bundle,
         settings: FinetuneSettings,
-        report: Callable[[FinetuneStep], None],
+        report: Report,
     ) -> None:
         self.given, self.settings, self._report = given, settings, report
         self.began = time.perf_counter()
@@ -240,7 +235,7 @@ class _FineTuning:
         if self.settings.steps is None:
             by_clock = max(0.0, self.seconds - self.elapsed)
             left = by_clock if by_pace is None else min(by_clock, by_pace)
-        self._report(FinetuneStep(stage, self._told, left))
+        self._report(stage, self._told, left)
 
     # -- what there is
 
