@@ -54,7 +54,7 @@ def decathlon(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(decathlon: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels, _ = PRESETS["pancreas-tumour"].labels(classes_in(decathlon))
     settings = TrainSettings(
-        architecture=Architecture(filters=4), steps=240, steps_per_epoch=120, batch_size=4,
+        architecture=Architecture(filters=4), steps=150, steps_per_epoch=75, batch_size=4,
         frame=FrameSpec(32, 48, 6.0), averaging=0.9, learning_rate=0.01, calibration_batches=4,
     )  # fmt: skip
     output = tmp_path_factory.mktemp("run")
