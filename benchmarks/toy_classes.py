@@ -58,7 +58,7 @@ def train_model(folder: Path, output: Path, steps: int) -> tuple[Path, list[str]
     """Train on most patients; return the bundle and the names of the others."""
     from napari_pancreas_seg.inference.frame import FrameSpec
     from napari_pancreas_seg.model.attention_unet import Architecture
-    from napari_pancreas_seg.training.data.layouts import open_dataset
+    from napari_pancreas_seg.training.data.layouts.opening import open_dataset
     from napari_pancreas_seg.training.fit.recipe import TrainSettings
     from napari_pancreas_seg.training.run import Split, Watch, train
 

@@ -24,7 +24,7 @@ from napari_pancreas_seg.io.files import atomic_write, write_json
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training.crossvalidation import out_of_fold_dice
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, paired_difference, summarise

@@ -23,7 +23,7 @@ import numpy as np
 import napari_pancreas_seg
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, build
 from napari_pancreas_seg.model.bundle import load_bundle, load_card, save_bundle
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, calibrate, score_predictions
 

@@ -30,7 +30,8 @@ from napari_pancreas_seg.training.data.datasets import (
     cut_out,
     working_frame,
 )
-from napari_pancreas_seg.training.data.layouts import LabelledCase, open_dataset
+from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.loop import fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice, score_predictions

@@ -41,7 +41,7 @@ from napari_pancreas_seg.training.data.datasets import (
     load_phantoms,
     working_frame,
 )
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions

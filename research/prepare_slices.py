@@ -21,7 +21,7 @@ from napari_pancreas_seg.training.data.datasets import (
     load_negatives,
     load_phantoms,
 )
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
 NEGATIVES = ("ct/negatives/chest_1.nii.gz", "ct/negatives/chest_2.nii.gz:40")
 PHANTOMS = 16

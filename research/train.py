@@ -17,7 +17,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.run import Experiment, Split, default_cache, train
 from options import settings_of, training_parser
 from teachers import TEACHER_SHARE, teaching

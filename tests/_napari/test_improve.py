@@ -14,7 +14,7 @@ from qtpy.QtCore import Qt
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.finetune.corrections import list_corrections
 
 FAKE = Path(__file__).with_name("fake_finetune.py")

@@ -13,7 +13,7 @@ from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.model.bundle import load_card
-from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import classes_in, open_dataset
 from napari_pancreas_seg.training.fit.presets import PRESETS
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.evaluation import evaluate

@@ -14,7 +14,7 @@ from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 

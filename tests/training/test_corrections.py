@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.finetune.corrections import (
     add_correction,
     corrections_folder,

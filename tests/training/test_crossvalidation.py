@@ -15,7 +15,7 @@ from napari_pancreas_seg.training.crossvalidation import (
     fold_folder,
     out_of_fold_dice,
 )
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.run import Split, train
 

@@ -16,7 +16,7 @@ from napari_pancreas_seg.training.data.datasets import (
     fold_of_patients,
     load_cases,
 )
-from napari_pancreas_seg.training.data.layouts import open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.training.fit import loop as loop_module
 from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState, fit

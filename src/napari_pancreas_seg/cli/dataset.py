@@ -12,7 +12,7 @@ from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, 
 from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.data.layouts import DataSet
+    from napari_pancreas_seg.training.data.layouts.opening import DataSet
 
 
 datasets = group("dataset", "Check a data set before training on it.")
@@ -49,8 +49,8 @@ def check(
 
     classes = parse_classes(labels)
     with quiet():
-        from napari_pancreas_seg.training.data.layouts import open_dataset
         from napari_pancreas_seg.training.data.layouts.checking import check_dataset, table_csv
+        from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
         dataset = open_dataset(folder, classes, layout=layout)
         pictures = None

@@ -15,7 +15,7 @@ from napari_pancreas_seg.cli.options import Classes, Layout, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.training.data.layouts import DataSet
+    from napari_pancreas_seg.training.data.layouts.opening import DataSet
     from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 
@@ -246,7 +246,7 @@ def _open(
     layout: str | None,
 ) -> tuple[DataSet, TrainSettings]:
     """Open a data set; a preset changes the recipe, and names the classes if nobody has."""
-    from napari_pancreas_seg.training.data.layouts import classes_in, open_dataset
+    from napari_pancreas_seg.training.data.layouts.opening import classes_in, open_dataset
     from napari_pancreas_seg.training.fit.presets import preset_named
 
     notes: tuple[str, ...] = ()

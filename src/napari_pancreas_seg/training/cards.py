@@ -15,7 +15,7 @@ import napari_pancreas_seg
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.card import check_card
-from napari_pancreas_seg.training.data.layouts import DataSet
+from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import (
     THRESHOLDS,

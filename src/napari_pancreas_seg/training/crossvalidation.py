@@ -12,7 +12,7 @@ from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
 from napari_pancreas_seg.training.cards import note_seen_before
-from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import (
     MOST_BYTES,

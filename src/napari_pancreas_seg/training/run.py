@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,13 +35,13 @@ from napari_pancreas_seg.training.data.datasets import (
     load_phantoms,
     working_frame,
 )
-from napari_pancreas_seg.training.data.layouts import (
-    DataSet,
+from napari_pancreas_seg.training.data.layouts.cases import (
+    PANCREAS,
+    BadCases,
     LabelledCase,
     VolumeCase,
-    open_dataset,
 )
-from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, BadCases
+from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.curves import Curves
 from napari_pancreas_seg.training.fit.devices import (
     choose_devices,
@@ -53,7 +53,7 @@ from napari_pancreas_seg.training.fit.loop import (
     Checkpoint,
     fit,
 )
-from napari_pancreas_seg.training.fit.recipe import TrainSettings, settings_to_dict
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
 
@@ -149,7 +149,8 @@ def train(
         "crops": None if crops is None else Path(crops).name,
         "phantoms": phantoms,
         "labels": dict(data.labels),
-        **settings_to_dict(settings),
+        **asdict(settings),
+        "frame": settings.frame.to_dict(),
         "experiment": dict(experiment.recipe),
     }
     training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.io import save_ct, save_mask
-from napari_pancreas_seg.training.data.layouts import read_slice_layout
+from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume
 
 NUMBERS = ("0005", "0012", "0045")

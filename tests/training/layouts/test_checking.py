@@ -19,8 +19,8 @@ from PIL import Image
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_mask
-from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.data.layouts.checking import check_case, check_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume, Grid
 

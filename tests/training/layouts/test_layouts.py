@@ -16,9 +16,8 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.datasets import fold_of_patients
-from napari_pancreas_seg.training.data.layouts import open_dataset
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps
-from napari_pancreas_seg.training.data.layouts.opening import choose_classes
+from napari_pancreas_seg.training.data.layouts.opening import choose_classes, open_dataset
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
 

@@ -35,7 +35,7 @@ from napari_pancreas_seg.training.data.datasets import (
     load_cases,
     load_phantoms,
 )
-from napari_pancreas_seg.training.data.layouts import DataSet, open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -97,10 +97,3 @@ def check_windows(windows: Sequence[Sequence[float]]) -> None:
                 f"The HU window {window[0]:g} to {window[1]:g} does not lie within {low} to "
                 f"{high}, to which training slices are clipped."
             )
-
-
-def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
-    """The recipe as plain data, for a card."""
-    data = asdict(settings)
-    data["frame"] = settings.frame.to_dict()
-    return data

@@ -22,8 +22,7 @@ from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.maps import expected_dice
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.tissue import evenly_spread
-from napari_pancreas_seg.training.data.layouts import LabelledCase
-from napari_pancreas_seg.training.data.layouts.cases import BadCases
+from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 Array = npt.NDArray[Any]
