@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ WINDOWS = (
     *((-100, 200), (-150, 150), (-110, 190), (-115, 185), (-50, 150), (-45, 105)),
 )
 """Windows for the abdomen in which CTs are stored, best known first of a width."""
+WIDE_WINDOWS = ((-1000, 1000), (-1000, 2000), (-1000, 600), (-1000, 400), (-1024, 1024))
+"""Windows with air in them, stored as 0 to another number than their width; best known first."""
 SOFT_HU = (15, 135)
 """Where the commonest soft tissue can lie, with and without contrast agent."""
 
@@ -73,7 +76,7 @@ def read_units(hu: Array) -> Units:
         rest = sample.ravel()
     if (found := _offset(sample, rest)) is not None:
         return found
-    if (found := _window(sample, rest)) is not None:
+    if (found := _window(sample, rest) or _wide_window(sample, rest)) is not None:
         return found
     floor = cut_off_below(sample, constant)
     if low >= -128 and high <= 127 and low < 0 and not _is_clipped(sample, rest, floor):
@@ -88,6 +91,8 @@ def read_units(hu: Array) -> Units:
         return Units(1, 0, notes)
     if _is_clipped(sample, rest, floor):
         return Units(1, 0, notes)
+    if constant and high == max(constant) and rest.max() < high:  # padding above all tissue
+        return read_units(np.where(sample == high, sample.dtype.type(low), sample))
     if low >= 0 and high <= 255:
         raise PancreasSegError(
             f"looks like a picture with values from {low:g} to {high:g} and not like a CT; give "
@@ -214,42 +219,49 @@ def _offset(sample: Array, rest: Array) -> Units | None:
     # more of a CT in Hounsfield units.
     if _count(rest, -200, -50) > 0.02 * rest.size:
         return None
-    counts, edges = np.histogram(sample, np.arange(-36000, 40010, 10))
-    below = np.concatenate([[0], np.cumsum(counts)]).astype(float)
-
-    def share(low: float, high: float, of: float) -> float:
-        return float(np.diff(np.interp([low, high], edges, below))[0]) / max(1.0, of)
-
-    best, found = 0.0, None
-    for offset in (*range(-2000, 9000, 25), 32768):
-        image = share(offset - 1100, offset + 4500, 1.0)
-        body = share(offset - 324, offset + 4500, 1.0)
+    everything, tissue = _counter(sample), _counter(rest)  # what is filled in is no tissue
+    scores: dict[int, float] = {}
+    for offset in {*range(-2000, 9000, 25), *OFFSETS}:
+        image = everything(offset - 1100, offset + 4500)
+        body = tissue(offset - 324, offset + 4500)
         if abs(offset) < 200 or image < 0.5 * sample.size or body < 0.02 * sample.size:
             continue
-        fat = share(offset - 174, offset - 44, body)
-        soft = share(offset - 24, offset + 206, body)
-        air = share(offset - 1100, offset - 924, image)
+        fat = tissue(offset - 174, offset - 44) / body
+        soft = tissue(offset - 24, offset + 206) / body
+        air = everything(offset - 1100, offset - 924) / image
+        lungs = everything(offset - 1100, offset - 700) / image if offset in OFFSETS else 0.0
         # MR fills the range between air and fat, which in CT belongs to lung and edges only.
-        between = share(offset - 724, offset - 224, image)
-        if air > 0.05 and soft > 0.25 and fat + soft > 0.6 and between < 0.15:
-            score = fat + soft + air
-            if score > best:
-                best, found = score, offset
-    return None if found is None else _fine_offset(sample, rest, found)
+        between = everything(offset - 724, offset - 224) / image
+        if max(air, lungs) > 0.05 and soft > 0.25 and fat + soft > 0.6 and between < 0.15:
+            scores[offset] = fat + soft + air
+    if not scores:
+        return None
+    # In a chest, lungs would pass for air at a higher offset.
+    usual = [offset for offset in OFFSETS if scores.get(offset, 0) > 0.85 * max(scores.values())]
+    return _fine_offset(sample, rest, max(usual or scores, key=scores.__getitem__))
+
+
+def _counter(values: Array) -> Callable[[float, float], float]:
+    """Tells how many values lie between two."""
+    counts, edges = np.histogram(values, np.arange(-36000, 40010, 10))
+    below = np.concatenate([[0], np.cumsum(counts)]).astype(float)
+    return lambda low, high: float(np.diff(np.interp([low, high], edges, below))[0])
 
 
 def _fine_offset(sample: Array, rest: Array, about: int) -> Units:
     """Find the offset by air, whose HU are known well, else by fat."""
+    fat = peaks(rest, about - 190, about - 30, bins=64)
+    top = max(fat, key=lambda peak: peak[1])[0] if fat else about + FAT_HU
+    measured, tolerance = top - FAT_HU, 0
     air = rest[(rest > about - 1100) & (rest < about - 900)]
-    if air.size >= 0.01 * sample.size:
-        measured, tolerance = float(np.median(air)) - AIR_MEDIAN_HU, 11
-    else:  # air was cut off, so that its value says nothing
-        fat = peaks(rest, about - 190, about - 30, bins=64)
-        top = max(fat, key=lambda peak: peak[1])[0] if fat else about + FAT_HU
-        measured, tolerance = top - FAT_HU, 0
+    if air.size >= 0.01 * sample.size:  # else it was cut off, so that its value says nothing
+        by_air = float(np.median(air)) - AIR_MEDIAN_HU
+        even = _share(np.abs(air - np.median(air)) < 40) > 0.7  # and else it is lung
+        if even and (not fat or abs(by_air - measured) < 40):
+            measured, tolerance = by_air, 11
     nearest = min(OFFSETS, key=lambda offset: abs(offset - measured))
     certain = abs(nearest - measured) <= tolerance
-    offset = nearest if abs(nearest - measured) <= 30 else round(measured)
+    offset = nearest if abs(nearest - measured) <= (30 if tolerance else 40) else round(measured)
     way, done = ("high", "subtracted") if offset > 0 else ("low", "added")
     note = (
         f"The values of this CT lie {abs(offset)} too {way} (a lost rescale intercept): "
@@ -307,15 +319,44 @@ def _window(sample: Array, rest: Array) -> Units | None:
             f"seems to hold a window of {width:g} HU stored as {low:g} to {high:g}, and nothing in "
             "it tells where the window begins; give the CT in Hounsfield units"
         )
-    return Units(
-        slope,
-        start - low * slope,
-        (
-            f"The values of this CT are about the window {start:g} to {start + width:g} HU, stored "
-            f"as {low:g} to {high:g}: they were converted back to Hounsfield units, which may be "
-            "wrong by 10 or 20 HU.",
-        ),
+    return _from_window(start, start + width, low, high)
+
+
+def _from_window(start: float, end: float, low: float, high: float) -> Units:
+    slope = (end - start) / (high - low)
+    note = (
+        f"The values of this CT are about the window {start:g} to {end:g} HU, stored as {low:g} to "
+        f"{high:g}: they were converted back to Hounsfield units, which may be wrong by 10 or "
+        "20 HU."
     )
+    return Units(slope, start - low * slope, (note,))
+
+
+def _wide_window(sample: Array, rest: Array) -> Units | None:
+    """The window with air in it whose limits were stored as 0 and any number; None for others."""
+    low, high = float(sample.min()), float(sample.max())
+    if low != 0 or high <= 256 or _share(sample == low) < 0.02:
+        return None
+    fitting = []
+    for rank, (start, end) in enumerate(WIDE_WINDOWS):
+        slope = (end - start) / high
+        hu, tissue = (part.astype(np.float32) * slope + start for part in (sample, rest))
+        places = [place for place, _ in peaks(tissue, -200, 220)]
+        away = min((abs(place - FAT_HU) for place in places), default=99.0)
+        body = max(1, np.count_nonzero(tissue > -324))
+        soft = _count(tissue, -24, 206) / body
+        usual = (
+            _count(hu, -1100, -924) > 0.05 * hu.size
+            and _count(hu, -724, -224) < 0.15 * hu.size
+            and soft > 0.25
+            and soft + _count(tissue, -174, -44) / body > 0.6
+        )
+        if usual and away < 25 and any(SOFT_HU[0] <= place <= SOFT_HU[1] for place in places):
+            fitting.append((away + 6 * rank, start, end))
+    if not fitting:
+        return None
+    _, start, end = min(fitting)
+    return _from_window(start, end, low, high)
 
 
 def _spread_width(sample: Array) -> float | None:

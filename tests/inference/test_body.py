@@ -190,6 +190,18 @@ def test_anatomy_tells_of_flipped_voxels(axis, hu):
 
 
 @pytest.mark.slow
+def test_a_flip_is_seen_where_fat_is_cut_off(shared):
+    from napari_pancreas_seg import io
+
+    ct = io.load_ct(shared / "ct" / "example" / "ct.nii.gz")
+    clipped = np.clip(ct.hu, 0, 255)
+    assert look_at(clipped, ct.spacing).turned == ()
+    flipped = np.ascontiguousarray(np.flip(clipped, 2))
+    assert look_at(flipped, ct.spacing).turned == ("left and right",)
+    chest = io.load_ct(shared / "ct" / "negatives" / "chest_1.nii.gz")  # its heart is no liver
+    assert look_at(np.clip(chest.hu, 0, 130), chest.spacing).turned == ()
+
+
 def test_real_cts_are_the_right_way_round(shared):
     from napari_pancreas_seg import io
 
@@ -220,6 +232,20 @@ def test_a_crop_is_continued_by_its_mirror_image(margin_mm):
     rows, columns = frame.out_of()
     assert (rows @ ones.astype(np.float32) @ columns.T).max() > 0.9
     assert 0 < ones.mean() < 1
+
+
+@pytest.mark.parametrize("margin_mm", [20, 42, 50])
+def test_a_crop_to_a_gland_among_fat_is_named(margin_mm, shared):
+    from napari_pancreas_seg import io
+
+    ct = io.load_ct(shared / "ct" / "example" / "ct.nii.gz")
+    mask, _ = io.load_mask(shared / "ct" / "example" / "pancreas_v1.nii.gz")
+    n = round(margin_mm / 3)
+    places = [(p.min(), p.max()) for p in np.nonzero(mask)]
+    part = tuple(slice(max(0, low - n), high + n + 1) for low, high in places)
+    notes = ScanContext.of(volume(np.ascontiguousarray(ct.hu[part]), ct.spacing)).notes
+    assert any("cut off" in note or "less than a body" in note for note in notes)
+    assert not any("cut off" in note for note in ScanContext.of(ct).notes)
 
 
 def test_mirrors():

@@ -67,6 +67,40 @@ def test_a_window_spread_over_more_numbers_than_it_has_hu_is_converted_back(top,
     assert np.abs(back - clipped).max() <= 1
 
 
+@pytest.mark.parametrize("window", [(-1000, 1000), (-1000, 2000), (-1000, 600)])
+def test_a_window_with_air_in_it_is_converted_back(window, hu):
+    clipped = np.clip(hu, *window)
+    clipped[0, :2, :2] = window[1]  # the phantom's bone is not so bright
+    stored = np.rint((clipped - np.float64(window[0])) / (window[1] - window[0]) * 900)
+    back, notes = to_hounsfield(stored.astype(np.int16), "'ct'")
+    assert any("stored as 0 to 900" in note for note in notes)
+    assert np.abs(back - clipped).max() <= 3
+
+
+def chest(hu):
+    """A CT cropped to the body, most of which is lung."""
+    cropped = hu[:, 25:-25, 25:-25].copy()
+    y, x = np.ogrid[: cropped.shape[1], : cropped.shape[2]]
+    for side in (0.3, 0.7):
+        radius = np.hypot((y / cropped.shape[1] - 0.5) / 0.3, (x / cropped.shape[2] - side) / 0.18)
+        there = np.broadcast_to(radius < 1, cropped.shape)
+        cropped[there] = np.random.default_rng(0).normal(-850, 50, int(there.sum()))
+    return cropped
+
+
+@pytest.mark.parametrize("offset", [1000, 2000])
+def test_lungs_are_not_taken_for_air_of_another_offset(offset, hu):
+    slope, shift, notes = read_units(chest(hu) + np.int16(offset))
+    assert slope == 1 and shift == pytest.approx(-offset, abs=48) and len(notes) == 1
+
+
+@pytest.mark.parametrize("value", [40, 1000, 3000])
+def test_padding_hides_no_clipping(value, hu):
+    padded = np.pad(np.clip(hu, 0, 255), ((0, 0), (20, 20), (30, 30)), constant_values=value)
+    slope, shift, notes = read_units(padded)
+    assert (slope, shift) == (1, 0) and "clipped" in notes[0]
+
+
 def test_a_wide_window_stored_as_grey_values_is_refused(hu):
     grey = ((np.clip(hu, -1000, 1000) + 1000.0) / 2000 * 255).astype(np.int16)
     with pytest.raises(PancreasSegError, match="window"):

@@ -82,8 +82,9 @@ The recesses of the lungs reach down to the first lumbar vertebra, the gland's t
 eleventh thoracic one and its head down to the third lumbar one: 60 mm above and 120 mm below
 in an adult; half as much again is left for the tall, the inflated and the operated.
 """
-LIVER_ML = 80.0
-"""Even tissue of that volume on one side, and hardly any on the other, is the liver."""
+LIVER_ML, LIVER_ML_WITHOUT_FAT = 80.0, 250.0
+"""Even tissue of that volume on one side, and hardly any on the other, is the liver; where lungs
+cannot be told from fat, less may be the heart."""
 LIVER_BELOW_MM = (25.0, 170.0)
 """From the middle of the lungs that are seen to that of the liver."""
 
@@ -148,7 +149,7 @@ def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
         floor,
         plausible_slices(lung, z, len(hu), spacing[0]),
         float(np.mean(lung > CHEST_SHARE)),
-        () if hidden else tuple(trunk.turned(lung, cut)),
+        tuple(trunk.turned(lung, cut)),
     )
 
 
@@ -206,6 +207,7 @@ class _Blocks:
     bone: npt.NDArray[np.float32]
     even: Mask
     lung: float
+    hollow: float  # share of the body that is air, or clipped as air is
 
     @classmethod
     def of(cls, plane: Array, size: tuple[int, ...], least: float, fat_hidden: bool) -> _Blocks:
@@ -233,7 +235,10 @@ class _Blocks:
         lung = int(np.count_nonzero(_opened((means > LUNG_HU[0]) & (means < LUNG_HU[1])) & inside))
         rest = int(np.count_nonzero(means > BODY_HU))
         bone = _block_means(plane >= BONE_HU, size) * trunk
-        return cls(size, means, body, trunk, tissue, bone, even, lung / max(1, lung + rest))
+        whole = scipy.ndimage.binary_fill_holes(body)
+        hollow = float(np.mean(means[whole] < BODY_HU)) if whole.any() else 0.0
+        share = lung / max(1, lung + rest)
+        return cls(size, means, body, trunk, tissue, bone, even, share, hollow)
 
 
 class _Trunk:
@@ -271,7 +276,8 @@ class _Trunk:
                 tissue = self._tissue.take(end, axis=1 + axis).sum(axis=1)[there]
                 least = np.minimum(CUT_MM / self._mm[1 - axis], 0.9 * across[there])
                 wide = met >= np.maximum(least, least_share * across[there])
-                wide &= tissue >= 0.15 * met  # fat alone is a cushion's edge, or no loss
+                # Fat over a part of the edge is a cushion's, or no loss.
+                wide &= (tissue >= 0.15 * met) | (met >= 0.9 * across[there])
                 found.append(bool(abs(at - limit) <= 1 and there.any() and wide.mean() > 0.5))
         return tuple(found)
 
@@ -365,14 +371,16 @@ class _Trunk:
     def turned(self, lung: npt.NDArray[np.float64], cut: tuple[bool, ...]) -> Iterable[str]:
         """Name the directions in which anatomy clearly contradicts the affine."""
         spine = self._spine(whole=True)
-        if spine is None or any(cut):
+        if any(cut) or len(self._blocks) < 5 or (spine is None and not self._hidden):
             return
-        right, left = self._even_ml(lung)
-        behind = (spine[:, 0] - spine[:, 2]) * self._mm[0]
-        front = (behind < -10).mean()
-        if len(spine) >= 5 and front >= max(0.55, 2.2 * (behind > 10).mean()):
-            yield "front and back"
-        if left.sum() >= LIVER_ML and left.sum() >= 4 * right.sum():
+        right, left = self._even_ml()
+        if spine is not None:
+            behind = (spine[:, 0] - spine[:, 2]) * self._mm[0]
+            front = (behind < -10).mean()
+            if len(spine) >= 5 and front >= max(0.55, 2.2 * (behind > 10).mean()):
+                yield "front and back"
+        least = LIVER_ML_WITHOUT_FAT if self._hidden else LIVER_ML
+        if left.sum() >= least and left.sum() >= 4 * right.sum():
             yield "left and right"
         chest = np.flatnonzero(lung >= LUNG_SHARE)
         both = right + left
@@ -382,18 +390,16 @@ class _Trunk:
             if chest[-1] < len(lung) / 2 and LIVER_BELOW_MM[0] < away_mm < LIVER_BELOW_MM[1]:
                 yield "head and feet"
 
-    def _even_ml(
-        self, lung: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _even_ml(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """How much wide and even soft tissue lies right and left of the middle, in each slice."""
         disk = np.hypot(*np.ogrid[-4:5, -4:5]) <= 4.3
         ml = self._mm[0] * self._mm[1] * self._step_mm / 1000
         sides = []
-        for blocks, trunk, share in zip(self._blocks, self._trunk, lung, strict=True):
+        for blocks, trunk, body in zip(self._blocks, self._trunk, self._body, strict=True):
             soft = blocks.even & trunk & (blocks.means > 0) & (blocks.means < 200)
             wide = scipy.ndimage.binary_opening(soft, disk)
-            there = np.flatnonzero(trunk.any(axis=0))
-            if share > 0.2 or not len(there):  # the heart is no liver
+            there = np.flatnonzero(body.any(axis=0))
+            if blocks.hollow > 0.2 or not len(there):  # the heart is no liver
                 sides.append((0.0, 0.0))
                 continue
             middle = int(there[[0, -1]].mean())

@@ -214,7 +214,9 @@ def _format(path: Path) -> Format | None:
                 "folder of a DICOM series."
             )
         if not path.is_file():
-            raise PancreasSegError(f"'{path.name}' is not a regular file; give a CT as .nii.gz.")
+            raise PancreasSegError(
+                f"'{path.name}' is not a regular file; give one such as .nii.gz."
+            )
     except OSError as error:
         raise PancreasSegError(
             f"'{path.name}' cannot be read: {explain_os_error(error)}."

@@ -72,7 +72,7 @@ def find_files(path: Path) -> Iterator[tuple[list[DicomFile], DicomFile | None]]
         yield _in_folder(path.absolute().parent), None
     else:
         if not is_dicom_file(path):
-            raise PancreasSegError(f"'{path.name}' is not a DICOM file; give a CT.")
+            raise PancreasSegError(f"'{path.name}' is not a DICOM file; export it again.")
         files = _dicom_files(_entries(path.absolute().parent))
         wanted = next((file for file in files if file.path.name == path.name), None)
         if wanted is None:  # hidden, or a link

@@ -284,7 +284,7 @@ def _check_numbers(path: Path, fields: Mapping[str, str], dimensions: int = 0) -
 
 def _no_format(path: Path, format: str) -> PancreasSegError:
     what = "is empty" if path.stat().st_size == 0 else f"is not a {format} file"
-    return PancreasSegError(f"'{path.name}' {what}; give a CT as .nii.gz, .nrrd or .mha.")
+    return PancreasSegError(f"'{path.name}' {what}; export it again as .nii.gz, .nrrd or .mha.")
 
 
 def _senseless(path: Path, field: str) -> PancreasSegError:

@@ -129,7 +129,7 @@ def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:
             "not say where left and right are); convert the CT to .nii.gz."
         )
     what = "is empty" if not block else "is not a NIfTI file"
-    raise PancreasSegError(f"'{path.name}' {what}; give a CT as .nii.gz or .nii.")
+    raise PancreasSegError(f"'{path.name}' {what}; export it again as .nii.gz.")
 
 
 def _number_type(path: Path, header: Header) -> np.dtype[Any]:
