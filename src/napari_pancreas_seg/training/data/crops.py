@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import SOFT_TISSUE_HU
+from napari_pancreas_seg.inference.blocks import SOFT_TISSUE_HU
 from napari_pancreas_seg.inference.frame import resampling_matrix
 from napari_pancreas_seg.training.data.layouts.listing import read_pictures, read_table
 

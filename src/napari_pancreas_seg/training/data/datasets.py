@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import SOFT_TISSUE_HU, look_at, place_frame
+from napari_pancreas_seg.inference.blocks import SOFT_TISSUE_HU
+from napari_pancreas_seg.inference.body import look_at, place_frame
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.tissue import evenly_spread

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import SOFT_TISSUE_HU
+from napari_pancreas_seg.inference.blocks import SOFT_TISSUE_HU
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
 from napari_pancreas_seg.model.losses import LOSSES
