@@ -13,6 +13,7 @@ from napari_pancreas_seg.inference.scan import (
     body_in,
     warnings,
 )
+from napari_pancreas_seg.units import read_units
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
 
 SPACING = (6.0, 2.5, 2.5)
@@ -265,3 +266,42 @@ def test_an_empty_mask_has_its_reason(hu):
     said = about_nothing_found(few, 0.1, 0.5)
     assert "few slices" in said and "clipped" in said
     assert "where no pancreas can" in about_nothing_found(plain, 0.9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("part", "spacing", "note"),
+    [
+        (np.s_[:], (7.0, 2.5, 2.5), "The slices are 7 mm apart"),
+        (np.s_[10:15], (6.0, 2.5, 2.5), "There are only 5 slices."),
+        (np.s_[10:11], (6.0, 2.5, 2.5), "There is only 1 slice."),
+        (np.s_[10:22], (4.0, 2.5, 2.5), "The slices cover 4.8 cm only"),
+        (np.s_[:], (6.0, 1.2, 1.2), "less than a body"),
+    ],
+)
+def test_what_is_unusual_about_the_slices_is_noted(part, spacing, note, hu):
+    (found,) = [n for n in ScanContext.of(volume(hu[part], spacing)).notes if "slice" in n]
+    assert note in found
+
+
+def test_dark_tissue_is_noted():
+    dark, bright = (volume(noisy_belly(tissue), (5.0, 5.0, 5.0)) for tissue in (30, 90))
+    assert any("darker than in portal-venous" in note for note in ScanContext.of(dark).notes)
+    assert not any("darker" in note for note in ScanContext.of(bright).notes)
+
+
+def test_a_chest_is_noted(shared):
+    from napari_pancreas_seg import io
+
+    ct = io.load_ct(shared / "ct" / "negatives" / "chest_1.nii.gz")
+    chest = volume(np.ascontiguousarray(ct.hu[-40:]), ct.spacing)
+    assert any("Lungs are in" in note for note in noted_of(chest))
+    abdomen = io.load_ct(shared / "ct" / "example" / "ct.nii.gz")
+    assert not any("Lungs" in note for note in noted_of(abdomen))
+
+
+def test_noise_and_what_is_no_body_are_noted(hu):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (8, 64, 64)).astype(np.int16)
+    assert any("looks like noise" in note for note in read_units(noise).notes)
+    ramp = np.broadcast_to(np.linspace(-1000, 3000, 400), (8, 64, 400)).astype(np.int16)
+    assert any("not distributed like" in note for note in read_units(ramp).notes)
+    assert read_units(hu).notes == ()

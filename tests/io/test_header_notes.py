@@ -1,0 +1,82 @@
+"""What is unusual in the header of a file with one array is noted, and nothing else is."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from napari_pancreas_seg import io
+from napari_pancreas_seg.data.phantom import make_phantom
+
+AFFINE = np.diag([-3.0, -3.0, 8.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def stored():
+    hu = make_phantom(0, spacing_mm=(8.0, 3.0, 3.0), shape=(20, 90, 120)).volume.hu
+    return hu.transpose(2, 1, 0)
+
+
+def notes_of(tmp_path, values, change=lambda image: None):
+    image = nib.Nifti1Image(values, AFFINE)
+    image.header.set_xyzt_units("mm")
+    change(image)
+    path = tmp_path / "ct.nii.gz"
+    nib.save(image, path)
+    return io.load_ct(path).notes
+
+
+def no_place(image):
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+
+
+def two_places(image):
+    image.set_sform(AFFINE, 1)
+    image.set_qform(
+        AFFINE @ np.array([[1, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), 1
+    )
+
+
+def microns(image):
+    image.set_sform(np.diag([1000.0, 1000.0, 1000.0, 1.0]) @ AFFINE, 1)
+    image.header.set_xyzt_units("micron")
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (no_place, "no sform, no qform"),
+        (two_places, "15 mm apart: the sform is used"),
+        (microns, "another unit than mm"),
+    ],
+)
+def test_what_is_unusual_in_a_nifti_header_is_noted(change, note, stored, tmp_path):
+    (found,) = notes_of(tmp_path, stored, change)
+    assert note in found
+
+
+def test_a_plain_file_has_no_notes(stored, tmp_path):
+    assert notes_of(tmp_path, stored) == ()
+
+
+def test_voxels_without_a_value_are_counted(stored, tmp_path):
+    values = stored.astype(np.float32)
+    values[:2, 0, 0] = np.nan
+    (found,) = notes_of(tmp_path, values)
+    assert found.startswith("2 voxels of this CT had no value")
+
+
+@pytest.mark.parametrize("space", ["", "left-posterior-superior"])
+def test_a_header_without_an_anatomical_space_is_noted(space, stored, tmp_path):
+    path = tmp_path / "ct.nrrd"
+    image = sitk.GetImageFromArray(stored.transpose(2, 1, 0))
+    image.SetSpacing((3.0, 3.0, 8.0))
+    sitk.WriteImage(image, path)
+    head, _, values = path.read_bytes().partition(b"\n\n")
+    if not space:
+        head = head.replace(b"space: left-posterior-superior", b"space dimension: 3")
+    path.write_bytes(head + b"\n\n" + values)
+    assert [("no anatomical space" in note) for note in io.load_ct(path).notes] == [True] * (
+        not space
+    )
