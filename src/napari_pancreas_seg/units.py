@@ -343,7 +343,7 @@ def _wide_window(sample: Array, rest: Array) -> Units | None:
         hu, tissue = (part.astype(np.float32) * slope + start for part in (sample, rest))
         places = [place for place, _ in peaks(tissue, -200, 220)]
         away = min((abs(place - FAT_HU) for place in places), default=99.0)
-        body = max(1, np.count_nonzero(tissue > -324))
+        body = max(1, int(np.count_nonzero(tissue > -324)))
         soft = _count(tissue, -24, 206) / body
         usual = (
             _count(hu, -1100, -924) > 0.05 * hu.size
