@@ -16,7 +16,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, cuts_of, labels_layer_data
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, measure_layers
-from napari_pancreas_seg._napari.layers.placement import placement_of
+from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
 from napari_pancreas_seg.inference.saving import PROGRAM, write_sidecar
@@ -82,6 +82,8 @@ def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask,
     qtbot.waitUntil(shows(panel, "parts", f"{expected['head_ml']:.1f}, "), timeout=TIMEOUT)
     first, second = expected["cut_slices"]
     assert f"slices {first} and {second}" in panel.values["parts"].text()
+    place = app.session.viewer, app.session.ct, app.session.reference
+    qtbot.waitUntil(lambda: slice_on_screen(*place) == first, timeout=TIMEOUT)
     app.files.export(mask, tmp_path / "m.csv")
     qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
     (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import napari_pancreas_seg
+from napari_pancreas_seg import cli
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.pairs import COLUMNS, FOLLOW_UP, write_follow_up
 from napari_pancreas_seg.cohort.steps import CaseResult
@@ -86,3 +87,11 @@ def test_files_that_are_something_else_are_refused(table: Path, tmp_path: Path) 
     with pytest.raises(PancreasSegError, match="no table"):
         write_follow_up(table.parent, pairs_of(tmp_path, "before,after\na,b\n"))
     assert other.read_text() == "mine\n"
+
+
+def test_report_writes_it_from_the_command_line(table: Path, tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path, "before,after\na,b\n")
+    assert cli.main(["report", str(table.parent), "--pairs", str(pairs)]) == 0
+    assert (table.parent / FOLLOW_UP).exists()
+    pairs.write_text("no,table\n")
+    assert cli.main(["report", str(table.parent), "--pairs", str(pairs)]) == 1

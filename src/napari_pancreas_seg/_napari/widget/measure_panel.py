@@ -25,7 +25,7 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import timer
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of, labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
-from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on
+from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on, show_slice
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.mask.centreline import CUTS
@@ -82,6 +82,7 @@ class MeasurePanel(ui.Panel):
         self._session, self._background = app.session, app.background
         self._busy = False
         self._stale = False
+        self._moved: int | None = None  # the cut that a person has moved, until it is shown
         self._pause = timer(self, PAUSE_MS, self._measure)
         self.values: dict[str, QLabel] = {}
         self._names: dict[str, QLabel] = {}
@@ -176,6 +177,7 @@ class MeasurePanel(ui.Panel):
         if mask is not None:
             first, second = sorted(field.value / 100 for field in self.cuts)
             mask.metadata[CUTS_KEY] = (first, second)
+            self._moved = int(share / 100 >= second)
             self._later()
 
     def _on_mask(self) -> None:
@@ -214,6 +216,15 @@ class MeasurePanel(ui.Panel):
         if isalive(self):
             same = self._session.mask is not None and found.row["mask"] == self._session.mask.name
             self._show(found if same else None)
+            if same:
+                self._show_cut(found.mask.get("cut_slices"))
+
+    def _show_cut(self, slices: list[int] | None) -> None:
+        """Bring the slice on screen in which the cut lies that was moved."""
+        moved, self._moved = self._moved, None
+        viewer, ct, reference = self._session.viewer, self._session.ct, self._session.reference
+        if moved is not None and slices and viewer and ct is not None and reference is not None:
+            show_slice(viewer, ct, reference, slices[moved])
 
     def _idle(self) -> None:
         self._busy = False
