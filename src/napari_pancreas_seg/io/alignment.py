@@ -26,9 +26,9 @@ def bring_onto(
     """Bring a mask onto the grid of a CT, if that takes no resampling.
 
     Flips and permutations of axes have been undone by reading. What is left is a mask that spans
-    a part of the CT only, such as a DICOM-SEG without its empty slices. A mask with fewer slices
-    and the CT's own affine is refused: if they were dropped at its first end, it lies beside the
-    gland, and nothing tells.
+    a part of the CT only, such as a DICOM-SEG without its empty slices. A mask that is shorter
+    along one axis and has the CT's own affine is refused: if slices were dropped at its first end,
+    it lies beside the gland, and nothing tells. Along several axes it was cropped on purpose.
     """
     grid = on.grid
     first = volume.grid.index(grid.world((0, 0, 0)))
@@ -44,9 +44,9 @@ def bring_onto(
         )
     if grid.shape == volume.grid.shape:
         return mask
-    if on.source.format != "dicom" and np.allclose(
-        on.source.affine, volume.source.affine, atol=1e-3
-    ):
+    shorter = np.count_nonzero(np.less(grid.shape, volume.grid.shape))
+    own = np.allclose(on.source.affine, volume.source.affine, atol=1e-3)
+    if shorter == 1 and own and on.source.format != "dicom":
         raise PancreasSegError(
             f"the mask {_fewer(volume.grid, grid)}, but the same affine: nothing says which are "
             f"missing in '{name}', and it may lie beside the gland; give a mask of the whole CT."

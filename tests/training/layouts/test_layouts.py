@@ -414,7 +414,8 @@ def test_exact_flips_permutations_and_parts_find_their_voxels(order, flips, cut,
         turned, place = np.flip(turned, axis), place @ flip
     turned, place = turned.transpose(order), place[:, [*order, 3]]
     read = CTVolume.from_source_array(turned.astype(np.int16), place)
-    if np.allclose(place, affine) and turned.shape != shape:  # which are missing, nobody knows
+    shorter = sum(a < b for a, b in zip(turned.shape, shape, strict=True))
+    if np.allclose(place, affine) and shorter == 1:  # which are missing, nobody knows
         with pytest.raises(PancreasSegError, match="but the same affine"):
             bring_onto(ct, read.hu.astype(np.uint8), read, "mask")
         return
