@@ -143,10 +143,11 @@ def segment(
     a page to look through the masks. Run the same command again to go on after a stop: finished
     cases are kept.
     """
-    from napari_pancreas_seg.cli.reporter import CohortReporter
+    from napari_pancreas_seg.cli.reporter import finish, follow
     from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
     from napari_pancreas_seg.cohort.resume import OutputOptions
     from napari_pancreas_seg.cohort.run import WORKERS, segment_cases
+    from napari_pancreas_seg.cohort.table import CohortTable
     from napari_pancreas_seg.inference.result import Options
 
     asked = [*(inputs or ()), *(input or ())]
@@ -178,11 +179,11 @@ def segment(
                 scheduler, cases, model, options, wanted, on_progress=bar.show
             )
         with contextlib.closing(results):
-            reporter = CohortReporter(cases, output / TABLE if in_folder else None)
-            reporter.follow(results, bar)
+            table = CohortTable(output / TABLE, cases) if in_folder else None
+            ended = follow(results, len(cases), table, bar)
     if in_folder:
         _finish_folder(output, asked)
-    reporter.finish()
+    finish(ended, table)
 
 
 def _finish_folder(folder: Path, inputs: list[Path]) -> None:
