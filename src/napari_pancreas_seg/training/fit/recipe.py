@@ -18,6 +18,8 @@ from napari_pancreas_seg.training.fit.mixing import MixingSettings
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
 
+SCHEDULES = ("cosine", "constant")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -32,6 +34,7 @@ class TrainSettings:
     weight_decay: float = 1e-3
     warm_up: float = 0.03  # share of the steps
     clip_norm: float = 1.0
+    schedule: str = "cosine"  # or "constant": the learning rate as it is after warming up
     averaging: float = 0.999  # momentum of the average of weights that becomes the model
     # Losses of the decoder's second and third finest level.
     side_weights: tuple[float, float] = (0.5, 0.25)
@@ -56,6 +59,7 @@ class TrainSettings:
             ("architecture", self.architecture, ARCHITECTURES),
             ("loss", self.loss, LOSSES),
             ("policy", self.policy, POLICIES),
+            ("schedule", self.schedule, SCHEDULES),
         )
         for what, asked, names in known:
             if isinstance(asked, str) and asked not in names:
