@@ -21,7 +21,7 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 from napari_pancreas_seg._napari.correct.apply import Target
-from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform
+from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform, register_actions
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, dab
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import GridReference, layer_view, show_slice
@@ -89,6 +89,7 @@ def mender(app) -> FakeMender:
 @pytest.fixture
 def mask(viewer, app, ct, mender) -> Labels:
     """An empty mask of the CT, slice 4 on screen."""
+    register_actions()
     data, options, _ = labels_layer_data(
         np.zeros(ct.data.shape, np.uint8), app.session.placement(ct), "pancreas"
     )
@@ -629,7 +630,7 @@ def test_where_there_is_nothing_to_carry_it_is_said(
     assert mask.data[9].any() and "last one" in notifications[-1].message
 
 
-def test_the_network_fills_between_from_the_nearer_end(qtbot, viewer, app, mask, panel, mender):
+def test_the_network_fills_between_by_both_ends(qtbot, viewer, app, mask, panel, mender):
     for z in (2, 6):
         mask.data[z, 8:20, 10 : 16 + z] = 1
     assert not panel.fill_with_network.value  # as long as figures say so
@@ -641,10 +642,10 @@ def test_the_network_fills_between_from_the_nearer_end(qtbot, viewer, app, mask,
     panel.buttons["fill_between"].click()
     wait(qtbot, app)
     widths = [asked.prior[0].any(axis=0).sum() for asked in mender.asked]
-    assert [asked.z for asked in mender.asked] == [3, 4, 5] and widths == [8, 8, 12]
+    assert [asked.z for asked in mender.asked] == [3, 4, 5] and widths == [9, 10, 11]
     assert [asked.prior[1] for asked in mender.asked] == [2.5, 5.0, 2.5]
     app.corrector.accept()
-    assert np.array_equal(mask.data[3], np.roll(mask.data[2], 1, axis=0))
+    assert np.array_equal(mask.data[3] == 1, np.roll(mender.asked[0].prior[0], 1, axis=0))
 
 
 # -- what becomes of it

@@ -1,4 +1,4 @@
-"""A mask that the network carries from slice to slice, or from both ends into a gap."""
+"""Masks that the network carries from slice to slice, or from both ends into a gap."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.corrections import FILL_TITLE, NOTHING_TO_FILL, Corrector
 from napari_pancreas_seg._napari.layers.placement import show_slice
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.mask import correction
 
 Array = npt.NDArray[Any]
 Spacing = tuple[float, float, float]
@@ -90,7 +91,10 @@ class Carrying:
             show_info(str(error))
 
     def fill_between(self) -> None:
-        """Propose to fill empty slices, by the shape of their ends or by the network."""
+        """Propose to fill empty slices by the shapes of their ends.
+
+        With the network, if that is set: it sees these shapes, and how far the nearer end is.
+        """
         corrector = self._corrector
         if not corrector.setting("correct/fill_with_network"):
             corrector.fill_between_slices()
@@ -99,11 +103,11 @@ class Carrying:
         ct = corrector.ct_under(target)
 
         def fill(mask: Array, spacing: Spacing) -> Array:
-            filled = mask.copy()
+            filled = correction.fill_between_slices(mask, spacing)
             for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
                 for z in range(lower + 1, upper):
-                    end = lower if z - lower <= upper - z else upper
-                    prior = mask[end], abs(z - end) * spacing[0]
+                    away = min(z - lower, upper - z) * spacing[0]
+                    prior = filled[z] != 0, away
                     filled[z] = self._answers.to_neighbour(ct, target, z, prior)
             return filled
 

@@ -38,7 +38,7 @@ TIPS = {
     "remove_islands": "Removes pieces below this size; the largest one always stays.",
     "next_uncertain": "Of the quarter that the model is least sure of, not reviewed yet.",
 }
-FILL_TIP = "The network fills between slices, from the nearer end; else the shapes are blended."
+FILL_TIP = "The network looks at each slice that Fill between has filled by shape."
 LIMIT_TIP = "Takes back what a stroke painted outside this range, when the stroke ends."
 
 
