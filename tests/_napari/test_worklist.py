@@ -493,3 +493,16 @@ def test_the_first_case_is_segmented_at_once_and_named_over_the_picture(
     qtbot.waitUntil(lambda: app.worklist.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     assert bar.case.text() == "Case 1 of 3: a, segmented"
     qtbot.waitUntil(lambda: not app.runs.running and not app.worklist.busy, timeout=TIMEOUT)
+
+
+def test_a_case_is_left_while_the_model_s_mask_is_shown(
+    qtbot, app, viewer, panel, folder, ct_panel
+):
+    work = opened(qtbot, app, panel, folder)
+    app.runs.start(app.session.ct, "box")
+    qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED and not work.busy, timeout=TIMEOUT)
+    app.views.blink(True)
+    assert any("the model's" in layer.name for layer in viewer.layers)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert [layer.name for layer in viewer.layers] == ["b"]

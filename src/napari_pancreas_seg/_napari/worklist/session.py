@@ -281,7 +281,8 @@ class WorklistSession(QObject):
         for layer in list(viewer.layers):
             own = reference_of(layer)
             same = own is not None and reference is not None and own.id == reference.id
-            if layer is shown.ct or layer is mask or (same and not isinstance(layer, Labels)):
+            goes = layer is shown.ct or layer is mask or (same and not isinstance(layer, Labels))
+            if goes and layer in viewer.layers:  # what showed the CT may have gone with it
                 viewer.layers.remove(layer)
 
     def _remember(self, shown: LoadedCase, status: Status | None, seen: int | None) -> None:
