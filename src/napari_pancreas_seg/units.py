@@ -302,7 +302,10 @@ def _window(sample: Array, rest: Array) -> Units | None:
             )
         width = comb_width(inside, sorted({b - a for a, b in WINDOWS}))
     if width is None:
-        if any(15 < fat < 50 and any(soft >= 132 for soft in places) for fat in places):
+        two = any(15 < fat < 50 and any(soft >= 132 for soft in places) for fat in places)
+        # Water and what is left of fat fill the lowest values of HU clipped at 0: 7 % and more.
+        empty = _share(inside < low + 30) < 0.03 and max(places) - min(places) > 50
+        if two or empty:
             raise PancreasSegError(
                 "seems to hold a window of Hounsfield units stored as 0 to 255, and nothing in it "
                 "tells which; give the CT in Hounsfield units"

@@ -107,6 +107,18 @@ def test_a_wide_window_stored_as_grey_values_is_refused(hu):
         read_units(grey)
 
 
+@pytest.mark.parametrize("window", [(-200, 300), (-250, 250), (-300, 300)])
+def test_a_window_of_unknown_width_is_not_taken_for_hounsfield_units(window, hu):
+    grey = np.rint((np.clip(hu, *window) - window[0]) / (window[1] - window[0]) * 255)
+    try:
+        slope, shift, _ = read_units(grey.astype(np.int16))
+    except PancreasSegError as error:
+        assert "window" in str(error)  # noqa: PT017
+    else:
+        assert slope == pytest.approx((window[1] - window[0]) / 255)
+        assert shift == pytest.approx(window[0], abs=20)
+
+
 @pytest.mark.parametrize(("low", "high"), [(75, 255), (500, 627)])
 def test_what_begins_within_soft_tissue_is_refused(low, high, hu):
     grey = low + np.clip(hu, 0, 255) * ((high - low) / 255)
