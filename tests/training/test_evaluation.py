@@ -16,8 +16,7 @@ from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
-from napari_pancreas_seg.training.judge.evaluation import evaluate
-from napari_pancreas_seg.training.judge.others import OtherMasks
+from napari_pancreas_seg.training.judge.evaluation import OtherMasks, evaluate
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 

@@ -77,8 +77,8 @@ def evaluate(
     cases = 0
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.inference.result import Progress
+        from napari_pancreas_seg.training.judge.evaluation import OtherMasks
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
-        from napari_pancreas_seg.training.judge.others import OtherMasks
 
         def count(done: int, total: int) -> None:
             nonlocal cases
