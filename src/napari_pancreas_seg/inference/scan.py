@@ -13,7 +13,7 @@ THICK_MM = 6.0
 FEW_SLICES = 10
 SHORT_MM = 60.0
 NARROW_MM = 200.0
-CHEST_SHARE = 0.75
+CHEST_SHARE = 0.7
 FILL_HU = -200
 """What is filled with less looks like air, and need not be mentioned."""
 
