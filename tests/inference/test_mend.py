@@ -15,6 +15,7 @@ from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.process.server import _Network
 from napari_pancreas_seg.model.bundle import list_models, load_bundle, save_bundle
 from napari_pancreas_seg.volume import CTVolume
+from strokes import PATIENTS
 
 SHAPE = (5, 90, 130)
 
@@ -101,6 +102,15 @@ def test_a_neighbours_mask_alone_is_a_proposal_around_it(mender):
     assert set(np.unique(found)) == {0, 3}
     away = ndimage.distance_transform_edt(~prior, sampling=1.5)
     assert not found[away > REACH_MM].any()
+
+
+def test_a_proposal_does_not_depend_on_what_was_there(mender):
+    prior, rng = np.zeros(SHAPE[1:], bool), np.random.default_rng(0)
+    prior[30:40, 50:80] = True
+    masks = np.zeros(SHAPE, np.uint8), (rng.random(SHAPE) < 0.3).astype(np.uint8)
+    empty, full = (mender.mend(ct(), mask, 1, prior=(prior, 2.5)) for mask in masks)
+    near = ndimage.distance_transform_edt(~prior, sampling=1.5) <= 40
+    assert np.array_equal(empty[near], full[near])
 
 
 def test_what_the_network_leaves_alone_keeps_its_edges(mender, monkeypatch):
@@ -216,3 +226,21 @@ def test_strokes_travel_to_the_child_and_the_slice_comes_back():
 def test_importing_it_loads_no_keras():
     code = "import sys, napari_pancreas_seg as n; n.mend; sys.exit('keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_bundled_network_says_what_it_is_and_hears_strokes():
+    bundle = load_bundle("mend", "mend")
+    assert len(bundle.weights) <= 5_000_000 and bundle.card["gflop"] <= 3
+    assert bundle.card["figures"]["slices"] == 164
+    assert set(PATIENTS.split(",")).isdisjoint(bundle.card["training"]["patients"])
+    assert "mend" not in {entry.name for entry in list_models()}
+    add = np.zeros(SHAPE[1:], bool)
+    add[40:44, 55:70] = True
+    hu = np.full(SHAPE, -100, np.int16)
+    hu[:, 20:70, 30:100] = 40
+    hu[:, 35:50, 45:80] = 110
+    volume = CTVolume(hu, ct().grid, ct().source)
+    found = nps.mend(volume, np.zeros(SHAPE, np.uint8), 2, add=add)
+    assert found[add].all() and found.sum() > add.sum()
+    again = nps.mend(volume, np.broadcast_to(found, SHAPE), 2, remove=found > 0)
+    assert not again[found > 0].any()

@@ -73,7 +73,8 @@ def mend(
     ndarray of uint8, shape (Y, X)
         The slice's new labels. Every voxel of `add` has the label, none of `remove` has it, other
         labels change only under `add`, and nothing changes farther than 60 mm from a stroke
-        (without strokes, from the gland in `prior`). With neither, it is the slice as it was.
+        (without strokes, from the gland in `prior`, around which the slice is segmented anew).
+        With neither, it is the slice as it was.
 
     Raises
     ------
@@ -164,30 +165,41 @@ class Mender:
         if not strokes.any() and not gland.any():
             return result
         origin = strokes if strokes.any() else gland > 0
-        near = (present | (gland > 0) | strokes) & _box_around(origin, volume.spacing[1:])
+        # A proposal is made of the picture and the neighbour: the mask that is there may be wrong.
+        shown = present & strokes.any()
+        near = (shown | (gland > 0) | strokes) & _box_around(origin, volume.spacing[1:])
         body = self._body(volume)
         frame = lay_frame(origin, near, volume.spacing, self.spec, body)
-        weight = np.float32(np.exp(-abs(prior[1]) / FADE_MM)) if prior else np.float32(0)
+        weight = float(np.exp(-abs(prior[1]) / FADE_MM)) if prior else 0.0
+        before, after = self._answer(volume, z, frame, (shown, give, take, gland), weight)
+        part = frame.support()
+        # What the network leaves alone stays as sharp as it was.
+        free = _seen(frame, part) & _within_reach(origin, part, volume.spacing)
+        free &= (plane[part] == 0) | present[part]
+        mended = shown[part] ^ (before != after)
+        result[part][free] = np.where(mended[free], label, 0)
+        result[give] = label
+        result[take & (result == label)] = 0
+        return result
+
+    def _answer(
+        self, volume: CTVolume, z: int, frame: Frame, planes: tuple[Array, ...], weight: float
+    ) -> tuple[Mask, Mask]:
+        """The mask that the network saw and the one that it gives, in the frame's support.
+
+        `planes` (Y, X): the mask, strokes that add, that take away, and the neighbour's mask.
+        """
         y, x = part = frame.support()
         rows, columns = (m[:, s] for m, s in zip(frame.into(), part, strict=True))
-        guides = [
-            rows @ each[part].astype(np.float32) @ columns.T for each in (present, give, take)
-        ]
-        guides.append(weight * (2 * (rows @ gland[part].astype(np.float32) @ columns.T) - 1))
-        hu = volume.hu[z, y, x]
+        guides = [rows @ each[part].astype(np.float32) @ columns.T for each in planes]
+        guides[-1] = np.float32(weight) * (2 * guides[-1] - 1)
+        hu, body = volume.hu[z, y, x], self._body(volume)
         if body is not None:
             hu = body.shown(hu[None])[0]
         answer = self._ask(hu, body.shift if body else 0, rows, columns, guides)
         back, across = (m[s] for m, s in zip(frame.out_of(), part, strict=True))
         before = back @ guides[0] @ across.T > 0.5
-        after = back @ answer @ across.T > self.card["threshold"]
-        # What the network leaves alone stays as sharp as it was.
-        flips = (before != after) & _seen(frame, part) & _within_reach(origin, part, volume.spacing)
-        flips &= (plane[part] == 0) | present[part]
-        result[part][flips] = np.where(present[part][flips], 0, label)
-        result[give] = label
-        result[take & (result == label)] = 0
-        return result
+        return before, back @ answer @ across.T > self.card["threshold"]
 
     def warm_up(self, volume: CTVolume) -> None:
         """Look at a CT and compile, so that the first stroke is answered at once."""
