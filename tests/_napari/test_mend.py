@@ -19,6 +19,7 @@ from napari.utils.interactions import (
 from napari.utils.key_bindings import KeymapHandler
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QWidget
 
 from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform, register_actions
@@ -538,6 +539,24 @@ def test_the_bar_says_how_to_mend(qtbot, viewer, app, mask, bar, mender):
     wait(qtbot, app)
     bar.done_button.click()
     assert not app.mending.active and not bar.title.text()
+
+
+def test_the_bar_is_as_wide_as_what_it_says(qtbot, viewer, app, mask, mender):
+    canvas = QWidget()
+    qtbot.addWidget(canvas)
+    canvas.resize(800, 400)
+    canvas.show()
+    bar = CanvasBar(app, canvas)
+    app.mending.start()
+    qtbot.waitExposed(canvas)
+    wide = bar.width()
+    assert wide >= bar.title.sizeHint().width()
+    mender.may_answer.clear()
+    drag(viewer, mask, (12, 14))
+    assert bar.title.sizeHint().width() <= bar.width() < wide
+    mender.may_answer.set()
+    wait(qtbot, app)
+    assert bar.width() == wide
 
 
 # -- carrying on

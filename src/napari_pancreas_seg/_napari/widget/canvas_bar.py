@@ -69,6 +69,8 @@ class CanvasBar(ui.Panel):
             self.setStyleSheet(STYLE.format(ground=ground.name(), ink=ink.name()))
 
     def _place(self) -> None:
+        for part in (self._buttons, self):
+            part.layout().activate()  # else the size is that of what was said before
         self.adjustSize()
         self.move(MARGIN, MARGIN)
         self.raise_()
