@@ -488,6 +488,7 @@ def test_open_hands_a_worklist_to_napari(
     assert main(["open", str(out), "--only", "look-again"]) == 1  # nothing was marked yet
     (out / "marks.csv").write_text("mask,case,mark\na_mask.nii.gz,a.nii.gz,look-again\n")
     assert main(["open", str(out), "--only", "look-again"]) == 0
+    assert main(["open", str(out), "--marks", str(out / "marks.csv")]) == 2  # of which mark?
     (arguments,) = started
     assert arguments[:2] == ["-m", "napari_pancreas_seg._napari"]
     assert json.loads(arguments[2]) == {

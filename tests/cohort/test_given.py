@@ -149,5 +149,8 @@ def test_marked_cases_alone_are_listed(cts: Path, tmp_path: Path) -> None:
     assert len(Worklist(cts, tmp_path / "state")) == 2
     with pytest.raises(PancreasSegError, match="No case in"):
         read_marks(tmp_path / "marks (1).csv", "bad")
+    text = "mask,case,mark\nb\u2028c_mask.nii.gz,b\u2028c.nii.gz,good\n"
+    (tmp_path / "other.csv").write_text(text, encoding="utf-8")
+    assert read_marks(tmp_path / "other.csv", "good") == {"b\u2028c_mask.nii.gz"}
     with pytest.raises(PancreasSegError, match="None of these CTs"):
         Worklist(cts, tmp_path / "state", only={"z"})

@@ -80,13 +80,26 @@ def test_a_case_that_is_missing_or_failed_is_named(table: Path, tmp_path: Path) 
 def test_files_that_are_something_else_are_refused(table: Path, tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="columns after and before"):
         write_follow_up(table.parent, pairs_of(tmp_path, "first,second\na,b\n"))
-    with pytest.raises(PancreasSegError, match="cannot be read"):
+    with pytest.raises(PancreasSegError, match=r"There is no file '.*none\.csv'"):
         write_follow_up(tmp_path, tmp_path / "none.csv")
+    with pytest.raises(PancreasSegError, match="cannot be read"):
+        write_follow_up(tmp_path, tmp_path)
     other = table.with_name(FOLLOW_UP)
     other.write_text("mine\n")
     with pytest.raises(PancreasSegError, match="no table"):
         write_follow_up(table.parent, pairs_of(tmp_path, "before,after\na,b\n"))
     assert other.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("cell", ['"79,5"', "nan", "-"])
+def test_a_cell_that_a_spreadsheet_spoilt_is_named(
+    table: Path, tmp_path: Path, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.write_text(table.read_text().replace(",79,", f",{cell},"))
+    with pytest.raises(PancreasSegError, match=r"'volume_ml' .* is no number"):
+        follow_up(table, "before,after\na,b\n")
+    assert cli.main(["report", str(table.parent)]) == 1
+    assert "is no number; write it with a point" in capsys.readouterr().err
 
 
 def test_report_writes_it_from_the_command_line(table: Path, tmp_path: Path) -> None:

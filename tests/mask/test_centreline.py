@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.mask.centreline import IN_PIECES, TOO_SMALL, follow, on_cubes
+from napari_pancreas_seg.mask.centreline import (
+    IN_PIECES,
+    TOO_LARGE,
+    TOO_SMALL,
+    follow,
+    on_cubes,
+)
 from napari_pancreas_seg.mask.measures import MEASURES, measure
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -86,6 +94,32 @@ def test_what_has_no_centreline_says_why():
     mask[12:18, 40:50, 40:50] = 0
     mask[12, 40, 40] = 1  # a speck beside it does not matter
     assert isinstance(follow(*on_cubes(mask, grid)), tuple)
+
+
+def test_a_mask_larger_than_any_pancreas_is_not_followed():
+    mask = np.ones((50, 100, 200), np.uint8)
+    found = measure(mask, CTVolume.of_grid(grid_of(mask.shape, (1, 1, 1.1)), None))
+    assert found["length_mm"] is found["head_ml"] is None
+    assert found["not_measured"]["length_mm"] == TOO_LARGE
+    assert found["volume_ml"] == pytest.approx(1100)
+    found = measure(mask, CTVolume.of_grid(grid_of(mask.shape, (1, 1, 0.9)), None))
+    assert found["length_mm"] > 150
+    assert TOO_LARGE not in found["not_measured"].values()
+
+
+def test_a_stray_voxel_far_away_costs_no_memory_and_changes_nothing():
+    mask = np.zeros((160, 160, 160), np.uint8)
+    mask[:45, :90, :90] = tube((2, 1, 1))
+    grid = grid_of(mask.shape, (2, 2, 2))
+    alone = follow(*on_cubes(mask, grid))
+    mask[-2:, -2:, -2:] = 1
+    cubes, to_index = on_cubes(mask, grid)
+    tracemalloc.start()
+    line = follow(cubes, to_index)
+    assert tracemalloc.get_traced_memory()[1] < 20 * cubes.size
+    tracemalloc.stop()
+    assert line.length_mm == pytest.approx(alone.length_mm)
+    assert line.calibre_mm == alone.calibre_mm
 
 
 def noisy(shape=(10, 60, 60), seed=0) -> np.ndarray:

@@ -56,6 +56,8 @@ def open(
         state_folder,
     )
 
+    if marks is not None and only is None:
+        raise typer.BadParameter("--marks is for --only")
     given = given_masks(masks, label, by)
     check_screen("open")
     named = None

@@ -19,7 +19,7 @@ from napari_pancreas_seg.cohort.cases import PAGE, TABLE, Case
 from napari_pancreas_seg.cohort.given import GivenMasks, adopt
 from napari_pancreas_seg.cohort.steps import CaseResult, draw_case, failure, recorded
 from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
-from napari_pancreas_seg.cohort.table import TEXTS, CohortTable
+from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import corrected
 from napari_pancreas_seg.inference.saving import mask_sha256, read_sidecar, write_sidecar
@@ -121,7 +121,7 @@ def _card(
     left = record.get("resume") or {}
     return {
         **{name: row[name] for name in ("case", "mask", "status", "phase", "reason")},
-        "values": {k: float(v) for k, v in row.items() if v and k not in TEXTS},
+        "values": {k: number_in(row, k) for k, v in row.items() if v and k not in TEXTS},
         "noticed": list(record.get("quality", {}).get("noticed", ())),
         "notes": list(record.get("notes", ())),
         "maker": record.get("mask_by", ""),

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import TABLE
-from napari_pancreas_seg.cohort.table import CohortTable
+from napari_pancreas_seg.cohort.table import CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.files import explain_os_error, write_text
@@ -70,7 +70,7 @@ def _compare(
         first, second = known[before][measure], known[after][measure]
         if not first or not second:
             continue
-        old, new = float(first), float(second)
+        old, new = number_in(known[before], measure), number_in(known[after], measure)
         row = {
             "measure": measure,
             "value_before": first,
@@ -96,6 +96,8 @@ def _rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with some columns, perhaps among others."""
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise PancreasSegError(f"There is no file '{path}'; give the table of pairs.") from error
     except OSError as error:
         raise PancreasSegError(
             f"'{path.name}' cannot be read: {explain_os_error(error)}."

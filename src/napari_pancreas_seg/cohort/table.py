@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import io as text_io
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ class CohortTable:
                 os.fsync(file.fileno())  # what takes long comes before the last look
             if not anyway and _read(self.path) != before:
                 raise _Overtaken
+
+
+def number_in(row: Mapping[str, str], column: str) -> float:
+    """A cell of a row that is not empty; PancreasSegError if a spreadsheet made no number of it."""
+    try:
+        if math.isfinite(value := float(row[column])):
+            return value
+    except ValueError:
+        pass
+    raise PancreasSegError(
+        f"'{row[column]}' in the column '{column}' of the table's row of '{row['case']}' is no "
+        "number; write it with a point, or run 'segment' again with another output folder."
+    )
 
 
 class _Overtaken(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io as text_io
 import json
 import logging
 import os
@@ -84,7 +85,9 @@ def read_marks(path: Path, mark: str) -> set[str]:
         )
     file = max(found, key=lambda one: one.stat().st_mtime)
     try:
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines()))
+        text = file.read_text(encoding="utf-8-sig")
+        # Lines end where the page ends them, and not at U+2028 in a name.
+        rows = list(csv.DictReader(text_io.StringIO(text, newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise PancreasSegError(f"'{file.name}' cannot be read ({type(error).__name__}).") from error
     named = {row["mask"] for row in rows if row.get("mark") == mark and row.get("mask")}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.volume import Grid
+from napari_pancreas_seg.volume import Grid, bounding_box
 
 Array = npt.NDArray[Any]
 Points = npt.NDArray[np.float64]
@@ -29,6 +29,10 @@ _LARGEST_SHARE = 0.9
 
 IN_PIECES = "The mask is in pieces, and none of them holds 90 % of it."
 TOO_SMALL = "The mask is too small to tell its shape."
+TOO_LARGE = "The mask has more than 1000 mL, which is larger than any pancreas."
+_LARGEST_CUBES = int(1_000_000 / _STEP_MM**3)
+_LARGEST_BOX = 10_000_000
+"""Cubes of a box, some 43 cm wide, beyond which pieces in it are not brought together."""
 
 
 class Centreline(NamedTuple):
@@ -56,17 +60,22 @@ def follow(cubes: Array, to_index: ToIndex, cuts: Cuts = CUTS) -> Centreline | s
 
     if not cubes.any():
         return TOO_SMALL
-    # To the first cubes outside: in tubes and balls of known size that is the radius.
-    calibre = 2 * ndimage.distance_transform_edt(cubes).max()
+    if np.count_nonzero(cubes) > _LARGEST_CUBES:
+        return TOO_LARGE
     gland, share = _largest_piece(cubes)
-    if share < _LARGEST_SHARE:
+    if share < _LARGEST_SHARE and cubes.size <= _LARGEST_BOX:
         gland, share = _largest_piece(_bridged(cubes))
-    if share < _LARGEST_SHARE:
+    box = bounding_box(gland)
+    if share < _LARGEST_SHARE or box is None:
         return IN_PIECES
+    # Stray voxels far away make the mask's own box large.
+    gland = np.pad(gland[box], 1)
+    # To the first cubes outside: in tubes and balls of known size that is the radius.
+    calibre = 2 * ndimage.distance_transform_edt(np.pad(cubes[box], 1)).max()
     depth = ndimage.distance_transform_edt(gland)
     lengths, _ = pixel_graph(gland, connectivity=3)
     costs, _ = pixel_graph(depth, mask=gland, edge_function=_cost, connectivity=3)
-    points = np.argwhere(gland).astype(np.float64)
+    points = np.argwhere(gland) + [edge.start - 1.0 for edge in box]
     start = int(dijkstra(lengths, indices=0).argmax())
     end = int(dijkstra(lengths, indices=start).argmax())
     if start == end:
