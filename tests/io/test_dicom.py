@@ -289,6 +289,16 @@ def test_a_padding_value_that_tissue_has_is_doubted(tmp_path: Path) -> None:
     assert "50 HU" in volume.notes[0]
 
 
+def test_a_damaged_file_beside_the_series_is_named(tmp_path: Path) -> None:
+    series = write_series(tmp_path)
+    assert load_ct(tmp_path).notes == ()
+    whole = series.files[0].read_bytes()
+    (tmp_path / "broken.dcm").write_bytes(whole[:132] + b"\xff" * 300)
+    volume = load_ct(tmp_path)
+    assert same(volume, series)
+    assert "1 DICOM file beside this CT cannot be read" in volume.notes[0]
+
+
 def test_an_overlay_in_unused_bits_is_dropped(tmp_path: Path) -> None:
     def overlay(k: int, dataset: Dataset) -> None:
         stored = np.frombuffer(dataset.PixelData, "<u2") | 0x8000

@@ -209,6 +209,7 @@ def test_layers_of_a_segmentation(
     stored = volume.to_source_order(mask)
     np.testing.assert_array_equal(stored[:, 0, 0], [0, expected[0], expected[1], expected[1], 0])
     assert len(volume.notes) == notes
+    assert any("share label values" in note for note in volume.notes) == (values == (1, 1))
     np.testing.assert_allclose(volume.source.affine @ (1, 1, 1, 1), (-2, -3, 5, 1))
 
 
