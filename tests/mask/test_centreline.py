@@ -116,7 +116,7 @@ def test_a_stray_voxel_far_away_costs_no_memory_and_changes_nothing():
     cubes, to_index = on_cubes(mask, grid)
     tracemalloc.start()
     line = follow(cubes, to_index)
-    assert tracemalloc.get_traced_memory()[1] < 20 * cubes.size
+    assert tracemalloc.get_traced_memory()[1] < 35 * cubes.size
     tracemalloc.stop()
     assert line.length_mm == pytest.approx(alone.length_mm)
     assert line.calibre_mm == alone.calibre_mm
