@@ -1,12 +1,12 @@
-"""How well each measure repeats: between two models, and with the outline moved by 1 mm.
+"""How well each measure repeats: two models, two seeds, and the outline moved by 1 mm.
 
-    python benchmarks/repeatability.py ../shared --models OLD benchmarks/models/fold0
+    python benchmarks/repeatability.py ../shared --models OLD benchmarks/models/fold0 --seeds A B
 
 Two models segment the slices of patients that neither has learnt from, each patient's as one stack
-at its own spacing, and each mask is measured. Manual masks (whole glands without their CTs, the
-same stacks, slices in unclipped HU) are measured as they are, shrunk and grown by 1 mm. Writes the
-table into docs/measures.md, and the limits of repeatability, which follow-ups use, into
-src/napari_pancreas_seg/data/repeatability.json.
+at its own spacing, and each mask is measured; so do two networks trained alike but for the seed.
+Manual masks (whole glands without their CTs, the same stacks, slices in unclipped HU) are measured
+as they are, shrunk and grown by 1 mm. Writes the table into docs/measures.md, and the limits of
+repeatability, which follow-ups use, into src/napari_pancreas_seg/data/repeatability.json.
 """
 
 from __future__ import annotations
@@ -100,15 +100,24 @@ def whole_glands(folder: Path) -> list[tuple[CTVolume, np.ndarray]]:
     return found
 
 
-def unclipped(folder: Path) -> list[tuple[CTVolume, np.ndarray]]:
+def unclipped(folder: Path, known: set[str]) -> list[tuple[CTVolume, np.ndarray]]:
     """CTs whose fat can be seen: raw slices, and whole CTs with another model's mask."""
-    pairs = [
-        (path, Path(str(path).replace("_ct.nii", "_mask.nii")))
-        for path in sorted((folder / "pancreas-ct" / "hu").glob("*_ct.nii.gz"))
-    ]
-    pairs += [(folder / "ct/example/ct.nii.gz", folder / "ct/example/pancreas_v1.nii.gz")]
-    pairs += [(folder / "ct/dicom", folder / "ct/dicom_pancreas.nii.gz")]
-    return [(nps.load_ct(ct), (nps.load_mask(mask)[0] > 0).astype(np.uint8)) for ct, mask in pairs]
+    found = []
+    for path in sorted((folder / "pancreas-ct" / "hu").glob("*_ct.nii.gz")):
+        if path.name.split("_")[1] not in known:
+            image = nib.load(path)
+            # Rows run to the back and columns to the patient's left, whatever the affine says.
+            affine = image.affine @ np.diag([-1.0, -1.0, 1.0, 1.0])
+            ct = nps.CTVolume.from_array(np.asarray(image.dataobj), affine, name=path.name[:-7])
+            mask = np.asarray(nib.load(str(path).replace("_ct.nii", "_mask.nii")).dataobj)
+            found.append((ct, (mask.transpose(2, 1, 0) > 0).astype(np.uint8)))
+    for ct, mask in (
+        ("ct/example/ct.nii.gz", "ct/example/pancreas_v1.nii.gz"),
+        ("ct/dicom", "ct/dicom_pancreas.nii.gz"),
+    ):
+        values = nps.load_mask(folder / mask)[0] > 0
+        found.append((nps.load_ct(folder / ct), values.astype(np.uint8)))
+    return found
 
 
 def spread(pairs: list[list[Values]], name: str) -> tuple[int, float, float] | None:
@@ -152,17 +161,20 @@ def cell(name: str, value: float | None, sign: str = "") -> str:
     return f"{value:{sign}.{ABSOLUTE[name]}f}"
 
 
-def measure_all(shared: Path, models: list[str]) -> dict[str, list[list[Values]]]:
-    """Measures of both models' masks, and of masks whose outline was moved; case by case."""
-    loaded = [nps.LoadedModel(model) for model in models]
-    patients = stacks(shared / "pancreas-ct", patients_seen(map(load_card, models)))
-    raw = unclipped(shared)
-    values: dict[str, list[list[Values]]] = {"models": [], "models, raw HU": []}
-    cts = [("models", ct) for _, ct, _ in patients] + [("models, raw HU", ct) for ct, _ in raw]
-    for kind, ct in cts:
-        masks = [nps.segment(ct, model).mask for model in loaded]
-        print(ct.name, f"Dice of both models' masks {nps.dice(*masks):.3f}", flush=True)
-        values[kind].append([measured(mask, ct) for mask in masks])
+def measure_all(shared: Path, models: list[str], seeds: list[str]) -> dict[str, list[list[Values]]]:
+    """Measures of both networks' masks, and of masks whose outline was moved; case by case."""
+    known = patients_seen(map(load_card, models + seeds))
+    patients, raw = stacks(shared / "pancreas-ct", known), unclipped(shared, known)
+    values: dict[str, list[list[Values]]] = {}
+    for pair, names in (("models", models), ("seeds", seeds)):
+        loaded = [nps.LoadedModel(name) for name in names]
+        whole, others = [ct for _, ct, _ in patients], [ct for ct, _ in raw]
+        for kind, cts in ((pair, whole), (f"{pair}, raw HU", others)):
+            values[kind] = []
+            for ct in cts:
+                masks = [nps.segment(ct, model).mask for model in loaded]
+                print(ct.name, pair, f"Dice {nps.dice(*masks):.3f}", flush=True)
+                values[kind].append([measured(mask, ct) for mask in masks])
     moves = {
         "outline, whole glands": whole_glands(shared / "gland-volumes"),
         "outline, with CT": [(ct, mask) for _, ct, mask in patients] + raw,
@@ -194,14 +206,18 @@ def thicker(glands: list[tuple[CTVolume, np.ndarray]]) -> list[list[Values]]:
 def write(values: dict[str, list[list[Values]]]) -> None:
     """Write the table and the limits."""
     lines = [
-        "| measure | n | SD, two models | ICC | n | outline −1 mm | +1 mm | ranks | n | 5 mm |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| measure | n | SD, two models | ICC | two seeds | ICC "
+        "| n | outline −1 mm | +1 mm | ranks | n | 5 mm |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     limits = {}
     for name in (*RELATIVE, *ABSOLUTE):
         of_hu = name in ABSOLUTE
         moves = values["outline, with CT" if of_hu else "outline, whole glands"]
-        models = spread(values["models"] + (values["models, raw HU"] if of_hu else []), name)
+        models, seeds = (
+            spread(values[pair] + (values[f"{pair}, raw HU"] if of_hu else []), name)
+            for pair in ("models", "seeds")
+        )
         outline = ranks(moves, name)
         lines.append(
             f"| `{name}` | "
@@ -210,6 +226,7 @@ def write(values: dict[str, list[list[Values]]]) -> None:
                 if models
                 else "– | – | –"
             )
+            + (f" | {cell(name, seeds[1])} | {seeds[2]:.2f}" if seeds else " | – | –")
             + f" | {outline[0] if outline else '–'} | {cell(name, change(moves, name, 0), '+')}"
             + f" | {cell(name, change(moves, name, 2), '+')}"
             + f" | {f'{outline[1]:.2f}' if outline else '–'}"
@@ -232,12 +249,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", type=Path)
     parser.add_argument("--models", nargs=2, required=True)
+    parser.add_argument("--seeds", nargs=2, required=True, help="trained alike, but for the seed")
     parser.add_argument("--values", type=Path, help="keep what was measured here, or read it")
     arguments = parser.parse_args()
     if arguments.values is not None and arguments.values.exists():
         values = json.loads(arguments.values.read_text())
     else:
-        values = measure_all(arguments.shared, arguments.models)
+        values = measure_all(arguments.shared, arguments.models, arguments.seeds)
         if arguments.values is not None:
             arguments.values.write_text(json.dumps(values))
     write(values)

@@ -121,12 +121,16 @@ def stacks(dataset: Path, model: LoadedModel) -> Iterator[tuple[str, Array, Arra
             yield patient, hu, mask, records[0].spacing_mm
 
 
+def volume_of(hu: Array, mm: float) -> CTVolume:
+    """A CT of a stack (Z, Y, X) of such pixels."""
+    source = np.rint(hu).astype(np.int16).transpose(2, 1, 0)
+    return CTVolume.from_source_array(source, np.diag([-mm, -mm, STEP_MM, 1.0]))
+
+
 def look(hu: Array, mask: Array, mm: float, model: LoadedModel) -> dict[str, Any] | None:
     """Features and Dice of what the program finds; None where it finds nothing or refuses."""
-    source = np.rint(hu).astype(np.int16).transpose(2, 1, 0)
-    volume = CTVolume.from_source_array(source, np.diag([-mm, -mm, STEP_MM, 1.0]))
     try:
-        found = segment(volume, model)
+        found = segment(volume_of(hu, mm), model)
     except PancreasSegError:
         return None
     seen = features(
