@@ -111,6 +111,23 @@ def test_an_arm_or_a_cushion_moves_nothing(value, gap_mm, side, hu, body):
     assert found.edges == (None,) * 4
 
 
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_tight_gel_pad_moves_the_middle_little(side, hu, body):
+    """What cannot be told from the trunk: the spine says where its middle lies."""
+    pad, columns = round(60 / SPACING[2]), np.flatnonzero((hu > -300).any(axis=(0, 1)))
+    wide = np.pad(hu, ((0, 0), (0, 0), (2 * pad, 2 * pad)), constant_values=-1000)
+    edge = 2 * pad + (columns[-1] if side > 0 else columns[0])
+    part = (
+        wide[:, 20:-20, edge - 20 : edge + pad]
+        if side > 0
+        else wide[:, 20:-20, edge - pad : edge + 20]
+    )
+    there = part < -300
+    part[there] = np.random.default_rng(0).normal(30, 10, int(there.sum()))
+    moved = moved_mm(look_at(wide, SPACING), body, (0, 2 * pad))
+    assert abs(moved[1]) <= 20
+
+
 def noisy_belly(tissue):
     """A body of one kind of tissue in a rim of fat."""
     y, x = np.ogrid[:60, :80]

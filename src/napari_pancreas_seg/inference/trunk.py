@@ -32,6 +32,8 @@ WHOLE_MM = (180.0, 230.0)
 """What shows so much of a body along (y, x) shows its middle, cut off or not."""
 FROM_SPINE_MM = (-42.0, -5.0)
 """From the spine to the middle of the body along (y, x): medians in NIH Pancreas-CT."""
+BESIDE_SPINE_MM = 15.0
+"""A middle that lies farther to a side of the spine is that of a body with something beside it."""
 LUNG_SHARE, CHEST_SHARE = 0.05, 0.15
 """A slice with that share of its body in lungs shows some of the chest; or mostly chest."""
 LIVER_ML, LIVER_ML_WITHOUT_FAT = 80.0, 250.0
@@ -100,6 +102,11 @@ class Trunk:
                 else:  # nothing tells where: what is shown lies in the middle of the frame
                     at = (box[axis].start + box[axis].stop - 1) / 2
                     at -= FrameSpec.offset_mm[axis] / mm
+            elif axis == 1 and spine is not None:
+                blocks = float(np.median(spine[:, axis]))
+                straight = box[axis].start + (blocks + 0.5) * self._size[axis] - 0.5
+                if abs(at - straight) * mm > BESIDE_SPINE_MM:
+                    at = straight
             place.append(at)
         return place[0], place[1]
 

@@ -101,10 +101,10 @@ def odd_slices(ordered: Sequence[Slice]) -> tuple[str, ...]:
             continue
         if 0 in odd or len(ordered) - 1 in odd:
             continue
-        where = ", ".join(f"{k + 1} ('{ordered[k].file.path.name}')" for k in odd[:3])
+        where = ", ".join(f"no. {k + 1} ('{ordered[k].file.path.name}')" for k in odd[:3])
         more = " and more" if len(odd) > 3 else ""
         return (
-            f"Of the {len(ordered)} slices of this CT, {where}{more} differ from the others in the "
+            f"In this CT of {len(ordered)} slices, {where}{more} differ from the others in the "
             f"header's {word}: they may belong to another phase or reconstruction.",
         )
     return ()
