@@ -86,6 +86,7 @@ def test_a_mask_without_a_run_has_no_threshold(app, viewer, ct):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000))
+@pytest.mark.slow
 def test_the_mask_is_the_models_overridden_by_the_person(seed, volume):
     """Whatever order strokes and thresholds come in; kept against a slow and simple record."""
     rng = np.random.default_rng(seed)

@@ -79,6 +79,7 @@ def test_files_lie_on_the_grid_of_the_ct(asked, phantom, tmp_path):
     assert (np.asanyarray(mask.dataobj) <= truth).all()
 
 
+@pytest.mark.slow
 def test_runs_again_over_its_own_files(asked, tmp_path):
     first = demo.run_demo(tmp_path)
     assert demo.run_demo(tmp_path).files == first.files

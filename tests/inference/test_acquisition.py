@@ -93,6 +93,7 @@ def test_check_names_them(tmp_path) -> None:
     assert (scan["cut_off"], scan["exchanged"]) == ([], [])
 
 
+@pytest.mark.slow
 def test_real_cts(shared) -> None:
     phases = {
         "example/ct.nii.gz": "no contrast agent",

@@ -220,6 +220,7 @@ def test_a_flip_is_seen_where_fat_is_cut_off(shared):
     assert look_at(np.clip(chest.hu, 0, 130), chest.spacing).turned == ()
 
 
+@pytest.mark.slow
 def test_real_cts_are_the_right_way_round(shared):
     from napari_pancreas_seg import io
 

@@ -193,6 +193,7 @@ def test_a_model_for_another_task_is_refused(folder, tiny_bundle, monkeypatch):
     assert "mend" not in {entry.name for entry in list_models()}
 
 
+@pytest.mark.slow
 def test_the_child_answers_as_the_function_does(mender, folder, monkeypatch):
     network, volume, plane = _Network(), ct(), np.zeros(SHAPE[1:], np.uint8)
     network._mender = Mender(folder, "cpu", network._body)

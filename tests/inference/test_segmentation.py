@@ -30,6 +30,7 @@ def run(steps):
     return seen, exhaust(steps, seen.append)
 
 
+@pytest.mark.slow
 def test_progress_finds_every_slice_once(volume, loaded):
     seen, result = run(iter_segment(volume, loaded, Options(batch_size=3, first_slice=5)))
     found = [p.slices for p in seen if p.slices is not None]

@@ -134,6 +134,7 @@ def test_convert_writes_both_from_the_command_line(tmp_path):
     assert (tmp_path / "seg_report.dcm").read_bytes().count(PATIENT.encode()) == 1
 
 
+@pytest.mark.slow
 def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
     series = write_series(tmp_path / "ct", body((64, 60, 6)))
     out = tmp_path / "out"

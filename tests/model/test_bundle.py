@@ -110,6 +110,7 @@ def test_what_is_no_bundle_is_refused(tmp_path):
         load_card(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_keras_file_is_for_export_only(tiny_bundle, tmp_path, slices):
     bundle = load_bundle(tiny_bundle)
     path = export_keras(bundle, tmp_path / "model.keras")

@@ -33,6 +33,7 @@ def path(members, tmp_path_factory):
     return save_bundle(join_weights(members), card, tmp_path_factory.mktemp("both") / "bundle")
 
 
+@pytest.mark.slow
 def test_its_answer_is_the_mean(members, path):
     hu = np.random.default_rng(0).random((2, 32, 32, 3)).astype(np.float32)
     ensemble = load_bundle(path).network()

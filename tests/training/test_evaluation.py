@@ -55,6 +55,7 @@ def threshold(folders, model):
     return float(np.quantile(found.probability.values.astype(float), 0.7))
 
 
+@pytest.mark.slow
 def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_path, shared):
     script = shared / "tools" / "score.py"
     if not script.is_file():
@@ -187,6 +188,7 @@ def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp
     assert "--overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_bad_case_keeps_the_scores_of_the_others(
     folders, tiny_bundle, threshold, tmp_path, capsys
 ):

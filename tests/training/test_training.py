@@ -42,6 +42,7 @@ def test_the_layout_is_read(dataset):
     np.testing.assert_array_equal(volume.hu[0] > 90, mask[0] > 0)
 
 
+@pytest.mark.slow
 def test_the_working_slices_keep_the_gland(dataset):
     records = read_slice_layout(dataset)
     slices = load_cases(records, {"pancreas": 1})
