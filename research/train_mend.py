@@ -27,7 +27,7 @@ from mixing import Mixer, Part
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, MARGIN_MM, REACH_MM
 from strokes import draw_stroke
 from torch_network import AttentionUNet, begin_with
-from train_torch import DECAY, SIDES, WINDOWS, export, windowed, write_atomically
+from train_torch import DECAY, WINDOWS, descend, export, settle, windowed, write_atomically
 
 FRAME = (128, 160)
 SMALLER, SMALLER_UNTIL = (96, 128), 0.3
@@ -237,18 +237,6 @@ class Batch:
         return self.weight * (1 + NEAR_STROKE * F.max_pool2d(near, 25, 1, 12))
 
 
-def loss_of(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Dice of each picture and over the batch in equal parts, plus cross-entropy."""
-    p = torch.sigmoid(logits)
-    both = (weight * p * target).sum((1, 2, 3))
-    total = (weight * (p + target)).sum((1, 2, 3))
-    per_image = 1 - ((2 * both + 1) / (total + 1)).mean()
-    pooled = 1 - (2 * both.sum() + 1) / (total.sum() + 1)
-    return 0.5 * (per_image + pooled) + F.binary_cross_entropy_with_logits(
-        logits, target, weight=weight
-    )
-
-
 class Training:
     """Network, optimizer and averages."""
 
@@ -296,38 +284,12 @@ class Training:
         batch = self.batch(self.step)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = self.network(batch.inputs())
-        target, weight, loss = batch.target, batch.emphasis(), torch.zeros(())
-        for level, (logits, part) in enumerate(zip(outputs, SIDES, strict=True)):
-            if level:
-                target, weight = F.avg_pool2d(target, 2), F.avg_pool2d(weight, 2)
-            loss = loss + part * loss_of(logits.float(), target, weight)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        keep = min(AVERAGING, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_mul_(self.average, keep)
-            torch._foreach_add_(self.average, list(self.network.parameters()), alpha=1 - keep)
-        return float(loss.detach())
+        return descend(self, outputs, batch.target, batch.emphasis(), AVERAGING)
 
     def averaged(self, batches: int) -> AttentionUNet:
         """A copy with the averaged weights, and statistics over some batches that come later."""
-        twin = self._new()
-        twin.load_state_dict(self.network.state_dict())
-        with torch.no_grad():
-            for p, value in zip(twin.parameters(), self.average, strict=True):
-                p.copy_(value)
-            for norm in (m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain mean over all batches
-            twin.train()
-            for step in range(batches):
-                batch = self.batch(10_000_000 + step)
-                with torch.autocast("cpu", torch.bfloat16):
-                    twin(batch.inputs())
-        return twin.eval()
+        later = (self.batch(10_000_000 + step).inputs() for step in range(batches))
+        return settle(self, self._new(), later)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""

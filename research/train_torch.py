@@ -18,6 +18,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,47 @@ def loss_of(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) ->
     return 0.5 * (per_image + pooled) + entropy
 
 
+def descend(
+    training: Any,
+    outputs: Sequence[torch.Tensor],
+    target: torch.Tensor,
+    weight: torch.Tensor,
+    averaging: float,
+) -> float:
+    """One step of a training by the loss at all levels, and its averages; gives the loss."""
+    loss = torch.zeros(())
+    for level, (logits, share) in enumerate(zip(outputs, SIDES, strict=True)):
+        if level:
+            target, weight = F.avg_pool2d(target, 2), F.avg_pool2d(weight, 2)
+        loss = loss + share * loss_of(logits.float(), target, weight)
+    training.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(training.network.parameters(), 1.0)
+    training.optimizer.step()
+    training.step += 1
+    keep = min(averaging, (1 + training.step) / (10 + training.step))
+    with torch.no_grad():
+        torch._foreach_mul_(training.average, keep)
+        torch._foreach_add_(training.average, list(training.network.parameters()), alpha=1 - keep)
+    return float(loss.detach())
+
+
+def settle(training: Any, twin: AttentionUNet, inputs: Iterable[torch.Tensor]) -> AttentionUNet:
+    """Give a new network the averaged weights, and the statistics of these inputs."""
+    twin.load_state_dict(training.network.state_dict())
+    with torch.no_grad():
+        for p, value in zip(twin.parameters(), training.average, strict=True):
+            p.copy_(value)
+        for norm in (m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over all batches
+        twin.train()
+        for each in inputs:
+            with torch.autocast("cpu", torch.bfloat16):
+                twin(each)
+    return twin.eval()
+
+
 class Training:
     """Network, optimizer and averages; everything that a checkpoint holds."""
 
@@ -144,40 +186,13 @@ class Training:
         hu, target, weight = self.batch(self.step)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = self.network(windowed(hu))
-        loss = torch.zeros(())
-        for level, (logits, share) in enumerate(zip(outputs, SIDES, strict=True)):
-            if level:
-                target, weight = F.avg_pool2d(target, 2), F.avg_pool2d(weight, 2)
-            loss = loss + share * loss_of(logits.float(), target, weight)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        keep = min(AVERAGING, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_mul_(self.average, keep)
-            torch._foreach_add_(self.average, list(self.network.parameters()), alpha=1 - keep)
-        return float(loss.detach())
+        return descend(self, outputs, target, weight, AVERAGING)
 
     def averaged(self, batches: int) -> AttentionUNet:
         """A copy with the averaged weights, and statistics over some batches that come later."""
         twin = AttentionUNet(self.network.heads[0].in_channels, len(WINDOWS))
-        twin = twin.to(memory_format=torch.channels_last)
-        twin.load_state_dict(self.network.state_dict())
-        with torch.no_grad():
-            for p, value in zip(twin.parameters(), self.average, strict=True):
-                p.copy_(value)
-            norms = [m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain mean over all batches
-            twin.train()
-            for step in range(batches):
-                hu, _, _ = self.batch(10_000_000 + step)
-                with torch.autocast("cpu", torch.bfloat16):
-                    twin(windowed(hu))
-        return twin.eval()
+        later = (windowed(self.batch(10_000_000 + step)[0]) for step in range(batches))
+        return settle(self, twin.to(memory_format=torch.channels_last), later)
 
     def state(self) -> dict:
         """What a checkpoint holds."""
