@@ -89,6 +89,12 @@ class Trunk:
         large = boxes[:, 2] >= 0.3 * boxes[:, 2].max()
         middle = np.median(boxes[large, :2], axis=0)
         spine = self._spine(whole=not any(cut))
+        if spine is not None:
+            blocks = np.median(spine[:, :2], axis=0)
+            spine_at = [
+                float(b.start + (k + 0.5) * n - 0.5)
+                for b, k, n in zip(box, blocks, self._size, strict=True)
+            ]
         place = []
         for axis in (0, 1):
             mm = self._spacing[1 + axis]
@@ -96,17 +102,12 @@ class Trunk:
             shown_mm = (box[axis].stop - box[axis].start) * mm
             if any(cut[2 * axis : 2 * axis + 2]) and shown_mm < WHOLE_MM[axis]:
                 if spine is not None:
-                    blocks = float(np.median(spine[:, axis]))
-                    at = box[axis].start + (blocks + 0.5) * self._size[axis] - 0.5
-                    at += FROM_SPINE_MM[axis] / mm
+                    at = spine_at[axis] + FROM_SPINE_MM[axis] / mm
                 else:  # nothing tells where: what is shown lies in the middle of the frame
                     at = (box[axis].start + box[axis].stop - 1) / 2
                     at -= FrameSpec.offset_mm[axis] / mm
-            elif axis == 1 and spine is not None:
-                blocks = float(np.median(spine[:, axis]))
-                straight = box[axis].start + (blocks + 0.5) * self._size[axis] - 0.5
-                if abs(at - straight) * mm > BESIDE_SPINE_MM:
-                    at = straight
+            elif axis == 1 and spine is not None and abs(at - spine_at[1]) * mm > BESIDE_SPINE_MM:
+                at = spine_at[1]
             place.append(at)
         return place[0], place[1]
 

@@ -133,9 +133,9 @@ def save_mask(
             mask, like, path, overwrite=overwrite, card=card, edited=edited, mint_uids=mint_uids
         )
     elif name.endswith(SURFACE):
-        from napari_pancreas_seg.io import mesh
+        from napari_pancreas_seg.io.mesh import write
 
-        mesh.write(mask, like.grid, path, overwrite=overwrite)
+        write(mask, like.grid, path, overwrite=overwrite)
     elif name.endswith(CSV):
         from napari_pancreas_seg.io.table import write_table
         from napari_pancreas_seg.mask.measures import measure, table_row
