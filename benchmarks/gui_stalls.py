@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("QT_QPA_PLATFORM", "xcb")
 
@@ -39,6 +39,7 @@ import numpy as np
 from napari.settings import get_settings
 from qtpy.QtCore import QObject, QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QWidget
 
 from napari_pancreas_seg.data.phantom import make_phantom
 
@@ -222,7 +223,7 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
         QTest.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
         wait(lambda: app.runs.latest is not None and not app.runs.running, chosen.patience)
     mask = app.session.mask
-    work_on(viewer, dock, mask, watch)
+    work_on(viewer, app, mask, watch)
     with watch.phase("export"):
         target = folder / "mask.nii.gz"
         dock.export_panel.export_to(target)
@@ -235,8 +236,9 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
     return watch.phases
 
 
-def work_on(viewer: napari.Viewer, dock: object, mask: object, watch: Stopwatch) -> None:
+def work_on(viewer: napari.Viewer, app: Any, mask: Any, watch: Stopwatch) -> None:
     """What a person does with a mask."""
+    dock = app.dock
     with watch.phase("drag the threshold"):
         for value in np.linspace(0.15, 0.85, 15):
             dock.options_panel.threshold.value = round(float(value), 2)
@@ -247,13 +249,26 @@ def work_on(viewer: napari.Viewer, dock: object, mask: object, watch: Stopwatch)
         mask.mode, mask.brush_size = "paint", 20
         canvas = viewer.window._qt_viewer.canvas.native
         middle = canvas.rect().center()
-        QTest.mouseMove(canvas, middle)
-        QTest.mousePress(canvas, Qt.MouseButton.LeftButton, pos=middle)
-        for step in range(30):
-            QTest.mouseMove(canvas, QPoint(middle.x() + 3 * step, middle.y() + step))
-            QTest.qWait(10)
-        QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton)
+        drag(canvas, [QPoint(middle.x() + 3 * n, middle.y() + n) for n in range(30)])
         mask.mode = "pan_zoom"
+    with watch.phase("mend a slice by strokes"):
+        app.mending.start()
+        wait(lambda: not app.network.in_use, 60)
+        QTest.qWait(2000)
+        answered = []
+        for row in (0, 40, 80):
+            drag(canvas, [QPoint(middle.x() + 3 * n, middle.y() + row) for n in range(12)])
+            began = time.perf_counter()
+            wait(lambda: not app.network.in_use, 60)
+            answered.append((time.perf_counter() - began) * 1e3)
+        app.mending.stop()
+    print("strokes answered after", ", ".join(f"{ms:.0f}" for ms in answered), "ms", flush=True)
+    with watch.phase("carry to the next slices"):
+        app.carrying.carry(1)
+        for answer in (app.corrector.accept, app.corrector.accept, app.corrector.drop):
+            wait(lambda: app.corrector.proposal is not None, 30)
+            QTest.qWait(100)
+            answer()
     with watch.phase("measure"):
         text = dock.measure_panel.values["volume"]
         before = text.text()
@@ -264,6 +279,16 @@ def work_on(viewer: napari.Viewer, dock: object, mask: object, watch: Stopwatch)
         wait(lambda: viewer.dims.ndisplay == 3, 60)
         QTest.qWait(500)
         dock.view_panel.surface_button.click()
+
+
+def drag(canvas: QWidget, points: list[QPoint]) -> None:
+    """Drag over the picture."""
+    QTest.mouseMove(canvas, points[0])
+    QTest.mousePress(canvas, Qt.MouseButton.LeftButton, pos=points[0])
+    for point in points[1:]:
+        QTest.mouseMove(canvas, point)
+        QTest.qWait(10)
+    QTest.mouseRelease(canvas, Qt.MouseButton.LeftButton, pos=points[-1])
 
 
 def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
