@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
+from napari_pancreas_seg.arrays import Array, Floats, Mask
 
 _CONSTANT_SHARE = 0.003
 """Of all voxels: noise leaves no patches of 3×3 equal ones in tissue, nor in air."""
@@ -17,9 +14,9 @@ _BORDER_SHARE = 0.01
 """Of the voxels at the slices' edges."""
 
 
-def evenly_spread(items: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+def evenly_spread(items: Array, most: int) -> Array:
     """Choose at most so many of some items, evenly, the first and the last among them."""
-    chosen: npt.NDArray[Any] = items[
+    chosen: Array = items[
         np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(np.intp)
     ]
     return chosen
@@ -104,7 +101,7 @@ def comb_width(values: Array, widths: Iterable[int]) -> float | None:
     if counts.sum() < 20_000:
         return None
 
-    def comb(heights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def comb(heights: Floats) -> Floats:
         smooth = ndimage.gaussian_filter1d(heights, 4)
         teeth = np.where(smooth > 0.02 * smooth.max(), heights / np.maximum(smooth, 1e-9) - 1, 0.0)
         return np.asarray(teeth)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.tissue import (
     comb_width,
@@ -18,8 +18,6 @@ from napari_pancreas_seg.tissue import (
     peaks,
     soft_tissue,
 )
-
-Array = npt.NDArray[Any]
 
 OFFSETS = (1000, 1024, 2000, 2048, 4096, 8192, 32768, -1000, -1024)
 """What tools add to Hounsfield units, or forget to subtract."""

@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_pancreas_seg import orientations
+from napari_pancreas_seg.arrays import Affine, Array, Box, Floats, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
-
-Array = npt.NDArray[Any]
-Affine = npt.NDArray[np.float64]
 
 DISPLAY_AXCODES = ("S", "P", "L")
 """Where the display axes point, in nibabel's letters."""
@@ -63,7 +61,7 @@ class Grid:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
 
     @cached_property
-    def spacing(self) -> tuple[float, float, float]:
+    def spacing(self) -> Spacing:
         """Distance between voxels along (z, y, x) in mm."""
         z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(z), float(y), float(x)
@@ -73,12 +71,12 @@ class Grid:
         """Volume of a voxel in mm³."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
-    def world(self, index: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def world(self, index: npt.ArrayLike) -> Floats:
         """World coordinates (mm, RAS+) of (z, y, x) indices, shape (..., 3)."""
         world = np.asarray(index, dtype=float) @ self.affine[:3, :3].T + self.affine[:3, 3]
         return np.asarray(world)
 
-    def index(self, world: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def index(self, world: npt.ArrayLike) -> Floats:
         """Continuous (z, y, x) indices of world coordinates (mm, RAS+), shape (..., 3)."""
         inverse = np.linalg.inv(self.affine)
         index = np.asarray(world, dtype=float) @ inverse[:3, :3].T + inverse[:3, 3]
@@ -120,7 +118,7 @@ class OnSourceGrid:
     notes: tuple[str, ...]
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
+    def spacing(self) -> Spacing:
         """Distance between voxels along (z, y, x) in mm."""
         return self.grid.spacing
 
@@ -314,7 +312,7 @@ def stretches(flags: npt.ArrayLike) -> list[slice]:
     return [slice(a, b) for a, b in edges.reshape(-1, 2).tolist()]
 
 
-def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:
+def bounding_box(mask: Array) -> Box | None:
     """Find the smallest box around a mask (Z, Y, X), bool or unsigned; None if it is empty."""
     if mask.size == 0:
         return None
@@ -328,7 +326,7 @@ def bounding_box(mask: Array) -> tuple[slice, slice, slice] | None:
     return slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
 
 
-def box_around(*masks: Array) -> tuple[slice, slice, slice] | None:
+def box_around(*masks: Array) -> Box | None:
     """Find the smallest box around several masks (Z, Y, X); None if all of them are empty."""
     boxes = [box for mask in masks if (box := bounding_box(mask)) is not None]
     if not boxes:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
@@ -63,7 +63,7 @@ class GivenMasks:
                 named.setdefault(place.as_posix().lower(), path)
         return named
 
-    def pancreas(self, labels: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+    def pancreas(self, labels: Labels, name: str) -> Labels:
         """The pancreas (Z, Y, X) in what a file holds."""
         values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
         if self.value is not None:
@@ -82,7 +82,7 @@ class GivenMasks:
 
 def adopt(
     source: Path, target: Path, given: GivenMasks, path: Path
-) -> tuple[dict[str, Any], CTVolume, npt.NDArray[np.uint8]]:
+) -> tuple[dict[str, Any], CTVolume, Labels]:
     """Write a given mask as that of a case, on its CT's grid, with a sidecar that says whose it is.
 
     Returns the sidecar's content, the CT and the mask. The file that was given stays as it is.
@@ -100,6 +100,6 @@ def adopt(
     return record, volume, mask
 
 
-def _listed(values: npt.NDArray[Any]) -> str:
+def _listed(values: Array) -> str:
     more = ", …" if len(values) > 8 else ""
     return ", ".join(map(str, values[:8])) + more

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_pancreas_seg import io, orientations
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.scan import THICK_MM, body_in, warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
-Array = npt.NDArray[Any]
 Findings = dict[str, Any]
 
 _NAMES = {"nifti": "NIfTI", "nrrd": "NRRD", "metaimage": "MetaImage", "dicom": "DICOM"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.files import atomic_write, escaped
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-Array = npt.NDArray[Any]
 
 WINDOW_HU = (-160.0, 240.0)
 MASK_COLOUR = "#ff9f1c"
@@ -111,7 +109,7 @@ def fullest_slice(mask: Array, reference: Array | None, axis: int) -> int:
 
 def _extent(
     grid_shape: tuple[int, int, int],
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     axis: int,
     origin: Array | None = None,
     step: Array | None = None,

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.resume import (
     OutputOptions,
@@ -244,7 +243,7 @@ def recorded(case: Case, record: Mapping[str, Any], files: Sequence[Path] = ()) 
     )
 
 
-def draw_case(case: Case, volume: CTVolume, mask: npt.NDArray[Any]) -> None:
+def draw_case(case: Case, volume: CTVolume, mask: Array) -> None:
     """Draw the picture of a case; without one, its result is none the worse."""
     try:
         draw_strip(volume, mask, strip_path(case.mask))

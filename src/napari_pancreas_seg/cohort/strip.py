@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw
 
+from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.cohort.overview import MASK_COLOUR, WINDOW_HU, fullest_slice
 from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.volume import CTVolume, bounding_box
-
-Array = npt.NDArray[Any]
 
 FOLDER = "pictures"
 SLICES = 5
@@ -57,9 +54,7 @@ def draw_strip(volume: CTVolume, mask: Array, path: Path) -> None:
         out.write(file.getvalue())
 
 
-def _tile(
-    volume: CTVolume, mask: Array, axis: int, index: int, box: tuple[slice, ...]
-) -> npt.NDArray[np.uint8]:
+def _tile(volume: CTVolume, mask: Array, axis: int, index: int, box: tuple[slice, ...]) -> Labels:
     """A slice across an axis, (rows, columns, RGB), around the mask's box."""
     from scipy import ndimage
 

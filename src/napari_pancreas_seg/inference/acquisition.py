@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy
 
+from napari_pancreas_seg.arrays import Array, Floats32, Spacing
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.tissue import evenly_spread, peaks
 from napari_pancreas_seg.volume import CTVolume
-
-Array = npt.NDArray[Any]
 
 CHEST_SHARE = 0.5
 """With lungs in more of the slices, a CT is not taken for one of the abdomen."""
@@ -111,11 +109,11 @@ def _phase(aorta: float | None, liver: float | None, plain: bool) -> str:
     return "unknown"
 
 
-def _binned(plane: Array, step: list[int]) -> npt.NDArray[np.float32]:
+def _binned(plane: Array, step: list[int]) -> Floats32:
     """Means over blocks of pixels; an incomplete last block is left out."""
     rows, columns = (n // k for n, k in zip(plane.shape, step, strict=True))
     whole = plane[: rows * step[0], : columns * step[1]].astype(np.float32)
-    means: npt.NDArray[np.float32] = whole.reshape(rows, step[0], columns, step[1]).mean((1, 3))
+    means: Floats32 = whole.reshape(rows, step[0], columns, step[1]).mean((1, 3))
     return means
 
 
@@ -156,9 +154,7 @@ def _aorta(fine: Array, spine: list[tuple[float, float]], mm: tuple[float, float
     return round(float(np.median(hu[near])), 1)
 
 
-def _disk(
-    plane: Array, spine: tuple[float, float], mm: tuple[float, float]
-) -> tuple[float, float, float] | None:
+def _disk(plane: Array, spine: tuple[float, float], mm: tuple[float, float]) -> Spacing | None:
     """HU and place, from the spine, of the disk in a slice that may be the aorta."""
     top = max(0, round(spine[0] - IN_FRONT_MM[1] / mm[0] - 10))
     left = max(0, round(spine[1] + BESIDE_MM[0] / mm[1] - 10))

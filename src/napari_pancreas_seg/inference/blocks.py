@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy
 
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
+from napari_pancreas_seg.arrays import Array, Floats32, Mask
 
 COARSE_MM = 6.4
 """Size of the blocks that are looked at: table, tubes and skin folds blur away."""
@@ -34,11 +31,11 @@ class Blocks:
     """A slice in blocks of about `COARSE_MM`: arrays (rows, columns)."""
 
     size: tuple[int, ...]
-    means: npt.NDArray[np.float32]
+    means: Floats32
     body: Mask
     trunk: Mask
     tissue: Mask
-    bone: npt.NDArray[np.float32]
+    bone: Floats32
     even: Mask
     lung: float
     hollow: float  # share of the body that is air, or clipped as air is
@@ -80,7 +77,7 @@ def block_size(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int,
     return tuple(max(1, min(n, round(COARSE_MM / s))) for n, s in zip(shape, spacing, strict=True))
 
 
-def block_means(plane: Array, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def block_means(plane: Array, size: tuple[int, ...]) -> Floats32:
     """Means over blocks of so many pixels; the last ones may reach beyond the edge by half."""
     rows, columns = (max(1, (n + k // 2) // k) for n, k in zip(plane.shape, size, strict=True))
     beyond = [
@@ -88,7 +85,7 @@ def block_means(plane: Array, size: tuple[int, ...]) -> npt.NDArray[np.float32]:
     ]
     whole = np.pad(plane.astype(np.float32), beyond, mode="edge")
     whole = whole[: rows * size[0], : columns * size[1]]
-    means: npt.NDArray[np.float32] = whole.reshape(rows, size[0], columns, size[1]).mean((1, 3))
+    means: Floats32 = whole.reshape(rows, size[0], columns, size[1]).mean((1, 3))
     return means
 
 

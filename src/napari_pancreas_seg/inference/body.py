@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats, Indices, Mask, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import AIR_HU
 from napari_pancreas_seg.inference.blocks import BODY_HU, LUNG_HU, Blocks, block_size
 from napari_pancreas_seg.inference.frame import Edges, Frame, FrameSpec, frame_around
-from napari_pancreas_seg.inference.trunk import CHEST_SHARE, LUNG_SHARE, Box, Trunk
+from napari_pancreas_seg.inference.trunk import CHEST_SHARE, LUNG_SHARE, Trunk
 from napari_pancreas_seg.tissue import constant_values, cut_off_below, evenly_spread, filled
 from napari_pancreas_seg.volume import stretches
-
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
 
 MOST_SLICES = 64
 """So many slices are looked at, evenly spread."""
@@ -62,7 +58,7 @@ class Body:
         return _shown(slices, self.fill, self.floor)
 
 
-def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
+def look_at(hu: Array, spacing: Spacing) -> Body:
     """Find the body in a CT (Z, Y, X) with that spacing along (z, y, x) in mm.
 
     PancreasSegError if no slice holds any soft tissue.
@@ -107,13 +103,13 @@ def look_at(hu: Array, spacing: tuple[float, float, float]) -> Body:
     )
 
 
-def place_frame(hu: Array, spacing: tuple[float, float, float], spec: FrameSpec) -> Frame:
+def place_frame(hu: Array, spacing: Spacing, spec: FrameSpec) -> Frame:
     """Lay a frame on a CT (Z, Y, X), centred on the body; see `look_at`."""
     body = look_at(hu, spacing)
     return frame_around(body.centre, hu.shape[1:], spacing, spec, body.edges)
 
 
-def contrast_shift(hu: Array, spacing: tuple[float, float, float]) -> int:
+def contrast_shift(hu: Array, spacing: Spacing) -> int:
     """HU that soft tissue lacks to portal-venous CT (no agent, or a fatty gland); else 0."""
     try:
         return look_at(hu, spacing).shift
@@ -131,9 +127,7 @@ def _shown(slices: Array, fill: tuple[float, ...], floor: float | None = None) -
     return np.where(gone, slices.dtype.type(AIR_HU), slices)
 
 
-def plausible_slices(
-    lung: npt.NDArray[np.float64], z: npt.NDArray[np.intp], n_slices: int, step_mm: float
-) -> Mask:
+def plausible_slices(lung: Floats, z: Indices, n_slices: int, step_mm: float) -> Mask:
     """Slices (Z,) in which a pancreas can lie, by the share of lung in some of them."""
     everywhere = np.ones(n_slices, dtype=bool)
     runs = stretches(lung >= LUNG_SHARE)
@@ -155,7 +149,7 @@ def _nothing_found() -> PancreasSegError:
     )
 
 
-def _slices_to_look_at(hu: Array) -> npt.NDArray[np.intp]:
+def _slices_to_look_at(hu: Array) -> Indices:
     """Some slices, evenly spread between the first and the last that hold more than one value."""
     first, last = 0, len(hu) - 1
     while first < last and np.ptp(hu[first]) == 0:
@@ -174,7 +168,7 @@ def _stride(n: int) -> int:
     return max(1, n // 256)
 
 
-def _box(masks: Iterable[Mask]) -> Box | None:
+def _box(masks: Iterable[Mask]) -> tuple[slice, slice] | None:
     """The box (y, x) around all of some masks (Y, X)."""
     faces = [(mask.any(axis=1), mask.any(axis=0)) for mask in masks]
     if not any(rows.any() for rows, _ in faces):

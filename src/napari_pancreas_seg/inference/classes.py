@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy
 
+from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.mask.postprocessing import main_pieces
-
-Array = npt.NDArray[Any]
 
 _GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")
 
@@ -54,7 +52,7 @@ class Classes:
         self,
         probability: Array,
         threshold: float,
-        spacing: tuple[float, float, float],
+        spacing: Spacing,
         plausible: Array,
     ) -> Array:
         """Clear what is found apart from the organs in probabilities (classes, Z, H, W).

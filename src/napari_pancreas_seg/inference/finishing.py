@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Box, Labels, Mask, Spacing
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.result import Segmentation
@@ -15,19 +15,17 @@ from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.mask.postprocessing import clear_small_ends, smooth_along_z
 from napari_pancreas_seg.volume import stretches
 
-Array = npt.NDArray[Any]
-
 
 def finish_mask(
     probability: Array,
     frame: Frame,
     slice_grid: SliceGrid,
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     threshold: float,
     plausible: Array | None,
-    region: tuple[slice, slice, slice] | None = None,
+    region: Box | None = None,
     classes: Classes = ONE_CLASS,
-) -> npt.NDArray[np.uint8]:
+) -> Labels:
     """From the network's probability to the mask (Z, Y, X) of the whole volume.
 
     A voxel is foreground where the probabilities of all classes together exceed the threshold,
@@ -65,7 +63,7 @@ def finish_mask(
 
 def remask(
     result: Segmentation, threshold: float | None = None, postprocess: bool | None = None
-) -> npt.NDArray[np.uint8]:
+) -> Labels:
     """Make a mask from a result's probability again, without the network.
 
     Parameters
@@ -113,7 +111,7 @@ def places(result: Segmentation) -> tuple[Frame, SliceGrid]:
 
 def native_mask(
     probability: Array, frame: Frame, threshold: float, classes: Classes = ONE_CLASS
-) -> npt.NDArray[np.uint8]:
+) -> Labels:
     """Threshold probability (classes, n, height, width) on the slices' own pixels: (n, Y, X)."""
     if probability.ndim == 3:
         probability = probability[None]
@@ -121,7 +119,7 @@ def native_mask(
     return _between_rows(probability, frame, SliceGrid(n), threshold, slice(0, n), classes.values)
 
 
-def keep_region(mask: npt.NDArray[np.uint8], within: tuple[slice, ...]) -> npt.NDArray[np.uint8]:
+def keep_region(mask: Labels, within: tuple[slice, ...]) -> Labels:
     """Clear slices (n, Y, X) outside of a box (y, x)."""
     if mask[:, *within].shape == mask.shape:
         return mask
@@ -137,11 +135,11 @@ def _between_rows(
     threshold: float,
     part: slice,
     values: tuple[int, ...],
-) -> npt.NDArray[np.uint8]:
+) -> Labels:
     """Mask of every slice, interpolated between rows, where a pixel exceeds the threshold."""
     mask = np.zeros((slice_grid.n_slices, *frame.shape), np.uint8)
     rows, columns = frame.out_of()
-    above: npt.NDArray[np.bool_] = np.asarray(_foreground(probability) > threshold)
+    above: Mask = np.asarray(_foreground(probability) > threshold)
     # Per row of the slice grid: frame rows and frame columns that exceed the threshold somewhere.
     in_rows, in_columns = np.asarray(above.any(axis=2)), np.asarray(above.any(axis=1))
     for z in range(part.start, part.stop):
@@ -174,7 +172,7 @@ def _foreground(probability: Array) -> Array:
     return np.asarray(probability.sum(axis=0, dtype=np.float32))
 
 
-def _reach(matrix: Array, wanted: npt.NDArray[np.bool_]) -> slice | None:
+def _reach(matrix: Array, wanted: Mask) -> slice | None:
     """Slice pixels along an axis in which frame pixels take part that are wanted in some row."""
     return _held(matrix[:, wanted.any(axis=0)].any(axis=1))
 
@@ -210,7 +208,7 @@ def _smooth_near(
     return smooth
 
 
-def _within(slice_grid: SliceGrid, part: slice) -> npt.NDArray[np.bool_]:
+def _within(slice_grid: SliceGrid, part: slice) -> Mask:
     inside = np.zeros(len(slice_grid), bool)
     inside[slice_grid.rows(part.start, part.stop)] = True
     return inside

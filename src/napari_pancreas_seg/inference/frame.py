@@ -15,13 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats32, Indices, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.volume import Grid
-
-Array = npt.NDArray[Any]
 
 Edges = tuple[int | None, int | None, int | None, int | None]
 """Where a body is cut off: first row, row behind the last, first column, column behind the last;
@@ -62,7 +60,7 @@ class Frame:
     step: tuple[float, float]  # slice pixels per frame pixel along (y, x)
     edges: Edges = (None, None, None, None)  # beyond, the network is shown a mirror image
 
-    def into(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def into(self) -> tuple[Floats32, Floats32]:
         """Matrices (height, Y) and (width, X) that bring a slice into the frame."""
         return (
             resampling_matrix(
@@ -87,7 +85,7 @@ class Frame:
                 np.moveaxis(maps, 1 + axis, 0)[beyond] = 0
         return maps
 
-    def out_of(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def out_of(self) -> tuple[Floats32, Floats32]:
         """Matrices (Y, height) and (X, width) that bring a frame back onto the slice."""
         return tuple(  # type: ignore[return-value]
             resampling_matrix(n_frame, n_slice, -origin / step, 1 / step)
@@ -178,7 +176,7 @@ class FrameCrop:
     def cut(
         self,
         hu: Array,
-        z: npt.NDArray[np.intp],
+        z: Indices,
         n: int | None = None,
         shown: Callable[[Array], Array] | None = None,
     ) -> Array:
@@ -204,7 +202,7 @@ def resampling_matrix(
     start: float,
     step: float,
     mirrors: tuple[int | None, int | None] = (None, None),
-) -> npt.NDArray[np.float32]:
+) -> Floats32:
     """Linear resampling along one axis as a matrix, (n_out, n_in).
 
     Output sample i lies at input index ``start + step * i``. Rows hold triangle weights; the
@@ -229,9 +227,7 @@ def resampling_matrix(
     return matrix
 
 
-def _mirrored(
-    index: npt.NDArray[np.intp], low: int | None, high: int | None
-) -> npt.NDArray[np.intp]:
+def _mirrored(index: Indices, low: int | None, high: int | None) -> Indices:
     """Indices folded at mirrors; as often as it takes between two of them."""
     if low is not None and high is not None and high > low:
         within = (index - low) % (2 * (high - low))
@@ -246,7 +242,7 @@ def _mirrored(
 def frame_around(
     centre: tuple[float, float],
     shape: tuple[int, ...],
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     spec: FrameSpec,
     edges: Edges = (None, None, None, None),
 ) -> Frame:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.frame import FrameCrop, FrameSpec, frame_around
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
-
-Array = npt.NDArray[Any]
 
 
 def load_framework() -> None:

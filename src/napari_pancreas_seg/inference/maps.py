@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats32, Indices
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.volume import Grid
-
-Array = npt.NDArray[Any]
 
 _STRIDE = 16
 """The network pads its input to a multiple of this; `model.attention_unet.STRIDE`, which would
@@ -42,7 +41,7 @@ class MapArrays:
         self._arrays: dict[str, npt.NDArray[np.float16]] = {}
         self._grids: dict[str, Grid] = {}
 
-    def store(self, rows: npt.NDArray[np.intp], outputs: dict[str, Array]) -> None:
+    def store(self, rows: Indices, outputs: dict[str, Array]) -> None:
         """Store the network's output for some rows of the slice grid."""
         for word, values in self._named(outputs):
             size = values.shape[1:]
@@ -100,7 +99,7 @@ class MapArrays:
         """The whole map of a name."""
         return ScalarMap(self._arrays[word], self._grids[word])
 
-    def part(self, rows: npt.NDArray[np.intp]) -> dict[str, ScalarMap]:
+    def part(self, rows: Indices) -> dict[str, ScalarMap]:
         """Some rows of every map."""
         return {word: ScalarMap(self._arrays[word][rows], self._grids[word]) for word in self.words}
 
@@ -114,8 +113,8 @@ class MapArrays:
 
 
 def expected_dice(
-    probability: npt.NDArray[Any], threshold: float, card: Mapping[str, Any] | None = None
-) -> npt.NDArray[np.float32]:
+    probability: Array, threshold: float, card: Mapping[str, Any] | None = None
+) -> Floats32:
     """Estimate how well each slice's mask would agree with a radiologist's, 0 to 1, shape (Z,).
 
     With M the mask and p the probability, were p calibrated and pixels independent, the

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_pancreas_seg.arrays import Box
 from napari_pancreas_seg.errors import PancreasSegError
 
 
@@ -62,7 +63,7 @@ class Options:
                     f"There is nothing in {name} {ends}: each stop must come after its start."
                 )
 
-    def region(self, shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    def region(self, shape: tuple[int, ...]) -> Box:
         """Where in a CT (Z, Y, X) the mask can lie; PancreasSegError if nothing of it is left."""
         top, bottom, left, right = self.box or (0, shape[1], 0, shape[2])
         asked = (self.slices or (0, shape[0]), (top, bottom), (left, right))

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.arrays import Array, Floats32
 from napari_pancreas_seg.model.probabilities import tempered
 
 
@@ -68,19 +68,19 @@ class FramePredictor(keras.Model):
 
     def predict_batch(
         self,
-        hu: npt.NDArray[Any],
-        rows: npt.NDArray[np.float32],
-        columns: npt.NDArray[np.float32],
+        hu: Array,
+        rows: Floats32,
+        columns: Floats32,
         shift: float = 0.0,
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, Array]:
         """Run `call` compiled, from NumPy to NumPy."""
         inputs = {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
         if keras.backend.backend() == "tensorflow":
             return self._run_graph(inputs)
-        outputs: dict[str, npt.NDArray[Any]] = self.predict_on_batch(inputs)
+        outputs: dict[str, Array] = self.predict_on_batch(inputs)
         return outputs
 
-    def _run_graph(self, inputs: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    def _run_graph(self, inputs: dict[str, Any]) -> dict[str, Array]:
         """Run one graph for each shape of the inputs.
 
         Keras would trace a second shape with sizes left open, after which bfloat16 gives other

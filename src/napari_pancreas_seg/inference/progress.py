@@ -6,9 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from napari_pancreas_seg.arrays import Array, Indices, Labels
 from napari_pancreas_seg.volume import Grid
 
 Step = TypeVar("Step")
@@ -38,7 +36,7 @@ class ScalarMap:
     Its grid's axes are parallel to the CT's; rows lie as far apart as the slices that were seen.
     """
 
-    values: npt.NDArray[Any]
+    values: Array
     grid: Grid
 
 
@@ -52,13 +50,13 @@ class FoundSlices:
     maps' first axis; at z if None.
     """
 
-    z: npt.NDArray[np.intp]
-    mask: npt.NDArray[np.uint8]
+    z: Indices
+    mask: Labels
     maps: Mapping[str, ScalarMap] = field(default_factory=dict)
-    rows: npt.NDArray[np.intp] | None = None
+    rows: Indices | None = None
 
     @property
-    def map_rows(self) -> npt.NDArray[np.intp]:
+    def map_rows(self) -> Indices:
         """Where these slices lie along the maps' first axis."""
         return self.z if self.rows is None else self.rows
 

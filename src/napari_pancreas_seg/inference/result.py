@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_pancreas_seg import __version__
+from napari_pancreas_seg.arrays import Array, Floats32, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.alarm import judge, judge_given
@@ -96,7 +96,7 @@ class Segmentation:
         The CT itself, for `save` and `mask_image`; None if the network ran in another process.
     """
 
-    mask: npt.NDArray[np.uint8]
+    mask: Labels
     probability: ScalarMap
     attention: tuple[ScalarMap, ...]
     grid: Grid
@@ -105,8 +105,8 @@ class Segmentation:
     seconds: Mapping[str, float]
     options: Options = field(default_factory=Options)
     notes: tuple[str, ...] = ()
-    expected_dice: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    plausible: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    expected_dice: Floats32 = field(default_factory=lambda: np.zeros(0, np.float32))
+    plausible: Mask = field(default_factory=lambda: np.zeros(0, np.bool_))
     probabilities: Mapping[str, ScalarMap] = field(default_factory=dict)
     scan: Mapping[str, Any] = field(default_factory=dict)
     ct: CTVolume | None = None
@@ -211,7 +211,7 @@ def describe(
     volume: CTVolume,
     segmentation: Segmentation,
     *,
-    mask: npt.NDArray[Any] | None = None,
+    mask: Array | None = None,
     strokes: Strokes | None = None,
     seconds: Mapping[str, float] | None = None,
     cuts: Cuts = CUTS,
@@ -246,7 +246,7 @@ def describe(
     }
 
 
-def _common(volume: CTVolume, mask: npt.NDArray[Any], cuts: Cuts = CUTS) -> dict[str, Any]:
+def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
     """What a record says of any mask."""
     return {
         "program": {"name": PROGRAM, "version": __version__},
@@ -263,7 +263,7 @@ def _common(volume: CTVolume, mask: npt.NDArray[Any], cuts: Cuts = CUTS) -> dict
     }
 
 
-def describe_given(volume: CTVolume, mask: npt.NDArray[Any], by: str) -> dict[str, Any]:
+def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
     """What `describe` does, of a mask that somebody else has made."""
     body = body_in(volume)
     scan = {} if body is None else look_at_acquisition(volume, body)
@@ -279,7 +279,7 @@ def describe_given(volume: CTVolume, mask: npt.NDArray[Any], by: str) -> dict[st
 
 def corrected(
     record: Mapping[str, Any],
-    mask: npt.NDArray[Any],
+    mask: Array,
     volume: CTVolume,
     cuts: Cuts | None = None,
 ) -> dict[str, Any]:
@@ -299,9 +299,7 @@ def corrected(
     }
 
 
-def _by_class(
-    mask: npt.NDArray[Any], segmentation: Segmentation, volume: CTVolume
-) -> dict[str, Any]:
+def _by_class(mask: Array, segmentation: Segmentation, volume: CTVolume) -> dict[str, Any]:
     """Value and measurements of each class, where there are several."""
     classes = Classes.of(segmentation.model)
     if len(classes) == 1:
@@ -312,7 +310,7 @@ def _by_class(
     return {"labels": found}
 
 
-def _edits(mask: npt.NDArray[Any], segmentation: Segmentation) -> dict[str, int]:
+def _edits(mask: Array, segmentation: Segmentation) -> dict[str, int]:
     """Count what a person has changed in the model's mask, a slice at a time."""
     found = segmentation.mask
     added = removed = relabelled = slices = 0

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from napari_pancreas_seg.arrays import Array, Indices, Mask
 
 FINE_MM = 3.0
 """Slices within the gland lie at most so far apart; slices that are thicker are all seen."""
@@ -42,7 +42,7 @@ class SliceGrid:
         return max(1, -(-(self.n_slices - self.offset) // self.stride))
 
     @property
-    def z(self) -> npt.NDArray[np.intp]:
+    def z(self) -> Indices:
         """Slice of each row."""
         return np.minimum(self.offset + self.stride * np.arange(len(self)), self.n_slices - 1)
 
@@ -53,7 +53,7 @@ class SliceGrid:
         first = min(first, len(self) - 1)
         return slice(first, min(max(last, first + 1), len(self)))
 
-    def nearest(self) -> npt.NDArray[np.intp]:
+    def nearest(self) -> Indices:
         """Row that lies nearest to each slice, shape (n_slices,)."""
         rows = np.rint((np.arange(self.n_slices) - self.offset) / self.stride)
         return np.clip(rows, 0, len(self) - 1).astype(np.intp)
@@ -99,7 +99,7 @@ class Schedule:
         spacing_z_mm: float,
         part: slice,
         first: int | None = None,
-        likely: npt.NDArray[np.bool_] | None = None,
+        likely: Mask | None = None,
         every_slice: bool = False,
     ) -> None:
         self._rows = np.arange(len(slice_grid))[slice_grid.rows(part.start, part.stop)]
@@ -118,17 +118,17 @@ class Schedule:
         if sweeping and likely is not None and likely[slice_grid.z[self._rows]].any():
             self._rows = self._rows[likely[slice_grid.z[self._rows]]]
 
-    def take(self, most: int) -> npt.NDArray[np.intp]:
+    def take(self, most: int) -> Indices:
         """Rows to do next, at most so many; none if all is done or more must be known first."""
         rows = self._pending()[:most]
         self._asked[rows] = True
         return rows
 
-    def tell(self, rows: npt.NDArray[np.intp], evidence: npt.NDArray[Any]) -> None:
+    def tell(self, rows: Indices, evidence: Array) -> None:
         """Say how much of a pancreas the network saw in rows; 0 for none."""
         self._evidence[rows] = evidence
 
-    def give_back(self, rows: npt.NDArray[np.intp]) -> None:
+    def give_back(self, rows: Indices) -> None:
         """Have rows handed out again."""
         self._asked[rows] = False
 
@@ -138,10 +138,10 @@ class Schedule:
         return int(self._asked.sum()) + len(self._pending())
 
     @property
-    def _on_sweep(self) -> npt.NDArray[np.intp]:
+    def _on_sweep(self) -> Indices:
         return self._rows[:: self._step]
 
-    def _pending(self) -> npt.NDArray[np.intp]:
+    def _pending(self) -> Indices:
         """Rows that are to be handed out, the most wanted first."""
         while True:
             sweep = self._outward(self._on_sweep[~self._asked[self._on_sweep]])
@@ -153,10 +153,10 @@ class Schedule:
                 return pending[np.sort(np.unique(pending, return_index=True)[1])]
             self._step = max(1, self._step // 2)  # nothing was found: look more closely
 
-    def _found(self) -> npt.NDArray[np.bool_]:
+    def _found(self) -> Mask:
         return np.nan_to_num(self._evidence) > 0
 
-    def _close(self) -> npt.NDArray[np.intp]:
+    def _close(self) -> Indices:
         """Rows around what the sweep has found that have not been asked for.
 
         From the last empty row before a find to the first one after it.
@@ -184,7 +184,7 @@ class Schedule:
             wanted[start:stop] = strength >= FAINTEST_RUN * strongest
         return self._rows[wanted[self._rows] & ~self._asked[self._rows]]
 
-    def _outward(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def _outward(self, rows: Indices) -> Indices:
         """Rows by their distance to the first one, or from the feet to the head."""
         if self._first is None:
             return rows

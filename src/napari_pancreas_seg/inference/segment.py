@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Box, Floats, Indices
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     import SimpleITK
 
 __all__ = ["LoadedModel", "iter_segment", "segment"]
-
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.intp]
 
 
 def segment(
@@ -165,7 +162,7 @@ def iter_segment(
 class _Plan:
     """Where the mask can lie, which slices the network sees, and where its frame lies on them."""
 
-    region: tuple[slice, slice, slice]
+    region: Box
     slice_grid: SliceGrid
     schedule: Schedule
     frame: Frame
@@ -201,7 +198,7 @@ class _Plan:
         )
 
 
-def _found(rows: Rows, outputs: dict[str, Array], maps: MapArrays, plan: _Plan) -> FoundSlices:
+def _found(rows: Indices, outputs: dict[str, Array], maps: MapArrays, plan: _Plan) -> FoundSlices:
     """What is shown of rows that the network has just seen."""
     by_class = np.moveaxis(outputs["probability"], -1, 0)
     mask = native_mask(by_class, plan.frame, plan.threshold, plan.classes)
@@ -261,7 +258,7 @@ def _finish(
     )
 
 
-_Running = tuple[Rows, int, "Future[dict[str, Array]]"]
+_Running = tuple[Indices, int, "Future[dict[str, Array]]"]
 
 
 class _Batches:
@@ -283,7 +280,7 @@ class _Batches:
         self._size = min(options.batch_size or loaded.device.batch_size, plan.schedule.total)
         self._alone = options.first_slice is not None
 
-    def run(self, clock: _Clock) -> Iterator[tuple[Rows, dict[str, Array]]]:
+    def run(self, clock: _Clock) -> Iterator[tuple[Indices, dict[str, Array]]]:
         """Yield rows of the slice grid, and what the network says of them."""
         running: _Running | None = None
         with ThreadPoolExecutor(1, "network") as thread:
@@ -321,7 +318,7 @@ class _Batches:
             return None
         return {name: values[: len(rows)] for name, values in outputs.items()}
 
-    def _evidence(self, probability: Array) -> npt.NDArray[np.float64]:
+    def _evidence(self, probability: Array) -> Floats:
         """How much of a pancreas each slice shows."""
         return np.array([plane[plane > self._faintest].sum(dtype=float) for plane in probability])
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy
 
+from napari_pancreas_seg.arrays import Array, Floats, Mask, Spacing
 from napari_pancreas_seg.inference.blocks import Blocks
 from napari_pancreas_seg.inference.frame import FrameSpec
-
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
-Box = tuple[slice, slice]
 
 PORTAL_VENOUS_HU = 80
 """HU of soft tissue in portal-venous CT, between muscle (60) and liver (105)."""
@@ -49,7 +44,7 @@ class Trunk:
     def __init__(
         self,
         blocks: list[Blocks],
-        spacing: tuple[float, float, float],
+        spacing: Spacing,
         step_mm: float,
         fat_hidden: bool,
     ) -> None:
@@ -63,7 +58,7 @@ class Trunk:
         self._body = np.stack([each.body for each in blocks])
         self._tissue = np.stack([each.tissue for each in blocks])
 
-    def cut(self, box: Box, valid: Box) -> tuple[bool, ...]:
+    def cut(self, box: tuple[slice, slice], valid: tuple[slice, slice]) -> tuple[bool, ...]:
         """Whether the body is cut off in front, behind, on the right and on the left."""
         found = []
         least_share = CUT_SHARE_WITHOUT_FAT if self._hidden else CUT_SHARE
@@ -83,7 +78,7 @@ class Trunk:
                 found.append(bool(abs(at - limit) <= 1 and there.any() and wide.mean() > 0.5))
         return tuple(found)
 
-    def centre(self, box: Box, cut: tuple[bool, ...]) -> tuple[float, float]:
+    def centre(self, box: tuple[slice, slice], cut: tuple[bool, ...]) -> tuple[float, float]:
         """(y, x) index of the body's middle: of its box, or by the spine where it is cut off."""
         boxes = np.array([self._tissue_box(each) for each in self._tissue if each.any()])
         large = boxes[:, 2] >= 0.3 * boxes[:, 2].max()
@@ -119,7 +114,7 @@ class Trunk:
         )
         return y, x, int(tissue.sum())
 
-    def _spine(self, whole: bool) -> npt.NDArray[np.float64] | None:
+    def _spine(self, whole: bool) -> Floats | None:
         """Where the spine lies, in blocks (y, x), and the tissue's middle; a row a slice."""
         if self._hidden:  # contrast agent in the stomach is as bright as what bone was cut off to
             return None
@@ -176,7 +171,7 @@ class Trunk:
                 return 0
         return round(PORTAL_VENOUS_HU - mode)
 
-    def turned(self, lung: npt.NDArray[np.float64], cut: tuple[bool, ...]) -> Iterable[str]:
+    def turned(self, lung: Floats, cut: tuple[bool, ...]) -> Iterable[str]:
         """Name the directions in which anatomy clearly contradicts the affine."""
         spine = self._spine(whole=True)
         if any(cut) or len(self._blocks) < 5 or (spine is None and not self._hidden):
@@ -198,7 +193,7 @@ class Trunk:
             if chest[-1] < len(lung) / 2 and LIVER_BELOW_MM[0] < away_mm < LIVER_BELOW_MM[1]:
                 yield "head and feet"
 
-    def _even_ml(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def _even_ml(self) -> tuple[Floats, Floats]:
         """How much wide and even soft tissue lies right and left of the middle, in each slice."""
         disk = np.hypot(*np.ogrid[-4:5, -4:5]) <= 4.3
         ml = self._mm[0] * self._mm[1] * self._step_mm / 1000

@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume, Grid, Volume
-
-Labels = npt.NDArray[np.uint8]
 
 _TOLERANCE = 0.1
 """Of a voxel: headers round. Half a voxel is a mistake, of corners taken for centres."""

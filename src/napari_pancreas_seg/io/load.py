@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats32, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 from napari_pancreas_seg.io.dicom import read as dicom
@@ -36,7 +36,6 @@ from napari_pancreas_seg.volume import CTVolume, Volume
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 AnyVolume = TypeVar("AnyVolume", CTVolume, Volume)
 
 
@@ -134,7 +133,7 @@ def check_ct(volume: CTVolume, *, force: bool = False) -> CTVolume:
     return replace(volume, hu=hu, notes=notes)
 
 
-def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], Volume]:
+def load_mask(path: str | Path) -> tuple[Labels, Volume]:
     """Load a mask or label map.
 
     Parameters
@@ -167,7 +166,7 @@ def load_mask(path: str | Path) -> tuple[npt.NDArray[np.uint8], Volume]:
     return volume.values, volume
 
 
-def load_map(path: str | Path) -> tuple[npt.NDArray[np.float32], Volume]:
+def load_map(path: str | Path) -> tuple[Floats32, Volume]:
     """Load a probability or attention map (float32, from 0 to 1) that `save_map` wrote."""
     path = Path(path)
     volume = _map(path, *_read(path))

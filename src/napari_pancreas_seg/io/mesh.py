@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
@@ -16,8 +16,6 @@ from napari_pancreas_seg.volume import Grid, bounding_box
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-
-Array = npt.NDArray[Any]
 
 _TITLE = "napari-pancreas-seg, mm, SPACE=LPS"
 """3D Slicer looks for the last word; without it, it takes LPS too."""
@@ -31,7 +29,7 @@ _FARTHEST = 0.45
 open, and a piece of a single voxel does not collapse."""
 
 
-def surface(mask: npt.NDArray[Any], grid: Grid) -> Trimesh:
+def surface(mask: Array, grid: Grid) -> Trimesh:
     """Find the surface of a mask: closed, smooth, of the mask's volume.
 
     Marching cubes (Lewiner 2003, 10.1080/10867651.2003.10487582) on the mask's box, Taubin
@@ -89,7 +87,7 @@ def _without_folds(faces: Array) -> Array:
     return once
 
 
-def write(mask: npt.NDArray[Any], grid: Grid, path: Path, *, overwrite: bool = False) -> None:
+def write(mask: Array, grid: Grid, path: Path, *, overwrite: bool = False) -> None:
     """Write the surface of a mask."""
     from trimesh.exchange import obj, ply, stl
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from napari_pancreas_seg.arrays import Array, Floats
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """The world of ITK and DICOM has x to the left and y to the back, NIfTI's and ours to the right
@@ -24,10 +25,10 @@ MAP_CONTENT = "map from 0 to 1 by napari-pancreas-seg"
 class RawImage:
     """A volume as a file holds it, in the file's own axis order."""
 
-    stored: npt.NDArray[Any]  # (I, J, K) or (I, J, K, 1, ...), any type and byte order
+    stored: Array  # (I, J, K) or (I, J, K, 1, ...), any type and byte order
     slope: float  # a value is stored * slope + intercept
     intercept: float
-    affine: npt.NDArray[np.float64]  # from (i, j, k) to world coordinates in mm, RAS+
+    affine: Floats  # from (i, j, k) to world coordinates in mm, RAS+
     header: Any  # for the writer of the same format
     notes: tuple[str, ...] = ()  # for the user
     type_name: str = ""  # of the numbers in the file: what is read may be narrower

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import same_file
 from napari_pancreas_seg.io.itk import write as itk_write
@@ -27,8 +27,6 @@ from napari_pancreas_seg.io.suffixes import (
 )
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
-
-Array = npt.NDArray[Any]
 
 VOLUME_SUFFIXES = VOLUME
 """Endings of the files that a CT or a map can be written to."""
@@ -192,7 +190,7 @@ def save_map(
     return path
 
 
-def _as_uint8(mask: Array) -> npt.NDArray[np.uint8]:
+def _as_uint8(mask: Array) -> Labels:
     if mask.dtype == bool:
         return mask.view(np.uint8)
     if mask.dtype.kind not in "iuf":

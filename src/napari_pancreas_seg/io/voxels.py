@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import BROKEN
 from napari_pancreas_seg.io.files import explain_os_error
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.raw import RawImage
-
-Array = npt.NDArray[Any]
 
 _MAX_DEFLATE_RATIO = 1032  # no gzip or zlib stream expands further than this
 

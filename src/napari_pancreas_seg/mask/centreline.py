@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats, Mask
 from napari_pancreas_seg.volume import Grid, bounding_box
 
-Array = npt.NDArray[Any]
-Points = npt.NDArray[np.float64]
 Cuts = tuple[float, float]
-ToIndex = Callable[[Points], Points]
+ToIndex = Callable[[Floats], Floats]
 
 CUTS = (1 / 3, 2 / 3)
 """Where the centreline is cut unless a person says otherwise: shares of its length, head first."""
@@ -41,7 +39,7 @@ class Centreline(NamedTuple):
     length_mm: float
     calibre_mm: float
     shares: tuple[float, float, float]  # of the mask's volume: head, body, tail
-    line: Points  # indices (z, y, x) of its points in the mask, shape (n, 3)
+    line: Floats  # indices (z, y, x) of its points in the mask, shape (n, 3)
     cuts: tuple[int, int]  # at which of them it is cut
 
 
@@ -137,7 +135,7 @@ def _cost(depth: Array, other: Array, distance: Array) -> Array:
     return np.asarray(distance * (depth**-2.0 + other**-2.0) / 2)
 
 
-def on_cubes(mask: Array, grid: Grid) -> tuple[npt.NDArray[np.bool_], ToIndex]:
+def on_cubes(mask: Array, grid: Grid) -> tuple[Mask, ToIndex]:
     """A mask (Z, Y, X) on cubes of 2 mm, and what takes their indices (n, 3) to the mask's.
 
     Axes that are not at right angles are taken for what they are.

@@ -11,20 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import scipy
 
+from napari_pancreas_seg.arrays import Array, Box, Floats32, Indices, Labels, Mask, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box, box_around
-
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.uint8]
-Plane = npt.NDArray[np.bool_]
-Box = tuple[slice, slice, slice]
-Spacing = tuple[float, float, float]
 
 _TOUCHING_2D = np.ones((3, 3), dtype=bool)
 _TOUCHING_3D = np.ones((3, 3, 3), dtype=bool)
@@ -41,8 +34,8 @@ class Change:
 
     label: int
     box: Box
-    added: npt.NDArray[np.bool_]
-    removed: npt.NDArray[np.bool_]
+    added: Mask
+    removed: Mask
 
     @property
     def slices(self) -> list[int]:
@@ -50,7 +43,7 @@ class Change:
         some = (self.added | self.removed).any(axis=(1, 2))
         return [int(z + self.box[0].start) for z in np.flatnonzero(some)]
 
-    def voxels(self, labels: Array) -> tuple[tuple[npt.NDArray[np.intp], ...], Array]:
+    def voxels(self, labels: Array) -> tuple[tuple[Indices, ...], Array]:
         """Indices (z, y, x) and values of what is to be written into a label map as it is now.
 
         Only background is filled and only the label itself removed: other labels stay, and so
@@ -77,7 +70,7 @@ def change_of(before: Array, after: Array, label: int) -> Change | None:
     return Change(label, _within(outer, inner), new & ~old, old & ~new)
 
 
-def fill_between_slices(mask: Array, spacing: Spacing) -> Mask:
+def fill_between_slices(mask: Array, spacing: Spacing) -> Labels:
     """Fill the empty slices between slices that hold something.
 
     Shape-based interpolation: signed distances to the outlines are blended from slice to
@@ -98,7 +91,7 @@ def fill_between_slices(mask: Array, spacing: Spacing) -> Mask:
     return filled
 
 
-def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Mask:
+def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Labels:
     """Keep the connected piece that a voxel (z, y, x) belongs to; a shared corner connects."""
     kept = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)
@@ -112,7 +105,7 @@ def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Mask:
     return kept
 
 
-def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
+def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Labels:
     """Remove connected pieces smaller than so many mm³; the largest piece always stays."""
     kept, box = _copy(mask)
     if box is None:
@@ -127,7 +120,7 @@ def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Mask:
     return kept
 
 
-def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
+def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Labels:
     """Smooth a mask's surface with a Gaussian of so many mm and keep its volume.
 
     A fixed level of one half would wear thin parts away.
@@ -150,7 +143,7 @@ def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Mask:
     return smoothed
 
 
-def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
+def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Labels:
     """Add every voxel whose centre lies within a distance of the mask.
 
     Less than the spacing adds nothing along an axis.
@@ -164,7 +157,7 @@ def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
     return grown
 
 
-def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
+def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Labels:
     """Remove every voxel whose centre lies within a distance of the background.
 
     What lies beyond the ends of the volume is unknown and does not wear the mask away.
@@ -181,7 +174,7 @@ def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Mask:
     return shrunk
 
 
-def copy_slice(mask: Array, source: int, target: int) -> Mask:
+def copy_slice(mask: Array, source: int, target: int) -> Labels:
     """Put the mask of slice `source` in place of that of slice `target`."""
     if not (0 <= source < len(mask) and 0 <= target < len(mask)):
         raise PancreasSegError("There is no slice to copy from: this is the last one.")
@@ -190,22 +183,20 @@ def copy_slice(mask: Array, source: int, target: int) -> Mask:
     return copied
 
 
-def clear_slice(mask: Array, z: int) -> Mask:
+def clear_slice(mask: Array, z: int) -> Labels:
     """Empty slice z."""
     cleared, _ = _copy(mask)
     cleared[z] = 0
     return cleared
 
 
-def within_hu(hu: Array, low: float, high: float) -> npt.NDArray[np.bool_]:
+def within_hu(hu: Array, low: float, high: float) -> Mask:
     """Say which voxels lie within a range of HU, both ends included."""
-    inside: npt.NDArray[np.bool_] = (hu >= low) & (hu <= high)
+    inside: Mask = (hu >= low) & (hu <= high)
     return inside
 
 
-def _between(
-    lower: Plane, upper: Plane, steps: int, spacing: tuple[float, float]
-) -> Iterator[Plane]:
+def _between(lower: Mask, upper: Mask, steps: int, spacing: tuple[float, float]) -> Iterator[Mask]:
     """Interpolate the planes between two."""
     padded = [np.pad(plane, 1) for plane in (lower, upper)]
     blends = [_Blend(*pieces, spacing) for pieces in _counterparts(*padded)]
@@ -220,7 +211,7 @@ class _Blend:
     """The shape between pieces of two planes; one of the two may be empty."""
 
     def __init__(
-        self, lower: Plane, upper: Plane, aligned: bool, spacing: tuple[float, float]
+        self, lower: Mask, upper: Mask, aligned: bool, spacing: tuple[float, float]
     ) -> None:
         self._depths = [_depth(piece, spacing) if piece.any() else None for piece in (lower, upper)]
         self._shift = np.zeros(2)
@@ -228,7 +219,7 @@ class _Blend:
             ends = [np.array(scipy.ndimage.center_of_mass(piece)) for piece in (lower, upper)]
             self._shift = ends[1] - ends[0]
 
-    def at(self, share: float) -> Plane:
+    def at(self, share: float) -> Mask:
         """Shape at a share of the way from the lower plane to the upper one."""
         lower, upper = self._depths
         if lower is None or upper is None:
@@ -240,7 +231,7 @@ class _Blend:
         return np.asarray(blended > 0)
 
 
-def _counterparts(lower: Plane, upper: Plane) -> Iterator[tuple[Plane, Plane, bool]]:
+def _counterparts(lower: Mask, upper: Mask) -> Iterator[tuple[Mask, Mask, bool]]:
     """Yield groups of pieces that overlap between two planes, and whether it is one on one."""
     pieces, n_lower = scipy.ndimage.label(lower, _TOUCHING_2D)
     others, n_upper = scipy.ndimage.label(upper, _TOUCHING_2D)
@@ -256,20 +247,20 @@ def _counterparts(lower: Plane, upper: Plane) -> Iterator[tuple[Plane, Plane, bo
         yield np.isin(pieces, below), np.isin(others, above), one_on_one
 
 
-def _depth(piece: Plane, spacing: tuple[float, float]) -> npt.NDArray[np.float32]:
+def _depth(piece: Mask, spacing: tuple[float, float]) -> Floats32:
     """Signed distance to a piece's outline in mm, positive inside."""
     inner = scipy.ndimage.distance_transform_edt(piece, sampling=spacing)
     outer = scipy.ndimage.distance_transform_edt(~piece, sampling=spacing)
     return np.asarray(inner - outer, dtype=np.float32)
 
 
-def _moved(depth: npt.NDArray[np.float32], shift: Array) -> npt.NDArray[np.float32]:
+def _moved(depth: Floats32, shift: Array) -> Floats32:
     if not shift.any():
         return depth
     return np.asarray(scipy.ndimage.shift(depth, shift, order=1, mode="nearest"))
 
 
-def _copy(mask: Array) -> tuple[Mask, Box | None]:
+def _copy(mask: Array) -> tuple[Labels, Box | None]:
     """Copy a mask as uint8 with ones inside; touches its box alone."""
     copied = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)

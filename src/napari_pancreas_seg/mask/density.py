@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from napari_pancreas_seg.arrays import Array, Spacing
 
 FAT_HU = (-190, -30)
 CLOSING_MM = 5.0
@@ -35,7 +32,7 @@ def eroded(mask: Array) -> Array:
     return np.asarray(ndimage.binary_erosion(mask))
 
 
-def fat_fraction(mask: Array, hu: Array, spacing: tuple[float, float, float]) -> float:
+def fat_fraction(mask: Array, hu: Array, spacing: Spacing) -> float:
     """Share of voxels of fat within the closed outline of a mask (Z, Y, X) that is not empty."""
     fat = voxels = 0
     for inside, values in zip(mask, hu, strict=True):

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Box, Floats, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import density
 from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
-
-Array = npt.NDArray[Any]
-Box = tuple[slice, slice, slice]
 
 MEASURES = (
     "volume_ml",
@@ -130,9 +127,7 @@ _OF_CENTRELINE = ("length_mm", "calibre_mm", "head_ml", "body_ml", "tail_ml")
 _OF_SHAPE = (*_OF_CENTRELINE, "surface_cm2", "cuts", "cut_slices")
 
 
-def _of_hu(
-    inside: Array, hu: Array, spacing: tuple[float, float, float], reasons: dict[str, str]
-) -> dict[str, Any]:
+def _of_hu(inside: Array, hu: Array, spacing: Spacing, reasons: dict[str, str]) -> dict[str, Any]:
     """What HU (Z, Y, X) in the mask's box say of it; `reasons` gets what they cannot say."""
     low, high = density.limits(hu)
     whole = hu[inside].astype(np.float64)
@@ -240,7 +235,7 @@ def table_text(rows: Sequence[Mapping[str, Any]], separator: str = "\t") -> str:
     return file.getvalue()
 
 
-def _outermost_points(inside: Array) -> npt.NDArray[np.float64]:
+def _outermost_points(inside: Array) -> Floats:
     """Points of the surface, in voxels, that can be a corner of the convex hull.
 
     Along every row of voxels these are the first and the last face, whatever lies between.
@@ -256,7 +251,7 @@ def _outermost_points(inside: Array) -> npt.NDArray[np.float64]:
     return np.concatenate(points)
 
 
-def _in_plane(points: Array, axes: Array) -> npt.NDArray[np.float64]:
+def _in_plane(points: Array, axes: Array) -> Floats:
     """Coordinates (n, 2) in mm of points (n, 3) in the plane that two axes span."""
     basis, _ = np.linalg.qr(axes[1:].T)
     return np.asarray(points @ basis)

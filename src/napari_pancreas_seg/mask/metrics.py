@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import Grid, bounding_box, box_around
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Box = tuple[slice, slice, slice]
 
 SURFACE_TOLERANCE_MM = 2.0
 """Distance in mm within which two surfaces count as one, for the surface Dice."""

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import scipy
 
+from napari_pancreas_seg.arrays import Array, Labels, Mask, Spacing
 from napari_pancreas_seg.volume import bounding_box, stretches
-
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.uint8]
 
 _CHUNK_VOXELS = 1 << 21
 """Voxels that are float32 at a time: small enough for the cache's sake and for memory's."""
@@ -46,7 +41,7 @@ def smooth_along_z(probability: Array, spacing_z_mm: float, sigma_mm: float = 2.
     return smooth
 
 
-def largest_component(mask: Array, connectivity: int = 3) -> Mask:
+def largest_component(mask: Array, connectivity: int = 3) -> Labels:
     """Keep the largest connected piece of a mask (Z, Y, X), the first one of equals.
 
     Connectivity 1: voxels that share a face are connected; 2: an edge; 3: a corner.
@@ -72,12 +67,12 @@ def largest_component(mask: Array, connectivity: int = 3) -> Mask:
 def main_pieces(
     probability: Array,
     threshold: float,
-    spacing: tuple[float, float, float],
+    spacing: Spacing,
     plausible: Array,
     gap_mm: float = 15.0,
     share: float = 0.1,
     apart_mm: float = 6.0,
-) -> npt.NDArray[np.bool_]:
+) -> Mask:
     """Find the piece that is most surely the gland, and pieces of it that lie close by.
 
     The piece with the highest sum of probability (Z, H, W) is the gland's: false finds are small,
@@ -117,7 +112,7 @@ def main_pieces(
     return kept
 
 
-def clear_small_ends(mask: Mask, pixel_mm2: float, least_mm2: float = 50.0) -> None:
+def clear_small_ends(mask: Labels, pixel_mm2: float, least_mm2: float = 50.0) -> None:
     """Clear the first and last slices of a mask (Z, Y, X) that hold less than `least_mm2`.
 
     So little is a network's guess as often as the gland's end: 26 manual masks lose 0.04 % of
@@ -130,9 +125,7 @@ def clear_small_ends(mask: Mask, pixel_mm2: float, least_mm2: float = 50.0) -> N
         mask[enough[-1] + 1 :] = 0
 
 
-def _gaps_mm(
-    a: tuple[slice, ...], b: tuple[slice, ...], spacing: tuple[float, float, float]
-) -> Array:
+def _gaps_mm(a: tuple[slice, ...], b: tuple[slice, ...], spacing: Spacing) -> Array:
     """Distance between two boxes along each axis in mm; 0 where they touch or overlap."""
     gaps = [max(0, s.start - t.stop, t.start - s.stop) for s, t in zip(a, b, strict=True)]
     return np.multiply(gaps, spacing)
@@ -148,7 +141,7 @@ def _runs(mask: Array) -> list[slice]:
     return [slice(start + run.start, start + run.stop) for run in stretches(held)]
 
 
-def remove_holes(mask: Array) -> Mask:
+def remove_holes(mask: Array) -> Labels:
     """Fill cavities that a mask (Z, Y, X) encloses on all sides, in 3-D.
 
     A volume of one slice has them closed within the slice.

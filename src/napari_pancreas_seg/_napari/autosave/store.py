@@ -27,9 +27,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Affine
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_folder
-from napari_pancreas_seg.volume import Affine, bounding_box
+from napari_pancreas_seg.volume import bounding_box
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,11 @@ from napari_pancreas_seg._napari.layers.placement import (
     Placement,
     display_view,
 )
+from napari_pancreas_seg.arrays import Affine
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.mask.centreline import Cuts
-from napari_pancreas_seg.volume import Affine, CTVolume, Grid, OnSourceGrid
+from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
 Array = npt.NDArray[Any]
 LayerData = tuple[Array, dict[str, Any], str]

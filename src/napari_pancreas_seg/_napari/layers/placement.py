@@ -22,9 +22,10 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
 from napari_pancreas_seg import orientations
+from napari_pancreas_seg.arrays import Affine
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.volume import DISPLAY_AXCODES, Affine, CTVolume, Grid, Source, Volume
+from napari_pancreas_seg.volume import DISPLAY_AXCODES, CTVolume, Grid, Source, Volume
 
 Array = npt.NDArray[Any]
 

@@ -15,7 +15,7 @@ from qtpy.QtCore import QTimer
 
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement
-from napari_pancreas_seg.volume import Affine
+from napari_pancreas_seg.arrays import Affine
 
 Array = npt.NDArray[np.float64]
 

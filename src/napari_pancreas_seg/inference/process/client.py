@@ -29,8 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 Replies = queue.SimpleQueue[Message | None]
 
 MODULE = "napari_pancreas_seg.inference.process.server"

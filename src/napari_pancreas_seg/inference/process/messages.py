@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.inference.result import (
     FoundSlices,
     Options,
@@ -29,7 +29,6 @@ OUT_OF_MEMORY = 137
 _PLAIN = ("threshold", "model", "seconds", "notes", "scan")
 """Fields of a result that travel as JSON."""
 
-Array = npt.NDArray[Any]
 Message = tuple[dict[str, Any], dict[str, Array]]
 
 

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Generator
 from typing import IO, TYPE_CHECKING, Any
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
@@ -19,14 +20,12 @@ from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from napari_pancreas_seg.inference.body import Body
     from napari_pancreas_seg.inference.loaded import LoadedModel
     from napari_pancreas_seg.inference.mend import Mender
     from napari_pancreas_seg.inference.scan import ScanContext
 
-    Array = npt.NDArray[Any]
+    Array = Array
 
 
 Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
-Array = npt.NDArray[Any]
 
 _UNDEFINED = 0xFFFFFFFF
 

@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.slices import Slice
 from napari_pancreas_seg.io.dicom.stacks import SAME_PLACE_MM, UNEVEN
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
-
-Vector = npt.NDArray[np.float64]
 
 _SQUARE = 1e-2  # how far two direction cosines may be from unit vectors at right angles
 _NOTED_MM = 0.05  # slices that lie further than this from an even spacing are worth a note
@@ -30,7 +28,7 @@ class Placed:
 
     # Along the normal of the slices: for axial ones lying head first, from feet to head.
     slices: tuple[Slice, ...]
-    affine: Vector  # maps (column, row, slice) to world coordinates in mm, RAS+
+    affine: Floats  # maps (column, row, slice) to world coordinates in mm, RAS+
     notes: tuple[str, ...]  # notes for the user
 
 
@@ -67,7 +65,7 @@ def place(
     return Placed(tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more))
 
 
-def _axes(name: str, item: Slice) -> tuple[Vector, Vector, tuple[float, float]]:
+def _axes(name: str, item: Slice) -> tuple[Floats, Floats, tuple[float, float]]:
     """Return unit vectors along columns' and rows' index, and the spacing."""
     plane = item.plane
     if plane.orientation is None:
@@ -90,7 +88,7 @@ def _axes(name: str, item: Slice) -> tuple[Vector, Vector, tuple[float, float]]:
     return row / lengths[0], column / lengths[1], plane.spacing
 
 
-def _position(name: str, item: Slice) -> Vector:
+def _position(name: str, item: Slice) -> Floats:
     if item.plane.position is None:
         raise PancreasSegError(
             f"'{name}' does not say where its slices lie (no Image Position Patient in "
@@ -103,7 +101,7 @@ def _position(name: str, item: Slice) -> Vector:
 def _without_repeats(
     name: str,
     slices: Sequence[Slice],
-    positions: Vector,
+    positions: Floats,
     same_pixels: Callable[[Slice, Slice], bool],
 ) -> list[int]:
     kept: list[int] = []
@@ -120,8 +118,8 @@ def _without_repeats(
 
 
 def _step(
-    name: str, positions: Vector, normal: Vector, item: Slice, others: Sequence[Slice]
-) -> tuple[Vector, tuple[str, ...]]:
+    name: str, positions: Floats, normal: Floats, item: Slice, others: Sequence[Slice]
+) -> tuple[Floats, tuple[str, ...]]:
     """Return the way from a slice to the next, or say why there is none for all of them."""
     count = len(positions)
     if count == 1:
@@ -159,7 +157,7 @@ def _step(
     return step, tuple(notes)
 
 
-def _lone_step(normal: Vector, item: Slice) -> tuple[Vector, tuple[str, ...]]:
+def _lone_step(normal: Floats, item: Slice) -> tuple[Floats, tuple[str, ...]]:
     thickness = item.plane.thickness
     usable = 1e-3 <= thickness <= 100
     taken = thickness if usable else 1.0
@@ -167,7 +165,7 @@ def _lone_step(normal: Vector, item: Slice) -> tuple[Vector, tuple[str, ...]]:
     return normal * taken, (f"This CT has one slice; {how} {taken:g} mm.",)
 
 
-def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> str:
+def _gap(name: str, gaps: Floats, usual: float, worst: int, heights: Floats) -> str:
     gap, where = gaps[worst], f"between slices {worst + 1} and {worst + 2} of {len(heights)}"
     at = f"(at {heights[worst]:.2f} and {heights[worst + 1]:.2f} mm along the stack)"
     missing = round(gap / usual) - 1 if usual > 0 else 0
@@ -183,7 +181,7 @@ def _gap(name: str, gaps: Vector, usual: float, worst: int, heights: Vector) -> 
     )
 
 
-def _stranger(others: Sequence[Slice], normal: Vector, between: Vector, item: Slice) -> str:
+def _stranger(others: Sequence[Slice], normal: Floats, between: Floats, item: Slice) -> str:
     """Say which slice of another kind lies where one is missing; empty if none does."""
     for other in others:
         place = other.plane

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import AIR_HU, scale
 from napari_pancreas_seg.io.dicom.codecs import Layout, frames
@@ -21,8 +21,6 @@ from napari_pancreas_seg.io.dicom.slices import Slice
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
-Array = npt.NDArray[Any]
 
 _INT16 = np.iinfo(np.int16)
 

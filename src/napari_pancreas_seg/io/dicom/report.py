@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
-
 from napari_pancreas_seg import __version__
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
 from napari_pancreas_seg.io.dicom.seg_write import (
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from highdicom.sr import Measurement
     from pydicom.sr.coding import Code
 
-
-Array = npt.NDArray[Any]
 
 _ML, _MM, _HU, _SHARE = (
     ("mL", "mL"),

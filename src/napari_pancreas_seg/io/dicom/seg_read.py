@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import open_file, read_header
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from highdicom import Volume
     from highdicom.seg import Segmentation
 
-
-Array = npt.NDArray[Any]
 
 _CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation and Label Map Segmentation Storage."""
@@ -143,7 +141,7 @@ def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[s
     return segmentation, stacking
 
 
-def _leaning(volume: Volume, dataset: pydicom.Dataset) -> npt.NDArray[np.float64]:
+def _leaning(volume: Volume, dataset: pydicom.Dataset) -> Floats:
     """Place the slices where the frames say; highdicom puts them at right angles."""
     affine = np.array(volume.affine, dtype=np.float64)
     places = np.array(

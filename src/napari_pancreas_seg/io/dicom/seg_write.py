@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_pancreas_seg import __version__
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
 from napari_pancreas_seg.io.dicom.header import DicomHeader
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation
     from highdicom.sr import Comprehensive3DSR
 
-
-Array = npt.NDArray[Any]
 
 _LARGEST_WITH_EMPTY_FRAMES = 1 << 28
 """Bytes. Up to that, every slice gets a frame, empty ones too: then every program places the mask

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.io.dicom.files import DicomFile, read_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
-Vector = npt.NDArray[np.float64]
 
 SPLITS = {
     "AcquisitionNumber": "acquisition",
@@ -84,8 +82,8 @@ class Plane:
     rows: int
     columns: int
     spacing: tuple[float, float] | None  # between rows, then between columns
-    orientation: Vector | None  # direction in which the column index grows, then the row index
-    position: Vector | None  # centre of the first pixel
+    orientation: Floats | None  # direction in which the column index grows, then the row index
+    position: Floats | None  # centre of the first pixel
     thickness: float  # distance to the next slice, or thickness, as far as it is said; else 0
 
     @property
@@ -272,7 +270,7 @@ def _plane(find: Callable[[str], Any], dataset: Dataset) -> Plane:
     )
 
 
-def _vector(value: Any, length: int) -> Vector | None:
+def _vector(value: Any, length: int) -> Floats | None:
     if value is None or isinstance(value, str) or not hasattr(value, "__len__"):
         return None
     if len(value) != length or any(item is None or item == "" for item in value):

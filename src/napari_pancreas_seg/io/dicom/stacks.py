@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import DicomFile
 from napari_pancreas_seg.io.dicom.slices import SPLITS, Plane, Slice
@@ -264,7 +264,7 @@ def _is_separate(group: Sequence[Slice]) -> bool:
     return len(group) > 2 and len({item.uid for item in group}) == len(group)
 
 
-def _heights(group: Sequence[Slice]) -> npt.NDArray[np.float64] | None:
+def _heights(group: Sequence[Slice]) -> Floats | None:
     """Where slices lie along their normal in mm; None if a header does not say."""
     orientation = group[0].plane.orientation
     positions = [item.plane.position for item in group]

@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
@@ -78,8 +77,8 @@ def read(path: Path) -> RawImage:
 
 
 def _flattened(
-    layers: npt.NDArray[Any], segments: tuple[tuple[int, int], ...]
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    layers: Array, segments: tuple[tuple[int, int], ...]
+) -> tuple[Labels, tuple[str, ...]]:
     """Make one label map of layers (L, I, J, K), in which segments overlap."""
     labels = np.zeros(layers.shape[1:], np.uint8, order="F")
     values = [value for _, value in segments]
@@ -132,7 +131,7 @@ def layout_of(path: Path) -> Layout:
     return layout
 
 
-def _affine(path: Path, layout: Layout) -> npt.NDArray[np.float64]:
+def _affine(path: Path, layout: Layout) -> Floats:
     """Ask SimpleITK how the header places the volume in space."""
     import SimpleITK as sitk
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import all_or_none, atomic_path, check_target
 from napari_pancreas_seg.io.itk.read import check_whole, layout_of
@@ -35,7 +36,7 @@ _LARGEST_SHEAR = 1e-3
 
 
 def write(
-    array: npt.NDArray[Any],
+    array: Array,
     affine: npt.ArrayLike,
     path: Path,
     *,
@@ -62,9 +63,7 @@ def write(
         _write(image, temporary, path)
 
 
-def check_axes(
-    affine: npt.ArrayLike, path: Path
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+def check_axes(affine: npt.ArrayLike, path: Path) -> tuple[Array, Array, Array]:
     """Take an affine (RAS+) apart into spacing, direction and origin in LPS+; refuse a shear."""
     lps = LPS_TO_RAS @ np.asarray(affine, dtype=np.float64)
     spacing = np.linalg.norm(lps[:3, :3], axis=0)

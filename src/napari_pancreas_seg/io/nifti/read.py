@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.quiet import quiet_libraries
@@ -28,7 +28,6 @@ from napari_pancreas_seg.io.voxels import (
     reading,
 )
 
-Array = npt.NDArray[Any]
 Header = Any  # nibabel's carry no types
 
 _TO_MM = {1: 1000.0, 3: 0.001}  # codes of the units of length that are not mm: metre and micrometre
@@ -143,7 +142,7 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
     return dtype
 
 
-def affine_of(header: Header) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+def affine_of(header: Header) -> tuple[Floats, tuple[str, ...]]:
     """Return where a header places its voxels, in mm (RAS+), and notes on that."""
     from nibabel.spatialimages import HeaderDataError
 

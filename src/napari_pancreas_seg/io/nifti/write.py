@@ -11,11 +11,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.io.deflate import gzip_writer
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.io.voxels import planes
-
-Array = npt.NDArray[Any]
 
 _GEOMETRY = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code"),
