@@ -34,19 +34,19 @@ def warm_up(model, *_):
         time.sleep(0.01)
 
 
-def mend(volume, asked, arrays):
+def mend(volume, *, plane, z, add, remove, prior, label):
     """Only obeys: what adds is in, what takes away is out; a neighbour's mask is copied."""
-    if "plane" not in arrays:
+    if plane is None:
         return None
-    plane = arrays["plane"].astype(np.uint8)
-    assert plane.shape == volume.grid.shape[1:] and asked["z"] in range(volume.grid.shape[0])
-    strokes = [arrays[name] for name in ("add", "remove") if name in arrays]
-    if "prior" in arrays and not any(each.any() for each in strokes):
-        plane = np.where(arrays["prior"] > 0, asked["label"], plane).astype(np.uint8)
-    if "add" in arrays:
-        plane[arrays["add"] > 0] = asked["label"]
-    if "remove" in arrays:
-        plane[(arrays["remove"] > 0) & (plane == asked["label"])] = 0
+    plane = plane.astype(np.uint8)
+    assert plane.shape == volume.grid.shape[1:] and z in range(volume.grid.shape[0])
+    strokes = [each for each in (add, remove) if each is not None]
+    if prior is not None and not any(each.any() for each in strokes):
+        plane = np.where(prior[0] > 0, label, plane).astype(np.uint8)
+    if add is not None:
+        plane[add > 0] = label
+    if remove is not None:
+        plane[(remove > 0) & (plane == label)] = 0
     return plane
 
 

@@ -176,9 +176,9 @@ def test_a_warm_run_sends_the_ct_once(qtbot, app, ct, monkeypatch):
     sent = []
     send = process.messages.send
 
-    def spy(file, header, arrays):
-        sent.append((header["request"], "hu" in arrays))
-        send(file, header, arrays)
+    def spy(file, message):
+        sent.append((message["request"], "hu" in message))
+        send(file, message)
 
     monkeypatch.setattr(process.messages, "send", spy)
     with qtbot.waitSignal(app.network.devices_changed, timeout=TIMEOUT):

@@ -164,10 +164,9 @@ def test_another_threshold_without_the_network(run: tuple, volume: CTVolume, loa
 def test_the_result_travels_between_processes(run: tuple[Segmentation, np.ndarray]) -> None:
     result, _ = run
     pipe = io.BytesIO()
-    messages.send(pipe, *messages.result_message(result))
+    messages.send(pipe, {"reply": "result", "found": result})
     pipe.seek(0)
-    header, arrays = messages.receive(pipe)  # type: ignore[misc]
-    back = messages.segmentation_of(header, arrays)
+    back = messages.receive(pipe)["found"]  # type: ignore[index]
     np.testing.assert_array_equal(back.mask, result.mask)
     assert back.scan == result.scan and back.quality == result.quality
     assert list(back.probabilities) == list(result.probabilities)

@@ -198,9 +198,9 @@ def test_the_child_answers_as_the_function_does(mender, folder, monkeypatch):
     network, volume, plane = _Network(), ct(), np.zeros(SHAPE[1:], np.uint8)
     network._mender = Mender(folder, "cpu", network._body)
     add = strokes(np.random.default_rng(3))
-    asked = {"z": 2, "label": 1, "mm": 2.5}
-    assert network.mend(volume, asked, {}) is None
-    found = network.mend(volume, asked, {"plane": plane, "add": add, "prior": add})
+    asked = {"z": 2, "label": 1, "add": add, "remove": None, "prior": (add, 2.5)}
+    assert network.mend(volume, plane=None, **asked) is None
+    found = network.mend(volume, plane=plane, **asked)
     expected = mender.mend_plane(volume, plane, 2, add=add, prior=(add, 2.5))
     assert np.array_equal(found, expected)
 

@@ -246,7 +246,7 @@ def test_what_comes_through_the_pipe_is_not_unpickled(tmp_path: Path) -> None:
 
     mark = tmp_path / "was run"
     buffer = io.BytesIO()
-    buffer.write(b'{"request": "segment", "arrays": ["hu"]}\n')
+    buffer.write(b'{"request": "segment", "hu": {"an array": 1}}\n')
     np.lib.format.write_array(buffer, np.array([Payload(mark)], object), allow_pickle=True)
     buffer.seek(0)
     with pytest.raises(ValueError, match="pickle"):

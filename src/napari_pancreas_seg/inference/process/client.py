@@ -24,8 +24,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ class NetworkProcess:
             with self._starting:
                 child = self._running_child()
             if child is not None:
-                request = {"model": str(model), "options": asdict(options or Options())}
+                request = {"model": str(model), "options": options or Options()}
                 child.send("warm up", next(self._numbers), request, volume, key)
         except (OSError, PancreasSegError):
             logger.debug("The network could not be warmed up", exc_info=True)
@@ -106,10 +105,9 @@ class NetworkProcess:
             raise PancreasSegError("The network's process does not answer.") from error
         finally:
             child.forget(number)
-        if message is None or message[0]["reply"] != "result":
-            sentence = child.last_words() if message is None else message[0]["sentence"]
-            raise PancreasSegError(sentence)
-        return message[0]["devices"], message[0]["why"]
+        if message is None or message["reply"] != "result":
+            raise PancreasSegError(child.last_words() if message is None else message["sentence"])
+        return message["devices"], message["why"]
 
     def iter_segment(
         self,
@@ -135,16 +133,17 @@ class NetworkProcess:
                 return None
             replies = child.listen(number)
         try:
-            request = {"model": str(model), "options": asdict(options or Options())}
+            request = {"model": str(model), "options": options or Options()}
             child.send("segment", number, request, volume, key)
-            for header, arrays in self._replies(child, replies, cancelled):
-                over = header["reply"] in LAST
-                if header["reply"] == "progress":
-                    yield messages.progress_of(header, arrays)
-                elif header["reply"] == "result":
-                    return messages.segmentation_of(header, arrays)
-                elif header["reply"] == "error":
-                    raise PancreasSegError(header["sentence"])
+            for message in self._replies(child, replies, cancelled):
+                over = message["reply"] in LAST
+                if message["reply"] == "progress":
+                    yield message["step"]
+                elif message["reply"] == "result":
+                    found: Segmentation = message["found"]
+                    return found
+                elif message["reply"] == "error":
+                    raise PancreasSegError(message["sentence"])
             return None
         except OSError as error:
             # The pipe broke while the volume was on its way.
@@ -177,15 +176,14 @@ class NetworkProcess:
             if child is None:
                 return None
             replies = child.listen(number)
-        arrays = {"plane": plane, "add": add, "remove": remove, "prior": prior and prior[0]}
+        asked = {"plane": plane, "z": z, "add": add, "remove": remove, "prior": prior}
         try:
-            request = {"z": z, "label": label, "mm": float(prior[1]) if prior else 0.0}
-            there = {name: each for name, each in arrays.items() if each is not None}
-            child.send("mend", number, request, volume, key, there)
-            for header, answer in self._replies(child, replies, lambda: False):
-                if header["reply"] == "error":
-                    raise PancreasSegError(header["sentence"])
-                return answer.get("plane")
+            child.send("mend", number, {"asked": {**asked, "label": label}}, volume, key)
+            for message in self._replies(child, replies, lambda: False):
+                if message["reply"] == "error":
+                    raise PancreasSegError(message["sentence"])
+                mended: Array | None = message["plane"]
+                return mended
             return None
         except OSError as error:
             raise PancreasSegError(child.last_words()) from error
@@ -240,7 +238,7 @@ class NetworkProcess:
                     message = replies.get(timeout=POLL_SECONDS)
                 except queue.Empty:
                     continue
-                if message is None or message[0]["reply"] in LAST:
+                if message is None or message["reply"] in LAST:
                     return
         with self._starting:  # nobody begins to wait meanwhile
             if not child.awaited(number):
@@ -297,36 +295,24 @@ class _Child:
         self,
         kind: str,
         number: int,
-        header: Mapping[str, Any],
+        content: Message,
         volume: CTVolume | None,
         key: str,
-        arrays: Mapping[str, Array] | None = None,
     ) -> None:
         """Send a request about a CT, and the CT unless the child has it."""
         with self._sending:  # what the child holds must follow the order in the pipe
             if volume is None or (key and key == self._holds):
-                self.request(kind, number, header, arrays)
+                self.request(kind, number, **content)
                 return
             self._holds = ""
-            ct = {"hu": volume.hu, "affine": volume.grid.affine}
-            self.request(kind, number, header, {**ct, **(arrays or {})})
+            self.request(kind, number, **content, hu=volume.hu, affine=volume.grid.affine)
             self._holds = key
 
-    def request(
-        self,
-        kind: str,
-        number: int,
-        header: Mapping[str, Any] | None = None,
-        arrays: Mapping[str, Array] | None = None,
-    ) -> None:
+    def request(self, kind: str, number: int, **content: Any) -> None:
         assert self.process.stdin is not None
         try:
             with self._writing:
-                messages.send(
-                    self.process.stdin,
-                    {**(header or {}), "request": kind, "id": number},
-                    arrays or {},
-                )
+                messages.send(self.process.stdin, {"request": kind, "id": number, **content})
         except ValueError as error:  # the pipe was closed meanwhile, by `kill`
             raise BrokenPipeError(str(error)) from error
 
@@ -363,10 +349,10 @@ class _Child:
         try:
             while (message := messages.receive(self.process.stdout)) is not None:
                 with self._listening:
-                    replies = self._replies.get(message[0]["id"])
+                    replies = self._replies.get(message["id"])
                 if replies is not None:
                     replies.put(message)
-        except (OSError, ValueError, EOFError):
+        except Exception:
             # It died in the middle of a message, or something else wrote into the pipe.
             logger.debug("The network's process broke off", exc_info=True)
             self._garbled = self.alive

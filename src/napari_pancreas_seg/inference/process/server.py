@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
-Mending = Callable[[CTVolume, dict[str, Any], dict[str, Any]], "Array | None"]
+Mending = Callable[..., "Array | None"]
 
 
 def serve(
@@ -44,38 +44,37 @@ def serve(
 
     The last CT is kept: a request may name it instead of sending it once more. `segment` does
     the work, `warm_up` loads a model and compiles it for slices like a CT's, `devices` is
-    `list_devices`, and `mend` mends a slice from what `NetworkProcess.mend` sends.
+    `list_devices`, and `mend` mends a slice of a CT, with the keywords of `Mender.mend_plane`.
     """
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
     threading.Thread(target=_listen, args=(stdin, requests, cancelled), daemon=True).start()
     volume: CTVolume | None = None
     while True:
-        header, arrays = requests.get()
-        number, what = header["id"], header["request"]
-        if "hu" in arrays:
-            volume = messages.volume_of(arrays)  # the former one is let go
+        message = requests.get()
+        number, what = message["id"], message["request"]
+        if "hu" in message:
+            volume = messages.volume_of(message)  # the former one is let go
         try:
             if what == "devices":
                 found, why = devices()
-                reply: Message = ({"reply": "result", "devices": found, "why": why}, {})
+                reply: Message = {"reply": "result", "devices": found, "why": why}
             elif what == "warm up":
-                warm_up(header["model"], Options(**header["options"]), volume)
-                reply = ({"reply": "result"}, {})
+                warm_up(message["model"], message["options"], volume)
+                reply = {"reply": "result"}
             elif what == "mend":
                 assert volume is not None
-                plane = mend(volume, header, arrays)
-                reply = ({"reply": "result"}, {} if plane is None else {"plane": plane})
+                reply = {"reply": "result", "plane": mend(volume, **message["asked"])}
             else:
                 assert volume is not None
-                steps = segment(volume, header["model"], Options(**header["options"]))
+                steps = segment(volume, message["model"], message["options"])
                 reply = _run(steps, number, cancelled, stdout)
         except Exception as error:
             traceback.print_exc()
-            reply = ({"reply": "error", "sentence": _sentence(error)}, {})
+            reply = {"reply": "error", "sentence": _sentence(error)}
         cancelled.discard(number)
-        messages.send(stdout, {**reply[0], "id": number}, reply[1])
-        del arrays, reply  # neither a CT nor a mask is kept until the next request
+        messages.send(stdout, {**reply, "id": number})
+        del message, reply  # neither a CT nor a mask is kept until the next request
 
 
 def _run(
@@ -89,19 +88,18 @@ def _run(
         try:
             step = next(steps)
         except StopIteration as stop:
-            return messages.result_message(stop.value)
-        header, arrays = messages.progress_message(step)
-        messages.send(stdout, {**header, "id": number}, arrays)
+            return {"reply": "result", "found": stop.value}
+        messages.send(stdout, {"reply": "progress", "id": number, "step": step})
     steps.close()
-    return {"reply": "cancelled"}, {}
+    return {"reply": "cancelled"}
 
 
 def _listen(stdin: IO[bytes], requests: queue.SimpleQueue[Message], cancelled: set[int]) -> None:
     """Take in requests while the network computes; end the process when the input ends."""
     try:
         while (message := messages.receive(stdin)) is not None:
-            if message[0]["request"] == "cancel":
-                cancelled.add(message[0]["id"])
+            if message["request"] == "cancel":
+                cancelled.add(message["id"])
             else:
                 requests.put(message)
     except MemoryError:
@@ -156,23 +154,15 @@ class _Network:
             self.look_at(volume)
             loaded.warm_up(volume, options)
 
-    def mend(self, volume: CTVolume, asked: dict[str, Any], arrays: dict[str, Any]) -> Array | None:
+    def mend(self, volume: CTVolume, *, plane: Array | None, **asked: Any) -> Array | None:
         from napari_pancreas_seg.inference.mend import Mender
 
         if self._mender is None:
             self._mender = Mender(look=self._body)
-        if "plane" not in arrays:
+        if plane is None:
             self._mender.warm_up(volume)
             return None
-        return self._mender.mend_plane(
-            volume,
-            arrays["plane"],
-            asked["z"],
-            add=arrays.get("add"),
-            remove=arrays.get("remove"),
-            prior=(arrays["prior"], asked["mm"]) if "prior" in arrays else None,
-            label=asked["label"],
-        )
+        return self._mender.mend_plane(volume, plane, **asked)
 
     def _body(self, volume: CTVolume) -> Body | None:
         try:
