@@ -28,10 +28,7 @@ class Scaled:
 
 
 def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
-    """Apply slope and intercept (``stored * slope + intercept``) without a large temporary array.
-
-    Integers or floats (I, J, K, ...) of any byte order; the values keep their axis order.
-    """
+    """Apply slope and intercept to an array, without a large temporary one."""
     if stored.dtype.kind in "iu" and (whole := _whole(stored, slope, intercept)) is not None:
         return Scaled(whole, 0)
     flat = stored.reshape(*stored.shape[:2], -1, order="F")
@@ -58,11 +55,7 @@ def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
 def scale_ct(
     stored: Array, slope: float, intercept: float, subject: str
 ) -> tuple[Array, tuple[str, ...]]:
-    """Apply slope and intercept to what should be a CT, with a note on voxels without a value.
-
-    `subject` is what holds them, as the beginning of a sentence: ``"'ct.nii.gz'"``.
-    PancreasSegError if these are no numbers, or none of the voxels has a value.
-    """
+    """Apply them to what should be a CT, with notes; `subject` begins the error's sentence."""
     if stored.dtype.kind not in "iuf":
         raise PancreasSegError(
             f"{subject} does not hold one integer or float per voxel (its type is {stored.dtype}), "
@@ -143,11 +136,7 @@ class NotHounsfieldError(PancreasSegError):
 def to_hounsfield(
     values: Array, subject: str, *, reuse: bool = False, force: bool = False
 ) -> tuple[Array, tuple[str, ...]]:
-    """Return values (Z, Y, X) as Hounsfield units, and notes on what was done about them.
-
-    `subject` as for `scale_ct`; with `reuse` the array may be overwritten, with `force` they are
-    taken for Hounsfield units whatever they look like. NotHounsfieldError if they cannot be.
-    """
+    """Return values (Z, Y, X) as HU, with notes; NotHounsfieldError unless `force`."""
     try:
         slope, shift, notes = read_units(values)
     except PancreasSegError as error:

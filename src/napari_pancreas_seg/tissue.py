@@ -23,11 +23,7 @@ def evenly_spread(items: Array, most: int) -> Array:
 
 
 def constant_values(sample: Array) -> tuple[float, ...]:
-    """Values that fill areas of slices (n, Y, X): padding, masks, cushions, cut off air and fat.
-
-    Tissue without noise, as in a drawing, is none of them; neither is what was cut off at the
-    bright end.
-    """
+    """Values that fill areas of slices (n, Y, X): padding, masks, cushions, cut off air, fat."""
     flat = _flat(sample)
     values, counts = np.unique(sample[flat], return_counts=True)
     edge = np.concatenate([part.ravel() for part in _edges(sample, flat)])
@@ -71,10 +67,7 @@ def filled(slices: Array, values: tuple[float, ...]) -> Mask:
 
 
 def peaks(values: Array, low: float, high: float, bins: int = 96) -> list[tuple[float, float]]:
-    """Peaks of the distribution of values between two limits: (place, height), from low to high.
-
-    Heights are shares of the highest one's.
-    """
+    """Peaks of a distribution between two limits, from low to high: (place, relative height)."""
     from scipy import ndimage, signal
 
     counts, edges = np.histogram(values, bins=bins, range=(low, high))

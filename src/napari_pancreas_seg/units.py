@@ -46,10 +46,7 @@ class Units(NamedTuple):
 
 
 def read_units(hu: Array) -> Units:
-    """Tell a CT (Z, Y, X) in Hounsfield units from everything else, on a sample of its slices.
-
-    PancreasSegError if it cannot be one, with the end of a sentence that begins with its name.
-    """
+    """Tell a CT (Z, Y, X) in HU from all else; the error is the end of a sentence."""
     sample = _sample(hu)
     low, high = float(sample.min()), float(sample.max())
     if low == high:
@@ -274,10 +271,7 @@ def _fine_offset(sample: Array, rest: Array, about: int) -> Units:
 
 
 def _window(sample: Array, rest: Array) -> Units | None:
-    """The window whose limits were stored as 0 and 255, or as 0 and its width; None for HU.
-
-    PancreasSegError if it is one, but nothing tells which.
-    """
+    """The window stored as 0 to 255, or to its width; None for HU; an error if none fits."""
     low, high = float(sample.min()), float(sample.max())
     if low < 0 or low > 5 or high > 70_000 or _share(sample == low) < 0.02:
         return None

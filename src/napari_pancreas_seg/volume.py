@@ -156,11 +156,7 @@ class OnSourceGrid:
         notes: tuple[str, ...] = (),
         reuse: bool = False,
     ) -> Self:
-        """Bring an array (I, J, K) or (I, J, K, 1, ...) to display order, unchecked.
-
-        ``affine`` is that of `CTVolume.from_array`, the others are as in `Source`. ``reuse`` says
-        whether the array may be overwritten: flips then take no second array.
-        """
+        """Bring an array (I, J, K, 1, ...) to display order, unchecked; `reuse` overwrites it."""
         shape = _one_volume(array.shape)
         three = array.reshape(shape)
         affine = Grid(shape, np.asarray(affine, dtype=np.float64)).affine
@@ -282,10 +278,7 @@ def _inverse(orientation: Array) -> Array:
 
 
 def _flipped_in_place(view: Array) -> Array | None:
-    """Lay an array out in memory as a view shows it; None if that needs more than flips.
-
-    A plane at a time, which stays in the processor's cache. The view shows nonsense afterwards.
-    """
+    """Lay an array out in memory as a view shows it; None if that needs more than flips."""
     turned = tuple(stride < 0 for stride in view.strides)
     # The view's own elements, in the order in which they lie in memory.
     straight = view[tuple(slice(None, None, -1 if turn else 1) for turn in turned)]

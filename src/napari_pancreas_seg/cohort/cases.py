@@ -55,11 +55,7 @@ _DEEP = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A CT to segment, and where its files go.
-
-    `maps` is how the names of probability and attention files begin, `shown` the name in messages
-    and tables if it is not the CT's. With `force`, the values are taken for HU in any case.
-    """
+    """A CT to segment, and where its files go; `maps` begins the maps' names."""
 
     source: Path
     mask: Path
@@ -91,11 +87,8 @@ class Case:
 def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
     """List the CTs in files and folders, each once and with the name of its case.
 
-    A file is taken as it is, and so is a folder of DICOM files. Any other folder gives its volumes
-    (``.nii.gz`` and so on), its folders and zips of DICOM files, and the CTs in patients' folders,
-    named after these (beside volumes, only those called ``ct.nii.gz`` or the like). DICOM
-    segmentations and files of an earlier run are no CTs. CTs of one name are told apart by the
-    names of their folders.
+    A file or a folder of DICOM files is a CT. Any other folder gives its volumes, DICOM folders and
+    zips, and the CTs in patients' folders; no segmentations, and no files of an earlier run.
     """
     found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
@@ -135,11 +128,7 @@ def plan(
     series: str | None = None,
     force: bool = False,
 ) -> list[Case]:
-    """Decide where everything goes, before any work is done.
-
-    For one CT, `output` may be a file of any format that a mask can be written to; else it is a
-    folder, and `suffix` the ending of the masks in it, ``.nii.gz`` by default.
-    """
+    """Decide, before any work, where all goes: `output` is a folder, or a file for one CT."""
     output = Path(output)
     is_file = output.name.lower().endswith(MASK_SUFFIXES) and not output.is_dir()
     if is_file and suffix is not None:

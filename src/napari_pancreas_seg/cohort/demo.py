@@ -43,13 +43,7 @@ def run_demo(
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
 ) -> DemoResult:
-    """Segment the synthetic sample CT and write everything that a run can give.
-
-    Writes ``phantom_ct.nii.gz``, ``phantom_pancreas.nii.gz`` with its attention maps and
-    sidecar, ``phantom_reference.nii.gz`` (the true mask) and ``phantom_overview.png``;
-    files of an earlier demo are replaced. The CT is synthetic: the Dice shows that the
-    program works, not how well it does on patients.
-    """
+    """Segment the synthetic sample CT, and write everything that a run can give."""
     folder = Path(folder)
     make_folder(folder)
     logger.info("making the synthetic CT")

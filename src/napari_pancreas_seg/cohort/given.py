@@ -28,10 +28,7 @@ _DEPTHS = ("*", "*/*", "*/segmentations/*")
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """A folder of masks, one for each CT, or in a folder for each CT.
-
-    `value` is the pancreas's where masks show several organs; `by` says who made them.
-    """
+    """A folder of masks made `by` others; `value` is the pancreas's among several organs'."""
 
     folder: Path
     value: int | None = None
@@ -83,10 +80,7 @@ class GivenMasks:
 def adopt(
     source: Path, target: Path, given: GivenMasks, path: Path
 ) -> tuple[dict[str, Any], CTVolume, Labels]:
-    """Write a given mask as that of a case, on its CT's grid, with a sidecar that says whose it is.
-
-    Returns the sidecar's content, the CT and the mask. The file that was given stays as it is.
-    """
+    """Write a given mask as that of a case; return the sidecar's content, the CT and the mask."""
     volume = load_ct(source)
     labels, on = load_mask(path)
     mask = given.pancreas(bring_onto(volume, labels, on, path.name), path.name)

@@ -25,12 +25,7 @@ _IMPOSSIBLE_HU = -4096
 
 
 def inspect(path: str | Path, *, series: str | int | None = None, force: bool = False) -> Findings:
-    """Say what a file or the folder of a DICOM series is, and what is suspicious about it.
-
-    Gives ``file`` (its name), ``usable``, ``problem`` (a sentence, None if usable), ``suspicious``
-    (sentences) and, as far as it could be read, what `_place`, `_values` and `_labels` tell, with
-    axes in the file's own order, and of a CT as ``scan`` what `look_at_acquisition` tells.
-    """
+    """Say what a file or DICOM series is, whether it is usable, and what is suspicious."""
     path = Path(path)
     name = path.name or path.resolve().name or str(path)  # "." and "/" have none
     found: Findings = {"file": name, "usable": False, "problem": None, "suspicious": []}

@@ -36,13 +36,7 @@ def draw_overview(
     reference: Array | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw a CT, a mask's outline and attention maps side by side into a PNG file.
-
-    The upper row shows the axial slice with the most mask in it, the lower row the coronal one,
-    both in mm. A map, from 0 to 1, is transparent where it is low; between the slices that the
-    network saw it is interpolated. Mask and reference (another colour) are (Z, Y, X) on the CT's
-    grid and may be empty. An existing file is replaced.
-    """
+    """Draw a CT, a mask's outline and maps side by side, axial and coronal, as a PNG."""
     for array in (mask, reference):
         if array is not None and array.shape != volume.grid.shape:
             raise PancreasSegError(
@@ -114,10 +108,7 @@ def _extent(
     origin: Array | None = None,
     step: Array | None = None,
 ) -> tuple[float, float, float, float]:
-    """Edges in mm (left, right, bottom, top) of a slice's picture.
-
-    Axial pictures grow downwards (front to back), coronal ones upwards (feet to head).
-    """
+    """Edges in mm (left, right, bottom, top) of a slice's picture, front or head at the top."""
     first = np.zeros(3) if origin is None else origin
     pace = np.ones(3) if step is None else step
     low = (first - 0.5 * pace) * spacing

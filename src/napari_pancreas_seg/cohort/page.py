@@ -36,9 +36,8 @@ _MARK = "napari-pancreas-seg quality page"
 def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
     """Write the page of an output folder, and the table again where masks have changed since.
 
-    Where `cases` say where CTs lie, pictures that are missing or older than their mask are drawn,
-    and masks that somebody has changed are measured. PancreasSegError if there is no table, or a
-    page that is not ours.
+    Where `cases` say where CTs lie, pictures that are missing or old are drawn, and masks that
+    somebody has changed are measured.
     """
     page = folder / PAGE
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace"):
@@ -74,10 +73,7 @@ def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
 
 
 def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult]:
-    """Take masks of others as those of cases that have none yet, and draw them.
-
-    A case without a mask, or with one that does not fit, is one that failed.
-    """
+    """Take masks of others as those of cases that have none yet, and draw them."""
     for case in cases:
         start = time.perf_counter()
         try:

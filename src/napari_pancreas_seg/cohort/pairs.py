@@ -29,11 +29,7 @@ _Row = Mapping[str, str]
 
 
 def write_follow_up(folder: Path, pairs: Path) -> Path:
-    """Write followup.csv beside the table of an output folder.
-
-    `pairs` is a CSV file with the columns ``before`` and ``after``, names of cases, and perhaps
-    ``pair``, a name for both. A pair with a case that is missing or failed gets a row that says so.
-    """
+    """Write followup.csv beside a table, for the pairs in a CSV (before, after, maybe pair)."""
     known: dict[str, _Row] = {}
     for row in CohortTable(folder / TABLE, ()).rows():
         names = (row["case"], row["mask"])

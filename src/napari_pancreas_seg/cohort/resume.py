@@ -37,8 +37,8 @@ _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 class OutputOptions:
     """Which files a case gets, and what happens to those that exist.
 
-    They stay, and the case fails before any work, unless `overwrite`. With `resume`, a result that
-    was made from the same CT in the same way counts as done. `pictures`: for the quality page.
+    They stay, and the case fails before any work, unless `overwrite`. With `resume`, what was made
+    from the same CT in the same way counts as done. `pictures`: for the quality page.
     """
 
     attention: bool = False
@@ -52,10 +52,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class PreviousResult:
-    """The result of an earlier run, or of a person in the window.
-
-    `difference` says how it was made differently; `certain`: the CT is surely the same.
-    """
+    """An earlier result: the `difference` in how it was made; `certain`: of the same CT."""
 
     case: Case
     record: Mapping[str, Any]
@@ -79,10 +76,7 @@ class PreviousResult:
 def find_previous(
     case: Case, card: Mapping[str, Any], options: Options, wanted: OutputOptions
 ) -> PreviousResult | None:
-    """Find the earlier result of a case without reading its CT; None if there is none of ours.
-
-    Where files may be replaced, a mask that a person has corrected does not count as done.
-    """
+    """Find the earlier result of a case without reading its CT; None if there is none of ours."""
     if not case.mask.is_file():
         return None
     record = read_sidecar(case.sidecar)
@@ -103,10 +97,7 @@ def find_previous(
 
 
 def check_free(case: Case, wanted: OutputOptions) -> Path | None:
-    """Refuse a case some of whose files must not be written.
-
-    Returns the hidden folder of an interrupted run, if what is in the way is what that has left.
-    """
+    """Refuse a case with files in its way; return the folder of a killed run that left them."""
     check = functools.partial(
         saving.check_targets,
         case.mask,
@@ -128,12 +119,7 @@ def check_free(case: Case, wanted: OutputOptions) -> Path | None:
 
 
 def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
-    """Find the hidden folder of a run that was killed while it moved the files of a case.
-
-    Files are prepared in such a folder and then moved, the sidecar last. Those that are no longer
-    in there are ours and may be replaced; a file that is still in there, or a mask with another
-    hash, is somebody else's.
-    """
+    """Find the hidden folder of a run that was killed while it moved the files of a case."""
     if case.sidecar.exists():
         return None
     for path in case.mask.parent.glob(f".*.part/{glob.escape(case.sidecar.name)}"):
@@ -165,10 +151,7 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
 
 
 def source_stamp(path: Path, series: str | None = None) -> str | None:
-    """Hash of paths, sizes and times of last change of a CT's files, which are not read.
-
-    None if the files cannot be listed, or the file may be only the header of another.
-    """
+    """Hash of paths, sizes and times of a CT's files; None if that does not tell enough."""
     if path.name.lower().endswith(_DETACHED):
         return None
     try:

@@ -36,11 +36,9 @@ def segment_cases(
 ) -> Generator[CaseResult]:
     """Segment CTs one after the other; one bad case does not stop the others.
 
-    The network runs on one CT at a time, in the caller's thread; `workers` threads read the next
-    CTs and write results. A CT that does not fit into memory beside others waits until it is alone.
-    Results come in the order of the cases. `on_progress` is called with the case's index and each
-    `Progress`, in the caller's thread. PancreasSegError if there is no such model or device, or the
-    model is damaged.
+    The network runs in the caller's thread; `workers` threads read the next CTs and write results,
+    which come in the order of the cases. `on_progress` gets the case's index and each `Progress`.
+    PancreasSegError if there is no such model or device, or the model is damaged.
     """
     asked = options or Options()
     # What is true of every case is said once, and before any work.
@@ -65,12 +63,7 @@ def segment_cases(
 def overlap(
     works: Iterable[CaseInWork], segmenter: CaseSegmenter, workers: int
 ) -> Iterator[CaseInWork]:
-    """Segment cases one by one, while others are read and written in `workers` threads.
-
-    Of two threads, one reads ahead and one writes; an odd one reads. As many CTs are in memory
-    beside the one that is computed. The cases come back in their order, each as soon as it and
-    those before it have a result.
-    """
+    """Segment cases, while others are read and written in threads; they come in their order."""
     if workers < 1:
         for work in works:
             segmenter.all_steps(work)

@@ -49,12 +49,7 @@ _MAPS_BYTES = 4 * 160 * 224 * 2
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The result of a case.
-
-    `files`: what was written, the mask first. `error`: one sentence, None if it is done. `before`:
-    an earlier run had done it. `measurements`, `quality`: the sidecar's; `labels`: measurements of
-    each class, if the mask has several.
-    """
+    """What came of a case: its `files`, the sidecar's content, or the `error` in a sentence."""
 
     case: Case
     files: tuple[Path, ...] = ()
@@ -94,11 +89,7 @@ class CaseInWork:
 
 @dataclass(frozen=True)
 class CaseSegmenter:
-    """Takes cases through their steps; an error becomes the result of its case.
-
-    `network` loads the model once there is a CT for it; what it raises stops the run. `beside`
-    other CTs may be in memory. `report` is called with the case's index and each `Progress`.
-    """
+    """Takes cases through their steps, `beside` other CTs; an error is its case's result."""
 
     network: Callable[[], LoadedModel]
     card: Mapping[str, Any]

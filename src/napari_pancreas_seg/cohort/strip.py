@@ -30,10 +30,7 @@ def strip_path(mask: Path) -> Path:
 
 
 def draw_strip(volume: CTVolume, mask: Array, path: Path) -> None:
-    """Draw slices (Z, Y, X) with the mask's outline, then the coronal one, into a JPEG file.
-
-    It is at most `MOST_BYTES` long and shows nothing of a header. An existing file is replaced.
-    """
+    """Draw slices (Z, Y, X) and the coronal one with the mask's outline, as a small JPEG."""
     found = bounding_box(mask)
     box = found or tuple(slice(0, n) for n in mask.shape)
     ends = box[0].start, box[0].stop - 1

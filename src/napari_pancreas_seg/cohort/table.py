@@ -48,10 +48,8 @@ _Rows = dict[str, list[dict[str, str]]]
 class CohortTable:
     """A CSV file with a row for each case, written again as cases finish.
 
-    A row stays until this run has another one for its case. Several commands may write one table:
-    its rows are read before each write, and once more just before the file is replaced. There is
-    no lock, which would be only as good as the network disk. PancreasSegError if a file of that
-    name is no such table or cannot be read.
+    Several commands may write one table: its rows are read before each write, and once more just
+    before the file is replaced. A lock would be only as good as the network disk.
     """
 
     def __init__(self, path: Path, cases: Sequence[Case]) -> None:

@@ -36,11 +36,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class WorklistCase:
-    """A case of a worklist: its CT, where its mask is kept, and how far it is.
-
-    `name`: the CT's path in the worklist's folder; `slice`: last on screen, counted from the feet;
-    `reviewed`: slices of the mask with this `digest`.
-    """
+    """A CT, its mask, how far it is; `reviewed` are slices of the mask with this `digest`."""
 
     name: str
     source: Path
@@ -74,10 +70,7 @@ def remembered_inputs(output: Path, state: Path) -> list[Path]:
 
 
 def read_marks(path: Path, mark: str) -> set[str]:
-    """Masks (names as in tables) with a mark, from a CSV of the quality page, or its folder.
-
-    PancreasSegError if there is none, or no case has that mark.
-    """
+    """Masks (names as in tables) with a mark, from a CSV of the quality page, or its folder."""
     found = [path] if path.is_file() else list(path.glob("marks*.csv"))
     if not found:
         raise PancreasSegError(
@@ -100,11 +93,8 @@ class Worklist:
     """The CTs of a folder and how far each is, remembered between starts in `state_folder`.
 
     Masks lie in `output`, named as ``segment FOLDER -o OUTPUT`` names them: by default the folder
-    used before, else one beside the CTs' folder. Nothing is created before there is a mask to
-    write. `folder` may also be such an output folder, if this computer knows its CTs. A case
-    without a mask has that of `masks`, which are remembered, too. `only` are names of masks (as in
-    tables): other cases are not listed. PancreasSegError if the folder holds no CT, two CTs would
-    have the same mask, or nothing can be written into the output folder.
+    used before, else one beside the CTs'. `folder` may also be such an output folder, if this
+    computer knows its CTs. A case without a mask has that of `masks`; `only` are names of masks.
     """
 
     def __init__(

@@ -49,10 +49,7 @@ METAL_HU, METAL_ML = 2600, 0.1
 
 
 def look_at_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
-    """What the values tell: phase and the HU it was read from, noise (SD in HU), metal (mL).
-
-    With what `body` tells of the scan, as plain values for JSON.
-    """
+    """Phase and its HU, noise (SD in HU), metal (mL) and the body's facts, as JSON has them."""
     z = evenly_spread(np.flatnonzero(body.plausible), MOST_SLICES)
     planes = body.shown(volume.hu[z])
     sides = ("front", "back", "right", "left")

@@ -41,10 +41,7 @@ def judge(
     expected_dice: Array,
     scan: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What is written of a case: ``expected_dice`` (None without a mask), ``phase``, ``noticed``.
-
-    All of a `Segmentation`: `expected_dice` (Z,) is that of the slices.
-    """
+    """Of a `Segmentation`: ``expected_dice`` (None without a mask), ``phase``, ``noticed``."""
     phase = scan.get("phase", "unknown")
     seen = features(mask, grid, probability, threshold, expected_dice, scan)
     if seen is None:

@@ -95,10 +95,7 @@ def _opened(mask: Mask) -> Mask:
 
 
 def _without_limbs(body: Mask) -> Mask:
-    """The largest piece of a slice's body, filled, and others nearly as large, such as legs.
-
-    Arms and cushions are left out even where they touch it: a large disk does not fit into them.
-    """
+    """The largest piece of a slice's body, filled, and others nearly as large; no arms."""
     n = DISK_BLOCKS + 2
     whole = np.pad(scipy.ndimage.binary_fill_holes(body), n, mode="edge")
     columns = np.flatnonzero(whole.any(axis=0))

@@ -59,10 +59,7 @@ class Body:
 
 
 def look_at(hu: Array, spacing: Spacing) -> Body:
-    """Find the body in a CT (Z, Y, X) with that spacing along (z, y, x) in mm.
-
-    PancreasSegError if no slice holds any soft tissue.
-    """
+    """Find the body in a CT (Z, Y, X); PancreasSegError if no slice holds any soft tissue."""
     z = _slices_to_look_at(hu)
     thin = hu[evenly_spread(z, 24)][:, :: _stride(hu.shape[1]), :: _stride(hu.shape[2])]
     fill = constant_values(thin)

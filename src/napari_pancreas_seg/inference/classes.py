@@ -55,12 +55,7 @@ class Classes:
         spacing: Spacing,
         plausible: Array,
     ) -> Array:
-        """Clear what is found apart from the organs in probabilities (classes, Z, H, W).
-
-        Of the gland, with everything within it, what `main_pieces` of
-        `napari_pancreas_seg.mask.postprocessing` keeps; of another organ the largest piece, and
-        others that are not tiny against it, wherever they lie: kidneys are two.
-        """
+        """Clear what is found apart from the organs in probabilities (classes, Z, H, W)."""
         if len(self) == 1:
             kept = main_pieces(probability[0], threshold, spacing, plausible)
             return np.where(kept, probability, probability.dtype.type(0))

@@ -65,10 +65,7 @@ def choose_device(asked: str) -> Device:
 
 
 def list_devices() -> tuple[list[dict[str, str]], str]:
-    """What the network can run on: ``id`` (for `choose_device`) and ``name`` of each.
-
-    And a sentence on why there is no GPU; empty if there is one.
-    """
+    """Devices (``id`` for `choose_device`, ``name``), and why there is no GPU, if so."""
     count = _gpu_count()
     devices = [{"id": "cpu", "name": f"CPU ({os.cpu_count() or 1} cores)"}]
     devices += [{"id": f"gpu:{n}", "name": _gpu_name(n)} for n in range(count)]

@@ -28,11 +28,9 @@ def finish_mask(
 ) -> Labels:
     """From the network's probability to the mask (Z, Y, X) of the whole volume.
 
-    A voxel is foreground where the probabilities of all classes together exceed the threshold,
-    and then of the most probable class. `probability` (classes, rows, height, width), or without
-    the first axis, is NaN where the network was not asked, which counts as 0; between rows it is
-    interpolated. Without `plausible` (Z,), slices in which a pancreas can lie, all
-    post-processing is left out. What was found outside of `region` (z, y, x) does not count.
+    `probability` (classes, rows, height, width), or without the first axis, is NaN where the
+    network was not asked. Without `plausible` (Z,) all post-processing is left out; what lies
+    outside of `region` (z, y, x) does not count.
     """
     if probability.ndim == 3:
         probability = probability[None]
@@ -190,10 +188,7 @@ def _smooth_near(
     row_mm: float,
     found: Array | None = None,
 ) -> Array:
-    """Smooth along z where some slice exceeds the threshold, or a neighbour does; zero elsewhere.
-
-    Of several classes, `found` says where all of them together do.
-    """
+    """Smooth along z near what exceeds the threshold (or is `found`); zero elsewhere."""
     above = (probability > threshold if found is None else found).any(axis=0)
     smooth = np.zeros_like(probability)
     if not above.any():

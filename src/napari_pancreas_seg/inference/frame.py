@@ -28,11 +28,7 @@ None where it ends by itself."""
 
 @dataclass(frozen=True)
 class FrameSpec:
-    """Size of a frame, and where it lies.
-
-    The offset leads from the centre of the body's box to that of the frame, (towards the back,
-    towards the patient's left): the gland lies in front of the body's centre.
-    """
+    """Size of a frame, and the offset (y, x) of its centre from that of the body's box."""
 
     height: int = 160
     width: int = 224
@@ -95,10 +91,7 @@ class Frame:
         )
 
     def within(self, values: Array, box: tuple[slice, ...]) -> Array:
-        """Clear maps (n, height, width) outside of a box (y, x) of the slice.
-
-        A rim of a pixel stays, for what is interpolated between pixels.
-        """
+        """Clear maps (n, height, width) beyond a box (y, x) of the slice and a rim of a pixel."""
         keep = []
         for origin, step, n, part in zip(
             self.origin, self.step, values.shape[1:], box, strict=True
@@ -117,11 +110,7 @@ class Frame:
         pad: tuple[int, int] = (0, 0),
         slice_grid: SliceGrid | None = None,
     ) -> Grid:
-        """Grid of the frame in a CT's, or of a map (`shape`) coarser by a whole factor.
-
-        A coarse pixel's centre is the centre of the frame pixels that it covers, hence an offset of
-        (coarser - 1) / 2. The network added `pad` pixels before the frame's first row and column.
-        """
+        """Grid of the frame, or of a coarser map (`shape`) with `pad` pixels before it."""
         shape = shape or (self.spec.height, self.spec.width)
         half = (coarser - 1) / 2
         origin = [o + s * (half - p) for o, s, p in zip(self.origin, self.step, pad, strict=True)]
@@ -159,10 +148,7 @@ which the network has been compiled."""
 
 
 class FrameCrop:
-    """The part of the slices that a frame sees, in a shape that CTs of a kind have in common.
-
-    Rows and columns are the matrices of `Frame.into` for it, (height, shape[0]), (width, shape[1]).
-    """
+    """The part of the slices that a frame sees, in a shape that CTs of a kind have in common."""
 
     def __init__(self, frame: Frame) -> None:
         self._support = frame.support()
@@ -180,12 +166,7 @@ class FrameCrop:
         n: int | None = None,
         shown: Callable[[Array], Array] | None = None,
     ) -> Array:
-        """Cut slices z out of a volume (Z, Y, X) in HU: (n, rows, columns), int16.
-
-        Those after the last are empty, so that every batch has the shape for which the network was
-        compiled. `shown` says what it is to see of slices (1, Y, X), see `Body.shown`. Beyond the
-        slice there is 0, which no pixel of the frame sees.
-        """
+        """Cut slices z out of a CT as `shown`, int16; n of them, the last ones empty."""
         cut = np.zeros((n or len(z), *self.shape), np.int16)
         y, x = self._support
         for i, plane in enumerate(z):
@@ -205,10 +186,8 @@ def resampling_matrix(
 ) -> Floats32:
     """Linear resampling along one axis as a matrix, (n_out, n_in).
 
-    Output sample i lies at input index ``start + step * i``. Rows hold triangle weights; the
-    triangle is widened to ``step`` where samples move apart, so that nothing is aliased. Instead of
-    samples before the first of `mirrors`, or from the second on, their mirror images are taken;
-    else what would come from outside the input is zero.
+    Output sample i lies at input index ``start + step * i``; nothing is aliased. Beyond `mirrors`
+    lie mirror images, beyond the input zeros.
     """
     if not (np.isfinite(step) and step > 0):
         raise PancreasSegError("The spacing of this volume is not a positive number.")

@@ -77,9 +77,6 @@ class LoadedModel:
             self.predict(np.zeros((size, *canvas.shape), np.int16), canvas, 0)
 
     def predict(self, hu: Array, canvas: FrameCrop, shift: int) -> dict[str, Array]:
-        """Run the network on slices that `FrameCrop.cut` gave, int16, with so many HU added.
-
-        float16: ``probability`` (B, height, width, classes) and ``attention_N`` (B, h, w).
-        """
+        """Run the network on slices from `FrameCrop.cut`; maps (B, h, w, ...) in float16."""
         with self.device.scope():
             return self.predictor.predict_batch(hu, canvas.rows, canvas.columns, shift)

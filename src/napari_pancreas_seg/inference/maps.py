@@ -117,11 +117,9 @@ def expected_dice(
 ) -> Floats32:
     """Estimate how well each slice's mask would agree with a radiologist's, 0 to 1, shape (Z,).
 
-    With M the mask and p the probability, were p calibrated and pixels independent, the
-    expected overlap is Σ p over M, and the expected size of the true mask Σ p over all; so
-    Dice is about ``2 Σ_M p / (|M| + Σ p)``. What neighbouring pixels have in common makes
-    this too sure of itself: ``confidence`` in the model's card holds the line that was fitted out
-    of fold. NaN for slices where no probability (Z, H, W) exceeds `DOUBTFUL`.
+    With M the mask and p the probability, were p calibrated and pixels independent, Dice would be
+    ``2 Σ_M p / (|M| + Σ p)``; ``confidence`` in the card is the line that was fitted out of fold.
+    NaN for slices where no probability exceeds `DOUBTFUL`.
     """
     line = {"slope": 1.0, "intercept": 0.0, **((card or {}).get("confidence") or {})}
     expected = np.full(len(probability), np.nan, np.float32)

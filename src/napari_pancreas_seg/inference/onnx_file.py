@@ -29,15 +29,9 @@ TOLERANCE = 1e-4
 def export_onnx(bundle: Bundle, path: Path, *, overwrite: bool = False) -> float | None:
     """Write a model as ONNX: from HU at the frame's scale to calibrated probability.
 
-    Input ``hu`` (B, height, width, 1) float32: slices in Hounsfield units, resampled to the
-    frame's pixels (``mm_per_pixel``), body centred. Outputs: ``probability`` (B, height, width,
-    classes) after the card's temperature, and the coefficients ``attention_1`` to
-    ``attention_4``. HU windows are inside. The metadata holds the card and, one by one, what is
-    needed to use the file.
-
-    Returns by how much ONNX Runtime's answer differs from the network's, None if that is not
-    installed. PancreasSegError if onnx or tf2onnx is missing, the file cannot be written, or it
-    differs by more than `TOLERANCE`.
+    Input ``hu`` (B, height, width, 1) float32; outputs ``probability`` (B, height, width, classes)
+    and ``attention_1`` to ``attention_4``. The metadata holds the card. Returns by how much ONNX
+    Runtime's answer differs, None without it; PancreasSegError from `TOLERANCE` on.
     """
     path = Path(path)
     if path.suffix.lower() != ".onnx":

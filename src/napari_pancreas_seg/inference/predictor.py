@@ -21,12 +21,7 @@ def windowed(hu: Any, windows: Sequence[Sequence[float]]) -> Any:
 
 
 class FramePredictor(keras.Model):
-    """Clipping, cutting the frame, windows and network in one compiled function.
-
-    `temperature` divides the log-odds of the probability, of several classes the logits (Guo et
-    al. 2017, arXiv:1706.04599). `compact` returns float16 instead of float32: half as much leaves
-    the device.
-    """
+    """Clipping, cutting the frame, windows and network in one function; `compact`: to float16."""
 
     def __init__(
         self,
@@ -47,12 +42,7 @@ class FramePredictor(keras.Model):
         self._graphs: dict[tuple[Any, ...], Any] = {}
 
     def call(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Probability (B, height, width, classes) and ``attention_N`` (B, h, w) of slices.
-
-        Inputs are ``hu`` (B, Y, X), int16 or float32; ``rows`` (height, Y) and ``columns``
-        (width, X), the matrices of a `FrameCrop` or of `Frame.into`; and ``shift``, HU to add
-        before clipping.
-        """
+        """Maps of slices ``hu`` (B, Y, X), brought into the frame by ``rows`` and ``columns``."""
         hu = ops.cast(inputs["hu"], "float32") + inputs["shift"]
         # Clip before resampling: otherwise metal and air bleed into their surroundings.
         hu = ops.clip(hu, self.lowest, self.highest) - self.lowest
@@ -81,11 +71,7 @@ class FramePredictor(keras.Model):
         return outputs
 
     def _run_graph(self, inputs: dict[str, Any]) -> dict[str, Array]:
-        """Run one graph for each shape of the inputs.
-
-        Keras would trace a second shape with sizes left open, after which bfloat16 gives other
-        last digits: what comes out must not depend on the CTs before.
-        """
+        """Run one graph for each shape: Keras would leave sizes open, which changes last digits."""
         import tensorflow as tf
 
         tensors = {name: tf.convert_to_tensor(each) for name, each in inputs.items()}

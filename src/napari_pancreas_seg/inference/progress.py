@@ -31,10 +31,7 @@ def exhaust(
 
 @dataclass(frozen=True, eq=False)
 class ScalarMap:
-    """A map of values in [0, 1] (rows, H, W), float16, NaN where nothing was computed.
-
-    Its grid's axes are parallel to the CT's; rows lie as far apart as the slices that were seen.
-    """
+    """A map in [0, 1] (rows, H, W), float16, NaN if not computed; axes parallel to the CT's."""
 
     values: Array
     grid: Grid
@@ -44,10 +41,9 @@ class ScalarMap:
 class FoundSlices:
     """Slices of the mask that have just been found, before any post-processing.
 
-    `z` (n,) are their indices in the CT, `mask` (n, Y, X) lies on the CT's grid. `maps` holds the
-    values of these slices alone, (n, H, W), with the grid of the whole map: ``"probability"``,
-    ``"attention 1"`` (the finest gate) and so on. `rows` (n,) is where these slices lie along the
-    maps' first axis; at z if None.
+    `z` (n,) are indices in the CT, `mask` (n, Y, X) lies on its grid. `maps`, ``"probability"`` and
+    ``"attention 1"`` (the finest gate) and so on, hold these slices alone, with the grid of the
+    whole map, in which they are `rows` (n,).
     """
 
     z: Indices
@@ -63,11 +59,7 @@ class FoundSlices:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How far a segmentation has come.
-
-    `stage` is ``"loading the network"``, ``"segmenting"`` or ``"post-processing"``; `done` and
-    `total` count slices, and the total may change; `slices` is what this step has found.
-    """
+    """How far a segmentation is in a `stage`, counted in slices, and what it has just found."""
 
     stage: str
     done: int

@@ -218,12 +218,8 @@ def describe(
 ) -> dict[str, Any]:
     """Collect what made a mask and what it measures, as plain values for JSON.
 
-    `mask` is the one that is written, if a person has edited the model's: ``edits`` counts what
-    was changed, and the `strokes` by which slices were mended. `seconds` are further stages, such
-    as reading the CT. The source is known by its hash. ``labels`` names the values of a mask of
-    several classes, with what each measures; ``expected_dice`` has a value for each slice, null
-    where the network saw no pancreas; ``quality`` is what `judge` says of the model's mask, and of
-    another one the phase alone.
+    `mask` is the one that is written, if a person has edited the model's, by `strokes` too;
+    `seconds` are further stages. The source is known by its hash.
     """
     written = segmentation.mask if mask is None else mask
     quality = segmentation.quality
@@ -351,14 +347,10 @@ def save_result(
     stamp: str | None = None,
     report: bool = False,
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Write a mask, its sidecar and, if asked for, its maps: all of them or none.
+    """Write a mask, its sidecar and, if asked for, maps and report: all of them or none.
 
-    For a mask ``m.nii.gz`` the others are ``m.json``, ``m_probability.nii.gz`` and
-    ``m_attention_1.nii.gz`` (finest), …; `maps` is the start of the maps' names, if it is not the
-    mask's. `seconds` are further stages for the sidecar, `stamp` is that of the CT's files, by
-    which a later run knows them without reading. `report` adds the measures as a DICOM structured
-    report, ``m_report.dcm``. Returns the files, the mask first and the
-    sidecar last, and the sidecar's content.
+    `maps` is the start of the maps' names, `seconds` are further stages, `stamp` is that of the
+    CT's files. Returns the files, the mask first and the sidecar last, and the sidecar's content.
     """
     mask = Path(mask)
     maps = stem(mask) if maps is None else maps

@@ -99,10 +99,7 @@ def card_sha256(card: Mapping[str, Any]) -> str:
 
 
 def mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
-    """SHA-256 of a mask's file, or of a header and its data together; None if unreadable.
-
-    The data may still be in the folder `waiting`, from which the header has been moved already.
-    """
+    """SHA-256 of a mask's file, with its data, maybe still in `waiting`; None if unreadable."""
     suffix = suffix_of(mask)
     try:
         whole = file_sha256(mask)
@@ -145,11 +142,7 @@ def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
 
 
 def source_record(source: Source) -> dict[str, Any]:
-    """Describe the CT by what its bytes are, never by its name.
-
-    Of several files, as of a DICOM series, ``sha256`` is the hash over the sorted hashes (in
-    hexadecimal, one after the other) of all of them, whatever their names and order.
-    """
+    """Describe the CT by the hash of its bytes (over the sorted hashes of several files)."""
     record: dict[str, Any] = {"format": source.format, "shape": list(source.shape)}
     files = _files(source)
     if not files:

@@ -29,10 +29,7 @@ FAINTEST_RUN = 0.1
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """Evenly spaced slices of a volume: those that the network may see, its rows.
-
-    `stride` slices lie from one row to the next; `offset`, less than that, is the first row's.
-    """
+    """Evenly spaced slices of a volume, its rows: every `stride`th from `offset` on."""
 
     n_slices: int
     stride: int = 1
@@ -59,10 +56,7 @@ class SliceGrid:
         return np.clip(rows, 0, len(self) - 1).astype(np.intp)
 
     def between(self, z: int) -> tuple[int, int, float]:
-        """Rows below and above a slice, and the share of the one above.
-
-        Beyond the first and the last row, what they say goes on.
-        """
+        """Rows below and above a slice, and the share of the one above."""
         place = min(max((z - self.offset) / self.stride, 0.0), len(self) - 1.0)
         below = math.floor(place)
         return below, min(below + 1, len(self) - 1), place - below
@@ -86,11 +80,8 @@ def choose_slice_grid(
 class Schedule:
     """Hands out rows of a slice grid: the one on screen, a sweep, and all where the gland is.
 
-    `part` are the CT's slices that are asked for. The network begins with slice `first`, the
-    others follow by their distance to it; without it, they go from the feet to the head. The
-    sweep passes over slices that are not `likely` (n_slices,) to show a pancreas. `every_slice`
-    hands out every row, in one sweep; so do rows farther apart than `FINE_MM`, because the slices
-    are thicker.
+    Of the slices in `part`, the network begins with `first`, then goes outward, or from the feet
+    up; the sweep passes over those that are not `likely`. `every_slice`, and thick ones: every row.
     """
 
     def __init__(
@@ -157,10 +148,7 @@ class Schedule:
         return np.nan_to_num(self._evidence) > 0
 
     def _close(self) -> Indices:
-        """Rows around what the sweep has found that have not been asked for.
-
-        From the last empty row before a find to the first one after it.
-        """
+        """Rows not asked for, from the last empty one before a find to the first one after it."""
         if not self._sweeping:
             return np.zeros(0, np.intp)
         found = self._found()

@@ -21,13 +21,7 @@ def bring_onto(
     name: str,
     advice: str = "resample it onto the CT first",
 ) -> Labels:
-    """Bring a mask onto the grid of a CT, if that takes no resampling.
-
-    Flips and permutations of axes have been undone by reading. What is left is a mask that spans
-    a part of the CT only, such as a DICOM-SEG without its empty slices. A mask that is shorter
-    along one axis and has the CT's own affine is refused: if slices were dropped at its first end,
-    it lies beside the gland, and nothing tells. Along several axes it was cropped on purpose.
-    """
+    """Bring a mask that may span a part of a CT onto the CT's grid, if nothing is resampled."""
     grid = on.grid
     first = volume.grid.index(grid.world((0, 0, 0)))
     last = volume.grid.index(grid.world(np.subtract(grid.shape, 1)))

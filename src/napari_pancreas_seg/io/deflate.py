@@ -35,10 +35,7 @@ BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
 
 
 def inflated(file: IO[bytes]) -> io.BufferedReader:
-    """Open a gzip file or a zlib stream for reading; its checksums are verified.
-
-    What follows the last member is ignored. Closing the reader leaves the file open.
-    """
+    """Open a gzip file or a zlib stream, checksums verified; ignore what follows its end."""
     return io.BufferedReader(_Inflated(file), 1 << 18)
 
 

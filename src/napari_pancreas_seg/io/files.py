@@ -61,10 +61,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before any work is done, a folder that could not be written to.
-
-    Creates nothing: where the folder does not exist, the nearest one above it is tried.
-    """
+    """Refuse, before any work, a folder that could not be written to; creates nothing."""
     existing = folder
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
@@ -99,10 +96,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, overwrite: bool = False, suffix: str = "") -> Iterator[Path]:
-    """Name a temporary file that becomes the target only when it is complete and on the disk.
-
-    For libraries that want a name. Whatever happens before, the target stays as it was.
-    """
+    """Name a temporary file that becomes the target only when it is complete and on the disk."""
     path = Path(path)
     check_target(path, overwrite=overwrite)
     make_folder(path.parent)
@@ -130,10 +124,7 @@ def atomic_write(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[by
 
 @contextlib.contextmanager
 def all_or_none(folder: Path, *, last: str = "", overwrite: bool = False) -> Iterator[Path]:
-    """Give a folder for files that appear in another one when all of them are complete.
-
-    If one cannot be written, none is: files that were there stay as they were.
-    """
+    """Give a folder for files that appear in another one when all are complete, or none."""
     make_folder(folder)
     temporary = _temporary_beside(folder / "files")
     try:

@@ -106,11 +106,7 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
 
 
 def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
-    """Read a file once, and tell whether it holds a CT, a mask or a map.
-
-    A map is what `save_map` wrote, as its header tells; a mask is a DICOM-SEG, or few different
-    whole numbers from 0 to 255. PancreasSegError if the file cannot be read or is damaged.
-    """
+    """Read a file once: a CT, a mask (few whole numbers, or DICOM-SEG), or a map of ours."""
     path = Path(path)
     if _format(path) is None and dicom.is_segmentation(path):
         return Sniffed("mask", _mask(path, "dicom", read_segmentation(path)), "")

@@ -30,11 +30,7 @@ open, and a piece of a single voxel does not collapse."""
 
 
 def surface(mask: Array, grid: Grid) -> Trimesh:
-    """Find the surface of a mask: closed, smooth, of the mask's volume.
-
-    Marching cubes (Lewiner 2003, 10.1080/10867651.2003.10487582) on the mask's box, Taubin
-    smoothing in millimetres, and an offset that gives the mask its volume back.
-    """
+    """Find the closed surface in mm of a mask: marching cubes, Taubin smoothing, its volume."""
     import trimesh
     from skimage.measure import marching_cubes
 
@@ -62,10 +58,7 @@ def surface(mask: Array, grid: Grid) -> Trimesh:
 
 
 def _restore_volume(mesh: Trimesh, volume_mm3: float, step_mm: float) -> None:
-    """Move the surface along its normals until it holds what the voxels held.
-
-    Marching cubes cuts the voxels' corners, and thin parts lose most by that.
-    """
+    """Move the surface along its normals until it holds what the voxels held."""
     for _ in range(30):
         missing = volume_mm3 - mesh.volume
         if abs(missing) < 1e-3 * volume_mm3:
@@ -75,11 +68,7 @@ def _restore_volume(mesh: Trimesh, volume_mm3: float, step_mm: float) -> None:
 
 
 def _without_folds(faces: Array) -> Array:
-    """Leave out triangles that lie on one another, back to back.
-
-    Where voxels touch at an edge only, two neighbouring cubes of marching cubes may each close the
-    face between them; with both gone the surface is closed and two-sided everywhere.
-    """
+    """Leave out triangles that lie back to back, as where voxels touch at an edge only."""
     _, which, count = np.unique(
         np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True
     )

@@ -15,11 +15,7 @@ _open: list[contextlib.ExitStack] = []
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Mute nibabel, pydicom, highdicom and warnings; several threads may do so at once.
-
-    Levels and filters belong to the process: the first thread that comes changes them and the
-    last one that goes brings them back.
-    """
+    """Mute nibabel, pydicom, highdicom and warnings; several threads may do so at once."""
     with _lock:
         _open.append(contextlib.ExitStack() if _open else _muted())
     try:

@@ -101,10 +101,7 @@ def check_size(
 
 
 def few_labels(raw: RawImage) -> bool:
-    """Whether a volume holds few different whole numbers from 0 to 255, as a mask does.
-
-    Ends as soon as the answer is no, which for a CT is at once.
-    """
+    """Whether a volume holds few different whole numbers from 0 to 255, as a mask does."""
     flat = raw.stored.ravel(order="K")
     found = np.empty(0)
     for start in range(0, flat.size, _CHUNK >> 4):
@@ -153,11 +150,7 @@ def read_voxels(
 
 
 def _read_narrowed(path: Path, stream: BufferedIOBase, count: int, dtype: np.dtype[Any]) -> Array:
-    """Read numbers; as int16 where a wider type holds nothing but what fits into that.
-
-    Many programs store CTs as int32, float32 or float64, which would take two to four times the
-    memory. No value changes.
-    """
+    """Read numbers; as int16 where a wider type holds nothing but what fits into that."""
     narrow = dtype.itemsize > 2
     stored: Array = np.empty(count, dtype=np.int16 if narrow else dtype)
     step = (_PIECE if narrow else _CHUNK) // dtype.itemsize

@@ -46,10 +46,9 @@ class Centreline(NamedTuple):
 def follow(cubes: Array, to_index: ToIndex, cuts: Cuts = CUTS) -> Centreline | str:
     """Find the centreline of a mask that lies `on_cubes`, or say in a sentence why it has none.
 
-    It runs between the two voxels of the gland that are farthest apart on a way within the gland,
-    on the way that keeps to the middle: Dijkstra's, a step costs its length over the squared
-    distance to the surface. The head is at the end on the patient's right. Every part of the gland
-    belongs to the point of the line that is nearest.
+    It leads from one far end of the gland to the other on the way that keeps to the middle:
+    Dijkstra's, a step costs its length over the squared distance to the surface. The head is on the
+    right.
     """
     from scipy import ndimage
     from scipy.sparse.csgraph import dijkstra
@@ -136,10 +135,7 @@ def _cost(depth: Array, other: Array, distance: Array) -> Array:
 
 
 def on_cubes(mask: Array, grid: Grid) -> tuple[Mask, ToIndex]:
-    """A mask (Z, Y, X) on cubes of 2 mm, and what takes their indices (n, 3) to the mask's.
-
-    Axes that are not at right angles are taken for what they are.
-    """
+    """A mask (Z, Y, X) on cubes of 2 mm, and what takes their indices (n, 3) to the mask's."""
     from scipy import ndimage
 
     axes = np.linalg.qr(grid.affine[:3, :3])[1]

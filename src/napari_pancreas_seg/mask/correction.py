@@ -27,10 +27,7 @@ _SIGMAS = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a correction adds to a label of a label map and takes away from it.
-
-    `box` (z, y, x) is where anything changes; `added` and `removed` are of its shape.
-    """
+    """What a correction adds to a label and takes away from it within a `box` (z, y, x)."""
 
     label: int
     box: Box
@@ -44,11 +41,7 @@ class Change:
         return [int(z + self.box[0].start) for z in np.flatnonzero(some)]
 
     def voxels(self, labels: Array) -> tuple[tuple[Indices, ...], Array]:
-        """Indices (z, y, x) and values of what is to be written into a label map as it is now.
-
-        Only background is filled and only the label itself removed: other labels stay, and so
-        do strokes that were painted after the change had been worked out.
-        """
+        """Indices (z, y, x) and values to write into a label map; other labels stay."""
         now = labels[self.box]
         filled = self.added & (now == 0)
         cleared = self.removed & (now == self.label)
@@ -73,10 +66,8 @@ def change_of(before: Array, after: Array, label: int) -> Change | None:
 def fill_between_slices(mask: Array, spacing: Spacing) -> Labels:
     """Fill the empty slices between slices that hold something.
 
-    Shape-based interpolation: signed distances to the outlines are blended from slice to
-    slice (Raya and Udupa 1990, doi:10.1109/42.52980), piece by piece. A piece that has
-    exactly one counterpart is laid over it first by their centroids, so that a duct that runs
-    obliquely stays one; a piece that has none tapers off.
+    Signed distances to the outlines are blended (Raya and Udupa 1990, doi:10.1109/42.52980), piece
+    by piece; a piece with one counterpart is laid over it first, one without tapers off.
     """
     filled, box = _copy(mask)
     if box is None:
@@ -121,10 +112,7 @@ def remove_islands(mask: Array, spacing: Spacing, min_mm3: float) -> Labels:
 
 
 def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Labels:
-    """Smooth a mask's surface with a Gaussian of so many mm and keep its volume.
-
-    A fixed level of one half would wear thin parts away.
-    """
+    """Smooth a mask's surface with a Gaussian of so many mm and keep its volume."""
     smoothed, box = _copy(mask)
     if box is None or sigma_mm <= 0:
         return smoothed
@@ -144,10 +132,7 @@ def smooth(mask: Array, spacing: Spacing, sigma_mm: float) -> Labels:
 
 
 def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Labels:
-    """Add every voxel whose centre lies within a distance of the mask.
-
-    Less than the spacing adds nothing along an axis.
-    """
+    """Add every voxel whose centre lies within a distance of the mask."""
     grown, box = _copy(mask)
     if box is None or distance_mm <= 0:
         return grown
@@ -158,10 +143,7 @@ def grow(mask: Array, spacing: Spacing, distance_mm: float) -> Labels:
 
 
 def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Labels:
-    """Remove every voxel whose centre lies within a distance of the background.
-
-    What lies beyond the ends of the volume is unknown and does not wear the mask away.
-    """
+    """Remove every voxel whose centre lies within a distance of the background in the volume."""
     shrunk, box = _copy(mask)
     if box is None or distance_mm <= 0:
         return shrunk

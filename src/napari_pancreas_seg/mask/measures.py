@@ -187,12 +187,9 @@ def measure_cells(measured: Mapping[str, Any]) -> dict[str, Any]:
 def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
     """Largest diameters of a mask (Z, Y, X) in mm: in space, and within one axial slice.
 
-    The diameter is the largest distance between two points of the surface. These points lie
-    midway between a voxel of the mask and its neighbour outside: they are the vertices that
-    marching cubes finds at one half, as pyradiomics has it in ``Maximum3DDiameter`` and
-    ``Maximum2DDiameterSlice`` (van Griethuysen 2017, 10.1158/0008-5472.CAN-17-0339). Separate
-    pieces count as one. The two points farthest apart are corners of the convex hull. Oblique
-    axes are taken for what they are; an empty mask gives zeros.
+    Between points of the surface midway between a voxel and its neighbour outside, as in
+    pyradiomics' ``Maximum3DDiameter`` and ``Maximum2DDiameterSlice`` (van Griethuysen 2017,
+    10.1158/0008-5472.CAN-17-0339); the two farthest apart are corners of the convex hull.
     """
     box = bounding_box(mask)
     if box is None:
@@ -236,10 +233,7 @@ def table_text(rows: Sequence[Mapping[str, Any]], separator: str = "\t") -> str:
 
 
 def _outermost_points(inside: Array) -> Floats:
-    """Points of the surface, in voxels, that can be a corner of the convex hull.
-
-    Along every row of voxels these are the first and the last face, whatever lies between.
-    """
+    """First and last face of every row of voxels: all that can be corners of the convex hull."""
     points = []
     for axis in range(inside.ndim):
         rows = np.moveaxis(inside, axis, -1)

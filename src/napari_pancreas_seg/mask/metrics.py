@@ -51,11 +51,7 @@ def _check_shapes(a: Array, b: Array) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SurfaceAgreement:
-    """Distances of two masks' surfaces from one another.
-
-    `a_to_b` and `b_to_a` hold the distance of each surface element to the other surface in mm,
-    ascending; `a_size` and `b_size` the elements' sizes, mm² or, in a plane, mm.
-    """
+    """Distances of surface elements to the other surface in mm, ascending, and their sizes."""
 
     a_to_b: Floats
     b_to_a: Floats
@@ -72,10 +68,7 @@ class SurfaceAgreement:
 
     @property
     def hd95_mm(self) -> float:
-        """95 % Hausdorff distance in mm: the larger of both directions' 95th percentiles.
-
-        0 for two empty masks, the image's diagonal if one alone is empty.
-        """
+        """95 % Hausdorff distance in mm; 0 for two empty masks, the diagonal if one is empty."""
         from surface_distance import compute_robust_hausdorff
 
         if not len(self.a_to_b) or not len(self.b_to_a):
@@ -91,10 +84,7 @@ class SurfaceAgreement:
         return float((self.a_to_b @ self.a_size + self.b_to_a @ self.b_size) / size)
 
     def surface_dice(self, tolerance_mm: float = 2.0) -> float:
-        """Share of both surfaces within a tolerance of the other (Nikolov 2021, doi:10.2196/26151).
-
-        1 for two empty masks, 0 if one alone is empty.
-        """
+        """Share of both surfaces near the other one (Nikolov 2021, doi:10.2196/26151)."""
         from surface_distance import compute_surface_dice_at_tolerance
 
         if not len(self.a_to_b) and not len(self.b_to_a):
@@ -114,10 +104,8 @@ class SurfaceAgreement:
 def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
     """Measure the distances between the surfaces of two masks, (Z, Y, X) or (Y, X).
 
-    Surface elements and their sizes are those of DeepMind's ``surface-distance``; what it
-    finds by distance transforms of the common box, a k-d tree finds here. The result is the
-    same, but stray voxels in the corners of a whole CT take seconds instead of minutes and
-    gigabytes, and a mask may be empty: then every distance is the diagonal of the image.
+    As DeepMind's ``surface-distance`` does, but by a k-d tree: stray voxels cost no time, and a
+    mask may be empty. Then every distance is the diagonal of the image.
     """
     from scipy.spatial import KDTree
 
@@ -133,11 +121,7 @@ def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> Surfac
 
 
 def in_plane_surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
-    """Measure the distances between the outlines of two masks (Z, Y, X) slice by slice, pooled.
-
-    For slices that are not neighbours, where distances in 3-D would mean nothing. In a slice
-    where one mask alone is empty, every distance is the diagonal of the slice.
-    """
+    """The same of the outlines in the slices (Z, Y, X), pooled: they may not be neighbours."""
     _check_shapes(a, b)
     return SurfaceAgreement.pooled(
         surface_distances(a[z], b[z], spacing_mm[-2:]) for z in range(len(a))
@@ -145,11 +129,7 @@ def in_plane_surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) 
 
 
 def _surface(mask: Array, spacing_mm: Sequence[float]) -> tuple[Floats, Floats]:
-    """Places in mm, shape (n, axes), and sizes of the elements of a mask's surface.
-
-    An element lies where 2 × 2 (× 2) voxels are neither all inside nor all outside; its size
-    is that of the surface by marching cubes (squares in a plane) among them.
-    """
+    """Places in mm (n, axes) and sizes of the elements of a mask's surface, by marching cubes."""
     from scipy import ndimage
     from surface_distance import lookup_tables
 
@@ -179,11 +159,7 @@ def _sorted(distances: list[Floats], sizes: list[Floats]) -> tuple[Floats, Float
 
 
 def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float | None]:
-    """Say how well a mask (Z, Y, X) agrees with a reference; looks at the box of both alone.
-
-    Gives ``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance from or to an
-    empty mask.
-    """
+    """``dice``, ``hd95_mm`` and ``surface_dice_2mm``; None for a distance to an empty mask."""
     if mask.shape == reference.shape and (box := box_around(mask, reference)):
         mask, reference = mask[box], reference[box]
     found: dict[str, float | None] = {

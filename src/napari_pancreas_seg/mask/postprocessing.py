@@ -13,11 +13,7 @@ _CHUNK_VOXELS = 1 << 21
 
 
 def smooth_along_z(probability: Array, spacing_z_mm: float, sigma_mm: float = 2.0) -> Array:
-    """Smooth a probability (Z, H, W) along z, so that slices segmented one by one agree.
-
-    Slices that lie twice `sigma_mm` or more apart show different anatomy and are not mixed: the
-    array is then returned as it is. The first and last slices continue beyond the ends.
-    """
+    """Smooth a probability (Z, H, W) along z; slices 2 `sigma_mm` apart are not mixed."""
     z, height, width = probability.shape
     if z < 2 or sigma_mm <= 0 or spacing_z_mm >= 2 * sigma_mm:
         return probability
@@ -42,10 +38,7 @@ def smooth_along_z(probability: Array, spacing_z_mm: float, sigma_mm: float = 2.
 
 
 def largest_component(mask: Array, connectivity: int = 3) -> Labels:
-    """Keep the largest connected piece of a mask (Z, Y, X), the first one of equals.
-
-    Connectivity 1: voxels that share a face are connected; 2: an edge; 3: a corner.
-    """
+    """Keep the largest piece of a mask (Z, Y, X), the first of equals; 3: a corner connects."""
     kept = np.zeros(mask.shape, dtype=np.uint8)
     structure = scipy.ndimage.generate_binary_structure(3, connectivity)
     largest, place = 0, None
@@ -75,15 +68,10 @@ def main_pieces(
 ) -> Mask:
     """Find the piece that is most surely the gland, and pieces of it that lie close by.
 
-    The piece with the highest sum of probability (Z, H, W) is the gland's: false finds are small,
-    short along z or doubtful. A gland that seems to fall apart, because its neck is thin, is kept
-    whole: further pieces are kept whose box lies within `gap_mm` of the main piece's and whose
-    sum is at least `share` of its own. One that lies `apart_mm` or more above or below it, with
-    slices between, must be as probable on average, too: there, vessels and the stomach's mouth
-    look like the gland. Nothing is kept in slices that are not `plausible` (Z,).
-
-    Returns the pieces and their rim of one pixel within the slice, so that thresholding the kept
-    probability between pixels gives the outline that it gave before.
+    The one with the highest sum of probability (Z, H, W), and others whose box lies within `gap_mm`
+    of its own and whose sum is at least `share` of its own; those `apart_mm` above or below it must
+    be as probable, too. Nothing in slices that are not `plausible` (Z,). With a rim of one pixel in
+    the slice, so that thresholding between pixels gives the same outline.
     """
     kept = np.zeros(probability.shape, dtype=bool)
     found = probability > threshold
@@ -113,11 +101,7 @@ def main_pieces(
 
 
 def clear_small_ends(mask: Labels, pixel_mm2: float, least_mm2: float = 50.0) -> None:
-    """Clear the first and last slices of a mask (Z, Y, X) that hold less than `least_mm2`.
-
-    So little is a network's guess as often as the gland's end: 26 manual masks lose 0.04 % of
-    their volume by it. A mask that nowhere holds so much stays as it is.
-    """
+    """Clear the first and last slices of a mask (Z, Y, X) with less: as often a guess as gland."""
     counts = np.count_nonzero(mask, axis=(1, 2))
     enough = np.flatnonzero(counts * pixel_mm2 >= least_mm2)
     if enough.size:
@@ -142,10 +126,7 @@ def _runs(mask: Array) -> list[slice]:
 
 
 def remove_holes(mask: Array) -> Labels:
-    """Fill cavities that a mask (Z, Y, X) encloses on all sides, in 3-D.
-
-    A volume of one slice has them closed within the slice.
-    """
+    """Fill cavities that a mask (Z, Y, X) encloses, in 3-D; in one slice, within it."""
     filled = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)
     if box is None:

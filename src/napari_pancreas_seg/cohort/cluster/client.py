@@ -51,9 +51,8 @@ def segment_on_cluster(
 ) -> Generator[CaseResult]:
     """Segment CTs on the workers of a Dask cluster; one bad case does not stop the others.
 
-    Results come as cases are done or have failed, not in their order. The model's files need to be
-    on this machine only. `timeout_s` is how long to wait for the scheduler, and again for the first
-    worker. `on_progress` is called with the index of a case and how many cases are done.
+    Results come as cases are done, not in their order. `timeout_s` is how long to wait for the
+    scheduler, and for a worker. `on_progress` gets a case's index and how many are done.
     """
     asked = options or Options()
     bundle = load_bundle(model)
@@ -82,10 +81,7 @@ def segment_on_cluster(
 
 
 def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseResult:
-    """Make a task of a case, unless it is done or something is in its way.
-
-    Where a case may be done already, only the worker finds out, by hashing the CT.
-    """
+    """Make a task of a case, unless it is certainly done or something is in its way."""
     from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
 
     work, start = CaseInWork(0, case), time.perf_counter()

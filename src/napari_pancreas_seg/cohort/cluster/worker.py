@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
 
 class ModelPlugin(WorkerPlugin):
-    """Holds a model in each worker's process, loaded for its first case.
-
-    The bundle travels to the workers, so they need no copy of its files.
-    """
+    """Holds a model in each worker's process, loaded for its first case; it brings the bundle."""
 
     def __init__(self, bundle: Bundle, device: str) -> None:
         self.bundle, self.device = bundle, device
@@ -56,11 +53,7 @@ class ModelPlugin(WorkerPlugin):
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """What a worker must know of a case; the paths are absolute.
-
-    `plugin` is the name of the plugin that holds the model, `fresh` whether nothing was in the
-    way when the case was handed out.
-    """
+    """What a worker must know of a case; `fresh`: nothing was in the way at first."""
 
     case: Case
     options: Options
@@ -96,13 +89,7 @@ def run_case(task: ClusterTask) -> CaseResult:
 def inspect_worker(
     folders: Sequence[str], token: str, output: str, plugin: str, dask_worker: Any = None
 ) -> Mapping[str, Any]:
-    """Say who a worker is and what it sees.
-
-    `token` is a file that the caller has just made in the output folder. Returns ``version`` and
-    ``python``; ``unseen``, the first folder that is not the same here, if there is one;
-    ``refused``, why nothing can be written, if so; ``ready``, whether the model is there from an
-    earlier run.
-    """
+    """Say who a worker is, which folder it does not see, and whether it has the model."""
     unseen = next((folder for folder in folders if not os.path.exists(folder)), None)
     if unseen is None and not os.path.exists(token):
         unseen = output

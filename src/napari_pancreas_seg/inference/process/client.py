@@ -51,9 +51,8 @@ LAST = ("result", "error", "cancelled")
 class NetworkProcess:
     """Runs segmentations in a child process, which is started when it is first needed.
 
-    `command` is what to start; by default the server, in the interpreter that runs now. A
-    cancelled run may take `patience_seconds` to answer before its process is killed, unless
-    somebody else waits for an answer of the same process.
+    `command` is what to start. A cancelled run may take `patience_seconds` to answer before its
+    process is killed, unless somebody else waits for the same process.
     """
 
     def __init__(self, command: Sequence[str] | None = None, patience_seconds: float = 3.0) -> None:
@@ -79,9 +78,8 @@ class NetworkProcess:
     ) -> None:
         """Start the child and let it load the model, without waiting for it.
 
-        With a CT, the network is compiled for its slices, and the child keeps it: `key` names it,
-        voxels included, and a run with the same key need not send it again. What goes wrong here
-        is reported by the next run; after `close` nothing happens.
+        With a CT, which `key` names, it compiles for its slices and keeps it. The next run reports
+        faults.
         """
         try:
             with self._starting:
@@ -165,11 +163,7 @@ class NetworkProcess:
         label: int = 1,
         key: str = "",
     ) -> Array | None:
-        """Mend the labels (Y, X) of a slice in the child, see `napari_pancreas_seg.mend`.
-
-        Without `plane` the child only makes ready for the first stroke. `key` as in
-        `iter_segment`. None without `plane` or after `close`; PancreasSegError if it fails.
-        """
+        """`Mender.mend_plane` in the child; without `plane` to make ready. None if closed."""
         number = next(self._numbers)
         with self._starting:
             child = self._running_child()

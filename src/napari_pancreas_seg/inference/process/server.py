@@ -40,12 +40,7 @@ def serve(
     stdin: IO[bytes],
     stdout: IO[bytes],
 ) -> None:
-    """Answer requests until the input ends; the child's side.
-
-    The last CT is kept: a request may name it instead of sending it once more. `segment` does
-    the work, `warm_up` loads a model and compiles it for slices like a CT's, `devices` is
-    `list_devices`, and `mend` mends a slice of a CT, with the keywords of `Mender.mend_plane`.
-    """
+    """Answer requests until the input ends, with what the functions do; keep the last CT."""
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
     threading.Thread(target=_listen, args=(stdin, requests, cancelled), daemon=True).start()

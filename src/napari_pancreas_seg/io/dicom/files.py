@@ -284,10 +284,7 @@ def _zipped(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Dic
 
 
 def _inflated(head: bytes, stream: BinaryIO) -> BinaryIO:
-    """Inflate the dataset of a deflated file, up to a limit, and call it explicit.
-
-    The file's meta information is never deflated; its first element is its length.
-    """
+    """Inflate the dataset of a deflated file, up to a limit, and call it explicit."""
     start = 144 + int.from_bytes(head[140:144], "little")
     if head[132:138] != b"\x02\x00\x00\x00UL" or start > len(head):
         raise ValueError("the meta information of a deflated file makes no sense")

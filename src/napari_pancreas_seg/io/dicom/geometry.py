@@ -38,10 +38,7 @@ def place(
     same_pixels: Callable[[Slice, Slice], bool],
     others: Sequence[Slice] = (),
 ) -> Placed:
-    """Sort slices by where they lie, never by number or name, and find their affine.
-
-    A stack that leans gets a sheared affine: nothing needs to be resampled.
-    """
+    """Sort slices by where they lie, never by number or name, and find their affine."""
     row, column, spacing = _axes(name, slices[0])
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)

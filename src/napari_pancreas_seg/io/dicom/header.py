@@ -12,12 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DicomHeader:
-    """The headers of a CT series, in the order of its source array's slices.
-
-    The source array has the axes column, row, slice: voxel (i, j, k) is column i and row j of
-    slice k, and slice k is described by ``datasets[k]`` (or by frame ``frames[k]`` of the one
-    dataset of a multi-frame object).
-    """
+    """The headers of a CT series; its source array has the axes column, row, slice."""
 
     # Headers without pixel data; one for each slice, or the one of a multi-frame object. Patient
     # data are in them: nothing of them belongs in a log.

@@ -165,10 +165,7 @@ def _layout(header: Dataset) -> Layout:
 def _rescaling(
     slices: Sequence[Slice],
 ) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
-    """Return slope and intercept of each slice, and a note on those that lack them.
-
-    Without them a slice would lie about 1024 HU off, so it gets those of all the others.
-    """
+    """Slope and intercept of each slice; what one lacks is taken from the others, with a note."""
     given: list[tuple[float | None, float | None]] = []
     for item in slices:
         with _naming(item.file):

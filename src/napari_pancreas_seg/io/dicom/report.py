@@ -73,10 +73,7 @@ def write_report(
     cuts: Cuts = CUTS,
     overwrite: bool = False,
 ) -> Path:
-    """Write the measures of each label of a mask that was written as a DICOM-SEG.
-
-    What could not be measured is left out. The file appears whole or not at all.
-    """
+    """Write what could be measured of each label of a mask that is a DICOM-SEG already."""
     import pydicom
 
     if not like.has_values:

@@ -100,10 +100,7 @@ def _default(dataset: pydicom.Dataset, values: Mapping[str, Any]) -> pydicom.Dat
 
 
 def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[str, Any]]:
-    """Refuse what is cut off, too large, or no stack, before memory is taken for it.
-
-    Returns the object, and how `get_volume` is to stack its frames.
-    """
+    """Refuse what is cut off, too large or no stack; return the object and how to stack it."""
     from highdicom.seg import Segmentation
 
     _complete(dataset)

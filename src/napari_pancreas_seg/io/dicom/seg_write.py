@@ -86,12 +86,7 @@ def write_segmentation(
     edited: bool = False,
     mint_uids: bool = False,
 ) -> Path:
-    """Write a mask as a DICOM Segmentation object of the CT's study.
-
-    Binary, not compressed (what every reader reads), in the patient, study and frame of
-    reference of the CT; each frame refers to the slice, or the frame of a multi-frame CT, that it
-    lies on. The file appears whole or not at all.
-    """
+    """Write a mask as a binary DICOM-SEG of the CT's study that refers to the CT's slices."""
     path = Path(path)
     if mint_uids and isinstance(like, CTVolume):
         like = dicom_uids.mint_uids(like)
@@ -262,10 +257,7 @@ def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> No
 
 
 def copy_patient_and_study(made: Segmentation | Comprehensive3DSR, source: pydicom.Dataset) -> None:
-    """Take over what the object shares with its CT, as it is written there.
-
-    highdicom's parameters refuse dates and sexes that break the standard.
-    """
+    """Take over what the object shares with its CT, as it is written there."""
     if "SpecificCharacterSet" in source:
         made["SpecificCharacterSet"] = source["SpecificCharacterSet"]
     made.copy_patient_and_study_information(source)

@@ -202,10 +202,7 @@ def _finder(
 def _kind(
     dataset: Dataset, modality: str, plane: Plane, find: Callable[[str], Any]
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the modality, and notes on what of the header is unusual in a CT.
-
-    What has pixels, a place and the modality CT is read, whatever an anonymiser made of its class.
-    """
+    """Return the modality, and notes on what of the header is unusual in a CT."""
     sop_class, unit = _text(dataset, "SOPClassUID"), _unit(find)
     doubts = []
     x_ray = plane.has_place and (_text(dataset, "KVP") or unit == "HU")

@@ -79,10 +79,7 @@ class Stack:
 
 
 def stacks_of(slices: Iterable[Slice]) -> list[Stack]:
-    """Group slices: by series, or what stands for it, then by size, spacing and orientation.
-
-    Volumes of one series, such as phases, become a stack each if a header tells them apart.
-    """
+    """Group slices by series, size, spacing, orientation, and what tells volumes apart."""
     groups: dict[tuple[tuple[str, ...], str, bool], list[list[Slice]]] = defaultdict(list)
     for item in slices:
         _put(item, groups[item.series, item.fault, bool(item.doubts)])

@@ -72,10 +72,7 @@ def check_uids(volume: OnSourceGrid) -> None:
 
 
 def mint_uids(volume: CTVolume) -> CTVolume:
-    """Give a series the UIDs that it lacks, made from its content; those that are there stay.
-
-    A slice's depends on its values and place alone, however it was copied or compressed.
-    """
+    """Give a series the UIDs that it lacks, made from its values and places; others stay."""
     header = header_of(volume)
     try:
         check_uids(volume)

@@ -95,10 +95,7 @@ class Layout:
 
 
 def parse_nrrd(path: Path) -> Layout:
-    """Read the header of a NRRD file.
-
-    Source: Definition of NRRD File Format, https://teem.sourceforge.net/nrrd/format.html.
-    """
+    """Read a header by https://teem.sourceforge.net/nrrd/format.html."""
     with open(path, "rb") as file:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n?", file.readline(16)):
             raise _no_format(path, "NRRD")
@@ -161,10 +158,7 @@ def _segments(fields: Mapping[str, str], extra: Mapping[str, str]) -> tuple[tupl
 
 
 def parse_metaimage(path: Path) -> Layout:
-    """Read the header of a MetaImage file.
-
-    Source: MetaIO's documentation, https://itk.org/Wiki/ITK/MetaIO/Documentation.
-    """
+    """Read a header by https://itk.org/Wiki/ITK/MetaIO/Documentation."""
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
         for line in _lines(path, file):
