@@ -24,7 +24,6 @@ from napari_pancreas_seg._napari.correct.keys import ACTIONS, GROUPS, perform
 from napari_pancreas_seg._napari.correct.paint import limit_stroke
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.placement import (
-    display_view,
     find_reference,
     index_at,
     placement_of,
@@ -419,7 +418,7 @@ def test_layers_in_any_axis_order_are_corrected_alike(qapp, order, label):
     # The outline lies where the layer will be filled, in the viewer's world.
     outline = outline_layer(target, found, "outline")
     corner = [edge.start for edge in found.box]
-    inner = np.argwhere(display_view(outline.data, orientation))[0]
+    inner = np.argwhere(orientations.apply_orientation(outline.data, orientation))[0]
     to_layer = orientations.inv_ornt_aff(orientation, layer.data.shape)
     to_outline = orientations.inv_ornt_aff(orientation, outline.data.shape)
     assert np.allclose(

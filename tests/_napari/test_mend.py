@@ -25,7 +25,7 @@ from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform, register_actions
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, dab
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.layers.placement import GridReference, layer_view, show_slice
+from napari_pancreas_seg._napari.layers.placement import GridReference, show_slice
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg.errors import PancreasSegError
@@ -304,7 +304,7 @@ def test_a_stroke_lies_under_the_mouse_in_any_axis_order(order):
     source = Source(None, "array", shape, grid.affine, np.array(order, float))
     reference = GridReference(grid, source, "any", np.array(order, float))
     viewer = ViewerModel()
-    data = np.ascontiguousarray(layer_view(np.zeros(shape, np.uint8), reference))
+    data = np.ascontiguousarray(reference.layer_view(np.zeros(shape, np.uint8)))
     layer = viewer.add_labels(data)
     target = Target(layer, reference, 1)
     drawn = Drag(target, 3, adds=True)
@@ -313,7 +313,7 @@ def test_a_stroke_lies_under_the_mouse_in_any_axis_order(order):
         corner[...] = 0
         layer_of = np.zeros(shape, np.uint8)
         layer_of[(3, *at)] = 1
-        (index,) = np.argwhere(layer_view(layer_of, reference))
+        (index,) = np.argwhere(reference.layer_view(layer_of))
         drawn.to(viewer, tuple(layer.data_to_world(index)))
     stroke = drawn.end()
     shown = target.shown

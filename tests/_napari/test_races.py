@@ -10,7 +10,7 @@ from napari.layers import Labels, Layer
 
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
-from napari_pancreas_seg._napari.layers.placement import display_view, show_slice, slice_on_screen
+from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
@@ -211,8 +211,8 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
     )
     app.session.mask, reference = mask, app.session.reference
     mask.selected_label = 1
-    shown = display_view(mask.data, reference.orientation)
-    assert np.array_equal(display_view(ct.data, reference.orientation), hu.transpose(2, 1, 0))
+    shown = reference.view(mask.data)
+    assert np.array_equal(reference.view(ct.data), hu.transpose(2, 1, 0))
     shown[2, 10:20, 12:24] = shown[5, 10:20, 12:24] = shown[6, 10:20, 12:24] = 1
     shown[5:7, 14, 14] = 0
     shown[8, 1:3, 1:3] = 1
@@ -236,9 +236,7 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
         corrector.accept()
         assert not np.array_equal(mask.data, before), title
         if title in ("copy", "again"):
-            only = np.flatnonzero(
-                (shown != display_view(before, reference.orientation)).any((1, 2))
-            )
+            only = np.flatnonzero((shown != reference.view(before)).any((1, 2)))
             assert only.tolist() == [3], title
         if title == "fill":
             assert shown[3, 10:20, 12:24].all() and shown[4].any()
@@ -261,9 +259,9 @@ def test_a_box_on_a_turned_ct_encloses_what_was_drawn(viewer, app, hu, angle):
     drawn = np.array([ct.data_to_world(corner) for corner in corners])
     shapes = viewer.add_shapes([drawn], shape_type="polygon", units=("mm",) * 3)
     top, bottom, left, right = box_of_shapes(shapes, ct, reference)
-    region = display_view(np.indices(data.shape)[1], reference.orientation)
+    region = reference.view(np.indices(data.shape)[1])
     rows = region[0, top:bottom, left:right]
-    columns = display_view(np.indices(data.shape)[2], reference.orientation)
+    columns = reference.view(np.indices(data.shape)[2])
     columns = columns[0, top:bottom, left:right]
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (6, 15, 9, 20)
     beyond = viewer.add_shapes([drawn - [0, 500, 500]], shape_type="polygon", units=("mm",) * 3)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.action_manager import action_manager
 
-Array = npt.NDArray[Any]
-Edit = tuple[tuple[npt.NDArray[np.intp], ...], Array, Any]
+from napari_pancreas_seg.arrays import Array, Indices
+
+Edit = tuple[tuple[Indices, ...], Array, Any]
 """Indices of voxels, their values before, and the value or values that were written."""
 
 _ORTHOGONAL = "napari_orthogonal_views.ortho_view_manager"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
@@ -24,7 +23,6 @@ from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, origina
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     Placement,
-    display_view,
     reference_of,
     show_slice,
     slice_on_screen,
@@ -32,13 +30,13 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Strokes
 from napari_pancreas_seg.volume import bounding_box
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
@@ -265,7 +263,7 @@ class Autosave(QObject):
                 self._key(reference, ct),
                 reference.name,
                 path,
-                display_view(layer.data, reference.orientation),
+                reference.view(layer.data),
                 None if model is None else model.copy,
                 {"reviewed": list(reviewed), "slice": seen, "strokes": strokes},
             )
@@ -325,7 +323,7 @@ class Autosave(QObject):
         """Key of a CT; in a thread."""
         if reference.id not in self._keys:
             grid = reference.grid
-            shown = None if ct is None else display_view(ct, reference.orientation)
+            shown = None if ct is None else reference.view(ct)
             self._keys[reference.id] = autosave.ct_key(shown, grid.shape, grid.affine)
         return self._keys[reference.id]
 
@@ -347,7 +345,7 @@ class Autosave(QObject):
             whole = autosave.read(file)
             reference = placement.reference
             data = np.zeros(reference.layer_shape, whole.mask.dtype)
-            shown = display_view(data, reference.orientation)
+            shown = reference.view(data)
             if shown.shape != whole.mask.shape:
                 raise PancreasSegError("The autosaved mask has another shape than this CT.")
             shown[...] = whole.mask

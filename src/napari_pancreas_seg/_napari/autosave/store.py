@@ -25,16 +25,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from napari_pancreas_seg.arrays import Affine
+from napari_pancreas_seg.arrays import Affine, Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_folder
 from napari_pancreas_seg.volume import bounding_box
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 FORMAT = 1
 MOST_DAYS = 60

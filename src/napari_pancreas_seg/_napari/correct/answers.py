@@ -6,20 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.run.worker import fingerprint
+from napari_pancreas_seg.arrays import Array, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
 
-Array = npt.NDArray[Any]
-Plane = npt.NDArray[np.bool_]
 CT = tuple[Any, GridReference]
 """Data of a CT's layer, and its grid."""
-Prior = tuple[Plane, float]
+Prior = tuple[Mask, float]
 """The mask of another slice, and how far that is away, in mm."""
 
 OWN, OTHER = 1, 2
@@ -43,11 +41,11 @@ class Answers:
 
     def to_strokes(
         self, ct: CT, z: int, plane: Array, label: int, guides: Array, prior: Prior | None
-    ) -> Plane:
+    ) -> Mask:
         """The label's mask in a slice (Y, X): `guides` (2, Y, X) add and take away."""
         return self._answer(ct, z, plane, label, add=guides[0], remove=guides[1], prior=prior)
 
-    def to_neighbour(self, ct: CT, target: Target, z: int, prior: Prior) -> Plane:
+    def to_neighbour(self, ct: CT, target: Target, z: int, prior: Prior) -> Mask:
         """The label's mask in a slice (Y, X), by the mask of another slice."""
         return self._answer(ct, z, target.shown[z], target.label, prior=prior)
 
@@ -55,7 +53,7 @@ class Answers:
         """Let go of the CT."""
         self._seen = None
 
-    def _answer(self, ct: CT, z: int, plane: Array, label: int, **how: Any) -> Plane:
+    def _answer(self, ct: CT, z: int, plane: Array, label: int, **how: Any) -> Mask:
         volume, key = self._volume(ct)
         labels = np.where(plane == label, OWN, np.where(plane != 0, OTHER, 0)).astype(np.uint8)
         answer = self.ask(volume, labels, z, label=OWN, key=key, **how)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
@@ -16,17 +14,13 @@ from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
     GridReference,
-    display_view,
-    layer_box,
-    layer_indices,
     slice_on_screen,
+    transform_of,
 )
+from napari_pancreas_seg.arrays import Array, Box, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.correction import Change, change_of
 from napari_pancreas_seg.volume import bounding_box
-
-Array = npt.NDArray[Any]
-Box = tuple[slice, slice, slice]
 
 OUTLINE_COLOR = "#fff200"
 OUTLINE_PIXELS = 1
@@ -43,9 +37,9 @@ class Target:
     @property
     def shown(self) -> Array:
         """The label map in display order (Z, Y, X), a view of the layer's data."""
-        return display_view(self.layer.data, self.reference.orientation)
+        return self.reference.view(self.layer.data)
 
-    def mask(self) -> npt.NDArray[np.bool_]:
+    def mask(self) -> Mask:
         """Copy the label's mask (Z, Y, X); looks at every voxel, so for a thread."""
         shown = self.shown
         mask = np.empty(shown.shape, dtype=bool)
@@ -100,7 +94,7 @@ class Corrected:
 
     change: Change
     box: Box
-    mask: npt.NDArray[np.uint8]
+    mask: Array
 
 
 def corrected(before: Array, after: Array, label: int) -> Corrected | None:
@@ -126,7 +120,7 @@ def apply_change(target: Target, change: Change) -> int:
     indices, values = change.voxels(target.shown)
     if len(values) == 0:
         return 0
-    layer, where = target.layer, layer_indices(indices, target.reference)
+    layer, where = target.layer, target.reference.layer_indices(indices)
     step = where, layer.data[where], values
     layer.data[where] = values
     compat.add_undo_step(layer, step)
@@ -136,25 +130,16 @@ def apply_change(target: Target, change: Change) -> int:
 
 def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
     """Draw the outline of what a correction would leave, exactly over the mask."""
-    layer = target.layer
-    data = np.zeros([edge.stop - edge.start for edge in layer_box(found.box, target.reference)])
-    data = data.astype(np.uint8)
-    display_view(data, target.reference.orientation)[:] = found.mask
-    corner = [edge.start for edge in layer_box(found.box, target.reference)]
+    layer, reference = target.layer, target.reference
+    corner = [edge.start for edge in reference.layer_box(found.box)]
     # Layer to world is affine(rotate, shear, scale, translate): solve for the translation.
     world = np.array([*layer.data_to_world(corner), 1.0])
     translate = (np.linalg.inv(layer.affine.affine_matrix) @ world)[:3]
     outline = Labels(
-        data,
+        np.ascontiguousarray(reference.layer_view(found.mask)),
         name=name,
-        metadata={METADATA_KEY: replace(target.reference, kind=OUTLINE)},
-        scale=layer.scale,
-        translate=translate,
-        rotate=layer.rotate,
-        shear=layer.shear,
-        affine=layer.affine.affine_matrix,
-        units=layer.units,
-        axis_labels=layer.axis_labels,
+        metadata={METADATA_KEY: replace(reference, kind=OUTLINE)},
+        **{**transform_of(layer), "translate": translate},
         colormap=DirectLabelColormap(
             color_dict={None: OUTLINE_COLOR, 0: "transparent", 1: OUTLINE_COLOR}
         ),

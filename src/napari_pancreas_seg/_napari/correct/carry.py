@@ -6,21 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.utils.notifications import show_info
 
 from napari_pancreas_seg._napari.correct.answers import Answers, Prior
 from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.corrections import FILL_TITLE, NOTHING_TO_FILL, Corrector
 from napari_pancreas_seg._napari.layers.placement import show_slice
+from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import correction
-
-Array = npt.NDArray[Any]
-Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
@@ -37,13 +36,13 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.mask import correction, postprocessing
 
 logger = logging.getLogger(__name__)
 
-Array = npt.NDArray[Any]
 
 DEFAULTS: dict[str, Any] = {
     "correct/islands_mm3": 100.0,

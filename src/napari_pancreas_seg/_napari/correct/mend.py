@@ -14,14 +14,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.correct.answers import Answers, Plane
+from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
 from napari_pancreas_seg._napari.correct.corrections import ACCEPT_KEYS, DROP_KEYS, Corrector
@@ -29,10 +28,9 @@ from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke,
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.arrays import Array, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Strokes
-
-Array = npt.NDArray[Any]
 
 LEFT, RIGHT = 1, 2
 HINT = "Mend: drag adds, Shift+drag or the right button takes away"
@@ -280,13 +278,13 @@ class Mending(QObject):
             self._heard,
         )
 
-    def _answered(self, target: Target, stroke: Stroke, expected: Array, wanted: Plane) -> None:
+    def _answered(self, target: Target, stroke: Stroke, expected: Array, wanted: Mask) -> None:
         try:
             self._take_in(target, stroke, expected, wanted)
         finally:
             self._heard()
 
-    def _take_in(self, target: Target, stroke: Stroke, expected: Array, wanted: Plane) -> None:
+    def _take_in(self, target: Target, stroke: Stroke, expected: Array, wanted: Mask) -> None:
         """Add an answer to its stroke's step of undo; nothing if the slice has changed since."""
         viewer, layer = self._session.viewer, target.layer
         if viewer is None or not target.is_in(viewer):

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels
 from qtpy.QtCore import QObject, QTimer
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.arrays import Array, Indices
 from napari_pancreas_seg.mask.correction import within_hu
-
-Array = npt.NDArray[Any]
 
 
 class PaintLimit(QObject):
@@ -100,7 +98,7 @@ def _is_written(layer: Labels, step: list[Any]) -> bool:
     return bool(np.all(layer.data[indices] == value))
 
 
-def _at(hu: Any, indices: tuple[npt.NDArray[np.intp], ...]) -> Array:
+def _at(hu: Any, indices: tuple[Indices, ...]) -> Array:
     """Read the CT's values at voxels; of a lazy one, the voxels' box alone."""
     if isinstance(hu, np.ndarray):
         return hu[indices]

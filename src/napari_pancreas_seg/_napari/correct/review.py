@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
@@ -17,7 +16,6 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari.background import Background, timer
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
-    display_view,
     reference_of,
     show_slice,
     slice_on_screen,
@@ -25,9 +23,8 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.arrays import Floats, Floats32, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-
-Array = npt.NDArray[Any]
 
 PAUSE_MS = 200
 """Edits that follow each other within it are counted once."""
@@ -41,13 +38,13 @@ LEAST_DOUBT = 0.1
 class SliceFacts:
     """What is known of each slice of a mask, arrays (Z,)."""
 
-    area_mm2: npt.NDArray[np.float64]
+    area_mm2: Floats
     # 1 minus the expected Dice, NaN where the model has found nothing.
-    doubt: npt.NDArray[np.float32]
-    edited: npt.NDArray[np.bool_]  # a person has changed what the model wrote
+    doubt: Floats32
+    edited: Mask  # a person has changed what the model wrote
 
     @property
-    def uncertain(self) -> npt.NDArray[np.bool_]:
+    def uncertain(self) -> Mask:
         """The most doubtful quarter of the slices."""
         known = self.doubt[np.isfinite(self.doubt)]
         if not len(known):
@@ -169,7 +166,7 @@ class Review(QObject):
             raise PancreasSegError("There is no mask to review yet: run first, or paint one.")
         return self.facts
 
-    def _go(self, wanted: npt.NDArray[np.bool_], step: int, otherwise: str) -> None:
+    def _go(self, wanted: Mask, step: int, otherwise: str) -> None:
         wanted = wanted.copy()
         wanted[[z for z in self.reviewed if z < len(wanted)]] = False
         slices = np.flatnonzero(wanted)
@@ -239,7 +236,7 @@ class Review(QObject):
 
 def _facts(layer: Labels, reference: GridReference, model: ModelMask | None) -> SliceFacts:
     """Count a mask's slices; looks at every voxel, so for a thread."""
-    shown = display_view(layer.data, reference.orientation)
+    shown = reference.view(layer.data)
     _, dy, dx = reference.grid.spacing
     voxels = [np.count_nonzero(np.asarray(plane)) for plane in shown]
     doubt = np.full(len(shown), np.nan, np.float32)

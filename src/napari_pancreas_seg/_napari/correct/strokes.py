@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.correct.apply import Target
-from napari_pancreas_seg._napari.layers.placement import index_at, layer_indices
-
-Array = npt.NDArray[Any]
-Plane = npt.NDArray[np.bool_]
-Point = npt.NDArray[np.float64]
+from napari_pancreas_seg._napari.layers.placement import index_at
+from napari_pancreas_seg.arrays import Array, Floats, Indices, Mask
 
 STROKE_MM = 4.0
 """How wide a stroke is; the network has learnt from narrow ones."""
@@ -28,7 +23,7 @@ class Stroke:
 
     z: int
     adds: bool
-    pixels: npt.NDArray[np.intp]
+    pixels: Indices
     edit: compat.Edit | None = None
     undone: bool = False
 
@@ -40,7 +35,7 @@ class Drag:
         self.target, self.z, self.adds = target, z, adds
         self.before: Array = target.shown[z].copy()
         self._drawn = np.zeros(self.before.shape, bool)
-        self._last: Point | None = None
+        self._last: Floats | None = None
 
     def to(self, viewer: ViewerModel, position: Sequence[float]) -> None:
         """Paint on, to a position in the world."""
@@ -71,7 +66,7 @@ class Drag:
         return stroke
 
 
-def dab(shape: tuple[int, ...], start: Point, end: Point, spacing: tuple[float, ...]) -> Plane:
+def dab(shape: tuple[int, ...], start: Floats, end: Floats, spacing: tuple[float, ...]) -> Mask:
     """Pixels (Y, X) of a stroke from one point to another; at least the one at its end."""
     y, x = np.ogrid[: shape[0], : shape[1]]
     (y0, x0), (dy, dx) = start * spacing, (end - start) * spacing
@@ -84,8 +79,8 @@ def dab(shape: tuple[int, ...], start: Point, end: Point, spacing: tuple[float, 
     return np.asarray(near)
 
 
-def edit_of(target: Target, z: int, changed: Plane, before: Array) -> compat.Edit:
+def edit_of(target: Target, z: int, changed: Mask, before: Array) -> compat.Edit:
     """An edit for the layer's history, of pixels (Y, X) of a slice that have been written."""
     y, x = np.nonzero(changed)
-    where = layer_indices((np.full(len(y), z), y, x), target.reference)
+    where = target.reference.layer_indices((np.full(len(y), z), y, x))
     return where, before[changed], target.layer.data[where]

@@ -26,7 +26,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import mask_of, volume_of
-from napari_pancreas_seg._napari.layers.placement import display_view, reference_of
+from napari_pancreas_seg._napari.layers.placement import reference_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
@@ -325,7 +325,7 @@ class Improvement(QObject):
         data, held = ct.data, np.array(layer.data)  # it may be painted on meanwhile
 
         def read() -> tuple[Any, Any]:
-            return volume_of(data, reference), display_view(mask_of(held), on.orientation)
+            return volume_of(data, reference), on.view(mask_of(held))
 
         return read
 

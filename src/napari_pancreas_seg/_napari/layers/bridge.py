@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 
-from napari_pancreas_seg import hounsfield, orientations
+from napari_pancreas_seg import hounsfield
 from napari_pancreas_seg._napari.layers.placement import (
     IN_DISPLAY_ORDER,
     METADATA_KEY,
     GridReference,
     Placement,
-    display_view,
 )
-from napari_pancreas_seg.arrays import Affine
+from napari_pancreas_seg.arrays import Affine, Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.mask.centreline import Cuts
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
 
-Array = npt.NDArray[Any]
 LayerData = tuple[Array, dict[str, Any], str]
 
 HU_LIMITS = (-160.0, 240.0)
@@ -34,16 +31,10 @@ HU_RANGE = (-1024.0, 1500.0)
 """What the contrast slider spans, in HU."""
 AXIS_LABELS = ("z", "y", "x")
 UNITS = ("mm", "mm", "mm")
-LABEL_COLORS: dict[int | None, str] = {
-    1: "#00d2a8",
-    2: "#ffb000",
-    3: "#e4418c",
-    4: "#5aa2ff",
-    5: "#b4e04a",
-    6: "#c58cff",
-    7: "#ff7d4d",
-    8: "#7fdbff",
-}
+LABEL_COLORS = (
+    *("#00d2a8", "#ffb000", "#e4418c", "#5aa2ff"),
+    *("#b4e04a", "#c58cff", "#ff7d4d", "#7fdbff"),
+)
 """Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat
 them."""
 PANCREAS = {"pancreas": 1}
@@ -80,21 +71,15 @@ def labels_layer_data(
     `labels` says what its values mean, for the status bar, `expected_dice` how sure of each slice
     the model was, if a record says so; `cuts` are as `cuts_of` gives them.
     """
-    if isinstance(on, Placement):
-        transform, reference = on.transform, on.reference
-    else:
-        transform = _plain_transform(on.grid)
-        # Without its path: a mask that was opened may be written over, a CT never.
-        reference = GridReference(on.grid, replace(on.source, path=None), on.name)
+    if not isinstance(on, Placement):
+        on = plain_placement(on)
+    metadata = {METADATA_KEY: replace(on.reference, kind="mask", expected_dice=expected_dice)}
     options = {
         "name": name,
         "opacity": opacity,
         **_named(labels),
-        **transform,
-        "metadata": {
-            METADATA_KEY: replace(reference, kind="mask", expected_dice=expected_dice),
-            **({} if cuts is None else {CUTS_KEY: cuts}),
-        },
+        **on.transform,
+        "metadata": metadata if cuts is None else {**metadata, CUTS_KEY: cuts},
     }
     return mask, options, "labels"
 
@@ -127,14 +112,9 @@ def original_of(layer: Layer) -> Layer | None:
 
 
 def _named(labels: Mapping[str, int]) -> dict[str, Any]:
-    names = ["background", *labels]
-    shades = list(LABEL_COLORS.values())
-    colors: dict[int | None, str] = {
-        value: shades[(value - 1) % len(shades)] for value in labels.values()
-    }
     return {
-        "features": {"index": [0, *labels.values()], "name": names},
-        "colormap": _label_colors({**LABEL_COLORS, **colors}),
+        "features": {"index": [0, *labels.values()], "name": ["background", *labels]},
+        "colormap": label_colors(named=labels.values()),
     }
 
 
@@ -142,12 +122,12 @@ def map_layer_data(
     scalar_map: ScalarMap, placement: Placement, name: str, *, colormap: str, visible: bool = False
 ) -> LayerData:
     """Show a map of values in [0, 1], parallel to the CT, over it at its own resolution."""
-    grid = placement.reference.grid
+    reference, transform = placement.reference, placement.transform
     # Index of the map -> index of the CT -> index of the CT's layer -> world. Half-pixel
     # offsets and frames that stand out beyond the CT are all in the grids.
-    to_ct = np.linalg.inv(grid.affine) @ scalar_map.grid.affine
-    to_layer = orientations.inv_ornt_aff(
-        placement.reference.orientation, placement.reference.layer_shape
+    to_ct = np.linalg.inv(reference.grid.affine) @ scalar_map.grid.affine
+    on_map = replace(
+        reference, grid=scalar_map.grid, name=name, orientation=IN_DISPLAY_ORDER, kind="map"
     )
     options = {
         "name": name,
@@ -160,18 +140,10 @@ def map_layer_data(
         "visible": visible,
         "rgb": False,
         "multiscale": False,
-        "units": placement.transform["units"],
-        "axis_labels": placement.transform["axis_labels"],
-        **_scale_and_translate(placement.matrix @ to_layer @ to_ct),
-        "metadata": {
-            METADATA_KEY: replace(
-                placement.reference,
-                grid=scalar_map.grid,
-                name=name,
-                orientation=IN_DISPLAY_ORDER,
-                kind="map",
-            )
-        },
+        "units": transform["units"],
+        "axis_labels": transform["axis_labels"],
+        **scale_and_translate(placement.matrix @ reference.to_layer @ to_ct),
+        "metadata": {METADATA_KEY: on_map},
     }
     return scalar_map.values, options, "image"
 
@@ -181,7 +153,7 @@ def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
     array = _in_memory(layer_data)
     if array.dtype not in (np.int16, np.float32):
         array = hounsfield.scale(array).values
-    array = np.ascontiguousarray(display_view(array, reference.orientation))
+    array = np.ascontiguousarray(reference.view(array))
     return CTVolume(array, reference.grid, reference.source)
 
 
@@ -207,7 +179,7 @@ def _in_memory(data: Any) -> Array:
     return array
 
 
-def mask_of(data: Any) -> npt.NDArray[np.uint8]:
+def mask_of(data: Any) -> Array:
     """Copy a labels layer's data to uint8; refused if a label does not fit."""
     array = np.asarray(data)
     if array.dtype == np.uint8:
@@ -225,34 +197,32 @@ def mask_of(data: Any) -> npt.NDArray[np.uint8]:
 
 def plain_placement(volume: OnSourceGrid) -> Placement:
     """Say how a volume lies in the viewer when it is shown by itself."""
-    transform = _plain_transform(volume.grid)
+    # Without its path: a mask that was opened may be written over, a CT never.
     reference = GridReference(volume.grid, replace(volume.source, path=None), volume.name)
-    return Placement(reference, transform, np.diag([*volume.grid.spacing, 1.0]))
-
-
-def transform_of(layer: Layer) -> dict[str, Any]:
-    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-    return {name: getattr(layer, name) for name in names}
+    matrix = np.diag([*volume.grid.spacing, 1.0])
+    return Placement(reference, _plain_transform(volume.grid), matrix)
 
 
 def _plain_transform(grid: Grid) -> dict[str, Any]:
     return {"scale": grid.spacing, "units": UNITS, "axis_labels": AXIS_LABELS}
 
 
-def label_colors(shift: int) -> DirectLabelColormap:
-    """Colours for a mask that lies over others, each of which begins with another one."""
-    colors = list(LABEL_COLORS.values())
-    shift %= len(colors)
-    return _label_colors(dict(zip(LABEL_COLORS, colors[shift:] + colors[:shift], strict=True)))
-
-
-def _label_colors(named: dict[int | None, str]) -> DirectLabelColormap:
+def label_colors(shift: int = 0, named: Iterable[int] = ()) -> DirectLabelColormap:
+    """Colours of labels; those of a mask that lies over others begin with another one."""
+    count = len(LABEL_COLORS)
+    values = (*range(1, count + 1), *named)
+    shown = {value: LABEL_COLORS[(value - 1 + shift) % count] for value in values}
     # None is required: the colour of every label that is not named.
-    colors = {None: "#f2e641", 0: "transparent", **named}
-    return DirectLabelColormap(color_dict=colors)
+    return DirectLabelColormap(color_dict={None: "#f2e641", 0: "transparent", **shown})
 
 
-def _scale_and_translate(matrix: Affine) -> dict[str, Any]:
+def color_of(layer: Labels) -> Array:
+    """Colour (4,) of the first label."""
+    return np.asarray(layer.colormap.map(1), dtype=float).reshape(-1)
+
+
+def scale_and_translate(matrix: Affine) -> dict[str, Any]:
+    """A transform without rotation where that is enough: napari then slices faster."""
     scale = np.diag(matrix)[:3]
     off_diagonal = matrix[:3, :3] - np.diag(scale)
     if (scale > 0).all() and np.allclose(off_diagonal, 0, atol=1e-6 * scale.min()):

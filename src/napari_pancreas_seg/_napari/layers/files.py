@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QMessageBox
@@ -19,13 +18,13 @@ from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.layers.bridge import cuts_of, mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
-    display_view,
     find_reference,
     onto_ct,
     placements,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, corrected, describe
@@ -136,7 +135,7 @@ class LayerFiles:
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
             mask, digest = mask_of(held), digest_of(held)
-            shown = display_view(mask, reference.orientation)
+            shown = reference.view(mask)
             shown, whole = onto_ct(shown, reference, layers)
             written = write_mask(
                 shown,
@@ -183,7 +182,7 @@ class LayerFiles:
 
 
 def write_mask(
-    mask: npt.NDArray[np.uint8],
+    mask: Array,
     reference: GridReference,
     path: str | Path,
     *,

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_pancreas_seg._napari.layers.bridge import LayerData, labels_layer_data
+from napari_pancreas_seg import orientations
+from napari_pancreas_seg._napari.layers.bridge import (
+    LayerData,
+    labels_layer_data,
+    scale_and_translate,
+)
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     GridReference,
     Placement,
-    display_view,
+    data_to_world,
     reference_of,
     why_not_ct,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
-
-Array = npt.NDArray[Any]
+from napari_pancreas_seg.arrays import Array
 
 _GEOMETRY_IN_FILE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _SAMPLE = 1 << 18
@@ -37,16 +40,6 @@ def frames(layer: Layer) -> int:
 
 def frame_layer(layer: Image, frame: int) -> Image:
     """Make a layer of one frame, where the frame lies; its data are those of the layer."""
-    # The last three axes of the transform, whatever is done to the first.
-    matrix = np.eye(4)
-    matrix[:3, 3] = np.asarray(layer.data_to_world((frame, 0, 0, 0)))[-3:]
-    for axis in range(3):
-        step = np.zeros(4)
-        step[0], step[1 + axis] = frame, 1
-        matrix[:3, axis] = np.asarray(layer.data_to_world(step))[-3:] - matrix[:3, 3]
-    scale = np.diag(matrix)[:3]
-    plain = np.allclose(matrix[:3, :3], np.diag(scale)) and (scale > 0).all()
-    place = {"scale": scale, "translate": matrix[:3, 3]} if plain else {"affine": matrix}
     return Image(
         layer.data[frame],
         name=f"{layer.name} [{frame}]",
@@ -56,7 +49,7 @@ def frame_layer(layer: Image, frame: int) -> Image:
         multiscale=False,
         units=layer.units[-3:],
         axis_labels=layer.axis_labels[-3:],
-        **place,
+        **scale_and_translate(data_to_world(layer, (frame,))),
     )
 
 
@@ -76,10 +69,7 @@ def file_without_geometry(layer: Layer | None) -> Path | None:
     path = Path(layer.source.path)
     if not path.name.lower().endswith(_GEOMETRY_IN_FILE) or not path.is_file():
         return None
-    steps = [
-        np.subtract(layer.data_to_world(unit), layer.data_to_world((0, 0, 0))) for unit in np.eye(3)
-    ]
-    return path if np.allclose(steps, np.eye(3)) else None
+    return path if np.allclose(data_to_world(layer)[:3, :3], np.eye(3)) else None
 
 
 class Restored(NamedTuple):
@@ -100,21 +90,19 @@ def read_again(path: Path, layer: Layer, masks: list[Labels]) -> Restored:
     data[1]["name"] = layer.name
     if not masks:
         return Restored(data, [], notes)
-    turned = _how_turned(layer.data, data[0], reference)
+    turned = _how_turned(np.asarray(layer.data), data[0], reference.source.orientation)
     if turned is None:
         kept = "The masks on it stay as they are: how they lie in the file is not known."
         return Restored(data, [], (*notes, kept))
     # It is on the grid, which is all that a mask has to know of its CT.
-    placement = Placement(reference, _transform(data[1]), np.eye(4))
-    new = [
-        labels_layer_data(
-            np.ascontiguousarray(display_view(np.asarray(mask.data), turned)).astype(np.uint8),
-            placement,
-            mask.name,
-            mask.opacity,
-        )
-        for mask in masks
-    ]
+    names = ("scale", "translate", "affine", "units", "axis_labels")
+    transform = {name: data[1][name] for name in names if name in data[1]}
+    placement = Placement(reference, transform, np.eye(4))
+    new = []
+    for mask in masks:
+        drawn = np.ascontiguousarray(orientations.apply_orientation(np.asarray(mask.data), turned))
+        named = mask.name, mask.opacity
+        new.append(labels_layer_data(drawn.astype(np.uint8), placement, *named))
     return Restored(data, new, notes)
 
 
@@ -131,16 +119,15 @@ def replace_layer(
     """
     layers = viewer.layers
     position = layers.index(layer) if layer in layers else len(layers)
-    made = Layer.create(*new.data)
-    turned: list[Labels] = [Layer.create(*data) for data in new.masks]
-    for before, after in zip(masks, turned, strict=False):
+    made, *turned = (Layer.create(*data) for data in (new.data, *new.masks))
+    replaced = list(zip(masks, turned, strict=False))
+    for before, after in replaced:
         carry_over(before, after)
-    for old in [layer, *(masks if new.masks else [])]:
+    for old in [layer, *(before for before, _ in replaced)]:
         if old in layers:
             layers.remove(old)
     layers.insert(min(position, len(layers)), made)
-    for mask in turned:
-        viewer.add_layer(mask)
+    layers.extend(turned)
     viewer.reset_view()
     return made
 
@@ -157,16 +144,11 @@ def drawn_on(layer: Layer, layers: list[Layer]) -> list[Labels]:
     ]
 
 
-def _how_turned(array: Any, display: Array, reference: GridReference) -> Array | None:
+def _how_turned(array: Array, display: Array, in_file: Array) -> Array | None:
     """Find the orientation array from a foreign reader's axis order to display order."""
-    in_file = reference.source.orientation
     for candidate in (in_file, in_file[::-1]):
-        shape = [0, 0, 0]
-        for axis, (target, _) in enumerate(candidate):
-            shape[axis] = display.shape[int(target)]
-        if tuple(shape) == tuple(array.shape) and _alike(
-            display_view(np.asarray(array), candidate), display
-        ):
+        turned = orientations.apply_orientation(array, candidate)
+        if turned.shape == display.shape and _alike(turned, display):
             return candidate
     return None
 
@@ -178,8 +160,3 @@ def _alike(one: Array, other: Array) -> bool:
     if a.std() == 0 or b.std() == 0:
         return bool(a.std() == b.std())
     return bool(np.corrcoef(a, b)[0, 1] > 0.999)
-
-
-def _transform(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("scale", "translate", "affine", "units", "axis_labels")
-    return {name: options[name] for name in names if name in options}

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
-from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, layer_box
+from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg.arrays import Array, Box
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.volume import CTVolume, bounding_box
-
-Array = npt.NDArray[Any]
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +89,9 @@ def _cut(mask: Array, job: MaskToMeasure, box: Box) -> tuple[Array, CTVolume]:
     inside = mask[box].copy()
     if job.ct is None:
         return inside, CTVolume.of_grid(grid, job.grid.source)
-    piece = job.ct[layer_box(box, job.grid)]
+    piece = job.ct[job.grid.layer_box(box)]
     return inside, CTVolume(raw_volume_of(piece, job.grid).hu, grid, job.grid.source)
 
 
 def _shown(data: Any, grid: GridReference) -> Array:
-    return display_view(np.asarray(data), grid.orientation)
+    return grid.view(np.asarray(data))

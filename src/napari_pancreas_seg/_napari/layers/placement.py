@@ -17,17 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
 from napari_pancreas_seg import orientations
-from napari_pancreas_seg.arrays import Affine
+from napari_pancreas_seg.arrays import Affine, Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.volume import DISPLAY_AXCODES, CTVolume, Grid, Source, Volume
-
-Array = npt.NDArray[Any]
 
 METADATA_KEY = "napari_pancreas_seg"
 OUTLINE = "outline"
@@ -60,10 +57,12 @@ class GridReference:
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
-        shape = [0, 0, 0]
-        for axis, (target, _) in enumerate(self.orientation):
-            shape[axis] = self.grid.shape[int(target)]
-        return tuple(shape)
+        return tuple(self.grid.shape[int(target)] for target, _ in self.orientation)
+
+    @property
+    def to_layer(self) -> Affine:
+        """Affine (4, 4) from an index in display order to one in a layer's own order."""
+        return np.asarray(orientations.inv_ornt_aff(self.orientation, self.layer_shape))
 
     @property
     def is_reordered(self) -> bool:
@@ -73,6 +72,32 @@ class GridReference:
     def volume(self) -> CTVolume:
         """Make a CT without content, for functions that want one to know its grid."""
         return CTVolume.of_grid(self.grid, self.source)
+
+    def view(self, array: Array) -> Array:
+        """View a layer's array in display order (Z, Y, X); writing to it writes to the array."""
+        return orientations.apply_orientation(array, self.orientation)
+
+    def layer_view(self, array: Array) -> Array:
+        """View an array in display order (Z, Y, X) in a layer's own order."""
+        back = orientations.ornt_transform(IN_DISPLAY_ORDER, self.orientation)
+        return orientations.apply_orientation(array, back)
+
+    def layer_box(self, box: Sequence[slice]) -> tuple[slice, ...]:
+        """Say where a box in display order lies in a layer's own order."""
+        found = []
+        for target, flip in self.orientation:
+            edge, length = box[int(target)], self.grid.shape[int(target)]
+            flipped = slice(length - edge.stop, length - edge.start)
+            found.append(edge if flip > 0 else flipped)
+        return tuple(found)
+
+    def layer_indices(self, indices: Sequence[Array]) -> tuple[Array, ...]:
+        """Say where voxels given in display order lie in a layer's own order."""
+        last = np.array(self.grid.shape) - 1
+        return tuple(
+            indices[int(t)] if flip > 0 else last[int(t)] - indices[int(t)]
+            for t, flip in self.orientation
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GridReference:
         # Nothing in it ever changes, and headers of some formats are slow to copy.
@@ -105,14 +130,12 @@ def lies_on(layer: Layer, reference: GridReference) -> bool:
 
     A layer without a reference of its own is taken for drawn on any CT of its shape.
     """
-    own = reference_of(layer)
-    if own is not None and own.kind == OUTLINE:
-        return False
-    if own is None:
-        reshaped = isinstance(layer.metadata.get(METADATA_KEY), GridReference)
-        return not reshaped and tuple(layer.data.shape) == reference.layer_shape
+    own = layer.metadata.get(METADATA_KEY)
+    if not isinstance(own, GridReference):
+        return tuple(layer.data.shape) == reference.layer_shape
+    is_mask_or_ct = own is reference_of(layer) and own.kind != OUTLINE
     same_axes = np.array_equal(own.orientation, reference.orientation)
-    return same_axes and own.grid.same_as(reference.grid)
+    return is_mask_or_ct and same_axes and own.grid.same_as(reference.grid)
 
 
 def belongs_to(layer: Layer, reference: GridReference) -> bool:
@@ -157,8 +180,8 @@ def find_reference(layer: Layer, others: Sequence[Layer] = ()) -> GridReference:
 
 
 def onto_ct(
-    mask: npt.NDArray[np.uint8], reference: GridReference, layers: Iterable[Layer]
-) -> tuple[npt.NDArray[np.uint8], GridReference]:
+    mask: Array, reference: GridReference, layers: Iterable[Layer]
+) -> tuple[Array, GridReference]:
     """Put a mask (Z, Y, X) that was drawn on a part of a CT onto the whole, if it was."""
     cts = {ref.id: ref for ref in map(reference_of, layers) if ref and ref.kind == "ct"}
     for ct in cts.values() if reference.id not in cts else ():
@@ -191,22 +214,17 @@ def placement_of(layer: Image, known: GridReference | None = None) -> Placement:
     """
     if refusal := why_not_ct(layer):
         raise PancreasSegError(refusal)
-    matrix = _data_to_world(layer)
-    transform = {
-        "scale": layer.scale,
-        "translate": layer.translate,
-        "rotate": layer.rotate,
-        "shear": layer.shear,
-        "affine": layer.affine.affine_matrix,
-        "units": layer.units,
-        "axis_labels": layer.axis_labels,
-    }
     own = reference_of(layer)
     if own is None:
         own = _foreign_reference(layer)
         if known is not None and known.grid.same_as(own.grid):
             own = replace(known, name=layer.name)
-    return Placement(own, transform, matrix)
+    return Placement(own, transform_of(layer), data_to_world(layer))
+
+
+def transform_of(layer: Layer) -> dict[str, Any]:
+    names = ("scale", "translate", "rotate", "shear", "units", "axis_labels")
+    return {name: getattr(layer, name) for name in names} | {"affine": layer.affine.affine_matrix}
 
 
 def placements(layers: Iterable[Layer]) -> list[Placement]:
@@ -243,7 +261,7 @@ def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: i
     beside = (index < -0.5) | (index > np.array(shape) - 0.5)
     index[beside] = (np.array(shape) // 2)[beside]
     index[0] = z
-    world = layer.data_to_world(_to_layer(reference)[:3] @ [*index, 1.0])
+    world = layer.data_to_world(reference.to_layer[:3] @ [*index, 1.0])
     units = zip(_shown_units(viewer, layer), layer.units, strict=True)
     point = list(viewer.dims.point)
     point[-3:] = [x * units_ratio(own, shown) for x, (shown, own) in zip(world, units, strict=True)]
@@ -253,52 +271,12 @@ def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: i
 
 def index_at(
     viewer: ViewerModel, layer: Layer, reference: GridReference, position: Sequence[float]
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Index (z, y, x) in a CT of a position in the world: of the sliders, or of the mouse."""
     units = zip(_shown_units(viewer, layer), layer.units, strict=True)
     point = np.array(position[-3:]) * [units_ratio(shown, own) for shown, own in units]
     in_layer = np.array([*layer.world_to_data(point), 1.0])
-    return np.asarray((np.linalg.inv(_to_layer(reference)) @ in_layer)[:3])
-
-
-def display_view(array: Array, orientation: Array) -> Array:
-    """View a layer's array in display order (Z, Y, X); writing to it writes to the array."""
-    return orientations.apply_orientation(array, orientation)
-
-
-def layer_box(box: Sequence[slice], reference: GridReference) -> tuple[slice, ...]:
-    """Say where a box in display order lies in a layer's own order."""
-    found = []
-    for target, flip in reference.orientation:
-        edge, length = box[int(target)], reference.grid.shape[int(target)]
-        flipped = slice(length - edge.stop, length - edge.start)
-        found.append(slice(edge.start, edge.stop) if flip > 0 else flipped)
-    return tuple(found)
-
-
-def layer_indices(
-    indices: Sequence[npt.NDArray[np.intp]], reference: GridReference
-) -> tuple[npt.NDArray[np.intp], ...]:
-    """Say where voxels given in display order lie in a layer's own order."""
-    return tuple(
-        indices[int(target)]
-        if flip > 0
-        else reference.grid.shape[int(target)] - 1 - indices[int(target)]
-        for target, flip in reference.orientation
-    )
-
-
-def _to_layer(reference: GridReference) -> Affine:
-    """Affine (4, 4) from an index in display order to one in a layer's own order."""
-    return np.asarray(orientations.inv_ornt_aff(reference.orientation, reference.layer_shape))
-
-
-def layer_view(array: Array, reference: GridReference) -> Array:
-    """View an array in display order (Z, Y, X) in a layer's own order."""
-    back = np.empty_like(reference.orientation)
-    for axis, (target, flip) in enumerate(reference.orientation):
-        back[int(target)] = (axis, flip)
-    return orientations.apply_orientation(array, back)
+    return np.asarray((np.linalg.inv(reference.to_layer) @ in_layer)[:3])
 
 
 def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None:
@@ -311,8 +289,7 @@ def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None
     for ct in cts:
         units = zip(layer.units, ct.transform["units"], strict=True)
         scale = np.diag([*(units_ratio(unit, other) for unit, other in units), 1.0])
-        to_ct = np.linalg.inv(_to_layer(ct.reference)) @ np.linalg.inv(ct.matrix)
-        to_index = to_ct @ scale @ _data_to_world(layer)
+        to_index = np.linalg.inv(ct.matrix @ ct.reference.to_layer) @ scale @ data_to_world(layer)
         indices = corners @ to_index[:3, :3].T + to_index[:3, 3]
         first, last = indices.min(axis=0), indices.max(axis=0)
         if (last > -0.5).all() and (first < np.array(ct.reference.grid.shape) - 0.5).all():
@@ -326,34 +303,27 @@ def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None
 
 def _foreign_reference(layer: Layer, affine: Affine | None = None) -> GridReference:
     """Take a layer that is not ours for what the viewer shows of it, or where an affine puts it."""
+    if affine is None:
+        to_mm = np.diag([*(units_ratio(unit, "mm") for unit in layer.units), 1.0])
+        affine = SHOWN_TO_RAS @ to_mm @ data_to_world(layer)
     empty = np.broadcast_to(np.int16(0), tuple(int(n) for n in layer.data.shape))
-    affine = _foreign_affine(layer) if affine is None else affine
-    source = orientations.io_orientation(affine)
-    orientation = orientations.ornt_transform(source, orientations.axcodes2ornt(DISPLAY_AXCODES))
-    grid = Grid(
-        display_view(empty, orientation).shape,
-        affine @ orientations.inv_ornt_aff(orientation, empty.shape),
-    )
-    return GridReference(
-        grid,
-        Source(None, "array", empty.shape, affine, orientation),
-        layer.name,
-        orientation,
-    )
+    axes = orientations.io_orientation(affine)
+    orientation = orientations.ornt_transform(axes, orientations.axcodes2ornt(DISPLAY_AXCODES))
+    shape = orientations.apply_orientation(empty, orientation).shape
+    grid = Grid(shape, affine @ orientations.inv_ornt_aff(orientation, empty.shape))
+    source = Source(None, "array", empty.shape, affine, orientation)
+    return GridReference(grid, source, layer.name, orientation)
 
 
-def _foreign_affine(layer: Layer) -> Affine:
-    """Affine (4, 4) from a layer's index to RAS+ mm, taking its world for what is shown."""
-    to_mm = np.diag([*(units_ratio(unit, "mm") for unit in layer.units), 1.0])
-    return SHOWN_TO_RAS @ to_mm @ _data_to_world(layer)
+def data_to_world(layer: Layer, frame: Sequence[int] = ()) -> Affine:
+    """Affine (4, 4) from a layer's index to the viewer's world, in the layer's units.
 
-
-def _data_to_world(layer: Layer) -> Affine:
-    """Affine (4, 4) from a layer's index to the viewer's world, in the layer's units."""
+    `frame` is where a layer of more than three axes is cut.
+    """
+    corners = [[*frame, *index] for index in ((0, 0, 0), *np.eye(3))]
+    corner, *units = (np.asarray(layer.data_to_world(index))[-3:] for index in corners)
     matrix = np.eye(4)
-    matrix[:3, 3] = layer.data_to_world((0, 0, 0))
-    for axis, unit in enumerate(np.eye(3)):
-        matrix[:3, axis] = np.asarray(layer.data_to_world(unit)) - matrix[:3, 3]
+    matrix[:3] = np.stack([*(unit - corner for unit in units), corner], axis=1)
     return matrix
 
 

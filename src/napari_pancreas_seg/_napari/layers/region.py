@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from napari.layers import Image, Shapes
 
-from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.layers.placement import GridReference, units_ratio
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -29,8 +28,7 @@ def box_of_shapes(shapes: Shapes, ct: Image, reference: GridReference) -> tuple[
     if world.shape[1] > 2:
         points[:, 0] = world[:, -3] * units_ratio(shapes.units[-3], ct.units[-3])
     in_layer = np.array([[*ct.world_to_data(point), 1.0] for point in points])
-    to_layer = orientations.inv_ornt_aff(reference.orientation, reference.layer_shape)
-    index = (np.linalg.inv(to_layer) @ in_layer.T).T[:, 1:3]
+    index = (np.linalg.inv(reference.to_layer) @ in_layer.T).T[:, 1:3]
     low = np.ceil(index.min(axis=0) - 0.01).astype(int)
     high = np.floor(index.max(axis=0) + 0.01).astype(int) + 1
     if (high - low < 2).any():

@@ -15,7 +15,6 @@ from napari_pancreas_seg._napari.layers.bridge import LayerData, mask_of, raw_vo
 from napari_pancreas_seg._napari.layers.files import write_mask
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
-    display_view,
     find_reference,
     onto_ct,
 )
@@ -53,7 +52,7 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
             )
     for (data, *_), layer, reference, name in zip(layers, made, references, names, strict=True):
         if isinstance(layer, Labels) or reference.kind == "mask":
-            mask = display_view(mask_of(layer.data), reference.orientation)
+            mask = reference.view(mask_of(layer.data))
             mask, reference = onto_ct(mask, reference, [*made, *others])
             made_by = {} if app is None else app.files.what_made(data)
             write_mask(mask, reference, name, **made_by, overwrite=asked and name == target)

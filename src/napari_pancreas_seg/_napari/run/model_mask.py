@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels, Layer
 
-from napari_pancreas_seg._napari.layers.placement import GridReference, display_view
+from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.inference.result import FoundSlices, Segmentation
 
 Array = npt.NDArray[Any]
@@ -54,7 +54,7 @@ class ModelMask:
 
     def shown(self, layer: Labels) -> Array:
         """View a layer's data in display order (Z, Y, X); writing to it writes to the layer."""
-        return display_view(layer.data, self.reference.orientation)
+        return self.reference.view(layer.data)
 
     def touched(self, layer: Labels, z: int) -> npt.NDArray[np.bool_]:
         """Where a person has been in a slice (Y, X): what a new threshold must not undo."""

@@ -21,7 +21,7 @@ from napari_pancreas_seg._napari.layers.maps import (
     empty_maps,
     make_layer,
 )
-from napari_pancreas_seg._napari.layers.placement import GridReference, Placement, display_view
+from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.gates import best_gate
 from napari_pancreas_seg.inference.process.client import NetworkProcess
@@ -198,7 +198,7 @@ def _edited(job: Job) -> bool:
     """Whether the last result's layer is no place for this one: none there, or edited."""
     if job.labels is None or job.labels_model is None:
         return True
-    shown = display_view(job.labels, job.placement.reference.orientation)
+    shown = job.placement.reference.view(job.labels)
     return any(not np.array_equal(a, b) for a, b in zip(shown, job.labels_model, strict=True))
 
 

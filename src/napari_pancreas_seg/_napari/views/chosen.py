@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
-from napari_pancreas_seg._napari.layers.bridge import label_colors
+from napari_pancreas_seg._napari.layers.bridge import color_of, label_colors
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
@@ -137,4 +137,4 @@ class ChosenCt(QObject):
 
 
 def _first_colour(layer: Labels) -> tuple[float, ...]:
-    return tuple(np.round(np.asarray(layer.colormap.map(1), dtype=float).reshape(-1), 3).tolist())
+    return tuple(np.round(color_of(layer), 3).tolist())

@@ -7,17 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.components.overlays import TextOverlay
 from napari.layers import Image
 from qtpy.QtCore import QTimer
 
-from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement
-from napari_pancreas_seg.arrays import Affine
-
-Array = npt.NDArray[np.float64]
+from napari_pancreas_seg.arrays import Affine, Array
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -211,8 +207,7 @@ def _camera_rotation(camera: Any) -> Array:
 def _world_to_patient(placement: Placement) -> Affine:
     """Matrix (3, 3) from a direction in the viewer to one in the patient (RAS)."""
     reference = placement.reference
-    to_layer = orientations.inv_ornt_aff(reference.orientation, reference.layer_shape)
-    to_world = placement.matrix[:3, :3] @ to_layer[:3, :3]
+    to_world = (placement.matrix @ reference.to_layer)[:3, :3]
     directions: Affine = reference.grid.affine[:3, :3] @ np.linalg.inv(to_world)
     return directions
 

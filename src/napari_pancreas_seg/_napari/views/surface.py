@@ -13,13 +13,13 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background, report, timer
-from napari_pancreas_seg._napari.layers.bridge import transform_of
+from napari_pancreas_seg._napari.layers.bridge import color_of
+from napari_pancreas_seg._napari.layers.placement import data_to_world, transform_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import face_camera, patient_direction, unmirror
+from napari_pancreas_seg.arrays import Array, Floats32
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import bounding_box
-
-Array = npt.NDArray[Any]
 
 PAUSE_MS = 300
 """How soon the surface follows a mask that changes."""
@@ -34,11 +34,11 @@ LIGHT = (0.3, 0.8, 0.5)
 class Mesh(NamedTuple):
     """A surface in the layer's voxels: corners (n, 3), triangles (m, 3), outward normals (n, 3)."""
 
-    corners: npt.NDArray[np.float32]
+    corners: Floats32
     triangles: npt.NDArray[np.int32]
-    normals: npt.NDArray[np.float32]
+    normals: Floats32
 
-    def brightness(self, light: Array) -> npt.NDArray[np.float32]:
+    def brightness(self, light: Array) -> Floats32:
         """How bright each corner is, from 0 to 1, for light from a direction in voxels."""
         facing = self.normals @ (light / np.linalg.norm(light))
         # Half-Lambert: what looks away from the light is dim, not black.
@@ -184,13 +184,8 @@ class SurfaceView(QObject):
         light = np.array([1.0, 0.0, 0.0])
         if ct is not None:
             # A normal is dotted with a direction, so that goes by the transposed matrix.
-            steps = np.stack(
-                [
-                    np.subtract(mask.data_to_world(unit), mask.data_to_world((0, 0, 0)))
-                    for unit in np.eye(3)
-                ]
-            )
-            light = np.linalg.inv(steps.T) @ patient_direction(self._session.placement(ct), LIGHT)
+            direction = patient_direction(self._session.placement(ct), LIGHT)
+            light = np.linalg.inv(data_to_world(mask)[:3, :3]) @ direction
         return mesh.corners, mesh.triangles, mesh.brightness(light)
 
     def _on_edit(self, layer: Labels) -> None:
@@ -223,7 +218,7 @@ class SurfaceView(QObject):
 
 
 def _appearance(mask: Labels) -> dict[str, Any]:
-    color = np.array(mask.colormap.map(1), dtype=float).reshape(-1)
+    color = color_of(mask)
     return {
         "name": f"{mask.name} in 3-D",
         "colormap": Colormap([[*color[:3] * 0.15, 1], color, [1, 1, 1, 1]], name="mask"),

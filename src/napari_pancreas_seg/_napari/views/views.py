@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap
@@ -17,8 +16,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers.bridge import transform_of
-from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, layer_view
+from napari_pancreas_seg._napari.layers.bridge import color_of
+from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, transform_of
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import (
@@ -52,9 +51,9 @@ class Blink:
             return
         # Its picture is nobody's CT and nobody's mask: of no kind that panels offer.
         reference = replace(model.reference, kind="picture")
-        color = np.array(layer.colormap.map(1), dtype=float).reshape(-1)
+        color = color_of(layer)
         picture = Image(
-            layer_view(model.copy, reference),
+            reference.layer_view(model.copy),
             name=f"{layer.name} (the model's)",
             colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
             contrast_limits=(0, 1),

@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Layer
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.autosave.autosave import digest_of
 from napari_pancreas_seg._napari.layers.bridge import PANCREAS, ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.layers.placement import GridReference, display_view, placement_of
+from napari_pancreas_seg._napari.layers.placement import GridReference, placement_of
 from napari_pancreas_seg._napari.layers.reader import told_beside
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.cohort.given import adopt
@@ -69,6 +69,6 @@ def first_look(mask: Labels | None, reference: GridReference) -> int:
     """The slice with the largest area of the mask, else the middle of the CT."""
     areas = [0]
     if mask is not None:
-        shown = display_view(np.asarray(mask.data), reference.orientation)
+        shown = reference.view(np.asarray(mask.data))
         areas = [int(np.count_nonzero(plane)) for plane in shown]
     return int(np.argmax(areas)) if any(areas) else reference.grid.shape[0] // 2
