@@ -33,7 +33,7 @@ from scipy.ndimage import zoom
 
 from napari_pancreas_seg import __version__, io
 from napari_pancreas_seg.cohort.cases import find_inputs
-from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.inference.saving import read_sidecar
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -47,7 +47,7 @@ COHORT = 10_000
 
 def write_phantom(path: Path) -> Path:
     """The phantom on the grid of a clinical CT."""
-    volume = make_phantom(0).volume
+    volume = load_sample().volume
     factors = [have / want for have, want in zip(volume.spacing, CLINICAL_MM, strict=True)]
     hu = zoom(volume.hu, factors, order=1)
     affine = volume.grid.affine.copy()

@@ -6,7 +6,7 @@ window; napari's own File › Open, which works on the GUI thread, is measured b
 
 Run it with a screen, or under a virtual one:
 
-    xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/gui_stalls.py
+    PYTHONPATH=research xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/gui_stalls.py
 
 What counts is what the GUI thread computed between two turns, in processor time: on a busy
 machine the window waits longer, for the interpreter or for a processor that others have, as the
@@ -41,7 +41,7 @@ from qtpy.QtCore import QObject, QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QWidget
 
-from napari_pancreas_seg.data.phantom import make_phantom
+from phantom import make_phantom
 
 TARGET_MS = 100.0
 TICK_MS = 5.0

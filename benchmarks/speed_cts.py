@@ -12,7 +12,7 @@ from scipy import ndimage
 
 import speed_task
 from napari_pancreas_seg import CTVolume, Grid, load_ct
-from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.io import save_ct
 
 AIR_HU = -1000
@@ -124,7 +124,7 @@ def _longer_ct(
 def bench(request: speed_task.Request) -> dict[str, Any]:
     """Make the CT of the benchmark and write it as .nii and .nii.gz."""
     path = request.get("ct")
-    volume = load_ct(path) if path else make_phantom().volume
+    volume = load_ct(path) if path else load_sample().volume
     made = on_spacing(volume, request["spacing_mm"])
     for name in ("bench.nii", "bench.nii.gz"):
         save_ct(made, Path(request["folder"], name), overwrite=True)

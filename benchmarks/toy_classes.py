@@ -5,7 +5,7 @@ small network on most of them by the way of `train`, and segments the others wit
 Dice per class on the phantoms held back, and how long it took. A figure on phantoms says that the
 program works, nothing about patients.
 
-    python benchmarks/toy_classes.py [--phantoms 15] [--steps 300] [-o FOLDER]
+    PYTHONPATH=research python benchmarks/toy_classes.py [--phantoms 15] [--steps 300] [-o FOLDER]
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from napari_pancreas_seg.data.anatomy import ORGANS
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.mask.metrics import dice
+from phantom import make_phantom
+from phantom.anatomy import ORGANS
 
 CLASSES = {"pancreas": 1, "liver": 2, "spleen": 3}
 COARSE = {"spacing_mm": (5.0, 2.4, 2.4), "shape": (50, 117, 150)}

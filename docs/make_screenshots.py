@@ -2,11 +2,12 @@
 
 Needs a display with OpenGL, such as Xvfb's::
 
+    export PYTHONPATH=research
     xvfb-run -s "-screen 0 1280x800x24" python docs/make_screenshots.py
     xvfb-run -s "-screen 0 1920x1080x24" python docs/make_screenshots.py -o wide --size 1920x1080
 
-No picture shows a patient: the phantom is made by code. The user's own settings and
-corrections are neither used nor changed.
+No picture shows a patient: the phantoms are made by code (`research/phantom`). The user's own
+settings and corrections are neither used nor changed.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.layers.maps import BEST
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.cohort.worklist import Status
-from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.io import save_ct
+from phantom import make_phantom
 
 PLUGIN = "napari-pancreas-seg"
 OVERVIEW_WIDTH = 1080
@@ -289,7 +291,7 @@ def picture_mending(window: Window) -> None:
 def picture_measurements(window: Window, scratch: Path) -> None:
     """Picture the measurements against a reference, here the gland that was drawn."""
     dock, app = window.dock, window.app
-    phantom, mask = make_phantom(), app.session.mask
+    phantom, mask = load_sample(), app.session.mask
     path = save_mask(phantom.mask, like=phantom.volume, path=scratch / "reference.nii.gz")
     app.files.open(path)
     wait_until(lambda: len(dock.measure_panel.reference_combo) > 1)

@@ -1,6 +1,6 @@
 """Follow docs/study.md on synthetic CTs, command by command, and draw its pictures.
 
-    python docs/make_study.py FOLDER
+    PYTHONPATH=research python docs/make_study.py FOLDER
 
 The folder must not exist. The pictures go to docs/images; that of the page needs Chromium.
 """
@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from napari_pancreas_seg import save_mask
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct
 from napari_pancreas_seg.mask.centreline import follow, on_cubes
+from phantom import make_phantom
 
 IMAGES = Path(__file__).with_name("images")
 SIZE = {"shape": (63, 168, 216), "spacing_mm": (4.0, 1.6667, 1.6667)}

@@ -177,7 +177,6 @@ def measured(asked: argparse.Namespace, settings: TrainSettings, fine: TrainSett
         settings,
         split=split,
         negatives=asked.negatives,
-        phantoms=asked.phantoms,
         resume=True,
         once=True,
         say=lambda text: print("single", text, file=sys.stderr, flush=True),

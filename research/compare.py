@@ -127,7 +127,6 @@ def compare(
     folds: int = 5,
     runs: Sequence[str] = tuple(RUNS),
     negatives: Sequence[str] = (),
-    phantoms: int = 16,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train every run on the same folds with the same steps and seeds, and set them side by side.
@@ -145,7 +144,7 @@ def compare(
         Parts into which the patients are split.
     runs : sequence of str
         Names in `RUNS` and `LEVERS`; the baseline is always among them.
-    negatives, phantoms
+    negatives
         See `train`.
     report : callable
         Called with a line of text whenever there is something to tell.
@@ -189,7 +188,6 @@ def compare(
                 split=Split(folds, fold, settings.seed),
                 experiment=experiment,
                 negatives=negatives,
-                phantoms=phantoms,
                 resume=True,
                 once=True,
                 cache=default_cache(data, output),
@@ -353,7 +351,6 @@ def main(arguments: list[str] | None = None) -> int:
             folds=asked.folds,
             runs=[*(asked.run or RUNS), *(LEVERS if asked.levers else ())],
             negatives=asked.negatives,
-            phantoms=asked.phantoms,
             report=lambda line: print(line, flush=True),
         )
     except PancreasSegError as error:

@@ -23,7 +23,6 @@ def training_parser(description: str, *, steps: int) -> argparse.ArgumentParser:
         "--negatives", action="append", default=[], metavar="FILE[:FIRST[:LAST]]",
         help="a CT without pancreas",
     )  # fmt: skip
-    parser.add_argument("--phantoms", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -38,7 +38,6 @@ from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     load_cases,
     load_negatives,
-    load_phantoms,
     working_frame,
 )
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
@@ -273,8 +272,6 @@ def main(arguments: list[str] | None = None) -> int:
         parts = [load_cases(training, data.labels, frame=settings.frame)]
         if asked.negatives:
             parts.append(load_negatives(asked.negatives, frame=settings.frame))
-        if asked.phantoms:
-            parts.append(load_phantoms(range(1, asked.phantoms + 1), frame=settings.frame))
         peer = peer_named(asked.peer, settings.frame.height, settings.frame.width)
         train(peer, TrainingSlices.join(parts), settings, device)
         said = HeldBack(held, data.labels, settings).predict(AsOurs(peer, device))

@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from napari_pancreas_seg.inference.frame import resampling_matrix
+from napari_pancreas_seg.inference.body import place_frame
+from napari_pancreas_seg.inference.frame import FrameSpec, resampling_matrix
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
+    cut_out,
     load_cases,
     load_negatives,
-    load_phantoms,
+    working_frame,
 )
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
+from phantom import make_phantom
 
 NEGATIVES = ("ct/negatives/chest_1.nii.gz", "ct/negatives/chest_2.nii.gz:40")
 PHANTOMS = 16
@@ -35,9 +38,18 @@ def full_slices(folder: Path) -> TrainingSlices:
         [
             load_cases(data.cases, data.labels),
             load_negatives([str(folder / name) for name in NEGATIVES]),
-            load_phantoms(range(1, PHANTOMS + 1)),
+            *(phantom_slices(seed) for seed in range(1, PHANTOMS + 1)),
         ]
     )
+
+
+def phantom_slices(seed: int) -> TrainingSlices:
+    """Every second slice of a synthetic CT."""
+    made = make_phantom(seed)
+    chosen = np.arange(seed % 2, len(made.mask), 2)
+    placed = place_frame(made.volume.hu, made.volume.spacing, working_frame(FrameSpec()))
+    hu, target = cut_out(made.volume, made.mask, chosen, [1], placed)
+    return TrainingSlices.of(hu, target, f"phantom {seed}", "phantom")
 
 
 def read_crop(folder: Path, row: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:

@@ -152,7 +152,7 @@ def taught(
     Parameters
     ----------
     slices : TrainingSlices
-        What is learnt from. Negatives and phantoms keep their targets: those are certain.
+        What is learnt from. Negatives keep their targets: those are certain.
     settings : TrainSettings
         The recipe; its frame tells where the slices lie.
     teachers : sequence of Bundle

@@ -80,7 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
             start=asked.start,
             calibrated_by=asked.calibrated_by,
             negatives=asked.negatives,
-            phantoms=asked.phantoms,
             about=json.loads(asked.about.read_text(encoding="utf-8")) if asked.about else None,
             resume=asked.resume,
             cache=default_cache(data, asked.output),

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.data.phantom import Phantom
+    from napari_pancreas_seg.data.sample import Sample
     from napari_pancreas_seg.inference.loaded import LoadedModel
 
 # Before anything imports TensorFlow: its notes on start-up are not the tests' business.
@@ -91,11 +91,11 @@ def default_model() -> LoadedModel:
 
 
 @pytest.fixture(scope="session")
-def phantom() -> Phantom:
+def phantom() -> Sample:
     """The synthetic CT of the demo, in full resolution."""
-    from napari_pancreas_seg.data.phantom import make_phantom
+    from napari_pancreas_seg.data.sample import load_sample
 
-    return make_phantom(0)
+    return load_sample()
 
 
 @pytest.fixture(scope="module")

@@ -362,7 +362,7 @@ def test_an_idle_panel_has_not_loaded_what_only_work_needs() -> None:
 
 def test_what_must_start_fast_loads_no_network() -> None:
     """Public names one after the other, then what the window and `--help` start with."""
-    modules = ("cli", "cohort.demo", "inference.process.client", "data.phantom")
+    modules = ("cli", "cohort.demo", "inference.process.client", "data.sample")
     loading = [f"from {PACKAGE} import {name}" for name in napari_pancreas_seg.__all__]
     lines = [f"import sys\nheavy = {NETWORKS | WINDOWS}"]
     for line in (*loading, *(f"import {PACKAGE}.{module}" for module in modules)):

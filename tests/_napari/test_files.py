@@ -251,11 +251,11 @@ def test_the_phantom_opens(viewer):
 def test_a_sample_is_made_in_a_thread_where_a_window_waits(qtbot, viewer, volume, monkeypatch):
     made_in = []
 
-    def make_phantom():
+    def load_sample():
         made_in.append(threading.current_thread())
         return SimpleNamespace(volume=volume)
 
-    monkeypatch.setattr("napari_pancreas_seg.data.phantom.make_phantom", make_phantom)
+    monkeypatch.setattr("napari_pancreas_seg.data.sample.load_sample", load_sample)
     monkeypatch.setattr(samples, "current_viewer", lambda: viewer)
     QTimer.singleShot(0, lambda: viewer.open_sample(PLUGIN, "phantom"))
     qtbot.waitUntil(lambda: len(viewer.layers) == 1, timeout=20_000)
@@ -265,10 +265,10 @@ def test_a_sample_is_made_in_a_thread_where_a_window_waits(qtbot, viewer, volume
 
 
 def test_a_sample_that_cannot_be_made_leaves_nothing(qtbot, viewer, monkeypatch, notifications):
-    def make_phantom():
+    def load_sample():
         raise PancreasSegError("No memory.")
 
-    monkeypatch.setattr("napari_pancreas_seg.data.phantom.make_phantom", make_phantom)
+    monkeypatch.setattr("napari_pancreas_seg.data.sample.load_sample", load_sample)
     monkeypatch.setattr(samples, "current_viewer", lambda: viewer)
     opened = []
     QTimer.singleShot(0, lambda: opened.append(viewer.open_sample(PLUGIN, "phantom")))

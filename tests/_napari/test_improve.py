@@ -134,7 +134,7 @@ def test_the_new_model_is_chosen_and_one_click_leads_back(qtbot, with_case):
     assert panel.cancel_button.isVisibleTo(panel) and not panel.improve_button.isEnabled()
     qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert "0.61 before, 0.74 after" in panel.result.text()
-    assert "synthetic CTs: 0.90 before, 0.89 after" in panel.result.text()
+    assert "synthetic CT: 0.90 before, 0.89 after" in panel.result.text()
     assert dock.model_panel.model == "improved-1"
     assert dock.app.settings.get("model/name", "") == "improved-1"
     assert panel.back_button.isVisibleTo(panel)

@@ -6,15 +6,15 @@ import pytest
 from scipy import ndimage
 
 from napari_pancreas_seg.cohort import demo
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Progress, ScalarMap, Segmentation
+from phantom import make_phantom
 
 
 @pytest.fixture
 def phantom(monkeypatch):
-    small = make_phantom(demo.SEED, spacing_mm=(8.0, 5.0, 5.0), shape=(30, 56, 72))
-    monkeypatch.setattr(demo, "make_phantom", lambda seed: small)
+    small = make_phantom(0, spacing_mm=(8.0, 5.0, 5.0), shape=(30, 56, 72))
+    monkeypatch.setattr(demo, "load_sample", lambda: small)
     return small
 
 

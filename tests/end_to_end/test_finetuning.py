@@ -1,6 +1,5 @@
 """A fine-tuning, compiled as for users, makes a model better."""
 
-import functools
 import json
 from dataclasses import replace
 
@@ -9,27 +8,15 @@ import pytest
 
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.training.data.datasets import load_phantoms
-from napari_pancreas_seg.training.finetune import run as finetune_module
 from napari_pancreas_seg.training.finetune.run import FinetuneSettings, finetune
 from napari_pancreas_seg.training.finetune.tuner import STAGES
 
 pytestmark = pytest.mark.slow
 
 LEARNING = FinetuneSettings(
-    steps=80, batch_size=4, phantoms=0, stages=tuple(replace(s, rate=3e-3) for s in STAGES),
+    steps=80, batch_size=4, stages=tuple(replace(s, rate=3e-3) for s in STAGES),
     forgets_at_most=1.0,
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_phantoms():
-    """A phantom takes a second: one learns, one guards, and both are made once."""
-    made = functools.cache(load_phantoms)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune_module, "GUARD_SEEDS", range(900, 901))
-        patch.setattr(finetune_module, "load_phantoms", lambda seeds, **_: made(seeds[:1]))
-        yield
 
 
 @pytest.fixture(scope="session")

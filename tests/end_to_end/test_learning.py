@@ -16,5 +16,5 @@ def test_a_few_hundred_steps_learn_the_toy_gland(dataset, tmp_path):
         steps=100, steps_per_epoch=100,
         averaging=0.9, learning_rate=0.01, calibration_batches=16, batch_size=4,
     )  # fmt: skip
-    bundle = train(dataset, tmp_path / "run", settings, split=Split(3), phantoms=0)
+    bundle = train(dataset, tmp_path / "run", settings, split=Split(3))
     assert evaluate(dataset, bundle)["summary"]["dice"]["mean"] > 0.5

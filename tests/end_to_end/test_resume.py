@@ -33,7 +33,7 @@ def kill(stage, done, total):
 
 def go(name):
     bundle = train(
-        dataset, folder / name, settings, split=Split(3), phantoms=0, resume=True,
+        dataset, folder / name, settings, split=Split(3), resume=True,
         deterministic=True, show=kill,
     )
     history = json.loads((folder / name / "history.json").read_text())

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around, resampling_matrix
 from napari_pancreas_seg.inference.scan import (
@@ -15,6 +14,7 @@ from napari_pancreas_seg.inference.scan import (
 )
 from napari_pancreas_seg.units import read_units
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
+from phantom import make_phantom
 
 SPACING = (6.0, 2.5, 2.5)
 

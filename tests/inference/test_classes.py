@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, native_mask, remask
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
@@ -20,6 +19,7 @@ from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.weights import pack_weights
 from napari_pancreas_seg.volume import CTVolume
+from phantom import make_phantom
 
 LABELS = {"pancreas": 1, "pancreas tumour": 4, "kidneys": 2}
 ORGANS = Classes(tuple(LABELS), tuple(LABELS.values()))

@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg.data.phantom import make_phantom
+from phantom import make_phantom
 
 AFFINE = np.diag([-3.0, -3.0, 8.0, 1.0])
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import to_hounsfield
 from napari_pancreas_seg.units import read_units
+from phantom import make_phantom
 
 
 @pytest.fixture(scope="module")

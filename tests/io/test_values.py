@@ -17,11 +17,11 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import scale
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.units import read_units
+from phantom import make_phantom
 
 AFFINE = np.diag([-1.0, -1, 3, 1])
 

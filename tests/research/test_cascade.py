@@ -56,7 +56,7 @@ def test_every_way_scores_the_same_patients(
     monkeypatch.setattr(cascade, "FINE_FRAME", FrameSpec(32, 48, 4.0, (0.0, 0.0)))
     monkeypatch.setattr(cascade, "settings_of", partial(options.settings_of, **tiny))
     asked = [str(slices), "-o", str(tmp_path), "--steps", "1", "--batch-size", "2"]
-    assert cascade.main([*asked, "--phantoms", "0", "--folds", "2"]) == 0
+    assert cascade.main([*asked, "--folds", "2"]) == 0
     data = json.loads((tmp_path / "cascade.json").read_text())
     assert [row["way"] for row in data["dice"]] == list(cascade.WHAT)
     assert len({tuple(row["patients"]) for row in data["dice"]}) == 1

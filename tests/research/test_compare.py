@@ -66,9 +66,7 @@ def test_runs_are_trained_once_and_resumed(dataset, tmp_path, monkeypatch, no_fi
     lines = []
 
     def go():
-        return compare(
-            dataset, tmp_path, SETTINGS, folds=2, runs=["unet"], phantoms=0, report=lines.append
-        )
+        return compare(dataset, tmp_path, SETTINGS, folds=2, runs=["unet"], report=lines.append)
 
     first = go()
     assert next(line for line in lines if "step 2" in line).startswith("unet, fold 0: ")
@@ -79,7 +77,7 @@ def test_runs_are_trained_once_and_resumed(dataset, tmp_path, monkeypatch, no_fi
     # Figures of other settings are not put into one table, whether they are asked for or not.
     for runs, other in ((["unet"], {"steps": 4}), ([], {"loss": "dice"}), ([], {"seed": 1})):
         with pytest.raises(PancreasSegError, match=f"unet-fold0 .* another .*{next(iter(other))}"):
-            compare(dataset, tmp_path, replace(SETTINGS, **other), folds=2, runs=runs, phantoms=0)
+            compare(dataset, tmp_path, replace(SETTINGS, **other), folds=2, runs=runs)
     with pytest.raises(PancreasSegError, match="no run"):
         compare(dataset, tmp_path, SETTINGS, runs=["magic"])
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import neighbours
 import options
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from phantom import make_phantom
 
 
 @given(n=st.integers(1, 60), spacing=st.floats(0.4, 12.0), distance=st.floats(1.0, 12.0))

@@ -19,12 +19,12 @@ SETTINGS = TrainSettings(
 
 @pytest.mark.slow
 def test_a_share_of_the_start_stays(dataset, tmp_path):
-    first = train(dataset, tmp_path / "first", SETTINGS, split=Split(3), phantoms=0)
+    first = train(dataset, tmp_path / "first", SETTINGS, split=Split(3))
     mixed = {}
     for share in (0.0, 0.4):
         experiment = keeping(load_bundle(first), share) if share else Experiment()
         bundle = train(
-            dataset, tmp_path / f"{share}", SETTINGS, split=Split(3), start=first, phantoms=0,
+            dataset, tmp_path / f"{share}", SETTINGS, split=Split(3), start=first,
             experiment=experiment,
         )  # fmt: skip
         mixed[share] = load_bundle(bundle).network().trainable_variables

@@ -134,12 +134,10 @@ TINY = TrainSettings(
 
 @pytest.mark.slow
 def test_folds_teach_a_network_for_every_patient(dataset, tmp_path, no_fit):
-    folds = [
-        train(dataset, tmp_path / str(f), TINY, split=Split(2, f), phantoms=0) for f in range(2)
-    ]
+    folds = [train(dataset, tmp_path / str(f), TINY, split=Split(2, f)) for f in range(2)]
     by = [load_bundle(fold) for fold in folds]
     settings = replace(TINY, seed=1)
-    how = {"split": None, "calibrated_by": folds[0], "phantoms": 0}
+    how = {"split": None, "calibrated_by": folds[0]}
     student = train(
         dataset, tmp_path / "student", settings,
         experiment=teaching(by, settings, ["pancreas"], 0.3), **how,
@@ -157,7 +155,7 @@ def test_a_comparison_trains_the_teachers_first(dataset, tmp_path, monkeypatch, 
     monkeypatch.setattr(comparison, "RUNS", {"attention": RUNS["attention"]})
     taught_run = {"taught": Run("taught", folds=1, taught_by=("attention",))}
     monkeypatch.setattr(comparison, "LEVERS", taught_run)
-    result = compare(dataset, tmp_path, TINY, folds=2, runs=["taught"], phantoms=0)
+    result = compare(dataset, tmp_path, TINY, folds=2, runs=["taught"])
     assert [lever["lever"] for lever in result["levers"]] == ["taught"]
     card = load_card(run_folder(tmp_path, "taught", 0) / "bundle")
     recipe = card["training"]["recipe"]["experiment"]

@@ -26,7 +26,7 @@ ABOUT = {"name": "toy", "licence": "CC0"}
 
 
 def go(dataset, tmp_path, settings=SETTINGS, **changes):
-    how = {"folds": 2, "about": ABOUT, "resume": True, "phantoms": 0, **changes}
+    how = {"folds": 2, "about": ABOUT, "resume": True, **changes}
     return cross_validate(dataset, tmp_path, settings, **how)
 
 
@@ -111,7 +111,7 @@ def test_more_folds_than_an_ensemble_has_members_are_refused_at_once(dataset, tm
 
 @pytest.mark.slow
 def test_what_the_start_had_seen_is_said_of_all_folds(dataset, tmp_path, no_fit):
-    first = train(dataset, tmp_path / "first", SETTINGS, split=Split(2), phantoms=0)
+    first = train(dataset, tmp_path / "first", SETTINGS, split=Split(2))
     found = go(dataset, tmp_path, start=first)
     said = load_bundle(found).card["validation"]["what"]
     assert "learnt from 3 of the patients held back" in said

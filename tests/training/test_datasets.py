@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import contrast_shift, place_frame
 from napari_pancreas_seg.inference.frame import FrameSpec
@@ -19,11 +18,12 @@ from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     load_cases,
     load_negatives,
-    load_phantoms,
+    sample_slices,
     working_frame,
 )
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
+from phantom import make_phantom
 
 LABELS = {"pancreas": 1, "tumour": 2}
 
@@ -137,17 +137,15 @@ def test_from_a_cache_comes_the_same(dataset, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.rows"))) == 12
 
 
-@pytest.mark.slow
 def test_sets_are_joined(monkeypatch):
-    small = {"spacing_mm": (3.0, 5.0, 5.0), "shape": (84, 56, 72)}
-    monkeypatch.setattr(datasets, "make_phantom", lambda seed: make_phantom(seed, **small))
-    phantoms = load_phantoms([1])
-    both = TrainingSlices.join([load_cases([body()], {"pancreas": 1}), phantoms])
+    small = make_phantom(0, spacing_mm=(3.0, 5.0, 5.0), shape=(84, 56, 72))
+    monkeypatch.setattr(datasets, "load_sample", lambda: small)
+    both = TrainingSlices.join([load_cases([body()], {"pancreas": 1}), sample_slices()])
     chosen = np.array([0, len(both) - 1])
     shown = both.inputs(chosen)
     assert shown.shape == (2, 1, 304, 400)
     np.testing.assert_array_equal(shown[:, 0], both.hu[chosen])
-    assert set(both.kind) == {"patient", "phantom"}
+    assert set(both.kind) == {"patient", "sample"}
 
 
 def test_what_is_kept_has_room_to_move_the_frame_in_and_its_resolution():

@@ -11,9 +11,10 @@ import pytest
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.segment import segment
+from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
+from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
 from napari_pancreas_seg.training.judge.evaluation import OtherMasks, evaluate
@@ -291,6 +292,29 @@ def test_masks_of_several_organs_need_a_value(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PancreasSegError, match="no masks"):
         OtherMasks(tmp_path / "empty")
+
+
+def test_a_model_of_another_organ_is_compared_with_that_organ(folders, tiny_bundle, tmp_path):
+    card = dict(load_bundle(tiny_bundle).card) | {"labels": {"liver": 1}}
+    liver = LoadedModel(save_bundle(load_bundle(tiny_bundle).network(), card, tmp_path / "liver"))
+    volume = load_ct(folders / "ct" / "other.nii.gz")
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    labels[:, 10:14, 20:30], labels[:, 20:40, 30:60] = 1, 2
+    for patient in ("a", "b"):
+        save_ct(volume, tmp_path / "data" / f"{patient}.nii.gz")
+        save_mask(labels, volume, tmp_path / "data" / f"{patient}_mask.nii.gz")
+    (tmp_path / "data" / "labels.json").write_text('{"pancreas": 1, "liver": 2}')
+    found = segment(volume, liver, threshold=1e-6, postprocess=False).mask > 0
+    data = evaluate(tmp_path / "data", liver, threshold=1e-6, postprocess=False)
+    dice = 2 * (found & (labels == 2)).sum() / (found.sum() + (labels == 2).sum())
+    assert data["patients"]["a"]["dice"] == pytest.approx(dice, abs=1e-4)
+    with pytest.raises(PancreasSegError, match="name them alike"):
+        evaluate(tmp_path / "data", liver, labels={"pancreas": ["pancreas"]})
+    for mask in (tmp_path / "data").glob("*_mask.nii.gz"):
+        save_mask((labels == 1).astype(np.uint8), volume, mask, overwrite=True)
+    (tmp_path / "data" / "labels.json").write_text('{"pancreas": 1}')
+    with pytest.raises(PancreasSegError, match="no class 'liver'; its classes are pancreas"):
+        evaluate(tmp_path / "data", liver)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Fine-tuning a tiny network on made-up slices: trial, guard, mixed weights, a bundle."""
 
-import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +14,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.training.data.datasets import load_cases, load_phantoms, working_frame
+from napari_pancreas_seg.training.data.datasets import load_cases, working_frame
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.finetune import run as finetune_module
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
@@ -37,23 +36,11 @@ from napari_pancreas_seg.training.finetune.tuner import (
     weights_of,
 )
 
-QUICK = FinetuneSettings(
-    steps=8, batch_size=2, phantoms=0, stages=tuple(replace(s, rate=3e-3) for s in STAGES)
-)
+QUICK = FinetuneSettings(steps=8, batch_size=2, stages=tuple(replace(s, rate=3e-3) for s in STAGES))
 
 
 FRAME = FrameSpec(32, 48, 6.0)
 """Of the tiny model."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_phantoms():
-    """A phantom takes a second: one learns, one guards, and both are made once."""
-    made = functools.cache(load_phantoms)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune_module, "GUARD_SEEDS", range(900, 901))
-        patch.setattr(finetune_module, "load_phantoms", lambda seeds, **_: made(seeds[:1]))
-        yield
 
 
 @pytest.fixture
@@ -84,13 +71,13 @@ def changed(tuner, weights) -> set[str]:
 @pytest.mark.slow
 def test_the_decoder_learns_first_and_normalisation_never(start, slices):
     tuner = Tuner(start, tune_settings(start.card, 2, 0), STAGES[:1])
-    tuned = tuner.tune(slices, Budget(4), 0.0)
+    tuned = tuner.tune(slices, Budget(4))
     names = changed(tuner, tuned)
     assert {"decoder_1_conv_1", "gate_1", "head_conv"} <= names
     assert not any(name.startswith(("encoder", "bottleneck")) for name in names)
     tuner.stages = STAGES
     shares = []
-    whole = tuner.tune(slices, Budget(1000, 0.0), 0.0, lambda *step: shares.append(step))
+    whole = tuner.tune(slices, Budget(1000, 0.0), lambda *step: shares.append(step))
     assert tuner.steps == 8  # the fewest of two stages
     assert {stage for stage, _ in shares} == {"the decoder", "the whole network"}
     names = changed(tuner, whole)
@@ -204,7 +191,7 @@ def test_one_patient_is_learnt_from_and_said_so(
     assert main([*arguments, "--anyway"]) == 0
     out = capsys.readouterr().out
     assert "learnt from 2 slices of 1 patient\n" in out and "one patient only" in out
-    assert "synthetic CTs" in out and "held out" not in out
+    assert "the synthetic CT" in out and "held out" not in out
     assert "--model improved-1" in out
     assert load_bundle("improved-1").card["finetuned"]["held_out"]["n"] == 0
     # Before any work: what is there stays, and a name is used once.

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.inference.body import place_frame
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
@@ -18,6 +17,7 @@ from napari_pancreas_seg.training.judge.calibration import (
     _bytes_of_slice,
     score_predictions,
 )
+from phantom import make_phantom
 
 
 @dataclass

@@ -120,7 +120,7 @@ def trained(dataset, tmp_path_factory):
     """A folder with a training of one fold of three, its bundle, and what was reported."""
     folder, lines = tmp_path_factory.mktemp("trained") / "run", []
     bundle = train(
-        dataset, folder, SETTINGS, split=Split(3), phantoms=0,
+        dataset, folder, SETTINGS, split=Split(3),
         about={"name": "toy", "licence": "CC0"}, say=lines.append,
     )  # fmt: skip
     return folder, bundle, lines
@@ -142,9 +142,9 @@ def test_from_a_data_set_to_a_bundle(dataset, trained, tmp_path):
     assert set(everybody) == {f"P{i}" for i in range(6)}
     json.dumps(result)
     with pytest.raises(PancreasSegError, match="--resume"):
-        train(dataset, folder, SETTINGS, phantoms=0)
+        train(dataset, folder, SETTINGS)
     with pytest.raises(PancreasSegError, match="another"):
-        train(dataset, folder, SETTINGS, phantoms=0, split=Split(2), resume=True)
+        train(dataset, folder, SETTINGS, split=Split(2), resume=True)
     with pytest.raises(PancreasSegError, match="layout"):
         train(tmp_path, tmp_path / "never", SETTINGS)
     assert not (tmp_path / "never").exists()
@@ -155,7 +155,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
     held, lines = trained[1], []
     every = train(
         dataset, tmp_path / "all", SETTINGS, split=None, start=held, calibrated_by=held,
-        phantoms=0, say=lines.append,
+        say=lines.append,
     )  # fmt: skip
     card, other = load_bundle(every).card, load_bundle(held).card
     assert card["training"]["patients"] == [f"P{i}" for i in range(6)]
@@ -166,21 +166,21 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
     assert "held these patients back" in card["validation"]["what"]
     assert lines[0] == "training on 12 cases, 0 held back"
     with pytest.raises(PancreasSegError, match="held patients back"):
-        train(dataset, tmp_path / "none", SETTINGS, split=None, phantoms=0)
+        train(dataset, tmp_path / "none", SETTINGS, split=None)
 
 
 @pytest.mark.slow
 def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
     first = trained[1]
     still = replace(SETTINGS, learning_rate=0.0, averaging=0.0)
-    second = train(dataset, tmp_path / "second", still, split=Split(3), start=first, phantoms=0)
+    second = train(dataset, tmp_path / "second", still, split=Split(3), start=first)
     before, after = (load_bundle(b).network() for b in (first, second))
     for a, b in zip(before.trainable_variables, after.trainable_variables, strict=True):
         # A bundle holds float16.
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-3)
     other = replace(SETTINGS, architecture=Architecture(filters=4))
     with pytest.raises(PancreasSegError, match="another network"):
-        train(dataset, tmp_path / "other", other, split=Split(3), start=first, phantoms=0)
+        train(dataset, tmp_path / "other", other, split=Split(3), start=first)
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
     def go(name, fold, **how):
         lines = []
         bundle = train(
-            dataset, tmp_path / name, SETTINGS, split=Split(3, fold), phantoms=0,
+            dataset, tmp_path / name, SETTINGS, split=Split(3, fold),
             say=lines.append, **how,
         )  # fmt: skip
         notes = [line for line in lines if line.startswith("Note: ")]
@@ -210,9 +210,7 @@ def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
         assert len(notes) == 1 and "learnt from 2 of the patients held back" in notes[0]
     with pytest.raises(PancreasSegError, match="--every-patient"):
         evaluate(dataset, other)
-    every = train(
-        dataset, tmp_path / "every", SETTINGS, split=None, calibrated_by=other, phantoms=0
-    )
+    every = train(dataset, tmp_path / "every", SETTINGS, split=None, calibrated_by=other)
     assert "learnt from 2" in load_bundle(every).card["validation"]["what"]
 
 
@@ -220,7 +218,7 @@ def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
 def test_a_training_goes_on_with_the_same_patients_only(dataset, tmp_path, no_fit):
     data = open_dataset(dataset)
     fewer = replace(data, cases=tuple(c for c in data.cases if c.patient != "P5"))
-    how = {"split": Split(2), "phantoms": 0, "resume": True}
+    how = {"split": Split(2), "resume": True}
     card = load_bundle(train(fewer, tmp_path / "run", SETTINGS, **how)).card
     stored = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert stored["patients"] == {
@@ -240,7 +238,7 @@ def test_a_training_goes_on_with_the_same_patients_only(dataset, tmp_path, no_fi
 @pytest.mark.slow
 def test_a_training_is_done_when_its_bundle_is_written(dataset, tmp_path, no_fit, monkeypatch):
     def go(**changes):
-        how = {"split": Split(3), "phantoms": 0, "resume": True, "once": True}
+        how = {"split": Split(3), "resume": True, "once": True}
         return train(dataset, tmp_path, replace(SETTINGS, **changes), **how)
 
     def full(*_, **__):
@@ -259,7 +257,7 @@ def test_a_training_is_done_when_its_bundle_is_written(dataset, tmp_path, no_fit
         patch.setattr(run, "fit", full)  # a longer training that is interrupted is not done
         with pytest.raises(PancreasSegError, match="full"):
             train(
-                dataset, tmp_path, replace(SETTINGS, steps=6), split=Split(3), phantoms=0,
+                dataset, tmp_path, replace(SETTINGS, steps=6), split=Split(3),
                 resume=True,
             )  # fmt: skip
     assert not (tmp_path / OUT_OF_FOLD).exists()
@@ -277,7 +275,7 @@ def test_fields_that_no_card_may_have_are_refused_before_training(
     dataset, tmp_path, no_fit, about, sentence
 ):
     with pytest.raises(PancreasSegError, match=f"fields given for it.*{sentence}"):
-        train(dataset, tmp_path / "run", SETTINGS, split=Split(3), phantoms=0, about=about)
+        train(dataset, tmp_path / "run", SETTINGS, split=Split(3), about=about)
     assert not no_fit and not (tmp_path / "run").exists()
 
 
@@ -298,12 +296,12 @@ def test_masks_that_are_all_empty_teach_nothing(dataset, tmp_path):
 
     everyone = [f"P{i}" for i in range(6)]
     with pytest.raises(PancreasSegError, match=r"No mask to train on .*dataset check"):
-        train(emptied(*everyone), tmp_path / "none", SETTINGS, split=Split(3), phantoms=0)
+        train(emptied(*everyone), tmp_path / "none", SETTINGS, split=Split(3))
     assert not (tmp_path / "none" / "bundle").exists()
     _, held = Split(3).divide(open_dataset(dataset).cases)
     whose = {case.patient for case in held}
     with pytest.raises(PancreasSegError, match=f"held back .{sorted(whose)[0]}, .* are empty"):
-        train(emptied(*whose), tmp_path / "held", SETTINGS, split=Split(3), phantoms=0)
+        train(emptied(*whose), tmp_path / "held", SETTINGS, split=Split(3))
 
 
 @pytest.mark.slow
@@ -314,7 +312,7 @@ def test_all_bad_cases_are_named_at_once(dataset, tmp_path):
         (folder / "images" / f"{name}.jpg").write_bytes(b"no picture")
     for fold in range(3):
         with pytest.raises(PancreasSegError) as caught:
-            train(folder, tmp_path / f"{fold}", SETTINGS, split=Split(3, fold), phantoms=0)
+            train(folder, tmp_path / f"{fold}", SETTINGS, split=Split(3, fold))
         said = str(caught.value)
         assert said.startswith("2 cases cannot be used.") and "dataset check" in said
         assert "P1_slice0" in said and "P3_slice1" in said
@@ -324,7 +322,7 @@ def test_one_patient_is_told_what_to_do(dataset, tmp_path):
     data = open_dataset(dataset)
     alone = replace(data, cases=data.cases[:2])
     with pytest.raises(PancreasSegError, match=r"one patient, .* --calibrated-by .* 'finetune'"):
-        train(alone, tmp_path / "run", SETTINGS, phantoms=0)
+        train(alone, tmp_path / "run", SETTINGS)
     with pytest.raises(PancreasSegError, match="--folds from 2 to 2"):
         fold_of_patients(["a", "b"], 5, 0, 0)
     with pytest.raises(PancreasSegError, match="counted from 0 to 1"):

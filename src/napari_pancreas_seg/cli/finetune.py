@@ -114,7 +114,7 @@ def _print(found: dict[str, Any], *, own: bool) -> None:
     typer.echo(f"{'Dice':34}  {'n':>3}  before   after")
     _row("your patients, held out", found["held_out"])
     _row("the same, with usual grey values", found["usual"])
-    _row("synthetic CTs", found["guard"])
+    _row("the synthetic CT", found["guard"])
     for note in found["notes"]:
         say(note)
     if found["better"] is False:

@@ -61,7 +61,6 @@ Crops = Annotated[
     Path | None,
     _data("Glands to mix into slices: images/, masks/ and manifest.csv.", metavar="FOLDER"),
 ]
-Phantoms = Annotated[int, _data("Number of synthetic CTs to mix in.", min=0)]
 Cache = Annotated[
     Path | None,
     _data("Where slices of CTs are stored. Default: in the output folder.", metavar="FOLDER"),
@@ -147,7 +146,6 @@ def train(
     preset: Preset = None,
     negatives: Negatives = None,
     crops: Crops = None,
-    phantoms: Phantoms = 16,
     cache: Cache = None,
     start: Start = None,
     architecture: Architecture = "default",
@@ -222,7 +220,6 @@ def train(
             "start": start,
             "negatives": negatives or (),
             "crops": crops,
-            "phantoms": phantoms,
             "about": read_json(about) if about else {},
             "resume": resume,
             "cache": cache or default_cache(data, output),

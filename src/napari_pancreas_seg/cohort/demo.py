@@ -1,8 +1,7 @@
-"""The demo: a synthetic CT made, segmented, drawn and compared with its true mask, offline."""
+"""The demo: the synthetic sample CT segmented, drawn and compared with its true mask, offline."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +11,12 @@ import numpy as np
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.overview import draw_overview
-from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.gates import best_gate
 from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
-
-logger = logging.getLogger(__name__)
-
-SEED = 0
-"""The body that the demo shows; no network is trained on it."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +40,12 @@ def run_demo(
     """Segment the synthetic sample CT, and write everything that a run can give."""
     folder = Path(folder)
     make_folder(folder)
-    logger.info("making the synthetic CT")
-    phantom = make_phantom(SEED)
-    ct_path = io.save_ct(phantom.volume, folder / "phantom_ct.nii.gz", overwrite=True)
+    sample = load_sample()
+    ct_path = io.save_ct(sample.volume, folder / "phantom_ct.nii.gz", overwrite=True)
     # From the file, as any other CT: the sidecar can then name what was segmented.
     volume = io.load_ct(ct_path)
     reference_path = io.save_mask(
-        phantom.mask, like=volume, path=folder / "phantom_reference.nii.gz", overwrite=True
+        sample.mask, like=volume, path=folder / "phantom_reference.nii.gz", overwrite=True
     )
 
     start = time.perf_counter()
@@ -62,8 +55,8 @@ def run_demo(
         found, volume, folder / "phantom_pancreas.nii.gz", attention=True, overwrite=True
     )
 
-    dice = metrics.dice(found.mask, phantom.mask)
-    reference_ml = np.count_nonzero(phantom.mask) * volume.grid.voxel_volume_mm3 / 1000
+    dice = metrics.dice(found.mask, sample.mask)
+    reference_ml = np.count_nonzero(sample.mask) * volume.grid.voxel_volume_mm3 / 1000
     gates = {f"attention {number}": gate for number, gate in enumerate(found.attention, 1)}
     best = best_gate(gates, found.mask, found.grid, found.model)
     overview_path = folder / "phantom_overview.png"
@@ -72,7 +65,7 @@ def run_demo(
         found.mask,
         [gates[best]] if best else [],
         overview_path,
-        reference=phantom.mask,
+        reference=sample.mask,
         title=f"synthetic CT: Dice {dice:.2f}, {found.volume_ml:.0f} mL found "
         f"of {reference_ml:.0f} mL",
     )

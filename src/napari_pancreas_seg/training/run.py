@@ -32,7 +32,6 @@ from napari_pancreas_seg.training.data.datasets import (
     fold_of_patients,
     load_cases,
     load_negatives,
-    load_phantoms,
     working_frame,
 )
 from napari_pancreas_seg.training.data.layouts.cases import (
@@ -109,7 +108,6 @@ def train(
     calibrated_by: str | Path | None = None,
     negatives: Sequence[str] = (),
     crops: Path | None = None,
-    phantoms: int = 16,
     about: dict[str, Any] | None = None,
     resume: bool = False,
     once: bool = False,
@@ -126,12 +124,11 @@ def train(
     which patients validate; with None all are trained on, and threshold, temperature and confidence
     come from `calibrated_by`, a model of the same recipe that held patients back. `start` is a
     model whose weights to begin with; `negatives` are CTs that show no pancreas (see
-    `load_negatives`), `phantoms` the number of synthetic ones, none with several classes; `about`
-    is further fields of the card. `crops` is a folder of glands without surroundings to mix into
-    slices (see `load_crops`), without those of patients held back. `resume` goes on from a
-    checkpoint of the same recipe and patients; with `once` a training that is done is left as it
-    is. With `cache`, slices need not fit into memory. `say` is told of the beginning, what is
-    noticed, and every epoch; `show` what goes on, and how much of it is done.
+    `load_negatives`); `about` is further fields of the card. `crops` is a folder of glands without
+    surroundings to mix into slices (see `load_crops`), without those of patients held back.
+    `resume` goes on from a checkpoint of the same recipe and patients; with `once` a training that
+    is done is left as it is. With `cache`, slices need not fit into memory. `say` is told of the
+    beginning, what is noticed, and every epoch; `show` what goes on, and how much of it is done.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
@@ -141,13 +138,11 @@ def train(
     calibrated = (
         None if calibrated_by is None else calibration_from(load_bundle(calibrated_by).card)
     )
-    phantoms = phantoms if len(data.labels) == 1 else 0
     recipe: dict[str, Any] = {
         "split": None if split is None else vars(split),
         "start": None if given is None else model_entry(given),
         "negatives": [Path(n).name for n in negatives],
         "crops": None if crops is None else Path(crops).name,
-        "phantoms": phantoms,
         "labels": dict(data.labels),
         **asdict(settings),
         "frame": settings.frame.to_dict(),
@@ -174,8 +169,6 @@ def train(
     parts, frame = [replace(slices, crops=tuple(further))], settings.frame
     if negatives:
         parts.append(load_negatives(negatives, classes=len(data.labels), frame=frame))
-    if phantoms:
-        parts.append(load_phantoms(range(1, phantoms + 1), frame=frame))
     slices = TrainingSlices.join(parts)
     if experiment.slices is not None:
         slices = experiment.slices(slices, settings)

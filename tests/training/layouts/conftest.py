@@ -14,10 +14,10 @@ import pytest
 from dicom_series import write_series
 from PIL import Image
 
-from napari_pancreas_seg.data.phantom import make_phantom
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume
+from phantom import make_phantom
 
 NUMBERS = ("0005", "0012", "0045")
 

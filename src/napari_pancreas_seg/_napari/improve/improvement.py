@@ -86,7 +86,7 @@ class Improved:
             )
         if guard["before"] is not None:
             lines.append(
-                f"On synthetic CTs: {guard['before']:.2f} before, {guard['after']:.2f} after."
+                f"On the synthetic CT: {guard['before']:.2f} before, {guard['after']:.2f} after."
             )
         lines += self.result.get("notes", [])[-1:] if self.gain is None else []
         if self.worth_using:

@@ -16,14 +16,14 @@ MARK = "napari_pancreas_seg is opening"
 
 
 def phantom() -> list[LayerData]:
-    """Make the synthetic CT phantom; needs no network and holds no patient."""
+    """Open the synthetic CT phantom; needs no network and holds no patient."""
 
-    def make() -> LayerData:
-        from napari_pancreas_seg.data.phantom import make_phantom
+    def read() -> LayerData:
+        from napari_pancreas_seg.data.sample import load_sample
 
-        return ct_layer_data(make_phantom().volume, "synthetic CT")
+        return ct_layer_data(load_sample().volume, "synthetic CT")
 
-    return _opened(make, "The synthetic CT is being made…")
+    return _opened(read, "The synthetic CT is being opened…")
 
 
 def example() -> list[LayerData]:

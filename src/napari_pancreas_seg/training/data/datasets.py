@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.data.phantom import make_phantom
+from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.blocks import SOFT_TISSUE_HU
 from napari_pancreas_seg.inference.body import look_at, place_frame
@@ -56,7 +56,7 @@ class TrainingSlices:
     hu: Rows  # (N, H, W), uint8: HU clipped to [0, 255], in memory or on disk
     target: Rows  # (N, H, W, C), uint8: area-averaged share of each class, 255 for all
     patient: npt.NDArray[np.str_]  # whose slice it is
-    kind: npt.NDArray[np.str_]  # "patient", "negative" (a CT without pancreas) or "phantom"
+    kind: npt.NDArray[np.str_]  # "patient", or "negative": a CT without pancreas
     usable: npt.NDArray[np.bool_]  # whether it is drawn for batches
     crops: tuple[Crop, ...] = ()  # glands without surroundings, to be mixed into slices
 
@@ -241,16 +241,13 @@ def load_negatives(
     return TrainingSlices.join(parts)
 
 
-def load_phantoms(seeds: Iterable[int], *, frame: FrameSpec = DEFAULT_FRAME) -> TrainingSlices:
-    """Every second slice of synthetic phantoms, at the working scale; the class is the pancreas."""
-    parts = []
-    for seed in seeds:
-        volume, mask = (phantom := make_phantom(seed)).volume, phantom.mask
-        chosen = np.arange(seed % 2, len(mask), 2)
-        placed = place_frame(volume.hu, volume.spacing, working_frame(frame))
-        hu, target = cut_out(volume, mask, chosen, [1], placed)
-        parts.append(TrainingSlices.of(hu, target, f"phantom {seed}", "phantom"))
-    return TrainingSlices.join(parts)
+def sample_slices(frame: FrameSpec = DEFAULT_FRAME) -> TrainingSlices:
+    """Every second slice of the synthetic sample CT, at the working scale; it has one class."""
+    sample = load_sample()
+    placed = place_frame(sample.volume.hu, sample.volume.spacing, working_frame(frame))
+    chosen = np.arange(0, len(sample.mask), 2)
+    hu, target = cut_out(sample.volume, sample.mask, chosen, [1], placed)
+    return TrainingSlices.of(hu, target, "sample", "sample")
 
 
 def cut_out(

@@ -77,7 +77,7 @@ def finetuned_card(
 _WHAT = {
     "held_out": "Dice per patient at the network's resolution, of patients that a trial of the "
     "same recipe did not learn from; the model itself learnt from them too",
-    "guard": "Dice per synthetic phantom at the network's resolution; no training saw these",
+    "guard": "Dice on the synthetic sample CT at the network's resolution; no training saw it",
     "usual": "as held_out, with the grey values of these patients' slices mapped onto the usual "
     "ones of portal-venous CT",
 }

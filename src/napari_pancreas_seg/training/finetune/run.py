@@ -2,16 +2,16 @@
 
 A trial comes first: it learns from some of the patients and is tested on the others, and says how
 far the new weights may replace the old ones. Then the model that is kept learns from all of
-them, in the same way. What is forgotten is watched on two guards: phantoms that it never learns
-from, and the patients that the trial did not see, with the grey values of usual CT. Phantoms and
-cases with such grey values are learnt from as well, so that little is.
+them, in the same way. What is forgotten is watched on two guards: the synthetic sample CT, which
+it never learns from, and the patients that the trial did not see, with the grey values of usual
+CT. Cases with such grey values are learnt from as well, so that little is.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,14 @@ from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
     load_cases,
-    load_phantoms,
+    sample_slices,
 )
-from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
+from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
+from napari_pancreas_seg.training.data.layouts.opening import (
+    DataSet,
+    classes_of_model,
+    open_dataset,
+)
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
@@ -58,10 +63,7 @@ PASSES, FEWEST_STEPS = 10, 80
 """Passes over the user's slices, at most; and steps that are made whatever that gives."""
 ENOUGH = 0.75
 """Share of the Dice that the trial can win with which it is content."""
-GUARD_SEEDS = range(900, 903)
-"""Phantoms that watch what is forgotten; no training sees them."""
-SLICES_PER_PATIENT, SLICES_PER_PHANTOM = 24, 8
-COPIES_PER_PATIENT = 200
+SLICES_PER_PATIENT, COPIES_PER_PATIENT = 24, 200
 TRIAL_UNTIL = 0.4
 """Share of the time after which the trial is over."""
 SHARE_UNTRIED = SHARE_OF_FEW
@@ -82,15 +84,12 @@ class FinetuneSettings:
     """How to fine-tune: `minutes` for everything, reading and testing included.
 
     `steps`, of trial and training each, come in place of the time: the same seed then gives the
-    same model. `phantom_share` of the slices are phantoms, so that portal-venous CT is not
-    forgotten; at most `forgets_at_most` Dice may be lost on either guard.
+    same model. At most `forgets_at_most` Dice may be lost on either guard.
     """
 
     minutes: float = 10.0
     steps: int | None = None
     batch_size: int = 8
-    phantoms: int = 4
-    phantom_share: float = 0.15
     forgets_at_most: float = 0.02
     seed: int = 0
     stages: tuple[Stage, ...] = STAGES
@@ -98,7 +97,7 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         if not self.minutes > 0 or (self.steps is not None and self.steps < 1):
             raise PancreasSegError("A fine-tuning needs some time: give minutes above 0.")
-        if self.batch_size < 1 or self.phantoms < 0 or not 0 <= self.phantom_share < 1:
+        if self.batch_size < 1:
             raise PancreasSegError("A fine-tuning needs at least one slice in a batch.")
 
 
@@ -125,19 +124,11 @@ def finetune(
 
     Returns plain data: ``held_out`` is the Dice of the user's patients that a trial did not learn
     from (of none if there is one patient only), ``usual`` the same with the grey values of usual
-    CT, ``guard`` that of phantoms that no training sees; ``share`` is how much of the new weights
-    went into the model, ``better`` whether Dice rose on the patients held out, None if unknown.
+    CT, ``guard`` that of the synthetic sample CT; ``share`` is how much of the new weights went
+    into the model, ``better`` whether Dice rose on the patients held out, None if unknown.
     """
     settings = settings or FinetuneSettings()
-    if output is None:
-        name = _free_name() if name is None else check_name(name, overwrite=overwrite)
-        output = own_folder() / f"{name}.zip"
-    output = Path(output)
-    if output.exists() and not overwrite:
-        raise PancreasSegError(
-            f"{output} already exists; choose another name or allow overwriting."
-        )
-    check_folder(output.parent)
+    output, label = _target(output, name, overwrite)
     given = load_bundle(start)
     if given.card.get("members", 1) != 1:
         raise PancreasSegError(
@@ -146,7 +137,8 @@ def finetune(
         )
     work = _FineTuning(given, settings, report)
     work.say("reading the cases")
-    dataset = data if isinstance(data, DataSet) else open_dataset(data, _classes(given.card))
+    classes = classes_of_model(given.card["labels"])
+    dataset = data if isinstance(data, DataSet) else open_dataset(data, classes)
     work.read(dataset)
     trial = work.trial()
     weights, share, guard = work.learn(trial.share)
@@ -157,7 +149,6 @@ def finetune(
             "not kept. Add cases or give it more time, or keep it all the same with --anyway."
         )
     work.say("writing the model", 1.0)
-    label = name or output.name.removesuffix(".zip")
     gains = {"held_out": trial.held_out, "guard": guard, "usual": trial.usual}
     about = {
         "slices": work.n_slices,
@@ -180,6 +171,20 @@ def finetune(
         "better": None if means is None else means[1] > means[0],
         "notes": [*dataset.notes, *trial.notes],
     }
+
+
+def _target(output: str | Path | None, name: str | None, overwrite: bool) -> tuple[Path, str]:
+    """Where the new model goes and what it is called, once it is known that it can be written."""
+    if output is None:
+        name = _free_name() if name is None else check_name(name, overwrite=overwrite)
+        output = own_folder() / f"{name}.zip"
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise PancreasSegError(
+            f"{output} already exists; choose another name or allow overwriting."
+        )
+    check_folder(output.parent)
+    return output, name or output.name.removesuffix(".zip")
 
 
 @dataclass(frozen=True)
@@ -249,22 +254,17 @@ class _FineTuning:
             raise PancreasSegError("There is no slice to learn from in these cases.")
         self.patients = sorted({str(p) for p in mine.patient[mine.usable]})
         copies = with_usual_grey(mine, self.patients, "patient", COPIES_PER_PATIENT)
-        self.say("making phantoms")
-        # A phantom shows the pancreas alone: it would teach that there are no other classes.
-        seeds = (range(1, settings.phantoms + 1), GUARD_SEEDS) if len(card["labels"]) == 1 else ()
-        phantoms = [load_phantoms(s, frame=recipe.frame) for s in seeds if s]
-        self.slices = TrainingSlices.join([mine, copies, *phantoms])
-        place = np.arange(len(self.slices))
-        self._own = place < len(mine)
+        # The sample's mask is a pancreas's, and no batch ever draws a slice of this kind.
+        guard = [sample_slices(recipe.frame)] if [*card["labels"]] == [PANCREAS] else []
+        self.slices = TrainingSlices.join([mine, copies, *guard])
+        self._own = np.arange(len(self.slices)) < len(mine)
         self._copied = ~self._own & (self.slices.kind == "patient")
-        watched = [f"phantom {seed}" for seed in GUARD_SEEDS]
-        self._guarding = np.isin(self.slices.patient, watched) & (self.slices.kind == "phantom")
-        self._guard = rows_to_score(self.slices, self._guarding, SLICES_PER_PHANTOM)
+        self._guard = rows_to_score(self.slices, self.slices.kind == "sample", SLICES_PER_PATIENT)
         self.say("building the network")
         self.tuner = Tuner(self.given, recipe, settings.stages)
         self._scorer = Scorer(self.tuner.network, recipe, card)
         self._guard_before = self._score(self.tuner.start, self._guard, AS_IT_IS)
-        self._taught = TrainingSlices.join([mine, self._recalled(copies), *phantoms])
+        self._taught = TrainingSlices.join([mine, self._recalled(copies), *guard])
 
     def _recalled(self, copies: TrainingSlices) -> TrainingSlices:
         """The copies with the model's own predictions as targets, so that these are kept.
@@ -299,7 +299,7 @@ class _FineTuning:
         to_score = len(rows) + len(usual) + len(self._guard)
         reserve = self._scoring_s * len(SHARES) * to_score
         seconds = TRIAL_UNTIL * self.seconds - self.elapsed - reserve
-        tuned = self._tune(~(held | self._guarding), seconds, "trial", (0.05, 0.45))
+        tuned = self._tune(~held, seconds, "trial", (0.05, 0.45))
         found: list[_Trial] = []
         few = len(self.patients) < FEW_PATIENTS
         for share in (s for s in SHARES if s <= SHARE_OF_FEW or not few):
@@ -321,7 +321,7 @@ class _FineTuning:
         """
         reserve = self._scoring_s * len(SHARES) * len(self._guard) + 5.0
         seconds = self.seconds - self.elapsed - reserve
-        tuned = self._tune(~self._guarding, seconds, "learning", (0.5, 0.97))
+        tuned = self._tune(np.ones(len(self.slices), bool), seconds, "learning", (0.5, 0.97))
         for less in sorted({s for s in SHARES if s <= share}, reverse=True):
             weights = mixed(self.tuner.start, tuned, less)
             guard = Gain(self._guard_before, self._score(weights, self._guard, TEST_GUARD))
@@ -338,16 +338,14 @@ class _FineTuning:
         def on_step(stage: str, done: float) -> None:
             self.say(f"{what}: {stage}", low + (high - low) * done)
 
-        share = self.settings.phantom_share if (slices.kind == "phantom").any() else 0.0
-        return self.tuner.tune(slices, self._budget(chosen, seconds), share, on_step)
+        return self.tuner.tune(slices, self._budget(chosen, seconds), on_step)
 
     def _budget(self, chosen: npt.NDArray[np.bool_], seconds: float) -> Budget:
         """A few passes over the user's slices, as far as the time goes; or the steps asked for."""
         if self.settings.steps is not None:
             return Budget(self.settings.steps)
         n = int((chosen & self._own & self.slices.usable).sum())
-        own_share = 0.5 * (1.0 - self.settings.phantom_share)  # the other half are copies
-        steps = round(PASSES * n / (own_share * self.settings.batch_size))
+        steps = round(PASSES * n / (0.5 * self.settings.batch_size))  # the other half are copies
         return Budget(max(FEWEST_STEPS, steps), seconds)
 
     def _held(self) -> list[str]:
@@ -361,9 +359,3 @@ class _FineTuning:
 def _free_name() -> str:
     taken = {entry.name.lower() for entry in list_models()}
     return next(name for n in itertools.count(1) if (name := f"improved-{n}") not in taken)
-
-
-def _classes(card: Mapping[str, Any]) -> dict[str, Sequence[str]] | None:
-    """The card's classes as a data set is asked for them; None for the pancreas alone."""
-    names = list(card["labels"])
-    return None if names == ["pancreas"] else {name: [name] for name in names}

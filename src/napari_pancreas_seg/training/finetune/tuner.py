@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -109,11 +109,9 @@ class Tuner:
         self,
         slices: TrainingSlices,
         budget: Budget,
-        phantom_share: float,
         on_step: Callable[[str, float], None] = lambda stage, share: None,
     ) -> Weights:
         """Learn from the model's own weights; return the new ones. Tells what learns, how far."""
-        settings = replace(self.settings, phantom_share=phantom_share)
         assign(self._trainer.network, self.start)
         self.steps, over = 0, 0.0
         began = time.perf_counter()
@@ -122,7 +120,7 @@ class Tuner:
             seconds = time.perf_counter() - began
             return max(seconds / max(budget.seconds, 1e-3), self.steps / budget.steps)
 
-        batches = training_batches(slices, settings, 0, settings.steps)
+        batches = training_batches(slices, self.settings, 0, self.settings.steps)
         for stage in self.stages:
             first, over = over, over + stage.share
             self._begin(stage)

@@ -30,8 +30,7 @@ def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDA
 
     Slices with and without something of the classes are balanced; what is not usable has none.
     """
-    share = {"negative": settings.negative_share, "phantom": settings.phantom_share}
-    share["patient"] = 1.0 - sum(share.values())
+    share = {"negative": settings.negative_share, "patient": 1.0 - settings.negative_share}
     chances = np.zeros(len(slices.kind))
     for kind, weight in share.items():
         of_kind = slices.usable & (slices.kind == kind)

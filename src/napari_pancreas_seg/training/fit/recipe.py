@@ -39,7 +39,6 @@ class TrainSettings:
     # Losses of the decoder's second and third finest level.
     side_weights: tuple[float, float] = (0.5, 0.25)
     negative_share: float = 0.12  # of CTs without pancreas in a batch, on average
-    phantom_share: float = 0.06  # of phantoms, likewise
     calibration_batches: int = 200  # for the averaged network's normalisation statistics
     policy: str = "auto"  # Keras dtype policy; see `training.fit.devices`
     # HU windows of the input channels; see `check_windows`.

@@ -23,7 +23,11 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 from napari_pancreas_seg.training.data.layouts.listing import entries, read_picture, volumes_in
-from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import (
+    DataSet,
+    classes_of_model,
+    open_dataset,
+)
 from napari_pancreas_seg.training.data.layouts.pairs import find_cts, match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
@@ -144,7 +148,9 @@ def evaluate(
         data = f"CTs of {Path(folder).name}, with references of {Path(references or '').name}"
         how = {"data": data, **_OF_VOLUMES}
     else:
-        dataset = open_dataset(folder, labels or _asked(loaded.classes), layout=layout)
+        dataset = open_dataset(
+            folder, labels or classes_of_model(loaded.classes.names), layout=layout
+        )
         cases, how = _cases(dataset, loaded.classes), _how(dataset)
         postprocess = postprocess and dataset.layout != SLICES
     known = patients_seen([loaded.card])
@@ -211,22 +217,16 @@ def _how(data: DataSet) -> dict[str, str]:
     }
 
 
-def _asked(classes: Classes) -> dict[str, list[str]] | None:
-    """The model's classes as a data set is asked for them; None for the pancreas alone."""
-    return None if len(classes) == 1 else {name: [name] for name in classes.names}
-
-
 def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     """Cases of a data set, with the values that the model gives its classes."""
-    if sorted(data.labels) != sorted(classes.names) and len(classes) > 1:
+    if sorted(data.labels) != sorted(classes.names):
         raise PancreasSegError(
             f"The model knows {', '.join(classes.names)}, but the classes asked for are "
             f"{', '.join(data.labels)}; name them alike."
         )
     table = np.zeros(256, np.uint8)
     for name, value in data.labels.items():
-        same = name in classes.names
-        table[value] = classes.values[classes.names.index(name)] if same else 1
+        table[value] = classes.values[classes.names.index(name)]
 
     def load(case: LabelledCase) -> tuple[CTVolume, Labels]:
         volume, labels = case.load()

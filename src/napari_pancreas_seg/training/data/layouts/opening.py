@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,6 +109,15 @@ def open_dataset(
         classes,
         notes,
     )
+
+
+def classes_of_model(names: Iterable[str]) -> dict[str, list[str]] | None:
+    """A model's classes as `open_dataset` is asked for them.
+
+    None for the pancreas alone: of it, a data set may have parts and tumours.
+    """
+    asked = {name: [name] for name in names}
+    return None if [*asked] == [PANCREAS] else asked
 
 
 def classes_in(folder: str | Path, *, layout: str | None = None) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """A synthetic abdominal CT made by code, with its true pancreas mask.
 
 It is no patient's scan: shapes, grey values and noise are drawn by the functions of
-`anatomy`. It serves the demo, the tests and a first look without any data at hand; a
-score on it says nothing about real CT.
+`anatomy`. Tests and benchmarks use it, and one of these CTs is the program's sample (see
+`make_sample`); a score on it says nothing about real CT.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_pancreas_seg.data import anatomy
-from napari_pancreas_seg.data.canvas import Canvas
+from napari_pancreas_seg.data.sample import add_noise
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
+from phantom import anatomy
+from phantom.canvas import Canvas
 
 DEFAULT_SHAPE = (84, 224, 288)
 DEFAULT_SPACING_MM = (3.0, 1.25, 1.25)
@@ -29,7 +30,7 @@ class Phantom:
     volume: CTVolume  # the CT: int16 HU, its source order and affine those of a usual scanner's
     # 1 in the pancreas, on ``volume.grid`` (display order); one connected piece.
     mask: npt.NDArray[np.uint8]
-    # Which organ a voxel belongs to, numbered as in `napari_pancreas_seg.data.anatomy.ORGANS`; 0
+    # Which organ a voxel belongs to, numbered as in `phantom.anatomy.ORGANS`; 0
     # for none of them. Some bodies have no gallbladder.
     organs: npt.NDArray[np.uint8]
     seed: int  # the seed it was made from
@@ -65,43 +66,38 @@ def make_phantom(
     rng = np.random.default_rng([20240, seed])
     canvas = Canvas(shape, spacing_mm, rng)
     mask = anatomy.paint_abdomen(canvas)
-    hu = _scan(canvas, rng)
-    array, affine = _as_scanned(hu, spacing_mm, rng)
-    gland = _largest_piece(mask)
+    hu = add_noise(blurred(canvas), spacing_mm, rng)
+    flipped, affine = placed(shape, spacing_mm, rng)
+    array = np.flip(hu.transpose(2, 1, 0), flipped)
+    gland = largest_piece(mask)
     canvas.organs[gland > 0] = anatomy.ORGANS["pancreas"]
-    return Phantom(CTVolume.from_source_array(array, affine), gland, canvas.organs, seed)
+    volume = CTVolume.from_source_array(np.ascontiguousarray(array), affine)
+    return Phantom(volume, gland, canvas.organs, seed)
 
 
-def _scan(canvas: Canvas, rng: np.random.Generator) -> npt.NDArray[np.int16]:
-    """Blur as a scanner does, then add noise whose grain is that of a soft-tissue kernel."""
+def blurred(canvas: Canvas) -> npt.NDArray[np.float32]:
+    """Blur as a scanner does."""
     z, y, x = canvas.spacing_mm
     hu = ndimage.gaussian_filter1d(canvas.hu, 0.55 / y, axis=1, truncate=3)
     hu = ndimage.gaussian_filter1d(hu, 0.55 / x, axis=2, truncate=3)
-    hu = ndimage.gaussian_filter1d(hu, 0.9 / z, axis=0, truncate=3)
-    grain = rng.standard_normal(canvas.shape, dtype=np.float32)
-    width_mm = rng.uniform(0.6, 1.1)
-    for axis, spacing in ((1, y), (2, x)):
-        grain = ndimage.gaussian_filter1d(grain, width_mm / spacing, axis=axis, truncate=3)
-    hu += grain * np.float32(rng.uniform(8.0, 16.0) / grain.std())
-    return np.asarray(np.clip(np.rint(hu), -1024, 3071).astype(np.int16))
+    return ndimage.gaussian_filter1d(hu, 0.9 / z, axis=0, truncate=3)
 
 
-def _as_scanned(
-    hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float], rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float64]]:
-    """Axis order and affine of a usual source: (x, y, z), LPS, LAS or RAS, slightly oblique."""
-    array = hu.transpose(2, 1, 0)
+def placed(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """Flipped axes of (x, y, z) and affine of a usual source: LPS, LAS or RAS, slightly oblique."""
     lps_to_ras = np.diag([-1.0, -1.0, 1.0])
     direction = lps_to_ras @ _tilt(np.deg2rad(rng.uniform(-4.0, 4.0, size=3)))
     affine = np.eye(4)
     affine[:3, :3] = direction * np.asarray(spacing_mm[::-1])
-    middle = (np.asarray(array.shape) - 1) / 2
-    affine[:3, 3] = rng.uniform(-60.0, 60.0, size=3) - affine[:3, :3] @ middle
+    size = np.asarray(shape[::-1])
+    affine[:3, 3] = rng.uniform(-60.0, 60.0, size=3) - affine[:3, :3] @ ((size - 1) / 2)
     flipped = ((), (1,), (0, 1))[int(rng.integers(3))]
     for axis in flipped:
-        affine[:3, 3] += affine[:3, axis] * (array.shape[axis] - 1)
+        affine[:3, 3] += affine[:3, axis] * (size[axis] - 1)
         affine[:3, axis] *= -1
-    return np.ascontiguousarray(np.flip(array, flipped)), affine
+    return flipped, affine
 
 
 def _tilt(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -116,7 +112,7 @@ def _tilt(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return rotation
 
 
-def _largest_piece(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def largest_piece(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """Keep the largest 6-connected piece of a mask."""
     pieces, count = ndimage.label(mask)
     if count > 1:

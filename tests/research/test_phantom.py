@@ -7,9 +7,9 @@ import pytest
 from nibabel import aff2axcodes
 from scipy import ndimage
 
-from napari_pancreas_seg.data.anatomy import ORGANS
-from napari_pancreas_seg.data.phantom import Phantom, make_phantom
 from napari_pancreas_seg.errors import PancreasSegError
+from phantom import Phantom, make_phantom
+from phantom.anatomy import ORGANS
 
 COARSE = {"spacing_mm": (7.0, 4.5, 4.5), "shape": (35, 62, 80)}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_pancreas_seg.data.canvas import FAR_MM, Canvas, FloatArray, smooth_path
+from phantom.canvas import FAR_MM, Canvas, FloatArray, smooth_path
 
 Point = npt.NDArray[np.float64]
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_pancreas_seg.data import trunk
-from napari_pancreas_seg.data.canvas import FAR_MM, Box, Canvas, FloatArray, smooth_path
-from napari_pancreas_seg.data.trunk import Body
+from phantom import trunk
+from phantom.canvas import FAR_MM, Box, Canvas, FloatArray, smooth_path
+from phantom.trunk import Body
 
 ORGANS = {
     "pancreas": 1,
