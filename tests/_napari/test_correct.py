@@ -567,9 +567,9 @@ def test_a_key_that_is_taken_stays_whose_it_is(app, monkeypatch):
     from napari.utils.action_manager import action_manager
 
     taken = [
-        correct_keys.Action("one", "One", "P", lambda s: None),  # napari's brush
-        correct_keys.Action("two", "Two", "Ctrl-Alt-O", lambda s: None),
-        correct_keys.Action("three", "Three", "Ctrl-Alt-L", lambda s: None),
+        correct_keys.Action("one", "P", lambda s: None),  # napari's brush
+        correct_keys.Action("two", "Ctrl-Alt-O", lambda s: None),
+        correct_keys.Action("three", "Ctrl-Alt-L", lambda s: None),
     ]
     monkeypatch.setattr(correct_keys, "ACTIONS", taken)
     chosen = {**correct_keys.get_settings().shortcuts.shortcuts, taken[2].id: ["Ctrl-Alt-K"]}

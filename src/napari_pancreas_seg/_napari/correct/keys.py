@@ -2,14 +2,15 @@
 
 napari ignores keys in a plugin's manifest, so they are registered as actions: Preferences ›
 Shortcuts lists them and lets them be changed. The manifest names the same actions as commands,
-for the palette.
+for the palette, and says what they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from napari import current_viewer
@@ -18,7 +19,9 @@ from napari.layers import Image, Labels
 from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
 from napari.utils.key_bindings import coerce_keybinding
+from npe2 import PluginManager, PluginManifest
 
+import napari_pancreas_seg
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.background import report
@@ -33,7 +36,6 @@ class Action:
     """Something that a key does, the one here until the user chooses another."""
 
     name: str
-    title: str
     key: str
     do: Callable[[App], None]
 
@@ -42,125 +44,52 @@ class Action:
         """Its name among napari's actions."""
         return f"{PREFIX}:{self.name}"
 
+    @property
+    def title(self) -> str:
+        """What it does, as the manifest says without the word that all begin with there."""
+        title = _titles().get(f"{PREFIX}.{self.name}", self.name).removeprefix("Pancreas: ")
+        return title[0].upper() + title[1:]
+
 
 GROUPS: dict[str, tuple[Action, ...]] = {
     "Segment and export": (
-        Action("run", "Segment this CT", "Shift-R", lambda a: _open_dock(a).start_run()),
-        Action(
-            "export",
-            "Export the mask",
-            "Shift-E",
-            lambda a: _open_dock(a).export_panel.ask_and_export(),
-        ),
+        Action("run", "Shift-R", lambda a: _open_dock(a).start_run()),
+        Action("export", "Shift-E", lambda a: _open_dock(a).export_panel.ask_and_export()),
     ),
     "Review": (
-        Action(
-            "review_and_go_on",
-            "Reviewed: on to the next slice",
-            "Q",
-            lambda a: a.review.review_and_go_on(),
-        ),
-        Action(
-            "toggle_reviewed",
-            "This slice is reviewed, or not",
-            "Shift-Q",
-            lambda a: a.review.toggle_reviewed(),
-        ),
-        Action(
-            "next_unreviewed", "Next slice to review", "W", lambda a: a.review.go_to_unreviewed(1)
-        ),
-        Action(
-            "previous_unreviewed",
-            "Previous slice to review",
-            "Shift-W",
-            lambda a: a.review.go_to_unreviewed(-1),
-        ),
-        Action(
-            "next_uncertain", "Next uncertain slice", "N", lambda a: a.review.go_to_uncertain(1)
-        ),
-        Action(
-            "previous_uncertain",
-            "Previous uncertain slice",
-            "Shift-N",
-            lambda a: a.review.go_to_uncertain(-1),
-        ),
+        Action("review_and_go_on", "Q", lambda a: a.review.review_and_go_on()),
+        Action("toggle_reviewed", "Shift-Q", lambda a: a.review.toggle_reviewed()),
+        Action("next_unreviewed", "W", lambda a: a.review.go_to_unreviewed(1)),
+        Action("previous_unreviewed", "Shift-W", lambda a: a.review.go_to_unreviewed(-1)),
+        Action("next_uncertain", "N", lambda a: a.review.go_to_uncertain(1)),
+        Action("previous_uncertain", "Shift-N", lambda a: a.review.go_to_uncertain(-1)),
     ),
     "Correct": (
-        Action("mend", "Mend by strokes, or done", "Shift-M", lambda a: a.mending.toggle()),
-        Action(
-            "carry_up",
-            "Carry the mask to the next slice towards the head",
-            "T",
-            lambda a: a.carrying.carry(1),
-        ),
-        Action(
-            "carry_down",
-            "Carry the mask to the next slice towards the feet",
-            "Shift-T",
-            lambda a: a.carrying.carry(-1),
-        ),
-        Action("fill_between", "Fill between slices", "I", lambda a: a.carrying.fill_between()),
-        Action("clear_slice", "Clear this slice", "Shift-C", lambda a: a.corrector.clear_slice()),
-        Action(
-            "rerun_slice",
-            "Run this slice again",
-            "R",
-            lambda a: a.corrector.rerun_slice(*a.runs.how()),
-        ),
-        Action("smooth", "Smooth", "S", lambda a: a.corrector.smooth()),
-        Action(
-            "copy_from_above",
-            "Copy the mask from the slice above",
-            "Shift-U",
-            lambda a: a.corrector.copy_slice(1),
-        ),
-        Action(
-            "copy_from_below",
-            "Copy the mask from the slice below",
-            "Shift-D",
-            lambda a: a.corrector.copy_slice(-1),
-        ),
-        Action("keep_largest", "Keep the largest piece", "K", lambda a: a.corrector.keep_largest()),
-        Action(
-            "keep_under_mouse",
-            "Keep the piece under the mouse",
-            "Shift-K",
-            lambda a: a.corrector.keep_piece_under_cursor(),
-        ),
-        Action(
-            "remove_islands",
-            "Remove small islands",
-            "Shift-I",
-            lambda a: a.corrector.remove_islands(),
-        ),
-        Action("fill_holes", "Fill holes", "H", lambda a: a.corrector.fill_holes()),
-        Action("grow", "Grow", "G", lambda a: a.corrector.grow()),
-        Action("shrink", "Shrink", "Shift-G", lambda a: a.corrector.shrink()),
-        Action(
-            "limit_painting",
-            "Limit painting to HU, or not",
-            "Shift-H",
-            lambda a: a.corrector.toggle_limit(),
-        ),
+        Action("mend", "Shift-M", lambda a: a.mending.toggle()),
+        Action("carry_up", "T", lambda a: a.carrying.carry(1)),
+        Action("carry_down", "Shift-T", lambda a: a.carrying.carry(-1)),
+        Action("fill_between", "I", lambda a: a.carrying.fill_between()),
+        Action("clear_slice", "Shift-C", lambda a: a.corrector.clear_slice()),
+        Action("rerun_slice", "R", lambda a: a.corrector.rerun_slice(*a.runs.how())),
+        Action("smooth", "S", lambda a: a.corrector.smooth()),
+        Action("copy_from_above", "Shift-U", lambda a: a.corrector.copy_slice(1)),
+        Action("copy_from_below", "Shift-D", lambda a: a.corrector.copy_slice(-1)),
+        Action("keep_largest", "K", lambda a: a.corrector.keep_largest()),
+        Action("keep_under_mouse", "Shift-K", lambda a: a.corrector.keep_piece_under_cursor()),
+        Action("remove_islands", "Shift-I", lambda a: a.corrector.remove_islands()),
+        Action("fill_holes", "H", lambda a: a.corrector.fill_holes()),
+        Action("grow", "G", lambda a: a.corrector.grow()),
+        Action("shrink", "Shift-G", lambda a: a.corrector.shrink()),
+        Action("limit_painting", "Shift-H", lambda a: a.corrector.toggle_limit()),
     ),
     "View": (
-        Action("toggle_3d", "The mask in 3-D, and back", "D", lambda a: a.views.surface.toggle()),
-        Action(
-            "toggle_blink",
-            "The model's mask in place of the edited one, and back",
-            "A",
-            lambda a: a.views.blink(not a.views.blinking),
-        ),
-        Action("next_window", "Next HU window", "U", lambda a: a.views.next_preset()),
+        Action("toggle_3d", "D", lambda a: a.views.surface.toggle()),
+        Action("toggle_blink", "A", lambda a: a.views.blink(not a.views.blinking)),
+        Action("next_window", "U", lambda a: a.views.next_preset()),
     ),
     "Worklist": (
-        Action("next_case", "Next case of the worklist", "J", lambda a: a.worklist.step(1)),
-        Action(
-            "previous_case",
-            "Previous case of the worklist",
-            "Shift-J",
-            lambda a: a.worklist.step(-1),
-        ),
+        Action("next_case", "J", lambda a: a.worklist.step(1)),
+        Action("previous_case", "Shift-J", lambda a: a.worklist.step(-1)),
     ),
 }
 """What keys do, in groups and in the order in which they are listed."""
@@ -241,6 +170,17 @@ def __getattr__(name: str) -> Any:
         if action.name == name:
             return partial(command, action)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _titles() -> dict[str, str]:
+    """Titles of the manifest's commands."""
+    try:
+        manifest = PluginManager.instance().get_manifest(PREFIX)
+    except KeyError:  # napari has not looked for plugins
+        path = Path(napari_pancreas_seg.__file__).with_name("napari.yaml")
+        manifest = PluginManifest.from_file(path)
+    return {command.id: command.title for command in manifest.contributions.commands or ()}
 
 
 def _open_dock(app: App) -> Any:

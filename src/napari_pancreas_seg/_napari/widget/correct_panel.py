@@ -172,7 +172,7 @@ class CorrectPanel(ui.Panel):
     # -- state
 
     def _pick(self) -> None:
-        perform(Action("", "", "", lambda app: app.corrector.pick_piece()), self._app)
+        perform(Action("", "", lambda app: app.corrector.pick_piece()), self._app)
         self.refresh()
 
     def refresh(self, reference: GridReference | None = None) -> None:
