@@ -220,7 +220,7 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
     app.settings.set("correct/grow_mm", 3.0)
     corrector, before = app.corrector, mask.data.copy()
     for title, correct in (
-        ("fill", corrector.fill_between_slices),
+        ("fill", app.carrying.fill_between),
         ("smooth", corrector.smooth),
         ("islands", corrector.remove_islands),
         ("largest", corrector.keep_largest),

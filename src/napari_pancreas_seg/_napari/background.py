@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -66,7 +67,8 @@ class Background(QObject):
             if failed is not None:
                 failed()
         elif then is not None:
-            then(future.result())
+            with reported():
+                then(future.result())
 
 
 def timer(parent: QObject, ms: int, do: Callable[[], Any]) -> QTimer:
@@ -76,6 +78,15 @@ def timer(parent: QObject, ms: int, do: Callable[[], Any]) -> QTimer:
     made.setInterval(ms)
     made.timeout.connect(do)
     return made
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Show what the user can mend, and go on after it."""
+    try:
+        yield
+    except PancreasSegError as error:
+        report(error)
 
 
 def report(error: BaseException) -> None:

@@ -51,7 +51,8 @@ class Session(QObject):
         self._seen_cts: set[str] = set()
 
     @property
-    def viewer(self) -> ViewerModel | None:
+    def viewer(self) -> Any:
+        """The viewer; None once it is gone, for which only what comes late has to look."""
         return self._viewer()
 
     @property

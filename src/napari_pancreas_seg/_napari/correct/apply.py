@@ -67,10 +67,10 @@ class Target:
         """The axis of the layer along which axial slices lie."""
         return int(np.flatnonzero(self.reference.orientation[:, 0] == 0)[0])
 
-    def is_in(self, viewer: ViewerModel) -> bool:
+    def is_in(self, viewer: ViewerModel | None) -> bool:
         """Whether the layer is in the viewer still, with the shape that it had."""
-        layer = self.layer
-        return layer in viewer.layers and layer.data.shape == self.reference.layer_shape
+        layer, shape = self.layer, self.reference.layer_shape
+        return viewer is not None and layer in viewer.layers and layer.data.shape == shape
 
     def check(self) -> None:
         """Refuse a layer that is not held in memory, and the background."""

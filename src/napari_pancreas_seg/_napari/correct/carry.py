@@ -12,11 +12,14 @@ from napari.utils.notifications import show_info
 
 from napari_pancreas_seg._napari.correct.answers import Answers, Prior
 from napari_pancreas_seg._napari.correct.apply import Target
-from napari_pancreas_seg._napari.correct.corrections import FILL_TITLE, NOTHING_TO_FILL, Corrector
+from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.layers.placement import show_slice
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask import correction
+
+FILL_TITLE = "Fill between slices"
+NOTHING_TO_FILL = "no slice between others is empty; clear those that are to be filled."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class Carrying:
     def carry(self, step: int) -> None:
         """Propose the mask of this slice for the next one, towards the head (1) or feet (-1)."""
         target = self._corrector.target()
-        self._carry(target, target.axial_slice_on(self._corrector.viewer()), step)
+        self._carry(target, target.axial_slice_on(self._corrector.session.viewer), step)
 
     def accepted_in(self, z: int) -> Carried | None:
         """Accept what was carried to a slice, without going on; None if nothing is proposed."""
@@ -78,7 +81,7 @@ class Carrying:
             then=go_on,
         )
         self._carried = Carried(to, step, go_on)
-        show_slice(corrector.viewer(), target.layer, target.reference, to)
+        show_slice(corrector.session.viewer, target.layer, target.reference, to)
 
     def _carry_on(self, z: int, step: int) -> None:
         try:
@@ -93,7 +96,8 @@ class Carrying:
         """
         corrector = self._corrector
         if not corrector.setting("correct/fill_with_network"):
-            corrector.fill_between_slices()
+            by_shape = correction.fill_between_slices
+            corrector.correct(FILL_TITLE, by_shape, propose=True, otherwise=NOTHING_TO_FILL)
             return
         target = corrector.target()
         ct = corrector.ct_under(target)

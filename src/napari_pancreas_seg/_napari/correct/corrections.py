@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.components import ViewerModel
-from napari.layers import Labels, Layer
+from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import Background, reported
 from napari_pancreas_seg._napari.correct.apply import (
-    Corrected,
     Target,
     apply_change,
     corrected,
@@ -36,13 +33,11 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
-from napari_pancreas_seg.arrays import Array
+from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.mask import correction, postprocessing
-
-logger = logging.getLogger(__name__)
-
+from napari_pancreas_seg.mask import correction
+from napari_pancreas_seg.mask.postprocessing import largest_component, remove_holes
 
 DEFAULTS: dict[str, Any] = {
     "correct/islands_mm3": 100.0,
@@ -53,26 +48,28 @@ DEFAULTS: dict[str, Any] = {
     "correct/fill_with_network": False,
 }
 """Names of the settings that corrections use, and what holds until they are set."""
-FILL_TITLE = "Fill between slices"
-NOTHING_TO_FILL = "no slice between others is empty; clear those that are to be filled."
+MEANWHILE = "the mask has changed meanwhile, ask again."
 ACCEPT_KEYS = ("Enter",)
 DROP_KEYS = ("Escape",)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Proposal:
-    """A correction that waits to be accepted or dropped.
+    """A correction that is worked out, and then waits to be accepted or dropped.
 
-    `made_on` is the model's mask that it was worked out on: with another one it would not fit.
+    `made_on` is the model's mask that it is worked out on: with another one it would not fit.
     `then` is what follows once it is accepted.
     """
 
     title: str
     target: Target
-    found: Corrected
-    outline: Labels
     made_on: object
     then: Callable[[], None]
+    network: bool
+    wanted: bool  # as a proposal, not done at once
+    at_once: bool = False  # accepted before it was there
+    found: Any = None  # Corrected, or None if nothing changes
+    outline: Labels | None = None
 
 
 class Corrector(QObject):
@@ -93,23 +90,27 @@ class Corrector(QObject):
     ) -> None:
         super().__init__()
         self.proposal: Proposal | None = None
-        self.working = ""
-        self._paint_limit = PaintLimit(session, self._range_hu)
-        self._session = session
+        self.session = session
         self._settings = settings
         self._network = network
-        self._has_network = False
         self._background = background
         self._limits_painting = False
-        self._will_propose = False
-        self.accepts_early = False
-        """Whether what is being worked out is to be applied without being shown first."""
+        self._paint_limit = PaintLimit(session, self._range_hu)
+        self._asked: Proposal | None = None
         self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
         self._keys_of_tool: dict[str, Callable[[], None]] = {}
-        viewer = session.viewer
-        if viewer is not None:
-            viewer.layers.events.removed.connect(self._on_removed)
+        session.viewer.layers.events.removed.connect(self._on_removed)
+
+    @property
+    def working(self) -> str:
+        """What is being worked out, for the person to read."""
+        return "" if self._asked is None else self._asked.title
+
+    @property
+    def accepts_early(self) -> bool:
+        """Whether what is being worked out is to be applied without being shown first."""
+        return self._asked is not None and self._asked.at_once
 
     @property
     def picking(self) -> bool:
@@ -119,39 +120,32 @@ class Corrector(QObject):
     @property
     def proposing(self) -> bool:
         """Whether something is proposed, or being worked out to be."""
-        return self.proposal is not None or self._will_propose
+        return self.proposal is not None or (self._asked is not None and self._asked.wanted)
 
     # -- what is done at once
 
     def keep_largest(self) -> None:
-        """Keep the largest piece."""
-        self.correct(
-            "Keep the largest piece", lambda mask, _: postprocessing.largest_component(mask)
-        )
+        self.correct("Keep the largest piece", lambda mask, _: largest_component(mask))
 
     def keep_piece_under_cursor(self) -> None:
-        """Keep the piece under the mouse."""
-        viewer, target = self.viewer(), self.target()
-        self._keep_piece(target, viewer.cursor.position)
+        self._keep_piece(self.target(), self.session.viewer.cursor.position)
 
     def pick_piece(self) -> None:
         """Keep the piece that is clicked next in the picture; asked again, forget it."""
         if self.picking:
             self._end_picking()
             return
-        viewer, target = self.viewer(), self.target()
+        viewer, target = self.session.viewer, self.target()
         mode = target.layer.mode
         target.layer.mode = "pan_zoom"  # so that the click does not paint
 
-        def click(viewer: ViewerModel, event: Any) -> None:
+        def click(viewer: Any, event: Any) -> None:
             self._end_picking()
             # napari hands this press on to the layer, which must not paint with it.
             target.layer.mode = "pan_zoom"
             QTimer.singleShot(0, partial(setattr, target.layer, "mode", mode))
-            try:
+            with reported():
                 self._keep_piece(target, event.position)
-            except PancreasSegError as error:
-                report(error)
 
         def stop() -> None:
             viewer.mouse_drag_callbacks.remove(click)
@@ -163,66 +157,39 @@ class Corrector(QObject):
         self.changed.emit()
 
     def remove_islands(self) -> None:
-        """Remove the pieces that are smaller than the size that is set."""
-        size = self.setting("correct/islands_mm3")
-        self.correct(
-            f"Remove islands below {size:g} mm³",
-            lambda mask, spacing: correction.remove_islands(mask, spacing, size),
-        )
+        title = "Remove islands below {:g} mm³"
+        self._correct_by("correct/islands_mm3", title, correction.remove_islands)
 
     def fill_holes(self) -> None:
-        """Fill cavities that the mask encloses on all sides."""
-        self.correct("Fill holes", lambda mask, _: postprocessing.remove_holes(mask))
+        self.correct("Fill holes", lambda mask, _: remove_holes(mask))
 
     def grow(self) -> None:
-        """Grow by the distance that is set."""
-        by = self.setting("correct/grow_mm")
-        self.correct(f"Grow by {by:g} mm", lambda mask, spacing: correction.grow(mask, spacing, by))
+        self._correct_by("correct/grow_mm", "Grow by {:g} mm", correction.grow)
 
     def shrink(self) -> None:
-        """Shrink by the distance that is set."""
-        by = self.setting("correct/grow_mm")
-        self.correct(
-            f"Shrink by {by:g} mm", lambda mask, spacing: correction.shrink(mask, spacing, by)
-        )
+        self._correct_by("correct/grow_mm", "Shrink by {:g} mm", correction.shrink)
 
     def copy_slice(self, step: int) -> None:
         """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
-        z = self.target().slice_on(self.viewer())
-        where = "above" if step > 0 else "below"
-        self.correct(
-            f"Copy from the slice {where}", lambda mask, _: correction.copy_slice(mask, z + step, z)
-        )
+        z = self.target().slice_on(self.session.viewer)
+        title = f"Copy from the slice {'above' if step > 0 else 'below'}"
+        self.correct(title, lambda mask, _: correction.copy_slice(mask, z + step, z))
 
     def clear_slice(self) -> None:
         """Empty the slice on screen, so that it can be filled from its neighbours."""
-        z = self.target().slice_on(self.viewer())
+        z = self.target().slice_on(self.session.viewer)
         self.correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
 
     # -- what is proposed first
 
-    def fill_between_slices(self) -> None:
-        """Propose to fill the empty slices between slices that hold the label."""
-        self.correct(
-            FILL_TITLE,
-            correction.fill_between_slices,
-            propose=True,
-            otherwise=NOTHING_TO_FILL,
-        )
-
     def smooth(self) -> None:
-        """Propose to smooth the mask."""
-        sigma = self.setting("correct/smooth_mm")
-        self.correct(
-            f"Smooth by {sigma:g} mm",
-            lambda mask, spacing: correction.smooth(mask, spacing, sigma),
-            propose=True,
-        )
+        title = "Smooth by {:g} mm"
+        self._correct_by("correct/smooth_mm", title, correction.smooth, propose=True)
 
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Run the network on the slice on screen and propose what it finds, not post-processed."""
         target = self.target()
-        (data, reference), z = self.ct_under(target), target.slice_on(self.viewer())
+        (data, reference), z = self.ct_under(target), target.slice_on(self.session.viewer)
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
@@ -244,25 +211,23 @@ class Corrector(QObject):
 
     def accept(self) -> None:
         """Apply what is proposed, in one step of undo; if it is not there yet, once it is."""
-        if self._will_propose:
-            self.accepts_early = True
+        if self._asked is not None and self._asked.wanted:
+            self._asked.at_once = True
             self.changed.emit()
-            return
-        proposal = self.accept_here()
-        if proposal is not None:
+        elif (proposal := self.accept_here()) is not None:
             proposal.then()
 
     def accept_here(self) -> Proposal | None:
         """Apply what is proposed, without what would follow."""
         proposal = self._end_proposal()
         if proposal is not None:
-            self._apply(proposal.title, proposal.target, proposal.found)
+            _apply(proposal)
         return proposal
 
     def drop(self) -> None:
         """Forget what is proposed, or is being worked out to be."""
-        if self._will_propose:
-            self._will_propose = False
+        if self._asked is not None and self._asked.wanted:
+            self._asked.wanted = self._asked.at_once = False
             self._give_keys_back()
             self.changed.emit()
         self._end_proposal()
@@ -285,9 +250,11 @@ class Corrector(QObject):
     def toggle_limit(self) -> None:
         """Limit painting to the range of HU that is set, or do so no more."""
         self.limits_painting = not self.limits_painting
-        low, high = (self.setting(f"correct/limit_{end}_hu") for end in ("low", "high"))
-        within = f"Painting is limited to {low:g} to {high:g} HU."
-        show_info(within if self.limits_painting else "Painting is not limited in HU.")
+        limit = self._range_hu()
+        within = (
+            "not limited in HU" if limit is None else f"limited to {limit[0]:g} to {limit[1]:g} HU"
+        )
+        show_info(f"Painting is {within}.")
 
     def _range_hu(self) -> tuple[float, float] | None:
         """What may be painted, in HU; None limits nothing."""
@@ -301,27 +268,27 @@ class Corrector(QObject):
 
     def target(self) -> Target:
         """Find what to correct: the mask that is chosen, else the labels layer that is active."""
-        session, viewer = self._session, self.viewer()
+        session, layers = self.session, self.session.viewer.layers
         layer: Any = session.mask
-        if layer is None or layer not in viewer.layers:
-            layer = viewer.layers.selection.active
+        if layer is None or layer not in layers:
+            layer = layers.selection.active
         if not isinstance(layer, Labels) or layer.multiscale or layer.data.ndim != 3:
             raise PancreasSegError("There is no mask to correct yet: run first, or paint one.")
         reference = reference_of(layer)
         if reference is None and layer is session.mask:
             reference = session.reference
         if reference is None:
-            reference = find_reference(layer, viewer.layers)
+            reference = find_reference(layer, layers)
         target = Target(layer, reference, int(layer.selected_label))
         target.check()
         return target
 
     def ct_under(self, target: Target) -> tuple[Any, GridReference]:
         """Data and grid of the chosen CT, which the network needs to see under a mask."""
-        ct = self._session.ct
+        ct = self.session.ct
         if ct is None:
             raise PancreasSegError("Open a CT first: there is none to run the network on.")
-        reference = self._session.placement(ct).reference
+        reference = self.session.placement(ct).reference
         if not reference.grid.same_as(target.reference.grid):
             raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
         return ct.data, reference
@@ -329,7 +296,7 @@ class Corrector(QObject):
     def correct(
         self,
         title: str,
-        operate: Callable[[Array, tuple[float, float, float]], Array],
+        operate: Callable[[Array, Spacing], Array],
         *,
         propose: bool = False,
         network: bool = False,
@@ -345,55 +312,50 @@ class Corrector(QObject):
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
         if network:
             self._network.claim(f"“{title}” is not done yet; wait a moment.")
-        self._has_network = network
         self._end_proposal()
         self._end_picking()
-        self.working = title
-        self._will_propose, self.accepts_early = propose, False
+        made_on = self._made_on(target.layer)
+        asked = self._asked = Proposal(title, target, made_on, then, network, wanted=propose)
         if propose:
             self._take_answers()
         self.changed.emit()
-        made_on = self._made_on(target.layer)
 
-        def work() -> tuple[Corrected | None, Labels | None]:
+        def work() -> None:
             before = target.mask()
             after = operate(before, target.reference.grid.spacing)
-            found = corrected(before, after, target.label)
-            if found is None or not propose:
-                return found, None
-            # Made here, as it takes the window some time.
-            return found, outline_layer(target, found, f"{target.layer.name}: proposal")
+            asked.found = corrected(before, after, target.label)
+            if asked.found is not None and propose:
+                # Made here, as it takes the window some time.
+                name = f"{target.layer.name}: proposal"
+                asked.outline = outline_layer(target, asked.found, name)
 
-        ready = partial(self._worked_out, title, target, made_on, otherwise, then)
-        self._background.submit(work, ready, self._idle)
+        self._background.submit(work, lambda _: self._worked_out(asked, otherwise), self._idle)
 
-    def _worked_out(
-        self,
-        title: str,
-        target: Target,
-        made_on: object,
-        otherwise: str,
-        then: Callable[[], None],
-        worked: tuple[Corrected | None, Labels | None],
+    def _correct_by(
+        self, setting: str, title: str, operate: Callable[..., Array], propose: bool = False
     ) -> None:
-        wanted, at_once = self._will_propose, self.accepts_early
+        """Work a correction out that has a size, which is one of the settings."""
+        by = self.setting(setting)
+        self.correct(title.format(by), lambda *given: operate(*given, by), propose=propose)
+
+    def _worked_out(self, asked: Proposal, otherwise: str) -> None:
         self._idle()
-        viewer, (found, outline) = self._session.viewer, worked
-        if viewer is None or target.layer not in viewer.layers:
+        viewer, layer, title = self.session.viewer, asked.target.layer, asked.title
+        if viewer is None or layer not in viewer.layers:
             return
-        if found is None:
+        if asked.found is None:
             show_info(f"{title}: {otherwise}")
-        elif made_on != self._made_on(target.layer):
-            show_info(f"{title}: the mask has changed meanwhile, ask again.")
-        elif outline is None or (wanted and at_once):
-            self._apply(title, target, found)
-            then()
-        elif wanted:
-            self._propose(Proposal(title, target, found, outline, made_on, then))
+        elif asked.made_on != self._made_on(layer):
+            show_info(f"{title}: {MEANWHILE}")
+        elif asked.outline is None or asked.at_once:
+            _apply(asked)
+            asked.then()
+        elif asked.wanted:
+            self._propose(asked, asked.outline)
 
     def _made_on(self, layer: Labels) -> object:
         """Name the model's mask under a layer: another run or threshold makes another one."""
-        mask = self._session.masks.get(layer)
+        mask = self.session.masks.get(layer)
         return None if mask is None else (mask, mask.result)
 
     def drop_stale(self, layer: object = None) -> None:
@@ -401,33 +363,21 @@ class Corrector(QObject):
         proposal = self.proposal
         if proposal is not None and proposal.made_on != self._made_on(proposal.target.layer):
             self.drop()
-            show_info(f"{proposal.title}: the mask has changed meanwhile, ask again.")
-
-    def _show_slices(self) -> None:
-        """Leave 3-D: an outline cannot be seen there."""
-        viewer = self._session.viewer
-        if viewer is not None and viewer.dims.ndisplay != 2:
-            viewer.dims.ndisplay = 2
+            show_info(f"{proposal.title}: {MEANWHILE}")
 
     def _idle(self) -> None:
-        self.working = ""
-        if self._will_propose:
-            self._will_propose = self.accepts_early = False
+        asked, self._asked = self._asked, None
+        if asked is not None and asked.wanted:
             self._give_keys_back()
-        if self._has_network:
-            self._has_network = False
+        if asked is not None and asked.network:
             self._network.release()
         self.changed.emit()
 
-    def _apply(self, title: str, target: Target, found: Corrected) -> None:
-        if apply_change(target, found.change) == 0:
-            show_info(f"{title}: other labels are in the way, nothing has changed.")
-
-    def _propose(self, proposal: Proposal) -> None:
-        viewer = self.viewer()
-        self._show_slices()
+    def _propose(self, proposal: Proposal, outline: Labels) -> None:
+        viewer = self.session.viewer
+        viewer.dims.ndisplay = 2  # in 3-D an outline cannot be seen
         self.proposal = proposal
-        compat.add_unselected(viewer, proposal.outline)
+        compat.add_unselected(viewer, outline)
         viewer.layers.selection.active = proposal.target.layer
         self._take_answers()
         self.changed.emit()
@@ -440,9 +390,8 @@ class Corrector(QObject):
         proposal, self.proposal = self.proposal, None
         if proposal is not None:
             self._give_keys_back()
-            viewer = self._session.viewer
-            if viewer is not None and proposal.outline in viewer.layers:
-                compat.remove_quickly(viewer, proposal.outline)
+            if proposal.outline in self.session.layers:
+                compat.remove_quickly(self.session.viewer, proposal.outline)
             self.changed.emit()
         return proposal
 
@@ -454,7 +403,7 @@ class Corrector(QObject):
             self.changed.emit()
 
     def _keep_piece(self, target: Target, position: Any) -> None:
-        index = index_at(self.viewer(), target.layer, target.reference, position)
+        index = index_at(self.session.viewer, target.layer, target.reference, position)
         z, y, x = np.rint(index).astype(int).tolist()
         self.correct("Keep this piece", lambda mask, _: correction.keep_piece_at(mask, (z, y, x)))
 
@@ -473,31 +422,18 @@ class Corrector(QObject):
             if (owner := provider()) is not None:
                 owner.keymap = before
         self._keys_before.clear()
-        if not keys:
-            return
-        viewer = self.viewer()
-        for provider in (viewer, *viewer.layers):
-            self._keys_before.append((weakref.ref(provider), dict(provider.keymap)))
+        for owner in (self.session.viewer, *self.session.layers) if keys else ():
+            self._keys_before.append((weakref.ref(owner), dict(owner.keymap)))
             for key, do in keys.items():
-                provider.bind_key(key, _handler(do), overwrite=True)
+                # A function: napari asks for its name, which a `partial` has not.
+                owner.bind_key(key, lambda _, do=do: do(), overwrite=True)
 
     def _on_removed(self, event: Any) -> None:
-        removed: Layer = event.value
         proposal = self.proposal
-        if proposal is not None and removed in (proposal.outline, proposal.target.layer):
+        if proposal is not None and event.value in (proposal.outline, proposal.target.layer):
             self._end_proposal()
 
-    def viewer(self) -> ViewerModel:
-        """The viewer; a PancreasSegError once it is gone."""
-        viewer = self._session.viewer
-        if viewer is None:
-            raise PancreasSegError("The window has been closed.")
-        return viewer
 
-
-def _handler(do: Callable[[], None]) -> Callable[[Any], None]:
-    # A function: napari asks for its name, which a `partial` has not.
-    def pressed(owner: Any) -> None:
-        do()
-
-    return pressed
+def _apply(proposal: Proposal) -> None:
+    if apply_change(proposal.target, proposal.found.change) == 0:
+        show_info(f"{proposal.title}: other labels are in the way, nothing has changed.")

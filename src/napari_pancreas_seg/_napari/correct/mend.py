@@ -115,7 +115,7 @@ class Mending(QObject):
     def start(self) -> None:
         """Take the tool up, in place of napari's own."""
         corrector = self._corrector
-        target, viewer = corrector.target(), corrector.viewer()
+        target, viewer = corrector.target(), corrector.session.viewer
         ct, _ = corrector.ct_under(target), target.axial_slice_on(viewer)
         if corrector.picking:
             corrector.pick_piece()
@@ -165,7 +165,7 @@ class Mending(QObject):
 
     def _on_other_tool(self, event: Any) -> None:
         viewer, layer = self._session.viewer, self._layer
-        if viewer is None or layer is None:
+        if layer is None:
             return
         still = viewer.layers.selection.active is layer and layer.mode == "pan_zoom"
         if not still or event.type in ("ndisplay", "order"):
@@ -177,7 +177,7 @@ class Mending(QObject):
 
     def _on_moved(self, event: Any = None) -> None:
         viewer, here = self._session.viewer, self._slice
-        if viewer is None or here is None:
+        if here is None:
             return
         if slice_on_screen(viewer, here.target.layer, here.target.reference) != here.z:
             self._slice = None
@@ -231,7 +231,7 @@ class Mending(QObject):
         if not target.layer.visible:
             raise PancreasSegError(f"'{target.layer.name}' is hidden: show it, then mend it.")
         corrector.ct_under(target)
-        z = target.axial_slice_on(corrector.viewer())
+        z = target.axial_slice_on(corrector.session.viewer)
         if self._network.in_use and not self._awaited:
             raise PancreasSegError(self._network.in_use)
         carried = self._carrying.accepted_in(z)
@@ -245,7 +245,7 @@ class Mending(QObject):
         """Make the stroke a step of undo, and ask what the network makes of it."""
         self._drawing = None
         viewer, target, here = self._session.viewer, drag.target, self._slice
-        if viewer is None or not target.is_in(viewer):
+        if not target.is_in(viewer):
             return
         stroke = drag.end()
         if not len(stroke.pixels):
@@ -287,7 +287,7 @@ class Mending(QObject):
     def _take_in(self, target: Target, stroke: Stroke, expected: Array, wanted: Mask) -> None:
         """Add an answer to its stroke's step of undo; nothing if the slice has changed since."""
         viewer, layer = self._session.viewer, target.layer
-        if viewer is None or not target.is_in(viewer):
+        if not target.is_in(viewer):
             return
         plane = target.shown[stroke.z]
         step = None if stroke.edit is None else compat.undo_step_of(layer, stroke.edit)

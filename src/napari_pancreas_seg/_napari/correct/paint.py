@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,39 +29,28 @@ class PaintLimit(QObject):
         super().__init__()
         self._session = session
         self._range_hu = range_hu
-        self._layer: weakref.ref[Labels] | None = None
         session.mask_chosen.connect(self._follow)
         self._follow()
 
     def _follow(self) -> None:
-        before = None if self._layer is None else self._layer()
-        if before is not None:
-            before.events.paint.disconnect(self._on_paint)
-        layer = self._session.mask
-        self._layer = None if layer is None else weakref.ref(layer)
-        if layer is not None:
+        if self._session.mask is not None:
             # First of all: who else listens is told of what stays.
-            layer.events.paint.connect(self._on_paint, position="first")
+            self._session.mask.events.paint.connect(self._on_paint, position="first")
 
     def _on_paint(self, event: Any) -> None:
-        layer, ct, allowed = event.source, self._session.ct, self._range_hu()
-        reference = self._session.reference
-        if allowed is None or ct is None or reference is None or not lies_on(layer, reference):
+        session, layer, step, allowed = self._session, event.source, event.value, self._range_hu()
+        ct, reference = session.ct, session.reference
+        if layer is not session.mask or allowed is None or ct is None or reference is None:
             return
-        step = event.value
-        if not compat.is_by_hand(step):
-            return  # written by a program, a correction for instance, not by hand
+        if not lies_on(layer, reference) or not compat.is_by_hand(step):
+            return  # what a program wrote, a correction for instance, stays
+        limit = partial(limit_stroke, layer, step, ct.data, *allowed)
         if _is_written(layer, step):
-            limit_stroke(layer, step, ct.data, *allowed)
+            limit()
         else:
             # A polygon is announced before it is painted.
-            QTimer.singleShot(0, lambda: self._limit_later(layer, step, ct.data, allowed))
-
-    def _limit_later(
-        self, layer: Labels, step: list[Any], hu: Any, allowed: tuple[float, float]
-    ) -> None:
-        if compat.is_last_undo_step(layer, step):
-            limit_stroke(layer, step, hu, *allowed)
+            last = partial(compat.is_last_undo_step, layer, step)
+            QTimer.singleShot(0, lambda: last() and limit())
 
 
 def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: float) -> int:
@@ -69,28 +58,18 @@ def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: floa
 
     `step` is a step of the layer's undo, and is extended; of the CT only its boxes are read.
     """
-    shape = layer.data.shape
-    edits = [
-        (indices, np.ravel_multi_index(indices, shape), before)
-        for indices, before, value in compat.edits(step)
-        if np.any(np.asarray(value) != 0)  # erasing is not limited
-    ]
-    outside = [flat[~within_hu(_at(hu, indices), low, high)] for indices, flat, _ in edits]
-    wrong = np.unique(np.concatenate(outside)) if edits else np.zeros(0, np.intp)
-    if len(wrong) == 0:
-        return 0
-    voxels = tuple(np.unravel_index(wrong, shape))
-    painted = layer.data[voxels].copy()
-    original = painted.copy()
+    taken = np.zeros(0, np.intp)
     # From the last edit to the first: the oldest value of a voxel is what it had before.
-    for _, flat, before in reversed(edits):
-        where = np.minimum(np.searchsorted(wrong, flat), len(wrong) - 1)
-        known = wrong[where] == flat
-        original[where[known]] = before[known]
-    layer.data[voxels] = original
-    step.append((voxels, painted, original))
-    layer.refresh(extent=False, thumbnail=False, highlight=False)
-    return len(wrong)
+    for indices, before, value in reversed([*compat.edits(step)]):
+        outside = ~within_hu(_at(hu, indices), low, high)
+        if np.any(np.asarray(value) != 0) and outside.any():  # erasing is not limited
+            voxels = tuple(axis[outside] for axis in indices)
+            step.append((voxels, layer.data[voxels], before[outside]))
+            layer.data[voxels] = before[outside]
+            taken = np.union1d(taken, np.ravel_multi_index(voxels, layer.data.shape))
+    if len(taken):
+        layer.refresh(extent=False, thumbnail=False, highlight=False)
+    return len(taken)
 
 
 def _is_written(layer: Labels, step: list[Any]) -> bool:
