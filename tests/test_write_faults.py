@@ -25,6 +25,7 @@ from dicom_series import body, write_series
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort import cases as cohort
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.saving import write_sidecar
 from napari_pancreas_seg.io.files import atomic_write, write_json
@@ -259,9 +260,8 @@ def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
         )  # fmt: skip
 
     def save(seed: int) -> None:
-        result.save_result(
-            found(seed), ct, tmp_path / "m.nii.gz", attention=True, probability=True, overwrite=True
-        )
+        wanted = OutputOptions(attention=True, probability=True, overwrite=True)
+        result.save_result(found(seed), ct, tmp_path / "m.nii.gz", wanted)
 
     save(1)
     before = content(tmp_path)

@@ -98,6 +98,14 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
+class ScalarMap:
+    """A map in [0, 1] (rows, H, W), float16, NaN if not computed; axes parallel to the CT's."""
+
+    values: Array
+    grid: Grid
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """What is needed to write back onto the grid that a volume came from."""
 

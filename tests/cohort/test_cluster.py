@@ -21,10 +21,10 @@ from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.cohort.cases import find_inputs, plan
 from napari_pancreas_seg.cohort.cluster import client as cohort_dask
 from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
-from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.steps import CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import (
     Options,
     Progress,

@@ -23,13 +23,14 @@ from napari_pancreas_seg.cohort import resume as cohort_resume
 from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.cohort import steps
 from napari_pancreas_seg.cohort.cases import find_inputs, plan
-from napari_pancreas_seg.cohort.resume import OutputOptions, source_stamp
+from napari_pancreas_seg.cohort.resume import source_stamp
 from napari_pancreas_seg.cohort.run import segment_cases
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import result as result_module
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference import segment as segmentation
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
 from napari_pancreas_seg.io import files, memory
 from napari_pancreas_seg.volume import CTVolume
@@ -261,9 +262,7 @@ def test_a_case_is_written_whole_or_not_at_all(
             fake_segmentation(volume),
             volume,
             out / "m.nii.gz",
-            attention=True,
-            probability=True,
-            overwrite=True,
+            OutputOptions(attention=True, probability=True, overwrite=True),
         )
     assert names(out) == ["m_probability.nii.gz"]
 

@@ -39,7 +39,7 @@ from napari_pancreas_seg.io import (
     sniff,
     stem,
 )
-from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
 

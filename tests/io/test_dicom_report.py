@@ -15,9 +15,9 @@ from dicom_series import PATIENT, body, write_series
 
 from napari_pancreas_seg import cli
 from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
-from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.run import segment_cases
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import load_ct, report_path, save_mask
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom.report import MEASURES, write_report

@@ -27,10 +27,10 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, sniff
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
-from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
-from napari_pancreas_seg.io.dicom.seg_write import check_can_write, write_segmentation
-from napari_pancreas_seg.io.dicom.uids import MINTED, mint_uids
+from napari_pancreas_seg.io.dicom.seg_write import write_segmentation
+from napari_pancreas_seg.io.dicom.slices import DicomHeader
+from napari_pancreas_seg.io.dicom.uids import MINTED, check_uids, mint_uids
 from napari_pancreas_seg.volume import CTVolume
 
 CARD = {
@@ -389,13 +389,13 @@ def test_headers_as_they_really_are(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_a_ct_that_is_no_dicom_series(tmp_path: Path, ct_file: Path) -> None:
     with pytest.raises(PancreasSegError, match="refers to the DICOM series"):
-        check_can_write(load_ct(ct_file))
+        check_uids(load_ct(ct_file))
 
 
 def test_a_series_without_uids(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct", uids=False))
     with pytest.raises(PancreasSegError, match=r"no UIDs .*--mint-uids"):
-        check_can_write(volume)
+        check_uids(volume)
     with pytest.raises(PancreasSegError, match="--mint-uids"):
         write_segmentation(marked(volume), volume, tmp_path / "seg.dcm")
     assert not (tmp_path / "seg.dcm").exists()
@@ -430,21 +430,21 @@ def test_slices_of_one_uid(tmp_path: Path) -> None:
 
     volume = load(write_series(tmp_path / "ct", change=change))
     with pytest.raises(PancreasSegError, match="the same UID"):
-        check_can_write(volume)
+        check_uids(volume)
     minted = mint_uids(volume)
-    check_can_write(minted)
+    check_uids(minted)
     assert minted.source.header.datasets[0].SeriesInstanceUID == (
         volume.source.header.datasets[0].SeriesInstanceUID
     )
 
 
 def test_files_that_must_stay(tmp_path: Path) -> None:
-    series = write_series(tmp_path / "ct")
+    series = write_series(tmp_path / "ct", names="{}.dcm".format)
     volume = load(series)
     mask = marked(volume)
     before = series.files[2].read_bytes()
-    with pytest.raises(PancreasSegError, match="file of the CT"):
-        write_segmentation(mask, volume, series.files[2], overwrite=True)
+    with pytest.raises(PancreasSegError, match="the CT itself"):
+        save_mask(mask, volume, series.files[2], overwrite=True)
     assert series.files[2].read_bytes() == before
     path = write_segmentation(mask, volume, tmp_path / "seg.dcm")
     with pytest.raises(PancreasSegError, match="exists already"):
@@ -684,8 +684,8 @@ def test_a_series_without_uids_is_refused_before_the_network_runs(
 
 def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from napari_pancreas_seg.cohort.cases import find_inputs, plan
-    from napari_pancreas_seg.cohort.resume import OutputOptions
     from napari_pancreas_seg.cohort.run import segment_cases
+    from napari_pancreas_seg.inference.options import OutputOptions
 
     no_network(monkeypatch)
     series = write_series(tmp_path / "ct", names=lambda k: f"{k}.dcm")
@@ -699,8 +699,8 @@ def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_segmenting_a_series_without_uids(tmp_path: Path, tiny_bundle: Path) -> None:
     from napari_pancreas_seg.cohort.cases import find_inputs, plan
-    from napari_pancreas_seg.cohort.resume import OutputOptions
     from napari_pancreas_seg.cohort.run import segment_cases
+    from napari_pancreas_seg.inference.options import OutputOptions
 
     series = write_series(tmp_path / "ct", body((64, 60, 6)), uids=False)
     cases = plan(find_inputs([series.folder]), tmp_path / "seg.dcm")
@@ -733,7 +733,7 @@ def give_uids(source: Path, folder: Path) -> Path:
 def test_real_slices(tmp_path: Path, shared: Path) -> None:
     blank = load_ct(shared / "ct" / "dicom")
     with pytest.raises(PancreasSegError, match="--mint-uids"):
-        check_can_write(blank)
+        check_uids(blank)
 
     volume = load_ct(give_uids(shared / "ct" / "dicom", tmp_path / "ct"))
     assert volume.grid.same_as(blank.grid)

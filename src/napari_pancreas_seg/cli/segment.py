@@ -145,9 +145,9 @@ def segment(
     """
     from napari_pancreas_seg.cli.reporter import finish, follow
     from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
-    from napari_pancreas_seg.cohort.resume import OutputOptions
     from napari_pancreas_seg.cohort.run import WORKERS, segment_cases
     from napari_pancreas_seg.cohort.table import CohortTable
+    from napari_pancreas_seg.inference.options import OutputOptions
     from napari_pancreas_seg.inference.result import Options
 
     asked = [*(inputs or ()), *(input or ())]

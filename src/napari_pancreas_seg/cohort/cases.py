@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from napari_pancreas_seg.io import (
     stem,
     suffix_of,
 )
-from napari_pancreas_seg.io.dicom.files import is_dicom_file
+from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.io.files import check_folder, explain_os_error
 
@@ -30,9 +28,6 @@ PAGE = "index.html"
 
 _OURS = re.compile(r"_(mask|mask_report|probability|attention_\d+)(\.raw)?$")
 """Endings of the names of our own files, which are not CTs."""
-
-_LOOKS = 32
-"""How many files, and folders, are looked at to tell whether they hold slices of a CT."""
 
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{1,5}")
 """Endings that mean a file: a new folder is not called ``mask.tif``."""
@@ -230,19 +225,11 @@ def _is_ct(item: Path) -> bool:
 
 def _holds_slices(folder: Path, *, below: bool = True) -> bool:
     """Whether a folder, or one below it, holds DICOM files that are neither masks nor ours."""
-    return any(
-        is_dicom_file(file) and not is_segmentation(file)
-        for files in itertools.islice(_files_below(folder), _LOOKS if below else 1)
-        for file in files[:: max(1, len(files) // _LOOKS)]
+    return is_dicom_folder(
+        folder,
+        below=below,
+        counts=lambda file: not is_ours(file) and is_dicom_file(file) and not is_segmentation(file),
     )
-
-
-def _files_below(folder: Path) -> Iterator[list[Path]]:
-    """Yield the files of a folder and of each one below it that may be slices."""
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = [Path(here, name) for name in sorted(names) if not name.startswith(".")]
-        yield [file for file in files if file.name.upper() != "DICOMDIR" and not is_ours(file)]
 
 
 def _is_volume(item: Path) -> bool:

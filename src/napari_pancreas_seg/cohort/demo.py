@@ -14,6 +14,7 @@ from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.gates import best_gate
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.mask import metrics
@@ -51,9 +52,8 @@ def run_demo(
     start = time.perf_counter()
     found = exhaust(segmentation.iter_segment(volume, model, Options(device=device)), progress)
     seconds = time.perf_counter() - start
-    written, _ = save_result(
-        found, volume, folder / "phantom_pancreas.nii.gz", attention=True, overwrite=True
-    )
+    wanted = OutputOptions(attention=True, overwrite=True)
+    written, _ = save_result(found, volume, folder / "phantom_pancreas.nii.gz", wanted)
 
     dice = metrics.dice(found.mask, sample.mask)
     reference_ml = np.count_nonzero(sample.mask) * volume.grid.voxel_volume_mm3 / 1000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pancreas_seg.arrays import Array, Spacing
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.files import atomic_write, escaped
@@ -61,25 +61,29 @@ def _compose(
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    size_mm = [n * s for n, s in zip(volume.grid.shape, volume.spacing, strict=True)]
+    size_mm = np.multiply(volume.grid.shape, volume.spacing)
     columns = 2 + len(attention)
-    scale = INCHES_WIDE / size_mm[2]
-    rows_inches = [size_mm[1] * scale, size_mm[0] * scale]
-    figure = Figure(
-        figsize=(columns * INCHES_WIDE + 0.7, sum(rows_inches) + 1.0), layout="constrained"
-    )
+    z, y, _ = size_mm * INCHES_WIDE / size_mm[2]
+    figure = Figure(figsize=(columns * INCHES_WIDE + 0.7, z + y + 1.0), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, columns, squeeze=False, height_ratios=rows_inches)
-    for row, axis in enumerate((0, 1)):
+    axes = figure.subplots(2, columns, squeeze=False, height_ratios=[y, z])
+    for axis, row in enumerate(axes):
         index = fullest_slice(mask, reference, axis)
-        for ax in axes[row]:
-            _show_ct(ax, volume, axis, index)
-        _outline(axes[row][1], volume, mask, axis, index, MASK_COLOUR)
+        ct = np.take(volume.hu, index, axis)
+        for ax in row:
+            _show(ax, ct, axis, volume, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1])
+            for x, letter in ((0.02, "R"), (0.98, "L")):
+                where = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+                ax.text(x, 0.5, letter, color="white", fontsize=8, **where)
+        for ax, scalar_map in zip(row[2:], attention, strict=True):
+            values = _in_slice(scalar_map, volume, axis, index)
+            _show(
+                ax, values, axis, volume, cmap="inferno", vmin=0, vmax=1, alpha=MOST_OPAQUE * values
+            )
+        for ax in row[1:]:
+            _outline(ax, mask, axis, index, volume, MASK_COLOUR)
         if reference is not None:
-            _outline(axes[row][1], volume, reference, axis, index, REFERENCE_COLOUR)
-        for ax, scalar_map in zip(axes[row][2:], attention, strict=True):
-            _show_map(ax, volume, scalar_map, axis, index)
-            _outline(ax, volume, mask, axis, index, MASK_COLOUR)
+            _outline(row[1], reference, axis, index, volume, REFERENCE_COLOUR)
     if attention:
         bar = figure.colorbar(
             ScalarMappable(Normalize(0, 1), "inferno"), ax=axes[:, -1], fraction=0.05, pad=0.01
@@ -101,92 +105,49 @@ def fullest_slice(mask: Array, reference: Array | None, axis: int) -> int:
     return int(mask.shape[axis]) // 2
 
 
-def _extent(
-    grid_shape: tuple[int, int, int],
-    spacing: Spacing,
-    axis: int,
-    origin: Array | None = None,
-    step: Array | None = None,
-) -> tuple[float, float, float, float]:
-    """Edges in mm (left, right, bottom, top) of a slice's picture, front or head at the top."""
-    first = np.zeros(3) if origin is None else origin
-    pace = np.ones(3) if step is None else step
-    low = (first - 0.5 * pace) * spacing
-    high = (first + (np.asarray(grid_shape) - 0.5) * pace) * spacing
-    vertical = 1 if axis == 0 else 0
-    edges = (low[vertical], high[vertical])
-    bottom, top = edges[::-1] if axis == 0 else edges
-    return float(low[2]), float(high[2]), float(bottom), float(top)
-
-
-def _show_ct(ax: Axes, volume: CTVolume, axis: int, index: int) -> None:
-    extent = _extent(volume.grid.shape, volume.spacing, axis)
+def _show(ax: Axes, plane: Array, axis: int, volume: CTVolume, **how: Any) -> None:
+    """Lay a slice across an axis into a panel, in mm, with the front or the head at the top."""
+    (height, width), (rows, columns) = plane.shape, (volume.spacing[1 - axis], volume.spacing[2])
+    ends = (-rows / 2, (height - 0.5) * rows)
+    extent = (-columns / 2, (width - 0.5) * columns, *(ends if axis else ends[::-1]))
+    up = axis == 1
     ax.imshow(
-        np.take(volume.hu, index, axis=axis),
-        cmap="gray",
-        vmin=WINDOW_HU[0],
-        vmax=WINDOW_HU[1],
-        extent=extent,
-        origin="upper" if axis == 0 else "lower",
-        interpolation="bilinear",
+        plane, extent=extent, origin="lower" if up else "upper", interpolation="bilinear", **how
     )
-    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[], aspect="equal")
-    for x, letter in ((0.02, "R"), (0.98, "L")):
-        ax.text(
-            x, 0.5, letter, transform=ax.transAxes, color="white", ha="center", va="center",
-            fontsize=8,
-        )  # fmt: skip
+    ax.set(xticks=[], yticks=[], aspect="equal")
 
 
-def _outline(ax: Axes, volume: CTVolume, mask: Array, axis: int, index: int, colour: str) -> None:
-    plane = np.take(mask, index, axis=axis) != 0
-    if not plane.any():
-        return
-    vertical = 1 if axis == 0 else 0
-    rows = np.arange(plane.shape[0]) * volume.spacing[vertical]
-    columns = np.arange(plane.shape[1]) * volume.spacing[2]
-    ax.contour(columns, rows, plane.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
+def _outline(ax: Axes, mask: Array, axis: int, index: int, volume: CTVolume, colour: str) -> None:
+    plane = np.take(mask, index, axis) != 0
+    if plane.any():
+        y, x = (
+            np.arange(n) * mm
+            for n, mm in zip(
+                plane.shape, (volume.spacing[1 - axis], volume.spacing[2]), strict=True
+            )
+        )
+        ax.contour(x, y, plane.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
 
 
-def _show_map(ax: Axes, volume: CTVolume, scalar_map: ScalarMap, axis: int, index: int) -> None:
-    """Lay a map over the CT where it belongs."""
-    from matplotlib import colormaps
+def _in_slice(scalar_map: ScalarMap, volume: CTVolume, axis: int, index: int) -> Array:
+    """A map on the pixels of a slice, interpolated; 0 beyond the rows that were computed."""
+    from scipy import ndimage
 
+    rows = np.flatnonzero(np.isfinite(scalar_map.values).all(axis=(1, 2)))
+    if not len(rows):
+        return np.zeros(np.delete(volume.grid.shape, axis))
     # The axes are parallel, so a map's index becomes the CT's by a step and an offset.
-    to_ct = np.linalg.inv(volume.grid.affine) @ scalar_map.grid.affine
-    step, origin = np.diag(to_ct)[:3], to_ct[:3, 3]
-    plane = _nearest_plane(scalar_map.values, (index - origin[axis]) / step[axis], axis)
-    plane = _between_rows(plane.astype(np.float32))
-    colours = colormaps["inferno"](plane)
-    colours[..., 3] = MOST_OPAQUE * np.clip(plane, 0, 1)
-    limits = ax.get_xlim(), ax.get_ylim()
-    ax.imshow(
-        colours,
-        extent=_extent(scalar_map.grid.shape, volume.spacing, axis, origin, step),
-        origin="upper" if axis == 0 else "lower",
-        interpolation="bilinear",
+    to_map = np.linalg.inv(scalar_map.grid.affine) @ volume.grid.affine
+    places = [to_map[a, 3] + to_map[a, a] * np.arange(n) for a, n in enumerate(volume.grid.shape)]
+    places[axis] = places[axis][[index]]
+    if axis == 0:  # the nearest one that was computed
+        places[0] = rows[[np.abs(rows - places[0]).argmin()]]
+    beyond = len(rows) + 1.0
+    places[0] = np.interp(places[0], rows, np.arange(len(rows)), beyond, beyond)
+    found = ndimage.map_coordinates(
+        scalar_map.values[rows].astype(np.float32), np.meshgrid(*places, indexing="ij"), order=1
     )
-    ax.set(xlim=limits[0], ylim=limits[1])
-
-
-def _between_rows(plane: Array) -> Array:
-    """Interpolate the rows in which nothing was computed; 0 beyond the first and the last one."""
-    computed = np.flatnonzero(np.isfinite(plane).all(axis=1))
-    if not len(computed):
-        return np.zeros_like(plane)
-    wanted = np.arange(len(plane))
-    columns = [np.interp(wanted, computed, column, 0, 0) for column in plane[computed].T]
-    return np.stack(columns, axis=1)
-
-
-def _nearest_plane(values: Array, wanted: float, axis: int) -> Array:
-    """Take the plane nearest to an index among those in which something was computed."""
-    others = tuple(a for a in range(3) if a != axis)
-    computed = np.flatnonzero(np.isfinite(values).any(axis=others))
-    if not len(computed):
-        computed = np.arange(values.shape[axis])
-    nearest = computed[np.abs(computed - wanted).argmin()]
-    return np.asarray(np.take(values, nearest, axis=axis))
+    return np.asarray(found.squeeze(axis))
 
 
 def _label(axes: Array, attention: Sequence[ScalarMap], compared: bool) -> None:

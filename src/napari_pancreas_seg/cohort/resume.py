@@ -8,13 +8,12 @@ sizes, times of last change). Only if that has changed, as after copying, is the
 
 from __future__ import annotations
 
-import functools
 import glob
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case, is_ours
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256, read_sidecar
 from napari_pancreas_seg.io import report_path
@@ -31,23 +31,6 @@ _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 
 _DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
 """Endings of files that are only half of an image."""
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """Which files a case gets, and what happens to those that exist.
-
-    They stay, and the case fails before any work, unless `overwrite`. With `resume`, what was made
-    from the same CT in the same way counts as done. `pictures`: for the quality page.
-    """
-
-    attention: bool = False
-    probability: bool = False
-    overwrite: bool = False
-    mint_uids: bool = False
-    resume: bool = False
-    report: bool = False
-    pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,22 +81,14 @@ def find_previous(
 
 def check_free(case: Case, wanted: OutputOptions) -> Path | None:
     """Refuse a case with files in its way; return the folder of a killed run that left them."""
-    check = functools.partial(
-        saving.check_targets,
-        case.mask,
-        case.maps,
-        case.source,
-        attention=wanted.attention,
-        probability=wanted.probability,
-        report=wanted.report,
-    )
+    files = case.mask, case.maps, case.source
     try:
-        check(overwrite=wanted.overwrite)
+        saving.check_targets(*files, wanted)
     except PancreasSegError:
         interrupted = _find_interrupted(case, wanted) if wanted.resume else None
         if interrupted is None:
             raise
-        check(overwrite=True)
+        saving.check_targets(*files, replace(wanted, overwrite=True))
         return interrupted
     return None
 

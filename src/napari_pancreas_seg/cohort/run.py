@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress
 from napari_pancreas_seg.model.bundle import load_card
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.resume import (
-    OutputOptions,
     PreviousResult,
     check_free,
     find_previous,
@@ -22,6 +21,7 @@ from napari_pancreas_seg.cohort.resume import (
 )
 from napari_pancreas_seg.cohort.strip import draw_strip, strip_path
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import (
     Options,
     Progress,
@@ -186,14 +186,10 @@ class CaseSegmenter:
             found,
             volume,
             case.mask,
-            attention=wanted.attention,
-            probability=wanted.probability,
-            overwrite=wanted.overwrite or interrupted is not None,
-            mint_uids=wanted.mint_uids,
+            wanted if interrupted is None else replace(wanted, overwrite=True),
             maps=case.maps,
             seconds=work.stages,
             stamp=work.stamp,
-            report=wanted.report,
         )
         if interrupted is not None:
             shutil.rmtree(interrupted, ignore_errors=True)

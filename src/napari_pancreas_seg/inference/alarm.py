@@ -16,10 +16,9 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.inference.acquisition import NOISY_HU
-from napari_pancreas_seg.inference.progress import ScalarMap
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.mask.postprocessing import largest_component
-from napari_pancreas_seg.volume import Grid, bounding_box
+from napari_pancreas_seg.volume import Grid, ScalarMap, bounding_box
 
 FEATURES = ("slices", "firm", "kept", "noise")
 """What the expected Dice is made of; see `features`."""

@@ -30,6 +30,11 @@ class Classes:
         values = tuple(labels.values()) if len(labels) > 1 else (1,)
         return cls(tuple(labels), values)
 
+    @property
+    def named(self) -> dict[str, int]:
+        """The value of each in a mask."""
+        return dict(zip(self.names, self.values, strict=True))
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -98,3 +98,20 @@ def _whole(given: Any, count: int | None, what: str) -> int | tuple[int, ...]:
         if len(numbers) == count:
             return numbers
     raise PancreasSegError(f"{what}, not {given!r}.")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Which files a case gets, and what happens to those that exist.
+
+    They stay, and the case fails before any work, unless `overwrite`. With `resume`, what was made
+    from the same CT in the same way counts as done. `pictures`: for the quality page.
+    """
+
+    attention: bool = False
+    probability: bool = False
+    overwrite: bool = False
+    mint_uids: bool = False
+    resume: bool = False
+    report: bool = False
+    pictures: bool = False

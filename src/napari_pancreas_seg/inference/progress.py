@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from napari_pancreas_seg.arrays import Array, Indices, Labels
-from napari_pancreas_seg.volume import Grid
+from napari_pancreas_seg.arrays import Indices, Labels
+from napari_pancreas_seg.volume import ScalarMap
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -27,14 +27,6 @@ def exhaust(
         return result
     finally:
         steps.close()
-
-
-@dataclass(frozen=True, eq=False)
-class ScalarMap:
-    """A map in [0, 1] (rows, H, W), float16, NaN if not computed; axes parallel to the CT's."""
-
-    values: Array
-    grid: Grid
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.options import Options
-from napari_pancreas_seg.inference.progress import FoundSlices, Progress, ScalarMap, exhaust
+from napari_pancreas_seg.inference.options import Options, OutputOptions
+from napari_pancreas_seg.inference.progress import FoundSlices, Progress, exhaust
 from napari_pancreas_seg.inference.saving import (
     PROGRAM,
     attention_path,
@@ -36,7 +36,7 @@ from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
-from napari_pancreas_seg.volume import CTVolume, Grid
+from napari_pancreas_seg.volume import CTVolume, Grid, ScalarMap
 
 if TYPE_CHECKING:
     import nibabel
@@ -124,23 +124,14 @@ class Segmentation:
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each class in mL by its name."""
-        classes = Classes.of(self.model)
-        return {
-            name: volume_ml(self.mask == value, self.grid)
-            for name, value in zip(classes.names, classes.values, strict=True)
-        }
+        named = Classes.of(self.model).named
+        return {name: volume_ml(self.mask == value, self.grid) for name, value in named.items()}
 
     @property
     def quality(self) -> dict[str, Any]:
         """Expected Dice of the whole mask, contrast phase, and what was noticed, in words."""
-        return judge(
-            self.mask,
-            self.grid,
-            self.probability,
-            self.threshold,
-            self.expected_dice,
-            self.scan,
-        )
+        seen = self.probability, self.threshold, self.expected_dice
+        return judge(self.mask, self.grid, *seen, self.scan)
 
     def save(
         self,
@@ -173,15 +164,8 @@ class Segmentation:
         PancreasSegError
             If a file exists already or cannot be written.
         """
-        files, _ = save_result(
-            self,
-            self._ct(),
-            path,
-            probability=probability,
-            attention=attention,
-            overwrite=overwrite,
-        )
-        return files
+        wanted = OutputOptions(attention, probability, overwrite)
+        return save_result(self, self._ct(), path, wanted)[0]
 
     def mask_image(self) -> nibabel.Nifti1Image:
         """The mask as a nibabel image, uint8, in the axis order and with the affine of the CT.
@@ -226,13 +210,12 @@ def describe(
     if written is not segmentation.mask and not np.array_equal(written, segmentation.mask):
         quality = {"phase": quality["phase"]}
     stages = {**(seconds or {}), **segmentation.seconds}
+    named, model = Classes.of(segmentation.model).named, segmentation.model
     return {
         **_common(volume, written, cuts),
-        "model": {
-            key: segmentation.model.get(key) for key in ("name", "version", "weights_sha256")
-        },
+        "model": {key: model.get(key) for key in ("name", "version", "weights_sha256")},
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
-        **_by_class(written, segmentation, volume),
+        **(_labels(named, written, volume) if len(named) > 1 else {}),
         "quality": quality,
         "scan": dict(segmentation.scan),
         "edits": {**_edits(written, segmentation), **_strokes(strokes or {})},
@@ -281,13 +264,10 @@ def corrected(
 ) -> dict[str, Any]:
     """The record of a mask that was changed since, without what held for the former mask alone."""
     head, tail = cuts or record["measurements"].get("cuts") or CUTS
-    labels = {
-        name: {"value": part["value"], **measure(mask == part["value"], volume, cuts=None)}
-        for name, part in record.get("labels", {}).items()
-    }
+    named = {name: part["value"] for name, part in record.get("labels", {}).items()}
     return {
         **record,
-        **({"labels": labels} if labels else {}),
+        **(_labels(named, mask, volume) if named else {}),
         "measurements": measure(mask, volume, (head, tail)),
         "quality": {k: v for k, v in record.get("quality", {}).items() if k == "phase"},
         "edits": None,
@@ -295,14 +275,12 @@ def corrected(
     }
 
 
-def _by_class(mask: Array, segmentation: Segmentation, volume: CTVolume) -> dict[str, Any]:
-    """Value and measurements of each class, where there are several."""
-    classes = Classes.of(segmentation.model)
-    if len(classes) == 1:
-        return {}
-    found = {}
-    for name, value in zip(classes.names, classes.values, strict=True):
-        found[name] = {"value": value, **measure(mask == value, volume, cuts=None)}
+def _labels(named: Mapping[str, int], mask: Array, volume: CTVolume) -> dict[str, Any]:
+    """Value and measurements of each class."""
+    found = {
+        name: {"value": value, **measure(mask == value, volume, cuts=None)}
+        for name, value in named.items()
+    }
     return {"labels": found}
 
 
@@ -337,15 +315,11 @@ def save_result(
     found: Segmentation,
     volume: CTVolume,
     mask: str | Path,
+    wanted: OutputOptions,
     *,
-    attention: bool = False,
-    probability: bool = False,
-    overwrite: bool = False,
-    mint_uids: bool = False,
     maps: str | None = None,
     seconds: Mapping[str, float] | None = None,
     stamp: str | None = None,
-    report: bool = False,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Write a mask, its sidecar and, if asked for, maps and report: all of them or none.
 
@@ -354,42 +328,31 @@ def save_result(
     """
     mask = Path(mask)
     maps = stem(mask) if maps is None else maps
-    check_targets(
-        mask,
-        maps,
-        volume.source.path,
-        attention=attention,
-        probability=probability,
-        overwrite=overwrite,
-        report=report,
-    )
-    volume = prepare(volume, mask, mint_uids=mint_uids)
+    check_targets(mask, maps, volume.source.path, wanted)
+    volume = prepare(volume, mask, mint_uids=wanted.mint_uids)
     record = describe(volume, found, seconds=seconds)
-    scalar_maps = [(probability_path(mask, maps), found.probability)] if probability else []
-    if attention:
-        scalar_maps += [
-            (attention_path(mask, maps, k), gate) for k, gate in enumerate(found.attention, start=1)
-        ]
+    reports = [report_path(mask)] if wanted.report else []
+    more = {probability_path(mask, maps): found.probability} if wanted.probability else {}
+    for number, gate in enumerate(found.attention if wanted.attention else (), start=1):
+        more[attention_path(mask, maps, number)] = gate
     sidecar = sidecar_path(mask)
     # The sidecar comes last: where it is, the case is complete.
-    with all_or_none(mask.parent, last=sidecar.name, overwrite=overwrite) as folder:
+    with all_or_none(mask.parent, last=sidecar.name, overwrite=wanted.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
-        if report:
+        for path in reports:
             from napari_pancreas_seg.io.dicom.report import write_report
 
-            target = folder / report_path(mask).name
-            write_report(found.mask, volume, folder / mask.name, target)
-        for path, scalar_map in scalar_maps:
+            write_report(found.mask, volume, folder / mask.name, folder / path.name)
+        for path, scalar_map in more.items():
             save_map(scalar_map, volume, folder / path.name)
         # By these a later run of a folder knows that the case is done.
         record["resume"] = {
             "source_stamp": stamp,
             "card_sha256": card_sha256(found.model),
             "mask_sha256": mask_sha256(folder / mask.name),
-            "probability": probability,
-            "report": report,
-            "attention": len(found.attention) if attention else -1,  # -1: not asked for
+            "probability": wanted.probability,
+            "report": wanted.report,
+            "attention": len(found.attention) if wanted.attention else -1,  # -1: not asked for
         }
         write_sidecar(folder / sidecar.name, record)
-    reports = [report_path(mask)] if report else []
-    return [mask, *reports, *(path for path, _ in scalar_maps), sidecar], record
+    return [mask, *reports, *more, sidecar], record

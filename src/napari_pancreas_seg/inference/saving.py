@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
@@ -62,17 +63,13 @@ def check_targets(
     mask: Path,
     maps: str,
     source: Path | None,
-    *,
-    attention: bool,
-    probability: bool,
-    overwrite: bool,
-    report: bool = False,
+    wanted: OutputOptions,
 ) -> None:
     """Refuse, with one sentence, files that exist already or are the CT itself."""
-    targets = [mask, sidecar_path(mask), *([report_path(mask)] if report else [])]
-    if probability:
+    targets = [mask, sidecar_path(mask), *([report_path(mask)] if wanted.report else [])]
+    if wanted.probability:
         targets.append(probability_path(mask, maps))
-    if attention:
+    if wanted.attention:
         # How many gates there are is known when the model is loaded; any file of an earlier
         # run is in the way.
         targets += sorted(mask.parent.glob(f"{glob.escape(maps)}_attention_*"))
@@ -81,7 +78,7 @@ def check_targets(
             raise PancreasSegError(
                 f"'{path.name}' is the CT itself and is never overwritten; choose another output."
             )
-        check_target(path, overwrite=overwrite)
+        check_target(path, overwrite=wanted.overwrite)
 
 
 def prepare(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:

@@ -10,6 +10,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -190,6 +192,21 @@ def escaped(name: str) -> str:
     """
     raw = re.sub(rb"[\x00-\x1f\x7f\\]", lambda found: b"\\x%02x" % found[0][0], os.fsencode(name))
     return raw.decode(errors="backslashreplace")
+
+
+def is_plain_entry(entry: zipfile.ZipInfo) -> bool:
+    """Whether it is a file, and no folder, link or device."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    return kind in (0, stat.S_IFREG) and not entry.is_dir()
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, largest: int) -> bytes:
+    """Read a file; ValueError if it is encrypted, or longer than so many bytes."""
+    if entry.flag_bits & 1:
+        raise ValueError(f"its {entry.filename} is encrypted")
+    if entry.file_size > largest:
+        raise ValueError(f"its {entry.filename} is too large")
+    return archive.read(entry)
 
 
 def _temporary_beside(path: Path, suffix: str = "") -> Path:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti.read import affine_of
-from napari_pancreas_seg.io.raw import LPS_TO_RAS, RawImage
+from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.suffixes import stem
 from napari_pancreas_seg.io.voxels import check_shape, reading
 
@@ -65,10 +66,5 @@ def _from_simpleitk(image: Any) -> RawImage:
     shape = check_shape(Path("image"), tuple(image.GetSize()))
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise PancreasSegError("This image holds colours or vectors, so it is no CT.")
-    n = image.GetDimension()
-    affine = np.eye(4)
-    direction = np.reshape(image.GetDirection(), (n, n))[:3, :3]
-    affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
     stored = sitk.GetArrayFromImage(image).transpose().reshape(shape)
-    return RawImage(stored, 1.0, 0.0, LPS_TO_RAS @ affine, None)
+    return RawImage(stored, 1.0, 0.0, itk.affine_of(image), None)

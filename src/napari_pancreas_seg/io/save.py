@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom.uids import check_uids
 from napari_pancreas_seg.io.files import same_file
 from napari_pancreas_seg.io.itk import write as itk_write
 from napari_pancreas_seg.io.nifti import write as nifti_write
@@ -26,7 +27,7 @@ from napari_pancreas_seg.io.suffixes import (
     stem,
 )
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
-from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
+from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume
 
 VOLUME_SUFFIXES = VOLUME
 """Endings of the files that a CT or a map can be written to."""
@@ -35,25 +36,11 @@ MASK_SUFFIXES = (*VOLUME, *DICOM, *SURFACE, *CSV)
 """Endings of the files that a mask can be written to."""
 
 
-class OnGrid(Protocol):
-    """Values with a grid of their own, such as a probability or an attention map."""
-
-    @property
-    def values(self) -> Array:
-        """Values in [0, 1], shape (Z, H, W)."""
-
-    @property
-    def grid(self) -> Grid:
-        """Where they lie."""
-
-
 def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
     """Refuse, before any work is done, a format that cannot hold a mask of this CT."""
     name = _writable(path, like, MASK_SUFFIXES).name.lower()
     if name.endswith(DICOM):
-        from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
-
-        dicom_seg.check_can_write(like, path)
+        check_uids(like)
     elif name.endswith((*NRRD, *METAIMAGE)):
         itk_write.check_axes(like.source.affine, Path(path))
 
@@ -154,7 +141,7 @@ def save_ct(volume: CTVolume, path: str | Path, *, overwrite: bool = False) -> P
 
 
 def save_map(
-    scalar_map: OnGrid, like: OnSourceGrid, path: str | Path, *, overwrite: bool = False
+    scalar_map: ScalarMap | Volume, like: OnSourceGrid, path: str | Path, *, overwrite: bool = False
 ) -> Path:
     """Write a probability or attention map at its own resolution.
 

@@ -29,9 +29,9 @@ from napari_pancreas_seg.io.files import (
     atomic_write,
     explain_os_error,
     make_folder,
+    read_entry,
     user_folder,
 )
-from napari_pancreas_seg.io.zips import read_entry
 from napari_pancreas_seg.model.card import MOST_MEMBERS, check_card, parse_card
 from napari_pancreas_seg.model.weights import (
     DAMAGED,

@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import explain_os_error
-from napari_pancreas_seg.io.zips import is_plain, read_entry
+from napari_pancreas_seg.io.files import explain_os_error, is_plain_entry, read_entry
 from napari_pancreas_seg.model.bundle import (
     CARD,
     LARGEST_CARD,
@@ -213,7 +212,7 @@ def _read_zip(path: Path, sha256: str | None) -> tuple[Bundle, str | None]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             for member in members:
-                if member.filename not in LARGEST or not is_plain(member):
+                if member.filename not in LARGEST or not is_plain_entry(member):
                     raise ValueError(
                         f"it holds {member.filename[:100]!r}, which is no part of a model"
                     )

@@ -25,7 +25,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
 from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel, placements
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
-from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
 _NOTHING: list[Any] = [(None,)]

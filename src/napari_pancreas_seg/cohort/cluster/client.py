@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter, failure
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress
 from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.model.bundle import load_bundle

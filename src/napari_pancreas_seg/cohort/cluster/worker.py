@@ -14,9 +14,9 @@ from distributed import WorkerPlugin, get_worker
 
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.resume import OutputOptions
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256
 from napari_pancreas_seg.io.files import check_folder

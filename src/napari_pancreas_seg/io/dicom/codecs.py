@@ -75,6 +75,11 @@ def _native(
     dtype = np.dtype(f"{order}u{layout.allocated // 8}")
     size = layout.rows * layout.columns * dtype.itemsize
     start = stream.tell()
+    if layout.high_bit != layout.stored - 1:
+        raise PancreasSegError(
+            "The pixels of this DICOM series are stored in a way that was retired long ago (the "
+            "high bit is not the highest of the stored bits); export the series again."
+        )
     if length == _UNDEFINED or length < size * count:
         raise EOFError("fewer pixels than the header declares")
     for number in numbers:
@@ -83,16 +88,7 @@ def _native(
         if len(data) < size:
             raise EOFError("the pixels break off")
         values = np.frombuffer(data, dtype).reshape(layout.rows, layout.columns)
-        yield number, _meaning(values.astype(dtype.newbyteorder("=")), _aligned(layout))
-
-
-def _aligned(layout: Layout) -> Layout:
-    if layout.high_bit != layout.stored - 1:
-        raise PancreasSegError(
-            "The pixels of this DICOM series are stored in a way that was retired long ago (the "
-            "high bit is not the highest of the stored bits); export the series again."
-        )
-    return layout
+        yield number, _meaning(values.astype(dtype.newbyteorder("=")), layout)
 
 
 def _meaning(values: Array, layout: Layout) -> Array:

@@ -10,7 +10,6 @@ import contextlib
 import io
 import itertools
 import os
-import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import is_plain_entry, read_entry
 from napari_pancreas_seg.io.memory import LARGEST_RATIO, check_expansion, check_fits
-from napari_pancreas_seg.io.zips import is_plain, read_entry
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -83,30 +82,23 @@ def find_files(path: Path) -> Iterator[tuple[list[DicomFile], DicomFile | None]]
 
 def is_dicom_file(path: Path) -> bool:
     """Whether a file begins like DICOM; False if it cannot be read."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode) and _is_dicom(_head(path))
-    except OSError:
-        return False
+    return _is_dicom(_head_if_readable(path))
 
 
 def is_zip(path: Path) -> bool:
     """Whether a file begins as a zip does; False if it cannot be read."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode) and _head(path)[:4] == b"PK\3\4"
-    except OSError:
-        return False
+    return _head_if_readable(path)[:4] == b"PK\3\4"
 
 
-def is_dicom_folder(path: Path, *, below: bool = True) -> bool:
-    """Whether a folder holds a DICOM file, itself or `below`; looks at a few files only."""
-    try:
-        for folder, files in itertools.islice(_walk(path), _LOOKS if below else 1):
-            step = max(1, len(files) // _LOOKS)
-            if any(is_dicom_file(folder / name) for name in files[::step]):
-                return True
-    except OSError:
-        return False
-    return False
+def is_dicom_folder(
+    path: Path, *, below: bool = True, counts: Callable[[Path], bool] = is_dicom_file
+) -> bool:
+    """Whether a folder holds a file that `counts`, itself or `below`; looks at a few only."""
+    return any(
+        counts(folder / name)
+        for folder, files in itertools.islice(_walk(path), _LOOKS if below else 1)
+        for name in files[:: max(1, len(files) // _LOOKS)]
+    )
 
 
 def is_dicom_zip(path: Path) -> bool:
@@ -176,6 +168,13 @@ def _head(path: Path) -> bytes:
         return file.read(_HEAD)
 
 
+def _head_if_readable(path: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            return _head(path)
+    return b""
+
+
 def _is_dicom(head: bytes) -> bool:
     """Whether a file that begins so is DICOM: by its mark, or a plausible first element."""
     if head[128:132] == b"DICM":
@@ -186,14 +185,16 @@ def _is_dicom(head: bytes) -> bool:
     return explicit or int.from_bytes(head[4:8], "little") <= 256
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def _stop(error: OSError) -> None:
+    raise error
+
+
+def _walk(
+    folder: Path, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
     """Yield folders with the names of the files in them, from the top, following no links."""
-
-    def stop(error: OSError) -> None:
-        raise error
-
     root = len(folder.parts)
-    for name, folders, files in os.walk(folder, onerror=stop):
+    for name, folders, files in os.walk(folder, onerror=on_error):
         here = Path(name)
         folders[:] = sorted(item for item in folders if not item.startswith("."))
         if len(here.parts) - root >= _MOST_LEVELS:
@@ -213,7 +214,7 @@ def _in_folder(folder: Path) -> list[DicomFile]:
 def files_below(folder: Path) -> list[DicomFile]:
     """List the DICOM files in the folders below one."""
     return _dicom_files(
-        here / name for here, names in _walk(folder) for name in names if here != folder
+        here / name for here, names in _walk(folder, _stop) for name in names if here != folder
     )
 
 
@@ -271,7 +272,7 @@ def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[DicomFile]:
 
 
 def _is_plain_file(entry: zipfile.ZipInfo) -> bool:
-    return is_plain(entry) and _may_be_image(entry.filename.rpartition("/")[2])
+    return is_plain_entry(entry) and _may_be_image(entry.filename.rpartition("/")[2])
 
 
 def _zipped(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> DicomFile:

@@ -107,8 +107,8 @@ def _without_repeats(
             kept.append(k)
         elif not same_pixels(slices[kept[-1]], slices[k]):
             raise PancreasSegError(
-                f"'{name}' holds different slices at the same place ({_label(slices[kept[-1]])} "
-                f"and {_label(slices[k])}) and does not say which belong together; give a folder "
+                f"'{name}' holds different slices at the same place ({slices[kept[-1]].label} and "
+                f"{slices[k].label}) and does not say which belong together; give a folder "
                 "with the files of one acquisition."
             )
     return kept
@@ -191,11 +191,7 @@ def _stranger(others: Sequence[Slice], normal: Floats, between: Floats, item: Sl
         elif place.spacing != item.plane.spacing:
             what = "has another pixel spacing than the others"
         return (
-            f"The slice {_label(other)} (at {place.position @ normal:.2f} mm along the stack) "
+            f"The slice {other.label} (at {place.position @ normal:.2f} mm along the stack) "
             f"{what}, so the CT lacks one there; export the series again."
         )
     return ""
-
-
-def _label(item: Slice) -> str:
-    return f"frame {item.frame}" if item.frame else f"'{item.file.path.name}'"

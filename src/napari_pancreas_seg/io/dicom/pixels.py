@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-_INT16 = np.iinfo(np.int16)
-
 _BODY_HU = (-200.0, 2000.0)
 """A padding value in this range is doubted: it would turn fat, soft tissue or bone into air."""
 
@@ -72,14 +70,13 @@ def same_pixels(one: Slice, other: Slice) -> bool:
 
 
 class _Volume:
-    """An array into which several threads put slices."""
+    """An array into which several threads put slices (rows, columns)."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.values: Array = np.empty(shape, dtype=np.int16, order="F")
         self._lock = threading.Lock()
 
     def put(self, k: int, hu: Array) -> None:
-        """Put a slice, shape (rows, columns), into its place."""
         with self._lock:
             if hu.dtype != np.int16 and self.values.dtype == np.int16:
                 self.values = self.values.astype(np.float32)
@@ -124,7 +121,7 @@ def _read_file(
             )
         for number, values in frames(stream, header, layout, sorted(targets)):
             k, slope, intercept = targets[number]
-            hu = _hounsfield(values, slope, intercept)
+            hu = np.array(scale(values[..., np.newaxis], slope, intercept).values[..., 0])
             padding = _padding(header, layout)
             if padding is not None:
                 low, high = (bound * slope + intercept for bound in padding)
@@ -179,7 +176,7 @@ def _rescaling(
     complete = {(s, i) for s, i in given if s is not None and i is not None}
     if not lacking or not complete:
         return [(1.0 if s is None else s, i or 0.0) for s, i in given], ()
-    names = ", ".join(_label(slices[k]) for k in lacking[:3])
+    names = ", ".join(slices[k].label for k in lacking[:3])
     many = f"{names} and {len(lacking) - 3} more" if len(lacking) > 3 else names
     if len(complete) > 1 or len(lacking) > len(slices) // 2:
         raise PancreasSegError(
@@ -208,24 +205,10 @@ def _check_steps(
         level, *others = (float(np.median(values[::4, ::4, j])) for j in (k, *around))
         if others and min(abs(level - other) for other in others) > _STEP_HU:
             raise PancreasSegError(
-                f"The slice {_label(slices[k])} has another rescale slope or intercept than the "
+                f"The slice {slices[k].label} has another rescale slope or intercept than the "
                 "others and lies far from its neighbours in Hounsfield units: its header is "
                 "wrong; export the series again."
             )
-
-
-def _label(item: Slice) -> str:
-    return f"frame {item.frame}" if item.frame else f"'{item.file.path.name}'"
-
-
-def _hounsfield(values: Array, slope: float, intercept: float) -> Array:
-    """Apply slope and intercept to a slice: int16 if all values fit, else float32."""
-    if slope == 1 and intercept == int(intercept) and abs(intercept) <= _INT16.max:
-        low, high = int(values.min()) + int(intercept), int(values.max()) + int(intercept)
-        if _INT16.min <= low and high <= _INT16.max:
-            # The sum fits, so that wrapping around on the way to it does no harm.
-            return np.add(values.astype(np.int16), np.int16(intercept))
-    return np.array(scale(values[..., np.newaxis], slope, intercept).values[..., 0])
 
 
 def _padding(header: Dataset, layout: Layout) -> tuple[int, int] | None:

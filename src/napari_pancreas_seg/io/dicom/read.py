@@ -21,9 +21,8 @@ from napari_pancreas_seg.io.dicom.files import (
     read_header,
 )
 from napari_pancreas_seg.io.dicom.geometry import place
-from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
-from napari_pancreas_seg.io.dicom.slices import Slice, slices_of
+from napari_pancreas_seg.io.dicom.slices import DicomHeader, Slice, slices_of
 from napari_pancreas_seg.io.dicom.stacks import choose, odd_slices, stacks_of
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.quiet import quiet_libraries

@@ -17,14 +17,14 @@ from napari_pancreas_seg import __version__
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
-from napari_pancreas_seg.io.dicom.header import DicomHeader
 from napari_pancreas_seg.io.dicom.segments import (
     MANUFACTURER,
     describe_segments,
     names_of,
     plain_text,
 )
-from napari_pancreas_seg.io.files import atomic_write, check_target, same_file
+from napari_pancreas_seg.io.dicom.slices import DicomHeader
+from napari_pancreas_seg.io.files import atomic_write, check_target
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
@@ -65,21 +65,10 @@ EMPTY = (
 """What the standard wants in every object, if only empty."""
 
 
-def check_can_write(like: OnSourceGrid, path: str | Path | None = None) -> None:
-    """Refuse, before any work is done, a CT that a DICOM-SEG cannot refer to."""
-    dicom_uids.check_uids(like)
-    files = dicom_uids.header_of(like).files
-    if path is not None and any(same_file(Path(path), file) for file in files):
-        raise PancreasSegError(
-            f"'{Path(path).name}' is a file of the CT and is never overwritten; choose another "
-            "name."
-        )
-
-
 def write_segmentation(
     mask: Array,
     like: OnSourceGrid,
-    path: str | Path,
+    path: Path,
     *,
     overwrite: bool = False,
     card: Mapping[str, Any] | None = None,
@@ -87,14 +76,11 @@ def write_segmentation(
     mint_uids: bool = False,
 ) -> Path:
     """Write a mask as a binary DICOM-SEG of the CT's study that refers to the CT's slices."""
-    path = Path(path)
     if mint_uids and isinstance(like, CTVolume):
         like = dicom_uids.mint_uids(like)
-    check_can_write(like, path)
+    dicom_uids.check_uids(like)
     header = dicom_uids.header_of(like)
     check_target(path, overwrite=overwrite)
-    if mask.dtype not in (np.uint8, bool):
-        raise PancreasSegError("A mask holds whole numbers from 0 to 255.")
     with quiet_libraries():
         segmentation = _build(mask.view(np.uint8), like, header, card, edited)
         with atomic_write(path, overwrite=overwrite) as file:

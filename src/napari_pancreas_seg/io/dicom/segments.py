@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from napari_pancreas_seg import __version__
 
@@ -19,41 +19,37 @@ _ABNORMAL = ("49755003", "Morphologically Abnormal Structure")
 _TISSUE = ("85756007", "Tissue")
 
 
-class _Meaning(NamedTuple):
-    """Category and type of a segment, as SNOMED CT's code and its words."""
+_Meaning = tuple[tuple[str, str], tuple[str, str]]
+"""Category and type of a segment, as SNOMED CT's code and its words."""
 
-    category: tuple[str, str]
-    kind: tuple[str, str]
-
-
-_MEANINGS = {
-    "pancreas": _Meaning(_STRUCTURE, _PANCREAS),
-    "head": _Meaning(_STRUCTURE, ("64163001", "Head of pancreas")),
-    "body": _Meaning(_STRUCTURE, ("40133006", "Body of pancreas")),
-    "tail": _Meaning(_STRUCTURE, ("73239005", "Tail of pancreas")),
-    "duct": _Meaning(_STRUCTURE, ("69930009", "Pancreatic duct")),
-    "tumour": _Meaning(_ABNORMAL, ("108369006", "Neoplasm")),
-    "tumor": _Meaning(_ABNORMAL, ("108369006", "Neoplasm")),
-    "lesion": _Meaning(_ABNORMAL, ("52988006", "Lesion")),
-    "cyst": _Meaning(_ABNORMAL, ("441457006", "Cyst")),
+_MEANINGS: dict[str, _Meaning] = {
+    "pancreas": (_STRUCTURE, _PANCREAS),
+    "head": (_STRUCTURE, ("64163001", "Head of pancreas")),
+    "body": (_STRUCTURE, ("40133006", "Body of pancreas")),
+    "tail": (_STRUCTURE, ("73239005", "Tail of pancreas")),
+    "duct": (_STRUCTURE, ("69930009", "Pancreatic duct")),
+    "tumour": (_ABNORMAL, ("108369006", "Neoplasm")),
+    "tumor": (_ABNORMAL, ("108369006", "Neoplasm")),
+    "lesion": (_ABNORMAL, ("52988006", "Lesion")),
+    "cyst": (_ABNORMAL, ("441457006", "Cyst")),
 }
 """By the word that a label's name holds; what is not listed is tissue of that name."""
 
-_ORGANS = {
-    "liver": _Meaning(_STRUCTURE, ("10200004", "Liver")),
-    "spleen": _Meaning(_STRUCTURE, ("78961009", "Spleen")),
-    "kidney": _Meaning(_STRUCTURE, ("64033007", "Kidney")),
-    "kidneys": _Meaning(_STRUCTURE, ("64033007", "Kidney")),
-    "stomach": _Meaning(_STRUCTURE, ("69695003", "Stomach")),
-    "duodenum": _Meaning(_STRUCTURE, ("38848004", "Duodenum")),
-    "gallbladder": _Meaning(_STRUCTURE, ("28231008", "Gallbladder")),
+_ORGANS: dict[str, _Meaning] = {
+    "liver": (_STRUCTURE, ("10200004", "Liver")),
+    "spleen": (_STRUCTURE, ("78961009", "Spleen")),
+    "kidney": (_STRUCTURE, ("64033007", "Kidney")),
+    "kidneys": (_STRUCTURE, ("64033007", "Kidney")),
+    "stomach": (_STRUCTURE, ("69695003", "Stomach")),
+    "duodenum": (_STRUCTURE, ("38848004", "Duodenum")),
+    "gallbladder": (_STRUCTURE, ("28231008", "Gallbladder")),
 }
 """Organs beside it, by the same."""
 
 _PARTS = ("head", "body", "tail", "duct")
 """Words that mean parts of the pancreas only beside its name."""
 
-_OTHER = _Meaning(_TISSUE, _TISSUE)
+_OTHER = (_TISSUE, _TISSUE)
 
 _COLORS = ((249, 180, 111), (230, 60, 60), (90, 170, 230), (120, 200, 90), (190, 110, 210))
 """RGB; the first is the colour that 3D Slicer's anatomy gives the pancreas."""
@@ -80,32 +76,31 @@ def describe_segments(
     def code(meaning: tuple[str, str]) -> Code:
         return Code(meaning[0], "SCT", meaning[1])
 
+    weights = (card or {}).get("weights_sha256")
     algorithm = AlgorithmIdentificationSequence(
         name=plain_text((card or {}).get("name") or MANUFACTURER),
         family=codes.DCM.ArtificialIntelligence,
         version=plain_text((card or {}).get("version") or __version__),
         source=MANUFACTURER,
-        parameters=_parameters(card),
+        parameters={"weights_sha256": str(weights)} if weights else None,
     )
-    descriptions = []
-    for number, name in names.items():
-        meaning = _meaning(name)
-        color = _COLORS[(number - 1) % len(_COLORS)]
-        descriptions.append(
-            SegmentDescription(
-                number,
-                plain_text(name[:1].upper() + name[1:]),
-                code(meaning.category),
-                code(meaning.kind),
-                # Without a card nobody knows who drew what; both took part, as far as we do.
-                "AUTOMATIC" if card and not edited else "SEMIAUTOMATIC",
-                algorithm,
-                # Where a lesion lies is not in its type; an organ is its own place.
-                anatomic_regions=None if meaning in _ORGANS.values() else [code(_PANCREAS)],
-                display_color=CIELabColor.from_rgb(*color),
-            )
+    return [
+        SegmentDescription(
+            number,
+            plain_text(name[:1].upper() + name[1:]),
+            code(meaning[0]),
+            code(meaning[1]),
+            # Without a card nobody knows who drew what; both took part, as far as we do.
+            "AUTOMATIC" if card and not edited else "SEMIAUTOMATIC",
+            algorithm,
+            # Where a lesion lies is not in its type; an organ is its own place.
+            anatomic_regions=None if meaning in _ORGANS.values() else [code(_PANCREAS)],
+            display_color=CIELabColor.from_rgb(*_COLORS[(number - 1) % len(_COLORS)]),
         )
-    return descriptions
+        for (number, name), meaning in zip(
+            names.items(), map(_meaning, names.values()), strict=True
+        )
+    ]
 
 
 def plain_text(value: object, length: int = 64) -> str:
@@ -123,8 +118,3 @@ def _meaning(name: str) -> _Meaning:
         if word in words and (of_pancreas or word not in _PARTS):
             return meaning
     return next((meaning for word, meaning in _ORGANS.items() if word in words), _OTHER)
-
-
-def _parameters(card: Mapping[str, Any] | None) -> dict[str, str] | None:
-    weights = (card or {}).get("weights_sha256")
-    return {"weights_sha256": str(weights)} if weights else None

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.io.dicom.files import DicomFile, read_header
 
 if TYPE_CHECKING:
+    import pydicom
     from pydicom import Dataset
 
 
@@ -109,6 +111,26 @@ class Slice:
     plane: Plane
     marks: tuple[str, ...]  # values of `SPLITS`
     rescale: tuple[Any, Any]  # slope and intercept as the header has them
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"frame {self.frame}" if self.frame else f"'{self.file.path.name}'"
+
+
+@dataclass(frozen=True, eq=False)
+class DicomHeader:
+    """The headers of a CT series; its source array has the axes column, row, slice."""
+
+    # Headers without pixel data; one for each slice, or the one of a multi-frame object. Patient
+    # data are in them: nothing of them belongs in a log.
+    datasets: tuple[pydicom.Dataset, ...]
+    # Where each dataset was read from. For a series in a zip, the zip followed by the name within
+    # it.
+    files: tuple[Path, ...]
+    multiframe: bool = False  # whether all slices come from one multi-frame object
+    # For a multi-frame object the number of each slice's frame, from 1; else empty.
+    frames: tuple[int, ...] = ()
 
 
 def slices_of(file: DicomFile) -> list[Slice]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.dicom.header import DicomHeader
+from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:

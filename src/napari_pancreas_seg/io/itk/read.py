@@ -13,8 +13,8 @@ import io
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,17 +34,10 @@ from napari_pancreas_seg.io.voxels import (
 _LONGEST_TEXT = 1 << 25  # numbers as text take twenty times their memory while they are parsed
 
 
-@dataclass(frozen=True)
-class TextHeader:
-    """Which files a volume was read from: the header's own, and the one with its data."""
+class TextHeader(NamedTuple):
+    """Which files a volume was read from: that of the header, and another one with its data."""
 
-    path: Path  # the same, unless the header is detached
-    data: Path  # the same, unless the header is detached
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Each file once."""
-        return tuple(dict.fromkeys((self.path, self.data)))
+    files: tuple[Path, ...]
 
 
 def read(path: Path) -> RawImage:
@@ -69,7 +62,7 @@ def read(path: Path) -> RawImage:
         1.0,
         0.0,
         affine,
-        TextHeader(path, layout.data),
+        TextHeader(tuple(dict.fromkeys((path, layout.data)))),
         notes,
         layout.dtype.name,
         layout.content == MAP_CONTENT,
@@ -146,17 +139,22 @@ def _affine(path: Path, layout: Layout) -> Floats:
             f"'{path.name}' cannot be placed in space because its header makes no sense; repair "
             "it or convert the CT again."
         ) from error
-    n = reader.GetDimension()
     size, components = tuple(reader.GetSize())[:3], reader.GetNumberOfComponents()
     if size != layout.volume_shape[:3] or (components != 1 and not layout.segments):
         raise PancreasSegError(
             f"'{path.name}' is not one volume of plain numbers; give one 3-D CT."
         )
-    direction = np.reshape(reader.GetDirection(), (n, n))[:3, :3]
-    affine = np.eye(4)
-    affine[:3, :3] = direction * reader.GetSpacing()[:3]
-    affine[:3, 3] = reader.GetOrigin()[:3]
+    affine = affine_of(reader)
     affine[:3] *= layout.to_mm
+    return affine
+
+
+def affine_of(image: Any) -> Floats:
+    """Where SimpleITK's image or reader places its voxels, in RAS+."""
+    n, affine = image.GetDimension(), np.eye(4)
+    direction = np.reshape(image.GetDirection(), (n, n))[:3, :3]
+    affine[:3, :3] = direction * np.asarray(image.GetSpacing()[:3])
+    affine[:3, 3] = image.GetOrigin()[:3]
     return LPS_TO_RAS @ affine
 
 

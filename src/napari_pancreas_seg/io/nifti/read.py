@@ -35,7 +35,7 @@ _TO_MM = {1: 1000.0, 3: 0.001}  # codes of the units of length that are not mm: 
 
 def read(path: Path) -> RawImage:
     """Read a NIfTI file, or a pair of header and data."""
-    with _reading(path), contextlib.ExitStack() as stack:
+    with quiet_libraries(), reading(path, "NIfTI"), contextlib.ExitStack() as stack:
         header_path, data_path = _files(path)
         stream, compressed = stack.enter_context(_open(header_path))
         raw, fixed = _parse_header(header_path, stream)
@@ -99,13 +99,6 @@ def _open(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
             return
         with inflated(file) as stream:
             yield stream, True
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file provokes into one sentence, and keep nibabel silent."""
-    with quiet_libraries(), reading(path, "NIfTI"):
-        yield
 
 
 def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from gzip import GzipFile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,17 +63,10 @@ def _write(
     header.set_data_dtype(array.dtype.newbyteorder("<"))
     header["vox_offset"] = header.single_vox_offset
     header["scl_slope"], header["scl_inter"] = slope, 0.0
-    with atomic_write(path, overwrite=overwrite) as file, _compressed(file, path) as out:
+    with atomic_write(path, overwrite=overwrite) as file, ExitStack() as stack:
+        zipped = path.name.lower().endswith(".gz")
+        out = stack.enter_context(gzip_writer(file)) if zipped else file
         out.write(header.binaryblock)
         out.write(b"\0" * (header.single_vox_offset - len(header.binaryblock)))
         for plane in planes(array):
             out.write(plane)
-
-
-@contextlib.contextmanager
-def _compressed(file: IO[bytes], path: Path) -> Iterator[IO[bytes] | GzipFile]:
-    if not path.name.lower().endswith(".gz"):
-        yield file
-        return
-    with gzip_writer(file) as out:
-        yield out
