@@ -57,10 +57,6 @@ Negatives = Annotated[
         metavar="FILE[:FIRST[:LAST]]",
     ),
 ]
-Crops = Annotated[
-    Path | None,
-    _data("Glands to mix into slices: images/, masks/ and manifest.csv.", metavar="FOLDER"),
-]
 Cache = Annotated[
     Path | None,
     _data("Where slices of CTs are stored. Default: in the output folder.", metavar="FOLDER"),
@@ -145,7 +141,6 @@ def train(
     labels: Classes = None,
     preset: Preset = None,
     negatives: Negatives = None,
-    crops: Crops = None,
     cache: Cache = None,
     start: Start = None,
     architecture: Architecture = "default",
@@ -219,7 +214,6 @@ def train(
             "show": lambda stage, done, total: bar.show(0, Progress(stage, done, total)),
             "start": start,
             "negatives": negatives or (),
-            "crops": crops,
             "about": read_json(about) if about else {},
             "resume": resume,
             "cache": cache or default_cache(data, output),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,20 +27,13 @@ from napari_pancreas_seg.training.cards import (
     out_of_fold,
     what_is_scored,
 )
-from napari_pancreas_seg.training.data.crops import Crop, load_crops
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
     load_cases,
     load_negatives,
-    working_frame,
 )
-from napari_pancreas_seg.training.data.layouts.cases import (
-    PANCREAS,
-    BadCases,
-    LabelledCase,
-    VolumeCase,
-)
+from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase, VolumeCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.curves import Curves
 from napari_pancreas_seg.training.fit.devices import (
@@ -60,6 +54,8 @@ OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature. It is written
 last: where it lies, the training is done."""
 RECIPE, BUNDLE = "recipe.json", "bundle"
+Show = Callable[[str, int, int], None]
+"""Is told what goes on, how much of it is done, and of how much."""
 LENGTH = ("steps", "patience", "averaging")
 """How long to train is what one may change on the way, and the averaging goes with it."""
 
@@ -107,7 +103,6 @@ def train(
     start: str | Path | None = None,
     calibrated_by: str | Path | None = None,
     negatives: Sequence[str] = (),
-    crops: Path | None = None,
     about: dict[str, Any] | None = None,
     resume: bool = False,
     once: bool = False,
@@ -116,7 +111,7 @@ def train(
     deterministic: bool = False,
     experiment: Experiment = Experiment(),
     say: Callable[[str], None] = lambda text: None,
-    show: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    show: Show = lambda stage, done, total: None,
 ) -> Path:
     """Train a model, write it as a bundle and return the bundle's path.
 
@@ -124,36 +119,29 @@ def train(
     which patients validate; with None all are trained on, and threshold, temperature and confidence
     come from `calibrated_by`, a model of the same recipe that held patients back. `start` is a
     model whose weights to begin with; `negatives` are CTs that show no pancreas (see
-    `load_negatives`); `about` is further fields of the card. `crops` is a folder of glands without
-    surroundings to mix into slices (see `load_crops`), without those of patients held back.
-    `resume` goes on from a checkpoint of the same recipe and patients; with `once` a training that
-    is done is left as it is. With `cache`, slices need not fit into memory. `say` is told of the
-    beginning, what is noticed, and every epoch; `show` what goes on, and how much of it is done.
+    `load_negatives`); `about` is further fields of the card. `resume` goes on from a checkpoint of
+    the same recipe and patients; with `once` a training that is done is left as it is. With
+    `cache`, slices need not fit into memory. `say` is told of the beginning, what is noticed, and
+    every epoch; `show` what goes on, and how much of it is done.
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     settings = settings_for(settings, data)
     _check_split(settings, split, calibrated_by)
     given = None if start is None else load_bundle(start)
-    calibrated = (
-        None if calibrated_by is None else calibration_from(load_bundle(calibrated_by).card)
-    )
-    recipe: dict[str, Any] = {
+    calibrated = calibrated_by and calibration_from(load_bundle(calibrated_by).card)
+    training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
+    whose = {"training": _patients(training), "held_back": _patients(validation)}
+    known = patients_seen(m.card for m in (given, *experiment.models) if m is not None)
+    seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
+    recipe = {
         "split": None if split is None else vars(split),
         "start": None if given is None else model_entry(given),
         "negatives": [Path(n).name for n in negatives],
-        "crops": None if crops is None else Path(crops).name,
         "labels": dict(data.labels),
         **asdict(settings),
-        "frame": settings.frame.to_dict(),
         "experiment": dict(experiment.recipe),
     }
-    training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
-    whose = {"training": _patients(training), "held_back": _patients(validation)}
-    models = [model for model in (given, *experiment.models) if model is not None]
-    further = _crops(crops, data, settings, whose["held_back"])
-    known = patients_seen([model.card for model in models]) | {crop.patient for crop in further}
-    seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
     card = first_card(recipe, settings, data, sorted({*whose["training"], *known}))
     check_about(card, about, output / BUNDLE)
     on = choose_devices(devices)
@@ -166,43 +154,48 @@ def train(
     if seen:
         say(f"Note: {note_seen_before(len(seen))}.")
     slices, held = _read(training, validation, data, settings, cache, say, show)
-    parts, frame = [replace(slices, crops=tuple(further))], settings.frame
+    card["training"] |= {"cases": len(training), "slices": int(slices.usable.sum())}
     if negatives:
-        parts.append(load_negatives(negatives, classes=len(data.labels), frame=frame))
-    slices = TrainingSlices.join(parts)
+        none = load_negatives(negatives, classes=len(data.labels), frame=settings.frame)
+        slices = TrainingSlices.join([slices, none])
     if experiment.slices is not None:
         slices = experiment.slices(slices, settings)
-    with Curves(output) as curves:
-
-        def report(history: list[dict[str, Any]]) -> None:
-            say(epoch_line(history[-1]))
-            curves.show(history)
-
-        network, history = fit(
-            slices,
-            settings,
-            output,
-            score=(lambda network: _scored(held, network, data.labels)) if validation else None,
-            report=report,
-            on_step=show,
-            resume=resume,
-            start=given,
-            change_weights=experiment.weights,
-            devices=on,
-        )
-        curves.show(history)
-    card["training"] |= {
-        "cases": len(training),
-        "slices": int((slices.usable & (slices.kind == "patient")).sum()),
-        "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
-        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
+    on_fit = {"on_step": show, "resume": resume, "start": given, "devices": on}
+    network = _fit(
+        slices, held, settings, output, card, say, change_weights=experiment.weights, **on_fit
+    )
     predicted = list(held.predict(network))
     card |= calibrated or judged(predicted, data.labels, what_is_scored(held, settings), seen)
     bundle = save_bundle(network, {**card, **(about or {})}, output / BUNDLE, overwrite=True)
     if predicted:
         write_json(output / OUT_OF_FOLD, out_of_fold(predicted), overwrite=True)
     return bundle
+
+
+def _fit(
+    slices: TrainingSlices,
+    held: HeldBack,
+    settings: TrainSettings,
+    output: Path,
+    card: dict[str, Any],
+    say: Callable[[str], None],
+    **options: Any,
+) -> keras.Model:
+    """Train a network, with learning curves and a line for each epoch; say on the card how long."""
+    with Curves(output) as curves:
+
+        def report(history: list[dict[str, Any]]) -> None:
+            say(epoch_line(history[-1]))
+            curves.show(history)
+
+        score = functools.partial(_scored, held) if len(held) else None
+        network, history = fit(slices, settings, output, score=score, report=report, **options)
+        curves.show(history)
+    card["training"] |= {
+        "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
+        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    return network
 
 
 def epoch_line(line: Mapping[str, Any]) -> str:
@@ -263,7 +256,7 @@ def _read(
     settings: TrainSettings,
     cache: Path | None,
     say: Callable[[str], None],
-    show: Callable[[str, int, int], None],
+    show: Show,
 ) -> tuple[TrainingSlices, HeldBack]:
     """Read the cases to train on and those held back; name all bad cases at once."""
     n = len(training) + len(validation)
@@ -308,24 +301,14 @@ def _read(
     return slices, held
 
 
-def _crops(
-    folder: Path | None, data: DataSet, settings: TrainSettings, held: Sequence[str]
-) -> list[Crop]:
-    """Glands without surroundings, none of a patient held back."""
-    if folder is None:
-        return []
-    if [*data.labels] != [PANCREAS]:
-        raise PancreasSegError("Crops of glands are for the pancreas alone: leave --crops out.")
-    return load_crops(folder, working_frame(settings.frame).mm_per_pixel, held)
-
-
-def _scored(held: HeldBack, network: keras.Model, labels: Mapping[str, int]) -> dict[str, Any]:
+def _scored(held: HeldBack, network: keras.Model) -> dict[str, Any]:
     """An epoch's figures: the best threshold, and Dice at it."""
     scores = score_predictions(held.predict(network))
     threshold, dice = scores.best()
     found = {"threshold": threshold, "validation_dice": round(dice, 4)}
-    if len(labels) > 1:
-        found |= {f"dice_{n}": d for n, d in mean_by_class(scores, threshold, labels).items()}
+    if len(held.labels) > 1:
+        by_class = mean_by_class(scores, threshold, held.labels)
+        found |= {f"dice_{name}": dice for name, dice in by_class.items()}
     return found
 
 

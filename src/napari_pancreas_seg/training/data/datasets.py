@@ -28,7 +28,6 @@ from napari_pancreas_seg.training.data.cache import (
     classes_shown,
     joined_rows,
 )
-from napari_pancreas_seg.training.data.crops import Crop
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 from napari_pancreas_seg.volume import CTVolume
 
@@ -58,7 +57,6 @@ class TrainingSlices:
     patient: npt.NDArray[np.str_]  # whose slice it is
     kind: npt.NDArray[np.str_]  # "patient", or "negative": a CT without pancreas
     usable: npt.NDArray[np.bool_]  # whether it is drawn for batches
-    crops: tuple[Crop, ...] = ()  # glands without surroundings, to be mixed into slices
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -84,7 +82,6 @@ class TrainingSlices:
             np.concatenate([p.patient for p in parts]),
             np.concatenate([p.kind for p in parts]),
             np.concatenate([p.usable for p in parts]),
-            tuple(crop for p in parts for crop in p.crops),
         )
 
     def inputs(self, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:

@@ -27,7 +27,6 @@ from napari_pancreas_seg.training.data.datasets import TrainingSlices
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.devices import choose_policy
-from napari_pancreas_seg.training.fit.mixing import MixingSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
@@ -86,7 +85,7 @@ def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainS
         seed=seed,
         frame=FrameSpec.from_dict(card["frame"]),
         augmentation=AugmentationSettings(),
-        mixing=MixingSettings.none(),  # what is corrected is one patient's
+        piece_share=0.0,  # what is corrected is one patient's
     )
 
 

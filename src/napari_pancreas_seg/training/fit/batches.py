@@ -58,7 +58,7 @@ def training_batch(
     # Geometry is annealed by half in the last 15 %, towards what inference will see.
     left = max(0.0, (settings.steps - step) / (0.15 * settings.steps))
     geometry = 0.5 + 0.5 * min(1.0, left)
-    mixed = mix(rng, slices, chances, chosen, settings.mixing)
+    mixed = mix(rng, slices, chances, chosen, settings.piece_share)
     return {
         **mixed,
         **draw(

@@ -13,12 +13,9 @@ from napari_pancreas_seg.model.attention_unet import ARCHITECTURES, Architecture
 from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.devices import POLICIES
-from napari_pancreas_seg.training.fit.mixing import MixingSettings
 
 WINDOWS_HU = ((0, 255), (40, 150), (80, 140))
 """The three input channels: everything the slices hold, soft tissue, pancreas and liver."""
-
-SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,11 @@ class TrainSettings:
     weight_decay: float = 1e-3
     warm_up: float = 0.03  # share of the steps
     clip_norm: float = 1.0
-    schedule: str = "cosine"  # or "constant": the learning rate as it is after warming up
     averaging: float = 0.999  # momentum of the average of weights that becomes the model
     # Losses of the decoder's second and third finest level.
     side_weights: tuple[float, float] = (0.5, 0.25)
     negative_share: float = 0.12  # of CTs without pancreas in a batch, on average
+    piece_share: float = 0.15  # of patients' slices, that get a part of another's
     calibration_batches: int = 200  # for the averaged network's normalisation statistics
     policy: str = "auto"  # Keras dtype policy; see `training.fit.devices`
     # HU windows of the input channels; see `check_windows`.
@@ -51,14 +48,12 @@ class TrainSettings:
     seed: int = 0
     frame: FrameSpec = field(default_factory=FrameSpec)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    mixing: MixingSettings = field(default_factory=MixingSettings)
 
     def __post_init__(self) -> None:
         known: tuple[tuple[str, Any, Collection[str]], ...] = (
             ("architecture", self.architecture, ARCHITECTURES),
             ("loss", self.loss, LOSSES),
             ("policy", self.policy, POLICIES),
-            ("schedule", self.schedule, SCHEDULES),
         )
         for what, asked, names in known:
             if isinstance(asked, str) and asked not in names:

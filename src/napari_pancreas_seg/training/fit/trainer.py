@@ -125,7 +125,6 @@ def _optimizer(settings: TrainSettings, replicas: int) -> keras.optimizers.Optim
         decay_steps=max(1, settings.steps - warm_up),
         warmup_target=settings.learning_rate,
         warmup_steps=warm_up,
-        alpha=1.0 if settings.schedule == "constant" else 0.0,  # what it ends at
     )
     optimizer = _AdamW(
         schedule,
