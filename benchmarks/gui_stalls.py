@@ -200,6 +200,7 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
         QTest.qWait(500)
     with watch.phase("open the panel"):
         _, dock = viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
+        wait(lambda: not dock._steps)  # it opens in turns
     app = dock.app
     app.network.warm_up_allowed = False
     if chosen.network:
@@ -223,7 +224,7 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
         QTest.mouseClick(dock.run_panel.run_button, Qt.MouseButton.LeftButton)
         wait(lambda: app.runs.latest is not None and not app.runs.running, chosen.patience)
     mask = app.session.mask
-    work_on(viewer, app, mask, watch)
+    work_on(viewer, dock, mask, watch)
     with watch.phase("export"):
         target = folder / "mask.nii.gz"
         dock.export_panel.export_to(target)
@@ -236,9 +237,9 @@ def measure(ct: Path, folder: Path, chosen: argparse.Namespace) -> list[Phase]:
     return watch.phases
 
 
-def work_on(viewer: napari.Viewer, app: Any, mask: Any, watch: Stopwatch) -> None:
+def work_on(viewer: napari.Viewer, dock: Any, mask: Any, watch: Stopwatch) -> None:
     """What a person does with a mask."""
-    dock = app.dock
+    app = dock.app
     with watch.phase("drag the threshold"):
         for value in np.linspace(0.15, 0.85, 15):
             dock.options_panel.threshold.value = round(float(value), 2)

@@ -355,7 +355,11 @@ def test_an_idle_panel_has_not_loaded_what_only_work_needs() -> None:
     late = {"nibabel", "pydicom", "highdicom", "SimpleITK", "scipy.ndimage", "scipy.sparse"}
     loaded_after(
         f"import napari.layers\nlate = {late} - set(sys.modules)\n"
-        f"import {PACKAGE}._napari.widget.dock\n"
+        f"import {PACKAGE}._napari.app\n"
+        f"from {PACKAGE}._napari.widget import dock\n"
+        "from importlib import import_module\n"
+        "for name in (name for names in dock.TABS.values() for name in names):\n"
+        f"    import_module(f'{PACKAGE}._napari.widget.{{name}}_panel')\n"
         "too_early = late & set(sys.modules)\nassert not too_early, too_early"
     )
 

@@ -15,45 +15,46 @@ from napari_pancreas_seg._napari.autosave.store import autosave_folder
 from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
-from napari_pancreas_seg._napari.widget.header import CtPanel
+from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.io import load_ct
 
 TIMEOUT = 20_000
 
 
 @pytest.fixture
-def panel(qtbot, app) -> CtPanel:
-    panel = CtPanel(app)
-    qtbot.addWidget(panel)
-    return panel
+def dock(qtbot, viewer, app) -> PancreasDock:
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(dock)
+    return dock
 
 
-def offered(panel: CtPanel) -> list[str]:
-    panel.offer_layers()
-    return [layer.name for layer in panel.combo.choices]
+def offered(dock: PancreasDock) -> list[str]:
+    dock.refresh()
+    return [layer.name for layer in dock.ct_panel.combo.choices]
 
 
 def hu_of(volume) -> np.ndarray:
     return volume.hu.astype(np.float32)
 
 
-def test_only_what_can_be_a_ct_is_offered(panel, viewer, volume):
+def test_only_what_can_be_a_ct_is_offered(dock, viewer, volume):
     viewer.add_image(np.zeros((10, 32, 40)), name="array", rgb=False)
     viewer.add_image(np.zeros((10, 32, 3)), name="photo", rgb=True)
     viewer.add_image([np.zeros((8, 8, 8)), np.zeros((4, 4, 4))], name="pyramid", multiscale=True)
     viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="labels")
-    assert offered(panel) == ["array"]
-    assert panel.foreign.refused.isVisibleTo(panel)
-    assert "colour picture" in panel.foreign.refused.text()
-    assert "several resolutions" in panel.foreign.refused.text()
+    assert offered(dock) == ["array"]
+    assert dock.foreign_panel.refused.isVisibleTo(dock)
+    assert "colour picture" in dock.foreign_panel.refused.text()
+    assert "several resolutions" in dock.foreign_panel.refused.text()
     viewer.layers.remove("photo")
     viewer.layers.remove("pyramid")
-    panel.offer_layers()
-    assert not panel.foreign.isVisibleTo(panel)
+    dock.refresh()
+    assert not dock.foreign_panel.isVisibleTo(dock)
 
 
 @pytest.mark.parametrize("how", ["scale", "affine", "rotate"])
-def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, how):
+def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, dock, viewer, volume, how):
     hu = hu_of(volume)
     matrix = np.eye(5)
     matrix[2:4, 2:4] = [[0.96, -0.28], [0.28, 0.96]]
@@ -63,21 +64,21 @@ def test_a_frame_of_a_4d_layer_lies_where_it_lay(qtbot, panel, viewer, volume, h
         "rotate": {"rotate": matrix[:4, :4], "scale": (5, 2.5, 0.8, 0.9)},
     }[how]
     four = viewer.add_image(np.stack([hu - 5, hu, hu + 5]), name="phases", rgb=False, **options)
-    assert offered(panel) == []
+    assert offered(dock) == []
     viewer.dims.set_current_step(0, 1)
-    assert panel.foreign.frame.max == 2
-    panel.foreign.frame.value = 2
-    qtbot.mouseClick(panel.foreign.frame_button, Qt.MouseButton.LeftButton)
-    assert offered(panel) == ["phases [2]"]
-    layer = panel.layer
+    assert dock.foreign_panel.frame.max == 2
+    dock.foreign_panel.frame.value = 2
+    qtbot.mouseClick(dock.foreign_panel.frame_button, Qt.MouseButton.LeftButton)
+    assert offered(dock) == ["phases [2]"]
+    layer = dock.ct_panel.layer
     assert np.shares_memory(layer.data, four.data)
     assert np.array_equal(layer.data, hu + 5)
     for index in ((0, 0, 0), (3, 4, 5), (9, 31, 39)):
         assert np.allclose(layer.data_to_world(index), four.data_to_world((2, *index))[1:])
-    assert panel.foreign.frame.value == 2
+    assert dock.foreign_panel.frame.value == 2
     viewer.layers.remove(four)
-    panel.offer_layers()
-    assert not panel.foreign.isVisibleTo(panel)
+    dock.refresh()
+    assert not dock.foreign_panel.isVisibleTo(dock)
 
 
 def test_lazy_data_are_computed_a_chunk_at_a_time(volume):
@@ -117,18 +118,18 @@ def as_another_reader(viewer: ViewerModel, path, *, transposed: bool) -> Image:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_geometry_is_restored_and_masks_go_along(qtbot, panel, app, viewer, ct_path, transposed):
+def test_geometry_is_restored_and_masks_go_along(qtbot, dock, app, viewer, ct_path, transposed):
     bare = as_another_reader(viewer, ct_path, transposed=transposed)
     drawn = np.zeros(bare.data.shape, np.uint8)
     i, j, k = 7, 20, 8
     drawn[(k, j, i) if transposed else (i, j, k)] = 1
     viewer.add_labels(drawn, name="drawn")
-    assert offered(panel) == ["bare"]
-    assert panel.foreign.restore_button.isVisibleTo(panel)
-    qtbot.mouseClick(panel.foreign.restore_button, Qt.MouseButton.LeftButton)
+    assert offered(dock) == ["bare"]
+    assert dock.foreign_panel.restore_button.isVisibleTo(dock)
+    qtbot.mouseClick(dock.foreign_panel.restore_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
-    panel.offer_layers()
-    assert not panel.foreign.isVisibleTo(panel)
+    dock.refresh()
+    assert not dock.foreign_panel.isVisibleTo(dock)
     expected = load_ct(ct_path)
     (ct,) = [layer for layer in viewer.layers if isinstance(layer, Image)]
     (mask,) = [layer for layer in viewer.layers if isinstance(layer, Labels)]
@@ -140,29 +141,29 @@ def test_geometry_is_restored_and_masks_go_along(qtbot, panel, app, viewer, ct_p
     assert np.allclose(where, nib.affines.apply_affine(nib.load(ct_path).affine, (i, j, k)))
 
 
-def test_corrections_survive_a_restored_geometry(qtbot, panel, app, viewer, ct_path):
+def test_corrections_survive_a_restored_geometry(qtbot, dock, app, viewer, ct_path):
     bare = as_another_reader(viewer, ct_path, transposed=False)
     drawn = viewer.add_labels(np.zeros(bare.data.shape, np.uint8), name="drawn")
     drawn.data_setitem((np.array([7]), np.array([20]), np.array([8])), 1)
-    panel.offer_layers()
+    dock.refresh()
     app.autosave.keep_all()
-    panel.foreign.restore()
+    dock.foreign_panel.restore()
     qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
     mask = viewer.layers["drawn"]
     assert mask is not drawn and app.autosave.unexported() == [mask]
-    panel.offer_layers()
+    dock.refresh()
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         app.autosave.save()
     assert len(list(autosave_folder().glob("*.npz"))) == 1
     app.autosave.keep_all()
 
 
-def test_masks_stay_when_nobody_knows_how_they_lie(qtbot, panel, viewer, ct_path, notifications):
+def test_masks_stay_when_nobody_knows_how_they_lie(qtbot, dock, viewer, ct_path, notifications):
     bare = as_another_reader(viewer, ct_path, transposed=False)
     bare.data = np.random.default_rng(0).normal(size=bare.data.shape)
     drawn = viewer.add_labels(np.ones(bare.data.shape, np.uint8), name="drawn")
-    panel.offer_layers()
-    panel.foreign.restore()
+    dock.refresh()
+    dock.foreign_panel.restore()
     qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
     assert drawn in viewer.layers
     assert "stay as they are" in notifications[-1].message

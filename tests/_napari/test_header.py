@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from napari.layers import Layer
-from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtCore import QEvent, QPoint, QPointF, QRect, Qt
 from qtpy.QtGui import QFocusEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -41,6 +42,7 @@ def dock(qtbot, viewer, app):
     qtbot.addWidget(dock)
     dock.resize(*SMALL)
     dock.show()
+    qtbot.waitUntil(lambda: not dock._steps, timeout=TIMEOUT)
     return dock
 
 
@@ -327,10 +329,67 @@ def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):
     assert app.session.mask is chosen
 
 
+def places(dock: PancreasDock) -> dict[str, QRect]:
+    """Where everything of the header lies, in the dock."""
+    header = (dock._ct_panel, dock._run_panel)
+    parts = [part for panel in header for part in (panel, *panel.findChildren(QWidget))]
+    found = [part for part in parts if part.isVisible()]
+    return {f"{n} {type(part).__name__}": at(part, dock) for n, part in enumerate(found)}
+
+
+def at(part: QWidget, dock: PancreasDock) -> QRect:
+    return QRect(part.mapTo(dock, QPoint(0, 0)), part.size())
+
+
+def test_the_dock_opens_in_turns_and_nothing_of_the_header_moves(qtbot, viewer, app):
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer)
+    qtbot.addWidget(dock)
+    dock.resize(*SMALL)
+    dock.show()
+    QApplication.sendPostedEvents()  # it is laid out, and no timer has fired yet
+    assert dock._app is None and not dock._panels
+    before, turns = places(dock), len(dock._steps)
+    assert turns > 5 and "Run" in {b.text() for b in dock.findChildren(QAbstractButton)}
+    seen = []
+    while dock._steps:
+        QApplication.processEvents()
+        assert len(dock._steps) >= turns - len(seen) - 1, "one step in a turn"
+        seen.append(places(dock))
+    assert dock._app is app and set(dock._panels) >= {"ct", "run", "model", "attention"}
+    assert all(now == before for now in seen)
+
+
+def test_a_click_before_the_dock_is_complete_works(qtbot, viewer, app, volume, monkeypatch):
+    app.network.warm_up_allowed = False
+    viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    dock = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(dock)
+    assert dock._app is None
+    qtbot.mouseClick(dock._run_panel.run_button, LEFT)
+    assert app.runs.running and app.runs.latest.name == volume.name
+    app.runs.latest.cancel()
+    qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+    asked = []
+    answer = lambda *_: asked.append(True) or ([], "")  # noqa: E731
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getOpenFileNames", answer)
+    later = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(later)
+    qtbot.mouseClick(later._ct_panel.open_button, LEFT)
+    assert asked
+
+
+def test_a_dock_without_images_does_not_offer_to_run(qtbot, viewer, app):
+    dock = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(dock)
+    assert not dock._run_panel.run_button.isEnabled()
+
+
 def test_a_tab_is_filled_when_it_is_first_shown(qtbot, viewer, app, monkeypatch):
     made = []
-    for kinds in TABS.values():
-        for kind in kinds:
+    for names in TABS.values():
+        for name in names:
+            kind = kind_of(name)
             monkeypatch.setattr(kind, "__init__", noted(kind.__init__, made))
     dock = PancreasDock(viewer, warm_up=False)
     qtbot.addWidget(dock)
@@ -341,6 +400,11 @@ def test_a_tab_is_filled_when_it_is_first_shown(qtbot, viewer, app, monkeypatch)
     assert dock.export_panel.isEnabled() and made[5:] == ["MeasurePanel", "ExportPanel"]
     dock.tabs.setCurrentIndex(2)
     assert len(made) == 7
+
+
+def kind_of(name: str) -> type[QWidget]:
+    module = import_module(f"napari_pancreas_seg._napari.widget.{name}_panel")
+    return getattr(module, f"{name.capitalize()}Panel")
 
 
 def noted(init, made):
@@ -354,9 +418,10 @@ def noted(init, made):
 def test_the_brush_has_its_size_before_its_tab_was_shown(qtbot, viewer, app, volume):
     dock = PancreasDock(viewer, warm_up=False)
     qtbot.addWidget(dock)
+    session = dock.app.session
     viewer.add_layer(Layer.create(*ct_layer_data(volume)))
     mask = viewer.add_labels(np.zeros(volume.grid.shape, np.uint8))
-    _, dy, dx = app.session.reference.grid.spacing
+    _, dy, dx = session.reference.grid.spacing
     assert mask.brush_size == round(6 / (dy * dx) ** 0.5)
     mask.brush_size = 20
     assert dock.correct_panel.brush_mm.value == pytest.approx(20 * (dy * dx) ** 0.5, abs=0.06)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import weakref
 
 from napari.components import ViewerModel
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QWidget
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave
@@ -93,7 +91,6 @@ class App(QObject):
             background,
         )
         self.closing: Closing | None = None
-        self._dock: weakref.ref[QWidget] | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)
         self.rethreshold.done.connect(self.corrector.drop_stale)
@@ -113,17 +110,3 @@ class App(QObject):
         self.autosave.close()
         self.settings.save()
         self.background.close()
-
-    @property
-    def dock(self) -> QWidget | None:
-        """The dock of this viewer, if one is open."""
-        dock = None if self._dock is None else self._dock()
-        return dock if dock is not None and isalive(dock) and dock.parent() is not None else None
-
-    @dock.setter
-    def dock(self, dock: QWidget) -> None:
-        former, self._dock = self.dock, weakref.ref(dock)
-        window = getattr(self.session.viewer, "window", None)
-        if former is not None and window is not None:
-            # napari's menu and its `add_plugin_dock_widget` call it by different names.
-            window.remove_dock_widget(former)

@@ -20,6 +20,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     lies_on,
     placement_of,
     reference_of,
+    why_not_ct,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.inference.result import Segmentation
@@ -60,6 +61,13 @@ class Session(QObject):
         """The viewer's layers, from the lowest to the topmost."""
         viewer = self._viewer()
         return [] if viewer is None else list(viewer.layers)
+
+    @property
+    def cts(self) -> list[Image]:
+        """The layers that can be a CT, the maps and masks of one left out."""
+        own = ((layer, reference_of(layer)) for layer in self.layers)
+        fitting = [layer for layer, known in own if known is None or known.kind == "ct"]
+        return [layer for layer in fitting if why_not_ct(layer) is None]
 
     @property
     def ct(self) -> Image | None:

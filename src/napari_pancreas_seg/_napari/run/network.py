@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg._napari.layers.reader import get_ready
 from napari_pancreas_seg._napari.run.worker import fingerprint
 from napari_pancreas_seg._napari.settings import preference
 from napari_pancreas_seg.errors import PancreasSegError
@@ -88,6 +89,7 @@ class Network(QObject):
 
     def warm_up_blank(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Make ready before there is a CT: on an empty one of the usual size."""
+        self._background.submit(get_ready)
         affine = np.diag([*BLANK_SPACING, 1.0])
         blank = np.zeros(BLANK_SHAPE, np.int16)
         self._ask(lambda: (CTVolume.from_source_array(blank, affine), ""), "blank", model, options)

@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
-from napari_pancreas_seg._napari.layers.bridge import color_of, label_colors
+from napari_pancreas_seg._napari.layers.bridge import HU_RANGE, color_of, label_colors
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
@@ -38,6 +38,8 @@ class ChosenCt(QObject):
         if session.viewer is not None:
             session.viewer.dims.events.range.connect(self._fit_sliders)
             session.viewer.layers.events.inserted.connect(self._on_inserted)
+        for ct in filter(session.known_ct, session.layers):
+            ct.contrast_limits_range = HU_RANGE
 
     def _on_ct(self) -> None:
         session, viewer, ct = self._session, self._session.viewer, self._session.ct
@@ -107,6 +109,8 @@ class ChosenCt(QObject):
         if isinstance(layer, Labels) and (reference is None or reference.kind != OUTLINE):
             self._give_colour(layer)
         elif isinstance(layer, Image) and reference is not None and reference.kind == "ct":
+            # A reader can set the window but not what its slider spans.
+            layer.contrast_limits_range = HU_RANGE
             # Not while napari is still at it.
             QTimer.singleShot(0, lambda: self._lower(layer, reference))
 

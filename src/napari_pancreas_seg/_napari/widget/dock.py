@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QDockWidget,
+    QFileDialog,
     QFrame,
     QLabel,
     QScrollArea,
@@ -22,47 +26,38 @@ from qtpy.QtWidgets import (
 )
 
 import napari_pancreas_seg._napari.widget.ui as ui
-from napari_pancreas_seg._napari.app import App, app_of
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import report, timer
-from napari_pancreas_seg._napari.commands import open_dock
-from napari_pancreas_seg._napari.compat import canvas_widget
-from napari_pancreas_seg._napari.correct.keys import register_actions
-from napari_pancreas_seg._napari.layers.bridge import HU_RANGE
-from napari_pancreas_seg._napari.layers.placement import reference_of
-from napari_pancreas_seg._napari.layers.reader import get_ready, one_of_each_series
-from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
-from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
-from napari_pancreas_seg._napari.widget.dialogs import show_keys
-from napari_pancreas_seg._napari.widget.export_panel import ExportPanel
+from napari_pancreas_seg._napari.commands import open_dock, take_place
 from napari_pancreas_seg._napari.widget.header import CtPanel, RunPanel
-from napari_pancreas_seg._napari.widget.improve_panel import ImprovePanel
-from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg._napari.widget.model_panel import ModelPanel
-from napari_pancreas_seg._napari.widget.notices import RecoveryPanel
-from napari_pancreas_seg._napari.widget.options_panel import OptionsPanel
-from napari_pancreas_seg._napari.widget.ui import WheelGuard
-from napari_pancreas_seg._napari.widget.view_panel import AttentionPanel, ViewPanel
-from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import Options
 
 if TYPE_CHECKING:
     import napari.viewer
     from napari.components import LayerList
 
+    from napari_pancreas_seg._napari.app import App
+    from napari_pancreas_seg.inference.result import Options
+
 WARM_UP_DELAY_MS = 500
 WIDTH = 330
-TABS: dict[str, tuple[Callable[[App], ui.Panel], ...]] = {
-    "Segment": (ModelPanel, OptionsPanel, ViewPanel, AttentionPanel),
-    "Correct": (CorrectPanel,),
-    "Measure & export": (MeasurePanel, ExportPanel),
-    "Worklist": (WorklistPanel,),
-    "Improve": (ImprovePanel,),
+TABS = {
+    "Segment": ("model", "options", "view", "attention"),
+    "Correct": ("correct",),
+    "Measure & export": ("measure", "export"),
+    "Worklist": ("worklist",),
+    "Improve": ("improve",),
 }
+"""Titles and panels: ``correct`` is `CorrectPanel`, in ``correct_panel.py``."""
+LATER = ("io", "inference.result", "_napari.run.worker", "_napari.correct.mend", "_napari.app")
+"""Modules that the header can do without for a moment."""
 
 
 class PancreasDock(QWidget):
     """Segment the pancreas in a CT, look at the result, correct and export it.
+
+    The header is on screen at once. What makes it work comes in turns of the event loop, between
+    which the window lives, or at once if anybody needs the `app` before.
 
     `warm_up`: whether to start the network, and load libraries, before there is a CT.
     """
@@ -71,66 +66,89 @@ class PancreasDock(QWidget):
 
     def __init__(self, napari_viewer: napari.viewer.Viewer, *, warm_up: bool = True) -> None:
         super().__init__()
-        self.app = app = app_of(napari_viewer)
-        app.dock = self
-        self._session = app.session
+        self._viewer = weakref.ref(compat.unwrapped(napari_viewer))
+        take_place(self, napari_viewer)
+        self._app: App | None = None
         self._warm_up = warm_up
         self._arrived: Any = None  # the layer that this turn of the event loop has brought
-        self.ct_panel = CtPanel(app)
-        self.run_panel = RunPanel(app)
-        self.recovery_panel = RecoveryPanel(app)
-        canvas = canvas_widget(napari_viewer)
-        if canvas is not None:
-            canvas.installEventFilter(self)
-        self.bar = CanvasBar(app, canvas)
-        self.destroyed.connect(self.bar.deleteLater)
-        self._panels: dict[Callable[[App], ui.Panel], ui.Panel] = {}
-        self._guard = WheelGuard(self)
-        register_actions()
+        self._ct_panel, self._run_panel = CtPanel(), RunPanel()
+        self._panels: dict[str, ui.Panel] = {}
+        self._guard = ui.WheelGuard(self)
         self._lay_out()
         self.setAcceptDrops(True)
         self._soon = timer(self, WARM_UP_DELAY_MS, self._start_warming)
-        self._connect(napari_viewer.layers)
-        self._on_ct()
+        self._run_panel.run_clicked.connect(self.start_run)
+        is_image = (isinstance(layer, Image) for layer in napari_viewer.layers)
+        self._run_panel.run_button.setEnabled(any(is_image))
+        self._ct_panel.open_button.clicked.connect(self.ask_for_file)
+        self._steps: list[Callable[[], Any]] = [
+            *(partial(import_module, f"napari_pancreas_seg.{module}") for module in LATER),
+            self._complete,
+            self._register_keys,
+            lambda: self._fill(self.tabs.currentIndex()),
+        ]
+        QTimer.singleShot(0, self._go_on_opening)
 
-    model_panel = property(lambda self: self.panel(ModelPanel))
-    options_panel = property(lambda self: self.panel(OptionsPanel))
-    view_panel = property(lambda self: self.panel(ViewPanel))
-    attention_panel = property(lambda self: self.panel(AttentionPanel))
-    correct_panel = property(lambda self: self.panel(CorrectPanel))
-    measure_panel = property(lambda self: self.panel(MeasurePanel))
-    export_panel = property(lambda self: self.panel(ExportPanel))
-    worklist_panel = property(lambda self: self.panel(WorklistPanel))
-    improve_panel = property(lambda self: self.panel(ImprovePanel))
+    ct_panel = property(lambda self: self.panel("ct"))
+    run_panel = property(lambda self: self.panel("run"))
+    model_panel = property(lambda self: self.panel("model"))
+    options_panel = property(lambda self: self.panel("options"))
+    view_panel = property(lambda self: self.panel("view"))
+    attention_panel = property(lambda self: self.panel("attention"))
+    correct_panel = property(lambda self: self.panel("correct"))
+    measure_panel = property(lambda self: self.panel("measure"))
+    export_panel = property(lambda self: self.panel("export"))
+    worklist_panel = property(lambda self: self.panel("worklist"))
+    improve_panel = property(lambda self: self.panel("improve"))
+    foreign_panel = property(lambda self: self.panel("foreign"))
+    recovery_panel = property(lambda self: self.panel("recovery"))
 
-    def panel(self, kind: Callable[[App], ui.Panel]) -> ui.Panel:
-        """A panel of a tab, which is filled when it is first shown or asked for."""
-        if kind not in self._panels:
-            self._fill(next(i for i, kinds in enumerate(TABS.values()) if kind in kinds))
-        return self._panels[kind]
+    @property
+    def app(self) -> App:
+        """What there is of this plugin in the viewer; the dock is complete then."""
+        self._complete()
+        assert self._app is not None
+        return self._app
+
+    def panel(self, name: str) -> Any:
+        """A panel; those of a tab are made when the tab is first shown, or one is asked for."""
+        self._complete()
+        if name not in self._panels:
+            self._fill(next(i for i, names in enumerate(TABS.values()) if name in names))
+        return self._panels[name]
 
     def start_run(self) -> None:
         try:
             layer = self.ct_panel.layer
             if layer is None:
                 raise PancreasSegError("Open a CT first: drop a .nii.gz file on the panel.")
-            self.app.runs.start(layer, self.model_panel.model, self._options())
+            options = replace(self.options_panel.options, device=self.model_panel.device)
+            self.app.runs.start(layer, self.model_panel.model, options)
         except PancreasSegError as error:
             report(error)
 
     def cancel_run(self) -> None:
         self.run_panel.cancel_button.click()
 
+    def ask_for_file(self) -> None:
+        from napari_pancreas_seg.io import SUFFIXES
+
+        # A DICOM file may have any name: one of a series stands for all of it.
+        pattern = f"CT or mask ({' '.join(f'*{s}' for s in SUFFIXES)} *.dcm *.zip);;All files (*)"
+        self._open(QFileDialog.getOpenFileNames(self, "Open a CT", "", pattern)[0])
+
     def refresh(self, event: Any = None) -> None:
         if isalive(self):
             self.ct_panel.offer_layers()
             self._refresh_panels()
 
+    # -- Qt's events
+
     def showEvent(self, event: QShowEvent) -> None:
         """Shorten the title that napari gave the dock: it would be clipped."""
         super().showEvent(event)
-        if self.app.closing is not None:
-            self.app.closing.install()
+        if self._app is not None and self._app.closing is not None:
+            self._app.closing.install()
         dock = self.parent()
         bar = dock.titleBarWidget() if isinstance(dock, QDockWidget) else None
         for label in [] if bar is None else bar.findChildren(QLabel):
@@ -154,7 +172,7 @@ class PancreasDock(QWidget):
         kinds = (QEvent.Type.ShortcutOverride, QEvent.Type.KeyPress)
         if event.type() not in kinds or not isinstance(event, QKeyEvent):
             return False
-        viewer, mask = self._session.viewer, self._session.mask
+        viewer, mask = self._viewer(), self.app.session.mask
         chosen = viewer is not None and mask is not None and mask in viewer.layers.selection
         if not (chosen and event.matches(QKeySequence.StandardKey.Save)):
             return False
@@ -168,30 +186,27 @@ class PancreasDock(QWidget):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        local = [url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()]
-        for path in one_of_each_series(local):
+        self._open([url.toLocalFile() for url in event.mimeData().urls() if url.isLocalFile()])
+        event.acceptProposedAction()
+
+    def _open(self, paths: list[str]) -> None:
+        """Open files, and a folder as a worklist; of the files of a series one stands for all."""
+        from napari_pancreas_seg._napari.layers.reader import one_of_each_series
+
+        for path in one_of_each_series(paths):
             if Path(path).is_dir():
                 self.worklist_panel.open_folder(path)
             else:
                 self.app.files.open(path)
-        event.acceptProposedAction()
 
-    def _how(self) -> tuple[str, Options]:
-        """Model and options for a CT that is not on screen: the region is not meant for it."""
-        if not isalive(self):
-            return self.app.runs.remembered()
-        options = replace(self.options_panel.how, device=self.model_panel.device)
-        return self.model_panel.model, options
-
-    def _options(self) -> Options:
-        return replace(self.options_panel.options, device=self.model_panel.device)
+    # -- how it comes into being
 
     def _lay_out(self) -> None:
         outer = QVBoxLayout(self)
         outer.setContentsMargins(6, 6, 4, 6)
         outer.setSpacing(4)
-        outer.addWidget(self.ct_panel)
-        outer.addWidget(self.run_panel)
+        outer.addWidget(self._ct_panel)
+        outer.addWidget(self._run_panel)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setUsesScrollButtons(False)  # all five are seen, however wide the font
@@ -200,44 +215,53 @@ class PancreasDock(QWidget):
             self.tabs.addTab(_page(), title.replace("&", "&&"))
         self.tabs.currentChanged.connect(self._fill)
         outer.addWidget(self.tabs, 1)
-        # What is asked now and then lies below, where it moves nothing.
-        outer.addWidget(self.ct_panel.foreign)
-        outer.addWidget(self.recovery_panel)
-        menu = self.ct_panel.menu
-        menu.addAction("Keys…").triggered.connect(lambda: show_keys(self))
-        menu.addAction("Reset all settings").triggered.connect(self.app.settings.clear)
         self.setMinimumWidth(WIDTH)
         self._guard.watch(self)
-        # In turns of its own each: the window stands still for less long at once.
-        QTimer.singleShot(0, self._fill_shown)
 
-    def _fill_shown(self) -> None:
-        if isalive(self):
-            self._fill(self.tabs.currentIndex())
+    def _go_on_opening(self) -> None:
+        """Do one of the steps that are left."""
+        if self._viewer() is not None and self._steps:
+            self._steps.pop(0)()
+            QTimer.singleShot(0, self._go_on_opening)
 
-    def _fill(self, place: int) -> None:
-        """Make the panels of a tab, once: those that nobody looks at would slow down the start."""
-        page: Any = self.tabs.widget(place)
-        if page.widget() is not None:
+    def _complete(self) -> None:
+        """Build what the header stands for, once."""
+        viewer = self._viewer()
+        if self._app is not None:
             return
-        content = QWidget()
-        column = QVBoxLayout(content)
-        column.setContentsMargins(0, 6, 4, 0)
-        column.setSpacing(6)
-        for kind in list(TABS.values())[place]:
-            panel = self._panels[kind] = kind(self.app)
-            panel.wanted.connect(lambda: self.tabs.setCurrentIndex(place))
-            panel.refresh(self._session.reference)
-            column.addWidget(panel)
-        column.addStretch(1)
-        page.setWidget(content)
-        self._guard.watch(content)
-        if place == 0:
-            self.model_panel.chosen.connect(self._warm_soon)
-            self.model_panel.chosen.connect(self._refresh_panels)
+        if viewer is None:
+            raise PancreasSegError("The window has been closed.")
+        from napari_pancreas_seg._napari.app import app_of
+        from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
+        from napari_pancreas_seg._napari.widget.dialogs import show_keys
+        from napari_pancreas_seg._napari.widget.notices import ForeignPanel, RecoveryPanel
 
-    def _connect(self, layers: LayerList) -> None:
-        app = self.app
+        self._app = app = app_of(viewer)
+        self._panels = {"ct": self._ct_panel, "run": self._run_panel}
+        self._panels |= {"foreign": ForeignPanel(app), "recovery": RecoveryPanel(app)}
+        # What is asked now and then lies below, where it moves nothing.
+        for name in ("foreign", "recovery"):
+            self.layout().addWidget(self._panels[name])
+            self._guard.watch(self._panels[name])
+        canvas = compat.canvas_widget(viewer)
+        if canvas is not None:
+            canvas.installEventFilter(self)
+        self.bar = CanvasBar(app, canvas)
+        self.destroyed.connect(self.bar.deleteLater)
+        menu = self._ct_panel.menu
+        menu.addAction("Keys…").triggered.connect(lambda: show_keys(self))
+        menu.addAction("Reset all settings").triggered.connect(app.settings.clear)
+        self._run_panel.attach(app)
+        self._ct_panel.attach(app)
+        self._connect(app, viewer.layers)
+        self._on_ct()
+
+    def _register_keys(self) -> None:
+        from napari_pancreas_seg._napari.correct.keys import register_actions
+
+        register_actions()
+
+    def _connect(self, app: App, layers: LayerList) -> None:
         app.runs.how = self._how
         if app.closing is not None:
             app.closing.export = self._export_unexported
@@ -246,7 +270,6 @@ class PancreasDock(QWidget):
         app.runs.finished.connect(self._warm_soon)
         app.runs.finished.connect(self.refresh)
         app.improvement.wanted.connect(self._use_model)
-        self.run_panel.run_clicked.connect(self.start_run)
         layers.events.inserted.connect(self._on_inserted)
         layers.events.removed.connect(self.refresh)
         layers.events.reordered.connect(self.refresh)
@@ -254,9 +277,41 @@ class PancreasDock(QWidget):
         for layer in layers:
             self._follow(layer)
 
+    def _fill(self, place: int) -> None:
+        """Make the panels of a tab, once: those that nobody looks at would slow down the start."""
+        page: Any = self.tabs.widget(place)
+        if page.widget() is not None:
+            return
+        app = self.app
+        content = QWidget()
+        column = QVBoxLayout(content)
+        column.setContentsMargins(0, 6, 4, 0)
+        column.setSpacing(6)
+        for name in list(TABS.values())[place]:
+            module = import_module(f"napari_pancreas_seg._napari.widget.{name}_panel")
+            panel = self._panels[name] = getattr(module, f"{name.capitalize()}Panel")(app)
+            panel.wanted.connect(lambda: self.tabs.setCurrentIndex(place))
+            panel.refresh(app.session.reference)
+            column.addWidget(panel)
+        column.addStretch(1)
+        page.setWidget(content)
+        self._guard.watch(content)
+        if place == 0:
+            self.model_panel.chosen.connect(self._warm_soon)
+            self.model_panel.chosen.connect(self._refresh_panels)
+
+    # -- what goes on in the viewer
+
+    def _how(self) -> tuple[str, Options]:
+        """Model and options for a CT that is not on screen: the region is not meant for it."""
+        if not isalive(self):
+            return self.app.runs.remembered()
+        options = replace(self.options_panel.how, device=self.model_panel.device)
+        return self.model_panel.model, options
+
     def _export_unexported(self, layer: Labels) -> None:
         # This dock may have been closed since.
-        open_dock(self._session.viewer).export_panel.export_layer(layer)
+        open_dock(self._viewer()).export_panel.export_layer(layer)
 
     def _use_model(self, name: str) -> None:
         if isalive(self):
@@ -271,31 +326,25 @@ class PancreasDock(QWidget):
 
     def _keep_selected(self) -> None:
         """Select the chosen mask again if napari has selected one that was just opened."""
-        if not isalive(self):
-            return
         arrived, self._arrived = self._arrived, None
-        viewer, mask = self._session.viewer, self._session.mask
+        viewer, mask = self._viewer(), self.app.session.mask
         if viewer is not None and mask in viewer.layers and self._is_guest(arrived):
             viewer.layers.selection.active = mask
 
     def _is_guest(self, layer: Any) -> bool:
         """Whether a layer is a mask from a file while another one of the CT is chosen."""
-        session = self._session
+        session = self.app.session
         chosen = session.mask is not None and session.mask is not layer
-        return chosen and layer in self.ct_panel.mask_combo.choices and session.is_opened(layer)
+        return chosen and layer in self._ct_panel.mask_combo.choices and session.is_opened(layer)
 
     def _follow(self, layer: Any) -> None:
-        reference = reference_of(layer)
-        if reference is not None and reference.kind == "ct" and isinstance(layer, Image):
-            # A reader can set the window but not what its slider spans.
-            layer.contrast_limits_range = HU_RANGE
         layer.events.name.connect(self.refresh)
         layer.events.visible.connect(self._refresh_panels)
 
     def _on_active(self, event: Any) -> None:
         layer = event.value
         if isalive(self) and not (layer is self._arrived and self._is_guest(layer)):
-            self.ct_panel.choose_mask(layer)
+            self._ct_panel.choose_mask(layer)
 
     def _on_ct(self) -> None:
         self._refresh_panels()
@@ -307,19 +356,19 @@ class PancreasDock(QWidget):
 
     def _refresh_panels(self, event: Any = None) -> None:
         if isalive(self):
-            reference = self._session.reference
-            for panel in (self.run_panel, *self._panels.values(), self.recovery_panel):
+            reference = self.app.session.reference
+            for panel in self._panels.values():
                 panel.refresh(reference)
 
     def _start_warming(self) -> None:
-        layer = self.ct_panel.layer
-        options = Options(device=self.model_panel.device)
-        if self._warm_up and layer is None:
-            self.app.background.submit(get_ready)
-            self.app.network.warm_up_blank(self.model_panel.model, options)
-        elif self._warm_up and layer is not None:
-            reference = self._session.placement(layer).reference
-            self.app.network.warm_up(layer.data, reference, self.model_panel.model, options)
+        if not self._warm_up:
+            return
+        layer, (model, options) = self._ct_panel.layer, self._how()
+        if layer is None:
+            self.app.network.warm_up_blank(model, options)
+        else:
+            reference = self.app.session.placement(layer).reference
+            self.app.network.warm_up(layer.data, reference, model, options)
 
 
 def _page() -> QScrollArea:

@@ -3,59 +3,57 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Layer
 from napari.settings import get_settings
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import (
-    QFileDialog,
-    QProgressBar,
-    QStackedWidget,
-)
+from qtpy.QtWidgets import QProgressBar, QStackedWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
-from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.layers.placement import GridReference, reference_of, why_not_ct
-from napari_pancreas_seg._napari.layers.reader import one_of_each_series
-from napari_pancreas_seg._napari.run.run import SegmentationRun
-from napari_pancreas_seg._napari.widget.notices import ForeignForm
-from napari_pancreas_seg.io import SUFFIXES
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.app import App
+    from napari_pancreas_seg._napari.layers.placement import GridReference
 
 PLUGIN = "napari-pancreas-seg"
 PATTERNS = ("*.nii.gz", "*.nii")
+NO_CT = "Drop a CT here, or try File › Open Sample."
 
 
 class CtPanel(ui.Panel):
-    """Choose or open a CT, and the mask of it that everything acts on."""
+    """Choose or open a CT, and the mask of it that everything acts on.
 
-    def __init__(self, app: App) -> None:
+    It is on screen before there is an app for it to `attach` to.
+    """
+
+    def __init__(self, app: App | None = None) -> None:
         super().__init__()
-        self._app = app
-        self._session = app.session
         self._known: weakref.WeakKeyDictionary[Image, weakref.WeakSet[Labels]] = (
             weakref.WeakKeyDictionary()
         )
         self.combo = ui.choice("The CT that is worked on.", "Open or drop a CT")
         tip = "NIfTI, NRRD, MetaImage, a file of a DICOM series; or drop one, or a folder."
-        self.open_button = ui.button("Open…", tip, self.ask_for_file)
+        self.open_button = ui.button("Open…", tip)
         self.more_button = ui.menu_button("⋯", "Keys and settings.")
         self.more_button.setStyleSheet("QToolButton::menu-indicator { image: none; }")
         self.menu = self.more_button.menu()
         self.reader_action = self.menu.addAction("Always open .nii.gz files like this")
         self.reader_action.setToolTip("Preferences › Plugins takes it back.")
         self.reader_action.setVisible(not _is_reader())
-        self.info = ui.OneLine()
+        self.info = ui.OneLine(NO_CT)
         tip = "What is corrected, measured and exported. A click in the layer list chooses, too."
         self.mask_combo = ui.choice(tip, "No mask yet")
-        self.foreign = ForeignForm(app)
         self.add(self.combo, self.open_button, self.more_button, stretch=(1, 0, 0))
         self.add(self.info)
         self.add("Mask", self.mask_combo)
-        self.add(self.foreign)
         self.reader_action.triggered.connect(self._become_reader)
+        if app is not None:
+            self.attach(app)
+
+    def attach(self, app: App) -> None:
+        self._session = app.session
         self.combo.changed.connect(self._on_ct)
         self.mask_combo.changed.connect(lambda layer: setattr(self._session, "mask", layer))
         self._session.ct_chosen.connect(self._follow)
@@ -75,7 +73,7 @@ class CtPanel(ui.Panel):
         A layer that is new is chosen; else what was chosen stays so.
         """
         session = self._session
-        cts = [layer for layer in session.layers if _is_ct(layer)]
+        cts = session.cts
         ct = _pick(cts, self.combo.choices, session.ct)
         ui.offer(self.combo, [(layer.name, layer) for layer in cts], ct)
         session.ct = ct  # the field first: who hears of the choice may look there
@@ -90,19 +88,11 @@ class CtPanel(ui.Panel):
             self._known[ct] = weakref.WeakSet(masks)
         ui.offer(self.mask_combo, [(layer.name, layer) for layer in masks], mask)
         session.mask = mask
-        self.foreign.refresh_form()
         self._show_info()
 
     def choose_mask(self, layer: object) -> None:
         if isinstance(layer, Labels) and layer in self.mask_combo.choices:
             self.mask_combo.value = layer
-
-    def ask_for_file(self) -> None:
-        # A DICOM file may have any name: one of a series stands for all of it.
-        pattern = f"CT or mask ({' '.join(f'*{s}' for s in SUFFIXES)} *.dcm *.zip);;All files (*)"
-        paths, _ = QFileDialog.getOpenFileNames(self, "Open a CT", "", pattern)
-        for path in one_of_each_series(paths):
-            self._app.files.open(path)
 
     def _on_ct(self, layer: Image | None) -> None:
         self._session.ct = layer
@@ -118,7 +108,7 @@ class CtPanel(ui.Panel):
     def _show_info(self) -> None:
         layer = self.layer
         if layer is None:
-            self.info.setText("Drop a CT here, or try File › Open Sample.")
+            self.info.setText(NO_CT)
             return
         reference = self._session.placement(layer).reference
         (z, y, x), (dz, dy, dx) = reference.grid.shape, reference.grid.spacing
@@ -144,13 +134,6 @@ def _pick(layers: list[Any], known: tuple[Any, ...], chosen: Layer | None) -> An
     return new[-1] if new else layers[-1] if layers else None
 
 
-def _is_ct(layer: object) -> bool:
-    if not isinstance(layer, Image) or why_not_ct(layer) is not None:
-        return False
-    reference = reference_of(layer)
-    return reference is None or reference.kind == "ct"
-
-
 def _is_reader() -> bool:
     readers = get_settings().plugins.extension2reader
     return all(readers.get(pattern) == PLUGIN for pattern in PATTERNS)
@@ -160,13 +143,15 @@ PROGRESS_HEIGHT = 6
 
 
 class RunPanel(ui.Panel):
-    """Starts a run, shows how far it is, cancels it, and asks what to do with half of one."""
+    """Starts a run, shows how far it is, cancels it, and asks what to do with half of one.
+
+    It is on screen before there is an app for it to `attach` to.
+    """
 
     run_clicked = Signal()
 
-    def __init__(self, app: App) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._app = app
         self.run_button = ui.button("Run", "Segment the pancreas in this CT.")
         self.cancel_button = ui.button("Cancel", "Stop the run; what was found can be kept.")
         self.keep_button = ui.button("Keep", "Keep what the run has found so far.")
@@ -188,19 +173,21 @@ class RunPanel(ui.Panel):
         self.add(self.progress)
         self.add(self.status)
         self.run_button.clicked.connect(self.run_clicked)
-        self.cancel_button.clicked.connect(self._tell(SegmentationRun.cancel))
-        self.keep_button.clicked.connect(self._tell(SegmentationRun.keep))
-        self.discard_button.clicked.connect(self._tell(SegmentationRun.discard))
+        self.cancel_button.setEnabled(False)
+        self.progress.setVisible(False)
+
+    def attach(self, app: App) -> None:
+        self._app = app
+        self.cancel_button.clicked.connect(lambda: self._tell("cancel"))
+        self.keep_button.clicked.connect(lambda: self._tell("keep"))
+        self.discard_button.clicked.connect(lambda: self._tell("discard"))
         for signal in (app.runs.started, app.runs.changed, app.runs.finished):
             signal.connect(self.refresh)
         self.refresh()
 
-    def _tell(self, what: Callable[[SegmentationRun], None]) -> Callable[[], None]:
-        def tell() -> None:
-            if self._app.runs.latest is not None:
-                what(self._app.runs.latest)
-
-        return tell
+    def _tell(self, what: str) -> None:
+        if self._app.runs.latest is not None:
+            getattr(self._app.runs.latest, what)()
 
     def refresh(self, reference: GridReference | None = None) -> None:
         if not isalive(self):

@@ -21,7 +21,7 @@ from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.errors import PancreasSegError
 
 
-class ForeignForm(ui.Panel):
+class ForeignPanel(ui.Panel):
     """Chooses a frame of a 4-D layer, restores a geometry, says why a picture is not offered."""
 
     def __init__(self, app: App) -> None:
@@ -39,8 +39,9 @@ class ForeignForm(ui.Panel):
         self.add(self._row)
         self.add(self.restore_button)
         self.add(self.refused)
+        self.hide()  # until it has its place in the dock
 
-    def refresh_form(self) -> None:
+    def refresh(self, reference: GridReference | None = None) -> None:
         layers = self._session.layers
         self._offer_frames([layer for layer in layers if foreign.frames(layer)])
         lost = self._session.ct if foreign.file_without_geometry(self._session.ct) else None

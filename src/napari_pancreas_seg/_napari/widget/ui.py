@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import CheckBox, ComboBox, FloatSlider, FloatSpinBox
 from magicgui.widgets.bases import ValueWidget, Widget
@@ -33,8 +33,9 @@ from qtpy.QtWidgets import (
 )
 from superqt import QElidingLabel
 
-from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg._napari.settings import Settings
+if TYPE_CHECKING:
+    from napari_pancreas_seg._napari.layers.placement import GridReference
+    from napari_pancreas_seg._napari.settings import Settings
 
 NARROW = "QPushButton { padding: 3px 2px; min-width: 0px; }"
 """Several in a row: with napari's margins their words would be cut off."""
