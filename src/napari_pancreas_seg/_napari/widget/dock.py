@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.inference.result import Options
 
 WARM_UP_DELAY_MS = 500
+BREATH_MS = 10
+"""For whatever else the window has to do while the dock opens."""
 WIDTH = 330
 TABS = {
     "Segment": ("model", "options", "view", "attention"),
@@ -222,7 +224,7 @@ class PancreasDock(QWidget):
         """Do one of the steps that are left."""
         if self._viewer() is not None and self._steps:
             self._steps.pop(0)()
-            QTimer.singleShot(0, self._go_on_opening)
+            QTimer.singleShot(BREATH_MS, self._go_on_opening)
 
     def _complete(self) -> None:
         """Build what the header stands for, once."""
