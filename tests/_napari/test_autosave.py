@@ -351,6 +351,7 @@ def test_the_window_asks(qtbot, corrected):
 def test_the_question_offers_to_export(qtbot, corrected, monkeypatch, tmp_path):
     app, window = app_of(corrected), corrected.window._qt_window
     dock = open_dock(corrected)
+    assert dock.app is app
     target = tmp_path / "saved.nii.gz"
     monkeypatch.setattr(
         "qtpy.QtWidgets.QFileDialog.getSaveFileName", lambda *_: (str(target), "NIfTI (*.nii.gz)")

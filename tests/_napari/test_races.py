@@ -275,7 +275,7 @@ def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, m
     app = app_of(window)
     window.add_layer(Layer.create(*ct_layer_data(volume)))
     _, dock = open_dock(window)
-    labels = finish(qtbot, app, app.session.ct, "graded")
+    labels = finish(qtbot, app, dock.ct_panel.layer, "graded")
     # A proposal outlives the dock, and can be accepted in the next one.
     before = labels.data.copy()
     app.corrector.grow()  # what is worked out while the dock goes is applied

@@ -104,6 +104,7 @@ class PancreasDock(QWidget):
     improve_panel = property(lambda self: self.panel("improve"))
     foreign_panel = property(lambda self: self.panel("foreign"))
     recovery_panel = property(lambda self: self.panel("recovery"))
+    bar = property(lambda self: self.panel("bar"))
 
     @property
     def app(self) -> App:
@@ -248,8 +249,8 @@ class PancreasDock(QWidget):
         canvas = compat.canvas_widget(viewer)
         if canvas is not None:
             canvas.installEventFilter(self)
-        self.bar = CanvasBar(app, canvas)
-        self.destroyed.connect(self.bar.deleteLater)
+        bar = self._panels["bar"] = CanvasBar(app, canvas)
+        self.destroyed.connect(bar.deleteLater)
         menu = self._ct_panel.menu
         menu.addAction("Keys…").triggered.connect(lambda: show_keys(self))
         menu.addAction("Reset all settings").triggered.connect(app.settings.clear)
