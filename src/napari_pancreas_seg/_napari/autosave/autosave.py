@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import Strokes
 from napari_pancreas_seg.volume import bounding_box
-
-logger = logging.getLogger(__name__)
-
 
 PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
@@ -58,7 +54,7 @@ class _Kept:
     exported: str = ""  # digest of what was exported, or need not be
     digest: str = ""  # of the mask when it was last looked at
     edited: bool = False  # by then
-    reviewed: tuple[int, ...] = ()
+    reviewed: bool = False  # some of it
     stale: bool = False  # it has changed since
     looking: bool = False  # a thread is looking at it
     held: str = ""  # digest of the mask that `file` holds
@@ -72,7 +68,7 @@ class _Kept:
 
     @property
     def worth_keeping(self) -> bool:
-        return (self.edited or bool(self.reviewed)) and self.digest != self.exported
+        return (self.edited or self.reviewed) and self.digest != self.exported
 
 
 class Autosave(QObject):
@@ -112,9 +108,7 @@ class Autosave(QObject):
         for layer in session.layers:
             self.follow(layer)
         session.ct_chosen.connect(self._on_ct)
-        if session.viewer is not None:
-            session.viewer.layers.events.removing.connect(self._on_removing)
-            session.viewer.layers.events.removed.connect(self._on_removed)
+        session.viewer.layers.events.removing.connect(self._on_removing)
         self._background.submit(self._store.left_behind, self._offer)
 
     # -- keeping
@@ -222,60 +216,46 @@ class Autosave(QObject):
         self._wake()
 
     def _on_removing(self, event: Any) -> None:
-        """Keep the masks on a CT while it is there: later it may not be known what they lie on."""
-        reference = reference_of(self._session.layers[event.index])
-        if reference is None or reference.kind != "ct":
-            return
-        self._watch.tell()
-        if any(kept.stale for kept in self._kept.values()):
-            # What is being written now may be older than the last stroke.
-            self.save(now=self._busy)
+        """Keep a mask that goes, and those on a CT that goes: later it may not be known which."""
+        layer = self._session.layers[event.index]
+        reference = reference_of(layer)
+        if reference is not None and reference.kind == "ct":
+            self._watch.tell()
+            if any(kept.stale for kept in self._kept.values()):
+                # What is being written now may be older than the last stroke.
+                self.save(now=self._busy)
+        elif layer in self._kept:
+            self._watch.tell()
+            if self._kept[layer].stale and self._session.ct_of(layer) is not None:
+                self._leaving.append(layer)
+                self.save()
 
-    def _on_removed(self, event: Any) -> None:
-        """Keep a mask that is removed before its last strokes have been kept."""
-        layer = event.value
-        if layer not in self._kept:
-            return
-        self._watch.tell()
-        if self._kept[layer].stale and self._session.ct_of(layer) is not None:
-            self._leaving.append(layer)
-            self.save()
-
-    def _job(self, layer: Labels) -> Any:
+    def _job(self, layer: Labels) -> Callable[[], _Kept] | None:
         """What to do for a layer in a thread; None if nothing has changed or it is no mask."""
         session, kept = self._session, self._kept[layer]
         reference = session.ct_of(layer)
         if not kept.stale or reference is None:
             return None
         kept.stale, kept.looking = False, True
-        if kept.file is None:
-            kept.file = self._store.new_file()
-        model = session.masks.get(layer)
-        ct = session.ct_array(reference)
-        reviewed = tuple(sorted(self._review.reviewed_of(layer)))
-        strokes = [[z, *counts] for z, counts in self._mending.counts(layer).items()]
-        viewer = session.viewer
-        seen = None if viewer is None else slice_on_screen(viewer, layer, reference)
+        file = kept.file = kept.file or self._store.new_file()
+        model, ct, viewer = session.masks.get(layer), session.ct_array(reference), session.viewer
+        reviewed = sorted(self._review.reviewed_of(layer))
+        notes = {
+            "reviewed": reviewed,
+            "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
+            "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
+        }
         path = None if reference.source.path is None else str(reference.source.path)
-
-        def write(file: Path) -> None:
-            unsaved = Unsaved(
-                self._key(reference, ct),
-                reference.name,
-                path,
-                reference.view(layer.data),
-                None if model is None else model.copy,
-                {"reviewed": list(reviewed), "slice": seen, "strokes": strokes},
-            )
-            self._store.write(unsaved, file)
 
         def work() -> _Kept:
             try:
-                assert kept.file is not None
                 kept.digest, kept.edited = _look(layer, model, kept.base)
-                kept.reviewed, kept.trouble = reviewed, None
+                kept.reviewed, kept.trouble = bool(reviewed), None
                 if kept.worth_keeping:
-                    write(kept.file)
+                    key, shown = self._key(reference, ct), reference.view(layer.data)
+                    written = None if model is None else model.copy
+                    unsaved = Unsaved(key, reference.name, path, shown, written, notes)
+                    self._store.write(unsaved, file)
                     kept.held = kept.digest
             except PancreasSegError as error:
                 kept.trouble, kept.stale = error, True
@@ -300,11 +280,8 @@ class Autosave(QObject):
         """Say once that corrections cannot be kept, and again only after they could be."""
         self._soon.setInterval(PAUSE_MS if trouble is None else RETRY_MS)
         if trouble is not None and not self._told:
-            report(
-                PancreasSegError(
-                    f"Corrections cannot be kept against a crash; export them often. {trouble}"
-                )
-            )
+            what = "Corrections cannot be kept against a crash; export them often."
+            report(PancreasSegError(f"{what} {trouble}"))
         self._told = trouble is not None
 
     def _idle(self) -> None:
@@ -341,36 +318,32 @@ class Autosave(QObject):
             return
         self._forget(offer)  # at once: a second click restores nothing
 
-        def make() -> tuple[Layer, ModelMask | None, Unsaved]:
-            whole = autosave.read(file)
-            reference = placement.reference
+        def make() -> tuple[Layer, ModelMask | None, Mapping[str, Any]]:
+            whole, reference = autosave.read(file), placement.reference
             data = np.zeros(reference.layer_shape, whole.mask.dtype)
             shown = reference.view(data)
             if shown.shape != whole.mask.shape:
                 raise PancreasSegError("The autosaved mask has another shape than this CT.")
             shown[...] = whole.mask
-            layer = Layer.create(
-                *labels_layer_data(data, placement, f"{reference.name} pancreas (recovered)")
-            )
-            model = None
-            if whole.model is not None:
-                model = ModelMask.holding(reference, whole.model)
-            return layer, model, whole
+            name = f"{reference.name} pancreas (recovered)"
+            layer = Layer.create(*labels_layer_data(data, placement, name))
+            written = whole.model
+            model = None if written is None else ModelMask.holding(reference, written)
+            return layer, model, whole.notes
 
-        def add(made: tuple[Layer, ModelMask | None, Unsaved]) -> None:
-            layer, model, whole = made
-            session = self._session
+        def add(made: tuple[Layer, ModelMask | None, Mapping[str, Any]]) -> None:
+            (layer, model, notes), session = made, self._session
             if session.viewer is None:
                 return
             self._take_over(layer, supersedes=file)
             if model is not None:
                 session.masks[layer] = model
             session.viewer.add_layer(layer)
-            seen = whole.notes.get("slice")
-            if isinstance(seen, int):
-                show_slice(session.viewer, layer, placement.reference, seen)
-            self._review.set_reviewed(layer, _slices(whole.notes.get("reviewed")))
-            self._mending.recall(layer, _strokes(whole.notes.get("strokes")))
+            if notes.get("slice") is not None:
+                show_slice(session.viewer, layer, placement.reference, notes["slice"])
+            self._review.set_reviewed(layer, notes.get("reviewed", ()))
+            strokes = {z: (added, removed) for z, added, removed in notes.get("strokes", ())}
+            self._mending.recall(layer, strokes)
             self.save()
 
         self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
@@ -386,28 +359,15 @@ class Autosave(QObject):
         self.offers_changed.emit()
 
     def _forget(self, offer: Unsaved) -> None:
-        self.offers = [one for one in self.offers if one is not offer]
-        self.offers_changed.emit()
+        self._offer([one for one in self.offers if one is not offer])
 
     def _learn_key(self) -> None:
         """Find the key of the chosen CT, if anything was left behind that it might fit."""
         session, reference = self._session, self._session.reference
         if reference is None or reference.id in self._keys or not self.offers:
             return
-        ct = session.ct_array(reference)
-        self._background.submit(
-            lambda: self._key(reference, ct), lambda _: self.offers_changed.emit()
-        )
-
-
-def _slices(noted: Any) -> list[int]:
-    return [z for z in noted if isinstance(z, int)] if isinstance(noted, list) else []
-
-
-def _strokes(noted: Any) -> Strokes:
-    rows = noted if isinstance(noted, list) else []
-    whole = [row for row in rows if isinstance(row, list) and len(_slices(row)) == 3]
-    return {z: (added, removed) for z, added, removed in whole}
+        ct, told = session.ct_array(reference), self.offers_changed.emit
+        self._background.submit(lambda: self._key(reference, ct), lambda _: told())
 
 
 def _is_array(layer: Labels) -> bool:

@@ -12,8 +12,7 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave
-from napari_pancreas_seg._napari.background import report
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg._napari.background import reported
 
 
 class Closing(QObject):
@@ -62,16 +61,16 @@ class Closing(QObject):
         box.setWindowTitle("Corrections that were not exported")
         box.setText(f"{names} was corrected and not exported since.")
         box.setInformativeText("What is kept is offered when this CT is opened the next time.")
-        keep = box.addButton("Keep and close", QMessageBox.ButtonRole.AcceptRole)
-        export = box.addButton("Export…", QMessageBox.ButtonRole.ActionRole)
-        export.setVisible(self.export is not None)
-        discard = box.addButton("Discard and close", QMessageBox.ButtonRole.DestructiveRole)
-        stay = box.addButton("Go back", QMessageBox.ButtonRole.RejectRole)
+        role = QMessageBox.ButtonRole
+        keep = box.addButton("Keep and close", role.AcceptRole)
+        keep.clicked.connect(lambda: self._close(discard=False))
+        if self.export is not None:
+            box.addButton("Export…", role.ActionRole).clicked.connect(self._export)
+        discard = box.addButton("Discard and close", role.DestructiveRole)
+        discard.clicked.connect(lambda: self._close(discard=True))
+        stay = box.addButton("Go back", role.RejectRole)
         box.setDefaultButton(stay)
         box.setEscapeButton(stay)
-        keep.clicked.connect(lambda: self._close(discard=False))
-        export.clicked.connect(self._export)
-        discard.clicked.connect(lambda: self._close(discard=True))
         box.finished.connect(self._forget)
         box.open()
 
@@ -82,24 +81,20 @@ class Closing(QObject):
 
     def _export(self) -> None:
         """Export the first of them; the window stays, so that one sees it written."""
-        left = self._autosave.unexported()
-        if self.export is not None and left:
-            export, layer = self.export, left[0]
+        export, left = self.export, self._autosave.unexported()
+        if export is not None and left:
             # Not from within the box's own signal.
-            QTimer.singleShot(0, lambda: export(layer))
+            QTimer.singleShot(0, lambda: export(left[0]))
 
     def _close(self, *, discard: bool) -> None:
         window = self._window()
         if window is None:
             return
-        try:
+        with reported():
             if discard:
                 self._autosave.discard_all()
             else:
                 self._autosave.keep_all()
-        except PancreasSegError as error:
-            report(error)
-            return
-        self._answered = True
-        # Not from within the box's own signal.
-        QTimer.singleShot(0, lambda: compat.close_window(window))
+            self._answered = True
+            # Not from within the box's own signal.
+            QTimer.singleShot(0, lambda: compat.close_window(window))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -45,7 +44,6 @@ DAMAGED = (
 
 
 def autosave_folder() -> Path:
-    """Where masks are kept: in the application's data folder."""
     return user_folder("unsaved")
 
 
@@ -105,16 +103,9 @@ class AutosaveStore:
             for edges in zip(*boxes, strict=True)
         ]
         cut = tuple(slice(*edge) for edge in box)
-        header = {
-            "format": FORMAT,
-            "key": unsaved.key,
-            "name": unsaved.name,
-            "path": unsaved.path,
-            "notes": dict(unsaved.notes),
-            "saved": time.time(),
-            "shape": list(unsaved.mask.shape),
-            "box": box,
-        }
+        about = {name: getattr(unsaved, name) for name in ("key", "name", "path", "notes")}
+        shape = list(unsaved.mask.shape)
+        header = {"format": FORMAT, **about, "saved": time.time(), "shape": shape, "box": box}
         arrays = {"mask": np.ascontiguousarray(unsaved.mask[cut])}
         if unsaved.model is not None:
             arrays["model"] = np.ascontiguousarray(unsaved.model[cut])
@@ -127,8 +118,12 @@ class AutosaveStore:
 
         Removes those that are too old.
         """
-        found = []
-        for file in self._files():
+        found, files = [], []
+        try:
+            files = sorted(self.folder.glob("*-*.npz")) if self.folder.is_dir() else []
+        except OSError:
+            logger.warning("The folder of autosaved masks cannot be read", exc_info=True)
+        for file in files:
             if _is_held(self.folder / f"{file.name.partition('-')[0]}.lock"):
                 continue
             try:
@@ -140,13 +135,6 @@ class AutosaveStore:
             except DAMAGED:
                 logger.warning("An autosaved mask cannot be read and is left out", exc_info=True)
         return sorted(found, key=lambda one: -one.saved)
-
-    def _files(self) -> list[Path]:
-        try:
-            return sorted(self.folder.glob("*-*.npz")) if self.folder.is_dir() else []
-        except OSError:
-            logger.warning("The folder of autosaved masks cannot be read", exc_info=True)
-            return []
 
     def close(self) -> None:
         """Let others have what is left; what is written from now on is theirs at once."""
@@ -182,14 +170,13 @@ def read_header(file: Path) -> dict[str, Any]:
 def read(file: Path) -> Unsaved:
     """Read an autosaved mask; a PancreasSegError says if it is damaged."""
     try:
-        header = read_header(file)
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as content:
-            arrays = {name: content[name] for name in ("mask", "model") if name in content}
+        header, whole = read_header(file), {}
         cut = tuple(slice(*edge) for edge in header["box"])
-        whole = {}
-        for name, part in arrays.items():
-            whole[name] = np.zeros(header["shape"], part.dtype)
-            whole[name][cut] = part
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
+            for name in {"mask", "model"} & {*content}:
+                part = content[name]
+                whole[name] = np.zeros(header["shape"], part.dtype)
+                whole[name][cut] = part
         bare = _without_voxels(header, file)
         return replace(bare, mask=whole["mask"], model=whole.get("model"))
     except DAMAGED as error:
@@ -204,16 +191,9 @@ def remove(file: Path) -> None:
 
 
 def _without_voxels(header: Mapping[str, Any], file: Path) -> Unsaved:
-    return Unsaved(
-        str(header["key"]),
-        str(header["name"]),
-        None if header["path"] is None else str(header["path"]),
-        np.zeros((0, 0, 0), np.uint8),
-        None,
-        dict(header["notes"]),
-        float(header["saved"]),
-        file,
-    )
+    key, name, path, notes, saved = (header[n] for n in ("key", "name", "path", "notes", "saved"))
+    nothing = np.zeros((0, 0, 0), np.uint8)
+    return Unsaved(str(key), str(name), path, nothing, None, dict(notes), float(saved), file)
 
 
 def _is_held(path: Path) -> bool:
