@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.bridge import volume_of
-from napari_pancreas_seg._napari.layers.placement import placement_of
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.worklist.case import LoadedCase, read_case
@@ -62,7 +60,7 @@ class CaseAhead(QObject):
         number = self._number
 
         def loaded(ready: LoadedCase | None) -> None:
-            if ready is not None and isalive(self) and number == self._number:
+            if ready is not None and number == self._number:
                 self._waiting = ready
                 self._segment(ready)
                 self.changed.emit()
@@ -72,37 +70,36 @@ class CaseAhead(QObject):
 
     def _go_on(self) -> None:
         """Segment the case after all: it made way for a run, or for a slice."""
-        if isalive(self) and self._waiting is not None:
+        if self._waiting is not None:
             self._segment(self._waiting)
 
     def _segment(self, case: LoadedCase) -> None:
         known = case.mask is not None or case.result is not None
-        network = self._network
-        is_taken = network.in_use or network.reserved
-        if not self.segments or known or is_taken or self._segmenting is case:
+        network, number = self._network, self._number
+
+        def is_taken() -> bool:
+            return bool(network.in_use) or network.reserved
+
+        if not self.segments or known or is_taken() or self._segmenting is case:
             return
         self._segmenting = case
         model, options = self._runs.how()
-        reference = placement_of(case.ct).reference
-        data, number = case.ct.data, self._number
+        options = replace(options, first_slice=None)
 
         def gone() -> bool:
-            taken = bool(network.in_use) or network.reserved
-            return taken or (number != self._number and self._waiting is not case)
+            return is_taken() or (number != self._number and self._waiting is not case)
 
         def segment() -> Segmentation | None:
-            volume = volume_of(data, reference)
-            options_here = replace(options, first_slice=None)
-            run = network.process.iter_segment(volume, model, options_here, cancelled=gone)
-            return exhaust(run)
+            volume = volume_of(case.ct.data, case.reference)
+            return exhaust(network.process.iter_segment(volume, model, options, cancelled=gone))
 
         def ended() -> None:
-            if isalive(self) and self._segmenting is case:
+            if self._segmenting is case:
                 self._segmenting = None
 
         def found(result: Segmentation | None) -> None:
             ended()
-            if isalive(self) and self._waiting is case:
+            if self._waiting is case:
                 case.result = result
                 self.changed.emit()
 

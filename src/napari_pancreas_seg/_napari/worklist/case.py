@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Layer
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.autosave.autosave import digest_of
 from napari_pancreas_seg._napari.layers.bridge import PANCREAS, ct_layer_data, labels_layer_data
-from napari_pancreas_seg._napari.layers.placement import GridReference, placement_of
+from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, GridReference, placement_of
 from napari_pancreas_seg._napari.layers.reader import told_beside
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.cohort.given import adopt
@@ -35,6 +35,11 @@ class LoadedCase:
     notes: tuple[str, ...]
     result: Segmentation | None = None
 
+    @property
+    def reference(self) -> GridReference:
+        found: GridReference = self.ct.metadata[METADATA_KEY]
+        return found
+
 
 def read_case(index: int, case: WorklistCase) -> LoadedCase:
     volume = io.load_ct(case.source)
@@ -54,15 +59,11 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
 
 def result_layer(loaded: LoadedCase, result: Segmentation) -> tuple[Labels, ModelMask]:
     """Make the layer of what was found in a case, and what is remembered with it."""
-    placement = placement_of(loaded.ct)
-    labels = result.model.get("labels") or PANCREAS
-    data = labels_layer_data(
-        result.mask.copy(), placement, f"{loaded.ct.name} pancreas", labels=labels
-    )
-    known = ModelMask.holding(placement.reference, result.mask)
+    labels, name = result.model.get("labels") or PANCREAS, f"{loaded.ct.name} pancreas"
+    data = labels_layer_data(result.mask.copy(), placement_of(loaded.ct), name, labels=labels)
+    known = ModelMask.holding(loaded.reference, result.mask)
     known.finish(result)
-    layer: Labels = Layer.create(*data)
-    return layer, known
+    return Layer.create(*data), known
 
 
 def first_look(mask: Labels | None, reference: GridReference) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Image, Labels
+from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.autosave.autosave import EMPTY, digest_of
-from napari_pancreas_seg._napari.background import Background, report, timer
+from napari_pancreas_seg._napari.background import Background, report, reported, timer
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
@@ -75,8 +75,7 @@ class WorklistSession(QObject):
         session.mask_changed.connect(self._on_mask_changed)
         self._soon = timer(self, PAUSE_MS, self.note_place)
         review.moved.connect(self._soon.start)
-        if session.viewer is not None:
-            session.viewer.layers.events.removing.connect(self._on_removing)
+        session.viewer.layers.events.removing.connect(self._on_removing)
         review.marked.connect(lambda _: self._soon.start())
 
     @property
@@ -94,7 +93,6 @@ class WorklistSession(QObject):
 
     def open(self, folder: str | Path, output: str | Path | None = None, **chosen: Any) -> None:
         """List the CTs of a folder, in a thread, and go to where one stopped; see `Worklist`."""
-        target = None if output is None else Path(output)
         if self.busy:
             report(PancreasSegError(f"“{self.busy.rstrip('…')}” is not done yet; wait a moment."))
             return
@@ -106,13 +104,11 @@ class WorklistSession(QObject):
             self._idle()
             self._load(worklist.current)
 
-        def listed() -> None:
-            self._begin("Listing the cases…")
-            self._background.submit(
-                lambda: Worklist(folder, state_folder(), target, **chosen), opened, self._idle
-            )
+        def listed() -> Worklist:
+            target = None if output is None else Path(output)
+            return Worklist(folder, state_folder(), target, **chosen)
 
-        self._leave(listed)
+        self._leave(lambda: self._submit("Listing the cases…", listed, opened))
 
     def go_to(self, index: int) -> None:
         """Keep the mask of the case that is shown, and show another case."""
@@ -216,11 +212,16 @@ class WorklistSession(QObject):
             then()
             return
         seen = self._slice()
-        if mask is None:
-            self._remember(shown, status, seen)
+
+        def done(reached: Status | None) -> None:
+            self._note(shown, status=reached, slice=seen)
+            self._idle()
             then()
+
+        if mask is None:
+            done(status)
             return
-        data, saved, known = mask.data, shown.saved, self._session.masks.get(mask)
+        data, known = mask.data, self._session.masks.get(mask)
 
         def compare() -> tuple[str, bool]:
             edited = known is None or bool(known.touched_slices(mask).any())
@@ -228,83 +229,66 @@ class WorklistSession(QObject):
 
         def compared(found: tuple[str, bool]) -> None:
             digest, edited = found
-            nothing = not saved and digest == EMPTY and status is not Status.EXPORTED
-            if digest == saved or nothing:
-                self._remember(shown, status, seen)
-                self._idle()
-                then()
+            nothing = not shown.saved and digest == EMPTY and status is not Status.EXPORTED
+            if digest == shown.saved or nothing:
+                done(status)
                 return
             reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
 
             def written(path: Path) -> None:
                 shown.saved = digest
-                self._remember(shown, reached, seen)
+                done(reached)
+
+            try:
+                self._files.export(
+                    mask, shown.target, overwrite=True, then=written, failed=self._idle
+                )
+            except PancreasSegError:
                 self._idle()
-                then()
+                raise
 
-            self._write(mask, shown, written)
-
-        self._begin("Keeping the mask…")
-        self._background.submit(compare, compared, self._idle)
+        self._submit("Keeping the mask…", compare, compared)
 
     def _mask(self) -> Labels | None:
         """Find the mask of the case that is shown: not one that was opened to compare with."""
         shown, chosen, viewer = self._shown, self._session.mask, self._session.viewer
         if shown is None or viewer is None:
             return None
-        reference = reference_of(shown.ct)
         own = None if chosen is None else reference_of(chosen)
-        if own is not None and reference is not None and own.id == reference.id:
+        if own is not None and own.id == shown.reference.id:
             return chosen
         if shown.mask is not None and shown.mask in viewer.layers:
             return shown.mask
-        found = None if reference is None else self._session.result_layer(reference)
+        found = self._session.result_layer(shown.reference)
         # What was painted by hand on this CT has no reference of its own.
         return found or (chosen if own is None and self._session.ct is shown.ct else None)
 
-    def _write(self, mask: Labels, shown: LoadedCase, then: Callable[[Path], None]) -> None:
-        try:
-            self._files.export(mask, shown.target, overwrite=True, then=then, failed=self._idle)
-        except PancreasSegError as error:
-            self._idle()
-            report(error)
-
     def _take_away(self) -> None:
         """Remove the layers of the case that is shown; other masks of it stay, never lost."""
-        viewer, shown, mask = self._session.viewer, self._shown, self._mask()
+        session, shown, mask = self._session, self._shown, self._mask()
         self._shown = None
-        if viewer is None or shown is None:
+        if shown is None:
             return
-        reference = reference_of(shown.ct)
-        if reference is not None:
-            self._maps.forget(reference)
-        for layer in list(viewer.layers):
+        self._maps.forget(shown.reference)
+        for layer in session.layers:
             own = reference_of(layer)
-            same = own is not None and reference is not None and own.id == reference.id
+            same = own is not None and own.id == shown.reference.id
             goes = layer is shown.ct or layer is mask or (same and not isinstance(layer, Labels))
-            if goes and layer in viewer.layers:  # what showed the CT may have gone with it
-                viewer.layers.remove(layer)
-
-    def _remember(self, shown: LoadedCase, status: Status | None, seen: int | None) -> None:
-        self._note(shown, status=status, slice=seen)
-        self.changed.emit()
+            if goes and layer in session.layers:  # what showed the CT may have gone with it
+                session.viewer.layers.remove(layer)
 
     def _note(self, shown: LoadedCase, **known: Any) -> None:
         mask = self._mask()
         reviewed = None if mask is None else tuple(sorted(self._review.reviewed_of(mask)))
-        if self.worklist is None:
-            return
-        try:
-            self.worklist.update(shown.index, **known, reviewed=reviewed, digest=shown.saved)
-        except PancreasSegError as error:
-            report(error)
+        with reported():
+            if self.worklist is not None:
+                self.worklist.update(shown.index, **known, reviewed=reviewed, digest=shown.saved)
 
     def _slice(self) -> int | None:
-        viewer, shown = self._session.viewer, self._shown
-        reference = None if shown is None else reference_of(shown.ct)
-        if viewer is None or shown is None or reference is None or shown.ct not in viewer.layers:
+        session, shown = self._session, self._shown
+        if shown is None or shown.ct not in session.layers:
             return None
-        return slice_on_screen(viewer, shown.ct, reference)
+        return slice_on_screen(session.viewer, shown.ct, shown.reference)
 
     # -- coming to a case
 
@@ -313,16 +297,13 @@ class WorklistSession(QObject):
         worklist, ready = self.worklist, self.ahead.take(index)
         if worklist is None:
             return
-        try:
+        with reported():
             worklist.go_to(index)  # before it is read: one goes on from one that cannot be
-        except PancreasSegError as error:
-            report(error)
+        case = worklist.cases[index]
         if ready is not None:
             self._show(ready)
-            return
-        case = worklist.cases[index]
-        self._begin(f"Opening {case.name}…")
-        self._background.submit(lambda: read_case(index, case), self._show, self._idle)
+        else:
+            self._submit(f"Opening {case.name}…", lambda: read_case(index, case), self._show)
 
     def _load_other(self, left: LoadedCase) -> None:
         """Show a case anew, with the mask that lies in the folder of now."""
@@ -353,10 +334,8 @@ class WorklistSession(QObject):
                 self._files.note_written(mask.data, loaded.target)
             if case.digest and case.digest == loaded.saved:
                 self._review.set_reviewed(mask, case.reviewed)
-        reference = reference_of(loaded.ct)
-        if reference is not None:
-            z = case.slice if case.slice is not None else first_look(mask, reference)
-            show_slice(viewer, loaded.ct, reference, z)
+        z = case.slice if case.slice is not None else first_look(mask, loaded.reference)
+        show_slice(viewer, loaded.ct, loaded.reference, z)
         for note in loaded.notes:
             show_info(f"{case.name}: {note}")
         self.changed.emit()
@@ -364,21 +343,14 @@ class WorklistSession(QObject):
             self._keep(self.changed.emit)  # at once, as after a run
         first, self._first = self._first, False
         if first and mask is None and self.ahead.segments and not self._runs.running:
-            self._segment_first(loaded.ct)
+            with reported():  # none could be segmented ahead of the one that a folder opens with
+                self._runs.start(loaded.ct, *self._runs.how())
         self._look_ahead()
-
-    def _segment_first(self, ct: Image) -> None:
-        """Run on the case that a folder opens with: none could be segmented ahead of it."""
-        try:
-            self._runs.start(ct, *self._runs.how())
-        except PancreasSegError as error:
-            report(error)
 
     def _look_ahead(self) -> None:
         worklist = self.worklist
-        following = None if worklist is None else worklist.next_case
-        if worklist is not None and following is not None:
-            self.ahead.look(worklist.current + 1, following)
+        if worklist is not None and worklist.next_case is not None:
+            self.ahead.look(worklist.current + 1, worklist.next_case)
 
     # -- what happens meanwhile
 
@@ -405,15 +377,17 @@ class WorklistSession(QObject):
 
         def compared(digest: str) -> None:
             if self._shown is shown and digest != shown.saved:
-                self._remember(shown, Status.CORRECTED, None)
+                self._note(shown, status=Status.CORRECTED)
+                self.changed.emit()
 
         self._background.submit(lambda: digest_of(data), compared)
 
-    def _begin(self, what: str) -> None:
+    def _submit(self, what: str, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Do something in a thread, and say so meanwhile."""
         self.busy = what
         self.changed.emit()
+        self._background.submit(work, then, self._idle)
 
     def _idle(self) -> None:
         self.busy = ""
-        if isalive(self):
-            self.changed.emit()
+        self.changed.emit()
