@@ -223,7 +223,7 @@ class PancreasDock(QWidget):
 
     def _go_on_opening(self) -> None:
         """Do one of the steps that are left."""
-        if self._viewer() is not None and self._steps:
+        if isalive(self) and self._viewer() is not None and self._steps:
             self._steps.pop(0)()
             QTimer.singleShot(BREATH_MS, self._go_on_opening)
 
@@ -329,6 +329,8 @@ class PancreasDock(QWidget):
 
     def _keep_selected(self) -> None:
         """Select the chosen mask again if napari has selected one that was just opened."""
+        if not isalive(self):
+            return
         arrived, self._arrived = self._arrived, None
         viewer, mask = self._viewer(), self.app.session.mask
         if viewer is not None and mask in viewer.layers and self._is_guest(arrived):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFileDialog
 
@@ -134,6 +135,8 @@ class ModelPanel(ui.Panel):
         self.combo.tooltip = about or self.combo.current_choice
 
     def _listed(self, entries: list[tuple[str, str, str]]) -> None:
+        if not isalive(self):
+            return
         before = self.model
         for name, origin, about in entries:
             self._know(name, name, origin, about)
