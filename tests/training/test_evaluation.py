@@ -183,7 +183,7 @@ def test_the_command_writes_both_files_once(folders, tiny_bundle, threshold, tmp
     data = json.loads(figures.read_text())
     assert data["how"]["postprocessing"] == "none"
     for patient, row in data["patients"].items():
-        assert f"{row['dice']:.4f}" in said
+        assert f"{row['dice']:.3f}" in said
         assert f"| {patient} | {row['slices']} |" in page.read_text()
     assert main(arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
@@ -322,7 +322,7 @@ def test_slices_are_compared_with_pictures(dataset, tiny_bundle, tmp_path, capsy
     figures = tmp_path / "e.json"
     also = ["--also", str(dataset / "masks"), "-o", str(figures)]
     assert main(["evaluate", str(dataset), "--model", str(tiny_bundle), *also]) == 0
-    assert "this model minus masks, paired" in capsys.readouterr().out
+    assert "this model minus these, paired" in capsys.readouterr().out
     data = json.loads(figures.read_text())
     assert {row["dice"] for row in data["also"]["patients"].values()} == {1.0}
     assert data["also"]["ours_minus_theirs"]["dice"]["n"] == 6

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command_of, group
 from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
-from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say, say_page
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts.opening import DataSet
@@ -70,8 +70,7 @@ def check(
     if as_json:
         print_json(checked)
     else:
-        for line in _lines(dataset, checked):
-            say(line)
+        say_page(_lines(dataset, checked))
     if output is not None:
         write_json(output / "dataset.json", checked, overwrite=overwrite)
         write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
@@ -88,6 +87,8 @@ _MOST_ROWS = 200
 
 def _lines(dataset: DataSet, checked: dict[str, Any]) -> list[str]:
     """Findings as lines of text."""
+    from napari_pancreas_seg.training.judge.tables import table
+
     found, classes, cases = checked["summary"], dataset.classes, checked["cases"]
     made_of = "; ".join(
         name if parts == (name,) else f"{name} = {' + '.join(parts)}"
@@ -115,7 +116,7 @@ def _lines(dataset: DataSet, checked: dict[str, Any]) -> list[str]:
     heads = [f"{name} (mL)" for name in classes]
     rows = [_row(case, list(classes)) for case in cases[:_MOST_ROWS]]
     lines.append("")
-    lines += _table(["case", "patient", "slices", "spacing (mm)", *heads, "to look at"], rows)
+    lines += table(["case", "patient", "slices", "spacing (mm)", *heads, "to look at"], rows)
     if len(cases) > _MOST_ROWS:
         lines.append(f"… and {len(cases) - _MOST_ROWS} more (-o writes them all)")
     lines.append("")
@@ -137,22 +138,8 @@ def _row(case: dict[str, Any], classes: list[str]) -> list[str]:
         slices = f"{case['labelled']} of {case['slices']}"
     spacing = " × ".join(f"{step:.3g}" for step in case["spacing_mm"])
     sizes = [f"{case['volume_ml'][n]:.1f}" if n in case["volume_ml"] else "-" for n in classes]
-    return [
-        case["name"],
-        case["patient"],
-        slices,
-        spacing,
-        *sizes,
-        str(len(case["suspicious"]) or ""),
-    ]
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    return [
-        "  ".join(f"{text:<{w}}" if i < 2 else f"{text:>{w}}" for i, (text, w) in enumerate(cells))
-        for cells in (list(zip(row, widths, strict=True)) for row in (headings, *rows))
-    ]
+    doubts = str(len(case["suspicious"]) or "")
+    return [case["name"], case["patient"], slices, spacing, *sizes, doubts]
 
 
 def _range(measured: dict[str, float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -18,7 +18,7 @@ from napari_pancreas_seg.cli.options import (
     Threshold,
     parse_classes,
 )
-from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say, say_page
 
 
 @command
@@ -79,6 +79,7 @@ def evaluate(
         from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import OtherMasks
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
+        from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
         def count(done: int, total: int) -> None:
             nonlocal cases
@@ -97,66 +98,13 @@ def evaluate(
             also=None if also is None else OtherMasks(also, also_value),
             on_case=count,
         )
-    _print_evaluation(data)
+    page = evaluation_markdown(data)
+    say_page(page.splitlines())
     if output is not None:
         write_json(output, data, overwrite=overwrite)
     if markdown is not None:
-        from napari_pancreas_seg.training.judge.tables import evaluation_markdown
-
-        write_text(markdown, evaluation_markdown(data), overwrite=overwrite)
+        write_text(markdown, page, overwrite=overwrite)
     if failed := data["not_scored"]:
         for name, reason in failed.items():
             say(f"{name}: failed: {reason}", err=True)
         fail_naming(f"{len(failed)} of {cases} cases could not be scored", list(failed))
-
-
-def _print_evaluation(data: dict[str, Any]) -> None:
-    from napari_pancreas_seg.training.judge.tables import FIGURES
-
-    shown = ("dice", "hd95_mm", next(n for n in FIGURES if n.startswith("surface_dice")))
-    say(f"model {data['model']}, threshold {data['threshold']}")
-    for what in ("surfaces", "spacing", "postprocessing", "seen_in_training"):
-        say(f"{what.replace('_', ' ')}: {data['how'][what]}")
-    width = max(len("patient"), *map(len, data["patients"]))
-    headings = "  ".join(f"{FIGURES[n]:>17}" for n in shown)
-    say(f"{'patient':>{width}}  slices  {headings}")
-    for patient, row in data["patients"].items():
-        figures = "  ".join(f"{row[n]:>17.4f}" for n in shown)
-        say(f"{patient:>{width}}  {row['slices']:>6}  {figures}")
-    summaries = {FIGURES[name]: data["summary"][name] for name in shown}
-    for name, found in data.get("classes", {}).items():
-        summaries[f"Dice of {name}"] = found["summary"].get("dice", {"n": 0})
-    for title, s in summaries.items():
-        if s["n"]:
-            say(
-                f"{title}: mean {s['mean']:.4f} (95 % interval {s['low']:.4f} to {s['high']:.4f})"
-                f"  sd {s['sd']:.4f}  median {s['median']:.4f}  worst {s['worst']:.4f}  n {s['n']}"
-            )
-    _print_shares(data)
-    if "also" in data:
-        _print_also(data["also"])
-
-
-def _print_shares(data: dict[str, Any]) -> None:
-    good, failed, n = data["good"], data["failures"], len(data["patients"])
-    say(f"Dice of at least {good['from']}: {good['n']} of {n} patients")
-    say(
-        f"failures (Dice below {failed['below']}): {len(failed['patients'])} of {n}"
-        + (f": {', '.join(failed['patients'])}" if failed["patients"] else "")
-    )
-
-
-def _print_also(also: dict[str, Any]) -> None:
-    from napari_pancreas_seg.training.judge.tables import FIGURES
-
-    say(f"masks of {also['masks']}:")
-    width = max(map(len, also["patients"]))
-    for patient, row in also["patients"].items():
-        say(f"{patient:>{width}}  Dice {row['dice']:.4f}")
-    _print_shares(also)
-    for name, gap in also["ours_minus_theirs"].items():
-        ours = f"{FIGURES[name]}, this model minus {also['masks']}, paired"
-        say(
-            f"{ours}: {gap['mean']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f})  "
-            f"n {gap['n']}"
-        )

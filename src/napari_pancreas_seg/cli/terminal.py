@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -71,6 +72,21 @@ def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
 def say(line: str, *, err: bool = False) -> None:
     """Print one line; control characters in file names are escaped."""
     typer.echo("".join(c if c.isprintable() else _escape(c) for c in line), err=err)
+
+
+def say_page(lines: Iterable[str]) -> None:
+    """Print Markdown, the columns of its tables one below the other."""
+    for is_table, part in itertools.groupby(lines, lambda line: line.startswith("|")):
+        if not is_table:
+            for line in part:
+                say(line)
+            continue
+        rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            if set(row) != {"---"}:
+                cells = zip(row, widths, strict=True)
+                say("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
 
 
 def _escape(character: str) -> str:

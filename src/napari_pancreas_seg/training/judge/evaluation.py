@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation
@@ -47,7 +47,6 @@ SLICES = SLICE_LAYOUT.name
 PAIRED = ("dice", "hd95_mm", f"surface_dice_{TOLERANCE_MM:g}mm", "mean_distance_mm")
 """Figures of which the difference to another program's masks is given."""
 
-Labels = npt.NDArray[np.uint8]
 Counts = dict[str, PatientCounts]
 Figures = dict[str, dict[str, Any]]
 
@@ -69,7 +68,7 @@ class OtherMasks:
         if not self._files:
             raise PancreasSegError(f"There are no masks of a known format in {folder}.")
 
-    def of(self, case: str, volume: CTVolume) -> npt.NDArray[np.uint8] | None:
+    def of(self, case: str, volume: CTVolume) -> Labels | None:
         """The mask (Z, Y, X) of a case on its CT's grid, 1 in the pancreas; None without one."""
         found = [path for name, path in self._files.items() if find_cts(name, {case: Path(case)})]
         exact = [path for path in found if path == self._files.get(case)]
@@ -136,26 +135,16 @@ def evaluate(
     pairs = None if references is None else match_references(Path(folder), Path(references))
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     if pairs is not None:
-        cases = [
-            _Case(
-                stem(mask),
-                _patient(mask),
-                stem(ct) if isinstance(ct, Path) else "",
-                partial(_load, ct, mask),
-            )
-            for mask, ct in pairs
-        ]
+        cases = [_pair(mask, ct) for mask, ct in pairs]
         data = f"CTs of {Path(folder).name}, with references of {Path(references or '').name}"
         how = {"data": data, **_OF_VOLUMES}
     else:
-        dataset = open_dataset(
-            folder, labels or classes_of_model(loaded.classes.names), layout=layout
-        )
+        asked = labels or classes_of_model(loaded.classes.names)
+        dataset = open_dataset(folder, asked, layout=layout)
         cases, how = _cases(dataset, loaded.classes), _how(dataset)
         postprocess = postprocess and dataset.layout != SLICES
     known = patients_seen([loaded.card])
-    if not every_patient:
-        cases = [case for case in cases if not was_seen(case.patient, known)]
+    cases = [case for case in cases if every_patient or not was_seen(case.patient, known)]
     if not cases:
         raise PancreasSegError(
             "The model was trained on every patient of this data; a score on them says nothing "
@@ -164,14 +153,7 @@ def evaluate(
     used = float(loaded.card["threshold"]) if threshold is None else threshold
     tally = _Tally(loaded.classes, also)
     for done, case in enumerate(cases, start=1):
-        try:
-            volume, mask = case.load()
-            found = segment(volume, loaded, threshold=used, postprocess=postprocess)
-        except Exception as error:  # of one case: the scores of the others stay
-            logger.debug("a case failed", exc_info=error)
-            tally.failed[case.name] = why_failed(case.name, error)
-        else:
-            tally.add(case, volume, mask, found)
+        tally.score(case, lambda ct: segment(ct, loaded, threshold=used, postprocess=postprocess))
         on_case(done, len(cases))
     if not tally.model:
         raise PancreasSegError(f"No case could be scored. {next(iter(tally.failed.values()))}")
@@ -185,15 +167,16 @@ def evaluate(
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
         **tally.how(),
     }
+    result = {**_model(loaded), "threshold": used, "how": how, **tally.figures()}
+    return {**result, "cost": _cost(loaded, tally.seconds)}
+
+
+def _model(loaded: LoadedModel) -> dict[str, Any]:
     card = loaded.card
     return {
         "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
         "weights_sha256": card["weights_sha256"],
-        "threshold": used,
         "recipe": card.get("training", {}).get("recipe"),
-        "how": how,
-        **tally.figures(),
-        "cost": _cost(loaded, tally.seconds),
     }
 
 
@@ -239,18 +222,22 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     return [_Case(case.name, case.patient, case.name, partial(load, case)) for case in data.cases]
 
 
-def _patient(reference: Path) -> str:
-    """Slices of one patient of the NIH set share ``PANCREAS_NNNN``; else a file is a patient."""
-    found = re.match(r"PANCREAS_\d+", reference.name)
-    return found[0] if found else stem(reference)
+def _pair(reference: Path, ct: Path | PancreasSegError) -> _Case:
+    """A reference in a file of its own, with its CT or why there is none.
 
+    Slices of one patient of the NIH set share ``PANCREAS_NNNN``; else a file is a patient.
+    """
 
-def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, Labels]:
-    if isinstance(ct, PancreasSegError):
-        raise ct
-    volume = load_ct(ct)
-    mask, on = load_mask(reference)
-    return volume, bring_onto(volume, mask, on, reference.name)
+    def load() -> tuple[CTVolume, Labels]:
+        if isinstance(ct, PancreasSegError):
+            raise ct
+        volume = load_ct(ct)
+        mask, on = load_mask(reference)
+        return volume, bring_onto(volume, mask, on, reference.name)
+
+    nih = re.match(r"PANCREAS_\d+", reference.name)
+    patient = nih[0] if nih else stem(reference)
+    return _Case(stem(reference), patient, stem(ct) if isinstance(ct, Path) else "", load)
 
 
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -279,10 +266,17 @@ class _Tally:
     seconds: list[float] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def add(self, case: _Case, volume: CTVolume, mask: Labels, found: Segmentation) -> None:
-        """Count a CT with its reference, and what the model found in it."""
+    def score(self, case: _Case, find: Callable[[CTVolume], Segmentation]) -> None:
+        """Read a case, let the model find what it can in it, and count; or keep why it failed."""
+        try:
+            volume, mask = case.load()
+            found = find(volume)
+        except Exception as error:  # of one case: the scores of the others stay
+            logger.debug("a case failed", exc_info=error)
+            self.failed[case.name] = why_failed(case.name, error)
+            return
 
-        def count(counts: Counts, found: Segmentation, reference: npt.NDArray[Any]) -> None:
+        def count(counts: Counts, found: Segmentation, reference: Array) -> None:
             counts.setdefault(case.patient, PatientCounts()).add(found, volume, reference)
 
         count(self.model, found, mask)
@@ -291,17 +285,21 @@ class _Tally:
                 one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
                 count(self.classes.setdefault(name, {}), one, mask == value)
         self.seconds.append(found.seconds["network"] / len(mask))
-        if self.also is None:
-            return
-        try:
-            other = self.also.of(case.ct, volume)
-        except PancreasSegError as error:
-            self.failed[f"{case.name} ({self.also.folder.name})"] = str(error)
-            other = None
-        if other is None:
-            self.lacking.add(case.patient)
-        else:
+        other = self._others(case, volume)
+        if other is not None:
             count(self.others, replace(found, mask=other, attention=()), mask)
+
+    def _others(self, case: _Case, volume: CTVolume) -> Labels | None:
+        """The other program's mask, if there is one; keep the patient's name if not."""
+        other = None
+        if self.also is not None:
+            try:
+                other = self.also.of(case.ct, volume)
+            except PancreasSegError as error:
+                self.failed[f"{case.name} ({self.also.folder.name})"] = str(error)
+            if other is None:
+                self.lacking.add(case.patient)
+        return other
 
     def how(self) -> dict[str, str]:
         """Description of the comparison with another program's masks, if there is one."""
