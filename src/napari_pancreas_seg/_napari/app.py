@@ -104,7 +104,7 @@ class App(QObject):
         """Stop what is under way and end the network's process."""
         if self.runs.latest is not None:
             self.runs.latest.cancel()
-        self.improvement.close()
+        self.improvement.cancel()
         self.worklist.note_place()
         self.network.close()
         self.autosave.close()

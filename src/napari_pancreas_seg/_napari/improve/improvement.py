@@ -12,11 +12,11 @@ import json
 import logging
 import subprocess
 import sys
-import threading
-from collections import deque
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import IO, Any
 
 import numpy as np
 from napari.layers import Labels
@@ -78,10 +78,9 @@ class Improved:
         held, guard = self.result["held_out"], self.result["guard"]
         lines = []
         if self.gain is not None:
-            n = held["n"]
-            whose = "a patient of yours" if n == 1 else f"{n} patients of yours"
+            whose = "a patient" if held["n"] == 1 else f"{held['n']} patients"
             lines.append(
-                f"On {whose} left out of a trial: Dice {held['before']:.2f} before, "
+                f"On {whose} of yours left out of a trial: Dice {held['before']:.2f} before, "
                 f"{held['after']:.2f} after."
             )
         if guard["before"] is not None:
@@ -92,10 +91,8 @@ class Improved:
         if self.worth_using:
             lines.append(f"The new model is called {self.name} and is chosen now.")
         elif self.kept:
-            lines.append(
-                f"It did not become better: your model stays chosen. The new one is called "
-                f"{self.name}."
-            )
+            lines.append("It did not become better: your model stays chosen.")
+            lines[-1] += f" The new one is called {self.name}."
         else:
             lines.append("It did not become better, and was not kept: your model stays chosen.")
         return "\n".join(lines)
@@ -106,8 +103,7 @@ class Improvement(QObject):
 
     ``changed``: the cases, what is being done to them (`working`, for people to read), `known` (the
     case that the CT is already, with another mask or other slices, until it is said whether to
-    replace those), or how far the
-    learning is; ``wanted(name)``: a model is to be chosen, a new one that did better for instance.
+    replace those), or how far the learning is; ``wanted(name)``: a model is to be chosen.
     """
 
     changed = Signal()
@@ -159,7 +155,11 @@ class Improvement(QObject):
         return bool(reviewed) and not facts.edited[reviewed].any()
 
     def list_again(self) -> None:
-        self._background.submit(lambda: list_corrections(self.folder), self._listed)
+        def listed(cases: list[Correction]) -> None:
+            self.cases = cases
+            self.changed.emit()
+
+        self._background.submit(lambda: list_corrections(self.folder), listed)
 
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and the reviewed slices of its mask, in a thread.
@@ -193,18 +193,15 @@ class Improvement(QObject):
 
         self.working, self.known = "Adding the case…", None
         self.changed.emit()
-        self._background.submit(work, done, self._idle)
+        self._background.submit(work, done, self._failed)
 
     def leave_case(self) -> None:
         self.known = None
         self.changed.emit()
 
     def remove_case(self, name: str) -> None:
-        self._background.submit(
-            lambda: remove_correction(self.folder, name),
-            lambda _: self.list_again(),
-            self.list_again,
-        )
+        remove, again = partial(remove_correction, self.folder, name), self.list_again
+        self._background.submit(remove, lambda _: again(), again)
 
     # -- learning
 
@@ -218,17 +215,16 @@ class Improvement(QObject):
         if not self.cases:
             raise PancreasSegError("There is no case to learn from yet; add a corrected one first.")
         options = ["--from", model, "--data", str(self.folder), "--minutes", f"{minutes:g}"]
-        background = getattr(subprocess, "CREATE_NO_WINDOW", 0) | getattr(
-            subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0
-        )
+        flags = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # on Windows
+        words = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             child = subprocess.Popen(
                 [*self.command, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=words,
                 env=child_environment(),
-                creationflags=background,
+                creationflags=sum(getattr(subprocess, flag, 0) for flag in flags),
             )
         except OSError as error:
             raise PancreasSegError(f"The learning could not be started: {error}.") from error
@@ -249,7 +245,7 @@ class Improvement(QObject):
                 self.improved = made
             self.changed.emit()
 
-        self._background.submit(lambda: self._listen(child), done, self._ended)
+        self._background.submit(lambda: self._listen(child, words), done, self._ended)
 
     def cancel(self) -> None:
         child = self._child
@@ -257,33 +253,24 @@ class Improvement(QObject):
             self._cancelled = True
             child.kill()
 
-    def close(self) -> None:
-        self.cancel()
-
-    def _listen(self, child: subprocess.Popen[bytes]) -> Mapping[str, Any] | None:
+    def _listen(self, child: subprocess.Popen[bytes], words: IO[bytes]) -> Any:
         """Read what the child tells until it ends; return its result, None if cancelled."""
-        assert child.stdout is not None
-        assert child.stdin is not None
-        words: deque[str] = deque(maxlen=30)
-        reader = threading.Thread(target=_collect, args=(child, words), daemon=True)
-        reader.start()
-        result: Mapping[str, Any] | None = None
-        for line in child.stdout:
-            told = _parsed(line)
-            if "result" in told:
-                result = told["result"]
-            elif "stage" in told:
-                with contextlib.suppress(RuntimeError):  # the window is gone
-                    self._told.emit(told)
-        status = child.wait()
-        reader.join(5)
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-        child.stdout.close()
+        result = None
+        with words, child:
+            for line in child.stdout or ():
+                told = _parsed(line)
+                if "result" in told:
+                    result = told["result"]
+                elif "stage" in told:
+                    with contextlib.suppress(RuntimeError):  # the window is gone
+                        self._told.emit(told)
+            status = child.wait()
+            words.seek(0)
+            heard = words.read().decode(errors="replace").split("\n")
         if self._cancelled:
             return None
         if status != 0 or result is None:
-            raise PancreasSegError(_why(status, words))
+            raise PancreasSegError(_why(status, heard))
         return result
 
     def _on_told(self, told: Mapping[str, Any]) -> None:
@@ -295,18 +282,13 @@ class Improvement(QObject):
         self._child = None
         self.changed.emit()
 
-    def _listed(self, cases: list[Correction]) -> None:
-        self.cases = cases
-        self.changed.emit()
-
-    def _idle(self) -> None:
+    def _failed(self) -> None:
         self.working = ""
         self.changed.emit()
 
     def _labels(self) -> Mapping[str, int]:
         """What the values of the chosen mask mean: as its model says, if one made it."""
-        mask = self._session.mask
-        made = None if mask is None else self._session.masks.get(mask)
+        made = self._session.masks.get(self._session.mask)
         card = {} if made is None or made.result is None else made.result.model
         return dict(card.get("labels") or PANCREAS)
 
@@ -336,13 +318,6 @@ def _remove(name: str) -> None:
     remove_model(name)
 
 
-def _collect(child: subprocess.Popen[bytes], words: deque[str]) -> None:
-    assert child.stderr is not None
-    with child.stderr as lines:
-        for line in lines:
-            words.append(line.decode(errors="replace").strip())
-
-
 def _parsed(line: bytes) -> Mapping[str, Any]:
     """A line of the child's; what a library has printed is no mapping."""
     try:
@@ -354,8 +329,8 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
 
 def _why(status: int, heard: Sequence[str]) -> str:
     """Say in a sentence why there is no new model: the command's own, if it said one."""
-    said = next((word for word in reversed(heard) if word), "")
-    logger.debug("The learning ended with status %s:\n%s", status, "\n".join(heard))
+    said = next((word.strip() for word in reversed(heard) if word.strip()), "")
+    logger.debug("The learning ended with status %s:\n%s", status, "\n".join(heard[-30:]))
     if status == 1 and said:
         return said
     if status in (-9, -15, 137):
@@ -363,6 +338,5 @@ def _why(status: int, heard: Sequence[str]) -> str:
             "The learning was stopped from outside, most often because the memory ran out. Close "
             "other programs and try again."
         )
-    return f"The learning ended unexpectedly (status {status})." + (
-        f" It said: {said}" if said else ""
-    )
+    it_said = f" It said: {said}" if said else ""
+    return f"The learning ended unexpectedly (status {status}).{it_said}"
