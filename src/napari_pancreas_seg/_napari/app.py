@@ -61,7 +61,7 @@ class App(QObject):
         self.background = background = Background()
         self.network = Network(NetworkProcess(), background)
         self.watch = MaskWatch(viewer)
-        self.maps = MapLayers(viewer, settings)
+        self.maps = MapLayers(session, settings)
         self.runs = Runs(session, self.network, self.maps, settings)
         self.rethreshold = Rethreshold(session, self.runs, background)
         self.corrector = Corrector(session, settings, self.network, background)

@@ -58,12 +58,12 @@ def close_window(window: Any) -> None:
 # -- layers
 
 
-def add_unselected(viewer: ViewerModel, layer: Layer) -> None:
+def add_unselected(viewer: ViewerModel, layer: Layer, place: int | None = None) -> None:
     """Add a layer that is not selected: napari would open its controls for a moment."""
     layers = viewer.layers
     selects, layers._activate_on_insert = layers._activate_on_insert, False
     try:
-        viewer.add_layer(layer)
+        layers.insert(len(layers) if place is None else place, layer)
     finally:
         layers._activate_on_insert = selects
 

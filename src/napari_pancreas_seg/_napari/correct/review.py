@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,23 +81,20 @@ class Review(QObject):
         session.mask_changed.connect(self._on_mask_changed)
         runs.started.connect(self._on_run_started)
         runs.changed.connect(self._on_run_changed)
-        viewer = session.viewer
-        if viewer is not None:
-            viewer.dims.events.point.connect(self._on_moved)
-            viewer.dims.events.ndisplay.connect(self._on_moved)
-            viewer.dims.events.order.connect(self._on_moved)
+        dims = session.viewer.dims.events
+        for event in (dims.point, dims.ndisplay, dims.order):
+            event.connect(self._on_moved)
 
     # -- what was reviewed
 
     @property
     def reviewed(self) -> frozenset[int]:
         """Slices of the chosen mask that were reviewed."""
-        layer = self._session.mask
-        return frozenset() if layer is None else self.reviewed_of(layer)
+        return self.reviewed_of(self._session.mask)
 
-    def reviewed_of(self, layer: Labels) -> frozenset[int]:
+    def reviewed_of(self, layer: Labels | None) -> frozenset[int]:
         """Slices of a mask that were reviewed, in display order."""
-        return frozenset(self._reviewed.get(layer, ()))
+        return frozenset() if layer is None else frozenset(self._reviewed.get(layer, ()))
 
     def set_reviewed(self, layer: Labels, slices: Iterable[int]) -> None:
         """Say which slices of a mask were reviewed, from an autosave for instance."""
@@ -139,21 +136,16 @@ class Review(QObject):
 
     def show(self, z: int) -> None:
         """Bring a slice on screen."""
-        viewer, layer, reference = self._session.viewer, self._session.mask, self.reference
-        if viewer is not None and layer is not None and reference is not None:
-            show_slice(viewer, layer, reference, z)
+        layer, reference = self._session.mask, self.reference
+        if layer is not None and reference is not None:
+            show_slice(self._session.viewer, layer, reference, z)
 
     def go_to_uncertain(self, step: int) -> None:
         """Show the next uncertain slice that is not reviewed; beyond the last comes the first."""
-        facts = self._known_facts()
-        known = np.isfinite(facts.doubt).any()
-        self._go(
-            facts.uncertain,
-            step,
-            "Every uncertain slice is reviewed."
-            if known
-            else "No run has said how sure it is of this mask.",
-        )
+        facts, none = self._known_facts(), "Every uncertain slice is reviewed."
+        if not np.isfinite(facts.doubt).any():
+            none = "No run has said how sure it is of this mask."
+        self._go(facts.uncertain, step, none)
 
     def go_to_unreviewed(self, step: int) -> None:
         """Show the next slice with mask that is not reviewed; beyond the last comes the first."""
@@ -167,11 +159,8 @@ class Review(QObject):
         return self.facts
 
     def _go(self, wanted: Mask, step: int, otherwise: str) -> None:
-        wanted = wanted.copy()
-        wanted[[z for z in self.reviewed if z < len(wanted)]] = False
-        slices = np.flatnonzero(wanted)
-        here = self.slice
-        here = -1 if here is None else here
+        slices = np.setdiff1d(np.flatnonzero(wanted), [*self.reviewed])
+        here = -1 if self.slice is None else self.slice
         if not len(slices):
             show_info(otherwise)
             return
@@ -190,7 +179,7 @@ class Review(QObject):
         if layer is self._session.mask and not self._soon.isActive():
             self._soon.start()
 
-    def _on_moved(self, event: Any = None) -> None:
+    def _on_moved(self, event: Any) -> None:
         self.moved.emit()
 
     def _on_run_started(self) -> None:
@@ -217,8 +206,7 @@ class Review(QObject):
             self._stale = True
             return
         self._counting = True
-        model = self._session.masks.get(layer)
-        work: Callable[[], SliceFacts] = partial(_facts, layer, reference, model)
+        work = partial(_facts, layer, reference, self._session.masks.get(layer))
         self._background.submit(work, partial(self._counted, weakref.ref(layer)), self._failed)
 
     def _counted(self, layer: weakref.ref[Labels], facts: SliceFacts) -> None:

@@ -84,8 +84,7 @@ class LayerFiles:
         self._background.submit(make, show)
 
     def _ask(self, path: str | Path, refusal: NotHounsfieldError) -> None:
-        viewer = self._session.viewer
-        window = None if viewer is None else compat.qt_window(viewer)
+        window = compat.qt_window(self._session.viewer)
         if window is None:
             report(refusal)
             return
@@ -125,31 +124,16 @@ class LayerFiles:
 
         A layer that belongs to no grid is refused at once, with a PancreasSegError.
         """
-        session = self._session
-        reference = find_reference(layer, session.layers)
-        layers = list(session.layers)
-        data, result, ct = layer.data, session.result_of(layer), session.ct_data(reference)
-        strokes = self._strokes(layer)
-        cuts = cuts_of(layer)
+        layers, data = self._session.layers, layer.data
+        reference = find_reference(layer, layers)
+        made = self._made(layer, reference)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
             mask, digest = mask_of(held), digest_of(held)
-            shown = reference.view(mask)
-            shown, whole = onto_ct(shown, reference, layers)
-            written = write_mask(
-                shown,
-                whole,
-                path,
-                result=result,
-                ct=ct,
-                strokes=strokes,
-                overwrite=overwrite,
-                mint_uids=mint_uids,
-                report=report,
-                cuts=cuts,
-            )
-            return written, digest
+            mask, whole = onto_ct(reference.view(mask), reference, layers)
+            how: dict[str, Any] = {"mint_uids": mint_uids, "report": report}
+            return write_mask(mask, whole, path, **made, overwrite=overwrite, **how), digest
 
         def written(outcome: tuple[Path, str]) -> None:
             if _holds_voxels(outcome[0]):
@@ -167,18 +151,15 @@ class LayerFiles:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
                 self._autosave.exported(layer, digest_of(data))
 
-    def what_made(self, data: Any) -> dict[str, Any]:
-        """What `write_mask` has to know of a layer whose data are these."""
-        session = self._session
-        for layer in session.layers:
-            if layer.data is data:
-                cuts, mask = cuts_of(layer), session.masks.get(layer)
-                if mask is None:
-                    return {"cuts": cuts}
-                ct, strokes = session.ct_data(mask.reference), self._strokes(layer)
-                result = session.result_of(layer)
-                return {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
-        return {}
+    def what_made(self, data: Any, reference: GridReference) -> dict[str, Any]:
+        """What `write_mask` has to know of the layer whose data are these."""
+        found = (self._made(one, reference) for one in self._session.layers if one.data is data)
+        return next(found, {})
+
+    def _made(self, layer: Layer, reference: GridReference) -> dict[str, Any]:
+        result, ct = self._session.result_of(layer), self._session.ct_data(reference)
+        strokes, cuts = self._strokes(layer), cuts_of(layer)
+        return {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
 
 
 def write_mask(
@@ -200,45 +181,31 @@ def write_mask(
     data of the CT's layer. Without a `result` there is none, but one that is there of this CT is
     brought up to date. A DICOM-SEG gets a structured report of its measures too, if asked for.
     """
-    path = Path(path)
-    record = sidecar_path(path)
-    report = report and path.name.lower().endswith(DICOM)
+    path, cut = Path(path), cuts or CUTS
+    record, name = sidecar_path(path), path.name.lower()
+    report = report and name.endswith(DICOM)
     if report:
         check_target(io.report_path(path), overwrite=overwrite)
-    if result is not None:
-        _check_record(record)
-        if not is_sidecar(record, reference.volume()):
-            # A record of this CT is that of the same mask in another format, and made anew.
-            check_target(record, overwrite=overwrite)
-    earlier = read_sidecar(record) if result is None else None
-    if earlier is not None and not is_sidecar(record, reference.volume()):
-        earlier = None
+    ours = is_sidecar(record, reference.volume())
+    if result is not None and not ours:
+        _check_record(record, overwrite)
+    earlier = read_sidecar(record) if result is None and ours else None
     # The CT's values are looked at only where something is said of them.
-    wanted = result is not None or earlier is not None or mint_uids or report
-    wanted = wanted or path.name.lower().endswith(CSV)
+    wanted = result is not None or ours or mint_uids or report or name.endswith(CSV)
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
-    edited = result is not None and not np.array_equal(mask, result.mask)
-    card = None if result is None else result.model
-    io.save_mask(
-        mask,
-        like=volume,
-        path=path,
-        overwrite=overwrite,
-        card=card,
-        edited=edited,
-        mint_uids=mint_uids,
-        cuts=cuts or CUTS,
-    )
+    made_by: dict[str, Any] = {"cuts": cut, "overwrite": overwrite}
+    if result is not None:
+        edited = not np.array_equal(mask, result.mask)
+        made_by.update(card=result.model, edited=edited)
+    io.save_mask(mask, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         from napari_pancreas_seg.io.dicom.report import write_report
 
-        write_report(
-            mask, volume, path, io.report_path(path), cuts=cuts or CUTS, overwrite=overwrite
-        )
+        write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
     if result is not None:
-        content = describe(volume, result, mask=mask, strokes=strokes, cuts=cuts or CUTS)
+        content = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
         write_sidecar(record, content, overwrite=True)
     elif earlier is not None:
         now = corrected(earlier, mask, volume, cuts)
@@ -248,12 +215,15 @@ def write_mask(
     return path
 
 
-def _check_record(record: Path) -> None:
+def _check_record(record: Path, overwrite: bool) -> None:
+    """Refuse to replace what is no record, or is one of another CT, unless told to."""
     if record.exists() and not is_sidecar(record):
         raise PancreasSegError(
             f"'{record.name}' lies where the record of this mask has to go, and is none; choose "
             "another name or folder."
         )
+    # A record of this CT is that of the same mask in another format, and made anew.
+    check_target(record, overwrite=overwrite)
 
 
 def _holds_voxels(path: str | Path) -> bool:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import AVAILABLE_COLORMAPS, Colormap
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import map_layer_data
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement, belongs_to
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings, preference
 from napari_pancreas_seg.inference.result import FoundSlices, ScalarMap, Segmentation
 
@@ -37,13 +38,10 @@ class MapAppearance:
 
     @classmethod
     def remembered(cls, settings: Settings) -> MapAppearance:
-        plain = cls()
-        colormap = settings.get("attention/colormap", plain.colormap)
-        return cls(
-            settings.get("attention/map", plain.shown),
-            min(max(settings.get("attention/opacity", plain.opacity), 0.0), 1.0),
-            colormap if colormap in COLOR_MAPS else plain.colormap,
-        )
+        shown = settings.get("attention/map", cls.shown)
+        opacity = min(max(settings.get("attention/opacity", cls.opacity), 0.0), 1.0)
+        colormap = settings.get("attention/colormap", cls.colormap)
+        return cls(shown, opacity, colormap if colormap in COLOR_MAPS else cls.colormap)
 
     def remember(self, settings: Settings) -> None:
         settings.set("attention/map", self.shown)
@@ -69,18 +67,19 @@ def make_layer(
     scalar_map: ScalarMap, word: str, placement: Placement, name: str, appearance: MapAppearance
 ) -> Image:
     """Make the layer of a map; the first one imports much, so rather in a thread."""
-    colormap = _fading(word, appearance)
-    data, options, kind = map_layer_data(
-        scalar_map, placement, f"{name} {word}", colormap=colormap, visible=True
+    title, colormap = f"{name} {word}", _fading(word, appearance)
+    layer: Image = Layer.create(
+        *map_layer_data(scalar_map, placement, title, colormap=colormap, visible=True)
     )
-    return Layer.create(data, {**options, "opacity": appearance.opacity}, kind)
+    layer.opacity = appearance.opacity
+    return layer
 
 
 class MapLayers:
     """The maps of a viewer's CTs, of which one at a time is shown."""
 
-    def __init__(self, viewer: ViewerModel, settings: Settings) -> None:
-        self._viewer = weakref.ref(viewer)
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self._session = session
         self._settings = settings
         self._cts: dict[str, _CtMaps] = {}
 
@@ -101,10 +100,9 @@ class MapLayers:
         return [] if maps is None else list(maps.maps)
 
     def layers(self, reference: GridReference) -> dict[str, Image]:
-        maps, viewer = self._cts.get(reference.id), self._viewer()
-        if maps is None or viewer is None:
-            return {}
-        return {word: layer for word, layer in maps.layers.items() if layer in viewer.layers}
+        maps, shown = self._cts.get(reference.id), self._session.layers
+        found = () if maps is None else maps.layers.items()
+        return {word: layer for word, layer in found if layer in shown}
 
     def wanted(self, reference: GridReference) -> str:
         """The map of a CT that is to be shown; empty for none, and while it is not known."""
@@ -175,11 +173,8 @@ class MapLayers:
         known = self._cts.get(reference.id)
         if known is None or PROBABILITY not in known.maps:
             return result
-        maps = known.maps
-        by_class = {
-            name: maps.get(f"{PROBABILITY} {name}", each)
-            for name, each in result.probabilities.items()
-        }
+        maps, found = known.maps, result.probabilities.items()
+        by_class = {name: maps.get(f"{PROBABILITY} {name}", each) for name, each in found}
         gates = tuple(maps[word] for word in sorted(maps) if not word.startswith(PROBABILITY))
         return replace(
             result, probability=maps[PROBABILITY], attention=gates, probabilities=by_class
@@ -190,14 +185,12 @@ class MapLayers:
         self._cts.pop(reference.id, None)
 
     def _remove(self, layers: Mapping[str, Layer]) -> None:
-        viewer = self._viewer()
-        if viewer is not None:
-            for layer in layers.values():
-                viewer.layers.remove(layer)
+        for layer in layers.values():
+            self._session.viewer.layers.remove(layer)
 
     def _show_only(self, maps: _CtMaps, word: str, layer: Image | None = None) -> None:
         """Show a map, and no other of its CT; its layer is made if there is none."""
-        viewer, reference = self._viewer(), maps.placement.reference
+        viewer, reference = self._session.viewer, maps.placement.reference
         if viewer is None:
             return
         layers = self.layers(reference)
@@ -208,18 +201,16 @@ class MapLayers:
                 appearance = self.appearance
                 layer = make_layer(maps.maps[word], word, maps.placement, maps.name, appearance)
             maps.layers[word] = layer
-            _add_below_masks(viewer, layer, reference)
+            places = enumerate(viewer.layers)
+            masks = [place for place, other in places if _is_mask_of(other, reference)]
+            compat.add_unselected(viewer, layer, min(masks, default=None))
         self._draw_masks(reference, outlined=True)
 
     def _draw_masks(self, reference: GridReference, *, outlined: bool) -> None:
         """Draw the masks of a CT as outlines, or filled; not those whose user chose otherwise."""
-        viewer = self._viewer()
-        if viewer is None or not preference("outline"):
-            return
         width = max(1, round(OUTLINE_MM / reference.grid.spacing[-1]))
-        for layer in viewer.layers:
-            ours = isinstance(layer, Labels) and belongs_to(layer, reference)
-            if ours and layer.contour in (0, width):
+        for layer in self._session.layers if preference("outline") else ():
+            if _is_mask_of(layer, reference) and layer.contour in (0, width):
                 layer.contour = width if outlined else 0
 
 
@@ -233,19 +224,8 @@ def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:
     return maps
 
 
-def _add_below_masks(viewer: ViewerModel, layer: Image, reference: GridReference) -> None:
-    """Add a layer that stays unselected, under the masks of its CT."""
-    active = viewer.layers.selection.active
-    viewer.add_layer(layer)
-    masks = [
-        index
-        for index, other in enumerate(viewer.layers)
-        if isinstance(other, Labels) and belongs_to(other, reference)
-    ]
-    if masks:
-        viewer.layers.move(viewer.layers.index(layer), min(masks))
-    if active is not None:
-        viewer.layers.selection.active = active
+def _is_mask_of(layer: Layer, reference: GridReference) -> bool:
+    return isinstance(layer, Labels) and belongs_to(layer, reference)
 
 
 def _fading(word: str, appearance: MapAppearance) -> Any:

@@ -35,9 +35,8 @@ class ChosenCt(QObject):
         self._slices: weakref.WeakKeyDictionary[Image, int] = weakref.WeakKeyDictionary()
         self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
         session.ct_chosen.connect(self._on_ct)
-        if session.viewer is not None:
-            session.viewer.dims.events.range.connect(self._fit_sliders)
-            session.viewer.layers.events.inserted.connect(self._on_inserted)
+        session.viewer.dims.events.range.connect(self._fit_sliders)
+        session.viewer.layers.events.inserted.connect(self._on_inserted)
         for ct in filter(session.known_ct, session.layers):
             ct.contrast_limits_range = HU_RANGE
 
@@ -46,7 +45,7 @@ class ChosenCt(QObject):
         before = None if self._before is None else self._before()
         self._before = None if ct is None else weakref.ref(ct)
         reference = session.reference
-        if viewer is None or ct is None or reference is None:
+        if ct is None or reference is None:
             return
         if before is not None and before in viewer.layers:
             seen = slice_on_screen(viewer, before, session.placement(before).reference)
@@ -87,18 +86,15 @@ class ChosenCt(QObject):
 
     def _is_anothers(self, layer: Layer, chosen: GridReference) -> bool:
         session = self._session
-        if isinstance(layer, Labels) and lies_on(layer, chosen):
-            own = reference_of(layer)
-            cts = {one.id for one in map(session.known_ct, session.layers) if one is not None}
-            return own is not None and own.id != chosen.id and own.id in cts
         if (ct := session.known_ct(layer)) is not None:
             return ct.id != chosen.id
-        if isinstance(layer, Labels):
+        on_chosen = lies_on(layer, chosen)
+        if isinstance(layer, Labels) and not on_chosen:
             lies = session.ct_of(layer)
             return lies is not None and lies.id != chosen.id
-        made_on = layer.metadata.get(METADATA_KEY)
+        own = reference_of(layer) if on_chosen else layer.metadata.get(METADATA_KEY)
         known = {one.id for one in map(session.known_ct, session.layers) if one is not None}
-        return isinstance(made_on, GridReference) and made_on.id in known - {chosen.id}
+        return isinstance(own, GridReference) and own.id in known - {chosen.id}
 
     # -- masks
 
@@ -118,23 +114,15 @@ class ChosenCt(QObject):
         viewer = self._session.viewer
         if not isalive(self) or viewer is None or ct not in viewer.layers:
             return
-        masks = [
-            place
-            for place, layer in enumerate(viewer.layers)
-            if isinstance(layer, Labels) and lies_on(layer, reference)
-        ]
+        places = enumerate(viewer.layers)
+        masks = [n for n, one in places if isinstance(one, Labels) and lies_on(one, reference)]
         if masks and min(masks) < viewer.layers.index(ct):
             viewer.layers.move(viewer.layers.index(ct), min(masks))
 
     def _give_colour(self, layer: Labels) -> None:
-        others = [
-            other
-            for other in self._session.layers
-            if isinstance(other, Labels)
-            and other is not layer
-            and other.data.shape == layer.data.shape
-        ]
-        taken = {_first_colour(other) for other in others}
+        others = [one for one in self._session.layers if isinstance(one, Labels)]
+        same = [one for one in others if one is not layer and one.data.shape == layer.data.shape]
+        taken = {_first_colour(other) for other in same}
         shift = 0
         while _first_colour(layer) in taken and (shift := shift + 1) <= len(taken):
             layer.colormap = label_colors(shift)

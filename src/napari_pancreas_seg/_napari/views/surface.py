@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from napari.utils.colormaps import Colormap
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.layers.bridge import color_of
 from napari_pancreas_seg._napari.layers.placement import data_to_world, transform_of
@@ -75,16 +75,15 @@ class SurfaceView(QObject):
         self._session = session
         self._background = background
         self._surface: Surface | None = None
-        self._shown: weakref.ref[Labels] | None = None
+        self._shown: Labels | None = None
         self._hidden: list[Layer] = []
         self._before: tuple[Any, float, tuple[float, ...]] | None = None
         self._wanted = False
         self._soon = timer(self, PAUSE_MS, self._make)
         session.mask_changed.connect(self._on_edit)
         session.mask_chosen.connect(self._on_mask)
-        if session.viewer is not None:
-            session.viewer.dims.events.ndisplay.connect(self._on_ndisplay, position="last")
-            session.viewer.layers.events.removed.connect(self._on_removed)
+        session.viewer.dims.events.ndisplay.connect(self._on_ndisplay, position="last")
+        session.viewer.layers.events.removed.connect(self._on_removed)
 
     @property
     def on(self) -> bool:
@@ -146,13 +145,10 @@ class SurfaceView(QObject):
             self._add(mask, mesh)
         else:
             self._surface.data = self._lit(mask, mesh)
-            if not self._is_of(mask):
+            if mask is not self._shown:
                 for name, value in _appearance(mask).items():
                     setattr(self._surface, name, value)
-        self._shown = weakref.ref(mask)
-
-    def _is_of(self, mask: Layer) -> bool:
-        return self._shown is not None and mask is self._shown()
+        self._shown = mask
 
     def _add(self, mask: Labels, mesh: Mesh) -> None:
         viewer, ct = self._session.viewer, self._session.ct
@@ -162,13 +158,11 @@ class SurfaceView(QObject):
             self._lit(mask, mesh), contrast_limits=(0.0, 1.3), shading="none", **_appearance(mask)
         )
         self._surface = surface
-        active = viewer.layers.selection.active
         # Hidden before: a volume rendering of the CT would be uploaded at once.
         self._hidden = [layer for layer in viewer.layers if layer.visible]
         for layer in self._hidden:
             layer.visible = False
-        viewer.add_layer(surface)
-        viewer.layers.selection.active = active
+        compat.add_unselected(viewer, surface)
         placement = self._session.placement(ct)
         camera = viewer.scene.camera
         self._before = camera.center, camera.zoom, viewer.dims.point
@@ -189,31 +183,28 @@ class SurfaceView(QObject):
         return mesh.corners, mesh.triangles, mesh.brightness(light)
 
     def _on_edit(self, layer: Labels) -> None:
-        if isalive(self) and self.on and layer is self._session.mask:
+        if self.on and layer is self._session.mask:
             self._soon.start()
 
     def _on_mask(self) -> None:
         """Show another mask that is chosen, and not its voxels, which napari would render."""
         mask = self._session.mask
-        if not isalive(self) or not self.on:
+        if not self.on:
             return
         if mask is None:
             self.stop()
-        elif not self._is_of(mask):
+        elif mask is not self._shown:
             if mask.visible and self._surface is not None:
                 mask.visible = False
                 self._hidden.append(mask)
             self._make()
 
     def _on_ndisplay(self, event: Any) -> None:
-        viewer = self._session.viewer
-        if isalive(self) and viewer is not None and viewer.dims.ndisplay == 2 and self._surface:
+        if isalive(self) and self._surface and event.source.ndisplay == 2:
             self.stop()
 
     def _on_removed(self, event: Any) -> None:
-        if not isalive(self) or self._surface is None:
-            return
-        if event.value is self._surface or self._is_of(event.value):
+        if isalive(self) and self._surface and event.value in (self._surface, self._shown):
             self.stop()
 
 

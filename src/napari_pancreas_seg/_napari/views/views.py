@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
@@ -31,70 +29,66 @@ from napari_pancreas_seg._napari.views.surface import SurfaceView
 from napari_pancreas_seg._napari.views.windowing import HU_PRESETS, WindowDrag, show_window
 from napari_pancreas_seg.errors import PancreasSegError
 
+HOW_TO_INSTALL = (
+    "Orthogonal views come with another plugin. Install it with "
+    '"pip install napari-pancreas-seg[orthogonal]" and start napari again.'
+)
+
 
 class Blink:
     """Shows the model's mask, as a picture that no tool can paint on, in the edited one's place."""
 
-    def __init__(self, viewer: ViewerModel) -> None:
-        self._viewer = weakref.ref(viewer)
-        self._mask: weakref.ref[Labels] | None = None
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._mask: Labels | None = None
         self._picture: Image | None = None
-        viewer.layers.events.removed.connect(self._on_removed)
+        session.viewer.layers.events.removed.connect(self._on_removed)
 
     @property
     def on(self) -> bool:
         return self._picture is not None
 
     def start(self, layer: Labels, model: ModelMask) -> None:
-        viewer = self._viewer()
-        if viewer is None or self.on or not layer.visible or layer not in viewer.layers:
+        layers = self._session.viewer.layers
+        if self.on or not layer.visible or layer not in layers:
             return
         # Its picture is nobody's CT and nobody's mask: of no kind that panels offer.
         reference = replace(model.reference, kind="picture")
         color = color_of(layer)
-        picture = Image(
-            reference.layer_view(model.copy),
-            name=f"{layer.name} (the model's)",
-            colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
-            contrast_limits=(0, 1),
-            interpolation2d="nearest",
-            opacity=layer.opacity,
-            rgb=False,
-            multiscale=False,
-            **transform_of(layer),
-            metadata={METADATA_KEY: reference},
+        self._mask, self._picture = (
+            layer,
+            Image(
+                reference.layer_view(model.copy),
+                name=f"{layer.name} (the model's)",
+                colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
+                contrast_limits=(0, 1),
+                interpolation2d="nearest",
+                opacity=layer.opacity,
+                rgb=False,
+                multiscale=False,
+                **transform_of(layer),
+                metadata={METADATA_KEY: reference},
+            ),
         )
-        layers = viewer.layers
-        selected, active = set(layers.selection), layers.selection.active
-        self._mask, self._picture = weakref.ref(layer), picture
-        layers.insert(layers.index(layer) + 1, picture)
-        layers.selection = selected
-        layers.selection.active = active
+        compat.add_unselected(self._session.viewer, self._picture, layers.index(layer) + 1)
         layer.visible = False
 
     def stop(self) -> None:
-        picture, self._picture = self._picture, None
-        mask = None if self._mask is None else self._mask()
+        mask, picture = self._mask, self._picture
+        self._mask = self._picture = None
         if mask is not None:
             mask.visible = True
-        viewer = self._viewer()
-        if viewer is not None and picture is not None and picture in viewer.layers:
-            viewer.layers.remove(picture)
+        if picture in self._session.layers:
+            self._session.viewer.layers.remove(picture)
 
     def _on_removed(self, event: Any) -> None:
-        mask = None if self._mask is None else self._mask()
-        if self.on and (event.value is mask or event.value is self._picture):
+        if self.on and event.value in (self._mask, self._picture):
             # Not while napari is still at it.
             QTimer.singleShot(0, self.stop)
 
 
 class OrthogonalViews:
     """The plugin napari-orthogonal-views, if it is installed: three views at once."""
-
-    HOW_TO_INSTALL = (
-        "Orthogonal views come with another plugin. Install it with "
-        '"pip install napari-pancreas-seg[orthogonal]" and start napari again.'
-    )
 
     def __init__(self, viewer: Any, placement: Callable[[], Placement | None]) -> None:
         self._viewer = weakref.ref(viewer)
@@ -144,10 +138,8 @@ class Views(QObject):
 
     def __init__(self, session: Session, background: Background) -> None:
         super().__init__()
-        viewer = session.viewer
-        assert viewer is not None
-        self._session = session
-        self._blink = Blink(viewer)
+        self._session, viewer = session, session.viewer
+        self._blink = Blink(session)
         self._orthogonal = OrthogonalViews(viewer, self.placement)
         self.surface = SurfaceView(session, background)
         self.letters = OrientationLetters(viewer, self.placement)
@@ -178,7 +170,7 @@ class Views(QObject):
     def plane(self, name: str) -> None:
         if self.surface.on:
             self.surface.stop()
-        if self._session.ct is not None and self._session.viewer is not None:
+        if self._session.ct is not None:
             show_plane(self._session.viewer, self._session.placement(self._session.ct), name)
 
     @property
@@ -198,26 +190,22 @@ class Views(QObject):
 
     def toggle_orthogonal(self) -> None:
         """Open or close the orthogonal views, or say how to install them."""
-        if not self._orthogonal.installed():
-            report(PancreasSegError(self._orthogonal.HOW_TO_INSTALL))
-            return
-        self._orthogonal.toggle()
+        if self._orthogonal.installed():
+            self._orthogonal.toggle()
+        else:
+            report(PancreasSegError(HOW_TO_INSTALL))
+
+    def _on_mask_changed(self, layer: Labels) -> None:
+        self._orthogonal.refresh(layer)
 
     def _on_drag(self, window: str) -> None:
         self.dragged = window
         self.changed.emit()
 
     def _on_ct(self) -> None:
-        if not isalive(self):
-            return
         if self._blink.on:
             self.blink(False)
-        placement, viewer = self.placement(), self._session.viewer
-        if placement is not None and viewer is not None:
-            unmirror(viewer, placement)
+        if (placement := self.placement()) is not None:
+            unmirror(self._session.viewer, placement)
         self.letters.refresh()
         self._orthogonal.refresh_letters()
-
-    def _on_mask_changed(self, layer: Labels) -> None:
-        if isalive(self):
-            self._orthogonal.refresh(layer)

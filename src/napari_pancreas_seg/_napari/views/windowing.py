@@ -45,8 +45,7 @@ class WindowDrag:
 
     def __init__(self, session: Session, tell: Callable[[str], None]) -> None:
         self._session, self._tell = session, tell
-        if session.viewer is not None:
-            session.viewer.mouse_drag_callbacks.append(self._drag)
+        session.viewer.mouse_drag_callbacks.append(self._drag)
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
         ct, camera = self._session.ct, viewer.scene.camera
