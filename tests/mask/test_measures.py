@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import table
 from napari_pancreas_seg.io.table import write_table
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.volume import CTVolume, Grid
@@ -107,15 +108,16 @@ def test_nothing_agrees_with_an_empty_mask():
 def test_the_table_can_be_read_back(tmp_path):
     mask = np.ones((2, 2, 2), np.uint8)
     volume = CTVolume(mask.astype(np.int16), grid_of(mask.shape), None)
-    row = measures.table_row("a, b", "m", measures.measure(mask, volume))
-    path = write_table([row], tmp_path / "t.csv")
+    row = table.table_row("a, b", "m", measures.measure(mask, volume))
+    path = tmp_path / "t.csv"
+    write_table([row], path)
     (read,) = csv.DictReader(path.read_text().splitlines())
-    assert tuple(read) == measures.COLUMNS
+    assert tuple(read) == table.COLUMNS
     assert read["case"] == "a, b"
     assert read["slices"] == "2"
     assert float(read["extent_z_mm"]) == 5
     assert read["dice"] == ""
-    assert measures.table_text([row]).splitlines()[1].split("\t")[0] == "a, b"
+    assert table.table_text([row]).splitlines()[1].split("\t")[0] == "a, b"
     with pytest.raises(PancreasSegError, match="exists already"):
         write_table([row], path)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io as text_io
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +12,8 @@ from napari_pancreas_seg.cohort.cases import TABLE
 from napari_pancreas_seg.cohort.table import CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import stem
-from napari_pancreas_seg.io.files import explain_os_error, write_text
+from napari_pancreas_seg.io.files import not_read, write_text
+from napari_pancreas_seg.io.table import csv_text, read_csv
 from napari_pancreas_seg.mask.measures import MEASURES
 
 FOLLOW_UP = "followup.csv"
@@ -38,14 +37,10 @@ def write_follow_up(folder: Path, pairs: Path) -> Path:
     for number, pair in enumerate(_rows(pairs, {"before", "after"}), start=1):
         name = pair.get("pair") or str(number)
         rows += list(_compare(name, pair["before"].strip(), pair["after"].strip(), known))
-    text = text_io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     path = folder / FOLLOW_UP
     if path.exists():
         _rows(path, set(COLUMNS))  # a file of that name that is no such table stays
-    write_text(path, text.getvalue(), overwrite=True)
+    write_text(path, csv_text(rows, COLUMNS), overwrite=True)
     return path
 
 
@@ -91,16 +86,11 @@ _LIMITS = "repeatability.json"
 def _rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with some columns, perhaps among others."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        reader = read_csv(path.read_bytes())
     except FileNotFoundError as error:
         raise PancreasSegError(f"There is no file '{path}'; give the table of pairs.") from error
     except OSError as error:
-        raise PancreasSegError(
-            f"'{path.name}' cannot be read: {explain_os_error(error)}."
-        ) from error
-    except UnicodeDecodeError:
-        text = ""
-    reader = csv.DictReader(text_io.StringIO(text, newline=""), restval="")
+        raise not_read(path, error) from error
     if not wanted <= set(reader.fieldnames or ()):
         names = " and ".join(sorted(wanted))
         raise PancreasSegError(

@@ -6,19 +6,17 @@ Where the mask has several classes, a row for each of them follows that of the w
 from __future__ import annotations
 
 import contextlib
-import csv
-import io as text_io
 import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_path, escaped, explain_os_error
+from napari_pancreas_seg.io.files import atomic_path, escaped, not_read
+from napari_pancreas_seg.io.table import cell, csv_text, read_csv
 from napari_pancreas_seg.mask.measures import MEASURES, measure_cells
 
 COLUMNS = (
@@ -92,13 +90,10 @@ class CohortTable:
         rows = _parse(self.path, before) | self._rows
         # Those of other runs come first, so that rows do not jump about.
         ordered = sorted(rows.items(), key=lambda item: self._order.get(item[0], -1))
-        text = text_io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for _, case in ordered for row in case)
+        text = csv_text([row for _, case in ordered for row in case], COLUMNS)
         with atomic_path(self.path, overwrite=True) as temporary:
             with open(temporary, "xb") as file:
-                file.write(text.getvalue().encode(errors="backslashreplace"))
+                file.write(text.encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())  # what takes long comes before the last look
             if not anyway and _read(self.path) != before:
@@ -137,15 +132,9 @@ def _rows_of(result: CaseResult) -> list[dict[str, str]]:
     return [
         row
         | {"label": label, "status": "done"}
-        | {name: _cell(value) for name, value in cells.items()}
+        | {name: cell(value, 6) for name, value in cells.items()}
         for label, cells in parts.items()
     ]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _read(path: Path) -> bytes | None:
@@ -155,20 +144,14 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise PancreasSegError(
-            f"'{path.name}' cannot be read: {explain_os_error(error)}."
-        ) from error
+        raise not_read(path, error) from error
 
 
 def _parse(path: Path, content: bytes | None) -> _Rows:
     """Rows of the table that is there, by the mask's name."""
     if content is None:
         return {}
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        text = ""
-    reader = csv.DictReader(text_io.StringIO(text, newline=""))
+    reader = read_csv(content)
     names = set(reader.fieldnames or ())
     # Another version may have had fewer columns.
     if not {"case", "mask", "status"} <= names <= set(COLUMNS):

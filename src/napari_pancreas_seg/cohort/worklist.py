@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io as text_io
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from napari_pancreas_seg.cohort.cases import find_inputs, plan
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import escaped, user_folder, write_json
+from napari_pancreas_seg.io.table import read_csv
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,8 @@ def read_marks(path: Path, mark: str) -> set[str]:
         )
     file = max(found, key=lambda one: one.stat().st_mtime)
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        # Lines end where the page ends them, and not at U+2028 in a name.
-        rows = list(csv.DictReader(text_io.StringIO(text, newline="")))
-    except (OSError, ValueError, csv.Error) as error:
+        rows = list(read_csv(file.read_bytes()))
+    except (OSError, csv.Error) as error:
         raise PancreasSegError(f"'{file.name}' cannot be read ({type(error).__name__}).") from error
     named = {row["mask"] for row in rows if row.get("mark") == mark and row.get("mask")}
     if not named:

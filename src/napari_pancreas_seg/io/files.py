@@ -39,6 +39,11 @@ def explain_os_error(error: OSError) -> str:
     return f"the system said: {error.strerror or type(error).__name__}"
 
 
+def not_read(path: Path, error: OSError) -> PancreasSegError:
+    """The error that says why a file cannot be read."""
+    return PancreasSegError(f"'{path.name}' cannot be read: {explain_os_error(error)}.")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder, and those above it, if it is not there."""
     try:

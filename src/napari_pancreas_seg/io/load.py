@@ -17,7 +17,7 @@ from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 from napari_pancreas_seg.io.dicom import read as dicom
 from napari_pancreas_seg.io.dicom.read import is_dicom
 from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
-from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.io.files import not_read
 from napari_pancreas_seg.io.images import read_image
 from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti import read as nifti
@@ -213,9 +213,7 @@ def _format(path: Path) -> Format | None:
                 f"'{path.name}' is not a regular file; give one such as .nii.gz."
             )
     except OSError as error:
-        raise PancreasSegError(
-            f"'{path.name}' cannot be read: {explain_os_error(error)}."
-        ) from error
+        raise not_read(path, error) from error
     for known in _FORMATS:
         if path.name.lower().endswith(known.suffixes):
             return known

@@ -122,8 +122,8 @@ def save_mask(
 
         write(mask, like.grid, path, overwrite=overwrite)
     elif name.endswith(CSV):
-        from napari_pancreas_seg.io.table import write_table
-        from napari_pancreas_seg.mask.measures import measure, table_row
+        from napari_pancreas_seg.io.table import table_row, write_table
+        from napari_pancreas_seg.mask.measures import measure
 
         volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
         row = table_row(like.name, "", measure(mask, volume, cuts))

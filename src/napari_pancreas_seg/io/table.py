@@ -1,39 +1,71 @@
-"""Tables as CSV."""
+"""Tables as CSV, those of measures among them."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg.io.files import atomic_write, escaped
-from napari_pancreas_seg.mask.measures import table_text
+from napari_pancreas_seg.io.files import escaped, write_text
+from napari_pancreas_seg.mask.measures import MEASURES, measure_cells
+
+COLUMNS = ("case", "mask", *MEASURES, "reference", "dice", "hd95_mm", "surface_dice_2mm")
+"""Columns of the table of one CT's masks."""
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, a column for every name that any row has."""
+def csv_text(
+    rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = (), separator: str = ","
+) -> str:
+    """Rows as CSV, with these columns, or one for every name that any row has."""
     text = io.StringIO(newline="")
-    table = csv.DictWriter(
-        text, list(dict.fromkeys(n for row in rows for n in row)), lineterminator="\n"
-    )
+    names = list(columns or dict.fromkeys(name for row in rows for name in row))
+    table = csv.DictWriter(text, names, delimiter=separator, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()
 
 
+def read_csv(content: bytes) -> csv.DictReader[str]:
+    """Read a CSV; what is no text has no columns."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = ""
+    # Lines end where a CSV ends them, and not at U+2028 in a name.
+    return csv.DictReader(io.StringIO(text, newline=""), restval="")
+
+
+def cell(value: Any, digits: int) -> str:
+    """A value as text, empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def table_row(
+    case: str,
+    mask: str,
+    measured: Mapping[str, Any],
+    reference: str = "",
+    compared: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A row of the table, of what `measure` and `metrics.compare_masks` gave."""
+    row = {"case": case, "mask": mask, **measure_cells(measured), "reference": reference}
+    return dict.fromkeys(COLUMNS) | row | dict(compared or {})
+
+
+def table_text(rows: Iterable[Mapping[str, Any]], separator: str = "\t") -> str:
+    """Write rows of measures as text; tabs are what spreadsheets paste."""
+    cells = [{name: cell(row.get(name), 4) for name in COLUMNS} for row in rows]
+    return csv_text(cells, COLUMNS, separator)
+
+
 def write_table(
-    rows: Sequence[Mapping[str, Any]], path: str | Path, *, overwrite: bool = False
-) -> Path:
-    """Write measurements as CSV, rows from `table_row`; the file appears whole or not at all."""
-    path = Path(path)
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(table_text([_with_names(row) for row in rows], ",").encode())
-    return path
-
-
-def _with_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row in which names of files may hold any bytes, as text."""
-    names = {key: escaped(row[key]) for key in ("case", "mask", "reference") if row.get(key)}
-    return {**row, **names}
+    rows: Iterable[Mapping[str, Any]], path: str | Path, *, overwrite: bool = False
+) -> None:
+    """Write rows from `table_row` as CSV, in which names of files may hold any bytes."""
+    names = ("case", "mask", "reference")
+    plain = [{**row, **{key: escaped(row[key]) for key in names if row.get(key)}} for row in rows]
+    write_text(path, table_text(plain, ","), overwrite=overwrite)

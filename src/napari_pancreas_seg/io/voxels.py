@@ -19,7 +19,7 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import BROKEN
-from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.io.files import not_read
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.raw import RawImage
 
@@ -55,9 +55,7 @@ def reading(path: Path, format: str) -> Iterator[None]:
             "with more."
         ) from error
     except OSError as error:
-        raise PancreasSegError(
-            f"'{path.name}' cannot be read: {explain_os_error(error)}."
-        ) from error
+        raise not_read(path, error) from error
     except Exception as error:  # the libraries raise a dozen types on a damaged header
         raise PancreasSegError(
             f"'{path.name}' is not a {format} file that can be read: its header makes no sense "

@@ -1,10 +1,8 @@
-"""Numbers of one mask: volume, HU, fat, extent, diameters, and along its centreline; a table."""
+"""Numbers of one mask: volume, HU, fat, extent, diameters, and along its centreline."""
 
 from __future__ import annotations
 
-import csv
-import io as text_io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,9 +34,6 @@ MEASURES = (
     "tail_ml",
 )
 """Columns of every table of measures; the unit is in the name, definitions in docs/measures.md."""
-
-COLUMNS = ("case", "mask", *MEASURES, "reference", "dice", "hd95_mm", "surface_dice_2mm")
-"""Columns of the table of one CT's masks."""
 
 
 def volume_ml(mask: Array, grid: Grid) -> float:
@@ -211,27 +206,6 @@ def sub_box(grid: Grid, box: Box) -> Grid:
     return grid.sub_grid((shape[0], shape[1], shape[2]), [edge.start for edge in box], (1, 1, 1))
 
 
-def table_row(
-    case: str,
-    mask: str,
-    measured: Mapping[str, Any],
-    reference: str = "",
-    compared: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A row of the table, of what `measure` and `metrics.compare_masks` gave."""
-    row = {"case": case, "mask": mask, **measure_cells(measured), "reference": reference}
-    return dict.fromkeys(COLUMNS) | row | dict(compared or {})
-
-
-def table_text(rows: Sequence[Mapping[str, Any]], separator: str = "\t") -> str:
-    """Write rows as text with a line of headings; tabs are what spreadsheets paste."""
-    file = text_io.StringIO(newline="")
-    writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(row.get(column)) for column in COLUMNS] for row in rows)
-    return file.getvalue()
-
-
 def _outermost_points(inside: Array) -> Floats:
     """First and last face of every row of voxels: all that can be corners of the convex hull."""
     points = []
@@ -257,9 +231,3 @@ def _farthest_apart(points: Array) -> float:
     from scipy.spatial.distance import pdist
 
     return float(pdist(points[ConvexHull(points).vertices]).max())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ import numpy as np
 from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.arrays import Array, Box
+from napari_pancreas_seg.io.table import table_row
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.volume import CTVolume, bounding_box
@@ -77,7 +78,7 @@ def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False
     if job.reference is not None:
         reference = job.reference if in_display_order else _shown(job.reference, job.grid)
         compared = metrics.compare_masks(mask, reference, job.grid.grid)
-    row = measures.table_row(
+    row = table_row(
         job.grid.name, job.name, found, job.reference_name if compared else "", compared
     )
     return Measured(found, compared, row)

@@ -26,8 +26,8 @@ from napari_pancreas_seg._napari.background import timer
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of, labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on, show_slice
-from napari_pancreas_seg.io.table import write_table
-from napari_pancreas_seg.mask import measures, metrics
+from napari_pancreas_seg.io.table import table_text, write_table
+from napari_pancreas_seg.mask import metrics
 from napari_pancreas_seg.mask.centreline import CUTS
 
 NOTHING = "(nothing)"
@@ -127,7 +127,7 @@ class MeasurePanel(ui.Panel):
     def copy_table(self) -> None:
 
         def copy(rows: list[dict[str, Any]]) -> None:
-            QApplication.clipboard().setText(measures.table_text(rows))
+            QApplication.clipboard().setText(table_text(rows))
             plural = "mask" if len(rows) == 1 else "masks"
             show_info(f"The table of {len(rows)} {plural} is on the clipboard.")
 
