@@ -22,8 +22,6 @@ CHEST_SHARE = 0.5
 MOST_SLICES = 16
 FINE_MM = 1.6
 """Size of the pixels that vessels are looked for in."""
-COARSE = 4
-"""Of these pixels, along a block in which bone is counted."""
 FEWEST_SLICES = 3
 BONE_HU = 220
 VESSEL_HU = (250, 190, 145, 110, 85)
@@ -71,9 +69,11 @@ def look_at_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
     step = [max(1, round(FINE_MM / s)) for s in volume.spacing[1:]]
     mm = (step[0] * volume.spacing[1], step[1] * volume.spacing[2])
     fine = np.stack([_binned(plane, step) for plane in planes])
-    spine = _spine(fine, mm, (z[-1] - z[0]) / (len(z) - 1) * volume.spacing[0])
-    if spine is None:
+    if body.spine is None:
         return found
+    at = [np.interp(z, body.spine[:, 0], body.spine[:, axis]) for axis in (1, 2)]
+    y, x = ((place - (k - 1) / 2) / k for place, k in zip(at, step, strict=True))
+    spine = list(zip(y.tolist(), x.tolist(), strict=True))
     aorta, liver = _aorta(fine, spine, mm), _liver(fine, spine, mm)
     plain = _share_enhanced(fine) <= PLAIN_SHARE
     return found | {"phase": _phase(aorta, liver, plain), "aorta_hu": aorta, "liver_hu": liver}
@@ -112,26 +112,6 @@ def _binned(plane: Array, step: list[int]) -> Floats32:
     whole = plane[: rows * step[0], : columns * step[1]].astype(np.float32)
     means: Floats32 = whole.reshape(rows, step[0], columns, step[1]).mean((1, 3))
     return means
-
-
-def _spine(
-    fine: Array, mm: tuple[float, float], step_mm: float
-) -> list[tuple[float, float]] | None:
-    """(y, x) of the spine's middle in each slice."""
-    bone = np.stack([_binned(plane > BONE_HU, [COARSE, COARSE]) for plane in fine])
-    y_mm, x_mm = (COARSE * s for s in mm)
-    bone = scipy.ndimage.gaussian_filter(bone, (20 / max(step_mm, 1), 14 / y_mm, 14 / x_mm))
-    there = np.flatnonzero((fine > -300).any(axis=(0, 1))) // COARSE
-    side = (there[-1] - there[0]) // 4 if len(there) else 0
-    if not side:
-        return None
-    found = []
-    for plane in bone[:, :, there[0] + side : there[-1] + 1 - side]:
-        y, x = np.unravel_index(plane.argmax(), plane.shape) if plane.size else (0, 0)
-        if not plane.size or plane[y, x] < 0.08:
-            return None
-        found.append(((y + 0.5) * COARSE, (there[0] + side + x + 0.5) * COARSE))
-    return found
 
 
 def _aorta(fine: Array, spine: list[tuple[float, float]], mm: tuple[float, float]) -> float | None:

@@ -51,6 +51,7 @@ class Body:
     floor: float | None  # the one of them below which everything was cut off
     plausible: Mask  # (Z,): where a pancreas can lie, by where the lungs end; all without lungs
     chest: float  # share of the slices that show much lung
+    spine: Floats | None  # (n, 3): index (z, y, x) of its middle in slices
     turned: tuple[str, ...]  # directions in which anatomy contradicts the affine
 
     def shown(self, slices: Array) -> Array:
@@ -96,6 +97,7 @@ def look_at(hu: Array, spacing: Spacing) -> Body:
         floor,
         plausible_slices(lung, z, len(hu), spacing[0]),
         float(np.mean(lung > CHEST_SHARE)),
+        trunk.spine(box, z),
         tuple(trunk.turned(lung, cut)),
     )
 

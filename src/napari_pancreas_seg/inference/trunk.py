@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import scipy
 
-from napari_pancreas_seg.arrays import Array, Floats, Mask, Spacing
+from napari_pancreas_seg.arrays import Array, Floats, Indices, Mask, Spacing
 from napari_pancreas_seg.inference.blocks import Blocks
 from napari_pancreas_seg.inference.frame import FrameSpec
 
@@ -83,13 +83,9 @@ class Trunk:
         boxes = np.array([self._tissue_box(each) for each in self._tissue if each.any()])
         large = boxes[:, 2] >= 0.3 * boxes[:, 2].max()
         middle = np.median(boxes[large, :2], axis=0)
-        spine = self._spine(whole=not any(cut))
+        spine = None if self._hidden else self._spine(whole=not any(cut))
         if spine is not None:
-            blocks = np.median(spine[:, :2], axis=0)
-            spine_at = [
-                float(b.start + (k + 0.5) * n - 0.5)
-                for b, k, n in zip(box, blocks, self._size, strict=True)
-            ]
+            spine_at = np.median(self._places(spine, box), axis=0).tolist()
         place = []
         for axis in (0, 1):
             mm = self._spacing[1 + axis]
@@ -114,16 +110,25 @@ class Trunk:
         )
         return y, x, int(tissue.sum())
 
-    def _spine(self, whole: bool) -> Floats | None:
-        """Where the spine lies, in blocks (y, x), and the tissue's middle; a row a slice."""
-        if self._hidden:  # contrast agent in the stomach is as bright as what bone was cut off to
+    def spine(self, box: tuple[slice, slice], z: Indices) -> Floats | None:
+        """Where the spine lies, an index (z, y, x) in each of the slices z that show it."""
+        found = self._spine(whole=True)
+        if found is None:
             return None
+        return np.column_stack([z[found[:, 4].astype(int)], self._places(found, box)])
+
+    def _places(self, blocks: Floats, box: tuple[slice, slice]) -> Floats:
+        """Index (y, x) of the middle of blocks (n, y, x, ...)."""
+        return (blocks[:, :2] + 0.5) * self._size - 0.5 + [part.start for part in box]
+
+    def _spine(self, whole: bool) -> Floats | None:
+        """The spine's block (y, x), the tissue's middle and the slice's number; a row a slice."""
         sigma = (20 / self._step_mm, 14 / self._mm[0], 14 / self._mm[1])
         bone = scipy.ndimage.gaussian_filter(
             np.stack([each.bone for each in self._blocks]), sigma, mode="nearest"
         )
         found = []
-        for share, trunk in zip(bone, self._tissue, strict=True):
+        for number, (share, trunk) in enumerate(zip(bone, self._tissue, strict=True)):
             there = [np.flatnonzero(trunk.any(axis=axis)) for axis in (1, 0)]
             if not len(there[0]):
                 continue
@@ -132,7 +137,8 @@ class Trunk:
             part = share[:, first + side : last - side]
             y, x = np.unravel_index(part.argmax(), part.shape)
             if part[y, x] > 0.08:
-                found.append((y, first + side + x, *(edge[[0, -1]].mean() for edge in there)))
+                middle = (edge[[0, -1]].mean() for edge in there)
+                found.append((y, first + side + x, *middle, number))
         return np.array(found, float) if len(found) > len(bone) / 2 else None
 
     def shift(
@@ -173,7 +179,8 @@ class Trunk:
 
     def turned(self, lung: Floats, cut: tuple[bool, ...]) -> Iterable[str]:
         """Name the directions in which anatomy clearly contradicts the affine."""
-        spine = self._spine(whole=True)
+        # With fat hidden, contrast agent in the stomach is as bright as bone.
+        spine = None if self._hidden else self._spine(whole=True)
         if any(cut) or len(self._blocks) < 5 or (spine is None and not self._hidden):
             return
         right, left = self._even_ml()
