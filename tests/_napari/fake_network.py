@@ -34,6 +34,10 @@ def warm_up(model, *_):
         time.sleep(0.01)
 
 
+def devices():
+    return DEVICES, ""
+
+
 def mend(volume, *, plane, z, add, remove, prior, label):
     """Only obeys: what adds is in, what takes away is out; a neighbour's mask is copied."""
     if plane is None:
@@ -187,4 +191,4 @@ if __name__ == "__main__":
     real_stdout = os.dup(1)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(segment, warm_up, lambda: (DEVICES, ""), mend, sys.stdin.buffer, replies)
+    serve(sys.modules[__name__], sys.stdin.buffer, replies)

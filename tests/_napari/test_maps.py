@@ -12,7 +12,7 @@ from napari_pancreas_seg._napari.layers.maps import (
     PROBABILITY,
     make_layer,
 )
-from napari_pancreas_seg.inference.gates import best_gate, separation
+from napari_pancreas_seg.inference.maps import best_gate, separation
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import Grid
 

@@ -18,7 +18,7 @@ from napari_pancreas_seg.io import (
 )
 from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
 from napari_pancreas_seg.io.dicom.read import is_segmentation
-from napari_pancreas_seg.io.files import check_folder, explain_os_error
+from napari_pancreas_seg.io.files import check_folder, not_listed
 
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
@@ -186,9 +186,7 @@ def _list(folder: Path) -> list[Path]:
     try:
         return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     except OSError as error:
-        raise PancreasSegError(
-            f"The folder '{folder}' cannot be listed: {explain_os_error(error)}."
-        ) from error
+        raise not_listed(folder, error) from error
 
 
 def _of_patient(folder: Path) -> dict[Path, str]:

@@ -13,7 +13,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.inference import segment as segmentation
-from napari_pancreas_seg.inference.gates import best_gate
+from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder

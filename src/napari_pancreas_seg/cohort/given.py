@@ -15,7 +15,7 @@ from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.io.files import all_or_none, explain_os_error
+from napari_pancreas_seg.io.files import all_or_none, not_listed
 from napari_pancreas_seg.io.suffixes import DICOM, VOLUME
 from napari_pancreas_seg.volume import CTVolume
 
@@ -50,9 +50,7 @@ class GivenMasks:
         try:
             found = [path for depth in _DEPTHS for path in self.folder.glob(depth)]
         except OSError as error:
-            raise PancreasSegError(
-                f"The folder '{self.folder}' cannot be listed: {explain_os_error(error)}."
-            ) from error
+            raise not_listed(self.folder, error) from error
         named: dict[str, Path] = {}
         for path in sorted(found):
             if suffix_of(path).lower() in (*VOLUME, *DICOM):

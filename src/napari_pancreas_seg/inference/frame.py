@@ -10,7 +10,7 @@ mirror image where the body is cut off.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,21 +56,24 @@ class Frame:
     step: tuple[float, float]  # slice pixels per frame pixel along (y, x)
     edges: Edges = (None, None, None, None)  # beyond, the network is shown a mirror image
 
+    @property
+    def _axes(self) -> Iterator[tuple[int, int, float, float, tuple[int | None, int | None]]]:
+        """Along y and x: pixels of frame and slice, origin, step, and where the body is cut off."""
+        sizes = (self.spec.height, self.spec.width)
+        edges = (self.edges[:2], self.edges[2:])
+        return zip(sizes, self.shape, self.origin, self.step, edges, strict=True)
+
     def into(self) -> tuple[Floats32, Floats32]:
         """Matrices (height, Y) and (width, X) that bring a slice into the frame."""
-        return (
-            resampling_matrix(
-                self.shape[0], self.spec.height, self.origin[0], self.step[0], self.edges[:2]
-            ),
-            resampling_matrix(
-                self.shape[1], self.spec.width, self.origin[1], self.step[1], self.edges[2:]
-            ),
+        return tuple(  # type: ignore[return-value]
+            resampling_matrix(n_slice, n_frame, origin, step, edges)
+            for n_frame, n_slice, origin, step, edges in self._axes
         )
 
     def not_mirrored(self, maps: Array) -> Array:
         """Clear maps (n, height, width, ...) where the network saw a mirror image."""
-        for axis, (low, high) in enumerate((self.edges[:2], self.edges[2:])):
-            place = self.origin[axis] + self.step[axis] * np.arange(maps.shape[1 + axis])
+        for axis, (n, _, origin, step, (low, high)) in enumerate(self._axes):
+            place = origin + step * np.arange(n)
             beyond = np.zeros(len(place), bool)
             if low is not None:
                 beyond |= place < low - 0.5
@@ -85,17 +88,13 @@ class Frame:
         """Matrices (Y, height) and (X, width) that bring a frame back onto the slice."""
         return tuple(  # type: ignore[return-value]
             resampling_matrix(n_frame, n_slice, -origin / step, 1 / step)
-            for n_frame, n_slice, origin, step in zip(
-                (self.spec.height, self.spec.width), self.shape, self.origin, self.step, strict=True
-            )
+            for n_frame, n_slice, origin, step, _ in self._axes
         )
 
     def within(self, values: Array, box: tuple[slice, ...]) -> Array:
         """Clear maps (n, height, width) beyond a box (y, x) of the slice and a rim of a pixel."""
         keep = []
-        for origin, step, n, part in zip(
-            self.origin, self.step, values.shape[1:], box, strict=True
-        ):
+        for (n, _, origin, step, _), part in zip(self._axes, box, strict=True):
             place, rim = origin + step * np.arange(n), max(1.0, step)
             keep.append((place > part.start - rim) & (place < part.stop - 1 + rim))
         if all(axis.all() for axis in keep):
@@ -124,15 +123,8 @@ class Frame:
     def support(self) -> tuple[slice, slice]:
         """Rows and columns of the slice that the frame sees."""
         spans = []
-        for origin, step, n_frame, n_slice, mirrored in zip(
-            self.origin,
-            self.step,
-            (self.spec.height, self.spec.width),
-            self.shape,
-            (self.edges[:2], self.edges[2:]),
-            strict=True,
-        ):
-            if mirrored != (None, None):  # a mirror may show any of them
+        for n_frame, n_slice, origin, step, edges in self._axes:
+            if edges != (None, None):  # a mirror may show any of them
                 spans.append(slice(0, n_slice))
                 continue
             reach = max(1.0, step) + 1

@@ -44,6 +44,11 @@ def not_read(path: Path, error: OSError) -> PancreasSegError:
     return PancreasSegError(f"'{path.name}' cannot be read: {explain_os_error(error)}.")
 
 
+def not_listed(folder: Path, error: OSError) -> PancreasSegError:
+    """The error that says why a folder cannot be listed."""
+    return PancreasSegError(f"The folder '{folder}' cannot be listed: {explain_os_error(error)}.")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder, and those above it, if it is not there."""
     try:
@@ -179,9 +184,8 @@ def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
     """Write plain data as JSON; the file appears whole or not at all."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # A file's name may hold bytes that are no UTF-8. Python has them as lone surrogates, of which
-    # JSON's own escape "\udcfc" is made here; reading the JSON gives the same name back.
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode(errors="backslashreplace"))
+    # JSON's own escape "\udcfc" is made; reading the JSON gives the same name back.
+    write_text(path, text, overwrite=overwrite)
 
 
 def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Box, Floats, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.mask import density
 from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
@@ -34,6 +33,15 @@ MEASURES = (
     "tail_ml",
 )
 """Columns of every table of measures; the unit is in the name, definitions in docs/measures.md."""
+
+
+FAT_HU = (-190, -30)
+CLOSING_MM = 5.0
+"""Gaps and notches of an outline that are narrower than this belong to the closed outline."""
+_CUT_OFF = 0.01
+"""From this share of voxels on, those at an end of the scale are taken to have been cut off."""
+_DRAWN = 20
+"""Fewer different values are those of a drawing without noise, which was not cut off."""
 
 
 def volume_ml(mask: Array, grid: Grid) -> float:
@@ -124,10 +132,12 @@ _OF_SHAPE = (*_OF_CENTRELINE, "surface_cm2", "cuts", "cut_slices")
 
 def _of_hu(inside: Array, hu: Array, spacing: Spacing, reasons: dict[str, str]) -> dict[str, Any]:
     """What HU (Z, Y, X) in the mask's box say of it; `reasons` gets what they cannot say."""
-    low, high = density.limits(hu)
+    from scipy import ndimage
+
+    low, high = _limits(hu)
     whole = hu[inside].astype(np.float64)
     found: dict[str, Any] = {"mean_hu": float(whole.mean()), "sd_hu": float(whole.std())}
-    core = hu[density.eroded(inside)].astype(np.float64)
+    core = hu[ndimage.binary_erosion(inside)].astype(np.float64)
     found |= dict.fromkeys(("eroded_mean_hu", "eroded_sd_hu", "fat_fraction"))
     if not core.size:
         why = "The mask is nowhere three voxels thick."
@@ -137,11 +147,43 @@ def _of_hu(inside: Array, hu: Array, spacing: Spacing, reasons: dict[str, str]) 
         reasons |= {"eroded_mean_hu": why, "eroded_sd_hu": why}
     else:
         found |= {"eroded_mean_hu": float(core.mean()), "eroded_sd_hu": float(core.std())}
-    if low > density.FAT_HU[1]:
+    if low > FAT_HU[1]:
         reasons["fat_fraction"] = f"HU were cut off {_beyond(low, np.inf)}: fat cannot be seen."
     else:
-        found["fat_fraction"] = density.fat_fraction(inside, hu, spacing)
+        found["fat_fraction"] = _fat_fraction(inside, hu, spacing)
     return found
+
+
+def _limits(hu: Array) -> tuple[float, float]:
+    """Between which values HU were kept: those at which many voxels lie; ±inf if none."""
+    sample = hu.ravel()[:: max(1, hu.size // 50_000)]
+    if len(np.unique(sample)) < _DRAWN:
+        return -np.inf, np.inf
+    low, high = float(hu.min()), float(hu.max())
+    cut_low = low > -900 and np.mean(hu == low) >= _CUT_OFF
+    return low if cut_low else -np.inf, high if np.mean(hu == high) >= _CUT_OFF else np.inf
+
+
+def _fat_fraction(mask: Array, hu: Array, spacing: Spacing) -> float:
+    """Share of voxels of fat within the closed outline of a mask (Z, Y, X) that is not empty."""
+    fat = voxels = 0
+    for inside, values in zip(mask, hu, strict=True):
+        if inside.any():
+            found = values[_closed(inside, spacing[1:])]
+            voxels += found.size
+            fat += int(np.count_nonzero((found >= FAT_HU[0]) & (found <= FAT_HU[1])))
+    return fat / voxels
+
+
+def _closed(plane: Array, spacing: tuple[float, float]) -> Array:
+    """A slice of a mask (Y, X) with the notches and holes of its outline filled."""
+    from scipy import ndimage
+
+    window = [2 * int(CLOSING_MM / 2 / mm) + 1 for mm in spacing]
+    padded = np.pad(plane != 0, [(n, n) for n in window]).view(np.uint8)
+    outside, _ = ndimage.label(ndimage.grey_closing(padded, window) == 0)
+    around = outside == outside[0, 0]
+    return np.asarray(~around[window[0] : -window[0], window[1] : -window[1]])
 
 
 def _beyond(low: float, high: float) -> str:

@@ -23,7 +23,7 @@ from napari_pancreas_seg._napari.layers.maps import (
 )
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.gates import best_gate
+from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import (
     FoundSlices,

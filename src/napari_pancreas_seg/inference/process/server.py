@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import IO, TYPE_CHECKING, Any
 
 from napari_pancreas_seg.arrays import Array
@@ -28,19 +28,8 @@ if TYPE_CHECKING:
     Array = Array
 
 
-Segmenter = Callable[[CTVolume, str, Options], Generator[Progress, None, Segmentation]]
-Mending = Callable[..., "Array | None"]
-
-
-def serve(
-    segment: Segmenter,
-    warm_up: Callable[[str, Options, CTVolume | None], object],
-    devices: Callable[[], tuple[list[dict[str, str]], str]],
-    mend: Mending,
-    stdin: IO[bytes],
-    stdout: IO[bytes],
-) -> None:
-    """Answer requests until the input ends, with what the functions do; keep the last CT."""
+def serve(network: _Network, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    """Answer requests until the input ends, with what a network does; keep the last CT."""
     requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
     cancelled: set[int] = set()
     threading.Thread(target=_listen, args=(stdin, requests, cancelled), daemon=True).start()
@@ -52,17 +41,17 @@ def serve(
             volume = messages.volume_of(message)  # the former one is let go
         try:
             if what == "devices":
-                found, why = devices()
+                found, why = network.devices()
                 reply: Message = {"reply": "result", "devices": found, "why": why}
             elif what == "warm up":
-                warm_up(message["model"], message["options"], volume)
+                network.warm_up(message["model"], message["options"], volume)
                 reply = {"reply": "result"}
             elif what == "mend":
                 assert volume is not None
-                reply = {"reply": "result", "plane": mend(volume, **message["asked"])}
+                reply = {"reply": "result", "plane": network.mend(volume, **message["asked"])}
             else:
                 assert volume is not None
-                steps = segment(volume, message["model"], message["options"])
+                steps = network.segment(volume, message["model"], message["options"])
                 reply = _run(steps, number, cancelled, stdout)
         except Exception as error:
             traceback.print_exc()
@@ -125,8 +114,7 @@ def main() -> None:
     os.dup2(2, 1)
     # Ctrl+C in a terminal reaches the child as well; it ends with its parent anyway.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    network = _Network()
-    serve(network.segment, network.warm_up, network.devices, network.mend, requests, replies)
+    serve(_Network(), requests, replies)
 
 
 class _Network:
