@@ -461,6 +461,9 @@ listed on their own, and are part of the command line's time.
   chest, or its own): what is added never shows the gland. Shorter ones are cut around the gland.
 - **Peak memory** is that of a process that does nothing else: reading, loading the model, and
   segmenting several times.
+- **The window**: how long it stands still, and how soon a CT that is dropped has its first mask, by
+  `benchmarks/gui_stalls.py` and `benchmarks/first_mask.py`, is written down in
+  [Architecture](architecture.md#how-long-the-window-stands-still), with the commands.
 
 ## Reproduce
 

@@ -39,8 +39,9 @@ print(napari_s, time.perf_counter() - start - napari_s, flush=True)
 os._exit(0)
 """
 PANEL = """
-viewer.window.add_plugin_dock_widget("napari-pancreas-seg")
-QApplication.processEvents()
+_, dock = viewer.window.add_plugin_dock_widget("napari-pancreas-seg")
+while dock._steps:  # it opens in turns
+    QApplication.processEvents()
 """
 COMMAND = ("-m", "napari_pancreas_seg")
 PROCESSES = {
