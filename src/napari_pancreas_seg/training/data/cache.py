@@ -1,9 +1,8 @@
 """Training slices on disk, one file for each case, read row by row: more than memory holds.
 
-A file holds the slices of one case as raw bytes, then their targets (of the slices that show
-something; all others are zero), then a description in JSON, and at its very end the
-description's length, a check sum of all of it and a mark. It appears under its name when it is
-complete. Its name is a hash of what it was made from, so nothing out of date is ever read.
+A file is a zip with a member for each slice, for each target that shows something (all others are
+zero), and a description. It appears under its name when it is complete. Its name is a hash of what
+it was made from, so nothing out of date is ever read.
 """
 
 from __future__ import annotations
@@ -12,55 +11,43 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
-import os
-import struct
-import zlib
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 import napari_pancreas_seg
+from napari_pancreas_seg.arrays import Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
+from napari_pancreas_seg.model.weights import DAMAGED
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
-Bytes = npt.NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Rises whenever the bytes of a file, or the way from a CT to them, mean something else."""
-_MARK = b"PSEGROWS"
-_TAIL = struct.Struct("<QI8s")  # length of the description, check sum, mark
-_CHUNK = 1 << 20
+_ABOUT = "about.json"
 
 
 class _StoredRows:
     """Rows in a file that is open only while some are read: a data set may have many cases."""
 
-    def __init__(
-        self,
-        path: Path,
-        offsets: npt.NDArray[np.int64],
-        item: tuple[int, ...],
-        shown: npt.NDArray[np.bool_],
-    ) -> None:
-        self._path, self._offsets, self._item = path, offsets, item
-        self.shape = (len(offsets), *item)
-        self.shown = shown
+    def __init__(self, path: Path, places: Sequence[int], item: tuple[int, ...], shown: Mask):
+        self._path, self._places = path, places
+        self.shape, self.shown = (len(places), *item), shown
 
-    def __getitem__(self, rows: npt.NDArray[np.intp]) -> Bytes:
-        """The rows of those numbers; those without an offset are zero."""
-        out = np.zeros((len(rows), *self._item), np.uint8)
+    def __getitem__(self, rows: Indices) -> Labels:
+        """The rows of those numbers; those without a place are zero."""
+        out = np.zeros((len(rows), *self.shape[1:]), np.uint8)
         whole = True
         try:
             with self._path.open("rb", buffering=0) as file:
-                for i, offset in enumerate(self._offsets[rows]):
-                    if offset >= 0:
-                        file.seek(offset)
+                for i, row in enumerate(rows):
+                    if self._places[row]:
+                        file.seek(self._places[row])
                         whole = whole and file.readinto(out[i].data) == out[i].nbytes
         except OSError as error:
             raise self._gone(explain_os_error(error)) from error
@@ -88,12 +75,7 @@ class Gathered:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    def __getitem__(self, index: Any) -> Bytes:
+    def __getitem__(self, index: Any) -> Labels:
         """Read rows; any index that NumPy knows for the first axis."""
         rows = np.arange(len(self))[index]
         wanted = rows.ravel() if isinstance(rows, np.ndarray) else np.array([rows])
@@ -106,7 +88,7 @@ class Gathered:
         return out.reshape(*np.shape(rows), *self.shape[1:])
 
 
-Rows = Bytes | Gathered
+Rows = Labels | Gathered
 """Slices, or targets, in memory or on disk: indexed alike."""
 
 
@@ -117,7 +99,7 @@ def joined_rows(parts: Sequence[Rows]) -> Rows:
     return Gathered([p for part in parts for p in (getattr(part, "parts", None) or (part,))])
 
 
-def classes_shown(target: Any) -> npt.NDArray[np.bool_]:
+def classes_shown(target: Any) -> Mask:
     """Which classes each target (N, H, W, C) shows, shape (N, C); nothing is read from files."""
     if isinstance(target, Gathered):
         return np.concatenate([classes_shown(part) for part in target.parts])
@@ -201,49 +183,30 @@ def _ignored_by_git(folder: Path) -> None:
 def _write(file: Any, made: CachedRows) -> None:
     hu, target = np.asarray(made.hu), np.asarray(made.target)
     shown = classes_shown(target)
-    description = {
-        "shape": list(hu.shape),
-        "classes": target.shape[-1],
-        "shown": shown.astype(int).tolist(),
-    }
-    text = json.dumps(description).encode()
-    check = 0
-    rows = (row.tobytes() for row in (*hu, *target[shown.any(axis=1)]))
-    for data in (*rows, text):
-        check = zlib.crc32(data, check)
-        file.write(data)
-    file.write(_TAIL.pack(len(text), check, _MARK))
+    with zipfile.ZipFile(file, "w") as archive:
+        for row in range(len(hu)):
+            archive.writestr(f"hu{row}", hu[row].tobytes())
+            if shown[row].any():
+                archive.writestr(f"target{row}", target[row].tobytes())
+        about = {"item": target.shape[1:], "shown": shown.astype(int).tolist()}
+        archive.writestr(_ABOUT, json.dumps(about))
 
 
 def _read(path: Path) -> CachedRows | None:
     """Open a file; None if it is missing or damaged."""
     try:
-        with path.open("rb") as file:
-            body = os.fstat(file.fileno()).st_size - _TAIL.size
-            file.seek(max(0, body))
-            length, check, mark = _TAIL.unpack(file.read())
-            if mark != _MARK or length > body or check != _check_sum(file, body):
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read(_ABOUT))
+            if archive.testzip() is not None:
                 return None
-            file.seek(body - length)
-            about = json.loads(file.read(length))
-    except (OSError, struct.error, ValueError):
+            # Members are stored as they are, behind a header of 30 bytes and their name.
+            places = {i.filename: i.header_offset + 30 + len(i.filename) for i in archive.filelist}
+    except DAMAGED:
         return None
-    n, height, width = about["shape"]
-    plane, item = height * width, (height, width, about["classes"])
+    item, n = tuple(about["item"]), len(about["shown"])
     shown = np.array(about["shown"], bool).reshape(n, item[-1])
-    stored = shown.any(axis=1)
-    # Targets lie behind all slices, those of slices that show something alone.
-    targets = np.where(stored, n * plane + math.prod(item) * (np.cumsum(stored) - 1), -1)
+    hu, target = ([places.get(f"{name}{row}", 0) for row in range(n)] for name in ("hu", "target"))
     return CachedRows(
-        Gathered([_StoredRows(path, plane * np.arange(n), (height, width), shown)]),
-        Gathered([_StoredRows(path, targets, item, shown)]),
+        Gathered([_StoredRows(path, hu, item[:-1], shown)]),
+        Gathered([_StoredRows(path, target, item, shown)]),
     )
-
-
-def _check_sum(file: Any, size: int) -> int:
-    file.seek(0)
-    check = 0
-    while size > 0 and (piece := file.read(min(_CHUNK, size))):
-        check = zlib.crc32(piece, check)
-        size -= len(piece)
-    return check
