@@ -79,7 +79,7 @@ def load(
 ) -> SlicesWithNeighbours:
     """Labelled slices at the working scale, with the rows of their neighbours."""
     parts, rows, before = [], [], 0
-    values = [*labels.values()]
+    values = tuple(labels.values())
     for case in cases:
         volume, mask = case.load()
         if len(mask) == 1:
@@ -110,7 +110,7 @@ def predictions(
     distance: float | None,
 ) -> Iterator[PredictedSlice]:
     """What a network says of every labelled slice; without a distance, of single slices."""
-    values = [*labels.values()]
+    values = tuple(labels.values())
     for case in cases:
         volume, mask = case.load()
         frame = place_frame(volume.hu, volume.spacing, settings.frame)
@@ -122,9 +122,9 @@ def predictions(
             hu, _ = cut_out(volume, mask, wanted[z], values, frame)
             inputs = windowed(np.moveaxis(hu, 0, -1)[None].astype(np.float32), settings.windows)
             said = network.predict_on_batch(np.asarray(keras.ops.convert_to_numpy(inputs)))
-            yield PredictedSlice.of(
-                case.patient, f"{case.name} {z}", said["probability"][0], mask[z : z + 1], frame,
-                values,
+            yield PredictedSlice(
+                case.patient, f"{case.name} {z}", np.moveaxis(said["probability"][0], -1, 0),
+                mask[z : z + 1], frame, values,
             )  # fmt: skip
 
 

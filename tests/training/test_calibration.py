@@ -30,9 +30,7 @@ def too_sure(n, factor, seed=0):
         true = rng.random((40, 40)) < 1 / (1 + np.exp(-odds))
         sure = (1 / (1 + np.exp(-factor * odds))).astype(np.float32)
         mask = true.astype(np.uint8)
-        predicted.append(
-            PredictedSlice.of(f"P{i % 5}", f"s{i}", sure[..., None], mask[None], FRAME)
-        )
+        predicted.append(PredictedSlice(f"P{i % 5}", f"s{i}", sure[None], mask[None], FRAME))
     return predicted
 
 
@@ -57,7 +55,7 @@ def slices_of(*pairs):
         mask[10 : 10 + rows, 10:30] = 1
         p = np.full((40, 40, 1), elsewhere, np.float32)
         p[10:30, 10:30] = said
-        predicted.append(PredictedSlice.of(f"P{i}", f"s{i}", p, mask[None], FRAME))
+        predicted.append(PredictedSlice(f"P{i}", f"s{i}", np.moveaxis(p, -1, 0), mask[None], FRAME))
     return predicted
 
 
@@ -101,7 +99,7 @@ def test_what_is_true_is_kept_in_bytes():
     spec = FrameSpec(40, 40, 1.7, (0.0, 0.0))
     frame = Frame(spec, (40, 40), (0.3, 0.6), (1.7, 1.7))
     mask = too_sure(1, 1.0)[0].mask
-    one = PredictedSlice.of("P", "s", np.zeros((40, 40, 1), np.float32), mask, frame)
+    one = PredictedSlice("P", "s", np.zeros((1, 40, 40), np.float32), mask, frame)
     assert one.shares.nbytes == 40 * 40
     rows, columns = frame.into()
     np.testing.assert_allclose(one.target[0], rows @ mask[0] @ columns.T, atol=0.51 / 255)
@@ -132,9 +130,8 @@ def logits_of(n, temperature, seed=0):
         p = np.exp(logits) / np.exp(logits).sum(0)
         true = (rng.random((40, 40)) > p.cumsum(0)).sum(0).clip(0, 3).astype(np.uint8)
         sure = np.exp(temperature * (logits - logits.max(0)))
-        sure = np.moveaxis(sure / sure.sum(0), 0, -1)[..., 1:].astype(np.float32)
-        values = (1, 2, 3)
-        predicted.append(PredictedSlice.of(f"P{i % 5}", f"s{i}", sure, true[None], FRAME, values))
+        sure = (sure / sure.sum(0))[1:].astype(np.float32)
+        predicted.append(PredictedSlice(f"P{i % 5}", f"s{i}", sure, true[None], FRAME, (1, 2, 3)))
     return predicted
 
 

@@ -25,6 +25,7 @@ from napari_pancreas_seg.training.judge.calibration import (
     calibrate,
     score_predictions,
 )
+from napari_pancreas_seg.training.judge.scores import summarise
 
 _OF_ANOTHER = (
     "figures of a model of the same recipe that held these patients back; this one was trained "
@@ -110,24 +111,14 @@ def judged(
     found = calibrate(predicted)
     threshold = found["threshold"]
     scores = score_predictions(predicted, found["temperature"], (threshold,))
-    validation = _validation({p: float(d[0]) for p, d in scores.dice().items()}, what)
+    dice = {patient: float(values[0]) for patient, values in scores.dice().items()}
+    patients = {patient: round(value, 4) for patient, value in dice.items()}
+    validation: dict[str, Any] = {"what": what, "patients": patients, **summarise(dice.values())}
     if len(labels) > 1:
         validation["mean_by_class"] = mean_by_class(scores, threshold, labels)
     if seen:
         validation |= {"what": f"{what}; {note_seen_before(len(seen))}", "seen_before": [*seen]}
     return {**found, "validation": validation}
-
-
-def _validation(metrics: dict[str, float], what: str) -> dict[str, Any]:
-    values = np.array(list(metrics.values()))
-    return {
-        "what": what,
-        "patients": {p: round(d, 4) for p, d in metrics.items()},
-        "n": len(values),
-        "mean": round(float(values.mean()), 4),
-        "median": round(float(np.median(values)), 4),
-        "worst": round(float(values.min()), 4),
-    }
 
 
 def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:

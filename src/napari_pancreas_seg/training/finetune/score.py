@@ -10,23 +10,22 @@ of portal-venous CT stand in for them: real bodies, with the user's own masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.arrays import Array, Floats, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.inference.frame import resampling_matrix
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.probabilities import tempered
 from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
-from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-Rows = npt.NDArray[np.intp]
+Rows = Indices
 
 SOFT_TISSUE_FROM = 9
 """Grey value (HU) from which a pixel counts: below lies what was clipped, fat and air."""
@@ -38,92 +37,75 @@ USUAL_GREY = (
 40 patients of NIH Pancreas-CT (Roth et al. 2016, doi:10.7937/K9/TCIA.2016.tNB1kqBU)."""
 
 
-class Scorer(keras.Model):
+class Scorer:
     """Cuts the frame out of working slices, runs the network and counts the overlap."""
 
     def __init__(
         self, network: keras.Model, settings: TrainSettings, card: Mapping[str, Any]
     ) -> None:
-        super().__init__()
         self.network, self.settings = network, settings
-        self.augment = Augment(settings.frame, working_frame(settings.frame))
         self.threshold = float(card["threshold"])
         self.temperature = float(card.get("temperature", 1.0))
-        self.compile(jit_compile=keras.backend.backend() == "jax")
-
-    def call(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return ``counts`` (B, C, 2): pixels in both masks, and in either, counted twice each.
-
-        And ``raw``, the network's probability (B, height, width, C) without any temperature.
-        """
-        hu, target, _ = self.augment(batch)
-        outputs = self.network(windowed(hu, self.settings.windows), training=False)
-        probability = tempered(outputs["probability"], self.temperature)
-        found, truth = _decided(probability, self.threshold), _decided(target, 0.5)
-        both = ops.sum(found * truth, axis=(1, 2))
-        total = ops.sum(found, axis=(1, 2)) + ops.sum(truth, axis=(1, 2))
-        counts = ops.stack([2.0 * both, total], axis=-1)
-        return {"counts": counts, "raw": outputs["probability"]}
+        frame, working = settings.frame, working_frame(settings.frame)
+        sizes = ((frame.height, working.height), (frame.width, working.width))
+        step = frame.mm_per_pixel / working.mm_per_pixel
+        self._cut = [_centred(kept, shown, step) for shown, kept in sizes]
+        self._back = [_centred(shown, kept, 1 / step) for shown, kept in sizes]
 
     def dice(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         """Dice of each patient, the mean over the classes that there are."""
-        counts = [part["counts"] for part in self._outputs(slices, rows, on_batch)]
-        if not counts:
-            return {}
-        table = np.concatenate(counts).astype(np.float64)
-        return {
-            str(name): _mean_dice(table[slices.patient[rows] == name].sum(axis=0))
-            for name in np.unique(slices.patient[rows])
-        }
+        counts: dict[str, Floats] = {}
+        for part, raw in self._predicted(slices, rows, on_batch):
+            probability = ops.convert_to_numpy(tempered(raw, self.temperature))
+            target = self._resampled(slices.target[part], self._cut) / 255
+            found, truth = _decided(probability, self.threshold), _decided(target, 0.5)
+            total = (found.astype(int) + truth).sum(axis=(1, 2))
+            count = np.stack([2 * (found & truth).sum(axis=(1, 2)), total], axis=-1)
+            for name, of_slice in zip(slices.patient[part].tolist(), count, strict=True):
+                counts[name] = counts.get(name, 0) + of_slice
+        return {name: _mean_dice(counts[name]) for name in sorted(counts)}
 
     def answers(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
-    ) -> npt.NDArray[np.uint8]:
+    ) -> Labels:
         """The network's predictions as targets (n, H, W, C) at the working scale.
 
         255 for certainty; 0 outside the network's frame.
         """
-        frame, working = self.settings.frame, working_frame(self.settings.frame)
-        step = working.mm_per_pixel / frame.mm_per_pixel
-        up = [
-            _out_of_frame(frame.height, working.height, step),
-            _out_of_frame(frame.width, working.width, step),
-        ]
-        said = []
-        for part in self._outputs(slices, rows, on_batch):
-            shares = np.einsum("Hh,bhwc,Ww->bHWc", up[0], part["raw"], up[1], optimize=True)
-            said.append(np.rint(255.0 * np.clip(shares, 0.0, 1.0)).astype(np.uint8))
-        return np.concatenate(said)
+        parts = self._predicted(slices, rows, on_batch)
+        shares = (self._resampled(raw, self._back) for _, raw in parts)
+        return np.concatenate([np.rint(255 * s.clip(0, 1)).astype(np.uint8) for s in shares])
 
-    def _outputs(
+    def _predicted(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None]
-    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    ) -> Iterator[tuple[Rows, Array]]:
+        """Rows, and their probability (B, height, width, C) without any temperature."""
         size = self.settings.batch_size
         for begin in range(0, len(rows), size):
             part = rows[begin : begin + size]
             full = np.resize(part, size)  # every batch alike: compiled once
-            found = self.predict_on_batch(self._batch(slices, full))
-            yield {name: value[: len(part)] for name, value in found.items()}
+            hu = self._resampled(slices.inputs(full).transpose(0, 2, 3, 1), self._cut)
+            inputs = ops.convert_to_numpy(windowed(hu, self.settings.windows))
+            yield part, self.network.predict_on_batch(inputs)["probability"][: len(part)]
             on_batch()
 
-    def _batch(self, slices: TrainingSlices, rows: Rows) -> dict[str, npt.NDArray[Any]]:
-        nothing = draw(
-            np.random.default_rng(0),
-            len(rows),
-            self.settings.frame,
-            AugmentationSettings.none(),
+    def _resampled(self, planes: Array, to: Sequence[Floats32]) -> Floats32:
+        """Planes (B, H, W, K) in another frame."""
+        rows, columns = to
+        found = np.einsum(
+            "Hh,bhwk,Ww->bHWk", rows, planes.astype(np.float32), columns, optimize=True
         )
-        return {"hu": slices.inputs(rows), "target": slices.target[rows], **nothing}
+        return np.asarray(found, np.float32)
 
 
-def rows_to_score(slices: TrainingSlices, chosen: npt.NDArray[np.bool_], most: int) -> Rows:
+def rows_to_score(slices: TrainingSlices, chosen: Mask, most: int) -> Rows:
     """Rows of usable slices among those chosen, at most so many of a patient, evenly spread.
 
     Those that show something come first: the others tell of false findings alone.
     """
-    rows: list[npt.NDArray[np.intp]] = []
+    rows: list[Indices] = []
     shown = slices.present.any(axis=1)
     for name in np.unique(slices.patient[chosen]):
         mine = chosen & slices.usable & (slices.patient == name)
@@ -133,28 +115,24 @@ def rows_to_score(slices: TrainingSlices, chosen: npt.NDArray[np.bool_], most: i
     return np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.intp)
 
 
-def _out_of_frame(n_frame: int, n_working: int, step: float) -> npt.NDArray[np.float32]:
-    """Matrix from the network's frame to the working one along an axis; both share their centre."""
-    start = (n_frame - 1) / 2 - (n_working - 1) / 2 * step
-    return resampling_matrix(n_frame, n_working, start, step)
+def _centred(n_from: int, n_to: int, step: float) -> Floats32:
+    """Matrix from one frame to another along an axis; both share their centre."""
+    return resampling_matrix(n_from, n_to, (n_from - 1) / 2 - (n_to - 1) / 2 * step, step)
 
 
-def _decided(shares: Any, threshold: float) -> Any:
-    """Ones where a pixel belongs to a class: the largest of them, if together they pass."""
-    together = ops.cast(ops.sum(shares, axis=-1, keepdims=True) > threshold, "float32")
-    if shares.shape[-1] == 1:
-        return together
-    largest = ops.one_hot(ops.argmax(shares, axis=-1), shares.shape[-1])
-    return together * largest
+def _decided(shares: Array, threshold: float) -> Mask:
+    """Whether a pixel belongs to a class: the largest of them, if together they pass."""
+    largest = shares.argmax(axis=-1)[..., None] == np.arange(shares.shape[-1])
+    return np.asarray(largest & (shares.sum(axis=-1, keepdims=True) > threshold))
 
 
-def _mean_dice(counts: npt.NDArray[np.float64]) -> float:
+def _mean_dice(counts: Floats) -> float:
     """Mean over the classes of which there is anything; 1 where nothing is and was found."""
     there = counts[counts[:, 1] > 0]
     return float((there[:, 0] / there[:, 1]).mean()) if len(there) else 1.0
 
 
-def usual_grey(hu: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def usual_grey(hu: Labels) -> Labels:
     """Table (256,) of the grey value that replaces each of a patient's, so that shares are usual.
 
     It never falls, and 0 stays 0.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage, optimize, stats
 
+from napari_pancreas_seg.arrays import Array, Floats, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import look_at, place_frame
 from napari_pancreas_seg.inference.frame import Frame
@@ -24,8 +25,6 @@ from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-
-Array = npt.NDArray[Any]
 
 NEAR_MM = 10.0
 """Calibration is measured this near to either mask: far away it is trivially good."""
@@ -51,38 +50,26 @@ THRESHOLDS = tuple(float(t) for t in np.round(np.arange(0.2, 0.81, 0.02), 2))
 class PredictedSlice:
     """A slice, and the prediction of a network that was not trained on its patient.
 
-    In the frame: `probability` (C, height, width) before any temperature, and `shares`, how much of
-    each pixel belongs to each class, 255 for all of it. On the slice's own grid: `mask` (1, Y, X),
-    with the `values` of the classes.
+    `probability` (C, height, width) lies in the frame, before any temperature; `mask` (1, Y, X),
+    with the `values` of the classes, on the slice's own grid.
     """
 
     patient: str
     name: str
-    probability: npt.NDArray[np.float32]
-    shares: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.uint8]
+    probability: Floats32
+    mask: Labels
     frame: Frame
     values: tuple[int, ...] = (1,)
 
-    @classmethod
-    def of(
-        cls,
-        patient: str,
-        name: str,
-        probability: Array,
-        mask: npt.NDArray[np.uint8],
-        frame: Frame,
-        values: Sequence[int] = (1,),
-    ) -> PredictedSlice:
-        """Bring the reference into the frame, beside what the network says (height, width, C)."""
-        rows, columns = frame.into()
-        target = [rows @ (mask[0] == value).astype(np.float32) @ columns.T for value in values]
-        shares = np.rint(255 * np.stack(target)).astype(np.uint8)
-        classes_first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
-        return cls(patient, name, classes_first, shares, mask, frame, tuple(values))
+    @cached_property
+    def shares(self) -> Labels:
+        """How much of each of the frame's pixels belongs to each class, 255 for all of it."""
+        rows, columns = self.frame.into()
+        shares = [rows @ (self.mask[0] == v).astype(np.float32) @ columns.T for v in self.values]
+        return np.rint(255 * np.stack(shares)).astype(np.uint8)
 
     @property
-    def target(self) -> npt.NDArray[np.float32]:
+    def target(self) -> Floats32:
         """Share of each of the frame's pixels that each class has, from 0 to 1."""
         return np.asarray(self.shares / 255, np.float32)
 
@@ -98,8 +85,8 @@ class _HeldSlice:
 
     patient: str
     name: str
-    hu: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.uint8]
+    hu: Floats32
+    mask: Labels
     frame: Frame
 
 
@@ -143,6 +130,7 @@ class HeldBack:
 
     def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
         """Run a network over all slices; yield its prediction for each."""
+        values = tuple(self.labels.values())
         for first in range(0, len(self._slices), BATCH):
             part = self._slices[first : first + BATCH]
             # Every batch alike, so that the network is compiled once.
@@ -150,11 +138,10 @@ class HeldBack:
             inputs = np.asarray(keras.ops.convert_to_numpy(windowed(hu, self.settings.windows)))
             found = network.predict_on_batch(inputs)["probability"]
             for one, probability in zip(part, found[: len(part)], strict=True):
-                yield self._predicted(one, probability)
-
-    def _predicted(self, one: _HeldSlice, probability: npt.NDArray[Any]) -> PredictedSlice:
-        values = tuple(self.labels.values())
-        return PredictedSlice.of(one.patient, one.name, probability, one.mask, one.frame, values)
+                classes_first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
+                yield PredictedSlice(
+                    one.patient, one.name, classes_first, one.mask, one.frame, values
+                )
 
     def _read(self, case: LabelledCase, most: int) -> list[_HeldSlice]:
         """Slices of a case, cut out of the CT as inference does."""
@@ -173,9 +160,7 @@ class HeldBack:
             held.append(_HeldSlice(case.patient, name, hu, labels[z : z + 1].copy(), frame))
         return held
 
-    def _chosen(
-        self, case: LabelledCase, labels: npt.NDArray[np.uint8], most: int
-    ) -> npt.NDArray[np.intp]:
+    def _chosen(self, case: LabelledCase, labels: Labels, most: int) -> Indices:
         """Labelled slices to score: all, or most of them from those that show something."""
         z = np.arange(len(labels)) if case.slices is None else np.array(sorted(case.slices))
         if len(z) <= most:
@@ -202,7 +187,7 @@ _WHAT = (
 )
 
 
-def tempered(probability: Array, temperature: float) -> npt.NDArray[np.float32]:
+def tempered(probability: Array, temperature: float) -> Floats32:
     """Divide the logits of probabilities (C, ...) by a temperature, as `FramePredictor` does."""
     if len(probability) == 1:
         certain = np.clip(probability, 1e-6, 1 - 1e-6).astype(np.float64)
@@ -224,14 +209,14 @@ class ThresholdScores:
     """
 
     thresholds: tuple[float, ...]
-    both: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-    total: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    both: dict[str, Array] = field(default_factory=dict)
+    total: dict[str, Array] = field(default_factory=dict)
 
     def add(
         self,
         patient: str,
-        probability: npt.NDArray[Any],
-        mask: npt.NDArray[Any],
+        probability: Array,
+        mask: Array,
         values: Sequence[int] = (1,),
     ) -> None:
         """Count slices: probability (C, ...), or (...) of one class, and the reference (...)."""
@@ -253,12 +238,12 @@ class ThresholdScores:
         counted = np.stack(found, axis=1) + np.array(reference)
         self.total[patient] = self.total.get(patient, 0) + counted
 
-    def _exceeding(self, steps: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def _exceeding(self, steps: Array) -> Array:
         """Pixels above each threshold, from how many each pixel exceeds."""
         counts = np.bincount(steps, minlength=len(self.thresholds) + 1)
         return np.asarray(counts[::-1].cumsum()[::-1][1:], np.int64)
 
-    def dice(self) -> dict[str, npt.NDArray[np.float64]]:
+    def dice(self) -> dict[str, Floats]:
         """Dice of each patient for each threshold, the mean over the classes that there are."""
         found = {}
         for patient, rows in self.dice_by_class().items():
@@ -268,7 +253,7 @@ class ThresholdScores:
             found[patient] = np.where(n > 0, sums / np.maximum(n, 1), 1.0)
         return found
 
-    def dice_by_class(self) -> dict[str, npt.NDArray[np.float64]]:
+    def dice_by_class(self) -> dict[str, Floats]:
         """Dice of each patient, shape (len(thresholds), C); NaN for a class in neither mask."""
         with np.errstate(invalid="ignore"):
             return {p: 2 * self.both[p] / self.total[p] for p in sorted(self.both)}
@@ -352,7 +337,7 @@ def calibration_error(probability: Array, target: Array) -> float:
     return float(np.abs(gap).sum() / len(probability))
 
 
-def _near(one: PredictedSlice) -> npt.NDArray[np.bool_]:
+def _near(one: PredictedSlice) -> Mask:
     either = (one.probability.sum(axis=0) > 0.5) | (one.target.sum(axis=0) > 0.5)
     if not either.any():
         return np.asarray(either)
