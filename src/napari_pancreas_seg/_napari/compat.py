@@ -69,11 +69,8 @@ def add_unselected(viewer: ViewerModel, layer: Layer, place: int | None = None) 
 
 
 def remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
-    """Remove a layer without a stall: napari collects garbage then, of all that there is.
-
-    What is frozen is passed over, and the layer's own garbage goes with the next collection.
-    """
-    gc.freeze()
+    """Remove a layer without a stall: napari collects garbage then, of all that there is."""
+    gc.freeze()  # this is passed over; the layer's own garbage goes the next time
     try:
         viewer.layers.remove(layer)
     finally:
@@ -112,10 +109,8 @@ def edits_in_history(layer: Labels) -> tuple[set[int], set[int]]:
 
 
 def add_undo_step(layer: Labels, step: Any) -> None:
-    """Make a step that Ctrl+Z undoes: (indices, values before, values after).
-
-    `data_setitem` would draw, fail on a layer hidden in 3-D, and mistake permuted axes.
-    """
+    """Make a step that Ctrl+Z undoes: (indices, values before, values after)."""
+    # `data_setitem` would draw, fail on a layer hidden in 3-D, and mistake permuted axes.
     with layer.block_history():
         layer._save_history(step)
 

@@ -29,10 +29,7 @@ def settings_path() -> Path:
 
 
 def preference(name: str) -> bool:
-    """Whether something is wished, as napari's Preferences say; all are, until one is not.
-
-    Their page is made from ``configurations`` in the manifest.
-    """
+    """Whether something is wished, as our page of napari's Preferences says; yes by default."""
     try:
         return bool(getattr(get_plugin_settings("napari-pancreas-seg").panel, name))
     except (KeyError, AttributeError):

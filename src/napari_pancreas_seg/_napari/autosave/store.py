@@ -60,27 +60,20 @@ def ct_key(hu: Array | None, shape: tuple[int, ...], affine: Affine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Unsaved:
-    """A mask (Z, Y, X) with corrections, and what it takes to offer it.
+    """A mask (Z, Y, X) with corrections, and what it takes to offer it."""
 
-    `key` is from `ct_key`, `name` the case's, `path` the CT's, `model` what the model wrote, if it
-    did; `saved` is in seconds since 1970.
-    """
-
-    key: str
-    name: str
-    path: str | None
+    key: str  # from `ct_key`
+    name: str  # of the case
+    path: str | None  # of the CT
     mask: Array
-    model: Array | None = None
+    model: Array | None = None  # what the model wrote, if it did
     notes: Mapping[str, Any] = field(default_factory=dict)
-    saved: float = 0.0
+    saved: float = 0.0  # seconds since 1970
     file: Path | None = None
 
 
 class AutosaveStore:
-    """The masks that one window keeps, and the way to those that others have left behind.
-
-    A window holds a lock on its name while it lives: its masks are offered nowhere else.
-    """
+    """The masks that a window keeps, under a lock while it lives, and those that others left."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or autosave_folder()
@@ -114,10 +107,7 @@ class AutosaveStore:
             np.savez_compressed(stream, header=text, **arrays)  # type: ignore[arg-type]
 
     def left_behind(self) -> list[Unsaved]:
-        """List masks of windows that are gone, newest first, without their voxels.
-
-        Removes those that are too old.
-        """
+        """List masks of windows that are gone, newest first, without voxels; remove old ones."""
         found, files = [], []
         try:
             files = sorted(self.folder.glob("*-*.npz")) if self.folder.is_dir() else []

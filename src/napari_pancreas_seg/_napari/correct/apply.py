@@ -87,10 +87,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """What a correction would do, ready to be proposed or applied.
-
-    `mask` is what is left in `box`, in display order; 0 in slices that do not change.
-    """
+    """What a correction does: what is left in `box` is `mask`, 0 in slices that do not change."""
 
     change: Change
     box: Box

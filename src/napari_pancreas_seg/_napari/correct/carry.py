@@ -90,10 +90,7 @@ class Carrying:
             show_info(str(error))
 
     def fill_between(self) -> None:
-        """Propose to fill empty slices by the shapes of their ends.
-
-        With the network, if that is set: it sees these shapes, and how far the nearer end is.
-        """
+        """Propose to fill empty slices by the shapes of their ends, which the network may see."""
         corrector = self._corrector
         if not corrector.setting("correct/fill_with_network"):
             by_shape = correction.fill_between_slices

@@ -73,14 +73,10 @@ class Proposal:
 
 
 class Corrector(QObject):
-    """Corrects the mask that is chosen, on the label that is selected in it.
+    """Corrects the label that is selected in the mask that is chosen, one correction at a time.
 
-    One correction is worked out at a time; a further one that is asked for meanwhile is
-    refused. Filling between slices, smoothing and running a slice again are proposed first;
-    everything else is done at once. Both are one step of napari's own undo.
-
-    ``changed``: another `proposal` waits to be accepted or dropped; something else is being
-    worked out (`working`, for the person to read); `picking` or `limits_painting` changed.
+    Some are proposed first, others done at once; each is one step of napari's own undo.
+    ``changed``: `proposal`, `working`, `picking` or `limits_painting` is another.
     """
 
     changed = Signal()
@@ -236,10 +232,7 @@ class Corrector(QObject):
 
     @property
     def limits_painting(self) -> bool:
-        """Whether only voxels within the range of HU that is set can be painted.
-
-        Not remembered from one session to the next: strokes that vanish would puzzle.
-        """
+        """Whether only a range of HU can be painted; not remembered: lost strokes would puzzle."""
         return self._limits_painting
 
     @limits_painting.setter
@@ -303,10 +296,7 @@ class Corrector(QObject):
         otherwise: str = "there is nothing to change.",
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Work a correction out in a thread; then propose or apply it, or say otherwise.
-
-        `operate` takes the label's mask (Z, Y, X) and the spacing in mm, and gives the new mask.
-        """
+        """Let `operate` change a mask (Z, Y, X) in a thread; propose, apply, or say otherwise."""
         target = self.target()
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")

@@ -18,10 +18,7 @@ from napari_pancreas_seg.mask.correction import within_hu
 
 
 class PaintLimit(QObject):
-    """Takes painted voxels of the chosen mask back whose HU lie outside a range; erasing is free.
-
-    `range_hu` returns what may be painted in HU, both ends included; None limits nothing.
-    """
+    """Takes painted voxels of the chosen mask back whose HU lie outside a range, if there is one."""
 
     def __init__(
         self, session: Session, range_hu: Callable[[], tuple[float, float] | None]
@@ -54,10 +51,7 @@ class PaintLimit(QObject):
 
 
 def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: float) -> int:
-    """Take back what a stroke painted outside a range of HU, both ends included; count voxels.
-
-    `step` is a step of the layer's undo, and is extended; of the CT only its boxes are read.
-    """
+    """Take back what a step of undo painted outside a range of HU, ends included; count voxels."""
     taken = np.zeros(0, np.intp)
     # From the last edit to the first: the oldest value of a voxel is what it had before.
     for indices, before, value in reversed([*compat.edits(step)]):

@@ -55,12 +55,10 @@ class SliceFacts:
 
 
 class Review(QObject):
-    """Follows the mask that is chosen; remembers for every mask which slices were reviewed.
+    """Counts the slices of the chosen mask; remembers for every mask which were reviewed.
 
-    `facts` are of the mask that is chosen, None until they are known.
-
-    ``changed``: `facts` or `reviewed` are others; ``moved``: another slice is on screen;
-    ``marked(layer)``: another slice of a mask is reviewed, or one no more.
+    ``changed``: `facts` (None until they are known) or `reviewed` are others; ``moved``: another
+    slice is on screen; ``marked(layer)``: other slices of a mask are reviewed.
     """
 
     changed = Signal()

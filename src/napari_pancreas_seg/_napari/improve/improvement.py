@@ -52,14 +52,11 @@ CLEARLY = 0.005
 
 @dataclass(frozen=True)
 class Improved:
-    """A model that has learnt from the user's cases, and the name or path of the former one.
-
-    `result` is what `training.finetune.run.finetune` gives.
-    """
+    """A model that has learnt from the user's cases."""
 
     name: str
-    former: str
-    result: Mapping[str, Any]
+    former: str  # name or path of the model that it comes from
+    result: Mapping[str, Any]  # of `training.finetune.run.finetune`
     kept: bool = True
 
     @property
@@ -162,10 +159,7 @@ class Improvement(QObject):
         self._background.submit(lambda: list_corrections(self.folder), listed)
 
     def add_case(self, *, replace: bool = False) -> None:
-        """Keep the chosen CT and the reviewed slices of its mask, in a thread.
-
-        If the CT is a case already, its mask is replaced only if told; else `known` says so.
-        """
+        """Keep the chosen CT and its mask's reviewed slices; in place of a known case if told."""
         read, reviewed = self._reader(), self._review.reviewed
         labels = self._labels()
         if not reviewed:

@@ -41,10 +41,7 @@ from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 
 
 class LayerFiles:
-    """Opens files as layers of a viewer, and writes its masks.
-
-    `strokes` counts those by which a mask was mended.
-    """
+    """Opens files as layers of a viewer, and writes its masks with the strokes that mended them."""
 
     def __init__(
         self,
@@ -61,10 +58,7 @@ class LayerFiles:
         """What was asked last about a file that does not look like a CT."""
 
     def open(self, path: str | Path, *, force: bool = False) -> None:
-        """Read a CT, a mask or a map in a thread and add it to the viewer.
-
-        What does not look like Hounsfield units is opened if the person says so: `force`.
-        """
+        """Add a CT, a mask or a map; `force` opens what does not look like Hounsfield units."""
         cts = placements(self._session.layers)
 
         def make() -> tuple[Layer, tuple[str, ...]] | NotHounsfieldError:
@@ -120,10 +114,7 @@ class LayerFiles:
         then: Callable[[Path], None] | None = None,
         failed: Callable[[], None] | None = None,
     ) -> None:
-        """Write a mask onto its CT's grid in a thread, with its provenance; then call back.
-
-        A layer that belongs to no grid is refused at once, with a PancreasSegError.
-        """
+        """Write a mask onto its CT's grid in a thread; a layer on no grid is refused at once."""
         layers, data = self._session.layers, layer.data
         reference = find_reference(layer, layers)
         made = self._made(layer, reference)
@@ -175,11 +166,10 @@ def write_mask(
     report: bool = False,
     cuts: Cuts | None = None,
 ) -> Path:
-    """Write a mask (Z, Y, X) onto the grid of its CT, and the record of what made it beside it.
+    """Write a mask (Z, Y, X) onto its CT's grid, and the record of the `result` it is from.
 
-    The record has the same name, ending in ``.json``; there is no mean HU in it without `ct`, the
-    data of the CT's layer. Without a `result` there is none, but one that is there of this CT is
-    brought up to date. A DICOM-SEG gets a structured report of its measures too, if asked for.
+    Without one, a record that is there of this CT is brought up to date. No HU without `ct`, the
+    data of the CT's layer.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()

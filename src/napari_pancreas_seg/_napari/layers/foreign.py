@@ -81,10 +81,7 @@ class Restored(NamedTuple):
 
 
 def read_again(path: Path, layer: Layer, masks: list[Labels]) -> Restored:
-    """Read a file with its geometry; for a thread, as it looks at voxels.
-
-    `masks` of the same shape were drawn on the layer, and are turned as that is.
-    """
+    """Read a file with its geometry, in a thread; masks drawn on the layer are turned as it is."""
     data, notes = read_layer(path)
     reference: GridReference = data[1]["metadata"][METADATA_KEY]
     data[1]["name"] = layer.name
@@ -113,10 +110,7 @@ def replace_layer(
     new: Restored,
     carry_over: Callable[[Labels, Labels], None] = lambda old, new: None,
 ) -> Layer:
-    """Put what was read again in the place of a layer and the masks on it.
-
-    `carry_over` gets a mask and the one in its place, while neither has left or come.
-    """
+    """Put what was read again in the place of a layer and its masks; `carry_over` gets pairs."""
     layers = viewer.layers
     position = layers.index(layer) if layer in layers else len(layers)
     made, *turned = (Layer.create(*data) for data in (new.data, *new.masks))

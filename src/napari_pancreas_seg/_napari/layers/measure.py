@@ -19,10 +19,7 @@ from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 @dataclass(frozen=True, eq=False)
 class MaskToMeasure:
-    """Data and names of layers: a mask, its CT (else no HU), and a mask to compare with.
-
-    The classes in `labels` are measured one by one where the mask holds several.
-    """
+    """Data and names of layers: a mask, its CT (else no HU), and a mask to compare with."""
 
     name: str
     data: Any
@@ -30,7 +27,7 @@ class MaskToMeasure:
     ct: Any = None
     reference_name: str = ""
     reference: Any = None
-    labels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)  # each measured if there are several
     cuts: Cuts | None = CUTS
 
 

@@ -37,23 +37,17 @@ SHOWN_TO_RAS = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1
 
 @dataclass(frozen=True, eq=False)
 class GridReference:
-    """What a layer carries in its metadata to find its grid again; small and immutable.
-
-    `orientation` (3, 2) is nibabel's, from the layer's axis order to display order, in which
-    layers that we open are already. `kind` is ``"ct"``, ``"mask"``, ``"map"``, ``"picture"`` or
-    `OUTLINE`; `id` is the same for a CT and everything found in it. `forced`: a person said that
-    the values are Hounsfield units although they do not look like it. `expected_dice`: of each
-    slice of a mask that was opened, by the record beside it.
-    """
+    """What a layer carries in its metadata to find its grid again; small and immutable."""
 
     grid: Grid
     source: Source
     name: str
+    # nibabel's (3, 2), from the layer's axes to display order, in which ours are already.
     orientation: Array = field(default_factory=lambda: IN_DISPLAY_ORDER)
-    kind: str = "ct"
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    forced: bool = False
-    expected_dice: tuple[float, ...] = ()
+    kind: str = "ct"  # or "mask", "map", "picture", OUTLINE
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of a CT and all found in it
+    forced: bool = False  # a person said that these are HU although they do not look like it
+    expected_dice: tuple[float, ...] = ()  # of an opened mask's slices, by the record beside it
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
@@ -106,15 +100,11 @@ class GridReference:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """How a CT lies in a layer and in the viewer's world.
-
-    `transform`: ``scale``, ``translate``, ``rotate``, ``shear``, ``affine``, ``units`` and
-    ``axis_labels`` of the layer. `matrix` (4, 4) maps an index of its data to the world.
-    """
+    """How a CT lies in a layer and in the viewer's world."""
 
     reference: GridReference
-    transform: dict[str, Any]
-    matrix: Affine
+    transform: dict[str, Any]  # of the layer, as `transform_of` gives it
+    matrix: Affine  # from an index of its data to the world
 
 
 def reference_of(layer: Layer) -> GridReference | None:
@@ -126,10 +116,7 @@ def reference_of(layer: Layer) -> GridReference | None:
 
 
 def lies_on(layer: Layer, reference: GridReference) -> bool:
-    """Whether the voxels of a layer are those of a CT, as far as anyone knows.
-
-    A layer without a reference of its own is taken for drawn on any CT of its shape.
-    """
+    """Whether a layer's voxels are a CT's; one that is not ours is drawn on any of its shape."""
     own = layer.metadata.get(METADATA_KEY)
     if not isinstance(own, GridReference):
         return tuple(layer.data.shape) == reference.layer_shape
@@ -149,11 +136,7 @@ def is_map(layer: Layer) -> bool:
 
 
 def find_reference(layer: Layer, others: Sequence[Layer] = ()) -> GridReference:
-    """Find the grid that a layer is to be written onto.
-
-    Its own reference if it has one; else, for a mask that was converted or drawn by hand,
-    that of the only CT of its shape among the others; else the grid that the viewer shows.
-    """
+    """Find the grid to write a layer onto: its own, of the only CT of its shape, or as shown."""
     if (own := reference_of(layer)) is not None:
         return own
     shape = tuple(layer.data.shape)
@@ -208,10 +191,7 @@ def why_not_ct(layer: Layer) -> str | None:
 
 
 def placement_of(layer: Image, known: GridReference | None = None) -> Placement:
-    """Read from a layer how its CT lies in the viewer; looks at no voxel.
-
-    `known` is what was made for this layer before, when it carries no reference of its own.
-    """
+    """Read from a layer how its CT lies; `known` was made for it before, if it is not ours."""
     if refusal := why_not_ct(layer):
         raise PancreasSegError(refusal)
     own = reference_of(layer)
@@ -241,10 +221,7 @@ def is_parallel(grid: Grid, other: Grid) -> bool:
 
 
 def slice_on_screen(viewer: ViewerModel, layer: Layer, reference: GridReference) -> int | None:
-    """Index of the CT's slice that the viewer shows, or None if it shows none.
-
-    Not the position of the slider: its steps and its units are those of all layers together.
-    """
+    """Index of the CT's slice on screen, if any: a slider's steps and units are of all layers."""
     if viewer.dims.ndisplay != 2 or viewer.dims.ndim < 3:
         return None
     z = round(float(index_at(viewer, layer, reference, viewer.dims.point)[0]))
@@ -252,10 +229,7 @@ def slice_on_screen(viewer: ViewerModel, layer: Layer, reference: GridReference)
 
 
 def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: int) -> None:
-    """Bring a slice of a CT on screen; the opposite of `slice_on_screen`.
-
-    Sliders along which the slice runs, in a view from the side for instance, stay.
-    """
+    """Bring a slice of a CT on screen; sliders along which it runs, seen from the side, stay."""
     index, shape = index_at(viewer, layer, reference, viewer.dims.point), reference.grid.shape
     # A slider that points beside the CT, because another one was shown, comes to its middle.
     beside = (index < -0.5) | (index > np.array(shape) - 0.5)
@@ -280,10 +254,7 @@ def index_at(
 
 
 def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None:
-    """Find where a layer of another shape lies on the CT that it is shown on; None if on none.
-
-    It may be drawn on a crop, but the viewer shows index times spacing, not the patient's world.
-    """
+    """Find where a layer of another shape, of a crop, lies on the CT it is shown on, if on any."""
     corners = np.array(list(itertools.product(*((0, n - 1) for n in layer.data.shape))))
     found: dict[str, Affine] = {}
     for ct in cts:
@@ -316,10 +287,7 @@ def _foreign_reference(layer: Layer, affine: Affine | None = None) -> GridRefere
 
 
 def data_to_world(layer: Layer, frame: Sequence[int] = ()) -> Affine:
-    """Affine (4, 4) from a layer's index to the viewer's world, in the layer's units.
-
-    `frame` is where a layer of more than three axes is cut.
-    """
+    """Affine (4, 4) from a layer's index, its last three axes, to the world in its own units."""
     corners = [[*frame, *index] for index in ((0, 0, 0), *np.eye(3))]
     corner, *units = (np.asarray(layer.data_to_world(index))[-3:] for index in corners)
     matrix = np.eye(4)
@@ -334,10 +302,7 @@ def _shown_units(viewer: ViewerModel, layer: Layer) -> Sequence[Any]:
 
 
 def units_ratio(unit: Any, other: Any) -> float:
-    """How many of another unit make up a unit; 1 if they do not compare.
-
-    A pixel is napari's word for a unit that nobody gave.
-    """
+    """How many of another unit make up a unit; 1 if one is a pixel: nobody gave a unit."""
     if not unit.is_compatible_with(other):
         return 1.0
     return float((1 * unit).to(other).magnitude)

@@ -35,13 +35,8 @@ _NOTHING: list[Any] = [(None,)]
 def get_reader(
     path: str | Sequence[str],
 ) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Offer to read files that end like a format of ours, and what holds DICOM files.
-
-    Of a folder, a zip, and a file with another ending, the beginnings of a few files are looked at.
-    """
-    if all(map(_is_ours, _names(path))):
-        return _read
-    return None
+    """Offer to read files that end like a format of ours, and what holds DICOM files."""
+    return _read if all(map(_is_ours, _names(path))) else None
 
 
 def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
@@ -88,10 +83,7 @@ def get_ready() -> None:
 
 
 def told_beside(path: Path) -> dict[str, Any]:
-    """What the record beside a mask tells: its values, how sure the model was of slices, cuts.
-
-    Without a record, or with a damaged one, its 1 is the pancreas.
-    """
+    """What the record beside a mask tells of its values (else 1 is the pancreas), slices, cuts."""
     record = read_sidecar(sidecar_path(path)) or {}
     told: dict[str, Any] = {"labels": PANCREAS}
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):

@@ -12,10 +12,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 
 def box_of_shapes(shapes: Shapes, ct: Image, reference: GridReference) -> tuple[int, int, int, int]:
-    """Smallest box (top, bottom, left, right) around the selected shapes, or around all.
-
-    Refused if there are none, or if they were drawn on other views than axial slices.
-    """
+    """Smallest box (top, bottom, left, right) around the selected shapes, or all, on the slices."""
     chosen = sorted(shapes.selected_data) or range(len(shapes.data))
     corners = [np.asarray(shapes.data[index], float)[:, -3:] for index in chosen]
     if not corners:

@@ -25,10 +25,8 @@ from napari_pancreas_seg.inference.result import ScalarMap
 def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
     """Write labels and images; the file of that name is replaced, as napari's dialog has asked.
 
-    One labels layer, or a single layer of any kind, gets the name that was asked for; what is
-    written with it gets the layer's name in addition, and replaces nothing. Images that are
-    written together with a mask go to ``.nii.gz`` files where the mask's format cannot hold them.
-    A mask that a run has filled gets its record beside it, as with Export.
+    The only labels layer, or the only layer, gets that name; others get the layer's name added,
+    and replace nothing.
     """
     target = Path(path)
     made = [Layer.create(*layer) for layer in layers]

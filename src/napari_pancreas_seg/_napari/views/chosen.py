@@ -68,10 +68,7 @@ class ChosenCt(QObject):
         show_slice(viewer, ct, reference, self._slices.get(ct, middle))
 
     def _fit_sliders(self, event: Any = None) -> None:
-        """Let a slider make one step a row of the chosen CT: napari counts finer layers' rows.
-
-        Those of hidden layers, too; and maps may stand out beyond the CT.
-        """
+        """Let a slider make one step a row of the CT: napari counts finer, hidden layers' rows."""
         viewer, ct = self._session.viewer, self._session.ct
         if not isalive(self) or viewer is None or ct is None or ct not in viewer.layers:
             return

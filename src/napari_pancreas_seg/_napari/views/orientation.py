@@ -39,10 +39,7 @@ def knows_orientation(layer: Image) -> bool:
 
 
 def edge_letters(viewer: ViewerModel, placement: Placement) -> dict[str, str]:
-    """Find the letters for the edges of the view: R, L, A, P, S, I.
-
-    For oblique axes the nearest letter holds.
-    """
+    """Find the letters for the edges of the view: R, L, A, P, S, I; the nearest if oblique."""
     to_right, downwards = _screen_axes(viewer)
     if to_right is None or downwards is None:
         return {}

@@ -37,11 +37,7 @@ def show_window(layer: Image, low: float, high: float) -> None:
 
 
 class WindowDrag:
-    """The right mouse button, dragged over slices: sideways for the window, up for brighter.
-
-    A tool that is chosen, such as the brush, keeps the button for itself. `tell` gets what the
-    window is while it is dragged, and an empty text in the end.
-    """
+    """The right button, dragged over slices: sideways for the window, up for brighter."""
 
     def __init__(self, session: Session, tell: Callable[[str], None]) -> None:
         self._session, self._tell = session, tell

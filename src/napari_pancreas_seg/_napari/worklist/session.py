@@ -145,11 +145,7 @@ class WorklistSession(QObject):
             self._keep(go_on, status=Status.EXPORTED)
 
     def use_output(self, folder: str | Path) -> None:
-        """Write masks into another folder from now on.
-
-        If that holds a mask of the case that is shown, this one is kept where it was, and the
-        case is shown anew with the other.
-        """
+        """Write masks into another folder from now on; one of this case there is shown instead."""
         worklist, shown = self.worklist, self._shown
         if worklist is None or self.busy or not self._is_settled():
             return
