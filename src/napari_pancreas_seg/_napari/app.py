@@ -13,10 +13,10 @@ from napari_pancreas_seg._napari.autosave.closing import Closing
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.answers import Answers
-from napari_pancreas_seg._napari.correct.brush import Brush
 from napari_pancreas_seg._napari.correct.carry import Carrying
 from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.correct.mend import Mending
+from napari_pancreas_seg._napari.correct.paint import Brush
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.improve.improvement import Improvement
 from napari_pancreas_seg._napari.layers.files import LayerFiles

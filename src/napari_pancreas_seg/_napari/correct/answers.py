@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.run.worker import fingerprint
@@ -25,35 +24,22 @@ OWN, OTHER = 1, 2
 
 
 class Answers:
-    """Asks the network for the mask of a slice; its methods wait, so they are for a thread.
-
-    `ask` is as `NetworkProcess.mend`.
-    """
+    """Asks the network, as `NetworkProcess.mend` does, for the mask of a slice; for a thread."""
 
     def __init__(self, ask: Callable[..., Array | None]) -> None:
         self.ask = ask
         self._seen: tuple[str, CTVolume, str] | None = None
 
     def make_ready(self, ct: CT) -> None:
-        """Let the network load, and look at a CT."""
         volume, key = self._volume(ct)
         self.ask(volume, None, 0, key=key)
-
-    def to_strokes(
-        self, ct: CT, z: int, plane: Array, label: int, guides: Array, prior: Prior | None
-    ) -> Mask:
-        """The label's mask in a slice (Y, X): `guides` (2, Y, X) add and take away."""
-        return self._answer(ct, z, plane, label, add=guides[0], remove=guides[1], prior=prior)
-
-    def to_neighbour(self, ct: CT, target: Target, z: int, prior: Prior) -> Mask:
-        """The label's mask in a slice (Y, X), by the mask of another slice."""
-        return self._answer(ct, z, target.shown[z], target.label, prior=prior)
 
     def forget(self) -> None:
         """Let go of the CT."""
         self._seen = None
 
-    def _answer(self, ct: CT, z: int, plane: Array, label: int, **how: Any) -> Mask:
+    def mask_in(self, ct: CT, z: int, plane: Array, label: int, **how: Any) -> Mask:
+        """The label's mask in a slice of labels (Y, X); `add` and `remove` are strokes (Y, X)."""
         volume, key = self._volume(ct)
         labels = np.where(plane == label, OWN, np.where(plane != 0, OTHER, 0)).astype(np.uint8)
         answer = self.ask(volume, labels, z, label=OWN, key=key, **how)

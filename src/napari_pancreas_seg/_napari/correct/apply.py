@@ -72,18 +72,6 @@ class Target:
         layer, shape = self.layer, self.reference.layer_shape
         return viewer is not None and layer in viewer.layers and layer.data.shape == shape
 
-    def check(self) -> None:
-        """Refuse a layer that is not held in memory, and the background."""
-        if not isinstance(self.layer.data, np.ndarray):
-            raise PancreasSegError(
-                f"'{self.layer.name}' is not held in memory and cannot be corrected. Duplicate "
-                "it as an array first."
-            )
-        if self.label == 0:
-            raise PancreasSegError(
-                "Label 0 is the background: select the label to correct in the layer's controls."
-            )
-
 
 @dataclass(frozen=True, eq=False)
 class Corrected:

@@ -68,7 +68,9 @@ class Carrying:
 
         def propose(mask: Array, spacing: Spacing) -> Array:
             after = mask.copy()
-            after[to] = self._answers.to_neighbour(ct, target, to, (mask[z], spacing[0]))
+            after[to] = self._answers.mask_in(
+                ct, to, target.shown[to], target.label, prior=(mask[z], spacing[0])
+            )
             return after
 
         go_on = partial(self._carry_on, to, step)
@@ -104,8 +106,8 @@ class Carrying:
             for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
                 for z in range(lower + 1, upper):
                     away = min(z - lower, upper - z) * spacing[0]
-                    prior = filled[z] != 0, away
-                    filled[z] = self._answers.to_neighbour(ct, target, z, prior)
+                    own, prior = target.shown[z], (filled[z] != 0, away)
+                    filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
             return filled
 
         corrector.correct(FILL_TITLE, fill, propose=True, network=True, otherwise=NOTHING_TO_FILL)

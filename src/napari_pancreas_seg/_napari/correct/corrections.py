@@ -49,8 +49,6 @@ DEFAULTS: dict[str, Any] = {
 }
 """Names of the settings that corrections use, and what holds until they are set."""
 MEANWHILE = "the mask has changed meanwhile, ask again."
-ACCEPT_KEYS = ("Enter",)
-DROP_KEYS = ("Escape",)
 
 
 @dataclass(eq=False)
@@ -149,7 +147,7 @@ class Corrector(QObject):
 
         viewer.mouse_drag_callbacks.insert(0, click)
         self._stop_picking = stop
-        self._take_keys(dict.fromkeys(DROP_KEYS, self._end_picking))
+        self._take_keys({"Escape": self._end_picking})
         self.changed.emit()
 
     def remove_islands(self) -> None:
@@ -272,9 +270,16 @@ class Corrector(QObject):
             reference = session.reference
         if reference is None:
             reference = find_reference(layer, layers)
-        target = Target(layer, reference, int(layer.selected_label))
-        target.check()
-        return target
+        if not isinstance(layer.data, np.ndarray):
+            raise PancreasSegError(
+                f"'{layer.name}' is not held in memory and cannot be corrected. Duplicate it as "
+                "an array first."
+            )
+        if layer.selected_label == 0:
+            raise PancreasSegError(
+                "Label 0 is the background: select the label to correct in the layer's controls."
+            )
+        return Target(layer, reference, int(layer.selected_label))
 
     def ct_under(self, target: Target) -> tuple[Any, GridReference]:
         """Data and grid of the chosen CT, which the network needs to see under a mask."""
@@ -373,8 +378,7 @@ class Corrector(QObject):
         self.changed.emit()
 
     def _take_answers(self) -> None:
-        accept, drop = dict.fromkeys(ACCEPT_KEYS, self.accept), dict.fromkeys(DROP_KEYS, self.drop)
-        self._take_keys({**accept, **drop})
+        self._take_keys({"Enter": self.accept, "Escape": self.drop})
 
     def _end_proposal(self) -> Proposal | None:
         proposal, self.proposal = self.proposal, None

@@ -23,7 +23,7 @@ from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
-from napari_pancreas_seg._napari.correct.corrections import ACCEPT_KEYS, DROP_KEYS, Corrector
+from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.run.network import Network
@@ -106,11 +106,7 @@ class Mending(QObject):
         return "Mend: the network is at work…" if self._awaited else HINT
 
     def toggle(self) -> None:
-        """Take the tool up, or put it away."""
-        if self.active:
-            self.stop()
-        else:
-            self.start()
+        (self.stop if self.active else self.start)()
 
     def start(self) -> None:
         """Take the tool up, in place of napari's own."""
@@ -123,9 +119,8 @@ class Mending(QObject):
         viewer.layers.selection.active = layer
         layer.mode = "pan_zoom"
         layer.mouse_pan = False  # a drag draws, it does not move the picture
-        _, dy, dx = target.reference.grid.spacing
         in_plane = np.delete(np.abs(layer.scale), target.slice_axis)
-        layer.cursor_size = STROKE_MM / (dy * dx) ** 0.5 * float(in_plane.min())
+        layer.cursor_size = STROKE_MM / target.reference.pixel_mm * float(in_plane.min())
         layer.cursor = "circle"
         viewer.mouse_drag_callbacks.insert(0, self._drag)
         for emitter in self._stoppers(viewer, layer):
@@ -133,9 +128,7 @@ class Mending(QObject):
         viewer.dims.events.point.connect(self._on_moved)
         self._layer = layer
         self._network.reserve(True)
-        corrector.use_keys(
-            {**dict.fromkeys(DROP_KEYS, self.stop), **dict.fromkeys(ACCEPT_KEYS, self.go_on)}
-        )
+        corrector.use_keys({"Enter": self.go_on, "Escape": self.stop})
         self.changed.emit()
         if not self._network.in_use:
             self._background.submit(lambda: self._answers.make_ready(ct))
@@ -273,7 +266,9 @@ class Mending(QObject):
         self.changed.emit()
         expected = target.shown[z].copy()
         self._background.submit(
-            lambda: self._answers.to_strokes(ct, z, plane, target.label, guides, prior),
+            lambda: self._answers.mask_in(
+                ct, z, plane, target.label, add=guides[0], remove=guides[1], prior=prior
+            ),
             partial(self._answered, target, stroke, expected),
             self._heard,
         )

@@ -1,4 +1,4 @@
-"""Painting limited to a range of HU: what lies outside is taken back when a stroke ends."""
+"""Painting with napari's own tools: a brush sized in mm, and strokes within a range of HU."""
 
 from __future__ import annotations
 
@@ -8,17 +8,66 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels
-from qtpy.QtCore import QObject, QTimer
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.arrays import Array, Indices
 from napari_pancreas_seg.mask.correction import within_hu
 
+BRUSH_MM = 6.0
+
+
+class Brush(QObject):
+    """Keeps the brush of masks at a diameter in mm, which napari's own controls change, too."""
+
+    changed = Signal()
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        super().__init__()
+        self._session, self._settings = session, settings
+        settings.cleared.connect(self._apply)
+        session.mask_chosen.connect(self._on_mask)
+
+    @property
+    def mm(self) -> float:
+        return float(self._settings.get("correct/brush_mm", BRUSH_MM))
+
+    @mm.setter
+    def mm(self, mm: float) -> None:
+        self._settings.set("correct/brush_mm", mm)
+        self._apply()
+
+    def _on_mask(self) -> None:
+        if self._session.mask is not None:
+            self._session.mask.events.brush_size.connect(self._on_size)
+            self._apply()
+
+    def _apply(self) -> None:
+        mask, pixel_mm = self._session.mask, self._pixel_mm
+        if mask is not None and pixel_mm is not None:
+            with mask.events.brush_size.blocker(self._on_size):
+                mask.brush_size = max(1, round(self.mm / pixel_mm))
+        self.changed.emit()
+
+    def _on_size(self, event: Any) -> None:
+        mask, pixel_mm = self._session.mask, self._pixel_mm
+        if isalive(self) and event.source is mask and mask is not None and pixel_mm is not None:
+            self._settings.set("correct/brush_mm", round(mask.brush_size * pixel_mm, 1))
+            self.changed.emit()
+
+    @property
+    def _pixel_mm(self) -> float | None:
+        """Edge of a pixel within an axial slice."""
+        reference = self._session.reference
+        return None if reference is None else reference.pixel_mm
+
 
 class PaintLimit(QObject):
-    """Takes painted voxels of the chosen mask back whose HU lie outside a range, if there is one."""
+    """Takes painted voxels of the chosen mask back whose HU lie outside a range, if one is."""
 
     def __init__(
         self, session: Session, range_hu: Callable[[], tuple[float, float] | None]

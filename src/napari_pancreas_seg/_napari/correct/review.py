@@ -223,7 +223,6 @@ class Review(QObject):
 def _facts(layer: Labels, reference: GridReference, model: ModelMask | None) -> SliceFacts:
     """Count a mask's slices; looks at every voxel, so for a thread."""
     shown = reference.view(layer.data)
-    _, dy, dx = reference.grid.spacing
     voxels = [np.count_nonzero(np.asarray(plane)) for plane in shown]
     doubt = np.full(len(shown), np.nan, np.float32)
     result, own = None if model is None else model.result, reference_of(layer)
@@ -232,4 +231,4 @@ def _facts(layer: Labels, reference: GridReference, model: ModelMask | None) -> 
     if len(expected) == len(doubt):
         doubt = 1 - np.asarray(expected, np.float32)
     edited = np.zeros(len(shown), bool) if model is None else model.touched_slices(layer)
-    return SliceFacts(np.array(voxels, float) * dy * dx, doubt, edited)
+    return SliceFacts(np.array(voxels, float) * reference.pixel_mm**2, doubt, edited)

@@ -59,6 +59,12 @@ class GridReference:
         return np.asarray(orientations.inv_ornt_aff(self.orientation, self.layer_shape))
 
     @property
+    def pixel_mm(self) -> float:
+        """Edge of a square as large as a pixel of an axial slice."""
+        _, dy, dx = self.grid.spacing
+        return float((dy * dx) ** 0.5)
+
+    @property
     def is_reordered(self) -> bool:
         """Whether a layer on this grid has other axes than display order."""
         return not np.array_equal(self.orientation, IN_DISPLAY_ORDER)
