@@ -1,8 +1,7 @@
 """A CT, a mask or a map in display order, its grid in the world, and the way back to its source.
 
-Display order is (Z, Y, X): Z from feet to head, Y from front to back, X from the
-patient's right to the left, so that a slice shows as a radiologist expects it.
-Getting there only flips and permutes axes; nothing is ever resampled.
+Display order is (Z, Y, X): Z from feet to head, Y from front to back, X from the patient's right to
+the left. Getting there only flips and permutes axes.
 """
 
 from __future__ import annotations

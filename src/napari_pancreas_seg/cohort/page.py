@@ -1,8 +1,4 @@
-"""The quality page: a card for each case of an output folder, so that bad masks are found quickly.
-
-It is one file of HTML beside the table, with pictures in a folder beside it. It shows nothing of
-a CT's header, loads nothing from a network, and opens from the disk.
-"""
+"""The quality page: a card for each case of an output folder, so that bad masks are found."""
 
 from __future__ import annotations
 

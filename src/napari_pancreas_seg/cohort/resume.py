@@ -1,9 +1,7 @@
 """The result of an earlier run, and whether this run would make the same.
 
-A case is done if its mask is there and the sidecar says that it was made from the same CT, by the
-same model and version of this program, with the same options. The CT's SHA-256 decides, but to
-hash 10,000 CTs is to read terabytes. So the sidecar also holds a stamp of the CT's files (paths,
-sizes, times of last change). Only if that has changed, as after copying, is the CT read and hashed.
+The CT's SHA-256 decides; but to hash 10,000 CTs is to read terabytes, so a stamp of the CT's files
+(paths, sizes, times) is tried first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The table of a cohort: a row of measurements for each case, or why it failed.
-
-Where the mask has several classes, a row for each of them follows that of the whole mask.
-"""
+"""The table of a cohort: rows of measures for each case and its classes, or why it failed."""
 
 from __future__ import annotations
 
@@ -24,11 +21,7 @@ COLUMNS = (
     *MEASURES,
     *("expected_dice", "phase", "noticed", "reason"),
 )
-"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them.
-
-``expected_dice``, ``phase`` and ``noticed`` are those of `CaseResult.quality`; ``reason`` says why
-a case failed.
-"""
+"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them."""
 
 TEXTS = ("case", "mask", "label", "status", "phase", "noticed", "reason")
 """Columns that hold no number."""

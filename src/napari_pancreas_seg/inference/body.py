@@ -31,12 +31,8 @@ FAT_HIDDEN_HU = -60
 CHEST_MM = 60.0
 """Lung over a shorter stretch is taken for bowel gas, unless it reaches the scan's upper end."""
 ABOVE_MM, BELOW_MM = 90.0, 210.0
-"""How far above and below the lowest slice of the chest a pancreas can reach.
-
-The recesses of the lungs reach down to the first lumbar vertebra, the gland's tail up to the
-eleventh thoracic one and its head down to the third lumbar one: 60 mm above and 120 mm below
-in an adult; half as much again is left for the tall, the inflated and the operated.
-"""
+"""How far from the lowest slice of the chest a pancreas can reach: in an adult 60 and 120 mm; half
+as much again is left for the tall, the inflated and the operated."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,8 @@
 """The frame: the part of every slice that the network sees, at one physical scale.
 
-A frame has a fixed number of pixels and of millimetres per pixel, and is centred on the
-body. There is one for a whole volume, so that mask, probability and attention share an affine.
-Getting in and out of it is two small matrices per volume, one for rows and one for columns: exact
-in millimetres, smoothed where pixels grow (no aliasing), zero outside of the slice, but for a
-mirror image where the body is cut off.
+There is one for a whole volume, centred on the body. Getting in and out of it is two small
+matrices, exact in millimetres, without aliasing, zero outside of the slice, but for a mirror image
+where the body is cut off.
 """
 
 from __future__ import annotations

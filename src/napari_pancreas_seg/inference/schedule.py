@@ -1,10 +1,4 @@
-"""Which slices the network sees, and in which order.
-
-In a thin-sliced CT of the abdomen four slices in five show no pancreas, and neighbours look
-alike. So a coarse sweep finds the gland, and only there the slices are seen as closely as
-accuracy needs; between them probability is interpolated. Work grows with the gland, not with
-the scan.
-"""
+"""Which slices the network sees, and in which order: a sweep, then all where the gland is."""
 
 from __future__ import annotations
 
@@ -22,9 +16,7 @@ SWEEP_MM = 12.0
 FEWEST_SLICES = 40
 """CTs with fewer slices are seen whole."""
 FAINTEST_RUN = 0.1
-"""A stretch with less than this share of the strongest one's evidence is not looked at closely.
-
-`postprocessing.main_pieces` would drop it with the same share."""
+"""Stretches with less of the strongest one's evidence are left alone: `main_pieces` drops them."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""Gzip and zlib streams, in a third of the time that Python's own library takes.
-
-ISA-L does it where there is a build for the machine; elsewhere Python's zlib, which reads and
-writes the same formats and refuses the same damage.
-"""
+"""Gzip and zlib streams, by ISA-L where there is a build for the machine, else by Python's zlib."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""CTs that are in memory already: images of nibabel and SimpleITK.
-
-Neither library is imported: whoever hands over an image has done so.
-"""
+"""CTs that are in memory already: images of nibabel and SimpleITK, which are not imported."""
 
 from __future__ import annotations
 

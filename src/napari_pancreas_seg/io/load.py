@@ -120,8 +120,7 @@ def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
 
 def check_ct(volume: CTVolume, *, force: bool = False) -> CTVolume:
     """Take a volume from `sniff` for a CT, with its values in HU, which may overwrite them."""
-    path = volume.source.path
-    subject = f"'{path.name}'" if path else f"The image '{volume.name}'"
+    subject = _subject(volume.source.path, volume.name)
     hu, more = to_hounsfield(volume.hu, subject, reuse=True, force=force)
     notes = volume.notes + more
     for note in notes:
@@ -170,11 +169,13 @@ def load_map(path: str | Path) -> tuple[Floats32, Volume]:
 
 
 def _ct(path: Path | None, found: str, raw: RawImage, name: str = "CT") -> CTVolume:
-    subject = f"'{path.name}'" if path else f"The image '{name}'"
-    values, notes = scale_ct(raw.stored, raw.slope, raw.intercept, subject)
-    return _in_display_order(
-        CTVolume, path, found, replace(raw, notes=raw.notes + notes), values, name
-    )
+    values, notes = scale_ct(raw.stored, raw.slope, raw.intercept, _subject(path, name))
+    raw = replace(raw, notes=raw.notes + notes)
+    return _in_display_order(CTVolume, path, found, raw, values, name)
+
+
+def _subject(path: Path | None, name: str) -> str:
+    return f"'{path.name}'" if path else f"The image '{name}'"
 
 
 def _mask(path: Path, found: str, raw: RawImage) -> Volume:

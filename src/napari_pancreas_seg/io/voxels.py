@@ -1,9 +1,4 @@
-"""Voxels from a stream and into one: what formats of one array in one file have in common.
-
-Headers are the formats' own business; the data are read here, so that a file is read to its end
-(which verifies a checksum where there is one), is never held twice, and is refused before memory
-is taken if it cannot hold what its header declares.
-"""
+"""Voxels from a stream and into one: what formats of one array in one file have in common."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Corrections of a mask, each of which is one key in the window, on arrays in display order.
 
-Every function takes a mask (Z, Y, X), non-zero inside, and returns a new one, uint8 with 1
-inside; all work in the mask's bounding box, so that the time grows with the organ and not
-with the CT. Keeping the largest piece and filling holes lie in `postprocessing`.
-A `Change` says what became of one label of a label map, and spares the others.
+Every function takes a mask (Z, Y, X), non-zero inside, and returns a new one, uint8 with 1 inside;
+all work in the mask's bounding box.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """A cohort on a Dask cluster: one case is one task, and the workers keep the model loaded.
 
-Paths mean the same on every machine: CTs and masks lie on a disk that all of them see. Dask hands
-the case of a worker that dies to another one. What the first one has left is known by its traces,
-as that of a killed run is: it is kept if it is complete, and replaced if it is torn. Hours may pass
-before a case's turn comes, so that nothing was there when it was handed out proves nothing.
+Paths mean the same on every machine. Dask hands the case of a worker that dies to another one,
+which keeps what the first one has completed and replaces what is torn.
 """
 
 from __future__ import annotations

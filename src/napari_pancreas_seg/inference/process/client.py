@@ -1,14 +1,4 @@
-"""The network in a process of its own, for callers that must stay responsive.
-
-Importing TensorFlow holds the interpreter for seconds, its memory on the GPU is freed only when
-its process ends, and a crash takes the process along. So the window starts
-``python -m napari_pancreas_seg.inference.process.server`` and keeps it warm between runs.
-`NetworkProcess.iter_segment` is the generator of `inference.segment`, only elsewhere.
-
-The two talk over the child's standard input and output; see `messages`. Pipes cost a copy that
-shared memory would save, but leave nothing behind when either side is killed: the child ends when
-its input does.
-"""
+"""The network in a process of its own; docs/architecture.md says why."""
 
 from __future__ import annotations
 

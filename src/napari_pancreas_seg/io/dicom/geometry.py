@@ -7,7 +7,7 @@ tilt, highdicom refuses a tilt. Here a gap is named, and a tilt becomes a sheare
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,14 +22,12 @@ _NOTED_MM = 0.05  # slices that lie further than this from an even spacing are w
 _TILTED = np.deg2rad(0.5)  # a stack that leans less is straight but for rounding
 
 
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """A stack in order."""
+class Placed(NamedTuple):
+    """A stack along the normal of its slices: axial ones lying head first from feet to head."""
 
-    # Along the normal of the slices: for axial ones lying head first, from feet to head.
     slices: tuple[Slice, ...]
     affine: Floats  # maps (column, row, slice) to world coordinates in mm, RAS+
-    notes: tuple[str, ...]  # notes for the user
+    notes: tuple[str, ...]
 
 
 def place(

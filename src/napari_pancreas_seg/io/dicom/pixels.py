@@ -34,15 +34,11 @@ class Hounsfield(NamedTuple):
 
     hu: Array  # (columns, rows, slices); int16 if all of them fit, else float32
     headers: tuple[Dataset, ...]  # without pixels, private elements and overlays
-    notes: tuple[str, ...]  # for the user
+    notes: tuple[str, ...]
 
 
-class _Target(NamedTuple):
-    """Where the values of a frame go, and what makes HU of them."""
-
-    k: int
-    slope: float
-    intercept: float
+_Target = tuple[int, float, float]
+"""Which slice a frame is, and the slope and intercept that make HU of its values."""
 
 
 def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
@@ -52,7 +48,7 @@ def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
     scales, said = _rescaling(slices)
     wanted: dict[DicomFile, dict[int, _Target]] = defaultdict(dict)
     for k, item in enumerate(slices):
-        wanted[item.file][max(1, item.frame)] = _Target(k, *scales[k])
+        wanted[item.file][max(1, item.frame)] = (k, *scales[k])
 
     def read(file: DicomFile) -> tuple[Dataset, set[str]]:
         with _naming(file):

@@ -22,14 +22,13 @@ from napari_pancreas_seg.io.dicom.files import (
 )
 from napari_pancreas_seg.io.dicom.geometry import place
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
+from napari_pancreas_seg.io.dicom.seg_read import CLASSES
 from napari_pancreas_seg.io.dicom.slices import DicomHeader, Slice, slices_of
 from napari_pancreas_seg.io.dicom.stacks import choose, odd_slices, stacks_of
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.voxels import reading
-
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
 def read(path: Path, series: str | int | None = None) -> RawImage:
@@ -78,13 +77,13 @@ def is_dicom(path: Path, *, below: bool = True) -> bool:
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM segmentation; False if it cannot be read."""
-    if not path.is_file() or not is_dicom_file(path):
+    if not is_dicom_file(path):
         return False
     try:
         with _reading(path), open(path, "rb") as file:
             header, data, _ = read_header(file, [0x00080016])
             data.close()
-            return str(header.get("SOPClassUID", "")) in _SEGMENTATIONS
+            return str(header.get("SOPClassUID", "")) in CLASSES
     except PancreasSegError:
         return False
 

@@ -1,7 +1,4 @@
-"""The measures of a mask as a DICOM structured report (TID 1500) that refers to its DICOM-SEG.
-
-highdicom builds the object; patient and study are those of the CT's series.
-"""
+"""The measures of a mask as a DICOM structured report (TID 1500), built by highdicom."""
 
 from __future__ import annotations
 

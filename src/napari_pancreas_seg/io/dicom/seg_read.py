@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation
 
 
-_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation and Label Map Segmentation Storage."""
 
 _CLASS = 0x00080016
@@ -51,7 +51,7 @@ def read_segmentation(path: Path) -> RawImage:
     """Read a DICOM-SEG, frames in any order, as a label map; a label is the number of a segment."""
     with reading(path, "DICOM-SEG"), quiet_libraries():
         dataset = _read(path)
-        if dataset.get("SOPClassUID") not in _CLASSES:
+        if dataset.get("SOPClassUID") not in CLASSES:
             raise PancreasSegError(f"'{path.name}' is no DICOM-SEG.")
         segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -144,17 +145,16 @@ def choose(
 
 
 def _same_plane(one: Plane, other: Plane) -> bool:
-    if (one.rows, one.columns) != (other.rows, other.columns):
-        return False
-    for a, b, tolerance in (
-        (one.spacing, other.spacing, 1e-4),
-        (one.orientation, other.orientation, _PARALLEL),
-    ):
-        if (a is None) != (b is None):
-            return False
-        if a is not None and b is not None and np.abs(np.subtract(a, b)).max() > tolerance:
-            return False
-    return True
+    def near(a: Any, b: Any, tolerance: float) -> bool:
+        if a is None or b is None:
+            return a is b
+        return bool(np.abs(np.subtract(a, b)).max() <= tolerance)
+
+    return (
+        (one.rows, one.columns) == (other.rows, other.columns)
+        and near(one.spacing, other.spacing, 1e-4)
+        and near(one.orientation, other.orientation, _PARALLEL)
+    )
 
 
 def _put(item: Slice, alike: list[list[Slice]]) -> None:
@@ -182,7 +182,8 @@ def _joined(groups: list[list[Slice]]) -> list[list[Slice]]:
 
 def _parts(group: list[Slice]) -> list[Stack]:
     """Split what is more than one volume by what of the header tells its parts apart."""
-    whole = [Stack(tuple(group), notes=(_SEPARATE,) if _is_separate(group) else ())]
+    separate = len(group) > 2 and len({item.uid for item in group}) == len(group)
+    whole = [Stack(tuple(group), notes=(_SEPARATE,) if separate else ())]
     repeats = _has_repeats(group)
     if group[0].fault or (not repeats and _is_even(group)):
         return whole
@@ -191,21 +192,21 @@ def _parts(group: list[Slice]) -> list[Stack]:
         least = 2 if repeats else _FEWEST
         good = all(len(p) >= least and not _has_repeats(p) and _is_even(p) for p in parts)
         if good and (repeats or _are_apart(parts)):
-            return _named(words, parts)
+            return _stacks(words, parts)
     for words, parts in splits:
         if repeats and all(len(p) > 1 and not _has_repeats(p) for p in parts):
-            return _named(words, parts)
+            return _stacks(words, parts)
     # A few slices of another phase among those of a whole one.
     for words, parts in splits:
         largest = max(parts, key=len)
         if repeats and len(largest) >= (1 - _ODD) * len(group) and not _has_repeats(largest):
-            return _named(words, parts)
+            return _stacks(words, parts)
     return whole
 
 
 def _splits(group: list[Slice]) -> Iterator[tuple[list[str], list[list[Slice]]]]:
     """Yield the ways of splitting slices: by one mark, by two, by their order in the series."""
-    names = list(SPLITS.items())
+    names = list(SPLITS.values())
     for count in (1, 2):
         for marks in itertools.combinations(range(len(names)), count):
             by_value: dict[tuple[str, ...], list[Slice]] = defaultdict(list)
@@ -213,7 +214,7 @@ def _splits(group: list[Slice]) -> Iterator[tuple[list[str], list[list[Slice]]]]
                 by_value[tuple(item.marks[mark] for mark in marks)].append(item)
             if 1 < len(by_value) <= _MOST_PARTS:
                 ordered = sorted(by_value.items())
-                found = [names[mark][1] for mark in marks]
+                found = [names[mark] for mark in marks]
                 words = [_word(found, value, ordered, n) for n, (value, _) in enumerate(ordered)]
                 yield words, [part for _, part in ordered]
     numbered = sorted(group, key=lambda item: item.instance)
@@ -229,7 +230,7 @@ def _splits(group: list[Slice]) -> Iterator[tuple[list[str], list[list[Slice]]]]
                 yield [f"part {n}" for n in range(1, len(parts) + 1)], parts
 
 
-def _named(words: Sequence[str], parts: Sequence[list[Slice]]) -> list[Stack]:
+def _stacks(words: Sequence[str], parts: Sequence[list[Slice]]) -> list[Stack]:
     return [Stack(tuple(part), word) for word, part in zip(words, parts, strict=True)]
 
 
@@ -254,11 +255,6 @@ def _word(
         else:
             said.append(f"{name} {own[0]}")
     return ", ".join(said)
-
-
-def _is_separate(group: Sequence[Slice]) -> bool:
-    """Whether slices have a series UID each."""
-    return len(group) > 2 and len({item.uid for item in group}) == len(group)
 
 
 def _heights(group: Sequence[Slice]) -> Floats | None:
@@ -340,9 +336,7 @@ def _matching(name: str, stacks: Sequence[Stack], series: str) -> list[Stack]:
 
 
 def _nothing(name: str, stacks: Sequence[Stack]) -> str:
-    kinds = Counter[str]()
-    for stack in stacks:
-        kinds[stack.first.fault] += len(stack.slices)
+    kinds = Counter(stack.first.fault for stack in stacks for _ in stack.slices)
     if len(kinds) == 1:
         (fault,) = kinds
         return f"'{name}' is no CT volume: it is {fault}; give the series of a CT."
@@ -353,8 +347,6 @@ def _nothing(name: str, stacks: Sequence[Stack]) -> str:
 def _notes(left_out: Sequence[Stack]) -> tuple[str, ...]:
     if not left_out:
         return ()
-    kinds = Counter[str]()
-    for stack in left_out:
-        kinds[stack.first.fault or _OTHER] += len(stack.slices)
+    kinds = Counter(stack.first.fault or _OTHER for stack in left_out for _ in stack.slices)
     counts = "; ".join(f"{count} × {kind}" for kind, count in kinds.most_common(6))
     return (f"Beside the slices of this CT lie other DICOM objects, left out: {counts}.",)

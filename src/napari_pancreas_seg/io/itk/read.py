@@ -1,8 +1,7 @@
 """Reading NRRD and MetaImage, with data in the file or in one beside it.
 
-SimpleITK knows how a header places the volume in space: conventions and defaults are ITK's, so
-that a CT lies where ITK-SNAP and 3D Slicer show it. It sees a header only after `itk_header` has
-approved of it; the voxels are read here, as those of all formats.
+SimpleITK says how a header places the volume, so that it lies where 3D Slicer shows it; it sees a
+header only after `header` has approved of it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Writing NRRD and MetaImage by SimpleITK: header and data in one file, or in two.
 
-SimpleITK does not notice every fault of a disk, so what it wrote is read again, to its checksum,
-before it gets its name. One file appears whole or not at all. Of two files the data come first,
-under a name that is not in use, then the header that names them: a power failure in between leaves
-data without a header, and the old pair as it was.
+SimpleITK does not notice every fault of a disk, so what it wrote is read again before it gets its
+name. Of two files the data come first: after a power failure the old pair is as it was.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Reading NIfTI-1 and NIfTI-2, single files and pairs.
-
-nibabel knows the header; the data are read here, so that a file is read to its end (which
-verifies a gzip checksum) and is never held twice.
-"""
+"""Reading NIfTI-1 and NIfTI-2, single files and pairs: nibabel knows the header."""
 
 from __future__ import annotations
 
