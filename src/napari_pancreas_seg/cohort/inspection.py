@@ -10,7 +10,7 @@ import numpy as np
 from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
+from napari_pancreas_seg.inference.acquisition import look_over
 from napari_pancreas_seg.inference.scan import THICK_MM, body_in, warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
@@ -42,11 +42,9 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
             found["suspicious"] = _remarks_on_grid(volume)
             volume = io.check_ct(volume, force=force)
             found["values"] = _values(volume.hu)
-            body = body_in(volume)
-            found["suspicious"] += [*warnings(volume, body), *_remarks_on_values(volume.hu)]
-            if body is not None:
-                found["scan"] = look_at_acquisition(volume, body)
-                found["suspicious"] += notes_on(found["scan"])
+            scan, said = look_over(volume)
+            found["suspicious"] += [*said, *_remarks_on_values(volume.hu)]
+            found |= {"scan": scan} if scan else {}
     except PancreasSegError as error:
         found["problem"] = str(error)
         return found

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 WINDOW_HU = (-160.0, 240.0)
 MASK_COLOUR = "#ff9f1c"
 REFERENCE_COLOUR = "#2ec4ff"

@@ -17,7 +17,6 @@ from napari_pancreas_seg.model.bundle import load_card
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-
 WORKERS = 2
 """One thread that reads ahead and one that writes."""
 

@@ -37,7 +37,6 @@ from napari_pancreas_seg.volume import CTVolume
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-
 logger = logging.getLogger(__name__)
 
 _NETWORK_BYTES = 800_000_000

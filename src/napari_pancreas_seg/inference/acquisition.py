@@ -14,6 +14,7 @@ import scipy
 
 from napari_pancreas_seg.arrays import Array, Floats32, Spacing
 from napari_pancreas_seg.inference.body import Body
+from napari_pancreas_seg.inference.scan import body_in, warnings
 from napari_pancreas_seg.tissue import evenly_spread, peaks
 from napari_pancreas_seg.volume import CTVolume
 
@@ -79,15 +80,22 @@ def look_at_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
     return found | {"phase": _phase(aorta, liver, plain), "aorta_hu": aorta, "liver_hu": liver}
 
 
+def look_over(volume: CTVolume) -> tuple[dict[str, Any], list[str]]:
+    """What `look_at_acquisition` says, empty without a body, and what may spoil a mask."""
+    body = body_in(volume)
+    found = {} if body is None else look_at_acquisition(volume, body)
+    return found, [*warnings(volume, body), *notes_on(found)]
+
+
 def notes_on(found: Mapping[str, Any]) -> tuple[str, ...]:
     """Say what of it may spoil a mask."""
     said = []
-    if found["noise_hu"] is not None and found["noise_hu"] > NOISY_HU:
+    if (found.get("noise_hu") or 0) > NOISY_HU:
         said.append(
             f"The CT is noisy: even tissue varies by {found['noise_hu']:.0f} HU (SD). Thicker "
             "slices or a smoother reconstruction may give a better mask."
         )
-    if found["metal_ml"]:
+    if found.get("metal_ml"):
         said.append("There is metal in the abdomen: its streaks may spoil the mask nearby.")
     return tuple(said)
 

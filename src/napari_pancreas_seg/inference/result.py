@@ -13,7 +13,7 @@ import numpy as np
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.arrays import Array, Floats32, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
+from napari_pancreas_seg.inference.acquisition import look_over
 from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options, OutputOptions
@@ -31,7 +31,6 @@ from napari_pancreas_seg.inference.saving import (
     source_record,
     write_sidecar,
 )
-from napari_pancreas_seg.inference.scan import body_in, warnings
 from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
@@ -244,15 +243,13 @@ def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
 
 def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
     """What `describe` does, of a mask that somebody else has made."""
-    body = body_in(volume)
-    scan = {} if body is None else look_at_acquisition(volume, body)
-    said = warnings(volume, body)
+    scan, said = look_over(volume)
     return {
         **_common(volume, mask),
         "mask_by": by,
         "quality": judge_given(mask, volume.grid, scan),
         "scan": scan,
-        "notes": list(dict.fromkeys((*volume.notes, *said, *notes_on(scan)))),
+        "notes": list(dict.fromkeys((*volume.notes, *said))),
     }
 
 

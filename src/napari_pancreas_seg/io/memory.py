@@ -18,6 +18,11 @@ _UNLIMITED = 1 << 60
 """Control groups write a number beyond this, or a word, where there is no limit."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, use, and what of it can be given back, by the newer and the older version."""
 
 
 class NotEnoughMemory(PancreasSegError):
@@ -70,27 +75,15 @@ def _left_in_control_groups(process: Path) -> list[int]:
     except (OSError, ValueError):
         return []  # not Linux, or nothing is told
     left: list[int] = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        roots: tuple[Path, ...]
-        if controllers == "":
-            files = ("memory.max", "memory.current", "inactive_file")
-            roots = (_CGROUPS, _CGROUPS / "unified")
-        elif "memory" in controllers.split(","):
-            files = (
-                *("memory.limit_in_bytes", "memory.usage_in_bytes"),
-                "total_inactive_file",
-            )
-            roots = (_CGROUPS / "memory",)
-        else:
+    for controllers, group in (line.split(":", 2)[1:] for line in lines if line.count(":") > 1):
+        if controllers and "memory" not in controllers.split(","):
             continue
-        for root in roots:
+        for root in (_CGROUPS / "memory",) if controllers else (_CGROUPS, _CGROUPS / "unified"):
             # A limit may be set on any group above; inside a container only the root is seen.
             inner = root / group.strip("/")
             for folder in {inner, *inner.parents, root}:
                 if folder == root or root in folder.parents:
-                    left += _left_in(folder, *files)
+                    left += _left_in(folder, *_FILES[bool(controllers)])
     return left
 
 

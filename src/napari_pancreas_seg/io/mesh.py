@@ -16,7 +16,6 @@ from napari_pancreas_seg.volume import Grid, bounding_box
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-
 _TITLE = "napari-pancreas-seg, mm, SPACE=LPS"
 """3D Slicer looks for the last word; without it, it takes LPS too."""
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
     from napari_pancreas_seg.inference.segment import LoadedModel
 
-
 logger = logging.getLogger(__name__)
 
 _RETRIES = 2

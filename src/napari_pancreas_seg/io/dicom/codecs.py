@@ -18,7 +18,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
 _UNDEFINED = 0xFFFFFFFF
 
 _NATIVE = {

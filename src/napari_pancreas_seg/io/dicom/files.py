@@ -25,7 +25,6 @@ from napari_pancreas_seg.io.memory import LARGEST_RATIO, check_expansion, check_
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 

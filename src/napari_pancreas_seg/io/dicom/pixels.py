@@ -21,7 +21,6 @@ from napari_pancreas_seg.io.dicom.slices import Slice
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-
 _BODY_HU = (-200.0, 2000.0)
 """A padding value in this range is doubted: it would turn fat, soft tissue or bone into air."""
 

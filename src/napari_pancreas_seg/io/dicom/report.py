@@ -147,8 +147,10 @@ def _group(
     """The measures of one segment."""
     from highdicom import sr
 
-    kind = segment.SegmentedPropertyTypeCodeSequence[0]
-    category = segment.SegmentedPropertyCategoryCodeSequence[0]
+    kind, category = (
+        sr.CodedConcept.from_dataset(segment[f"SegmentedProperty{word}CodeSequence"].value[0])
+        for word in ("Type", "Category")
+    )
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         sr.TrackingIdentifier(identifier=plain_text(segment.SegmentLabel)),
         referenced_segment=sr.ReferencedSegment(
@@ -157,10 +159,8 @@ def _group(
             int(segment.SegmentNumber),
             source_series=sr.SourceSeriesForSegmentation(source.SeriesInstanceUID),
         ),
-        finding_type=_code((kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning)),
-        finding_category=_code(
-            (category.CodeValue, category.CodingSchemeDesignator, category.CodeMeaning)
-        ),
+        finding_type=kind,
+        finding_category=category,
         measurements=[
             _measurement(name, value)
             for name in MEASURES

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from highdicom import Volume
     from highdicom.seg import Segmentation
 
-
 CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation and Label Map Segmentation Storage."""
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation
     from highdicom.sr import Comprehensive3DSR
 
-
 _LARGEST_WITH_EMPTY_FRAMES = 1 << 28
 """Bytes. Up to that, every slice gets a frame, empty ones too: then every program places the mask
 on the whole grid of the CT, those included that stack frames without looking at their positions.

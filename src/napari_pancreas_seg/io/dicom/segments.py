@@ -10,7 +10,6 @@ from napari_pancreas_seg import __version__
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
 
-
 MANUFACTURER = "napari-pancreas-seg"
 
 _PANCREAS = ("15776009", "Pancreas")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pydicom
     from pydicom import Dataset
 
-
 SPLITS = {
     "AcquisitionNumber": "acquisition",
     "TemporalPositionIdentifier": "phase",

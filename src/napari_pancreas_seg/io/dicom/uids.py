@@ -21,7 +21,6 @@ from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 if TYPE_CHECKING:
     import pydicom
 
-
 MINTED = (
     "This series had no UIDs, so some were made from its content (--mint-uids); its own files "
     "still have none."
