@@ -18,7 +18,6 @@ import numpy as np
 from napari_pancreas_seg.errors import PancreasSegError
 
 _LONGEST = 1 << 20  # bytes that a header may have
-_MOST_LINES = 10_000  # lines that may have to be skipped before the data
 
 _NRRD_TYPES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -52,12 +51,7 @@ _META_CODES = {
     "MET_DOUBLE": "f8",
 }
 
-_ENCODINGS = {
-    **dict.fromkeys(("raw",), "raw"),
-    **dict.fromkeys(("gzip", "gz"), "gzip"),
-    **dict.fromkeys(("bzip2", "bz2"), "bzip2"),
-    **dict.fromkeys(("text", "txt", "ascii"), "text"),
-}
+_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}
 
 _UNITS = {"m": 1000.0, "cm": 10.0, "um": 0.001, "µm": 0.001, "micron": 0.001, "microns": 0.001}
 
@@ -79,9 +73,8 @@ class Layout:
     shape: tuple[int, ...]  # first axis fastest
     dtype: np.dtype[Any]  # byte order included
     data: Path  # the file that holds them: the header's own, or one in its folder
-    encoding: str  # "raw", "gzip", "zlib", "bzip2" or "text"
+    encoding: str  # "raw", "gzip" or "zlib"
     start: int  # bytes before the encoded data; -1 if they are the last ones of the file
-    lines: int = 0  # to skip from there
     skip: int = 0  # bytes to skip after decompression
     content: str = ""  # what the header says of the content in free text
     to_mm: float = 1.0  # what lengths are multiplied by to get mm
@@ -118,16 +111,13 @@ def parse_nrrd(path: Path) -> Layout:
     if kind not in _NRRD_CODES:
         raise _no_numbers(path, kind)
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower())
-    if encoding is None:
-        raise PancreasSegError(
-            f"'{path.name}' holds its voxels in the encoding {fields.get('encoding', '')[:20]!r}, "
-            "which is not read; save it again as raw or gzip."
-        )
+    lines = _integer(path, fields, "line skip", _integer(path, fields, "lineskip", 0))
+    if encoding is None or lines:
+        raise _no_encoding(path, fields.get("encoding", ""))
     _check_numbers(path, fields)
     data = _data_file(path, fields["data file"]) if fields["data file"] else path
-    lines = _integer(path, fields, "line skip", _integer(path, fields, "lineskip", 0))
     skip = _integer(path, fields, "byte skip", _integer(path, fields, "byteskip", 0))
-    if not 0 <= lines <= _MOST_LINES or skip < -1 or (skip == -1 and encoding != "raw"):
+    if skip < -1 or (skip == -1 and encoding != "raw"):
         raise _senseless(path, "byte skip")
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", "")))
     return Layout(
@@ -136,7 +126,6 @@ def parse_nrrd(path: Path) -> Layout:
         data,
         encoding,
         -1 if skip == -1 else start if data == path else 0,
-        lines,
         max(skip, 0),
         fields.get("content", ""),
         _UNITS.get(units.pop(), 1.0) if len(units) == 1 else 1.0,
@@ -187,15 +176,16 @@ def parse_metaimage(path: Path) -> Layout:
     local = fields["ElementDataFile"].upper() == "LOCAL"
     skip = _integer(path, fields, "HeaderSize", 0)
     compressed = _true(fields, "CompressedData")
-    text = not _true(fields, "BinaryData", "true") and not compressed
-    if skip < -1 or (skip == -1 and (text or compressed)):
+    if not _true(fields, "BinaryData", "true") and not compressed:
+        raise _no_encoding(path, "text")
+    if skip < -1 or (skip == -1 and compressed):
         raise _senseless(path, "HeaderSize")
     big = _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB")
     return Layout(
         shape,
         np.dtype((">" if big else "<") + _META_CODES[kind]),
         path if local else _data_file(path, fields["ElementDataFile"]),
-        "zlib" if compressed else "text" if text else "raw",
+        "zlib" if compressed else "raw",
         skip if skip else start if local else 0,
         content=fields.get("Comment", ""),
         placed=bool(_PLACE & fields.keys()),
@@ -279,6 +269,13 @@ def _check_numbers(path: Path, fields: Mapping[str, str], dimensions: int = 0) -
 def _no_format(path: Path, format: str) -> PancreasSegError:
     what = "is empty" if path.stat().st_size == 0 else f"is not a {format} file"
     return PancreasSegError(f"'{path.name}' {what}; export it again as .nii.gz, .nrrd or .mha.")
+
+
+def _no_encoding(path: Path, encoding: str) -> PancreasSegError:
+    return PancreasSegError(
+        f"'{path.name}' holds its voxels in the encoding {encoding[:20]!r} or after lines of text, "
+        "which is not read; save it again as raw or gzip."
+    )
 
 
 def _senseless(path: Path, field: str) -> PancreasSegError:

@@ -6,7 +6,6 @@ header only after `header` has approved of it.
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import io
 import math
@@ -29,8 +28,6 @@ from napari_pancreas_seg.io.voxels import (
     read_voxels,
     reading,
 )
-
-_LONGEST_TEXT = 1 << 25  # numbers as text take twenty times their memory while they are parsed
 
 
 class TextHeader(NamedTuple):
@@ -110,12 +107,6 @@ def layout_of(path: Path) -> Layout:
     """Find out where the voxels are, and refuse what cannot be."""
     layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
     check_shape(path, layout.volume_shape)
-    if layout.encoding == "text":
-        if math.prod(layout.shape) > _LONGEST_TEXT:
-            raise PancreasSegError(
-                f"'{path.name}' holds its voxels as text, too many to read; save it as binary."
-            )
-        return layout
     compressed = layout.encoding != "raw"
     # How many bytes of a compressed file are the header's does not matter: next to nothing.
     offset = layout.skip + (0 if compressed else max(layout.start, 0))
@@ -181,20 +172,7 @@ def _voxels(layout: Layout) -> Iterator[io.BufferedIOBase]:
             file.seek(-layout.dtype.itemsize * math.prod(layout.shape), io.SEEK_END)
         else:
             file.seek(layout.start)
-        for _ in range(layout.lines):
-            if not file.readline():
-                raise EOFError
-        stream = _decoded(layout, file)
+        stream = file if layout.encoding == "raw" else inflated(file)
         if layout.skip:
             stream.read(layout.skip)
         yield stream
-
-
-def _decoded(layout: Layout, file: io.BufferedReader) -> io.BufferedIOBase:
-    if layout.encoding == "bzip2":
-        return bz2.BZ2File(file)
-    if layout.encoding in ("gzip", "zlib"):
-        return inflated(file)
-    if layout.encoding == "text":
-        return io.BytesIO(np.array(file.read(_LONGEST_TEXT).split(), layout.dtype).tobytes())
-    return file
