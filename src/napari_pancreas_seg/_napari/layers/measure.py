@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg.arrays import Array, Box
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.io.table import table_row
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
@@ -47,49 +47,32 @@ class Measured:
 
 def measure_layers(job: MaskToMeasure) -> Measured:
     """Measure a mask on its CT and against a reference, within the mask's box alone."""
-    mask = _shown(job.data, job.grid)
-    whole = _measured(mask, job)
-    present = {name: v for name, v in job.labels.items() if _holds(mask, v)}
+    mask = job.grid.view(np.asarray(job.data))
+    other = None if job.reference is None else job.grid.view(np.asarray(job.reference))
+    whole = _measured(job, mask, other)
+    present = {name: v for name, v in job.labels.items() if any((z == v).any() for z in mask)}
     if len(present) < 2:
         return whole
-    other = None if job.reference is None else _shown(job.reference, job.grid)
     classes = {}
     for name, value in present.items():
-        reference = None if other is None else other == value
-        one = replace(job, name=f"{job.name}: {name}", reference=reference, cuts=None)
-        classes[name] = _measured(mask == value, one, in_display_order=True)
+        one = replace(job, name=f"{job.name}: {name}", cuts=None)
+        compared = None if other is None else other == value
+        classes[name] = _measured(one, mask == value, compared)
     return replace(whole, classes=classes)
 
 
-def _holds(mask: Array, value: int) -> bool:
-    return any(bool((plane == value).any()) for plane in mask)
-
-
-def _measured(mask: Array, job: MaskToMeasure, *, in_display_order: bool = False) -> Measured:
-    box = bounding_box(mask)
-    inside, ct = _cut(mask, job, box or (slice(0, 1), slice(0, 1), slice(0, 1)))
+def _measured(job: MaskToMeasure, mask: Array, other: Array | None) -> Measured:
+    box, source = bounding_box(mask), job.grid.source
+    cut = box or (slice(0, 1), slice(0, 1), slice(0, 1))
+    inside = mask[cut].copy()  # it may be painted meanwhile
+    ct = CTVolume.of_grid(measures.sub_box(job.grid.grid, cut), source)
+    if job.ct is not None:
+        piece = raw_volume_of(job.ct[job.grid.layer_box(cut)], job.grid)
+        ct = CTVolume(piece.hu, ct.grid, source)
     found = measures.measure(inside, ct, job.cuts)
     if box is not None and found.get("cut_slices"):
         found["cut_slices"] = [int(box[0].start) + z for z in found["cut_slices"]]
-    compared = None
-    if job.reference is not None:
-        reference = job.reference if in_display_order else _shown(job.reference, job.grid)
-        compared = metrics.compare_masks(mask, reference, job.grid.grid)
-    row = table_row(
-        job.grid.name, job.name, found, job.reference_name if compared else "", compared
-    )
+    compared = None if other is None else metrics.compare_masks(mask, other, job.grid.grid)
+    against = job.reference_name if compared else ""
+    row = table_row(job.grid.name, job.name, found, against, compared)
     return Measured(found, compared, row)
-
-
-def _cut(mask: Array, job: MaskToMeasure, box: Box) -> tuple[Array, CTVolume]:
-    """Copy what lies in a box: the mask may be painted meanwhile."""
-    grid = measures.sub_box(job.grid.grid, box)
-    inside = mask[box].copy()
-    if job.ct is None:
-        return inside, CTVolume.of_grid(grid, job.grid.source)
-    piece = job.ct[job.grid.layer_box(box)]
-    return inside, CTVolume(raw_volume_of(piece, job.grid).hu, grid, job.grid.source)
-
-
-def _shown(data: Any, grid: GridReference) -> Array:
-    return grid.view(np.asarray(data))

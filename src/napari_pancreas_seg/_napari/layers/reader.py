@@ -43,7 +43,8 @@ def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
     """Drop the DICOM files of a folder but the first: one stands for its whole series."""
     kept: dict[Path, Path] = {}
     for path in map(Path, paths):
-        is_slice = path.is_file() and path.suffix.lower() != ".zip" and _is_dicom(path)
+        other = path.name.lower().endswith((".zip", *io.SUFFIXES))
+        is_slice = path.is_file() and not other and io.is_dicom(path)
         kept.setdefault(path.absolute().parent if is_slice else path.absolute(), path)
     return list(kept.values())
 
@@ -57,16 +58,13 @@ def read_layer(
         volume = io.check_ct(volume, force=force)
         return ct_layer_data(volume, forced=force), volume.notes
     if kind == "map":
-        colormap = "viridis" if "probability" in volume.name else "inferno"
-        scalar_map = ScalarMap(volume.values, volume.grid)
         parallel = [ct for ct in cts if is_parallel(volume.grid, ct.reference.grid)]
-        data = map_layer_data(
-            scalar_map,
-            parallel[0] if parallel else plain_placement(volume),
-            volume.name,
-            colormap=colormap,
-            visible=not parallel,
+        on, scalar_map = (
+            [*parallel, plain_placement(volume)][0],
+            ScalarMap(volume.values, volume.grid),
         )
+        how = {"colormap": "viridis" if "probability" in volume.name else "inferno"}
+        data = map_layer_data(scalar_map, on, volume.name, **how, visible=not parallel)
         return data, volume.notes
     told = told_beside(Path(path))
     return labels_layer_data(volume.values, volume, name=volume.name, **told), volume.notes
@@ -78,23 +76,23 @@ def get_ready() -> None:
     import scipy.signal  # noqa: F401
 
     volume = CTVolume.from_source_array(np.zeros((2, 2, 2), np.int16), np.eye(4))
-    for data in (ct_layer_data(volume), labels_layer_data(np.zeros((2, 2, 2), np.uint8), volume)):
-        Layer.create(*data)  # brings pandas and scikit-image
+    Layer.create(*ct_layer_data(volume))
+    Layer.create(*labels_layer_data(np.zeros((2, 2, 2), np.uint8), volume))  # brings pandas
 
 
 def told_beside(path: Path) -> dict[str, Any]:
     """What the record beside a mask tells of its values (else 1 is the pancreas), slices, cuts."""
     record = read_sidecar(sidecar_path(path)) or {}
     told: dict[str, Any] = {"labels": PANCREAS}
-    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+    damaged = contextlib.suppress(KeyError, TypeError, ValueError, AttributeError)
+    with damaged:
         labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
         if labels and all(0 < value < 256 for value in labels.values()):
             told["labels"] = labels
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        told["expected_dice"] = tuple(
-            math.nan if known is None else float(known) for known in record["expected_dice"]
-        )
-    with contextlib.suppress(KeyError, TypeError, ValueError):
+    with damaged:
+        known = record["expected_dice"]
+        told["expected_dice"] = tuple(math.nan if one is None else float(one) for one in known)
+    with damaged:
         head, tail = map(float, record["measurements"]["cuts"])
         if 0 <= head <= tail <= 1:
             told["cuts"] = (head, tail)
@@ -102,26 +100,21 @@ def told_beside(path: Path) -> dict[str, Any]:
 
 
 def _read(path: str | Sequence[str]) -> list[LayerData]:
-    layers = []
-    viewer = current_viewer()
+    layers, viewer = [], current_viewer()
     cts = [] if viewer is None else placements(viewer.layers)
-    for name in _names(path):
-        if _is_open(Path(name), cts):
-            show_info(f"{Path(name).name} belongs to a CT that is open already.")
+    for file in map(Path, _names(path)):
+        if _is_open(file, cts):
+            show_info(f"{file.name} belongs to a CT that is open already.")
             continue
-        layer, notes = read_layer(name, cts)
+        layer, notes = read_layer(file, cts)
         layers.append(layer)
         for note in notes:
-            show_info(f"{Path(name).name}: {note}")
+            show_info(f"{file.name}: {note}")
     return layers or _NOTHING
 
 
 def _is_ours(name: str) -> bool:
     return name.lower().endswith(io.SUFFIXES) or io.is_dicom(Path(name))
-
-
-def _is_dicom(path: Path) -> bool:
-    return not path.name.lower().endswith(io.SUFFIXES) and io.is_dicom(path)
 
 
 def _is_open(path: Path, cts: Sequence[Placement]) -> bool:

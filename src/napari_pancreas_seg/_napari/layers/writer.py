@@ -77,9 +77,6 @@ def _beside(target: Path, name: str, taken: Sequence[Path], is_mask: bool) -> Pa
     if not is_mask and suffix.lower() not in io.VOLUME_SUFFIXES:
         suffix = ".nii.gz"
     word = re.sub(r"\W+", "_", name.removeprefix(stem)).strip("_") or "layer"
-    path = target.with_name(f"{stem}_{word}{suffix}")
-    number = 2
-    while path in taken:
-        path = target.with_name(f"{stem}_{word}_{number}{suffix}")
-        number += 1
-    return path
+    numbers = ("", *(f"_{number}" for number in range(2, len(taken) + 3)))
+    free = (target.with_name(f"{stem}_{word}{number}{suffix}") for number in numbers)
+    return next(path for path in free if path not in taken)

@@ -149,7 +149,7 @@ class MeasurePanel(ui.Panel):
         def write(rows: list[dict[str, Any]]) -> None:
             self._background.submit(
                 lambda: write_table(rows, path, overwrite=overwrite),
-                lambda written: show_info(f"The table was written to {written.name}."),
+                lambda _: show_info(f"The table was written to {Path(path).name}."),
             )
 
         self._tabulate(write)
