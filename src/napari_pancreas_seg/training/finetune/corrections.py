@@ -8,10 +8,8 @@ name, no number, no path.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
@@ -25,6 +23,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.io.files import all_or_none, explain_os_error, user_folder, write_json
+from napari_pancreas_seg.training.data.layouts.listing import read_json
 from napari_pancreas_seg.volume import CTVolume
 
 logger = logging.getLogger(__name__)
@@ -98,11 +97,13 @@ def add_correction(
 def list_corrections(folder: Path) -> list[Correction]:
     """List the cases of a store, by name; what is not whole is left out."""
     found = []
-    with contextlib.suppress(OSError):
-        for path in sorted(Path(folder).glob(f"*/{CASE}")):
-            case = _read(path.parent)
-            if case is not None:
-                found.append(case)
+    for path in sorted(Path(folder).glob(f"*/{CASE}")):
+        try:
+            case = read_correction(path.parent)
+        except PancreasSegError:
+            logger.warning("%s is no description of a corrected case", path)
+        else:
+            found += [case] if case else []
     return found
 
 
@@ -163,20 +164,31 @@ def _checked(
     return slices
 
 
+def labels_of(folder: Path) -> dict[str, int]:
+    """What the masks' values mean in a store."""
+    index = read_json(folder / INDEX)
+    if index.get("format") != FORMAT:
+        raise PancreasSegError(
+            f"{INDEX} is of format {index.get('format')!r}, of a newer version of this program; "
+            "update it."
+        )
+    labels = index.get("labels")
+    if not isinstance(labels, dict) or not all(
+        isinstance(value, int) and 0 < value < 256 for value in labels.values()
+    ):
+        raise PancreasSegError(f"{INDEX} does not say what the masks' values mean; repair it.")
+    return labels
+
+
 def _claim(folder: Path, labels: Mapping[str, int]) -> None:
     """Make the store, or make sure that its masks' values mean the same."""
     index = folder / INDEX
-    known = _json(index) if index.exists() else None
-    if known is None:
+    if not index.exists():
         write_json(index, {"format": FORMAT, "labels": dict(labels)}, overwrite=True)
-    elif known.get("format") != FORMAT:
+    elif (known := labels_of(folder)) != dict(labels):
         raise PancreasSegError(
-            f"The cases in '{folder}' were written by a newer version of this program; update it."
-        )
-    elif known.get("labels") != dict(labels):
-        raise PancreasSegError(
-            f"The cases in '{folder}' have other labels ({known.get('labels')}) than this one; "
-            "keep it in another folder."
+            f"The cases in '{folder}' have other labels ({known}) than this one; keep it in "
+            "another folder."
         )
 
 
@@ -190,28 +202,21 @@ def _find(folder: Path, digest: str) -> Correction | None:
     return next((case for case in list_corrections(folder) if case.ct == digest), None)
 
 
-def _read(case: Path) -> Correction | None:
-    about = _json(case / CASE)
-    try:
-        if about is None or not ((case / CT).is_file() and (case / MASK).is_file()):
-            return None
-        reviewed = about["reviewed"]
-        return Correction(
-            case.name,
-            str(about["patient"]),
-            None if reviewed is None else tuple(int(z) for z in reviewed),
-            str(about["added"]),
-            str(about["ct"]),
-            case,
-        )
-    except (KeyError, TypeError, ValueError):
-        logger.warning("%s is no description of a corrected case", case / CASE)
+def read_correction(case: Path) -> Correction | None:
+    """The case in a folder; None if it is not whole."""
+    if not all((case / name).is_file() for name in (CT, MASK, CASE)):
         return None
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return data if isinstance(data, dict) else None
+    about = read_json(case / CASE)
+    reviewed = about.get("reviewed")
+    if reviewed is not None and not (
+        isinstance(reviewed, list) and all(isinstance(z, int) and z >= 0 for z in reviewed)
+    ):
+        raise PancreasSegError(f"{case.name}/{CASE}: 'reviewed' must be a list of slices, or null.")
+    return Correction(
+        case.name,
+        str(about.get("patient") or case.name),
+        None if reviewed is None else tuple(sorted(set(reviewed))),
+        str(about.get("added", "")),
+        str(about.get("ct", "")),
+        case,
+    )
