@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,21 @@ RUNS = {
 }
 """The article's question: do gates help?"""
 
+_ZERO: dict[str, Any] = {f.name: 0.0 for f in fields(AugmentationSettings)}
+_PAIRS = dict.fromkeys(("elastic_mm", "elastic_fine_mm", "field_mm"), (0.0, 0.0))
+NO_AUGMENTATION = AugmentationSettings(**_ZERO | _PAIRS)
+NO_INTENSITY = replace(
+    AugmentationSettings(), gamma_sd=0.0, gain=0.0, offset_hu=0.0, curve_share=0.0, bias_hu=0.0,
+    noise_hu=0.0, window_share=0.0, blur_share=0.0, phase_share=0.0, fat_share=0.0, cut_share=0.0,
+)  # fmt: skip
+"""The geometry alone, with HU as they are."""
+
 LEVERS = {
     "windows": Run("one channel, [0, 255] HU, instead of three", {"windows": ((0, 255),)}, 1),
-    "augmentation": Run("no augmentation at all", {"augmentation": AugmentationSettings.none()}, 1),
+    "augmentation": Run("no augmentation at all", {"augmentation": NO_AUGMENTATION}, 1),
     "intensity": Run(
         "no intensity augmentation (geometry stays)",
-        {"augmentation": AugmentationSettings().without_intensity()},
+        {"augmentation": NO_INTENSITY},
         1,
     ),
     "deep supervision": Run("no deep supervision", {"side_weights": (0.0, 0.0)}, 1),

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from compare import NO_AUGMENTATION, NO_INTENSITY
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 
 FRAME = FrameSpec(40, 56, 4.0)
 WORKING = FrameSpec(80, 96, 3.0)
-NONE = AugmentationSettings.none()
+NONE = NO_AUGMENTATION
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_no_augmentation_cuts_the_frame(augment):
 def test_slice_and_mask_agree_under_every_geometry(augment):
     rng = np.random.default_rng(3)
     hu = blobs(16, rng)
-    only_geometry = replace(AugmentationSettings().without_intensity(), paint_share=0.0)
+    only_geometry = replace(NO_INTENSITY, paint_share=0.0)
     got, target = apply(augment, hu, hu, draw(rng, 16, FRAME, only_geometry))
     np.testing.assert_allclose(got / 255, target, atol=1e-3)
     moved = [np.abs(got[i] - got[0]).max() for i in range(1, 16)]
@@ -113,7 +114,7 @@ def test_chance_is_a_function_of_the_generator():
 def test_neighbours_and_classes_move_together(augment):
     rng = np.random.default_rng(3)
     planes = blobs(12, rng).reshape(4, 3, 80, 96)
-    only_geometry = replace(AugmentationSettings().without_intensity(), paint_share=0.0)
+    only_geometry = replace(NO_INTENSITY, paint_share=0.0)
     drawn = draw(rng, 4, FRAME, only_geometry, slices=3)
     stack = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
     hu, target = (np.asarray(v) for v in augment({"hu": planes, "target": stack, **drawn})[:2])

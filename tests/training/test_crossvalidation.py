@@ -94,7 +94,7 @@ def test_folds_of_other_settings_or_patients_are_not_mixed(dataset, copy, no_fit
     for fold in range(2):
         path = fold_folder(copy, fold) / "recipe.json"
         recipe = json.loads(path.read_text())
-        del recipe["patients"], recipe["schedule"]
+        del recipe["patients"], recipe["piece_share"]
         path.write_text(json.dumps(recipe))
     go(dataset, copy)
     assert not no_fit

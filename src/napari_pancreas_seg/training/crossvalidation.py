@@ -45,14 +45,12 @@ def cross_validate(
     about: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
     show: Callable[[str, int, int], None] = lambda stage, done, total: None,
-    resume: bool = False,
-    cache: Path | None = None,
     **options: Any,
 ) -> Path:
     """Train every fold, score every patient out of fold, join the networks; return the ensemble.
 
-    `output` then holds the folds' trainings, ``crossvalidation.json`` and ``bundle``. With
-    `resume`, folds that are done by the same recipe are not trained again. `options` are `train`'s.
+    `output` then holds the folds' trainings, ``crossvalidation.json`` and ``bundle``. `options` are
+    `train`'s: with `resume`, folds that are done by the same recipe are not trained again.
     """
     if not 2 <= folds <= MOST_MEMBERS:
         raise PancreasSegError(
@@ -68,9 +66,7 @@ def cross_validate(
             settings,
             split=Split(folds, fold, settings.seed),
             about=_named(about, f"fold {fold}"),
-            resume=resume,
             once=True,
-            cache=cache,
             say=lambda text, which=which: say(which + text),  # type: ignore[misc]
             show=lambda stage, *far, which=which: show(which + stage, *far),
             **options,
@@ -78,16 +74,15 @@ def cross_validate(
     folders = [fold_folder(output, fold) for fold in range(folds)]
     members = [load_bundle(folder / "bundle") for folder in folders]
     dice = out_of_fold_dice(folders)
-    summary = {
-        **summarise(dice.values()),
-        f"below_{FAILURE_DICE}": sum(d < FAILURE_DICE for d in dice.values()),
-    }
     result = {
         "what": _what(members),
         "folds": folds,
         "seed": settings.seed,
         "patients": {p: round(d, 4) for p, d in dice.items()},
-        "summary": summary,
+        "summary": {
+            **summarise(dice.values()),
+            f"below_{FAILURE_DICE}": sum(d < FAILURE_DICE for d in dice.values()),
+        },
     }
     write_json(output / SUMMARY, result, overwrite=True)
     predicted = _predicted(members, data, settings_for(settings, data), folds)
@@ -143,9 +138,8 @@ def _card(
     members: Sequence[Bundle], predicted: Sequence[PredictedSlice], result: dict[str, Any]
 ) -> dict[str, Any]:
     """The ensemble's card: what its members share, and joint calibration and figures."""
-    first = members[0].card
     cards = [member.card for member in members]
-    training = dict(first["training"])
+    training = dict(cards[0]["training"])
     training["recipe"] = {**training["recipe"], "split": None}
     training |= {
         "patients": sorted({p for card in cards for p in card["training"]["patients"]}),
@@ -154,12 +148,11 @@ def _card(
     }
     for key in ("cases", "slices"):
         training.pop(key, None)
-    summary = result["summary"]
     return {
         "name": "unnamed ensemble",
         "version": "1",
-        "licence": first["licence"],
-        **{key: first[key] for key in SHARED if key in first},
+        "licence": cards[0]["licence"],
+        **{key: cards[0][key] for key in SHARED if key in cards[0]},
         "members": len(members),
         **calibrate(predicted),
         "training": training,
@@ -167,7 +160,7 @@ def _card(
             "what": f"of the members, not of the ensemble, which has no patient left: "
             f"{result['what']}",
             "patients": result["patients"],
-            **summary,
+            **result["summary"],
         },
         "weights_sha256": "",
     }

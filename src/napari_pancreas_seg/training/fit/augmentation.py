@@ -7,19 +7,19 @@ an interrupted training goes on exactly as it would have. `Augment` applies them
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.arrays import Array, Floats, Floats32, Mask
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.replicas import roll_batch
 
-Arrays = dict[str, npt.NDArray[Any]]
+Arrays = dict[str, Array]
 
 CONTROL_POINTS, FINE_POINTS = (4, 6), (9, 12)
 """Rows and columns of the elastic displacements' control points."""
@@ -70,21 +70,6 @@ class AugmentationSettings:
     cut_share: float = 0.2
     paint_share: float = 0.05
 
-    @classmethod
-    def none(cls) -> AugmentationSettings:
-        """Settings that change nothing."""
-        pairs = ("elastic_mm", "elastic_fine_mm", "field_mm")
-        zero: dict[str, Any] = {f.name: 0.0 for f in fields(cls)}
-        return cls(**(zero | dict.fromkeys(pairs, (0.0, 0.0))))
-
-    def without_intensity(self) -> AugmentationSettings:
-        """The same geometry, with HU as they are."""
-        return replace(
-            self, gamma_sd=0.0, gain=0.0, offset_hu=0.0, curve_share=0.0, bias_hu=0.0,
-            noise_hu=0.0, window_share=0.0, blur_share=0.0, phase_share=0.0, fat_share=0.0,
-            cut_share=0.0,
-        )  # fmt: skip
-
 
 def draw(
     rng: np.random.Generator,
@@ -93,7 +78,7 @@ def draw(
     settings: AugmentationSettings,
     geometry: float = 1.0,
     slices: int = 1,
-    points: npt.NDArray[np.float64] | None = None,
+    points: Floats | None = None,
 ) -> Arrays:
     """Draw what happens to a batch of n inputs: what `Augment` takes beside the slices.
 
@@ -103,63 +88,60 @@ def draw(
     """
     s, g = settings, geometry
 
-    def uniform(half: float) -> npt.NDArray[np.float64]:
+    def uniform(half: float) -> Floats:
         return rng.uniform(-half, half, n)
 
-    angle = np.deg2rad(uniform(g * s.rotation_deg))
-    scale = np.exp(uniform(g * s.scale_log))
-    stretch = np.exp(uniform(g * s.anisotropy))
-    shear = uniform(g * s.shear)
-    cos, sin = np.cos(angle), np.sin(angle)
-    # From the network's frame to the slice, (y, x) in mm around the frame's centre.
-    matrix = np.empty((n, 2, 2))
-    matrix[:, 0, 0], matrix[:, 0, 1] = cos * stretch, -sin + shear
-    matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos / stretch
-    matrix *= scale[:, None, None]
-    phase = (rng.random(n) < s.phase_share).astype(float)
-    return {
-        "matrix": matrix.astype(np.float32),
-        "shift": rng.uniform(-g * s.shift_mm, g * s.shift_mm, (n, 2)).astype(np.float32),
+    def happens(share: float) -> Mask:
+        return rng.random(n) < share
+
+    matrix = _matrices(uniform(np.deg2rad(g * s.rotation_deg)), uniform(g * s.scale_log),
+                       uniform(g * s.anisotropy), uniform(g * s.shear))  # fmt: skip
+    phase = happens(s.phase_share).astype(float)
+    drawn = {
+        "matrix": matrix,
+        "shift": rng.uniform(-g * s.shift_mm, g * s.shift_mm, (n, 2)),
         "field": _fields(rng, n, s, points),
         "elastic": _elastic(rng, n, CONTROL_POINTS, s.elastic_mm, g),
         "elastic_fine": _elastic(rng, n, FINE_POINTS, s.elastic_fine_mm, g),
         "curve": _curves(rng, n, s),
         "cut": _cuts(rng, n, frame, s.cut_share),
-        "cut_hu": np.where(rng.random(n) < 0.4, 0, rng.uniform(0, 200, n)).astype(np.float32),
-        "high": _ends(rng, n, s.window_share, WINDOW_HIGH_HU, 255.0),
-        "low": _ends(rng, n, s.window_share, WINDOW_LOW_HU, 0.0),
-        "bias": (
-            rng.standard_normal((n, *BIAS_POINTS, 1)) * rng.uniform(0, s.bias_hu, (n, 1, 1, 1))
-        ).astype(np.float32),
-        "smooth": rng.random(n).astype(np.float32),
-        "gamma": np.exp(rng.normal(0, s.gamma_sd, n)).astype(np.float32),
-        "gain": (1 + uniform(s.gain)).astype(np.float32),
-        "offset": (uniform(s.offset_hu) + phase * rng.uniform(0, s.phase_offset_hu, n)).astype(
-            np.float32
-        ),
-        "phase": phase.astype(np.float32),
-        "blur": (rng.random(n) * (rng.random(n) < s.blur_share)).astype(np.float32),
-        "noise": (
-            rng.standard_normal((n, frame.height, frame.width, slices), dtype=np.float32)
-            * rng.uniform(0, s.noise_hu, n).astype(np.float32)[:, None, None, None]
-        ),
-        "paint_gland": (rng.random(n) < s.paint_share).astype(np.float32),
-        "paint_other": (rng.random(n) < s.paint_share).astype(np.float32),
-        "paint_hu": np.where(rng.random(n) < 0.4, 0, rng.uniform(20, 130, n)).astype(np.float32),
-        "fat_gland": (rng.random(n) < s.fat_share).astype(np.float32),
-        "fat_other": (rng.random(n) < s.fat_share).astype(np.float32),
-        "fat": rng.normal(rng.uniform(0, 0.7, (n, 1, 1, 1)), 0.7, (n, *_lobules(frame), 1)).astype(
-            np.float32
-        ),
+        "cut_hu": np.where(happens(0.4), 0, rng.uniform(0, 200, n)),
+        "high": np.where(happens(s.window_share), rng.uniform(*WINDOW_HIGH_HU, n), 255.0),
+        "low": np.where(happens(s.window_share), rng.uniform(*WINDOW_LOW_HU, n), 0.0),
+        "bias": rng.standard_normal((n, *BIAS_POINTS, 1)) * rng.uniform(0, s.bias_hu, (n, 1, 1, 1)),
+        "smooth": rng.random(n),
+        "gamma": np.exp(rng.normal(0, s.gamma_sd, n)),
+        "gain": 1 + uniform(s.gain),
+        "offset": uniform(s.offset_hu) + phase * rng.uniform(0, s.phase_offset_hu, n),
+        "phase": phase,
+        "blur": rng.random(n) * happens(s.blur_share),
+        "noise": rng.standard_normal((n, frame.height, frame.width, slices), dtype=np.float32)
+        * rng.uniform(0, s.noise_hu, n).astype(np.float32)[:, None, None, None],
+        "paint_gland": happens(s.paint_share),
+        "paint_other": happens(s.paint_share),
+        "paint_hu": np.where(happens(0.4), 0, rng.uniform(20, 130, n)),
+        "fat_gland": happens(s.fat_share),
+        "fat_other": happens(s.fat_share),
+        "fat": rng.normal(rng.uniform(0, 0.7, (n, 1, 1, 1)), 0.7, (n, *_lobules(frame), 1)),
     }
+    return {name: np.asarray(values, np.float32) for name, values in drawn.items()}
+
+
+def _matrices(angle: Floats, scale: Floats, stretch: Floats, shear: Floats) -> Floats:
+    """From the network's frame to the slice (n, 2, 2), (y, x) in mm around the frame's centre."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    matrix = np.empty((len(angle), 2, 2))
+    matrix[:, 0, 0], matrix[:, 0, 1] = cos * np.exp(stretch), -sin + shear
+    matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos / np.exp(stretch)
+    return np.asarray(matrix * np.exp(scale)[:, None, None])
 
 
 def _fields(
     rng: np.random.Generator,
     n: int,
     s: AugmentationSettings,
-    points: npt.NDArray[np.float64] | None,
-) -> npt.NDArray[np.float32]:
+    points: Floats | None,
+) -> Floats32:
     """Fields of view (n, 4), middle and sides in mm; most show all."""
     field = np.tile([0.0, 0.0, 1e4, 1e4], (n, 1))
     small = rng.random(n) < s.field_share
@@ -175,13 +157,13 @@ def _elastic(
     points: tuple[int, int],
     sd_mm: tuple[float, float],
     geometry: float,
-) -> npt.NDArray[np.float32]:
+) -> Floats32:
     """Displacements in mm of a grid of points, (n, rows, columns, 2)."""
     sd = rng.uniform(*sd_mm, (n, 1, 1, 1)) * geometry
     return np.asarray(rng.standard_normal((n, *points, 2)) * sd, np.float32)
 
 
-def _curves(rng: np.random.Generator, n: int, s: AugmentationSettings) -> npt.NDArray[np.float32]:
+def _curves(rng: np.random.Generator, n: int, s: AugmentationSettings) -> Floats32:
     """Slopes between `KNOTS_HU` (n, pieces) of curves from 0 to 0 and from 255 to 255."""
     steps = np.diff(KNOTS_HU)
     happens = (rng.random(n) < s.curve_share)[:, None]
@@ -189,9 +171,7 @@ def _curves(rng: np.random.Generator, n: int, s: AugmentationSettings) -> npt.ND
     return np.asarray(slopes * (KNOTS_HU[-1] / (slopes @ steps))[:, None], np.float32)
 
 
-def _cuts(
-    rng: np.random.Generator, n: int, frame: FrameSpec, share: float
-) -> npt.NDArray[np.float32]:
+def _cuts(rng: np.random.Generator, n: int, frame: FrameSpec, share: float) -> Floats32:
     """Rectangles cut out, (n, height, width, 1)."""
     cuts = np.zeros((n, frame.height, frame.width, 1), np.float32)
     for i in np.flatnonzero(rng.random(n) < share):
@@ -200,13 +180,6 @@ def _cuts(
             y, x = rng.integers(0, frame.height), rng.integers(0, frame.width)
             cuts[i, y : y + height, x : x + width] = 1
     return cuts
-
-
-def _ends(
-    rng: np.random.Generator, n: int, share: float, ends: tuple[float, float], usual: float
-) -> npt.NDArray[np.float32]:
-    """Where windows end, in HU."""
-    return np.where(rng.random(n) < share, rng.uniform(*ends, n), usual).astype(np.float32)
 
 
 def _lobules(frame: FrameSpec) -> tuple[int, int]:

@@ -130,7 +130,6 @@ class HeldBack:
 
     def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
         """Run a network over all slices; yield its prediction for each."""
-        values = tuple(self.labels.values())
         for first in range(0, len(self._slices), BATCH):
             part = self._slices[first : first + BATCH]
             # Every batch alike, so that the network is compiled once.
@@ -138,10 +137,13 @@ class HeldBack:
             inputs = np.asarray(keras.ops.convert_to_numpy(windowed(hu, self.settings.windows)))
             found = network.predict_on_batch(inputs)["probability"]
             for one, probability in zip(part, found[: len(part)], strict=True):
-                classes_first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
-                yield PredictedSlice(
-                    one.patient, one.name, classes_first, one.mask, one.frame, values
-                )
+                yield self._predicted(one, probability)
+
+    def _predicted(self, one: _HeldSlice, probability: Array) -> PredictedSlice:
+        """A prediction (height, width, C) with what it belongs to."""
+        first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
+        values = tuple(self.labels.values())
+        return PredictedSlice(one.patient, one.name, first, one.mask, one.frame, values)
 
     def _read(self, case: LabelledCase, most: int) -> list[_HeldSlice]:
         """Slices of a case, cut out of the CT as inference does."""
