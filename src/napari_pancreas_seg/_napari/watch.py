@@ -63,8 +63,6 @@ class MaskWatch(QObject):
 
     def _on_set_data(self, event: Any) -> None:
         layer = event.source
-        if not isalive(self):
-            return
         before, now = self._seen.get(layer), self._state(layer)
         self._seen[layer] = now
         if before is None or before[0] == now[0] or before[1] != now[1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from napari.components import ViewerModel
@@ -14,9 +15,12 @@ from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
     GridReference,
+    find_reference,
+    reference_of,
     slice_on_screen,
     transform_of,
 )
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Array, Box, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.correction import Change, change_of
@@ -71,6 +75,38 @@ class Target:
         """Whether the layer is in the viewer still, with the shape that it had."""
         layer, shape = self.layer, self.reference.layer_shape
         return viewer is not None and layer in viewer.layers and layer.data.shape == shape
+
+
+def chosen_target(session: Session) -> Target:
+    """Find what to correct: the mask that is chosen, else the labels layer that is active."""
+    layers, layer = session.viewer.layers, session.mask
+    if layer is None or layer not in layers:
+        layer = layers.selection.active
+    if not isinstance(layer, Labels) or layer.multiscale or layer.data.ndim != 3:
+        raise PancreasSegError("There is no mask to correct yet: run first, or paint one.")
+    reference = reference_of(layer) or (session.reference if layer is session.mask else None)
+    reference = reference or find_reference(layer, layers)
+    if not isinstance(layer.data, np.ndarray):
+        raise PancreasSegError(
+            f"'{layer.name}' is not held in memory and cannot be corrected. Duplicate it as an "
+            "array first."
+        )
+    if layer.selected_label == 0:
+        raise PancreasSegError(
+            "Label 0 is the background: select the label to correct in the layer's controls."
+        )
+    return Target(layer, reference, int(layer.selected_label))
+
+
+def ct_under(target: Target, session: Session) -> tuple[Any, GridReference]:
+    """Data and grid of the chosen CT, which the network needs to see under a mask."""
+    ct = session.ct
+    if ct is None:
+        raise PancreasSegError("Open a CT first: there is none to run the network on.")
+    reference = session.placement(ct).reference
+    if not reference.grid.same_as(target.reference.grid):
+        raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
+    return ct.data, reference
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 from napari.utils.notifications import show_info
 
 from napari_pancreas_seg._napari.correct.answers import Answers, Prior
-from napari_pancreas_seg._napari.correct.apply import Target
+from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
 from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.layers.placement import show_slice
 from napari_pancreas_seg.arrays import Array, Spacing
@@ -45,7 +45,7 @@ class Carrying:
 
     def carry(self, step: int) -> None:
         """Propose the mask of this slice for the next one, towards the head (1) or feet (-1)."""
-        target = self._corrector.target()
+        target = chosen_target(self._corrector.session)
         self._carry(target, target.axial_slice_on(self._corrector.session.viewer), step)
 
     def accepted_in(self, z: int) -> Carried | None:
@@ -64,7 +64,7 @@ class Carrying:
             raise PancreasSegError("There is no slice to carry the mask to: this is the last one.")
         if not (target.shown[z] == target.label).any():
             raise PancreasSegError("There is no mask in this slice to carry on.")
-        ct = corrector.ct_under(target)
+        ct = ct_under(target, corrector.session)
 
         def propose(mask: Array, spacing: Spacing) -> Array:
             after = mask.copy()
@@ -87,7 +87,7 @@ class Carrying:
 
     def _carry_on(self, z: int, step: int) -> None:
         try:
-            self._carry(self._corrector.target(), z, step)
+            self._carry(chosen_target(self._corrector.session), z, step)
         except PancreasSegError as error:
             show_info(str(error))
 
@@ -98,8 +98,8 @@ class Carrying:
             by_shape = correction.fill_between_slices
             corrector.correct(FILL_TITLE, by_shape, propose=True, otherwise=NOTHING_TO_FILL)
             return
-        target = corrector.target()
-        ct = corrector.ct_under(target)
+        target = chosen_target(corrector.session)
+        ct = ct_under(target, corrector.session)
 
         def fill(mask: Array, spacing: Spacing) -> Array:
             filled = correction.fill_between_slices(mask, spacing)

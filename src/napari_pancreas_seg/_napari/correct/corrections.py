@@ -19,16 +19,15 @@ from napari_pancreas_seg._napari.background import Background, reported
 from napari_pancreas_seg._napari.correct.apply import (
     Target,
     apply_change,
+    chosen_target,
     corrected,
+    ct_under,
     outline_layer,
 )
 from napari_pancreas_seg._napari.correct.paint import PaintLimit
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import (
-    GridReference,
-    find_reference,
     index_at,
-    reference_of,
 )
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
@@ -122,14 +121,14 @@ class Corrector(QObject):
         self.correct("Keep the largest piece", lambda mask, _: largest_component(mask))
 
     def keep_piece_under_cursor(self) -> None:
-        self._keep_piece(self.target(), self.session.viewer.cursor.position)
+        self._keep_piece(chosen_target(self.session), self.session.viewer.cursor.position)
 
     def pick_piece(self) -> None:
         """Keep the piece that is clicked next in the picture; asked again, forget it."""
         if self.picking:
             self._end_picking()
             return
-        viewer, target = self.session.viewer, self.target()
+        viewer, target = self.session.viewer, chosen_target(self.session)
         mode = target.layer.mode
         target.layer.mode = "pan_zoom"  # so that the click does not paint
 
@@ -165,13 +164,13 @@ class Corrector(QObject):
 
     def copy_slice(self, step: int) -> None:
         """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
-        z = self.target().slice_on(self.session.viewer)
+        z = chosen_target(self.session).slice_on(self.session.viewer)
         title = f"Copy from the slice {'above' if step > 0 else 'below'}"
         self.correct(title, lambda mask, _: correction.copy_slice(mask, z + step, z))
 
     def clear_slice(self) -> None:
         """Empty the slice on screen, so that it can be filled from its neighbours."""
-        z = self.target().slice_on(self.session.viewer)
+        z = chosen_target(self.session).slice_on(self.session.viewer)
         self.correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
 
     # -- what is proposed first
@@ -182,8 +181,8 @@ class Corrector(QObject):
 
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Run the network on the slice on screen and propose what it finds, not post-processed."""
-        target = self.target()
-        (data, reference), z = self.ct_under(target), target.slice_on(self.session.viewer)
+        target = chosen_target(self.session)
+        (data, reference), z = ct_under(target, self.session), target.slice_on(self.session.viewer)
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
@@ -257,40 +256,6 @@ class Corrector(QObject):
         """Value of one of the settings in `DEFAULTS`."""
         return self._settings.get(name, DEFAULTS[name])
 
-    def target(self) -> Target:
-        """Find what to correct: the mask that is chosen, else the labels layer that is active."""
-        session, layers = self.session, self.session.viewer.layers
-        layer: Any = session.mask
-        if layer is None or layer not in layers:
-            layer = layers.selection.active
-        if not isinstance(layer, Labels) or layer.multiscale or layer.data.ndim != 3:
-            raise PancreasSegError("There is no mask to correct yet: run first, or paint one.")
-        reference = reference_of(layer)
-        if reference is None and layer is session.mask:
-            reference = session.reference
-        if reference is None:
-            reference = find_reference(layer, layers)
-        if not isinstance(layer.data, np.ndarray):
-            raise PancreasSegError(
-                f"'{layer.name}' is not held in memory and cannot be corrected. Duplicate it as "
-                "an array first."
-            )
-        if layer.selected_label == 0:
-            raise PancreasSegError(
-                "Label 0 is the background: select the label to correct in the layer's controls."
-            )
-        return Target(layer, reference, int(layer.selected_label))
-
-    def ct_under(self, target: Target) -> tuple[Any, GridReference]:
-        """Data and grid of the chosen CT, which the network needs to see under a mask."""
-        ct = self.session.ct
-        if ct is None:
-            raise PancreasSegError("Open a CT first: there is none to run the network on.")
-        reference = self.session.placement(ct).reference
-        if not reference.grid.same_as(target.reference.grid):
-            raise PancreasSegError(f"'{target.layer.name}' does not lie on the CT '{ct.name}'.")
-        return ct.data, reference
-
     def correct(
         self,
         title: str,
@@ -302,7 +267,7 @@ class Corrector(QObject):
         then: Callable[[], None] = lambda: None,
     ) -> None:
         """Let `operate` change a mask (Z, Y, X) in a thread; propose, apply, or say otherwise."""
-        target = self.target()
+        target = chosen_target(self.session)
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
         if network:

@@ -21,7 +21,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.correct.answers import Answers
-from napari_pancreas_seg._napari.correct.apply import Target
+from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
 from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
 from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
@@ -111,8 +111,8 @@ class Mending(QObject):
     def start(self) -> None:
         """Take the tool up, in place of napari's own."""
         corrector = self._corrector
-        target, viewer = corrector.target(), corrector.session.viewer
-        ct, _ = corrector.ct_under(target), target.axial_slice_on(viewer)
+        target, viewer = chosen_target(corrector.session), corrector.session.viewer
+        ct, _ = ct_under(target, corrector.session), target.axial_slice_on(viewer)
         if corrector.picking:
             corrector.pick_piece()
         layer = target.layer
@@ -220,10 +220,10 @@ class Mending(QObject):
         if self._drawing is not None:
             self._end(self._drawing)  # by another button: no release will come
         corrector = self._corrector
-        target = corrector.target()
+        target = chosen_target(corrector.session)
         if not target.layer.visible:
             raise PancreasSegError(f"'{target.layer.name}' is hidden: show it, then mend it.")
-        corrector.ct_under(target)
+        ct_under(target, corrector.session)
         z = target.axial_slice_on(corrector.session.viewer)
         if self._network.in_use and not self._awaited:
             raise PancreasSegError(self._network.in_use)
@@ -253,7 +253,7 @@ class Mending(QObject):
             report(error)
 
     def _ask_for(self, target: Target, here: _Slice, stroke: Stroke, plane: Array) -> None:
-        ct, z = self._corrector.ct_under(target), stroke.z
+        ct, z = ct_under(target, self._corrector.session), stroke.z
         guides = np.zeros((2, *plane.shape), bool)
         for one in here.strokes:
             if not one.undone:

@@ -40,11 +40,10 @@ def knows_orientation(layer: Image) -> bool:
 
 def edge_letters(viewer: ViewerModel, placement: Placement) -> dict[str, str]:
     """Find the letters for the edges of the view: R, L, A, P, S, I; the nearest if oblique."""
-    to_right, downwards = _screen_axes(viewer)
-    if to_right is None or downwards is None:
+    axes = _screen_axes(viewer)
+    if axes is None:
         return {}
-    to_patient = _world_to_patient(placement)
-    right, bottom = (_letter(to_patient @ axis) for axis in (to_right, downwards))
+    right, bottom = (_letter(_world_to_patient(placement) @ axis) for axis in axes)
     return {"left": _OPPOSITE[right], "right": right, "top": _OPPOSITE[bottom], "bottom": bottom}
 
 
@@ -91,11 +90,9 @@ def unmirror(viewer: ViewerModel, placement: Placement) -> None:
 def face_camera(viewer: ViewerModel, placement: Placement) -> None:
     """Look at the patient from the front, head up."""
     shown = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed]
-    backwards = patient_direction(placement, (0, -1, 0))
-    upwards = patient_direction(placement, (0, 0, 1))
-    viewer.scene.camera.set_view_direction(
-        tuple(backwards[shown].tolist()), tuple(upwards[shown].tolist())
-    )
+    backwards, upwards = (patient_direction(placement, to) for to in ((0, -1, 0), (0, 0, 1)))
+    view, up = (tuple(direction[shown].tolist()) for direction in (backwards, upwards))
+    viewer.scene.camera.set_view_direction(view, up)
 
 
 def patient_direction(placement: Placement, ras: tuple[float, float, float]) -> Array:
@@ -110,8 +107,8 @@ class OrientationLetters:
     def __init__(self, viewer: ViewerModel, placement: Callable[[], Placement | None]) -> None:
         self._viewer = weakref.ref(viewer)
         self._placement = placement
-        self._closed = False
-        for event in _events(viewer):
+        dims, camera = viewer.dims.events, viewer.scene.camera.events
+        for event in (dims.order, dims.ndisplay, dims.ndim, camera.orientation, camera.angles):
             event.connect(self.refresh)
         QTimer.singleShot(0, self._prepare)
 
@@ -120,11 +117,8 @@ class OrientationLetters:
         viewer = self._viewer()
         overlays = {} if viewer is None else viewer.canvas.overlays
         shown = {edge: overlays.get(_key(edge)) for edge in _POSITIONS}
-        return {
-            edge: each.text
-            for edge, each in shown.items()
-            if each and each.visible and each.opacity
-        }
+        seen = {edge: each for edge, each in shown.items() if each and each.visible}
+        return {edge: each.text for edge, each in seen.items() if each.opacity}
 
     def refresh(self, event: Any = None) -> None:
         viewer, placement = self._viewer(), self._placement()
@@ -140,45 +134,24 @@ class OrientationLetters:
     def _prepare(self) -> None:
         """Let napari draw every letter once, unseen: the first time stalls it, and no CT waits."""
         viewer = self._viewer()
-        if viewer is None or self._closed:
+        if viewer is None:
             return
         overlays = viewer.canvas.overlays
         missing = [edge for edge in _POSITIONS if _key(edge) not in overlays]
         if missing:
             edge = missing[0]
-            overlays[_key(edge)] = TextOverlay(
-                text="".join(_OPPOSITE),
-                position=_POSITIONS[edge],
-                font_size=14,
-                visible=True,
-                opacity=0.0,
-            )
+            how = {"position": _POSITIONS[edge], "font_size": 14, "visible": True, "opacity": 0.0}
+            overlays[_key(edge)] = TextOverlay(text="".join(_OPPOSITE), **how)
         # One at a time; and the last one is to be drawn before it changes.
         QTimer.singleShot(0 if missing else DRAWN_MS, self._prepare if missing else self.refresh)
 
-    def close(self) -> None:
-        self._closed = True
-        self._placement = lambda: None
-        viewer = self._viewer()
-        if viewer is None:
-            return
-        for event in _events(viewer):
-            event.disconnect(self.refresh)
-        for edge in _POSITIONS:
-            viewer.canvas.overlays.pop(_key(edge), None)
 
-
-def _events(viewer: ViewerModel) -> list[Any]:
-    dims, camera = viewer.dims.events, viewer.scene.camera.events
-    return [dims.order, dims.ndisplay, dims.ndim, camera.orientation, camera.angles]
-
-
-def _screen_axes(viewer: ViewerModel) -> tuple[Array | None, Array | None]:
+def _screen_axes(viewer: ViewerModel) -> tuple[Array, Array] | None:
     """Where right and down on the screen point, along the viewer's last three axes."""
     dims, camera = viewer.dims, viewer.scene.camera
     shown = [axis - (dims.ndim - 3) for axis in dims.displayed]
     if dims.ndim < 3 or min(shown) < 0:
-        return None, None
+        return None
     _, vertical, horizontal = (str(word) for word in camera.orientation)
     right = np.eye(3)[shown[-1]] * (1 if horizontal == "right" else -1)
     down = np.eye(3)[shown[-2]] * (1 if vertical == "down" else -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,6 @@ PAUSE_MS = 300
 """How soon the surface follows a mask that changes."""
 SMOOTHING = 0.8
 """Standard deviation in voxels of what smooths the steps between voxels away, for the eye."""
-
-
 LIGHT = (0.3, 0.8, 0.5)
 """Where light comes from in the patient (RAS): napari's own is wrong for a flipped camera."""
 
@@ -50,7 +49,7 @@ def surface_of(mask: Array) -> Mesh | None:
     from scipy.ndimage import gaussian_filter
     from skimage.measure import marching_cubes
 
-    box = bounding_box(mask)
+    box = bounding_box(mask := np.asarray(mask))
     if box is None:
         return None
     margin = 3  # closes the surface at the edge, and leaves the smoothing its room
@@ -78,50 +77,40 @@ class SurfaceView(QObject):
         self._shown: Labels | None = None
         self._hidden: list[Layer] = []
         self._before: tuple[Any, float, tuple[float, ...]] | None = None
-        self._wanted = False
+        self.on = False
         self._soon = timer(self, PAUSE_MS, self._make)
         session.mask_changed.connect(self._on_edit)
         session.mask_chosen.connect(self._on_mask)
         session.viewer.dims.events.ndisplay.connect(self._on_ndisplay, position="last")
         session.viewer.layers.events.removed.connect(self._on_removed)
 
-    @property
-    def on(self) -> bool:
-        return self._wanted
-
     def toggle(self) -> None:
-        if self.on:
-            self.stop()
-        else:
-            self.start()
+        (self.stop if self.on else self.start)()
 
     def start(self) -> None:
         if self._session.mask is None or self._session.ct is None:
             report(PancreasSegError("There is no mask to show in 3-D yet: run first."))
             self.changed.emit()
             return
-        self._wanted = True
+        self.on = True
         self.changed.emit()
         self._make()
 
     def stop(self) -> None:
         """Go back to slices, and show again what was hidden."""
-        self._wanted = False
-        viewer, surface = self._session.viewer, self._surface
-        self._surface = self._shown = None
+        viewer, surface, before = self._session.viewer, self._surface, self._before
+        self.on, self._surface, self._shown, self._before = False, None, None, None
         if viewer is not None:
             viewer.dims.ndisplay = 2
-            if surface is not None and surface in viewer.layers:
+            if surface in viewer.layers:
                 viewer.layers.remove(surface)
             for layer in self._hidden:
-                if layer in viewer.layers:
-                    layer.visible = True
-            if self._before is not None:
+                layer.visible = True
+            if before is not None:
                 camera = viewer.scene.camera
-                camera.center, camera.zoom, point = self._before
+                camera.center, camera.zoom, point = before
                 # napari has taken the slice from the camera.
                 viewer.dims.set_point(range(viewer.dims.ndim), point)
-                self._before = None
         self._hidden = []
         self.changed.emit()
 
@@ -129,10 +118,8 @@ class SurfaceView(QObject):
         mask = self._session.mask
         if not self.on or mask is None:
             return
-        data = mask.data
-        self._background.submit(
-            lambda: surface_of(np.asarray(data)), lambda mesh: self._show(mask, mesh), self.stop
-        )
+        made, show = partial(surface_of, mask.data), partial(self._show, mask)
+        self._background.submit(made, show, self.stop)
 
     def _show(self, mask: Labels, mesh: Mesh | None) -> None:
         if not self.on or mask is not self._session.mask:
@@ -154,17 +141,14 @@ class SurfaceView(QObject):
         viewer, ct = self._session.viewer, self._session.ct
         if viewer is None or ct is None:
             return
-        surface = Surface(
-            self._lit(mask, mesh), contrast_limits=(0.0, 1.3), shading="none", **_appearance(mask)
-        )
-        self._surface = surface
+        how = {"contrast_limits": (0.0, 1.3), "shading": "none", **_appearance(mask)}
+        surface = self._surface = Surface(self._lit(mask, mesh), **how)
         # Hidden before: a volume rendering of the CT would be uploaded at once.
         self._hidden = [layer for layer in viewer.layers if layer.visible]
         for layer in self._hidden:
             layer.visible = False
         compat.add_unselected(viewer, surface)
-        placement = self._session.placement(ct)
-        camera = viewer.scene.camera
+        placement, camera = self._session.placement(ct), viewer.scene.camera
         self._before = camera.center, camera.zoom, viewer.dims.point
         viewer.dims.ndisplay = 3
         unmirror(viewer, placement)

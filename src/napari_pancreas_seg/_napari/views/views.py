@@ -106,9 +106,12 @@ class OrthogonalViews:
             manager.hide()
             return
         manager.show()
+        placement = self._placement()
         for model in compat.orthogonal_models(self._viewer()):
             self._letters.append(OrientationLetters(model, self._placement))
-        self._head_up()
+            # A radiologist expects the head up where rows run from the feet.
+            if placement and edge_letters(model, placement).get("bottom") == "S":
+                model.scene.camera.orientation2d = ("up", "right")
 
     def refresh(self, layer: Layer) -> None:
         """Draw a layer anew there: what is written in place reaches the copies by no event."""
@@ -120,15 +123,6 @@ class OrthogonalViews:
     def refresh_letters(self) -> None:
         for letters in self._letters:
             letters.refresh()
-
-    def _head_up(self) -> None:
-        """Turn the view whose rows run from feet to head: a radiologist expects the head up."""
-        placement = self._placement()
-        if placement is None:
-            return
-        for model in compat.orthogonal_models(self._viewer()):
-            if edge_letters(model, placement).get("bottom") == "S":
-                model.scene.camera.orientation2d = ("up", "right")
 
 
 class Views(QObject):
@@ -161,11 +155,11 @@ class Views(QObject):
             show_window(self._session.ct, *HU_PRESETS[name])
 
     def next_preset(self) -> None:
-        ct, names = self._session.ct, list(HU_PRESETS)
+        ct, windows = self._session.ct, list(HU_PRESETS.values())
         if ct is not None:
-            limits = tuple(float(limit) for limit in ct.contrast_limits)
-            now = next((i for i, name in enumerate(names) if HU_PRESETS[name] == limits), -1)
-            show_window(ct, *HU_PRESETS[names[(now + 1) % len(names)]])
+            now = tuple(float(limit) for limit in ct.contrast_limits)
+            following = windows.index(now) + 1 if now in windows else 0
+            show_window(ct, *windows[following % len(windows)])
 
     def plane(self, name: str) -> None:
         if self.surface.on:
