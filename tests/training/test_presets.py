@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.datasets import working_frame
 from napari_pancreas_seg.training.data.layouts.opening import choose_classes
-from napari_pancreas_seg.training.fit.presets import PRESETS, preset_named
+from napari_pancreas_seg.training.fit.presets import PRESETS, open_for
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 TOTALSEGMENTATOR = [
@@ -70,4 +72,4 @@ def test_the_recipes_are_possible() -> None:
         for size, room in ((frame.height, kept.height), (frame.width, kept.width)):
             assert size * frame.mm_per_pixel + 110 <= room * kept.mm_per_pixel
     with pytest.raises(PancreasSegError, match="known are pancreas-tumour"):
-        preset_named("nothing")
+        open_for(Path(), {"steps": 4}, "nothing")

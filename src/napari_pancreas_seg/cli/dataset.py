@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
 from napari_pancreas_seg.cli.app import command_of, group
-from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
+from napari_pancreas_seg.cli.options import (
+    AsJson,
+    Classes,
+    DataSetFolder,
+    Layout,
+    Overwrite,
+    parse_classes,
+)
 from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say, say_page
 
 if TYPE_CHECKING:
@@ -18,23 +25,25 @@ if TYPE_CHECKING:
 datasets = group("dataset", "Check a data set before training on it.")
 
 
+Output = Annotated[
+    Path | None,
+    Option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="Write dataset.json, cases.csv and a picture of each case there.",
+    ),
+]
+NoPictures = Annotated[bool, Option("--no-pictures", help="With -o: write no pictures.")]
+
+
 @command_of(datasets)
 def check(
-    folder: Annotated[Path, Argument(metavar="FOLDER", help="A data set in any known layout.")],
-    output: Annotated[
-        Path | None,
-        Option(
-            "-o",
-            "--output",
-            metavar="FOLDER",
-            help="Write dataset.json, cases.csv and a picture of each case there.",
-        ),
-    ] = None,
+    folder: DataSetFolder,
+    output: Output = None,
     layout: Layout = None,
     labels: Classes = None,
-    no_pictures: Annotated[
-        bool, Option("--no-pictures", help="With -o: write no pictures.")
-    ] = False,
+    no_pictures: NoPictures = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +53,6 @@ def check(
     TotalSegmentator's data, folders of CTs with masks, corrections made with this program, and
     single slices. Exits with 0 if every case can be used, else with 1.
     """
-    from napari_pancreas_seg.inference.result import Progress
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 
     classes = parse_classes(labels)
@@ -61,11 +69,11 @@ def check(
             for target in targets:
                 check_target(target, overwrite=overwrite)
         with Bar() as bar:
-            bar.show(0, Progress("reading", 0, len(dataset.cases)))
+            bar.stage("reading", 0, len(dataset.cases))
             checked = check_dataset(
                 dataset,
                 pictures=pictures,
-                on_case=lambda done, total, case: bar.show(0, Progress("reading", done, total)),
+                on_case=lambda done, total, case: bar.stage("reading", done, total),
             )
     if as_json:
         print_json(checked)

@@ -20,42 +20,46 @@ from napari_pancreas_seg.cli.options import (
 )
 from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say, say_page
 
+CtFolder = Annotated[
+    Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
+]
+References = Annotated[
+    Path | None,
+    Option(metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."),
+]
+Also = Annotated[
+    Path | None,
+    Option(
+        metavar="FOLDER",
+        help="Masks of another program, named like the cases. They are scored too, with the "
+        "paired difference.",
+    ),
+]
+AlsoValue = Annotated[
+    int | None,
+    Option(min=1, max=255, help="Value of the pancreas in --also, if it has several organs."),
+]
+Output = Annotated[
+    Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
+]
+Markdown = Annotated[Path | None, Option(help="Write the figures as Markdown tables to this file.")]
+EveryPatient = Annotated[
+    bool, Option("--every-patient", help="Score the patients the model was trained on too.")
+]
+
 
 @command
 def evaluate(
-    dataset: Annotated[
-        Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
-    ],
-    references: Annotated[
-        Path | None,
-        Option(
-            metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."
-        ),
-    ] = None,
+    dataset: CtFolder,
+    references: References = None,
     model: Model = "default",
-    also: Annotated[
-        Path | None,
-        Option(
-            metavar="FOLDER",
-            help="Masks of another program, named like the cases. They are scored too, with the "
-            "paired difference.",
-        ),
-    ] = None,
-    also_value: Annotated[
-        int | None,
-        Option(min=1, max=255, help="Value of the pancreas in --also, if it has several organs."),
-    ] = None,
+    also: Also = None,
+    also_value: AlsoValue = None,
     labels: Classes = None,
     layout: Layout = None,
-    output: Annotated[
-        Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
-    ] = None,
-    markdown: Annotated[
-        Path | None, Option(help="Write the figures as Markdown tables to this file.")
-    ] = None,
-    every_patient: Annotated[
-        bool, Option("--every-patient", help="Score the patients the model was trained on too.")
-    ] = False,
+    output: Output = None,
+    markdown: Markdown = None,
+    every_patient: EveryPatient = False,
     threshold: Threshold = None,
     no_postprocess: NoPostprocess = False,
     overwrite: Overwrite = False,
@@ -74,17 +78,10 @@ def evaluate(
         )
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
-    cases = 0
     with quiet(), Bar() as bar:
-        from napari_pancreas_seg.inference.result import Progress
         from napari_pancreas_seg.training.judge.evaluation import OtherMasks
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.tables import evaluation_markdown
-
-        def count(done: int, total: int) -> None:
-            nonlocal cases
-            cases = total
-            bar.show(0, Progress("scoring", done, total))
 
         data = run(
             dataset,
@@ -96,7 +93,7 @@ def evaluate(
             threshold=threshold,
             postprocess=not no_postprocess,
             also=None if also is None else OtherMasks(also, also_value),
-            on_case=count,
+            on_case=lambda done, total: bar.stage("scoring", done, total),
         )
     page = evaluation_markdown(data)
     say_page(page.splitlines())
@@ -107,4 +104,4 @@ def evaluate(
     if failed := data["not_scored"]:
         for name, reason in failed.items():
             say(f"{name}: failed: {reason}", err=True)
-        fail_naming(f"{len(failed)} of {cases} cases could not be scored", list(failed))
+        fail_naming(f"{len(failed)} of {data['cases']} cases could not be scored", list(failed))

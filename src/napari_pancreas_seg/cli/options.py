@@ -40,6 +40,9 @@ Classes = Annotated[
         "pancreas, with its tumours.",
     ),
 ]
+DataSetFolder = Annotated[
+    Path, Argument(metavar="FOLDER", help="A data set in any known layout; see 'dataset check'.")
+]
 Device = Annotated[
     str,
     Option(
@@ -89,6 +92,7 @@ Report = Annotated[
         help="For DICOM-SEG: write the measures too, as a DICOM structured report beside it.",
     ),
 ]
+Seed = Annotated[int, Option(min=0, help="Seed of all random numbers.")]
 Series = Annotated[
     str | None,
     Option(

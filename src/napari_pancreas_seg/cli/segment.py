@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -167,17 +167,14 @@ def segment(
         attention, probability, overwrite, mint_uids, in_folder, report, pictures=in_folder
     )
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
+        how: dict[str, Any] = {"on_progress": bar.show}
         if scheduler is None:
-            beside = WORKERS if workers is None else workers
-            results = segment_cases(
-                cases, model, options, wanted, workers=beside, on_progress=bar.show
-            )
+            how["workers"] = WORKERS if workers is None else workers
+            results = segment_cases(cases, model, options, wanted, **how)
         else:
             from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 
-            results = segment_on_cluster(
-                scheduler, cases, model, options, wanted, on_progress=bar.show
-            )
+            results = segment_on_cluster(scheduler, cases, model, options, wanted, **how)
         with contextlib.closing(results):
             table = CohortTable(output / TABLE, cases) if in_folder else None
             ended = follow(results, len(cases), table, bar)

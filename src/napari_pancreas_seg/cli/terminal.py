@@ -167,9 +167,17 @@ class Bar:
         """Show how far a case has come."""
         if self._bar is not None:
             case = f"case {index + 1} of {self._cases}, " if self._cases > 1 else ""
-            self._bar.update(
-                self._task, description=case + step.stage, completed=step.done, total=step.total
-            )
+            self.stage(case + step.stage, step.done, step.total)
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """Show how far something has come that is of no case."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=stage, completed=done, total=total)
+
+    def say(self, line: str) -> None:
+        """Print a line beside the bar."""
+        with self.paused():
+            say(line)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

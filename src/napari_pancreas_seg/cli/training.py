@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import Classes, Layout, parse_classes
+from napari_pancreas_seg.cli.options import Classes, DataSetFolder, Layout, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.training.data.layouts.opening import DataSet
-    from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 
 def _under(heading: str) -> Callable[..., Any]:
@@ -37,6 +32,10 @@ def _devices(value: str) -> str:
 _data, _recipe = _under("What to learn from"), _under("Recipe")
 _length, _split, _machine = _under("How long"), _under("Patients held back"), _under("Machine")
 
+Output = Annotated[
+    Path, Option("-o", "--output", help="Folder for checkpoint, curves and the model.")
+]
+Resume = Annotated[bool, Option("--resume", help="Go on from the checkpoint in the folder.")]
 About = Annotated[
     Path | None,
     Option(help="JSON with fields for the card: name, version, licence, citation …"),
@@ -75,15 +74,6 @@ Windows = Annotated[
 ]
 BatchSize = Annotated[int, _recipe("Slices in a step.", min=1)]
 LearningRate = Annotated[float, _recipe("Learning rate after the warm-up.", min=0)]
-Averaging = Annotated[
-    float | None,
-    _recipe(
-        "Momentum of the averaged weights. Default: 0.999, less for a short training.",
-        min=0,
-        max=0.99999,
-        show_default=False,
-    ),
-]
 Seed = Annotated[int, _recipe("Seed of all random numbers.", min=0)]
 Steps = Annotated[int, _length("Steps of the whole training.", min=1)]
 StepsPerEpoch = Annotated[int, _length("Steps between two checkpoints and validations.", min=1)]
@@ -127,15 +117,9 @@ Deterministic = Annotated[
 
 @command
 def train(
-    dataset: Annotated[
-        Path, Argument(metavar="FOLDER", help="A data set of any layout; see 'dataset check'.")
-    ],
-    output: Annotated[
-        Path, Option("-o", "--output", help="Folder for checkpoint, curves and the model.")
-    ],
-    resume: Annotated[
-        bool, Option("--resume", help="Go on from the checkpoint in the folder.")
-    ] = False,
+    dataset: DataSetFolder,
+    output: Output,
+    resume: Resume = False,
     about: About = None,
     layout: Layout = None,
     labels: Classes = None,
@@ -148,7 +132,6 @@ def train(
     window: Windows = None,
     batch_size: BatchSize = 8,
     learning_rate: LearningRate = 1.5e-3,
-    averaging: Averaging = None,
     seed: Seed = 0,
     steps: Steps = 6000,
     steps_per_epoch: StepsPerEpoch = 500,
@@ -170,56 +153,31 @@ def train(
         raise typer.BadParameter("--all-folds and --calibrated-by do not go together")
     if fold is not None and (all_folds or calibrated_by):
         raise typer.BadParameter("--fold is for a training that holds one part back")
-    classes, windows = parse_classes(labels), parse_windows(window)
+    recipe: dict[str, Any] = {"architecture": architecture, "loss": loss, "batch_size": batch_size}
+    recipe |= {"learning_rate": learning_rate, "seed": seed, "policy": policy}
+    recipe |= {"steps": steps, "steps_per_epoch": steps_per_epoch, "patience": patience}
+    if window:
+        recipe["windows"] = parse_windows(window)
+    classes = parse_classes(labels)
+    options: dict[str, Any] = {"start": start, "negatives": negatives or (), "resume": resume}
+    options |= {"devices": devices, "deterministic": deterministic}
     with quiet(), Bar() as bar:
-        from napari_pancreas_seg.inference.result import Progress
-
-        bar.show(0, Progress("starting", 0, 1))
+        bar.stage("starting", 0, 1)
         from napari_pancreas_seg.training.crossvalidation import cross_validate
         from napari_pancreas_seg.training.data.layouts.listing import read_json
-        from napari_pancreas_seg.training.fit.recipe import (
-            WINDOWS_HU,
-            TrainSettings,
-            averaging_for,
-        )
+        from napari_pancreas_seg.training.fit.presets import open_for
         from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run
 
-        settings = TrainSettings(
-            windows=windows or WINDOWS_HU,
-            architecture=architecture,
-            loss=loss,
-            steps=steps,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            averaging=averaging_for(steps) if averaging is None else averaging,
-            patience=patience,
-            policy=policy,
-            seed=seed,
-        )
-        data, settings = _open(dataset, settings, preset, classes, layout)
-        with bar.paused():
-            n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
-            say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
-            for note in data.notes:
-                say(note)
-
-        def tell(text: str) -> None:
-            with bar.paused():
-                say(text)
-
-        options: dict[str, Any] = {
-            "say": tell,
-            "show": lambda stage, done, total: bar.show(0, Progress(stage, done, total)),
-            "start": start,
-            "negatives": negatives or (),
-            "about": read_json(about) if about else {},
-            "resume": resume,
-            "cache": cache or default_cache(data, output),
-            "devices": devices,
-            "deterministic": deterministic,
-        }
+        data, settings = open_for(dataset, recipe, preset, classes, layout)
+        n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
+        for line in (
+            f"{data.layout}: {n} cases of {patients} patients; classes: {names}",
+            *data.notes,
+        ):
+            bar.say(line)
+        options |= {"about": read_json(about) if about else {}, "say": bar.say, "show": bar.stage}
+        options["cache"] = cache or default_cache(data, output)
         if all_folds:
             bundle = cross_validate(data, output, settings, folds=folds, **options)
         else:
@@ -227,27 +185,6 @@ def train(
             options |= {"split": split, "calibrated_by": calibrated_by}
             bundle = run(data, output, settings, **options)
     _say_result(bundle)
-
-
-def _open(
-    dataset: Path,
-    settings: TrainSettings,
-    preset: str | None,
-    classes: dict[str, list[str]] | None,
-    layout: str | None,
-) -> tuple[DataSet, TrainSettings]:
-    """Open a data set; a preset changes the recipe, and names the classes if nobody has."""
-    from napari_pancreas_seg.training.data.layouts.opening import classes_in, open_dataset
-    from napari_pancreas_seg.training.fit.presets import preset_named
-
-    notes: tuple[str, ...] = ()
-    if preset is not None:
-        task = preset_named(preset)
-        settings = replace(settings, **task.settings)
-        if classes is None:
-            classes, notes = task.labels(classes_in(dataset, layout=layout))
-    data = open_dataset(dataset, classes, layout=layout)
-    return replace(data, notes=(*data.notes, *notes)), settings
 
 
 def parse_windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
+from napari_pancreas_seg.training.data.layouts.opening import DataSet, classes_in, open_dataset
+from napari_pancreas_seg.training.fit.recipe import TrainSettings, averaging_for
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,24 @@ PRESETS = {
 """Presets by name."""
 
 
-def preset_named(name: str) -> Preset:
-    """Find a preset."""
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise PancreasSegError(
-            f"There is no preset {name!r}; known are {', '.join(PRESETS)}."
-        ) from None
+def open_for(
+    folder: Path,
+    recipe: Mapping[str, Any],
+    preset: str | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
+    layout: str | None = None,
+) -> tuple[DataSet, TrainSettings]:
+    """Open a data set; a preset changes the recipe, and names the classes if nobody has."""
+    settings = TrainSettings(**{"averaging": averaging_for(recipe["steps"]), **recipe})
+    notes: tuple[str, ...] = ()
+    if preset is not None:
+        if preset not in PRESETS:
+            raise PancreasSegError(
+                f"There is no preset {preset!r}; known are {', '.join(PRESETS)}."
+            )
+        task = PRESETS[preset]
+        settings = replace(settings, **task.settings)
+        if classes is None:
+            classes, notes = task.labels(classes_in(folder, layout=layout))
+    data = open_dataset(folder, classes, layout=layout)
+    return replace(data, notes=(*data.notes, *notes)), settings

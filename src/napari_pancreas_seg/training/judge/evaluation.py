@@ -167,8 +167,8 @@ def evaluate(
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
         **tally.how(),
     }
-    result = {**_model(loaded), "threshold": used, "how": how, **tally.figures()}
-    return {**result, "cost": _cost(loaded, tally.seconds)}
+    result = {**_model(loaded), "threshold": used, "cases": len(cases), "how": how}
+    return {**result, **tally.figures(), "cost": _cost(loaded, tally.seconds)}
 
 
 def _model(loaded: LoadedModel) -> dict[str, Any]:
