@@ -10,6 +10,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]

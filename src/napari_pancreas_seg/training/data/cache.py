@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import napari_pancreas_seg
-from napari_pancreas_seg.arrays import Indices, Labels, Mask
+from napari_pancreas_seg.arrays import Bytes, Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
 from napari_pancreas_seg.model.weights import DAMAGED
@@ -39,7 +39,7 @@ class _StoredRows:
         self._path, self._places = path, places
         self.shape, self.shown = (len(places), *item), shown
 
-    def __getitem__(self, rows: Indices) -> Labels:
+    def __getitem__(self, rows: Indices) -> Bytes:
         """The rows of those numbers; those without a place are zero."""
         out = np.zeros((len(rows), *self.shape[1:]), np.uint8)
         whole = True
@@ -75,7 +75,7 @@ class Gathered:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> Labels:
+    def __getitem__(self, index: Any) -> Bytes:
         """Read rows; any index that NumPy knows for the first axis."""
         rows = np.arange(len(self))[index]
         wanted = rows.ravel() if isinstance(rows, np.ndarray) else np.array([rows])
@@ -88,7 +88,7 @@ class Gathered:
         return out.reshape(*np.shape(rows), *self.shape[1:])
 
 
-Rows = Labels | Gathered
+Rows = Bytes | Gathered
 """Slices, or targets, in memory or on disk: indexed alike."""
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Bytes, Indices, Labels, Mask
 from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.blocks import SOFT_TISSUE_HU
@@ -30,9 +30,6 @@ from napari_pancreas_seg.training.data.cache import (
 )
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 from napari_pancreas_seg.volume import CTVolume
-
-Array = npt.NDArray[Any]
-Bytes = npt.NDArray[np.uint8]
 
 DEFAULT_FRAME = FrameSpec()
 WORKING_FRAME = FrameSpec(height=304, width=400, mm_per_pixel=1.0)
@@ -56,7 +53,7 @@ class TrainingSlices:
     target: Rows  # (N, H, W, C), uint8: area-averaged share of each class, 255 for all
     patient: npt.NDArray[np.str_]  # whose slice it is
     kind: npt.NDArray[np.str_]  # "patient", or "negative": a CT without pancreas
-    usable: npt.NDArray[np.bool_]  # whether it is drawn for batches
+    usable: Mask  # whether it is drawn for batches
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -68,7 +65,7 @@ class TrainingSlices:
         return cls(hu, target, np.full(n, patient), np.full(n, kind), np.ones(n, bool))
 
     @cached_property
-    def present(self) -> npt.NDArray[np.bool_]:
+    def present(self) -> Mask:
         """Which classes a slice shows, shape (N, C)."""
         return classes_shown(self.target)
 
@@ -84,7 +81,7 @@ class TrainingSlices:
             np.concatenate([p.usable for p in parts]),
         )
 
-    def inputs(self, chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
+    def inputs(self, chosen: Indices) -> Bytes:
         """The chosen slices as the network's input, shape (B, 1, H, W)."""
         return self.hu[chosen][:, None]
 
@@ -194,11 +191,11 @@ def _rows_of(
 
 
 def choose_slices(
-    labelled: npt.NDArray[np.intp],
-    shown: npt.NDArray[np.bool_],
+    labelled: Indices,
+    shown: Mask,
     spacing_z_mm: float,
     step_mm: float,
-) -> npt.NDArray[np.intp]:
+) -> Indices:
     """The labelled slices to learn from: not too close together, and not too many without."""
     kept: list[int] = []
     for i, z in enumerate(labelled):
@@ -249,8 +246,8 @@ def sample_slices(frame: FrameSpec = DEFAULT_FRAME) -> TrainingSlices:
 
 def cut_out(
     volume: CTVolume,
-    mask: Bytes,
-    chosen: npt.NDArray[np.intp],
+    mask: Labels,
+    chosen: Indices,
     values: Sequence[int],
     frame: Frame,
 ) -> tuple[Bytes, Bytes]:

@@ -15,11 +15,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.io.files import all_or_none, explain_os_error, user_folder, write_json
@@ -57,7 +56,7 @@ def corrections_folder() -> Path:
 def add_correction(
     folder: Path,
     volume: CTVolume,
-    mask: npt.NDArray[Any],
+    mask: Array,
     reviewed: Iterable[int] | None = None,
     patient: str | None = None,
     *,
@@ -136,7 +135,7 @@ def voxel_hash(volume: CTVolume) -> str:
 
 def _checked(
     volume: CTVolume,
-    mask: npt.NDArray[Any],
+    mask: Array,
     reviewed: Iterable[int] | None,
     labels: Mapping[str, int],
 ) -> list[int] | None:

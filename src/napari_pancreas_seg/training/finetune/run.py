@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import check_folder
 from napari_pancreas_seg.model.bundle import (
@@ -52,8 +52,6 @@ from napari_pancreas_seg.training.finetune.tuner import (
     mixed,
     tune_settings,
 )
-
-Rows = npt.NDArray[np.intp]
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """How much of the new weights is tried."""
@@ -277,7 +275,7 @@ class _FineTuning:
         target[rows] = self._scorer.answers(copies, rows, lambda: self.say(AS_IT_IS))
         return replace(copies, target=target)
 
-    def _score(self, weights: Weights, rows: Rows, stage: str) -> dict[str, float]:
+    def _score(self, weights: Weights, rows: Indices, stage: str) -> dict[str, float]:
         began = time.perf_counter()
         self.tuner.use(weights)
         found = self._scorer.dice(self.slices, rows, lambda: self.say(stage))
@@ -329,9 +327,7 @@ class _FineTuning:
                 break
         return weights, less, guard
 
-    def _tune(
-        self, chosen: npt.NDArray[np.bool_], seconds: float, what: str, span: tuple[float, float]
-    ) -> Weights:
+    def _tune(self, chosen: Mask, seconds: float, what: str, span: tuple[float, float]) -> Weights:
         slices = replace(self._taught, usable=self._taught.usable & chosen)
         low, high = span
 
@@ -340,7 +336,7 @@ class _FineTuning:
 
         return self.tuner.tune(slices, self._budget(chosen, seconds), on_step)
 
-    def _budget(self, chosen: npt.NDArray[np.bool_], seconds: float) -> Budget:
+    def _budget(self, chosen: Mask, seconds: float) -> Budget:
         """A few passes over the user's slices, as far as the time goes; or the steps asked for."""
         if self.settings.steps is not None:
             return Budget(self.settings.steps)

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from napari_pancreas_seg.arrays import Array, Floats, Floats32, Indices, Labels, Mask
+from napari_pancreas_seg.arrays import Array, Bytes, Floats, Floats32, Indices, Mask
 from napari_pancreas_seg.inference.frame import resampling_matrix
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.probabilities import tempered
@@ -69,7 +69,7 @@ class Scorer:
 
     def answers(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
-    ) -> Labels:
+    ) -> Bytes:
         """The network's predictions as targets (n, H, W, C) at the working scale.
 
         255 for certainty; 0 outside the network's frame.
@@ -132,7 +132,7 @@ def _mean_dice(counts: Floats) -> float:
     return float((there[:, 0] / there[:, 1]).mean()) if len(there) else 1.0
 
 
-def usual_grey(hu: Labels) -> Labels:
+def usual_grey(hu: Bytes) -> Bytes:
     """Table (256,) of the grey value that replaces each of a patient's, so that shares are usual.
 
     It never falls, and 0 stays 0.

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.arrays import Array, Floats32
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
@@ -30,7 +29,7 @@ from napari_pancreas_seg.training.fit.devices import choose_policy
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
-Weights = dict[str, npt.NDArray[np.float32]]
+Weights = dict[str, Floats32]
 """A network's weights by the path of their variable."""
 
 WARM_UP, LEAST_RATE = 0.1, 0.05
@@ -135,7 +134,7 @@ class Tuner:
         assign(self.network, weights)
         return self.network
 
-    def _step(self, batch: dict[str, npt.NDArray[Any]]) -> None:
+    def _step(self, batch: dict[str, Array]) -> None:
         self._trainer.optimizer.learning_rate = self._rate
         loss = float(self._trainer.train_on_batch(batch, return_dict=True)["loss"])
         self._trainer.reset_metrics()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
@@ -17,7 +16,7 @@ from napari_pancreas_seg.training.fit.augmentation import draw
 from napari_pancreas_seg.training.fit.mixing import mix
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-Batch = dict[str, npt.NDArray[Any]]
+Batch = dict[str, Array]
 
 AHEAD = 2
 """Batches that are made while the device is at work."""
@@ -25,7 +24,7 @@ TISSUE_HU = 20
 """Brighter pixels are of a body."""
 
 
-def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDArray[np.float64]:
+def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> Floats:
     """Chance of each slice: kinds by their share, patients alike, slices of one alike.
 
     Slices with and without something of the classes are balanced; what is not usable has none.
@@ -50,7 +49,7 @@ def sampling_chances(slices: TrainingSlices, settings: TrainSettings) -> npt.NDA
 
 
 def training_batch(
-    slices: TrainingSlices, chances: npt.NDArray[np.float64], settings: TrainSettings, step: int
+    slices: TrainingSlices, chances: Floats, settings: TrainSettings, step: int
 ) -> Batch:
     """The batch of a step: a pure function of the seed and the step."""
     rng = np.random.default_rng([settings.seed, step])
@@ -73,7 +72,7 @@ def training_batch(
     }
 
 
-def _points(rng: np.random.Generator, batch: Batch, working: FrameSpec) -> npt.NDArray[np.float64]:
+def _points(rng: np.random.Generator, batch: Batch, working: FrameSpec) -> Floats:
     """A point of each gland, else of the body, (y, x) in mm from the slice's middle."""
     points = np.zeros((len(batch["hu"]), 2))
     for i, (hu, target) in enumerate(zip(batch["hu"], batch["target"], strict=True)):

@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 
 POLICIES = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -41,13 +41,13 @@ class Devices:
                 f"choose a batch size that is a multiple of {self.count}."
             )
 
-    def split(self, batch: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    def split(self, batch: Mapping[str, Array]) -> dict[str, Any]:
         """Give every device its part of a batch."""
         if self.strategy is None or self.replicas == 1:
             return dict(batch)  # Keras splits it itself on JAX
         return {name: self._split(values) for name, values in batch.items()}
 
-    def _split(self, values: npt.NDArray[Any]) -> Any:
+    def _split(self, values: Array) -> Any:
         import tensorflow as tf
 
         parts = np.split(values, self.count)

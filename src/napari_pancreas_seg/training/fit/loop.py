@@ -19,9 +19,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.io.files import atomic_write
@@ -38,7 +38,7 @@ from napari_pancreas_seg.training.fit.trainer import (
     make_trainer,
 )
 
-ChangeWeights = Callable[[Sequence[npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]
+ChangeWeights = Callable[[Sequence[Array]], Sequence[Array]]
 """Makes other weights of a network's, in the order of Keras's `get_weights`."""
 CHECKPOINT = "checkpoint.npz"
 SCORE = "validation_dice"
@@ -55,7 +55,7 @@ class TrainingState:
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     unscored: dict[str, Any] | None = None
-    best: list[npt.NDArray[Any]] | None = None
+    best: list[Array] | None = None
 
 
 class Checkpoint:
@@ -94,7 +94,7 @@ class Checkpoint:
         return state
 
 
-def _numbered(stored: Any, prefix: str) -> list[npt.NDArray[Any]]:
+def _numbered(stored: Any, prefix: str) -> list[Array]:
     count = sum(name.removeprefix(prefix).isdecimal() for name in stored.files if name != "about")
     return [stored[f"{prefix}{i}"] for i in range(count)]
 
@@ -256,7 +256,7 @@ class Averager:
                 layer.set_weights(values[layer.name])
         return self._with_statistics(batches)
 
-    def restore(self, weights: Sequence[npt.NDArray[Any]], batches: int) -> keras.Model:
+    def restore(self, weights: Sequence[Array], batches: int) -> keras.Model:
         """The same from weights that the network once had, with statistics of other batches."""
         self._network.set_weights(list(weights))
         return self._with_statistics(batches)
@@ -287,7 +287,7 @@ class Averager:
         return self._network
 
 
-def _averages(trainer: TrainingModel) -> dict[str, list[npt.NDArray[Any]]]:
+def _averages(trainer: TrainingModel) -> dict[str, list[Array]]:
     """Weights of each layer, averaged where they are trained."""
     with trainer.devices.scope():
         current = [ops.convert_to_numpy(v) for v in trainer.trainable_variables]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from napari_pancreas_seg.arrays import Array, Floats, Floats32, Indices, Labels
+from napari_pancreas_seg.arrays import Array, Bytes, Floats, Floats32, Indices
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
 
 Place = tuple[slice, slice]
@@ -22,7 +22,7 @@ def mix(
     chances: Floats,
     chosen: Indices,
     share: float,
-) -> dict[str, Labels]:
+) -> dict[str, Bytes]:
     """Take the chosen slices (B,); a share of patients' gets a part of others, drawn by `chances`.
 
     ``hu`` (B, S, H, W), ``target`` (B, H, W, C) and ``weight`` (B, H, W, 1), uint8: how much a

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import keras
-import numpy.typing as npt
 from keras import ops
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.attention_unet import build
@@ -98,7 +98,7 @@ def make_trainer(settings: TrainSettings, devices: Devices, start: Bundle | None
     return trainer
 
 
-def build_from(trainer: TrainingModel, batch: dict[str, npt.NDArray[Any]]) -> None:
+def build_from(trainer: TrainingModel, batch: dict[str, Array]) -> None:
     """Tell a trainer the shapes of its input: Keras cannot tell them from a batch that is split."""
     trainer({n: keras.KerasTensor(v.shape, str(v.dtype)) for n, v in batch.items()})
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Floats, Mask
 from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
 from napari_pancreas_seg.mask.metrics import (
     SurfaceAgreement,
@@ -17,8 +18,6 @@ from napari_pancreas_seg.mask.metrics import (
     surface_distances,
 )
 from napari_pancreas_seg.volume import CTVolume
-
-Array = npt.NDArray[Any]
 
 TOLERANCE_MM = 2.0
 """Tolerance of the surface Dice."""
@@ -131,7 +130,7 @@ class _GateSums:
     Other tissue (above `TISSUE_HU`, of the same slices) is where a gate has something to suppress.
     """
 
-    sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    sums: Floats = field(default_factory=lambda: np.zeros(3))
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     squares: float = 0.0
 
@@ -217,9 +216,7 @@ def rounded(figures: Any) -> Any:
     return round(figures, 4) if isinstance(figures, float) else figures
 
 
-def _count_attention(
-    gate: ScalarMap, volume: CTVolume, truth: npt.NDArray[np.bool_], sums: _GateSums
-) -> None:
+def _count_attention(gate: ScalarMap, volume: CTVolume, truth: Mask, sums: _GateSums) -> None:
     """Add the coefficients of the slices that show the gland, each CT pixel at its nearest one."""
     to_map = np.linalg.inv(gate.grid.affine) @ volume.grid.affine  # diagonal: axes are parallel
     index, inside = [], []

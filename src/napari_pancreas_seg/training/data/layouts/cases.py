@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.flips import turn_onto
 from napari_pancreas_seg.volume import CTVolume, Volume, bounding_box
-
-Labels = npt.NDArray[np.uint8]
 
 PANCREAS = "pancreas"
 _MOST_NAMED = 20

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.cohort.inspection import suspicions
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.errors import why_failed
@@ -22,8 +22,6 @@ from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_fi
 from napari_pancreas_seg.volume import CTVolume
 
 logger = logging.getLogger(__name__)
-
-Labels = npt.NDArray[np.uint8]
 
 
 Checked = dict[str, Any]
@@ -160,7 +158,7 @@ def table_csv(checked: Mapping[str, Any]) -> str:
 _SPACING = ("spacing_z_mm", "spacing_y_mm", "spacing_x_mm")
 
 
-def _hash(array: npt.NDArray[Any]) -> str:
+def _hash(array: Array) -> str:
     content = hashlib.sha256(repr((array.shape, array.dtype.str)).encode())
     content.update(np.ascontiguousarray(array).data)
     return content.hexdigest()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import contrast_shift
 from napari_pancreas_seg.volume import CTVolume, bounding_box
-
-Labels = npt.NDArray[np.uint8]
-Array = npt.NDArray[Any]
 
 GLAND_HU = (40.0, 160.0)
 """Soft tissue, averaged over a few voxels, in portal-venous CT; see `contrast_shift`."""
@@ -105,7 +102,7 @@ def name_flips(flips: tuple[bool, ...]) -> str:
     return f"flipped {' and '.join(said)}" if said else "as it is"
 
 
-def _grown(inside: npt.NDArray[np.bool_], pixels: list[int]) -> npt.NDArray[np.bool_]:
+def _grown(inside: Mask, pixels: list[int]) -> Mask:
     from scipy import ndimage
 
     size = (1, *(2 * n + 1 for n in pixels))

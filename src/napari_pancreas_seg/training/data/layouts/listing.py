@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from napari_pancreas_seg.arrays import Bytes, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import SUFFIXES, suffix_of
 from napari_pancreas_seg.io.files import explain_os_error
@@ -71,7 +71,7 @@ def read_table(path: Path, columns: Collection[str] = (), what: str = "") -> lis
     return rows
 
 
-def read_picture(path: Path, *, grey: bool = False) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path, *, grey: bool = False) -> Bytes:
     """A picture (Y, X): its grey values, or the values of labels as they are."""
     try:
         with Image.open(path) as picture:
@@ -82,7 +82,7 @@ def read_picture(path: Path, *, grey: bool = False) -> npt.NDArray[np.uint8]:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def read_pictures(image: Path, mask: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def read_pictures(image: Path, mask: Path) -> tuple[Bytes, Mask]:
     """Grey values of a CT's picture, and where its mask is."""
     grey, drawn = read_picture(image, grey=True), read_picture(mask) > 0
     if drawn.shape != grey.shape:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import look_at
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
-
-Array = npt.NDArray[Any]
-Labels = npt.NDArray[np.uint8]
 
 VOLUME_ML = (15.0, 250.0)
 """An adult's gland has 40 to 180 mL (Saisho et al. 2007, doi:10.1002/ca.20543); a tumour adds."""
@@ -69,7 +65,7 @@ def suspicious_findings(
     return found
 
 
-def _density(volume: CTVolume, mask: npt.NDArray[np.bool_], name: str) -> Iterator[str]:
+def _density(volume: CTVolume, mask: Mask, name: str) -> Iterator[str]:
     values = volume.hu[mask]
     median, air = float(np.median(values)), float(np.mean(values < AIR_HU))
     if not MEDIAN_HU[0] <= median <= MEDIAN_HU[1]:
@@ -78,7 +74,7 @@ def _density(volume: CTVolume, mask: npt.NDArray[np.bool_], name: str) -> Iterat
         yield f"{air:.0%} of {name} is air."
 
 
-def _pieces(volume: CTVolume, mask: npt.NDArray[np.bool_], name: str) -> Iterator[str]:
+def _pieces(volume: CTVolume, mask: Mask, name: str) -> Iterator[str]:
     from scipy import ndimage
 
     box = bounding_box(mask)

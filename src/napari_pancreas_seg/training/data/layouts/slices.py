@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.listing import (
@@ -60,7 +60,7 @@ class SliceRecord:
         """The two pictures."""
         return self.image, self.mask
 
-    def load(self) -> tuple[CTVolume, npt.NDArray[np.uint8]]:
+    def load(self) -> tuple[CTVolume, Labels]:
         """Read the slice as a volume of one slice, and its mask, both (1, Y, X).
 
         PancreasSegError if a file is missing or damaged, or the two differ in size.
