@@ -20,7 +20,7 @@ from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
+from napari_pancreas_seg._napari.worklist.case import CaseAhead
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import FoundSlices
 

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QMessageBox
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, autosave_folder
 from napari_pancreas_seg._napari.commands import open_dock
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, ct_layer_data, cuts_of
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.header import CtPanel
@@ -58,6 +58,7 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     assert len(kept_files()) == 1
     assert app.autosave.unexported() == [labels]
     app.mending.recall(labels, {4: (2, 1)})
+    labels.metadata[CUTS_KEY] = (0.2, 0.7)
     app.review.set_reviewed(labels, [4, 5])
     show_slice(app.session.viewer, labels, app.session.placement(ct).reference, 7)
     app.close()
@@ -79,7 +80,7 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     assert np.flatnonzero(later.session.masks[restored].touched_slices(restored)).tolist() == [4]
     assert later.review.reviewed_of(restored) == {4, 5}
     assert slice_on_screen(after, restored, later.session.reference) == 7
-    assert later.mending.counts(restored) == {4: (2, 1)}
+    assert later.mending.counts(restored) == {4: (2, 1)} and cuts_of(restored) == (0.2, 0.7)
     # It is kept under its new window, and the former file is gone.
     qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)

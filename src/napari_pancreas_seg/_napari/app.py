@@ -29,7 +29,7 @@ from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg._napari.views.chosen import ChosenCt
 from napari_pancreas_seg._napari.views.views import Views
 from napari_pancreas_seg._napari.watch import MaskWatch
-from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
+from napari_pancreas_seg._napari.worklist.case import CaseAhead
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 

@@ -19,7 +19,7 @@ from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
-from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, original_of
+from napari_pancreas_seg._napari.layers.bridge import cuts_of, labels_layer_data, original_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     Placement,
@@ -72,10 +72,7 @@ class _Kept:
 
 
 class Autosave(QObject):
-    """Watches the masks of a viewer and keeps those with corrections.
-
-    `offers` are masks, without their voxels, that windows which are gone have left behind.
-    """
+    """Watches the masks of a viewer and keeps those with corrections."""
 
     offers_changed = Signal()
     saved = Signal(object)
@@ -90,7 +87,7 @@ class Autosave(QObject):
         background: Background,
     ) -> None:
         super().__init__()
-        self.offers: list[Unsaved] = []
+        self.offers: list[Unsaved] = []  # of windows that are gone, without voxels
         self._session = session
         self._watch = watch
         self._review = review
@@ -169,13 +166,11 @@ class Autosave(QObject):
         if now:
             self._watch.tell()
         jobs = [job for layer in list(self._kept) if (job := self._job(layer)) is not None]
-        if not jobs:
-            return
-        if now:
+        if jobs and now:
             self._note([job() for job in jobs])
-            return
-        self._busy = True
-        self._background.submit(lambda: [job() for job in jobs], self._note, self._idle)
+        elif jobs:
+            self._busy = True
+            self._background.submit(lambda: [job() for job in jobs], self._note, self._idle)
 
     def keep_all(self) -> None:
         """Keep every mask with corrections now; a PancreasSegError says if one cannot be kept."""
@@ -244,6 +239,7 @@ class Autosave(QObject):
             "reviewed": reviewed,
             "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
             "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
+            "cuts": cuts_of(layer),
         }
         path = None if reference.source.path is None else str(reference.source.path)
 
@@ -272,17 +268,14 @@ class Autosave(QObject):
             elif kept.supersedes is not None and kept.trouble is None:
                 autosave.remove(kept.supersedes)
                 kept.supersedes = None
-        self._tell(next((kept.trouble for kept in found if kept.trouble is not None), None))
-        self._idle()
-        self.saved.emit([kept.file for kept in found])
-
-    def _tell(self, trouble: PancreasSegError | None) -> None:
-        """Say once that corrections cannot be kept, and again only after they could be."""
+        trouble = next((kept.trouble for kept in found if kept.trouble is not None), None)
         self._soon.setInterval(PAUSE_MS if trouble is None else RETRY_MS)
-        if trouble is not None and not self._told:
+        if trouble is not None and not self._told:  # once, and again only after they could be kept
             what = "Corrections cannot be kept against a crash; export them often."
             report(PancreasSegError(f"{what} {trouble}"))
         self._told = trouble is not None
+        self._idle()
+        self.saved.emit([kept.file for kept in found])
 
     def _idle(self) -> None:
         self._busy = False
@@ -325,8 +318,9 @@ class Autosave(QObject):
             if shown.shape != whole.mask.shape:
                 raise PancreasSegError("The autosaved mask has another shape than this CT.")
             shown[...] = whole.mask
-            name = f"{reference.name} pancreas (recovered)"
-            layer = Layer.create(*labels_layer_data(data, placement, name))
+            name, cuts = f"{reference.name} pancreas (recovered)", whole.notes.get("cuts")
+            cuts = None if cuts is None else (cuts[0], cuts[1])
+            layer = Layer.create(*labels_layer_data(data, placement, name, cuts=cuts))
             written = whole.model
             model = None if written is None else ModelMask.holding(reference, written)
             return layer, model, whole.notes

@@ -26,9 +26,7 @@ from napari_pancreas_seg._napari.correct.apply import (
 )
 from napari_pancreas_seg._napari.correct.paint import PaintLimit
 from napari_pancreas_seg._napari.layers.bridge import volume_of
-from napari_pancreas_seg._napari.layers.placement import (
-    index_at,
-)
+from napari_pancreas_seg._napari.layers.placement import index_at
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings

@@ -13,11 +13,7 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import existing_app
 from napari_pancreas_seg._napari.layers.bridge import LayerData, mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.files import write_mask
-from napari_pancreas_seg._napari.layers.placement import (
-    GridReference,
-    find_reference,
-    onto_ct,
-)
+from napari_pancreas_seg._napari.layers.placement import GridReference, find_reference, onto_ct
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 

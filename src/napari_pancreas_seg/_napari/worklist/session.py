@@ -16,16 +16,12 @@ from napari_pancreas_seg._napari.background import Background, report, reported,
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import (
-    reference_of,
-    show_slice,
-    slice_on_screen,
-)
+from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
-from napari_pancreas_seg._napari.worklist.ahead import CaseAhead
 from napari_pancreas_seg._napari.worklist.case import (
+    CaseAhead,
     LoadedCase,
     first_look,
     read_case,
@@ -80,9 +76,8 @@ class WorklistSession(QObject):
 
     @property
     def case(self) -> WorklistCase | None:
-        if self.worklist is None or self._shown is None:
-            return None
-        return self.worklist.cases[self._shown.index]
+        shown, worklist = self._shown, self.worklist
+        return None if worklist is None or shown is None else worklist.cases[shown.index]
 
     def note_place(self) -> None:
         """Remember which slice is on screen and which are reviewed: a window may be killed."""
@@ -98,8 +93,7 @@ class WorklistSession(QObject):
             return
 
         def opened(worklist: Worklist) -> None:
-            self.worklist = worklist
-            self._first = True
+            self.worklist, self._first = worklist, True
             self.ahead.drop()
             self._idle()
             self._load(worklist.current)
@@ -132,7 +126,6 @@ class WorklistSession(QObject):
         """Write the mask, remember the case as exported, and go to the next one that is not."""
 
         def go_on() -> None:
-            self._idle()
             following = None if self.worklist is None else self.worklist.next_unfinished()
             if following is None:
                 show_info("Every case of the worklist is exported.")
@@ -155,17 +148,15 @@ class WorklistSession(QObject):
             report(error)
             return
         self.ahead.drop()  # its mask, if any, is that of the former folder
-        if shown is None:
-            self.changed.emit()
-            return
-        target = worklist.cases[shown.index].mask
-        if target != shown.target and target.exists():
-            self._leave(lambda: self._load_other(shown))
-            return
-        if target != shown.target:
+        target = None if shown is None else worklist.cases[shown.index].mask
+        if shown is not None and target is not None and target != shown.target:
+            if target.exists():
+                self._leave(lambda: self._load_other(shown))
+                return
             shown.target, shown.saved = target, ""
         self.changed.emit()
-        self._look_ahead()
+        if shown is not None:
+            self._look_ahead()
 
     # -- leaving a case
 
@@ -173,8 +164,7 @@ class WorklistSession(QObject):
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
         run = self._runs.latest
         if run is not None and run.running:
-            what = f"'{run.name}' is being segmented: wait, or press Cancel."
-            report(PancreasSegError(what))
+            report(PancreasSegError(f"'{run.name}' is being segmented: wait, or press Cancel."))
         elif not self._may_write:
             report(PancreasSegError("Keep or discard what the run has found first."))
         return self._may_write
@@ -305,10 +295,10 @@ class WorklistSession(QObject):
         """Show a case anew, with the mask that lies in the folder of now."""
         self._load(left.index)
         if left.saved and self.worklist is not None:
+            name, now = self.worklist.cases[left.index].name, self.worklist.output.name
             show_info(
-                f"{self.worklist.cases[left.index].name}: the mask in "
-                f"'{self.worklist.output.name}' is shown from now on; the one that was on screen "
-                f"is in '{left.target.parent.name}'."
+                f"{name}: the mask in '{now}' is shown from now on; the one that was on screen is "
+                f"in '{left.target.parent.name}'."
             )
 
     def _show(self, loaded: LoadedCase) -> None:
@@ -351,12 +341,9 @@ class WorklistSession(QObject):
     # -- what happens meanwhile
 
     def _on_run_finished(self) -> None:
-        run = self._runs.latest
-        if self._shown is None or run is None or not run.stands:
-            return
-        if self.case is not None and self.case.status is Status.NEW:
-            # At once, so that a crash costs nothing of it.
-            self._keep(self.changed.emit)
+        run, case = self._runs.latest, self.case
+        if run is not None and run.stands and case is not None and case.status is Status.NEW:
+            self._keep(self.changed.emit)  # at once, so that a crash costs nothing of it
 
     def _on_removing(self, event: Any) -> None:
         """Remember the place while the CT is there: a window that closes removes it."""
