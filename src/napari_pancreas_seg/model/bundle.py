@@ -70,10 +70,7 @@ class Bundle:
     weights: bytes
 
     def network(self, policy: str = "float32") -> keras.Model:
-        """Build the network from the card, float32 weights computing in a Keras dtype policy.
-
-        PancreasSegError if the weights are damaged or do not fit the card.
-        """
+        """Build the network from the card, float32 weights computing in a Keras dtype policy."""
         from napari_pancreas_seg.model.attention_unet import (
             Architecture,
             average,
@@ -110,11 +107,7 @@ class Bundle:
 def save_bundle(
     network: keras.Model | bytes, card: Mapping[str, Any], path: Path, *, overwrite: bool = False
 ) -> Path:
-    """Write a network, or the content of a weights file, as a bundle; return its path.
-
-    `path` is a folder, or a file that ends in ``.zip``. The card's ``weights_sha256`` is filled
-    in. PancreasSegError if the card lacks a field, the target exists or cannot be written.
-    """
+    """Write a network, or a weights file, as a bundle: a folder, or a file that ends in .zip."""
     path = Path(path)
     weights = network if isinstance(network, bytes) else pack_weights(network)
     card = {**card, "weights_sha256": hashlib.sha256(weights).hexdigest()}
@@ -160,10 +153,7 @@ def write_zip(path: Path, members: Mapping[str, bytes], *, overwrite: bool = Fal
 
 
 def join_weights(bundles: Sequence[Bundle]) -> bytes:
-    """The weights file of an ensemble of at least two models, none of them an ensemble.
-
-    PancreasSegError if they are not networks of one kind, or too many.
-    """
+    """The weights file of an ensemble of at least two models, none of them an ensemble."""
     if not 2 <= len(bundles) <= MOST_MEMBERS:
         raise PancreasSegError(f"An ensemble has between 2 and {MOST_MEMBERS} members.")
     first = bundles[0].card
@@ -194,10 +184,7 @@ def _copy_member(member: h5py.File, joined: h5py.File, prefix: str) -> None:
 
 
 def load_bundle(model: str | Path | Bundle, task: str = SEGMENT) -> Bundle:
-    """Load a bundle by name (see `list_models`) or from a path, and check its hash.
-
-    PancreasSegError if there is no such model, it is made for another task, or it is damaged.
-    """
+    """Load a bundle by name (see `list_models`) or from a path, and check its hash."""
     if isinstance(model, Bundle):
         return model
     path = _find(model)
@@ -268,19 +255,12 @@ def _shelves() -> list[tuple[str, Path]]:
 
 
 def own_folder() -> Path:
-    """Folder of the user's own models: imported, trained or fine-tuned. It may not exist yet.
-
-    The environment variable ``NAPARI_PANCREAS_SEG_MODELS`` names another one: a group's shared
-    folder, for instance.
-    """
+    """The user's own models: `NAPARI_PANCREAS_SEG_MODELS` names it, and it may not exist yet."""
     return user_folder("models", "NAPARI_PANCREAS_SEG_MODELS")
 
 
 def _registry() -> dict[str, dict[str, Any]]:
-    """Models that can be downloaded: ``url`` and ``sha256`` of a zip, and what to show of it.
-
-    The program's own list, and the one that ``NAPARI_PANCREAS_SEG_REGISTRY`` names.
-    """
+    """Models to download: of our list and of the one that NAPARI_PANCREAS_SEG_REGISTRY names."""
     own = Path(str(files("napari_pancreas_seg") / "data" / "registry.json"))
     further = os.environ.get("NAPARI_PANCREAS_SEG_REGISTRY")
     known: dict[str, dict[str, Any]] = {}

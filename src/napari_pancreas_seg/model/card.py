@@ -31,10 +31,7 @@ REQUIRED = {
 
 
 def parse_card(data: bytes, path: Path) -> dict[str, Any]:
-    """Read a card from JSON; `path` is the bundle it came from, for messages.
-
-    PancreasSegError if it is no JSON object, lacks a field, or asks for the impossible.
-    """
+    """Read a card from JSON; `path` is the bundle it came from, for messages."""
     try:
         card = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -98,10 +95,7 @@ def _windows_are_right(card: Mapping[str, Any]) -> bool:
 
 
 def _architecture_is_right(card: Mapping[str, Any]) -> bool:
-    """Whether sizes are whole numbers within reason, and the rest is what `build` can take.
-
-    `Bundle.network` compares what they amount to with the weights that there are.
-    """
+    """Whether sizes are whole numbers within reason, and the rest is what `build` can take."""
     shape = card["architecture"]
     sizes = {key: value for key, value in shape.items() if key in _LARGEST}
     dropout = shape.get("dropout", 0.0)

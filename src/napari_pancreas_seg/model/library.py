@@ -50,11 +50,7 @@ def add_model(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> ModelEntry:
-    """Keep a model among the user's own under a name, the card's by default.
-
-    The licence's text is the one that lies in the bundle unless another is given.
-    PancreasSegError if the name is taken or cannot be one, or the model cannot be read or kept.
-    """
+    """Keep a model among the user's own, by default under its card's name and with its licence."""
     bundle = load_bundle(model)
     if licence is None and not isinstance(model, Bundle):
         licence = load_licence(model)
@@ -118,11 +114,7 @@ def export_bundle(
     licence: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Pack a model into a zip to give away: weights, card, licence and hashes.
-
-    The licence's text is by default the one in the bundle, else what the card says of it. Returns
-    the zip's SHA-256, to be given along with it; the same model gives the same.
-    """
+    """Pack a model into a zip (weights, card, licence, hashes); the same gives the same SHA-256."""
     path = Path(path)
     if path.suffix.lower() != ".zip":
         raise PancreasSegError(f"The name of a packed model must end in .zip, not {path.name!r}.")
@@ -141,12 +133,9 @@ def import_bundle(
     overwrite: bool = False,
     try_network: bool = True,
 ) -> ModelEntry:
-    """Take in a packed model (a zip, or a bundle's folder), and keep it among the user's own.
+    """Take in a packed model, or a bundle's folder, and keep it among the user's own.
 
-    `sha256` is what the zip must hash to, as whoever gave it says. `try_network` builds the
-    network with its weights first, which loads Keras. PancreasSegError if it is no bundle, holds
-    a link (or as a zip anything else), is damaged or not what its hash says, or the name is
-    taken.
+    `sha256` is that of the zip; `try_network` builds the network first, which loads Keras.
     """
     path = Path(path)
     if not path.exists():

@@ -63,11 +63,7 @@ def cross_entropy(target: Any, probability: Any) -> Any:
 
 
 def focal_tversky_loss(target: Any, probability: Any, weight: Any = None) -> Any:
-    """Focal Tversky loss with α 0.7, β 0.3, γ 4/3 (Abraham & Khan 2019), shape (B,).
-
-    It weighs what is missed more than what is found in excess, and slices that go badly more
-    than those that go well. Of several classes it is the mean.
-    """
+    """Focal Tversky loss with α 0.7, β 0.3, γ 4/3 (Abraham & Khan 2019), shape (B,)."""
     axes = (1, 2)
     known = 1.0 if weight is None else weight
     both = ops.sum(known * target * probability, axis=axes)

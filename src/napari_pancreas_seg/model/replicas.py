@@ -24,10 +24,7 @@ def reduce_replicas(values: Sequence[Any], how: Literal["SUM", "MEAN"]) -> list[
 
 
 def roll_batch(values: Any, shift: int) -> Any:
-    """Roll a tensor (B, ...), this device's part of a batch, along the whole batch's first axis.
-
-    Gradients do not pass.
-    """
+    """Roll a device's part (B, ...) along the whole batch's first axis; gradients do not pass."""
     context = _context()
     if context is None:
         return ops.roll(values, shift, axis=0)

@@ -107,10 +107,7 @@ def _kept(wanted: int, usual: int, room: float) -> int:
 
 
 def fold_of_patients(patients: Sequence[str], folds: int, fold: int, seed: int) -> list[str]:
-    """Patients of one fold, a pure function of the patients' names and the seed.
-
-    PancreasSegError if there are fewer patients than folds, or no fold of that number.
-    """
+    """Patients of one fold, a pure function of the patients' names and the seed."""
     unique = sorted(set(patients))
     if len(unique) < 2:
         raise PancreasSegError(
@@ -145,10 +142,7 @@ def load_cases(
     Of a volume, every labelled slice that shows something is kept, the others up to 30 mm from
     those, and a few farther off; slices closer together than `slice_step_mm` are thinned. `labels`
     are the values of the targets' classes in the label maps, in this order. With a `cache` folder
-    slices are read from there row by row, so that a data set may be larger than the memory.
-
-    BadCases names all cases that cannot be read or show no soft tissue; PancreasSegError if there
-    are none, or the cache cannot be written.
+    slices are read from there row by row. BadCases names all cases that cannot be used.
     """
     if not cases:
         raise PancreasSegError("There are no cases to train on.")
@@ -216,8 +210,7 @@ def load_negatives(
 ) -> TrainingSlices:
     """Slices of CTs that show no pancreas, at the working scale, with empty targets.
 
-    ``FILE:40`` leaves out the lowest 40 slices, ``FILE:40:90`` keeps slices 40 to 89, counted from
-    the feet. PancreasSegError if a file cannot be read or no slice is left of it.
+    ``FILE:40`` leaves out the lowest 40 slices, ``FILE:40:90`` keeps slices 40 to 89.
     """
     parts = []
     for text in paths:
@@ -251,10 +244,7 @@ def cut_out(
     values: Sequence[int],
     frame: Frame,
 ) -> tuple[Bytes, Bytes]:
-    """Cut a frame out of the chosen slices, shown as inference shows them.
-
-    Returns slices (n, H, W) and the share of each pixel that has each value, (n, H, W, C).
-    """
+    """Slices (n, H, W) as inference shows them, and each value's share of a pixel (n, H, W, C)."""
     rows, columns = frame.into()
     body = look_at(volume.hu, volume.spacing)
     hu = np.empty((len(chosen), frame.spec.height, frame.spec.width), np.uint8)

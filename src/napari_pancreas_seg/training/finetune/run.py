@@ -196,10 +196,7 @@ class _Trial:
 
 
 def _smallest_sufficient(found: Sequence[_Trial]) -> _Trial:
-    """Of the trials, by rising share, the first that wins most of what can be won.
-
-    The more of the old weights stays, the less is forgotten, of what no guard watches too.
-    """
+    """Of the trials, by rising share, the first that wins most of what can be won."""
     # Fewer than half is for when the guards allow no more: a short trial wins little with any.
     enough = [trial for trial in found if trial.share >= SHARE_OF_FEW] or list(found)
     most = max(-trial.held_out.lost for trial in enough)
@@ -265,10 +262,7 @@ class _FineTuning:
         self._taught = TrainingSlices.join([mine, self._recalled(copies), *guard])
 
     def _recalled(self, copies: TrainingSlices) -> TrainingSlices:
-        """The copies with the model's own predictions as targets, so that these are kept.
-
-        Li & Hoiem 2016 (arXiv:1606.09282): learning without forgetting.
-        """
+        """Copies with the model's predictions as targets (Li & Hoiem 2016, arXiv:1606.09282)."""
         self.tuner.use(self.tuner.start)
         rows = np.flatnonzero(copies.usable)
         target = np.zeros_like(np.asarray(copies.target))
@@ -313,10 +307,7 @@ class _FineTuning:
         return _smallest_sufficient(found)
 
     def learn(self, share: float) -> tuple[Weights, float, Gain]:
-        """Learn from every patient; return the mixed weights, their share, and the guard.
-
-        Fewer new weights than the trial says are taken if the guard demands it.
-        """
+        """Learn from every patient; return the weights, their share as the guard allows, the guard."""
         reserve = self._scoring_s * len(SHARES) * len(self._guard) + 5.0
         seconds = self.seconds - self.elapsed - reserve
         tuned = self._tune(np.ones(len(self.slices), bool), seconds, "learning", (0.5, 0.97))

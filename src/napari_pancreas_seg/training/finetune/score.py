@@ -70,10 +70,7 @@ class Scorer:
     def answers(
         self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
     ) -> Bytes:
-        """The network's predictions as targets (n, H, W, C) at the working scale.
-
-        255 for certainty; 0 outside the network's frame.
-        """
+        """The network's predictions as targets (n, H, W, C), 255 for certainty."""
         parts = self._predicted(slices, rows, on_batch)
         shares = (self._resampled(raw, self._back) for _, raw in parts)
         return np.concatenate([np.rint(255 * s.clip(0, 1)).astype(np.uint8) for s in shares])
@@ -101,10 +98,7 @@ class Scorer:
 
 
 def rows_to_score(slices: TrainingSlices, chosen: Mask, most: int) -> Rows:
-    """Rows of usable slices among those chosen, at most so many of a patient, evenly spread.
-
-    Those that show something come first: the others tell of false findings alone.
-    """
+    """Rows of usable slices among the chosen, spread, those that show something before others."""
     rows: list[Indices] = []
     shown = slices.present.any(axis=1)
     for name in np.unique(slices.patient[chosen]):
@@ -133,10 +127,7 @@ def _mean_dice(counts: Floats) -> float:
 
 
 def usual_grey(hu: Bytes) -> Bytes:
-    """Table (256,) of the grey value that replaces each of a patient's, so that shares are usual.
-
-    It never falls, and 0 stays 0.
-    """
+    """Table (256,) from a patient's grey values to usual ones; it never falls, and 0 stays 0."""
     counts = np.bincount(hu.reshape(-1), minlength=256)
     counts[:SOFT_TISSUE_FROM] = 0
     if not counts.any():

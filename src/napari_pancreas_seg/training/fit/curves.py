@@ -19,10 +19,7 @@ Line = Mapping[str, Any]
 
 
 class Curves:
-    """Files about a training's history, replaced as a whole after each epoch.
-
-    TensorBoard's events are written anew when a training goes on, to tell of no epoch twice.
-    """
+    """Files about a training's history, replaced as a whole after each epoch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)

@@ -235,10 +235,7 @@ class _Training:
 
 
 class Averager:
-    """Makes the float32 network with averaged weights and normalisation statistics of its own.
-
-    The running statistics belong to the weights of the last steps, so they are computed anew.
-    """
+    """Makes the float32 network of averaged weights, with statistics computed anew."""
 
     def __init__(self, slices: TrainingSlices, settings: TrainSettings) -> None:
         self.slices, self.settings = slices, settings

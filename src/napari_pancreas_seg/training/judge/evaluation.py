@@ -52,10 +52,7 @@ Figures = dict[str, dict[str, Any]]
 
 
 class OtherMasks:
-    """A folder of masks (PNG for single slices), named like the cases, with or without an ending.
-
-    `value` is the pancreas's, where they show several organs; else all but 0.
-    """
+    """Masks named like the cases; `value` is the pancreas's, where they show several organs."""
 
     def __init__(self, folder: Path, value: int | None = None) -> None:
         self.folder, self.value = Path(folder), value
@@ -100,10 +97,7 @@ class OtherMasks:
 
 
 class _Case(NamedTuple):
-    """A CT (`ct` is its name) with its reference, read when its turn comes.
-
-    The reference has the values of the model's classes; of a single class, any but 0.
-    """
+    """A case to score: `ct` is its CT's name; a single class is any of its values but 0."""
 
     name: str
     patient: str
@@ -223,10 +217,7 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
 
 
 def _pair(reference: Path, ct: Path | PancreasSegError) -> _Case:
-    """A reference in a file of its own, with its CT or why there is none.
-
-    Slices of one patient of the NIH set share ``PANCREAS_NNNN``; else a file is a patient.
-    """
+    """A reference in a file of its own, with its CT or why there is none."""
 
     def load() -> tuple[CTVolume, Labels]:
         if isinstance(ct, PancreasSegError):
@@ -252,10 +243,7 @@ def was_seen(patient: str, seen: Set[str]) -> bool:
 
 @dataclass
 class _Tally:
-    """What was counted of each patient: the model's masks, its classes', another program's.
-
-    `lacking` are patients of whom another program's mask is missing.
-    """
+    """What was counted of each patient; `lacking` are those without a mask of another program."""
 
     known: Classes
     also: OtherMasks | None

@@ -125,10 +125,7 @@ def _summarise_attention(patients: Sequence[Sequence[Mapping[str, float]]]) -> l
 
 @dataclass
 class _GateSums:
-    """Sums of coefficients and numbers of pixels: in the gland, other tissue, all the rest.
-
-    Other tissue (above `TISSUE_HU`, of the same slices) is where a gate has something to suppress.
-    """
+    """Sums of coefficients and pixels: gland, other tissue (above `TISSUE_HU`), the rest."""
 
     sums: Floats = field(default_factory=lambda: np.zeros(3))
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))

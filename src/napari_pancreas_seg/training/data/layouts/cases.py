@@ -65,10 +65,7 @@ class LabelledCase(Protocol):
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask, and the class of each of its values but 0.
-
-    `classes` may be a name alone: there is one value, whatever it is, and this is its class.
-    """
+    """A mask, and the class of each of its values but 0, or of whatever its one value is."""
 
     path: Path
     classes: Mapping[int, str] | str = PANCREAS

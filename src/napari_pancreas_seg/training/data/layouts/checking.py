@@ -36,10 +36,7 @@ def check_dataset(
     pictures: Path | None = None,
     on_case: Callable[[int, int, Checked], None] = lambda done, total, case: None,
 ) -> dict[str, Any]:
-    """Read every case of a data set, one at a time, and say what is suspicious, as plain data.
-
-    A case that cannot be read does not stop the others.
-    """
+    """Read every case of a data set and say what is suspicious; none stops the others."""
     cases = []
     for done, case in enumerate(dataset.cases, start=1):
         try:

@@ -112,10 +112,7 @@ def open_dataset(
 
 
 def classes_of_model(names: Iterable[str]) -> dict[str, list[str]] | None:
-    """A model's classes as `open_dataset` is asked for them.
-
-    None for the pancreas alone: of it, a data set may have parts and tumours.
-    """
+    """A model's classes to ask a data set for; None for the pancreas with whatever parts it has."""
     asked = {name: [name] for name in names}
     return None if [*asked] == [PANCREAS] else asked
 
@@ -158,10 +155,7 @@ _MOST_BELOW = 20
 def choose_classes(
     there: Sequence[str], asked: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Decide which classes are trained and what of the data set each is made of.
-
-    By default the pancreas with its parts and its tumours, without the vessels named after it.
-    """
+    """Which classes are trained, and of what; by default the pancreas with parts and tumours."""
     if asked is None:
         parts = _parts_of_pancreas(there)
         if not parts:

@@ -61,10 +61,7 @@ class SliceRecord:
         return self.image, self.mask
 
     def load(self) -> tuple[CTVolume, Labels]:
-        """Read the slice as a volume of one slice, and its mask, both (1, Y, X).
-
-        PancreasSegError if a file is missing or damaged, or the two differ in size.
-        """
+        """Read the slice as a volume of one slice, and its mask, both (1, Y, X)."""
         grey, mask = read_pictures(self.image, self.mask)
         # A picture's rows run from front to back, its columns from right to left.
         affine = np.diag([-self.spacing_mm, -self.spacing_mm, self.thickness_mm, 1.0])
@@ -75,10 +72,7 @@ class SliceRecord:
 
 
 def read_slice_layout(folder: Path) -> list[SliceRecord]:
-    """List the slices of a folder in the slice layout.
-
-    PancreasSegError if the manifest is missing or lacks a column.
-    """
+    """List the slices of a folder in the slice layout."""
     folder = Path(folder)
     what = f"{folder} is not a data set in the slice layout: its "
     rows = read_table(folder / "manifest.csv", _COLUMNS, what)
