@@ -307,7 +307,7 @@ class _FineTuning:
         return _smallest_sufficient(found)
 
     def learn(self, share: float) -> tuple[Weights, float, Gain]:
-        """Learn from every patient; return the weights, their share as the guard allows, the guard."""
+        """Learn from every patient; return weights, the share of new ones, and the guard."""
         reserve = self._scoring_s * len(SHARES) * len(self._guard) + 5.0
         seconds = self.seconds - self.elapsed - reserve
         tuned = self._tune(np.ones(len(self.slices), bool), seconds, "learning", (0.5, 0.97))

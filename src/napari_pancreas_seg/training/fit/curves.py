@@ -53,19 +53,11 @@ class Curves:
             self._events = Writer(str(self.folder / EVENTS))
             self._written = 0
         for line in history[self._written :]:
-            for name, value in _figures(line).items():
-                self._events.add_scalar(name, value, int(line["step"]))
+            for name, value in line.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._events.add_scalar(name, float(value), int(line["step"]))
         self._written = len(history)
         self._events.flush()
-
-
-def _figures(line: Line) -> dict[str, float]:
-    """What is drawn over the steps."""
-    return {
-        name: float(value)
-        for name, value in line.items()
-        if name != "step" and isinstance(value, int | float)
-    }
 
 
 def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
@@ -82,12 +74,15 @@ def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0]
     for ax, (name, label) in zip(axes, shown, strict=True):
-        lines = [line for line in history if name in line]
-        ax.plot([line["step"] for line in lines], [line[name] for line in lines], ".-")
+        _plot(ax, history, name, marker=".")
         ax.set_ylabel(label)
         ax.grid(alpha=0.3)
     if len(shown) == 2:
-        _draw_classes(axes[1], history)
+        classes = dict.fromkeys(n for line in history for n in line if n.startswith("dice_"))
+        for name in classes:
+            _plot(axes[1], history, name, lw=1, alpha=0.7, label=name.removeprefix("dice_"))
+        if classes:
+            axes[1].legend(fontsize=8)
         if best is not None:
             line = history[best]
             axes[1].plot(line["step"], line["validation_dice"], "o", mfc="none", color="C3", ms=9)
@@ -98,17 +93,6 @@ def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
         figure.savefig(file, format="png", dpi=110)
 
 
-def _draw_classes(ax: Any, history: Sequence[Line]) -> None:
-    """Dice of each class, where there are several."""
-    names = dict.fromkeys(n for line in history for n in line if n.startswith("dice_"))
-    for name in names:
-        lines = [line for line in history if name in line]
-        ax.plot(
-            [line["step"] for line in lines],
-            [line[name] for line in lines],
-            lw=1,
-            alpha=0.7,
-            label=name.removeprefix("dice_"),
-        )
-    if names:
-        ax.legend(fontsize=8)
+def _plot(ax: Any, history: Sequence[Line], name: str, **how: Any) -> None:
+    lines = [line for line in history if name in line]
+    ax.plot([line["step"] for line in lines], [line[name] for line in lines], **how)
