@@ -149,9 +149,9 @@ def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for arguments, reason in [
         ((ct, tmp_path / "there.nrrd"), "exists already"),
         ((ct, ct, "--overwrite"), "never overwritten"),
-        ((ct, tmp_path / "b.stl"), "end its name in"),
-        ((ct, tmp_path / "b.tif"), "end its name in"),
-        ((ct, tmp_path / "b.nii", "--ct", ct), "is no mask"),
+        ((ct, tmp_path / "b.stl"), "its name must end in"),
+        ((ct, tmp_path / "b.tif"), "its name must end in"),
+        ((ct, tmp_path / "b.nii", "--ct", ct), "is not a mask"),
         ((other, tmp_path / "b.nii", "--ct", ct), "does not lie on the grid"),
         ((tmp_path / "none.nii", tmp_path / "b.nii"), "does not exist"),
     ]:

@@ -31,24 +31,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CTVolume": "volume",
-    "Grid": "volume",
-    "LoadedModel": "inference.segment",
-    "Mender": "inference.mend",
-    "Options": "inference.options",
-    "PancreasSegError": "errors",
-    "Segmentation": "inference.result",
-    "dice": "mask.metrics",
-    "iter_segment": "inference.segment",
-    "list_models": "model.bundle",
-    "load_ct": "io",
-    "load_mask": "io",
-    "measure": "mask.measures",
-    "mend": "inference.mend",
-    "remask": "inference.finishing",
-    "save_map": "io",
-    "save_mask": "io",
-    "segment": "inference.segment",
+    "errors": ("PancreasSegError",),
+    "inference.finishing": ("remask",),
+    "inference.mend": ("Mender", "mend"),
+    "inference.options": ("Options",),
+    "inference.result": ("Segmentation",),
+    "inference.segment": ("LoadedModel", "iter_segment", "segment"),
+    "io": ("load_ct", "load_mask", "save_map", "save_mask"),
+    "mask.measures": ("measure",),
+    "mask.metrics": ("dice",),
+    "model.bundle": ("list_models",),
+    "volume": ("CTVolume", "Grid"),
 }
 
 __all__ = [
@@ -75,9 +68,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value  # the next access does not come here again
     return value
 

@@ -59,7 +59,7 @@ def scale_ct(
     if stored.dtype.kind not in "iuf":
         raise PancreasSegError(
             f"{subject} does not hold one integer or float per voxel (its type is {stored.dtype}), "
-            "so it is no CT; give Hounsfield units."
+            "so it is not a CT; give Hounsfield units."
         )
     if number := _signed_as_unsigned(stored):
         raise PancreasSegError(

@@ -78,11 +78,7 @@ def peaks(values: Array, low: float, high: float, bins: int = 96) -> list[tuple[
 
 
 def comb_width(values: Array, widths: Iterable[int]) -> float | None:
-    """Which width in HU a window stored as 0 to 255 has, by what rounding left; None if none.
-
-    Of whole HU, some share a stored number with a neighbour and others do not: which ones they
-    are depends on the width alone. Not rounded, the numbers are whole multiples of 255 / width.
-    """
+    """The width in HU of a window stored as 0 to 255, by what rounding left; None if none."""
     from scipy import ndimage
 
     if (np.rint(values) != values).any():

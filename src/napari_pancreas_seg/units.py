@@ -190,12 +190,7 @@ def _is_clipped(sample: Array, rest: Array, floor: float | None) -> bool:
 
 
 def _is_picture(sample: Array) -> bool:
-    """Tell pictures with values from 0 to 255 from HU clipped to them.
-
-    The limits lie outside what 786 slices of 50 patients show: air and fat are 0 (26 to 87 % of
-    the slice and most of its edge), little is saturated, what is left is mostly soft tissue,
-    and noise fills the range just above 0, which a masked picture leaves empty.
-    """
+    """Tell pictures with values from 0 to 255 from HU clipped to them, by 786 slices."""
     above = sample[sample > 3]
     tissue = sample[sample > 12]
     edge = np.concatenate([sample[:, [0, -1], :].ravel(), sample[:, :, [0, -1]].ravel()])

@@ -38,7 +38,7 @@ def devices():
     return DEVICES, ""
 
 
-def mend(volume, *, plane, z, add, remove, prior, label):
+def mend(volume, *, plane, z, add=None, remove=None, prior=None, label=1):
     """Only obeys: what adds is in, what takes away is out; a neighbour's mask is copied."""
     if plane is None:
         return None

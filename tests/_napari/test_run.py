@@ -166,7 +166,7 @@ def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, wha
         ("fail", "no such model"),
         ("bug", "RuntimeError: a bug"),
         ("die", "ended unexpectedly"),
-        ("noise", "no answer"),
+        ("noise", "not an answer"),
     ],
 )
 def test_an_error_is_said_once_and_the_next_run_works(

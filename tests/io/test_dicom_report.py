@@ -162,11 +162,11 @@ def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
         str(tiny_bundle),
         wanted=OutputOptions(report=True),
     )
-    assert "end its name in .dcm" in nifti.error
+    assert "its name must end in .dcm" in nifti.error
 
 
 def test_a_report_needs_a_segmentation_and_a_ct(tmp_path):
-    with pytest.raises(PancreasSegError, match=r"end its name in \.dcm"):
+    with pytest.raises(PancreasSegError, match=r"its name must end in \.dcm"):
         report_path(tmp_path / "m.nii.gz")
     volume = load_ct(write_series(tmp_path / "ct").folder)
     mask = gland(volume.grid.shape)

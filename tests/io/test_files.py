@@ -205,7 +205,7 @@ def test_what_is_no_mask_is_not_written(
         io.save_mask(wrong, volume, tmp_path / "m.nii.gz")
     with pytest.raises(PancreasSegError, match="does not lie on the grid"):
         io.save_mask(np.zeros((3, 3, 3)), volume, tmp_path / "m.nii.gz")
-    with pytest.raises(PancreasSegError, match=r"end its name in \.nii\.gz"):
+    with pytest.raises(PancreasSegError, match=r"must end in \.nii\.gz"):
         io.save_mask(volume.hu, volume, tmp_path / "m.tif")
     assert list(tmp_path.iterdir()) == []
 

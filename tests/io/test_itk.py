@@ -310,10 +310,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "placed in space",
     ),
-    "words": (lambda p: mha(p / "a.mha", PLAIN, "Offset = a b c"), "makes no sense"),
+    "words": (lambda p: mha(p / "a.mha", PLAIN, "Offset = a b c"), "invalid"),
     "dimensions": (
         lambda p: mha(p / "a.mha", PLAIN, size=" ".join("1" * 40)),
-        "DimSize|no sense",
+        "DimSize|invalid",
     ),
     "endless": (lambda p: nrrd(p / "a.nrrd", b"", "x" * (1 << 21)), "header without end"),
 }

@@ -137,8 +137,8 @@ def plan(
         )
     if not is_file and not output.is_dir() and _ENDING.fullmatch(output.suffix.lower()):
         raise PancreasSegError(
-            f"'{output.name}' is of a format that is not written; end its name in .nii.gz, or "
-            "give a folder."
+            f"'{output.name}' is of a format that cannot be written; its name must end in .nii.gz, "
+            "or give a folder."
         )
     cases = []
     for source, name in inputs.items():

@@ -94,6 +94,6 @@ def _rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
     if not wanted <= set(reader.fieldnames or ()):
         names = " and ".join(sorted(wanted))
         raise PancreasSegError(
-            f"'{path.name}' is no table with the columns {names}; give a CSV file that has them."
+            f"'{path.name}' is not a table with the columns {names}; give a CSV file that has them."
         )
     return list(reader)

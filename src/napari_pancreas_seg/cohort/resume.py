@@ -114,12 +114,10 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
     made = [case.probability.name] if left.get("probability") else []
     made += [report_path(case.mask).name] if left.get("report") else []
     made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
-    maps = [case.probability] if wanted.probability else []
-    maps += [report_path(case.mask)] if wanted.report else []
-    if wanted.attention:
-        maps += case.mask.parent.glob(f"{glob.escape(case.maps)}_attention_*")
     return all(
-        path.name in made and not (folder / path.name).exists() for path in maps if path.exists()
+        path.name in made and not (folder / path.name).exists()
+        for path in saving.more_targets(case.mask, case.maps, wanted)
+        if path.exists()
     )
 
 

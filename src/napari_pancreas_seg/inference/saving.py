@@ -59,21 +59,20 @@ def _map_suffix(mask: Path) -> str:
     return suffix if suffix.lower() in VOLUME_SUFFIXES else ".nii.gz"
 
 
-def check_targets(
-    mask: Path,
-    maps: str,
-    source: Path | None,
-    wanted: OutputOptions,
-) -> None:
-    """Refuse, with one sentence, files that exist already or are the CT itself."""
-    targets = [mask, sidecar_path(mask), *([report_path(mask)] if wanted.report else [])]
-    if wanted.probability:
-        targets.append(probability_path(mask, maps))
+def more_targets(mask: Path, maps: str, wanted: OutputOptions) -> list[Path]:
+    """What is written beside a mask and its sidecar."""
+    targets = [report_path(mask)] if wanted.report else []
+    targets += [probability_path(mask, maps)] if wanted.probability else []
     if wanted.attention:
         # How many gates there are is known when the model is loaded; any file of an earlier
         # run is in the way.
         targets += sorted(mask.parent.glob(f"{glob.escape(maps)}_attention_*"))
-    for path in targets:
+    return targets
+
+
+def check_targets(mask: Path, maps: str, source: Path | None, wanted: OutputOptions) -> None:
+    """Refuse, with one sentence, files that exist already or are the CT itself."""
+    for path in (mask, sidecar_path(mask), *more_targets(mask, maps, wanted)):
         if source is not None and same_file(path, source):
             raise PancreasSegError(
                 f"'{path.name}' is the CT itself and is never overwritten; choose another output."

@@ -78,12 +78,13 @@ def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> 
             f"The highest probability that the network gave is {highest:.0%}, and "
             f"{threshold:.0%} is the threshold."
         )
-    if reasons:
-        return f"No pancreas was found. {seen} The reason may be: {'; '.join(reasons)}."
-    return (
-        f"No pancreas was found. {seen} Nothing unusual was found in the CT: check that it shows "
-        "the upper abdomen, or try a lower threshold."
+    why = (
+        f"The reason may be: {'; '.join(reasons)}."
+        if reasons
+        else "Nothing unusual was found in the CT: check that it shows the upper abdomen, or try a "
+        "lower threshold."
     )
+    return f"No pancreas was found. {seen} {why}"
 
 
 def _about_grid(volume: CTVolume) -> list[str]:

@@ -123,14 +123,8 @@ def iter_segment(
     Yields
     ------
     Progress
-        What is going on, and the slices that were just found, before post-processing. Slices
-        that the network does not see look like the nearest one seen; they are interpolated at
-        the end.
-
-    Returns
-    -------
-    Segmentation
-        The result.
+        What is going on, and the slices that were just found, before post-processing and
+        interpolation. The generator returns the Segmentation.
     """
     options = options or Options()
     volume, clock = _volume(ct), _Clock()

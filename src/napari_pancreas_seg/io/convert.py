@@ -38,7 +38,7 @@ def convert(
         raise PancreasSegError("A report needs the CT of the mask; give it with --ct.")
     kind, volume, _ = sniff(path, series=None if ct else series)
     if ct is not None and kind != "mask":
-        raise PancreasSegError(f"'{path.name}' is no mask, so it needs no CT; leave --ct out.")
+        raise PancreasSegError(f"'{path.name}' is not a mask, so it needs no CT; leave --ct out.")
     if isinstance(volume, CTVolume):
         volume = check_ct(volume)
         save_ct(volume, target, overwrite=overwrite)

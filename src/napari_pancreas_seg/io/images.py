@@ -31,7 +31,7 @@ def read_image(image: Any) -> tuple[str, str, RawImage]:
             "CTVolume.from_array(array, affine)."
         )
     raise PancreasSegError(
-        f"A {kind.__name__} is no CT; give a path, an image of nibabel or SimpleITK, or "
+        f"A {kind.__name__} is not a CT; give a path, an image of nibabel or SimpleITK, or "
         "CTVolume.from_array(array, affine)."
     )
 
@@ -48,7 +48,7 @@ def _from_nibabel(image: Any, name: str) -> tuple[str, str, RawImage]:
             known = "nifti" if tuple(header.get_data_shape()) == shape else known
     if affine is None:
         raise PancreasSegError(
-            f"The image '{name}' has no affine, so nobody knows where it lies; give it one."
+            f"The image '{name}' has no affine, so its position is unknown; set one."
         )
     stored = np.asanyarray(image.dataobj)
     if isinstance(image.dataobj, np.ndarray):
@@ -62,6 +62,6 @@ def _from_simpleitk(image: Any) -> RawImage:
 
     shape = check_shape(Path("image"), tuple(image.GetSize()))
     if image.GetNumberOfComponentsPerPixel() != 1:
-        raise PancreasSegError("This image holds colours or vectors, so it is no CT.")
+        raise PancreasSegError("This image holds colours or vectors, so it is not a CT.")
     stored = sitk.GetArrayFromImage(image).transpose().reshape(shape)
     return RawImage(stored, 1.0, 0.0, itk.affine_of(image), None)

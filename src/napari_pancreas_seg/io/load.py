@@ -184,7 +184,7 @@ def _mask(path: Path, found: str, raw: RawImage) -> Volume:
         values = scale(labels, raw.slope, raw.intercept).values
         if not are_labels(values):
             raise PancreasSegError(
-                f"'{path.name}' is no mask: a mask holds whole numbers from 0 to 255 only."
+                f"'{path.name}' is not a mask: a mask holds whole numbers from 0 to 255 only."
             )
         labels = (values if values.dtype.kind == "i" else np.rint(values)).astype(np.uint8)
     return _in_display_order(Volume, path, found, raw, labels)
@@ -193,7 +193,7 @@ def _mask(path: Path, found: str, raw: RawImage) -> Volume:
 def _map(path: Path, found: str, raw: RawImage) -> Volume:
     values = scale(raw.stored, raw.slope, raw.intercept).values.astype(np.float32)
     if values.min() < 0 or values.max() > 1:
-        raise PancreasSegError(f"'{path.name}' is no map: a map holds values from 0 to 1 only.")
+        raise PancreasSegError(f"'{path.name}' is not a map: a map holds values from 0 to 1 only.")
     return _in_display_order(Volume, path, found, raw, values)
 
 

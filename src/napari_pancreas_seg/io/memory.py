@@ -64,7 +64,7 @@ def check_expansion(name: str, compressed: int, declared: int) -> None:
     if declared > SUSPICIOUS_BYTES and declared > LARGEST_RATIO * compressed:
         raise PancreasSegError(
             f"'{name}' has {compressed / 1e6:.1f} MB and declares {declared / 1e9:.0f} GB of "
-            "voxels, which no CT is compressed to; it is damaged, or made to fill the memory."
+            "voxels, more than any CT is compressed; it is damaged, or made to fill the memory."
         )
 
 

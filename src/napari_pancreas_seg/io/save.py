@@ -49,8 +49,8 @@ def report_path(mask: Path) -> Path:
     """Where the report of a DICOM-SEG lies; PancreasSegError if the mask is none."""
     if not mask.name.lower().endswith(DICOM):
         raise PancreasSegError(
-            f"A report refers to a DICOM-SEG, and '{mask.name}' is none: end its name in .dcm "
-            "(in a folder: --format dcm), or leave the report out."
+            f"A report refers to a DICOM-SEG, and '{mask.name}' is not one: its name must end in "
+            ".dcm (in a folder: --format dcm), or leave the report out."
         )
     return mask.with_name(f"{stem(mask)}_report.dcm")
 
@@ -193,7 +193,7 @@ def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
         raise PancreasSegError(
-            f"'{path.name}' cannot be written: end its name in {list_suffixes(suffixes)}."
+            f"'{path.name}' cannot be written: its name must end in {list_suffixes(suffixes)}."
         )
     own = [like.source.path, *getattr(like.source.header, "files", ())]
     if any(file is not None and same_file(path, file) for file in own):

@@ -53,7 +53,7 @@ def reading(path: Path, format: str) -> Iterator[None]:
         raise not_read(path, error) from error
     except Exception as error:  # the libraries raise a dozen types on a damaged header
         raise PancreasSegError(
-            f"'{path.name}' is not a {format} file that can be read: its header makes no sense "
+            f"'{path.name}' is not a {format} file that can be read: its header is invalid "
             f"({type(error).__name__}); copy, export or convert it again."
         ) from error
 

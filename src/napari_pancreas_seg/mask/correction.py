@@ -84,9 +84,8 @@ def keep_piece_at(mask: Array, point: tuple[int, int, int]) -> Labels:
     """Keep the connected piece that a voxel (z, y, x) belongs to; a shared corner connects."""
     kept = np.zeros(mask.shape, dtype=np.uint8)
     box = bounding_box(mask)
-    if box is None or not all(0 <= i < n for i, n in zip(point, mask.shape, strict=True)):
-        raise PancreasSegError("There is no piece of the mask at this place.")
-    if not mask[point]:
+    on_it = all(0 <= i < n for i, n in zip(point, mask.shape, strict=True)) and mask[point]
+    if box is None or not on_it:
         raise PancreasSegError("There is no piece of the mask at this place: point at one.")
     pieces, _ = scipy.ndimage.label(mask[box], _TOUCHING_3D)
     inner = tuple(i - edge.start for i, edge in zip(point, box, strict=True))

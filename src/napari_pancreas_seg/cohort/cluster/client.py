@@ -148,7 +148,11 @@ def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
         raise PancreasSegError(
             "--scheduler needs Dask; install it with pip install 'napari-pancreas-seg[dask]'."
         ) from error
-    with _without_chatter(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        dask = logging.getLogger("distributed")
+        if not logger.isEnabledFor(logging.DEBUG):  # what it logs is said in one sentence
+            stack.callback(dask.setLevel, dask.level)
+            dask.setLevel(logging.CRITICAL)
         try:
             client = distributed.Client(scheduler, timeout=timeout_s, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
@@ -170,19 +174,6 @@ def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
 def _close(client: Client) -> None:
     with contextlib.suppress(Exception):
         client.close(timeout=5)
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Mute Dask's log, as one sentence says it; not when debugging."""
-    dask = logging.getLogger("distributed")
-    level = dask.level
-    if not logger.isEnabledFor(logging.DEBUG):
-        dask.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        dask.setLevel(level)
 
 
 def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any) -> None:

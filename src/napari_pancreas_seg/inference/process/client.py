@@ -26,7 +26,7 @@ from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.mend import Prior
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,8 @@ class NetworkProcess:
         plane: Array | None,
         z: int,
         *,
-        add: Array | None = None,
-        remove: Array | None = None,
-        prior: Prior | None = None,
-        label: int = 1,
         key: str = "",
+        **strokes: Any,
     ) -> Array | None:
         """`Mender.mend_plane` in the child; without `plane` to make ready. None if closed."""
         number = next(self._numbers)
@@ -160,9 +157,9 @@ class NetworkProcess:
             if child is None:
                 return None
             replies = child.listen(number)
-        asked = {"plane": plane, "z": z, "add": add, "remove": remove, "prior": prior}
         try:
-            child.send("mend", number, {"asked": {**asked, "label": label}}, volume, key)
+            asked = {"plane": plane, "z": z, **strokes}
+            child.send("mend", number, {"asked": asked}, volume, key)
             for message in self._replies(child, replies, lambda: False):
                 if message["reply"] == "error":
                     raise PancreasSegError(message["sentence"])
@@ -317,7 +314,7 @@ class _Child:
         tail = "\n".join(self._errors)
         logger.debug("The network's process ended with status %s:\n%s", status, tail)
         if self._garbled:
-            why = "sent something that is no answer and was stopped. Run again."
+            why = "sent something that is not an answer and was stopped. Run again."
         elif status in (-signal.SIGTERM, -9, messages.OUT_OF_MEMORY, 0xC0000017):
             why = (
                 "was stopped from outside, most often because the memory ran out. Close other "

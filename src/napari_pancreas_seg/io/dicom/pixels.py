@@ -106,8 +106,8 @@ def _read_file(
         layout = _layout(header)
         if header.get("ModalityLUTSequence") and header.get("RescaleSlope") in (None, ""):
             raise PancreasSegError(
-                "The pixels of this DICOM series need a lookup table (Modality LUT), which no CT "
-                "should; export the series again."
+                "The pixels of this DICOM series need a lookup table (Modality LUT), which is "
+                "not supported; export the series again."
             )
         if str(header.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1":
             notes.add(
@@ -145,11 +145,11 @@ def _layout(header: Dataset) -> Layout:
     if allocated not in (8, 16, 32) or not 1 < layout.stored <= allocated:
         raise PancreasSegError(
             f"The pixels of this DICOM series are stored in {stored} of {allocated} bits, which "
-            "no CT is; export the series again."
+            "is not valid for CT; export the series again."
         )
     if not str(header.get("PhotometricInterpretation", "MONOCHROME2")).startswith("MONOCHROME"):
         raise PancreasSegError(
-            "The pixels of this DICOM series are colours and no Hounsfield units; give a CT."
+            "The pixels of this DICOM series are colours and not Hounsfield units; give a CT."
         )
     return layout
 

@@ -51,7 +51,7 @@ def read_segmentation(path: Path) -> RawImage:
     with reading(path, "DICOM-SEG"), quiet_libraries():
         dataset = _read(path)
         if dataset.get("SOPClassUID") not in CLASSES:
-            raise PancreasSegError(f"'{path.name}' is no DICOM-SEG.")
+            raise PancreasSegError(f"'{path.name}' is not a DICOM-SEG.")
         segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)
         affine = LPS_TO_RAS @ _leaning(volume, dataset)

@@ -66,8 +66,8 @@ _OTHER_UNITS = {
 """Types that are other quantities: of maps made from spectral or perfusion CT."""
 
 _DOUBTS = {
-    "class": "The SOP class of these images is none of CT's (an anonymiser may have replaced it): "
-    "they were read as CT.",
+    "class": "The SOP class of these images is not one of CT's (an anonymiser may have replaced "
+    "it): they were read as CT.",
     "capture": "These images are stored as secondary captures, but say where they lie: they were "
     "read as CT.",
     "unit": "The header names the unit of the values in words that the standard does not have: "

@@ -339,7 +339,7 @@ def _nothing(name: str, stacks: Sequence[Stack]) -> str:
     kinds = Counter(stack.first.fault for stack in stacks for _ in stack.slices)
     if len(kinds) == 1:
         (fault,) = kinds
-        return f"'{name}' is no CT volume: it is {fault}; give the series of a CT."
+        return f"'{name}' is not a CT volume: it is {fault}; give the series of a CT."
     counts = ", ".join(f"{count} that are {fault}" for fault, count in kinds.most_common(6))
     return f"'{name}' holds no CT volume, only images {counts}; give the series of a CT."
 

@@ -91,16 +91,9 @@ def mint_uids(volume: CTVolume) -> CTVolume:
     shared = {name: _uid(name, whole) for name in _SHARED}
     names = [each.get("SOPInstanceUID") for each in header.datasets]
     keep = len(set(names)) == len(names) and all(names)
+    shared["SOPClassUID"] = _ENHANCED_CT if header.multiframe else _CT
     datasets = tuple(
-        _completed(
-            each,
-            shared
-            | {
-                "SOPClassUID": _ENHANCED_CT if header.multiframe else _CT,
-                "SOPInstanceUID": _uid("SOPInstanceUID", digest),
-            },
-            replace=() if keep else ("SOPInstanceUID",),
-        )
+        _completed(each, shared | {"SOPInstanceUID": _uid("SOPInstanceUID", digest)}, keep)
         for each, digest in zip(header.datasets, digests, strict=True)
     )
     source = dataclasses.replace(
@@ -139,7 +132,7 @@ def _uid(what: str, content: str) -> str:
 
 
 def _completed(
-    dataset: pydicom.Dataset, uids: dict[str, str], replace: tuple[str, ...]
+    dataset: pydicom.Dataset, uids: dict[str, str], keep_instance: bool
 ) -> pydicom.Dataset:
     """Copy a header, with what it lacks filled in; the original stays as it is."""
     import pydicom
@@ -147,7 +140,7 @@ def _completed(
     complete = pydicom.Dataset()
     complete.update(dataset)
     for name, uid in uids.items():
-        if name in replace or not _valid(dataset, name):
+        if not _valid(dataset, name) or (name == "SOPInstanceUID" and not keep_instance):
             # A new element: the copy shares the others with the original.
             complete.add_new(name, "UI", uid)
     return complete

@@ -204,7 +204,7 @@ def _data_file(path: Path, name: str) -> Path:
     """Find the file that a detached header names, which must lie in the header's folder."""
     if re.search(r"%|\bLIST\b", name):
         raise PancreasSegError(
-            f"'{path.name}' spreads its voxels over several files, which is not read; save it as "
+            f"'{path.name}' stores its voxels in several files, which is not supported; save it as "
             "one file."
         )
     folder = Path(os.path.realpath(path)).parent
@@ -274,19 +274,19 @@ def _no_format(path: Path, format: str) -> PancreasSegError:
 def _no_encoding(path: Path, encoding: str) -> PancreasSegError:
     return PancreasSegError(
         f"'{path.name}' holds its voxels in the encoding {encoding[:20]!r} or after lines of text, "
-        "which is not read; save it again as raw or gzip."
+        "which is not supported; save it again as raw or gzip."
     )
 
 
 def _senseless(path: Path, field: str) -> PancreasSegError:
     return PancreasSegError(
-        f"'{path.name}' cannot be read: its header's '{field}' is missing or makes no sense; "
+        f"'{path.name}' cannot be read: its header's '{field}' is missing or invalid; "
         "convert the CT again."
     )
 
 
 def _no_numbers(path: Path, kind: str) -> PancreasSegError:
     return PancreasSegError(
-        f"'{path.name}' does not hold one number per voxel ({kind[:30]!r}), so it is no CT; give "
-        "the CT in Hounsfield units."
+        f"'{path.name}' does not hold one number per voxel ({kind[:30]!r}), so it is not a CT; "
+        "give the CT in Hounsfield units."
     )

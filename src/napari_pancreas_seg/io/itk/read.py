@@ -126,7 +126,7 @@ def _affine(path: Path, layout: Layout) -> Floats:
             reader.ReadImageInformation()
     except RuntimeError as error:
         raise PancreasSegError(
-            f"'{path.name}' cannot be placed in space because its header makes no sense; repair "
+            f"'{path.name}' cannot be placed in space because its header is invalid; repair "
             "it or convert the CT again."
         ) from error
     size, components = tuple(reader.GetSize())[:3], reader.GetNumberOfComponents()

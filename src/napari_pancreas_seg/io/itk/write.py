@@ -69,7 +69,7 @@ def check_axes(affine: npt.ArrayLike, path: Path) -> tuple[Array, Array, Array]:
     if np.abs(direction.T @ direction - np.eye(3)).max() > _LARGEST_SHEAR:
         raise PancreasSegError(
             f"'{path.name}' cannot be written: the axes of this CT are sheared (a tilted gantry), "
-            "which only NIfTI can say; end its name in .nii.gz."
+            "which only NIfTI can store; choose a name that ends in .nii.gz."
         )
     return spacing, direction, lps[:3, 3]
 

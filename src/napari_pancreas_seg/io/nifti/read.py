@@ -125,7 +125,7 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
     if dtype.kind not in "iuf":
         what = "complex numbers" if dtype.kind == "c" else "colours (RGB)"
         raise PancreasSegError(
-            f"'{path.name}' holds {what} and not one number per voxel, so it is no CT; give the "
+            f"'{path.name}' holds {what} and not one number per voxel, so it is not a CT; give the "
             "CT in Hounsfield units."
         )
     return dtype
