@@ -81,6 +81,14 @@ class Grid:
         index = np.asarray(world, dtype=float) @ inverse[:3, :3].T + inverse[:3, 3]
         return np.asarray(index)
 
+    def check(self, array: Array) -> None:
+        """Refuse an array that does not have this shape."""
+        if array.shape != self.shape:
+            raise PancreasSegError(
+                f"An array of shape {array.shape} does not lie on the grid of this CT, whose shape "
+                f"is {self.shape}."
+            )
+
     def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Whether both grids have the same shape and voxels at the same places."""
         return self.shape == other.shape and np.allclose(
@@ -136,11 +144,7 @@ class OnSourceGrid:
 
     def to_source_order(self, array: Array) -> Array:
         """Bring an array (Z, Y, X) on this grid to the source's axis order and shape; a view."""
-        if array.shape != self.grid.shape:
-            raise PancreasSegError(
-                f"An array of shape {array.shape} does not lie on the grid of this CT, "
-                f"whose shape is {self.grid.shape}."
-            )
+        self.grid.check(array)
         ordered: Array = orientations.apply_orientation(array, _inverse(self.source.orientation))
         return ordered.reshape(self.source.shape)
 

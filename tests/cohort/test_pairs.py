@@ -86,7 +86,7 @@ def test_files_that_are_something_else_are_refused(table: Path, tmp_path: Path) 
         write_follow_up(tmp_path, tmp_path)
     other = table.with_name(FOLLOW_UP)
     other.write_text("mine\n")
-    with pytest.raises(PancreasSegError, match="no table"):
+    with pytest.raises(PancreasSegError, match="not a table"):
         write_follow_up(table.parent, pairs_of(tmp_path, "before,after\na,b\n"))
     assert other.read_text() == "mine\n"
 

@@ -140,8 +140,8 @@ def test_impossible_plans(tmp_path: Path) -> None:
     for inputs, output, reason in [
         (two, "m.nii.gz", "one file for 2 CTs"),
         (two, "out", "would both give 'ct_mask.nii.gz'"),
-        (two[:1], "m.vtk", "format that is not written"),
-        (two[:1], "m.nii.gzz", "format that is not written"),
+        (two[:1], "m.vtk", "format that cannot be written"),
+        (two[:1], "m.nii.gzz", "format that cannot be written"),
         (two[:1], "file", "Nothing can be written"),
         (two[:1], "file/m.nii.gz", "Nothing can be written"),
     ]:

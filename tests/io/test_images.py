@@ -141,7 +141,7 @@ def test_what_is_no_ct_says_what_to_give(body: Callable) -> None:
         nps.load_ct(body((24, 20, 6)))
     with pytest.raises(PancreasSegError, match="path"):
         nps.load_ct(None)
-    with pytest.raises(PancreasSegError, match="no CT"):
+    with pytest.raises(PancreasSegError, match="not a CT"):
         nps.load_ct(sitk.Image(8, 8, 8, sitk.sitkVectorFloat32))
     with pytest.raises(PancreasSegError, match="2-D"):
         nps.load_ct(sitk.Image(8, 8, sitk.sitkInt16))

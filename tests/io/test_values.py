@@ -227,7 +227,7 @@ def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) 
             io.sniff(path)
     assert io.load_mask(floats)[0].dtype == np.uint8
     assert clipped.exists()
-    with pytest.raises(PancreasSegError, match="no mask"):
+    with pytest.raises(PancreasSegError, match="not a mask"):
         io.load_mask(ct_file)
 
 

@@ -9,13 +9,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
-from napari_pancreas_seg.io import (
-    MASK_SUFFIXES,
-    SUFFIXES,
-    is_dicom,
-    stem,
-    suffix_of,
-)
+from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.io.files import check_folder, not_listed

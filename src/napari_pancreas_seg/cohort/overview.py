@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array
-from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.io.files import atomic_write, escaped
 from napari_pancreas_seg.volume import CTVolume
@@ -37,11 +36,8 @@ def draw_overview(
 ) -> None:
     """Draw a CT, a mask's outline and maps side by side, axial and coronal, as a PNG."""
     for array in (mask, reference):
-        if array is not None and array.shape != volume.grid.shape:
-            raise PancreasSegError(
-                f"A mask of shape {array.shape} does not lie on the grid of this CT, whose "
-                f"shape is {volume.grid.shape}."
-            )
+        if array is not None:
+            volume.grid.check(array)
     figure = _compose(volume, mask, attention, reference, title)
     with atomic_write(path, overwrite=True) as file:
         figure.savefig(file, format="png", dpi=110, facecolor="black")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import scipy
 
-from napari_pancreas_seg.arrays import Array, Floats32, Spacing
+from napari_pancreas_seg.arrays import Array, Spacing
+from napari_pancreas_seg.inference.blocks import block_means
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.scan import body_in, warnings
 from napari_pancreas_seg.tissue import evenly_spread, peaks
@@ -67,9 +68,9 @@ def look_at_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
     }
     if chest or body.turned or len(z) < FEWEST_SLICES or body.floor not in (None, 0.0):
         return found
-    step = [max(1, round(FINE_MM / s)) for s in volume.spacing[1:]]
+    step = tuple(max(1, round(FINE_MM / s)) for s in volume.spacing[1:])
     mm = (step[0] * volume.spacing[1], step[1] * volume.spacing[2])
-    fine = np.stack([_binned(plane, step) for plane in planes])
+    fine = np.stack([block_means(plane, step) for plane in planes])
     if body.spine is None:
         return found
     at = [np.interp(z, body.spine[:, 0], body.spine[:, axis]) for axis in (1, 2)]
@@ -112,14 +113,6 @@ def _phase(aorta: float | None, liver: float | None, plain: bool) -> str:
     if ENHANCED_HU <= aorta < VENOUS_HU and abs(aorta - liver) < 25:
         return "delayed"
     return "unknown"
-
-
-def _binned(plane: Array, step: list[int]) -> Floats32:
-    """Means over blocks of pixels; an incomplete last block is left out."""
-    rows, columns = (n // k for n, k in zip(plane.shape, step, strict=True))
-    whole = plane[: rows * step[0], : columns * step[1]].astype(np.float32)
-    means: Floats32 = whole.reshape(rows, step[0], columns, step[1]).mean((1, 3))
-    return means
 
 
 def _aorta(fine: Array, spine: list[tuple[float, float]], mm: tuple[float, float]) -> float | None:

@@ -108,8 +108,7 @@ def predict(seen: Mapping[str, float], weights: Mapping[str, Any] | None = None)
 @functools.cache
 def _fitted() -> dict[str, Any]:
     data = resources.files("napari_pancreas_seg.data").joinpath("alarm.json")
-    fitted: dict[str, Any] = json.loads(data.read_text(encoding="utf-8"))
-    return fitted
+    return json.loads(data.read_text(encoding="utf-8"))
 
 
 def _largest(mask: Array) -> float:

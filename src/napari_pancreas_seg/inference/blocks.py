@@ -85,13 +85,11 @@ def block_means(plane: Array, size: tuple[int, ...]) -> Floats32:
     ]
     whole = np.pad(plane.astype(np.float32), beyond, mode="edge")
     whole = whole[: rows * size[0], : columns * size[1]]
-    means: Floats32 = whole.reshape(rows, size[0], columns, size[1]).mean((1, 3))
-    return means
+    return whole.reshape(rows, size[0], columns, size[1]).mean((1, 3))
 
 
 def _opened(mask: Mask) -> Mask:
-    opened: Mask = scipy.ndimage.binary_opening(np.pad(mask, 1), np.ones((3, 3)))[1:-1, 1:-1]
-    return opened
+    return scipy.ndimage.binary_opening(np.pad(mask, 1), np.ones((3, 3)))[1:-1, 1:-1]
 
 
 def _without_limbs(body: Mask) -> Mask:
@@ -110,5 +108,4 @@ def _without_limbs(body: Mask) -> Mask:
     sizes[0] = 0
     if not sizes.any():
         return body
-    kept: Mask = (sizes >= LIMB * sizes.max())[pieces][n:-n, n:-n]
-    return kept
+    return (sizes >= LIMB * sizes.max())[pieces][n:-n, n:-n]

@@ -34,8 +34,7 @@ class Device:
 
     def scope(self) -> AbstractContextManager[object]:
         """Within it, Keras computes on this device."""
-        scope: AbstractContextManager[object] = keras.device(self.name)
-        return scope
+        return keras.device(self.name)
 
     @staticmethod
     def out_of_memory(error: Exception) -> bool:

@@ -67,8 +67,7 @@ class FramePredictor(keras.Model):
         inputs = {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}
         if keras.backend.backend() == "tensorflow":
             return self._run_graph(inputs)
-        outputs: dict[str, Array] = self.predict_on_batch(inputs)
-        return outputs
+        return self.predict_on_batch(inputs)
 
     def _run_graph(self, inputs: dict[str, Any]) -> dict[str, Array]:
         """Run one graph for each shape: Keras would leave sizes open, which changes last digits."""

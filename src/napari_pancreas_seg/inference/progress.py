@@ -23,8 +23,7 @@ def exhaust(
             if on_step is not None:
                 on_step(step)
     except StopIteration as end:
-        result: Result = end.value
-        return result
+        return end.value
     finally:
         steps.close()
 

@@ -22,15 +22,7 @@ from napari_pancreas_seg.io.images import read_image
 from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
-from napari_pancreas_seg.io.suffixes import (
-    DICOM,
-    METAIMAGE,
-    NIFTI,
-    NRRD,
-    PAIR,
-    list_suffixes,
-    stem,
-)
+from napari_pancreas_seg.io.suffixes import DICOM, METAIMAGE, NIFTI, NRRD, PAIR, list_suffixes, stem
 from napari_pancreas_seg.io.voxels import are_labels, few_labels
 from napari_pancreas_seg.volume import CTVolume, Volume
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Box, Floats, Spacing
-from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
@@ -79,11 +78,7 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
     PancreasSegError
         If the mask does not have the CT's shape.
     """
-    if mask.shape != volume.grid.shape:
-        raise PancreasSegError(
-            f"A mask of shape {mask.shape} does not lie on the grid of this CT, whose shape is "
-            f"{volume.grid.shape}."
-        )
+    volume.grid.check(mask)
     box = bounding_box(mask)
     if box is None:
         nothing = dict.fromkeys((*_OF_HU, *_OF_SHAPE))

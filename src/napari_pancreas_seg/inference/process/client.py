@@ -128,8 +128,7 @@ class NetworkProcess:
                 if message["reply"] == "progress":
                     yield message["step"]
                 elif message["reply"] == "result":
-                    found: Segmentation = message["found"]
-                    return found
+                    return message["found"]
                 elif message["reply"] == "error":
                     raise PancreasSegError(message["sentence"])
             return None
@@ -163,8 +162,7 @@ class NetworkProcess:
             for message in self._replies(child, replies, lambda: False):
                 if message["reply"] == "error":
                     raise PancreasSegError(message["sentence"])
-                mended: Array | None = message["plane"]
-                return mended
+                return message["plane"]
             return None
         except OSError as error:
             raise PancreasSegError(child.last_words()) from error

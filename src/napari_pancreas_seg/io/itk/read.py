@@ -22,12 +22,7 @@ from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
 from napari_pancreas_seg.io.raw import LPS_TO_RAS, MAP_CONTENT, RawImage
 from napari_pancreas_seg.io.suffixes import NRRD
-from napari_pancreas_seg.io.voxels import (
-    check_shape,
-    check_size,
-    read_voxels,
-    reading,
-)
+from napari_pancreas_seg.io.voxels import check_shape, check_size, read_voxels, reading
 
 
 class TextHeader(NamedTuple):

@@ -17,12 +17,7 @@ from napari_pancreas_seg.io.deflate import inflated
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import MAP_SLOPE, RawImage
 from napari_pancreas_seg.io.suffixes import PAIR, stem
-from napari_pancreas_seg.io.voxels import (
-    check_shape,
-    check_size,
-    read_voxels,
-    reading,
-)
+from napari_pancreas_seg.io.voxels import check_shape, check_size, read_voxels, reading
 
 Header = Any  # nibabel's carry no types
 
