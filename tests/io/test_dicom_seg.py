@@ -584,7 +584,7 @@ def test_reading_a_label_map(tmp_path: Path) -> None:
 
 def test_a_ct_is_no_segmentation(tmp_path: Path) -> None:
     series = write_series(tmp_path / "ct")
-    with pytest.raises(PancreasSegError, match="no DICOM-SEG"):
+    with pytest.raises(PancreasSegError, match="not a DICOM-SEG"):
         read_segmentation(series.files[0])
 
 

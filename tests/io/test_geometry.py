@@ -205,7 +205,7 @@ def test_maps_come_back(body: Callable, tmp_path: Path) -> None:
     assert on.grid.same_as(grid)
     ct = io.save_ct(volume, tmp_path / "ct.nii.gz")
     assert [io.sniff(item).kind for item in (path, ct)] == ["map", "CT"]
-    with pytest.raises(PancreasSegError, match="no map"):
+    with pytest.raises(PancreasSegError, match="not a map"):
         io.load_map(ct)
 
 

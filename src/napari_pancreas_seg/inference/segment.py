@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pancreas_seg.arrays import Array, Box, Floats, Indices
+from napari_pancreas_seg.arrays import Array, Box, Indices
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
@@ -293,7 +293,9 @@ class _Batches:
                         outputs = self._result(running)
                     if outputs is not None:
                         seen = foreground(outputs["probability"])
-                        self._schedule.tell(running[0], self._evidence(seen))
+                        # How much of a pancreas each slice shows.
+                        above = np.where(seen > self._faintest, seen, 0)
+                        self._schedule.tell(running[0], above.sum(axis=(1, 2), dtype=float))
                         yield running[0], outputs
                 elif ahead is None:
                     return
@@ -311,10 +313,6 @@ class _Batches:
             self._schedule.give_back(rows)
             return None
         return {name: values[: len(rows)] for name, values in outputs.items()}
-
-    def _evidence(self, probability: Array) -> Floats:
-        """How much of a pancreas each slice shows."""
-        return np.array([plane[plane > self._faintest].sum(dtype=float) for plane in probability])
 
 
 class _Clock:

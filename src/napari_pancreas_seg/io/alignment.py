@@ -39,8 +39,11 @@ def bring_onto(
     shorter = np.count_nonzero(np.less(grid.shape, volume.grid.shape))
     own = np.allclose(on.source.affine, volume.source.affine, atol=1e-3)
     if shorter == 1 and own and on.source.format != "dicom":
+        here, there = f"{_times(grid.shape)} voxels", f"{_times(volume.grid.shape)} (z, y, x)"
+        if grid.shape[1:] == volume.grid.shape[1:]:
+            here, there = f"{grid.shape[0]} slices", f"{volume.grid.shape[0]}"
         raise PancreasSegError(
-            f"the mask {_fewer(volume.grid, grid)}, but the same affine: nothing says which are "
+            f"the mask has {here}, the CT {there}, but the same affine: nothing says which are "
             f"missing in '{name}', and it may lie beside the gland; give a mask of the whole CT."
         )
     whole = np.zeros(volume.grid.shape, np.uint8)
@@ -49,12 +52,6 @@ def bring_onto(
     )
     whole[z, y, x] = mask
     return whole
-
-
-def _fewer(ct: Grid, mask: Grid) -> str:
-    if mask.shape[1:] == ct.shape[1:]:
-        return f"has {mask.shape[0]} slices, the CT {ct.shape[0]}"
-    return f"has {_times(mask.shape)} voxels, the CT {_times(ct.shape)} (z, y, x)"
 
 
 def _difference(ct: Grid, mask: Grid) -> str:

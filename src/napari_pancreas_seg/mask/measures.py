@@ -233,7 +233,7 @@ def largest_diameters_mm(mask: Array, grid: Grid) -> tuple[float, float]:
         points = _outermost_points(plane) @ axes[1:]
         # A slice whose box has no longer diagonal than what was found needs no hull.
         if len(points) and np.linalg.norm(np.ptp(points, axis=0)) > in_plane:
-            in_plane = max(in_plane, _farthest_apart(_in_plane(points, axes)))
+            in_plane = max(in_plane, _farthest_apart(points @ np.linalg.qr(axes[1:].T)[0]))
     return _farthest_apart(_outermost_points(inside) @ axes), in_plane
 
 
@@ -254,12 +254,6 @@ def _outermost_points(inside: Array) -> Floats:
         last = held.shape[-1] - 0.5 - held[:, ::-1].argmax(axis=-1)
         points += [np.insert(others.astype(float), axis, end, axis=1) for end in (first, last)]
     return np.concatenate(points)
-
-
-def _in_plane(points: Array, axes: Array) -> Floats:
-    """Coordinates (n, 2) in mm of points (n, 3) in the plane that two axes span."""
-    basis, _ = np.linalg.qr(axes[1:].T)
-    return np.asarray(points @ basis)
 
 
 def _farthest_apart(points: Array) -> float:

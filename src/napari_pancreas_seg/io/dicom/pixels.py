@@ -128,7 +128,10 @@ def _read_file(
                         "it was not taken as padding."
                     )
             volume.put(k, hu)
-    _strip(header)
+    # Nobody who writes back needs these; they may be large, and may name the patient.
+    for tag in list(header.keys()):
+        if tag.group % 2 or 0x6000 <= tag.group <= 0x60FF:
+            del header[tag]
     return header, notes
 
 
@@ -219,10 +222,3 @@ def _as_stored(value: Any, layout: Layout) -> int:
     number %= 1 << layout.stored
     half = 1 << (layout.stored - 1)
     return number - 2 * half if layout.signed and number >= half else number
-
-
-def _strip(header: Dataset) -> None:
-    """Drop what nobody who writes back needs: it may be large, and may name the patient."""
-    for tag in list(header.keys()):
-        if tag.group % 2 or 0x6000 <= tag.group <= 0x60FF:
-            del header[tag]

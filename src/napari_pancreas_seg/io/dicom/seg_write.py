@@ -96,6 +96,7 @@ def _build(
 ) -> Segmentation:
     from highdicom.seg import Segmentation
     from pydicom.uid import generate_uid
+    from pydicom.valuerep import DSfloat
 
     ordered = like.to_source_order(mask)
     frames = ordered.reshape(ordered.shape[:3]).transpose(2, 1, 0)  # slice, row, column
@@ -103,7 +104,7 @@ def _build(
     with_empty = frames.size * len(names) // 8 <= _LARGEST_WITH_EMPTY_FRAMES
     title = ", ".join(names.values())
     first = header.datasets[0]
-    gap_mm = _ds(_gap_mm(like))
+    gap_mm = DSfloat(_gap_mm(like), auto_format=True)
     segmentation = Segmentation(
         source_images=(_multiframe if header.multiframe else _single_frames)(header, gap_mm),
         pixel_array=frames,
@@ -222,12 +223,6 @@ def _gap_mm(like: OnSourceGrid) -> float:
     columns, rows, step = like.source.affine[:3, :3].T
     normal = np.cross(columns, rows)
     return float(abs(step @ normal) / np.linalg.norm(normal))
-
-
-def _ds(number: float) -> pydicom.valuerep.DSfloat:
-    from pydicom.valuerep import DSfloat
-
-    return DSfloat(number, auto_format=True)
 
 
 def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> None:
