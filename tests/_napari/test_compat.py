@@ -31,7 +31,7 @@ def test_only_this_file_touches_what_is_private():
     private = re.compile(
         r"_qt_window|_qt_viewer|_quit_app|_undo_history|_redo_history|_reset_history|_save_history"
         r"|_activate_on_insert|\._overlays|action_manager\._|class_keymap|slice_key|__wrapped__"
-        r"|_VIEWER_MANAGERS|_get_manager"
+        r"|_VIEWER_MANAGERS|_get_manager|_brush_circle"
     )
     files = [f for f in Path(room.__file__).parent.rglob("*.py") if f.name != "compat.py"]
     assert [f.name for f in files if private.search(f.read_text(encoding="utf-8"))] == []
@@ -72,6 +72,11 @@ def test_a_layer_is_added_unselected_and_removed_without_a_collection(layer, mon
     viewer.layers.events.removed.connect(lambda: frozen.append(gc.get_freeze_count() > 0))
     compat.remove_quickly(viewer, layer)
     assert layer not in viewer.layers and frozen == [True] and gc.get_freeze_count() == 0
+
+
+def test_there_is_no_box_behind_the_brush(app, viewer):
+    assert not viewer.canvas.overlays._brush_circle.box
+    assert ViewerModel().canvas.overlays._brush_circle.box
 
 
 def test_tool_overlays_are_hidden(layer):

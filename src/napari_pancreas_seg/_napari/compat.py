@@ -55,6 +55,11 @@ def close_window(window: Any) -> None:
     window.close(quit_app=window._quit_app)
 
 
+def hide_brush_box(viewer: ViewerModel) -> None:
+    """Take away the box behind the brush's circle: napari leaves it on the picture for good."""
+    viewer.canvas.overlays._brush_circle.box = False
+
+
 # -- layers
 
 

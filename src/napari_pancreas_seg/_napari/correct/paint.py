@@ -31,6 +31,8 @@ class Brush(QObject):
         self._session, self._settings = session, settings
         settings.cleared.connect(self._apply)
         session.mask_chosen.connect(self._on_mask)
+        if session.viewer is not None:
+            compat.hide_brush_box(session.viewer)
 
     @property
     def mm(self) -> float:

@@ -212,6 +212,7 @@ class PancreasDock(QWidget):
         outer.addWidget(self._run_panel)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.tabBar().setDrawBase(False)  # a white line on dark ground
         self.tabs.setUsesScrollButtons(False)  # all five are seen, however wide the font
         self.tabs.setStyleSheet("QTabBar::tab { padding: 4px 2px; font-size: 11px; }")
         for title in TABS:
