@@ -26,7 +26,7 @@ import numpy as np
 from napari._qt.dialogs.qt_notification import NapariQtNotification
 from napari.layers import Labels
 from napari.settings import get_settings
-from PIL import Image
+from PIL import Image, ImageOps
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
@@ -91,6 +91,8 @@ class Window:
     def __init__(self, folder: Path, theme: str, size: tuple[int, int]) -> None:
         get_settings().appearance.theme = theme
         self.folder = folder
+        self.cuts: dict[str, tuple[int, int, int, int]] = {}
+        """Where the picture lay in each window that was pictured."""
         self.viewer = napari.Viewer()
         _, self.dock = self.viewer.window.add_plugin_dock_widget(PLUGIN, "Pancreas segmentation")
         self.dock: PancreasDock
@@ -131,6 +133,7 @@ class Window:
         for notification in self.viewer.window._qt_window.findChildren(NapariQtNotification):
             notification.close()
         QTest.qWait(pause_ms)
+        self.cuts[name] = self.canvas
         pixels = self.viewer.window.screenshot(canvas_only=False, flash=False)
         save_small(Image.fromarray(pixels), self.folder / f"{name}.png")
 
@@ -355,16 +358,17 @@ def draw_the_demo(path: Path, model: str, scratch: Path) -> None:
     save_small(picture, path)
 
 
-def draw_the_strip(folder: Path, cut: tuple[int, int, int, int]) -> None:
+def draw_the_strip(folder: Path, cuts: dict[str, tuple[int, int, int, int]]) -> None:
     """Set the stages of the case side by side, each window's picture area alone."""
-    left, top, right, bottom = cut
-    width = round(STRIP_HEIGHT * (right - left) / (bottom - top))
-    strip = Image.new("RGB", (len(STRIP) * (width + STRIP_GAP) - STRIP_GAP, STRIP_HEIGHT), "white")
+    left, top, right, bottom = cuts[STRIP[0]]
+    size = round(STRIP_HEIGHT * (right - left) / (bottom - top)), STRIP_HEIGHT
+    strip = Image.new("RGB", (len(STRIP) * (size[0] + STRIP_GAP) - STRIP_GAP, size[1]), "white")
     for number, name in enumerate(STRIP):
         with Image.open(folder / f"{name}.png") as picture:
-            part = picture.convert("RGB").crop(cut)
-        part = part.resize((width, STRIP_HEIGHT), Image.Resampling.LANCZOS)
-        strip.paste(part, (number * (width + STRIP_GAP), 0))
+            part = picture.convert("RGB").crop(cuts[name])
+        # In 3-D it is higher, as there is no slider.
+        part = ImageOps.pad(part, size, Image.Resampling.LANCZOS, part.getpixel((0, 0)))
+        strip.paste(part, (number * (size[0] + STRIP_GAP), 0))
     save_small(strip, folder / "strip.png")
 
 
@@ -387,7 +391,6 @@ def main() -> None:
         window.use_model(arguments.model)
         window.open_phantom()
         window.shoot("opened")
-        cut = window.canvas
         picture_a_run(window)
         picture_mending(window)
         picture_corrections(window)
@@ -406,7 +409,7 @@ def main() -> None:
         light.viewer.close()
         model = arguments.model or "default"
         draw_the_demo(arguments.output / "overview.png", model, scratch)
-    draw_the_strip(arguments.output, cut)
+    draw_the_strip(arguments.output, window.cuts)
 
 
 if __name__ == "__main__":
