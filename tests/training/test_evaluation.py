@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.cli import main
+from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
@@ -17,7 +18,7 @@ from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
-from napari_pancreas_seg.training.judge.evaluation import OtherMasks, evaluate
+from napari_pancreas_seg.training.judge.evaluation import evaluate, mask_of_others
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
@@ -256,7 +257,7 @@ def also_of(folders, tmp_path, *names):
 
 
 def test_masks_of_another_program_are_scored_beside(folders, model, threshold, tmp_path):
-    also = OtherMasks(also_of(folders, tmp_path, *NAMES[:3]))
+    also = GivenMasks(also_of(folders, tmp_path, *NAMES[:3]))
     where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
     data = evaluate(**where, threshold=threshold, also=also)
     json.dumps(data, allow_nan=False)
@@ -272,11 +273,11 @@ def test_masks_of_another_program_are_scored_beside(folders, model, threshold, t
     assert "this model minus these, paired" in page and "Dice of at least 0.85: 2 of 2" in page
     # Of a patient with two CTs and one mask, nothing is compared.
     (tmp_path / f"{NAMES[1]}_seg.nii.gz").unlink()
-    less = evaluate(**where, threshold=threshold, also=OtherMasks(tmp_path))
+    less = evaluate(**where, threshold=threshold, also=GivenMasks(tmp_path))
     assert less["also"]["patients"].keys() == {"PANCREAS_0002"}
     (tmp_path / f"{NAMES[2]}_seg.nii.gz").unlink()
     with pytest.raises(PancreasSegError, match="name them like the cases"):
-        evaluate(**where, threshold=threshold, also=OtherMasks(tmp_path))
+        evaluate(**where, threshold=threshold, also=GivenMasks(tmp_path))
 
 
 def test_masks_of_several_organs_need_a_value(folders, tmp_path):
@@ -285,13 +286,11 @@ def test_masks_of_several_organs_need_a_value(folders, tmp_path):
     labels[:, 0, 0] = 3
     volume = load_ct(folders / "ct" / "other.nii.gz")
     save_mask(labels, on, tmp_path / "other.nii.gz")
-    with pytest.raises(PancreasSegError, match=r"3, 7.*--also-value"):
-        OtherMasks(tmp_path).of("other", volume)
-    assert (OtherMasks(tmp_path, 7).of("other", volume) == (labels == 7)).all()
-    assert OtherMasks(tmp_path).of("another", volume) is None
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(PancreasSegError, match="no masks"):
-        OtherMasks(tmp_path / "empty")
+    with pytest.raises(PancreasSegError, match=r"3, 7.*--label"):
+        mask_of_others(GivenMasks(tmp_path), "other", volume)
+    assert (mask_of_others(GivenMasks(tmp_path, 7), "other", volume) == (labels == 7)).all()
+    assert mask_of_others(GivenMasks(tmp_path), "another", volume) is None
+    assert not mask_of_others(GivenMasks(tmp_path, 9), "other", volume).any()
 
 
 def test_a_model_of_another_organ_is_compared_with_that_organ(folders, tiny_bundle, tmp_path):

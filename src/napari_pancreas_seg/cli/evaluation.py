@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import (
     Classes,
     Layout,
@@ -37,7 +38,13 @@ Also = Annotated[
 ]
 AlsoValue = Annotated[
     int | None,
-    Option(min=1, max=255, help="Value of the pancreas in --also, if it has several organs."),
+    Option(
+        "--label",
+        "--also-value",
+        min=1,
+        max=255,
+        help="Label of the pancreas in --also, if it has several organs.",
+    ),
 ]
 Output = Annotated[
     Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
@@ -79,7 +86,6 @@ def evaluate(
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
     with quiet(), Bar() as bar:
-        from napari_pancreas_seg.training.judge.evaluation import OtherMasks
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 
@@ -92,7 +98,7 @@ def evaluate(
             every_patient=every_patient,
             threshold=threshold,
             postprocess=not no_postprocess,
-            also=None if also is None else OtherMasks(also, also_value),
+            also=given_masks(also, also_value, None),
             on_case=lambda done, total: bar.stage("scoring", done, total),
         )
     page = evaluation_markdown(data)

@@ -99,7 +99,7 @@ def given_masks(folder: Path | None, label: int | None, by: str | None) -> Given
 
     if folder is None:
         if label is not None or by is not None:
-            raise typer.BadParameter("--label and --by are for --masks")
+            raise typer.BadParameter("--label and --by are for masks of another program")
         return None
     if not folder.is_dir():
         raise PancreasSegError(f"'{folder}' is not a folder; give one with masks.")

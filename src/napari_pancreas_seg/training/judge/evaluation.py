@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
+from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation
@@ -22,13 +23,13 @@ from napari_pancreas_seg.io import load_ct, load_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
-from napari_pancreas_seg.training.data.layouts.listing import entries, read_picture, volumes_in
+from napari_pancreas_seg.training.data.layouts.listing import read_picture
 from napari_pancreas_seg.training.data.layouts.opening import (
     DataSet,
     classes_of_model,
     open_dataset,
 )
-from napari_pancreas_seg.training.data.layouts.pairs import find_cts, match_references
+from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.scores import (
@@ -47,53 +48,34 @@ SLICES = SLICE_LAYOUT.name
 PAIRED = ("dice", "hd95_mm", f"surface_dice_{TOLERANCE_MM:g}mm", "mean_distance_mm")
 """Figures of which the difference to another program's masks is given."""
 
+_NO_MASKS = "No mask in {} belongs to a patient that is scored; name them like the cases."
 Counts = dict[str, PatientCounts]
 Figures = dict[str, dict[str, Any]]
 
 
-class OtherMasks:
-    """Masks named like the cases; `value` is the pancreas's, where they show several organs."""
-
-    def __init__(self, folder: Path, value: int | None = None) -> None:
-        self.folder, self.value = Path(folder), value
-        if not self.folder.is_dir():
-            raise PancreasSegError(f"{folder} is not a folder that can be read.")
-        self._files = volumes_in(self.folder)
-        for path in entries(self.folder):
-            if path.suffix.lower() in (".png", ".dcm"):
-                self._files.setdefault(path.stem, path)
-        if not self._files:
-            raise PancreasSegError(f"There are no masks of a known format in {folder}.")
-
-    def of(self, case: str, volume: CTVolume) -> Labels | None:
-        """The mask (Z, Y, X) of a case on its CT's grid, 1 in the pancreas; None without one."""
-        found = [path for name, path in self._files.items() if find_cts(name, {case: Path(case)})]
-        exact = [path for path in found if path == self._files.get(case)]
-        if len(exact or found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise PancreasSegError(f"Several masks in {self.folder} could be {case}'s: {names}.")
-        path = next(iter(exact or found), None)
-        if path is None:
-            return None
-        if path.suffix.lower() == ".png":
-            labels = read_picture(path)[None]
-            if labels.shape != volume.grid.shape:
-                raise PancreasSegError(
-                    f"{path.name} has {labels.shape[1:]} pixels, its CT {volume.grid.shape}; a "
-                    "picture can be the mask of a single slice of its size only."
-                )
-        else:
-            labels, on = load_mask(path)
-            labels = bring_onto(volume, labels, on, path.name)
-        if self.value is not None:
-            return (labels == self.value).astype(np.uint8)
-        values = np.unique(labels[labels > 0])
-        if len(values) > 1:
+def mask_of_others(others: GivenMasks, case: str, volume: CTVolume) -> Labels | None:
+    """Another program's mask (Z, Y, X) of a case, 1 in the pancreas; None without one."""
+    path = _find(others, case)
+    if path is None:
+        return None
+    if path.suffix.lower() == ".png":
+        labels = read_picture(path)[None]
+        if labels.shape != volume.grid.shape:
             raise PancreasSegError(
-                f"{path.name} holds several values ({', '.join(map(str, values[:8]))}); say which "
-                "is the pancreas's with --also-value."
+                f"{path.name} has {labels.shape[1:]} pixels, its CT {volume.grid.shape}; a "
+                "picture can be the mask of a single slice of its size only."
             )
-        return (labels > 0).astype(np.uint8)
+    else:
+        labels, on = load_mask(path)
+        labels = bring_onto(volume, labels, on, path.name)
+    if others.value is not None:  # which a case may lack: nothing was found in it
+        return (labels == others.value).astype(np.uint8)
+    return others.pancreas(labels, path.name)
+
+
+def _find(others: GivenMasks, case: str) -> Path | None:
+    picture = others.folder / f"{case}.png"
+    return picture if picture.is_file() else others.find(case)
 
 
 class _Case(NamedTuple):
@@ -115,7 +97,7 @@ def evaluate(
     every_patient: bool = False,
     threshold: float | None = None,
     postprocess: bool = True,
-    also: OtherMasks | None = None,
+    also: GivenMasks | None = None,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score a model on CTs the way it is used, through `segment`; return figures as plain data.
@@ -145,6 +127,8 @@ def evaluate(
             "about others (--every-patient gives it all the same)."
         )
     used = float(loaded.card["threshold"]) if threshold is None else threshold
+    if also is not None and not any(_find(also, case.ct) for case in cases):
+        raise PancreasSegError(_NO_MASKS.format(also.folder))
     tally = _Tally(loaded.classes, also)
     for done, case in enumerate(cases, start=1):
         tally.score(case, lambda ct: segment(ct, loaded, threshold=used, postprocess=postprocess))
@@ -246,7 +230,7 @@ class _Tally:
     """What was counted of each patient; `lacking` are those without a mask of another program."""
 
     known: Classes
-    also: OtherMasks | None
+    also: GivenMasks | None
     model: Counts = field(default_factory=dict)
     classes: dict[str, Counts] = field(default_factory=dict)
     others: Counts = field(default_factory=dict)
@@ -282,7 +266,7 @@ class _Tally:
         other = None
         if self.also is not None:
             try:
-                other = self.also.of(case.ct, volume)
+                other = mask_of_others(self.also, case.ct, volume)
             except PancreasSegError as error:
                 self.failed[f"{case.name} ({self.also.folder.name})"] = str(error)
             if other is None:
@@ -294,10 +278,7 @@ class _Tally:
         if self.also is None:
             return {}
         if not self.others.keys() - self.lacking:
-            raise PancreasSegError(
-                f"None of the masks in {self.also.folder} belongs to a patient that is scored; "
-                "name them like the cases."
-            )
+            raise PancreasSegError(_NO_MASKS.format(self.also.folder))
         said = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
         if self.lacking:
             said += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
