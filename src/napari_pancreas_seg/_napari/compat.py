@@ -97,7 +97,6 @@ def steps_of_undo(layer: Labels) -> tuple[int, int]:
 
 
 def is_last_undo_step(layer: Labels, step: object) -> bool:
-    """Whether a step is what Ctrl+Z would undo."""
     return bool(layer._undo_history) and layer._undo_history[-1] is step
 
 
@@ -151,7 +150,6 @@ def actions() -> dict[str, Any]:
 
 
 def keys_of(name: str) -> list[Any]:
-    """The keys that an action has now."""
     return list(action_manager._shortcuts.get(name, []))
 
 

@@ -23,7 +23,6 @@ PAUSE_MS = 500
 
 
 def settings_path() -> Path:
-    """Where the settings lie: in the user's configuration folder."""
     folder = platformdirs.user_config_dir("napari-pancreas-seg", appauthor=False)
     return Path(folder) / "window.json"
 
@@ -58,7 +57,6 @@ class Settings(QObject):
             self._soon.start()
 
     def clear(self) -> None:
-        """Forget everything; panels go back to their defaults on `cleared`."""
         self._values.clear()
         self.save()
         self.cleared.emit()

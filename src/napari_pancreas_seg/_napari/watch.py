@@ -76,7 +76,6 @@ class MaskWatch(QObject):
                 self._soon.start()
 
     def tell(self) -> None:
-        """Tell of what has changed without a pause."""
         if not isalive(self):
             return
         self._soon.stop()

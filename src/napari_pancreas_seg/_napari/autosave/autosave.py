@@ -48,8 +48,6 @@ NO_CT = "No CT that they lie on is open."
 
 @dataclass(eq=False)
 class _Kept:
-    """What is known of a mask."""
-
     base: str = ""  # digest of the mask as it was opened or made
     exported: str = ""  # digest of what was exported, or need not be
     digest: str = ""  # of the mask when it was last looked at
@@ -136,7 +134,6 @@ class Autosave(QObject):
         return found
 
     def carry_over(self, old: Labels, new: Labels) -> None:
-        """Take the corrections of a mask for those of another layer that takes its place."""
         if old in self.unexported():
             before = self._kept.pop(old)
             self._take_over(new, supersedes=before.file or before.supersedes)
@@ -151,7 +148,6 @@ class Autosave(QObject):
             self._on_change(layer)  # it may have been painted on meanwhile
 
     def discard_all(self) -> None:
-        """Forget the masks of this window: the person does not want them."""
         for kept in self._kept.values():
             kept.exported, kept.stale = kept.digest, False
             self._drop(kept)
@@ -290,7 +286,6 @@ class Autosave(QObject):
         kept.supersedes, kept.held, kept.trouble = None, "", None
 
     def _key(self, reference: GridReference, ct: Array | None) -> str:
-        """Key of a CT; in a thread."""
         if reference.id not in self._keys:
             grid = reference.grid
             shown = None if ct is None else reference.view(ct)
@@ -305,7 +300,6 @@ class Autosave(QObject):
         return [offer for offer in self.offers if offer.key == key]
 
     def restore(self, offer: Unsaved, placement: Placement) -> None:
-        """Read a mask in a thread and add it to the viewer, over its CT."""
         file = offer.file
         if file is None or offer not in self.offers:
             return

@@ -35,7 +35,6 @@ class Answers:
         self.ask(volume, None, 0, key=key)
 
     def forget(self) -> None:
-        """Let go of the CT."""
         self._seen = None
 
     def mask_in(self, ct: CT, z: int, plane: Array, label: int, **how: Any) -> Mask:

@@ -53,14 +53,12 @@ class Target:
         return mask
 
     def slice_on(self, viewer: ViewerModel) -> int:
-        """The slice that is on screen."""
         z = slice_on_screen(viewer, self.layer, self.reference)
         if z is None:
             raise PancreasSegError("There is no slice of this mask on screen.")
         return z
 
     def axial_slice_on(self, viewer: ViewerModel) -> int:
-        """The slice that is on screen, which must be an axial one."""
         z = self.slice_on(viewer)
         if viewer.dims.ndim - 3 + self.slice_axis in viewer.dims.displayed:
             raise PancreasSegError("This works in axial slices: choose Axial in the View panel.")
@@ -68,7 +66,6 @@ class Target:
 
     @property
     def slice_axis(self) -> int:
-        """The axis of the layer along which axial slices lie."""
         return int(np.flatnonzero(self.reference.orientation[:, 0] == 0)[0])
 
     def is_in(self, viewer: ViewerModel | None) -> bool:

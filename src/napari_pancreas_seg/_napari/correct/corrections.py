@@ -95,7 +95,6 @@ class Corrector(QObject):
 
     @property
     def working(self) -> str:
-        """What is being worked out, for the person to read."""
         return "" if self._asked is None else self._asked.title
 
     @property
@@ -105,7 +104,6 @@ class Corrector(QObject):
 
     @property
     def picking(self) -> bool:
-        """Whether the next click in the picture names the piece to keep."""
         return self._stop_picking is not None
 
     @property
@@ -167,7 +165,6 @@ class Corrector(QObject):
         self.correct(title, lambda mask, _: correction.copy_slice(mask, z + step, z))
 
     def clear_slice(self) -> None:
-        """Empty the slice on screen, so that it can be filled from its neighbours."""
         z = chosen_target(self.session).slice_on(self.session.viewer)
         self.correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
 
@@ -216,7 +213,6 @@ class Corrector(QObject):
         return proposal
 
     def drop(self) -> None:
-        """Forget what is proposed, or is being worked out to be."""
         if self._asked is not None and self._asked.wanted:
             self._asked.wanted = self._asked.at_once = False
             self._give_keys_back()
@@ -236,7 +232,6 @@ class Corrector(QObject):
         self.changed.emit()
 
     def toggle_limit(self) -> None:
-        """Limit painting to the range of HU that is set, or do so no more."""
         self.limits_painting = not self.limits_painting
         limit = self._range_hu()
         within = (
@@ -251,7 +246,6 @@ class Corrector(QObject):
         return self.setting("correct/limit_low_hu"), self.setting("correct/limit_high_hu")
 
     def setting(self, name: str) -> Any:
-        """Value of one of the settings in `DEFAULTS`."""
         return self._settings.get(name, DEFAULTS[name])
 
     def correct(

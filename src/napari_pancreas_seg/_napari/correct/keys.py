@@ -41,7 +41,6 @@ class Action:
 
     @property
     def id(self) -> str:
-        """Its name among napari's actions."""
         return f"{PREFIX}:{self.name}"
 
     @property
@@ -148,7 +147,6 @@ def keys_table() -> dict[str, list[tuple[str, str]]]:
 
 
 def perform(action: Action, app: App) -> None:
-    """Do something, and tell the person if it cannot be done."""
     try:
         action.do(app)
     except PancreasSegError as error:
@@ -156,7 +154,6 @@ def perform(action: Action, app: App) -> None:
 
 
 def command(action: Action) -> None:
-    """Do something in the viewer that is current, opening the dock first."""
     viewer = current_viewer()
     if viewer is None:
         raise PancreasSegError("Open a napari viewer first.")
@@ -174,7 +171,6 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _titles() -> dict[str, str]:
-    """Titles of the manifest's commands."""
     try:
         manifest = PluginManager.instance().get_manifest(PREFIX)
     except KeyError:  # napari has not looked for plugins

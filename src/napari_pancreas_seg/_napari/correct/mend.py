@@ -109,7 +109,6 @@ class Mending(QObject):
         (self.stop if self.active else self.start)()
 
     def start(self) -> None:
-        """Take the tool up, in place of napari's own."""
         corrector = self._corrector
         target, viewer = chosen_target(corrector.session), corrector.session.viewer
         ct, _ = ct_under(target, corrector.session), target.axial_slice_on(viewer)
@@ -134,7 +133,6 @@ class Mending(QObject):
             self._background.submit(lambda: self._answers.make_ready(ct))
 
     def stop(self) -> None:
-        """Put the tool away: done."""
         layer, self._layer, self._slice = self._layer, None, None
         viewer = self._session.viewer
         if layer is None:
@@ -313,7 +311,6 @@ class Mending(QObject):
             self.go_on()
 
     def _note_undone(self, layer: Layer) -> None:
-        """Remember which strokes are undone."""
         strokes = self._strokes.get(layer)
         if not strokes:
             return

@@ -63,7 +63,6 @@ class Brush(QObject):
 
     @property
     def _pixel_mm(self) -> float | None:
-        """Edge of a pixel within an axial slice."""
         reference = self._session.reference
         return None if reference is None else reference.pixel_mm
 

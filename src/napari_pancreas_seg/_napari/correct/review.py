@@ -87,11 +87,9 @@ class Review(QObject):
 
     @property
     def reviewed(self) -> frozenset[int]:
-        """Slices of the chosen mask that were reviewed."""
         return self.reviewed_of(self._session.mask)
 
     def reviewed_of(self, layer: Labels | None) -> frozenset[int]:
-        """Slices of a mask that were reviewed, in display order."""
         return frozenset() if layer is None else frozenset(self._reviewed.get(layer, ()))
 
     def set_reviewed(self, layer: Labels, slices: Iterable[int]) -> None:
@@ -102,14 +100,12 @@ class Review(QObject):
             self.changed.emit()
 
     def toggle_reviewed(self, z: int | None = None) -> None:
-        """Mark a slice, the one on screen by default, as reviewed or as not."""
         layer, z = self._session.mask, self.slice if z is None else z
         if layer is None or z is None:
             raise PancreasSegError("There is no slice of a mask on screen.")
         self.set_reviewed(layer, self.reviewed_of(layer) ^ {z})
 
     def review_and_go_on(self) -> None:
-        """Mark the slice on screen as reviewed and show the next one that is not."""
         z = self.slice
         if z is not None and z not in self.reviewed:
             self.toggle_reviewed(z)
@@ -119,21 +115,18 @@ class Review(QObject):
 
     @property
     def reference(self) -> GridReference | None:
-        """Grid of the chosen mask."""
         layer = self._session.mask
         own = None if layer is None else reference_of(layer)
         return own if own is not None else self._session.reference
 
     @property
     def slice(self) -> int | None:
-        """The slice on screen."""
         viewer, layer, reference = self._session.viewer, self._session.mask, self.reference
         if viewer is None or layer is None or reference is None:
             return None
         return slice_on_screen(viewer, layer, reference)
 
     def show(self, z: int) -> None:
-        """Bring a slice on screen."""
         layer, reference = self._session.mask, self.reference
         if layer is not None and reference is not None:
             show_slice(self._session.viewer, layer, reference, z)

@@ -38,7 +38,6 @@ class Drag:
         self._last: Floats | None = None
 
     def to(self, viewer: ViewerModel, position: Sequence[float]) -> None:
-        """Paint on, to a position in the world."""
         target = self.target
         if not target.is_in(viewer):
             return

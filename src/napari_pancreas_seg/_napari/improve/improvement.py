@@ -52,8 +52,6 @@ CLEARLY = 0.005
 
 @dataclass(frozen=True)
 class Improved:
-    """A model that has learnt from the user's cases."""
-
     name: str
     former: str  # name or path of the model that it comes from
     result: Mapping[str, Any]  # of `training.finetune.run.finetune`

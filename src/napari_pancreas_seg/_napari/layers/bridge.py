@@ -217,7 +217,6 @@ def label_colors(shift: int = 0, named: Iterable[int] = ()) -> DirectLabelColorm
 
 
 def color_of(layer: Labels) -> Array:
-    """Colour (4,) of the first label."""
     return np.asarray(layer.colormap.map(1), dtype=float).reshape(-1)
 
 

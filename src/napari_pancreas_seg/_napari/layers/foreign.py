@@ -39,7 +39,6 @@ def frames(layer: Layer) -> int:
 
 
 def frame_layer(layer: Image, frame: int) -> Image:
-    """Make a layer of one frame, where the frame lies; its data are those of the layer."""
     return Image(
         layer.data[frame],
         name=f"{layer.name} [{frame}]",
@@ -127,7 +126,6 @@ def replace_layer(
 
 
 def drawn_on(layer: Layer, layers: list[Layer]) -> list[Labels]:
-    """Find the labels that were drawn on a layer without geometry: those of its shape."""
     return [
         other
         for other in layers

@@ -51,8 +51,6 @@ class MapAppearance:
 
 @dataclass(eq=False)
 class _CtMaps:
-    """Maps of one CT, with what it takes to make layers of them."""
-
     placement: Placement
     name: str
     maps: dict[str, ScalarMap]
@@ -76,8 +74,6 @@ def make_layer(
 
 
 class MapLayers:
-    """The maps of a viewer's CTs, of which one at a time is shown."""
-
     def __init__(self, session: Session, settings: Settings) -> None:
         self._session = session
         self._settings = settings
@@ -110,7 +106,6 @@ class MapLayers:
         return (maps.best if maps is not None else "") if shown == BEST else shown
 
     def shown(self, reference: GridReference) -> str:
-        """The map of a CT that is on screen, empty if none is."""
         layers = self.layers(reference).items()
         return next((word for word, layer in layers if layer.visible), "")
 
@@ -136,7 +131,6 @@ class MapLayers:
             layer.visible = not maps.hidden
 
     def restore(self, reference: GridReference, former: object) -> None:
-        """Put former maps back in the place of those of a run that was discarded."""
         self.forget(reference)
         if isinstance(former, _CtMaps):
             self._cts[reference.id] = former
@@ -189,7 +183,6 @@ class MapLayers:
             self._session.viewer.layers.remove(layer)
 
     def _show_only(self, maps: _CtMaps, word: str, layer: Image | None = None) -> None:
-        """Show a map, and no other of its CT; its layer is made if there is none."""
         viewer, reference = self._session.viewer, maps.placement.reference
         if viewer is None:
             return

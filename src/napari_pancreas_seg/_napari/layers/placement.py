@@ -106,8 +106,6 @@ class GridReference:
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """How a CT lies in a layer and in the viewer's world."""
-
     reference: GridReference
     transform: dict[str, Any]  # of the layer, as `transform_of` gives it
     matrix: Affine  # from an index of its data to the world

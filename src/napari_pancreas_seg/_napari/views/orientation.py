@@ -88,7 +88,6 @@ def unmirror(viewer: ViewerModel, placement: Placement) -> None:
 
 
 def face_camera(viewer: ViewerModel, placement: Placement) -> None:
-    """Look at the patient from the front, head up."""
     shown = [axis - (viewer.dims.ndim - 3) for axis in viewer.dims.displayed]
     backwards, upwards = (patient_direction(placement, to) for to in ((0, -1, 0), (0, 0, 1)))
     view, up = (tuple(direction[shown].tolist()) for direction in (backwards, upwards))
@@ -102,8 +101,6 @@ def patient_direction(placement: Placement, ras: tuple[float, float, float]) -> 
 
 
 class OrientationLetters:
-    """Keeps the letters at the edges of a viewer's canvas in step with what it shows."""
-
     def __init__(self, viewer: ViewerModel, placement: Callable[[], Placement | None]) -> None:
         self._viewer = weakref.ref(viewer)
         self._placement = placement

@@ -97,7 +97,6 @@ class SurfaceView(QObject):
         self._make()
 
     def stop(self) -> None:
-        """Go back to slices, and show again what was hidden."""
         viewer, surface, before = self._session.viewer, self._surface, self._before
         self.on, self._surface, self._shown, self._before = False, None, None, None
         if viewer is not None:

@@ -126,8 +126,6 @@ class OrthogonalViews:
 
 
 class Views(QObject):
-    """The ways of looking at the chosen CT and its mask."""
-
     changed = Signal()
 
     def __init__(self, session: Session, background: Background) -> None:

@@ -68,7 +68,6 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
 
 
 def result_layer(loaded: LoadedCase, result: Segmentation) -> tuple[Labels, ModelMask]:
-    """Make the layer of what was found in a case, and what is remembered with it."""
     labels, name = result.model.get("labels") or PANCREAS, f"{loaded.ct.name} pancreas"
     data = labels_layer_data(result.mask.copy(), placement_of(loaded.ct), name, labels=labels)
     known = ModelMask.holding(loaded.reference, result.mask)
@@ -116,7 +115,6 @@ class CaseAhead(QObject):
         return ready if ready is not None and ready.index == index else None
 
     def look(self, index: int, case: WorklistCase) -> None:
-        """Read a case in the background; segment it, too, if that is wanted."""
         number = self._number
 
         def loaded(ready: LoadedCase | None) -> None:

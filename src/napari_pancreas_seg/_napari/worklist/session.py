@@ -105,7 +105,6 @@ class WorklistSession(QObject):
         self._leave(lambda: self._submit("Listing the cases…", listed, opened))
 
     def go_to(self, index: int) -> None:
-        """Keep the mask of the case that is shown, and show another case."""
         if self.worklist is None or self.busy:
             return
         if not 0 <= index < len(self.worklist):
@@ -123,8 +122,6 @@ class WorklistSession(QObject):
             self._keep(self.changed.emit, status=Status.REVIEWED)
 
     def finish_case(self) -> None:
-        """Write the mask, remember the case as exported, and go to the next one that is not."""
-
         def go_on() -> None:
             following = None if self.worklist is None else self.worklist.next_unfinished()
             if following is None:
@@ -175,7 +172,6 @@ class WorklistSession(QObject):
         return run is None or not (run.running or run.can_discard)
 
     def _leave(self, then: Callable[[], None]) -> None:
-        """Keep what is shown, take it out of the viewer, and go on."""
         if not self._is_settled():
             return
 
@@ -279,7 +275,6 @@ class WorklistSession(QObject):
     # -- coming to a case
 
     def _load(self, index: int) -> None:
-        """Show a case: the one that was loaded ahead, or read now."""
         worklist, ready = self.worklist, self.ahead.take(index)
         if worklist is None:
             return
@@ -292,7 +287,6 @@ class WorklistSession(QObject):
             self._submit(f"Opening {case.name}…", lambda: read_case(index, case), self._show)
 
     def _load_other(self, left: LoadedCase) -> None:
-        """Show a case anew, with the mask that lies in the folder of now."""
         self._load(left.index)
         if left.saved and self.worklist is not None:
             name, now = self.worklist.cases[left.index].name, self.worklist.output.name
@@ -366,7 +360,6 @@ class WorklistSession(QObject):
         self._background.submit(lambda: digest_of(data), compared)
 
     def _submit(self, what: str, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Do something in a thread, and say so meanwhile."""
         self.busy = what
         self.changed.emit()
         self._background.submit(work, then, self._idle)
