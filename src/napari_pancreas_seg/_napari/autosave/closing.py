@@ -28,8 +28,7 @@ class Closing(QObject):
         self._autosave = autosave
         self._window = weakref.ref(window)
         self._answered = False
-        self.export: Callable[[Labels], None] | None = None
-        """Asks where to write a mask, and writes it: the dock's."""
+        self.export: Callable[[Labels], None] | None = None  # the dock's; asks where to
         # Filters that came later are asked first; other plugins install theirs early.
         QTimer.singleShot(0, self.install)
 

@@ -184,7 +184,7 @@ class Review(QObject):
         layer, self._before_run = run.labels, None
         if layer is None:
             return
-        before = {ref(): slices for ref, slices in known.items()}.get(layer, set())
+        before = known.get(weakref.ref(layer), set())
         left = self.reviewed_of(layer) - before if run.stands else before
         if left != self.reviewed_of(layer):
             self.set_reviewed(layer, left)

@@ -118,12 +118,10 @@ class Improvement(QObject):
         self.cases: list[Correction] = []
         self.working = ""
         self.known: Correction | None = None
-        self.same_mask = False
-        """Whether the case that is known has the mask on screen, with other slices reviewed."""
+        self.same_mask = False  # in the known case as on screen, with other slices reviewed
         self.stage, self.share, self.seconds_left = "", 0.0, None
         self.improved: Improved | None = None
-        self.keeps_all = False
-        """Whether a model stays that did no better on patients it had not seen."""
+        self.keeps_all = False  # a model, too, that did no better on patients not seen
         self.command = list(command)
         self._session = session
         self._review = review
@@ -158,8 +156,7 @@ class Improvement(QObject):
 
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and its mask's reviewed slices; in place of a known case if told."""
-        read, reviewed = self._reader(), self._review.reviewed
-        labels = self._labels()
+        read, labels, reviewed = self._reader(), self._labels(), self._review.reviewed
         if not reviewed:
             raise PancreasSegError(
                 "No slice of this mask is marked as reviewed; mark those that are right first."

@@ -54,8 +54,7 @@ class LayerFiles:
         self._autosave = autosave
         self._background = background
         self._strokes = strokes
-        self.question: QMessageBox | None = None
-        """What was asked last about a file that does not look like a CT."""
+        self.question: QMessageBox | None = None  # about a file that does not look like a CT
 
     def open(self, path: str | Path, *, force: bool = False) -> None:
         """Add a CT, a mask or a map; `force` opens what does not look like Hounsfield units."""
@@ -72,8 +71,8 @@ class LayerFiles:
         def show(opened: tuple[Layer, tuple[str, ...]] | NotHounsfieldError) -> None:
             if isinstance(opened, NotHounsfieldError):
                 self._ask(path, opened)
-            else:
-                self._add(opened)
+            elif self._session.viewer is not None:
+                self._add(*opened)
 
         self._background.submit(make, show)
 
@@ -91,15 +90,12 @@ class LayerFiles:
         anyway.clicked.connect(lambda: self.open(path, force=True))
         box.open()
 
-    def _add(self, opened: tuple[Layer, tuple[str, ...]]) -> None:
-        (layer, notes), viewer = opened, self._session.viewer
-        if viewer is None:
-            return
+    def _add(self, layer: Layer, notes: tuple[str, ...]) -> None:
         if isinstance(layer, Labels) and self._session.mask is not None:
             # A mask that is opened does not become the chosen one by being selected.
-            compat.add_unselected(viewer, layer)
+            compat.add_unselected(self._session.viewer, layer)
         else:
-            viewer.add_layer(layer)
+            self._session.viewer.add_layer(layer)
         for note in notes:
             show_info(f"{layer.name}: {note}")
 
@@ -108,13 +104,11 @@ class LayerFiles:
         layer: Layer,
         path: str | Path,
         *,
-        overwrite: bool = False,
-        mint_uids: bool = False,
-        report: bool = False,
         then: Callable[[Path], None] | None = None,
         failed: Callable[[], None] | None = None,
+        **how: Any,
     ) -> None:
-        """Write a mask onto its CT's grid in a thread; a layer on no grid is refused at once."""
+        """Write a mask, `how` as `write_mask`, in a thread; refused at once if it has no grid."""
         layers, data = self._session.layers, layer.data
         reference = find_reference(layer, layers)
         made = self._made(layer, reference)
@@ -123,8 +117,7 @@ class LayerFiles:
             held = np.array(data)  # it may be painted on meanwhile
             mask, digest = mask_of(held), digest_of(held)
             mask, whole = onto_ct(reference.view(mask), reference, layers)
-            how: dict[str, Any] = {"mint_uids": mint_uids, "report": report}
-            return write_mask(mask, whole, path, **made, overwrite=overwrite, **how), digest
+            return write_mask(mask, whole, path, **made, **how), digest
 
         def written(outcome: tuple[Path, str]) -> None:
             if _holds_voxels(outcome[0]):

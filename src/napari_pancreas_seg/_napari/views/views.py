@@ -135,8 +135,7 @@ class Views(QObject):
         self._orthogonal = OrthogonalViews(viewer, self.placement)
         self.surface = SurfaceView(session, background)
         self.letters = OrientationLetters(viewer, self.placement)
-        self.dragged = ""
-        """The HU window while it is dragged, for people to read."""
+        self.dragged = ""  # the HU window while it is, for people to read
         self._window_drag = WindowDrag(session, self._on_drag)
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
