@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from napari.components import ViewerModel
@@ -12,7 +10,6 @@ from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg import orientations
 from napari_pancreas_seg._napari.layers.bridge import (
-    LayerData,
     labels_layer_data,
     scale_and_translate,
 )
@@ -22,12 +19,15 @@ from napari_pancreas_seg._napari.layers.placement import (
     Placement,
     data_to_world,
     reference_of,
+    transform_of,
     why_not_ct,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg.arrays import Array
 
 _GEOMETRY_IN_FILE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+Pairs = list[tuple[Labels, Labels]]
+Restored = tuple[Layer, Pairs, tuple[str, ...]]
 _SAMPLE = 1 << 18
 """Voxels that are compared to find out how a reader has turned the axes."""
 
@@ -71,69 +71,47 @@ def file_without_geometry(layer: Layer | None) -> Path | None:
     return path if np.allclose(data_to_world(layer)[:3, :3], np.eye(3)) else None
 
 
-class Restored(NamedTuple):
-    """A layer that was read again, with its geometry, and the masks drawn on the old one."""
+def read_again(path: Path, layer: Layer, others: list[Layer]) -> Restored:
+    """Read a file with its geometry, in a thread; masks drawn on the layer are turned as it is.
 
-    data: LayerData
-    masks: list[LayerData]
-    notes: tuple[str, ...]
-
-
-def read_again(path: Path, layer: Layer, masks: list[Labels]) -> Restored:
-    """Read a file with its geometry, in a thread; masks drawn on the layer are turned as it is."""
+    The new layer, pairs of masks that were drawn on it and those in their place, and notes.
+    """
     data, notes = read_layer(path)
     reference: GridReference = data[1]["metadata"][METADATA_KEY]
-    data[1]["name"] = layer.name
-    if not masks:
-        return Restored(data, [], notes)
-    turned = _how_turned(np.asarray(layer.data), data[0], reference.source.orientation)
-    if turned is None:
-        kept = "The masks on it stay as they are: how they lie in the file is not known."
-        return Restored(data, [], (*notes, kept))
-    # It is on the grid, which is all that a mask has to know of its CT.
-    names = ("scale", "translate", "affine", "units", "axis_labels")
-    transform = {name: data[1][name] for name in names if name in data[1]}
-    placement = Placement(reference, transform, np.eye(4))
-    new = []
-    for mask in masks:
-        drawn = np.ascontiguousarray(orientations.apply_orientation(np.asarray(mask.data), turned))
-        named = mask.name, mask.opacity
-        new.append(labels_layer_data(drawn.astype(np.uint8), placement, *named))
-    return Restored(data, new, notes)
-
-
-def replace_layer(
-    viewer: ViewerModel,
-    layer: Layer,
-    masks: list[Labels],
-    new: Restored,
-    carry_over: Callable[[Labels, Labels], None] = lambda old, new: None,
-) -> Layer:
-    """Put what was read again in the place of a layer and its masks; `carry_over` gets pairs."""
-    layers = viewer.layers
-    position = layers.index(layer) if layer in layers else len(layers)
-    made, *turned = (Layer.create(*data) for data in (new.data, *new.masks))
-    replaced = list(zip(masks, turned, strict=False))
-    for before, after in replaced:
-        carry_over(before, after)
-    for old in [layer, *(before for before, _ in replaced)]:
-        if old in layers:
-            layers.remove(old)
-    layers.insert(min(position, len(layers)), made)
-    layers.extend(turned)
-    viewer.reset_view()
-    return made
-
-
-def drawn_on(layer: Layer, layers: list[Layer]) -> list[Labels]:
-    return [
+    made = Layer.create(data[0], {**data[1], "name": layer.name}, data[2])
+    masks = [
         other
-        for other in layers
+        for other in others
         if isinstance(other, Labels)
         and reference_of(other) is None
         and other.source.path is None
         and tuple(other.data.shape) == tuple(layer.data.shape)
     ]
+    if not masks:
+        return made, [], notes
+    turned = _how_turned(np.asarray(layer.data), data[0], reference.source.orientation)
+    if turned is None:
+        kept = "The masks on it stay as they are: how they lie in the file is not known."
+        return made, [], (*notes, kept)
+    # It is on the grid, which is all that a mask has to know of its CT.
+    on, pairs = Placement(reference, transform_of(made), np.eye(4)), []
+    for mask in masks:
+        drawn = np.ascontiguousarray(orientations.apply_orientation(np.asarray(mask.data), turned))
+        new = labels_layer_data(drawn.astype(np.uint8), on, mask.name, mask.opacity)
+        pairs.append((mask, Layer.create(*new)))
+    return made, pairs, notes
+
+
+def replace_layer(viewer: ViewerModel, old: Layer, new: Layer, masks: Pairs) -> None:
+    """Put what was read again in the place of a layer, and of the masks drawn on it."""
+    layers = viewer.layers
+    position = layers.index(old) if old in layers else len(layers)
+    for gone in [old, *(before for before, _ in masks)]:
+        if gone in layers:
+            layers.remove(gone)
+    layers.insert(min(position, len(layers)), new)
+    layers.extend(after for _, after in masks)
+    viewer.reset_view()
 
 
 def _how_turned(array: Array, display: Array, in_file: Array) -> Array | None:

@@ -64,17 +64,21 @@ class ForeignPanel(ui.Panel):
         if layer is None or viewer is None or path is None:
             return
         self.restore_button.setEnabled(False)
-        masks = foreign.drawn_on(layer, list(viewer.layers))
+        others = self._session.layers
 
-        def put(new: foreign.Restored) -> None:
+        def put(restored: foreign.Restored) -> None:
             self._idle()
+            new, masks, notes = restored
             if self._session.viewer is not None:
-                carry = self._app.autosave.carry_over
-                foreign.replace_layer(self._session.viewer, layer, masks, new, carry)
-                for note in new.notes:
+                for before, after in masks:
+                    self._app.autosave.carry_over(before, after)
+                foreign.replace_layer(self._session.viewer, layer, new, masks)
+                for note in notes:
                     show_info(f"{layer.name}: {note}")
 
-        self._app.background.submit(lambda: foreign.read_again(path, layer, masks), put, self._idle)
+        self._app.background.submit(
+            lambda: foreign.read_again(path, layer, others), put, self._idle
+        )
 
     def _offer_frames(self, sources: list[Image]) -> None:
         source = sources[-1] if sources else None
