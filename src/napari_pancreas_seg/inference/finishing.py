@@ -36,7 +36,9 @@ def finish_mask(
         probability = probability[None]
     part = slice(0, slice_grid.n_slices) if region is None else region[0]
     # A row is computed whole or not at all.
-    known = ~np.isnan(probability[0, :, 0, 0]) & _within(slice_grid, part)
+    asked = np.zeros(len(slice_grid), bool)
+    asked[slice_grid.rows(part.start, part.stop)] = True
+    known = asked & ~np.isnan(probability[0, :, 0, 0])
     kept = np.zeros_like(probability)
     # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
     for rows in stretches(known):
@@ -201,9 +203,3 @@ def _smooth_near(
     part = np.ascontiguousarray(probability[:, near[0], near[1]])
     smooth[:, near[0], near[1]] = smooth_along_z(part, row_mm)
     return smooth
-
-
-def _within(slice_grid: SliceGrid, part: slice) -> Mask:
-    inside = np.zeros(len(slice_grid), bool)
-    inside[slice_grid.rows(part.start, part.stop)] = True
-    return inside

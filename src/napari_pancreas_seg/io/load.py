@@ -31,19 +31,14 @@ logger = logging.getLogger(__name__)
 AnyVolume = TypeVar("AnyVolume", CTVolume, Volume)
 
 
-class Format(NamedTuple):
-    """A format of one array in one file, or in two."""
+_Format = tuple[str, Callable[[Path], RawImage]]
 
-    name: str
-    suffixes: tuple[str, ...]
-    read: Callable[[Path], RawImage]
-
-
-_FORMATS = (
-    Format("nifti", (*NIFTI, *PAIR), nifti.read),
-    Format("nrrd", NRRD, itk.read),
-    Format("metaimage", METAIMAGE, itk.read),
-)
+_FORMATS: dict[tuple[str, ...], _Format] = {
+    (*NIFTI, *PAIR): ("nifti", nifti.read),
+    NRRD: ("nrrd", itk.read),
+    METAIMAGE: ("metaimage", itk.read),
+}
+"""Formats of one array in one file, or in two, by the files' endings."""
 
 SUFFIXES = (*NIFTI, PAIR[0], *NRRD, *METAIMAGE)
 """Endings of the files that stand for a volume, lower case; DICOM files have any."""
@@ -146,9 +141,8 @@ def load_mask(path: str | Path) -> tuple[Labels, Volume]:
     known = _format(path)
     if path.is_dir():
         raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")
-    found, raw = (
-        ("dicom", read_segmentation(path)) if known is None else (known.name, known.read(path))
-    )
+    found, read = known or ("dicom", read_segmentation)
+    raw = read(path)
     volume = _mask(path, found, raw)
     return volume.values, volume
 
@@ -189,7 +183,7 @@ def _map(path: Path, found: str, raw: RawImage) -> Volume:
     return _in_display_order(Volume, path, found, raw, values)
 
 
-def _format(path: Path) -> Format | None:
+def _format(path: Path) -> _Format | None:
     """Return the format of a file; None for DICOM, whose files have any name or none that tells."""
     try:
         if not path.exists():
@@ -207,8 +201,8 @@ def _format(path: Path) -> Format | None:
             )
     except OSError as error:
         raise not_read(path, error) from error
-    for known in _FORMATS:
-        if path.name.lower().endswith(known.suffixes):
+    for suffixes, known in _FORMATS.items():
+        if path.name.lower().endswith(suffixes):
             return known
     if path.name.lower().endswith((*DICOM, ".zip")) or is_dicom(path):
         return None
@@ -226,7 +220,8 @@ def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
             f"'{path.name}' is not DICOM, so no series of it can be chosen; leave series "
             "(--series) out."
         )
-    return known.name, known.read(path)
+    found, read = known
+    return found, read(path)
 
 
 def _in_display_order(

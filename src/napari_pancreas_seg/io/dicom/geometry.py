@@ -7,7 +7,6 @@ tilt, highdicom refuses a tilt. Here a gap is named, and a tilt becomes a sheare
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,21 +21,13 @@ _NOTED_MM = 0.05  # slices that lie further than this from an even spacing are w
 _TILTED = np.deg2rad(0.5)  # a stack that leans less is straight but for rounding
 
 
-class Placed(NamedTuple):
-    """A stack along the normal of its slices: axial ones lying head first from feet to head."""
-
-    slices: tuple[Slice, ...]
-    affine: Floats  # maps (column, row, slice) to world coordinates in mm, RAS+
-    notes: tuple[str, ...]
-
-
 def place(
     name: str,
     slices: Sequence[Slice],
     same_pixels: Callable[[Slice, Slice], bool],
     others: Sequence[Slice] = (),
-) -> Placed:
-    """Sort slices by where they lie, never by number or name, and find their affine."""
+) -> tuple[tuple[Slice, ...], Floats, tuple[str, ...]]:
+    """Sort slices along their normal, never by number or name; with their affine (RAS+), notes."""
     row, column, spacing = _axes(name, slices[0])
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)
@@ -57,7 +48,7 @@ def place(
     affine[:3, 1] = column * spacing[0]
     affine[:3, 2] = step
     affine[:3, 3] = positions[0]
-    return Placed(tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more))
+    return tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more)
 
 
 def _axes(name: str, item: Slice) -> tuple[Floats, Floats, tuple[float, float]]:

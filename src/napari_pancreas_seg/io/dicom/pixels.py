@@ -7,7 +7,7 @@ import math
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,20 +28,14 @@ _STEP_HU = 600.0
 """No two neighbouring slices of a CT differ so much in their medians; a lost intercept does."""
 
 
-class Hounsfield(NamedTuple):
-    """The values of a stack."""
-
-    hu: Array  # (columns, rows, slices); int16 if all of them fit, else float32
-    headers: tuple[Dataset, ...]  # without pixels, private elements and overlays
-    notes: tuple[str, ...]
-
-
 _Target = tuple[int, float, float]
 """Which slice a frame is, and the slope and intercept that make HU of its values."""
 
 
-def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
-    """Read the values of slices of one size, in their order, several files at a time."""
+def read_hounsfield(
+    slices: Sequence[Slice],
+) -> tuple[Array, tuple[Dataset, ...], tuple[str, ...]]:
+    """Read HU (columns, rows, slices) of slices of one size; with their headers and notes."""
     plane = slices[0].plane
     volume = _Volume((plane.columns, plane.rows, len(slices)))
     scales, said = _rescaling(slices)
@@ -56,12 +50,12 @@ def read_hounsfield(slices: Sequence[Slice]) -> Hounsfield:
     results = in_threads(read, wanted)
     _check_steps(volume.values, scales, slices)
     notes = sorted(set[str]().union(*(found for _, found in results)))
-    return Hounsfield(volume.values, tuple(header for header, _ in results), (*said, *notes))
+    return volume.values, tuple(header for header, _ in results), (*said, *notes)
 
 
 def same_pixels(one: Slice, other: Slice) -> bool:
     """Whether two slices hold the same Hounsfield units."""
-    return np.array_equal(read_hounsfield([one]).hu, read_hounsfield([other]).hu)
+    return np.array_equal(read_hounsfield([one])[0], read_hounsfield([other])[0])
 
 
 class _Volume:

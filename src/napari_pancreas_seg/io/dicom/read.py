@@ -49,23 +49,17 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         _check_size(name, stack.slices)
         chosen = set(map(id, stack.slices))
         others = [item for item in slices if not item.fault and id(item) not in chosen]
-        placed = place(name, stack.slices, same_pixels, others)
-        found = read_hounsfield(placed.slices)
-        multiframe = placed.slices[0].frame > 0
-        header = DicomHeader(
-            found.headers,
-            tuple(dict.fromkeys(item.file.path for item in placed.slices)),
-            multiframe,
-            tuple(item.frame for item in placed.slices) if multiframe else (),
-        )
-    return RawImage(
-        found.hu,
-        1.0,
-        0.0,
-        placed.affine,
-        header,
-        (*notes, *_damage(damaged), *placed.notes, *odd_slices(placed.slices), *found.notes),
+        ordered, affine, on_place = place(name, stack.slices, same_pixels, others)
+        hu, headers, on_pixels = read_hounsfield(ordered)
+    multiframe = ordered[0].frame > 0
+    header = DicomHeader(
+        headers,
+        tuple(dict.fromkeys(item.file.path for item in ordered)),
+        multiframe,
+        tuple(item.frame for item in ordered) if multiframe else (),
     )
+    notes = (*notes, *_damage(damaged), *on_place, *odd_slices(ordered), *on_pixels)
+    return RawImage(hu, 1.0, 0.0, affine, header, notes)
 
 
 def is_dicom(path: Path, *, below: bool = True) -> bool:
