@@ -104,9 +104,7 @@ def _told_apart(inputs: dict[Path, str]) -> dict[Path, str]:
 
 def is_ours(path: Path) -> bool:
     """Whether a file has one of the names that we give to our own files."""
-    # Not `stem`, which asks the disk: a DICOM series is thousands of files.
-    suffix = suffix_of(path)
-    name = path.name[: -len(suffix)] if suffix else path.stem
+    name = path.name.removesuffix(suffix_of(path) or path.suffix)
     return path.name in (TABLE, PAGE) or _OURS.search(name) is not None
 
 

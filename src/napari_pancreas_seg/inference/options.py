@@ -52,7 +52,12 @@ class Options:
                     f"The threshold must be a number between 0 and 1, not {number!r}."
                 )
             object.__setattr__(self, "threshold", float(number))
-        for name, (count, what) in _WHOLE_NUMBERS.items():
+        for name, count, what in (  # how many numbers; None: one, not in a tuple
+            ("batch_size", None, "The batch size must be a whole number"),
+            ("first_slice", None, "The first slice must be a whole number"),
+            ("slices", 2, "The slices must be two whole numbers (start, stop)"),
+            ("box", 4, "The box must be four whole numbers (top, bottom, left, right)"),
+        ):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _whole(given, count, what))
         if self.batch_size is not None and self.batch_size < 1:
@@ -78,15 +83,6 @@ class Options:
                 f"{shape[0]} slices of {shape[1]} rows and {shape[2]} columns."
             )
         return region  # type: ignore[return-value]
-
-
-_WHOLE_NUMBERS = {
-    "batch_size": (None, "The batch size must be a whole number"),
-    "first_slice": (None, "The first slice must be a whole number"),
-    "slices": (2, "The slices must be two whole numbers (start, stop)"),
-    "box": (4, "The box must be four whole numbers (top, bottom, left, right)"),
-}
-"""Options, how many numbers they are (None: one, not in a tuple), and what to say if not."""
 
 
 def _whole(given: Any, count: int | None, what: str) -> int | tuple[int, ...]:
