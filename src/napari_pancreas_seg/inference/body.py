@@ -50,6 +50,10 @@ class Body:
     spine: Floats | None  # (n, 3): index (z, y, x) of its middle in slices
     turned: tuple[str, ...]  # directions in which anatomy contradicts the affine
 
+    def frame(self, shape: tuple[int, ...], spacing: Spacing, spec: FrameSpec) -> Frame:
+        """Lay a frame on a CT of that shape (Z, Y, X), centred on the body."""
+        return frame_around(self.centre, shape[1:], spacing, spec, self.edges)
+
     def shown(self, slices: Array) -> Array:
         """Slices (n, Y, X) with air for what is filled in or cut off; themselves if nothing is."""
         return _shown(slices, self.fill, self.floor)
@@ -100,8 +104,7 @@ def look_at(hu: Array, spacing: Spacing) -> Body:
 
 def place_frame(hu: Array, spacing: Spacing, spec: FrameSpec) -> Frame:
     """Lay a frame on a CT (Z, Y, X), centred on the body; see `look_at`."""
-    body = look_at(hu, spacing)
-    return frame_around(body.centre, hu.shape[1:], spacing, spec, body.edges)
+    return look_at(hu, spacing).frame(hu.shape, spacing, spec)
 
 
 def contrast_shift(hu: Array, spacing: Spacing) -> int:

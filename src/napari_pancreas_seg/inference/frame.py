@@ -55,7 +55,7 @@ class Frame:
     edges: Edges = (None, None, None, None)  # beyond, the network is shown a mirror image
 
     @property
-    def _axes(self) -> Iterator[tuple[int, int, float, float, tuple[int | None, int | None]]]:
+    def axes(self) -> Iterator[tuple[int, int, float, float, tuple[int | None, int | None]]]:
         """Along y and x: pixels of frame and slice, origin, step, and where the body is cut off."""
         sizes = (self.spec.height, self.spec.width)
         edges = (self.edges[:2], self.edges[2:])
@@ -65,12 +65,12 @@ class Frame:
         """Matrices (height, Y) and (width, X) that bring a slice into the frame."""
         return tuple(  # type: ignore[return-value]
             resampling_matrix(n_slice, n_frame, origin, step, edges)
-            for n_frame, n_slice, origin, step, edges in self._axes
+            for n_frame, n_slice, origin, step, edges in self.axes
         )
 
     def not_mirrored(self, maps: Array) -> Array:
         """Clear maps (n, height, width, ...) where the network saw a mirror image."""
-        for axis, (n, _, origin, step, (low, high)) in enumerate(self._axes):
+        for axis, (n, _, origin, step, (low, high)) in enumerate(self.axes):
             place = origin + step * np.arange(n)
             beyond = np.zeros(len(place), bool)
             if low is not None:
@@ -86,13 +86,13 @@ class Frame:
         """Matrices (Y, height) and (X, width) that bring a frame back onto the slice."""
         return tuple(  # type: ignore[return-value]
             resampling_matrix(n_frame, n_slice, -origin / step, 1 / step)
-            for n_frame, n_slice, origin, step, _ in self._axes
+            for n_frame, n_slice, origin, step, _ in self.axes
         )
 
     def within(self, values: Array, box: tuple[slice, ...]) -> Array:
         """Clear maps (n, height, width) beyond a box (y, x) of the slice and a rim of a pixel."""
         keep = []
-        for (n, _, origin, step, _), part in zip(self._axes, box, strict=True):
+        for (n, _, origin, step, _), part in zip(self.axes, box, strict=True):
             place, rim = origin + step * np.arange(n), max(1.0, step)
             keep.append((place > part.start - rim) & (place < part.stop - 1 + rim))
         if all(axis.all() for axis in keep):
@@ -121,7 +121,7 @@ class Frame:
     def support(self) -> tuple[slice, slice]:
         """Rows and columns of the slice that the frame sees."""
         spans = []
-        for n_frame, n_slice, origin, step, edges in self._axes:
+        for n_frame, n_slice, origin, step, edges in self.axes:
             if edges != (None, None):  # a mirror may show any of them
                 spans.append(slice(0, n_slice))
                 continue

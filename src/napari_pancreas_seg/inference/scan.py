@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import Body, look_at
-from napari_pancreas_seg.inference.frame import FrameSpec, frame_around
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.volume import CTVolume
 
 THICK_MM = 6.0
@@ -151,12 +151,8 @@ def _narrow(volume: CTVolume) -> bool:
 
 def _cut_within_frame(volume: CTVolume, body: Body) -> list[str]:
     """Where the body is cut off so that it matters."""
-    frame = frame_around(body.centre, volume.grid.shape[1:], volume.spacing, FrameSpec())
-    sizes = frame.spec.height, frame.spec.width
-    spans = [
-        (origin, origin + step * (n - 1))
-        for origin, step, n in zip(frame.origin, frame.step, sizes, strict=True)
-    ]
+    frame = body.frame(volume.grid.shape, volume.spacing, FrameSpec())
+    spans = [(origin, origin + step * (n - 1)) for n, _, origin, step, _ in frame.axes]
     names = ("in front", "behind", "on the right", "on the left")
     return [
         name

@@ -19,7 +19,7 @@ from napari_pancreas_seg.arrays import Array, Box, Indices
 from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
-from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec, frame_around
+from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec
 from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import MapArrays, expected_dice, foreground
 from napari_pancreas_seg.inference.options import Options
@@ -140,7 +140,7 @@ def iter_segment(
 
     maps = MapArrays(plan.frame, volume.grid, plan.slice_grid, plan.classes)
     done = 0
-    for rows, outputs in _Batches(volume, loaded, plan, context, options).run(clock):
+    for rows, outputs in _Batches(loaded, plan).run(clock):
         with clock("keeping results"):
             outputs["probability"] = plan.frame.not_mirrored(outputs["probability"])
             maps.store(rows, outputs)
@@ -149,13 +149,16 @@ def iter_segment(
         yield Progress("segmenting", done, plan.schedule.total, found)
 
     yield Progress("post-processing", done, done)
-    return _finish(volume, context, options, plan, maps, loaded.card, clock)
+    return _finish(plan, maps, loaded.card, clock)
 
 
 @dataclass(frozen=True)
 class _Plan:
     """Where the mask can lie, which slices the network sees, and where its frame lies on them."""
 
+    volume: CTVolume
+    context: ScanContext
+    options: Options
     region: Box
     slice_grid: SliceGrid
     schedule: Schedule
@@ -177,16 +180,13 @@ class _Plan:
         every_row = options.every_slice or not gland
         spec = FrameSpec.from_dict(card["frame"])
         return cls(
+            volume,
+            context,
+            options,
             region,
             slice_grid,
             Schedule(slice_grid, spacing_z, part, first, likely, every_row),
-            frame_around(
-                context.body.centre,
-                volume.grid.shape[1:],
-                volume.spacing,
-                spec,
-                context.body.edges,
-            ),
+            context.body.frame(volume.grid.shape, volume.spacing, spec),
             float(card["threshold"]) if options.threshold is None else options.threshold,
             classes,
         )
@@ -206,16 +206,9 @@ def _found(rows: Indices, outputs: dict[str, Array], maps: MapArrays, plan: _Pla
     return FoundSlices(plan.region[0].start + z, mask[nearest[z]], maps.part(rows), rows)
 
 
-def _finish(
-    volume: CTVolume,
-    context: ScanContext,
-    options: Options,
-    plan: _Plan,
-    maps: MapArrays,
-    card: Mapping[str, Any],
-    clock: _Clock,
-) -> Segmentation:
+def _finish(plan: _Plan, maps: MapArrays, card: Mapping[str, Any], clock: _Clock) -> Segmentation:
     """Make the mask of what the network said of all slices."""
+    volume, context, options = plan.volume, plan.context, plan.options
     with clock("post-processing"):
         mask = finish_mask(
             maps.probabilities,
@@ -258,21 +251,14 @@ _Running = tuple[Indices, int, "Future[dict[str, Array]]"]
 class _Batches:
     """Runs the network in a thread, over batches of one shape of what a schedule hands out."""
 
-    def __init__(
-        self,
-        volume: CTVolume,
-        loaded: LoadedModel,
-        plan: _Plan,
-        context: ScanContext,
-        options: Options,
-    ) -> None:
-        self._volume, self._loaded, self._body = volume, loaded, context.body
+    def __init__(self, loaded: LoadedModel, plan: _Plan) -> None:
+        self._volume, self._loaded, self._body = plan.volume, loaded, plan.context.body
         self._schedule, self._slice_grid = plan.schedule, plan.slice_grid
         self._crop = FrameCrop(plan.frame)
         # Half the threshold: a person may lower it, and the mask's end must have been seen.
         self._faintest = 0.5 * min(float(loaded.card["threshold"]), plan.threshold)
-        self._size = min(options.batch_size or loaded.device.batch_size, plan.schedule.total)
-        self._alone = options.first_slice is not None
+        self._size = min(plan.options.batch_size or loaded.device.batch_size, plan.schedule.total)
+        self._alone = plan.options.first_slice is not None
 
     def run(self, clock: _Clock) -> Iterator[tuple[Indices, dict[str, Array]]]:
         """Yield rows of the slice grid, and what the network says of them."""
