@@ -30,11 +30,7 @@ _MARK = "napari-pancreas-seg quality page"
 
 
 def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
-    """Write the page of an output folder, and the table again where masks have changed since.
-
-    Where `cases` say where CTs lie, pictures that are missing or old are drawn, and masks that
-    somebody has changed are measured.
-    """
+    """Write the page of an output folder, its table and pictures again where masks changed."""
     page = folder / PAGE
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise PancreasSegError(

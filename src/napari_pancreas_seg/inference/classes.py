@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy
 
 from napari_pancreas_seg.arrays import Array, Spacing
-from napari_pancreas_seg.mask.postprocessing import main_pieces
+from napari_pancreas_seg.mask.postprocessing import main_pieces, with_rim
 
 _GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")
 
@@ -74,18 +73,9 @@ class Classes:
             mine = np.isin(winner, group)
             how = (plausible,) if group is gland else (everywhere, np.inf)
             kept = main_pieces(np.where(mine, foreground, 0), threshold, spacing, *how)
-            dropped = _with_rim(mine & ~kept) & ~kept
+            dropped = with_rim(mine & ~kept) & ~kept
             cleared[group] = np.where(dropped, cleared.dtype.type(0), cleared[group])
         return cleared
-
-
-def _with_rim(pieces: Array) -> Array:
-    """Pieces and a pixel around them within the slice: what interpolation would spread."""
-    if not pieces.any():
-        return pieces
-    rim = scipy.ndimage.generate_binary_structure(3, 3)
-    rim[[0, 2]] = False
-    return np.asarray(scipy.ndimage.binary_dilation(pieces, rim))
 
 
 ONE_CLASS = Classes(("pancreas",), (1,))

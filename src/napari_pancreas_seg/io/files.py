@@ -195,10 +195,7 @@ def write_text(path: str | Path, text: str, *, overwrite: bool = False) -> None:
 
 
 def escaped(name: str) -> str:
-    r"""Write a file's name, whatever its bytes, as text for a table that leads back to it.
-
-    Bytes that are no UTF-8, control characters and the backslash become ``\xNN``.
-    """
+    r"""A file's name as text that leads back to it: odd bytes and the backslash become ``\xNN``."""
     raw = re.sub(rb"[\x00-\x1f\x7f\\]", lambda found: b"\\x%02x" % found[0][0], os.fsencode(name))
     return raw.decode(errors="backslashreplace")
 

@@ -92,12 +92,17 @@ def main_pieces(
         if near and sums[label] >= share * sums[main] and np.linalg.norm(gaps) <= gap_mm:
             chosen.append(label)
     kept[box] = np.isin(labels, chosen)
-    rim = scipy.ndimage.generate_binary_structure(3, 3)
-    rim[[0, 2]] = False
     grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-    kept[grown] = scipy.ndimage.binary_dilation(kept[grown], rim)
+    kept[grown] = with_rim(kept[grown])
     kept[~plausible] = False
     return kept
+
+
+def with_rim(pieces: Mask) -> Mask:
+    """Pieces and a pixel around them within the slice: what interpolation would spread."""
+    rim = scipy.ndimage.generate_binary_structure(3, 3)
+    rim[[0, 2]] = False
+    return np.asarray(scipy.ndimage.binary_dilation(pieces, rim))
 
 
 def clear_small_ends(mask: Labels, pixel_mm2: float, least_mm2: float = 50.0) -> None:

@@ -46,11 +46,7 @@ def segment_on_cluster(
     timeout_s: float = 20.0,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> Generator[CaseResult]:
-    """Segment CTs on the workers of a Dask cluster; one bad case does not stop the others.
-
-    Results come as cases are done, not in their order. `timeout_s` is how long to wait for the
-    scheduler, and for a worker. `on_progress` gets a case's index and how many are done.
-    """
+    """Segment CTs on a Dask cluster; results come as cases are done, not in their order."""
     asked = options or Options()
     bundle = load_bundle(model)
     cases = [

@@ -39,11 +39,7 @@ LAST = ("result", "error", "cancelled")
 
 
 class NetworkProcess:
-    """Runs segmentations in a child process, which is started when it is first needed.
-
-    `command` is what to start. A cancelled run may take `patience_seconds` to answer before its
-    process is killed, unless somebody else waits for the same process.
-    """
+    """Runs segmentations in a child process, started when it is first needed."""
 
     def __init__(self, command: Sequence[str] | None = None, patience_seconds: float = 3.0) -> None:
         self._command = list(command or (sys.executable, "-m", MODULE))
@@ -66,11 +62,7 @@ class NetworkProcess:
         volume: CTVolume | None = None,
         key: str = "",
     ) -> None:
-        """Start the child and let it load the model, without waiting for it.
-
-        With a CT, which `key` names, it compiles for its slices and keeps it. The next run reports
-        faults.
-        """
+        """Start the child and let it load the model, for a CT if given (`key`); do not wait."""
         try:
             with self._starting:
                 child = self._running_child()
