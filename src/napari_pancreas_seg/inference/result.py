@@ -199,11 +199,7 @@ def describe(
     seconds: Mapping[str, float] | None = None,
     cuts: Cuts = CUTS,
 ) -> dict[str, Any]:
-    """Collect what made a mask and what it measures, as plain values for JSON.
-
-    `mask` is the one that is written, if a person has edited the model's, by `strokes` too;
-    `seconds` are further stages. The source is known by its hash.
-    """
+    """What made a mask (the model's, or `mask`, edited by hand) and its measures, for JSON."""
     written = segmentation.mask if mask is None else mask
     quality = segmentation.quality
     if written is not segmentation.mask and not np.array_equal(written, segmentation.mask):

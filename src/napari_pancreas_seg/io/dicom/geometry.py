@@ -109,7 +109,11 @@ def _step(
     """Return the way from a slice to the next, or say why there is none for all of them."""
     count = len(positions)
     if count == 1:
-        return _lone_step(normal, item)
+        thickness = item.plane.thickness
+        usable = 1e-3 <= thickness <= 100
+        taken = thickness if usable else 1.0
+        how = "thickness is taken as" if usable else "thickness is not said and is taken as"
+        return normal * taken, (f"This CT has one slice; its {how} {taken:g} mm.",)
     heights = positions @ normal
     gaps = np.diff(heights)
     usual = float(np.median(gaps))
@@ -141,14 +145,6 @@ def _step(
             "programs do not open sheared NIfTI files."
         )
     return step, tuple(notes)
-
-
-def _lone_step(normal: Floats, item: Slice) -> tuple[Floats, tuple[str, ...]]:
-    thickness = item.plane.thickness
-    usable = 1e-3 <= thickness <= 100
-    taken = thickness if usable else 1.0
-    how = "its thickness is taken as" if usable else "its thickness is not said and is taken as"
-    return normal * taken, (f"This CT has one slice; {how} {taken:g} mm.",)
 
 
 def _gap(name: str, gaps: Floats, usual: float, worst: int, heights: Floats) -> str:
