@@ -1,10 +1,9 @@
 """What the command line asks about a training, and what it says while one runs."""
 
 import pytest
-import typer
 
 from napari_pancreas_seg.cli import main
-from napari_pancreas_seg.cli.training import _devices, parse_windows
+from napari_pancreas_seg.cli.training import parse_windows
 
 
 def test_the_options_stand_under_headings(capsys):
@@ -19,13 +18,6 @@ def test_the_options_stand_under_headings(capsys):
 
 def test_a_window_is_two_numbers():
     assert parse_windows(["40:150.5"]) == ((40.0, 150.5),)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "some", "1.5", ""])
-def test_devices_are_a_number_or_all(text):
-    with pytest.raises(typer.BadParameter):
-        _devices(text)
-    assert _devices("all") == "all" and _devices("2") == "2"
 
 
 @pytest.mark.parametrize(

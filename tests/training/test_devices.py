@@ -17,7 +17,7 @@ def test_a_batch_must_be_divisible():
         Devices(3).check(8)
 
 
-@pytest.mark.parametrize("asked", [0, "two", -1, 1000])
+@pytest.mark.parametrize("asked", [0, "0", "two", -1, "-1", "1.5", "", 1000])
 def test_devices_that_there_are_not(asked):
     with pytest.raises(PancreasSegError):
         choose_devices(asked)

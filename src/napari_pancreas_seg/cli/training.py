@@ -23,12 +23,6 @@ def _under(heading: str) -> Callable[..., Any]:
     return option
 
 
-def _devices(value: str) -> str:
-    if value != "all" and not (value.isdecimal() and int(value) > 0):
-        raise typer.BadParameter("give a number of devices, or all")
-    return value
-
-
 _data, _recipe = _under("What to learn from"), _under("Recipe")
 _length, _split, _machine = _under("How long"), _under("Patients held back"), _under("Machine")
 
@@ -107,9 +101,7 @@ Policy = Annotated[
     str,
     _machine("Precision: float32, mixed_bfloat16, mixed_float16, or auto (the best for the GPU)."),
 ]
-DeviceCount = Annotated[
-    str, _machine("Number of GPUs that share a batch.", metavar="N|all", callback=_devices)
-]
+DeviceCount = Annotated[str, _machine("Number of GPUs that share a batch.", metavar="N|all")]
 Deterministic = Annotated[
     bool, _machine("Compute the same bits every time; slower.", "--deterministic")
 ]

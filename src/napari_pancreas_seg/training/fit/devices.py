@@ -126,22 +126,12 @@ def _compute_capability() -> float | None:
             if device.platform == "tpu":
                 return 8.0
             return float(device.compute_capability)
-        elif backend == "torch":
-            import torch
-
-            if torch.cuda.is_available():
-                return float("{}.{}".format(*torch.cuda.get_device_capability()))
     return None
 
 
 def make_deterministic() -> None:
     """Let this process compute the same bits every time, at some cost in speed."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    elif backend == "torch":
-        import torch
-
-        torch.use_deterministic_algorithms(True)
