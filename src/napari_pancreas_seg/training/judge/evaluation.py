@@ -108,17 +108,14 @@ def evaluate(
     on are left out unless `every_patient` is given: their figures say nothing about new ones.
     ``how`` says in words what was done, ``not_scored`` why a case failed.
     """
-    pairs = None if references is None else match_references(Path(folder), Path(references))
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
-    if pairs is not None:
-        cases = [_pair(mask, ct) for mask, ct in pairs]
-        data = f"CTs of {Path(folder).name}, with references of {Path(references or '').name}"
-        how = {"data": data, **_OF_VOLUMES}
+    if references is not None:
+        cases, how = _pairs(Path(folder), Path(references))
     else:
         asked = labels or classes_of_model(loaded.classes.names)
-        dataset = open_dataset(folder, asked, layout=layout)
-        cases, how = _cases(dataset, loaded.classes), _how(dataset)
-        postprocess = postprocess and dataset.layout != SLICES
+        data = open_dataset(folder, asked, layout=layout)
+        cases, how = _cases(data, loaded.classes), _how(data)
+        postprocess = postprocess and data.layout != SLICES
     known = patients_seen([loaded.card])
     cases = [case for case in cases if every_patient or not was_seen(case.patient, known)]
     if not cases:
@@ -136,29 +133,31 @@ def evaluate(
     if not tally.model:
         raise PancreasSegError(f"No case could be scored. {next(iter(tally.failed.values()))}")
     trained_on = sorted(p for p in tally.model if was_seen(p, known))
-    how = {
-        "metric": "all voxels of a patient pooled, on the CT's own grid",
-        **how,
-        "surface_dice_tolerance": f"{TOLERANCE_MM:g} mm",
-        "interval": "95 %, percentile bootstrap over patients, 10,000 resamples",
+    how |= {
         "postprocessing": "as by default" if postprocess else "none",
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
         **tally.how(),
     }
-    result = {**_model(loaded), "threshold": used, "cases": len(cases), "how": how}
-    return {**result, **tally.figures(), "cost": _cost(loaded, tally.seconds)}
-
-
-def _model(loaded: LoadedModel) -> dict[str, Any]:
     card = loaded.card
     return {
         "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
         "weights_sha256": card["weights_sha256"],
+        "threshold": used,
         "recipe": card.get("training", {}).get("recipe"),
+        "cases": len(cases),
+        "how": how,
+        **tally.figures(),
+        "cost": _cost(loaded, tally.seconds),
     }
 
 
+_OF_ALL = {
+    "metric": "all voxels of a patient pooled, on the CT's own grid",
+    "surface_dice_tolerance": f"{TOLERANCE_MM:g} mm",
+    "interval": "95 %, percentile bootstrap over patients, 10,000 resamples",
+}
 _OF_VOLUMES = {
+    **_OF_ALL,
     "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice",
     "spacing": "as the files say",
 }
@@ -171,6 +170,7 @@ def _how(data: DataSet) -> dict[str, str]:
     known = {case.spacing_known for case in data.cases if isinstance(case, SliceRecord)}
     nominal = f"{NOMINAL_SPACING_MM} mm where none is stored, so that distances are approximate"
     return {
+        **_OF_ALL,
         "data": f"slices of {data.root.name}, each a CT of its own",
         "surfaces": "outlines in the plane, slice by slice, pooled over a patient's slices; where "
         "a slice shows the reference or the mask but not both, the distance is its diagonal",
@@ -200,19 +200,26 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     return [_Case(case.name, case.patient, case.name, partial(load, case)) for case in data.cases]
 
 
-def _pair(reference: Path, ct: Path | PancreasSegError) -> _Case:
-    """A reference in a file of its own, with its CT or why there is none."""
+def _pairs(folder: Path, references: Path) -> tuple[list[_Case], dict[str, str]]:
+    """CTs with references in files of their own, and what is measured on them."""
+    cases = []
+    for mask, ct in match_references(folder, references):
+        # Slices of one patient of the NIH set share this; else a file is a patient.
+        nih = re.match(r"PANCREAS_\d+", mask.name)
+        name = stem(ct) if isinstance(ct, Path) else ""
+        cases.append(
+            _Case(stem(mask), nih[0] if nih else stem(mask), name, partial(_load, ct, mask))
+        )
+    data = f"CTs of {folder.name}, with references of {references.name}"
+    return cases, {"data": data, **_OF_VOLUMES}
 
-    def load() -> tuple[CTVolume, Labels]:
-        if isinstance(ct, PancreasSegError):
-            raise ct
-        volume = load_ct(ct)
-        mask, on = load_mask(reference)
-        return volume, bring_onto(volume, mask, on, reference.name)
 
-    nih = re.match(r"PANCREAS_\d+", reference.name)
-    patient = nih[0] if nih else stem(reference)
-    return _Case(stem(reference), patient, stem(ct) if isinstance(ct, Path) else "", load)
+def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, Labels]:
+    if isinstance(ct, PancreasSegError):
+        raise ct
+    volume = load_ct(ct)
+    mask, on = load_mask(reference)
+    return volume, bring_onto(volume, mask, on, reference.name)
 
 
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
