@@ -142,7 +142,7 @@ def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     before = labels.data.copy()
     app.settings.clear()
-    assert app.rethreshold._next is None and not app.rethreshold._busy
+    assert not app.rethreshold.newest.busy
     assert np.array_equal(labels.data, before) and len(labels._undo_history) == 1
     assert app.session.masks[labels].result.threshold == 0.8
     assert not panel.every_slice.value and panel.options.threshold is None

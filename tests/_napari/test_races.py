@@ -46,7 +46,7 @@ def test_a_threshold_that_comes_late_does_not_write_into_a_run(qtbot, app, ct, l
     assert app.rethreshold.ask(labels, 0.1, True)
     # The run takes the layer over while the threshold's mask is still being made.
     fresh = app.session.masks[labels] = wish_of_before.emptied(labels)
-    qtbot.waitUntil(lambda: not app.rethreshold._busy, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.rethreshold.newest.busy, timeout=TIMEOUT)
     assert not labels.data.any() and not fresh.copy.any()
     app.session.masks[labels] = wish_of_before
     assert np.array_equal(finish(qtbot, app, ct, "box").data, expected)
@@ -293,7 +293,7 @@ def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, m
     # So does a threshold that is on its way.
     app.rethreshold.ask(labels, 0.2, True)
     window.window.remove_dock_widget(dock.parent())
-    qtbot.waitUntil(lambda: not app.rethreshold._busy, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.rethreshold.newest.busy, timeout=TIMEOUT)
     assert app.session.masks[labels].result.threshold == 0.2
     _, dock = open_dock(window)
     assert dock.options_panel.threshold.value == 0.2

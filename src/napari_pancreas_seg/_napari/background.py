@@ -71,6 +71,35 @@ class Background(QObject):
                 then(future.result())
 
 
+class Newest:
+    """Does one thing at a time in a thread; after it the newest that was asked for meanwhile."""
+
+    def __init__(self, background: Background) -> None:
+        self.busy = False
+        self._background = background
+        self._next: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
+
+    def ask(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """As `Background.submit`."""
+        self._next = work, then
+        if not self.busy:
+            self._go()
+
+    def _go(self) -> None:
+        self.busy = self._next is not None
+        if self._next is None:
+            return
+        (work, then), self._next = self._next, None
+
+        def done(made: Any) -> None:
+            try:
+                then(made)
+            finally:
+                self._go()
+
+        self._background.submit(work, done, self._go)
+
+
 def timer(parent: QObject, ms: int, do: Callable[[], Any]) -> QTimer:
     """A timer that does something once, some time after it was last started."""
     made = QTimer(parent)

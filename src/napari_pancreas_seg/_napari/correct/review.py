@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.background import Background, timer
+from napari_pancreas_seg._napari.background import Background, Newest, timer
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     reference_of,
@@ -72,8 +71,7 @@ class Review(QObject):
         self._runs = runs
         self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
         self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
-        self._background = background
-        self._counting = self._stale = False
+        self._newest = Newest(background)
         self._soon = timer(self, PAUSE_MS, self._count)
         session.mask_chosen.connect(self._on_mask)
         session.mask_changed.connect(self._on_mask_changed)
@@ -193,24 +191,14 @@ class Review(QObject):
         layer, reference = self._session.mask, self.reference
         if layer is None or reference is None or tuple(layer.data.shape) != reference.layer_shape:
             return
-        if self._counting:
-            self._stale = True
-            return
-        self._counting = True
-        work = partial(_facts, layer, reference, self._session.masks.get(layer))
-        self._background.submit(work, partial(self._counted, weakref.ref(layer)), self._failed)
 
-    def _counted(self, layer: weakref.ref[Labels], facts: SliceFacts) -> None:
-        self._counting = False
-        if layer() is self._session.mask:
-            self.facts = facts
-            self.changed.emit()
-        if self._stale or layer() is not self._session.mask:
-            self._stale = False
-            self._soon.start()
+        def counted(facts: SliceFacts) -> None:
+            if layer is self._session.mask:
+                self.facts = facts
+                self.changed.emit()
 
-    def _failed(self) -> None:
-        self._counting = False
+        model = self._session.masks.get(layer)
+        self._newest.ask(lambda: _facts(layer, reference, model), counted)
 
 
 def _facts(layer: Labels, reference: GridReference, model: ModelMask | None) -> SliceFacts:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.background import Background, Newest
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.layers.reader import get_ready
@@ -51,9 +51,8 @@ class Network(QObject):
         self.why_no_gpu = ""
         self.warm_up_allowed = True
         self._background = background
+        self._newest = Newest(background)  # a cold network takes long
         self._warm: tuple[Any, ...] | None = None
-        self._warming = False
-        self._waiting: tuple[Any, ...] | None = None
 
     def claim(self, why: str) -> None:
         if self.in_use:
@@ -108,16 +107,7 @@ class Network(QObject):
         wanted = (str(model), options.device, name, self.process.pid)
         if not self.warm_up_allowed or self.in_use or self._warm == wanted:
             return
-        self._warm = wanted
-        self._waiting = (wanted, volume, model, options)
-        self._warm_next()
-
-    def _warm_next(self) -> None:
-        """Warm for what was asked for last, one at a time: a cold network takes long."""
-        if self._warming or self._waiting is None:
-            return
-        (wanted, volume, model, options), self._waiting = self._waiting, None
-        process = self.process
+        self._warm, process = wanted, self.process
 
         def work() -> Devices | None:
             # Asked here: napari looks at every plugin's manifest for the first answer.
@@ -136,11 +126,5 @@ class Network(QObject):
             if found is not None:
                 self.devices, self.why_no_gpu = found
                 self.devices_changed.emit()
-            done()
 
-        def done() -> None:
-            self._warming = False
-            self._warm_next()
-
-        self._warming = True
-        self._background.submit(work, ready, done)
+        self._newest.ask(work, ready)

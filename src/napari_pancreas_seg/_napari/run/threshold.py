@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import Background
+from napari_pancreas_seg._napari.background import Background, Newest
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
@@ -25,16 +24,12 @@ class _Wish:
 
     layer: Labels
     mask: ModelMask
-    result: Segmentation
     threshold: float
     postprocess: bool
 
 
 class Rethreshold(QObject):
-    """Makes masks anew from their probability while a slider is dragged.
-
-    The work is done in a thread; wishes that are overtaken by newer ones are left out.
-    """
+    """Makes masks anew from their probability while a slider is dragged, in a thread."""
 
     done = Signal(object)
 
@@ -42,9 +37,7 @@ class Rethreshold(QObject):
         super().__init__()
         self._session = session
         self._runs = runs
-        self._background = background
-        self._next: _Wish | None = None
-        self._busy = False
+        self.newest = Newest(background)
 
     def ask(self, layer: Labels, threshold: float, postprocess: bool) -> bool:
         """Ask for a mask with these options; False if no probability is known for the layer."""
@@ -53,25 +46,20 @@ class Rethreshold(QObject):
             return False
         if run is not None and run.running and run.labels is layer:
             return False  # the run has the last word
-        self._next = _Wish(layer, mask, mask.result, threshold, postprocess)
-        self._go()
+        wish = _Wish(layer, mask, threshold, postprocess)
+        self.newest.ask(partial(_made, wish), partial(self._put, wish))
         return True
 
-    def _go(self) -> None:
-        wish = self._next
-        if self._busy or wish is None:
+    def _put(self, wish: _Wish, made: tuple[Segmentation, Any, Any] | None) -> None:
+        if made is None:
             return
-        self._busy, self._next = True, None
-        self._background.submit(lambda: (wish, *_made(wish)), self._put, self._ended)
-
-    def _put(self, made: tuple[_Wish, npt.NDArray[np.uint8], tuple[slice, ...] | None]) -> None:
-        wish, mask, box = made
+        result, mask, box = made
         # A run may have begun to fill this layer, or the layer's data may be others.
         current = self._session.masks.get(wish.layer) is wish.mask
         fits = wish.layer.data.shape == wish.mask.reference.layer_shape
-        if current and fits and wish.mask.result is wish.result:
+        if current and fits and wish.mask.result is result:
             options = replace(
-                wish.result.options, threshold=wish.threshold, postprocess=wish.postprocess
+                result.options, threshold=wish.threshold, postprocess=wish.postprocess
             )
             if box is not None:
                 wish.mask.replace(wish.layer, mask, box)
@@ -82,22 +70,19 @@ class Rethreshold(QObject):
             run = self._runs.latest
             if run is not None and run.labels is wish.layer:
                 run.tell_again(wish.mask, wish.threshold)
-            wish.mask.result = replace(wish.result, threshold=wish.threshold, options=options)
-            if self._next is not None and self._next.mask is wish.mask:
-                self._next = replace(self._next, result=wish.mask.result)
+            wish.mask.result = replace(result, threshold=wish.threshold, options=options)
             self.done.emit(wish.layer)
-        self._ended()
-
-    def _ended(self) -> None:
-        self._busy = False
-        self._go()
 
 
-def _made(wish: _Wish) -> tuple[npt.NDArray[np.uint8], tuple[slice, ...] | None]:
+def _made(wish: _Wish) -> tuple[Segmentation, Any, Any] | None:
+    """The result of now, its mask (Z, Y, X), and the box to write; None if it was taken back."""
     from napari_pancreas_seg.inference.finishing import remask
 
-    mask = remask(wish.result, wish.threshold, wish.postprocess)
-    return mask, _joined(bounding_box(mask), bounding_box(wish.mask.copy))
+    result = wish.mask.result
+    if result is None:
+        return None
+    mask = remask(result, wish.threshold, wish.postprocess)
+    return result, mask, _joined(bounding_box(mask), bounding_box(wish.mask.copy))
 
 
 def _joined(a: Any, b: Any) -> tuple[slice, ...] | None:

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.background import timer
+from napari_pancreas_seg._napari.background import Newest, timer
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of, labels_of
 from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, Measured, measure_layers
 from napari_pancreas_seg._napari.layers.placement import GridReference, lies_on, show_slice
@@ -80,8 +80,7 @@ class MeasurePanel(ui.Panel):
     def __init__(self, app: App) -> None:
         super().__init__("Measure")
         self._session, self._background = app.session, app.background
-        self._busy = False
-        self._stale = False
+        self._newest = Newest(app.background)
         self._moved: int | None = None  # the cut that a person has moved, until it is shown
         self._pause = timer(self, PAUSE_MS, self._measure)
         self.values: dict[str, QLabel] = {}
@@ -201,18 +200,13 @@ class MeasurePanel(ui.Panel):
     def _measure(self) -> None:
         if not isalive(self):
             return
-        if self._busy:
-            self._stale = True
-            return
         job = self._job(self._session.mask)
         if job is None:
             self._show(None)
-            return
-        self._busy, self._stale = True, False
-        self._background.submit(lambda: measure_layers(job), self._measured, self._idle)
+        else:
+            self._newest.ask(lambda: measure_layers(job), self._measured)
 
     def _measured(self, found: Measured) -> None:
-        self._idle()
         if isalive(self):
             same = self._session.mask is not None and found.row["mask"] == self._session.mask.name
             self._show(found if same else None)
@@ -225,11 +219,6 @@ class MeasurePanel(ui.Panel):
         viewer, ct, reference = self._session.viewer, self._session.ct, self._session.reference
         if moved is not None and slices and viewer and ct is not None and reference is not None:
             show_slice(viewer, ct, reference, slices[moved])
-
-    def _idle(self) -> None:
-        self._busy = False
-        if self._stale and isalive(self):
-            self._later()
 
     def _job(self, mask: Labels | None) -> MaskToMeasure | None:
         reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
