@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from napari_pancreas_seg._napari.background import report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import (
-    Placement,
     reference_of,
     show_slice,
     slice_on_screen,
@@ -40,8 +38,6 @@ from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
 from napari_pancreas_seg.volume import bounding_box
 
-logger = logging.getLogger(__name__)
-
 REDRAW_MS = 100
 """How often slices that stream in are drawn at most, in ms."""
 
@@ -60,55 +56,37 @@ class SegmentationRun(QObject):
     changed = Signal()
     finished = Signal()
 
+    running, can_discard, stands = True, False, False
+    stage, message = "starting", "Starting the network…"
+    done = total = 0
+    labels: Labels | None = None
+    _was_added = _maps_begun = _complete = _stale = False
+    _how_ended = "Cancelled"
+    _name_before, _was_visible = "", True
+    _replaced: ModelMask | None = None
+    _replaced_maps: object = None
+    _first: tuple[float, int] | None = None
+
     def __init__(
         self,
         session: Session,
         maps: MapLayers,
         process: NetworkProcess,
         ct_layer: Image,
-        placement: Placement,
         model: str | Path,
         options: Options,
     ) -> None:
         super().__init__()
-        self.running = True
-        self.stage = "starting"
-        self.done = 0
-        self.total = 0
-        self.message = "Starting the network…"
-        self.labels: Labels | None = None
-        self._told: set[str] = set()
-        self._session = session
-        self._maps = maps
-        self._placement = placement
-        self.name = ct_layer.name
-        self.reference = placement.reference
-        self._ct_layer = ct_layer
+        self._session, self._maps = session, maps
+        self._placement = placement = session.placement(ct_layer)
+        self._ct_layer, self.name, self.reference = ct_layer, ct_layer.name, placement.reference
         self._first_slice = options.first_slice
-        self._before = session.result_layer(placement.reference)
-        self._was_added = False
-        self._name_before, self._was_visible = "", True
-        self._replaced: ModelMask | None = None
-        self._replaced_maps: object = None
-        self._maps_begun = False
-        self._how_ended = "Cancelled"
-        self._complete = False
-        self.can_discard = False
-        self.stands = False
+        self._told: set[str] = set()
         self._started = time.monotonic()
-        self._first: tuple[float, int] | None = None
-        previous = None if self._before is None else session.masks[self._before]
-        job = Job(
-            process,
-            ct_layer.name,
-            ct_layer.data,
-            placement,
-            model,
-            options,
-            maps.appearance,
-            None if self._before is None else self._before.data,
-            None if previous is None else previous.copy,
-        )
+        self._before = before = session.result_layer(placement.reference)
+        former = None if before is None else (before.data, session.masks[before].copy)
+        appearance = maps.appearance
+        job = Job(process, self.name, ct_layer.data, placement, model, options, appearance, former)
         # Errors are shown here, once; else superqt raises them again in the event loop.
         self._worker = create_worker(
             steps, job, _worker_class=SegmentationWorker, _ignore_errors=True
@@ -118,7 +96,6 @@ class SegmentationRun(QObject):
         self._worker.errored.connect(self._on_error)
         self._worker.finished.connect(self._on_finished)
         self._soon = timer(self, REDRAW_MS, self._redraw)
-        self._stale = False
 
     def start(self) -> None:
         self._worker.start()
@@ -165,10 +142,9 @@ class SegmentationRun(QObject):
 
     def tell_again(self, mask: ModelMask, threshold: float) -> None:
         box = bounding_box(mask.copy)
-        found = mask.copy[:0] if box is None else mask.copy[box]
-        voxels = int(np.count_nonzero(found))
-        slices = sum(bool(plane.any()) for plane in found)
-        volume = voxels * mask.reference.grid.voxel_volume_mm3 / 1000
+        voxels = [int(np.count_nonzero(plane)) for plane in ([] if box is None else mask.copy[box])]
+        slices = len(voxels) - voxels.count(0)
+        volume = sum(voxels) * mask.reference.grid.voxel_volume_mm3 / 1000
         self.message = f"Model: {volume:.1f} mL in {slices} slices at threshold {threshold:.2f}."
         self.changed.emit()
 

@@ -51,15 +51,14 @@ class Runs(QObject):
             raise PancreasSegError("The window has been closed.")
         if refusal := why_not_ct(layer):
             raise PancreasSegError(refusal)
-        placement = session.placement(layer)
+        reference = session.placement(layer).reference
         self._network.claim("A run is under way: cancel it or wait for its end.")
         if self.latest is not None:
             self.latest.keep()
-        seen = slice_on_screen(viewer, layer, placement.reference)
+        seen = slice_on_screen(viewer, layer, reference)
         options = replace(options or Options(), first_slice=seen)
-        run = SegmentationRun(
-            session, self._maps, self._network.process, layer, placement, model, options
-        )
+        process = self._network.process
+        run = SegmentationRun(session, self._maps, process, layer, model, options)
         run.changed.connect(self.changed)
         run.finished.connect(self._network.release)
         run.finished.connect(self.finished)

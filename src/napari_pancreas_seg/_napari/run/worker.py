@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,12 +41,11 @@ SLICES_AT_ONCE = 8
 """Slices that the GUI thread takes in between two looks at its events."""
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
+class Job(NamedTuple):
     """What a run needs to know, and nothing of Qt.
 
-    `labels` is the layer data, in its own order, of the last result for this CT, if there is
-    one, and `labels_model` (Z, Y, X) what the model wrote into it.
+    `former`: of the last result for this CT the layer's data, in their own order, and what the
+    model wrote into them (Z, Y, X).
     """
 
     process: NetworkProcess
@@ -57,39 +55,30 @@ class Job:
     model: str | Path
     options: Options
     appearance: MapAppearance
-    labels: Array | None = None
-    labels_model: Array | None = None
+    former: tuple[Array, Array] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """The CT is read: the first step of a run, with notes for the user.
-
-    `labels` is an empty layer for the mask; None if the last result's layer can take it, because
-    nobody has edited that.
-    """
+class Prepared(NamedTuple):
+    """The CT is read; `labels` is None if nobody has edited the last result's layer: it serves."""
 
     labels: Labels | None
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class MapsFound:
+class MapsFound(NamedTuple):
     """Maps of the CT that begin to fill, by what they show; NaN where nothing is computed yet."""
 
     maps: dict[str, ScalarMap]
 
 
-@dataclass(frozen=True, eq=False)
-class BestGate:
+class BestGate(NamedTuple):
     """The gate that tells most, and a layer of it."""
 
     word: str
     layer: Image
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
+class Outcome(NamedTuple):
     """A finished run: the model's mask in mL and slices, mL by class if there are several."""
 
     result: Segmentation
@@ -97,7 +86,7 @@ class Outcome:
     slices: int
     largest: int | None
     """The slice with the largest area, None if nothing was found."""
-    by_class: dict[str, float] = field(default_factory=dict)
+    by_class: dict[str, float]
 
 
 Step = Prepared | Progress | MapsFound | BestGate
@@ -106,11 +95,9 @@ Step = Prepared | Progress | MapsFound | BestGate
 class SegmentationWorker(WorkerBase):
     """Walks through a run's steps in a thread; `quit` stops at once, unlike napari's worker."""
 
-    def __init__(
-        self, function: Callable[..., Generator[Any, None, Any]], *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, function: Callable[..., Generator[Any, None, Any]], job: Job) -> None:
         super().__init__(SignalsClass=GeneratorWorkerSignals)
-        self._steps = function(*args, cancelled=lambda: self.abort_requested, **kwargs)
+        self._steps = function(job, cancelled=lambda: self.abort_requested)
         self._taken = Event()
 
     def work(self) -> Outcome | None:
@@ -143,10 +130,7 @@ class SegmentationWorker(WorkerBase):
 
 
 def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, Outcome | None]:
-    """Run a job step by step.
-
-    Layers are made here, because their first one imports pandas, SciPy and more.
-    """
+    """Run a job step by step; layers are made here: the first one imports pandas and more."""
     volume = volume_of(job.layer_data, job.placement.reference)
     key = fingerprint(job.placement.reference, volume)
     yield Prepared(_empty_labels(job) if _edited(job) else None, volume.notes)
@@ -196,10 +180,10 @@ def fingerprint(reference: GridReference, volume: CTVolume) -> str:
 
 def _edited(job: Job) -> bool:
     """Whether the last result's layer is no place for this one: none there, or edited."""
-    if job.labels is None or job.labels_model is None:
+    if job.former is None:
         return True
-    shown = job.placement.reference.view(job.labels)
-    return any(not np.array_equal(a, b) for a, b in zip(shown, job.labels_model, strict=True))
+    shown, model = job.placement.reference.view(job.former[0]), job.former[1]
+    return any(not np.array_equal(a, b) for a, b in zip(shown, model, strict=True))
 
 
 def _empty_labels(job: Job) -> Labels:

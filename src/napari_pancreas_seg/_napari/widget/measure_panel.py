@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,44 +34,45 @@ NOTHING = "(nothing)"
 PAUSE_MS = 150
 """How soon after an edit the mask is measured; edits meanwhile wait for the next time."""
 
-ROWS = (
-    ("volume", "Volume", "Voxels of the mask times the volume of a voxel."),
-    ("classes", "of which", "Volume of each class; with a reference, its Dice too."),
-    ("hu", "HU", "Mean ± SD of the CT's voxels in the mask; SD of the population."),
-    ("eroded", "HU inside", "The same without the outermost voxels of the mask."),
-    ("fat", "Fat", "Share of voxels from -190 to -30 HU within the closed outline."),
-    ("length", "Length", "Of the centreline, from head to tail."),
-    ("calibre", "Calibre", "Diameter of the largest ball that fits into the mask."),
-    ("surface", "Surface", "Area of the smoothed surface."),
-    ("parts", "Head, body, tail", "Volumes between the cuts on the centreline."),
-    ("extent", "Extent", "Edges of the box around the mask along the CT's axes: z × y × x."),
-    ("diameter", "Diameter", "Largest distance between two points of the surface."),
-    ("in_plane", "in a slice", "Largest distance between two points of one slice's outline."),
-    ("dice", "Dice", "2 |A ∩ B| / (|A| + |B|): 1 for equal masks."),
-    ("hd95", "HD95", "95th percentile of the distances between the two surfaces, both ways."),
-    (
-        "surface_dice",
-        "Surface Dice",
-        "Share of both surfaces that lies within "
-        f"{metrics.SURFACE_TOLERANCE_MM:g} mm of the other one.",
+ROWS = {
+    "volume": ("Volume", "{volume_ml:.1f} mL in {slices} {word}", "Voxels times a voxel's volume."),
+    "classes": ("of which", "", "Volume of each class; with a reference, its Dice too."),
+    "parts": (
+        "Head, body, tail",
+        "{head_ml:.1f}, {body_ml:.1f}, {tail_ml:.1f} mL\n"
+        "cut in slices {cut_slices[0]} and {cut_slices[1]}",
+        "Volumes between the cuts on the centreline.",
     ),
-)
-COMPARED = ("dice", "hd95", "surface_dice")
-PAIRED = (
-    *("hu", "eroded", "fat", "surface", "length", "calibre"),
-    *("diameter", "in_plane", "dice", "hd95"),
-)
-"""Short values, two of which share a line: all must fit on a small screen."""
-MEASURE_OF = {
-    "hu": "mean_hu",
-    "eroded": "eroded_mean_hu",
-    "fat": "fat_fraction",
-    "length": "length_mm",
-    "calibre": "calibre_mm",
-    "surface": "surface_cm2",
-    "parts": "head_ml",
+    "extent": (
+        "Extent",
+        "{extent_mm[0]:.0f} × {extent_mm[1]:.0f} × {extent_mm[2]:.0f} mm",
+        "Edges of the mask's box along the CT's axes: z × y × x.",
+    ),
+    "surface_dice": (
+        "Surface Dice",
+        "{surface_dice_2mm:.3f}",
+        f"Share of both surfaces within {metrics.SURFACE_TOLERANCE_MM:g} mm of the other one.",
+    ),
 }
-"""Rows that may be missing, and the measure that says why."""
+"""Names of lines, what they say, and what that is."""
+PAIRED_ROWS = {
+    "hu": ("HU", "{mean_hu:.0f} ± {sd_hu:.0f}", "Mean ± SD of the CT's voxels in the mask."),
+    "eroded": (
+        "HU inside",
+        "{eroded_mean_hu:.0f} ± {eroded_sd_hu:.0f}",
+        "Without the edge.",
+    ),
+    "fat": ("Fat", "{fat_fraction:.0f} %", "Share of -190 to -30 HU within the closed outline."),
+    "surface": ("Surface", "{surface_cm2:.0f} cm²", "Area of the smoothed surface."),
+    "length": ("Length", "{length_mm:.0f} mm", "Of the centreline, from head to tail."),
+    "calibre": ("Calibre", "{calibre_mm:.0f} mm", "Diameter of the largest ball that fits in."),
+    "diameter": ("Diameter", "{diameter_3d_mm:.0f} mm", "Largest distance between two points."),
+    "in_plane": ("in a slice", "{diameter_in_plane_mm:.0f} mm", "Largest within an axial slice."),
+    "dice": ("Dice", "{dice:.3f}", "2 |A ∩ B| / (|A| + |B|): 1 for equal masks."),
+    "hd95": ("HD95", "{hd95_mm:.1f} mm", "95th percentile of the distances of the surfaces."),
+}
+"""Short ones, two of which share a line: all must fit on a small screen."""
+COMPARED = ("dice", "hd95", "surface_dice")
 
 
 class MeasurePanel(ui.Panel):
@@ -92,9 +93,8 @@ class MeasurePanel(ui.Panel):
         self.csv_button = ui.button("Save CSV…", "The same table as a file.", self.ask_and_save)
         self.add(self.mask_name)
         self.add("Compare with", self.reference_combo)
-        known = {row[0]: row for row in ROWS}
-        self.add(self._table([row for row in ROWS if row[0] not in PAIRED], 1))
-        self.add(self._table([known[key] for key in PAIRED], 2))
+        self.add(self._table(ROWS, 1))
+        self.add(self._table(PAIRED_ROWS, 2))
         tip = "Where the centreline is cut into head, body and tail: share of its length."
         self.cuts = [ui.number("%", 0, 100, 1, tip, decimals=0) for _ in CUTS]
         self.add("Cuts at", *self.cuts)
@@ -153,14 +153,14 @@ class MeasurePanel(ui.Panel):
 
         self._tabulate(write)
 
-    def _table(self, rows: Sequence[tuple[str, str, str]], in_line: int) -> QWidget:
+    def _table(self, rows: dict[str, tuple[str, str, str]], in_line: int) -> QWidget:
         """Names and values, so many in a line."""
         table = QWidget()
         grid = QGridLayout(table)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(3)
-        for place, (key, name, tip) in enumerate(rows):
+        for place, (key, (name, _, tip)) in enumerate(rows.items()):
             self._names[key], self.values[key] = ui.label_of(name, tip), ui.label_of("–", tip)
             # A long value must not widen the dock.
             self.values[key].setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
@@ -247,48 +247,31 @@ class MeasurePanel(ui.Panel):
             self.values[key].setVisible(compared)
         for part in (self._names["classes"], self.values["classes"]):
             part.setVisible(found is not None and bool(found.classes))
-        for key, text in _texts(found).items():
-            self.values[key].setText(text)
         reasons = {} if found is None else found.mask["not_measured"]
-        for key, _, tip in ROWS:
-            self.values[key].setToolTip(reasons.get(MEASURE_OF.get(key, ""), tip))
+        for key, (_, form, tip) in {**ROWS, **PAIRED_ROWS}.items():
+            self.values[key].setText(_text(form, found) if form else _class_texts(found))
+            self.values[key].setToolTip(reasons.get(form.split(":")[0].strip("{"), tip))
 
 
-def _texts(found: Measured | None) -> dict[str, str]:
-    texts = dict.fromkeys((key for key, _, _ in ROWS), "–")
+def _text(form: str, found: Measured | None) -> str:
+    """What was measured in words; a dash for what was not."""
     if found is None:
-        return texts
-    mask = found.mask
-    plural = "slice" if mask["slices"] == 1 else "slices"
-    texts["volume"] = f"{mask['volume_ml']:.1f} mL in {mask['slices']} {plural}"
-    if found.classes:
-        lines = [_class_text(name, each) for name, each in found.classes.items()]
-        texts["classes"] = "\n".join(lines)
-    if mask["voxels"]:
-        z, y, x = mask["extent_mm"]
-        texts["extent"] = f"{z:.0f} × {y:.0f} × {x:.0f} mm"
-        texts["diameter"] = f"{mask['diameter_3d_mm']:.0f} mm"
-        texts["in_plane"] = f"{mask['diameter_in_plane_mm']:.0f} mm"
-    for key, mean, sd in (("hu", "mean_hu", "sd_hu"), ("eroded", "eroded_mean_hu", "eroded_sd_hu")):
-        if mask[mean] is not None:
-            texts[key] = f"{mask[mean]:.0f} ± {mask[sd]:.0f}"
-    if mask["fat_fraction"] is not None:
-        texts["fat"] = f"{100 * mask['fat_fraction']:.0f} %"
-    if mask["surface_cm2"] is not None:
-        texts["surface"] = f"{mask['surface_cm2']:.0f} cm²"
-    if mask["length_mm"] is not None:
-        texts["length"] = f"{mask['length_mm']:.0f} mm"
-        texts["calibre"] = f"{mask['calibre_mm']:.0f} mm"
-        parts = [f"{mask[key]:.1f}" for key in ("head_ml", "body_ml", "tail_ml")]
-        first, second = mask["cut_slices"]
-        texts["parts"] = f"{', '.join(parts)} mL\ncut in slices {first} and {second}"
-    if found.comparison is not None:
-        dice, hd95 = found.comparison["dice"], found.comparison["hd95_mm"]
-        surface = found.comparison["surface_dice_2mm"]
-        texts["dice"] = f"{dice:.3f}"
-        texts["hd95"] = "–" if hd95 is None else f"{hd95:.1f} mm"
-        texts["surface_dice"] = "–" if surface is None else f"{surface:.3f}"
-    return texts
+        return "–"
+    known = {**found.mask, **(found.comparison or {})}
+    known["word"] = "slice" if known["slices"] == 1 else "slices"
+    if known["fat_fraction"] is not None:
+        known["fat_fraction"] *= 100
+    if not known["voxels"]:
+        known = {key: known[key] for key in ("volume_ml", "slices", "word")}
+    try:
+        return form.format_map(known)
+    except (KeyError, TypeError):  # None has no decimals
+        return "–"
+
+
+def _class_texts(found: Measured | None) -> str:
+    classes = {} if found is None else found.classes
+    return "\n".join(_class_text(name, each) for name, each in classes.items()) or "–"
 
 
 def _class_text(name: str, found: Measured) -> str:
