@@ -1,23 +1,23 @@
-"""What a segmentation returns, and how it is written; plain data, no Keras."""
+"""What a segmentation yields and returns, and how it is written; plain data, no Keras."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from napari_pancreas_seg import __version__
-from napari_pancreas_seg.arrays import Array, Floats32, Labels, Mask
+from napari_pancreas_seg.arrays import Array, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import look_over
 from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.options import Options, OutputOptions
-from napari_pancreas_seg.inference.progress import FoundSlices, Progress, exhaust
+from napari_pancreas_seg.inference.options import Options as Options
+from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.saving import (
     PROGRAM,
     attention_path,
@@ -35,25 +35,62 @@ from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
-from napari_pancreas_seg.volume import CTVolume, Grid, ScalarMap
+from napari_pancreas_seg.volume import CTVolume, Grid
+from napari_pancreas_seg.volume import ScalarMap as ScalarMap
 
 if TYPE_CHECKING:
     import nibabel
 
-__all__ = [
-    "FoundSlices",
-    "Options",
-    "Progress",
-    "ScalarMap",
-    "Segmentation",
-    "Strokes",
-    "describe",
-    "exhaust",
-    "save_result",
-]
-
 Strokes = Mapping[int, tuple[int, int]]
 """How many strokes by hand added and took away, by slice."""
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+def exhaust(
+    steps: Generator[Step, Any, Result], on_step: Callable[[Step], object] | None = None
+) -> Result:
+    """Run a generator to its end, calling `on_step` with what it yields; give what it returns."""
+    try:
+        while True:
+            step = next(steps)
+            if on_step is not None:
+                on_step(step)
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()
+
+
+@dataclass(frozen=True, eq=False)
+class FoundSlices:
+    """Slices of the mask that have just been found, before any post-processing.
+
+    `z` (n,) are indices in the CT, `mask` (n, Y, X) lies on its grid. `maps`, ``"probability"`` and
+    ``"attention 1"`` (the finest gate) and so on, hold these slices alone, with the grid of the
+    whole map, in which they are `rows` (n,).
+    """
+
+    z: Indices
+    mask: Labels
+    maps: Mapping[str, ScalarMap] = field(default_factory=dict)
+    rows: Indices | None = None
+
+    @property
+    def map_rows(self) -> Indices:
+        """Where these slices lie along the maps' first axis."""
+        return self.z if self.rows is None else self.rows
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a segmentation is in a `stage`, counted in slices, and what it has just found."""
+
+    stage: str
+    done: int
+    total: int
+    slices: FoundSlices | None = None
 
 
 @dataclass(frozen=True, eq=False)

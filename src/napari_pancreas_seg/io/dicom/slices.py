@@ -101,7 +101,6 @@ class Slice:
     frame: int  # its number in a multi-frame object, from 1; 0 for an image by itself
     series: tuple[str, ...]  # the same for all images of a series
     uid: str  # of the series, may be empty
-    study: tuple[str, ...]  # what the images of a series share besides
     number: int | None  # of the series
     instance: int  # number of the image in the series, 0 if it has none
     modality: str
@@ -176,7 +175,6 @@ def _slices(file: DicomFile, dataset: Dataset, has_pixels: bool) -> Iterator[Sli
             index if multiframe else 0,
             series,
             uid,
-            study,
             _number(dataset, "SeriesNumber"),
             _number(dataset, "InstanceNumber") or 0,
             kind,
