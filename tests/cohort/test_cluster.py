@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import socket
 import sys
 import types
@@ -19,8 +20,6 @@ import pytest
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.cohort.cases import find_inputs, plan
-from napari_pancreas_seg.cohort.cluster import client as cohort_dask
-from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 from napari_pancreas_seg.cohort.steps import CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
@@ -38,7 +37,9 @@ from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.volume import CTVolume
 
 distributed = pytest.importorskip("distributed")
-from napari_pancreas_seg.cohort.cluster import worker as cohort_worker  # noqa: E402 - it imports distributed
+from napari_pancreas_seg.cohort.cluster import client as cohort_dask  # noqa: E402 - needs Dask
+from napari_pancreas_seg.cohort.cluster import worker as cohort_worker  # noqa: E402
+from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster  # noqa: E402
 
 CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
 OPTIONS = Options("cpu", threshold=0.2)
@@ -359,3 +360,10 @@ def test_a_lost_scheduler_and_a_deadly_case(task: cohort_worker.ClusterTask) -> 
 def test_workers_are_for_this_machine(cts: Path, tmp_path: Path) -> None:
     line = ["segment", str(cts), "-o", str(tmp_path / "out"), "--scheduler", "tcp://x:1"]
     assert main([*line, "--workers", "2"]) == 2
+
+
+def test_without_dask_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, cohort_dask.__name__)
+    with pytest.raises(PancreasSegError, match=r"needs Dask; install .*\[dask\]"):
+        importlib.import_module(cohort_dask.__name__)

@@ -24,10 +24,23 @@ from napari_pancreas_seg.io.files import make_folder
 from napari_pancreas_seg.model.bundle import load_bundle
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
-
-    from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
     from napari_pancreas_seg.inference.segment import LoadedModel
+
+try:
+    import distributed
+    from distributed import Client, Future
+except ImportError as error:
+    raise PancreasSegError(
+        "--scheduler needs Dask; install it with pip install 'napari-pancreas-seg[dask]'."
+    ) from error
+
+from napari_pancreas_seg.cohort.cluster.worker import (
+    ClusterTask,
+    ModelPlugin,
+    inspect_worker,
+    python_version,
+    run_case,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +67,6 @@ def segment_on_cluster(
     ]
     here = CaseSegmenter(_no_network, bundle.card, asked, wanted or OutputOptions())
     with _connected(scheduler, timeout_s) as client:
-        from napari_pancreas_seg.cohort.cluster.worker import ModelPlugin
-
         plugin = ModelPlugin(bundle, asked.device)
         _prepare(client, scheduler, cases, plugin)
         tasks: dict[int, ClusterTask] = {}
@@ -75,8 +86,6 @@ def segment_on_cluster(
 
 def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseResult:
     """Make a task of a case, unless it is certainly done or something is in its way."""
-    from napari_pancreas_seg.cohort.cluster.worker import ClusterTask
-
     work, start = CaseInWork(0, case), time.perf_counter()
     try:
         previous = here.begin(work)
@@ -87,10 +96,6 @@ def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseRes
 
 def _run(client: Client, tasks: Mapping[int, ClusterTask]) -> Iterator[tuple[int, CaseResult]]:
     """Hand out the tasks; yield index and result of each as they finish."""
-    import distributed
-
-    from napari_pancreas_seg.cohort.cluster.worker import run_case
-
     run = secrets.token_hex(4)
     waiting: dict[Future, int] = {
         client.submit(
@@ -111,8 +116,6 @@ def _run(client: Client, tasks: Mapping[int, ClusterTask]) -> Iterator[tuple[int
 
 
 def _outcome(future: Future, task: ClusterTask) -> CaseResult:
-    import distributed
-
     if future.status not in ("finished", "error"):
         raise PancreasSegError(
             "The scheduler was lost; run the same command again: what is done is kept."
@@ -138,12 +141,6 @@ def _outcome(future: Future, task: ClusterTask) -> CaseResult:
 @contextlib.contextmanager
 def _connected(scheduler: str, timeout_s: float) -> Iterator[Client]:
     """Connect to a scheduler that has workers."""
-    try:
-        import distributed
-    except ImportError as error:
-        raise PancreasSegError(
-            "--scheduler needs Dask; install it with pip install 'napari-pancreas-seg[dask]'."
-        ) from error
     with contextlib.ExitStack() as stack:
         dask = logging.getLogger("distributed")
         if not logger.isEnabledFor(logging.DEBUG):  # what it logs is said in one sentence
@@ -174,8 +171,6 @@ def _close(client: Client) -> None:
 
 def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any) -> None:
     """Check that the workers fit this machine, and give them the model."""
-    from napari_pancreas_seg.cohort.cluster.worker import inspect_worker
-
     folders = sorted({str(case.source.parent) for case in cases})
     for output in sorted({case.mask.parent for case in cases}):
         make_folder(output)
@@ -197,8 +192,6 @@ def _prepare(client: Client, scheduler: str, cases: Sequence[Case], plugin: Any)
 
 def _check_worker(who: str, found: Mapping[str, Any] | BaseException) -> None:
     """Refuse a worker that has another version of this program or of Python, or other files."""
-    from napari_pancreas_seg.cohort.cluster.worker import python_version
-
     if isinstance(found, BaseException):
         raise PancreasSegError(
             f"{who} cannot run napari-pancreas-seg ({type(found).__name__}); install version "
