@@ -17,7 +17,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model import bundle as bundles
 from napari_pancreas_seg.model.bundle import list_models, load_bundle, load_card, load_licence
 from napari_pancreas_seg.model.library import (
-    add_model,
     export_bundle,
     import_bundle,
     remove_model,
@@ -62,7 +61,8 @@ def test_there_and_back(tiny_bundle: Path, packed: Path, own: Path) -> None:
 
 
 def test_a_licence_travels_along(tiny_bundle: Path, tmp_path: Path) -> None:
-    add_model(tiny_bundle, "mine", licence="You may.\n")
+    export_bundle(tiny_bundle, tmp_path / "given.zip", licence="You may.\n")
+    import_bundle(tmp_path / "given.zip", "mine")
     assert load_licence("mine") == "You may.\n"
     export_bundle("mine", tmp_path / "out.zip")
     assert load_licence(tmp_path / "out.zip") == "You may.\n"
@@ -76,19 +76,20 @@ def test_the_bundled_model_has_its_licence_with_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_replaced_unless_told(tiny_bundle: Path, packed: Path, own: Path) -> None:
-    add_model(tiny_bundle, "mine")
+    import_bundle(tiny_bundle, "mine")
     before = (own / "mine.zip").read_bytes()
     for name in ("mine", "Mine"):
         with pytest.raises(PancreasSegError, match="already"):
-            add_model(tiny_bundle, name, licence="other")
+            import_bundle(tiny_bundle, name)
         with pytest.raises(PancreasSegError, match="already"):
-            import_bundle(packed, name, try_network=False)
+            import_bundle(packed, name)
     with pytest.raises(PancreasSegError, match="not one of your own"):
-        add_model(tiny_bundle, "default", overwrite=True)
+        import_bundle(tiny_bundle, "default", overwrite=True)
     with pytest.raises(PancreasSegError, match="exists already"):
         export_bundle(tiny_bundle, packed)
     assert (own / "mine.zip").read_bytes() == before
-    add_model(tiny_bundle, "mine", licence="other", overwrite=True)
+    export_bundle(tiny_bundle, packed, licence="other", overwrite=True)
+    import_bundle(packed, "mine", overwrite=True)
     assert load_licence("mine") == "other"
     assert files(own) == ["mine.zip"]
 
@@ -99,18 +100,18 @@ def test_nothing_is_replaced_unless_told(tiny_bundle: Path, packed: Path, own: P
 )
 def test_names_that_are_none(name: str, tiny_bundle: Path, own: Path) -> None:
     with pytest.raises(PancreasSegError, match="name"):
-        add_model(tiny_bundle, name)
+        import_bundle(tiny_bundle, name)
     assert files(own) == []
 
 
 def test_removing(tiny_bundle: Path, own: Path) -> None:
-    add_model(tiny_bundle, "mine")
+    import_bundle(tiny_bundle, "mine")
     kept = own / "by hand"
     kept.mkdir()
     for item in tiny_bundle.iterdir():
         (kept / item.name).write_bytes(item.read_bytes())
     with pytest.raises(PancreasSegError, match="as a folder"):
-        add_model(tiny_bundle, "by hand", overwrite=True)
+        import_bundle(tiny_bundle, "by hand", overwrite=True)
     for name in ("mine", "by hand"):
         remove_model(name)
     assert files(own) == []
@@ -158,7 +159,7 @@ def test_a_hostile_zip(name: str, packed: Path, own: Path) -> None:
     path = changed(packed, **HOSTILE[name])
     before = files(path.parent)
     with pytest.raises(PancreasSegError) as caught:
-        import_bundle(path, "mine", try_network=False)
+        import_bundle(path, "mine")
     assert len(str(caught.value).splitlines()) == 1
     assert files(own) == []
     assert files(path.parent) == before
@@ -173,7 +174,7 @@ def test_links_and_devices_in_a_zip(kind: int, packed: Path, own: Path) -> None:
             info.external_attr = (kind if name == "LICENCE.txt" else stat.S_IFREG) << 16
             out.writestr(info, archive.read(name))
     with pytest.raises(PancreasSegError, match="no part of a model"):
-        import_bundle(path, try_network=False)
+        import_bundle(path)
     assert files(own) == []
 
 
@@ -184,7 +185,7 @@ def test_a_member_that_comes_twice(packed: Path, own: Path) -> None:
     ):
         archive.writestr("card.json", b"{}")
     with pytest.raises(PancreasSegError, match="twice"):
-        import_bundle(packed, try_network=False)
+        import_bundle(packed)
 
 
 def test_what_is_no_zip(tmp_path: Path, packed: Path) -> None:
@@ -194,14 +195,14 @@ def test_what_is_no_zip(tmp_path: Path, packed: Path) -> None:
     empty.write_bytes(b"")
     for path in (damaged, empty, tmp_path / "none.zip"):
         with pytest.raises(PancreasSegError):
-            import_bundle(path, try_network=False)
+            import_bundle(path)
 
 
 def test_the_hash_that_came_along_is_compared(packed: Path, own: Path) -> None:
     with pytest.raises(PancreasSegError, match="SHA-256"):
-        import_bundle(packed, sha256="0" * 64, try_network=False)
+        import_bundle(packed, sha256="0" * 64)
     right = hashlib.sha256(packed.read_bytes()).hexdigest()
-    assert import_bundle(packed, sha256=f" {right.upper()} ", try_network=False).name == "tiny"
+    assert import_bundle(packed, sha256=f" {right.upper()} ").name == "tiny"
 
 
 def test_a_folder_is_taken_in_as_a_zip_is(packed: Path, own: Path) -> None:
@@ -211,11 +212,11 @@ def test_a_folder_is_taken_in_as_a_zip_is(packed: Path, own: Path) -> None:
         archive.extractall(folder)
     (folder / ".DS_Store").write_bytes(b"x")
     with pytest.raises(PancreasSegError, match="is a folder"):
-        import_bundle(folder, sha256="0" * 64, try_network=False)
+        import_bundle(folder, sha256="0" * 64)
     licence = (folder / "LICENCE.txt").read_bytes()
     (folder / "LICENCE.txt").write_bytes(b"You may do anything.")
     with pytest.raises(PancreasSegError, match="SHA256SUMS says"):
-        import_bundle(folder, try_network=False)
+        import_bundle(folder)
     (folder / "LICENCE.txt").unlink()
     (packed.with_name("secret")).write_bytes(licence)
     try:
@@ -223,11 +224,11 @@ def test_a_folder_is_taken_in_as_a_zip_is(packed: Path, own: Path) -> None:
     except OSError:
         pytest.skip("no links here")
     with pytest.raises(PancreasSegError, match="is a link"):
-        import_bundle(folder, try_network=False)
+        import_bundle(folder)
     assert files(own) == []
     (folder / "LICENCE.txt").unlink()
     (folder / "LICENCE.txt").write_bytes(licence)
-    assert import_bundle(folder, try_network=False).name == "tiny"
+    assert import_bundle(folder).name == "tiny"
     with zipfile.ZipFile(own / "tiny.zip") as archive:
         assert ".DS_Store" not in archive.namelist()
 
@@ -255,7 +256,7 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr(bundles.zipfile.ZipFile, "writestr", full)
     with pytest.raises(PancreasSegError, match="disk is full"):
-        add_model(tiny_bundle, "mine")
+        import_bundle(tiny_bundle, "mine")
     assert files(own) == []
 
 

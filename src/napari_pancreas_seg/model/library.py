@@ -2,7 +2,7 @@
 
 They lie in `own_folder`, one zip each. What comes from others is looked at before it is kept:
 links and wrong hashes are refused, and a zip that holds more than a bundle does; what else lies
-in a folder is left there. Loads no Keras unless told to try the network.
+in a folder is left there.
 """
 
 from __future__ import annotations
@@ -41,27 +41,6 @@ LARGEST = {CARD: LARGEST_CARD, WEIGHTS: LARGEST_WEIGHTS, LICENCE: LARGEST_LICENC
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,79}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices."""
-
-
-def add_model(
-    model: str | Path | Bundle,
-    name: str | None = None,
-    *,
-    licence: str | None = None,
-    overwrite: bool = False,
-) -> ModelEntry:
-    """Keep a model among the user's own, by default under its card's name and with its licence."""
-    bundle = load_bundle(model)
-    if licence is None and not isinstance(model, Bundle):
-        licence = load_licence(model)
-    name = check_name(bundle.card["name"] if name is None else name, overwrite=overwrite)
-    folder = own_folder() / name
-    if folder.is_dir():  # put there by hand; a zip beside it would never be found
-        raise PancreasSegError(
-            f"A model {name!r} is kept as a folder, {folder}; choose another name or remove it."
-        )
-    write_zip(folder.with_name(f"{name}.zip"), _members(bundle, licence), overwrite=overwrite)
-    return ModelEntry(name, "own", bundle.card)
 
 
 def check_name(name: str, *, overwrite: bool = False) -> str:
@@ -131,11 +110,10 @@ def import_bundle(
     *,
     sha256: str | None = None,
     overwrite: bool = False,
-    try_network: bool = True,
 ) -> ModelEntry:
     """Take in a packed model, or a bundle's folder, and keep it among the user's own.
 
-    `sha256` is that of the zip; `try_network` builds the network first, which loads Keras.
+    By default under its card's name; `sha256` is that of the zip. Loads Keras, to try the network.
     """
     path = Path(path)
     if not path.exists():
@@ -149,10 +127,15 @@ def import_bundle(
         bundle, licence = _read_folder(path)
     else:
         bundle, licence = _read_zip(path, sha256)
-    check_name(bundle.card["name"] if name is None else name, overwrite=overwrite)
-    if try_network:
-        bundle.network()
-    return add_model(bundle, name, licence=licence, overwrite=overwrite)
+    name = check_name(bundle.card["name"] if name is None else name, overwrite=overwrite)
+    bundle.network()
+    folder = own_folder() / name
+    if folder.is_dir():  # put there by hand; a zip beside it would never be found
+        raise PancreasSegError(
+            f"A model {name!r} is kept as a folder, {folder}; choose another name or remove it."
+        )
+    write_zip(folder.with_name(f"{name}.zip"), _members(bundle, licence), overwrite=overwrite)
+    return ModelEntry(name, "own", bundle.card)
 
 
 def _members(bundle: Bundle, licence: str | None) -> dict[str, bytes]:
