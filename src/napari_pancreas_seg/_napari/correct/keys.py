@@ -24,7 +24,7 @@ from npe2 import PluginManager, PluginManifest
 import napari_pancreas_seg
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.app import App, app_of
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -147,10 +147,8 @@ def keys_table() -> dict[str, list[tuple[str, str]]]:
 
 
 def perform(action: Action, app: App) -> None:
-    try:
+    with reported():
         action.do(app)
-    except PancreasSegError as error:
-        report(error)
 
 
 def command(action: Action) -> None:

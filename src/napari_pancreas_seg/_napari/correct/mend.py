@@ -19,7 +19,7 @@ from napari.layers import Labels, Layer
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import Background, reported
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
 from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
@@ -195,11 +195,9 @@ class Mending(QObject):
         ]
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
-        try:
+        drag = None
+        with reported():
             drag = self._begin(event)
-        except PancreasSegError as error:
-            report(error)
-            return
         if drag is None:
             return
         self._drawing = drag
@@ -245,10 +243,8 @@ class Mending(QObject):
         if here is None or not here.is_of(target, drag.z):  # left with the mouse down
             here = _Slice(target, drag.z)
         here.strokes.append(stroke)
-        try:
+        with reported():
             self._ask_for(target, here, stroke, drag.before)
-        except PancreasSegError as error:
-            report(error)
 
     def _ask_for(self, target: Target, here: _Slice, stroke: Stroke, plane: Array) -> None:
         ct, z = ct_under(target, self._corrector.session), stroke.z

@@ -108,9 +108,15 @@ class LayerFiles:
         failed: Callable[[], None] | None = None,
         **how: Any,
     ) -> None:
-        """Write a mask, `how` as `write_mask`, in a thread; refused at once if it has no grid."""
+        """Write a mask, `how` as `write_mask`, in a thread; what has no grid is refused at once."""
         layers, data = self._session.layers, layer.data
-        reference = find_reference(layer, layers)
+        try:
+            reference = find_reference(layer, layers)
+        except PancreasSegError as error:
+            report(error)
+            if failed is not None:
+                failed()
+            return
         made = self._made(layer, reference)
 
         def write() -> tuple[Path, str]:

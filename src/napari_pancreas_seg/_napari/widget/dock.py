@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import report, timer
+from napari_pancreas_seg._napari.background import reported, timer
 from napari_pancreas_seg._napari.commands import open_dock, take_place
 from napari_pancreas_seg._napari.widget.header import CtPanel, RunPanel
 from napari_pancreas_seg.errors import PancreasSegError
@@ -121,14 +121,12 @@ class PancreasDock(QWidget):
         return self._panels[name]
 
     def start_run(self) -> None:
-        try:
+        with reported():
             layer = self.ct_panel.layer
             if layer is None:
                 raise PancreasSegError("Open a CT first: drop a .nii.gz file on the panel.")
             options = replace(self.options_panel.options, device=self.model_panel.device)
             self.app.runs.start(layer, self.model_panel.model, options)
-        except PancreasSegError as error:
-            report(error)
 
     def cancel_run(self) -> None:
         self.run_panel.cancel_button.click()

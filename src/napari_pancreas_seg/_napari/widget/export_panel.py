@@ -85,19 +85,15 @@ class ExportPanel(ui.Panel):
             return
         self._writing = True
         self.export_button.setEnabled(False)
-        try:
-            self._files.export(
-                self.layer,
-                path,
-                overwrite=overwrite,
-                mint_uids=self.mint_uids.value,
-                report=self.report.value,
-                then=self._exported,
-                failed=self._idle,
-            )
-        except PancreasSegError as error:
-            self._idle()
-            report(error)
+        self._files.export(
+            self.layer,
+            path,
+            overwrite=overwrite,
+            mint_uids=self.mint_uids.value,
+            report=self.report.value,
+            then=self._exported,
+            failed=self._idle,
+        )
 
     def _exported(self, path: Path) -> None:
         show_info(f"The mask was written to {path.name}.")

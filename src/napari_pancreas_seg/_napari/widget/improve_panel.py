@@ -8,9 +8,8 @@ from qtpy.QtWidgets import QMenu, QProgressBar
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.finetune.corrections import Correction
 
 MINUTES = 10.0
@@ -70,10 +69,8 @@ class ImprovePanel(ui.Panel):
         self._add(replace=False)
 
     def improve(self) -> None:
-        try:
+        with reported():
             self._improvement.start(self._model, self.minutes.value)
-        except PancreasSegError as error:
-            report(error)
 
     def switch_back(self) -> None:
         improved = self._improvement.improved
@@ -89,10 +86,8 @@ class ImprovePanel(ui.Panel):
         self._improvement.keeps_all = keeps
 
     def _add(self, *, replace: bool) -> None:
-        try:
+        with reported():
             self._improvement.add_case(replace=replace)
-        except PancreasSegError as error:
-            report(error)
 
     def refresh(self, reference: GridReference | None = None) -> None:
         if not isalive(self):

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFileDialog
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.widget.dialogs import TextDialog, card_html
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -106,19 +106,14 @@ class ModelPanel(ui.Panel):
     def show_card(self) -> None:
         from napari_pancreas_seg.model.bundle import load_card
 
-        try:
+        with reported():
             card = load_card(self.model)
-        except PancreasSegError as error:
-            report(error)
-            return
-        title = f"Model: {card.get('name', 'without a name')}"
-        TextDialog(title, card_html(card), self).show()
+            title = f"Model: {card.get('name', 'without a name')}"
+            TextDialog(title, card_html(card), self).show()
 
     def _try_file(self, path: Path) -> None:
-        try:
+        with reported():
             self.use_file(path)
-        except PancreasSegError as error:
-            report(error)
 
     def _know(self, model: str, text: str, origin: str, about: str = "") -> None:
         taken = {known[0] for other, known in self._models.items() if other != model}

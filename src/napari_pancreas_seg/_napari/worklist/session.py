@@ -221,13 +221,7 @@ class WorklistSession(QObject):
                 shown.saved = digest
                 done(reached)
 
-            try:
-                self._files.export(
-                    mask, shown.target, overwrite=True, then=written, failed=self._idle
-                )
-            except PancreasSegError:
-                self._idle()
-                raise
+            self._files.export(mask, shown.target, overwrite=True, then=written, failed=self._idle)
 
         self._submit("Keeping the mask…", compare, compared)
 
