@@ -138,7 +138,7 @@ def _without_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return (self._predicted(one, one.hu / 255) for one in self._slices)
 
     monkeypatch.setattr(run, "fit", fit)
-    monkeypatch.setattr(run, "Curves", MagicMock())
+    monkeypatch.setattr(run, "curves", MagicMock())
     monkeypatch.setattr(HeldBack, "predict", predict)
     return folders
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.training.fit import curves as module
-from napari_pancreas_seg.training.fit.curves import Curves
+from napari_pancreas_seg.training.fit.curves import show
 
 HISTORY = [
     {"step": 2, "loss": 1.5, "seconds": 3.0},
@@ -31,11 +31,10 @@ def without_tensorboard(monkeypatch):
 
 
 def test_everything_is_written_anew(without_tensorboard, tmp_path):
-    with Curves(tmp_path) as curves:
-        curves.show(HISTORY[:1])
-        with Image.open(tmp_path / "curves.png") as picture:
-            one = np.asarray(picture)
-        curves.show(HISTORY)
+    show(tmp_path, HISTORY[:1])
+    with Image.open(tmp_path / "curves.png") as picture:
+        one = np.asarray(picture)
+    show(tmp_path, HISTORY)
     with Image.open(tmp_path / "curves.png") as picture:
         both = np.asarray(picture)
     assert both.shape[0] > 1.5 * one.shape[0]  # the second panel is there with the first Dice
@@ -50,11 +49,8 @@ def test_everything_is_written_anew(without_tensorboard, tmp_path):
 def test_tensorboard_is_told_of_no_epoch_twice(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Curves(tmp_path) as first:
-        first.show(HISTORY[:1])
-        first.show(HISTORY[:2])
-    with Curves(tmp_path) as second:  # a training that goes on
-        second.show(HISTORY)
+    for epochs in (1, 2, 3):
+        show(tmp_path, HISTORY[:epochs])
     found = EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
     tags = found.Tags()["tensors"]

@@ -28,7 +28,6 @@ from napari_pancreas_seg.training.finetune.score import (
 )
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
-    Budget,
     Tuner,
     mixed,
     rate_share,
@@ -46,7 +45,7 @@ FRAME = FrameSpec(32, 48, 6.0)
 @pytest.fixture
 def no_learning(monkeypatch):
     """A tuning that gives the weights that it began with, at once."""
-    monkeypatch.setattr(Tuner, "tune", lambda self, *_: self.start)
+    monkeypatch.setattr(Tuner, "tune", lambda self, *_, **__: self.start)
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +70,13 @@ def changed(tuner, weights) -> set[str]:
 @pytest.mark.slow
 def test_the_decoder_learns_first_and_normalisation_never(start, slices):
     tuner = Tuner(start, tune_settings(start.card, 2, 0), STAGES[:1])
-    tuned = tuner.tune(slices, Budget(4))
+    tuned = tuner.tune(slices, 4)
     names = changed(tuner, tuned)
     assert {"decoder_1_conv_1", "gate_1", "head_conv"} <= names
     assert not any(name.startswith(("encoder", "bottleneck")) for name in names)
     tuner.stages = STAGES
     shares = []
-    whole = tuner.tune(slices, Budget(1000, 0.0), lambda *step: shares.append(step))
+    whole = tuner.tune(slices, 1000, 0.0, lambda *step: shares.append(step))
     assert tuner.steps == 8  # the fewest of two stages
     assert {stage for stage, _ in shares} == {"the decoder", "the whole network"}
     names = changed(tuner, whole)

@@ -35,7 +35,7 @@ from napari_pancreas_seg.training.data.datasets import (
 )
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase, VolumeCase
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
-from napari_pancreas_seg.training.fit.curves import Curves
+from napari_pancreas_seg.training.fit import curves
 from napari_pancreas_seg.training.fit.devices import (
     choose_devices,
     choose_policy,
@@ -182,15 +182,14 @@ def _fit(
     **options: Any,
 ) -> keras.Model:
     """Train a network, with learning curves and a line for each epoch; say on the card how long."""
-    with Curves(output) as curves:
 
-        def report(history: list[dict[str, Any]]) -> None:
-            say(epoch_line(history[-1]))
-            curves.show(history)
+    def report(history: list[dict[str, Any]]) -> None:
+        say(epoch_line(history[-1]))
+        curves.show(output, history)
 
-        score = functools.partial(_scored, held) if len(held) else None
-        network, history = fit(slices, settings, output, score=score, report=report, **options)
-        curves.show(history)
+    score = functools.partial(_scored, held) if len(held) else None
+    network, history = fit(slices, settings, output, score=score, report=report, **options)
+    curves.show(output, history)
     card["training"] |= {
         "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 import napari_pancreas_seg
 from napari_pancreas_seg.training.judge.scores import rounded
@@ -25,7 +24,7 @@ class Gain:
         """The means before and after; None without any patient."""
         if not self.before:
             return None
-        return _mean(self.before), _mean(self.after)
+        return fmean(self.before.values()), fmean(self.after.values())
 
     @property
     def lost(self) -> float:
@@ -82,7 +81,3 @@ _WHAT = {
     "ones of portal-venous CT",
 }
 _OF_THE_FORMER = "figures of the model that this one was fine-tuned from, not measured again"
-
-
-def _mean(dice: Mapping[str, float]) -> float:
-    return float(np.mean(list(dice.values())))

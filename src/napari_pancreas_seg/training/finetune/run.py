@@ -45,7 +45,6 @@ from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
-    Budget,
     Stage,
     Tuner,
     Weights,
@@ -325,15 +324,12 @@ class _FineTuning:
         def on_step(stage: str, done: float) -> None:
             self.say(f"{what}: {stage}", low + (high - low) * done)
 
-        return self.tuner.tune(slices, self._budget(chosen, seconds), on_step)
-
-    def _budget(self, chosen: Mask, seconds: float) -> Budget:
-        """A few passes over the user's slices, as far as the time goes; or the steps asked for."""
-        if self.settings.steps is not None:
-            return Budget(self.settings.steps)
+        if (steps := self.settings.steps) is not None:
+            return self.tuner.tune(slices, steps, on_step=on_step)
+        # A few passes over the user's slices, as far as the time goes; the other half are copies.
         n = int((chosen & self._own & self.slices.usable).sum())
-        steps = round(PASSES * n / (0.5 * self.settings.batch_size))  # the other half are copies
-        return Budget(max(FEWEST_STEPS, steps), seconds)
+        steps = max(FEWEST_STEPS, round(PASSES * n / (0.5 * self.settings.batch_size)))
+        return self.tuner.tune(slices, steps, seconds, on_step)
 
     def _held(self) -> list[str]:
         """Patients that test: one of few, a fifth of many."""

@@ -61,14 +61,6 @@ STAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long to learn: until time or steps are used up, or slices would be learnt by heart."""
-
-    steps: int
-    seconds: float = math.inf
-
-
 def tune_settings(card: Mapping[str, Any], batch_size: int, seed: int) -> TrainSettings:
     """A recipe for the network that a card describes, without the heads that no bundle holds."""
     policy = choose_policy("auto")
@@ -106,17 +98,21 @@ class Tuner:
     def tune(
         self,
         slices: TrainingSlices,
-        budget: Budget,
+        steps: int,
+        seconds: float = math.inf,
         on_step: Callable[[str, float], None] = lambda stage, share: None,
     ) -> Weights:
-        """Learn from the model's own weights; return the new ones. Tells what learns, how far."""
+        """Learn from the model's own weights until steps or time are used up; return the new ones.
+
+        `on_step` is told what learns, and how far it is.
+        """
         assign(self._trainer.network, self.start)
         self.steps, over = 0, 0.0
         began = time.perf_counter()
 
         def spent() -> float:
-            seconds = time.perf_counter() - began
-            return max(seconds / max(budget.seconds, 1e-3), self.steps / budget.steps)
+            elapsed = time.perf_counter() - began
+            return max(elapsed / max(seconds, 1e-3), self.steps / steps)
 
         batches = training_batches(slices, self.settings, 0, self.settings.steps)
         for stage in self.stages:

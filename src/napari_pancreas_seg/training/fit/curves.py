@@ -18,46 +18,28 @@ EVENTS = "tensorboard"
 Line = Mapping[str, Any]
 
 
-class Curves:
-    """Files about a training's history, replaced as a whole after each epoch."""
+def show(folder: Path, history: Sequence[Line]) -> None:
+    """Write all files about a training's history anew, with a mark at the best epoch."""
+    write_json(folder / "history.json", list(history), overwrite=True)
+    write_text(folder / "history.csv", csv_text(history), overwrite=True)
+    _draw(history, best_epoch(history), folder / "curves.png")
+    if importlib.util.find_spec("tensorboard") is not None:
+        _write_events(history, folder / EVENTS)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self._events: Any = None
-        self._written = 0
 
-    def show(self, history: Sequence[Line]) -> None:
-        """Write everything, with a mark at the best epoch."""
-        write_json(self.folder / "history.json", list(history), overwrite=True)
-        write_text(self.folder / "history.csv", csv_text(history), overwrite=True)
-        _draw(history, best_epoch(history), self.folder / "curves.png")
-        self._write_events(history)
+def _write_events(history: Sequence[Line], folder: Path) -> None:
+    """For TensorBoard, in place of those before: none of them tells of an epoch twice."""
+    from tensorboard.summary import Writer
 
-    def __enter__(self) -> Curves:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def _write_events(self, history: Sequence[Line]) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            return
-        if self._events is None:
-            from tensorboard.summary import Writer
-
-            for old in (self.folder / EVENTS).glob("events.out.tfevents.*"):
-                with contextlib.suppress(OSError):  # somebody may be looking at it
-                    old.unlink()
-            self._events = Writer(str(self.folder / EVENTS))
-            self._written = 0
-        for line in history[self._written :]:
-            for name, value in line.items():
-                if name != "step" and isinstance(value, int | float):
-                    self._events.add_scalar(name, float(value), int(line["step"]))
-        self._written = len(history)
-        self._events.flush()
+    for old in folder.glob("events.out.tfevents.*"):
+        with contextlib.suppress(OSError):  # somebody may be looking at it
+            old.unlink()
+    events = Writer(str(folder))
+    for line in history:
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                events.add_scalar(name, float(value), int(line["step"]))
+    events.close()
 
 
 def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
