@@ -45,14 +45,11 @@ class Drag:
         here = index_at(viewer, layer, target.reference, position)[1:]
         last = here if self._last is None else self._last
         new = dab(plane.shape, last, here, target.reference.grid.spacing[1:]) & ~self._drawn
-        self._drawn |= new
-        self._last = here
+        self._drawn, self._last = self._drawn | new, here
         if not self.adds:
             plane[new & (plane == label)] = 0
-        elif layer.preserve_labels:
-            plane[new & (plane == 0)] = label
         else:
-            plane[new] = label
+            plane[new & (plane == 0) if layer.preserve_labels else new] = label
         layer.refresh(extent=False, thumbnail=False, highlight=False)
 
     def end(self) -> Stroke:

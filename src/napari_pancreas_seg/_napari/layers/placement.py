@@ -251,9 +251,15 @@ def index_at(
     viewer: ViewerModel, layer: Layer, reference: GridReference, position: Sequence[float]
 ) -> Array:
     """Index (z, y, x) in a CT of a position in the world: of the sliders, or of the mouse."""
-    units = zip(_shown_units(viewer, layer), layer.units, strict=True)
-    point = np.array(position[-3:]) * [units_ratio(shown, own) for shown, own in units]
-    in_layer = np.array([*layer.world_to_data(point), 1.0])
+    return index_in(layer, reference, position[-3:], _shown_units(viewer, layer))
+
+
+def index_in(
+    layer: Layer, reference: GridReference, position: Sequence[float], units: Sequence[Any]
+) -> Array:
+    """Index (z, y, x) in a CT of a position (z, y, x) that is in some units."""
+    ratios = [units_ratio(unit, own) for unit, own in zip(units, layer.units, strict=True)]
+    in_layer = np.array([*layer.world_to_data(np.multiply(position, ratios)), 1.0])
     return np.asarray((np.linalg.inv(reference.to_layer) @ in_layer)[:3])
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from napari.layers import Image, Shapes
 
-from napari_pancreas_seg._napari.layers.placement import GridReference, units_ratio
+from napari_pancreas_seg._napari.layers.placement import GridReference, index_in
 from napari_pancreas_seg.errors import PancreasSegError
 
 
@@ -17,15 +15,12 @@ def box_of_shapes(shapes: Shapes, ct: Image, reference: GridReference) -> tuple[
     corners = [np.asarray(shapes.data[index], float)[:, -3:] for index in chosen]
     if not corners:
         raise PancreasSegError(f"Draw a rectangle in '{shapes.name}' first.")
-    ratio = [units_ratio(a, b) for a, b in zip(shapes.units[-2:], ct.units[-2:], strict=True)]
-    world = np.array([shapes.data_to_world(_full(c, shapes.ndim)) for c in np.concatenate(corners)])
-    points = np.zeros((len(world), 3))
-    points[:, :] = ct.data_to_world((0, 0, 0))
-    points[:, 1:] = world[:, -2:] * ratio
-    if world.shape[1] > 2:
-        points[:, 0] = world[:, -3] * units_ratio(shapes.units[-3], ct.units[-3])
-    in_layer = np.array([[*ct.world_to_data(point), 1.0] for point in points])
-    index = (np.linalg.inv(reference.to_layer) @ in_layer.T).T[:, 1:3]
+    drawn = np.concatenate(corners)
+    # Axes before the last three do not matter, nor does a third one that the shapes have not.
+    drawn = np.pad(drawn, ((0, 0), (shapes.ndim - drawn.shape[1], 0)))
+    first, units = ct.data_to_world((0, 0, 0))[0], (ct.units[0], *shapes.units)[-3:]
+    world = [(first, *shapes.data_to_world(corner))[-3:] for corner in drawn]
+    index = np.array([index_in(ct, reference, point, units)[1:] for point in world])
     low = np.ceil(index.min(axis=0) - 0.01).astype(int)
     high = np.floor(index.max(axis=0) + 0.01).astype(int) + 1
     if (high - low < 2).any():
@@ -34,8 +29,3 @@ def box_of_shapes(shapes: Shapes, ct: Image, reference: GridReference) -> tuple[
             "rectangle with the axial slices on screen."
         )
     return int(low[0]), int(high[0]), int(low[1]), int(high[1])
-
-
-def _full(corner: Any, ndim: int) -> Any:
-    """Complete a corner to the layer's dimensions; axes before the last three do not matter."""
-    return np.concatenate([np.zeros(ndim - len(corner)), corner])
