@@ -179,7 +179,7 @@ def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, d
     first, second = (Layer.create(*ct_layer_data(volume, name)) for name in ("first", "second"))
     for layer in (first, second):
         window.add_layer(layer)
-    dock.ct_panel.choose(first)
+    dock.ct_panel.combo.value = first
     masks = [window.add_labels(np.zeros(first.data.shape, np.uint8)) for _ in range(2)]
     app.session.mask = masks[0]
     dock.parent().destroyOnClose()  # the dock's ×
@@ -187,7 +187,7 @@ def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, d
     _, again = window.window.add_plugin_dock_widget("napari-pancreas-seg", "Pancreas segmentation")
     assert app.session.ct is again.ct_panel.layer is first
     assert app.session.mask is again.ct_panel.mask_combo.value is masks[0]
-    again.ct_panel.choose(second)
+    again.ct_panel.combo.value = second
     first.name = "renamed"
     assert app.session.ct is second
     # On the way from one dock to another it stays what it is.

@@ -325,7 +325,7 @@ def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):
     longer = CTVolume.from_source_array(longer, np.diag([1, 1, 3, 1]))
     other = viewer.add_layer(Layer.create(*ct_layer_data(longer, "other")))
     assert app.session.ct is other and app.session.mask is None
-    segmented.ct_panel.choose(ct)
+    segmented.ct_panel.combo.value = ct
     assert app.session.mask is chosen
 
 

@@ -161,12 +161,12 @@ def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_pa
         ct_layer_data(CTVolume(volume.hu, volume.grid, path), "phase"),
     ):
         viewer.add_layer(Layer.create(*layer))
-    panel.choose(viewer.layers["patient"])
+    panel.combo.value = viewer.layers["patient"]
     assert app.session.ct.name == "patient" and app.session.mask is None
     assert measured.text() == "–" and not dock.export_panel.export_button.isEnabled()
     app.session.mask = labels  # by a script
     assert dock.measure_panel._job(labels) is None
-    panel.choose(viewer.layers["phase"])
+    panel.combo.value = viewer.layers["phase"]
     assert app.session.mask is labels
     asked = []
     monkeypatch.setattr(

@@ -21,7 +21,7 @@ def open_ct() -> None:
 
 
 def cancel() -> None:
-    _dock().cancel_run()
+    _dock().run_panel.cancel_button.click()
 
 
 def copy_measurements() -> None:

@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Labels, Layer
 
 from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg.arrays import Array, Bytes, Indices, Mask
 from napari_pancreas_seg.inference.result import FoundSlices, Segmentation
 
-Array = npt.NDArray[Any]
-Strokes = tuple[npt.NDArray[np.intp], npt.NDArray[Any]]
+Strokes = tuple[Indices, Array]
 """Where a person has been in a slice, as flat indices, and what was left there."""
 
 
@@ -30,13 +29,13 @@ class ModelMask:
 
     def __init__(self, reference: GridReference) -> None:
         self.reference = reference
-        self.copy: npt.NDArray[np.uint8] = np.zeros(reference.grid.shape, dtype=np.uint8)
+        self.copy: Bytes = np.zeros(reference.grid.shape, dtype=np.uint8)
         self.filled: set[int] = set()
         self.result: Segmentation | None = None
         self._strokes: dict[int, Strokes] = {}
 
     @classmethod
-    def holding(cls, reference: GridReference, mask: npt.NDArray[np.uint8]) -> ModelMask:
+    def holding(cls, reference: GridReference, mask: Bytes) -> ModelMask:
         """Take a mask (Z, Y, X) for what the model wrote; the array itself is kept."""
         known = cls(reference)
         known.copy = mask
@@ -56,21 +55,18 @@ class ModelMask:
         """View a layer's data in display order (Z, Y, X); writing to it writes to the layer."""
         return self.reference.view(layer.data)
 
-    def touched(self, layer: Labels, z: int) -> npt.NDArray[np.bool_]:
+    def touched(self, layer: Labels, z: int) -> Mask:
         """Where a person has been in a slice (Y, X): what a new threshold must not undo."""
         plane = self.shown(layer)[z]
-        touched: npt.NDArray[np.bool_] = np.ascontiguousarray(plane != self.copy[z])
+        touched: Mask = np.ascontiguousarray(plane != self.copy[z])
         if z in self._strokes:
             where, left = self._strokes[z]
             still = plane.reshape(-1)[where] == left
             touched.reshape(-1)[where[still]] = True
         return touched
 
-    def touched_slices(self, layer: Labels) -> npt.NDArray[np.bool_]:
-        """Find the slices that a person has changed.
-
-        Looks at every voxel (some 50 ms for 512×512×400): for a thread.
-        """
+    def touched_slices(self, layer: Labels) -> Mask:
+        """The slices that a person has changed; looks at every voxel, so for a thread."""
         shown = self.shown(layer)
         return np.array(
             [
@@ -91,11 +87,8 @@ class ModelMask:
             self.copy[z] = plane
             self.filled.add(z)
 
-    def replace(self, layer: Labels, mask: npt.NDArray[np.uint8], box: tuple[slice, ...]) -> None:
-        """Put another mask (Z, Y, X) of the model's under what a person painted: a new threshold.
-
-        Outside of `box` it is the same as `copy`.
-        """
+    def replace(self, layer: Labels, mask: Bytes, box: tuple[slice, ...]) -> None:
+        """Put another mask (Z, Y, X), equal to `copy` outside of `box`, under what was painted."""
         shown, within = self.shown(layer), box[1:]
         for z in range(box[0].start, box[0].stop):
             new, old = mask[z][within], self.copy[z][within]
@@ -131,6 +124,5 @@ class ModelMask:
 
     def clear(self, layer: Labels) -> None:
         """Take back what the model wrote; what a person painted stays."""
-        fresh = self.emptied(layer)
-        self.copy, self.filled, self._strokes = fresh.copy, set(), {}
-        self.result = None
+        fresh = self.emptied(layer).copy
+        self.copy, self.filled, self._strokes, self.result = fresh, set(), {}, None

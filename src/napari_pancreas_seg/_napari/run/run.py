@@ -57,7 +57,7 @@ class SegmentationRun(QObject):
     finished = Signal()
 
     running, can_discard, stands = True, False, False
-    stage, message = "starting", "Starting the network…"
+    message = "Starting the network…"
     done = total = 0
     labels: Labels | None = None
     _was_added = _maps_begun = _complete = _stale = False
@@ -216,7 +216,7 @@ class SegmentationRun(QObject):
             self._redraw(always=True)
 
     def _advance(self, step: Progress) -> None:
-        self.stage, self.done, self.total = step.stage, step.done, step.total
+        self.done, self.total = step.done, step.total
         if self._first is None and step.done > 0:
             self._first = (time.monotonic(), step.done)
         if step.slices is not None:

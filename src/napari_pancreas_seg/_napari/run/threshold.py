@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Signal
@@ -18,8 +18,7 @@ from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.volume import bounding_box
 
 
-@dataclass(frozen=True, eq=False)
-class _Wish:
+class _Wish(NamedTuple):
     """What a mask shall be made with."""
 
     layer: Labels

@@ -106,7 +106,7 @@ class CanvasBar(ui.Panel):
         proposal = corrector.proposal
         if proposal is not None:
             n = len(proposal.found.change.slices)
-            return f"{proposal.title}: {n} {'slice' if n == 1 else 'slices'}"
+            return f"{proposal.title}: {ui.counted(n, 'slice')}"
         if not corrector.proposing:
             return self._app.mending.title
         soon = "accepted as soon as it is there" if corrector.accepts_early else "being worked out"

@@ -51,8 +51,8 @@ def keys_html() -> str:
 
 
 def card_html(card: Mapping[str, Any]) -> str:
-    title = f"{card.get('name', 'Model')} {card.get('version', '')}".strip()
-    parts = [f"<h2>{html.escape(title)}</h2>", f"<p><b>{NOT_CLINICAL}</b></p>"]
+    title = html.escape(f"{card.get('name', 'Model')} {card.get('version', '')}".strip())
+    digest = card.get("weights_sha256")
     sections = (
         ("What it is", _text(card.get("description"))),
         ("How good it is", _quality(card)),
@@ -61,10 +61,10 @@ def card_html(card: Mapping[str, Any]) -> str:
         ("Licence", _text(card.get("licence"))),
         ("Citation", _text(card.get("citation"))),
         ("How it looks at a CT", _frame(card)),
-        ("Weights", _text(_hash(card))),
+        ("Weights", f"SHA-256 {_text(digest)}" if digest else ""),
     )
-    parts += [f"<h3>{head}</h3><p>{text}</p>" for head, text in sections if text]
-    return "".join(parts)
+    parts = "".join(f"<h3>{head}</h3><p>{text}</p>" for head, text in sections if text)
+    return f"<h2>{title}</h2><p><b>{NOT_CLINICAL}</b></p>{parts}"
 
 
 def _text(value: Any) -> str:
@@ -112,8 +112,3 @@ def _frame(card: Mapping[str, Any]) -> str:
     return html.escape(
         f"{size}; HU windows {hu}; threshold {card.get('threshold')} on the probability."
     )
-
-
-def _hash(card: Mapping[str, Any]) -> str:
-    digest = card.get("weights_sha256")
-    return f"SHA-256 {digest}" if digest else ""

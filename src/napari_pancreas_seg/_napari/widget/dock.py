@@ -91,19 +91,6 @@ class PancreasDock(QWidget):
         ]
         QTimer.singleShot(0, self._go_on_opening)
 
-    ct_panel = property(lambda self: self.panel("ct"))
-    run_panel = property(lambda self: self.panel("run"))
-    model_panel = property(lambda self: self.panel("model"))
-    options_panel = property(lambda self: self.panel("options"))
-    view_panel = property(lambda self: self.panel("view"))
-    attention_panel = property(lambda self: self.panel("attention"))
-    correct_panel = property(lambda self: self.panel("correct"))
-    measure_panel = property(lambda self: self.panel("measure"))
-    export_panel = property(lambda self: self.panel("export"))
-    worklist_panel = property(lambda self: self.panel("worklist"))
-    improve_panel = property(lambda self: self.panel("improve"))
-    foreign_panel = property(lambda self: self.panel("foreign"))
-    recovery_panel = property(lambda self: self.panel("recovery"))
     bar = property(lambda self: self.panel("bar"))
 
     @property
@@ -112,6 +99,12 @@ class PancreasDock(QWidget):
         self._complete()
         assert self._app is not None
         return self._app
+
+    def __getattr__(self, name: str) -> Any:
+        """A panel, such as ``export_panel``."""
+        if name.endswith("_panel"):
+            return self.panel(name.removesuffix("_panel"))
+        raise AttributeError(f"The dock has no '{name}'")
 
     def panel(self, name: str) -> Any:
         """A panel; those of a tab are made when the tab is first shown, or one is asked for."""
@@ -127,9 +120,6 @@ class PancreasDock(QWidget):
                 raise PancreasSegError("Open a CT first: drop a .nii.gz file on the panel.")
             options = replace(self.options_panel.options, device=self.model_panel.device)
             self.app.runs.start(layer, self.model_panel.model, options)
-
-    def cancel_run(self) -> None:
-        self.run_panel.cancel_button.click()
 
     def ask_for_file(self) -> None:
         from napari_pancreas_seg.io import SUFFIXES

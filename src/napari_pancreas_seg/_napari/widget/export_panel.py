@@ -41,11 +41,7 @@ class ExportPanel(ui.Panel):
         tip = "Beside a DICOM-SEG, its measures as a DICOM structured report (TID 1500)."
         self.report = ui.tick("DICOM report with a DICOM-SEG", tip)
         self.status = ui.OneLine()
-        self.add(self.mask_name)
-        self.add(self.mint_uids)
-        self.add(self.report)
-        self.add(self.export_button)
-        self.add(self.status)
+        self.stack(self.mask_name, self.mint_uids, self.report, self.export_button, self.status)
         self._session.mask_chosen.connect(self._on_mask)
         self._session.mask_changed.connect(self._on_edit)
         self._on_mask()

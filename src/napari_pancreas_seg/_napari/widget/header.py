@@ -64,9 +64,6 @@ class CtPanel(ui.Panel):
     def layer(self) -> Image | None:
         return self.combo.value
 
-    def choose(self, layer: Image) -> None:
-        self.combo.value = layer
-
     def offer_layers(self) -> None:
         """Offer the viewer's layers that can be a CT, and those that can be its mask.
 
@@ -112,9 +109,8 @@ class CtPanel(ui.Panel):
             return
         reference = self._session.placement(layer).reference
         (z, y, x), (dz, dy, dx) = reference.grid.shape, reference.grid.spacing
-        plural = "slice" if z == 1 else "slices"
         size = f"{dx:.3g}×{dy:.3g}×{dz:.3g}\N{NO-BREAK SPACE}mm"
-        self.info.setText(f"{z} {plural}, {x}×{y}; {size}")
+        self.info.setText(f"{ui.counted(z, 'slice')}, {x}×{y}; {size}")
 
     def _become_reader(self) -> None:
         settings = get_settings().plugins
@@ -170,8 +166,7 @@ class RunPanel(ui.Panel):
         self.add(self.run_button, self._right)
         self._right.setFixedHeight(self.run_button.sizeHint().height())
         self.run_button.setFixedHeight(self.run_button.sizeHint().height())
-        self.add(self.progress)
-        self.add(self.status)
+        self.stack(self.progress, self.status)
         self.run_button.clicked.connect(self.run_clicked)
         self.cancel_button.setEnabled(False)
         self.progress.setVisible(False)

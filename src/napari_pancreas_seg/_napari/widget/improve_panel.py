@@ -42,17 +42,12 @@ class ImprovePanel(ui.Panel):
         self.question = ui.note_label()
         self.replace_button = ui.button("Replace its mask", "", lambda: self._add(replace=True))
         self.leave_button = ui.button("Leave it", "", self._improvement.leave_case)
-        self.add(self.slices)
-        self.add(self.add_button)
+        self.stack(self.slices, self.add_button)
         self.add("My data", self.cases_button)
         self.add("Time", self.minutes)
         self.add(self.keep)
         self.add(self.improve_button, self.cancel_button, stretch=(2, 1))
-        self.add(self.progress)
-        self.add(self.step)
-        self.add(self.result)
-        self.add(self.back_button)
-        self.add(self.question)
+        self.stack(self.progress, self.step, self.result, self.back_button, self.question)
         self.add(self.replace_button, self.leave_button)
         ui.remember(self.minutes, app.settings, "improve/minutes", MINUTES)
         ui.show(self.keep, self._improvement.keeps_all)
@@ -108,13 +103,13 @@ class ImprovePanel(ui.Panel):
             counts = (
                 "all slices count"
                 if known.reviewed is None
-                else (f"{_count(len(known.reviewed), 'slice')} reviewed")
+                else (f"{ui.counted(len(known.reviewed), 'slice')} reviewed")
             )
             self.question.setText(
                 f"This CT is among your cases already, with {what} {counts}. Replace that by what "
                 "is on screen?"
             )
-        self.cases_button.setText(_count(len(improvement.cases), "case"))
+        self.cases_button.setText(ui.counted(len(improvement.cases), "case"))
         self.cases_button.setEnabled(bool(improvement.cases))
         menu = self.cases_button.menu()
         menu.clear()
@@ -132,7 +127,7 @@ class ImprovePanel(ui.Panel):
             return "Open a CT and correct its mask to add it as a case."
         if n == 0:
             return "Mark the slices whose mask is right as reviewed; only these are learnt from."
-        text = f"{_count(n, 'slice')} of this mask {'is' if n == 1 else 'are'} reviewed; only "
+        text = f"{ui.counted(n, 'slice')} of this mask {'is' if n == 1 else 'are'} reviewed; only "
         text += "this one is learnt from." if n == 1 else "these are learnt from."
         if self._improvement.unchanged:
             text += " There the mask is the model's own, unchanged: it teaches nothing new."
@@ -161,14 +156,10 @@ class ImprovePanel(ui.Panel):
         )
 
 
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}s"
-
-
 def _reviewed(case: Correction) -> str:
     if case.reviewed is None:
         return "all slices"
-    return _count(len(case.reviewed), "slice")
+    return ui.counted(len(case.reviewed), "slice")
 
 
 def _left(seconds: float | None) -> str:
@@ -176,4 +167,4 @@ def _left(seconds: float | None) -> str:
         return "…"
     if seconds < 60:
         return ", less than a minute left"
-    return f", about {_count(round(seconds / 60), 'minute')} left"
+    return f", about {ui.counted(round(seconds / 60), 'minute')} left"

@@ -35,7 +35,7 @@ PAUSE_MS = 150
 """How soon after an edit the mask is measured; edits meanwhile wait for the next time."""
 
 ROWS = {
-    "volume": ("Volume", "{volume_ml:.1f} mL in {slices} {word}", "Voxels times a voxel's volume."),
+    "volume": ("Volume", "{volume_ml:.1f} mL in {in_slices}", "Voxels times a voxel's volume."),
     "classes": ("of which", "", "Volume of each class; with a reference, its Dice too."),
     "parts": (
         "Head, body, tail",
@@ -127,8 +127,8 @@ class MeasurePanel(ui.Panel):
 
         def copy(rows: list[dict[str, Any]]) -> None:
             QApplication.clipboard().setText(table_text(rows))
-            plural = "mask" if len(rows) == 1 else "masks"
-            show_info(f"The table of {len(rows)} {plural} is on the clipboard.")
+            masks = ui.counted(len(rows), "mask")
+            show_info(f"The table of {masks} is on the clipboard.")
 
         self._tabulate(copy)
 
@@ -258,11 +258,11 @@ def _text(form: str, found: Measured | None) -> str:
     if found is None:
         return "–"
     known = {**found.mask, **(found.comparison or {})}
-    known["word"] = "slice" if known["slices"] == 1 else "slices"
+    known["in_slices"] = ui.counted(known["slices"], "slice")
     if known["fat_fraction"] is not None:
         known["fat_fraction"] *= 100
     if not known["voxels"]:
-        known = {key: known[key] for key in ("volume_ml", "slices", "word")}
+        known = {key: known[key] for key in ("volume_ml", "in_slices")}
     try:
         return form.format_map(known)
     except (KeyError, TypeError):  # None has no decimals

@@ -36,9 +36,7 @@ class ForeignPanel(ui.Panel):
         self.restore_button = ui.button("Restore spacing and orientation", tip, self.restore)
         self.refused = ui.OneLine()
         self._row = ui.row("Frame", self.frame, self.frame_button)
-        self.add(self._row)
-        self.add(self.restore_button)
-        self.add(self.refused)
+        self.stack(self._row, self.restore_button, self.refused)
         self.hide()  # until it has its place in the dock
 
     def refresh(self, reference: GridReference | None = None) -> None:

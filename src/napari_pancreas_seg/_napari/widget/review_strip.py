@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal
+from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
@@ -24,8 +24,6 @@ FRAME = 2.0
 class ReviewStrip(QWidget):
     """Shows area, doubt, edited and reviewed of each slice; a click or a drag goes there."""
 
-    jumped = Signal(int)
-
     def __init__(self, app: App) -> None:
         super().__init__()
         self._session = app.session
@@ -35,7 +33,6 @@ class ReviewStrip(QWidget):
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self._review.changed.connect(self._draw_anew)
         self._review.moved.connect(self.update)
-        self.jumped.connect(self._review.show)
         viewer = self._session.viewer
         if viewer is not None:
             viewer.events.theme.connect(self._on_theme)
@@ -102,7 +99,7 @@ class ReviewStrip(QWidget):
         place: QPoint = event.pos()
         z = self.slice_at(place.x())
         if z is not None and z != self._review.slice:
-            self.jumped.emit(z)
+            self._review.show(z)
 
     def _draw_anew(self) -> None:
         if isalive(self):

@@ -73,6 +73,11 @@ class Panel(QWidget):
                 row.addWidget(part.native if isinstance(part, Widget) else part, share)
         self._column.addLayout(row)
 
+    def stack(self, *parts: Widget | QWidget) -> None:
+        """Add each as a row of its own."""
+        for part in parts:
+            self.add(part)
+
 
 def row(*parts: str | Widget | QWidget, stretch: Sequence[int] = ()) -> Panel:
     """A panel of a single row, to be shown and hidden as one."""
@@ -101,6 +106,10 @@ def theme_colors(viewer: ViewerModel | None) -> tuple[QColor, QColor]:
     theme = get_theme(get_system_theme() if name == "system" else name)
     ground, ink = (QColor(color.as_hex()) for color in (theme.foreground, theme.text))
     return ground, ink
+
+
+def counted(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 # -- fields
