@@ -107,8 +107,7 @@ def labels_of(layer: Labels) -> dict[str, int]:
 def original_of(layer: Layer) -> Layer | None:
     """Find the layer that another one is a duplicate of; None if there is none, or no more."""
     parent: Any = layer.source.parent
-    original: Layer | None = None if parent is None else parent()
-    return original
+    return None if parent is None else parent()
 
 
 def _named(labels: Mapping[str, int]) -> dict[str, Any]:

@@ -240,9 +240,8 @@ def show_slice(viewer: ViewerModel, layer: Layer, reference: GridReference, z: i
     index[beside] = (np.array(shape) // 2)[beside]
     index[0] = z
     world = layer.data_to_world(reference.to_layer[:3] @ [*index, 1.0])
-    units = zip(_shown_units(viewer, layer), layer.units, strict=True)
     point = list(viewer.dims.point)
-    point[-3:] = [x * units_ratio(own, shown) for x, (shown, own) in zip(world, units, strict=True)]
+    point[-3:] = world * _ratios(layer.units, _shown_units(viewer, layer))
     moved = [axis for axis in range(viewer.dims.ndim) if axis not in viewer.dims.displayed]
     viewer.dims.set_point(moved, [point[axis] for axis in moved])
 
@@ -258,8 +257,7 @@ def index_in(
     layer: Layer, reference: GridReference, position: Sequence[float], units: Sequence[Any]
 ) -> Array:
     """Index (z, y, x) in a CT of a position (z, y, x) that is in some units."""
-    ratios = [units_ratio(unit, own) for unit, own in zip(units, layer.units, strict=True)]
-    in_layer = np.array([*layer.world_to_data(np.multiply(position, ratios)), 1.0])
+    in_layer = np.array([*layer.world_to_data(position * _ratios(units, layer.units)), 1.0])
     return np.asarray((np.linalg.inv(reference.to_layer) @ in_layer)[:3])
 
 
@@ -268,8 +266,7 @@ def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None
     corners = np.array(list(itertools.product(*((0, n - 1) for n in layer.data.shape))))
     found: dict[str, Affine] = {}
     for ct in cts:
-        units = zip(layer.units, ct.transform["units"], strict=True)
-        scale = np.diag([*(units_ratio(unit, other) for unit, other in units), 1.0])
+        scale = np.diag([*_ratios(layer.units, ct.transform["units"]), 1.0])
         to_index = np.linalg.inv(ct.matrix @ ct.reference.to_layer) @ scale @ data_to_world(layer)
         indices = corners @ to_index[:3, :3].T + to_index[:3, 3]
         first, last = indices.min(axis=0), indices.max(axis=0)
@@ -285,7 +282,7 @@ def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None
 def _foreign_reference(layer: Layer, affine: Affine | None = None) -> GridReference:
     """Take a layer that is not ours for what the viewer shows of it, or where an affine puts it."""
     if affine is None:
-        to_mm = np.diag([*(units_ratio(unit, "mm") for unit in layer.units), 1.0])
+        to_mm = np.diag([*_ratios(layer.units, ["mm"] * layer.ndim), 1.0])
         affine = SHOWN_TO_RAS @ to_mm @ data_to_world(layer)
     empty = np.broadcast_to(np.int16(0), tuple(int(n) for n in layer.data.shape))
     axes = orientations.io_orientation(affine)
@@ -311,8 +308,8 @@ def _shown_units(viewer: ViewerModel, layer: Layer) -> Sequence[Any]:
     return layer.units if units is None else units[-3:]
 
 
-def units_ratio(unit: Any, other: Any) -> float:
-    """How many of another unit make up a unit; 1 if one is a pixel: nobody gave a unit."""
-    if not unit.is_compatible_with(other):
-        return 1.0
-    return float((1 * unit).to(other).magnitude)
+def _ratios(units: Sequence[Any], others: Sequence[Any]) -> Array:
+    """How many of other units make up these; 1 where one is a pixel: nobody gave a unit."""
+    pairs = zip(units, others, strict=True)
+    alike = ((a, b) if a.is_compatible_with(b) else (a, a) for a, b in pairs)
+    return np.array([float((1 * a).to(b).magnitude) for a, b in alike])
