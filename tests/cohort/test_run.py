@@ -247,7 +247,8 @@ def test_a_case_is_written_whole_or_not_at_all(
     out = tmp_path / "out"
     out.mkdir()
     (out / "m_probability.nii.gz").write_bytes(b"old")
-    original = getattr(result_module, failing)
+    home = result_module.saving if failing == "write_sidecar" else result_module
+    original = getattr(home, failing)
     calls: list[Path] = []
 
     def fail(*args: Any, **kwargs: Any) -> Any:
@@ -256,7 +257,7 @@ def test_a_case_is_written_whole_or_not_at_all(
             raise PancreasSegError("the disk is full")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(result_module, failing, fail)
+    monkeypatch.setattr(home, failing, fail)
     with pytest.raises(PancreasSegError, match="disk is full"):
         result_module.save_result(
             fake_segmentation(volume),

@@ -13,24 +13,12 @@ import numpy as np
 from napari_pancreas_seg import __version__
 from napari_pancreas_seg.arrays import Array, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.acquisition import look_over
 from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
-from napari_pancreas_seg.inference.saving import (
-    PROGRAM,
-    attention_path,
-    card_sha256,
-    check_targets,
-    mask_sha256,
-    prepare,
-    probability_path,
-    sidecar_path,
-    software_record,
-    source_record,
-    write_sidecar,
-)
 from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
@@ -260,17 +248,17 @@ def describe(
 def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
     """What a record says of any mask."""
     return {
-        "program": {"name": PROGRAM, "version": __version__},
+        "program": {"name": saving.PROGRAM, "version": __version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "measurements": measure(mask, volume, cuts),
-        "source": source_record(volume.source),
+        "source": saving.source_record(volume.source),
         "grid": {
             "axes": "z (feet to head), y (front to back), x (right to left)",
             "shape": list(volume.grid.shape),
             "spacing_mm": list(volume.spacing),
             "affine_ras_mm": volume.grid.affine.tolist(),
         },
-        "software": software_record(),
+        "software": saving.software_record(),
     }
 
 
@@ -358,14 +346,14 @@ def save_result(
     """
     mask = Path(mask)
     maps = stem(mask) if maps is None else maps
-    check_targets(mask, maps, volume.source.path, wanted)
-    volume = prepare(volume, mask, mint_uids=wanted.mint_uids)
+    saving.check_targets(mask, maps, volume.source.path, wanted)
+    volume = saving.prepare(volume, mask, mint_uids=wanted.mint_uids)
     record = describe(volume, found, seconds=seconds)
     reports = [report_path(mask)] if wanted.report else []
-    more = {probability_path(mask, maps): found.probability} if wanted.probability else {}
+    more = {saving.probability_path(mask, maps): found.probability} if wanted.probability else {}
     for number, gate in enumerate(found.attention if wanted.attention else (), start=1):
-        more[attention_path(mask, maps, number)] = gate
-    sidecar = sidecar_path(mask)
+        more[saving.attention_path(mask, maps, number)] = gate
+    sidecar = saving.sidecar_path(mask)
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=wanted.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
@@ -378,11 +366,11 @@ def save_result(
         # By these a later run of a folder knows that the case is done.
         record["resume"] = {
             "source_stamp": stamp,
-            "card_sha256": card_sha256(found.model),
-            "mask_sha256": mask_sha256(folder / mask.name),
+            "card_sha256": saving.card_sha256(found.model),
+            "mask_sha256": saving.mask_sha256(folder / mask.name),
             "probability": wanted.probability,
             "report": wanted.report,
             "attention": len(found.attention) if wanted.attention else -1,  # -1: not asked for
         }
-        write_sidecar(folder / sidecar.name, record)
+        saving.write_sidecar(folder / sidecar.name, record)
     return [mask, *reports, *more, sidecar], record
