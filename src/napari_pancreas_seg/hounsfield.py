@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,7 @@ _ABSURD = 1e6
 _INT16 = np.iinfo(np.int16)
 
 
-@dataclass(frozen=True, eq=False)
-class Scaled:
+class Scaled(NamedTuple):
     """An array after its slope and intercept were applied."""
 
     values: Array  # int16 if every value is an integer that fits, else float32

@@ -93,11 +93,7 @@ def segment(
         slices=slices,
         box=box,
     )
-    return exhaust(iter_segment(_volume(ct), model, options, stream=False))
-
-
-def _volume(ct: Any) -> CTVolume:
-    return ct if isinstance(ct, CTVolume) else load_ct(ct)
+    return exhaust(iter_segment(load_ct(ct), model, options, stream=False))
 
 
 def iter_segment(
@@ -127,7 +123,7 @@ def iter_segment(
         interpolation. The generator returns the Segmentation.
     """
     options = options or Options()
-    volume, clock = _volume(ct), _Clock()
+    volume, clock = load_ct(ct), _Clock()
     with clock("placing the frame"):
         # Before the network is loaded: what cannot be segmented fails at once.
         context = context or ScanContext.of(volume)
