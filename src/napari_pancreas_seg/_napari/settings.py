@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -43,7 +44,12 @@ class Settings(QObject):
     def __init__(self, path: Path | None = None) -> None:
         super().__init__()
         self._path = path or settings_path()
-        self._values = _read(self._path)
+        self._values: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            # NaN and infinity are no JSON; what is None is taken for not remembered.
+            text = self._path.read_text(encoding="utf-8")
+            read = json.loads(text, parse_constant=lambda _: None)
+            self._values = read if isinstance(read, dict) else {}
         self._soon = timer(self, PAUSE_MS, self.save)
 
     def get(self, name: str, default: Any) -> Any:
@@ -68,12 +74,3 @@ class Settings(QObject):
             write_json(self._path, self._values, overwrite=True)
         except PancreasSegError:
             logger.warning("The window's settings could not be written", exc_info=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # NaN and infinity are no JSON; what is None is taken for not remembered.
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

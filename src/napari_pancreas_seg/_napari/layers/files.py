@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,7 @@ def write_mask(
 ) -> Path:
     """Write a mask (Z, Y, X) onto its CT's grid, and the record of the `result` it is from.
 
-    Without one, a record that is there of this CT is brought up to date. No HU without `ct`, the
-    data of the CT's layer.
+    Without one, a record of this CT is brought up to date. There is no HU without `ct`, its data.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
@@ -193,15 +192,19 @@ def write_mask(
         from napari_pancreas_seg.io.dicom.report import write_report
 
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
+    now: Mapping[str, Any] | None = None
     if result is not None:
-        content = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
-        write_sidecar(record, content, overwrite=True)
+        now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
     elif earlier is not None:
         now = corrected(earlier, mask, volume, cuts)
-        known = ("voxels", "mean_hu", "extent_mm", "cuts")  # as JSON has them
-        if any(now["measurements"].get(k) != earlier["measurements"].get(k) for k in known):
-            write_sidecar(record, now, overwrite=True)
+    if now is not None and (earlier is None or _measures(now) != _measures(earlier)):
+        write_sidecar(record, now, overwrite=True)
     return path
+
+
+def _measures(record: Mapping[str, Any]) -> list[Any]:
+    """What is compared of two records: it is in JSON as it is before."""
+    return [record["measurements"].get(k) for k in ("voxels", "mean_hu", "extent_mm", "cuts")]
 
 
 def _check_record(record: Path, overwrite: bool) -> None:
