@@ -21,11 +21,7 @@ from napari_pancreas_seg.training.judge.calibration import (
     PredictedSlice,
     calibrate,
 )
-from napari_pancreas_seg.training.judge.scores import (
-    FAILURE_DICE,
-    at_others_threshold,
-    summarise,
-)
+from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, at_others_threshold, summarise
 from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, settings_for, train
 
 SUMMARY = "crossvalidation.json"

@@ -41,11 +41,7 @@ from napari_pancreas_seg.training.fit.devices import (
     choose_policy,
     make_deterministic,
 )
-from napari_pancreas_seg.training.fit.loop import (
-    ChangeWeights,
-    Checkpoint,
-    fit,
-)
+from napari_pancreas_seg.training.fit.loop import ChangeWeights, Checkpoint, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen

@@ -9,10 +9,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg import orientations
-from napari_pancreas_seg._napari.layers.bridge import (
-    labels_layer_data,
-    scale_and_translate,
-)
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, scale_and_translate
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     GridReference,

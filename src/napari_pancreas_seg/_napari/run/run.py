@@ -15,11 +15,7 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import (
-    reference_of,
-    show_slice,
-    slice_on_screen,
-)
+from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.worker import (
     BestGate,

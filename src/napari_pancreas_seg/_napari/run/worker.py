@@ -15,11 +15,7 @@ from napari.layers import Image, Labels, Layer
 from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
 
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
-from napari_pancreas_seg._napari.layers.maps import (
-    MapAppearance,
-    empty_maps,
-    make_layer,
-)
+from napari_pancreas_seg._napari.layers.maps import MapAppearance, empty_maps, make_layer
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.maps import best_gate

@@ -11,14 +11,7 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QApplication,
-    QFileDialog,
-    QGridLayout,
-    QLabel,
-    QSizePolicy,
-    QWidget,
-)
+from qtpy.QtWidgets import QApplication, QFileDialog, QGridLayout, QLabel, QSizePolicy, QWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App

@@ -32,11 +32,7 @@ from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.devices import Devices
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.fit.trainer import (
-    TrainingModel,
-    build_from,
-    make_trainer,
-)
+from napari_pancreas_seg.training.fit.trainer import TrainingModel, build_from, make_trainer
 
 ChangeWeights = Callable[[Sequence[Array]], Sequence[Array]]
 """Makes other weights of a network's, in the order of Keras's `get_weights`."""

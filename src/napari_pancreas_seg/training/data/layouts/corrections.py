@@ -9,12 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from napari_pancreas_seg.training.data.layouts.cases import MaskFile, VolumeCase
-from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
-    Listing,
-    folders_in,
-    left_out,
-)
+from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, folders_in, left_out
 from napari_pancreas_seg.training.finetune.corrections import (
     CASE,
     CT,
