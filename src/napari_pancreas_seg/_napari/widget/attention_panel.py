@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from magicgui.widgets import CheckBox
-from qtpy.compat import isalive
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
@@ -62,10 +61,9 @@ class AttentionPanel(ui.Panel):
         )
 
     def _on_cleared(self) -> None:
-        if isalive(self):
-            self._show_appearance()
-            self._on_appearance()
-            self.refresh(self._reference)
+        self._show_appearance()
+        self._on_appearance()
+        self.refresh(self._reference)
 
     def _show_appearance(self) -> None:
         ui.show(self.opacity, self._maps.appearance.opacity)

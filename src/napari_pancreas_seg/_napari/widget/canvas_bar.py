@@ -76,8 +76,6 @@ class CanvasBar(ui.Panel):
         self.raise_()
 
     def _show(self) -> None:
-        if not isalive(self):
-            return
         case, title = self._case(), self._title()
         for label, text in ((self.case, case), (self.title, title or self._app.views.dragged)):
             label.setText(text)

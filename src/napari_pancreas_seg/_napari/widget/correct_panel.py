@@ -174,8 +174,6 @@ class CorrectPanel(ui.Panel):
         self.refresh()
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        if not isalive(self):
-            return
         corrector, mask = self._app.corrector, self._session.mask
         for part in (*self.buttons.values(), self.pick_button):
             part.setEnabled(mask is not None and not corrector.working)
@@ -187,12 +185,9 @@ class CorrectPanel(ui.Panel):
         self._show_slice()
 
     def _show_brush(self) -> None:
-        if isalive(self):
-            ui.show(self.brush_mm, self._app.brush.mm)
+        ui.show(self.brush_mm, self._app.brush.mm)
 
     def _show_slice(self) -> None:
-        if not isalive(self):
-            return
         review = self._app.review
         z, facts = review.slice, review.facts
         self.facts.setText(self.strip.describe(z) if z is not None else "")

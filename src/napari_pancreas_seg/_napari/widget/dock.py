@@ -155,7 +155,7 @@ class PancreasDock(QWidget):
             QTimer.singleShot(0, self._end_unless_docked)
 
     def _end_unless_docked(self) -> None:
-        if isalive(self) and self._was_docked and self.parent() is None:
+        if self._was_docked and self.parent() is None:
             self.deleteLater()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
@@ -212,7 +212,7 @@ class PancreasDock(QWidget):
 
     def _go_on_opening(self) -> None:
         """Do one of the steps that are left."""
-        if isalive(self) and self._viewer() is not None and self._steps:
+        if self._viewer() is not None and self._steps:
             self._steps.pop(0)()
             QTimer.singleShot(BREATH_MS, self._go_on_opening)
 
@@ -306,8 +306,7 @@ class PancreasDock(QWidget):
         open_dock(self._viewer()).export_panel.export_layer(layer)
 
     def _use_model(self, name: str) -> None:
-        if isalive(self):
-            self.model_panel.use_named(name)
+        self.model_panel.use_named(name)
 
     def _on_inserted(self, event: Any) -> None:
         if isalive(self):
@@ -318,8 +317,6 @@ class PancreasDock(QWidget):
 
     def _keep_selected(self) -> None:
         """Select the chosen mask again if napari has selected one that was just opened."""
-        if not isalive(self):
-            return
         arrived, self._arrived = self._arrived, None
         viewer, mask = self._viewer(), self.app.session.mask
         if viewer is not None and mask in viewer.layers and self._is_guest(arrived):
@@ -345,8 +342,7 @@ class PancreasDock(QWidget):
         self._warm_soon()
 
     def _warm_soon(self) -> None:
-        if isalive(self):
-            self._soon.start()
+        self._soon.start()
 
     def _refresh_panels(self, event: Any = None) -> None:
         if isalive(self):

@@ -103,12 +103,11 @@ class ExportPanel(ui.Panel):
             self.refresh(None)
 
     def _on_mask(self) -> None:
-        if isalive(self):
-            self.status.setText("")
-            self.refresh(None)
+        self.status.setText("")
+        self.refresh(None)
 
     def _on_edit(self, layer: Labels) -> None:
-        if isalive(self) and layer is self.layer and not self._writing and self.status.text():
+        if layer is self.layer and not self._writing and self.status.text():
             self.status.setText("Changed since it was written.")
 
 

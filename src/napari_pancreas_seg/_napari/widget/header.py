@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Layer
 from napari.settings import get_settings
-from qtpy.compat import isalive
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QProgressBar, QStackedWidget
 
@@ -99,7 +98,7 @@ class CtPanel(ui.Panel):
         """Show what a script, or another panel, has chosen."""
         session = self._session
         for field, layer in ((self.combo, session.ct), (self.mask_combo, session.mask)):
-            if isalive(self) and field.value is not layer and layer in field.choices:
+            if field.value is not layer and layer in field.choices:
                 ui.show(field, layer)
 
     def _show_info(self) -> None:
@@ -185,8 +184,6 @@ class RunPanel(ui.Panel):
             getattr(self._app.runs.latest, what)()
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        if not isalive(self):
-            return
         # A progress bar that can paints itself, and with it the whole window, at once.
         self.progress.setUpdatesEnabled(False)
         run, running = self._app.runs.latest, self._app.runs.running

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from qtpy.compat import isalive
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QMenu, QProgressBar
 
@@ -85,8 +84,6 @@ class ImprovePanel(ui.Panel):
             self._improvement.add_case(replace=replace)
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        if not isalive(self):
-            return
         self._show_case()
         self._show_learning()
 

@@ -173,17 +173,16 @@ class MeasurePanel(ui.Panel):
             self._later()
 
     def _on_mask(self) -> None:
-        if isalive(self):
-            mask = self._session.mask
-            cuts = (None if mask is None else cuts_of(mask)) or CUTS
-            for field, share in zip(self.cuts, cuts, strict=True):
-                ui.show(field, round(100 * share))
-            self._show(None)
-            self.refresh(self._session.reference)
-            self._later()
+        mask = self._session.mask
+        cuts = (None if mask is None else cuts_of(mask)) or CUTS
+        for field, share in zip(self.cuts, cuts, strict=True):
+            ui.show(field, round(100 * share))
+        self._show(None)
+        self.refresh(self._session.reference)
+        self._later()
 
     def _on_edit(self, layer: Labels) -> None:
-        if isalive(self) and layer in (self._session.mask, self.reference_layer):
+        if layer in (self._session.mask, self.reference_layer):
             self._later()
 
     def _later(self, choice: object = None) -> None:
@@ -191,8 +190,6 @@ class MeasurePanel(ui.Panel):
             self._pause.start()
 
     def _measure(self) -> None:
-        if not isalive(self):
-            return
         job = self._job(self._session.mask)
         if job is None:
             self._show(None)

@@ -131,8 +131,6 @@ class RecoveryPanel(ui.Panel):
             self._autosave.discard(offer)
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        if not isalive(self):
-            return
         offer = self.offer
         # Others of this CT are offered when this one has been restored or discarded.
         others = [one for one in self._autosave.offers if offer is None or one.key != offer.key]

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from magicgui.widgets import SpinBox
 from napari.layers import Shapes
-from qtpy.compat import isalive
 from qtpy.QtWidgets import QLabel, QSlider, QSpinBox, QToolButton
 
 import napari_pancreas_seg._napari.widget.ui as ui
@@ -175,12 +174,11 @@ class OptionsPanel(ui.Panel):
         self._apply()
 
     def _show_own(self) -> None:
-        if isalive(self):
-            own = self._own_threshold()
-            self._threshold = None
-            if own is not None:
-                ui.show(self.threshold, own)
-            self._show_threshold()
+        own = self._own_threshold()
+        self._threshold = None
+        if own is not None:
+            ui.show(self.threshold, own)
+        self._show_threshold()
 
     def _apply(self) -> None:
         """Make the chosen mask anew, if it is a run's."""
@@ -200,8 +198,6 @@ class OptionsPanel(ui.Panel):
 
     def _show_mask(self, layer: object = None) -> None:
         """Show what the chosen mask was made with, unless the person is dragging."""
-        if not isalive(self):
-            return
         mask = self._session.mask
         known = None if mask is None else self._session.masks.get(mask)
         dragging = self.threshold.native.findChild(QSlider).isSliderDown()

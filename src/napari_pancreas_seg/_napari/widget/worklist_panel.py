@@ -113,8 +113,6 @@ class WorklistPanel(ui.Panel):
         self._app.ahead.segments = on
 
     def _show(self) -> None:
-        if not isalive(self):
-            return
         worklist, idle = self._work.worklist, not self._work.busy
         self._offer_last()
         for part in (self.list, self.output_button, *self._steps):
