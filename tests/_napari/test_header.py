@@ -379,6 +379,18 @@ def test_a_click_before_the_dock_is_complete_works(qtbot, viewer, app, volume, m
     assert asked
 
 
+def test_a_command_waits_until_the_dock_is_complete(qtbot, viewer, app, monkeypatch):
+    done = []
+    monkeypatch.setattr(type(app.views), "next_preset", lambda _: done.append(list(dock._steps)))
+    dock = PancreasDock(viewer, warm_up=False)
+    qtbot.addWidget(dock)
+    dock.perform("next_window")
+    assert not done
+    qtbot.waitUntil(lambda: done == [[]], timeout=TIMEOUT)
+    dock.perform("next_window")
+    assert len(done) == 2
+
+
 def test_a_dock_without_images_does_not_offer_to_run(qtbot, viewer, app):
     dock = PancreasDock(viewer, warm_up=False)
     qtbot.addWidget(dock)

@@ -11,7 +11,9 @@ from napari.settings._plugin_config_generator import plugin_configuration_genera
 from npe2 import PluginManager, PluginManifest
 
 import napari_pancreas_seg
+from napari_pancreas_seg._napari import commands as commands_module
 from napari_pancreas_seg._napari import settings
+from napari_pancreas_seg._napari.correct.keys import ACTIONS
 
 PATH = Path(napari_pancreas_seg.__file__).with_name("napari.yaml")
 
@@ -27,6 +29,10 @@ def test_npe2_takes_the_manifest(manifest):
     for command in commands.values():
         module, name = command.python_name.split(":")
         assert callable(getattr(import_module(module), name))
+        if module == commands_module.__name__ and name not in vars(commands_module):
+            assert name in {action.name for action in ACTIONS}
+    with pytest.raises(AttributeError):
+        commands_module._nothing  # noqa: B018
 
 
 def test_menus_are_those_that_napari_opens_to_plugins(manifest):

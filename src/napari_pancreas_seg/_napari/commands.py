@@ -28,6 +28,13 @@ def copy_measurements() -> None:
     _dock().measure_panel.copy_table()
 
 
+def __getattr__(name: str) -> Any:
+    # The manifest names every action that has a key.
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return lambda: _dock().perform(name)
+
+
 def dock_of(viewer: Any) -> Any:
     """The dock of a viewer; None if none is open."""
     known = _DOCKS.get(compat.unwrapped(viewer))

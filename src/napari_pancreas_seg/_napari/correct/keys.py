@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from napari import current_viewer
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.settings import get_settings
@@ -26,7 +25,6 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.app import App, app_of
 from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.commands import open_dock
-from napari_pancreas_seg.errors import PancreasSegError
 
 PREFIX = "napari-pancreas-seg"
 
@@ -149,22 +147,6 @@ def keys_table() -> dict[str, list[tuple[str, str]]]:
 def perform(action: Action, app: App) -> None:
     with reported():
         action.do(app)
-
-
-def command(action: Action) -> None:
-    viewer = current_viewer()
-    if viewer is None:
-        raise PancreasSegError("Open a napari viewer first.")
-    open_dock(viewer)
-    perform(action, app_of(viewer))
-
-
-def __getattr__(name: str) -> Any:
-    # What the manifest names as python_name of the commands.
-    for action in ACTIONS:
-        if action.name == name:
-            return partial(command, action)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @cache

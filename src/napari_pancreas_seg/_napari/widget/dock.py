@@ -121,6 +121,15 @@ class PancreasDock(QWidget):
             options = replace(self.options_panel.options, device=self.model_panel.device)
             self.app.runs.start(layer, self.model_panel.model, options)
 
+    def perform(self, name: str) -> None:
+        """Do what an action is for, such as ``"run"``; not before the dock is complete."""
+        if self._steps:
+            self._steps.append(partial(self.perform, name))
+            return
+        from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform
+
+        perform(next(action for action in ACTIONS if action.name == name), self.app)
+
     def ask_for_file(self) -> None:
         from napari_pancreas_seg.io import SUFFIXES
 
