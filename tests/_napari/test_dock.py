@@ -268,8 +268,9 @@ def test_the_palette_presses_the_buttons(qtbot, window, dock, ct_path):
 
     open_ct(qtbot, dock, ct_path)
     get_app_model().commands.execute_command("napari-pancreas-seg.run").result()
-    qtbot.waitUntil(lambda: not dock.app.runs.running, timeout=TIMEOUT)
-    assert dock.app.runs.latest.labels in window.layers
+    runs = dock.app.runs
+    qtbot.waitUntil(lambda: runs.latest is not None and not runs.running, timeout=TIMEOUT)
+    assert runs.latest.labels in window.layers
 
 
 @pytest.mark.slow
