@@ -166,11 +166,9 @@ def train(
 
         data, settings = open_for(dataset, recipe, preset, classes, layout)
         n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
-        for line in (
-            f"{data.layout}: {n} cases of {patients} patients; classes: {names}",
-            *data.notes,
-        ):
-            bar.say(line)
+        bar.say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
+        for note in data.notes:
+            bar.say(note)
         options |= {"about": read_json(about) if about else {}, "say": bar.say, "show": bar.stage}
         options["cache"] = cache or default_cache(data, output)
         if all_folds:

@@ -1,1 +1,1 @@
-"""What the demo needs: a synthetic CT made by code, and the download of a real example."""
+"""What the demo needs: the synthetic sample CT, and the download of a real example."""
