@@ -216,6 +216,7 @@ class Improvement(QObject):
                 creationflags=sum(getattr(subprocess, flag, 0) for flag in flags),
             )
         except OSError as error:
+            words.close()
             raise PancreasSegError(f"The learning could not be started: {error}.") from error
         self._child, self._cancelled = child, False
         self.stage, self.share, self.seconds_left = "starting", 0.0, None
