@@ -28,7 +28,7 @@ import numpy as np
 from napari_pancreas_seg.arrays import Affine, Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_folder
-from napari_pancreas_seg.volume import bounding_box
+from napari_pancreas_seg.volume import box_around
 
 logger = logging.getLogger(__name__)
 
@@ -89,19 +89,14 @@ class AutosaveStore:
     def write(self, unsaved: Unsaved, file: Path) -> None:
         """Write a mask; the file changes from one whole state to the next."""
         self._hold()
-        parts = [part for part in (unsaved.mask, unsaved.model) if part is not None]
-        boxes = [box for box in map(bounding_box, parts) if box] or [(slice(0, 0),) * 3]
-        box = [
-            [int(min(e.start for e in edges)), int(max(e.stop for e in edges))]
-            for edges in zip(*boxes, strict=True)
-        ]
-        cut = tuple(slice(*edge) for edge in box)
+        masks = {"mask": unsaved.mask, "model": unsaved.model}
+        parts = {name: part for name, part in masks.items() if part is not None}
+        cut = box_around(*parts.values()) or (slice(0, 0),) * 3
+        box = [[int(edge.start), int(edge.stop)] for edge in cut]
         about = {name: getattr(unsaved, name) for name in ("key", "name", "path", "notes")}
         shape = list(unsaved.mask.shape)
         header = {"format": FORMAT, **about, "saved": time.time(), "shape": shape, "box": box}
-        arrays = {"mask": np.ascontiguousarray(unsaved.mask[cut])}
-        if unsaved.model is not None:
-            arrays["model"] = np.ascontiguousarray(unsaved.model[cut])
+        arrays = {name: np.ascontiguousarray(part[cut]) for name, part in parts.items()}
         text = np.frombuffer(json.dumps(header).encode(), np.uint8)
         with atomic_write(file, overwrite=True) as stream:
             np.savez_compressed(stream, header=text, **arrays)  # type: ignore[arg-type]

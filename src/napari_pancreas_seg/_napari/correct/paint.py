@@ -86,13 +86,14 @@ class PaintLimit(QObject):
 
     def _on_paint(self, event: Any) -> None:
         session, layer, step, allowed = self._session, event.source, event.value, self._range_hu()
-        ct, reference = session.ct, session.reference
-        if layer is not session.mask or allowed is None or ct is None or reference is None:
+        ct, reference, is_chosen = session.ct, session.reference, layer is session.mask
+        if not is_chosen or allowed is None or ct is None or reference is None:
             return
         if not lies_on(layer, reference) or not compat.is_by_hand(step):
             return  # what a program wrote, a correction for instance, stays
         limit = partial(limit_stroke, layer, step, ct.data, *allowed)
-        if _is_written(layer, step):
+        *_, (indices, _, value) = compat.edits(step)
+        if np.all(layer.data[indices] == value):
             limit()
         else:
             # A polygon is announced before it is painted.
@@ -114,11 +115,6 @@ def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: floa
     if len(taken):
         layer.refresh(extent=False, thumbnail=False, highlight=False)
     return len(taken)
-
-
-def _is_written(layer: Labels, step: list[Any]) -> bool:
-    *_, (indices, _, value) = compat.edits(step)
-    return bool(np.all(layer.data[indices] == value))
 
 
 def _at(hu: Any, indices: tuple[Indices, ...]) -> Array:

@@ -36,7 +36,8 @@ def get_reader(
     path: str | Sequence[str],
 ) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
     """Offer to read files that end like a format of ours, and what holds DICOM files."""
-    return _read if all(map(_is_ours, _names(path))) else None
+    ours = (n.lower().endswith(io.SUFFIXES) or io.is_dicom(Path(n)) for n in _names(path))
+    return _read if all(ours) else None
 
 
 def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
@@ -111,10 +112,6 @@ def _read(path: str | Sequence[str]) -> list[LayerData]:
         for note in notes:
             show_info(f"{file.name}: {note}")
     return layers or _NOTHING
-
-
-def _is_ours(name: str) -> bool:
-    return name.lower().endswith(io.SUFFIXES) or io.is_dicom(Path(name))
 
 
 def _is_open(path: Path, cts: Sequence[Placement]) -> bool:

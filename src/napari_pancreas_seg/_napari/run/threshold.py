@@ -15,7 +15,7 @@ from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.inference.result import Segmentation
-from napari_pancreas_seg.volume import bounding_box
+from napari_pancreas_seg.volume import box_around
 
 
 class _Wish(NamedTuple):
@@ -81,12 +81,4 @@ def _made(wish: _Wish) -> tuple[Segmentation, Any, Any] | None:
     if result is None:
         return None
     mask = remask(result, wish.threshold, wish.postprocess)
-    return result, mask, _joined(bounding_box(mask), bounding_box(wish.mask.copy))
-
-
-def _joined(a: Any, b: Any) -> tuple[slice, ...] | None:
-    if a is None or b is None:
-        return a or b
-    return tuple(
-        slice(min(s.start, t.start), max(s.stop, t.stop)) for s, t in zip(a, b, strict=True)
-    )
+    return result, mask, box_around(mask, wish.mask.copy)
