@@ -179,7 +179,7 @@ def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
         # A bundle holds float16.
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-3)
     other = replace(SETTINGS, architecture=Architecture(filters=4))
-    with pytest.raises(PancreasSegError, match="another network"):
+    with pytest.raises(PancreasSegError, match="different network"):
         train(dataset, tmp_path / "other", other, split=Split(3), start=first)
 
 
@@ -295,7 +295,7 @@ def test_masks_that_are_all_empty_teach_nothing(dataset, tmp_path):
         return replace(data, cases=tuple(map(Empty, data.cases)))
 
     everyone = [f"P{i}" for i in range(6)]
-    with pytest.raises(PancreasSegError, match=r"No mask to train on .*dataset check"):
+    with pytest.raises(PancreasSegError, match=r"All masks to train on .*dataset check"):
         train(emptied(*everyone), tmp_path / "none", SETTINGS, split=Split(3))
     assert not (tmp_path / "none" / "bundle").exists()
     _, held = Split(3).divide(open_dataset(dataset).cases)

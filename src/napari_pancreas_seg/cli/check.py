@@ -88,7 +88,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         if scan["noise_hu"] is not None:
             add("noise", f"{scan['noise_hu']:g} HU (SD in even tissue)")
     for sentence in found["suspicious"]:
-        add("mind", sentence)
+        add("warning", sentence)
     if found["problem"] is not None:
         add("unusable", found["problem"])
     return lines

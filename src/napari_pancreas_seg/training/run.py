@@ -234,13 +234,13 @@ def _check_split(
     """Check that split, calibration and patience go together."""
     if (split is None) != (calibrated_by is not None):
         raise PancreasSegError(
-            "A training on every patient has none left to find its threshold on: it needs a "
-            "model of the same recipe that held patients back (and no other training does)."
+            "A training on every patient needs --calibrated-by: a model of the same recipe that "
+            "held patients back gives the threshold. Other trainings do not take one."
         )
     if split is None and settings.patience is not None:
         raise PancreasSegError(
-            "Patience waits for a better Dice of patients held back, and a training on every "
-            "patient has none: leave --patience out."
+            "--patience needs patients held back, and a training on every patient has none: "
+            "leave it out."
         )
 
 
@@ -281,8 +281,8 @@ def _read(
     classes = ", ".join(data.labels)
     if not slices.present.any():
         raise PancreasSegError(
-            f"No mask to train on holds anything to learn ({classes}): all of them are empty. Look "
-            "at the data set with 'dataset check', and choose the classes with --labels."
+            f"All masks to train on are empty: none of them shows {classes}. Look at the data set "
+            "with 'dataset check', and choose the classes with --labels."
         )
     if validation and not held.shows_something:
         raise PancreasSegError(

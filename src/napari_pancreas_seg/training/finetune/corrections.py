@@ -75,7 +75,7 @@ def add_correction(
     known = _find(folder, digest)
     if known is not None and not replace:
         raise PancreasSegError(
-            "This CT is among your cases already; say that its mask is to be replaced."
+            "This CT is already among your cases; choose to replace its mask (--replace)."
         )
     name = f"case-{digest[:12]}"
     pseudonym = patient or (known.patient if known is not None else name)
@@ -121,7 +121,7 @@ def remove_correction(folder: Path, name: str) -> None:
         shutil.rmtree(case)
     except OSError as error:
         raise PancreasSegError(
-            f"The case '{name}' was not removed wholly: {explain_os_error(error)}."
+            f"The case '{name}' was not removed completely: {explain_os_error(error)}."
         ) from error
 
 

@@ -142,8 +142,8 @@ def finetune(
     lost = max(guard.lost, trial.usual.lost)
     if lost > settings.forgets_at_most and not anyway:
         raise PancreasSegError(
-            f"The new model would do worse by {lost:.2f} Dice on CT as it was made for, and was "
-            "not kept. Add cases or give it more time, or keep it all the same with --anyway."
+            f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases, "
+            "give it more time, or keep it with --anyway."
         )
     work.say("writing the model", 1.0)
     gains = {"held_out": trial.held_out, "guard": guard, "usual": trial.usual}

@@ -113,7 +113,7 @@ def begin_with(network: keras.Model, start: Bundle) -> None:
             network.get_layer(layer.name).set_weights(layer.get_weights())
         except ValueError as error:
             raise PancreasSegError(
-                f"The model {start.card['name']} is another network than the one to train "
+                f"The model {start.card['name']} is a different network from the one to train "
                 f"(layer {layer.name}); choose its architecture, or start from another model."
             ) from error
 

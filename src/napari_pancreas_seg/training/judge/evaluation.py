@@ -121,7 +121,7 @@ def evaluate(
     if not cases:
         raise PancreasSegError(
             "The model was trained on every patient of this data; a score on them says nothing "
-            "about others (--every-patient gives it all the same)."
+            "about others (--every-patient scores them anyway)."
         )
     used = float(loaded.card["threshold"]) if threshold is None else threshold
     if also is not None and not any(_find(also, case.ct) for case in cases):

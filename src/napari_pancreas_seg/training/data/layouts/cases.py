@@ -94,7 +94,7 @@ class MaskFile:
         if unknown:
             raise PancreasSegError(
                 f"the mask {self.path.name} holds the value {unknown[0]}, which the data set's "
-                "description does not mention; correct the one or the other."
+                "description does not mention; correct one of them."
             )
         return labels, on, {value: self.classes[value] for value in values}
 
