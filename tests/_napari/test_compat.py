@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import gc
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pint
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from napari.utils.key_bindings import coerce_keybinding
+from pint.registry import LazyRegistry
 
 import napari_pancreas_seg._napari as room
 from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 
 
 @pytest.fixture
@@ -77,6 +81,18 @@ def test_a_layer_is_added_unselected_and_removed_without_a_collection(layer, mon
 def test_there_is_no_box_behind_the_brush(app, viewer):
     assert not viewer.canvas.overlays._brush_circle.box
     assert ViewerModel().canvas.overlays._brush_circle.box
+
+
+def test_threads_that_need_units_first_do_not_get_half_of_them(volume):
+    units = pint.get_application_registry()
+    kept = units.get()
+    units.set(LazyRegistry())
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            made = list(threads.map(lambda _: Layer.create(*ct_layer_data(volume)), range(4)))
+    finally:
+        units.set(kept)
+    assert {tuple(map(str, layer.units)) for layer in made} == {("millimeter",) * 3}
 
 
 def test_tool_overlays_are_hidden(layer):

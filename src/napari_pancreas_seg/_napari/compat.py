@@ -10,12 +10,15 @@ import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import pint  # napari's, for the units of its layers
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils.action_manager import action_manager
+from pint.registry import LazyRegistry
 
 from napari_pancreas_seg.arrays import Array, Indices
 
@@ -23,6 +26,7 @@ Edit = tuple[tuple[Indices, ...], Array, Any]
 """Indices of voxels, their values before, and the value or values that were written."""
 
 _ORTHOGONAL = "napari_orthogonal_views.ortho_view_manager"
+_LOADING_UNITS = Lock()
 
 
 # -- viewer and window
@@ -61,6 +65,14 @@ def hide_brush_box(viewer: ViewerModel) -> None:
 
 
 # -- layers
+
+
+def load_units() -> None:
+    """Load the units of layers, once: of two threads that need them first, pint fails one."""
+    with _LOADING_UNITS:
+        units: Any = pint.application_registry
+        if isinstance(units.get(), LazyRegistry):
+            units.set(pint.UnitRegistry())
 
 
 def add_unselected(viewer: ViewerModel, layer: Layer, place: int | None = None) -> None:

@@ -11,6 +11,7 @@ from napari.layers import Labels, Layer
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_pancreas_seg import hounsfield
+from napari_pancreas_seg._napari.compat import load_units
 from napari_pancreas_seg._napari.layers.placement import (
     IN_DISPLAY_ORDER,
     METADATA_KEY,
@@ -203,6 +204,7 @@ def plain_placement(volume: OnSourceGrid) -> Placement:
 
 
 def _plain_transform(grid: Grid) -> dict[str, Any]:
+    load_units()
     return {"scale": grid.spacing, "units": UNITS, "axis_labels": AXIS_LABELS}
 
 
