@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class GivenMasks:
 
     def find(self, name: str) -> Path | None:
         """The file with the mask of a case, known by the case's name; None without one."""
-        files = self._files()
+        files = self._files
         for case in dict.fromkeys((name, _OF_THE_CT.sub("", name))):
             places = [f"{case}{end}" for end in _OF_THE_MASK]
             places += [f"{case}/{place}" for place in (*_IN_A_FOLDER, case)]
@@ -45,6 +46,7 @@ class GivenMasks:
                     return files[place.lower()]
         return None
 
+    @cached_property
     def _files(self) -> dict[str, Path]:
         """Masks in the folder and in the folders below, by path without ending."""
         try:
