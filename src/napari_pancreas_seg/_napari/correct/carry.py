@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from napari.utils.notifications import show_info
 
-from napari_pancreas_seg._napari.correct.answers import Answers, Prior
+from napari_pancreas_seg._napari.correct.answers import CT, Answers, Prior
 from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
 from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.layers.placement import show_slice
@@ -20,6 +21,8 @@ from napari_pancreas_seg.mask import correction
 
 FILL_TITLE = "Fill between slices"
 NOTHING_TO_FILL = "no slice between others is empty; clear those that are to be filled."
+NETWORK_FROM_MM = 3.0
+"""Nearer to a slice that was drawn, its shape is as good: figures in docs/mending.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +95,17 @@ class Carrying:
             show_info(str(error))
 
     def fill_between(self) -> None:
-        """Propose to fill empty slices by the shapes of their ends, which the network may see."""
+        """Propose to fill empty slices by the shapes of their ends.
+
+        With the network, if that is set and the CT is open: it sees the shape in each slice that
+        lies far from both ends.
+        """
         corrector = self._corrector
-        if not corrector.setting("correct/fill_with_network"):
-            by_shape = correction.fill_between_slices
-            corrector.correct(FILL_TITLE, by_shape, propose=True, otherwise=NOTHING_TO_FILL)
-            return
         target = chosen_target(corrector.session)
-        ct = ct_under(target, corrector.session)
+        ct: CT | None = None
+        if corrector.setting("correct/fill_with_network"):
+            with suppress(PancreasSegError):  # without its CT, shapes are what there is
+                ct = ct_under(target, corrector.session)
 
         def fill(mask: Array, spacing: Spacing) -> Array:
             filled = correction.fill_between_slices(mask, spacing)
@@ -107,7 +113,10 @@ class Carrying:
                 for z in range(lower + 1, upper):
                     away = min(z - lower, upper - z) * spacing[0]
                     own, prior = target.shown[z], (filled[z] != 0, away)
-                    filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
+                    if ct is not None and away >= NETWORK_FROM_MM:
+                        filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
             return filled
 
-        corrector.correct(FILL_TITLE, fill, propose=True, network=True, otherwise=NOTHING_TO_FILL)
+        corrector.correct(
+            FILL_TITLE, fill, propose=True, network=ct is not None, otherwise=NOTHING_TO_FILL
+        )

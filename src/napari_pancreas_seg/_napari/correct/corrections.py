@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "correct/grow_mm": 1.0,
     "correct/limit_low_hu": -30.0,
     "correct/limit_high_hu": 180.0,
-    "correct/fill_with_network": False,
+    "correct/fill_with_network": True,
 }
 """Names of the settings that corrections use, and what holds until they are set."""
 MEANWHILE = "the mask has changed meanwhile, ask again."
