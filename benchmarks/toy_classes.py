@@ -60,7 +60,7 @@ def train_model(folder: Path, output: Path, steps: int) -> tuple[Path, list[str]
     from napari_pancreas_seg.model.attention_unet import Architecture
     from napari_pancreas_seg.training.data.layouts.opening import open_dataset
     from napari_pancreas_seg.training.fit.recipe import TrainSettings
-    from napari_pancreas_seg.training.run import Split, Watch, train
+    from napari_pancreas_seg.training.run import Split, train
 
     settings = TrainSettings(
         architecture=Architecture(filters=16, head_bias=-2.0),
@@ -75,10 +75,10 @@ def train_model(folder: Path, output: Path, steps: int) -> tuple[Path, list[str]
     split = Split(folds=5)
     started = time.perf_counter()
 
-    def show(line: dict) -> None:
+    def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    bundle = train(data, output, settings, split=split, watch=Watch(on_epoch=show))
+    bundle = train(data, output, settings, split=split, say=say)
     return bundle, [case.name for case in split.divide(data.cases)[1]]
 
 
