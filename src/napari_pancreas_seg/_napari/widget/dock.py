@@ -79,7 +79,7 @@ class PancreasDock(QWidget):
         self._lay_out()
         self.setAcceptDrops(True)
         self._soon = timer(self, WARM_UP_DELAY_MS, self._start_warming)
-        self._run_panel.run_clicked.connect(self.start_run)
+        self._run_panel.run_button.clicked.connect(self.start_run)
         is_image = (isinstance(layer, Image) for layer in napari_viewer.layers)
         self._run_panel.run_button.setEnabled(any(is_image))
         self._ct_panel.open_button.clicked.connect(self.ask_for_file)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Layer
 from napari.settings import get_settings
-from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QProgressBar, QStackedWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
@@ -143,8 +142,6 @@ class RunPanel(ui.Panel):
     It is on screen before there is an app for it to `attach` to.
     """
 
-    run_clicked = Signal()
-
     def __init__(self) -> None:
         super().__init__()
         self.run_button = ui.button("Run", "Segment the pancreas in this CT.")
@@ -166,7 +163,6 @@ class RunPanel(ui.Panel):
         self._right.setFixedHeight(self.run_button.sizeHint().height())
         self.run_button.setFixedHeight(self.run_button.sizeHint().height())
         self.stack(self.progress, self.status)
-        self.run_button.clicked.connect(self.run_clicked)
         self.cancel_button.setEnabled(False)
         self.progress.setVisible(False)
 

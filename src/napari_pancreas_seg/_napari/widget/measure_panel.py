@@ -154,7 +154,8 @@ class MeasurePanel(ui.Panel):
         grid.setHorizontalSpacing(6)
         grid.setVerticalSpacing(3)
         for place, (key, (name, _, tip)) in enumerate(rows.items()):
-            self._names[key], self.values[key] = ui.label_of(name, tip), ui.label_of("–", tip)
+            self._names[key], self.values[key] = QLabel(name), QLabel("–")
+            self._names[key].setToolTip(tip)
             # A long value must not widen the dock.
             self.values[key].setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             self.values[key].setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)

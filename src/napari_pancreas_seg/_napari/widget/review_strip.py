@@ -35,7 +35,7 @@ class ReviewStrip(QWidget):
         self._review.moved.connect(self.update)
         viewer = self._session.viewer
         if viewer is not None:
-            viewer.events.theme.connect(self._on_theme)
+            viewer.events.theme.connect(self._draw_anew)
 
     def sizeHint(self) -> QSize:
         return QSize(200, AREA_HEIGHT + ROWS * (ROW_HEIGHT + GAP) + 1)
@@ -101,13 +101,10 @@ class ReviewStrip(QWidget):
         if z is not None and z != self._review.slice:
             self._review.show(z)
 
-    def _draw_anew(self) -> None:
+    def _draw_anew(self, event: Any = None) -> None:
         if isalive(self):
             self._picture = None
             self.update()
-
-    def _on_theme(self, event: Any = None) -> None:
-        self._draw_anew()
 
     def _draw_place(self, painter: QPainter, z: int, n: int, ink: QColor) -> None:
         """Mark the slice on screen: a frame around its column, a line if that is narrow."""

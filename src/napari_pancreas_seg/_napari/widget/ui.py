@@ -208,12 +208,6 @@ def menu_button(text: str = "", tip: str = "") -> QToolButton:
     return made
 
 
-def label_of(text: str, tip: str = "") -> QLabel:
-    label = QLabel(text)
-    label.setToolTip(tip)
-    return label
-
-
 def note_label(text: str = "") -> QLabel:
     """A label for sentences: wrapped, selectable with the mouse."""
     label = QLabel(text)
