@@ -17,6 +17,7 @@ from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_pancreas_seg._napari import commands as commands_module
 from napari_pancreas_seg._napari.correct import keys as correct_keys
 from napari_pancreas_seg._napari.correct.apply import Target, apply_change, outline_layer
 from napari_pancreas_seg._napari.correct.apply import corrected as compare
@@ -594,9 +595,9 @@ def test_the_manifest_names_every_action():
     manifest = PluginManifest.from_file(Path(napari_pancreas_seg.__file__).with_name("napari.yaml"))
     commands = {str(command.python_name): command for command in manifest.contributions.commands}
     for action in ACTIONS:
-        name = f"napari_pancreas_seg._napari.correct.keys:{action.name}"
+        name = f"napari_pancreas_seg._napari.commands:{action.name}"
         assert commands[name].title.removeprefix("Pancreas: ").lower() == action.title.lower()
-        assert callable(getattr(correct_keys, action.name))
+        assert callable(getattr(commands_module, action.name))
 
 
 # -- the review strip
