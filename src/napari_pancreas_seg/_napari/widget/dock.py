@@ -87,7 +87,9 @@ class PancreasDock(QWidget):
             *(partial(import_module, f"napari_pancreas_seg.{module}") for module in LATER),
             self._complete,
             self._register_keys,
+            *(partial(self._make, name) for name in TABS["Segment"]),
             lambda: self._fill(self.tabs.currentIndex()),
+            self._warm_soon,
         ]
         QTimer.singleShot(0, self._go_on_opening)
 
@@ -255,7 +257,7 @@ class PancreasDock(QWidget):
         self._run_panel.attach(app)
         self._ct_panel.attach(app)
         self._connect(app, viewer.layers)
-        self._on_ct()
+        self._refresh_panels()
 
     def _register_keys(self) -> None:
         from napari_pancreas_seg._napari.correct.keys import register_actions
@@ -278,21 +280,27 @@ class PancreasDock(QWidget):
         for layer in layers:
             self._follow(layer)
 
+    def _make(self, name: str) -> ui.Panel:
+        """A panel of a tab, made once."""
+        if name not in self._panels:
+            module = import_module(f"napari_pancreas_seg._napari.widget.{name}_panel")
+            made: ui.Panel = getattr(module, f"{name.capitalize()}Panel")(self.app)
+            self._panels[name] = made
+        return self._panels[name]
+
     def _fill(self, place: int) -> None:
         """Make the panels of a tab, once: those that nobody looks at would slow down the start."""
         page: Any = self.tabs.widget(place)
         if page.widget() is not None:
             return
-        app = self.app
         content = QWidget()
         column = QVBoxLayout(content)
         column.setContentsMargins(0, 6, 4, 0)
         column.setSpacing(6)
         for name in list(TABS.values())[place]:
-            module = import_module(f"napari_pancreas_seg._napari.widget.{name}_panel")
-            panel = self._panels[name] = getattr(module, f"{name.capitalize()}Panel")(app)
+            panel = self._make(name)
             panel.wanted.connect(lambda: self.tabs.setCurrentIndex(place))
-            panel.refresh(app.session.reference)
+            panel.refresh(self.app.session.reference)
             column.addWidget(panel)
         column.addStretch(1)
         page.setWidget(content)
