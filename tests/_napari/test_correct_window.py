@@ -98,5 +98,5 @@ def test_the_palette_corrects_too(qtbot, window, mask):
     app = app_of(window)
     app.settings.set("correct/grow_mm", 1.0)
     get_app_model().commands.execute_command("napari-pancreas-seg.grow").result()
+    qtbot.waitUntil(lambda: np.count_nonzero(mask.data) > before, timeout=TIMEOUT)
     qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
-    assert np.count_nonzero(mask.data) > before
