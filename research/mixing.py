@@ -28,11 +28,14 @@ class Part:
         From 0 to 255.
     weight : ndarray, shape (H, W), float32
         How much each pixel counts in the loss, 0 to 1.
+    crop : tuple of int and ndarray, optional
+        Which crop was pasted in (its row in the file), and where its middle lies (y, x).
     """
 
     hu: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+    crop: tuple[int, np.ndarray] | None = None
 
 
 class Mixer:
@@ -59,7 +62,7 @@ class Mixer:
         shapes = data["crop_shape"]
         crops = [tuple(a.reshape(s) for a in pair) for pair, s in zip(pairs, shapes, strict=True)]
         learnt = np.flatnonzero(~np.isin(data["crop_patient"], hold_out))
-        self.crops = [crops[i] for i in learnt]
+        self.crops = {int(i): crops[i] for i in learnt}
         names = data["crop_patient"][learnt]
         self.box = [ndimage.find_objects((t > 127).astype(np.uint8)) for t in self.target]
         self._of: dict[str, dict[str, np.ndarray]] = {}
@@ -69,7 +72,7 @@ class Mixer:
                 str(p): np.flatnonzero(of_kind & (self.patient == p))
                 for p in np.unique(self.patient[of_kind])
             }
-        self._crops_of = {str(p): np.flatnonzero(names == p) for p in np.unique(names)}
+        self._crops_of = {str(p): learnt[names == p] for p in np.unique(names)}
 
     def patients(self) -> dict[str, list[str]]:
         """Whose slices and crops are learnt from."""
@@ -97,10 +100,11 @@ class Mixer:
         of = self._of[kind]
         return int(rng.choice(of[list(of)[rng.integers(len(of))]]))
 
-    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _crop(self, rng: np.random.Generator) -> tuple[int, np.ndarray, np.ndarray]:
         names = list(self._crops_of)
-        hu, target = self.crops[rng.choice(self._crops_of[names[rng.integers(len(names))]])]
-        return hu.astype(np.float32), target.astype(np.float32)
+        row = int(rng.choice(self._crops_of[names[rng.integers(len(names))]]))
+        hu, target = self.crops[row]
+        return row, hu.astype(np.float32), target.astype(np.float32)
 
     def _whole(self, row: int) -> Part:
         hu = self.hu[row].astype(np.float32)
@@ -112,23 +116,25 @@ class Mixer:
 
     def _with_crop(self, rng: np.random.Generator) -> Part:
         """A crop at the gland's place, in a slice whose gland is of about its size."""
-        hu, target = self._crop(rng)
+        crop, hu, target = self._crop(rng)
         rows = [r for r in (self._row(rng, "patient") for _ in range(8)) if self.box[r]]
         sizes = [[s.stop - s.start for s in self.box[r][0]] for r in rows]
         row = rows[int(np.abs(np.log(np.array(sizes) / hu.shape)).sum(axis=1).argmin())]
         part = self._whole(row)
         centre = np.array(self._centre(row)) + rng.normal(0, 6, 2)
-        where, here = _overlap(part.hu.shape, hu.shape, centre)
+        where, here = overlap(part.hu.shape, hu.shape, centre)
         region = _region_of_crop(hu.shape, target, rng)[here]
-        return _pasted(part, hu[here] + rng.normal(0, 8), target[here], region, where)
+        part = _pasted(part, hu[here] + rng.normal(0, 8), target[here], region, where)
+        part.crop = crop, centre
+        return part
 
     def _alone(self, rng: np.random.Generator) -> Part:
         """A crop somewhere in another's slice, of whose surroundings nothing is learnt."""
-        hu, target = self._crop(rng)
+        _, hu, target = self._crop(rng)
         kind = "patient" if rng.random() < 0.7 else "negative"
         part = self._whole(self._row(rng, kind))
         middle = np.array(part.hu.shape) / 2
-        where, here = _overlap(part.hu.shape, hu.shape, middle + rng.uniform(-50, 50, 2))
+        where, here = overlap(part.hu.shape, hu.shape, middle + rng.uniform(-50, 50, 2))
         region = _soft_box(hu.shape, float(rng.uniform(0.7, 3)))[here]
         part = _pasted(part, hu[here], target[here], region, where)
         weight = np.zeros_like(part.weight)
@@ -141,7 +147,7 @@ class Mixer:
         other = self._row(rng, "patient" if rng.random() < 0.8 else "negative")
         size = rng.uniform(40, 140, 2).astype(int)
         middle = np.array(part.hu.shape) / 2 + rng.uniform(-60, 60, 2)
-        where, here = _overlap(part.hu.shape, tuple(size), middle)
+        where, here = overlap(part.hu.shape, tuple(size), middle)
         region = _soft_box(tuple(size), float(rng.uniform(0.7, 4)))[here]
         hu = self.hu[other][where].astype(np.float32)
         return _pasted(part, hu, self.target[other][where].astype(np.float32), region, where)
@@ -175,7 +181,7 @@ class Mixer:
         return part
 
 
-def _overlap(shape: tuple, size: tuple, centre) -> tuple[tuple, tuple]:
+def overlap(shape: tuple, size: tuple, centre) -> tuple[tuple, tuple]:
     """Slices of a picture, and of a piece centred there, where the two overlap."""
     where, here = [], []
     for n, m, c in zip(shape, size, centre, strict=True):

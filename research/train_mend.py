@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 import changing
 from changing import Changes
-from mixing import Mixer, Part
+from mixing import Mixer, Part, overlap
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, MARGIN_MM, REACH_MM
 from strokes import draw_stroke
 from torch_network import AttentionUNet, begin_with
@@ -35,9 +35,12 @@ SMALLER, SMALLER_UNTIL = (96, 128), 0.3
 BATCH = 8
 AVERAGING = 0.997
 WARM_UP = 60
-GEOMETRY = 0.7
-PATIENT, CROP, ALONE, NEGATIVE = 0.66, 0.22, 0.05, 0.03  # what is left gets another's piece
-PRIOR, PRIOR_ALONE = 0.5, 0.45
+GEOMETRY = 0.9
+DULL = 0.6
+"""Share of pictures that tell less than those of patients who were learnt from do: else the
+network trusts what it knows by heart more than strokes and neighbours."""
+PATIENT, CROP, ALONE, NEGATIVE = 0.56, 0.32, 0.05, 0.03  # what is left gets another's piece
+PRIOR, PRIOR_ALONE = 0.55, 0.5
 ROUNDS = (0.5, 0.3, 0.15, 0.05)
 NEAR_STROKE = 1.0
 CHECKPOINT_S, STATISTICS = 90, 100
@@ -62,20 +65,17 @@ class Scenes:
         rows = np.load(f"{mistakes}.rows.npy")
         self.rounds = Path(f"{mistakes}.rounds")
         self.mistaken = {int(place[row]): n for n, row in enumerate(rows) if kept[row]}
-        with np.load(neighbours) as file:
-            self.bits, self.mm = file["bits"], file["mm"]
-            of = file["row"]
-        self.neighbours: dict[int, list[int]] = {}
-        for n, row in enumerate(of):
-            if kept[row]:
-                self.neighbours.setdefault(int(place[row]), []).append(n)
+        self.of_slices = Neighbours(neighbours, "")
+        self.of_crops = Neighbours(neighbours, "crop_")
+        self.row_of = np.flatnonzero(kept)
 
     def draw(self, rng: np.random.Generator) -> tuple[Part, Any, Any]:
         """A slice; a wrong mask of it from 0 to 255 or None; a neighbour's mask and mm or None."""
         chance = rng.random()
         mixer = self.mixer
         if chance < CROP:
-            return mixer._with_crop(rng), None, None
+            part = mixer._with_crop(rng)
+            return part, None, self._beside_crop(part, rng)
         if chance < CROP + ALONE:
             return mixer._alone(rng), None, None
         if chance < CROP + ALONE + NEGATIVE:
@@ -85,14 +85,50 @@ class Scenes:
         if chance > CROP + ALONE + NEGATIVE + PATIENT:
             return mixer._with_piece(part, rng), None, None
         rounds = int(self.rounds.read_text()) if self.rounds.exists() else 0
-        wrong = neighbour = None
+        wrong = None
         if rounds and row in self.mistaken:
             wrong = np.asarray(self.mistakes[rng.integers(rounds), self.mistaken[row]], np.float32)
-        if row in self.neighbours:
-            n = rng.choice(self.neighbours[row])
-            mask = np.unpackbits(self.bits[n])[: part.hu.size].reshape(part.hu.shape)
-            neighbour = mask * np.float32(255), float(self.mm[n])
-        return part, wrong, neighbour
+        neighbour = self.of_slices.draw(int(self.row_of[row]), rng)
+        return part, wrong, neighbour and (neighbour[0] * np.float32(255), neighbour[1])
+
+    def _beside_crop(self, part: Part, rng: np.random.Generator) -> Any:
+        """A neighbour of the crop that was pasted in, with what is left of the other's gland."""
+        row, centre = part.crop
+        found = self.of_crops.draw(row, rng)
+        if found is None:
+            return None
+        mask, mm = found
+        where, here = overlap(part.hu.shape, mask.shape, centre)
+        own, its = overlap(part.hu.shape, self.mixer.crops[row][1].shape, centre)
+        left = part.target > 127
+        left[own] &= self.mixer.crops[row][1][its] <= 127
+        left[where] |= mask[here]
+        return left * np.float32(255), mm
+
+
+class Neighbours:
+    """Masks of the slices beside those of a file, from `true_neighbours.py`."""
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        with np.load(path) as file:
+            bits, end, self.shape, self.mm, rows = (
+                file[prefix + name] for name in ("bits", "end", "shape", "mm", "row")
+            )
+        self.bits = np.split(bits, end[:-1])
+        self.of: dict[int, list[int]] = {}
+        for n, row in enumerate(rows):
+            self.of.setdefault(int(row), []).append(n)
+
+    def draw(self, row: int, rng: np.random.Generator) -> tuple[np.ndarray, float] | None:
+        """A mask and how many mm it is away, or None."""
+        if row not in self.of:
+            return None
+        near = np.array(self.of[row])
+        share = 1 / (1 + self.mm[near])  # one carries to the next slice more often
+        n = rng.choice(near, p=share / share.sum())
+        shape = self.shape[n]
+        mask = np.unpackbits(self.bits[n])[: shape.prod()].astype(bool).reshape(shape)
+        return mask, float(self.mm[n])
 
 
 def middle_of(part: Part, wrong: Any, rng: np.random.Generator) -> np.ndarray:
@@ -150,6 +186,31 @@ def spoilt(gland: np.ndarray, hu: np.ndarray, rng: np.random.Generator) -> np.nd
     return mask
 
 
+def dulled(hu: torch.Tensor, target: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Less contrast, coarse noise, and patches that show no gland, in some pictures."""
+    n = len(hu)
+    coarse = torch.zeros_like(hu)
+    for size in ((22, 27), (43, 54)):
+        knots = rng.normal(0, 1, (n, 1, *size)).astype(np.float32)
+        coarse += F.interpolate(torch.from_numpy(knots), FRAME, mode="bicubic")
+    squeeze = torch.from_numpy(rng.uniform(0.35, 1, (n, 1, 1, 1)).astype(np.float32))
+    noise = torch.from_numpy(rng.uniform(0, 0.09, (n, 1, 1, 1)).astype(np.float32))
+    tissue = (hu > 0.12) & (hu < 0.9)
+    middle = 0.33
+    dull = torch.where(tissue, middle + (hu - middle) * squeeze + noise * coarse, hu).clamp(0, 1)
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in FRAME), indexing="ij")
+    for i in range(n):
+        places = np.argwhere(target[i, 0].numpy() > 0.3)
+        for _ in range(rng.integers(3) if len(places) else 0):
+            y, x = places[rng.integers(len(places))] + rng.normal(0, 6, 2)
+            radius, value = rng.uniform(4, 13), float(rng.uniform(0.15, 0.5))
+            away = ((rows - y) ** 2 + (columns - x) ** 2).sqrt()
+            share = torch.sigmoid((radius - away) / 1.5) * float(rng.uniform(0.6, 1))
+            dull[i, 0] += share * (value + 0.04 * coarse[i, 0] - dull[i, 0])
+    chosen = torch.from_numpy(rng.random((n, 1, 1, 1)) < DULL)
+    return torch.where(chosen, dull.clamp(0, 1), hu)
+
+
 class Batch:
     """Pictures, targets and guides in the frame, (B, 1, h, w); strokes grow round by round."""
 
@@ -171,7 +232,7 @@ class Batch:
         seen = F.grid_sample(torch.from_numpy(pictures), grid, align_corners=False)
         self.target, self.weight = seen[:, 1:2] / 255, seen[:, 2:3].clamp(0, 1)
         hu = changing._fat(seen[:, :1], self.target, changes)
-        self.hu = changing._intensity(hu, changes) / 255
+        self.hu = dulled(changing._intensity(hu, changes) / 255, self.target, rng)
         self.gland = (self.target[:, 0] > 0.5).numpy()
         self.known = (self.weight[:, 0] > 0.5).numpy()
         self._present(drawn, seen[:, 3:4] / 255, rng)
@@ -179,6 +240,7 @@ class Batch:
         self.strokes = np.zeros((2, BATCH, *FRAME), bool)
         alone = self.fade > 0
         self.silent = alone & (rng.random(BATCH) < PRIOR_ALONE)
+        self.present[self.silent] = False  # as the program asks for a proposal
         self.draw(rng)
 
     def _present(self, drawn: list, found: torch.Tensor, rng: np.random.Generator) -> None:
@@ -189,7 +251,7 @@ class Batch:
             chance = rng.random()
             if wrong is not None and chance < 0.62:
                 self.present[i] = found[i, 0].numpy() > rng.uniform(0.25, 0.7)
-            elif chance < 0.9:
+            elif chance < 0.87:
                 gland = moved[i] > rng.uniform(0.25, 0.75)
                 self.present[i] = spoilt(gland, self.hu[i, 0].numpy(), rng)
 
@@ -202,7 +264,8 @@ class Batch:
             if neighbour is not None and rng.random() < 0.8:
                 mask[i], mm[i] = (real[i] > 0.5).float(), neighbour[1]
                 given[i] |= rng.random() < 0.25
-            given[i] &= bool(mask[i].any()) and bool((part.weight > 0.5).all())
+            whole = part.crop is not None and neighbour is not None
+            given[i] &= bool(mask[i].any()) and (whole or bool((part.weight > 0.5).all()))
         self.fade = np.exp(-mm / FADE_MM) * given
         self.prior = (2 * mask - 1) * torch.from_numpy(self.fade.astype(np.float32)).reshape(
             -1, 1, 1, 1
@@ -370,7 +433,8 @@ def main() -> None:
         "settings": {
             **{"batch_size": BATCH, "peak": asked.peak, "averaging": AVERAGING, "seed": asked.seed},
             **{"last_part_minutes": asked.finish, "rounds": ROUNDS, "prior": PRIOR},
-            **{"smaller_frame": SMALLER, "smaller_until": SMALLER_UNTIL, "geometry": GEOMETRY},
+            **{"smaller_frame": SMALLER, "smaller_until": SMALLER_UNTIL},
+            **{"geometry": GEOMETRY, "dull": DULL},
         },
     }
     (asked.output / "training.json").write_text(json.dumps(about), encoding="utf-8")
