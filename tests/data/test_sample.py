@@ -1,12 +1,14 @@
 """The sample CT is the synthetic CT of seed 0, but for errors far below its noise."""
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from napari_pancreas_seg.data.sample import load_sample
 from phantom import make_phantom
 
 
+@pytest.mark.slow
 def test_it_is_what_the_generator_draws(phantom):
     drawn = make_phantom(0)
     np.testing.assert_array_equal(phantom.mask, drawn.mask)
