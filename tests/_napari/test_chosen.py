@@ -15,6 +15,8 @@ from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 20_000
+FREE = {"points", "shapes", "surface"}
+"""Layers of no CT."""
 
 
 def ct_layer(volume: CTVolume, name: str) -> Image:
@@ -45,6 +47,8 @@ def two(app, viewer, ct, volume):
     viewer.add_layer(mask_on(app, other, "other's mask"))
     viewer.add_labels(np.zeros(longer.grid.shape, np.uint8), name="other's, drawn")
     viewer.add_points(np.zeros((1, 3)), name="points")
+    viewer.add_shapes(np.eye(3), shape_type="path", name="shapes")
+    viewer.add_surface((np.eye(3), np.array([[0, 1, 2]])), name="surface")
     return ct, other
 
 
@@ -53,9 +57,9 @@ def test_choosing_a_ct_shows_that_and_hides_the_others(app, viewer, two):
     assert visible(viewer) == {layer.name for layer in viewer.layers}
     app.session.ct = other
     theirs = {"other", "other's mask", "other's, drawn"}
-    assert visible(viewer) == {*theirs, "points"}
+    assert visible(viewer) == {*theirs, *FREE}
     app.session.ct = ct
-    assert visible(viewer) == {"CT", "mask", "CT attention 1", "points"}
+    assert visible(viewer) == {"CT", "mask", "CT attention 1", *FREE}
 
 
 def test_what_the_user_has_hidden_stays_hidden(app, viewer, two):
@@ -63,7 +67,7 @@ def test_what_the_user_has_hidden_stays_hidden(app, viewer, two):
     viewer.layers["mask"].visible = False
     app.session.ct = other
     app.session.ct = ct
-    assert visible(viewer) == {"CT", "CT attention 1", "points"}
+    assert visible(viewer) == {"CT", "CT attention 1", *FREE}
 
 
 def test_slice_and_camera_go_with_the_ct(app, viewer, two):

@@ -391,6 +391,22 @@ def test_a_command_waits_until_the_dock_is_complete(qtbot, viewer, app, monkeypa
     assert len(done) == 2
 
 
+def test_a_step_that_fails_keeps_no_command_from_its_turn(qtbot, viewer, app, monkeypatch):
+    done = []
+    monkeypatch.setattr(type(app.views), "next_preset", lambda _: done.append(True))
+
+    def fail(self):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(PancreasDock, "_register_keys", fail)
+    with qtbot.capture_exceptions() as raised:
+        dock = PancreasDock(viewer, warm_up=False)
+        qtbot.addWidget(dock)
+        dock.perform("next_window")
+        qtbot.waitUntil(lambda: done == [True], timeout=TIMEOUT)
+    assert [str(error) for _, error, _ in raised] == ["a fault"] and not dock._steps
+
+
 def test_a_dock_without_images_does_not_offer_to_run(qtbot, viewer, app):
     dock = PancreasDock(viewer, warm_up=False)
     qtbot.addWidget(dock)

@@ -14,6 +14,7 @@ from qtpy.QtCore import Qt
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.finetune.corrections import list_corrections
 
@@ -222,3 +223,13 @@ def test_the_very_same_case_is_not_asked_about(qtbot, with_case, notifications):
     dock.app.session.mask.data_setitem((np.array([4]), np.array([0]), np.array([0])), 1)
     add(qtbot, dock)
     assert "with another mask, of which 2 slices reviewed" in panel.question.text()
+
+
+def test_without_a_place_for_temporary_files_it_is_said(qtbot, dock, with_case, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(PancreasSegError, match=r"could not be started.*No space"):
+        dock.app.improvement.start("default", 1)
+    assert not dock.app.improvement.running

@@ -139,6 +139,9 @@ def test_agreement_with_a_reference(qtbot, panel, app, viewer, mask, ct):
     layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
     assert dice(mask.data, truth) != expected
     qtbot.waitUntil(shows(panel, "dice", f"{dice(mask.data, truth):.3f}"), timeout=TIMEOUT)
+    mask.data_setitem(np.nonzero(mask.data), 0)  # empty: its Dice is 0, and other values are none
+    qtbot.waitUntil(shows(panel, "dice", "0.000"), timeout=TIMEOUT)
+    assert panel.values["hd95"].text() == "–"
     viewer.layers.remove(layer)
     panel.refresh(app.session.reference)
     qtbot.waitUntil(lambda: not panel.values["dice"].isVisibleTo(panel), timeout=TIMEOUT)

@@ -668,13 +668,19 @@ def test_the_network_fills_between_by_both_ends(qtbot, viewer, app, mask, panel,
     assert mask.data[3, 8:20].any() and not mask.data[3, 20].any()
 
 
-def test_without_its_ct_a_mask_is_filled_by_shape(qtbot, viewer, app, mask, panel, mender):
+@pytest.mark.parametrize("missing", ["ct", "network"])
+def test_without_ct_or_network_a_mask_is_filled_by_shape(
+    qtbot, viewer, app, mask, panel, mender, missing
+):
     for z in (2, 6):
         mask.data[z, 8:20, 10:20] = 1
-    app.session.ct = None
+    if missing == "ct":
+        app.session.ct = None
+    else:
+        app.network.claim("A run is under way.")
     assert panel.fill_with_network.value
     panel.buttons["fill_between"].click()
-    wait(qtbot, app)
+    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
     assert not mender.asked and app.corrector.proposal.found.change.slices == [3, 4, 5]
 
 

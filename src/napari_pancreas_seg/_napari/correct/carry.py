@@ -97,13 +97,13 @@ class Carrying:
     def fill_between(self) -> None:
         """Propose to fill empty slices by the shapes of their ends.
 
-        With the network, if that is set and the CT is open: it sees the shape in each slice that
-        lies far from both ends.
+        With the network, if that is set, the CT is open and no run has it: it sees the shape in
+        each slice that lies far from both ends.
         """
         corrector = self._corrector
         target = chosen_target(corrector.session)
         ct: CT | None = None
-        if corrector.setting("correct/fill_with_network"):
+        if corrector.setting("correct/fill_with_network") and corrector.network_is_free:
             with suppress(PancreasSegError):  # without its CT, shapes are what there is
                 ct = ct_under(target, corrector.session)
 

@@ -94,6 +94,10 @@ class Corrector(QObject):
         session.viewer.layers.events.removed.connect(self._on_removed)
 
     @property
+    def network_is_free(self) -> bool:
+        return not self._network.in_use
+
+    @property
     def working(self) -> str:
         return "" if self._asked is None else self._asked.title
 

@@ -205,8 +205,8 @@ class Improvement(QObject):
             raise PancreasSegError("There is no case to learn from yet; add a corrected one first.")
         options = ["--from", model, "--data", str(self.folder), "--minutes", f"{minutes:g}"]
         flags = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # on Windows
-        words = tempfile.TemporaryFile()  # noqa: SIM115
         try:
+            words = tempfile.TemporaryFile()  # noqa: SIM115
             child = subprocess.Popen(
                 [*self.command, *options],
                 stdin=subprocess.PIPE,
@@ -216,7 +216,6 @@ class Improvement(QObject):
                 creationflags=sum(getattr(subprocess, flag, 0) for flag in flags),
             )
         except OSError as error:
-            words.close()
             raise PancreasSegError(f"The learning could not be started: {error}.") from error
         self._child, self._cancelled = child, False
         self.stage, self.share, self.seconds_left = "starting", 0.0, None

@@ -114,16 +114,21 @@ class Placement:
 def reference_of(layer: Layer) -> GridReference | None:
     """Find the grid that a layer lies on, or None if it is not ours or was reshaped."""
     reference = layer.metadata.get(METADATA_KEY)
-    if isinstance(reference, GridReference) and reference.layer_shape == tuple(layer.data.shape):
+    if isinstance(reference, GridReference) and reference.layer_shape == _shape(layer):
         return reference
     return None
+
+
+def _shape(layer: Layer) -> tuple[int, ...]:
+    """The shape of a layer's array; shapes and surfaces have none."""
+    return tuple(getattr(layer.data, "shape", ()))
 
 
 def lies_on(layer: Layer, reference: GridReference) -> bool:
     """Whether a layer's voxels are a CT's; one that is not ours is drawn on any of its shape."""
     own = layer.metadata.get(METADATA_KEY)
     if not isinstance(own, GridReference):
-        return tuple(layer.data.shape) == reference.layer_shape
+        return _shape(layer) == reference.layer_shape
     is_mask_or_ct = own is reference_of(layer) and own.kind != OUTLINE
     same_axes = np.array_equal(own.orientation, reference.orientation)
     return is_mask_or_ct and same_axes and own.grid.same_as(reference.grid)

@@ -85,7 +85,7 @@ class ChosenCt(QObject):
         session = self._session
         if (ct := session.known_ct(layer)) is not None:
             return ct.id != chosen.id
-        on_chosen = lies_on(layer, chosen)
+        on_chosen = isinstance(layer, Labels) and lies_on(layer, chosen)
         if isinstance(layer, Labels) and not on_chosen:
             lies = session.ct_of(layer)
             return lies is not None and lies.id != chosen.id

@@ -224,8 +224,10 @@ class PancreasDock(QWidget):
     def _go_on_opening(self) -> None:
         """Do one of the steps that are left."""
         if self._viewer() is not None and self._steps:
-            self._steps.pop(0)()
-            QTimer.singleShot(BREATH_MS, self._go_on_opening)
+            try:
+                self._steps.pop(0)()
+            finally:  # one that fails keeps neither the others nor commands from their turn
+                QTimer.singleShot(BREATH_MS, self._go_on_opening)
 
     def _complete(self) -> None:
         """Build what the header stands for, once."""
