@@ -114,6 +114,9 @@ def test_a_worklist_starts_with_given_masks_and_remembers_them(cts: Path, tmp_pa
     given = work.cases[0].given
     assert given is not None and given[1].name == "a.nii.gz"
     assert work.cases[1].given is None
+    write_mask(tmp_path / "theirs" / "b.nii.gz", 3)  # made meanwhile
+    work.use_output(work.output)
+    assert work.cases[1].given is not None
     work.go_to(1)
     again = Worklist(cts, tmp_path / "state")
     assert again.masks == masks
@@ -152,5 +155,8 @@ def test_marked_cases_alone_are_listed(cts: Path, tmp_path: Path) -> None:
     text = "mask,case,mark\nb\u2028c_mask.nii.gz,b\u2028c.nii.gz,good\n"
     (tmp_path / "other.csv").write_text(text, encoding="utf-8")
     assert read_marks(tmp_path / "other.csv", "good") == {"b\u2028c_mask.nii.gz"}
+    (tmp_path / "other.csv").write_text(text, encoding="utf-16")
+    with pytest.raises(PancreasSegError, match="not a table of marks"):
+        read_marks(tmp_path / "other.csv", "good")
     with pytest.raises(PancreasSegError, match="None of these CTs"):
         Worklist(cts, tmp_path / "state", only={"z"})

@@ -293,7 +293,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "colours": (lambda p: mha(p / "a.mha", PLAIN, "ElementNumberOfChannels = 3"), "one number"),
     "block": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, type="block"), "one number"),
     "hex": (lambda p: nrrd(p / "a.nrrd", PLAIN, "encoding: hex"), "save it again"),
-    "lines": (lambda p: nrrd(p / "a.nrrd", b"a\n" + PLAIN, *NO, "line skip: 1"), "save it again"),
+    "lines": (lambda p: nrrd(p / "a.nrrd", b"a\n" + PLAIN, *NO, "line skip: 1"), "lines of text"),
     "lineskip": (lambda p: nrrd(p / "a.nrrd", b"a\n" + PLAIN, *NO, "lineskip: 1"), "save it again"),
     "bzip2": (lambda p: nrrd(p / "a.nrrd", PLAIN, "encoding: bzip2"), "save it again"),
     "as text": (lambda p: nrrd(p / "a.nrrd", TEXT, "encoding: text"), "save it again"),

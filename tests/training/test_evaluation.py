@@ -309,11 +309,23 @@ def test_a_model_of_another_organ_is_compared_with_that_organ(folders, tiny_bund
     assert data["patients"]["a"]["dice"] == pytest.approx(dice, abs=1e-4)
     with pytest.raises(PancreasSegError, match="name them alike"):
         evaluate(tmp_path / "data", liver, labels={"pancreas": ["pancreas"]})
+    both = evaluate(
+        tmp_path / "data", liver, labels={"belly": ["liver", "pancreas"]}, threshold=0.5
+    )
+    assert both["patients"].keys() == {"a", "b"}  # another name for what it finds, with more
     for mask in (tmp_path / "data").glob("*_mask.nii.gz"):
         save_mask((labels == 1).astype(np.uint8), volume, mask, overwrite=True)
     (tmp_path / "data" / "labels.json").write_text('{"pancreas": 1}')
     with pytest.raises(PancreasSegError, match="no class 'liver'; its classes are pancreas"):
         evaluate(tmp_path / "data", liver)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a_mask.png", "a.PNG", "a_pancreas.png"])
+def test_a_picture_is_found_by_the_name_of_its_case(tmp_path, name):
+    assert evaluation._find(GivenMasks(tmp_path), "a") is None
+    (tmp_path / name).touch()
+    assert evaluation._find(GivenMasks(tmp_path), "a") == tmp_path / name
+    assert evaluation._find(GivenMasks(tmp_path), "b") is None
 
 
 @pytest.mark.slow

@@ -99,7 +99,9 @@ def given_masks(folder: Path | None, label: int | None, by: str | None) -> Given
 
     if folder is None:
         if label is not None or by is not None:
-            raise typer.BadParameter("--label and --by are for masks of another program")
+            raise typer.BadParameter(
+                "masks of another program are described, but their folder is not given"
+            )
         return None
     if not folder.is_dir():
         raise PancreasSegError(f"'{folder}' is not a folder; give one with masks.")

@@ -76,17 +76,24 @@ def say(line: str, *, err: bool = False) -> None:
 
 def say_page(lines: Iterable[str]) -> None:
     """Print Markdown, the columns of its tables one below the other."""
-    for is_table, part in itertools.groupby(lines, lambda line: line.startswith("|")):
+    for is_table, part in itertools.groupby(lines, _is_row):
         if not is_table:
             for line in part:
                 say(line)
             continue
-        rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part]
+        rows = [
+            [cell.strip().replace("\\|", "|") for cell in line.strip("|").split(" | ")]
+            for line in part
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             if set(row) != {"---"}:
                 cells = zip(row, widths, strict=True)
                 say("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+
+
+def _is_row(line: str) -> bool:
+    return line.startswith("| ") and line.endswith(" |")
 
 
 def _escape(character: str) -> str:

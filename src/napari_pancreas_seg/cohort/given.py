@@ -22,7 +22,7 @@ from napari_pancreas_seg.volume import CTVolume
 
 _OF_THE_CT = re.compile(r"_0000$|[-_. ](ct|image|img|volume)$", re.IGNORECASE)
 """What the name of a CT has that its mask's lacks, as nnU-Net's channel."""
-_OF_THE_MASK = ("", "_mask", "_pancreas", "_seg", "_segmentation", "_label")
+OF_THE_MASK = ("", "_mask", "_pancreas", "_seg", "_segmentation", "_label")
 _IN_A_FOLDER = ("pancreas", "segmentations/pancreas", "mask", "segmentation", "seg")
 _DEPTHS = ("*", "*/*", "*/segmentations/*")
 
@@ -39,7 +39,7 @@ class GivenMasks:
         """The file with the mask of a case, known by the case's name; None without one."""
         files = self._files
         for case in dict.fromkeys((name, _OF_THE_CT.sub("", name))):
-            places = [f"{case}{end}" for end in _OF_THE_MASK]
+            places = [f"{case}{end}" for end in OF_THE_MASK]
             places += [f"{case}/{place}" for place in (*_IN_A_FOLDER, case)]
             for place in places:
                 if place.lower() in files:

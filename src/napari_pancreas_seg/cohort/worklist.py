@@ -78,9 +78,14 @@ def read_marks(path: Path, mark: str) -> set[str]:
         )
     file = max(found, key=lambda one: one.stat().st_mtime)
     try:
-        rows = list(read_csv(file.read_bytes()))
+        table = read_csv(file.read_bytes())
+        rows = list(table)
     except (OSError, csv.Error) as error:
         raise PancreasSegError(f"'{file.name}' cannot be read ({type(error).__name__}).") from error
+    if not {"mask", "mark"} <= {*(table.fieldnames or ())}:
+        raise PancreasSegError(
+            f"'{file.name}' is not a table of marks; save it on the quality page again."
+        )
     named = {row["mask"] for row in rows if row.get("mark") == mark and row.get("mask")}
     if not named:
         raise PancreasSegError(f"No case in '{file.name}' is marked '{mark}'.")
@@ -174,6 +179,7 @@ class Worklist:
 
     def _list(self) -> list[WorklistCase]:
         cases = []
+        masks = None if self.masks is None else replace(self.masks)  # its folder is listed anew
         for case in plan(find_inputs(self._inputs or [self.folder]), self.output):
             if self._only is not None and escaped(case.mask.name) not in self._only:
                 continue
@@ -181,8 +187,8 @@ class Worklist:
             below = source.is_relative_to(self._base)
             name = source.relative_to(self._base).as_posix() if below else str(source)
             known = self._memory.get("cases", {}).get(name, {})
-            found = None if self.masks is None else self.masks.find(case.maps)
-            given = None if self.masks is None or found is None else (self.masks, found)
+            found = None if masks is None else masks.find(case.maps)
+            given = None if masks is None or found is None else (masks, found)
             has_mask = case.mask.exists() or given is not None
             status = _checked(known.get("status"), has_mask)
             slices = known.get("reviewed")

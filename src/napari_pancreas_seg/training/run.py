@@ -334,6 +334,7 @@ def _check_same(
 ) -> None:
     """Refuse a folder of another recipe; an older version may have written fewer keys."""
     changed = {k for k in (now.keys() & before.keys()) - {*free} if before[k] != now[k]}
+    changed |= {k for k in ("crops", "phantoms") if before.get(k)}  # no training has these now
     if changed == {"patients"}:
         raise PancreasSegError(
             f"{output} was trained on other patients, or held others back: go on with the data "

@@ -113,7 +113,8 @@ def parse_nrrd(path: Path) -> Layout:
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower())
     lines = _integer(path, fields, "line skip", _integer(path, fields, "lineskip", 0))
     if encoding is None or lines:
-        raise _no_encoding(path, fields.get("encoding", ""))
+        said = "after lines of text" if encoding else repr(fields.get("encoding", "")[:20])
+        raise _no_encoding(path, said)
     _check_numbers(path, fields)
     data = _data_file(path, fields["data file"]) if fields["data file"] else path
     skip = _integer(path, fields, "byte skip", _integer(path, fields, "byteskip", 0))
@@ -177,7 +178,7 @@ def parse_metaimage(path: Path) -> Layout:
     skip = _integer(path, fields, "HeaderSize", 0)
     compressed = _true(fields, "CompressedData")
     if not _true(fields, "BinaryData", "true") and not compressed:
-        raise _no_encoding(path, "text")
+        raise _no_encoding(path, "'text'")
     if skip < -1 or (skip == -1 and compressed):
         raise _senseless(path, "HeaderSize")
     big = _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB")
@@ -271,10 +272,10 @@ def _no_format(path: Path, format: str) -> PancreasSegError:
     return PancreasSegError(f"'{path.name}' {what}; export it again as .nii.gz, .nrrd or .mha.")
 
 
-def _no_encoding(path: Path, encoding: str) -> PancreasSegError:
+def _no_encoding(path: Path, how: str) -> PancreasSegError:
     return PancreasSegError(
-        f"'{path.name}' holds its voxels in the encoding {encoding[:20]!r} or after lines of text, "
-        "which is not supported; save it again as raw or gzip."
+        f"'{path.name}' holds its voxels in a way that is not supported ({how}); save it again as "
+        "raw or gzip."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
-from napari_pancreas_seg.cohort.given import GivenMasks
+from napari_pancreas_seg.cohort.given import OF_THE_MASK, GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation
@@ -74,8 +74,9 @@ def mask_of_others(others: GivenMasks, case: str, volume: CTVolume) -> Labels | 
 
 
 def _find(others: GivenMasks, case: str) -> Path | None:
-    picture = others.folder / f"{case}.png"
-    return picture if picture.is_file() else others.find(case)
+    names = (f"{case}{end}{suffix}" for end in OF_THE_MASK for suffix in (".png", ".PNG"))
+    pictures = (others.folder / name for name in names)
+    return next((path for path in pictures if path.is_file()), None) or others.find(case)
 
 
 class _Case(NamedTuple):
@@ -180,14 +181,17 @@ def _how(data: DataSet) -> dict[str, str]:
 
 def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     """Cases of a data set, with the values that the model gives its classes."""
-    if sorted(data.labels) != sorted(classes.names):
+    # Another name for what a model of one class finds, alone or with more: gland=pancreas+cancer.
+    parts = [*data.classes.values()]
+    renamed = len(classes) == len(parts) == 1 and classes.names[0] in parts[0]
+    if not renamed and sorted(data.labels) != sorted(classes.names):
         raise PancreasSegError(
             f"The model knows {', '.join(classes.names)}, but the classes asked for are "
             f"{', '.join(data.labels)}; name them alike."
         )
     table = np.zeros(256, np.uint8)
     for name, value in data.labels.items():
-        table[value] = classes.values[classes.names.index(name)]
+        table[value] = classes.values[0 if renamed else classes.names.index(name)]
 
     def load(case: LabelledCase) -> tuple[CTVolume, Labels]:
         volume, labels = case.load()
