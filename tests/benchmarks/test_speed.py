@@ -177,7 +177,7 @@ def test_ratios_are_of_medians(results: dict) -> None:
 def test_targets_are_met_missed_or_not_measured(results: dict) -> None:
     rows = speed_page.acceptance(results, speed_page.summarise(results))
     met = {what: ok for what, _, _, ok in rows}
-    assert met["End to end, warm: times faster than the article's way"] is True
+    assert met["End to end, warm: times faster than the article's way"] is False
     assert met["The network's share of the matrix-product rate"] is False
     assert met["Peak memory for 2,000 slices, GB"] is False
     assert met["Doubling the chest above the gland adds"] is True
