@@ -45,7 +45,9 @@ def rotation(degrees: Any) -> np.ndarray:
 def marks(layer: Labels, seed: int) -> np.ndarray:
     """Draw single voxels, and return their indices."""
     index = np.random.default_rng(seed).integers(0, layer.data.shape, (6, 3))
-    layer.data_setitem(tuple(index.T), np.ones(len(index), layer.data.dtype))
+    # Not by `data_setitem`, which fails in napari if the slice on screen misses the layer.
+    layer.data[tuple(index.T)] = 1
+    layer.refresh()
     return np.argwhere(layer.data)
 
 
