@@ -52,6 +52,12 @@ def phantom_slices(seed: int) -> TrainingSlices:
     return TrainingSlices.of(hu, target, f"phantom {seed}", "phantom")
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The lines of a table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def read_crop(folder: Path, row: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """HU clipped to [0, 255] and share of gland, both uint8, at 1 mm a pixel."""
     grey = np.asarray(Image.open(folder / "images" / f"{row['name']}.png").convert("L"))
@@ -86,8 +92,7 @@ def main() -> None:
     slices = full_slices(arguments.folder)
     usable = np.flatnonzero(slices.usable)
     crops = arguments.folder / "gland-crops"
-    with (crops / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(crops / "manifest.csv")
     pairs = [read_crop(crops, row) for row in rows]
     shapes = np.array([hu.shape for hu, _ in pairs])
     np.savez(

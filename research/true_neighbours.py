@@ -10,7 +10,6 @@ mask, and left out if the two differ.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from napari_pancreas_seg.inference.frame import resampling_matrix
 from napari_pancreas_seg.mask.metrics import dice
-from prepare_slices import whose
+from prepare_slices import rows_of, whose
 
 FARTHEST_MM, LEAST_DICE = 8.5, 0.9
 RIM = 24
@@ -45,12 +44,6 @@ class Gland:
         for n in {*range(-reach, reach + 1)} - {0}:
             if 0 <= k + n < self.voxels.shape[2]:
                 yield self.plane(k + n), abs(n) * self.step
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The lines of a table."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def middle(share: np.ndarray) -> np.ndarray:

@@ -109,11 +109,13 @@ class Carrying:
 
         def fill(mask: Array, spacing: Spacing) -> Array:
             filled = correction.fill_between_slices(mask, spacing)
+            if ct is None:
+                return filled
             for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
                 for z in range(lower + 1, upper):
                     away = min(z - lower, upper - z) * spacing[0]
-                    own, prior = target.shown[z], (filled[z] != 0, away)
-                    if ct is not None and away >= NETWORK_FROM_MM:
+                    if away >= NETWORK_FROM_MM:
+                        own, prior = target.shown[z], (filled[z] != 0, away)
                         filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
             return filled
 
