@@ -287,25 +287,16 @@ def test_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_and_a_keras_file(tiny_bundle: Path, tiny_card: dict, tmp_path: Path) -> None:
-    from napari_pancreas_seg.model.bundle import export_keras, load_bundle, save_bundle
+def test_a_bundle(tiny_bundle: Path, tiny_card: dict, tmp_path: Path) -> None:
+    from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
 
-    bundle = load_bundle(tiny_bundle)
-    network = bundle.network()
-    monkey = type("Ready", (), {"network": lambda self: network})()
-    for name in ("zip", "keras"):
-        (tmp_path / name).mkdir()
+    network = load_bundle(tiny_bundle).network()
+    (tmp_path / "zip").mkdir()
     check_full_disk(
         lambda path: save_bundle(network, tiny_card, path, overwrite=True),
         tmp_path / "zip" / "m.zip",
         steps=4,
     )
-    path = tmp_path / "keras" / "m.keras"
-    for size in (0, 1000, 20_000):
-        path.write_bytes(b"precious")
-        with room_for(size), pytest.raises(PancreasSegError):
-            export_keras(monkey, path, overwrite=True)
-        assert content(path.parent) == {path.name: b"precious"}
 
     folder = tmp_path / "folder"
     save_bundle(network, tiny_card, folder)

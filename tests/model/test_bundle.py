@@ -12,7 +12,6 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import (
     Bundle,
-    export_keras,
     list_models,
     load_bundle,
     load_card,
@@ -108,17 +107,6 @@ def test_what_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "card.json").write_text("[]")
     with pytest.raises(PancreasSegError, match="not a JSON object"):
         load_card(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_keras_file_is_for_export_only(tiny_bundle, tmp_path, slices):
-    bundle = load_bundle(tiny_bundle)
-    path = export_keras(bundle, tmp_path / "model.keras")
-    back = keras.saving.load_model(path, compile=False, safe_mode=True)
-    for key, value in outputs(bundle.network(), slices).items():
-        np.testing.assert_allclose(outputs(back, slices)[key], value, atol=1e-6)
-    with pytest.raises(PancreasSegError, match="is a Keras file"):
-        load_bundle(path)
 
 
 def test_what_no_longer_runs_is_refused_in_one_sentence(tiny_bundle, tiny_card, tmp_path):

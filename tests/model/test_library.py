@@ -273,9 +273,6 @@ def test_the_commands(
     assert load_card("mine")["name"] == "tiny"
     assert main(["bundle", "import", str(path), "--name", "mine"]) == 1
     assert "--overwrite" in capsys.readouterr().err
-    keras_file = tmp_path / "m.keras"
-    assert main(["bundle", "keras", "mine", "-o", str(keras_file)]) == 0
-    assert main(["bundle", "keras", "mine", "-o", str(keras_file)]) == 1
     onnx_file = tmp_path / "m.onnx"
     pytest.importorskip("onnxruntime")
     assert main(["bundle", "onnx", "mine", "-o", str(onnx_file)]) == 0

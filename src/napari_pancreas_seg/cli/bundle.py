@@ -100,24 +100,6 @@ def onnx(
     )
 
 
-@command_of(bundles)
-def keras(
-    model: ModelArgument,
-    output: Annotated[Path, Option("-o", "--output", help="The .keras file to write.")],
-    overwrite: Overwrite = False,
-) -> None:
-    """Write the network of a model as a .keras file.
-
-    Its input is slices in HU windows, its output raw probability.
-    """
-    from napari_pancreas_seg.model.bundle import export_keras, load_bundle
-
-    bundle = load_bundle(model)
-    with quiet():
-        path = export_keras(bundle, output, overwrite=overwrite)
-    say(f"model: {path}")
-
-
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")

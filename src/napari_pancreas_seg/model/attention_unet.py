@@ -63,7 +63,6 @@ ARCHITECTURES = {
 """Configurations by name. ``article`` is the article's network, 7,951,369 parameters."""
 
 
-@keras.saving.register_keras_serializable(package="napari_pancreas_seg")
 class AttentionGate(layers.Layer):
     """Weighs a skip connection by how much the coarser features ask for it.
 
@@ -105,12 +104,7 @@ class AttentionGate(layers.Layer):
         skip, gating = input_shape
         return tuple(skip), (*gating[:-1], 1)
 
-    def get_config(self) -> dict[str, Any]:
-        """Parameters to build the layer again."""
-        return {**super().get_config(), "filters": self.filters}
 
-
-@keras.saving.register_keras_serializable(package="napari_pancreas_seg")
 class Foreground(layers.Layer):
     """Softmax over the background, which comes first and is left out, and the classes.
 

@@ -25,7 +25,6 @@ import h5py
 from napari_pancreas_seg.data.download import cache_folder, download
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import (
-    atomic_path,
     atomic_write,
     explain_os_error,
     make_folder,
@@ -227,7 +226,7 @@ def load_licence(model: str | Path) -> str | None:
 def list_models() -> list[ModelEntry]:
     """Models that can be named: bundled, the user's own, downloaded, and known to the registry."""
     entries: list[ModelEntry] = []
-    for origin, folder in _shelves():
+    for origin, folder in _model_folders():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             try:
                 entries.append(ModelEntry(path.name.removesuffix(".zip"), origin, load_card(path)))
@@ -238,17 +237,7 @@ def list_models() -> list[ModelEntry]:
     return entries + [entry for entry in known if entry.name not in here]
 
 
-def export_keras(bundle: Bundle, path: Path, *, overwrite: bool = False) -> Path:
-    """Write a model's network as a ``.keras`` file, for other programs."""
-    path = Path(path)
-    if path.suffix != ".keras":
-        raise PancreasSegError("The name of a Keras file must end in .keras.")
-    with atomic_path(path, overwrite=overwrite, suffix=".keras") as temporary:
-        bundle.network().save(temporary)
-    return path
-
-
-def _shelves() -> list[tuple[str, Path]]:
+def _model_folders() -> list[tuple[str, Path]]:
     """Where named models lie."""
     bundled = Path(str(files("napari_pancreas_seg") / "data" / "models"))
     return [("bundled", bundled), ("own", own_folder()), ("cached", cache_folder() / "models")]
@@ -282,7 +271,7 @@ def _find(model: str | Path) -> Path:
     """Path of a bundle by its name or path; downloads what only the registry knows."""
     name = str(model)
     if Path(name).name == name and name not in ("", ".", ".."):
-        for _, folder in _shelves():
+        for _, folder in _model_folders():
             for path in (folder / name, folder / f"{name}.zip"):
                 if path.exists():
                     return path
@@ -290,11 +279,6 @@ def _find(model: str | Path) -> Path:
             target = cache_folder() / "models" / f"{name}.zip"
             return download(item["url"], item["sha256"], target, f"the model {name}")
     path = Path(model)
-    if path.suffix == ".keras":
-        raise PancreasSegError(
-            f"{path} is a Keras file, which does not say how to prepare a CT for it; give a model "
-            "of this program, a folder or a zip."
-        )
     if not path.exists():
         names = ", ".join(entry.name for entry in list_models()) or "none"
         raise PancreasSegError(
