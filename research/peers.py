@@ -1,292 +1,258 @@
-"""What the article names beside its network, trained on the same fold with the same frame.
+"""The article's comparison: networks trained alike on one fold, each with the same data and time.
 
-    python research/peers.py DATASET -o FOLDER --peer deeplabv3 [--steps 6000] [--fold 0] \\
-        [--ours RUN_OF_TRAIN]
+    python research/peers.py FILE.npz DATASET -o FOLDER --network unet --steps 6000 [--fold 1]
+    python research/peers.py FILE.npz DATASET -o FOLDER --network vnet --hours 0.5
+    python research/peers_table.py FOLDER
 
-DeepLabV3 (ResNet-50) and Mask R-CNN (ResNet-50, FPN) come from torchvision, V-Net in 2-D from
-MONAI, all untrained. They see the same slices in the same frame through the same HU windows, with
-the same augmentation and sampling, and are scored like ours: per patient on the native grid, at
-thresholds chosen on the other patients. ``--ours`` is the folder of a training of the same fold:
-the difference is paired. FOLDER/PEER.json holds the figures; ``--table FOLDER`` prints those of
-all peers.
+FILE.npz is made by `prepare_slices.py`, DATASET is ``pancreas-ct``. All networks begin with random
+weights and learn from what `train_torch.py` shows the bundled one: the same slices and crops of the
+same patients, the same changes, three coarse-to-fine frames. They are scored as ours: per patient
+on the native grid, all slices, at thresholds chosen on the other patients. The figures are written
+to FOLDER/NETWORK-fold0.json. ``--hours`` are of processor time. ``--resume`` goes on.
 
-Needs PyTorch, with torchvision or MONAI; Keras then runs on PyTorch too.
+DeepLabV3 and Mask R-CNN come from torchvision, V-Net in 2-D from MONAI.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import json
+import math
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-if importlib.util.find_spec("torch"):
-    os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("KERAS_BACKEND", "torch")  # TensorFlow and PyTorch may clash in one process
 
-import keras
-import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
 
-from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.predictor import windowed
+import changing
+import train_torch
+from mixing import Mixer
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io.files import write_json
-from napari_pancreas_seg.training.crossvalidation import out_of_fold_dice
-from napari_pancreas_seg.training.data.datasets import (
-    TrainingSlices,
-    load_cases,
-    load_negatives,
-    working_frame,
-)
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
-from napari_pancreas_seg.training.fit.augmentation import Augment
-from napari_pancreas_seg.training.fit.batches import training_batches
+from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
-from napari_pancreas_seg.training.judge.scores import (
-    at_others_threshold,
-    paired_difference,
-    summarise,
-)
+from napari_pancreas_seg.training.judge.scores import at_others_threshold, summarise
 from napari_pancreas_seg.training.run import Split
-from options import settings_of, training_parser
+from scoring import Adapter
+from torch_network import LEVELS, AttentionUNet
+from train_torch import STAGES, Clock, Training, mixed_loss
 
-Array = np.ndarray
-
-
-class Dense:
-    """A network that gives a logit a pixel, with the mean of cross-entropy and Dice loss."""
-
-    rate = 1e-3
-
-    def __init__(self, network: Any, logits: Callable[[Any], Any], channels: int = 3) -> None:
-        self.network, self._logits, self._channels = network, logits, channels
-
-    def loss(self, inputs: Any, target: Any) -> Any:
-        """Loss of a batch: inputs (B, 3, H, W), target (B, 1, H, W), from 0 to 1."""
-        from torch.nn import functional
-
-        logits = self._logits(self.network(self._fitted(inputs)))
-        probability = logits.sigmoid()
-        dice = 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
-        return functional.binary_cross_entropy_with_logits(logits, target) + dice
-
-    def probability(self, inputs: Any) -> Any:
-        """Probability of each pixel, (B, 1, H, W)."""
-        return self._logits(self.network(self._fitted(inputs))).sigmoid()
-
-    def _fitted(self, inputs: Any) -> Any:
-        """As many channels as the network wants: empty ones are added."""
-        from torch.nn import functional
-
-        return functional.pad(inputs, (0, 0, 0, 0, 0, self._channels - inputs.shape[1]))
+FOLDS = 5
+FINE = (160, 224)
+WIDE_MM = 1.8
+STATISTICS = 50
+"""Batches for the statistics of batch normalisation, in the end."""
 
 
-class Detector:
-    """A network that finds objects with a box and a mask each; its losses are its own."""
+class Article(nn.Module):
+    """The article's network: 32 filters, batch normalisation before the sigmoid."""
 
-    rate = 2e-4
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.network = AttentionUNet(32, channels, head_bias=0.0)
+        self.norm = nn.BatchNorm2d(1, 1e-3, 0.01)
 
-    def __init__(self, network: Any) -> None:
-        self.network = network
-
-    def loss(self, inputs: Any, target: Any) -> Any:
-        """See `Dense.loss`; the gland of a slice is one object, a slice without it has none."""
-        import torch
-
-        wanted = []
-        for mask in target[:, 0] > 0.5:
-            rows, columns = (torch.nonzero(mask.any(dim=axis))[:, 0] for axis in (1, 0))
-            found = len(rows) > 1 and len(columns) > 1
-            box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if found else ()
-            wanted.append(
-                {
-                    "boxes": torch.tensor([box] if found else []).reshape(-1, 4).float(),
-                    "labels": torch.ones(int(found), dtype=torch.int64),
-                    "masks": mask[None][: int(found)].to(torch.uint8),
-                }
-            )
-        device = inputs.device
-        wanted = [{name: value.to(device) for name, value in one.items()} for one in wanted]
-        return sum(self.network(list(inputs), wanted).values())
-
-    def probability(self, inputs: Any) -> Any:
-        """Of each pixel the surest object's mask, weighed with the object's score."""
-        import torch
-
-        maps = []
-        for found in self.network(list(inputs)):
-            weighed = found["masks"] * found["scores"][:, None, None, None]
-            none = torch.zeros((1, 1, *inputs.shape[2:]), device=inputs.device)
-            maps.append(torch.cat([none, weighed]).amax(dim=0))
-        return torch.stack(maps)
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Log-odds at full size."""
+        return [self.norm(self.network(x)[0])]
 
 
-def deeplabv3() -> Dense:
+class DeepLabV3(nn.Module):
     """DeepLabV3 with ResNet-50 (Chen et al. 2017, arXiv:1706.05587)."""
-    from torchvision.models.segmentation import deeplabv3_resnet50
 
-    network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=1)
-    return Dense(network, lambda outputs: outputs["out"])
+    def __init__(self, channels: int) -> None:
+        from torchvision.models.segmentation import deeplabv3_resnet50
 
+        super().__init__()
+        self.network = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=1)
+        _take_channels(self.network.backbone, channels)
 
-def mask_rcnn(height: int, width: int) -> Detector:
-    """Mask R-CNN with ResNet-50 and FPN (He et al. 2017, arXiv:1703.06870)."""
-    from torchvision.models.detection import maskrcnn_resnet50_fpn
-
-    return Detector(
-        maskrcnn_resnet50_fpn(
-            weights=None, weights_backbone=None, num_classes=2, min_size=min(height, width),
-            max_size=max(height, width), image_mean=[0.5] * 3, image_std=[0.5] * 3,
-            box_score_thresh=0.01, box_detections_per_img=8,
-        )
-    )  # fmt: skip
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Log-odds at full size."""
+        return [self.network(x)["out"]]
 
 
-def vnet() -> Dense:
+class VNet(nn.Module):
     """V-Net in 2-D (Milletari et al. 2016, arXiv:1606.04797); it wants 1, 2, 4 … channels."""
-    from monai.networks.nets import VNet
 
-    network = VNet(spatial_dims=2, in_channels=4, out_channels=1)
-    return Dense(network, lambda outputs: outputs, channels=4)
+    def __init__(self, channels: int) -> None:
+        from monai.networks.nets import VNet as Network
 
+        super().__init__()
+        self.empty = 2 ** math.ceil(math.log2(channels)) - channels
+        self.network = Network(spatial_dims=2, in_channels=channels + self.empty, out_channels=1)
 
-PEERS = ("deeplabv3", "mask-rcnn", "vnet")
-
-
-def peer_named(name: str, height: int, width: int) -> Dense | Detector:
-    """Build an untrained peer."""
-    if name == "mask-rcnn":
-        return mask_rcnn(height, width)
-    return deeplabv3() if name == "deeplabv3" else vnet()
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Log-odds at full size."""
+        return [self.network(functional.pad(x, (0, 0, 0, 0, 0, self.empty)))]
 
 
-def train(peer: Dense | Detector, slices: TrainingSlices, settings: Any, device: Any) -> None:
-    """Train a peer on the batches that ours would see."""
-    import torch
+class MaskRCNN(nn.Module):
+    """Mask R-CNN with ResNet-50 and FPN (He et al. 2017, arXiv:1703.06870)."""
 
-    augment = Augment(settings.frame, working_frame(settings.frame))
-    network = peer.network.to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=peer.rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, peer.rate, total_steps=max(2, settings.steps), pct_start=0.1
+    def __init__(self, channels: int) -> None:
+        from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+        super().__init__()
+        self.network = maskrcnn_resnet50_fpn(
+            weights=None, weights_backbone=None, num_classes=2, image_mean=[0.5] * channels,
+            image_std=[0.5] * channels, box_score_thresh=0.01, box_detections_per_img=8,
+        )  # fmt: skip
+        _take_channels(self.network.backbone.body, channels)
+
+    def sized(self, x: torch.Tensor) -> None:
+        """Let the network see pictures as they come, not enlarged."""
+        self.network.transform.min_size = (min(x.shape[-2:]),)
+        self.network.transform.max_size = max(x.shape[-2:])
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Log-odds at full size: of each pixel the surest object's mask, weighed by its score."""
+        self.sized(x)
+        maps = []
+        for found in self.network(list(x)):
+            weighed = found["masks"] * found["scores"][:, None, None, None]
+            none = torch.zeros((1, 1, *x.shape[2:]))
+            maps.append(torch.cat([none, weighed]).amax(dim=0))
+        return [torch.logit(torch.stack(maps), eps=1e-4)]
+
+
+def _take_channels(backbone: nn.Module, channels: int) -> None:
+    """Give a ResNet another number of input channels."""
+    if channels != 3:
+        backbone.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+
+
+def dice_loss(
+    network: nn.Module, seen: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """The article's loss: Dice alone."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(seen)[0]
+    p = torch.sigmoid(logits.float())
+    both, total = (weight * p * target).sum(), (weight * (p + target)).sum()
+    return 1 - (2 * both + 1) / (total + 1)
+
+
+def detector_loss(
+    network: Any, seen: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """A detector's own losses: the gland of a slice is one object, a slice without it has none."""
+    network.sized(seen)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network.network(list(seen), [wanted(mask[0] > 0.5) for mask in target])
+    return sum(loss.float() for loss in losses.values())
+
+
+def wanted(mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a detector is told of a mask (H, W): a box, its class, the mask."""
+    rows, columns = (torch.nonzero(mask.any(dim=axis))[:, 0] for axis in (1, 0))
+    found = len(rows) > 1 and len(columns) > 1
+    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if found else ()
+    return {
+        "boxes": torch.tensor([box] if found else []).reshape(-1, 4).float(),
+        "labels": torch.ones(int(found), dtype=torch.int64),
+        "masks": mask[None][: int(found)].to(torch.uint8),
+    }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network to compare: `build` gives it for a number of channels."""
+
+    what: str
+    build: Callable[[int], nn.Module]
+    loss: Callable[..., torch.Tensor] = mixed_loss
+    peak: float = 2e-3
+    windows: Sequence[tuple[int, int]] = field(default=train_torch.WINDOWS)
+    mm: float = changing.FRAME_MM
+
+
+def _ours(filters: int = 16, **changes: Any) -> Callable[[int], nn.Module]:
+    return lambda channels: AttentionUNet(filters, channels, 0.2, **changes)
+
+
+NETWORKS = {
+    "attention": Choice("attention U-Net, as bundled", _ours()),
+    "unet": Choice("the same without gates", _ours(gated=())),
+    "open": Choice("gates that begin open (bias +2)", _ours(gate_bias=2.0)),
+    "coarse": Choice("no gate on the finest skip connection", _ours(gated=range(1, LEVELS))),
+    "one-window": Choice("one HU window", _ours(), windows=((0, 255),)),
+    "filters-24": Choice("24 filters", _ours(24)),
+    "attention-wide": Choice("attention U-Net, 403 × 288 mm", _ours(), mm=WIDE_MM),
+    "unet-wide": Choice("without gates, 403 × 288 mm", _ours(gated=()), mm=WIDE_MM),
+    "article": Choice("the article's network and loss", Article, dice_loss, 1e-3),
+    "deeplabv3": Choice("DeepLabV3, ResNet-50", DeepLabV3, peak=1e-3),
+    "mask-rcnn": Choice("Mask R-CNN, ResNet-50", MaskRCNN, detector_loss, 3e-4),
+    "vnet": Choice("V-Net in 2-D", VNet, peak=1e-3),
+}
+
+
+def score(training: Training, folder: Path, held: Sequence[str], choice: Choice) -> dict[str, Any]:
+    """Dice of each patient held out, at thresholds chosen on the others."""
+    settings = TrainSettings(
+        frame=FrameSpec(mm_per_pixel=choice.mm), windows=tuple(map(tuple, choice.windows))
     )
-    began = time.perf_counter()
-    for step, batch in enumerate(training_batches(slices, settings, 0, settings.steps), start=1):
-        hu, target, *_ = augment(batch)
-        inputs = as_tensor(windowed(hu, settings.windows), device)
-        loss = peer.loss(inputs, as_tensor(target, device))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == settings.steps:
-            pace = step * settings.batch_size / (time.perf_counter() - began)
-            print(f"step {step}  loss {loss.item():.4f}  {pace:.1f} images/s", flush=True)
-
-
-def as_tensor(values: Any, device: Any) -> Any:
-    """From (B, H, W, C), of any backend, to (B, C, H, W)."""
-    import torch
-
-    array = np.asarray(keras.ops.convert_to_numpy(values), np.float32)
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1))).to(device)
-
-
-class AsOurs:
-    """A peer that answers as one of our networks does, for `HeldBack.predict`."""
-
-    def __init__(self, peer: Dense | Detector, device: Any) -> None:
-        self.peer, self.device = peer, device
-        peer.network.eval()
-
-    def predict_on_batch(self, inputs: Array) -> dict[str, Array]:
-        """Probability (B, H, W, 1) of inputs (B, H, W, C)."""
-        import torch
-
-        with torch.no_grad():
-            said = self.peer.probability(as_tensor(inputs, self.device))
-        return {"probability": np.moveaxis(said.cpu().numpy(), 1, -1)}
-
-
-def figures(
-    name: str, dice: Mapping[str, float], ours: Mapping[str, float], asked: Any
-) -> dict[str, Any]:
-    """What is written of a peer."""
-    data = {
-        "peer": name,
-        "steps": asked.steps,
-        "folds": asked.folds,
-        "fold": asked.fold,
-        "patients": {patient: round(d, 4) for patient, d in dice.items()},
+    data = open_dataset(folder)
+    cases = [case for case in data.cases if case.patient in held]
+    adapter = Adapter(training.averaged(STATISTICS), FINE)
+    scores = score_predictions(HeldBack(cases, data.labels, settings).predict(adapter))
+    dice = at_others_threshold(scores.dice())
+    return {
+        "patients": {patient: round(float(d), 4) for patient, d in dice.items()},
         "summary": summarise(dice.values()),
     }
-    if ours:
-        if ours.keys() != dice.keys():
-            raise PancreasSegError("The training given by --ours held other patients back.")
-        data["ours_minus_peer"] = paired_difference(ours, dice)
-    return data
-
-
-def table(found: list[Mapping[str, Any]]) -> str:
-    """The figures of all peers as Markdown."""
-    lines = [
-        "| network | steps | n | Dice, mean (95 %) | SD | worst | ours − it, paired (95 %) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for data in found:
-        s, gap = data["summary"], data.get("ours_minus_peer")
-        said = f"{gap['mean']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})" if gap else "—"
-        lines.append(
-            f"| {data['peer']} | {data['steps']} | {s['n']} | {s['mean']:.3f} ({s['low']:.3f} to "
-            f"{s['high']:.3f}) | {s['sd']:.3f} | {s['worst']:.3f} | {said} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train and score a peer, or print the table of those that are done."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["--table"]:
-        files = [Path(arguments[1]) / f"{peer}.json" for peer in PEERS]
-        done = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.exists()]
-        print(table(done), end="")
-        return 0
-    parser = training_parser(__doc__, steps=6000)
-    parser.add_argument("--peer", choices=PEERS, required=True)
+    """Train and score one network on one fold."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slices", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--network", choices=NETWORKS, required=True)
     parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--ours", type=Path, metavar="FOLDER", help="a training of the same fold")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int)
+    length.add_argument("--hours", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true")
     asked = parser.parse_args(arguments)
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(asked.threads)
+    choice = NETWORKS[asked.network]
+    train_torch.WINDOWS, changing.FRAME_MM = choice.windows, choice.mm
+    _, held_cases = Split(FOLDS, asked.fold, 0).divide(open_dataset(asked.dataset).cases)
+    held = sorted({case.patient for case in held_cases})
+    total = asked.steps or 3600 * asked.hours
+    clock = Clock(total, choice.peak, STAGES["progressive"], by_steps=bool(asked.steps))
     torch.manual_seed(asked.seed)
-    settings = settings_of(asked)
-    try:
-        data = open_dataset(asked.dataset)
-        if len(data.labels) > 1:
-            raise PancreasSegError("The peers learn one class; choose it when the data are opened.")
-        training, held = Split(asked.folds, asked.fold, asked.seed).divide(data.cases)
-        parts = [load_cases(training, data.labels, frame=settings.frame)]
-        if asked.negatives:
-            parts.append(load_negatives(asked.negatives, frame=settings.frame))
-        peer = peer_named(asked.peer, settings.frame.height, settings.frame.width)
-        train(peer, TrainingSlices.join(parts), settings, device)
-        said = HeldBack(held, data.labels, settings).predict(AsOurs(peer, device))
-        dice = at_others_threshold(score_predictions(said).dice())
-        ours = out_of_fold_dice([asked.ours]) if asked.ours else {}
-        found = figures(asked.peer, dice, ours, asked)
-    except PancreasSegError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(table([found]), end="")
-    asked.output.mkdir(parents=True, exist_ok=True)
-    write_json(asked.output / f"{asked.peer}.json", found, overwrite=True)
-    torch.save(peer.network.state_dict(), asked.output / f"{asked.peer}.pt")
+    network = choice.build(len(choice.windows))
+    training = Training(Mixer(asked.slices, held), clock, asked.seed, network, choice.loss)
+    run = asked.output / f"{asked.network}-fold{asked.fold}"
+    run.mkdir(parents=True, exist_ok=True)
+    if asked.resume:
+        training.restore(torch.load(run / "checkpoint.pt", weights_only=True))
+    train_torch.run(training, run)
+    found = {
+        "network": asked.network,
+        "what": choice.what,
+        "fold": asked.fold,
+        "seed": asked.seed,
+        "steps": training.step,
+        "hours": round(clock.spent / 3600, 2),
+        **score(training, asked.dataset, held, choice),
+    }
+    print(json.dumps(found["summary"]))
+    write_json(run.with_suffix(".json"), found, overwrite=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

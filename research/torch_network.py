@@ -7,7 +7,7 @@ them back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class Block(nn.Module):
 class Gate(nn.Module):
     """The article's additive attention gate."""
 
-    def __init__(self, skip: int, gating: int, filters: int) -> None:
+    def __init__(self, skip: int, gating: int, filters: int, bias: float = 0.0) -> None:
         super().__init__()
         self.project_gating = nn.Conv2d(gating, filters, 1)
         self.project_skip = nn.Conv2d(skip, filters, 1, stride=2)
@@ -51,6 +51,7 @@ class Gate(nn.Module):
         for conv in (self.project_gating, self.project_skip, self.coefficients):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
+        nn.init.constant_(self.coefficients.bias, bias)
 
     def forward(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
         """The weighed skip connection."""
@@ -59,11 +60,29 @@ class Gate(nn.Module):
         return skip * F.interpolate(alpha, scale_factor=2, mode="bilinear", align_corners=False)
 
 
+class Open(nn.Module):
+    """In the place of a gate: a skip connection as it is."""
+
+    def forward(self, skip: torch.Tensor, gating: torch.Tensor) -> torch.Tensor:
+        """The skip connection."""
+        return skip
+
+
 class AttentionUNet(nn.Module):
-    """Returns log-odds at full size, and of the decoder's second and third finest levels."""
+    """Returns log-odds at full size, and of the decoder's second and third finest levels.
+
+    `gated` are the skip connections with a gate, 0 is the finest; `gate_bias` is how open gates
+    begin, in log-odds.
+    """
 
     def __init__(
-        self, filters: int, channels: int, dropout: float = 0.0, head_bias: float = -3.0
+        self,
+        filters: int,
+        channels: int,
+        dropout: float = 0.0,
+        head_bias: float = -3.0,
+        gated: Sequence[int] = range(LEVELS),
+        gate_bias: float = 0.0,
     ) -> None:
         super().__init__()
         widths = [filters * 2**level for level in range(LEVELS + 1)]
@@ -73,7 +92,8 @@ class AttentionUNet(nn.Module):
         )
         self.bottleneck = Block(widths[-2], widths[-1], dropout)
         self.gates = nn.ModuleList(
-            Gate(widths[n], widths[n + 1], 2 * filters) for n in range(LEVELS)
+            Gate(widths[n], widths[n + 1], 2 * filters, gate_bias) if n in gated else Open()
+            for n in range(LEVELS)
         )
         self.decoder = nn.ModuleList(
             Block(widths[n] + widths[n + 1], widths[n]) for n in range(LEVELS)
@@ -115,6 +135,8 @@ def _layers(network: AttentionUNet) -> Iterator[tuple[str, list[np.ndarray]]]:
             yield f"{name}_conv_{i}", _conv(getattr(block, f"conv_{i}"))
             yield f"{name}_norm_{i}", _norm(getattr(block, f"norm_{i}"))
     for n, gate in enumerate(network.gates):
+        if isinstance(gate, Open):
+            continue
         parts = (gate.project_gating, gate.project_skip, gate.coefficients)
         yield f"gate_{n + 1}", [w for part in parts for w in _conv(part)]
     yield "head_conv", _conv(network.heads[0])

@@ -25,9 +25,18 @@ import changing
 from changing import Changes
 from mixing import Mixer, Part, overlap
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, MARGIN_MM, REACH_MM
-from strokes import draw_stroke
+from strokes import dice, draw_stroke
 from torch_network import AttentionUNet, begin_with
-from train_torch import DECAY, WINDOWS, descend, export, settle, windowed, write_atomically
+from train_torch import (
+    DECAY,
+    WINDOWS,
+    descend,
+    export,
+    loss_at_levels,
+    settled,
+    windowed,
+    write_atomically,
+)
 
 FRAME = (128, 160)
 SMALLER, SMALLER_UNTIL = (96, 128), 0.3
@@ -40,7 +49,9 @@ DULL = 0.6
 """Share of pictures that tell less than those of patients who were learnt from do: else the
 network trusts what it knows by heart more than strokes and neighbours."""
 PATIENT, CROP, ALONE, NEGATIVE = 0.56, 0.32, 0.05, 0.03  # what is left gets another's piece
-PRIOR, PRIOR_ALONE = 0.55, 0.5
+POOR, POOR_DICE = 0.5, (0.15, 0.75)
+"""Share of patients' slices with a mask that is wrong by so much: most masks are good or empty."""
+PRIOR, PRIOR_ALONE = 0.62, 0.55
 ROUNDS = (0.5, 0.3, 0.15, 0.05)
 NEAR_STROKE = 1.0
 CHECKPOINT_S, STATISTICS = 90, 100
@@ -63,8 +74,8 @@ class Scenes:
         place = np.cumsum(kept) - 1
         self.mistakes = np.load(mistakes, mmap_mode="r")
         rows = np.load(f"{mistakes}.rows.npy")
-        self.rounds = Path(f"{mistakes}.rounds")
         self.mistaken = {int(place[row]): n for n, row in enumerate(rows) if kept[row]}
+        self.poor = self._poor()
         self.of_slices = Neighbours(neighbours, "")
         self.of_crops = Neighbours(neighbours, "crop_")
         self.row_of = np.flatnonzero(kept)
@@ -84,12 +95,24 @@ class Scenes:
         part = mixer._whole(row)
         if chance > CROP + ALONE + NEGATIVE + PATIENT:
             return mixer._with_piece(part, rng), None, None
-        rounds = int(self.rounds.read_text()) if self.rounds.exists() else 0
-        wrong = None
-        if rounds and row in self.mistaken:
-            wrong = np.asarray(self.mistakes[rng.integers(rounds), self.mistaken[row]], np.float32)
+        number, wrong = rng.integers(len(self.mistakes)), None
+        if rng.random() < POOR:
+            number, row = self.poor[rng.integers(len(self.poor))]
+            part = mixer._whole(row)
+        if row in self.mistaken:
+            wrong = np.asarray(self.mistakes[number, self.mistaken[row]], np.float32)
         neighbour = self.of_slices.draw(int(self.row_of[row]), rng)
         return part, wrong, neighbour and (neighbour[0] * np.float32(255), neighbour[1])
+
+    def _poor(self) -> list[tuple[int, int]]:
+        """Round and row of the mistakes that are poor masks."""
+        found = []
+        for number in range(len(self.mistakes)):
+            for row, at in self.mistaken.items():
+                mask, truth = self.mistakes[number, at] > 127, self.mixer.target[row] > 127
+                if POOR_DICE[0] < dice(mask, truth) < POOR_DICE[1]:
+                    found.append((number, row))
+        return found
 
     def _beside_crop(self, part: Part, rng: np.random.Generator) -> Any:
         """A neighbour of the crop that was pasted in, with what is left of the other's gland."""
@@ -306,7 +329,8 @@ class Training:
     def __init__(self, scenes: Scenes, seed: int, peak: float) -> None:
         torch.manual_seed(seed)
         self.scenes, self.seed, self.peak, self.step = scenes, seed, peak, 0
-        self.network = self._new(0.1)
+        network = AttentionUNet(16, len(WINDOWS) + GUIDES, 0.1)
+        self.network = network.to(memory_format=torch.channels_last)
         groups = [
             {"params": [p for p in self.network.parameters() if p.ndim > 1], "weight_decay": DECAY},
             {"params": [p for p in self.network.parameters() if p.ndim == 1], "weight_decay": 0.0},
@@ -314,18 +338,17 @@ class Training:
         self.optimizer = torch.optim.AdamW(groups, peak, fused=True)
         self.average = [p.detach().clone() for p in self.network.parameters()]
 
-    @staticmethod
-    def _new(dropout: float = 0.0) -> AttentionUNet:
-        network = AttentionUNet(16, len(WINDOWS) + GUIDES, dropout)
-        return network.to(memory_format=torch.channels_last)
-
     def begin_with(self, bundle: Path) -> None:
-        """Take the weights of a network that segments; it does not see the guides yet."""
-        from napari_pancreas_seg.model.bundle import load_bundle
+        """Take a bundle's weights; a network that segments does not see the guides yet."""
+        from napari_pancreas_seg.model.bundle import SEGMENT, load_bundle
 
-        layers = {n.name: n.get_weights() for n in load_bundle(bundle).network().layers}
+        card = json.loads((bundle / "card.json").read_text(encoding="utf-8"))
+        given = load_bundle(bundle, card.get("task", SEGMENT))
+        layers = {n.name: n.get_weights() for n in given.network().layers}
         kernel, bias = layers["encoder_1_conv_1"]
-        blind = np.zeros((3, 3, GUIDES, kernel.shape[-1]), kernel.dtype)
+        blind = np.zeros(
+            (3, 3, len(WINDOWS) + GUIDES - kernel.shape[2], kernel.shape[-1]), kernel.dtype
+        )
         layers["encoder_1_conv_1"] = [np.concatenate([kernel, blind], axis=2), bias]
         begin_with(self.network, layers)
         self.average = [p.detach().clone() for p in self.network.parameters()]
@@ -347,12 +370,13 @@ class Training:
         batch = self.batch(self.step)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = self.network(batch.inputs())
-        return descend(self, outputs, batch.target, batch.emphasis(), AVERAGING)
+        loss = loss_at_levels(outputs, batch.target, batch.emphasis())
+        return descend(self, loss, AVERAGING)
 
     def averaged(self, batches: int) -> AttentionUNet:
         """A copy with the averaged weights, and statistics over some batches that come later."""
         later = (self.batch(10_000_000 + step).inputs() for step in range(batches))
-        return settle(self, self._new(), later)
+        return settled(self, later)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -405,7 +429,7 @@ def main() -> None:
     parser.add_argument("--mistakes", type=Path, required=True)
     parser.add_argument("--neighbours", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--start", type=Path, required=True, help="bundle that segments")
+    parser.add_argument("--start", type=Path, required=True, help="bundle to begin with")
     parser.add_argument("--hold-out", default="", help="patients that are not learnt from")
     parser.add_argument("--finish", type=float, default=0.0, help="minutes of the last part")
     parser.add_argument("--steps", type=int, default=10**9)
@@ -434,7 +458,7 @@ def main() -> None:
             **{"batch_size": BATCH, "peak": asked.peak, "averaging": AVERAGING, "seed": asked.seed},
             **{"last_part_minutes": asked.finish, "rounds": ROUNDS, "prior": PRIOR},
             **{"smaller_frame": SMALLER, "smaller_until": SMALLER_UNTIL},
-            **{"geometry": GEOMETRY, "dull": DULL},
+            **{"geometry": GEOMETRY, "dull": DULL, "poor": POOR, "poor_dice": POOR_DICE},
         },
     }
     (asked.output / "training.json").write_text(json.dumps(about), encoding="utf-8")

@@ -5,8 +5,8 @@
 The network is the project's own (`torch_network.py`). What is learnt from is made by
 `prepare_slices.py`. Slices of other patients and crops of further patients' glands are mixed into
 each other (`mixing.py`), then moved and changed in intensity (`changing.py`). Most of the time
-goes to a coarse frame, the rest to the network's own (`STAGES`). Where the time stands sets the
-learning rate, so that a training ends when it should on a machine that others use too.
+goes to a coarse frame, the rest to the network's own (`STAGES`). How much of the processor's time
+is used up sets the learning rate: what else runs on the machine makes no difference.
 `--resume` goes on from the last checkpoint. The averaged weights are written to ``weights.npz``
 under the names of the Keras network's layers; `make_bundle.py` makes a bundle of them.
 """
@@ -14,11 +14,12 @@ under the names of the Keras network's layers; `make_bundle.py` makes a bundle o
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,24 +45,24 @@ WARM_UP, DECAY = 0.03, 1e-2
 AVERAGING = 0.998
 SIDES = (1.0, 0.5, 0.25)
 CHECKPOINT_S = 120
-LONGEST_STEP_S = 15.0
-"""What a step took longer, the process was stopped: that time does not count."""
 STATISTICS = 150
 
 
 @dataclass
 class Clock:
-    """Where a training stands: seconds that it has had, of so many."""
+    """Where a training stands: so many seconds of processor time, or steps, of a total."""
 
     total: float
     peak: float
     stages: tuple
+    by_steps: bool = False
     spent: float = 0.0
+    steps: int = 0
 
     @property
     def share(self) -> float:
         """0 at the beginning, 1 at the end."""
-        return min(1.0, self.spent / self.total)
+        return min(1.0, (self.steps if self.by_steps else self.spent) / self.total)
 
     def learning_rate(self) -> float:
         """Warm-up, then a cosine to 0."""
@@ -100,19 +101,20 @@ def loss_of(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) ->
     return 0.5 * (per_image + pooled) + entropy
 
 
-def descend(
-    training: Any,
-    outputs: Sequence[torch.Tensor],
-    target: torch.Tensor,
-    weight: torch.Tensor,
-    averaging: float,
-) -> float:
-    """One step of a training by the loss at all levels, and its averages; gives the loss."""
+def loss_at_levels(
+    outputs: Sequence[torch.Tensor], target: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """The loss at full size, and of side outputs at half and a quarter of it."""
     loss = torch.zeros(())
-    for level, (logits, share) in enumerate(zip(outputs, SIDES, strict=True)):
+    for level, (logits, share) in enumerate(zip(outputs, SIDES, strict=False)):
         if level:
             target, weight = F.avg_pool2d(target, 2), F.avg_pool2d(weight, 2)
         loss = loss + share * loss_of(logits.float(), target, weight)
+    return loss
+
+
+def descend(training: Any, loss: torch.Tensor, averaging: float) -> float:
+    """One step of a training, and its averages; gives the loss."""
     training.optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(training.network.parameters(), 1.0)
@@ -125,31 +127,47 @@ def descend(
     return float(loss.detach())
 
 
-def settle(training: Any, twin: AttentionUNet, inputs: Iterable[torch.Tensor]) -> AttentionUNet:
-    """Give a new network the averaged weights, and the statistics of these inputs."""
-    twin.load_state_dict(training.network.state_dict())
+def settled(training: Any, inputs: Iterable[torch.Tensor]) -> Any:
+    """A copy of the network with the averaged weights, and the statistics of these inputs."""
+    twin = copy.deepcopy(training.network).eval()
     with torch.no_grad():
         for p, value in zip(twin.parameters(), training.average, strict=True):
             p.copy_(value)
         for norm in (m for m in twin.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over all batches
-        twin.train()
+            norm.train()
         for each in inputs:
             with torch.autocast("cpu", torch.bfloat16):
                 twin(each)
     return twin.eval()
 
 
-class Training:
-    """Network, optimizer and averages; everything that a checkpoint holds."""
+def mixed_loss(
+    network: torch.nn.Module, seen: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Loss of a network that gives log-odds at one or more levels."""
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = network(seen)
+    return loss_at_levels(outputs, target, weight)
 
-    def __init__(self, mixer: Mixer, clock: Clock, seed: int, filters: int) -> None:
-        torch.manual_seed(seed)
-        self.mixer, self.seed = mixer, seed
-        self.network = AttentionUNet(filters, len(WINDOWS), 0.2).to(
-            memory_format=torch.channels_last
-        )
+
+class Training:
+    """Network, optimizer and averages; everything that a checkpoint holds.
+
+    `loss` (network, windows, target, weight) gives what is to be made small.
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        clock: Clock,
+        seed: int,
+        network: torch.nn.Module,
+        loss: Callable[..., torch.Tensor],
+    ) -> None:
+        self.mixer, self.seed, self.loss = mixer, seed, loss
+        self.network = network.to(memory_format=torch.channels_last)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
@@ -184,15 +202,12 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.clock.learning_rate()
         hu, target, weight = self.batch(self.step)
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = self.network(windowed(hu))
-        return descend(self, outputs, target, weight, AVERAGING)
+        return descend(self, self.loss(self.network, windowed(hu), target, weight), AVERAGING)
 
-    def averaged(self, batches: int) -> AttentionUNet:
+    def averaged(self, batches: int) -> Any:
         """A copy with the averaged weights, and statistics over some batches that come later."""
-        twin = AttentionUNet(self.network.heads[0].in_channels, len(WINDOWS))
         later = (windowed(self.batch(10_000_000 + step)[0]) for step in range(batches))
-        return settle(self, twin.to(memory_format=torch.channels_last), later)
+        return settled(self, later)
 
     def state(self) -> dict:
         """What a checkpoint holds."""
@@ -210,6 +225,7 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = state["average"]
         self.step, self.clock.spent = state["step"], state["spent"]
+        self.clock.steps = self.step
 
 
 def write_atomically(path: Path, write) -> None:
@@ -237,14 +253,16 @@ def export(network: AttentionUNet, path: Path) -> None:
 
 def run(training: Training, output: Path, watch=None) -> None:
     """Train until the time is over."""
-    losses, last, seen, n_seen = [], time.monotonic(), time.monotonic(), 0
+    losses, last, seen, n_seen = [], time.process_time(), time.monotonic(), 0
+    threads = torch.get_num_threads()
     log = (output / "log.jsonl").open("a", encoding="utf-8")
     before = training.clock.size()
     while training.clock.share < 1:
         losses.append(training.learn())
-        now = time.monotonic()
-        training.clock.spent += min(now - last, LONGEST_STEP_S)
-        last, n_seen = now, n_seen + BATCH
+        used, now = time.process_time(), time.monotonic()
+        training.clock.spent += (used - last) / threads
+        training.clock.steps = training.step
+        last, n_seen = used, n_seen + BATCH
         changes = training.clock.size() != before
         if now - seen > CHECKPOINT_S or changes:
             line = {
@@ -260,7 +278,7 @@ def run(training: Training, output: Path, watch=None) -> None:
             log.flush()
             save(training, output)
             before, losses, n_seen = training.clock.size(), [], 0
-            seen = last = time.monotonic()
+            seen, last = time.monotonic(), time.process_time()
     save(training, output)
 
 
@@ -313,7 +331,9 @@ def main() -> None:
     held = [name for name in arguments.hold_out.split(",") if name]
     mixer = Mixer(arguments.slices, held)
     clock = Clock(arguments.hours * 3600, arguments.peak, STAGES[arguments.stages])
-    training = Training(mixer, clock, arguments.seed, arguments.filters)
+    torch.manual_seed(arguments.seed)
+    network = AttentionUNet(arguments.filters, len(WINDOWS), 0.2)
+    training = Training(mixer, clock, arguments.seed, network, mixed_loss)
     if arguments.start:
         training.begin_with(arguments.start)
     if arguments.resume:
