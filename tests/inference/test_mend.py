@@ -109,8 +109,27 @@ def test_a_proposal_does_not_depend_on_what_was_there(mender):
     prior[30:40, 50:80] = True
     masks = np.zeros(SHAPE, np.uint8), (rng.random(SHAPE) < 0.3).astype(np.uint8)
     empty, full = (mender.mend(ct(), mask, 1, prior=(prior, 2.5)) for mask in masks)
-    near = ndimage.distance_transform_edt(~prior, sampling=1.5) <= 40
-    assert np.array_equal(empty[near], full[near])
+    assert np.array_equal(empty, full)
+    others = np.where(masks[1] > 0, 2, masks[1]).astype(np.uint8)
+    found = mender.mend(ct(), others, 1, prior=(prior, 2.5))
+    assert np.array_equal(found == 2, others[1] == 2)  # no other label gives way to it
+
+
+def test_a_proposal_keeps_to_a_near_neighbour(mender, monkeypatch):
+    """Where the network cannot tell, or hardly, the neighbour's outline does."""
+    prior = np.zeros(SHAPE[1:], bool)
+    prior[30:50, 50:90] = True
+    empty, said = np.zeros(SHAPE, np.uint8), np.float32(0.5)
+    monkeypatch.setattr(mender, "_ask", lambda *_: np.full((32, 48), said, np.float32))
+    for mm in (1.0, 6.0):
+        assert np.array_equal(mender.mend(ct(), empty, 1, prior=(prior, mm)) > 0, prior)
+    said = np.float32(0.99)
+    near, far = (mender.mend(ct(), empty, 1, prior=(prior, mm)) > 0 for mm in (1.0, 6.0))
+    assert prior.sum() < near.sum() < far.sum()
+    add = np.zeros(SHAPE[1:], bool)
+    add[40:43, 60:70] = True
+    mended = mender.mend(ct(), empty, 1, add=add, prior=(prior, 1.0)) > 0
+    assert mended.sum() > near.sum()  # of a stroke, the network alone judges
 
 
 def test_what_the_network_leaves_alone_keeps_its_edges(mender, monkeypatch):

@@ -33,6 +33,9 @@ MARGIN_MM = 20.0
 """The frame reaches at least so far beyond the strokes."""
 FADE_MM = 8.0
 """Over this distance the mask of a neighbouring slice loses its weight by a factor of e."""
+TRUST, TRUST_MM = 1.5, 2.0
+"""A proposal's log-odds rise by so much a mm into the neighbour's outline, for a neighbour at 0 mm;
+over the second, by e times less. Found on the slices that `benchmarks/strokes.py` carries to."""
 GUIDES = 4
 """Channels after the HU windows: mask, strokes that add, that take away, neighbour's mask."""
 
@@ -72,9 +75,9 @@ def mend(
     -------
     ndarray of uint8, shape (Y, X)
         The slice's new labels. Every voxel of `add` has the label, none of `remove` has it, other
-        labels change only under `add`, and nothing changes farther than 60 mm from a stroke
-        (without strokes, from the gland in `prior`, around which the slice is segmented anew).
-        With neither, it is the slice as it was.
+        labels change only under `add`, and nothing changes farther than 60 mm from a stroke.
+        Without strokes, the label is what is proposed within 60 mm of the gland in `prior`, and
+        nothing else. With neither, it is the slice as it was.
 
     Raises
     ------
@@ -171,12 +174,16 @@ class Mender:
         body = self._body(volume)
         frame = lay_frame(origin, near, volume.spacing, self.spec, body)
         weight = float(np.exp(-abs(prior[1]) / FADE_MM)) if prior else 0.0
-        before, after = self._answer(volume, z, frame, (shown, give, take, gland), weight)
+        before, odds = self._answer(volume, z, frame, (shown, give, take, gland), weight)
         part = frame.support()
+        if prior and not strokes.any():
+            result[present] = 0
+            trust = TRUST * np.exp(-abs(prior[1]) / TRUST_MM)
+            odds += trust * _depth(gland[part] > 0, volume.spacing[1:])
         # What the network leaves alone stays as sharp as it was.
         free = _seen(frame, part) & _within_reach(origin, part, volume.spacing)
         free &= (plane[part] == 0) | present[part]
-        mended = shown[part] ^ (before != after)
+        mended = shown[part] ^ (before != (odds > 0))
         result[part][free] = np.where(mended[free], label, 0)
         result[give] = label
         result[take & (result == label)] = 0
@@ -184,8 +191,8 @@ class Mender:
 
     def _answer(
         self, volume: CTVolume, z: int, frame: Frame, planes: tuple[Array, ...], weight: float
-    ) -> tuple[Mask, Mask]:
-        """The mask that the network saw and the one that it gives, in the frame's support.
+    ) -> tuple[Mask, npt.NDArray[np.float32]]:
+        """The mask that the network saw, and log-odds of its answer, in the frame's support.
 
         `planes` (Y, X): the mask, strokes that add, that take away, and the neighbour's mask.
         """
@@ -199,7 +206,8 @@ class Mender:
         answer = self._ask(hu, body.shift if body else 0, rows, columns, guides)
         back, across = (m[s] for m, s in zip(frame.out_of(), part, strict=True))
         before = back @ guides[0] @ across.T > 0.5
-        return before, back @ answer @ across.T > self.card["threshold"]
+        answer = np.clip(back @ answer @ across.T, 1e-6, 1 - 1e-6)
+        return before, scipy.special.logit(answer) - scipy.special.logit(self.card["threshold"])
 
     def warm_up(self, volume: CTVolume) -> None:
         """Look at a CT and compile, so that the first stroke is answered at once."""
@@ -266,6 +274,15 @@ def _plane(values: Any, shape: tuple[int, ...], what: str) -> Array:
             f"The {what} have shape {np.shape(values)}, but the CT's slices {shape}."
         )
     return np.asarray(values)
+
+
+def _depth(mask: Mask, spacing: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """How many mm each pixel lies within a mask that is not empty; below 0 outside of it."""
+    whole = np.pad(mask, 1)
+    inside, outside = (
+        scipy.ndimage.distance_transform_edt(each, sampling=spacing) for each in (whole, ~whole)
+    )
+    return np.asarray((inside - outside)[1:-1, 1:-1])
 
 
 def _edges(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

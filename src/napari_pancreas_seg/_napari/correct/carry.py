@@ -21,8 +21,6 @@ from napari_pancreas_seg.mask import correction
 
 FILL_TITLE = "Fill between slices"
 NOTHING_TO_FILL = "no slice between others is empty; clear those that are to be filled."
-NETWORK_FROM_MM = 3.0
-"""Nearer to a slice that was drawn, its shape is as good: figures in docs/mending.md."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +95,7 @@ class Carrying:
     def fill_between(self) -> None:
         """Propose to fill empty slices by the shapes of their ends.
 
-        With the network, if that is set, the CT is open and no run has it: it sees the shape in
-        each slice that lies far from both ends.
+        With the network, if that is set, the CT is open and no run has it: the shape guides it.
         """
         corrector = self._corrector
         target = chosen_target(corrector.session)
@@ -113,10 +110,9 @@ class Carrying:
                 return filled
             for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
                 for z in range(lower + 1, upper):
-                    away = min(z - lower, upper - z) * spacing[0]
-                    if away >= NETWORK_FROM_MM:
-                        own, prior = target.shown[z], (filled[z] != 0, away)
-                        filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
+                    prior = filled[z] != 0, min(z - lower, upper - z) * spacing[0]
+                    own = target.shown[z]
+                    filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
             return filled
 
         corrector.correct(

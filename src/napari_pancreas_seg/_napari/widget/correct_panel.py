@@ -38,7 +38,7 @@ TIPS = {
     "remove_islands": "Removes pieces below this size; the largest one always stays.",
     "next_uncertain": "Of the quarter that the model is least sure of, not reviewed yet.",
 }
-FILL_TIP = "The network mends what lies 3 mm and more from the slices that were drawn."
+FILL_TIP = "The network looks at the CT in each slice, guided by the shape."
 LIMIT_TIP = "Takes back what a stroke painted outside this range, when the stroke ends."
 
 
