@@ -103,6 +103,17 @@ def test_slices_that_are_none(slices: str, ct: Path, tmp_path: Path, asked: list
     assert asked == []
 
 
+@pytest.mark.parametrize("threshold", ["0", "1", "nan"])
+def test_the_parser_refuses_a_threshold_out_of_its_range(
+    threshold: str, ct: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", str(ct), "-o", "out", "--threshold", threshold]) == 2
+    assert "is not in the range 0<x<1" in capsys.readouterr().err
+    assert main(["segment", "--help"]) == 0
+    assert "[0<x<1]" in capsys.readouterr().out
+    assert asked == []
+
+
 def test_bad_cases_are_named_and_the_others_done(
     ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ AIR_HU = -1024
 _ABSURD = 1e6
 """No scanner stores such a value, and float16 or int16 arithmetic would overflow on it."""
 
+_UNUSABLE = f"NaN, infinite or beyond ±{_ABSURD:,.0f}"
+
 _INT16 = np.iinfo(np.int16)
 
 
@@ -68,13 +70,14 @@ def scale_ct(
     scaled = scale(stored, slope, intercept)
     if scaled.invalid == scaled.values.size:
         raise PancreasSegError(
-            f"{subject} holds no values: every voxel is NaN or infinite; export it again."
+            f"{subject} holds no values: every voxel is {_UNUSABLE}; export it again."
         )
     notes: tuple[str, ...] = ()
     if scaled.invalid:
+        voxels = "voxel" if scaled.invalid == 1 else "voxels"
         notes = (
-            f"{scaled.invalid} voxels of this CT had no value (NaN or infinite): they were taken "
-            f"as air ({AIR_HU} HU).",
+            f"{scaled.invalid} {voxels} of this CT had no usable value ({_UNUSABLE}): taken as "
+            f"air ({AIR_HU} HU).",
         )
     return scaled.values, notes
 

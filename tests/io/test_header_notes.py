@@ -60,11 +60,15 @@ def test_a_plain_file_has_no_notes(stored, tmp_path):
     assert notes_of(tmp_path, stored) == ()
 
 
-def test_voxels_without_a_value_are_counted(stored, tmp_path):
+@pytest.mark.parametrize(
+    ("bad", "said"), [((np.nan, -np.inf), "2 voxels of"), ((2_000_000,), "1 voxel of")]
+)
+def test_voxels_without_a_value_are_counted(bad, said, stored, tmp_path):
     values = stored.astype(np.float32)
-    values[:2, 0, 0] = np.nan
+    values[: len(bad), 0, 0] = bad
     (found,) = notes_of(tmp_path, values)
-    assert found.startswith("2 voxels of this CT had no value")
+    why = "NaN, infinite or beyond ±1,000,000"
+    assert found == f"{said} this CT had no usable value ({why}): taken as air (-1024 HU)."
 
 
 @pytest.mark.parametrize("space", ["", "left-posterior-superior"])

@@ -64,7 +64,9 @@ def import_(
 
 @command_of(bundles)
 def remove(
-    name: Annotated[str, Argument(help="One of your own models; `models` lists them.")],
+    name: Annotated[
+        str, Argument(metavar="NAME", help="One of your own models; `models` lists them.")
+    ],
 ) -> None:
     """Remove one of your own models."""
     from napari_pancreas_seg.model.library import remove_model

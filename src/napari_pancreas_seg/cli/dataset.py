@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Option
+from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command_of, group
 from napari_pancreas_seg.cli.options import (
     AsJson,
     Classes,
-    DataSetFolder,
     Layout,
     Overwrite,
     parse_classes,
@@ -39,7 +38,7 @@ NoPictures = Annotated[bool, Option("--no-pictures", help="With -o: write no pic
 
 @command_of(datasets)
 def check(
-    folder: DataSetFolder,
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="A data set.")],
     output: Output = None,
     layout: Layout = None,
     labels: Classes = None,

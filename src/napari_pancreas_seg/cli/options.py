@@ -16,6 +16,12 @@ def _device(value: str) -> str:
     return value
 
 
+def _threshold(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:  # NaN too
+        raise typer.BadParameter(f"{value} is not in the range 0<x<1.")
+    return value
+
+
 def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
     """Read ``pancreas=pancreas+cancer``; ``spleen`` stands for ``spleen=spleen``."""
     if not texts:
@@ -41,7 +47,7 @@ Classes = Annotated[
     ),
 ]
 DataSetFolder = Annotated[
-    Path, Argument(metavar="FOLDER", help="A data set in any known layout; see 'dataset check'.")
+    Path, Argument(metavar="FOLDER", help="A data set; 'dataset check --help' lists the layouts.")
 ]
 Device = Annotated[
     str,
@@ -109,8 +115,7 @@ Force = Annotated[
 Threshold = Annotated[
     float | None,
     Option(
-        min=0,
-        max=1,
-        help="Probability above which a voxel is pancreas. Default: the model's own.",
+        callback=_threshold,
+        help="Probability above which a voxel is pancreas. Default: the model's own.  [0<x<1]",
     ),
 ]

@@ -59,7 +59,7 @@ def segment(
         Name or path of a model. A `LoadedModel` is not loaded again for the next CT, and stays on
         its own device.
     threshold : float, optional
-        Probability from which a voxel is pancreas, between 0 and 1; None takes the model's.
+        Probability above which a voxel is pancreas, between 0 and 1; None takes the model's.
     postprocess : bool
         Smooth the probability along z, and keep the pieces that are most surely the gland.
     device : str

@@ -31,8 +31,8 @@ def read_image(image: Any) -> tuple[str, str, RawImage]:
             "CTVolume.from_array(array, affine)."
         )
     raise PancreasSegError(
-        f"A {kind.__name__} is not a CT; give a path, an image of nibabel or SimpleITK, or "
-        "CTVolume.from_array(array, affine)."
+        f"An object of type {kind.__name__} is not a CT; give a path, an image of nibabel or "
+        "SimpleITK, or CTVolume.from_array(array, affine)."
     )
 
 

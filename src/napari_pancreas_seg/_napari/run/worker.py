@@ -166,7 +166,7 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
 
 
 def fingerprint(reference: GridReference, volume: CTVolume) -> str:
-    """Name a CT with its voxels; some 20 ms for 512×512×400, where a hash takes 300."""
+    """Name a CT with its voxels, in a fraction of the time that a hash of all would take."""
     flat = volume.hu.reshape(-1).view(np.uint8)
     whole = flat[: len(flat) // 8 * 8].view(np.uint64)
     total = int(np.add.reduce(whole, dtype=np.uint64))
