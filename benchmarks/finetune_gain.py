@@ -84,7 +84,7 @@ def measure(dataset: Path, model: Path, third: str, minutes: float) -> dict[str,
         }
         corrected = write_patients(dataset, folder / "corrected", two, CURVE)
         tuned = folder / "tuned"
-        command = [sys.executable, "-m", "napari_pancreas_seg", "finetune", "--from", str(model)]
+        command = [sys.executable, "-m", "napari_pancreas_seg", "finetune", "--model", str(model)]
         command += ["--data", str(corrected), "-o", str(tuned), "--minutes", f"{minutes:g}"]
         began = time.perf_counter()
         subprocess.run(command, check=True)

@@ -119,7 +119,7 @@ def main() -> None:
     save_mask(mask, load_ct(folder / "cts/P02_base.nii.gz"), path, overwrite=True)
     run(folder, "napari-pancreas-seg report masks/ --ct cts/")
     run(folder, "napari-pancreas-seg report masks/ --pairs pairs.csv")
-    run(folder, "napari-pancreas-seg segment dicom/ -o to_archive/ --format dcm --report")
+    run(folder, "napari-pancreas-seg segment dicom/ -o to_archive/ --format dcm --sr")
     draw_parts(IMAGES / "study_parts.png")
     shoot_page(folder / "masks/index.html", IMAGES / "study_page.png")
 

@@ -20,7 +20,7 @@ def training_parser(description: str, *, steps: int) -> argparse.ArgumentParser:
     parser.add_argument("--window", type=_window, action="append", metavar="LOW:HIGH", help="HU")
     parser.add_argument("--policy", default="auto", help="precision, as in `train`")
     parser.add_argument(
-        "--negatives", action="append", default=[], metavar="FILE[:FIRST[:LAST]]",
+        "--negatives", action="append", default=[], metavar="FILE[:START[:STOP]]",
         help="a CT without pancreas",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)

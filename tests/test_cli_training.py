@@ -23,7 +23,7 @@ def test_a_window_is_two_numbers():
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--labels", "a=+"],
+        ["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--classes", "a=+"],
         ["--all-folds", "--fold", "0"], ["--calibrated-by", "x", "--fold", "1"],
         ["--window", "40"], ["--window", "a:b"], ["--phantoms", "3"],
     ],
@@ -41,7 +41,7 @@ def test_a_command_that_asked_for_no_synthetic_cts_still_runs(tmp_path, capsys):
     assert "No such option" not in said.err and "phantoms" not in said.out
 
 
-@pytest.mark.parametrize("wrong", [["--labels", "pancreas"], ["--layout", "pairs"]])
+@pytest.mark.parametrize("wrong", [["--classes", "pancreas"], ["--layout", "pairs"]])
 def test_references_take_nothing_of_a_data_set(tmp_path, wrong, capsys):
     assert main(["evaluate", str(tmp_path), "--references", str(tmp_path), *wrong]) == 2
     assert "--references" in capsys.readouterr().err

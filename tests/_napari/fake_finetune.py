@@ -22,7 +22,7 @@ def dice(before, after, n):
 
 if __name__ == "__main__":
     arguments = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
-    model = arguments["--from"]
+    model = arguments["--model"]
     assert (Path(arguments["--data"]) / "corrections.json").is_file()
     threading.Thread(target=lambda: (os.read(0, 1), os._exit(130)), daemon=True).start()
     print("a library that prints", flush=True)

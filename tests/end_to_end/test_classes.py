@@ -85,7 +85,7 @@ def test_classes_are_named_alike(
 ) -> None:
     assert main(["evaluate", str(decathlon), "--model", str(bundle)]) == 1
     assert "cancer" in capsys.readouterr().err  # what the data set calls its classes
-    how = ["--labels", "pancreas", "--labels", "tumour=cancer", "-o", str(tmp_path / "e.json")]
+    how = ["--classes", "pancreas", "--classes", "tumour=cancer", "-o", str(tmp_path / "e.json")]
     assert main(["evaluate", str(decathlon), "--model", str(bundle), *how]) == 0
     assert re.search(r"^tumour +[01]\.\d{3}", capsys.readouterr().out, re.MULTILINE)
 

@@ -124,7 +124,7 @@ def test_convert_writes_both_from_the_command_line(tmp_path):
     series = write_series(tmp_path / "ct", uids=False)
     volume = load_ct(series.folder)
     save_mask(gland(volume.grid.shape), volume, tmp_path / "m.nii.gz")
-    run = ["convert", str(tmp_path / "m.nii.gz"), str(tmp_path / "seg.dcm"), "--report"]
+    run = ["convert", str(tmp_path / "m.nii.gz"), str(tmp_path / "seg.dcm"), "--sr"]
     assert cli.main(run) == 1  # no CT
     assert not (tmp_path / "seg.dcm").exists()
     assert cli.main([*run, "--ct", str(series.folder), "--mint-uids"]) == 0

@@ -180,7 +180,7 @@ def test_one_patient_is_learnt_from_and_said_so(
     monkeypatch.setenv("NAPARI_PANCREAS_SEG_MODELS", str(tmp_path / "own"))
     arguments = [
         "finetune",
-        "--from",
+        "--model",
         str(tiny_bundle),
         "--data",
         str(dataset),
@@ -202,7 +202,7 @@ def test_one_patient_is_learnt_from_and_said_so(
 
 
 def test_a_folder_that_is_no_data_set_is_named(tmp_path, tiny_bundle, capsys):
-    arguments = ["finetune", "--from", str(tiny_bundle), "-o", str(tmp_path / "new")]
+    arguments = ["finetune", "--model", str(tiny_bundle), "-o", str(tmp_path / "new")]
     assert main([*arguments, "--data", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
 
@@ -225,7 +225,7 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
     add = ["corrections", "add", str(ct), str(mask), "--slices", "1:3,5", "--folder", str(store)]
     assert main(add) == 0
     assert main(add) == 1 and "replace" in capsys.readouterr().err
-    assert main([*add, "--replace"]) == 0
+    assert main([*add, "--overwrite"]) == 0
     capsys.readouterr()
     assert main(["corrections", "--folder", str(store)]) == 0
     line = capsys.readouterr().out

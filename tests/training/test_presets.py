@@ -61,7 +61,7 @@ def test_organs(there: list[str]) -> None:
     ],
 )
 def test_what_is_lacking_is_said(name: str, there: list[str]) -> None:
-    with pytest.raises(PancreasSegError, match="--labels"):
+    with pytest.raises(PancreasSegError, match="--classes"):
         PRESETS[name].labels(there)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import MintUids, Overwrite, Report, Series
+from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series, StructuredReport
 from napari_pancreas_seg.cli.terminal import quiet, say
 
 
@@ -22,7 +22,7 @@ def convert(
         Path | None, Option(help="The CT of a mask; needed for .dcm, and for the HU in a .csv.")
     ] = None,
     mint_uids: MintUids = False,
-    report: Report = False,
+    report: StructuredReport = False,
     series: Series = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -41,7 +41,7 @@ def check(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="A data set.")],
     output: Output = None,
     layout: Layout = None,
-    labels: Classes = None,
+    classes: Classes = None,
     no_pictures: NoPictures = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -54,12 +54,12 @@ def check(
     """
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 
-    classes = parse_classes(labels)
+    labels = parse_classes(classes)
     with quiet():
         from napari_pancreas_seg.training.data.layouts.checking import check_dataset, table_csv
         from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
-        dataset = open_dataset(folder, classes, layout=layout)
+        dataset = open_dataset(folder, labels, layout=layout)
         pictures = None
         if output is not None:
             pictures = None if no_pictures else output / "pictures"

@@ -36,11 +36,10 @@ Also = Annotated[
         "paired difference.",
     ),
 ]
-AlsoValue = Annotated[
+AlsoLabel = Annotated[
     int | None,
     Option(
         "--label",
-        "--also-value",
         min=1,
         max=255,
         help="Label of the pancreas in --also, if it has several organs.",
@@ -61,8 +60,8 @@ def evaluate(
     references: References = None,
     model: Model = "default",
     also: Also = None,
-    also_value: AlsoValue = None,
-    labels: Classes = None,
+    label: AlsoLabel = None,
+    classes: Classes = None,
     layout: Layout = None,
     output: Output = None,
     markdown: Markdown = None,
@@ -79,9 +78,9 @@ def evaluate(
     """
     from napari_pancreas_seg.io.files import check_target, write_json, write_text
 
-    if references is not None and (labels or layout):
+    if references is not None and (classes or layout):
         raise typer.BadParameter(
-            "--labels and --layout are for a data set, and with --references there is none"
+            "--classes and --layout are for a data set, and with --references there is none"
         )
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
@@ -93,12 +92,12 @@ def evaluate(
             dataset,
             model,
             references=references,
-            labels=parse_classes(labels),
+            labels=parse_classes(classes),
             layout=layout,
             every_patient=every_patient,
             threshold=threshold,
             postprocess=not no_postprocess,
-            also=given_masks(also, also_value, None),
+            also=given_masks(also, label, None),
             on_case=lambda done, total: bar.stage("scoring", done, total),
         )
     page = evaluation_markdown(data)

@@ -24,9 +24,7 @@ Folder = Annotated[
 ]
 
 
-Start = Annotated[
-    str, Option("--model", "--from", metavar="MODEL", help="The model to begin with.")
-]
+Start = Annotated[str, Option("--model", metavar="MODEL", help="The model to begin with.")]
 Data = Annotated[
     Path | None,
     Option(
@@ -211,7 +209,7 @@ def add(
     ] = None,
     folder: Folder = None,
     overwrite: Annotated[
-        bool, Option("--overwrite", "--replace", help="Replace the mask of a CT that is there.")
+        bool, Option("--overwrite", help="Replace the mask of a CT that is there.")
     ] = False,
 ) -> None:
     """Add a CT and its corrected mask.

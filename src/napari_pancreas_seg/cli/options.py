@@ -31,7 +31,7 @@ def parse_classes(texts: list[str] | None) -> dict[str, list[str]] | None:
         name, equals, parts = text.partition("=")
         made_of = [part.strip() for part in (parts if equals else name).split("+")]
         if not name.strip() or not all(made_of) or name.strip() in classes:
-            raise typer.BadParameter(f"--labels wants NAME=CLASS[+CLASS], each once; not '{text}'")
+            raise typer.BadParameter(f"--classes wants NAME=CLASS[+CLASS], each once; not '{text}'")
         classes[name.strip()] = made_of
     return classes
 
@@ -40,7 +40,7 @@ AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 Classes = Annotated[
     list[str] | None,
     Option(
-        "--labels",
+        "--classes",
         metavar="NAME=CLASS[+CLASS]",
         help="A class, and the data set's classes that it is made of; repeatable. Default: "
         "pancreas, with its tumours.",
@@ -91,11 +91,11 @@ OutputFolder = Annotated[
     Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing files.")]
-Report = Annotated[
+StructuredReport = Annotated[
     bool,
     Option(
-        "--report",
-        help="For DICOM-SEG: write the measures too, as a DICOM structured report beside it.",
+        "--sr",
+        help="For DICOM-SEG: write the measures too, as a DICOM structured report (SR) beside it.",
     ),
 ]
 Seed = Annotated[int, Option(min=0, help="Seed of all random numbers.")]

@@ -17,8 +17,8 @@ from napari_pancreas_seg.cli.options import (
     Model,
     NoPostprocess,
     Overwrite,
-    Report,
     Series,
+    StructuredReport,
     Threshold,
 )
 from napari_pancreas_seg.cli.terminal import Bar, quiet, say
@@ -121,7 +121,7 @@ def segment(
     series: Series = None,
     force: Force = False,
     mint_uids: MintUids = False,
-    report: Report = False,
+    report: StructuredReport = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
 ) -> None:

@@ -45,9 +45,9 @@ Preset = Annotated[
 Negatives = Annotated[
     list[str] | None,
     _data(
-        "A CT without pancreas, or its slices FIRST to LAST - 1, counted from the feet and from "
+        "A CT without pancreas, or its slices START to STOP - 1, counted from the feet and from "
         "0; repeatable.",
-        metavar="FILE[:FIRST[:LAST]]",
+        metavar="FILE[:START[:STOP]]",
     ),
 ]
 Cache = Annotated[
@@ -116,7 +116,7 @@ def train(
     resume: Resume = False,
     about: About = None,
     layout: Layout = None,
-    labels: Classes = None,
+    classes: Classes = None,
     preset: Preset = None,
     negatives: Negatives = None,
     cache: Cache = None,
@@ -153,7 +153,7 @@ def train(
     recipe |= {"steps": steps, "steps_per_epoch": steps_per_epoch, "patience": patience}
     if window:
         recipe["windows"] = parse_windows(window)
-    classes = parse_classes(labels)
+    labels = parse_classes(classes)
     options: dict[str, Any] = {"start": start, "negatives": negatives or (), "resume": resume}
     options |= {"devices": devices, "deterministic": deterministic}
     with quiet(), Bar() as bar:
@@ -164,7 +164,7 @@ def train(
         from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run
 
-        data, settings = open_for(dataset, recipe, preset, classes, layout)
+        data, settings = open_for(dataset, recipe, preset, labels, layout)
         n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
         bar.say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
         for note in data.notes:

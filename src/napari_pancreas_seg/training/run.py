@@ -282,7 +282,7 @@ def _read(
     if not slices.present.any():
         raise PancreasSegError(
             f"All masks to train on are empty: none of them shows {classes}. Look at the data set "
-            "with 'dataset check', and choose the classes with --labels."
+            "with 'dataset check', and choose the classes with --classes."
         )
     if validation and not held.shows_something:
         raise PancreasSegError(

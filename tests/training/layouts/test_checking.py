@@ -277,12 +277,12 @@ def test_the_command_fails_where_a_case_is_unusable(pairs, capsys):
 def test_the_command_takes_classes_and_a_layout(writers, phantoms, tmp_path, capsys):
     writers["totalsegmentator"][1](tmp_path, phantoms[:1])
     command = ["dataset", "check", str(tmp_path), "--layout", "totalsegmentator"]
-    assert main([*command, "--labels", "gland=pancreas", "--labels", "vertebrae"]) == 0
+    assert main([*command, "--classes", "gland=pancreas", "--classes", "vertebrae"]) == 0
     assert "gland = pancreas; vertebrae" in capsys.readouterr().out
-    assert main([*command, "--labels", "a=b"]) == 1
+    assert main([*command, "--classes", "a=b"]) == 1
     assert "no class 'b'" in capsys.readouterr().err
     for wrong in ("a=", "=b", "a=b+"):
-        assert main([*command, "--labels", wrong]) == 2
+        assert main([*command, "--classes", wrong]) == 2
     assert main(["dataset", "check", str(tmp_path), "--layout", "paris"]) == 1
     assert main(["dataset", "check", str(tmp_path / "nowhere")]) == 1
 

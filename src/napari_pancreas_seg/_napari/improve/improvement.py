@@ -203,7 +203,7 @@ class Improvement(QObject):
             raise PancreasSegError("A model is learning already; cancel that or wait for its end.")
         if not self.cases:
             raise PancreasSegError("There is no case to learn from yet; add a corrected one first.")
-        options = ["--from", model, "--data", str(self.folder), "--minutes", f"{minutes:g}"]
+        options = ["--model", model, "--data", str(self.folder), "--minutes", f"{minutes:g}"]
         flags = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # on Windows
         try:
             words = tempfile.TemporaryFile()  # noqa: SIM115

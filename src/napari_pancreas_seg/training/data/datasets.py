@@ -217,8 +217,8 @@ def load_negatives(
         found = re.fullmatch(r"(.+?)(?::(\d+))?(?::(\d+))?", text)
         assert found is not None
         volume = load_ct(Path(found[1]))
-        last = min(int(found[3] or volume.grid.shape[0]), volume.grid.shape[0])
-        chosen = np.arange(int(found[2] or 0), last)
+        stop = min(int(found[3] or volume.grid.shape[0]), volume.grid.shape[0])
+        chosen = np.arange(int(found[2] or 0), stop)
         if not chosen.size:
             raise PancreasSegError(f"{text}: no slice is left of {volume.grid.shape[0]}.")
         none = np.zeros(volume.grid.shape, np.uint8)

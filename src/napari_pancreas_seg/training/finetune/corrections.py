@@ -75,7 +75,7 @@ def add_correction(
     known = _find(folder, digest)
     if known is not None and not replace:
         raise PancreasSegError(
-            "This CT is already among your cases; choose to replace its mask (--replace)."
+            "This CT is already among your cases; choose to replace its mask (--overwrite)."
         )
     name = f"case-{digest[:12]}"
     pseudonym = patient or (known.patient if known is not None else name)

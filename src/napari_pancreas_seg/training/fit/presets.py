@@ -43,7 +43,7 @@ class Preset:
             raise PancreasSegError(
                 f"The preset {self.name} needs the {' and the '.join(lacking or self.needed)}, and "
                 f"at least two classes; this data set has {shown or 'none'}. Say which are which "
-                "with --labels NAME=CLASS[+CLASS]."
+                "with --classes NAME=CLASS[+CLASS]."
             )
         notes = (f"Not in this data set, so not learnt: {', '.join(missing)}.",) if missing else ()
         return labels, notes

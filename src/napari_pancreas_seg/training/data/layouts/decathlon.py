@@ -84,7 +84,7 @@ def label_names(data: Mapping[str, Any]) -> dict[int, str]:
         if isinstance(value, list):
             raise PancreasSegError(
                 f"{DESCRIPTION} defines '{key}' as a region of several labels; give every value "
-                "one class of its own (classes are joined with --labels)."
+                "one class of its own (classes are joined with --classes)."
             )
         number, name = (key, value) if isinstance(value, str) else (value, key)
         try:

@@ -161,7 +161,7 @@ def choose_classes(
         if not parts:
             raise PancreasSegError(
                 f"None of this data set's classes is called pancreas: it has {_listed(there)}; "
-                "say which to train with --labels NAME=CLASS[+CLASS]."
+                "say which to train with --classes NAME=CLASS[+CLASS]."
             )
         return {PANCREAS: parts}
     classes = {name: tuple(parts) for name, parts in asked.items()}
