@@ -260,8 +260,8 @@ def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
         )  # fmt: skip
 
     def save(seed: int) -> None:
-        wanted = OutputOptions(attention=True, probability=True, overwrite=True)
-        result.save_result(found(seed), ct, tmp_path / "m.nii.gz", wanted)
+        outputs = OutputOptions(attention=True, probability=True, overwrite=True)
+        result.save_result(found(seed), ct, tmp_path / "m.nii.gz", outputs)
 
     save(1)
     before = content(tmp_path)

@@ -116,8 +116,8 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
         client.run(die_between_mask_and_sidecar, str(marker))
     before = {worker.pid for worker in cluster.workers.values()}
     cases = plan(find_inputs([cts]), tmp_path / "out")
-    wanted = OutputOptions(attention=True, resume=True)
-    arguments = (cluster.scheduler_address, cases, str(tiny_bundle), OPTIONS, wanted)
+    outputs = OutputOptions(attention=True, resume=True)
+    arguments = (cluster.scheduler_address, cases, str(tiny_bundle), OPTIONS, outputs)
     results = {result.case.source.name: result for result in segment_on_cluster(*arguments)}
     assert marker.exists()
     assert {worker.pid for worker in cluster.workers.values()} != before
@@ -261,7 +261,7 @@ def test_what_a_person_puts_there_during_the_run_stays(
         monkeypatch.setattr(segmentation, "iter_segment", slow)
     else:
         put_there()
-    result = cohort_worker.run_case(replace(task, wanted=OutputOptions(resume=resume)))
+    result = cohort_worker.run_case(replace(task, outputs=OutputOptions(resume=resume)))
     assert [task.case.mask.read_bytes()] == put
     if reason is None:
         assert result.error is None and result.measurements["voxels"] > 0
@@ -275,7 +275,7 @@ def test_a_mask_that_is_exported_during_the_run_goes_where_that_is_allowed(
     task.case.mask.parent.mkdir()
     exported = export(task, CARD)
     result = cohort_worker.run_case(
-        replace(task, wanted=OutputOptions(overwrite=True, resume=True))
+        replace(task, outputs=OutputOptions(overwrite=True, resume=True))
     )
     assert result.error is None and task.case.mask.read_bytes() != exported
 

@@ -190,7 +190,7 @@ def test_a_folder_can_be_segmented_into_itself_twice(tmp_path: Path, network: li
         cases = plan(find_inputs([tmp_path]), tmp_path)
         assert [case.source.name for case in cases] == ["a.nii.gz"]
         (result,) = segment_cases(
-            cases, wanted=OutputOptions(probability=True, overwrite=overwrite)
+            cases, outputs=OutputOptions(probability=True, overwrite=overwrite)
         )
         assert (result.error is None) if error is None else (error in str(result.error))
     assert names(tmp_path) == [
@@ -203,7 +203,7 @@ def test_existing_files_fail_before_any_work(kind: str, tmp_path: Path, network:
     (tmp_path / f"a[1]_{kind}").write_text("old")
     source = write_ct(tmp_path / "a[1].nii.gz")
     (result,) = segment_cases(
-        plan(find_inputs([source]), tmp_path), wanted=OutputOptions(attention=True)
+        plan(find_inputs([source]), tmp_path), outputs=OutputOptions(attention=True)
     )
     assert "exists already" in str(result.error)
     assert network == []
@@ -214,7 +214,7 @@ def test_the_ct_is_never_the_target(tmp_path: Path, network: list[Any]) -> None:
     source = write_ct(tmp_path / "a.nii.gz")
     before = source.read_bytes()
     (result,) = segment_cases(
-        plan(find_inputs([source]), source), wanted=OutputOptions(overwrite=True)
+        plan(find_inputs([source]), source), outputs=OutputOptions(overwrite=True)
     )
     assert "CT itself" in str(result.error)
     assert source.read_bytes() == before
@@ -286,11 +286,11 @@ def test_a_folder_of_series_can_be_segmented_into_itself_twice(
         write_series(tmp_path / name)
     for expected in ("new new", "old old"):
         cases = plan(find_inputs([tmp_path]), tmp_path, ".dcm")
-        results = list(segment_cases(cases, "fake", wanted=RESUME))
+        results = list(segment_cases(cases, "fake", outputs=RESUME))
         assert [result.error for result in results] == [None] * 2
         assert what(results) == expected
     assert {"P1_mask.dcm", "P2_mask.dcm"} < set(names(tmp_path))
-    for result in segment_cases(cases, "fake", wanted=replace(RESUME, report=True)):
+    for result in segment_cases(cases, "fake", outputs=replace(RESUME, report=True)):
         assert "without the report that is wanted now" in str(result.error)
 
 
@@ -307,10 +307,10 @@ def folder(tmp_path: Path, network: list[Any]) -> Path:
 
 
 def run(
-    folder: Path, out: Path, options: Options | None = None, workers: int = 2, **wanted: bool
+    folder: Path, out: Path, options: Options | None = None, workers: int = 2, **outputs: bool
 ) -> list[CaseResult]:
     cases = plan(find_inputs([folder]), out)
-    asked = OutputOptions(resume=True, **wanted)
+    asked = OutputOptions(resume=True, **outputs)
     return list(segment_cases(cases, "fake", options, asked, workers=workers))
 
 
@@ -502,7 +502,7 @@ def test_masks_with_detached_headers_go_on_with_overwrite(
     cases = plan(find_inputs([folder]), out, suffix)
 
     def again() -> str:
-        return what(list(segment_cases(cases, wanted=replace(RESUME, overwrite=True))))
+        return what(list(segment_cases(cases, outputs=replace(RESUME, overwrite=True))))
 
     assert again() == "new new new"
     assert again() == "old old old"
@@ -526,13 +526,13 @@ def test_a_detached_header_that_a_kill_has_torn_is_done_again(
     with monkeypatch.context() as patch:
         die_when_moved(moved, patch)
         with pytest.raises(Killed):
-            list(segment_cases(cases, wanted=RESUME))
+            list(segment_cases(cases, outputs=RESUME))
     assert len([name for name in names(out) if name[0] != "."]) == moved
     header = (out / f"a_mask{suffix}").read_bytes()
     (out / f"a_mask{suffix}").write_bytes(b"by hand")
-    assert what(list(segment_cases(cases, wanted=RESUME))) == "failed"
+    assert what(list(segment_cases(cases, outputs=RESUME))) == "failed"
     (out / f"a_mask{suffix}").write_bytes(header)
-    assert what(list(segment_cases(cases, wanted=RESUME))) == "new"
+    assert what(list(segment_cases(cases, outputs=RESUME))) == "new"
     assert len(names(out)) == 3
 
 

@@ -141,8 +141,8 @@ def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
     cases = plan(find_inputs([series.folder]), out, ".dcm")
 
     def run(**more):
-        wanted = OutputOptions(report=True, resume=True, **more)
-        (result,) = segment_cases(cases, str(tiny_bundle), wanted=wanted)
+        outputs = OutputOptions(report=True, resume=True, **more)
+        (result,) = segment_cases(cases, str(tiny_bundle), outputs=outputs)
         return result
 
     first = run()
@@ -160,7 +160,7 @@ def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
     (nifti,) = segment_cases(
         plan(find_inputs([series.folder]), tmp_path / "nii"),
         str(tiny_bundle),
-        wanted=OutputOptions(report=True),
+        outputs=OutputOptions(report=True),
     )
     assert "its name must end in .dcm" in nifti.error
 

@@ -691,7 +691,7 @@ def test_a_file_of_the_ct_is_no_output(tmp_path: Path, monkeypatch: pytest.Monke
     series = write_series(tmp_path / "ct", names=lambda k: f"{k}.dcm")
     before = series.files[2].read_bytes()
     cases = plan(find_inputs([series.folder]), series.files[2])
-    (result,) = segment_cases(cases, wanted=OutputOptions(overwrite=True))
+    (result,) = segment_cases(cases, outputs=OutputOptions(overwrite=True))
     assert result.error is not None and "never overwritten" in result.error
     assert series.files[2].read_bytes() == before
 
@@ -704,7 +704,7 @@ def test_segmenting_a_series_without_uids(tmp_path: Path, tiny_bundle: Path) -> 
 
     series = write_series(tmp_path / "ct", body((64, 60, 6)), uids=False)
     cases = plan(find_inputs([series.folder]), tmp_path / "seg.dcm")
-    (result,) = segment_cases(cases, str(tiny_bundle), wanted=OutputOptions(mint_uids=True))
+    (result,) = segment_cases(cases, str(tiny_bundle), outputs=OutputOptions(mint_uids=True))
     assert result.error is None and MINTED in result.notes
     sidecar = (tmp_path / "seg.json").read_text(encoding="utf-8")
     assert MINTED in sidecar and "SYNTHETIC" not in sidecar

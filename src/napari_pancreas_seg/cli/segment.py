@@ -163,18 +163,18 @@ def segment(
     )
     cases = plan(find_inputs(asked), output, format, series, force)
     in_folder = any(case.mask != output for case in cases)
-    wanted = OutputOptions(
+    outputs = OutputOptions(
         attention, probability, overwrite, mint_uids, in_folder, report, pictures=in_folder
     )
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
         how: dict[str, Any] = {"on_progress": bar.show}
         if scheduler is None:
             how["workers"] = WORKERS if workers is None else workers
-            results = segment_cases(cases, model, options, wanted, **how)
+            results = segment_cases(cases, model, options, outputs, **how)
         else:
             from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 
-            results = segment_on_cluster(scheduler, cases, model, options, wanted, **how)
+            results = segment_on_cluster(scheduler, cases, model, options, outputs, **how)
         with contextlib.closing(results):
             table = CohortTable(output / TABLE, cases) if in_folder else None
             ended = follow(results, len(cases), table, bar)

@@ -52,8 +52,8 @@ def run_demo(
     start = time.perf_counter()
     found = exhaust(segmentation.iter_segment(volume, model, Options(device=device)), progress)
     seconds = time.perf_counter() - start
-    wanted = OutputOptions(attention=True, overwrite=True)
-    written, _ = save_result(found, volume, folder / "phantom_pancreas.nii.gz", wanted)
+    outputs = OutputOptions(attention=True, overwrite=True)
+    written, _ = save_result(found, volume, folder / "phantom_pancreas.nii.gz", outputs)
 
     dice = metrics.dice(found.mask, sample.mask)
     reference_ml = np.count_nonzero(sample.mask) * volume.grid.voxel_volume_mm3 / 1000

@@ -55,7 +55,7 @@ class PreviousResult:
 
 
 def find_previous(
-    case: Case, card: Mapping[str, Any], options: Options, wanted: OutputOptions
+    case: Case, card: Mapping[str, Any], options: Options, outputs: OutputOptions
 ) -> PreviousResult | None:
     """Find the earlier result of a case without reading its CT; None if there is none of ours."""
     if not case.mask.is_file():
@@ -68,8 +68,8 @@ def find_previous(
     stamp = left.get("source_stamp")
     difference = (
         _other_method(record, left, card, options)
-        or _missing(case, left, wanted)
-        or ("by another hand" if wanted.overwrite and not _same_mask(case.mask, left) else None)
+        or _missing(case, left, outputs)
+        or ("by another hand" if outputs.overwrite and not _same_mask(case.mask, left) else None)
     )
     certain = stamp is not None and stamp == source_stamp(case.source, case.series)
     if not certain and difference is None and _other_size(case.source, record):
@@ -77,33 +77,33 @@ def find_previous(
     return PreviousResult(case, record, difference, certain)
 
 
-def check_free(case: Case, wanted: OutputOptions) -> Path | None:
+def check_free(case: Case, outputs: OutputOptions) -> Path | None:
     """Refuse a case with files in its way; return the folder of a killed run that left them."""
     files = case.mask, case.maps, case.source
     try:
-        saving.check_targets(*files, wanted)
+        saving.check_targets(*files, outputs)
     except PancreasSegError:
-        interrupted = _find_interrupted(case, wanted) if wanted.resume else None
+        interrupted = _find_interrupted(case, outputs) if outputs.resume else None
         if interrupted is None:
             raise
-        saving.check_targets(*files, replace(wanted, overwrite=True))
+        saving.check_targets(*files, replace(outputs, overwrite=True))
         return interrupted
     return None
 
 
-def _find_interrupted(case: Case, wanted: OutputOptions) -> Path | None:
+def _find_interrupted(case: Case, outputs: OutputOptions) -> Path | None:
     """Find the hidden folder of a run that was killed while it moved the files of a case."""
     if case.sidecar.exists():
         return None
     for path in case.mask.parent.glob(f".*.part/{glob.escape(case.sidecar.name)}"):
         record = read_sidecar(path)
         left = None if record is None else record.get("resume")
-        if isinstance(left, Mapping) and _came_from(path.parent, case, wanted, left):
+        if isinstance(left, Mapping) and _came_from(path.parent, case, outputs, left):
             return path.parent
     return None
 
 
-def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[str, Any]) -> bool:
+def _came_from(folder: Path, case: Case, outputs: OutputOptions, left: Mapping[str, Any]) -> bool:
     """Whether the files in the way of a case came from a hidden folder."""
     if not (
         _same_mask(case.mask, left, folder)
@@ -116,7 +116,7 @@ def _came_from(folder: Path, case: Case, wanted: OutputOptions, left: Mapping[st
     made += [case.attention(k).name for k in range(1, _attention_maps(left) + 1)]
     return all(
         path.name in made and not (folder / path.name).exists()
-        for path in saving.more_targets(case.mask, case.maps, wanted)
+        for path in saving.more_targets(case.mask, case.maps, outputs)
         if path.exists()
     )
 
@@ -175,13 +175,13 @@ def _other_method(
     return f"with other options ({', '.join(differing)})" if differing else None
 
 
-def _missing(case: Case, left: Mapping[str, Any], wanted: OutputOptions) -> str | None:
-    number = _attention_maps(left) if wanted.attention else 0
-    maps = [case.probability] if wanted.probability else []
+def _missing(case: Case, left: Mapping[str, Any], outputs: OutputOptions) -> str | None:
+    number = _attention_maps(left) if outputs.attention else 0
+    maps = [case.probability] if outputs.probability else []
     maps += [case.attention(k) for k in range(1, number + 1)]
     if number < 0 or not all(path.is_file() for path in maps):
         return "without the maps that are wanted now"
-    if wanted.report and not report_path(case.mask).is_file():
+    if outputs.report and not report_path(case.mask).is_file():
         return "without the report that is wanted now"
     return None
 

@@ -28,7 +28,7 @@ def segment_cases(
     cases: Sequence[Case],
     model: str = "default",
     options: Options | None = None,
-    wanted: OutputOptions | None = None,
+    outputs: OutputOptions | None = None,
     *,
     workers: int = WORKERS,
     on_progress: Callable[[int, Progress], None] | None = None,
@@ -51,8 +51,8 @@ def segment_cases(
         return LoadedModel(model, asked.device)
 
     workers = 0 if len(cases) < 2 else max(0, workers)
-    wanted = wanted or OutputOptions()
-    segmenter = CaseSegmenter(network, card, asked, wanted, workers, on_progress)
+    outputs = outputs or OutputOptions()
+    segmenter = CaseSegmenter(network, card, asked, outputs, workers, on_progress)
     works = (CaseInWork(index, case) for index, case in enumerate(cases))
     for work in overlap(works, segmenter, workers):
         assert work.result is not None

@@ -93,7 +93,7 @@ class CaseSegmenter:
     network: Callable[[], LoadedModel]
     card: Mapping[str, Any]
     options: Options
-    wanted: OutputOptions
+    outputs: OutputOptions
     beside: int = 0
     report: Callable[[int, Progress], None] | None = None
 
@@ -109,7 +109,7 @@ class CaseSegmenter:
         """Finish a case that is certainly done; refuse it if files are in the way."""
         previous = self.previous(work.case)
         if previous is None:
-            check_free(work.case, self.wanted)
+            check_free(work.case, self.outputs)
         elif previous.done:
             work.finish(_done_before(previous))
         return previous
@@ -135,9 +135,9 @@ class CaseSegmenter:
             if is_sidecar(case.sidecar, volume):
                 work.finish(_done_before(previous))
                 return
-            if not self.wanted.overwrite:
+            if not self.outputs.overwrite:
                 raise previous.refusal()
-        volume = prepare(volume, case.mask, mint_uids=self.wanted.mint_uids)
+        volume = prepare(volume, case.mask, mint_uids=self.outputs.mint_uids)
         needed = _bytes_needed(volume.grid.shape, 0 if alone else self.beside)
         check_fits(case.source.name, needed, "Segmenting it")
         work.volume, work.stamp = volume, stamp
@@ -174,37 +174,37 @@ class CaseSegmenter:
         work.finish(result)
 
     def _write(self, work: CaseInWork) -> CaseResult:
-        case, volume, found, wanted = work.case, work.volume, work.found, self.wanted
+        case, volume, found, outputs = work.case, work.volume, work.found, self.outputs
         assert volume is not None and found is not None
         # Asked again: another attempt, or a person, may have been here since.
         previous = self.previous(case)
         if previous is not None and (previous.done or is_sidecar(case.sidecar, volume)):
             return _done_before(previous)
-        interrupted = check_free(case, wanted)
+        interrupted = check_free(case, outputs)
         files, record = save_result(
             found,
             volume,
             case.mask,
-            wanted if interrupted is None else replace(wanted, overwrite=True),
+            outputs if interrupted is None else replace(outputs, overwrite=True),
             maps=case.maps,
             seconds=work.stages,
             stamp=work.stamp,
         )
         if interrupted is not None:
             shutil.rmtree(interrupted, ignore_errors=True)
-        if wanted.pictures:
+        if outputs.pictures:
             draw_case(case, volume, found.mask)
         notes = tuple(dict.fromkeys((*volume.notes, *found.notes)))
         return replace(recorded(case, record, files), notes=notes)
 
     def previous(self, case: Case) -> PreviousResult | None:
         """The result of an earlier run, if it may stay; files in the way are refused."""
-        if not self.wanted.resume:
+        if not self.outputs.resume:
             return None
-        previous = find_previous(case, self.card, self.options, self.wanted)
+        previous = find_previous(case, self.card, self.options, self.outputs)
         if previous is None or previous.difference is None:
             return previous
-        if not self.wanted.overwrite:
+        if not self.outputs.overwrite:
             raise previous.refusal()
         return None
 

@@ -68,15 +68,15 @@ class LoadedModel:
         options = options or Options(first_slice=0)
         _, height, width = volume.grid.shape
         centre = (height / 2, width / 2)
-        canvas = FrameCrop(frame_around(centre, (height, width), volume.spacing, self.frame))
+        crop = FrameCrop(frame_around(centre, (height, width), volume.spacing, self.frame))
         part = options.region(volume.grid.shape)[0]
         sizes = {min(options.batch_size or self.device.batch_size, part.stop - part.start)}
         if options.first_slice is not None:
             sizes.add(1)
         for size in sizes:
-            self.predict(np.zeros((size, *canvas.shape), np.int16), canvas, 0)
+            self.predict(np.zeros((size, *crop.shape), np.int16), crop, 0)
 
-    def predict(self, hu: Array, canvas: FrameCrop, shift: int) -> dict[str, Array]:
+    def predict(self, hu: Array, crop: FrameCrop, shift: int) -> dict[str, Array]:
         """Run the network on slices from `FrameCrop.cut`; maps (B, h, w, ...) in float16."""
         with self.device.scope():
-            return self.predictor.predict_batch(hu, canvas.rows, canvas.columns, shift)
+            return self.predictor.predict_batch(hu, crop.rows, crop.columns, shift)

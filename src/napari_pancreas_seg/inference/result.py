@@ -188,8 +188,8 @@ class Segmentation:
         PancreasSegError
             If a file exists already or cannot be written.
         """
-        wanted = OutputOptions(attention, probability, overwrite)
-        return save_result(self, self._ct(), path, wanted)[0]
+        outputs = OutputOptions(attention, probability, overwrite)
+        return save_result(self, self._ct(), path, outputs)[0]
 
     def mask_image(self) -> nibabel.Nifti1Image:
         """The mask as a nibabel image, uint8, in the axis order and with the affine of the CT.
@@ -333,7 +333,7 @@ def save_result(
     found: Segmentation,
     volume: CTVolume,
     mask: str | Path,
-    wanted: OutputOptions,
+    outputs: OutputOptions,
     *,
     maps: str | None = None,
     seconds: Mapping[str, float] | None = None,
@@ -346,16 +346,16 @@ def save_result(
     """
     mask = Path(mask)
     maps = stem(mask) if maps is None else maps
-    saving.check_targets(mask, maps, volume.source.path, wanted)
-    volume = saving.prepare(volume, mask, mint_uids=wanted.mint_uids)
+    saving.check_targets(mask, maps, volume.source.path, outputs)
+    volume = saving.prepare(volume, mask, mint_uids=outputs.mint_uids)
     record = describe(volume, found, seconds=seconds)
-    reports = [report_path(mask)] if wanted.report else []
-    more = {saving.probability_path(mask, maps): found.probability} if wanted.probability else {}
-    for number, gate in enumerate(found.attention if wanted.attention else (), start=1):
+    reports = [report_path(mask)] if outputs.report else []
+    more = {saving.probability_path(mask, maps): found.probability} if outputs.probability else {}
+    for number, gate in enumerate(found.attention if outputs.attention else (), start=1):
         more[saving.attention_path(mask, maps, number)] = gate
     sidecar = saving.sidecar_path(mask)
     # The sidecar comes last: where it is, the case is complete.
-    with all_or_none(mask.parent, last=sidecar.name, overwrite=wanted.overwrite) as folder:
+    with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
         for path in reports:
             from napari_pancreas_seg.io.dicom.report import write_report
@@ -368,9 +368,9 @@ def save_result(
             "source_stamp": stamp,
             "card_sha256": saving.card_sha256(found.model),
             "mask_sha256": saving.mask_sha256(folder / mask.name),
-            "probability": wanted.probability,
-            "report": wanted.report,
-            "attention": len(found.attention) if wanted.attention else -1,  # -1: not asked for
+            "probability": outputs.probability,
+            "report": outputs.report,
+            "attention": len(found.attention) if outputs.attention else -1,  # -1: not asked for
         }
         saving.write_sidecar(folder / sidecar.name, record)
     return [mask, *reports, *more, sidecar], record

@@ -59,25 +59,25 @@ def _map_suffix(mask: Path) -> str:
     return suffix if suffix.lower() in VOLUME_SUFFIXES else ".nii.gz"
 
 
-def more_targets(mask: Path, maps: str, wanted: OutputOptions) -> list[Path]:
+def more_targets(mask: Path, maps: str, outputs: OutputOptions) -> list[Path]:
     """What is written beside a mask and its sidecar."""
-    targets = [report_path(mask)] if wanted.report else []
-    targets += [probability_path(mask, maps)] if wanted.probability else []
-    if wanted.attention:
+    targets = [report_path(mask)] if outputs.report else []
+    targets += [probability_path(mask, maps)] if outputs.probability else []
+    if outputs.attention:
         # How many gates there are is known when the model is loaded; any file of an earlier
         # run is in the way.
         targets += sorted(mask.parent.glob(f"{glob.escape(maps)}_attention_*"))
     return targets
 
 
-def check_targets(mask: Path, maps: str, source: Path | None, wanted: OutputOptions) -> None:
+def check_targets(mask: Path, maps: str, source: Path | None, outputs: OutputOptions) -> None:
     """Refuse, with one sentence, files that exist already or are the CT itself."""
-    for path in (mask, sidecar_path(mask), *more_targets(mask, maps, wanted)):
+    for path in (mask, sidecar_path(mask), *more_targets(mask, maps, outputs)):
         if source is not None and same_file(path, source):
             raise PancreasSegError(
                 f"'{path.name}' is the CT itself and is never overwritten; choose another output."
             )
-        check_target(path, overwrite=wanted.overwrite)
+        check_target(path, overwrite=outputs.overwrite)
 
 
 def prepare(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:

@@ -54,7 +54,7 @@ def segment_on_cluster(
     cases: Sequence[Case],
     model: str = "default",
     options: Options | None = None,
-    wanted: OutputOptions | None = None,
+    outputs: OutputOptions | None = None,
     *,
     timeout_s: float = 20.0,
     on_progress: Callable[[int, Progress], None] | None = None,
@@ -65,7 +65,7 @@ def segment_on_cluster(
     cases = [
         replace(case, source=case.source.absolute(), mask=case.mask.absolute()) for case in cases
     ]
-    here = CaseSegmenter(_no_network, bundle.card, asked, wanted or OutputOptions())
+    here = CaseSegmenter(_no_network, bundle.card, asked, outputs or OutputOptions())
     with _connected(scheduler, timeout_s) as client:
         plugin = ModelPlugin(bundle, asked.device)
         _prepare(client, scheduler, cases, plugin)
@@ -91,7 +91,7 @@ def _task(here: CaseSegmenter, case: Case, plugin: str) -> ClusterTask | CaseRes
         previous = here.begin(work)
     except Exception as error:
         return failure(case, error, start)
-    return work.result or ClusterTask(case, here.options, here.wanted, plugin, previous is None)
+    return work.result or ClusterTask(case, here.options, here.outputs, plugin, previous is None)
 
 
 def _run(client: Client, tasks: Mapping[int, ClusterTask]) -> Iterator[tuple[int, CaseResult]]:

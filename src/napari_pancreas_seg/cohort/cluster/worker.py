@@ -57,7 +57,7 @@ class ClusterTask:
 
     case: Case
     options: Options
-    wanted: OutputOptions
+    outputs: OutputOptions
     plugin: str
     fresh: bool
 
@@ -69,9 +69,9 @@ def run_case(task: ClusterTask) -> CaseResult:
     threads = max(1, int(worker.state.nthreads))
     # Of another attempt at this case, what is complete is kept, and what is torn is replaced;
     # what anyone else has put there meanwhile is in the way, as it would be on one machine.
-    wanted = replace(task.wanted, resume=task.wanted.resume or task.fresh)
+    outputs = replace(task.outputs, resume=task.outputs.resume or task.fresh)
     segmenter = CaseSegmenter(
-        plugin.network, plugin.bundle.card, task.options, wanted, beside=threads - 1
+        plugin.network, plugin.bundle.card, task.options, outputs, beside=threads - 1
     )
     work = CaseInWork(0, task.case)
     segmenter.read(work, alone=threads == 1)

@@ -127,17 +127,17 @@ def evaluate(
     used = float(loaded.card["threshold"]) if threshold is None else threshold
     if also is not None and not any(_find(also, case.ct) for case in cases):
         raise PancreasSegError(_NO_MASKS.format(also.folder))
-    tally = _Tally(loaded.classes, also)
+    scores = _EvaluationScores(loaded.classes, also)
     for done, case in enumerate(cases, start=1):
-        tally.score(case, lambda ct: segment(ct, loaded, threshold=used, postprocess=postprocess))
+        scores.score(case, lambda ct: segment(ct, loaded, threshold=used, postprocess=postprocess))
         on_case(done, len(cases))
-    if not tally.model:
-        raise PancreasSegError(f"No case could be scored. {next(iter(tally.failed.values()))}")
-    trained_on = sorted(p for p in tally.model if was_seen(p, known))
+    if not scores.model:
+        raise PancreasSegError(f"No case could be scored. {next(iter(scores.failed.values()))}")
+    trained_on = sorted(p for p in scores.model if was_seen(p, known))
     how |= {
         "postprocessing": "as by default" if postprocess else "none",
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
-        **tally.how(),
+        **scores.how(),
     }
     card = loaded.card
     return {
@@ -147,8 +147,8 @@ def evaluate(
         "recipe": card.get("training", {}).get("recipe"),
         "cases": len(cases),
         "how": how,
-        **tally.figures(),
-        "cost": _cost(loaded, tally.seconds),
+        **scores.figures(),
+        "cost": _cost(loaded, scores.seconds),
     }
 
 
@@ -237,7 +237,7 @@ def was_seen(patient: str, seen: Set[str]) -> bool:
 
 
 @dataclass
-class _Tally:
+class _EvaluationScores:
     """What was counted of each patient; `lacking` are those without a mask of another program."""
 
     known: Classes
