@@ -6,7 +6,7 @@ the left. Getting there only flips and permutes axes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -108,7 +108,7 @@ class Grid:
 class ScalarMap:
     """A map in [0, 1] (rows, H, W), float16, NaN if not computed; axes parallel to the CT's."""
 
-    values: Array
+    values: Array = field(repr=False)
     grid: Grid
 
 
@@ -131,6 +131,13 @@ class OnSourceGrid:
     grid: Grid
     source: Source
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        spacing = ", ".join(f"{mm:.3g}" for mm in self.spacing)
+        return (
+            f"{type(self).__name__}(shape={self.grid.shape}, spacing_mm=({spacing}), "
+            f"format={self.source.format!r}, notes={len(self.notes)})"
+        )
 
     @property
     def spacing(self) -> Spacing:
@@ -186,7 +193,7 @@ class OnSourceGrid:
         return volume
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume(OnSourceGrid):
     """A mask (values: uint8 labels) or a map (float32, 0 to 1) in display order; see `CTVolume`."""
 
@@ -196,7 +203,7 @@ class Volume(OnSourceGrid):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CTVolume(OnSourceGrid):
     """A CT in Hounsfield units and display order.
 

@@ -36,7 +36,22 @@ def test_the_mask_is_an_image_on_the_cts_own_grid(ct, model):
     np.testing.assert_allclose(image.affine, source.affine, atol=1e-6)
     assert nib.aff2axcodes(image.affine) == nib.aff2axcodes(source.affine)
     np.testing.assert_array_equal(np.asarray(image.dataobj), result.ct.to_source_order(result.mask))
-    assert image.header.get_xyzt_units()[0] == "mm"
+    for code in ("sform_code", "qform_code"):
+        assert image.header[code] == source.header[code]
+
+
+def test_a_result_and_its_ct_are_shown_in_a_line_each(ct, model):
+    result = nps.segment(ct, model, threshold=0.3, postprocess=False)
+    quality, volume = result.quality, nps.load_ct(ct)
+    assert repr(result) == (
+        f"Segmentation(shape=(9, 80, 60), model='tiny 0', volume_ml={result.volume_ml:.1f}, "
+        f"expected_dice={quality['expected_dice']}, noticed={len(quality['noticed'])})"
+    )
+    notes = f"notes={len(volume.notes)}"
+    assert repr(volume) == (
+        f"CTVolume(shape={volume.grid.shape}, spacing_mm=(4, 3, 3), format='nifti', {notes})"
+    )
+    assert max(len(repr(part)) for part in (result, volume, result.probability)) < 400
 
 
 def test_a_path_and_images_give_the_same_mask(ct, model):

@@ -131,9 +131,34 @@ def test_every_field_of_geometry_is_copied_and_nothing_else(
     assert after.shape == before.shape == (*shape, *extra)
     for name in GEOMETRY:
         assert after.header[name].tolist() == before.header[name].tolist(), name
+    assert_same_image(io.mask_image(np.uint8(volume.hu > 0), volume), after)
     np.testing.assert_array_equal(np.asarray(after.dataobj), np.asarray(before.dataobj) > 0)
     assert b"doe" not in mask_path.read_bytes().lower()
     assert bool(volume.notes) == (codes == (0, 0))
+
+
+def assert_same_image(found: nib.Nifti1Image, saved: nib.Nifti1Image) -> None:
+    """What nibabel gets from us in memory is what it reads from our file."""
+    assert type(found) is type(saved) and found.get_data_dtype() == saved.get_data_dtype()
+    for name in GEOMETRY:
+        assert found.header[name].tolist() == saved.header[name].tolist(), name
+    assert found.affine.tobytes() == saved.affine.tobytes()
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(saved.dataobj))
+
+
+def test_the_image_of_a_mask_is_mended_as_nibabel_mends_a_file(
+    body: Callable, tmp_path: Path
+) -> None:
+    image = nib.Nifti1Image(body((20, 20, 6)), None)
+    image.set_sform(None, 0)
+    image.set_qform(np.diag([-1.0, -1, 3, 1]), 1)
+    nib.save(image, tmp_path / "ct.nii")
+    with open(tmp_path / "ct.nii", "r+b") as file:
+        file.seek(76)  # pixdim[0], which should be 1 or -1
+        file.write(np.float32(0).tobytes())
+    volume = io.load_ct(tmp_path / "ct.nii")
+    path = io.save_mask(volume.hu > 0, volume, tmp_path / "mask.nii")
+    assert_same_image(io.mask_image(np.uint8(volume.hu > 0), volume), nib.load(path))
 
 
 def test_qform_and_sform_that_disagree_are_noted(body: Callable, tmp_path: Path) -> None:
@@ -167,6 +192,8 @@ def test_volume_made_in_memory(body: Callable, tmp_path: Path) -> None:
     again = io.load_ct(tmp_path / "ct.nii.gz")
     np.testing.assert_array_equal(again.hu, volume.hu)
     assert again.grid.same_as(volume.grid)
+    held = io.mask_image(np.uint8(volume.hu > 0), volume)
+    assert_same_image(held, nib.load(tmp_path / "mask.nii.gz"))
     mask = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
     assert sitk.ReadImage(str(tmp_path / "ct.nii.gz")).GetOrigin() == mask.GetOrigin()
     np.testing.assert_allclose(mask.GetSpacing(), SPACING, rtol=1e-5)

@@ -19,7 +19,7 @@ from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
-from napari_pancreas_seg.io import report_path, save_map, save_mask, stem
+from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
@@ -135,6 +135,15 @@ class Segmentation:
     scan: Mapping[str, Any] = field(default_factory=dict)
     ct: CTVolume | None = None
 
+    def __repr__(self) -> str:
+        name, version = (self.model.get(key) for key in ("name", "version"))
+        quality = self.quality
+        return (
+            f"Segmentation(shape={self.mask.shape}, model='{name} {version}', "
+            f"volume_ml={self.volume_ml:.1f}, expected_dice={quality['expected_dice']}, "
+            f"noticed={len(quality['noticed'])})"
+        )
+
     @property
     def slices_seen(self) -> int:
         """Number of slices that the network has seen."""
@@ -192,19 +201,14 @@ class Segmentation:
         return save_result(self, self._ct(), path, outputs)[0]
 
     def mask_image(self) -> nibabel.Nifti1Image:
-        """The mask as a nibabel image, uint8, in the axis order and with the affine of the CT.
+        """The mask as a nibabel image, uint8: what nibabel reads from the file of `save`.
 
         Raises
         ------
         PancreasSegError
             If this result does not hold its CT.
         """
-        import nibabel
-
-        ct = self._ct()
-        image = nibabel.Nifti1Image(ct.to_source_order(self.mask), ct.source.affine)
-        image.header.set_xyzt_units("mm")
-        return image
+        return mask_image(self.mask, self._ct())
 
     def _ct(self) -> CTVolume:
         if self.ct is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from napari_pancreas_seg.io.suffixes import (
 )
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume
+
+if TYPE_CHECKING:
+    import nibabel
 
 VOLUME_SUFFIXES = VOLUME
 """Endings of the files that a CT or a map can be written to."""
@@ -168,9 +171,8 @@ def save_map(
     if path.name.lower().endswith(NIFTI):
         stored = np.rint(values / MAP_SLOPE).astype(np.int16)
         array, affine = like.grid_to_source_order(stored, scalar_map.grid)
-        nifti_write.write(
-            array, affine, path, slope=MAP_SLOPE, code=_world(like), overwrite=overwrite
-        )
+        header = nifti_write.header_of(array.shape, affine, _world(like))
+        nifti_write.write(array, header, path, slope=MAP_SLOPE, overwrite=overwrite)
     else:
         array, affine = like.grid_to_source_order(values, scalar_map.grid)
         itk_write.write(array, affine, path, content=MAP_CONTENT, overwrite=overwrite)
@@ -206,10 +208,20 @@ def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -
 def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:
     if not path.name.lower().endswith(NIFTI):
         itk_write.write(array, like.source.affine, path, overwrite=overwrite)
-    elif like.source.format == "nifti" and like.source.header is not None:
-        nifti_write.write_like(like.source.header, array, path, overwrite=overwrite)
     else:
-        nifti_write.write(array, like.source.affine, path, overwrite=overwrite)
+        nifti_write.write(array, _nifti_header(like), path, overwrite=overwrite)
+
+
+def mask_image(mask: Labels, like: OnSourceGrid) -> nibabel.Nifti1Image:
+    """A mask (Z, Y, X) as nibabel reads it from the NIfTI that `save_mask` writes."""
+    return nifti_write.image_of(like.to_source_order(mask), _nifti_header(like))
+
+
+def _nifti_header(like: OnSourceGrid) -> Any:
+    source = like.source
+    if source.format == "nifti" and source.header is not None:
+        return nifti_write.header_like(source.header)
+    return nifti_write.header_of(source.shape, source.affine)
 
 
 def _world(like: OnSourceGrid) -> int:
