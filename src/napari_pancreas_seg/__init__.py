@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from napari_pancreas_seg._version import __version__
+
 if TYPE_CHECKING:
     from napari_pancreas_seg.errors import PancreasSegError
     from napari_pancreas_seg.inference.finishing import remask
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.mask.metrics import dice
     from napari_pancreas_seg.model.bundle import list_models
     from napari_pancreas_seg.volume import CTVolume, Grid
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("PancreasSegError",),

@@ -93,7 +93,7 @@ class _PlainHelp(TyperCommand):
 
 def _version(asked: bool) -> None:
     if asked:
-        from napari_pancreas_seg import __version__
+        from napari_pancreas_seg._version import __version__
 
         typer.echo(f"napari-pancreas-seg {__version__}")
         raise typer.Exit

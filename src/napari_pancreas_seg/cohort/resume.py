@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg import __version__
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cohort.cases import Case, is_ours
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-import napari_pancreas_seg
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.card import check_card
@@ -52,7 +52,7 @@ def first_card(
             "layout": data.layout,
             "recipe": recipe,
             "machine": f"{platform.machine()}, {keras.backend.backend()}",
-            "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
+            "program": f"napari-pancreas-seg {__version__}",
         },
         "weights_sha256": "",
     }

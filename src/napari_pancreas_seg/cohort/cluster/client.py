@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from napari_pancreas_seg import __version__
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter, failure
 from napari_pancreas_seg.errors import PancreasSegError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin, get_worker
 
-from napari_pancreas_seg import __version__
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from napari_pancreas_seg import __version__
+from napari_pancreas_seg._version import __version__
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription

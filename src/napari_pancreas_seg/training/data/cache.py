@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import napari_pancreas_seg
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.arrays import Bytes, Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
@@ -130,7 +130,7 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
             f"Case {case.name}: '{Path(error.filename or '').name}' cannot be read: "
             f"{explain_os_error(error)}."
         ) from error
-    made = [FORMAT, napari_pancreas_seg.__version__, case, case.slices, settings]
+    made = [FORMAT, __version__, case, case.slices, settings]
     digest.update(json.dumps(made, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:40]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-import napari_pancreas_seg
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.training.judge.scores import rounded
 
 
@@ -64,7 +64,7 @@ def finetuned_card(
         **about,
         **{key: {**rounded(gain.to_dict()), "what": _WHAT[key]} for key, gain in gains.items()},
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "program": f"napari-pancreas-seg {napari_pancreas_seg.__version__}",
+        "program": f"napari-pancreas-seg {__version__}",
     }
     for key in ("validation", "confidence"):
         if isinstance(given.get(key), Mapping):
