@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -214,15 +215,31 @@ def _read_package() -> tuple[dict[str, str], frozenset[str]]:
 
 
 def circles(sources: Mapping[str, str], packages: frozenset[str]) -> list[str]:
-    """Modules that import each other by way of any others, for types and in functions too."""
-    reached = {
-        module: {
-            max(loaded, key=len)
-            for item in imports_of(module, text, is_package=module in packages)
-            if (loaded := _loaded_by(item.name, sources))
-        }
-        for module, text in sources.items()
-    }
+    """Modules, and folders side by side, that import each other by way of any others.
+
+    Imports for types and in functions count.
+    """
+    modules: dict[str, set[str]] = {module: set() for module in sources}
+    folders: dict[str, set[str]] = {package: set() for package in packages}
+    for module, text in sources.items():
+        for item in imports_of(module, text, is_package=module in packages):
+            if loaded := _loaded_by(item.name, sources):
+                target = max(loaded, key=len)
+                modules[module].add(target)
+                mine, theirs = _apart(module, target)
+                if mine != theirs and {mine, theirs} <= packages:
+                    folders[mine].add(theirs)
+    return _in_circles(modules) + _in_circles(folders)
+
+
+def _apart(one: str, other: str) -> tuple[str, str]:
+    """The two names down to where they part."""
+    names = one.split("."), other.split(".")
+    same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*names, strict=False))))
+    return ".".join(names[0][: same + 1]), ".".join(names[1][: same + 1])
+
+
+def _in_circles(reached: dict[str, set[str]]) -> list[str]:
     while True:
         further = {
             m: seen.union(*(reached[other] for other in seen)) for m, seen in reached.items()
@@ -244,6 +261,23 @@ def test_a_circle_is_found() -> None:
         f"{PACKAGE}.io.d": "from napari_pancreas_seg.io.a import A",
     }
     assert circles(sources, frozenset()) == [f"{PACKAGE}.io.{name}" for name in "abc"]
+    types = "if TYPE_CHECKING:\n    from napari_pancreas_seg.volume import Volume"
+    sources = {PACKAGE: types, f"{PACKAGE}.volume": "from napari_pancreas_seg import __version__"}
+    assert circles(sources, frozenset({PACKAGE})) == [PACKAGE, f"{PACKAGE}.volume"]
+
+
+def test_a_circle_of_folders_is_found() -> None:
+    packages = frozenset({PACKAGE, *(f"{PACKAGE}.io{name}" for name in ("", ".a", ".b", ".c"))})
+    sources = {
+        **dict.fromkeys(packages, ""),
+        f"{PACKAGE}.io.a.one": "from napari_pancreas_seg.io.b.one import B",
+        f"{PACKAGE}.io.b.one": "",
+        f"{PACKAGE}.io.b.two": "from napari_pancreas_seg.io.a.two import A",
+        f"{PACKAGE}.io.a.two": "from napari_pancreas_seg.io import files",
+        f"{PACKAGE}.io.c.one": "from napari_pancreas_seg.io.a import one",
+        f"{PACKAGE}.io.files": "",
+    }
+    assert circles(sources, packages) == [f"{PACKAGE}.io.a", f"{PACKAGE}.io.b"]
 
 
 def test_every_module_keeps_the_rules() -> None:

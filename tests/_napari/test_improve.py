@@ -15,8 +15,8 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.training.data.layouts.corrections import list_corrections
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
-from napari_pancreas_seg.training.finetune.corrections import list_corrections
 
 FAKE = Path(__file__).with_name("fake_finetune.py")
 TIMEOUT = 30_000

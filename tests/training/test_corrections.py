@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct
-from napari_pancreas_seg.training.data.layouts.opening import open_dataset
-from napari_pancreas_seg.training.finetune.corrections import (
+from napari_pancreas_seg.training.data.layouts.corrections import (
     add_correction,
     corrections_folder,
     find_correction,
     list_corrections,
     remove_correction,
 )
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.volume import CTVolume
 
 OBLIQUE = nib.affines.from_matvec(
@@ -100,7 +100,7 @@ def test_a_case_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("napari_pancreas_seg.training.finetune.corrections.save_mask", full)
+        patch.setattr("napari_pancreas_seg.training.data.layouts.corrections.save_mask", full)
         with pytest.raises(PancreasSegError, match="disk is full"):
             add_correction(tmp_path, volume, mask_of(volume))
     assert list_corrections(tmp_path) == []

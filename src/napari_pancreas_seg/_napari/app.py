@@ -76,7 +76,7 @@ class App(QObject):
         self.autosave = Autosave(
             session, self.watch, self.review, self.mending, AutosaveStore(), background
         )
-        self.files = LayerFiles(session, self.autosave, background, self.mending.counts)
+        self.files = LayerFiles(session, background, self.mending.counts, self.autosave.exported)
         self.chosen = ChosenCt(session)
         self.views = Views(session, background)
         self.ahead = CaseAhead(self.network, self.runs, background)

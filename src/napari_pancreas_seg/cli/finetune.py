@@ -81,7 +81,7 @@ def finetune(
     """
     if json_progress:
         _end_with_parent()
-    from napari_pancreas_seg.training.finetune.corrections import corrections_folder
+    from napari_pancreas_seg.training.data.layouts.corrections import corrections_folder
 
     told = _Told() if json_progress else None
     with quiet(), Bar() as bar:
@@ -179,7 +179,7 @@ def list_(context: typer.Context, folder: Folder = None) -> None:
     context.obj = folder  # what holds for a subcommand that names no other
     if context.invoked_subcommand is not None:
         return
-    from napari_pancreas_seg.training.finetune.corrections import list_corrections
+    from napari_pancreas_seg.training.data.layouts.corrections import list_corrections
 
     place = _store(context, folder)
     cases = list_corrections(place)
@@ -218,7 +218,7 @@ def add(
     """
     from napari_pancreas_seg.io import load_ct, load_mask
     from napari_pancreas_seg.io.alignment import bring_onto
-    from napari_pancreas_seg.training.finetune.corrections import add_correction
+    from napari_pancreas_seg.training.data.layouts.corrections import add_correction
 
     volume = load_ct(ct)
     labels, on = load_mask(mask)
@@ -236,7 +236,7 @@ def remove(
     folder: Folder = None,
 ) -> None:
     """Remove a case."""
-    from napari_pancreas_seg.training.finetune.corrections import remove_correction
+    from napari_pancreas_seg.training.data.layouts.corrections import remove_correction
 
     remove_correction(_store(context, folder), name)
     say(f"{name}: removed")
@@ -244,7 +244,7 @@ def remove(
 
 def _store(context: typer.Context, folder: Path | None) -> Path:
     """Folder of the cases, given before or after the subcommand."""
-    from napari_pancreas_seg.training.finetune.corrections import corrections_folder
+    from napari_pancreas_seg.training.data.layouts.corrections import corrections_folder
 
     return folder or context.obj or corrections_folder()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,12 @@ from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
-from napari_pancreas_seg._napari.layers.bridge import cuts_of, labels_layer_data, original_of
+from napari_pancreas_seg._napari.layers.bridge import (
+    cuts_of,
+    digest_of,
+    labels_layer_data,
+    original_of,
+)
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     Placement,
@@ -32,14 +36,11 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.volume import bounding_box
 
 PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
 RETRY_MS = 20_000
 """After corrections could not be kept."""
-EMPTY = "empty"
-"""Digest of a mask with nothing in it."""
 ANOTHER = "another"
 """Base of a mask that came with corrections: no digest."""
 NO_CT = "No CT that they lie on is open."
@@ -367,14 +368,3 @@ def _look(layer: Labels, model: ModelMask | None, base: str) -> tuple[str, bool]
     digest = digest_of(layer.data)
     edited = bool(model.touched_slices(layer).any()) if model is not None else digest != base
     return digest, edited
-
-
-def digest_of(mask: Any) -> str:
-    """Digest of a mask: of its box and what is in it."""
-    data = np.asarray(mask)
-    box = bounding_box(data != 0 if data.dtype.kind not in "bu" else data)
-    if box is None:
-        return EMPTY
-    digest = hashlib.blake2b(repr([(int(s.start), int(s.stop)) for s in box]).encode())
-    digest.update(np.ascontiguousarray(data[box]).data)
-    return digest.hexdigest()

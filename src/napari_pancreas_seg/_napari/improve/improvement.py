@@ -32,7 +32,7 @@ from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import child_environment
 from napari_pancreas_seg.io import load_mask
-from napari_pancreas_seg.training.finetune.corrections import (
+from napari_pancreas_seg.training.data.layouts.corrections import (
     MASK,
     PANCREAS,
     Correction,

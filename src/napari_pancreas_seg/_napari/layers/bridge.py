@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from napari_pancreas_seg.arrays import Affine, Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.mask.centreline import Cuts
-from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid
+from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid, bounding_box
 
 LayerData = tuple[Array, dict[str, Any], str]
 
@@ -39,6 +40,8 @@ LABEL_COLORS = (
 """Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat
 them."""
 PANCREAS = {"pancreas": 1}
+EMPTY = "empty"
+"""Digest of a mask with nothing in it."""
 CUTS_KEY = "napari-pancreas-seg cuts"
 """Of a mask's metadata, see `cuts_of`."""
 
@@ -228,3 +231,14 @@ def scale_and_translate(matrix: Affine) -> dict[str, Any]:
     if (scale > 0).all() and np.allclose(off_diagonal, 0, atol=1e-6 * scale.min()):
         return {"scale": scale, "translate": matrix[:3, 3]}
     return {"affine": matrix}
+
+
+def digest_of(mask: Any) -> str:
+    """Digest of a mask: of its box and what is in it."""
+    data = np.asarray(mask)
+    box = bounding_box(data != 0 if data.dtype.kind not in "bu" else data)
+    if box is None:
+        return EMPTY
+    digest = hashlib.blake2b(repr([(int(s.start), int(s.stop)) for s in box]).encode())
+    digest.update(np.ascontiguousarray(data[box]).data)
+    return digest.hexdigest()

@@ -13,9 +13,8 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.autosave.autosave import Autosave, digest_of
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers.bridge import cuts_of, mask_of, raw_volume_of
+from napari_pancreas_seg._napari.layers.bridge import cuts_of, digest_of, mask_of, raw_volume_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     find_reference,
@@ -34,6 +33,7 @@ from napari_pancreas_seg.inference.saving import (
     sidecar_path,
     write_sidecar,
 )
+from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
 from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
@@ -46,14 +46,14 @@ class LayerFiles:
     def __init__(
         self,
         session: Session,
-        autosave: Autosave,
         background: Background,
         strokes: Callable[[Layer], Strokes],
+        exported: Callable[[Layer, str], None],
     ) -> None:
         self._session = session
-        self._autosave = autosave
         self._background = background
         self._strokes = strokes
+        self._exported = exported
         self.question: QMessageBox | None = None  # about a file that does not look like a CT
 
     def open(self, path: str | Path, *, force: bool = False) -> None:
@@ -127,7 +127,7 @@ class LayerFiles:
 
         def written(outcome: tuple[Path, str]) -> None:
             if _holds_voxels(outcome[0]):
-                self._autosave.exported(layer, outcome[1])
+                self._exported(layer, outcome[1])
             if then is not None:
                 then(outcome[0])
 
@@ -139,7 +139,7 @@ class LayerFiles:
         """Hear that the data of a layer, as they are now, were written to a file."""
         for layer in self._session.layers:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
-                self._autosave.exported(layer, digest_of(data))
+                self._exported(layer, digest_of(data))
 
     def what_made(self, data: Any, reference: GridReference) -> dict[str, Any]:
         """What `write_mask` has to know of the layer whose data are these."""
@@ -189,8 +189,6 @@ def write_mask(
         made_by.update(card=result.model, edited=edited)
     io.save_mask(mask, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
-        from napari_pancreas_seg.io.dicom.report import write_report
-
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
     now: Mapping[str, Any] | None = None
     if result is not None:

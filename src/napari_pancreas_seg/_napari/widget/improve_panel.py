@@ -9,7 +9,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg.training.finetune.corrections import Correction
+from napari_pancreas_seg.training.data.layouts.corrections import Correction
 
 MINUTES = 10.0
 

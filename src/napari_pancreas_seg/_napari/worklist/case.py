@@ -11,11 +11,11 @@ from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg._napari.autosave.autosave import digest_of
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.bridge import (
     PANCREAS,
     ct_layer_data,
+    digest_of,
     labels_layer_data,
     volume_of,
 )

@@ -11,9 +11,9 @@ from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.autosave.autosave import EMPTY, digest_of
 from napari_pancreas_seg._napari.background import Background, report, reported, timer
 from napari_pancreas_seg._napari.correct.review import Review
+from napari_pancreas_seg._napari.layers.bridge import EMPTY, digest_of
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
