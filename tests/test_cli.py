@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 import napari_pancreas_seg
+from napari_pancreas_seg.__main__ import script
 from napari_pancreas_seg.cli import demo as demo_command
 from napari_pancreas_seg.cli import main, terminal
 from napari_pancreas_seg.cli import open as open_command
@@ -255,6 +257,14 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in said for name in ("segment", "demo", "train", "evaluate", "models"))
     listed = said.partition("Commands:")[2]
     assert "..." not in listed  # the first line of each fits
+
+
+@pytest.mark.usefixtures("nothing_frozen")
+def test_only_the_process_of_the_script_gives_up_its_garbage(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["napari-pancreas-seg", "--version"])
+    assert main() == 0 and gc.get_freeze_count() == 0
+    assert script() == 0 and gc.get_freeze_count() > 0
+    assert capsys.readouterr().out.count(napari_pancreas_seg.__version__) == 2
 
 
 def test_completion_knows_the_commands() -> None:

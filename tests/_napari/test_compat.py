@@ -65,7 +65,8 @@ def test_the_window_of_a_viewer(window):
     assert len(closed) == 1 and "quit_app" in closed[0]
 
 
-def test_a_layer_is_added_unselected_and_removed_without_a_collection(layer, monkeypatch):
+@pytest.mark.usefixtures("nothing_frozen")
+def test_a_layer_is_added_unselected_and_removed_without_a_collection(layer):
     viewer = ViewerModel()
     chosen = viewer.add_labels(np.zeros((4, 8, 8), np.uint8))
     compat.add_unselected(viewer, layer)
@@ -76,6 +77,15 @@ def test_a_layer_is_added_unselected_and_removed_without_a_collection(layer, mon
     viewer.layers.events.removed.connect(lambda: frozen.append(gc.get_freeze_count() > 0))
     compat.remove_quickly(viewer, layer)
     assert layer not in viewer.layers and frozen == [True] and gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("nothing_frozen")
+def test_what_the_caller_has_frozen_stays_frozen(layer):
+    viewer = ViewerModel()
+    compat.add_unselected(viewer, layer)
+    gc.freeze()
+    compat.remove_quickly(viewer, layer)
+    assert layer not in viewer.layers and gc.get_freeze_count() > 0
 
 
 def test_there_is_no_box_behind_the_brush(app, viewer):

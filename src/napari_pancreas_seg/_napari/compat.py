@@ -87,11 +87,14 @@ def add_unselected(viewer: ViewerModel, layer: Layer, place: int | None = None) 
 
 def remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
     """Remove a layer without a stall: napari collects garbage then, of all that there is."""
-    gc.freeze()  # this is passed over; the layer's own garbage goes the next time
+    ours = gc.get_freeze_count() == 0  # else it would undo what somebody else has frozen
+    if ours:
+        gc.freeze()  # this is passed over; the layer's own garbage goes the next time
     try:
         viewer.layers.remove(layer)
     finally:
-        gc.unfreeze()
+        if ours:
+            gc.unfreeze()
 
 
 def hide_tool_overlays(layer: Layer) -> None:

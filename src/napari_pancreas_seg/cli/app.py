@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cli.terminal import guarded
 
 _KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH", "list": "PATH"}
@@ -42,9 +42,6 @@ def main(args: list[str] | None = None) -> int:
         _root(args=args, prog_name="napari-pancreas-seg")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        if args is None:  # this process is about to end: nothing is searched for garbage any more
-            gc.freeze()
     return 0
 
 
@@ -93,8 +90,6 @@ class _PlainHelp(TyperCommand):
 
 def _version(asked: bool) -> None:
     if asked:
-        from napari_pancreas_seg._version import __version__
-
         typer.echo(f"napari-pancreas-seg {__version__}")
         raise typer.Exit
 
