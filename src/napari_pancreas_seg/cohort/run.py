@@ -6,16 +6,13 @@ import functools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING
 
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter
+from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress
 from napari_pancreas_seg.model.bundle import load_card
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segment import LoadedModel
 
 WORKERS = 2
 """One thread that reads ahead and one that writes."""
@@ -44,11 +41,8 @@ def segment_cases(
     card = load_card(model)
 
     @functools.cache
-    def network() -> LoadedModel:
-        # Here, so that nothing that loads Keras is imported before there is a CT to segment.
-        from napari_pancreas_seg.inference.segment import LoadedModel
-
-        return LoadedModel(model, asked.device)
+    def network() -> segmentation.LoadedModel:
+        return segmentation.LoadedModel(model, asked.device)
 
     workers = 0 if len(cases) < 2 else max(0, workers)
     outputs = outputs or OutputOptions()

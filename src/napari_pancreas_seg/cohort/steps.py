@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.cohort.cases import Case
@@ -21,6 +21,7 @@ from napari_pancreas_seg.cohort.resume import (
 )
 from napari_pancreas_seg.cohort.strip import draw_strip, strip_path
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
+from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import (
     Options,
@@ -33,9 +34,6 @@ from napari_pancreas_seg.inference.saving import is_sidecar, prepare
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
 from napari_pancreas_seg.volume import CTVolume
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segment import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ class CaseInWork:
 class CaseSegmenter:
     """Takes cases through their steps, `beside` other CTs; an error is its case's result."""
 
-    network: Callable[[], LoadedModel]
+    network: Callable[[], segmentation.LoadedModel]
     card: Mapping[str, Any]
     options: Options
     outputs: OutputOptions
@@ -155,9 +153,9 @@ class CaseSegmenter:
         loaded = self.network()
         work.stages["loading the network"] = time.perf_counter() - start
         try:
-            from napari_pancreas_seg.inference.segment import iter_segment
-
-            work.found = exhaust(iter_segment(work.volume, loaded, self.options), report)
+            work.found = exhaust(
+                segmentation.iter_segment(work.volume, loaded, self.options), report
+            )
         except Exception as error:
             work.finish(failure(work.case, error, start - work.seconds))
         work.seconds += time.perf_counter() - start

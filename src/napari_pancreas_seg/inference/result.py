@@ -20,6 +20,7 @@ from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask, stem
+from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
@@ -362,8 +363,6 @@ def save_result(
     with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
         for path in reports:
-            from napari_pancreas_seg.io.dicom.report import write_report
-
             write_report(found.mask, volume, folder / mask.name, folder / path.name)
         for path, scalar_map in more.items():
             save_map(scalar_map, volume, folder / path.name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, same_file
 from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
@@ -56,7 +57,5 @@ def convert(
             like = whole = complete_uids(whole)
     save_mask(mask, like, target, overwrite=overwrite)
     if report:
-        from napari_pancreas_seg.io.dicom.report import write_report
-
         write_report(mask, whole, target, targets[1], overwrite=overwrite)
     return kind, like.notes

@@ -10,6 +10,8 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import mesh
+from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.uids import check_uids
 from napari_pancreas_seg.io.files import same_file
 from napari_pancreas_seg.io.itk import write as itk_write
@@ -26,7 +28,9 @@ from napari_pancreas_seg.io.suffixes import (
     list_suffixes,
     stem,
 )
+from napari_pancreas_seg.io.table import table_row, write_table
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
+from napari_pancreas_seg.mask.measures import measure
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume
 
 if TYPE_CHECKING:
@@ -113,21 +117,13 @@ def save_mask(
         mask = _as_uint8(mask)
     ordered = like.to_source_order(mask)
     name = path.name.lower()
-    # Here, not above: these bring libraries of their own along.
     if name.endswith(DICOM):
-        from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
-
         dicom_seg.write_segmentation(
             mask, like, path, overwrite=overwrite, card=card, edited=edited, mint_uids=mint_uids
         )
     elif name.endswith(SURFACE):
-        from napari_pancreas_seg.io.mesh import write
-
-        write(mask, like.grid, path, overwrite=overwrite)
+        mesh.write(mask, like.grid, path, overwrite=overwrite)
     elif name.endswith(CSV):
-        from napari_pancreas_seg.io.table import table_row, write_table
-        from napari_pancreas_seg.mask.measures import measure
-
         volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
         row = table_row(like.name, "", measure(mask, volume, cuts))
         write_table([row], path, overwrite=overwrite)

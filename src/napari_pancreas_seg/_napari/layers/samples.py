@@ -11,6 +11,9 @@ from qtpy.QtCore import QThread
 
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.layers.bridge import LayerData, ct_layer_data
+from napari_pancreas_seg.data import example as published
+from napari_pancreas_seg.data import sample
+from napari_pancreas_seg.io import load_ct
 
 MARK = "napari_pancreas_seg is opening"
 
@@ -19,9 +22,7 @@ def phantom() -> list[LayerData]:
     """Open the synthetic CT phantom; needs no network and holds no patient."""
 
     def read() -> LayerData:
-        from napari_pancreas_seg.data.sample import load_sample
-
-        return ct_layer_data(load_sample().volume, "synthetic CT")
+        return ct_layer_data(sample.load_sample().volume, "synthetic CT")
 
     return _opened(read, "The synthetic CT is being opened…")
 
@@ -30,10 +31,7 @@ def example() -> list[LayerData]:
     """Open a published CT of a patient, downloaded once; PancreasSegError if it cannot be."""
 
     def read() -> LayerData:
-        from napari_pancreas_seg.data.example import example_ct_path
-        from napari_pancreas_seg.io import load_ct
-
-        return ct_layer_data(load_ct(example_ct_path()), "example CT")
+        return ct_layer_data(load_ct(published.example_ct_path()), "example CT")
 
     return _opened(read, "The example CT is being opened…")
 

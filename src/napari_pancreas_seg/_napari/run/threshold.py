@@ -14,6 +14,7 @@ from napari_pancreas_seg._napari.background import Background, Newest
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
+from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.volume import box_around
 
@@ -75,8 +76,6 @@ class Rethreshold(QObject):
 
 def _made(wish: _Wish) -> tuple[Segmentation, Any, Any] | None:
     """The result of now, its mask (Z, Y, X), and the box to write; None if it was taken back."""
-    from napari_pancreas_seg.inference.finishing import remask
-
     result = wish.mask.result
     if result is None:
         return None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distributed import WorkerPlugin, get_worker
 
@@ -16,14 +16,12 @@ from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseInWork, CaseResult, CaseSegmenter
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256
 from napari_pancreas_seg.io.files import check_folder
 from napari_pancreas_seg.model.bundle import Bundle
-
-if TYPE_CHECKING:
-    from napari_pancreas_seg.inference.segment import LoadedModel
 
 
 class ModelPlugin(WorkerPlugin):
@@ -38,16 +36,14 @@ class ModelPlugin(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Prepare; nothing heavy is loaded before there is a case."""
-        self._loaded: LoadedModel | None = None
+        self._loaded: segmentation.LoadedModel | None = None
         # A worker's threads read and write side by side; the network takes all there is.
         self.turn = threading.Lock()
 
-    def network(self) -> LoadedModel:
+    def network(self) -> segmentation.LoadedModel:
         """The model, loaded."""
-        from napari_pancreas_seg.inference.segment import LoadedModel
-
         if self._loaded is None:
-            self._loaded = LoadedModel(self.bundle, self.device)
+            self._loaded = segmentation.LoadedModel(self.bundle, self.device)
         return self._loaded
 
 

@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
@@ -24,9 +24,6 @@ from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
 from napari_pancreas_seg.volume import CTVolume
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -17,15 +17,13 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
+from napari_pancreas_seg.inference.scan import ScanContext
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.inference.body import Body
     from napari_pancreas_seg.inference.loaded import LoadedModel
     from napari_pancreas_seg.inference.mend import Mender
-    from napari_pancreas_seg.inference.scan import ScanContext
-
-    Array = Array
 
 
 def serve(network: _Network, stdin: IO[bytes], stdout: IO[bytes]) -> None:
@@ -154,8 +152,6 @@ class _Network:
             return None
 
     def look_at(self, volume: CTVolume) -> ScanContext:
-        from napari_pancreas_seg.inference.scan import ScanContext
-
         if self._seen is None or self._seen[0] is not volume:
             self._seen = None
             self._seen = volume, ScanContext.of(volume)

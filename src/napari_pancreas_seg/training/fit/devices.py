@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.devices import list_devices
 
 POLICIES = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
@@ -87,8 +88,6 @@ def _devices(backend: str) -> list[str]:
     if backend == "jax":
         return [str(name) for name in keras.distribution.list_devices()]
     import tensorflow as tf
-
-    from napari_pancreas_seg.inference.devices import list_devices
 
     list_devices()  # asks TensorFlow to take a GPU's memory only as needed
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
