@@ -51,7 +51,9 @@ def existing_app(viewer: ViewerModel | None) -> App | None:
 class App(QObject):
     """Everything of this plugin in one viewer but its widgets.
 
-    A widget takes the few services that it uses. Only a weak reference to the viewer is kept.
+    A panel of a tab takes it whole, as the dock makes all of them alike; so do the bar over the
+    canvas and the keys, which act on most services. Everything else takes the few services that it
+    uses. Only a weak reference to the viewer is kept.
     """
 
     def __init__(self, viewer: ViewerModel) -> None:
@@ -62,7 +64,7 @@ class App(QObject):
         self.network = Network(NetworkProcess(), background)
         self.watch = MaskWatch(viewer)
         self.maps = MapLayers(session, settings)
-        self.runs = Runs(session, self.network, self.maps, settings)
+        self.runs = Runs(session, self.network, self.maps, settings, background)
         self.rethreshold = Rethreshold(session, self.runs, background)
         self.corrector = Corrector(session, settings, self.network, background)
         self.answers = Answers(lambda *of, **how: self.network.process.mend(*of, **how))

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
-from napari.qt.threading import create_worker
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import report, timer
+from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
@@ -23,9 +22,8 @@ from napari_pancreas_seg._napari.run.worker import (
     MapsFound,
     Outcome,
     Prepared,
-    SegmentationWorker,
     Step,
-    steps,
+    Walk,
 )
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import preference
@@ -68,6 +66,7 @@ class SegmentationRun(QObject):
         session: Session,
         maps: MapLayers,
         process: NetworkProcess,
+        background: Background,
         ct_layer: Image,
         model: str | Path,
         options: Options,
@@ -83,29 +82,23 @@ class SegmentationRun(QObject):
         former = None if before is None else (before.data, session.masks[before].copy)
         appearance = maps.appearance
         job = Job(process, self.name, ct_layer.data, placement, model, options, appearance, former)
-        # Errors are shown here, once; else superqt raises them again in the event loop.
-        self._worker = create_worker(
-            steps, job, _worker_class=SegmentationWorker, _ignore_errors=True
-        )
-        self._worker.yielded.connect(self._on_step)
-        self._worker.returned.connect(self._on_outcome)
-        self._worker.errored.connect(self._on_error)
-        self._worker.finished.connect(self._on_finished)
+        self._walk, self._background = Walk(job), background
+        self._walk.stepped.connect(self._on_step)
         self._soon = timer(self, REDRAW_MS, self._redraw)
 
     def start(self) -> None:
-        self._worker.start()
+        self._background.submit(self._walk.work, self._on_end, self._on_failure)
 
     def cancel(self) -> None:
         """Stop; what has been found so far stays in the viewer unless `discard` takes it back."""
         if self.running:
             self.message = "Cancelling…"
-            self._worker.quit()
+            self._walk.cancelled = True
             self.changed.emit()
 
     @property
     def cancelled(self) -> bool:
-        return bool(self._worker.abort_requested)
+        return self._walk.cancelled
 
     @property
     def seconds_left(self) -> float | None:
@@ -184,7 +177,7 @@ class SegmentationRun(QObject):
             self.cancel()
         finally:
             # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
-            QTimer.singleShot(0, self._worker.taken)
+            QTimer.singleShot(0, self._walk.taken)
 
     def _tell(self, notes: tuple[str, ...]) -> None:
         for note in notes:
@@ -287,9 +280,16 @@ class SegmentationRun(QObject):
             show_slice(viewer, labels, self.reference, outcome.largest)
         self.message = _summary(outcome, time.monotonic() - self._started)
 
-    def _on_error(self, error: Exception) -> None:
+    def _on_end(self, outcome: Outcome | None) -> None:
+        try:
+            if not self.cancelled:
+                self._on_outcome(outcome)
+        finally:
+            self._on_finished()
+
+    def _on_failure(self) -> None:
         self._how_ended = "The run failed"
-        report(error)
+        self._on_finished()
 
     def _on_finished(self) -> None:
         self.running = False

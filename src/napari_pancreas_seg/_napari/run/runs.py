@@ -9,6 +9,7 @@ from pathlib import Path
 from napari.layers import Image
 from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen, why_not_ct
 from napari_pancreas_seg._napari.run.network import Network
@@ -27,7 +28,12 @@ class Runs(QObject):
     finished = Signal()
 
     def __init__(
-        self, session: Session, network: Network, maps: MapLayers, settings: Settings
+        self,
+        session: Session,
+        network: Network,
+        maps: MapLayers,
+        settings: Settings,
+        background: Background,
     ) -> None:
         super().__init__()
         self.latest: SegmentationRun | None = None
@@ -37,6 +43,7 @@ class Runs(QObject):
         self._network = network
         self._maps = maps
         self._settings = settings
+        self._background = background
 
     @property
     def running(self) -> bool:
@@ -57,8 +64,8 @@ class Runs(QObject):
             self.latest.keep()
         seen = slice_on_screen(viewer, layer, reference)
         options = replace(options or Options(), first_slice=seen)
-        process = self._network.process
-        run = SegmentationRun(session, self._maps, process, layer, model, options)
+        process, background = self._network.process, self._background
+        run = SegmentationRun(session, self._maps, process, background, layer, model, options)
         run.changed.connect(self.changed)
         run.finished.connect(self._network.release)
         run.finished.connect(self.finished)

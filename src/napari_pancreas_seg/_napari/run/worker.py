@@ -6,17 +6,17 @@ import logging
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from threading import Event
+from threading import Event, main_thread
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Image, Labels, Layer
-from napari.qt.threading import GeneratorWorkerSignals, WorkerBase
+from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.maps import MapAppearance, empty_maps, make_layer
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.process.client import NetworkProcess
@@ -30,8 +30,6 @@ from napari_pancreas_seg.inference.result import (
 from napari_pancreas_seg.volume import CTVolume
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
 
 SLICES_AT_ONCE = 8
 """Slices that the GUI thread takes in between two looks at its events."""
@@ -88,27 +86,31 @@ class Outcome(NamedTuple):
 Step = Prepared | Progress | MapsFound | BestGate
 
 
-class SegmentationWorker(WorkerBase):
-    """Walks through a run's steps in a thread; `quit` stops at once, unlike napari's worker."""
+class Walk(QObject):
+    """Walks through a run's steps in a thread, and stops soon after it is `cancelled`."""
 
-    def __init__(self, function: Callable[..., Generator[Any, None, Any]], job: Job) -> None:
-        super().__init__(SignalsClass=GeneratorWorkerSignals)
-        self._steps = function(job, cancelled=lambda: self.abort_requested)
+    stepped = Signal(object)
+
+    cancelled = False
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
         self._taken = Event()
 
     def work(self) -> Outcome | None:
         """Emit every step, once the last one was `taken`; return the outcome, None if cancelled."""
+        walk = steps(self._job, cancelled=self._must_end)
         try:
-            while not self.abort_requested:
+            while not self._must_end():
                 try:
-                    step = next(self._steps)
+                    step = next(walk)
                 except StopIteration as stop:
                     return stop.value
                 self._taken.clear()
-                self.yielded.emit(step)
-                while not (self._taken.wait(0.05) or self.abort_requested):
+                self.stepped.emit(step)
+                while not (self._taken.wait(0.05) or self._must_end()):
                     pass
-            self.aborted.emit()
             return None
         except PancreasSegError:
             raise
@@ -118,11 +120,15 @@ class SegmentationWorker(WorkerBase):
                 f"The segmentation failed: {type(error).__name__}: {error}"
             ) from error
         finally:
-            self._steps.close()
+            walk.close()
 
     def taken(self) -> None:
         """Ask for the next step: steps that pile up would be handled in one go, and stall."""
         self._taken.set()
+
+    def _must_end(self) -> bool:
+        # Python waits for its threads when the program ends, and nobody takes a step then.
+        return self.cancelled or not main_thread().is_alive()
 
 
 def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, Outcome | None]:
