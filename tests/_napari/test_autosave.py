@@ -152,7 +152,7 @@ def test_an_opened_mask_comes_back_on_its_ct(qtbot, app, viewer, ct_path, volume
     mask = np.zeros(volume.source.shape, np.uint8)
     mask[10:20, 8:16, 3:6] = 1
     nib.save(nib.Nifti1Image(mask, nib.load(ct_path).affine), tmp_path / "theirs_mask.nii.gz")
-    panel = CtPanel(app)
+    panel = CtPanel(app.session)
     qtbot.addWidget(panel)
     viewer.layers.events.inserted.connect(lambda event: panel.offer_layers())
     # The mask first: before its CT is there nothing can be kept.
@@ -170,7 +170,7 @@ def test_an_opened_mask_comes_back_on_its_ct(qtbot, app, viewer, ct_path, volume
 
     after = ViewerModel()
     later = app_of(after)
-    again = CtPanel(later)
+    again = CtPanel(later.session)
     qtbot.addWidget(again)
     after.layers.events.inserted.connect(lambda event: again.offer_layers())
     qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)

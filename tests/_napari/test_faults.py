@@ -127,7 +127,7 @@ def test_an_opened_mask_is_kept_before_its_ct_is_removed(
     app.files.open(tmp_path / "theirs_mask.nii.gz")
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
     mask = viewer.layers[-1]
-    panel = CtPanel(app)
+    panel = CtPanel(app.session)
     qtbot.addWidget(panel)
     viewer.layers.events.removed.connect(lambda event: panel.offer_layers())
     put(mask)

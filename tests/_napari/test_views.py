@@ -85,7 +85,7 @@ def test_blinking_changes_nothing(qtbot, panel, app, viewer, ct, mask):
     data, history = mask.data.copy(), len(mask._undo_history)
     model = app.session.masks[mask].copy.copy()
     names = [layer.name for layer in viewer.layers]
-    chooser = CtPanel(app)
+    chooser = CtPanel(app.session)
     qtbot.addWidget(chooser)
     qtbot.mouseClick(panel.blink_button, LEFT)
     assert panel.blink_button.isChecked()

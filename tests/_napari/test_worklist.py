@@ -39,7 +39,7 @@ def folder(tmp_path, hu):
 @pytest.fixture
 def ct_panel(qtbot, app, viewer):
     """Chooses CT and mask, as in the dock."""
-    panel = CtPanel(app)
+    panel = CtPanel(app.session)
     qtbot.addWidget(panel)
     for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
         event.connect(lambda _: panel.offer_layers())

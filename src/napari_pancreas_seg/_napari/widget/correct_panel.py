@@ -78,7 +78,7 @@ class CorrectPanel(ui.Panel):
     # -- parts
 
     def _make_review(self) -> None:
-        self.strip = ReviewStrip(self._app)
+        self.strip = ReviewStrip(self._session, self._app.review)
         words = ((AREA, "area"), (DOUBT, "doubt"), (EDITED, "edited"), (REVIEWED, "reviewed"))
         legend = QLabel(
             " &nbsp;".join(f'<span style="color:{color}">■</span> {word}' for color, word in words)

@@ -51,7 +51,13 @@ TABS = {
     "Improve": ("improve",),
 }
 """Titles and panels: ``correct`` is `CorrectPanel`, in ``correct_panel.py``."""
-LATER = ("io", "inference.result", "_napari.run.worker", "_napari.correct.mend", "_napari.app")
+LATER = (
+    "napari_pancreas_seg.io",
+    "napari_pancreas_seg.inference.result",
+    "napari_pancreas_seg._napari.run.worker",
+    "napari_pancreas_seg._napari.correct.mend",
+    "napari_pancreas_seg._napari.app",
+)
 """Modules that the header can do without for a moment."""
 
 
@@ -84,7 +90,7 @@ class PancreasDock(QWidget):
         self._run_panel.run_button.setEnabled(any(is_image))
         self._ct_panel.open_button.clicked.connect(self.ask_for_file)
         self._steps: list[Callable[[], Any]] = [
-            *(partial(import_module, f"napari_pancreas_seg.{module}") for module in LATER),
+            *(partial(import_module, module) for module in LATER),
             self._complete,
             self._register_keys,
             *(partial(self._make, name) for name in TABS["Segment"]),
@@ -243,7 +249,9 @@ class PancreasDock(QWidget):
 
         self._app = app = app_of(viewer)
         self._panels = {"ct": self._ct_panel, "run": self._run_panel}
-        self._panels |= {"foreign": ForeignPanel(app), "recovery": RecoveryPanel(app)}
+        session, autosave = app.session, app.autosave
+        self._panels["foreign"] = ForeignPanel(session, autosave, app.background)
+        self._panels["recovery"] = RecoveryPanel(session, autosave, app.files)
         # What is asked now and then lies below, where it moves nothing.
         for name in ("foreign", "recovery"):
             self.layout().addWidget(self._panels[name])
@@ -256,8 +264,8 @@ class PancreasDock(QWidget):
         menu = self._ct_panel.menu
         menu.addAction("Keys…").triggered.connect(lambda: show_keys(self))
         menu.addAction("Reset all settings").triggered.connect(app.settings.clear)
-        self._run_panel.attach(app)
-        self._ct_panel.attach(app)
+        self._run_panel.attach(session, app.runs)
+        self._ct_panel.attach(session)
         self._connect(app, viewer.layers)
         self._refresh_panels()
 

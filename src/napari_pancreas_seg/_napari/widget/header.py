@@ -12,8 +12,9 @@ from qtpy.QtWidgets import QProgressBar, QStackedWidget
 import napari_pancreas_seg._napari.widget.ui as ui
 
 if TYPE_CHECKING:
-    from napari_pancreas_seg._napari.app import App
     from napari_pancreas_seg._napari.layers.placement import GridReference
+    from napari_pancreas_seg._napari.run.runs import Runs
+    from napari_pancreas_seg._napari.session import Session
 
 PLUGIN = "napari-pancreas-seg"
 PATTERNS = ("*.nii.gz", "*.nii")
@@ -23,10 +24,10 @@ NO_CT = "Drop a CT here, or try File › Open Sample."
 class CtPanel(ui.Panel):
     """Choose or open a CT, and the mask of it that everything acts on.
 
-    It is on screen before there is an app for it to `attach` to.
+    It is on screen before there is what it will `attach` to.
     """
 
-    def __init__(self, app: App | None = None) -> None:
+    def __init__(self, session: Session | None = None) -> None:
         super().__init__()
         self._known: weakref.WeakKeyDictionary[Image, weakref.WeakSet[Labels]] = (
             weakref.WeakKeyDictionary()
@@ -47,11 +48,11 @@ class CtPanel(ui.Panel):
         self.add(self.info)
         self.add("Mask", self.mask_combo)
         self.reader_action.triggered.connect(self._become_reader)
-        if app is not None:
-            self.attach(app)
+        if session is not None:
+            self.attach(session)
 
-    def attach(self, app: App) -> None:
-        self._session = app.session
+    def attach(self, session: Session) -> None:
+        self._session = session
         self.combo.changed.connect(self._on_ct)
         self.mask_combo.changed.connect(lambda layer: setattr(self._session, "mask", layer))
         self._session.ct_chosen.connect(self._follow)
@@ -139,7 +140,7 @@ PROGRESS_HEIGHT = 6
 class RunPanel(ui.Panel):
     """Starts a run, shows how far it is, cancels it, and asks what to do with half of one.
 
-    It is on screen before there is an app for it to `attach` to.
+    It is on screen before there is what it will `attach` to.
     """
 
     def __init__(self) -> None:
@@ -166,24 +167,24 @@ class RunPanel(ui.Panel):
         self.cancel_button.setEnabled(False)
         self.progress.setVisible(False)
 
-    def attach(self, app: App) -> None:
-        self._app = app
+    def attach(self, session: Session, runs: Runs) -> None:
+        self._session, self._runs = session, runs
         self.cancel_button.clicked.connect(lambda: self._tell("cancel"))
         self.keep_button.clicked.connect(lambda: self._tell("keep"))
         self.discard_button.clicked.connect(lambda: self._tell("discard"))
-        for signal in (app.runs.started, app.runs.changed, app.runs.finished):
+        for signal in (runs.started, runs.changed, runs.finished):
             signal.connect(self.refresh)
         self.refresh()
 
     def _tell(self, what: str) -> None:
-        if self._app.runs.latest is not None:
-            getattr(self._app.runs.latest, what)()
+        if self._runs.latest is not None:
+            getattr(self._runs.latest, what)()
 
     def refresh(self, reference: GridReference | None = None) -> None:
         # A progress bar that can paints itself, and with it the whole window, at once.
         self.progress.setUpdatesEnabled(False)
-        run, running = self._app.runs.latest, self._app.runs.running
-        here = self._app.session.reference
+        run, running = self._runs.latest, self._runs.running
+        here = self._session.reference
         asked = run is not None and run.can_discard
         self.run_button.setEnabled(here is not None and not running)
         self.cancel_button.setEnabled(running and run is not None and not run.cancelled)

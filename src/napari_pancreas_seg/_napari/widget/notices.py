@@ -13,20 +13,22 @@ from qtpy.compat import isalive
 from qtpy.QtWidgets import QMenu
 
 import napari_pancreas_seg._napari.widget.ui as ui
-from napari_pancreas_seg._napari.app import App
+from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.autosave.store import Unsaved
-from napari_pancreas_seg._napari.background import report
+from napari_pancreas_seg._napari.background import Background, report
 from napari_pancreas_seg._napari.layers import foreign
+from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.placement import GridReference
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.errors import PancreasSegError
 
 
 class ForeignPanel(ui.Panel):
     """Chooses a frame of a 4-D layer, restores a geometry, says why a picture is not offered."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, session: Session, autosave: Autosave, background: Background) -> None:
         super().__init__()
-        self._app, self._session = app, app.session
+        self._session, self._autosave, self._background = session, autosave, background
         self._source: weakref.ref[Image] | None = None
         self._lost: weakref.ref[Layer] | None = None
         self.frame = SpinBox(value=0, min=0, max=0, step=1)
@@ -69,14 +71,12 @@ class ForeignPanel(ui.Panel):
             new, masks, notes = restored
             if self._session.viewer is not None:
                 for before, after in masks:
-                    self._app.autosave.carry_over(before, after)
+                    self._autosave.carry_over(before, after)
                 foreign.replace_layer(self._session.viewer, layer, new, masks)
                 for note in notes:
                     show_info(f"{layer.name}: {note}")
 
-        self._app.background.submit(
-            lambda: foreign.read_again(path, layer, others), put, self._idle
-        )
+        self._background.submit(lambda: foreign.read_again(path, layer, others), put, self._idle)
 
     def _offer_frames(self, sources: list[Image]) -> None:
         source = sources[-1] if sources else None
@@ -101,9 +101,9 @@ class ForeignPanel(ui.Panel):
 class RecoveryPanel(ui.Panel):
     """Offers what was left behind: for the CT that is open, and as a list of other CTs."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, session: Session, autosave: Autosave, files: LayerFiles) -> None:
         super().__init__("Unexported corrections")
-        self._session, self._autosave, self._files = app.session, app.autosave, app.files
+        self._session, self._autosave, self._files = session, autosave, files
         self.text = ui.note_label()
         self.restore_button = ui.button("Restore", "Add the corrected mask.", self.restore)
         self.discard_button = ui.button("Discard", "Forget it for good.", self.discard)

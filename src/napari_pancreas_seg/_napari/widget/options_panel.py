@@ -12,6 +12,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on_screen
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
+from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.inference.result import Options
 
 Region = tuple[tuple[int, int] | None, tuple[int, int, int, int] | None]
@@ -22,9 +23,9 @@ WHOLE = "Whole slices"
 class RegionForm(ui.Panel):
     """Fields that restrict a run; never remembered."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self._session = app.session
+        self._session = session
         self._reference: GridReference | None = None
         self.first, self.last = (_slice_box(what) for what in ("first", "last"))
         tip = "Ten slices on either side of the one on screen."
@@ -112,7 +113,7 @@ class OptionsPanel(ui.Panel):
         self._app = app
         self._session = app.session
         self._threshold: float | None = None
-        self.region = RegionForm(app)
+        self.region = RegionForm(app.session)
         tip = "Probability above which a voxel is pancreas. Moving it needs no second run."
         self.threshold = ui.slider(LOWEST, HIGHEST, tip)
         ui.show(self.threshold, 0.5)

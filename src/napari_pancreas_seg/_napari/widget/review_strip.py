@@ -11,8 +11,8 @@ from qtpy.QtGui import QColor, QHelpEvent, QImage, QMouseEvent, QPainter, QPaint
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
-from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.review import Review, SliceFacts
+from napari_pancreas_seg._napari.session import Session
 
 AREA, DOUBT, EDITED, REVIEWED = "#00a88a", "#f08c00", "#4a90ff", "#7cb342"
 """Colours that stand out on dark and on light ground."""
@@ -24,10 +24,9 @@ FRAME = 2.0
 class ReviewStrip(QWidget):
     """Shows area, doubt, edited and reviewed of each slice; a click or a drag goes there."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, session: Session, review: Review) -> None:
         super().__init__()
-        self._session = app.session
-        self._review: Review = app.review
+        self._session, self._review = session, review
         self._picture: QImage | None = None
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setCursor(Qt.CursorShape.PointingHandCursor)
