@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -12,6 +17,8 @@ from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
+
+FAKE = Path(__file__).with_name("fake_network.py")
 
 
 def box_mask(shape: tuple[int, ...]) -> np.ndarray:
@@ -276,3 +283,39 @@ def test_a_foreign_layer_in_another_order(qtbot, app, viewer):
     assert np.allclose(labels.data_to_world((1, 2, 3)), ct.data_to_world((1, 2, 3)))
     gate = viewer.layers["foreign attention 1"]
     assert np.allclose(gate.data_to_world((3, 0, 0)), ct.data_to_world((0.5, 0.5, 3)))
+
+
+QUIT = """
+import sys
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+application = QApplication([])
+from napari.components import ViewerModel
+from napari_pancreas_seg._napari.app import app_of
+from napari_pancreas_seg._napari.layers.reader import read_layer
+from napari_pancreas_seg.inference.process.client import NetworkProcess
+from napari.layers import Layer
+viewer = ViewerModel()
+ct = Layer.create(*read_layer(sys.argv[1], [])[0])
+viewer.add_layer(ct)
+app = app_of(viewer)
+app.network.process = NetworkProcess([sys.executable, sys.argv[2]])
+run = app.runs.start(ct, "slow")
+run.changed.connect(lambda: run.done and application.quit())
+application.exec()
+print(run.running, run.done < run.total)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_ends_does_not_wait_for_a_run(ct_path, own_folders):
+    done = subprocess.run(
+        [sys.executable, "-c", QUIT, str(ct_path), str(FAKE)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "XDG_DATA_HOME": str(own_folders), "XDG_CONFIG_HOME": str(own_folders)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]

@@ -93,7 +93,7 @@ class SegmentationRun(QObject):
         """Stop; what has been found so far stays in the viewer unless `discard` takes it back."""
         if self.running:
             self.message = "Cancelling…"
-            self._walk.cancelled = True
+            self._walk.cancel()
             self.changed.emit()
 
     @property

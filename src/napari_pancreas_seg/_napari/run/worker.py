@@ -6,12 +6,12 @@ import logging
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from threading import Event, main_thread
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QCoreApplication, QObject, Signal
 
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.maps import MapAppearance, empty_maps, make_layer
@@ -87,7 +87,7 @@ Step = Prepared | Progress | MapsFound | BestGate
 
 
 class Walk(QObject):
-    """Walks through a run's steps in a thread, and stops soon after it is `cancelled`."""
+    """Walks through a run's steps in a thread; stops soon after `cancel`."""
 
     stepped = Signal(object)
 
@@ -97,19 +97,21 @@ class Walk(QObject):
         super().__init__()
         self._job = job
         self._taken = Event()
+        # Python waits for its threads, and when the program ends nobody takes a step any more.
+        QCoreApplication.instance().aboutToQuit.connect(self.cancel)
 
     def work(self) -> Outcome | None:
         """Emit every step, once the last one was `taken`; return the outcome, None if cancelled."""
-        walk = steps(self._job, cancelled=self._must_end)
+        walk = steps(self._job, cancelled=lambda: self.cancelled)
         try:
-            while not self._must_end():
+            while not self.cancelled:
                 try:
                     step = next(walk)
                 except StopIteration as stop:
                     return stop.value
                 self._taken.clear()
                 self.stepped.emit(step)
-                while not (self._taken.wait(0.05) or self._must_end()):
+                while not (self._taken.wait(0.05) or self.cancelled):
                     pass
             return None
         except PancreasSegError:
@@ -126,9 +128,8 @@ class Walk(QObject):
         """Ask for the next step: steps that pile up would be handled in one go, and stall."""
         self._taken.set()
 
-    def _must_end(self) -> bool:
-        # Python waits for its threads when the program ends, and nobody takes a step then.
-        return self.cancelled or not main_thread().is_alive()
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, Outcome | None]:
