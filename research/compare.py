@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+import tversky  # noqa: F401  (adds its loss)
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io.files import atomic_write, write_json

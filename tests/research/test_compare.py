@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import compare as comparison
@@ -10,6 +11,7 @@ from compare import LEVERS, RUNS, Run, compare, gather
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
+from napari_pancreas_seg.model.losses import LOSSES
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
 SETTINGS = TrainSettings(
@@ -48,6 +50,16 @@ def test_the_table_by_hand(tmp_path):
     text = (tmp_path / "compare.md").read_text()
     assert "| attention − unet | 3 | +0.233" in text
     assert json.loads((tmp_path / "compare.json").read_text()) == result
+
+
+def test_focal_tversky_weighs_what_is_missed_more_than_excess():
+    target = np.zeros((1, 8, 8, 1), np.float32)
+    target[:, 2:6, 2:6] = 1
+    missed, excess = target.copy(), target.copy()
+    missed[:, 2] = 0
+    excess[:, 6, 2:6] = 1
+    loss = LOSSES[LEVERS["loss: focal Tversky"].changes["loss"]]
+    assert np.asarray(loss(target, missed))[0] > np.asarray(loss(target, excess))[0] > 0
 
 
 def test_a_threshold_is_never_chosen_on_its_own_patient(tmp_path):

@@ -56,7 +56,7 @@ Cache = Annotated[
 ]
 Start = Annotated[str | None, _recipe("Begin with the weights of this model.", metavar="MODEL")]
 Architecture = Annotated[str, _recipe("default, unet or article.")]
-Loss = Annotated[str, _recipe("mixed, dice (the article's) or focal_tversky.")]
+Loss = Annotated[str, _recipe("mixed, or dice (the article's).")]
 Windows = Annotated[
     list[str] | None,
     _recipe(
