@@ -6,7 +6,23 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from strokes import LONGEST_MM, SPILT_MM, WIDTH_MM, Case, draw, draw_stroke, paint, summary
+from napari_pancreas_seg.model.bundle import load_bundle
+from strokes import (
+    LONGEST_MM,
+    PATIENTS,
+    SPILT_MM,
+    WIDTH_MM,
+    Case,
+    draw,
+    draw_stroke,
+    paint,
+    summary,
+)
+
+
+def test_the_bundled_network_has_learnt_from_no_patient_that_is_scored():
+    trained_on = load_bundle("mend", "mend").card["training"]["patients"]
+    assert trained_on and set(PATIENTS.split(",")).isdisjoint(trained_on)
 
 
 def disc(centre, radius, shape=(120, 160)):

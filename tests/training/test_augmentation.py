@@ -1,17 +1,26 @@
 """Slice and mask move together, and chance is a function of seed and step."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from compare import NO_AUGMENTATION, NO_INTENSITY
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.training.fit.augmentation import Augment, AugmentationSettings, draw
 
 FRAME = FrameSpec(40, 56, 4.0)
 WORKING = FrameSpec(80, 96, 3.0)
-NONE = NO_AUGMENTATION
+NONE = AugmentationSettings(
+    **{
+        f.name: (0.0, 0.0) if isinstance(f.default, tuple) else 0.0
+        for f in fields(AugmentationSettings)
+    }
+)
+GEOMETRY = (
+    *("rotation_deg", "scale_log", "anisotropy", "shear", "shift_mm"),
+    *("elastic_mm", "elastic_fine_mm", "field_share", "field_mm"),
+)
+ONLY_GEOMETRY = replace(NONE, **{name: getattr(AugmentationSettings(), name) for name in GEOMETRY})
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +59,7 @@ def test_no_augmentation_cuts_the_frame(augment):
 def test_slice_and_mask_agree_under_every_geometry(augment):
     rng = np.random.default_rng(3)
     hu = blobs(16, rng)
-    only_geometry = replace(NO_INTENSITY, paint_share=0.0)
-    got, target = apply(augment, hu, hu, draw(rng, 16, FRAME, only_geometry))
+    got, target = apply(augment, hu, hu, draw(rng, 16, FRAME, ONLY_GEOMETRY))
     np.testing.assert_allclose(got / 255, target, atol=1e-3)
     moved = [np.abs(got[i] - got[0]).max() for i in range(1, 16)]
     assert min(moved) > 50
@@ -114,8 +122,7 @@ def test_chance_is_a_function_of_the_generator():
 def test_neighbours_and_classes_move_together(augment):
     rng = np.random.default_rng(3)
     planes = blobs(12, rng).reshape(4, 3, 80, 96)
-    only_geometry = replace(NO_INTENSITY, paint_share=0.0)
-    drawn = draw(rng, 4, FRAME, only_geometry, slices=3)
+    drawn = draw(rng, 4, FRAME, ONLY_GEOMETRY, slices=3)
     stack = np.ascontiguousarray(np.moveaxis(planes, 1, -1))
     hu, target = (np.asarray(v) for v in augment({"hu": planes, "target": stack, **drawn})[:2])
     assert hu.shape == target.shape == (4, 40, 56, 3)

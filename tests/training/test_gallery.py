@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gallery.py"
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the benchmarks are not part of this")
 
 
 @pytest.fixture(scope="module")
