@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -55,6 +56,33 @@ def test_an_open_window_keeps_its_masks_to_itself(tmp_path, unsaved):
     assert AutosaveStore(tmp_path).left_behind() == []
     shelf.close()
     assert len(AutosaveStore(tmp_path).left_behind()) == 1
+
+
+@pytest.mark.parametrize("meanwhile", ["write", "close"])
+def test_a_window_has_one_lock_whatever_happens_while_it_is_taken(
+    tmp_path, unsaved, monkeypatch, meanwhile
+):
+    shelf = AutosaveStore(tmp_path)
+    taken = []
+    do = {"write": lambda: shelf.write(unsaved, shelf.new_file()), "close": shelf.close}
+    other = threading.Thread(target=do[meanwhile])
+
+    def slow_open(path, mode):
+        if path.suffix == ".lock":
+            taken.append(path)
+            if len(taken) == 1:
+                other.start()
+                other.join(0.05)  # it waits for the lock, or has taken one of its own by then
+        return open(path, mode)
+
+    monkeypatch.setattr(autosave, "open", slow_open, raising=False)
+    shelf.write(unsaved, shelf.new_file())
+    other.join()
+    assert len(taken) == 1
+    held = AutosaveStore(tmp_path).left_behind() == []
+    assert held == taken[0].exists() == (meanwhile == "write")
+    shelf.close()
+    assert not taken[0].exists()
 
 
 def test_a_killed_process_leaves_its_masks_to_others(tmp_path):

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import secrets
+import threading
 import time
 import zipfile
 import zlib
@@ -31,7 +32,6 @@ from napari_pancreas_seg.io.files import atomic_write, explain_os_error, user_fo
 from napari_pancreas_seg.volume import box_around
 
 logger = logging.getLogger(__name__)
-
 
 FORMAT = 1
 MOST_DAYS = 60
@@ -79,8 +79,8 @@ class AutosaveStore:
         self.folder = folder or autosave_folder()
         self._name = secrets.token_hex(6)
         self._lock: IO[bytes] | None = None
-        self._count = 0
-        self._closed = False
+        self._holding = threading.Lock()  # a thread may write while the window closes
+        self._count, self._closed = 0, False
 
     def new_file(self) -> Path:
         self._count += 1
@@ -123,19 +123,20 @@ class AutosaveStore:
 
     def close(self) -> None:
         """Let others have what is left; what is written from now on is theirs at once."""
-        self._closed = True
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        with self._holding:
+            lock, self._lock, self._closed = self._lock, None, True
+        if lock is not None:
+            lock.close()
             with contextlib.suppress(OSError):
                 (self.folder / f"{self._name}.lock").unlink()
 
     def _hold(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if self._lock is None and not self._closed:
-                self._lock = open(self.folder / f"{self._name}.lock", "wb")  # noqa: SIM115
-                _try_lock(self._lock)
+            with self._holding:
+                if self._lock is None and not self._closed:
+                    self._lock = open(self.folder / f"{self._name}.lock", "wb")  # noqa: SIM115
+                    _try_lock(self._lock)
         except OSError as error:
             raise PancreasSegError(
                 f"Nothing can be kept in '{self.folder}': {explain_os_error(error)}."
