@@ -40,6 +40,16 @@ def test_an_app_goes_with_its_viewer(qapp):
     assert gone() is None
 
 
+def test_keys_of_a_tool_end_with_the_viewer(qapp):
+    viewer = ViewerModel()
+    app = app_of(viewer)
+    app.close()
+    del viewer
+    gc.collect()
+    app.corrector.use_keys({"P": print})  # as what a thread has worked out does, when it is late
+    assert app.corrector._keys_before == []
+
+
 def test_a_closed_app_leaves_no_thread(app):
     app.background.submit(lambda: None)
     app.close()

@@ -369,7 +369,7 @@ class Corrector(QObject):
             self._give_keys_back()
 
     def _give_keys_back(self) -> None:
-        self._take_keys(self._keys_of_tool)
+        self._take_keys({} if self.session.viewer is None else self._keys_of_tool)
 
     def _take_keys(self, keys: dict[str, Callable[[], None]]) -> None:
         """Bind keys for a while, before those of the layers: whichever layer is active."""
