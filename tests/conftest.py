@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from napari_pancreas_seg.data.sample import Sample
     from napari_pancreas_seg.inference.loaded import LoadedModel
+    from phantom import Phantom
 
 # Before anything imports TensorFlow: its notes on start-up are not the tests' business.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,6 +28,14 @@ def user_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what the program remembers out of the user's own folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Wait for no disk: that helps when the power fails, not when a process is killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses a file that is closed as well
         yield
 
 
@@ -104,6 +114,28 @@ def phantom() -> Sample:
     from napari_pancreas_seg.data.sample import load_sample
 
     return load_sample()
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[..., Phantom]:
+    """Synthetic CTs by seed, coarse unless asked otherwise; each is drawn once, nobody changes it.
+
+    To draw one takes half a second, whatever its size.
+    """
+    from phantom import make_phantom
+
+    @functools.cache
+    def draw(
+        seed: int,
+        spacing_mm: tuple[float, float, float] = (7.0, 4.5, 4.5),
+        shape: tuple[int, int, int] = (35, 62, 80),
+    ) -> Phantom:
+        made = make_phantom(seed, spacing_mm=spacing_mm, shape=shape)
+        for values in (made.volume.hu, made.mask, made.organs):
+            values.setflags(write=False)
+        return made
+
+    return draw
 
 
 @pytest.fixture(scope="module")

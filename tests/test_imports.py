@@ -7,6 +7,7 @@ The rules are those of docs/architecture.md. They are checked twice: on the sour
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -54,6 +55,9 @@ class Import:
     at_top: bool
 
 
+parsed = functools.cache(ast.parse)
+
+
 def _dotted(node: ast.AST) -> str:
     return ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
 
@@ -94,7 +98,7 @@ def _imported_names(node: ast.AST, module: str, is_package: bool) -> list[str]:
 
 def imports_of(module: str, text: str, *, is_package: bool) -> list[Import]:
     """Everything that a module imports, anywhere in it, as dotted names."""
-    tree = ast.parse(text)
+    tree = parsed(text)
     top = {id(node) for node in _top_level(tree)}
     return [
         Import(name, getattr(node, "lineno", 0), id(node) in top)
@@ -165,7 +169,7 @@ def _wrong_import(module: str, item: Import) -> list[str]:
 
 def _environment_changes(module: str, text: str) -> list[str]:
     found = []
-    for node in _top_level(ast.parse(text)):
+    for node in _top_level(parsed(text)):
         changed = ""
         if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
             changed = _dotted(node.value)

@@ -227,7 +227,13 @@ def kill_after(child: subprocess.Popen[str], seconds: float) -> None:
     child.stdout.close()
 
 
-@pytest.mark.parametrize("name", ["mask.nii.gz", "ct.nii", "b.json", "table.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mask.nii.gz", "table.csv",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("ct.nii", "b.json")),
+    ],
+)  # fmt: skip
 def test_killed_at_any_moment(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     WRITERS[name](path)

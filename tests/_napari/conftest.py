@@ -154,7 +154,7 @@ def notifications() -> Iterator[list]:
     notification_manager.records.clear()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def manifest() -> Iterator[None]:
     """Make sure that npe2 knows the plugin, installed or not."""
     from npe2 import PluginManager, PluginManifest

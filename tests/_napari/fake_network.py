@@ -2,7 +2,8 @@
 
 The model's name says what it does. ``box``: a box of ones in every slice but the first; a
 corner of every slice has ones, too, until post-processing takes them away.
-``slow``: the same, a slice at a time, with a pause. ``graded``: a blob whose probability falls
+``slow``: the same, a slice at a time, with a pause; ``slow FILE``: without, once there is such a
+file. ``graded``: a blob whose probability falls
 from its middle outward, so that every threshold gives another mask. ``organs``: the same for a
 pancreas, a liver and a spleen side by side. ``fail``, ``bug``,
 ``noise``, ``die``, ``hang FILE``: as they say; the file appears before it hangs.
@@ -31,6 +32,12 @@ def box_mask(shape):
 
 def warm_up(model, *_):
     while model.startswith("wait ") and not os.path.exists(model.removeprefix("wait ")):
+        time.sleep(0.01)
+
+
+def pause(until):
+    end = time.monotonic() + 0.15
+    while time.monotonic() < end and not os.path.exists(until):
         time.sleep(0.01)
 
 
@@ -80,7 +87,8 @@ def segment(volume, model, options):
     mask = box_mask(shape)
     raw = mask.copy()
     raw[:, :2, :2] = 1  # what post-processing removes
-    step = 1 if model == "slow" else 4
+    slow = model.startswith("slow")
+    step = 1 if slow else 4
     for start in range(0, shape[0], step):
         z = np.arange(start, min(start + step, shape[0]))
         parts = {
@@ -88,8 +96,8 @@ def segment(volume, model, options):
             for word in ("attention 1", "attention 2", "probability")
         }
         yield Progress("segmenting", int(z[-1]) + 1, shape[0], FoundSlices(z, raw[z], parts))
-        if model == "slow":
-            time.sleep(0.15)
+        if slow:
+            pause(model.removeprefix("slow "))
     yield Progress("post-processing", shape[0], shape[0])
     values = mask[:, ::2, ::2].astype(np.float16)
     return Segmentation(

@@ -99,6 +99,7 @@ def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path,
     assert np.count_nonzero(written.dataobj) == np.count_nonzero(labels.data)
 
 
+@pytest.mark.slow
 def test_cancel_with_the_button(qtbot, dock, ct_path):
     open_ct(qtbot, dock, ct_path)
     choose(dock, "slow")
@@ -115,6 +116,7 @@ def test_cancel_with_the_button(qtbot, dock, ct_path):
     assert "Cancelled" in panel.status.text()
 
 
+@pytest.mark.slow
 def test_an_error_resets_the_panel(qtbot, dock, ct_path, notifications):
     open_ct(qtbot, dock, ct_path)
     choose(dock, "die")

@@ -66,12 +66,13 @@ def test_after_a_run_the_slice_with_most_of_the_gland_is_shown(qtbot, app, viewe
     assert slice_on_screen(viewer, ct, reference) == areas.argmax() != 8
 
 
-def test_a_user_who_has_moved_is_left_alone(qtbot, app, viewer, ct):
+def test_a_user_who_has_moved_is_left_alone(qtbot, app, viewer, ct, tmp_path):
     reference = app.session.placement(ct).reference
     show_slice(viewer, ct, reference, 8)
-    run = app.runs.start(ct, "slow")
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}")
     first_slices(qtbot, run)
     show_slice(viewer, ct, reference, 7)
+    (tmp_path / "go on").touch()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert slice_on_screen(viewer, ct, reference) == 7
 
@@ -100,8 +101,8 @@ def test_a_second_run_leaves_edited_labels_alone(qtbot, app, ct):
     assert np.array_equal(first.data, kept)
 
 
-def test_slices_that_a_person_edits_meanwhile_stay(qtbot, app, ct):
-    run = app.runs.start(ct, "slow")
+def test_slices_that_a_person_edits_meanwhile_stay(qtbot, app, ct, tmp_path):
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}")
     first_slices(qtbot, run)
     stroke = (np.array([9, 9]), np.array([0, 1]), np.array([30, 30]))
     run.labels.data_setitem(stroke, 1)
@@ -109,6 +110,7 @@ def test_slices_that_a_person_edits_meanwhile_stay(qtbot, app, ct):
     qtbot.waitUntil(lambda: run.labels.data[erased] == 1, timeout=20_000)
     run.labels.data_setitem(erased, 0)
     as_left = run.labels.data[1].copy()
+    (tmp_path / "go on").touch()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert np.array_equal(run.labels.data[1], as_left)
     only_stroke = np.zeros_like(as_left)
@@ -153,14 +155,15 @@ def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications,
 
 
 @pytest.mark.parametrize("what", ["ct", "labels", "both"])
-def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, what):
-    run = app.runs.start(ct, "slow")
+def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, what, tmp_path):
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}")
     first_slices(qtbot, run)
     ct.name = "renamed"
     if what in ("ct", "both"):
         viewer.layers.remove(ct)
     if what in ("labels", "both"):
         viewer.layers.remove(run.labels)
+    (tmp_path / "go on").touch()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert run.labels in viewer.layers
     assert np.array_equal(run.labels.data, box_mask(ct.data.shape))

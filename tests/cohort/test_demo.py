@@ -8,14 +8,12 @@ from scipy import ndimage
 from napari_pancreas_seg.cohort import demo
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Progress, ScalarMap, Segmentation
-from phantom import make_phantom
 
 
 @pytest.fixture
-def phantom(monkeypatch):
-    small = make_phantom(0, spacing_mm=(8.0, 5.0, 5.0), shape=(30, 56, 72))
-    monkeypatch.setattr(demo, "load_sample", lambda: small)
-    return small
+def phantom(drawn, monkeypatch):
+    monkeypatch.setattr(demo, "load_sample", lambda: drawn(0))
+    return drawn(0)
 
 
 @pytest.fixture
@@ -29,7 +27,7 @@ def asked(monkeypatch, phantom):
         yield Progress("segmenting", 2, 2)
         mask = phantom.mask.copy()
         mask[np.flatnonzero(mask.any(axis=(1, 2)))[0]] = 0
-        grid = volume.grid.sub_grid((30, 28, 36), (0, 0.5, 0.5), (1, 2, 2))
+        grid = volume.grid.sub_grid((35, 31, 40), (0, 0.5, 0.5), (1, 2, 2))
         values = ndimage.zoom(mask.astype(np.float32), (1, 0.5, 0.5), order=1).astype(np.float16)
         scalar_map = ScalarMap(values, grid)
         card = {"name": "pretended", "version": "0", "classes": {"pancreas": 1}}

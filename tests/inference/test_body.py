@@ -14,9 +14,9 @@ from napari_pancreas_seg.inference.scan import (
 )
 from napari_pancreas_seg.units import read_units
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
-from phantom import make_phantom
 
 SPACING = (6.0, 2.5, 2.5)
+SHAPE = (42, 112, 144)
 
 
 def noted_of(ct: CTVolume) -> list[str]:
@@ -24,8 +24,8 @@ def noted_of(ct: CTVolume) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def hu():
-    return make_phantom(0, spacing_mm=SPACING, shape=(42, 112, 144)).volume.hu
+def hu(drawn):
+    return drawn(0, SPACING, SHAPE).volume.hu
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +234,8 @@ def test_real_cts_are_the_right_way_round(shared):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("margin_mm", [20, 40])
-def test_a_crop_is_continued_by_its_mirror_image(margin_mm):
-    phantom = make_phantom(0, spacing_mm=SPACING, shape=(42, 112, 144))
+def test_a_crop_is_continued_by_its_mirror_image(margin_mm, drawn):
+    phantom = drawn(0, SPACING, SHAPE)
     y, x = (np.flatnonzero(phantom.mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     n = round(margin_mm / SPACING[1])
     part = np.s_[:, y[0] - n : y[-1] + n, x[0] - n : x[-1] + n]

@@ -19,7 +19,6 @@ from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.weights import pack_weights
 from napari_pancreas_seg.volume import CTVolume
-from phantom import make_phantom
 
 LABELS = {"pancreas": 1, "pancreas tumour": 4, "kidneys": 2}
 ORGANS = Classes(tuple(LABELS), tuple(LABELS.values()))
@@ -96,8 +95,8 @@ def test_together_they_must_be_likely_and_the_likeliest_wins() -> None:
 
 
 @pytest.fixture(scope="module")
-def volume() -> CTVolume:
-    return make_phantom(0, spacing_mm=(6.0, 5.0, 5.0), shape=(42, 56, 70)).volume
+def volume(drawn) -> CTVolume:
+    return drawn(0).volume
 
 
 @pytest.fixture(scope="module")

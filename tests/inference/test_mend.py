@@ -247,6 +247,7 @@ def test_importing_it_loads_no_keras():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_bundled_network_says_what_it_is_and_hears_strokes():
     bundle = load_bundle("mend", "mend")
     assert len(bundle.weights) <= 5_000_000 and bundle.card["gflop"] <= 3

@@ -44,6 +44,7 @@ def test_progress_finds_every_slice_once(volume, loaded):
     assert set(result.seconds) >= {"network", "post-processing"}
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_result(volume, loaded):
     one = nps.segment(volume, loaded, batch_size=1, postprocess=False)
     all_at_once = nps.segment(volume, loaded, batch_size=7, postprocess=False)

@@ -472,6 +472,7 @@ def test_a_damaged_modality_is_not_quoted(tmp_path: Path) -> None:
     assert "DOE" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_what_an_anonymiser_left_is_read(shared: Path) -> None:
     import SimpleITK as sitk
 

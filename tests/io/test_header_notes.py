@@ -6,15 +6,13 @@ import pytest
 import SimpleITK as sitk
 
 from napari_pancreas_seg import io
-from phantom import make_phantom
 
-AFFINE = np.diag([-3.0, -3.0, 8.0, 1.0])
+AFFINE = np.diag([-4.5, -4.5, 7.0, 1.0])
 
 
 @pytest.fixture(scope="module")
-def stored():
-    hu = make_phantom(0, spacing_mm=(8.0, 3.0, 3.0), shape=(20, 90, 120)).volume.hu
-    return hu.transpose(2, 1, 0)
+def stored(drawn):
+    return drawn(0).volume.hu.transpose(2, 1, 0)
 
 
 def notes_of(tmp_path, values, change=lambda image: None):
@@ -47,7 +45,7 @@ def microns(image):
     ("change", "note"),
     [
         (no_place, "no sform, no qform"),
-        (two_places, "15 mm apart: the sform is used"),
+        (two_places, "22.5 mm apart: the sform is used"),
         (microns, "another unit than mm"),
     ],
 )

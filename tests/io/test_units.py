@@ -6,12 +6,11 @@ import pytest
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import to_hounsfield
 from napari_pancreas_seg.units import read_units
-from phantom import make_phantom
 
 
 @pytest.fixture(scope="module")
-def hu():
-    return make_phantom(0, spacing_mm=(8.0, 2.0, 2.0), shape=(32, 140, 180)).volume.hu
+def hu(drawn):
+    return drawn(0, (6.0, 2.5, 2.5), (42, 112, 144)).volume.hu
 
 
 @pytest.mark.parametrize("offset", [1000, 1024, 8192, -1000])

@@ -15,7 +15,6 @@ from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from phantom import make_phantom
 
 
 @given(n=st.integers(1, 60), spacing=st.floats(0.4, 12.0), distance=st.floats(1.0, 12.0))
@@ -28,11 +27,11 @@ def test_neighbours_lie_at_their_distance(n, spacing, distance):
 
 
 @pytest.fixture(scope="module")
-def volumes(tmp_path_factory):
+def volumes(drawn, tmp_path_factory):
     """Two patients of a few slices."""
     folder = tmp_path_factory.mktemp("volumes")
-    for seed in (1, 2):
-        phantom = make_phantom(seed, spacing_mm=(10.0, 6.0, 6.0), shape=(25, 46, 60))
+    for seed in (1, 3):
+        phantom = drawn(seed)
         save_ct(phantom.volume, folder / f"p{seed}.nii.gz")
         save_mask(phantom.mask, phantom.volume, folder / f"p{seed}_mask.nii.gz")
     return folder

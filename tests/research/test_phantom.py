@@ -15,8 +15,8 @@ COARSE = {"spacing_mm": (7.0, 4.5, 4.5), "shape": (35, 62, 80)}
 
 
 @pytest.fixture(scope="module")
-def phantoms() -> list[Phantom]:
-    return [make_phantom(seed, **COARSE) for seed in (0, 1, 3)]
+def phantoms(drawn) -> list[Phantom]:
+    return [drawn(seed, **COARSE) for seed in (0, 1, 3)]
 
 
 def volume_ml(phantom: Phantom) -> float:

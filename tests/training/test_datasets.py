@@ -23,7 +23,6 @@ from napari_pancreas_seg.training.data.datasets import (
 )
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
-from phantom import make_phantom
 
 LABELS = {"pancreas": 1, "tumour": 2}
 
@@ -137,9 +136,8 @@ def test_from_a_cache_comes_the_same(dataset, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.rows"))) == 12
 
 
-def test_sets_are_joined(monkeypatch):
-    small = make_phantom(0, spacing_mm=(3.0, 5.0, 5.0), shape=(84, 56, 72))
-    monkeypatch.setattr(datasets, "load_sample", lambda: small)
+def test_sets_are_joined(drawn, monkeypatch):
+    monkeypatch.setattr(datasets, "load_sample", lambda: drawn(0))
     both = TrainingSlices.join([load_cases([body()], {"pancreas": 1}), sample_slices()])
     chosen = np.array([0, len(both) - 1])
     shown = both.inputs(chosen)

@@ -293,6 +293,7 @@ def test_masks_of_several_organs_need_a_value(folders, tmp_path):
     assert not mask_of_others(GivenMasks(tmp_path, 9), "other", volume).any()
 
 
+@pytest.mark.slow
 def test_a_model_of_another_organ_is_compared_with_that_organ(folders, tiny_bundle, tmp_path):
     card = dict(load_bundle(tiny_bundle).card) | {"labels": {"liver": 1}}
     liver = LoadedModel(save_bundle(load_bundle(tiny_bundle).network(), card, tmp_path / "liver"))

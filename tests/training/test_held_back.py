@@ -17,7 +17,6 @@ from napari_pancreas_seg.training.judge.calibration import (
     _bytes_of_slice,
     score_predictions,
 )
-from phantom import make_phantom
 
 
 @dataclass
@@ -33,8 +32,8 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def phantom():
-    return make_phantom(1, spacing_mm=(7.0, 4.5, 4.5), shape=(35, 62, 80))
+def phantom(drawn):
+    return drawn(1)
 
 
 class Tells:
@@ -82,7 +81,7 @@ def test_a_bounded_sample_keeps_mostly_slices_with_the_gland(phantom):
     assert set(score_predictions(predicted).dice()) == {"p"}
 
 
-@pytest.mark.parametrize("classes", [1, 7])
+@pytest.mark.parametrize("classes", [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_slices_and_predictions_fit_into_the_memory(phantom, classes):
     labels = {str(value): value for value in range(1, classes + 1)}
     recipe = settings()

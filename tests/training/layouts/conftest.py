@@ -17,7 +17,6 @@ from PIL import Image
 from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume
-from phantom import make_phantom
 
 NUMBERS = ("0005", "0012", "0045")
 
@@ -38,11 +37,11 @@ class Material:
 
 
 @pytest.fixture(scope="session")
-def phantoms() -> list[Material]:
+def phantoms(drawn: Callable) -> list[Material]:
     """Three small phantoms, the last of which lies obliquely."""
     made = []
     for seed, number in enumerate(NUMBERS):
-        phantom = make_phantom(seed, spacing_mm=(5.0, 3.0, 3.0), shape=(34, 80, 100))
+        phantom = drawn(seed, (5.0, 3.0, 3.0), (34, 80, 100))
         volume = phantom.volume
         if seed < 2:
             affine = np.diag([-3.0, -3.0, 5.0, 1.0])
