@@ -20,7 +20,7 @@ import numpy as np
 
 import fit_alarm
 import napari_pancreas_seg as nps
-from napari_pancreas_seg.inference.alarm import FEATURES
+from napari_pancreas_seg.inference.quality import FEATURES
 
 MOVED_MM = 6.0
 

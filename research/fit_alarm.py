@@ -26,8 +26,8 @@ import numpy as np
 from scipy import ndimage, stats
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.alarm import ALARM, FEATURES, features, predict
 from napari_pancreas_seg.inference.loaded import LoadedModel
+from napari_pancreas_seg.inference.quality import FEATURES, LOW_DICE, features, predict
 from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io.files import write_json, write_text
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
@@ -164,7 +164,7 @@ def figures(cases: list[dict[str, Any]]) -> dict[str, float]:
     """Agreement of expected with true Dice."""
     true = np.array([case["dice"] for case in cases])
     expected = np.array([case["expected"] for case in cases])
-    bad = true < ALARM
+    bad = true < LOW_DICE
     auc = np.nan
     if bad.any() and not bad.all():
         ranks = stats.rankdata(-expected)
@@ -191,7 +191,7 @@ def with_intervals(cases: list[dict[str, Any]]) -> dict[str, Any]:
         for what, value in figures(sample).items():
             drawn[what].append(value)
     found: dict[str, Any] = {"patients": len(of), "cases": len(cases)}
-    found["cases of Dice < 0.7"] = sum(case["dice"] < ALARM for case in cases)
+    found["cases of Dice < 0.7"] = sum(case["dice"] < LOW_DICE for case in cases)
     for what, value in figures(cases).items():
         ends = np.nanpercentile(drawn[what], [2.5, 97.5])
         found[what] = [None if np.isnan(n) else round(float(n), 3) for n in (value, *ends)]

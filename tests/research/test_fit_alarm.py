@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fit_alarm
-from napari_pancreas_seg.inference.alarm import FEATURES, predict
+from napari_pancreas_seg.inference.quality import FEATURES, predict
 
 
 def cases(n: int = 60) -> list[dict]:

@@ -15,10 +15,10 @@ from napari_pancreas_seg.arrays import Array, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.acquisition import look_over
-from napari_pancreas_seg.inference.alarm import judge, judge_given
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
+from napari_pancreas_seg.inference.quality import given_mask_quality, mask_quality
 from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask, stem
 from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.files import all_or_none
@@ -165,7 +165,7 @@ class Segmentation:
     def quality(self) -> dict[str, Any]:
         """Expected Dice of the whole mask, contrast phase, and what was noticed, in words."""
         seen = self.probability, self.threshold, self.expected_dice
-        return judge(self.mask, self.grid, *seen, self.scan)
+        return mask_quality(self.mask, self.grid, *seen, self.scan)
 
     def save(
         self,
@@ -273,7 +273,7 @@ def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
     return {
         **_common(volume, mask),
         "mask_by": by,
-        "quality": judge_given(mask, volume.grid, scan),
+        "quality": given_mask_quality(mask, volume.grid, scan),
         "scan": scan,
         "notes": list(dict.fromkeys((*volume.notes, *said))),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_pancreas_seg.inference.alarm import FEATURES, features, judge, predict
+from napari_pancreas_seg.inference.quality import FEATURES, features, mask_quality, predict
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import Grid
 
@@ -36,7 +36,7 @@ def case(mask: np.ndarray, probability: np.ndarray | None = None, **scan: Any) -
 
 
 def test_a_usual_mask_is_expected_to_be_good_and_nothing_is_said() -> None:
-    found = judge(**case(gland()))
+    found = mask_quality(**case(gland()))
     assert found["noticed"] == []
     assert found["expected_dice"] > 0.7
     assert found["phase"] == "portal-venous"
@@ -56,11 +56,11 @@ def test_what_speaks_against_a_mask_is_said() -> None:
         "phase (arterial)": case(seen, phase="arterial"),
     }
     for words, each in said.items():
-        assert any(words in sentence for sentence in judge(**each)["noticed"]), words
+        assert any(words in sentence for sentence in mask_quality(**each)["noticed"]), words
 
 
 def test_without_a_mask_there_is_no_expectation() -> None:
-    found = judge(**case(np.zeros(GRID.shape, np.uint8)))
+    found = mask_quality(**case(np.zeros(GRID.shape, np.uint8)))
     assert found["expected_dice"] is None
     assert found["noticed"] == ["No pancreas was found."]
 
@@ -68,7 +68,7 @@ def test_without_a_mask_there_is_no_expectation() -> None:
 def test_doubt_lowers_the_expectation() -> None:
     sure, unsure = case(gland()), case(gland(), 0.6 * gland())
     unsure["expected_dice"] = unsure["expected_dice"] - np.float32(0.4)
-    good, bad = judge(**sure), judge(**unsure)
+    good, bad = mask_quality(**sure), mask_quality(**unsure)
     assert bad["expected_dice"] < good["expected_dice"] - 0.1
     assert any("look at this mask" in sentence for sentence in bad["noticed"])
     assert any("below 0.7 in 16 slices" in sentence for sentence in bad["noticed"])

@@ -1,4 +1,4 @@
-"""The expected Dice of a whole case, and in words what speaks against its mask.
+"""Quality of a mask: the expected Dice of the whole case, and what is unusual, in words.
 
 `data/alarm.json` holds the weights, fitted out of fold by ``research/fit_alarm.py``.
 """
@@ -21,10 +21,10 @@ from napari_pancreas_seg.mask.postprocessing import largest_component
 from napari_pancreas_seg.volume import Grid, ScalarMap, bounding_box
 
 FEATURES = ("slices", "firm", "kept", "noise")
-"""What the expected Dice is made of; see `features`."""
+"""Features that the expected Dice is computed from; see `features`."""
 
-ALARM = 0.7
-"""Below this expected Dice, a case wants looking at."""
+LOW_DICE = 0.7
+"""A case with a lower expected Dice should be looked at."""
 USUAL_ML = (37.0, 174.0)
 """Between these lie 9 in 10 of 78 glands outlined by hand: 20 patients of NIH Pancreas-CT, 58 of
 the Medical Segmentation Decathlon (task 7), tumours included."""
@@ -32,7 +32,7 @@ USUAL_NOISE_HU = 15.0
 IN_PIECES, LEFT_OUT, INFIRM = 0.85, 0.8, 0.45
 
 
-def judge(
+def mask_quality(
     mask: Array,
     grid: Grid,
     probability: ScalarMap,
@@ -40,23 +40,24 @@ def judge(
     expected_dice: Array,
     scan: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Of a `Segmentation`: ``expected_dice`` (None without a mask), ``phase``, ``noticed``."""
+    """Return ``expected_dice`` (None for an empty mask), ``phase`` and ``noticed``, for JSON."""
     phase = scan.get("phase", "unknown")
     seen = features(mask, grid, probability, threshold, expected_dice, scan)
     if seen is None:
         return {"expected_dice": None, "phase": phase, "noticed": ["No pancreas was found."]}
     expected = predict(seen)
-    said = [] if expected >= ALARM else [f"The expected Dice is {expected:.2f}: look at this mask."]
-    said += [*_about_place(mask, grid), *_about_doubt(seen, expected_dice), *_about_scan(scan)]
-    return {"expected_dice": round(expected, 3), "phase": phase, "noticed": said}
+    noticed = [*_about_place(mask, grid), *_about_doubt(seen, expected_dice), *_about_scan(scan)]
+    if expected < LOW_DICE:
+        noticed.insert(0, f"The expected Dice is {expected:.2f}: look at this mask.")
+    return {"expected_dice": round(expected, 3), "phase": phase, "noticed": noticed}
 
 
-def judge_given(mask: Array, grid: Grid, scan: Mapping[str, Any]) -> dict[str, Any]:
-    """What `judge` says, of a mask (Z, Y, X) that no network has made: no expected Dice."""
-    said = ["The mask is empty."]
+def given_mask_quality(mask: Array, grid: Grid, scan: Mapping[str, Any]) -> dict[str, Any]:
+    """`mask_quality` of a mask (Z, Y, X) that no network has made: without an expected Dice."""
+    noticed = ["The mask is empty."]
     if mask.any():
-        said = [*_about_place(mask, grid), *_about_pieces(_largest(mask)), *_about_scan(scan)]
-    return {"phase": scan.get("phase", "unknown"), "noticed": said}
+        noticed = [*_about_place(mask, grid), *_about_pieces(_largest(mask)), *_about_scan(scan)]
+    return {"phase": scan.get("phase", "unknown"), "noticed": noticed}
 
 
 def features(
@@ -67,7 +68,7 @@ def features(
     expected_dice: Array,
     scan: Mapping[str, Any],
 ) -> dict[str, float] | None:
-    """What the program knows of a mask (Z, Y, X); None if it is empty.
+    """Compute the features of a mask (Z, Y, X); None if it is empty.
 
     ``slices``: mean of the slices' expected Dice, by area. ``firm``: volume above a threshold
     halfway to 1, as a share of that above half the threshold. ``kept``: share of what exceeds the
@@ -123,38 +124,38 @@ def _about_pieces(largest: float) -> list[str]:
 
 
 def _about_place(mask: Array, grid: Grid) -> list[str]:
-    said = []
+    noticed = []
     ml, (low, high) = volume_ml(mask, grid), USUAL_ML
     if not low <= ml <= high:
-        said.append(
+        noticed.append(
             f"The mask has {ml:.0f} mL; 9 in 10 of 78 glands have {low:.0f} to {high:.0f} mL."
         )
     faces = [mask.take(end, axis).any() for axis in range(3) for end in (0, -1)]
     names = ("lowest slice", "highest slice", "front edge", "back edge", "right edge", "left edge")
     if touched := [name for name, face in zip(names, faces, strict=True) if face]:
         where = " and the ".join(touched)
-        said.append(f"The mask reaches the {where} of the CT: the gland may be cut off.")
-    return said
+        noticed.append(f"The mask reaches the {where} of the CT: the gland may be cut off.")
+    return noticed
 
 
 def _about_doubt(seen: Mapping[str, float], expected_dice: Array) -> list[str]:
-    said = _about_pieces(seen["largest"])
+    noticed = _about_pieces(seen["largest"])
     if seen["kept"] < LEFT_OUT:
-        said.append(
+        noticed.append(
             f"{1 - seen['kept']:.0%} of what the network saw lies elsewhere and was left out."
         )
     if seen["firm"] < INFIRM:
-        said.append("The network is unsure of the outline: other thresholds give other masks.")
-    doubtful = int(np.count_nonzero(expected_dice < ALARM))
-    if doubtful and seen["slices"] < ALARM:
-        said.append(f"The expected Dice is below {ALARM} in {doubtful} slices.")
-    return said
+        noticed.append("The network is unsure of the outline: other thresholds give other masks.")
+    doubtful = int(np.count_nonzero(expected_dice < LOW_DICE))
+    if doubtful and seen["slices"] < LOW_DICE:
+        noticed.append(f"The expected Dice is below {LOW_DICE} in {doubtful} slices.")
+    return noticed
 
 
 def _about_scan(scan: Mapping[str, Any]) -> list[str]:
-    said = []
+    noticed = []
     if (scan.get("noise_hu") or 0) > NOISY_HU:
-        said.append("The CT is noisy.")
+        noticed.append("The CT is noisy.")
     if scan.get("phase") in ("no contrast agent", "arterial", "delayed"):
-        said.append(f"The contrast phase ({scan['phase']}) is not that of the training.")
-    return said
+        noticed.append(f"The contrast phase ({scan['phase']}) is not that of the training.")
+    return noticed
