@@ -219,7 +219,7 @@ def neighbours(shared: Path, cases: list[Case]) -> Iterator[tuple[Case, float, M
     import nibabel as nib
 
     from napari_pancreas_seg.inference.frame import resampling_matrix
-    from napari_pancreas_seg.mask.correction import fill_between_slices
+    from napari_pancreas_seg.mask.editing import fill_between_slices
 
     def rows_of(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:

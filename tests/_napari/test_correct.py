@@ -36,7 +36,7 @@ from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg._napari.widget.dialogs import TextDialog, show_keys
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.mask import correction
+from napari_pancreas_seg.mask import editing
 from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 20_000
@@ -414,7 +414,7 @@ def test_layers_in_any_axis_order_are_corrected_alike(qapp, order, label):
     )
     target = Target(layer, reference, label)
     assert np.array_equal(target.shown, shown)
-    after = correction.grow(target.mask(), (2.0, 1.0, 1.0), 1.0)
+    after = editing.grow(target.mask(), (2.0, 1.0, 1.0), 1.0)
     found = compare(target.mask(), after, label)
     # The outline lies where the layer will be filled, in the viewer's world.
     outline = outline_layer(target, found, "outline")

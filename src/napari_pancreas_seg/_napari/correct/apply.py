@@ -23,7 +23,7 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Array, Box, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.mask.correction import Change, change_of
+from napari_pancreas_seg.mask.editing import Change, change_of
 from napari_pancreas_seg.volume import bounding_box
 
 OUTLINE_COLOR = "#fff200"

@@ -17,7 +17,7 @@ from napari_pancreas_seg._napari.correct.corrections import Corrector
 from napari_pancreas_seg._napari.layers.placement import show_slice
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.mask import correction
+from napari_pancreas_seg.mask import editing
 
 FILL_TITLE = "Fill between slices"
 NOTHING_TO_FILL = "no slice between others is empty; clear those that are to be filled."
@@ -105,7 +105,7 @@ class Carrying:
                 ct = ct_under(target, corrector.session)
 
         def fill(mask: Array, spacing: Spacing) -> Array:
-            filled = correction.fill_between_slices(mask, spacing)
+            filled = editing.fill_between_slices(mask, spacing)
             if ct is None:
                 return filled
             for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):

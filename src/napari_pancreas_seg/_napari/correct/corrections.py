@@ -33,7 +33,7 @@ from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.mask import correction
+from napari_pancreas_seg.mask import editing
 from napari_pancreas_seg.mask.postprocessing import largest_component, remove_holes
 
 DEFAULTS: dict[str, Any] = {
@@ -151,32 +151,32 @@ class Corrector(QObject):
 
     def remove_islands(self) -> None:
         title = "Remove islands below {:g} mm³"
-        self._correct_by("correct/islands_mm3", title, correction.remove_islands)
+        self._correct_by("correct/islands_mm3", title, editing.remove_islands)
 
     def fill_holes(self) -> None:
         self.correct("Fill holes", lambda mask, _: remove_holes(mask))
 
     def grow(self) -> None:
-        self._correct_by("correct/grow_mm", "Grow by {:g} mm", correction.grow)
+        self._correct_by("correct/grow_mm", "Grow by {:g} mm", editing.grow)
 
     def shrink(self) -> None:
-        self._correct_by("correct/grow_mm", "Shrink by {:g} mm", correction.shrink)
+        self._correct_by("correct/grow_mm", "Shrink by {:g} mm", editing.shrink)
 
     def copy_slice(self, step: int) -> None:
         """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
         z = chosen_target(self.session).slice_on(self.session.viewer)
         title = f"Copy from the slice {'above' if step > 0 else 'below'}"
-        self.correct(title, lambda mask, _: correction.copy_slice(mask, z + step, z))
+        self.correct(title, lambda mask, _: editing.copy_slice(mask, z + step, z))
 
     def clear_slice(self) -> None:
         z = chosen_target(self.session).slice_on(self.session.viewer)
-        self.correct(f"Clear slice {z}", lambda mask, _: correction.clear_slice(mask, z))
+        self.correct(f"Clear slice {z}", lambda mask, _: editing.clear_slice(mask, z))
 
     # -- what is proposed first
 
     def smooth(self) -> None:
         title = "Smooth by {:g} mm"
-        self._correct_by("correct/smooth_mm", title, correction.smooth, propose=True)
+        self._correct_by("correct/smooth_mm", title, editing.smooth, propose=True)
 
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Run the network on the slice on screen and propose what it finds, not post-processed."""
@@ -360,7 +360,7 @@ class Corrector(QObject):
     def _keep_piece(self, target: Target, position: Any) -> None:
         index = index_at(self.session.viewer, target.layer, target.reference, position)
         z, y, x = np.rint(index).astype(int).tolist()
-        self.correct("Keep this piece", lambda mask, _: correction.keep_piece_at(mask, (z, y, x)))
+        self.correct("Keep this piece", lambda mask, _: editing.keep_piece_at(mask, (z, y, x)))
 
     def use_keys(self, keys: dict[str, Callable[[], None]]) -> None:
         """Bind a tool's keys whenever no question has them; none puts an end to it."""

@@ -16,7 +16,7 @@ from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.arrays import Array, Indices
-from napari_pancreas_seg.mask.correction import within_hu
+from napari_pancreas_seg.mask.editing import within_hu
 
 BRUSH_MM = 6.0
 

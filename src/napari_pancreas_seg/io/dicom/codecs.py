@@ -37,8 +37,8 @@ _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG and JPEG-LS that are followed by the image's size."""
 
 
-class Layout(NamedTuple):
-    """How the numbers of an image are stored."""
+class PixelLayout(NamedTuple):
+    """Size of a frame, and how its pixels are stored."""
 
     rows: int
     columns: int
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
 
 def frames(
-    stream: BinaryIO, header: Dataset, layout: Layout, numbers: Sequence[int]
+    stream: BinaryIO, header: Dataset, layout: PixelLayout, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Array]]:
     """Read frames from an open file."""
     syntax = str(header.file_meta.get("TransferSyntaxUID") or "")
@@ -69,11 +69,11 @@ def frames(
 
 
 def _native(
-    stream: BinaryIO, layout: Layout, length: int, count: int, numbers: Sequence[int], order: str
+    file: BinaryIO, layout: PixelLayout, length: int, count: int, numbers: Sequence[int], order: str
 ) -> Iterator[tuple[int, Array]]:
     dtype = np.dtype(f"{order}u{layout.allocated // 8}")
     size = layout.rows * layout.columns * dtype.itemsize
-    start = stream.tell()
+    start = file.tell()
     if layout.high_bit != layout.stored - 1:
         raise PancreasSegError(
             "The pixels of this DICOM series are stored in a way that was retired long ago (the "
@@ -82,15 +82,15 @@ def _native(
     if length == _UNDEFINED or length < size * count:
         raise EOFError("fewer pixels than the header declares")
     for number in numbers:
-        stream.seek(start + (number - 1) * size)
-        data = stream.read(size)
+        file.seek(start + (number - 1) * size)
+        data = file.read(size)
         if len(data) < size:
             raise EOFError("the pixels break off")
         values = np.frombuffer(data, dtype).reshape(layout.rows, layout.columns)
         yield number, _meaning(values.astype(dtype.newbyteorder("=")), layout)
 
 
-def _meaning(values: Array, layout: Layout) -> Array:
+def _meaning(values: Array, layout: PixelLayout) -> Array:
     """Drop what lies in unused bits, such as an overlay, and give the rest its sign."""
     size = 8 * values.itemsize
     unused = max(0, size - layout.stored)
@@ -135,7 +135,7 @@ def _check_whole(data: bytes) -> None:
         raise EOFError("the compressed pixels break off")
 
 
-def _decoder(syntax: str, layout: Layout) -> Callable[[bytes], tuple[Array, int]]:
+def _decoder(syntax: str, layout: PixelLayout) -> Callable[[bytes], tuple[Array, int]]:
     """Return what decodes a frame and tells how many bits of its numbers count."""
     import imagecodecs
 
@@ -161,7 +161,7 @@ def _plain(uid: str) -> str:
 
 def _checked(
     data: bytes,
-    layout: Layout,
+    layout: PixelLayout,
     size_of: Callable[[bytes], tuple[int, int, int, int]],
     decode: Callable[[bytes], Any],
 ) -> tuple[Array, int]:
@@ -199,7 +199,7 @@ def _jpeg_2000_size(data: bytes) -> tuple[int, int, int, int]:
     return y1 - y0, x1 - x0, components, (data[at + 42] & 0x7F) + 1
 
 
-def _rle(data: bytes, layout: Layout) -> Array:
+def _rle(data: bytes, layout: PixelLayout) -> Array:
     import imagecodecs
 
     dtype = np.dtype(f"<u{layout.allocated // 8}")

@@ -14,7 +14,7 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import AIR_HU, scale
-from napari_pancreas_seg.io.dicom.codecs import Layout, frames
+from napari_pancreas_seg.io.dicom.codecs import PixelLayout, frames
 from napari_pancreas_seg.io.dicom.files import DicomFile, in_threads, read_header
 from napari_pancreas_seg.io.dicom.slices import Slice
 
@@ -129,9 +129,9 @@ def _read_file(
     return header, notes
 
 
-def _layout(header: Dataset) -> Layout:
+def _layout(header: Dataset) -> PixelLayout:
     allocated, stored = int(header.BitsAllocated), int(header.get("BitsStored") or 0)
-    layout = Layout(
+    layout = PixelLayout(
         int(header.Rows),
         int(header.Columns),
         allocated,
@@ -203,14 +203,14 @@ def _check_steps(
             )
 
 
-def _padding(header: Dataset, layout: Layout) -> tuple[int, int] | None:
+def _padding(header: Dataset, layout: PixelLayout) -> tuple[int, int] | None:
     """Return the range of stored numbers that mean 'no value here'."""
     values = [header.get(key) for key in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     numbers = [_as_stored(value, layout) for value in values if value not in (None, "", b"")]
     return (min(numbers), max(numbers)) if numbers else None
 
 
-def _as_stored(value: Any, layout: Layout) -> int:
+def _as_stored(value: Any, layout: PixelLayout) -> int:
     """Read a number that may be given with the wrong sign, or as raw bytes."""
     number = int.from_bytes(value[:4], "little") if isinstance(value, bytes) else int(value)
     number %= 1 << layout.stored

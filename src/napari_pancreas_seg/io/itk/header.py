@@ -67,8 +67,8 @@ _NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the voxels are."""
+class VoxelLayout:
+    """Where a file's voxels are and how they are stored, as its header says."""
 
     shape: tuple[int, ...]  # first axis fastest
     dtype: np.dtype[Any]  # byte order included
@@ -87,7 +87,7 @@ class Layout:
         return self.shape[1:] if self.segments else self.shape
 
 
-def parse_nrrd(path: Path) -> Layout:
+def parse_nrrd(path: Path) -> VoxelLayout:
     """Read a header by https://teem.sourceforge.net/nrrd/format.html."""
     with open(path, "rb") as file:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n?", file.readline(16)):
@@ -121,7 +121,7 @@ def parse_nrrd(path: Path) -> Layout:
     if skip < -1 or (skip == -1 and encoding != "raw"):
         raise _senseless(path, "byte skip")
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", "")))
-    return Layout(
+    return VoxelLayout(
         shape,
         np.dtype((">" if fields.get("endian", "").lower() == "big" else "<") + _NRRD_CODES[kind]),
         data,
@@ -147,7 +147,7 @@ def _segments(fields: Mapping[str, str], extra: Mapping[str, str]) -> tuple[tupl
     return tuple(found)
 
 
-def parse_metaimage(path: Path) -> Layout:
+def parse_metaimage(path: Path) -> VoxelLayout:
     """Read a header by https://itk.org/Wiki/ITK/MetaIO/Documentation."""
     fields: dict[str, str] = {}
     with open(path, "rb") as file:
@@ -182,7 +182,7 @@ def parse_metaimage(path: Path) -> Layout:
     if skip < -1 or (skip == -1 and compressed):
         raise _senseless(path, "HeaderSize")
     big = _true(fields, "BinaryDataByteOrderMSB") or _true(fields, "ElementByteOrderMSB")
-    return Layout(
+    return VoxelLayout(
         shape,
         np.dtype((">" if big else "<") + _META_CODES[kind]),
         path if local else _data_file(path, fields["ElementDataFile"]),

@@ -19,7 +19,7 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array, Floats, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.deflate import inflated
-from napari_pancreas_seg.io.itk.header import Layout, parse_metaimage, parse_nrrd
+from napari_pancreas_seg.io.itk.header import VoxelLayout, parse_metaimage, parse_nrrd
 from napari_pancreas_seg.io.raw import LPS_TO_RAS, MAP_CONTENT, RawImage
 from napari_pancreas_seg.io.suffixes import NRRD
 from napari_pancreas_seg.io.voxels import check_shape, check_size, read_voxels, reading
@@ -98,7 +98,7 @@ def _name(path: Path) -> str:
     return "NRRD" if path.name.lower().endswith(NRRD) else "MetaImage"
 
 
-def layout_of(path: Path) -> Layout:
+def layout_of(path: Path) -> VoxelLayout:
     """Find out where the voxels are, and refuse what cannot be."""
     layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
     check_shape(path, layout.volume_shape)
@@ -109,7 +109,7 @@ def layout_of(path: Path) -> Layout:
     return layout
 
 
-def _affine(path: Path, layout: Layout) -> Floats:
+def _affine(path: Path, layout: VoxelLayout) -> Floats:
     """Ask SimpleITK how the header places the volume in space."""
     import SimpleITK as sitk
 
@@ -160,7 +160,7 @@ def _in_unicode(path: Path, data: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _voxels(layout: Layout) -> Iterator[io.BufferedIOBase]:
+def _voxels(layout: VoxelLayout) -> Iterator[io.BufferedIOBase]:
     """Open the data at their first voxel, decompressed."""
     with open(layout.data, "rb") as file:
         if layout.start < 0:

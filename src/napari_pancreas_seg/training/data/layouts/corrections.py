@@ -24,7 +24,7 @@ from napari_pancreas_seg.io import save_ct, save_mask
 from napari_pancreas_seg.io.files import all_or_none, explain_os_error, user_folder, write_json
 from napari_pancreas_seg.training.data.layouts.cases import MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
+    DataSetLayout,
     Listing,
     folders_in,
     left_out,
@@ -247,7 +247,7 @@ def _read(folder: Path) -> Listing:
     return Listing(tuple(names[value] for value in sorted(names)), tuple(cases), notes)
 
 
-LAYOUT = Layout(
+LAYOUT = DataSetLayout(
     "corrections",
     f"{INDEX} and folders with {CT}, {MASK} and {CASE} (corrections of this program)",
     lambda folder: (folder / INDEX).is_file(),

@@ -15,7 +15,7 @@ from typing import Any
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.cases import MaskFile, VolumeCase, patient_of
 from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
+    DataSetLayout,
     Listing,
     left_out,
     read_json,
@@ -117,13 +117,13 @@ def _list_pairs(images: Mapping[str, Path], folder: Path, names: Mapping[int, st
     return Listing(tuple(names[value] for value in sorted(names)), cases, notes)
 
 
-LAYOUT = Layout(
+LAYOUT = DataSetLayout(
     "decathlon",
     f"{IMAGES}/, {LABELS}/ and {DESCRIPTION} (Medical Segmentation Decathlon)",
     lambda folder: is_described(folder) and not _has_channels(folder),
     _read,
 )
-NNUNET = Layout(
+NNUNET = DataSetLayout(
     "nnunet",
     f"{IMAGES}/NAME_0000.nii.gz, {LABELS}/NAME.nii.gz and {DESCRIPTION} (nnU-Net's raw data)",
     lambda folder: is_described(folder) and _has_channels(folder),

@@ -1,4 +1,4 @@
-"""What a layout is, what it finds in a folder, and how small files are read."""
+"""Classes of layouts and of what they find in a folder; functions that read small files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout finds in a folder, before anything is read."""
+    """Classes and cases that a layout finds in a folder, before anything is read."""
 
     classes: tuple[str, ...]
     cases: tuple[LabelledCase, ...]
     notes: tuple[str, ...] = ()
 
 
-class Layout(NamedTuple):
-    """A way in which data sets are laid out."""
+class DataSetLayout(NamedTuple):
+    """How a data set's files are laid out, and the function that lists its cases."""
 
     name: str
     looks_for: str

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.io import SUFFIXES, is_dicom, stem
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, MaskFile, VolumeCase
-from napari_pancreas_seg.training.data.layouts.listing import Layout, Listing, left_out
+from napari_pancreas_seg.training.data.layouts.listing import DataSetLayout, Listing, left_out
 
 _CT = re.compile(r"PANCREAS_(\d{4})", re.IGNORECASE)
 _LABEL = re.compile(r"label_?(\d{4})", re.IGNORECASE)
@@ -70,7 +70,7 @@ def _may_be_ours(name: str) -> bool:
     return low.startswith(("pancreas_", "label")) and low.endswith(SUFFIXES)
 
 
-LAYOUT = Layout(
+LAYOUT = DataSetLayout(
     "nih",
     "PANCREAS_0001/ with DICOM and label0001.nii.gz (NIH Pancreas-CT, CT-82)",
     _fits,

@@ -19,7 +19,7 @@ from napari_pancreas_seg.training.data.layouts import (
 )
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, LabelledCase, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
+    DataSetLayout,
     Listing,
     folders_in,
     left_out,
@@ -27,7 +27,7 @@ from napari_pancreas_seg.training.data.layouts.listing import (
 )
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
 
-LAYOUTS: tuple[Layout, ...] = (
+LAYOUTS: tuple[DataSetLayout, ...] = (
     nih.LAYOUT,
     decathlon.LAYOUT,
     decathlon.NNUNET,
@@ -123,7 +123,7 @@ def classes_in(folder: str | Path, *, layout: str | None = None) -> tuple[str, .
     return tuple(known.read(root).classes)
 
 
-def _recognise(folder: Path, name: str | None) -> tuple[Path, Layout]:
+def _recognise(folder: Path, name: str | None) -> tuple[Path, DataSetLayout]:
     """Find the layout of a folder, or of the only folder in it that has one."""
     below = folders_in(folder)
     asked = [known for known in LAYOUTS if name in (None, known.name)]

@@ -19,7 +19,7 @@ from napari_pancreas_seg.training.data.layouts.cases import (
 )
 from napari_pancreas_seg.training.data.layouts.decathlon import is_described, label_names
 from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
+    DataSetLayout,
     Listing,
     entries,
     folders_in,
@@ -210,7 +210,7 @@ def _case(name: str, ct: Path, mask: Path, names: Mapping[int, str] | str) -> Vo
     return VolumeCase(name, patient_of(name), ct, (MaskFile(mask, names),))
 
 
-LAYOUT = Layout(
+LAYOUT = DataSetLayout(
     "pairs",
     "CTs with masks: NAME.nii.gz beside NAME_pancreas, NAME_mask, NAME_seg or NAME_label; images/ "
     "with masks/ or labels/; or a folder a case with one CT and one mask",

@@ -18,7 +18,7 @@ from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
+    DataSetLayout,
     Listing,
     read_pictures,
     read_table,
@@ -116,7 +116,7 @@ def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> S
     return SliceRecord(name, row["patient"], image, mask, pixel, thickness, known, margin)
 
 
-LAYOUT = Layout(
+LAYOUT = DataSetLayout(
     "slices",
     "manifest.csv with images/ and masks/ (single slices)",
     lambda folder: (folder / "manifest.csv").is_file() and (folder / "images").is_dir(),

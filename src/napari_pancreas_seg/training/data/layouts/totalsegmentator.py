@@ -10,7 +10,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.training.data.layouts.cases import MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import (
-    Layout,
+    DataSetLayout,
     Listing,
     folders_in,
     left_out,
@@ -49,7 +49,7 @@ def _ct(subject: Path) -> Path | None:
     return volumes_in(subject).get(_CT)
 
 
-LAYOUT = Layout(
+LAYOUT = DataSetLayout(
     "totalsegmentator",
     "folders with ct.nii.gz and segmentations/*.nii.gz (TotalSegmentator)",
     _fits,

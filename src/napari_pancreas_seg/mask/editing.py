@@ -1,4 +1,4 @@
-"""Corrections of a mask, each of which is one key in the window, on arrays in display order.
+"""Functions that edit a mask, an array in display order; each is one key in the window.
 
 Every function takes a mask (Z, Y, X), non-zero inside, and returns a new one, uint8 with 1 inside;
 all work in the mask's bounding box.
@@ -25,7 +25,7 @@ _SIGMAS = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a correction adds to a label and takes away from it within a `box` (z, y, x)."""
+    """Voxels that an edit adds to a label and takes away from it, within a `box` (z, y, x)."""
 
     label: int
     box: Box
@@ -49,7 +49,7 @@ class Change:
 
 
 def change_of(before: Array, after: Array, label: int) -> Change | None:
-    """Compare a label's mask (Z, Y, X) before and after a correction; None if nothing changes."""
+    """Compare a label's mask (Z, Y, X) before and after an edit; None if nothing changes."""
     outer = box_around(before, after)
     if outer is None:
         return None
