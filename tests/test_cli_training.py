@@ -49,9 +49,9 @@ def test_references_take_nothing_of_a_data_set(tmp_path, wrong, capsys):
 
 def test_the_folder_of_corrections_holds_wherever_it_is_said(tmp_path, monkeypatch, capsys):
     asked = []
-    where = "napari_pancreas_seg.training.data.layouts.corrections"
-    monkeypatch.setattr(f"{where}.remove_correction", lambda folder, name: asked.append(folder))
-    monkeypatch.setattr(f"{where}.corrections_folder", lambda: tmp_path / "own")
+    where = "napari_pancreas_seg.training.data.layouts.corrected_cases"
+    monkeypatch.setattr(f"{where}.remove_corrected_case", lambda folder, name: asked.append(folder))
+    monkeypatch.setattr(f"{where}.corrected_cases_folder", lambda: tmp_path / "own")
     before, after = ["--folder", str(tmp_path / "a")], ["--folder", str(tmp_path / "b")]
     assert main(["corrections", *before, "remove", "x"]) == 0
     assert main(["corrections", *before, "remove", "x", *after]) == 0

@@ -15,7 +15,7 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.data.layouts.corrections import list_corrections
+from napari_pancreas_seg.training.data.layouts.corrected_cases import list_corrected_cases
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
 FAKE = Path(__file__).with_name("fake_finetune.py")
@@ -111,12 +111,12 @@ def test_the_same_ct_is_replaced_when_told(qtbot, with_case):
     assert panel.question.isVisibleTo(panel) and "2 slices" in panel.question.text()
     panel.leave_button.click()
     assert not panel.question.isVisibleTo(panel)
-    assert list_corrections(improvement.folder)[0].reviewed == (3, 4)
+    assert list_corrected_cases(improvement.folder)[0].reviewed == (3, 4)
     add(qtbot, dock)
     panel.replace_button.click()
     qtbot.waitUntil(lambda: not improvement.working, timeout=TIMEOUT)
     assert not panel.question.isVisibleTo(panel)
-    assert [c.reviewed for c in list_corrections(improvement.folder)] == [(3, 4, 5)]
+    assert [c.reviewed for c in list_corrected_cases(improvement.folder)] == [(3, 4, 5)]
 
 
 def test_a_case_is_removed(qtbot, with_case):
@@ -125,7 +125,7 @@ def test_a_case_is_removed(qtbot, with_case):
     assert "2 slices" in sub.title()
     sub.actions()[0].trigger()
     qtbot.waitUntil(lambda: panel.cases_button.text() == "0 cases", timeout=TIMEOUT)
-    assert list_corrections(with_case.app.improvement.folder) == []
+    assert list_corrected_cases(with_case.app.improvement.folder) == []
     assert not panel.improve_button.isEnabled()
 
 
@@ -197,7 +197,7 @@ def test_closing_ends_the_child(qtbot, with_case, tmp_path):
     child = app.improvement._child
     app.close()
     assert child.wait(10) is not None
-    assert len(list_corrections(app.improvement.folder)) == 1
+    assert len(list_corrected_cases(app.improvement.folder)) == 1
 
 
 def test_the_child_ends_with_its_parent(qtbot, with_case, tmp_path):

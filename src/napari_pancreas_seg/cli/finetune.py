@@ -81,7 +81,7 @@ def finetune(
     """
     if json_progress:
         _end_with_parent()
-    from napari_pancreas_seg.training.data.layouts.corrections import corrections_folder
+    from napari_pancreas_seg.training.data.layouts.corrected_cases import corrected_cases_folder
 
     told = _Told() if json_progress else None
     with quiet(), Bar() as bar:
@@ -94,7 +94,7 @@ def finetune(
                 told.step(stage, share, left)
 
         found = run(
-            data or corrections_folder(),
+            data or corrected_cases_folder(),
             output,
             start,
             settings=FinetuneSettings(minutes, steps, batch_size, forgets_at_most, seed),
@@ -179,10 +179,10 @@ def list_(context: typer.Context, folder: Folder = None) -> None:
     context.obj = folder  # what holds for a subcommand that names no other
     if context.invoked_subcommand is not None:
         return
-    from napari_pancreas_seg.training.data.layouts.corrections import list_corrections
+    from napari_pancreas_seg.training.data.layouts.corrected_cases import list_corrected_cases
 
     place = _store(context, folder)
-    cases = list_corrections(place)
+    cases = list_corrected_cases(place)
     for case in cases:
         n = "all slices" if case.reviewed is None else f"{len(case.reviewed)} slices"
         whose = "" if case.patient == case.name else f", patient {case.patient}"
@@ -218,12 +218,12 @@ def add(
     """
     from napari_pancreas_seg.io import load_ct, load_mask
     from napari_pancreas_seg.io.alignment import bring_onto
-    from napari_pancreas_seg.training.data.layouts.corrections import add_correction
+    from napari_pancreas_seg.training.data.layouts.corrected_cases import add_corrected_case
 
     volume = load_ct(ct)
     labels, on = load_mask(mask)
     labels = bring_onto(volume, labels, on, mask.name)
-    case = add_correction(
+    case = add_corrected_case(
         _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )
     say(f"{case.name}: added to {case.folder.parent}")
@@ -236,17 +236,17 @@ def remove(
     folder: Folder = None,
 ) -> None:
     """Remove a case."""
-    from napari_pancreas_seg.training.data.layouts.corrections import remove_correction
+    from napari_pancreas_seg.training.data.layouts.corrected_cases import remove_corrected_case
 
-    remove_correction(_store(context, folder), name)
+    remove_corrected_case(_store(context, folder), name)
     say(f"{name}: removed")
 
 
 def _store(context: typer.Context, folder: Path | None) -> Path:
     """Folder of the cases, given before or after the subcommand."""
-    from napari_pancreas_seg.training.data.layouts.corrections import corrections_folder
+    from napari_pancreas_seg.training.data.layouts.corrected_cases import corrected_cases_folder
 
-    return folder or context.obj or corrections_folder()
+    return folder or context.obj or corrected_cases_folder()
 
 
 def _slices(text: str | None) -> list[int] | None:

@@ -32,15 +32,15 @@ from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import child_environment
 from napari_pancreas_seg.io import load_mask
-from napari_pancreas_seg.training.data.layouts.corrections import (
+from napari_pancreas_seg.training.data.layouts.corrected_cases import (
     MASK,
     PANCREAS,
-    Correction,
-    add_correction,
-    corrections_folder,
-    find_correction,
-    list_corrections,
-    remove_correction,
+    CorrectedCase,
+    add_corrected_case,
+    corrected_cases_folder,
+    find_corrected_case,
+    list_corrected_cases,
+    remove_corrected_case,
 )
 
 logger = logging.getLogger(__name__)
@@ -114,10 +114,10 @@ class Improvement(QObject):
         command: Sequence[str] = COMMAND,
     ) -> None:
         super().__init__()
-        self.folder = corrections_folder()
-        self.cases: list[Correction] = []
+        self.folder = corrected_cases_folder()
+        self.cases: list[CorrectedCase] = []
         self.working = ""
-        self.known: Correction | None = None
+        self.known: CorrectedCase | None = None
         self.same_mask = False  # in the known case as on screen, with other slices reviewed
         self.stage, self.share, self.seconds_left = "", 0.0, None
         self.improved: Improved | None = None
@@ -148,11 +148,11 @@ class Improvement(QObject):
         return bool(reviewed) and not facts.edited[reviewed].any()
 
     def list_again(self) -> None:
-        def listed(cases: list[Correction]) -> None:
+        def listed(cases: list[CorrectedCase]) -> None:
             self.cases = cases
             self.changed.emit()
 
-        self._background.submit(lambda: list_corrections(self.folder), listed)
+        self._background.submit(lambda: list_corrected_cases(self.folder), listed)
 
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and its mask's reviewed slices; in place of a known case if told."""
@@ -164,15 +164,15 @@ class Improvement(QObject):
         if self.working:
             return
 
-        def work() -> tuple[Correction | None, bool]:
+        def work() -> tuple[CorrectedCase | None, bool]:
             volume, mask = read()
-            known = None if replace else find_correction(self.folder, volume)
+            known = None if replace else find_corrected_case(self.folder, volume)
             if known is not None:
                 return known, np.array_equal(load_mask(known.folder / MASK)[0], mask)
-            add_correction(self.folder, volume, mask, reviewed, labels=labels, replace=replace)
+            add_corrected_case(self.folder, volume, mask, reviewed, labels=labels, replace=replace)
             return None, False
 
-        def done(outcome: tuple[Correction | None, bool]) -> None:
+        def done(outcome: tuple[CorrectedCase | None, bool]) -> None:
             self.working, (self.known, self.same_mask) = "", outcome
             if self.same_mask and self.known and self.known.reviewed == tuple(sorted(reviewed)):
                 self.known = None
@@ -189,7 +189,7 @@ class Improvement(QObject):
         self.changed.emit()
 
     def remove_case(self, name: str) -> None:
-        remove, again = partial(remove_correction, self.folder, name), self.list_again
+        remove, again = partial(remove_corrected_case, self.folder, name), self.list_again
         self._background.submit(remove, lambda _: again(), again)
 
     # -- learning

@@ -9,7 +9,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import reported
 from napari_pancreas_seg._napari.layers.placement import GridReference
-from napari_pancreas_seg.training.data.layouts.corrections import Correction
+from napari_pancreas_seg.training.data.layouts.corrected_cases import CorrectedCase
 
 MINUTES = 10.0
 
@@ -113,7 +113,7 @@ class ImprovePanel(ui.Panel):
         for case in improvement.cases:
             self._add_to(menu, case)
 
-    def _add_to(self, menu: QMenu, case: Correction) -> None:
+    def _add_to(self, menu: QMenu, case: CorrectedCase) -> None:
         sub = menu.addMenu(f"{case.added[:10]}, {_reviewed(case)}")
         drops = sub.addAction("Remove from my data")
         drops.triggered.connect(lambda: self._improvement.remove_case(case.name))
@@ -153,7 +153,7 @@ class ImprovePanel(ui.Panel):
         )
 
 
-def _reviewed(case: Correction) -> str:
+def _reviewed(case: CorrectedCase) -> str:
     if case.reviewed is None:
         return "all slices"
     return ui.counted(len(case.reviewed), "slice")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data.layouts import (
-    corrections,
+    corrected_cases,
     decathlon,
     nih,
     pairs,
@@ -32,7 +32,7 @@ LAYOUTS: tuple[DataSetLayout, ...] = (
     decathlon.LAYOUT,
     decathlon.NNUNET,
     totalsegmentator.LAYOUT,
-    corrections.LAYOUT,
+    corrected_cases.LAYOUT,
     slices.LAYOUT,
     pairs.LAYOUT,
 )

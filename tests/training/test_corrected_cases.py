@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct
-from napari_pancreas_seg.training.data.layouts.corrections import (
-    add_correction,
-    corrections_folder,
-    find_correction,
-    list_corrections,
-    remove_correction,
+from napari_pancreas_seg.training.data.layouts.corrected_cases import (
+    add_corrected_case,
+    corrected_cases_folder,
+    find_corrected_case,
+    list_corrected_cases,
+    remove_corrected_case,
 )
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.volume import CTVolume
@@ -48,7 +48,7 @@ def test_what_was_added_comes_back_as_a_data_set(tmp_path_factory, flips, order,
     volume = ct(affine=affine)
     mask = mask_of(volume)
     reviewed = None if reviewed is None else {z for z in reviewed if z < len(mask)} or {0}
-    added = add_correction(folder, volume, mask, reviewed)
+    added = add_corrected_case(folder, volume, mask, reviewed)
     (case,) = open_dataset(folder).cases
     read, labels = case.load()
     np.testing.assert_array_equal(read.hu, volume.hu)
@@ -56,27 +56,27 @@ def test_what_was_added_comes_back_as_a_data_set(tmp_path_factory, flips, order,
     np.testing.assert_allclose(read.grid.affine, volume.grid.affine, atol=1e-4)
     assert case.slices == (None if reviewed is None else tuple(sorted(reviewed)))
     assert case.patient == added.patient
-    assert list_corrections(folder) == [added]
+    assert list_corrected_cases(folder) == [added]
 
 
 def test_the_same_ct_is_never_there_twice(tmp_path):
     volume = ct()
-    first = add_correction(tmp_path, volume, mask_of(volume), [1, 2], "anna")
-    assert find_correction(tmp_path, ct()) == first
+    first = add_corrected_case(tmp_path, volume, mask_of(volume), [1, 2], "anna")
+    assert find_corrected_case(tmp_path, ct()) == first
     with pytest.raises(PancreasSegError, match="already"):
-        add_correction(tmp_path, ct(), mask_of(volume, 2), [3])
-    assert list_corrections(tmp_path) == [first]
-    again = add_correction(tmp_path, ct(), mask_of(volume, 2), [3], replace=True)
+        add_corrected_case(tmp_path, ct(), mask_of(volume, 2), [3])
+    assert list_corrected_cases(tmp_path) == [first]
+    again = add_corrected_case(tmp_path, ct(), mask_of(volume, 2), [3], replace=True)
     assert (again.name, again.patient, again.reviewed) == (first.name, "anna", (3,))
     (case,) = open_dataset(tmp_path).cases
     np.testing.assert_array_equal(case.load()[1], mask_of(volume, 2))
-    other = add_correction(tmp_path, ct(5), mask_of(volume))
-    assert {c.name for c in list_corrections(tmp_path)} == {first.name, other.name}
-    remove_correction(tmp_path, first.name)
-    assert list_corrections(tmp_path) == [other]
+    other = add_corrected_case(tmp_path, ct(5), mask_of(volume))
+    assert {c.name for c in list_corrected_cases(tmp_path)} == {first.name, other.name}
+    remove_corrected_case(tmp_path, first.name)
+    assert list_corrected_cases(tmp_path) == [other]
     assert not first.folder.exists()
     with pytest.raises(PancreasSegError, match="no case"):
-        remove_correction(tmp_path, "../elsewhere")
+        remove_corrected_case(tmp_path, "../elsewhere")
 
 
 def test_nothing_of_the_header_is_kept(tmp_path):
@@ -86,7 +86,7 @@ def test_nothing_of_the_header_is_kept(tmp_path):
     image.header["db_name"] = b"Smith"
     nib.save(image, path)
     volume = load_ct(path)
-    case = add_correction(tmp_path / "store", volume, np.ones(volume.grid.shape, np.uint8))
+    case = add_corrected_case(tmp_path / "store", volume, np.ones(volume.grid.shape, np.uint8))
     for file in case.folder.iterdir():
         data = nib.load(file).header.binaryblock if file.suffix == ".gz" else file.read_bytes()
         assert b"mith" not in data and b"MITH" not in data
@@ -100,14 +100,14 @@ def test_a_case_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("napari_pancreas_seg.training.data.layouts.corrections.save_mask", full)
+        patch.setattr("napari_pancreas_seg.training.data.layouts.corrected_cases.save_mask", full)
         with pytest.raises(PancreasSegError, match="disk is full"):
-            add_correction(tmp_path, volume, mask_of(volume))
-    assert list_corrections(tmp_path) == []
+            add_corrected_case(tmp_path, volume, mask_of(volume))
+    assert list_corrected_cases(tmp_path) == []
     with pytest.raises(PancreasSegError, match="no case"):
         open_dataset(tmp_path)
-    added = add_correction(tmp_path, volume, mask_of(volume))
-    assert list_corrections(tmp_path) == [added]
+    added = add_corrected_case(tmp_path, volume, mask_of(volume))
+    assert list_corrected_cases(tmp_path) == [added]
     assert sorted(p.name for p in added.folder.iterdir()) == [
         "case.json",
         "ct.nii.gz",
@@ -124,19 +124,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         (mask_of(volume) * 3, None, "label 3"),
     ):
         with pytest.raises(PancreasSegError, match=words):
-            add_correction(tmp_path, volume, mask, reviewed)
-    assert list_corrections(tmp_path) == []
-    add_correction(tmp_path, volume, mask_of(volume))
+            add_corrected_case(tmp_path, volume, mask, reviewed)
+    assert list_corrected_cases(tmp_path) == []
+    add_corrected_case(tmp_path, volume, mask_of(volume))
     with pytest.raises(PancreasSegError, match="other labels"):
-        add_correction(tmp_path, ct(2), mask_of(volume) * 2, labels={"pancreas": 1, "tumour": 2})
+        labels = {"pancreas": 1, "tumour": 2}
+        add_corrected_case(tmp_path, ct(2), mask_of(volume) * 2, labels=labels)
     (tmp_path / "corrections.json").write_text(json.dumps({"format": 9, "labels": {"pancreas": 1}}))
     with pytest.raises(PancreasSegError, match="newer version"):
-        add_correction(tmp_path, ct(2), mask_of(volume))
+        add_corrected_case(tmp_path, ct(2), mask_of(volume))
 
 
 def test_the_folder_is_the_users_or_the_one_that_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("platformdirs.user_data_dir", lambda *_, **__: str(tmp_path))
-    assert corrections_folder() == tmp_path / "corrections"
+    assert corrected_cases_folder() == tmp_path / "corrections"
     monkeypatch.setenv("NAPARI_PANCREAS_SEG_CORRECTIONS", str(tmp_path / "mine"))
-    assert corrections_folder() == tmp_path / "mine"
-    assert list_corrections(corrections_folder()) == []
+    assert corrected_cases_folder() == tmp_path / "mine"
+    assert list_corrected_cases(corrected_cases_folder()) == []

@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 INDEX, CASE, CT, MASK = "corrections.json", "case.json", "ct.nii.gz", "mask.nii.gz"
 PANCREAS: Mapping[str, int] = {"pancreas": 1}
-"""What a mask's values mean unless something else is said."""
+"""Meaning of a mask's values by default."""
 
 
 @dataclass(frozen=True)
-class Correction:
+class CorrectedCase:
     """A case of the user's data: its folder, a pseudonym, and the SHA-256 of the CT's voxels.
 
     `reviewed` are the slices that count, counted from the feet and from 0; None for all of them.
@@ -55,12 +55,12 @@ class Correction:
     folder: Path
 
 
-def corrections_folder() -> Path:
+def corrected_cases_folder() -> Path:
     """Where the user's cases lie: ``NAPARI_PANCREAS_SEG_CORRECTIONS``, or a folder of the user."""
     return user_folder("corrections", "NAPARI_PANCREAS_SEG_CORRECTIONS")
 
 
-def add_correction(
+def add_corrected_case(
     folder: Path,
     volume: CTVolume,
     mask: Array,
@@ -69,7 +69,7 @@ def add_correction(
     *,
     labels: Mapping[str, int] = PANCREAS,
     replace: bool = False,
-) -> Correction:
+) -> CorrectedCase:
     """Keep a CT and its corrected mask (Z, Y, X); the case is there whole or not at all.
 
     `reviewed` are the slices whose mask is right, counted from the feet and from 0; None for all.
@@ -97,15 +97,16 @@ def add_correction(
             save_ct(volume, waiting / CT)
         save_mask(mask, volume, waiting / MASK)
         write_json(waiting / CASE, about)
-    return Correction(name, pseudonym, None if slices is None else tuple(slices), now, digest, case)
+    counts = None if slices is None else tuple(slices)
+    return CorrectedCase(name, pseudonym, counts, now, digest, case)
 
 
-def list_corrections(folder: Path) -> list[Correction]:
+def list_corrected_cases(folder: Path) -> list[CorrectedCase]:
     """List the cases of a store, by name; what is not whole is left out."""
     found = []
     for path in sorted(Path(folder).glob(f"*/{CASE}")):
         try:
-            case = read_correction(path.parent)
+            case = read_corrected_case(path.parent)
         except PancreasSegError:
             logger.warning("%s is no description of a corrected case", path)
         else:
@@ -113,12 +114,12 @@ def list_corrections(folder: Path) -> list[Correction]:
     return found
 
 
-def find_correction(folder: Path, volume: CTVolume) -> Correction | None:
+def find_corrected_case(folder: Path, volume: CTVolume) -> CorrectedCase | None:
     """Find the case of a CT in a store, None if it is not there; looks at every voxel."""
     return _find(Path(folder), voxel_hash(volume))
 
 
-def remove_correction(folder: Path, name: str) -> None:
+def remove_corrected_case(folder: Path, name: str) -> None:
     """Remove a case from a store."""
     case = Path(folder) / name
     if Path(name).name != name or not (case / CASE).is_file():
@@ -146,7 +147,7 @@ def _checked(
     reviewed: Iterable[int] | None,
     labels: Mapping[str, int],
 ) -> list[int] | None:
-    """The slices that count, sorted, once CT and mask have been found to fit."""
+    """Return the slices that count, sorted; PancreasSegError if CT, mask and slices do not fit."""
     if not volume.has_values:
         raise PancreasSegError("The CT of this mask is not open; open it first.")
     if mask.shape != volume.grid.shape:
@@ -171,7 +172,7 @@ def _checked(
 
 
 def labels_of(folder: Path) -> dict[str, int]:
-    """What the masks' values mean in a store."""
+    """Read the values of the masks' labels in a store, by name."""
     index = read_json(folder / INDEX)
     if index.get("format") != FORMAT:
         raise PancreasSegError(
@@ -187,7 +188,7 @@ def labels_of(folder: Path) -> dict[str, int]:
 
 
 def _claim(folder: Path, labels: Mapping[str, int]) -> None:
-    """Make the store, or make sure that its masks' values mean the same."""
+    """Make the store, or check that its labels are these."""
     index = folder / INDEX
     if not index.exists():
         write_json(index, {"format": FORMAT, "labels": dict(labels)}, overwrite=True)
@@ -204,12 +205,12 @@ def _sweep(case: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _find(folder: Path, digest: str) -> Correction | None:
-    return next((case for case in list_corrections(folder) if case.ct == digest), None)
+def _find(folder: Path, digest: str) -> CorrectedCase | None:
+    return next((case for case in list_corrected_cases(folder) if case.ct == digest), None)
 
 
-def read_correction(case: Path) -> Correction | None:
-    """The case in a folder; None if it is not whole."""
+def read_corrected_case(case: Path) -> CorrectedCase | None:
+    """Read the case in a folder; None if a file of it is missing."""
     if not all((case / name).is_file() for name in (CT, MASK, CASE)):
         return None
     about = read_json(case / CASE)
@@ -218,7 +219,7 @@ def read_correction(case: Path) -> Correction | None:
         isinstance(reviewed, list) and all(isinstance(z, int) and z >= 0 for z in reviewed)
     ):
         raise PancreasSegError(f"{case.name}/{CASE}: 'reviewed' must be a list of slices, or null.")
-    return Correction(
+    return CorrectedCase(
         case.name,
         str(about.get("patient") or case.name),
         None if reviewed is None else tuple(sorted(set(reviewed))),
@@ -232,7 +233,7 @@ def _read(folder: Path) -> Listing:
     names = {value: name for name, value in labels_of(folder).items()}
     cases, incomplete, unreviewed = [], [], []
     for item in folders_in(folder):
-        case = read_correction(item)
+        case = read_corrected_case(item)
         if case is None:
             incomplete.append(item.name)
         elif case.reviewed == ():
