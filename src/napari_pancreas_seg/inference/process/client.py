@@ -102,60 +102,51 @@ class NetworkProcess:
         included; one that the child has already is not sent again. PancreasSegError if the
         segmentation fails, or the child ends before it is done.
         """
+        request = {"model": str(model), "options": options or Options()}
+        with contextlib.closing(self._ask("segment", request, volume, key, cancelled)) as replies:
+            for message in replies:
+                if message["reply"] != "progress":
+                    return message.get("found")
+                yield message["step"]
+        return None
+
+    def mend(
+        self, volume: CTVolume, plane: Array | None, z: int, *, key: str = "", **strokes: Any
+    ) -> Array | None:
+        """`Mender.mend_plane` in the child; without `plane` to make ready. None if closed."""
+        request = {"asked": {"plane": plane, "z": z, **strokes}}
+        with contextlib.closing(self._ask("mend", request, volume, key)) as replies:
+            return next((message["plane"] for message in replies), None)
+
+    def _ask(
+        self,
+        kind: str,
+        content: Message,
+        volume: CTVolume,
+        key: str,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Generator[Message]:
+        """Ask the child, and yield its replies; none once it is closed. Closing this cancels."""
         number = next(self._numbers)
         over = False
         with self._starting:  # or `_cancel` might kill the child before it is listened to
             child = self._running_child()
             if child is None:
-                return None
+                return
             replies = child.listen(number)
         try:
-            request = {"model": str(model), "options": options or Options()}
-            child.send("segment", number, request, volume, key)
+            child.send(kind, number, content, volume, key)
             for message in self._replies(child, replies, cancelled):
                 over = message["reply"] in LAST
-                if message["reply"] == "progress":
-                    yield message["step"]
-                elif message["reply"] == "result":
-                    return message["found"]
-                elif message["reply"] == "error":
+                if message["reply"] == "error":
                     raise PancreasSegError(message["sentence"])
-            return None
+                yield message
         except OSError as error:
             # The pipe broke while the volume was on its way.
             raise PancreasSegError(child.last_words()) from error
         finally:
             if not over:
                 self._cancel(child, replies, number)
-            child.forget(number)
-
-    def mend(
-        self,
-        volume: CTVolume,
-        plane: Array | None,
-        z: int,
-        *,
-        key: str = "",
-        **strokes: Any,
-    ) -> Array | None:
-        """`Mender.mend_plane` in the child; without `plane` to make ready. None if closed."""
-        number = next(self._numbers)
-        with self._starting:
-            child = self._running_child()
-            if child is None:
-                return None
-            replies = child.listen(number)
-        try:
-            asked = {"plane": plane, "z": z, **strokes}
-            child.send("mend", number, {"asked": asked}, volume, key)
-            for message in self._replies(child, replies, lambda: False):
-                if message["reply"] == "error":
-                    raise PancreasSegError(message["sentence"])
-                return message["plane"]
-            return None
-        except OSError as error:
-            raise PancreasSegError(child.last_words()) from error
-        finally:
             child.forget(number)
 
     def close(self) -> None:
@@ -260,12 +251,7 @@ class _Child:
             return bool(self._replies.keys() - {number})
 
     def send(
-        self,
-        kind: str,
-        number: int,
-        content: Message,
-        volume: CTVolume | None,
-        key: str,
+        self, kind: str, number: int, content: Message, volume: CTVolume | None, key: str
     ) -> None:
         """Send a request about a CT, and the CT unless the child has it."""
         with self._sending:  # what the child holds must follow the order in the pipe
