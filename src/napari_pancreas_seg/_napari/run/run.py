@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -225,7 +225,7 @@ class SegmentationRun(QObject):
         if not self._was_added:
             self._was_added = True
             self._put_aside()
-            self._add(self.labels)
+            session.viewer.add_layer(self.labels)
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
             self._maps.fill(self._placement.reference, found)
@@ -269,7 +269,7 @@ class SegmentationRun(QObject):
         self._session.masks[labels].finish(result)
         self._complete = True
         if labels not in viewer.layers:
-            self._add(labels)
+            viewer.add_layer(labels)
         if named := outcome.result.model.get("labels"):
             name_labels(labels, named)
         self._tell(outcome.result.notes)
@@ -326,11 +326,6 @@ class SegmentationRun(QObject):
     def _fits(self, labels: Labels) -> bool:
         """Whether a layer still has the CT's shape: a person may have cut it."""
         return tuple(labels.data.shape) == self._placement.reference.layer_shape
-
-    def _add(self, layer: Layer) -> None:
-        viewer = self._session.viewer
-        if viewer is not None:
-            viewer.add_layer(layer)
 
 
 def _describe(step: Progress, seconds_left: float | None) -> str:

@@ -139,7 +139,7 @@ class Views(QObject):
         self._window_drag = WindowDrag(session, self._on_drag)
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
-        session.mask_changed.connect(self._on_mask_changed)
+        session.mask_changed.connect(self._orthogonal.refresh)
         self._on_ct()
 
     def placement(self) -> Placement | None:
@@ -185,9 +185,6 @@ class Views(QObject):
             self._orthogonal.toggle()
         else:
             report(PancreasSegError(HOW_TO_INSTALL))
-
-    def _on_mask_changed(self, layer: Labels) -> None:
-        self._orthogonal.refresh(layer)
 
     def _on_drag(self, window: str) -> None:
         self.dragged = window

@@ -278,7 +278,8 @@ class PancreasDock(QWidget):
         app.runs.how = self._how
         if app.closing is not None:
             app.closing.export = self._export_unexported
-        app.session.ct_chosen.connect(self._on_ct)
+        app.session.ct_chosen.connect(self._refresh_panels)
+        app.session.ct_chosen.connect(self._warm_soon)
         app.session.mask_chosen.connect(self._refresh_panels)
         app.runs.finished.connect(self._warm_soon)
         app.runs.finished.connect(self.refresh)
@@ -363,10 +364,6 @@ class PancreasDock(QWidget):
         layer = event.value
         if isalive(self) and not (layer is self._arrived and self._is_guest(layer)):
             self._ct_panel.choose_mask(layer)
-
-    def _on_ct(self) -> None:
-        self._refresh_panels()
-        self._warm_soon()
 
     def _warm_soon(self) -> None:
         self._soon.start()

@@ -39,7 +39,7 @@ class ImprovePanel(ui.Panel):
         self.result = ui.note_label()
         self.back_button = ui.button("", "Both models stay.", self.switch_back)
         self.question = ui.note_label()
-        self.replace_button = ui.button("Replace its mask", "", lambda: self._add(replace=True))
+        self.replace_button = ui.button("Replace its mask", "", lambda: self.add_case(replace=True))
         self.leave_button = ui.button("Leave it", "", self._improvement.leave_case)
         self.stack(self.slices, self.add_button)
         self.add("My data", self.cases_button)
@@ -50,8 +50,9 @@ class ImprovePanel(ui.Panel):
         self.add(self.replace_button, self.leave_button)
         ui.remember(self.minutes, app.settings, "improve/minutes", MINUTES)
         ui.show(self.keep, self._improvement.keeps_all)
-        self.keep.changed.connect(self._on_keep)
-        self._connect()
+        self.keep.changed.connect(lambda keeps: setattr(app.improvement, "keeps_all", keeps))
+        app.improvement.changed.connect(self.refresh)
+        app.review.changed.connect(self.refresh)
         self.refresh()
 
     @property
@@ -59,8 +60,9 @@ class ImprovePanel(ui.Panel):
         """The model that is chosen: that one would learn."""
         return str(self._app.runs.how()[0])
 
-    def add_case(self) -> None:
-        self._add(replace=False)
+    def add_case(self, *, replace: bool = False) -> None:
+        with reported():
+            self._improvement.add_case(replace=replace)
 
     def improve(self) -> None:
         with reported():
@@ -71,17 +73,6 @@ class ImprovePanel(ui.Panel):
         if improved is not None:
             is_new = self._model == improved.name
             self._improvement.wanted.emit(improved.former if is_new else improved.name)
-
-    def _connect(self) -> None:
-        self._improvement.changed.connect(self.refresh)
-        self._app.review.changed.connect(self.refresh)
-
-    def _on_keep(self, keeps: bool) -> None:
-        self._improvement.keeps_all = keeps
-
-    def _add(self, *, replace: bool) -> None:
-        with reported():
-            self._improvement.add_case(replace=replace)
 
     def refresh(self, reference: GridReference | None = None) -> None:
         self._show_case()
@@ -97,11 +88,7 @@ class ImprovePanel(ui.Panel):
             widget.setVisible(known is not None)
         if known is not None:
             what = "this mask, but" if improvement.same_mask else "another mask, of which"
-            counts = (
-                "all slices count"
-                if known.reviewed is None
-                else (f"{ui.counted(len(known.reviewed), 'slice')} reviewed")
-            )
+            counts = f"{_reviewed(known)} {'count' if known.reviewed is None else 'reviewed'}"
             self.question.setText(
                 f"This CT is among your cases already, with {what} {counts}. Replace that by what "
                 "is on screen?"
@@ -154,9 +141,7 @@ class ImprovePanel(ui.Panel):
 
 
 def _reviewed(case: CorrectedCase) -> str:
-    if case.reviewed is None:
-        return "all slices"
-    return ui.counted(len(case.reviewed), "slice")
+    return "all slices" if case.reviewed is None else ui.counted(len(case.reviewed), "slice")
 
 
 def _left(seconds: float | None) -> str:

@@ -50,11 +50,7 @@ ROWS = {
 """Names of lines, what they say, and what that is."""
 PAIRED_ROWS = {
     "hu": ("HU", "{mean_hu:.0f} ± {sd_hu:.0f}", "Mean ± SD of the CT's voxels in the mask."),
-    "eroded": (
-        "HU inside",
-        "{eroded_mean_hu:.0f} ± {eroded_sd_hu:.0f}",
-        "Without the edge.",
-    ),
+    "eroded": ("HU inside", "{eroded_mean_hu:.0f} ± {eroded_sd_hu:.0f}", "Without the edge."),
     "fat": ("Fat", "{fat_fraction:.0f} %", "Share of -190 to -30 HU within the closed outline."),
     "surface": ("Surface", "{surface_cm2:.0f} cm²", "Area of the smoothed surface."),
     "length": ("Length", "{length_mm:.0f} mm", "Of the centreline, from head to tail."),

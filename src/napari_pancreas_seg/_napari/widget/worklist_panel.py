@@ -59,8 +59,8 @@ class WorklistPanel(ui.Panel):
         self.last_button = ui.button("Go on", "The worklist of the last time.", self._go_on)
         self.stack(self.ahead, self.status, self.where, self.next, self.last_button)
         ui.remember(self.ahead, app.settings, "worklist/ahead", True)
-        self._on_ahead(self.ahead.value)
-        self.ahead.changed.connect(self._on_ahead)
+        app.ahead.segments = self.ahead.value
+        self.ahead.changed.connect(lambda on: setattr(app.ahead, "segments", on))
         self.list.itemActivated.connect(self._go)
         self.list.itemClicked.connect(self._go)
         self._work.changed.connect(self._show)
@@ -107,9 +107,6 @@ class WorklistPanel(ui.Panel):
         worklist, row = self._work.worklist, self.list.row(item)
         if worklist is not None and (row != worklist.current or self._work.case is None):
             self._work.go_to(row)
-
-    def _on_ahead(self, on: bool) -> None:
-        self._app.ahead.segments = on
 
     def _show(self) -> None:
         worklist, idle = self._work.worklist, not self._work.busy
