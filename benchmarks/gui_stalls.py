@@ -266,8 +266,8 @@ def work_on(viewer: napari.Viewer, dock: Any, mask: Any, watch: Stopwatch) -> No
     print("strokes answered after", ", ".join(f"{ms:.0f}" for ms in answered), "ms", flush=True)
     with watch.phase("carry to the next slices"):
         app.carrying.carry(1)
-        for answer in (app.corrector.accept, app.corrector.accept, app.corrector.drop):
-            wait(lambda: app.corrector.proposal is not None, 30)
+        for answer in (app.editor.accept, app.editor.accept, app.editor.drop):
+            wait(lambda: app.editor.proposal is not None, 30)
             QTest.qWait(100)
             answer()
     with watch.phase("measure"):

@@ -143,7 +143,7 @@ class Window:
         """Press a key in the picture, and wait for what it does."""
         QTest.keyClick(canvas_widget(self.viewer), key, modifier)
         QTest.qWait(200)
-        wait_until(lambda: not self.app.corrector.working)
+        wait_until(lambda: not self.app.editor.working)
 
     def stroke(self, path: np.ndarray, seen: Callable[[], None] = lambda: None) -> None:
         """Drag along points (y, x) of the mask's slice on screen, and wait for the answer."""
@@ -231,7 +231,7 @@ def picture_corrections(window: Window) -> None:
     app.review.show(largest - 1)
     mask.mode = "paint"
     window.press(Qt.Key.Key_I)
-    wait_until(lambda: app.corrector.proposal is not None)
+    wait_until(lambda: app.editor.proposal is not None)
     window.shoot("correct")
     window.press(Qt.Key.Key_Return)
     mask.mode = "pan_zoom"
@@ -271,7 +271,7 @@ def picture_mending(window: Window) -> None:
     window.press(Qt.Key.Key_Escape)
     window.press(Qt.Key.Key_T)
     for key in (Qt.Key.Key_Return, Qt.Key.Key_Return, Qt.Key.Key_Escape):
-        wait_until(lambda: app.corrector.proposal is not None)
+        wait_until(lambda: app.editor.proposal is not None)
         seen(5)
         window.press(key)
     app.review.show(z + 2)

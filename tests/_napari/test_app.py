@@ -46,8 +46,8 @@ def test_keys_of_a_tool_end_with_the_viewer(qapp):
     app.close()
     del viewer
     gc.collect()
-    app.corrector.use_keys({"P": print})  # as what a thread has worked out does, when it is late
-    assert app.corrector._keys_before == []
+    app.editor.use_keys({"P": print})  # as what a thread has worked out does, when it is late
+    assert app.editor._keys_before == []
 
 
 def test_a_closed_app_leaves_no_thread(app):
@@ -156,13 +156,13 @@ def test_the_next_case_waits_while_the_network_is_taken(qapp, volume, take):
 
 
 def test_an_outline_is_no_mask(app, viewer, ct):
-    from napari_pancreas_seg._napari.correct.apply import Target, corrected, outline_layer
+    from napari_pancreas_seg._napari.correct.apply import Target, outline_layer, preview_of
 
     mask = Labels(np.zeros(ct.data.shape, np.uint8))
     viewer.add_layer(mask)
     after = np.ones(ct.data.shape, bool)  # as large as the CT, so that its shape tells nothing
     target = Target(mask, app.session.reference, 1)
-    outline = outline_layer(target, corrected(~after, after, 1), "proposal")
+    outline = outline_layer(target, preview_of(~after, after, 1), "proposal")
     viewer.add_layer(outline)
     assert outline.data.shape == ct.data.shape
     assert app.session.mask_layers(app.session.reference) == [mask]

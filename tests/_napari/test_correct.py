@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QApplication
 from napari_pancreas_seg._napari import commands as commands_module
 from napari_pancreas_seg._napari.correct import keys as correct_keys
 from napari_pancreas_seg._napari.correct.apply import Target, apply_change, outline_layer
-from napari_pancreas_seg._napari.correct.apply import corrected as compare
+from napari_pancreas_seg._napari.correct.apply import preview_of as compare
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, GROUPS, perform
 from napari_pancreas_seg._napari.correct.paint import limit_stroke
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
@@ -92,7 +92,7 @@ def press(viewer: ViewerModel, key: str) -> None:
 
 
 def wait(qtbot, app) -> None:
-    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)
 
 
 def click(button) -> None:
@@ -127,7 +127,7 @@ def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel, b
         steps = len(mask._undo_history)
         click(panel.buttons[name])
         wait(qtbot, app)
-        if app.corrector.proposal is not None:
+        if app.editor.proposal is not None:
             assert np.array_equal(mask.data, before)
             click(bar.accept_button)
         after = mask.data.copy()
@@ -155,14 +155,14 @@ def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, p
     before = mask.data.copy()
     press(viewer, "I")
     wait(qtbot, app)
-    proposal = app.corrector.proposal
+    proposal = app.editor.proposal
     assert proposal.outline in viewer.layers and proposal.outline.contour > 0
     assert viewer.layers.selection.active is mask
     assert proposal.outline not in app.session.mask_layers(app.session.reference)
     assert "3 slices" in bar.title.text()
     assert bar.accept_button.isEnabled()
     press(viewer, "Escape")
-    assert app.corrector.proposal is None and proposal.outline not in viewer.layers
+    assert app.editor.proposal is None and proposal.outline not in viewer.layers
     assert np.array_equal(mask.data, before)
     assert not bar.accept_button.isEnabled()
 
@@ -191,9 +191,9 @@ def test_a_proposal_goes_with_its_layers(qtbot, viewer, app, mask, panel):
         draw(mask, 2, 6)
         click(panel.buttons["fill_between"])
         wait(qtbot, app)
-        outline = app.corrector.proposal.outline
+        outline = app.editor.proposal.outline
         viewer.layers.remove(outline if removed == "outline" else mask)
-        assert app.corrector.proposal is None
+        assert app.editor.proposal is None
         assert outline not in viewer.layers
 
 
@@ -203,7 +203,7 @@ def test_a_new_correction_drops_what_was_proposed(qtbot, viewer, app, mask, pane
     wait(qtbot, app)
     click(panel.buttons["keep_largest"])
     wait(qtbot, app)
-    assert app.corrector.proposal is None
+    assert app.editor.proposal is None
     assert not mask.data[3].any()
 
 
@@ -213,7 +213,7 @@ def test_enter_and_escape_work_with_the_focus_in_the_panel(qtbot, app, mask, pan
         click(panel.buttons["fill_between"])
         wait(qtbot, app)
         QTest.keyClick(panel, key)
-        assert app.corrector.proposal is None
+        assert app.editor.proposal is None
         assert mask.data[4].any() == filled
 
 
@@ -223,18 +223,18 @@ def test_an_answer_before_the_proposal_is_there_is_not_lost(
 ):
     draw(mask, 2, 6)
     press(viewer, "I")
-    assert app.corrector.proposal is None and bar.accept_button.isEnabled()
+    assert app.editor.proposal is None and bar.accept_button.isEnabled()
     press(viewer, key)
     assert not bar.accept_button.isEnabled()
     wait(qtbot, app)
-    assert app.corrector.proposal is None and len(viewer.layers) == 2
+    assert app.editor.proposal is None and len(viewer.layers) == 2
     assert mask.data[4].any() == (key == "Enter")
     assert not viewer.keymap and not mask.keymap
     # It was the answer to that one alone.
     draw(mask, 8)
     press(viewer, "I")
     wait(qtbot, app)
-    assert app.corrector.proposal is not None
+    assert app.editor.proposal is not None
 
 
 def test_a_slice_is_cleared_and_filled_again(qtbot, app, mask, panel):
@@ -245,7 +245,7 @@ def test_a_slice_is_cleared_and_filled_again(qtbot, app, mask, panel):
     assert [bool(mask.data[z].any()) for z in (2, 3, 4)] == [True, False, True]
     click(panel.buttons["fill_between"])
     wait(qtbot, app)
-    app.corrector.accept()
+    app.editor.accept()
     assert mask.data[3].any()
     mask.undo()
     mask.undo()
@@ -334,14 +334,14 @@ def test_the_clicked_piece_is_kept_and_the_click_does_not_paint(
     mask.mode = mode
     callbacks = list(viewer.mouse_drag_callbacks)
     click(panel.pick_button)
-    assert app.corrector.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
+    assert app.editor.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
     press(viewer, "Escape")
-    assert not app.corrector.picking and mask.mode == mode
+    assert not app.editor.picking and mask.mode == mode
     assert viewer.mouse_drag_callbacks == callbacks and not panel.pick_button.isChecked()
     click(panel.pick_button)
     click_in_picture(viewer, tuple(mask.data_to_world((2, 8, 10))))
     wait(qtbot, app)
-    assert not app.corrector.picking and mask.mode == mode
+    assert not app.editor.picking and mask.mode == mode
     assert mask.data.sum() == 2 * 12 * 14 and not mask.data[7].any()
     assert len(mask._undo_history) == 1
 
@@ -356,8 +356,8 @@ def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, app, mask, volum
     draw(mask, 5)
     show_slice(viewer, mask, reference_of(mask), 5)
     with pytest.raises(PancreasSegError, match="does not lie on"):
-        app.corrector.rerun_slice("box")
-    app.corrector.limits_painting = True
+        app.editor.rerun_slice("box")
+    app.editor.limits_painting = True
     mask.brush_size = 6
     before = np.count_nonzero(mask.data)
     mask.paint((5, 28, 35), 1)
@@ -369,21 +369,21 @@ def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel, bar)
     draw(mask, 5)
     before = mask.data.copy()
     show_slice(viewer, mask, app.session.reference, 4)
-    app.corrector.rerun_slice("box")
+    app.editor.rerun_slice("box")
     assert app.network.in_use
     with pytest.raises(PancreasSegError, match="not done yet"):
         app.runs.start(app.session.ct, "box")
     wait(qtbot, app)
-    assert app.corrector.proposal.found.change.slices == [4]
+    assert app.editor.proposal.found.change.slices == [4]
     click(bar.accept_button)
     assert mask.data[4, 8:16, 10:20].all() and not mask.data[4, 20:25, 2:6].any()
     assert np.array_equal(np.delete(mask.data, 4, axis=0), np.delete(before, 4, axis=0))
     mask.undo()
     assert np.array_equal(mask.data, before)
     # The network's process has survived, and a run can start.
-    app.corrector.rerun_slice("fail")
+    app.editor.rerun_slice("fail")
     wait(qtbot, app)
-    assert app.corrector.proposal is None and not app.network.in_use
+    assert app.editor.proposal is None and not app.network.in_use
 
 
 orders = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, -1])] * 3))
@@ -461,7 +461,7 @@ def test_painting_is_limited_to_hu(app, ct, mask):
     hu = ct.data[z]
     mask.data[z, 16, 20] = 2  # something was there before
     mask.refresh()
-    app.corrector.limits_painting = True
+    app.editor.limits_painting = True
     app.settings.set("correct/limit_low_hu", 50.0)
     app.settings.set("correct/limit_high_hu", 70.0)
     before = mask.data.copy()
@@ -481,7 +481,7 @@ def test_painting_is_limited_to_hu(app, ct, mask):
     mask.redo()
     assert np.array_equal(mask.data, after)
     # Every voxel of the stroke within the range is there.
-    app.corrector.limits_painting = False
+    app.editor.limits_painting = False
     mask.undo()
     with mask.block_history():
         for x in range(12, 30, 3):
@@ -496,7 +496,7 @@ def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, p
     click(panel.limit.native)
     panel.low_hu.value = 3000
     panel.high_hu.value = 3001
-    assert app.corrector.limits_painting
+    assert app.editor.limits_painting
     mask.paint((4, 10, 12), 0)
     assert mask.data[4, 10, 12] == 0
     click(panel.buttons["fill_between"])
@@ -504,7 +504,7 @@ def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, p
     click(bar.accept_button)
     assert mask.data[5].any()
     press(viewer, "Shift-H")
-    assert not app.corrector.limits_painting and not panel.limit.value
+    assert not app.editor.limits_painting and not panel.limit.value
     press(viewer, "Shift-H")
     count = np.count_nonzero(mask.data)
     mask.fill((5, 1, 1), 1)

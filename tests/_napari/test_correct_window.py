@@ -39,7 +39,7 @@ def press(qtbot, window, key, modifier=NO) -> None:
     """Press a key where the picture has the focus, and wait for what it does."""
     QTest.keyClick(window.window._qt_viewer, key, modifier)
     app = app_of(window)
-    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)
 
 
 @pytest.mark.slow
@@ -51,15 +51,15 @@ def test_an_expert_never_leaves_the_keyboard(qtbot, window, mask):
     cut = mask.data.copy()
     app.review.show(4)
     press(qtbot, window, Qt.Key.Key_I)
-    assert app.corrector.proposal is not None
+    assert app.editor.proposal is not None
     press(qtbot, window, Qt.Key.Key_Return)
     assert np.array_equal(mask.data, whole)
     press(qtbot, window, Qt.Key.Key_Z, CONTROL)
     assert np.array_equal(mask.data, cut)
     press(qtbot, window, Qt.Key.Key_R)
-    assert app.corrector.proposal.found.change.slices == [4]
+    assert app.editor.proposal.found.change.slices == [4]
     press(qtbot, window, Qt.Key.Key_Escape)
-    assert app.corrector.proposal is None and np.array_equal(mask.data, cut)
+    assert app.editor.proposal is None and np.array_equal(mask.data, cut)
     press(qtbot, window, Qt.Key.Key_R)
     press(qtbot, window, Qt.Key.Key_Enter)
     assert mask.data[4].any() and not mask.data[5].any()
@@ -99,4 +99,4 @@ def test_the_palette_corrects_too(qtbot, window, mask):
     app.settings.set("correct/grow_mm", 1.0)
     get_app_model().commands.execute_command("napari-pancreas-seg.grow").result()
     qtbot.waitUntil(lambda: np.count_nonzero(mask.data) > before, timeout=TIMEOUT)
-    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)

@@ -178,7 +178,7 @@ def test_run_never_moves_by_a_pixel(qtbot, dock, viewer, app, volume, tmp_path):
         dock.tabs.setCurrentIndex(number)
         note()
     dock.correct_panel.buttons["smooth"].click()
-    qtbot.waitUntil(lambda: not app.corrector.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)
     note()
     assert len(places) == 1, places
 

@@ -167,7 +167,7 @@ def press_key(viewer: ViewerModel, key: str) -> None:
 
 
 def wait(qtbot, app) -> None:
-    qtbot.waitUntil(lambda: not app.network.in_use and not app.corrector.working, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not app.network.in_use and not app.editor.working, timeout=TIMEOUT)
 
 
 def whole_gland(depth: int, *slices: int) -> np.ndarray:
@@ -466,7 +466,7 @@ def test_the_network_s_own_process_answers(qtbot, viewer, app, mask, mender):
     assert app.mending.counts(mask) == {4: (1, 0)} and app.network.process.pid is not None
     app.carrying.carry(1)
     wait(qtbot, app)
-    app.corrector.accept()
+    app.editor.accept()
     assert np.array_equal(mask.data[5], mask.data[4])
 
 
@@ -486,7 +486,7 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         lambda: setattr(mask, "mode", "paint"),
         lambda: setattr(viewer.layers.selection, "active", other),
         lambda: setattr(viewer.dims, "ndisplay", 3),
-        lambda: app.corrector.pick_piece(),
+        lambda: app.editor.pick_piece(),
         lambda: setattr(app.session, "ct", None),
     ):
         viewer.dims.ndisplay, app.session.ct = 2, ct
@@ -498,8 +498,8 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         away()
         assert not app.mending.active and not button.isChecked()
         assert mask.mode == "paint" or (mask.mouse_pan and mask.cursor == "standard")
-        if app.corrector.picking:
-            app.corrector.pick_piece()
+        if app.editor.picking:
+            app.editor.pick_piece()
         assert is_off()
     drag(viewer, mask, (12, 14))
     assert not mask.data.any()
@@ -567,22 +567,22 @@ def test_a_mask_is_carried_from_slice_to_slice(qtbot, viewer, app, mask, bar, me
     steps = len(mask._undo_history)
     press_key(viewer, "T")
     wait(qtbot, app)
-    assert app.review.slice == 5 and app.corrector.proposal.found.change.slices == [5]
+    assert app.review.slice == 5 and app.editor.proposal.found.change.slices == [5]
     assert not mask.data[5].any() and "Carry to slice 5" in bar.title.text()
     gland, away = mender.asked[-1].prior
     assert np.array_equal(gland, mask.data[4] == 1) and away == 2.5
     press_key(viewer, "Enter")
     assert np.array_equal(mask.data[5], np.roll(mask.data[4], 1, axis=0))
     wait(qtbot, app)
-    assert app.review.slice == 6 and app.corrector.proposal.found.change.slices == [6]
+    assert app.review.slice == 6 and app.editor.proposal.found.change.slices == [6]
     press_key(viewer, "Escape")
     wait(qtbot, app)
-    assert app.corrector.proposal is None and not mask.data[6].any()
+    assert app.editor.proposal is None and not mask.data[6].any()
     assert len(mask._undo_history) == steps + 1 and not viewer.keymap
     app.review.show(4)
     press_key(viewer, "Shift-T")
     wait(qtbot, app)
-    assert app.review.slice == 3 and app.corrector.proposal.found.change.slices == [3]
+    assert app.review.slice == 3 and app.editor.proposal.found.change.slices == [3]
 
 
 def test_a_stroke_mends_what_was_carried_before_one_goes_on(qtbot, viewer, app, mask, mender, bar):
@@ -592,7 +592,7 @@ def test_a_stroke_mends_what_was_carried_before_one_goes_on(qtbot, viewer, app, 
     wait(qtbot, app)
     carried = np.roll(mask.data[4], 1, axis=0)
     drag(viewer, mask, (10, 12))
-    assert app.corrector.proposal is None
+    assert app.editor.proposal is None
     wait(qtbot, app)
     asked = mender.asked[-1]
     assert asked.z == 5 and np.array_equal(asked.plane, carried) and asked.add[8, 12]
@@ -601,13 +601,13 @@ def test_a_stroke_mends_what_was_carried_before_one_goes_on(qtbot, viewer, app, 
     assert bar.on_button.isVisibleTo(bar)
     press_key(viewer, "Enter")
     wait(qtbot, app)
-    assert app.review.slice == 6 and app.corrector.proposal.found.change.slices == [6]
+    assert app.review.slice == 6 and app.editor.proposal.found.change.slices == [6]
     assert np.array_equal(mender.asked[-1].prior[0], mask.data[5] == 1)
     press_key(viewer, "Escape")
-    assert app.mending.active and app.corrector.proposal is None and not mask.data[6].any()
+    assert app.mending.active and app.editor.proposal is None and not mask.data[6].any()
     # What was dropped is not gone on with.
     press_key(viewer, "Enter")
-    assert not app.corrector.working
+    assert not app.editor.working
     press_key(viewer, "Escape")
     assert not app.mending.active
     mask.undo()
@@ -624,7 +624,7 @@ def test_enter_waits_for_the_answer_to_a_stroke(qtbot, viewer, app, mask, mender
     drag(viewer, mask, (8, 12))
     press_key(viewer, "Enter")
     mender.may_answer.set()
-    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: app.editor.proposal is not None, timeout=TIMEOUT)
     assert app.review.slice == 6
     assert np.array_equal(mender.asked[-1].prior[0], mask.data[5] == 1)
 
@@ -645,7 +645,7 @@ def test_where_there_is_nothing_to_carry_it_is_said(
     app.review.show(8)
     perform(up, app)
     wait(qtbot, app)
-    app.corrector.accept()
+    app.editor.accept()
     assert mask.data[9].any() and "last one" in notifications[-1].message
 
 
@@ -655,14 +655,14 @@ def test_the_network_fills_between_by_both_ends(qtbot, viewer, app, mask, panel,
     panel.fill_with_network.value = False
     panel.buttons["fill_between"].click()
     wait(qtbot, app)
-    by_shape = app.corrector.proposal.found
+    by_shape = app.editor.proposal.found
     assert not mender.asked and by_shape.change.slices == [3, 4, 5]
-    app.corrector.drop()
+    app.editor.drop()
     panel.fill_with_network.value = True
     panel.buttons["fill_between"].click()
     wait(qtbot, app)
     assert [(asked.z, asked.prior[1]) for asked in mender.asked] == [(3, 2.5), (4, 5.0), (5, 2.5)]
-    app.corrector.accept()
+    app.editor.accept()
     for asked in mender.asked:
         assert asked.prior[0].any(axis=0).sum() == 6 + asked.z
         assert np.array_equal(mask.data[asked.z] == 1, np.roll(asked.prior[0], 1, axis=0))
@@ -680,8 +680,8 @@ def test_without_ct_or_network_a_mask_is_filled_by_shape(
         app.network.claim("A run is under way.")
     assert panel.fill_with_network.value
     panel.buttons["fill_between"].click()
-    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
-    assert not mender.asked and app.corrector.proposal.found.change.slices == [3, 4, 5]
+    qtbot.waitUntil(lambda: app.editor.proposal is not None, timeout=TIMEOUT)
+    assert not mender.asked and app.editor.proposal.found.change.slices == [3, 4, 5]
 
 
 # -- what becomes of it

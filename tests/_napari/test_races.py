@@ -36,7 +36,7 @@ def put(layer: Labels, z: int, y: int, x: int, value: int = 1) -> None:
 
 
 def idle(app):
-    return lambda: not app.corrector.working
+    return lambda: not app.editor.working
 
 
 def test_a_threshold_that_comes_late_does_not_write_into_a_run(qtbot, app, ct, labels):
@@ -53,20 +53,20 @@ def test_a_threshold_that_comes_late_does_not_write_into_a_run(qtbot, app, ct, l
 
 
 def test_a_proposal_for_another_threshold_is_dropped(qtbot, viewer, app, labels):
-    app.corrector.smooth()
-    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
-    outline = app.corrector.proposal.outline
+    app.editor.smooth()
+    qtbot.waitUntil(lambda: app.editor.proposal is not None, timeout=TIMEOUT)
+    outline = app.editor.proposal.outline
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
         app.rethreshold.ask(labels, 0.2, True)
     expected = labels.data.copy()
-    assert app.corrector.proposal is None and outline not in viewer.layers
-    app.corrector.accept()
+    assert app.editor.proposal is None and outline not in viewer.layers
+    app.editor.accept()
     assert np.array_equal(labels.data, expected)
 
 
 def test_a_correction_overtaken_by_a_threshold_is_not_applied(qtbot, app, labels):
-    release = hold(app.corrector)
-    app.corrector.grow()
+    release = hold(app.editor)
+    app.editor.grow()
     with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
         app.rethreshold.ask(labels, 0.2, True)
     expected = labels.data.copy()
@@ -80,7 +80,7 @@ def test_the_surface_follows_corrections(qtbot, viewer, app, ct, labels):
     surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
     points = len(surface._surface.data[0])
-    app.corrector.grow()
+    app.editor.grow()
     qtbot.waitUntil(lambda: len(surface._surface.data[0]) != points, timeout=TIMEOUT)
     assert surface.on and labels.data.sum() > before.sum()
     labels.undo()
@@ -91,12 +91,12 @@ def test_a_proposal_is_shown_in_slices(qtbot, viewer, app, ct, labels):
     surface, before = app.views.surface, labels.data.copy()
     surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-    app.corrector.smooth()
-    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
+    app.editor.smooth()
+    qtbot.waitUntil(lambda: app.editor.proposal is not None, timeout=TIMEOUT)
     assert viewer.dims.ndisplay == 2 and not surface.on and labels.visible and ct.visible
     surface.start()  # and to 3-D once more, with the proposal on screen
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
-    app.corrector.accept()
+    app.editor.accept()
     assert not np.array_equal(labels.data, before)
     labels.undo()
     assert np.array_equal(labels.data, before)
@@ -106,7 +106,7 @@ def test_a_hidden_mask_is_corrected_in_3d(qtbot, viewer, app, labels):
     labels.visible = False
     before = labels.data.copy()
     viewer.dims.ndisplay = 3
-    app.corrector.grow()
+    app.editor.grow()
     qtbot.waitUntil(idle(app), timeout=TIMEOUT)
     assert labels.data.sum() > before.sum()
     labels.undo()
@@ -123,12 +123,12 @@ def test_a_mask_that_is_cut_under_a_run_ends_the_run(qtbot, app, ct, notificatio
 
 
 def test_a_mask_removed_under_a_correction_is_left_alone(qtbot, viewer, app, labels):
-    release = hold(app.corrector)
-    app.corrector.smooth()
+    release = hold(app.editor)
+    app.editor.smooth()
     viewer.layers.remove(labels)
     release()
     qtbot.waitUntil(idle(app), timeout=TIMEOUT)
-    assert app.corrector.proposal is None
+    assert app.editor.proposal is None
     assert not any("proposal" in layer.name for layer in viewer.layers)
 
 
@@ -170,19 +170,19 @@ def test_cold_networks_keep_no_ct_from_being_opened(qtbot, viewer, app, volume, 
     )
 
 
-def hold(corrector):
+def hold(editor):
     """Let what is submitted next wait; returns what lets it go."""
-    background, waiting = corrector._background, []
+    background, waiting = editor._background, []
 
     def later(*args):
         waiting.append(args)
 
     def release():
-        corrector._background = background
+        editor._background = background
         for args in waiting:
             background.submit(*args)
 
-    corrector._background = SimpleNamespace(submit=later)
+    editor._background = SimpleNamespace(submit=later)
     return release
 
 
@@ -218,22 +218,22 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
     shown[8, 1:3, 1:3] = 1
     mask.refresh()
     app.settings.set("correct/grow_mm", 3.0)
-    corrector, before = app.corrector, mask.data.copy()
+    editor, before = app.editor, mask.data.copy()
     for title, correct in (
         ("fill", app.carrying.fill_between),
-        ("smooth", corrector.smooth),
-        ("islands", corrector.remove_islands),
-        ("largest", corrector.keep_largest),
-        ("grow", corrector.grow),
-        ("shrink", corrector.shrink),
-        ("copy", lambda: corrector.copy_slice(-1)),
-        ("again", lambda: corrector.rerun_slice("box")),
+        ("smooth", editor.smooth),
+        ("islands", editor.remove_islands),
+        ("largest", editor.keep_largest),
+        ("grow", editor.grow),
+        ("shrink", editor.shrink),
+        ("copy", lambda: editor.copy_slice(-1)),
+        ("again", lambda: editor.rerun_slice("box")),
     ):
         show_slice(viewer, mask, reference, 3)
         assert slice_on_screen(viewer, mask, reference) == 3
         correct()
         qtbot.waitUntil(idle(app), timeout=TIMEOUT)
-        corrector.accept()
+        editor.accept()
         assert not np.array_equal(mask.data, before), title
         if title in ("copy", "again"):
             only = np.flatnonzero((shown != reference.view(before)).any((1, 2)))
@@ -278,18 +278,18 @@ def test_the_dock_is_closed_and_opened_again_in_between(qtbot, window, volume, m
     labels = finish(qtbot, app, dock.ct_panel.layer, "graded")
     # A proposal outlives the dock, and can be accepted in the next one.
     before = labels.data.copy()
-    app.corrector.grow()  # what is worked out while the dock goes is applied
+    app.editor.grow()  # what is worked out while the dock goes is applied
     window.window.remove_dock_widget(dock.parent())
     qtbot.waitUntil(idle(app), timeout=TIMEOUT)
     assert labels.data.sum() > before.sum()
     app.settings.set("correct/smooth_mm", 6.0)  # less changes nothing in so round a mask
-    app.corrector.smooth()
-    qtbot.waitUntil(lambda: app.corrector.proposal is not None, timeout=TIMEOUT)
+    app.editor.smooth()
+    qtbot.waitUntil(lambda: app.editor.proposal is not None, timeout=TIMEOUT)
     proposed = labels.data.copy()
     _, dock = open_dock(window)
     assert app.session.mask is labels and dock.bar.accept_button.isEnabled()
     dock.bar.accept_button.click()
-    assert app.corrector.proposal is None and not np.array_equal(labels.data, proposed)
+    assert app.editor.proposal is None and not np.array_equal(labels.data, proposed)
     # So does a threshold that is on its way.
     app.rethreshold.ask(labels, 0.2, True)
     window.window.remove_dock_widget(dock.parent())

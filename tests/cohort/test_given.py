@@ -17,7 +17,7 @@ from napari_pancreas_seg.cohort.worklist import (
     remembered_inputs,
 )
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import corrected
+from napari_pancreas_seg.inference.result import edited_record
 from napari_pancreas_seg.inference.saving import is_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 
@@ -99,7 +99,7 @@ def test_a_corrected_mask_keeps_whose_it_was(cts: Path, tmp_path: Path) -> None:
     volume = load_ct(cts / "b.nii.gz")
     given = GivenMasks(path.parent)
     record, *_ = adopt(cts / "b.nii.gz", tmp_path / "b_mask.nii.gz", given, path)
-    new = corrected(record, np.ones(volume.grid.shape, np.uint8), volume)
+    new = edited_record(record, np.ones(volume.grid.shape, np.uint8), volume)
     assert new["mask_by"] == "another program"
     assert new["measurements"]["voxels"] == 60 * 50 * 8
     assert new["quality"] == {"phase": "unknown"}

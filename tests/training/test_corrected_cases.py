@@ -127,8 +127,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
             add_corrected_case(tmp_path, volume, mask, reviewed)
     assert list_corrected_cases(tmp_path) == []
     add_corrected_case(tmp_path, volume, mask_of(volume))
+    labels = {"pancreas": 1, "tumour": 2}
     with pytest.raises(PancreasSegError, match="other labels"):
-        labels = {"pancreas": 1, "tumour": 2}
         add_corrected_case(tmp_path, ct(2), mask_of(volume) * 2, labels=labels)
     (tmp_path / "corrections.json").write_text(json.dumps({"format": 9, "labels": {"pancreas": 1}}))
     with pytest.raises(PancreasSegError, match="newer version"):

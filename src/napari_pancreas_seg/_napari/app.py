@@ -14,7 +14,7 @@ from napari_pancreas_seg._napari.autosave.store import AutosaveStore
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.carry import Carrying
-from napari_pancreas_seg._napari.correct.corrections import Corrector
+from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.paint import Brush
 from napari_pancreas_seg._napari.correct.review import Review
@@ -66,11 +66,11 @@ class App(QObject):
         self.maps = MapLayers(session, settings)
         self.runs = Runs(session, self.network, self.maps, settings, background)
         self.rethreshold = Rethreshold(session, self.runs, background)
-        self.corrector = Corrector(session, settings, self.network, background)
+        self.editor = MaskEditor(session, settings, self.network, background)
         self.answers = Answers(lambda *of, **how: self.network.process.mend(*of, **how))
-        self.carrying = Carrying(self.corrector, self.answers)
+        self.carrying = Carrying(self.editor, self.answers)
         self.mending = Mending(
-            session, self.corrector, self.network, background, self.answers, self.carrying
+            session, self.editor, self.network, background, self.answers, self.carrying
         )
         self.brush = Brush(session, settings)
         self.review = Review(session, self.runs, background)
@@ -95,8 +95,8 @@ class App(QObject):
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)
-        self.rethreshold.done.connect(self.corrector.drop_stale)
-        self.runs.changed.connect(self.corrector.drop_stale)
+        self.rethreshold.done.connect(self.editor.drop_stale)
+        self.runs.changed.connect(self.editor.drop_stale)
         window = compat.qt_window(viewer)
         if window is not None:
             window.destroyed.connect(self.close)

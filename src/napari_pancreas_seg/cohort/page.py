@@ -17,7 +17,7 @@ from napari_pancreas_seg.cohort.steps import CaseResult, draw_case, failure, rec
 from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
 from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import corrected
+from napari_pancreas_seg.inference.result import edited_record
 from napari_pancreas_seg.inference.saving import mask_sha256, read_sidecar, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
@@ -91,7 +91,7 @@ def _renewed(case: Case, record: dict[str, Any]) -> dict[str, Any]:
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
         if record.get("resume", {}).get("mask_sha256") != mask_sha256(case.mask):
-            record = corrected(record, mask, volume)
+            record = edited_record(record, mask, volume)
             write_sidecar(case.sidecar, record, overwrite=True)
     except (PancreasSegError, OSError):
         logger.debug("a case was not drawn", exc_info=True)

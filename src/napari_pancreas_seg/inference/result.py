@@ -279,13 +279,13 @@ def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
     }
 
 
-def corrected(
+def edited_record(
     record: Mapping[str, Any],
     mask: Array,
     volume: CTVolume,
     cuts: Cuts | None = None,
 ) -> dict[str, Any]:
-    """The record of a mask that was changed since, without what held for the former mask alone."""
+    """Return the record of a mask that was edited since: measured again, without its quality."""
     head, tail = cuts or record["measurements"].get("cuts") or CUTS
     named = {name: part["value"] for name, part in record.get("labels", {}).items()}
     return {

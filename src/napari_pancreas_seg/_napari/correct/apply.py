@@ -1,4 +1,4 @@
-"""Corrections and labels layers: one step of undo, and the outline that proposes one."""
+"""Apply an edit to a labels layer as one step of undo, or show its outline as a proposal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OUTLINE_PIXELS = 1
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a correction acts on: a label of a mask, and where that lies."""
+    """The label of a mask that is edited, and the grid on which it lies."""
 
     layer: Labels
     reference: GridReference
@@ -107,15 +107,15 @@ def ct_under(target: Target, session: Session) -> tuple[Any, GridReference]:
 
 
 @dataclass(frozen=True, eq=False)
-class Corrected:
-    """What a correction does: what is left in `box` is `mask`, 0 in slices that do not change."""
+class EditPreview:
+    """An edit and its result: `mask` within `box`, 0 in slices that do not change."""
 
     change: Change
     box: Box
     mask: Array
 
 
-def corrected(before: Array, after: Array, label: int) -> Corrected | None:
+def preview_of(before: Array, after: Array, label: int) -> EditPreview | None:
     """Compare a label's masks (Z, Y, X) before and after; None if nothing changes."""
     change = change_of(before, after, label)
     if change is None:
@@ -130,7 +130,7 @@ def corrected(before: Array, after: Array, label: int) -> Corrected | None:
     )
     mask = (after[z, y, x] != 0).astype(np.uint8)
     mask[np.setdiff1d(np.arange(len(mask)), np.array(change.slices) - z.start)] = 0
-    return Corrected(change, (z, y, x), mask)
+    return EditPreview(change, (z, y, x), mask)
 
 
 def apply_change(target: Target, change: Change) -> int:
@@ -146,8 +146,8 @@ def apply_change(target: Target, change: Change) -> int:
     return len(values)
 
 
-def outline_layer(target: Target, found: Corrected, name: str) -> Labels:
-    """Draw the outline of what a correction would leave, exactly over the mask."""
+def outline_layer(target: Target, found: EditPreview, name: str) -> Labels:
+    """Draw the outline of the mask as an edit would leave it, exactly over the mask."""
     layer, reference = target.layer, target.reference
     corner = [edge.start for edge in reference.layer_box(found.box)]
     # Layer to world is affine(rotate, shear, scale, translate): solve for the translation.

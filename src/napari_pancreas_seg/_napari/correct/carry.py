@@ -13,7 +13,7 @@ from napari.utils.notifications import show_info
 
 from napari_pancreas_seg._napari.correct.answers import CT, Answers, Prior
 from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
-from napari_pancreas_seg._napari.correct.corrections import Corrector
+from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.layers.placement import show_slice
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
@@ -39,7 +39,7 @@ class Carried:
 class Carrying:
     """Proposes masks by those of other slices; a proposal that is accepted is carried on."""
 
-    def __init__(self, corrector: Corrector, answers: Answers) -> None:
+    def __init__(self, corrector: MaskEditor, answers: Answers) -> None:
         self._corrector = corrector
         self._answers = answers
         self._carried: Carried | None = None

@@ -23,7 +23,7 @@ from napari_pancreas_seg._napari.background import Background, reported
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
 from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
-from napari_pancreas_seg._napari.correct.corrections import Corrector
+from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.run.network import Network
@@ -62,7 +62,7 @@ class Mending(QObject):
     def __init__(
         self,
         session: Session,
-        corrector: Corrector,
+        editor: MaskEditor,
         network: Network,
         background: Background,
         answers: Answers,
@@ -70,7 +70,7 @@ class Mending(QObject):
     ) -> None:
         super().__init__()
         self._session = session
-        self._corrector = corrector
+        self._editor = editor
         self._network = network
         self._background = background
         self._answers = answers
@@ -81,7 +81,7 @@ class Mending(QObject):
         self._goes_on = False
         self._awaited = 0
         self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
-        corrector.changed.connect(self._on_corrector)
+        editor.changed.connect(self._on_editor)
         session.mask_changed.connect(self._note_undone)
         session.ct_chosen.connect(self.stop)
         session.mask_chosen.connect(self.stop)
@@ -109,11 +109,11 @@ class Mending(QObject):
         (self.stop if self.active else self.start)()
 
     def start(self) -> None:
-        corrector = self._corrector
-        target, viewer = chosen_target(corrector.session), corrector.session.viewer
-        ct, _ = ct_under(target, corrector.session), target.axial_slice_on(viewer)
-        if corrector.picking:
-            corrector.pick_piece()
+        editor = self._editor
+        target, viewer = chosen_target(editor.session), editor.session.viewer
+        ct, _ = ct_under(target, editor.session), target.axial_slice_on(viewer)
+        if editor.picking:
+            editor.pick_piece()
         layer = target.layer
         viewer.layers.selection.active = layer
         layer.mode = "pan_zoom"
@@ -127,7 +127,7 @@ class Mending(QObject):
         viewer.dims.events.point.connect(self._on_moved)
         self._layer = layer
         self._network.reserve(True)
-        corrector.use_keys({"Enter": self.go_on, "Escape": self.stop})
+        editor.use_keys({"Enter": self.go_on, "Escape": self.stop})
         self.changed.emit()
         if not self._network.in_use:
             self._background.submit(lambda: self._answers.make_ready(ct))
@@ -137,7 +137,7 @@ class Mending(QObject):
         viewer = self._session.viewer
         if layer is None:
             return
-        self._corrector.use_keys({})
+        self._editor.use_keys({})
         self._network.reserve(False)
         self._answers.forget()
         if layer.mode == "pan_zoom":
@@ -162,8 +162,8 @@ class Mending(QObject):
         if not still or event.type in ("ndisplay", "order"):
             self.stop()
 
-    def _on_corrector(self) -> None:
-        if self._corrector.picking:
+    def _on_editor(self) -> None:
+        if self._editor.picking:
             self.stop()
 
     def _on_moved(self, event: Any = None) -> None:
@@ -215,12 +215,12 @@ class Mending(QObject):
             return None
         if self._drawing is not None:
             self._end(self._drawing)  # by another button: no release will come
-        corrector = self._corrector
-        target = chosen_target(corrector.session)
+        editor = self._editor
+        target = chosen_target(editor.session)
         if not target.layer.visible:
             raise PancreasSegError(f"'{target.layer.name}' is hidden: show it, then mend it.")
-        ct_under(target, corrector.session)
-        z = target.axial_slice_on(corrector.session.viewer)
+        ct_under(target, editor.session)
+        z = target.axial_slice_on(editor.session.viewer)
         if self._network.in_use and not self._awaited:
             raise PancreasSegError(self._network.in_use)
         carried = self._carrying.accepted_in(z)
@@ -247,7 +247,7 @@ class Mending(QObject):
             self._ask_for(target, here, stroke, drag.before)
 
     def _ask_for(self, target: Target, here: _Slice, stroke: Stroke, plane: Array) -> None:
-        ct, z = ct_under(target, self._corrector.session), stroke.z
+        ct, z = ct_under(target, self._editor.session), stroke.z
         guides = np.zeros((2, *plane.shape), bool)
         for one in here.strokes:
             if not one.undone:

@@ -26,7 +26,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
-from napari_pancreas_seg.inference.result import Segmentation, Strokes, corrected, describe
+from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe, edited_record
 from napari_pancreas_seg.inference.saving import (
     is_sidecar,
     read_sidecar,
@@ -194,7 +194,7 @@ def write_mask(
     if result is not None:
         now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
     elif earlier is not None:
-        now = corrected(earlier, mask, volume, cuts)
+        now = edited_record(earlier, mask, volume, cuts)
     if now is not None and (earlier is None or _measures(now) != _measures(earlier)):
         write_sidecar(record, now, overwrite=True)
     return path

@@ -37,9 +37,9 @@ class CanvasBar(ui.Panel):
         for label in (self.case, self.title):
             label.setTextFormat(Qt.TextFormat.PlainText)
         self.accept_button = ui.button(
-            "Accept (Enter)", "One step of undo: Ctrl+Z takes it back.", app.corrector.accept
+            "Accept (Enter)", "One step of undo: Ctrl+Z takes it back.", app.editor.accept
         )
-        self.drop_button = ui.button("Drop (Esc)", "Leave the mask as it is.", app.corrector.drop)
+        self.drop_button = ui.button("Drop (Esc)", "Leave the mask as it is.", app.editor.drop)
         self.on_button = ui.button(
             "Carry on (Enter)", "To the next slice, in the same direction.", app.mending.go_on
         )
@@ -48,7 +48,7 @@ class CanvasBar(ui.Panel):
         self._buttons = ui.row(*self._answers, stretch=(0, 0, 0, 0))
         for part in (self.case, self.title, self._buttons):
             self.add(part)
-        for service in (app.corrector, app.mending, app.worklist, app.views):
+        for service in (app.editor, app.mending, app.worklist, app.views):
             service.changed.connect(self._show)
         if canvas is not None:
             canvas.installEventFilter(self)
@@ -81,10 +81,10 @@ class CanvasBar(ui.Panel):
             label.setText(text)
             label.setVisible(bool(text))
         self._buttons.setVisible(bool(title))
-        corrector, mending = self._app.corrector, self._app.mending
-        asks = corrector.proposing
+        editor, mending = self._app.editor, self._app.mending
+        asks = editor.proposing
         self.drop_button.setEnabled(asks)
-        self.accept_button.setEnabled(asks and not corrector.accepts_early)
+        self.accept_button.setEnabled(asks and not editor.accepts_early)
         for button, wanted in zip(
             self._answers, (asks, asks, not asks and mending.carries, not asks), strict=True
         ):
@@ -100,12 +100,12 @@ class CanvasBar(ui.Panel):
         return f"Case {place} of {n}: {io.stem(Path(work.case.name))}, {work.case.status}"
 
     def _title(self) -> str:
-        corrector = self._app.corrector
-        proposal = corrector.proposal
+        editor = self._app.editor
+        proposal = editor.proposal
         if proposal is not None:
             n = len(proposal.found.change.slices)
             return f"{proposal.title}: {ui.counted(n, 'slice')}"
-        if not corrector.proposing:
+        if not editor.proposing:
             return self._app.mending.title
-        soon = "accepted as soon as it is there" if corrector.accepts_early else "being worked out"
-        return f"{corrector.working}: {soon}…"
+        soon = "accepted as soon as it is there" if editor.accepts_early else "being worked out"
+        return f"{editor.working}: {soon}…"

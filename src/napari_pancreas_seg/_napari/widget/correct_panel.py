@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QLabel, QPushButton
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.correct.corrections import DEFAULTS
+from napari_pancreas_seg._napari.correct.editor import DEFAULTS
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, Action, key_of, perform
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.widget.dialogs import show_keys
@@ -60,13 +60,11 @@ class CorrectPanel(ui.Panel):
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter and Esc do the same with the focus in the panel as in the picture."""
-        corrector, mending = self._app.corrector, self._app.mending
+        editor, mending = self._app.editor, self._app.mending
         accept, drop = (
-            (corrector.accept, corrector.drop)
-            if corrector.proposing
-            else (mending.go_on, mending.stop)
+            (editor.accept, editor.drop) if editor.proposing else (mending.go_on, mending.stop)
         )
-        if not corrector.proposing and not mending.active:
+        if not editor.proposing and not mending.active:
             super().keyPressEvent(event)
         elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             accept()
@@ -135,13 +133,13 @@ class CorrectPanel(ui.Panel):
         self.add(self.low_hu, "to", self.high_hu)
 
     def _connect(self) -> None:
-        corrector, review = self._app.corrector, self._app.review
+        editor, review = self._app.editor, self._app.review
         self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
-        self.limit.changed.connect(lambda on: setattr(corrector, "limits_painting", on))
+        self.limit.changed.connect(lambda on: setattr(editor, "limits_painting", on))
         self.brush_mm.changed.connect(lambda mm: setattr(self._app.brush, "mm", mm))
         self._app.brush.changed.connect(self._show_brush)
         self._show_brush()
-        corrector.changed.connect(self.refresh)
+        editor.changed.connect(self.refresh)
         self._app.mending.changed.connect(self.refresh)
         self._session.mask_chosen.connect(self.refresh)
         review.changed.connect(self._show_slice)
@@ -170,18 +168,18 @@ class CorrectPanel(ui.Panel):
     # -- state
 
     def _pick(self) -> None:
-        perform(Action("", "", lambda app: app.corrector.pick_piece()), self._app)
+        perform(Action("", "", lambda app: app.editor.pick_piece()), self._app)
         self.refresh()
 
     def refresh(self, reference: GridReference | None = None) -> None:
-        corrector, mask = self._app.corrector, self._session.mask
+        editor, mask = self._app.editor, self._session.mask
         for part in (*self.buttons.values(), self.pick_button):
-            part.setEnabled(mask is not None and not corrector.working)
+            part.setEnabled(mask is not None and not editor.working)
         self.brush_mm.enabled = isinstance(mask, Labels)
         self.buttons["mend"].setChecked(self._app.mending.active)
-        self.pick_button.setChecked(corrector.picking)
-        self.pick_button.setText("Click a piece" if corrector.picking else "Keep clicked")
-        ui.show(self.limit, corrector.limits_painting)
+        self.pick_button.setChecked(editor.picking)
+        self.pick_button.setText("Click a piece" if editor.picking else "Keep clicked")
+        ui.show(self.limit, editor.limits_painting)
         self._show_slice()
 
     def _show_brush(self) -> None:

@@ -1,4 +1,4 @@
-"""Corrections in a viewer: worked out in a thread, applied in one step of undo, or proposed."""
+"""Edits a mask in a viewer: computes in a thread, then applies in one step of undo or proposes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from napari_pancreas_seg._napari.correct.apply import (
     Target,
     apply_change,
     chosen_target,
-    corrected,
     ct_under,
     outline_layer,
+    preview_of,
 )
 from napari_pancreas_seg._napari.correct.paint import PaintLimit
 from napari_pancreas_seg._napari.layers.bridge import volume_of
@@ -44,13 +44,13 @@ DEFAULTS: dict[str, Any] = {
     "correct/limit_high_hu": 180.0,
     "correct/fill_with_network": True,
 }
-"""Names of the settings that corrections use, and what holds until they are set."""
+"""Settings of the edits and their defaults."""
 MEANWHILE = "the mask has changed meanwhile, ask again."
 
 
 @dataclass(eq=False)
 class Proposal:
-    """A correction that is worked out, and then waits to be accepted or dropped.
+    """An edit that is being computed, and then waits to be accepted or dropped.
 
     `made_on` is the model's mask that it is worked out on: with another one it would not fit.
     `then` is what follows once it is accepted.
@@ -63,12 +63,12 @@ class Proposal:
     network: bool
     wanted: bool  # as a proposal, not done at once
     at_once: bool = False  # accepted before it was there
-    found: Any = None  # Corrected, or None if nothing changes
+    found: Any = None  # EditPreview, or None if nothing changes
     outline: Labels | None = None
 
 
-class Corrector(QObject):
-    """Corrects the label that is selected in the mask that is chosen, one correction at a time.
+class MaskEditor(QObject):
+    """Edits the selected label of the chosen mask, one edit at a time.
 
     Some are proposed first, others done at once; each is one step of napari's own undo.
     ``changed``: `proposal`, `working`, `picking` or `limits_painting` is another.
@@ -262,7 +262,7 @@ class Corrector(QObject):
         otherwise: str = "there is nothing to change.",
         then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Let `operate` change a mask (Z, Y, X) in a thread; propose, apply, or say otherwise."""
+        """Edit a mask (Z, Y, X) in a thread, then propose or apply; else show `otherwise`."""
         target = chosen_target(self.session)
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
@@ -279,7 +279,7 @@ class Corrector(QObject):
         def work() -> None:
             before = target.mask()
             after = operate(before, target.reference.grid.spacing)
-            asked.found = corrected(before, after, target.label)
+            asked.found = preview_of(before, after, target.label)
             if asked.found is not None and propose:
                 # Made here, as it takes the window some time.
                 name = f"{target.layer.name}: proposal"
@@ -290,7 +290,7 @@ class Corrector(QObject):
     def _correct_by(
         self, setting: str, title: str, operate: Callable[..., Array], propose: bool = False
     ) -> None:
-        """Work a correction out that has a size, which is one of the settings."""
+        """Edit by a size that is one of the settings."""
         by = self.setting(setting)
         self.correct(title.format(by), lambda *given: operate(*given, by), propose=propose)
 
@@ -363,7 +363,7 @@ class Corrector(QObject):
         self.correct("Keep this piece", lambda mask, _: editing.keep_piece_at(mask, (z, y, x)))
 
     def use_keys(self, keys: dict[str, Callable[[], None]]) -> None:
-        """Bind a tool's keys whenever no question has them; none puts an end to it."""
+        """Bind a tool's keys while no proposal or click is waited for; {} unbinds them."""
         self._keys_of_tool = keys
         if not self.proposing and not self.picking:
             self._give_keys_back()
