@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 import napari_pancreas_seg as nps
-from napari_pancreas_seg.inference.body import look_at
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
 from napari_pancreas_seg.inference.frame import Frame, frame_around
 from napari_pancreas_seg.inference.maps import foreground
@@ -106,7 +106,7 @@ def see_patient(
     slices = [(record, *record.load()) for record in records]
     offsets = []
     for _, volume, _ in slices:
-        centre, middle = look_at(volume.hu, volume.spacing).centre, _middle(volume)
+        centre, middle = find_body(volume.hu, volume.spacing).centre, _middle(volume)
         offsets.append((np.subtract(centre, middle)) * volume.spacing[1:])
     offset_mm = np.median(offsets, axis=0)
     threshold = float(loaded.card["threshold"])

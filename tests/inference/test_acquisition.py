@@ -9,8 +9,8 @@ import pytest
 
 from napari_pancreas_seg.cohort.inspection import inspect
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
-from napari_pancreas_seg.inference.body import look_at
+from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find_acquisition
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.io import load_ct, save_ct
 from napari_pancreas_seg.volume import CTVolume
 
@@ -34,7 +34,7 @@ def trunk(aorta: float, liver: float, *, noise: float = 8.0, seed: int = 0) -> C
 
 
 def look(volume: CTVolume) -> dict:
-    return look_at_acquisition(volume, look_at(volume.hu, volume.spacing))
+    return find_acquisition(volume, find_body(volume.hu, volume.spacing))
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_without_an_aorta_or_of_a_chest_the_phase_is_not_known() -> None:
     bright = hidden.copy()
     bright[:, 60:90, 130:160] = 150  # something has taken up contrast agent
     assert look(replace(volume, hu=bright))["phase"] == "unknown"
-    body = look_at(volume.hu, volume.spacing)
-    assert look_at_acquisition(volume, replace(body, chest=0.8))["phase"] == "unknown"
+    body = find_body(volume.hu, volume.spacing)
+    assert find_acquisition(volume, replace(body, chest=0.8))["phase"] == "unknown"
     turned = replace(body, turned=("front and back",))
-    assert look_at_acquisition(volume, turned)["phase"] == "unknown"
+    assert find_acquisition(volume, turned)["phase"] == "unknown"
     few = replace(
         volume, hu=volume.hu[:2], grid=volume.grid.sub_grid((2, 160, 200), (0, 0, 0), (1, 1, 1))
     )
@@ -75,13 +75,13 @@ def test_noise_and_metal_are_measured_and_noted_where_they_are() -> None:
     usual = look(trunk(150, 105))
     assert usual["noise_hu"] == pytest.approx(8, abs=1.5)
     assert usual["metal_ml"] == 0
-    assert notes_on(usual) == ()
+    assert acquisition_warnings(usual) == ()
     noisy = trunk(150, 105, noise=60)
     noisy.hu[10:12, 70:76, 140:144] = 3000
     found = look(noisy)
     assert found["noise_hu"] > 40
     assert found["metal_ml"] == pytest.approx(0.96, abs=0.01)
-    noise, metal = notes_on(found)
+    noise, metal = acquisition_warnings(found)
     assert "noisy" in noise and "metal" in metal
 
 

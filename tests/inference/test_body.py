@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_pancreas_seg.inference.body import look_at
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around, resampling_matrix
-from napari_pancreas_seg.inference.scan import (
+from napari_pancreas_seg.inference.scan_context import (
     ScanContext,
     about_nothing_found,
     body_in,
@@ -30,7 +30,7 @@ def hu(drawn):
 
 @pytest.fixture(scope="module")
 def body(hu):
-    return look_at(hu, SPACING)
+    return find_body(hu, SPACING)
 
 
 def volume(hu, spacing=SPACING):
@@ -56,7 +56,7 @@ def test_a_plain_ct_is_left_in_peace(hu, body):
 @pytest.mark.parametrize("value", [0, 40, 100, -1000, -2000, 3071, 32767])
 def test_padding_moves_nothing(value, hu, body):
     padded = np.pad(hu, ((0, 0), (9, 0), (14, 5)), constant_values=value)
-    found = look_at(padded, SPACING)
+    found = find_body(padded, SPACING)
     assert moved_mm(found, body, (9, 14)) == pytest.approx([0, 0], abs=1)
     assert (found.shift, found.edges, found.turned) == (0, (None,) * 4, ())
     noted = any("taken for air" in note for note in noted_of(volume(padded)))
@@ -66,7 +66,7 @@ def test_padding_moves_nothing(value, hu, body):
 @pytest.mark.parametrize("value", [0, 35, -500])
 def test_a_masked_background_moves_nothing(value, hu, body):
     inside = ndimage.binary_fill_holes(ndimage.binary_opening(hu > -300, np.ones((1, 3, 3))))
-    found = look_at(np.where(inside, hu, value).astype(np.int16), SPACING)
+    found = find_body(np.where(inside, hu, value).astype(np.int16), SPACING)
     assert moved_mm(found, body) == pytest.approx([0, 0], abs=5)
     assert (found.shift, found.turned) == (0, ())
 
@@ -75,14 +75,14 @@ def test_a_masked_background_moves_nothing(value, hu, body):
 def test_a_block_filled_inside_the_body_is_not_looked_at(value, hu, body):
     blocked = hu.copy()
     blocked[:, 40:55, 32:52] = value
-    found = look_at(blocked, SPACING)
+    found = find_body(blocked, SPACING)
     assert moved_mm(found, body) == pytest.approx([0, 0], abs=6)
     assert found.fill[-1] == value and found.turned == ()
 
 
 def test_corners_of_a_rotation_are_no_tissue(hu):
     def rotated(value):
-        return look_at(ndimage.rotate(hu, 8, (2, 1), order=1, cval=value), SPACING)
+        return find_body(ndimage.rotate(hu, 8, (2, 1), order=1, cval=value), SPACING)
 
     air, zero = rotated(-1000), rotated(0)
     assert zero.centre == pytest.approx(air.centre, abs=0.5) and zero.shift == air.shift == 0
@@ -106,7 +106,7 @@ def beside(hu, value, width_mm=80, side=1, gap_mm=10):
 @pytest.mark.parametrize("value", [55, 30, -80])
 def test_an_arm_or_a_cushion_moves_nothing(value, gap_mm, side, hu, body):
     """Whether it touches the body or not."""
-    found = look_at(beside(hu, value, side=side, gap_mm=gap_mm), SPACING)
+    found = find_body(beside(hu, value, side=side, gap_mm=gap_mm), SPACING)
     assert moved_mm(found, body, (0, 60)) == pytest.approx([0, 0], abs=4)
     assert found.edges == (None,) * 4
 
@@ -124,7 +124,7 @@ def test_a_tight_gel_pad_moves_the_middle_little(side, hu, body):
     )
     there = part < -300
     part[there] = np.random.default_rng(0).normal(30, 10, int(there.sum()))
-    moved = moved_mm(look_at(wide, SPACING), body, (0, 2 * pad))
+    moved = moved_mm(find_body(wide, SPACING), body, (0, 2 * pad))
     assert abs(moved[1]) <= 20
 
 
@@ -141,7 +141,7 @@ def noisy_belly(tissue):
 )
 def test_clipping_does_not_take_the_contrast_shift(window):
     dark, bright = (
-        look_at(np.clip(noisy_belly(hu), *window), (5.0, 5.0, 5.0)).shift for hu in (32, 90)
+        find_body(np.clip(noisy_belly(hu), *window), (5.0, 5.0, 5.0)).shift for hu in (32, 90)
     )
     assert dark == pytest.approx(48, abs=5) and bright == 0
 
@@ -151,7 +151,7 @@ def test_bone_that_was_cut_off_is_no_contrast_agent(ceiling):
     def shift(tissue):
         hu = noisy_belly(tissue)
         hu[:, 10:18, 28:52] = 400  # even blocks of bone, a tenth of the body
-        return look_at(np.clip(hu, 0, ceiling), (5.0, 5.0, 5.0)).shift
+        return find_body(np.clip(hu, 0, ceiling), (5.0, 5.0, 5.0)).shift
 
     assert shift(32) == pytest.approx(48, abs=5) and shift(90) == 0
 
@@ -160,7 +160,7 @@ def test_a_crop_to_brighter_organs_without_contrast_agent_is_still_dark():
     def shift(bright):
         hu = noisy_belly(42)
         hu[:, 20:40, 24:44] += bright  # an organ, about a quarter of the body
-        return look_at(hu, (5.0, 5.0, 5.0)).shift
+        return find_body(hu, (5.0, 5.0, 5.0)).shift
 
     assert shift(0) == pytest.approx(38, abs=4) and shift(60) == 0
 
@@ -175,25 +175,25 @@ def with_residue(hu):
 
 def test_what_lossy_compression_left_is_no_dark_tissue(hu):
     clipped = with_residue(hu)
-    as_it_is = look_at(clipped, SPACING)
+    as_it_is = find_body(clipped, SPACING)
     assert as_it_is.shift == 0
     fat = np.where(clipped == 0, np.where(hu < -300, -1000, -100), clipped).astype(np.int16)
-    found = look_at(fat, SPACING)
+    found = find_body(fat, SPACING)
     assert found.shift == 0 and found.centre == pytest.approx(as_it_is.centre, abs=1)
     air = np.random.default_rng(0).normal(-1000, 8, (len(hu), hu.shape[1], 30)).astype(np.int16)
-    assert look_at(np.concatenate([air, clipped], axis=2), SPACING).shift == 0
+    assert find_body(np.concatenate([air, clipped], axis=2), SPACING).shift == 0
 
 
 def test_most_of_a_body_shows_its_middle():
     """What 25 cm show is no crop to an organ: the frame stays where the whole CT has it."""
     cropped = np.clip(noisy_belly(90), 0, 255)[:, :, 15:65]
-    found = look_at(np.ascontiguousarray(cropped), (5.0, 5.0, 5.0))
+    found = find_body(np.ascontiguousarray(cropped), (5.0, 5.0, 5.0))
     assert found.edges[2:] == (0, 50) and found.centre[1] == pytest.approx(24.5, abs=1)
 
 
 def test_air_around_what_was_clipped_before_is_no_sign_of_missing_contrast(hu):
     turned = ndimage.rotate(np.clip(hu, 0, 255), 8, (2, 1), order=1, cval=-1024)
-    found = look_at(turned, SPACING)
+    found = find_body(turned, SPACING)
     assert (found.shift, found.floor) == (0, 0)
 
 
@@ -203,7 +203,7 @@ FLIPS = {0: "head and feet", 1: "front and back", 2: "left and right"}
 @pytest.mark.parametrize("axis", FLIPS)
 def test_anatomy_tells_of_flipped_voxels(axis, hu):
     flipped = np.ascontiguousarray(np.flip(hu, axis))
-    assert look_at(flipped, SPACING).turned == (FLIPS[axis],)
+    assert find_body(flipped, SPACING).turned == (FLIPS[axis],)
     assert any(FLIPS[axis] in note for note in ScanContext.of(volume(flipped)).notes)
 
 
@@ -213,11 +213,11 @@ def test_a_flip_is_seen_where_fat_is_cut_off(shared):
 
     ct = io.load_ct(shared / "ct" / "example" / "ct.nii.gz")
     clipped = np.clip(ct.hu, 0, 255)
-    assert look_at(clipped, ct.spacing).turned == ()
+    assert find_body(clipped, ct.spacing).turned == ()
     flipped = np.ascontiguousarray(np.flip(clipped, 2))
-    assert look_at(flipped, ct.spacing).turned == ("left and right",)
+    assert find_body(flipped, ct.spacing).turned == ("left and right",)
     chest = io.load_ct(shared / "ct" / "negatives" / "chest_1.nii.gz")  # its heart is no liver
-    assert look_at(np.clip(chest.hu, 0, 130), chest.spacing).turned == ()
+    assert find_body(np.clip(chest.hu, 0, 130), chest.spacing).turned == ()
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_real_cts_are_the_right_way_round(shared):
     assert len(paths) >= 7
     for path in paths:
         ct = io.load_ct(path)
-        assert look_at(ct.hu, ct.spacing).turned == ()
+        assert find_body(ct.hu, ct.spacing).turned == ()
 
 
 @pytest.mark.slow
@@ -240,7 +240,7 @@ def test_a_crop_is_continued_by_its_mirror_image(margin_mm, drawn):
     n = round(margin_mm / SPACING[1])
     part = np.s_[:, y[0] - n : y[-1] + n, x[0] - n : x[-1] + n]
     cropped = np.ascontiguousarray(phantom.volume.hu[part])
-    found = look_at(cropped, SPACING)
+    found = find_body(cropped, SPACING)
     assert sum(end is not None for end in found.edges) >= 2
     assert any("cut off" in n or "less than a body" in n for n in noted_of(volume(cropped)))
     frame = frame_around(found.centre, cropped.shape[1:], SPACING, FrameSpec(), found.edges)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.inference.body import look_at
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.inference.maps import expected_dice
 
 
@@ -32,7 +32,7 @@ def trunk(n_slices, chest_from, spacing_z=5.0):
 
 
 def test_a_pancreas_lies_around_the_lower_end_of_the_lungs():
-    plausible = look_at(*trunk(160, 100)).plausible
+    plausible = find_body(*trunk(160, 100)).plausible
     z = np.flatnonzero(plausible)
     # 64 of the 160 slices are looked at.
     assert z[0] == pytest.approx(100 - 210 / 5, abs=2)
@@ -42,7 +42,7 @@ def test_a_pancreas_lies_around_the_lower_end_of_the_lungs():
 
 @pytest.mark.parametrize("chest_from", [158, 160])
 def test_a_short_end_of_the_lungs_is_enough_and_without_lungs_everything_is_plausible(chest_from):
-    plausible = look_at(*trunk(160, chest_from)).plausible
+    plausible = find_body(*trunk(160, chest_from)).plausible
     assert plausible.all() == (chest_from == 160)
     assert plausible[-40:].all()
 
@@ -50,15 +50,15 @@ def test_a_short_end_of_the_lungs_is_enough_and_without_lungs_everything_is_plau
 def test_gas_in_the_bowel_is_no_chest():
     hu, spacing = trunk(100, 100)
     hu[30:36, 55:70, 40:90] = -820
-    assert look_at(hu, spacing).plausible.all()
+    assert find_body(hu, spacing).plausible.all()
 
 
 def test_clipped_ct_hides_its_lungs():
     hu, spacing = trunk(160, 100)
-    assert look_at(np.clip(hu, 0, 255), spacing).plausible.all()
+    assert find_body(np.clip(hu, 0, 255), spacing).plausible.all()
 
 
 @pytest.mark.slow
 def test_the_phantom_keeps_its_gland(phantom):
-    plausible = look_at(phantom.volume.hu, phantom.volume.spacing).plausible
+    plausible = find_body(phantom.volume.hu, phantom.volume.spacing).plausible
     assert plausible[phantom.mask.any(axis=(1, 2))].all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import contrast_shift, look_at, place_frame
+from napari_pancreas_seg.inference.body import contrast_shift, find_body, place_frame
 from napari_pancreas_seg.inference.frame import (
     Frame,
     FrameSpec,
@@ -53,7 +53,7 @@ def test_the_body_is_found_at_any_spacing(scale):
     hu, spacing = body()
     n = round(1 / scale) if scale < 0.7 else 1
     hu = np.repeat(np.repeat(hu, n, 1), n, 2)
-    y, x = look_at(hu, (5.0, spacing[1] / n, spacing[2] / n)).centre
+    y, x = find_body(hu, (5.0, spacing[1] / n, spacing[2] / n)).centre
     assert (y + 0.5) / n == pytest.approx(130.5, abs=4)
     assert (x + 0.5) / n == pytest.approx(150.5, abs=4)
 

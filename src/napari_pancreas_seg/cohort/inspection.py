@@ -10,8 +10,8 @@ import numpy as np
 from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.acquisition import look_over
-from napari_pancreas_seg.inference.scan import THICK_MM, body_in, warnings
+from napari_pancreas_seg.inference.acquisition import acquisition_and_warnings
+from napari_pancreas_seg.inference.scan_context import THICK_MM, body_in, ct_warnings
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 Findings = dict[str, Any]
@@ -42,8 +42,8 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
             found["suspicious"] = _remarks_on_grid(volume)
             volume = io.check_ct(volume, force=force)
             found["values"] = _values(volume.hu)
-            scan, said = look_over(volume)
-            found["suspicious"] += [*said, *_remarks_on_values(volume.hu)]
+            scan, warnings = acquisition_and_warnings(volume)
+            found["suspicious"] += [*warnings, *_remarks_on_values(volume.hu)]
             found |= {"scan": scan} if scan else {}
     except PancreasSegError as error:
         found["problem"] = str(error)
@@ -54,10 +54,10 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
 
 
 def suspicions(volume: CTVolume) -> list[str]:
-    """Say what in a CT may spoil a segmentation or a training, a sentence each."""
+    """Return a sentence for each thing in a CT that may spoil a segmentation or a training."""
     return [
         *_remarks_on_grid(volume),
-        *warnings(volume, body_in(volume)),
+        *ct_warnings(volume, body_in(volume)),
         *_remarks_on_values(volume.hu),
     ]
 
@@ -97,44 +97,44 @@ def _labels(mask: Array, volume: OnSourceGrid) -> Findings:
         for label in np.flatnonzero(counts)
         if label
     }
-    said = [] if labels else ["The mask is empty."]
+    warnings = [] if labels else ["The mask is empty."]
     if any(mask.take(end, axis=axis).any() for axis in range(3) for end in (0, -1)):
-        said.append("The mask touches the edge of its volume: something may be cut off.")
-    return {"labels": labels, "suspicious": said}
+        warnings.append("The mask touches the edge of its volume: something may be cut off.")
+    return {"labels": labels, "suspicious": warnings}
 
 
 def _remarks_on_grid(volume: CTVolume) -> list[str]:
     """Say what is unusual about the axes and voxels of a CT, but hardly matters for its mask."""
-    said = []
+    warnings = []
     axes = volume.grid.affine[:3, :3] / volume.spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
-        said.append(
+        warnings.append(
             "The axes are not at right angles (a tilted gantry?): masks can be written as NIfTI "
             "and as surfaces, not as NRRD or MetaImage."
         )
     elif np.abs(np.abs(axes) - np.abs(axes).round()).max() > 0.02:
-        said.append("The axes run obliquely through the patient; masks keep that exactly.")
+        warnings.append("The axes run obliquely through the patient; masks keep that exactly.")
     z, y, x = volume.spacing
     if z <= THICK_MM and max(z, y, x) / min(z, y, x) > _ANISOTROPIC:
-        said.append(
+        warnings.append(
             f"The voxels are {max(z, y, x) / min(z, y, x):.0f} times as long as wide: check the "
             "spacing."
         )
     if min(y, x) < 0.3 or max(y, x) > 3.5:
-        said.append(
+        warnings.append(
             f"Pixels of {y:.3g} × {x:.3g} mm are unusual in a CT of the body; check the unit of "
             "length and the spacing."
         )
-    return said
+    return warnings
 
 
 def _remarks_on_values(hu: Array) -> list[str]:
-    said = []
+    warnings = []
     low = float(hu.min())
     if low < _IMPOSSIBLE_HU:
-        said.append(
+        warnings.append(
             f"Values down to {low:g} HU are impossible, air is -1000: the data may be damaged."
         )
     if hu.dtype != np.int16:
-        said.append("The values are not whole numbers: this CT has been resampled or filtered.")
-    return said
+        warnings.append("The values are not whole numbers: this CT has been resampled or filtered.")
+    return warnings

@@ -15,7 +15,7 @@ import scipy
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.inference.blocks import block_means
 from napari_pancreas_seg.inference.body import Body
-from napari_pancreas_seg.inference.scan import body_in, warnings
+from napari_pancreas_seg.inference.scan_context import body_in, ct_warnings
 from napari_pancreas_seg.tissue import evenly_spread, peaks
 from napari_pancreas_seg.volume import CTVolume
 
@@ -48,8 +48,8 @@ METAL_HU, METAL_ML = 2600, 0.1
 """Bone and contrast agent stay below; so much of it leaves streaks."""
 
 
-def look_at_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
-    """Phase and its HU, noise (SD in HU), metal (mL) and the body's facts, as JSON has them."""
+def find_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
+    """Find phase and its HU, noise (SD in HU), metal (mL) and the body's facts, for JSON."""
     z = evenly_spread(np.flatnonzero(body.plausible), MOST_SLICES)
     planes = body.shown(volume.hu[z])
     sides = ("front", "back", "right", "left")
@@ -81,24 +81,24 @@ def look_at_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
     return found | {"phase": _phase(aorta, liver, plain), "aorta_hu": aorta, "liver_hu": liver}
 
 
-def look_over(volume: CTVolume) -> tuple[dict[str, Any], list[str]]:
-    """What `look_at_acquisition` says, empty without a body, and what may spoil a mask."""
+def acquisition_and_warnings(volume: CTVolume) -> tuple[dict[str, Any], list[str]]:
+    """Return the result of `find_acquisition`, empty without a body, and all warnings on the CT."""
     body = body_in(volume)
-    found = {} if body is None else look_at_acquisition(volume, body)
-    return found, [*warnings(volume, body), *notes_on(found)]
+    found = {} if body is None else find_acquisition(volume, body)
+    return found, [*ct_warnings(volume, body), *acquisition_warnings(found)]
 
 
-def notes_on(found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say what of it may spoil a mask."""
-    said = []
+def acquisition_warnings(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return warnings on noise and metal, which may spoil a mask."""
+    notes = []
     if (found.get("noise_hu") or 0) > NOISY_HU:
-        said.append(
+        notes.append(
             f"The CT is noisy: even tissue varies by {found['noise_hu']:.0f} HU (SD). Thicker "
             "slices or a smoother reconstruction may give a better mask."
         )
     if found.get("metal_ml"):
-        said.append("There is metal in the abdomen: its streaks may spoil the mask nearby.")
-    return tuple(said)
+        notes.append("There is metal in the abdomen: its streaks may spoil the mask nearby.")
+    return tuple(notes)
 
 
 def _phase(aorta: float | None, liver: float | None, plain: bool) -> str:

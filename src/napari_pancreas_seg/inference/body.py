@@ -37,7 +37,7 @@ as much again is left for the tall, the inflated and the operated."""
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """What a look at some of the slices tells of the body in a CT."""
+    """The body in a CT, as found in some of its slices."""
 
     # (y, x) index of its middle in all slices, or where that would be if cut off.
     centre: tuple[float, float]
@@ -59,7 +59,7 @@ class Body:
         return _shown(slices, self.fill, self.floor)
 
 
-def look_at(hu: Array, spacing: Spacing) -> Body:
+def find_body(hu: Array, spacing: Spacing) -> Body:
     """Find the body in a CT (Z, Y, X); PancreasSegError if no slice holds any soft tissue."""
     z = _slices_to_look_at(hu)
     thin = hu[evenly_spread(z, 24)][:, :: _stride(hu.shape[1]), :: _stride(hu.shape[2])]
@@ -103,14 +103,14 @@ def look_at(hu: Array, spacing: Spacing) -> Body:
 
 
 def place_frame(hu: Array, spacing: Spacing, spec: FrameSpec) -> Frame:
-    """Lay a frame on a CT (Z, Y, X), centred on the body; see `look_at`."""
-    return look_at(hu, spacing).frame(hu.shape, spacing, spec)
+    """Lay a frame on a CT (Z, Y, X), centred on the body; see `find_body`."""
+    return find_body(hu, spacing).frame(hu.shape, spacing, spec)
 
 
 def contrast_shift(hu: Array, spacing: Spacing) -> int:
     """HU that soft tissue lacks to portal-venous CT (no agent, or a fatty gland); else 0."""
     try:
-        return look_at(hu, spacing).shift
+        return find_body(hu, spacing).shift
     except PancreasSegError:
         return 0
 

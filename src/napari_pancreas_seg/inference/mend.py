@@ -17,7 +17,7 @@ import scipy
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
-from napari_pancreas_seg.inference.scan import body_in
+from napari_pancreas_seg.inference.scan_context import body_in
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 

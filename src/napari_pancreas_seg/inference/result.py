@@ -14,7 +14,7 @@ from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.arrays import Array, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
-from napari_pancreas_seg.inference.acquisition import look_over
+from napari_pancreas_seg.inference.acquisition import acquisition_and_warnings
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
@@ -269,13 +269,13 @@ def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
 
 def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
     """What `describe` does, of a mask that somebody else has made."""
-    scan, said = look_over(volume)
+    scan, warnings = acquisition_and_warnings(volume)
     return {
         **_common(volume, mask),
         "mask_by": by,
         "quality": given_mask_quality(mask, volume.grid, scan),
         "scan": scan,
-        "notes": list(dict.fromkeys((*volume.notes, *said))),
+        "notes": list(dict.fromkeys((*volume.notes, *warnings))),
     }
 
 

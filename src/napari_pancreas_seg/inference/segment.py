@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Box, Indices
-from napari_pancreas_seg.inference.acquisition import look_at_acquisition, notes_on
+from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find_acquisition
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
 from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec
@@ -24,7 +24,7 @@ from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import MapArrays, expected_dice, foreground
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.inference.result import FoundSlices, Progress, Segmentation, exhaust
-from napari_pancreas_seg.inference.scan import ScanContext, about_nothing_found
+from napari_pancreas_seg.inference.scan_context import ScanContext, about_nothing_found
 from napari_pancreas_seg.inference.schedule import Schedule, SliceGrid, choose_slice_grid
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.model.bundle import load_card
@@ -218,8 +218,8 @@ def _finish(plan: _Plan, maps: MapArrays, card: Mapping[str, Any], clock: _Clock
         )
         expected = expected_dice(maps.probability, plan.threshold, card)
     with clock("looking at the scan"):
-        scan = look_at_acquisition(volume, context.body)
-    notes = volume.notes + context.notes + notes_on(scan)
+        scan = find_acquisition(volume, context.body)
+    notes = volume.notes + context.notes + acquisition_warnings(scan)
     if not mask.any():
         highest = float(np.nanmax(maps.probability, initial=0.0))
         notes += (about_nothing_found(context, highest, plan.threshold),)

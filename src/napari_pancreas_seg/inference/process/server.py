@@ -17,7 +17,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
-from napari_pancreas_seg.inference.scan import ScanContext
+from napari_pancreas_seg.inference.scan_context import ScanContext
 from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Network:
     def warm_up(self, model: str, options: Options, volume: CTVolume | None) -> None:
         loaded = self.load(model, options)
         if volume is not None:
-            self.look_at(volume)
+            self.scan_context(volume)
             loaded.warm_up(volume, options)
 
     def mend(self, volume: CTVolume, *, plane: Array | None, **asked: Any) -> Array | None:
@@ -147,11 +147,11 @@ class _Network:
 
     def _body(self, volume: CTVolume) -> Body | None:
         try:
-            return self.look_at(volume).body
+            return self.scan_context(volume).body
         except PancreasSegError:  # no soft tissue: strokes are obeyed all the same
             return None
 
-    def look_at(self, volume: CTVolume) -> ScanContext:
+    def scan_context(self, volume: CTVolume) -> ScanContext:
         if self._seen is None or self._seen[0] is not volume:
             self._seen = None
             self._seen = volume, ScanContext.of(volume)
@@ -180,7 +180,7 @@ class _Network:
         from napari_pancreas_seg.inference.segment import iter_segment
 
         loaded = self.load(model, options)
-        return (yield from iter_segment(volume, loaded, options, self.look_at(volume)))
+        return (yield from iter_segment(volume, loaded, options, self.scan_context(volume)))
 
 
 if __name__ == "__main__":

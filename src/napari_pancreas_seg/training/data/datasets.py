@@ -16,7 +16,7 @@ from napari_pancreas_seg.arrays import Bytes, Indices, Labels, Mask
 from napari_pancreas_seg.data.sample import load_sample
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.blocks import SOFT_TISSUE_HU
-from napari_pancreas_seg.inference.body import look_at, place_frame
+from napari_pancreas_seg.inference.body import find_body, place_frame
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.tissue import evenly_spread
@@ -246,7 +246,7 @@ def cut_out(
 ) -> tuple[Bytes, Bytes]:
     """Slices (n, H, W) as inference shows them, and each value's share of a pixel (n, H, W, C)."""
     rows, columns = frame.into()
-    body = look_at(volume.hu, volume.spacing)
+    body = find_body(volume.hu, volume.spacing)
     hu = np.empty((len(chosen), frame.spec.height, frame.spec.width), np.uint8)
     target = np.zeros((*hu.shape, len(values)), np.uint8)
     for i, z in enumerate(chosen):

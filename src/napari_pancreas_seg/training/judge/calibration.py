@@ -18,7 +18,7 @@ from scipy import ndimage, optimize, stats
 
 from napari_pancreas_seg.arrays import Array, Floats, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import look_at, place_frame
+from napari_pancreas_seg.inference.body import find_body, place_frame
 from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.maps import expected_dice
 from napari_pancreas_seg.inference.predictor import windowed
@@ -149,7 +149,7 @@ class HeldBack:
         """Slices of a case, cut out of the CT as inference does."""
         volume, labels = case.load()
         frame = place_frame(volume.hu, volume.spacing, self.settings.frame)
-        body = look_at(volume.hu, volume.spacing)
+        body = find_body(volume.hu, volume.spacing)
         windows = self.settings.windows
         low, high = min(w[0] for w in windows), max(w[1] for w in windows)
         rows, columns = frame.into()

@@ -9,7 +9,7 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import look_at
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps, name_flips
 from napari_pancreas_seg.volume import CTVolume, bounding_box
@@ -130,7 +130,7 @@ def _flips(volume: CTVolume, mask: Labels) -> Iterator[str]:
 def _place(volume: CTVolume, mask: Labels) -> Iterator[str]:
     """Whether the gland lies where a patient has it: else CT and mask are turned together."""
     try:
-        body = look_at(volume.hu, volume.spacing)
+        body = find_body(volume.hu, volume.spacing)
     except PancreasSegError:
         return
     box = bounding_box(mask)

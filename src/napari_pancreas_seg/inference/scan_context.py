@@ -1,11 +1,11 @@
-"""What is known of a CT before its slices are segmented, and what the user should know of it."""
+"""The body in a CT and warnings for the user, found before the network runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import Body, look_at
+from napari_pancreas_seg.inference.body import Body, find_body
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.volume import CTVolume
 
@@ -26,35 +26,35 @@ _TURNED = {
 
 @dataclass(frozen=True)
 class ScanContext:
-    """What a look at a CT told: its body, and warnings for the user."""
+    """The body found in a CT, and warnings for the user."""
 
     body: Body
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, volume: CTVolume) -> ScanContext:
-        """Look at a CT. PancreasSegError if no slice holds any soft tissue."""
-        body = look_at(volume.hu, volume.spacing)
+        """Find the body and warnings. PancreasSegError if no slice holds any soft tissue."""
+        body = find_body(volume.hu, volume.spacing)
         return cls(body, (*_about_grid(volume), *_about_body(volume, body), *_about_contrast(body)))
 
 
 def body_in(volume: CTVolume) -> Body | None:
     """The body in a CT, None if there is none."""
     try:
-        return look_at(volume.hu, volume.spacing)
+        return find_body(volume.hu, volume.spacing)
     except PancreasSegError:
         return None
 
 
-def warnings(volume: CTVolume, body: Body | None) -> list[str]:
-    """Say what in a CT, with what `body_in` finds in it, may spoil a mask, a sentence each."""
+def ct_warnings(volume: CTVolume, body: Body | None) -> list[str]:
+    """Return a sentence for each thing in a CT that may spoil a mask; `body` is from `body_in`."""
     if body is None:
         return [*_about_grid(volume), "No body was found: no soft tissue that holds together."]
     return [*_about_grid(volume), *_about_body(volume, body)]
 
 
 def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> str:
-    """Say of an empty mask what the network saw, and what may be the reason."""
+    """Explain an empty mask: what the network saw, and possible reasons."""
     body, reasons = scan.body, []
     if body.turned:
         reasons.append("the CT seems to lie the wrong way round")
@@ -90,49 +90,51 @@ def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> 
 def _about_grid(volume: CTVolume) -> list[str]:
     z, y, x = volume.spacing
     n_slices, rows, columns = volume.grid.shape
-    said = []
+    notes = []
     if z > THICK_MM:
-        said.append(f"The slices are {z:.3g} mm apart: small parts of the gland fall between them.")
+        notes.append(
+            f"The slices are {z:.3g} mm apart: small parts of the gland fall between them."
+        )
     if n_slices < FEW_SLICES:
         there = "is only 1 slice" if n_slices == 1 else f"are only {n_slices} slices"
-        said.append(f"There {there}.")
+        notes.append(f"There {there}.")
     elif n_slices * z < SHORT_MM:
-        said.append(
+        notes.append(
             f"The slices cover {n_slices * z / 10:.1f} cm only; the pancreas spans about 10 cm."
         )
     if max(rows * y, columns * x) < NARROW_MM:
-        said.append(
+        notes.append(
             f"The slices show {columns * x / 10:.0f} × {rows * y / 10:.0f} cm, less than a body: "
             "a cropped CT may give a worse mask."
         )
-    return said
+    return notes
 
 
 def _about_body(volume: CTVolume, body: Body) -> list[str]:
-    said = []
+    notes = []
     if (cut := _cut_within_frame(volume, body)) and not _narrow(volume):
-        said.append(
+        notes.append(
             f"The body is cut off {_listed(cut)}: the network was shown a mirror image of what is "
             "there instead, and the mask may be worse."
         )
     bright = [f"{v:g}" for v in body.fill if v > FILL_HU and v != body.floor]
     if bright:
-        said.append(
+        notes.append(
             f"Areas filled with {' and '.join(bright)} HU were taken for air and not for tissue."
         )
     if body.turned:
         facts = " and ".join(_TURNED[way] for way in body.turned)
-        said.append(
+        notes.append(
             f"{facts[0].upper()}{facts[1:]}, if the orientation in the file is right: "
             f"{' and '.join(body.turned)} may be exchanged. Nothing was turned; check the "
             "orientation, because the mask is unreliable."
         )
     if body.chest > CHEST_SHARE:
-        said.append(
+        notes.append(
             f"Lungs are in {body.chest:.0%} of the slices: this is a CT of the chest, and most or "
             "all of the pancreas lies below it."
         )
-    return said
+    return notes
 
 
 def _about_contrast(body: Body) -> list[str]:
@@ -150,7 +152,7 @@ def _narrow(volume: CTVolume) -> bool:
 
 
 def _cut_within_frame(volume: CTVolume, body: Body) -> list[str]:
-    """Where the body is cut off so that it matters."""
+    """List the sides on which the body is cut off within the frame."""
     frame = body.frame(volume.grid.shape, volume.spacing, FrameSpec())
     spans = [(origin, origin + step * (n - 1)) for n, _, origin, step, _ in frame.axes]
     names = ("in front", "behind", "on the right", "on the left")
