@@ -10,7 +10,7 @@ from napari_pancreas_seg.inference.scan_context import (
     ScanContext,
     about_nothing_found,
     body_in,
-    warnings,
+    ct_warnings,
 )
 from napari_pancreas_seg.units import read_units
 from napari_pancreas_seg.volume import CTVolume, Grid, Source
@@ -20,7 +20,7 @@ SHAPE = (42, 112, 144)
 
 
 def noted_of(ct: CTVolume) -> list[str]:
-    return warnings(ct, body_in(ct))
+    return ct_warnings(ct, body_in(ct))
 
 
 @pytest.fixture(scope="module")

@@ -92,9 +92,7 @@ def _about_grid(volume: CTVolume) -> list[str]:
     n_slices, rows, columns = volume.grid.shape
     notes = []
     if z > THICK_MM:
-        notes.append(
-            f"The slices are {z:.3g} mm apart: small parts of the gland fall between them."
-        )
+        notes.append(f"The slices are {z:.3g} mm apart: small parts of the gland may be missed.")
     if n_slices < FEW_SLICES:
         there = "is only 1 slice" if n_slices == 1 else f"are only {n_slices} slices"
         notes.append(f"There {there}.")
