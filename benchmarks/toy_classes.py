@@ -78,7 +78,7 @@ def train_model(folder: Path, output: Path, steps: int) -> tuple[Path, list[str]
     def say(line: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
-    bundle = train(data, output, settings, split=split, say=say)
+    bundle = train(data, output, settings, split=split, log=say)
     return bundle, [case.name for case in split.divide(data.cases)[1]]
 
 

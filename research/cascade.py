@@ -179,7 +179,7 @@ def measured(asked: argparse.Namespace, settings: TrainSettings, fine: TrainSett
         negatives=asked.negatives,
         resume=True,
         once=True,
-        say=lambda text: print("single", text, file=sys.stderr, flush=True),
+        log=lambda text: print("single", text, file=sys.stderr, flush=True),
     )
     (asked.output / "fine").mkdir(parents=True, exist_ok=True)
     slices = slices_around_glands(training, fine.frame)

@@ -201,7 +201,7 @@ def compare(
                 resume=True,
                 once=True,
                 cache=default_cache(data, output),
-                say=lambda text, what=f"{name}, fold {fold}: ": report(what + text),
+                log=lambda text, what=f"{name}, fold {fold}: ": report(what + text),
             )
     return gather(output, settings, folds)
 

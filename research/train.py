@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
             resume=asked.resume,
             cache=default_cache(data, asked.output),
             experiment=experiment,
-            say=lambda text: print(text, flush=True),
+            log=lambda text: print(text, flush=True),
         )
     except PancreasSegError as error:
         print(error, file=sys.stderr)

@@ -558,5 +558,5 @@ def test_masks_of_another_program_get_a_table_and_a_page(
 
 def test_a_line_that_begins_with_a_bar_is_no_row(capsys):
     lines = ["|p1/ct.nii.gz: unusable", "|p2 | q: unusable", "", "| a | b |", "| --- | --- |"]
-    terminal.say_page([*lines, "| long | p\\|1 |"])
+    terminal.echo_page([*lines, "| long | p\\|1 |"])
     assert capsys.readouterr().out.split("\n")[:5] == [*lines[:3], "a     b", "long  p|1"]

@@ -201,12 +201,12 @@ def test_a_stroke_is_answered_in_one_step_of_undo(qtbot, viewer, app, mask, mend
 
 def test_everyone_hears_of_a_mended_slice(qtbot, viewer, app, mask):
     app.mending.start()
-    app.watch.tell()
+    app.watch.notify()
     heard = []
     app.session.mask_changed.connect(lambda layer: heard.append(layer.data[4].sum()))
     drag(viewer, mask, (12, 14), (12, 18))
     wait(qtbot, app)
-    app.watch.tell()
+    app.watch.notify()
     assert heard[-1] == 12 * 14
 
 

@@ -246,7 +246,7 @@ def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, app, ct, keep):
         assert app.review.reviewed_of(labels) == {2, 3}
     assert not run.can_discard and run.stands == keep
     app.review.set_reviewed(labels, [7])
-    run.tell_again(app.session.masks[labels], 0.5)
+    run.show_figures(app.session.masks[labels], 0.5)
     assert app.review.reviewed_of(labels) == {7}
 
 

@@ -296,7 +296,7 @@ def test_a_failed_run_does_not_replace_the_file(
             leave()
             assert not work.busy and "Keep or discard" in notifications[-1].message
         run.discard()
-    app.watch.tell()
+    app.watch.notify()
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert path.read_bytes() == before

@@ -24,7 +24,7 @@ def carry_out(slice_grid, schedule, gland, most=8, behind=1):
             order += rows.tolist()
         if len(running) > behind or (running and not len(rows)):
             done = running.pop(0)
-            schedule.tell(done, np.isin(slice_grid.z[done], gland) * 9.0)
+            schedule.record(done, np.isin(slice_grid.z[done], gland) * 9.0)
         elif not len(rows):
             return order
 
@@ -110,7 +110,7 @@ def test_faint_finds_far_away_are_not_looked_at_closely():
         running += [rows] if len(rows) else []
         order += rows.tolist()
         done = running.pop(0)
-        schedule.tell(done, sums[slice_grid.z[done]])
+        schedule.record(done, sums[slice_grid.z[done]])
     close = set(range(10, 17)) & set(order)
     assert close == {12, 16}
 

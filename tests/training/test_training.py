@@ -128,7 +128,7 @@ def trained(dataset, tmp_path_factory):
     folder, lines = tmp_path_factory.mktemp("trained") / "run", []
     bundle = train(
         dataset, folder, SETTINGS, split=Split(3),
-        about={"name": "toy", "licence": "CC0"}, say=lines.append,
+        about={"name": "toy", "licence": "CC0"}, log=lines.append,
     )  # fmt: skip
     return folder, bundle, lines
 
@@ -162,7 +162,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
     held, lines = trained[1], []
     every = train(
         dataset, tmp_path / "all", SETTINGS, split=None, start=held, calibrated_by=held,
-        say=lines.append,
+        log=lines.append,
     )  # fmt: skip
     card, other = load_bundle(every).card, load_bundle(held).card
     assert card["training"]["patients"] == [f"P{i}" for i in range(6)]
@@ -196,7 +196,7 @@ def test_whom_other_models_had_seen_is_remembered(dataset, tmp_path, no_fit):
         lines = []
         bundle = train(
             dataset, tmp_path / name, SETTINGS, split=Split(3, fold),
-            say=lines.append, **how,
+            log=lines.append, **how,
         )  # fmt: skip
         notes = [line for line in lines if line.startswith("Note: ")]
         return bundle, load_bundle(bundle).card, notes

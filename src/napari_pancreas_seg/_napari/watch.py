@@ -15,7 +15,7 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import timer
 
 PAUSE_MS = 100
-"""Changes that follow each other within it are told once."""
+"""Changes that follow each other within it are signalled once."""
 
 
 class MaskWatch(QObject):
@@ -38,7 +38,7 @@ class MaskWatch(QObject):
         self._seen: weakref.WeakKeyDictionary[Layer, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._edits: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
-        self._soon = timer(self, PAUSE_MS, self.tell)
+        self._soon = timer(self, PAUSE_MS, self.notify)
         viewer.layers.events.inserted.connect(self._on_inserted)
         for layer in viewer.layers:
             self._follow(layer)
@@ -75,7 +75,7 @@ class MaskWatch(QObject):
             if not self._soon.isActive():
                 self._soon.start()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         if not isalive(self):
             return
         self._soon.stop()

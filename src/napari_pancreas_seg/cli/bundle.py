@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command_of, group
 from napari_pancreas_seg.cli.options import ModelArgument, Overwrite
-from napari_pancreas_seg.cli.terminal import quiet, say
+from napari_pancreas_seg.cli.terminal import echo, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 bundles = group("bundle", "Pack a model into a zip, or add one to your own models.")
@@ -35,8 +35,8 @@ def export(
 
     text = None if licence is None else _read_text(licence)
     digest = export_bundle(model, output, licence=text, overwrite=overwrite)
-    say(f"model: {output}")
-    say(f"SHA-256: {digest}")
+    echo(f"model: {output}")
+    echo(f"SHA-256: {digest}")
 
 
 @command_of(bundles, "import")
@@ -58,8 +58,8 @@ def import_(
 
     with quiet():
         entry = import_bundle(file, name, sha256=sha256, overwrite=overwrite)
-    say(f"model: {entry.name} ({entry.card['name']} {entry.card['version']})")
-    say(f"licence: {entry.card['licence']}")
+    echo(f"model: {entry.name} ({entry.card['name']} {entry.card['version']})")
+    echo(f"licence: {entry.card['licence']}")
 
 
 @command_of(bundles)
@@ -72,7 +72,7 @@ def remove(
     from napari_pancreas_seg.model.library import remove_model
 
     remove_model(name)
-    say(f"removed: {name}")
+    echo(f"removed: {name}")
 
 
 @command_of(bundles)
@@ -94,8 +94,8 @@ def onnx(
         from napari_pancreas_seg.inference.onnx_file import export_onnx
 
         difference = export_onnx(bundle, output, overwrite=overwrite)
-    say(f"model: {output}")
-    say(
+    echo(f"model: {output}")
+    echo(
         "not compared: ONNX Runtime is not installed"
         if difference is None
         else f"differs by at most {difference:.1e} from the network"

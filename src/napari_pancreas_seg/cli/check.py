@@ -11,7 +11,7 @@ from typer import Argument
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import AsJson, Force, Series
-from napari_pancreas_seg.cli.terminal import print_json, quiet, say
+from napari_pancreas_seg.cli.terminal import echo, print_json, quiet
 from napari_pancreas_seg.errors import why_failed
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def check(
                 )
         if not as_json:
             for line in _lines(found[-1]):
-                say(line)
+                echo(line)
     if as_json:
         print_json(found)
     if not all(one["usable"] for one in found):

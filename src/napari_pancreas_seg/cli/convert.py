@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series, StructuredReport
-from napari_pancreas_seg.cli.terminal import quiet, say
+from napari_pancreas_seg.cli.terminal import echo, quiet
 
 
 @command
@@ -43,6 +43,6 @@ def convert(
             mint_uids=mint_uids,
             report=report,
         )
-    say(f"{source.name}: {kind} -> {target}")
+    echo(f"{source.name}: {kind} -> {target}")
     for note in notes:
-        say(f"{source.name}: {note}", err=True)
+        echo(f"{source.name}: {note}", err=True)

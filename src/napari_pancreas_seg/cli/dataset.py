@@ -15,7 +15,7 @@ from napari_pancreas_seg.cli.options import (
     Overwrite,
     parse_classes,
 )
-from napari_pancreas_seg.cli.terminal import Bar, fail, print_json, quiet, say, say_page
+from napari_pancreas_seg.cli.terminal import Bar, echo, echo_page, fail, print_json, quiet
 
 if TYPE_CHECKING:
     from napari_pancreas_seg.training.data.layouts.opening import DataSet
@@ -77,12 +77,12 @@ def check(
     if as_json:
         print_json(checked)
     else:
-        say_page(_lines(dataset, checked))
+        echo_page(_lines(dataset, checked))
     if output is not None:
         write_json(output / "dataset.json", checked, overwrite=overwrite)
         write_text(output / "cases.csv", table_csv(checked), overwrite=overwrite)
         if not as_json:
-            say(f"written to {output}")
+            echo(f"written to {output}")
     unusable = [case["name"] for case in checked["cases"] if not case["usable"]]
     if unusable:
         fail(f"{len(unusable)} of {len(checked['cases'])} cases cannot be used.")
@@ -130,8 +130,8 @@ def _lines(dataset: DataSet, checked: dict[str, Any]) -> list[str]:
     for case in cases:
         name = case["name"]
         if case["problem"] is not None:
-            said = case["problem"].removeprefix(f"Case {name}: ")
-            lines.append(f"{name}: unusable: {said}")
+            problem = case["problem"].removeprefix(f"Case {name}: ")
+            lines.append(f"{name}: unusable: {problem}")
         lines += [f"{name}: warning: {sentence}" for sentence in case["suspicious"]]
         lines += [f"{name}: {sentence}" for sentence in case["notes"]]
     return lines if lines[-1] else lines[:-1]

@@ -19,7 +19,7 @@ from napari_pancreas_seg.cli.options import (
     Threshold,
     parse_classes,
 )
-from napari_pancreas_seg.cli.terminal import Bar, fail_naming, quiet, say, say_page
+from napari_pancreas_seg.cli.terminal import Bar, echo, echo_page, fail_naming, quiet
 
 CtFolder = Annotated[
     Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
@@ -101,12 +101,12 @@ def evaluate(
             on_case=lambda done, total: bar.stage("scoring", done, total),
         )
     page = evaluation_markdown(data)
-    say_page(page.splitlines())
+    echo_page(page.splitlines())
     if output is not None:
         write_json(output, data, overwrite=overwrite)
     if markdown is not None:
         write_text(markdown, page, overwrite=overwrite)
     if failed := data["not_scored"]:
         for name, reason in failed.items():
-            say(f"{name}: failed: {reason}", err=True)
+            echo(f"{name}: failed: {reason}", err=True)
         fail_naming(f"{len(failed)} of {data['cases']} cases could not be scored", list(failed))

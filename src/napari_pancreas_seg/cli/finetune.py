@@ -14,9 +14,9 @@ from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command, command_of, group
 from napari_pancreas_seg.cli.options import Overwrite, Seed
-from napari_pancreas_seg.cli.terminal import Bar, guarded, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, echo, guarded, quiet
 
-TELL_SECONDS = 0.25
+PROGRESS_SECONDS = 0.25
 """Shortest time between two lines of progress for a program."""
 
 Folder = Annotated[
@@ -83,15 +83,15 @@ def finetune(
         _end_with_parent()
     from napari_pancreas_seg.training.data.layouts.corrected_cases import corrected_cases_folder
 
-    told = _Told() if json_progress else None
+    printer = _ProgressPrinter() if json_progress else None
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.training.finetune.run import FinetuneSettings
         from napari_pancreas_seg.training.finetune.run import finetune as run
 
         def report(stage: str, share: float, left: float | None) -> None:
             bar.stage(stage, round(100 * share), 100)
-            if told is not None:
-                told.step(stage, share, left)
+            if printer is not None:
+                printer.step(stage, share, left)
 
         found = run(
             data or corrected_cases_folder(),
@@ -103,28 +103,28 @@ def finetune(
             overwrite=overwrite,
             report=report,
         )
-    if told is not None:
+    if printer is not None:
         from napari_pancreas_seg.training.judge.scores import rounded
 
-        _tell({"result": rounded(found)})
+        _echo_json({"result": rounded(found)})
     else:
         _print(found, own=output is None)
 
 
 def _print(found: dict[str, Any], *, own: bool) -> None:
     plural = "patient" if found["patients"] == 1 else "patients"
-    say(f"learnt from {found['slices']} slices of {found['patients']} {plural}")
+    echo(f"learnt from {found['slices']} slices of {found['patients']} {plural}")
     typer.echo(f"{'Dice':34}  {'n':>3}  before   after")
     _row("your patients, held out", found["held_out"])
     _row("the same, with usual grey values", found["usual"])
     _row("the synthetic CT", found["guard"])
     for note in found["notes"]:
-        say(note)
+        echo(note)
     if found["better"] is False:
-        say("It did not become better on your patients: keep using the former model.")
-    say(f"model: {found['model']}")
+        echo("It did not become better on your patients: keep using the former model.")
+    echo(f"model: {found['model']}")
     use = found["name"] if own else found["model"]
-    say(f"use it with: napari-pancreas-seg segment CT -o MASK --model {_quoted(use)}")
+    echo(f"use it with: napari-pancreas-seg segment CT -o MASK --model {_quoted(use)}")
 
 
 def _row(what: str, gain: dict[str, Any]) -> None:
@@ -136,20 +136,20 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if " " in text else text
 
 
-class _Told:
-    """Prints progress for a program, not too often."""
+class _ProgressPrinter:
+    """Prints progress as lines of JSON, for a program, not too often."""
 
     def __init__(self) -> None:
         self._last, self._stage = 0.0, ""
 
     def step(self, stage: str, share: float, left: float | None) -> None:
         now = time.monotonic()
-        if stage != self._stage or now - self._last >= TELL_SECONDS:
+        if stage != self._stage or now - self._last >= PROGRESS_SECONDS:
             self._last, self._stage = now, stage
-            _tell({"stage": stage, "share": share, "seconds_left": left})
+            _echo_json({"stage": stage, "share": share, "seconds_left": left})
 
 
-def _tell(line: dict[str, object]) -> None:
+def _echo_json(line: dict[str, object]) -> None:
     typer.echo(json.dumps(line))  # flushes
 
 
@@ -186,9 +186,9 @@ def list_(context: typer.Context, folder: Folder = None) -> None:
     for case in cases:
         n = "all slices" if case.reviewed is None else f"{len(case.reviewed)} slices"
         whose = "" if case.patient == case.name else f", patient {case.patient}"
-        say(f"{case.name}: {n}{whose}, added {case.added[:10]}")
+        echo(f"{case.name}: {n}{whose}, added {case.added[:10]}")
     plural = "case" if len(cases) == 1 else "cases"
-    say(f"{len(cases)} {plural} in {place}", err=True)
+    echo(f"{len(cases)} {plural} in {place}", err=True)
 
 
 @command_of(corrections)
@@ -226,7 +226,7 @@ def add(
     case = add_corrected_case(
         _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )
-    say(f"{case.name}: added to {case.folder.parent}")
+    echo(f"{case.name}: added to {case.folder.parent}")
 
 
 @command_of(corrections)
@@ -239,7 +239,7 @@ def remove(
     from napari_pancreas_seg.training.data.layouts.corrected_cases import remove_corrected_case
 
     remove_corrected_case(_store(context, folder), name)
-    say(f"{name}: removed")
+    echo(f"{name}: removed")
 
 
 def _store(context: typer.Context, folder: Path | None) -> Path:

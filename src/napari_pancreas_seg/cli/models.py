@@ -6,7 +6,7 @@ import json
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import AsJson
-from napari_pancreas_seg.cli.terminal import print_json, say
+from napari_pancreas_seg.cli.terminal import echo, print_json
 
 
 @command
@@ -19,7 +19,7 @@ def models(as_json: AsJson = False) -> None:
         print_json([{"name": e.name, "origin": e.origin, "card": e.card} for e in entries])
         return
     for entry in entries:
-        say(f"{entry.name} ({entry.origin})")
+        echo(f"{entry.name} ({entry.origin})")
         for key, value in entry.card.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            say(f"  {key}: {text}")
+            echo(f"  {key}: {text}")

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
-from napari_pancreas_seg.cli.terminal import quiet, say
+from napari_pancreas_seg.cli.terminal import echo, quiet
 
 Folder = Annotated[Path, Argument(metavar="OUT", help="Folder that 'segment FOLDER -o OUT' wrote.")]
 Cts = Annotated[
@@ -68,11 +68,11 @@ def report(
             for result in adopt_cases(cases, given):
                 table.add(result)
                 if result.error is not None:
-                    say(f"{result.case.name}: failed: {result.error}")
+                    echo(f"{result.case.name}: failed: {result.error}")
             table.write()
         page = write_page(folder, cases)
-    say(f"-> {page}")
+    echo(f"-> {page}")
     if ct:
         remember_inputs(folder, ct, state_folder())
     if pairs is not None:
-        say(f"-> {write_follow_up(folder, pairs)}")
+        echo(f"-> {write_follow_up(folder, pairs)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from napari_pancreas_seg.cli.terminal import Bar, fail, fail_naming, say
+from napari_pancreas_seg.cli.terminal import Bar, echo, fail, fail_naming
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.table import CohortTable
 
@@ -22,7 +22,7 @@ def follow(
             # There may be thousands done before, when one goes on with a cohort.
             if not result.before or cases == 1:
                 with bar.paused():
-                    _say(result, alone=cases == 1)
+                    _echo_case(result, alone=cases == 1)
     finally:
         if table is not None:
             table.write()
@@ -39,32 +39,32 @@ def finish(ended: Sequence[CaseResult], table: CohortTable | None) -> None:
         parts = [f"{before} done before"] if before else []
         parts += [f"{len(failed)} failed"] if failed else []
         parts += [f"{len(ended) - before - len(failed)} new"]
-        say(", ".join(parts) + ("." if table is None else f"; see {table.path}."), err=True)
+        echo(", ".join(parts) + ("." if table is None else f"; see {table.path}."), err=True)
     if failed:
         names = [result.case.name for result in failed]
         fail_naming(f"{len(names)} of {len(ended)} cases failed", names)
 
 
-def _say(result: CaseResult, *, alone: bool) -> None:
+def _echo_case(result: CaseResult, *, alone: bool) -> None:
     name = result.case.name
     if result.error is not None:
-        if not alone:  # else `finish` says it
-            say(f"{name}: failed: {result.error}")
+        if not alone:  # else `finish` prints it
+            echo(f"{name}: failed: {result.error}")
         return
     plural = "slice" if result.slices == 1 else "slices"
     seconds = "done before" if result.before else f"{result.seconds:.1f} s"
-    say(
+    echo(
         f"{name}: {result.volume_ml:.1f} mL in {result.slices} {plural}, "
         f"{_quality(result)}{seconds} -> {result.files[0]}"
     )
     for note in result.notes:
-        say(f"{name}: {note}", err=True)
+        echo(f"{name}: {note}", err=True)
 
 
 def _quality(result: CaseResult) -> str:
     """Expected Dice and contrast phase, as far as they are known."""
     expected, phase = result.quality.get("expected_dice"), result.quality.get("phase")
-    said = [] if expected is None else [f"expected Dice {expected:.2f}"]
+    facts = [] if expected is None else [f"expected Dice {expected:.2f}"]
     if phase:
-        said.append("contrast phase unknown" if phase == "unknown" else phase)
-    return "".join(f"{each}, " for each in said)
+        facts.append("contrast phase unknown" if phase == "unknown" else phase)
+    return "".join(f"{each}, " for each in facts)

@@ -21,7 +21,7 @@ from napari_pancreas_seg.cli.options import (
     StructuredReport,
     Threshold,
 )
-from napari_pancreas_seg.cli.terminal import Bar, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, echo, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 
@@ -189,7 +189,7 @@ def _finish_folder(folder: Path, inputs: list[Path]) -> None:
     from napari_pancreas_seg.cohort.worklist import remember_inputs, state_folder
 
     try:
-        say(f"Quality page: {write_page(folder)}", err=True)
+        echo(f"Quality page: {write_page(folder)}", err=True)
         remember_inputs(folder, inputs, state_folder())
     except PancreasSegError as error:
-        say(str(error), err=True)
+        echo(str(error), err=True)

@@ -59,7 +59,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 def fail(sentence: str, status: int = 1) -> NoReturn:
     """Print one sentence on standard error and end."""
-    say(" ".join(sentence.split()), err=True)
+    echo(" ".join(sentence.split()), err=True)
     raise typer.Exit(status)
 
 
@@ -69,17 +69,17 @@ def fail_naming(what: str, names: Sequence[str]) -> NoReturn:
     fail(f"{what}: {', '.join(names[:_NAMED])}{rest}.")
 
 
-def say(line: str, *, err: bool = False) -> None:
+def echo(line: str, *, err: bool = False) -> None:
     """Print one line; control characters in file names are escaped."""
     typer.echo("".join(c if c.isprintable() else _escape(c) for c in line), err=err)
 
 
-def say_page(lines: Iterable[str]) -> None:
+def echo_page(lines: Iterable[str]) -> None:
     """Print Markdown, the columns of its tables one below the other."""
     for is_table, part in itertools.groupby(lines, _is_row):
         if not is_table:
             for line in part:
-                say(line)
+                echo(line)
             continue
         rows = [
             [cell.strip().replace("\\|", "|") for cell in line.strip("|").split(" | ")]
@@ -89,7 +89,7 @@ def say_page(lines: Iterable[str]) -> None:
         for row in rows:
             if set(row) != {"---"}:
                 cells = zip(row, widths, strict=True)
-                say("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+                echo("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
 
 
 def _is_row(line: str) -> bool:
@@ -181,10 +181,10 @@ class Bar:
         if self._bar is not None:
             self._bar.update(self._task, description=stage, completed=done, total=total)
 
-    def say(self, line: str) -> None:
+    def echo(self, line: str) -> None:
         """Print a line beside the bar."""
         with self.paused():
-            say(line)
+            echo(line)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typer import Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.options import Classes, DataSetFolder, Layout, parse_classes
-from napari_pancreas_seg.cli.terminal import Bar, quiet, say
+from napari_pancreas_seg.cli.terminal import Bar, echo, quiet
 
 
 def _under(heading: str) -> Callable[..., Any]:
@@ -166,10 +166,10 @@ def train(
 
         data, settings = open_for(dataset, recipe, preset, labels, layout)
         n, patients, names = len(data.cases), len(data.patients), ", ".join(data.labels)
-        bar.say(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
+        bar.echo(f"{data.layout}: {n} cases of {patients} patients; classes: {names}")
         for note in data.notes:
-            bar.say(note)
-        options |= {"about": read_json(about) if about else {}, "say": bar.say, "show": bar.stage}
+            bar.echo(note)
+        options |= {"about": read_json(about) if about else {}, "log": bar.echo, "show": bar.stage}
         options["cache"] = cache or default_cache(data, output)
         if all_folds:
             bundle = cross_validate(data, output, settings, folds=folds, **options)
@@ -177,7 +177,7 @@ def train(
             split = None if calibrated_by else Split(folds, fold or 0, seed)
             options |= {"split": split, "calibrated_by": calibrated_by}
             bundle = run(data, output, settings, **options)
-    _say_result(bundle)
+    _echo_result(bundle)
 
 
 def parse_windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...]:
@@ -192,14 +192,14 @@ def parse_windows(texts: Sequence[str] | None) -> tuple[tuple[float, float], ...
     return tuple(found)
 
 
-def _say_result(bundle: Path) -> None:
+def _echo_result(bundle: Path) -> None:
     from napari_pancreas_seg.model.bundle import load_card
 
     found = load_card(bundle).get("validation", {})
     if "mean" in found:
         interval = f" (95 % {found['low']:.3f} to {found['high']:.3f})" if "low" in found else ""
-        say(
+        echo(
             f"Dice of {found['n']} patients: mean {found['mean']:.3f}{interval}, "
             f"median {found['median']:.3f}, worst {found['worst']:.3f}"
         )
-    say(f"model: {bundle}")
+    echo(f"model: {bundle}")

@@ -84,10 +84,10 @@ def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
         path = path if path.name else path.resolve()  # "." has no name to give to a mask
         for item, name in (_in_folder(path) if path.is_dir() else {path: stem(path)}).items():
             found.setdefault(item.absolute(), (item, name))
-    return _told_apart(dict(found.values()))
+    return _with_distinct_names(dict(found.values()))
 
 
-def _told_apart(inputs: dict[Path, str]) -> dict[Path, str]:
+def _with_distinct_names(inputs: dict[Path, str]) -> dict[Path, str]:
     """Name CTs after their folders where their own names are the same."""
     same: dict[str, list[Path]] = {}
     for path, name in inputs.items():

@@ -105,10 +105,10 @@ def _free_bytes(number: int) -> int | None:
         left = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         which = left.split(",")[number].strip() if left else number
         query = ("--query-gpu=memory.free", "--format=csv,noheader,nounits", f"--id={which}")
-        told = subprocess.run(
+        output = subprocess.run(
             ("nvidia-smi", *query), capture_output=True, check=True, text=True, timeout=5
         )
-        return int(told.stdout.split()[0]) * 2**20
+        return int(output.stdout.split()[0]) * 2**20
     return None
 
 

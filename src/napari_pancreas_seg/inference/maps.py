@@ -1,4 +1,4 @@
-"""Maps of probability and attention while a run fills them, and what they tell."""
+"""Maps of probability and attention, filled by a run, and figures computed from them."""
 
 from __future__ import annotations
 
@@ -135,20 +135,20 @@ def expected_dice(
 
 
 def best_gate(maps: Mapping[str, ScalarMap], mask: Any, grid: Grid, card: Mapping[str, Any]) -> str:
-    """The gate that tells most: as the card says, else as measured on a mask (Z, Y, X)."""
+    """Name the gate that separates best, by the card, else as measured on a mask (Z, Y, X)."""
     gates = sorted(word for word in maps if word.startswith("attention"))
-    told = {word: value for word, value in _told(card).items() if word in gates}
-    found = told or {word: separation(maps[word], mask, grid) for word in gates}
+    on_card = {word: value for word, value in _separations_on(card).items() if word in gates}
+    found = on_card or {word: separation(maps[word], mask, grid) for word in gates}
     return max(found, key=lambda word: found[word], default="")
 
 
-def _told(card: Mapping[str, Any]) -> dict[str, float]:
-    """Mean coefficient in the gland minus in other tissue by gate, from what `evaluate` found."""
-    rows, told = card.get("attention"), {}
+def _separations_on(card: Mapping[str, Any]) -> dict[str, float]:
+    """Read from a card, by gate, the mean coefficient in the gland minus that in other tissue."""
+    rows, on_card = card.get("attention"), {}
     for row in rows if isinstance(rows, list) else []:
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            told[f"attention {row['gate']}"] = float(row["inside"]) - float(row["tissue"])
-    return told
+            on_card[f"attention {row['gate']}"] = float(row["inside"]) - float(row["tissue"])
+    return on_card
 
 
 def separation(gate: ScalarMap, mask: Any, grid: Grid) -> float:

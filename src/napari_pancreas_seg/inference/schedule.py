@@ -107,8 +107,8 @@ class Schedule:
         self._asked[rows] = True
         return rows
 
-    def tell(self, rows: Indices, evidence: Array) -> None:
-        """Say how much of a pancreas the network saw in rows; 0 for none."""
+    def record(self, rows: Indices, evidence: Array) -> None:
+        """Record how much of a pancreas the network saw in rows; 0 for none."""
         self._evidence[rows] = evidence
 
     def give_back(self, rows: Indices) -> None:

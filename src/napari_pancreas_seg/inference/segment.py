@@ -277,7 +277,7 @@ class _Batches:
                         seen = foreground(outputs["probability"])
                         # How much of a pancreas each slice shows.
                         above = np.where(seen > self._faintest, seen, 0)
-                        self._schedule.tell(running[0], above.sum(axis=(1, 2), dtype=float))
+                        self._schedule.record(running[0], above.sum(axis=(1, 2), dtype=float))
                         yield running[0], outputs
                 elif ahead is None:
                     return

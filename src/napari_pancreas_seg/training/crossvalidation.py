@@ -39,7 +39,7 @@ def cross_validate(
     *,
     folds: int = 5,
     about: dict[str, Any] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     show: Callable[[str, int, int], None] = lambda stage, done, total: None,
     **options: Any,
 ) -> Path:
@@ -63,7 +63,7 @@ def cross_validate(
             split=Split(folds, fold, settings.seed),
             about=_named(about, f"fold {fold}"),
             once=True,
-            say=lambda text, which=which: say(which + text),  # type: ignore[misc]
+            log=lambda text, which=which: log(which + text),  # type: ignore[misc]
             show=lambda stage, *far, which=which: show(which + stage, *far),
             **options,
         )

@@ -106,7 +106,7 @@ def train(
     devices: int | Literal["all"] = 1,
     deterministic: bool = False,
     experiment: Experiment = Experiment(),
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     show: Show = lambda stage, done, total: None,
 ) -> Path:
     """Train a model, write it as a bundle and return the bundle's path.
@@ -117,7 +117,7 @@ def train(
     model whose weights to begin with; `negatives` are CTs that show no pancreas (see
     `load_negatives`); `about` is further fields of the card. `resume` goes on from a checkpoint of
     the same recipe and patients; with `once` a training that is done is left as it is. With
-    `cache`, slices need not fit into memory. `say` is told of the beginning, what is noticed, and
+    `cache`, slices need not fit into memory. `log` gets the beginning, what is noticed, and
     every epoch; `show` what goes on, and how much of it is done.
     """
     output = Path(output)
@@ -146,10 +146,10 @@ def train(
         return output / BUNDLE
     if deterministic:
         make_deterministic()
-    say(f"training on {len(training)} cases, {len(validation)} held back")
+    log(f"training on {len(training)} cases, {len(validation)} held back")
     if seen:
-        say(f"Note: {note_seen_before(len(seen))}.")
-    slices, held = _read(training, validation, data, settings, cache, say, show)
+        log(f"Note: {note_seen_before(len(seen))}.")
+    slices, held = _read(training, validation, data, settings, cache, log, show)
     card["training"] |= {"cases": len(training), "slices": int(slices.usable.sum())}
     if negatives:
         none = load_negatives(negatives, classes=len(data.labels), frame=settings.frame)
@@ -158,7 +158,7 @@ def train(
         slices = experiment.slices(slices, settings)
     on_fit = {"on_step": show, "resume": resume, "start": given, "devices": on}
     network = _fit(
-        slices, held, settings, output, card, say, change_weights=experiment.weights, **on_fit
+        slices, held, settings, output, card, log, change_weights=experiment.weights, **on_fit
     )
     predicted = list(held.predict(network))
     card |= calibrated or judged(predicted, data.labels, what_is_scored(held, settings), seen)
@@ -174,13 +174,13 @@ def _fit(
     settings: TrainSettings,
     output: Path,
     card: dict[str, Any],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     **options: Any,
 ) -> keras.Model:
     """Train a network, with learning curves and a line for each epoch; say on the card how long."""
 
     def report(history: list[dict[str, Any]]) -> None:
-        say(epoch_line(history[-1]))
+        log(epoch_line(history[-1]))
         curves.show(output, history)
 
     score = functools.partial(_scored, held) if len(held) else None
@@ -250,7 +250,7 @@ def _read(
     data: DataSet,
     settings: TrainSettings,
     cache: Path | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     show: Show,
 ) -> tuple[TrainingSlices, HeldBack]:
     """Read the cases to train on and those held back; name all bad cases at once."""
@@ -292,7 +292,7 @@ def _read(
         )
     for name, shown in zip(data.labels, np.any(slices.present, axis=0).tolist(), strict=True):
         if not shown:
-            say(f"No case to train on shows {name}, so it cannot be learnt.")
+            log(f"No case to train on shows {name}, so it cannot be learnt.")
     return slices, held
 
 

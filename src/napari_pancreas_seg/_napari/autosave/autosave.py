@@ -95,7 +95,7 @@ class Autosave(QObject):
         self._background = background
         self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
         self._keys: dict[str, str] = {}
-        self._busy = self._told = False
+        self._busy = self._warned = False
         self._leaving: list[Labels] = []
         self._soon = timer(self, PAUSE_MS, self.save)
         session.mask_changed.connect(self._on_change)
@@ -124,12 +124,12 @@ class Autosave(QObject):
 
     def unexported(self) -> list[Labels]:
         """List the masks with corrections that were not exported, after a look at new strokes."""
-        self._watch.tell()
+        self._watch.notify()
         found = []
         for layer, kept in list(self._kept.items()):
             if kept.stale or kept.looking:
                 model = self._session.masks.get(layer)
-                kept.digest, kept.edited = _look(layer, model, kept.base)
+                kept.digest, kept.edited = _digest_and_edited(layer, model, kept.base)
             if kept.unexported:
                 found.append(layer)
         return found
@@ -161,7 +161,7 @@ class Autosave(QObject):
         if self._busy and not now:
             return
         if now:
-            self._watch.tell()
+            self._watch.notify()
         jobs = [job for layer in list(self._kept) if (job := self._job(layer)) is not None]
         if jobs and now:
             self._note([job() for job in jobs])
@@ -212,12 +212,12 @@ class Autosave(QObject):
         layer = self._session.layers[event.index]
         reference = reference_of(layer)
         if reference is not None and reference.kind == "ct":
-            self._watch.tell()
+            self._watch.notify()
             if any(kept.stale for kept in self._kept.values()):
                 # What is being written now may be older than the last stroke.
                 self.save(now=self._busy)
         elif layer in self._kept:
-            self._watch.tell()
+            self._watch.notify()
             if self._kept[layer].stale and self._session.ct_of(layer) is not None:
                 self._leaving.append(layer)
                 self.save()
@@ -242,7 +242,7 @@ class Autosave(QObject):
 
         def work() -> _Kept:
             try:
-                kept.digest, kept.edited = _look(layer, model, kept.base)
+                kept.digest, kept.edited = _digest_and_edited(layer, model, kept.base)
                 kept.reviewed, kept.trouble = bool(reviewed), None
                 if kept.worth_keeping:
                     key, shown = self._key(reference, ct), reference.view(layer.data)
@@ -267,10 +267,10 @@ class Autosave(QObject):
                 kept.supersedes = None
         trouble = next((kept.trouble for kept in found if kept.trouble is not None), None)
         self._soon.setInterval(PAUSE_MS if trouble is None else RETRY_MS)
-        if trouble is not None and not self._told:  # once, and again only after they could be kept
+        if trouble is not None and not self._warned:  # once, until they can be kept again
             what = "Corrections cannot be kept against a crash; export them often."
             report(PancreasSegError(f"{what} {trouble}"))
-        self._told = trouble is not None
+        self._warned = trouble is not None
         self._idle()
         self.saved.emit([kept.file for kept in found])
 
@@ -355,15 +355,15 @@ class Autosave(QObject):
         session, reference = self._session, self._session.reference
         if reference is None or reference.id in self._keys or not self.offers:
             return
-        ct, told = session.ct_array(reference), self.offers_changed.emit
-        self._background.submit(lambda: self._key(reference, ct), lambda _: told())
+        ct, notify = session.ct_array(reference), self.offers_changed.emit
+        self._background.submit(lambda: self._key(reference, ct), lambda _: notify())
 
 
 def _is_array(layer: Labels) -> bool:
     return not layer.multiscale and isinstance(layer.data, np.ndarray) and layer.data.ndim == 3
 
 
-def _look(layer: Labels, model: ModelMask | None, base: str) -> tuple[str, bool]:
+def _digest_and_edited(layer: Labels, model: ModelMask | None, base: str) -> tuple[str, bool]:
     """Digest of a mask, and whether a person has changed it."""
     digest = digest_of(layer.data)
     edited = bool(model.touched_slices(layer).any()) if model is not None else digest != base

@@ -114,17 +114,17 @@ FIXED = (
 
 
 def register_actions() -> None:
-    """Tell napari of the actions; a key that the user or napari has taken stays as it is."""
-    chosen, told = get_settings().shortcuts.shortcuts, action_manager.events.shortcut_changed
+    """Register the actions with napari; a key that the user or napari has taken stays as it is."""
+    chosen, changed = get_settings().shortcuts.shortcuts, action_manager.events.shortcut_changed
     missing = [action for action in ACTIONS if action.id not in compat.actions()]
-    with told.blocker():  # napari's welcome would be written anew for each
+    with changed.blocker():  # napari's welcome would be written anew for each
         for action in missing:
             action_manager.register_action(action.id, _bound(action), action.title, ViewerModel)
             default = () if _is_taken(action.key) else (coerce_keybinding(action.key),)
             for key in chosen.get(action.id, default):
                 action_manager.bind_shortcut(action.id, key)
     if missing:
-        told(name=missing[-1].id, shortcut=[], tooltip=missing[-1].title)
+        changed(name=missing[-1].id, shortcut=[], tooltip=missing[-1].title)
 
 
 def key_of(action: Action) -> str:

@@ -97,13 +97,13 @@ class Improvement(QObject):
     """Keeps the user's cases, and lets a model learn from them.
 
     ``changed``: the cases, what is being done to them (`working`, for people to read), `known` (the
-    case that the CT is already, with another mask or other slices, until it is said whether to
+    case that the CT is already, with another mask or other slices, until it is told whether to
     replace those), or how far the learning is; ``wanted(name)``: a model is to be chosen.
     """
 
     changed = Signal()
     wanted = Signal(str)
-    _told = Signal(object)
+    _progressed = Signal(object)
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Improvement(QObject):
         self._background = background
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
-        self._told.connect(self._on_told)
+        self._progressed.connect(self._on_progress)
         self.list_again()
 
     # -- cases
@@ -247,12 +247,12 @@ class Improvement(QObject):
         result = None
         with words, child:
             for line in child.stdout or ():
-                told = _parsed(line)
-                if "result" in told:
-                    result = told["result"]
-                elif "stage" in told:
+                message = _parsed(line)
+                if "result" in message:
+                    result = message["result"]
+                elif "stage" in message:
                     with contextlib.suppress(RuntimeError):  # the window is gone
-                        self._told.emit(told)
+                        self._progressed.emit(message)
             status = child.wait()
             words.seek(0)
             heard = words.read().decode(errors="replace").split("\n")
@@ -262,9 +262,9 @@ class Improvement(QObject):
             raise PancreasSegError(_why(status, heard))
         return result
 
-    def _on_told(self, told: Mapping[str, Any]) -> None:
-        self.stage, self.share = str(told["stage"]), float(told["share"])
-        self.seconds_left = told["seconds_left"]
+    def _on_progress(self, message: Mapping[str, Any]) -> None:
+        self.stage, self.share = str(message["stage"]), float(message["share"])
+        self.seconds_left = message["seconds_left"]
         self.changed.emit()
 
     def _ended(self) -> None:
@@ -310,22 +310,22 @@ def _remove(name: str) -> None:
 def _parsed(line: bytes) -> Mapping[str, Any]:
     """A line of the child's; what a library has printed is no mapping."""
     try:
-        told = json.loads(line)
+        message = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return message if isinstance(message, dict) else {}
 
 
 def _why(status: int, heard: Sequence[str]) -> str:
-    """Say in a sentence why there is no new model: the command's own, if it said one."""
-    said = next((word.strip() for word in reversed(heard) if word.strip()), "")
+    """Say in a sentence why there is no new model: the command's own, if it gave one."""
+    last = next((word.strip() for word in reversed(heard) if word.strip()), "")
     logger.debug("The learning ended with status %s:\n%s", status, "\n".join(heard[-30:]))
-    if status == 1 and said:
-        return said
+    if status == 1 and last:
+        return last
     if status in (-9, -15, 137):
         return (
             "The learning was stopped from outside, most often because the memory ran out. Close "
             "other programs and try again."
         )
-    it_said = f" It said: {said}" if said else ""
+    it_said = f" It said: {last}" if last else ""
     return f"The learning ended unexpectedly (status {status}).{it_said}"

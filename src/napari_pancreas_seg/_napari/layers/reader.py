@@ -67,8 +67,8 @@ def read_layer(
         how = {"colormap": "viridis" if "probability" in volume.name else "inferno"}
         data = map_layer_data(scalar_map, on, volume.name, **how, visible=not parallel)
         return data, volume.notes
-    told = told_beside(Path(path))
-    return labels_layer_data(volume.values, volume, name=volume.name, **told), volume.notes
+    facts = sidecar_facts(Path(path))
+    return labels_layer_data(volume.values, volume, name=volume.name, **facts), volume.notes
 
 
 def get_ready() -> None:
@@ -81,23 +81,23 @@ def get_ready() -> None:
     Layer.create(*labels_layer_data(np.zeros((2, 2, 2), np.uint8), volume))  # brings pandas
 
 
-def told_beside(path: Path) -> dict[str, Any]:
-    """What the record beside a mask tells of its values (else 1 is the pancreas), slices, cuts."""
+def sidecar_facts(path: Path) -> dict[str, Any]:
+    """Read labels, expected Dice and cuts from a mask's sidecar; without one, 1 is the pancreas."""
     record = read_sidecar(sidecar_path(path)) or {}
-    told: dict[str, Any] = {"labels": PANCREAS}
+    facts: dict[str, Any] = {"labels": PANCREAS}
     damaged = contextlib.suppress(KeyError, TypeError, ValueError, AttributeError)
     with damaged:
         labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
         if labels and all(0 < value < 256 for value in labels.values()):
-            told["labels"] = labels
+            facts["labels"] = labels
     with damaged:
         known = record["expected_dice"]
-        told["expected_dice"] = tuple(math.nan if one is None else float(one) for one in known)
+        facts["expected_dice"] = tuple(math.nan if one is None else float(one) for one in known)
     with damaged:
         head, tail = map(float, record["measurements"]["cuts"])
         if 0 <= head <= tail <= 1:
-            told["cuts"] = (head, tail)
-    return told
+            facts["cuts"] = (head, tail)
+    return facts
 
 
 def _read(path: str | Sequence[str]) -> list[LayerData]:

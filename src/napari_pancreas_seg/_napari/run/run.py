@@ -76,7 +76,7 @@ class SegmentationRun(QObject):
         self._placement = placement = session.placement(ct_layer)
         self._ct_layer, self.name, self.reference = ct_layer, ct_layer.name, placement.reference
         self._first_slice = options.first_slice
-        self._told: set[str] = set()
+        self._shown_notes: set[str] = set()
         self._started = time.monotonic()
         self._before = before = session.result_layer(placement.reference)
         former = None if before is None else (before.data, session.masks[before].copy)
@@ -129,7 +129,7 @@ class SegmentationRun(QObject):
         self.message = f"{self._how_ended}; what was found was taken back."
         self.changed.emit()
 
-    def tell_again(self, mask: ModelMask, threshold: float) -> None:
+    def show_figures(self, mask: ModelMask, threshold: float) -> None:
         box = bounding_box(mask.copy)
         voxels = [int(np.count_nonzero(plane)) for plane in ([] if box is None else mask.copy[box])]
         slices = len(voxels) - voxels.count(0)
@@ -179,18 +179,18 @@ class SegmentationRun(QObject):
             # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
             QTimer.singleShot(0, self._walk.taken)
 
-    def _tell(self, notes: tuple[str, ...]) -> None:
+    def _show_notes(self, notes: tuple[str, ...]) -> None:
         for note in notes:
-            if note not in self._told:
-                self._told.add(note)
+            if note not in self._shown_notes:
+                self._shown_notes.add(note)
                 show_info(f"{self.name}: {note}")
 
     def _prepare(self, step: Prepared) -> None:
         """Choose the labels layer: the last result's, or a new one if a person worked on it."""
         if reference_of(self._ct_layer) is None:
-            self._tell(step.notes)
+            self._show_notes(step.notes)
         else:
-            self._told.update(step.notes)  # when the CT was opened
+            self._shown_notes.update(step.notes)  # when the CT was opened
         session, before = self._session, self._before
         if step.labels is not None:
             self.labels = step.labels
@@ -272,7 +272,7 @@ class SegmentationRun(QObject):
             viewer.add_layer(labels)
         if named := outcome.result.model.get("labels"):
             name_labels(labels, named)
-        self._tell(outcome.result.notes)
+        self._show_notes(outcome.result.notes)
         seen = slice_on_screen(viewer, self._ct_layer, self.reference)
         moved = seen != self._first_slice
         if outcome.largest is not None and not moved and preference("go_to_largest"):

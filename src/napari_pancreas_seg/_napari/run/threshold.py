@@ -69,7 +69,7 @@ class Rethreshold(QObject):
                 wish.layer.events.data(value=wish.layer.data)
             run = self._runs.latest
             if run is not None and run.labels is wish.layer:
-                run.tell_again(wish.mask, wish.threshold)
+                run.show_figures(wish.mask, wish.threshold)
             wish.mask.result = replace(result, threshold=wish.threshold, options=options)
             self.done.emit(wish.layer)
 

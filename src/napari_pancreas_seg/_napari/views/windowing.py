@@ -39,8 +39,8 @@ def show_window(layer: Image, low: float, high: float) -> None:
 class WindowDrag:
     """The right button, dragged over slices: sideways for the window, up for brighter."""
 
-    def __init__(self, session: Session, tell: Callable[[str], None]) -> None:
-        self._session, self._tell = session, tell
+    def __init__(self, session: Session, show_message: Callable[[str], None]) -> None:
+        self._session, self._show_message = session, show_message
         session.viewer.mouse_drag_callbacks.append(self._drag)
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
@@ -59,7 +59,7 @@ class WindowDrag:
             wide = max(1.0, round(width * (1 + across / PIXELS)))
             middle = min(max(round(level + width * down / PIXELS), HU_RANGE[0]), HU_RANGE[1])
             show_window(ct, middle - wide / 2, middle + wide / 2)
-            self._tell(f"Window {wide:.0f}, level {middle:.0f} HU")
+            self._show_message(f"Window {wide:.0f}, level {middle:.0f} HU")
             yield
         camera.mouse_pan = True
-        self._tell("")
+        self._show_message("")

@@ -169,14 +169,14 @@ class RunPanel(ui.Panel):
 
     def attach(self, session: Session, runs: Runs) -> None:
         self._session, self._runs = session, runs
-        self.cancel_button.clicked.connect(lambda: self._tell("cancel"))
-        self.keep_button.clicked.connect(lambda: self._tell("keep"))
-        self.discard_button.clicked.connect(lambda: self._tell("discard"))
+        self.cancel_button.clicked.connect(lambda: self._call_run("cancel"))
+        self.keep_button.clicked.connect(lambda: self._call_run("keep"))
+        self.discard_button.clicked.connect(lambda: self._call_run("discard"))
         for signal in (runs.started, runs.changed, runs.finished):
             signal.connect(self.refresh)
         self.refresh()
 
-    def _tell(self, what: str) -> None:
+    def _call_run(self, what: str) -> None:
         if self._runs.latest is not None:
             getattr(self._runs.latest, what)()
 
@@ -190,10 +190,10 @@ class RunPanel(ui.Panel):
         self.cancel_button.setEnabled(running and run is not None and not run.cancelled)
         self._right.setCurrentIndex(int(asked))
         # What was found in another CT would be read as if found in this one.
-        told = run is not None and (
+        shown = run is not None and (
             running or asked or (here is not None and run.reference.id == here.id)
         )
-        self.status.setText(run.message if run is not None and told else "")
+        self.status.setText(run.message if run is not None and shown else "")
         if running and run is not None and (run.done == 0 or run.total == 0):
             self.progress.setRange(0, 0)  # busy
         elif run is not None:

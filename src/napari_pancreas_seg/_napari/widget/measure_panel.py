@@ -249,8 +249,8 @@ def _text(form: str, found: Measured | None) -> str:
     if known["fat_fraction"] is not None:
         known["fat_fraction"] *= 100
     if not known["voxels"]:
-        told = ("volume_ml", "in_slices", "dice")
-        known = {key: known[key] for key in told if key in known}
+        shown = ("volume_ml", "in_slices", "dice")
+        known = {key: known[key] for key in shown if key in known}
     try:
         return form.format_map(known)
     except (KeyError, TypeError):  # None has no decimals

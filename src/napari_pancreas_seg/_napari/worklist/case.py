@@ -20,7 +20,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
     volume_of,
 )
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, GridReference, placement_of
-from napari_pancreas_seg._napari.layers.reader import told_beside
+from napari_pancreas_seg._napari.layers.reader import sidecar_facts
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.run.runs import Runs
@@ -62,8 +62,8 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
     mask, on = io.load_mask(case.mask)
     advice = "move it out of the output folder, or choose another folder"
     mask = bring_onto(volume, mask, on, case.mask.name, advice)
-    told = told_beside(case.mask)
-    data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas", **told)
+    facts = sidecar_facts(case.mask)
+    data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas", **facts)
     return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes)
 
 

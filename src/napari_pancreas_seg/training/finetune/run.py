@@ -133,7 +133,7 @@ def finetune(
             "with a model of one network."
         )
     work = _FineTuning(given, settings, report)
-    work.say("reading the cases")
+    work.report("reading the cases")
     classes = classes_of_model(given.card["labels"])
     dataset = data if isinstance(data, DataSet) else open_dataset(data, classes)
     work.read(dataset)
@@ -145,7 +145,7 @@ def finetune(
             f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases, "
             "give it more time, or keep it with --anyway."
         )
-    work.say("writing the model", 1.0)
+    work.report("writing the model", 1.0)
     gains = {"held_out": trial.held_out, "guard": guard, "usual": trial.usual}
     about = {
         "slices": work.n_slices,
@@ -216,7 +216,7 @@ class _FineTuning:
         self.given, self.settings, self._report = given, settings, report
         self.began = time.perf_counter()
         self.seconds = settings.minutes * 60.0
-        self._told = 0.0
+        self._share = 0.0
         self._scoring_s = 0.0  # of all rows with one network
 
     # -- time
@@ -226,15 +226,15 @@ class _FineTuning:
         """Seconds since the beginning."""
         return time.perf_counter() - self.began
 
-    def say(self, stage: str, share: float | None = None) -> None:
+    def report(self, stage: str, share: float | None = None) -> None:
         """Report; without a share, that nothing more is done than before."""
-        self._told = max(self._told, self._told if share is None else share)
-        by_pace = self.elapsed * (1.0 - self._told) / self._told if self._told > 0.05 else None
+        self._share = max(self._share, self._share if share is None else share)
+        by_pace = self.elapsed * (1.0 - self._share) / self._share if self._share > 0.05 else None
         left = by_pace
         if self.settings.steps is None:
             by_clock = max(0.0, self.seconds - self.elapsed)
             left = by_clock if by_pace is None else min(by_clock, by_pace)
-        self._report(stage, self._told, left)
+        self._report(stage, self._share, left)
 
     # -- what there is
 
@@ -254,7 +254,7 @@ class _FineTuning:
         self._own = np.arange(len(self.slices)) < len(mine)
         self._copied = ~self._own & (self.slices.kind == "patient")
         self._guard = rows_to_score(self.slices, self.slices.kind == "sample", SLICES_PER_PATIENT)
-        self.say("building the network")
+        self.report("building the network")
         self.tuner = Tuner(self.given, recipe, settings.stages)
         self._scorer = Scorer(self.tuner.network, recipe, card)
         self._guard_before = self._score(self.tuner.start, self._guard, AS_IT_IS)
@@ -265,13 +265,13 @@ class _FineTuning:
         self.tuner.use(self.tuner.start)
         rows = np.flatnonzero(copies.usable)
         target = np.zeros_like(np.asarray(copies.target))
-        target[rows] = self._scorer.answers(copies, rows, lambda: self.say(AS_IT_IS))
+        target[rows] = self._scorer.answers(copies, rows, lambda: self.report(AS_IT_IS))
         return replace(copies, target=target)
 
     def _score(self, weights: Weights, rows: Indices, stage: str) -> dict[str, float]:
         began = time.perf_counter()
         self.tuner.use(weights)
-        found = self._scorer.dice(self.slices, rows, lambda: self.say(stage))
+        found = self._scorer.dice(self.slices, rows, lambda: self.report(stage))
         if len(rows):
             self._scoring_s = (time.perf_counter() - began) / len(rows)
         return found
@@ -322,7 +322,7 @@ class _FineTuning:
         low, high = span
 
         def on_step(stage: str, done: float) -> None:
-            self.say(f"{what}: {stage}", low + (high - low) * done)
+            self.report(f"{what}: {stage}", low + (high - low) * done)
 
         if (steps := self.settings.steps) is not None:
             return self.tuner.tune(slices, steps, on_step=on_step)
