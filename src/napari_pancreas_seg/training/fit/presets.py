@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ class Preset:
     there.
     """
 
-    name: str
     classes: Mapping[str, str]
     needed: tuple[str, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any]
 
     def labels(self, there: Sequence[str]) -> tuple[dict[str, list[str]], tuple[str, ...]]:
         """Classes to train out of a data set's own, and a note of what it lacks."""
@@ -41,7 +40,7 @@ class Preset:
         if lacking or len(labels) < 2:
             shown = ", ".join(there[:12]) + (" …" if len(there) > 12 else "")
             raise PancreasSegError(
-                f"The preset {self.name} needs the {' and the '.join(lacking or self.needed)}, and "
+                f"This preset needs the {' and the '.join(lacking or self.needed)}, and "
                 f"at least two classes; this data set has {shown or 'none'}. Say which are which "
                 "with --classes NAME=CLASS[+CLASS]."
             )
@@ -53,36 +52,31 @@ WHOLE_BODY = FrameSpec(224, 288, 1.3, (0.0, 0.0))
 """Liver, spleen and flanks lie outside of the frame that the pancreas needs."""
 
 PRESETS = {
-    preset.name: preset
-    for preset in (
-        # As in task 7 of the Medical Segmentation Decathlon.
-        Preset(
-            "pancreas-tumour",
-            {
-                "pancreas": r"(normal |healthy )?pancreas( parenchyma)?",
-                "tumour": r"(pancrea(s|tic) )?((pdac|pnet) )?"
-                r"(cancer|tumou?rs?|lesions?|mass|masses|cysts?|pdac|pnet)",
-            },
-            ("pancreas", "tumour"),
-            # Most slices of the gland show no tumour; a softmax must not forget it.
-            {"positive_share": 0.9},
-        ),
-        # As the article has them in CT-150, and as TotalSegmentator, BTCV and AMOS name them.
-        Preset(
-            "organs",
-            {
-                "pancreas": r"pancreas",
-                "liver": r"liver",
-                "spleen": r"spleen",
-                "kidneys": r"kidneys?|((left|right) kidney|kidney (left|right))",
-                "stomach": r"stomach",
-                "duodenum": r"duodenum",
-                "gallbladder": r"gall ?bladder",
-            },
-            ("pancreas",),
-            {"frame": WHOLE_BODY},
-        ),
-    )
+    # As in task 7 of the Medical Segmentation Decathlon.
+    "pancreas-tumour": Preset(
+        {
+            "pancreas": r"(normal |healthy )?pancreas( parenchyma)?",
+            "tumour": r"(pancrea(s|tic) )?((pdac|pnet) )?"
+            r"(cancer|tumou?rs?|lesions?|mass|masses|cysts?|pdac|pnet)",
+        },
+        ("pancreas", "tumour"),
+        # Most slices of the gland show no tumour; a softmax must not forget it.
+        {"positive_share": 0.9},
+    ),
+    # As the article has them in CT-150, and as TotalSegmentator, BTCV and AMOS name them.
+    "organs": Preset(
+        {
+            "pancreas": r"pancreas",
+            "liver": r"liver",
+            "spleen": r"spleen",
+            "kidneys": r"kidneys?|((left|right) kidney|kidney (left|right))",
+            "stomach": r"stomach",
+            "duodenum": r"duodenum",
+            "gallbladder": r"gall ?bladder",
+        },
+        ("pancreas",),
+        {"frame": WHOLE_BODY},
+    ),
 }
 """Presets by name."""
 
@@ -99,9 +93,8 @@ def open_for(
     notes: tuple[str, ...] = ()
     if preset is not None:
         if preset not in PRESETS:
-            raise PancreasSegError(
-                f"There is no preset {preset!r}; known are {', '.join(PRESETS)}."
-            )
+            known = ", ".join(PRESETS)
+            raise PancreasSegError(f"There is no preset {preset!r}; known are {known}.")
         task = PRESETS[preset]
         settings = replace(settings, **task.settings)
         if classes is None:
