@@ -12,24 +12,9 @@ from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, o
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
 MEASURES = (
-    "volume_ml",
-    "mean_hu",
-    "sd_hu",
-    "extent_z_mm",
-    "extent_y_mm",
-    "extent_x_mm",
-    "diameter_3d_mm",
-    "diameter_in_plane_mm",
-    "slices",
-    "eroded_mean_hu",
-    "eroded_sd_hu",
-    "fat_fraction",
-    "length_mm",
-    "calibre_mm",
-    "surface_cm2",
-    "head_ml",
-    "body_ml",
-    "tail_ml",
+    *("volume_ml", "mean_hu", "sd_hu", "extent_z_mm", "extent_y_mm", "extent_x_mm"),
+    *("diameter_3d_mm", "diameter_in_plane_mm", "slices", "eroded_mean_hu", "eroded_sd_hu"),
+    *("fat_fraction", "length_mm", "calibre_mm", "surface_cm2", "head_ml", "body_ml", "tail_ml"),
 )
 """Columns of every table of measures; the unit is in the name, definitions in docs/measures.md."""
 

@@ -39,27 +39,14 @@ on the whole grid of the CT, those included that stack frames without looking at
 A slice of 512×512 takes 32 kB."""
 
 _COPIED = (
-    "ImageType",
-    "LossyImageCompression",
-    "LossyImageCompressionMethod",
-    "LossyImageCompressionRatio",
-    "Modality",
-    "PositionReferenceIndicator",
-    "SOPClassUID",
-    "SOPInstanceUID",
+    *("ImageType", "Modality", "PositionReferenceIndicator", "SOPClassUID", "SOPInstanceUID"),
+    *("LossyImageCompression", "LossyImageCompressionMethod", "LossyImageCompressionRatio"),
 )
 """What the object takes from each slice, besides its place; patient and study come later."""
 
 EMPTY = (
-    "AccessionNumber",
-    "PatientBirthDate",
-    "PatientID",
-    "PatientName",
-    "PatientSex",
-    "ReferringPhysicianName",
-    "StudyDate",
-    "StudyID",
-    "StudyTime",
+    *("PatientBirthDate", "PatientID", "PatientName", "PatientSex", "ReferringPhysicianName"),
+    *("AccessionNumber", "StudyDate", "StudyID", "StudyTime"),
 )
 """What the standard wants in every object, if only empty."""
 
