@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
@@ -175,7 +176,8 @@ def _without_fit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return build(settings.resolved_architecture()), history
 
     def predict(self: Any, network: Any) -> Any:
-        return (self._predicted(one, one.hu / 255) for one in self._slices)
+        for hu, one in self._slices:
+            yield replace(one, probability=hu.transpose(2, 0, 1) / 255)
 
     monkeypatch.setattr(run, "fit", fit)
     monkeypatch.setattr(run, "curves", MagicMock())

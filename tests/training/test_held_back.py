@@ -94,7 +94,7 @@ def test_slices_and_predictions_fit_into_the_memory(phantom, classes):
     held = HeldBack([Case(phantom, name) for name in "abc"], labels, recipe, most_bytes=room)
     predicted = list(held.predict(Says()))
     one = predicted[0]
-    shown = held._slices[0].hu.nbytes
+    shown = held._slices[0][0].nbytes
     # Masks of the phantom are smaller than those of a CT.
     bytes_of_one = 512 * 512 + shown + one.probability.nbytes + one.shares.nbytes
     assert 0.8 * room < len(predicted) * bytes_of_one <= room

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -79,17 +79,6 @@ class PredictedSlice:
         return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[:, None]
 
 
-@dataclass(frozen=True, eq=False)
-class _HeldSlice:
-    """A slice (height, width, 1) as the network sees it, and its reference (1, Y, X) on the CT."""
-
-    patient: str
-    name: str
-    hu: Floats32
-    mask: Labels
-    frame: Frame
-
-
 class HeldBack:
     """Labelled slices of the cases that validate, in memory: evenly spread, if not all of them."""
 
@@ -105,7 +94,7 @@ class HeldBack:
     ) -> None:
         self.labels, self.settings = dict(labels), settings
         self.complete = True
-        self._slices: list[_HeldSlice] = []
+        self._slices: list[tuple[Floats32, PredictedSlice]] = []  # what the network sees first
         n = max(1, len(cases))
         fit = most_bytes // _bytes_of_slice(settings, len(labels)) // n
         each = max(1, min(fit, max(FEWEST_SLICES, most_slices // n)))
@@ -126,40 +115,36 @@ class HeldBack:
     def shows_something(self) -> bool:
         """Whether any of the references shows any of the classes."""
         values = [*self.labels.values()]
-        return any(np.isin(one.mask, values).any() for one in self._slices)
+        return any(np.isin(one.mask, values).any() for _, one in self._slices)
 
     def predict(self, network: keras.Model) -> Iterator[PredictedSlice]:
         """Run a network over all slices; yield its prediction for each."""
         for first in range(0, len(self._slices), BATCH):
             part = self._slices[first : first + BATCH]
             # Every batch alike, so that the network is compiled once.
-            hu = np.stack([part[min(i, len(part) - 1)].hu for i in range(BATCH)])
+            hu = np.stack([part[min(i, len(part) - 1)][0] for i in range(BATCH)])
             inputs = np.asarray(keras.ops.convert_to_numpy(windowed(hu, self.settings.windows)))
             found = network.predict_on_batch(inputs)["probability"]
-            for one, probability in zip(part, found[: len(part)], strict=True):
-                yield self._predicted(one, probability)
+            for (_, one), probability in zip(part, found[: len(part)], strict=True):
+                by_class = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
+                yield replace(one, probability=by_class)
 
-    def _predicted(self, one: _HeldSlice, probability: Array) -> PredictedSlice:
-        """A prediction (height, width, C) with what it belongs to."""
-        first = np.ascontiguousarray(np.moveaxis(probability, -1, 0), np.float32)
-        values = tuple(self.labels.values())
-        return PredictedSlice(one.patient, one.name, first, one.mask, one.frame, values)
-
-    def _read(self, case: LabelledCase, most: int) -> list[_HeldSlice]:
-        """Slices of a case, cut out of the CT as inference does."""
+    def _read(self, case: LabelledCase, most: int) -> list[tuple[Floats32, PredictedSlice]]:
+        """Slices of a case, cut out of the CT as inference does, with nothing predicted yet."""
         volume, labels = case.load()
         frame = place_frame(volume.hu, volume.spacing, self.settings.frame)
         body = find_body(volume.hu, volume.spacing)
         windows = self.settings.windows
         low, high = min(w[0] for w in windows), max(w[1] for w in windows)
         rows, columns = frame.into()
-        held = []
+        values, nothing, held = tuple(self.labels.values()), np.zeros(0, np.float32), []
         for z in self._chosen(case, labels, most):
             seen = body.shown(volume.hu[z : z + 1])[0].astype(np.float32)
             clipped = np.clip(seen + body.shift, low, high) - low
             hu = np.asarray(rows @ clipped @ columns.T + low, np.float32)[..., None]
             name = case.name if len(labels) == 1 else f"{case.name} slice {z}"
-            held.append(_HeldSlice(case.patient, name, hu, labels[z : z + 1].copy(), frame))
+            mask = labels[z : z + 1].copy()
+            held.append((hu, PredictedSlice(case.patient, name, nothing, mask, frame, values)))
         return held
 
     def _chosen(self, case: LabelledCase, labels: Labels, most: int) -> Indices:
