@@ -15,25 +15,13 @@ EXAMPLE_URL = (
 EXAMPLE_SHA256 = "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1"
 
 
-def example_ct_path(
-    url: str = EXAMPLE_URL,
-    *,
-    sha256: str = EXAMPLE_SHA256,
-    folder: Path | None = None,
-    timeout_s: float = 30.0,
-) -> Path:
+def example_ct_path(url: str = EXAMPLE_URL, *, sha256: str = EXAMPLE_SHA256) -> Path:
     """Path of a real CT of the trunk, downloaded on the first call (2 MB) and checked by its hash.
 
     The CT comes from the reference files of TotalSegmentator (Wasserthal et al. 2023,
     doi:10.1148/ryai.230024; Apache-2.0): 3 mm voxels, no contrast agent, a small fatty
     pancreas. It is a hard case for a network trained on portal-venous CT.
     """
-    folder = cache_folder() / "example" if folder is None else Path(folder)
-    return download(
-        url,
-        sha256,
-        folder / "example_ct.nii.gz",
-        "the example CT",
-        otherwise="The synthetic sample needs none.",
-        timeout_s=timeout_s,
-    )
+    target = cache_folder() / "example" / "example_ct.nii.gz"
+    otherwise = "The synthetic sample needs none."
+    return download(url, sha256, target, "the example CT", otherwise=otherwise)

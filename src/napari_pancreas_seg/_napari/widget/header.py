@@ -40,7 +40,8 @@ class CtPanel(ui.Panel):
         self.menu = self.more_button.menu()
         self.reader_action = self.menu.addAction("Always open .nii.gz files like this")
         self.reader_action.setToolTip("Preferences › Plugins takes it back.")
-        self.reader_action.setVisible(not _is_reader())
+        readers = get_settings().plugins.extension2reader
+        self.reader_action.setVisible(any(readers.get(one) != PLUGIN for one in PATTERNS))
         self.info = ui.OneLine(NO_CT)
         tip = "What is corrected, measured and exported. A click in the layer list chooses, too."
         self.mask_combo = ui.choice(tip, "No mask yet")
@@ -127,11 +128,6 @@ def _pick(layers: list[Any], known: tuple[Any, ...], chosen: Layer | None) -> An
     if chosen in layers and (not known or not new):
         return chosen
     return new[-1] if new else layers[-1] if layers else None
-
-
-def _is_reader() -> bool:
-    readers = get_settings().plugins.extension2reader
-    return all(readers.get(pattern) == PLUGIN for pattern in PATTERNS)
 
 
 PROGRESS_HEIGHT = 6

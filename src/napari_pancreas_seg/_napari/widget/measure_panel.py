@@ -258,11 +258,9 @@ def _text(form: str, found: Measured | None) -> str:
 
 
 def _class_texts(found: Measured | None) -> str:
-    classes = {} if found is None else found.classes
-    return "\n".join(_class_text(name, each) for name, each in classes.items()) or "–"
-
-
-def _class_text(name: str, found: Measured) -> str:
-    text = f"{name} {found.mask['volume_ml']:.1f} mL"
-    dice = None if found.comparison is None else found.comparison["dice"]
-    return text if dice is None else f"{text}, Dice {dice:.3f}"
+    lines = []
+    for name, each in ({} if found is None else found.classes).items():
+        dice = None if each.comparison is None else each.comparison["dice"]
+        agreement = "" if dice is None else f", Dice {dice:.3f}"
+        lines.append(f"{name} {each.mask['volume_ml']:.1f} mL{agreement}")
+    return "\n".join(lines) or "–"

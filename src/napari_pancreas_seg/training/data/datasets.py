@@ -89,21 +89,13 @@ class TrainingSlices:
 def working_frame(frame: FrameSpec) -> FrameSpec:
     """What is kept of a slice to train a network with such a frame; both share their centre."""
     mm = min(WORKING_FRAME.mm_per_pixel, frame.mm_per_pixel)
-    height, width = (
-        _kept(8 * math.ceil((size * frame.mm_per_pixel + room) / mm / 8), usual, room)
-        for size, usual, room in zip(
-            (frame.height, frame.width),
-            (WORKING_FRAME.height, WORKING_FRAME.width),
-            ROOM_MM,
-            strict=True,
-        )
-    )
-    return replace(frame, height=height, width=width, mm_per_pixel=mm)
-
-
-def _kept(wanted: int, usual: int, room: float) -> int:
-    """The usual size, unless more than a quarter of the room would be missing."""
-    return usual if wanted - room / 4 <= usual else wanted
+    sides = ((frame.height, WORKING_FRAME.height), (frame.width, WORKING_FRAME.width))
+    kept = []
+    for (size, usual), room in zip(sides, ROOM_MM, strict=True):
+        wanted = 8 * math.ceil((size * frame.mm_per_pixel + room) / mm / 8)
+        # The usual size, unless more than a quarter of the room would be missing.
+        kept.append(usual if wanted - room / 4 <= usual else wanted)
+    return replace(frame, height=kept[0], width=kept[1], mm_per_pixel=mm)
 
 
 def fold_of_patients(patients: Sequence[str], folds: int, fold: int, seed: int) -> list[str]:

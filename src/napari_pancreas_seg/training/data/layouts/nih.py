@@ -22,11 +22,6 @@ _MOST_LEVELS = 3
 """A download has its manifest's folder and the collection's around the patients'."""
 
 
-def _fits(folder: Path) -> bool:
-    cts, labels = _find(folder)
-    return bool(cts) and bool(labels)
-
-
 def _read(folder: Path) -> Listing:
     cts, labels = _find(folder)
     cases = tuple(
@@ -73,6 +68,6 @@ def _may_be_ours(name: str) -> bool:
 LAYOUT = DataSetLayout(
     "nih",
     "PANCREAS_0001/ with DICOM and label0001.nii.gz (NIH Pancreas-CT, CT-82)",
-    _fits,
+    lambda folder: all(_find(folder)),
     _read,
 )

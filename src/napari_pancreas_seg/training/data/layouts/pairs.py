@@ -165,8 +165,8 @@ def _paired(
             owners.setdefault(found[0], []).append(mask)
         else:
             (unclear if found else without).append(masks[mask].name)
-    cases = tuple(
-        _case(_plain(ct), cts[ct], masks[drawn[0]], names)
+    cases = tuple(  # called ``a`` where the CT is ``a_ct``
+        _case(re.sub(r"[-_]ct$", "", ct, flags=re.I), cts[ct], masks[drawn[0]], names)
         for ct, drawn in owners.items()
         if len(drawn) == 1
     )
@@ -199,11 +199,6 @@ def _folder_a_case(
     if 2 * len(cases) < len(folders):
         cases = []  # a pair somewhere below does not make this a data set
     return Listing(classes, tuple(cases), left_out("Folders without one CT and one mask", unclear))
-
-
-def _plain(name: str) -> str:
-    """Name of the case by that of its CT: ``a`` for ``a_ct``."""
-    return re.sub(r"[-_]ct$", "", name, flags=re.IGNORECASE)
 
 
 def _case(name: str, ct: Path, mask: Path, names: Mapping[int, str] | str) -> VolumeCase:
