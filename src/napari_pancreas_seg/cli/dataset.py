@@ -106,13 +106,10 @@ def _lines(dataset: DataSet, checked: dict[str, Any]) -> list[str]:
         f"  cases       {found['cases']} of {found['patients']} patients, "
         f"{found['usable']} usable, {found['suspicious']} to look at",
         f"  classes     {made_of}",
-        f"  slices      {found['slices']}"
-        + (
-            f", {found['labelled_slices']} of them labelled"
-            if found["labelled_slices"] != found["slices"]
-            else ""
-        ),
+        f"  slices      {found['slices']}",
     ]
+    if found["labelled_slices"] != found["slices"]:
+        lines[-1] += f", {found['labelled_slices']} of them labelled"
     if found["usable"]:
         spacing = " × ".join(_range(found["spacing_mm"][axis]) for axis in "zyx")
         lines.append(f"  spacing     {spacing} mm (z × y × x)")

@@ -77,11 +77,9 @@ def model_entry(model: Bundle) -> dict[str, Any]:
 def what_is_scored(held: HeldBack, settings: TrainSettings) -> str:
     """Description of the validation figures, for a card."""
     slices = "all labelled slices" if held.complete else "some slices of each CT"
-    chosen = (
-        "threshold and temperature"
-        if settings.patience is None
-        else "threshold, temperature and the epoch"
-    )
+    chosen = "threshold and temperature"
+    if settings.patience is not None:
+        chosen = "threshold, temperature and the epoch"
     return (
         f"Dice per patient on the native grid, {slices}, slice by slice, no post-processing; "
         f"{chosen} were chosen on the same patients"

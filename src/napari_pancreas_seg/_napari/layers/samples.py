@@ -20,20 +20,14 @@ MARK = "napari_pancreas_seg is opening"
 
 def phantom() -> list[LayerData]:
     """Open the synthetic CT phantom; needs no network and holds no patient."""
-
-    def read() -> LayerData:
-        return ct_layer_data(sample.load_sample().volume, "synthetic CT")
-
-    return _opened(read, "The synthetic CT is being opened…")
+    what = "The synthetic CT is being opened…"
+    return _opened(lambda: ct_layer_data(sample.load_sample().volume, "synthetic CT"), what)
 
 
 def example() -> list[LayerData]:
     """Open a published CT of a patient, downloaded once; PancreasSegError if it cannot be."""
-
-    def read() -> LayerData:
-        return ct_layer_data(load_ct(published.example_ct_path()), "example CT")
-
-    return _opened(read, "The example CT is being opened…")
+    what = "The example CT is being opened…"
+    return _opened(lambda: ct_layer_data(load_ct(published.example_ct_path()), "example CT"), what)
 
 
 def _opened(make: Callable[[], LayerData], what: str) -> list[LayerData]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from napari.layers import Image
 from qtpy.compat import isalive
+from qtpy.QtWidgets import QPushButton
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
@@ -23,23 +24,16 @@ class ViewPanel(ui.Panel):
         super().__init__("View")
         self._session, self._views = app.session, app.views
         self._followed: weakref.ref[Image] | None = None
-        self.presets = {
-            name: ui.button(
-                name,
-                f"Show the CT from {low:.0f} to {high:.0f} HU.",
-                partial(self._views.preset, name),
-            )
-            for name, (low, high) in HU_PRESETS.items()
-        }
-        self.planes = {
-            name: ui.button(
-                name.capitalize(),
-                f"Show the CT in {name} slices, as radiologists have them.",
-                partial(self._views.plane, name),
-            )
-            for name in PLANES
-        }
-        views, tip = self._views, "The mask as a surface, and back to slices."
+        self.presets: dict[str, QPushButton] = {}
+        self.planes: dict[str, QPushButton] = {}
+        views = app.views
+        for name, (low, high) in HU_PRESETS.items():
+            tip = f"Show the CT from {low:.0f} to {high:.0f} HU."
+            self.presets[name] = ui.button(name, tip, partial(views.preset, name))
+        for name in PLANES:
+            tip = f"Show the CT in {name} slices, as radiologists have them."
+            self.planes[name] = ui.button(name.capitalize(), tip, partial(views.plane, name))
+        tip = "The mask as a surface, and back to slices."
         self.surface_button = ui.button("3-D", tip, views.surface.toggle)
         tip = "Show what the model wrote in place of the edited mask. Nothing is changed."
         self.blink_button = ui.button("Model's mask", tip)

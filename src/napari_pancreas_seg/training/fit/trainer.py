@@ -137,8 +137,5 @@ def _optimizer(settings: TrainSettings, replicas: int) -> keras.optimizers.Optim
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     # What float16 would round to nothing is scaled up, and a step that overflows is left out.
-    return (
-        _LossScale(optimizer, name="loss_scale")
-        if settings.policy == "mixed_float16"
-        else optimizer
-    )
+    scaled = settings.policy == "mixed_float16"
+    return _LossScale(optimizer, name="loss_scale") if scaled else optimizer
