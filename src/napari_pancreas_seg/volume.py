@@ -179,8 +179,7 @@ class OnSourceGrid:
         three = array.reshape(shape)
         affine = Grid(shape, np.asarray(affine, dtype=np.float64)).affine
         orientation = orientations.ornt_transform(
-            orientations.io_orientation(affine),
-            orientations.axcodes2ornt(DISPLAY_AXCODES),
+            orientations.io_orientation(affine), orientations.axcodes2ornt(DISPLAY_AXCODES)
         )
         view = orientations.apply_orientation(three, orientation)
         values = _flipped_in_place(view) if reuse else None

@@ -39,10 +39,7 @@ Also = Annotated[
 AlsoLabel = Annotated[
     int | None,
     Option(
-        "--label",
-        min=1,
-        max=255,
-        help="Label of the pancreas in --also, if it has several organs.",
+        "--label", min=1, max=255, help="Label of the pancreas in --also, if it has several organs."
     ),
 ]
 Output = Annotated[

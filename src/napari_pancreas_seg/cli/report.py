@@ -51,11 +51,7 @@ def report(
     from napari_pancreas_seg.cohort.page import adopt_cases, write_page
     from napari_pancreas_seg.cohort.pairs import write_follow_up
     from napari_pancreas_seg.cohort.table import CohortTable
-    from napari_pancreas_seg.cohort.worklist import (
-        remember_inputs,
-        remembered_inputs,
-        state_folder,
-    )
+    from napari_pancreas_seg.cohort.worklist import remember_inputs, remembered_inputs, state_folder
 
     given = given_masks(masks, label, by)
     cts = ct or remembered_inputs(folder, state_folder())

@@ -31,8 +31,7 @@ Output = Annotated[
 ]
 Resume = Annotated[bool, Option("--resume", help="Go on from the checkpoint in the folder.")]
 About = Annotated[
-    Path | None,
-    Option(help="JSON with fields for the card: name, version, licence, citation …"),
+    Path | None, Option(help="JSON with fields for the card: name, version, licence, citation …")
 ]
 Preset = Annotated[
     str | None,

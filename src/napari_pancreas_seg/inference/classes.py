@@ -53,11 +53,7 @@ class Classes:
         return all(self.in_gland)
 
     def main_pieces(
-        self,
-        probability: Array,
-        threshold: float,
-        spacing: Spacing,
-        plausible: Array,
+        self, probability: Array, threshold: float, spacing: Spacing, plausible: Array
     ) -> Array:
         """Clear what is found apart from the organs in probabilities (classes, Z, H, W)."""
         if len(self) == 1:

@@ -57,11 +57,7 @@ class FramePredictor(keras.Model):
         return maps
 
     def predict_batch(
-        self,
-        hu: Array,
-        rows: Floats32,
-        columns: Floats32,
-        shift: float = 0.0,
+        self, hu: Array, rows: Floats32, columns: Floats32, shift: float = 0.0
     ) -> dict[str, Array]:
         """Run `call` compiled, from NumPy to NumPy."""
         inputs = {"hu": hu, "rows": rows, "columns": columns, "shift": np.float32(shift)}

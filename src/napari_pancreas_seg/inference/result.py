@@ -280,10 +280,7 @@ def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
 
 
 def edited_record(
-    record: Mapping[str, Any],
-    mask: Array,
-    volume: CTVolume,
-    cuts: Cuts | None = None,
+    record: Mapping[str, Any], mask: Array, volume: CTVolume, cuts: Cuts | None = None
 ) -> dict[str, Any]:
     """Return the record of a mask that was edited since: measured again, without its quality."""
     head, tail = cuts or record["measurements"].get("cuts") or CUTS

@@ -42,11 +42,7 @@ class Trunk:
     """The trunk in the blocks of n slices that are so far apart, and what follows from it."""
 
     def __init__(
-        self,
-        blocks: list[Blocks],
-        spacing: Spacing,
-        step_mm: float,
-        fat_hidden: bool,
+        self, blocks: list[Blocks], spacing: Spacing, step_mm: float, fat_hidden: bool
     ) -> None:
         self._blocks = blocks
         self._hidden = fat_hidden

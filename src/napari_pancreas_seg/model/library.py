@@ -87,11 +87,7 @@ def remove_model(name: str) -> None:
 
 
 def export_bundle(
-    model: str | Path | Bundle,
-    path: Path,
-    *,
-    licence: str | None = None,
-    overwrite: bool = False,
+    model: str | Path | Bundle, path: Path, *, licence: str | None = None, overwrite: bool = False
 ) -> str:
     """Pack a model into a zip (weights, card, licence, hashes); the same gives the same SHA-256."""
     path = Path(path)
@@ -105,11 +101,7 @@ def export_bundle(
 
 
 def import_bundle(
-    path: Path,
-    name: str | None = None,
-    *,
-    sha256: str | None = None,
-    overwrite: bool = False,
+    path: Path, name: str | None = None, *, sha256: str | None = None, overwrite: bool = False
 ) -> ModelEntry:
     """Take in a packed model, or a bundle's folder, and keep it among the user's own.
 

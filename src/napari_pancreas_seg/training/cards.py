@@ -100,10 +100,7 @@ def mean_by_class(
 
 
 def judged(
-    predicted: Sequence[PredictedSlice],
-    labels: Mapping[str, int],
-    what: str,
-    seen: Sequence[str],
+    predicted: Sequence[PredictedSlice], labels: Mapping[str, int], what: str, seen: Sequence[str]
 ) -> dict[str, Any]:
     """Calibration and validation for the card."""
     found = calibrate(predicted)

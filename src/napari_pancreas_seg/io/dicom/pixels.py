@@ -32,9 +32,7 @@ _Target = tuple[int, float, float]
 """Which slice a frame is, and the slope and intercept that make HU of its values."""
 
 
-def read_hounsfield(
-    slices: Sequence[Slice],
-) -> tuple[Array, tuple[Dataset, ...], tuple[str, ...]]:
+def read_hounsfield(slices: Sequence[Slice]) -> tuple[Array, tuple[Dataset, ...], tuple[str, ...]]:
     """Read HU (columns, rows, slices) of slices of one size; with their headers and notes."""
     plane = slices[0].plane
     volume = _Volume((plane.columns, plane.rows, len(slices)))
@@ -151,9 +149,7 @@ def _layout(header: Dataset) -> PixelLayout:
     return layout
 
 
-def _rescaling(
-    slices: Sequence[Slice],
-) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
+def _rescaling(slices: Sequence[Slice]) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
     """Slope and intercept of each slice; what one lacks is taken from the others, with a note."""
     given: list[tuple[float | None, float | None]] = []
     for item in slices:

@@ -34,12 +34,7 @@ _LARGEST_SHEAR = 1e-3
 
 
 def write(
-    array: Array,
-    affine: npt.ArrayLike,
-    path: Path,
-    *,
-    content: str = "",
-    overwrite: bool = False,
+    array: Array, affine: npt.ArrayLike, path: Path, *, content: str = "", overwrite: bool = False
 ) -> None:
     """Write an array (I, J, K), uint8, int16 or float32, compressed; the ending says the format."""
     import SimpleITK as sitk

@@ -176,12 +176,7 @@ def _rows_of(
     return CachedRows(*cut_out(volume, mask, chosen, values, placed))
 
 
-def choose_slices(
-    labelled: Indices,
-    shown: Mask,
-    spacing_z_mm: float,
-    step_mm: float,
-) -> Indices:
+def choose_slices(labelled: Indices, shown: Mask, spacing_z_mm: float, step_mm: float) -> Indices:
     """The labelled slices to learn from: not too close together, and not too many without."""
     kept: list[int] = []
     for i, z in enumerate(labelled):
@@ -230,11 +225,7 @@ def sample_slices(frame: FrameSpec = DEFAULT_FRAME) -> TrainingSlices:
 
 
 def cut_out(
-    volume: CTVolume,
-    mask: Labels,
-    chosen: Indices,
-    values: Sequence[int],
-    frame: Frame,
+    volume: CTVolume, mask: Labels, chosen: Indices, values: Sequence[int], frame: Frame
 ) -> tuple[Bytes, Bytes]:
     """Slices (n, H, W) as inference shows them, and each value's share of a pixel (n, H, W, C)."""
     rows, columns = frame.into()

@@ -207,12 +207,7 @@ def _smallest_sufficient(found: Sequence[_Trial]) -> _Trial:
 class _FineTuning:
     """One fine-tuning: its slices, its network, its time."""
 
-    def __init__(
-        self,
-        given: Bundle,
-        settings: FinetuneSettings,
-        report: Report,
-    ) -> None:
+    def __init__(self, given: Bundle, settings: FinetuneSettings, report: Report) -> None:
         self.given, self.settings, self._report = given, settings, report
         self.began = time.perf_counter()
         self.seconds = settings.minutes * 60.0

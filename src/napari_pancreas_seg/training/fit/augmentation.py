@@ -137,10 +137,7 @@ def _matrices(angle: Floats, scale: Floats, stretch: Floats, shear: Floats) -> F
 
 
 def _fields(
-    rng: np.random.Generator,
-    n: int,
-    s: AugmentationSettings,
-    points: Floats | None,
+    rng: np.random.Generator, n: int, s: AugmentationSettings, points: Floats | None
 ) -> Floats32:
     """Fields of view (n, 4), middle and sides in mm; most show all."""
     field = np.tile([0.0, 0.0, 1e4, 1e4], (n, 1))

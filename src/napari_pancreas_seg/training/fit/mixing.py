@@ -17,11 +17,7 @@ Place = tuple[slice, slice]
 
 
 def mix(
-    rng: np.random.Generator,
-    slices: TrainingSlices,
-    chances: Floats,
-    chosen: Indices,
-    share: float,
+    rng: np.random.Generator, slices: TrainingSlices, chances: Floats, chosen: Indices, share: float
 ) -> dict[str, Bytes]:
     """Take the chosen slices (B,); a share of patients' gets a part of others, drawn by `chances`.
 

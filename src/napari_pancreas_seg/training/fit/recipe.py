@@ -74,10 +74,7 @@ class TrainSettings:
         if isinstance(chosen, str):
             chosen = ARCHITECTURES[chosen]
         return replace(
-            chosen,
-            height=self.frame.height,
-            width=self.frame.width,
-            channels=len(self.windows),
+            chosen, height=self.frame.height, width=self.frame.width, channels=len(self.windows)
         )
 
 

@@ -90,9 +90,7 @@ def make_trainer(settings: TrainSettings, devices: Devices, start: Bundle | None
             begin_with(trainer.network, start)
         optimizer = _optimizer(trainer.settings, devices.replicas)
         trainer.compile(
-            optimizer=optimizer,
-            jit_compile=keras.backend.backend() == "jax",
-            auto_scale_loss=False,
+            optimizer=optimizer, jit_compile=keras.backend.backend() == "jax", auto_scale_loss=False
         )
         optimizer.build(trainer.trainable_variables)
     return trainer

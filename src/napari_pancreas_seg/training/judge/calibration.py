@@ -200,11 +200,7 @@ class ThresholdScores:
     total: dict[str, Array] = field(default_factory=dict)
 
     def add(
-        self,
-        patient: str,
-        probability: Array,
-        mask: Array,
-        values: Sequence[int] = (1,),
+        self, patient: str, probability: Array, mask: Array, values: Sequence[int] = (1,)
     ) -> None:
         """Count slices: probability (C, ...), or (...) of one class, and the reference (...)."""
         if probability.shape == mask.shape:

@@ -142,10 +142,7 @@ def voxel_hash(volume: CTVolume) -> str:
 
 
 def _checked(
-    volume: CTVolume,
-    mask: Array,
-    reviewed: Iterable[int] | None,
-    labels: Mapping[str, int],
+    volume: CTVolume, mask: Array, reviewed: Iterable[int] | None, labels: Mapping[str, int]
 ) -> list[int] | None:
     """Return the slices that count, sorted; PancreasSegError if CT, mask and slices do not fit."""
     if not volume.has_values:
