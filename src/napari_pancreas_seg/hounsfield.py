@@ -11,7 +11,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.units import read_units
 
 AIR_HU = -1024
-"""What takes the place of a voxel without a value."""
+"""HU of a voxel without a value."""
 
 _ABSURD = 1e6
 """No scanner stores such a value, and float16 or int16 arithmetic would overflow on it."""

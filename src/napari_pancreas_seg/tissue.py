@@ -1,4 +1,4 @@
-"""What the values of a CT tell of air, fat and soft tissue, and which of them are filled in."""
+"""Finds air, fat and soft tissue in the values of a CT, and values that are filled in."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _share(inside: Array) -> float:
 
 
 def _count(sample: Array, low: float, high: float) -> int:
-    """How many values lie between two; without making an array of those."""
+    """Count the values between two; without making an array of those."""
     from_low, above = np.count_nonzero(sample >= low), np.count_nonzero(sample > high)
     return int(from_low) - int(above)
 
@@ -204,7 +204,7 @@ def _is_picture(sample: Array) -> bool:
 
 
 def _offset(sample: Array, rest: Array) -> Units | None:
-    """How much too high (or low) all values lie, if they are unmistakably a CT's."""
+    """Find a constant offset of all values from HU; None unless they are unmistakably a CT's."""
     # Negative are padding around the scan circle and stray voxels, but not fat: that is 5 % and
     # more of a CT in Hounsfield units.
     if _count(rest, -200, -50) > 0.02 * rest.size:

@@ -114,7 +114,7 @@ class ScalarMap:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What is needed to write back onto the grid that a volume came from."""
+    """The file that a volume came from, as far as writing onto its grid needs it."""
 
     path: Path | None  # the file or folder; None for a volume made in memory
     format: str  # "nifti", "nrrd", "metaimage", "dicom" or "array"
@@ -126,7 +126,7 @@ class Source:
 
 
 class OnSourceGrid:
-    """What a CT, a mask and a map have in common: a grid, and the way back to their source."""
+    """Base of CTs, masks and maps: a grid, and the way back to their source."""
 
     grid: Grid
     source: Source

@@ -41,7 +41,7 @@ class Session(QObject):
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
-        """What the model wrote into which layer."""
+        """The model's mask of each layer that a run wrote into."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None

@@ -22,7 +22,7 @@ from napari_pancreas_seg.mask import metrics
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found and wrote (the CT first), and how long the segmentation took."""
+    """Result of the demo: Dice, files (the CT first), and seconds of the segmentation."""
 
     dice: float
     volume_ml: float

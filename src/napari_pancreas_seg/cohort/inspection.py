@@ -1,4 +1,4 @@
-"""What a file is, and what in it may spoil a segmentation, in plain words."""
+"""Reports what a file is and what in it may spoil a segmentation."""
 
 from __future__ import annotations
 

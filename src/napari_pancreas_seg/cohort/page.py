@@ -103,7 +103,7 @@ def _renewed(case: Case, record: dict[str, Any]) -> dict[str, Any]:
 def _card(
     row: Mapping[str, str], record: Mapping[str, Any], known: Mapping[str, Case]
 ) -> dict[str, Any]:
-    """What the page knows of a case."""
+    """Collect the data of a case's card."""
     case = known.get(row["mask"])
     picture = None if case is None else strip_path(case.mask)
     left = record.get("resume") or {}

@@ -46,7 +46,7 @@ _MAPS_BYTES = 4 * 160 * 224 * 2
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What came of a case: its `files`, the sidecar's content, or the `error` in a sentence."""
+    """Result of a case: its `files`, the sidecar's content, or the `error` in a sentence."""
 
     case: Case
     files: tuple[Path, ...] = ()

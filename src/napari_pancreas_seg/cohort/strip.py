@@ -25,7 +25,7 @@ MOST_BYTES = 50_000
 
 
 def strip_path(mask: Path) -> Path:
-    """Where the picture of a mask lies."""
+    """Path of the picture of a mask."""
     return mask.parent / FOLDER / f"{stem(mask)}.jpg"
 
 

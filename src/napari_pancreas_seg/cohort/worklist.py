@@ -49,7 +49,7 @@ class WorklistCase:
 
 
 def state_folder() -> Path:
-    """Where worklists are remembered: in the application's data folder."""
+    """Return the folder of saved worklists, in the application's data folder."""
     return user_folder("worklists")
 
 

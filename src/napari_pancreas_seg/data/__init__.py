@@ -1,1 +1,1 @@
-"""What the demo needs: the synthetic sample CT, and the download of a real example."""
+"""Data for the demo: the synthetic sample CT, and the download of a real example."""

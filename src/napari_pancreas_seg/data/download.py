@@ -22,7 +22,7 @@ _MOST_REDIRECTIONS = 6
 
 
 def cache_folder() -> Path:
-    """What NAPARI_PANCREAS_SEG_CACHE names, else the user's cache folder for this program."""
+    """Folder that NAPARI_PANCREAS_SEG_CACHE names, else this program's own in the user's cache."""
     chosen = os.environ.get("NAPARI_PANCREAS_SEG_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -88,7 +88,7 @@ def download(
 
 
 class _Refused(Exception):
-    """Something about the connection that is not put up with; ends a sentence."""
+    """The download was refused, for a reason that ends a sentence."""
 
 
 def _fetch(url: str, file: Path, timeout_s: float) -> None:

@@ -19,7 +19,7 @@ from napari_pancreas_seg.volume import CTVolume
 
 PATH = Path(str(files("napari_pancreas_seg") / "data" / "sample.npz"))
 AIR_HU = -1024
-"""What is stored as 0."""
+"""HU that is stored as 0."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ def _gpu_batch(free: int | None) -> int:
 
 
 def _free_bytes(number: int) -> int | None:
-    """Memory that a GPU has left, if the backend or the driver tells."""
+    """Free memory of a GPU in bytes, None if neither backend nor driver reports it."""
     with contextlib.suppress(Exception):  # a guess is not worth a failure
         backend = keras.backend.backend()
         if backend == "torch":
@@ -113,7 +113,7 @@ def _free_bytes(number: int) -> int | None:
 
 
 def _gpu_name(number: int) -> str:
-    """What the maker calls a GPU, as far as the backend tells."""
+    """Product name of a GPU, as far as the backend reports it."""
     name = None
     with contextlib.suppress(Exception):  # a name is not worth a failure
         backend = keras.backend.backend()

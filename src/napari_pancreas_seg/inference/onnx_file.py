@@ -96,7 +96,7 @@ def _converted(model: keras.Model, metadata: Mapping[str, str]) -> bytes:
 
 
 def _metadata(card: Mapping[str, Any]) -> dict[str, str]:
-    """What somebody needs who has the file alone."""
+    """Return the metadata that a user of the file alone needs, from the card."""
     plain = {
         "input": "hu: float32 (batch, height, width, 1), Hounsfield units",
         "output": "probability: float32 (batch, height, width, classes), calibrated; a pixel is "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import nibabel
 
 Strokes = Mapping[int, tuple[int, int]]
-"""How many strokes by hand added and took away, by slice."""
+"""Numbers of strokes that added and that removed, by slice."""
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
@@ -229,7 +229,7 @@ def describe(
     seconds: Mapping[str, float] | None = None,
     cuts: Cuts = CUTS,
 ) -> dict[str, Any]:
-    """What made a mask (the model's, or `mask`, edited by hand) and its measures, for JSON."""
+    """Return the record of the model's mask, or of `mask`, edited by hand: origin and measures."""
     written = segmentation.mask if mask is None else mask
     quality = segmentation.quality
     if written is not segmentation.mask and not np.array_equal(written, segmentation.mask):
@@ -251,7 +251,7 @@ def describe(
 
 
 def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
-    """What a record says of any mask."""
+    """Return the part of a record that any mask has."""
     return {
         "program": {"name": saving.PROGRAM, "version": __version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -268,7 +268,7 @@ def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
 
 
 def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
-    """What `describe` does, of a mask that somebody else has made."""
+    """Return the record of a mask that another program or person has made."""
     scan, warnings = acquisition_and_warnings(volume)
     return {
         **_common(volume, mask),

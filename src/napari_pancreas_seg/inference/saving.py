@@ -40,17 +40,17 @@ _LIBRARIES = (
 
 
 def sidecar_path(mask: Path) -> Path:
-    """Where the provenance and measurements of a mask lie."""
+    """Path of a mask's sidecar, which holds provenance and measurements."""
     return mask.with_name(f"{stem(mask)}.json")
 
 
 def probability_path(mask: Path, maps: str) -> Path:
-    """Where the probability lies; `maps` is the start of the maps' names."""
+    """Path of the probability map; `maps` is the start of the maps' names."""
     return mask.with_name(f"{maps}_probability{_map_suffix(mask)}")
 
 
 def attention_path(mask: Path, maps: str, number: int) -> Path:
-    """Where the coefficients of a gate lie, 1 for the finest."""
+    """Path of an attention map; gate 1 is the finest."""
     return mask.with_name(f"{maps}_attention_{number}{_map_suffix(mask)}")
 
 
@@ -60,7 +60,7 @@ def _map_suffix(mask: Path) -> str:
 
 
 def more_targets(mask: Path, maps: str, outputs: OutputOptions) -> list[Path]:
-    """What is written beside a mask and its sidecar."""
+    """List the files to be written beside a mask and its sidecar."""
     targets = [report_path(mask)] if outputs.report else []
     targets += [probability_path(mask, maps)] if outputs.probability else []
     if outputs.attention:

@@ -27,7 +27,7 @@ with contextlib.suppress(ImportError):
     _level = 2
 
 BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, _codec.error)
-"""What a stream that is damaged or breaks off provokes."""
+"""Errors that a damaged or incomplete stream raises."""
 
 
 def inflated(file: IO[bytes]) -> io.BufferedReader:

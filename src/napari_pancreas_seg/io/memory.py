@@ -1,4 +1,4 @@
-"""How much memory there is, so that what does not fit is refused before it is read."""
+"""Measures the free memory, so that too large a file is refused before it is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LARGEST_RATIO = 250
 """No CT shrinks so far when it is compressed (2 to 10 times); the emptiest of masks may."""
 
 SUSPICIOUS_BYTES = 1 << 31
-"""What expands to less than that may be as empty as it likes."""
+"""Smaller data, decompressed, may have any ratio."""
 
 _UNLIMITED = 1 << 60
 """Control groups write a number beyond this, or a word, where there is no limit."""
@@ -69,7 +69,7 @@ def check_expansion(name: str, compressed: int, declared: int) -> None:
 
 
 def _left_in_control_groups(process: Path) -> list[int]:
-    """What the limits of the process's control groups leave, of version 1 and 2."""
+    """Memory that the limits of the process's control groups leave, of version 1 and 2."""
     try:
         lines = (process / "cgroup").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):

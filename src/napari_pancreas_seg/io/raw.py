@@ -1,4 +1,4 @@
-"""What the reader of a format hands over, and how maps are stored."""
+"""The image that the reader of each format returns, and how maps are stored."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
 
 
 def report_path(mask: Path) -> Path:
-    """Where the report of a DICOM-SEG lies; PancreasSegError if the mask is none."""
+    """Path of the report of a DICOM-SEG; PancreasSegError for a mask of another format."""
     if not mask.name.lower().endswith(DICOM):
         raise PancreasSegError(
             f"A report refers to a DICOM-SEG, and '{mask.name}' is not one: its name must end in "

@@ -111,7 +111,7 @@ _OF_SHAPE = (*_OF_CENTRELINE, "surface_cm2", "cuts", "cut_slices")
 
 
 def _of_hu(inside: Array, hu: Array, spacing: Spacing, reasons: dict[str, str]) -> dict[str, Any]:
-    """What HU (Z, Y, X) in the mask's box say of it; `reasons` gets what they cannot say."""
+    """Measure the HU (Z, Y, X) in a mask; `reasons` gets why a measure is missing."""
     from scipy import ndimage
 
     low, high = _limits(hu)

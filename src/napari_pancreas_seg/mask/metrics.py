@@ -92,7 +92,7 @@ class SurfaceAgreement:
         return float(compute_surface_dice_at_tolerance(self._named(), tolerance_mm))
 
     def _named(self) -> dict[str, Floats]:
-        """What the functions of `surface_distance` take."""
+        """The argument of the functions of `surface_distance`."""
         return {
             "distances_gt_to_pred": self.a_to_b,
             "distances_pred_to_gt": self.b_to_a,

@@ -157,7 +157,7 @@ def average(networks: Sequence[keras.Model]) -> keras.Model:
 
 
 def count_parameters(architecture: Architecture) -> int:
-    """How many numbers the weights of a network hold, without building it."""
+    """Count the parameters of a network without building it."""
     f, outputs = architecture.filters, architecture.classes + (architecture.classes > 1)
     widths = [f * 2**level for level in range(LEVELS + 1)]
     total = sum(map(_parameters_of_block, [architecture.channels, *widths], widths))

@@ -238,7 +238,7 @@ def list_models() -> list[ModelEntry]:
 
 
 def _model_folders() -> list[tuple[str, Path]]:
-    """Where named models lie."""
+    """List origin and folder of the places that are searched for named models."""
     bundled = Path(str(files("napari_pancreas_seg") / "data" / "models"))
     return [("bundled", bundled), ("own", own_folder()), ("cached", cache_folder() / "models")]
 

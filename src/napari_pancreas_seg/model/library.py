@@ -143,7 +143,7 @@ def _members(bundle: Bundle, licence: str | None) -> dict[str, bytes]:
 
 
 def _stated_licence(card: Mapping[str, object]) -> str:
-    """What a card says of the terms, for a model that came without a licence's text."""
+    """Write the terms of a model that came without a licence's text, from its card."""
     lines = [f"{card['name']} {card['version']}", f"Licence: {card['licence']}"]
     lines += [f"{key.capitalize()}: {card[key]}" for key in ("data", "citation") if card.get(key)]
     return "\n\n".join([*lines, "For research only, not for clinical use."]) + "\n"

@@ -21,7 +21,7 @@ DAMAGED = (
     *(OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
-"""What reading a damaged zip, JSON or HDF5 file may raise."""
+"""Errors that reading a damaged zip, JSON or HDF5 file may raise."""
 
 
 def pack_weights(network: keras.Model) -> bytes:
@@ -52,7 +52,7 @@ def fill_weights(network: keras.Model, file: h5py.File, prefix: str) -> None:
 
 
 def member_prefix(number: int, members: int) -> str:
-    """Where the weights of a member (0, 1, …) of an ensemble lie in the file."""
+    """Prefix of the names of an ensemble member's (0, 1, …) weights in the file."""
     return f"member_{number + 1}/" if members > 1 else ""
 
 

@@ -51,9 +51,9 @@ OUT_OF_FOLD = "out_of_fold.json"
 last: where it lies, the training is done."""
 RECIPE, BUNDLE = "recipe.json", "bundle"
 Show = Callable[[str, int, int], None]
-"""Is told what goes on, how much of it is done, and of how much."""
+"""Called with the stage, and how much of how much is done."""
 LENGTH = ("steps", "patience", "averaging")
-"""How long to train is what one may change on the way, and the averaging goes with it."""
+"""Settings that may change between stop and resume: the length, and with it the averaging."""
 
 
 @dataclass(frozen=True)

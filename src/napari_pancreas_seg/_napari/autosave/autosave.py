@@ -223,7 +223,7 @@ class Autosave(QObject):
                 self.save()
 
     def _job(self, layer: Labels) -> Callable[[], _Kept] | None:
-        """What to do for a layer in a thread; None if nothing has changed or it is no mask."""
+        """Return the function that saves a layer in a thread; None if there is nothing to save."""
         session, kept = self._session, self._kept[layer]
         reference = session.ct_of(layer)
         if not kept.stale or reference is None:

@@ -40,7 +40,7 @@ DAMAGED = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError),
 )
-"""What reading a file may raise that was cut off or changed."""
+"""Errors that reading a file may raise that was cut off or changed."""
 
 
 def autosave_folder() -> Path:

@@ -1,4 +1,4 @@
-"""What the network answers to strokes in a slice, or to the mask of a neighbouring one."""
+"""Asks the network for a slice's mask, from strokes or the mask of a neighbouring slice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Prior = tuple[Mask, float]
 """The mask of another slice, and how far that is away, in mm."""
 
 OWN, OTHER = 1, 2
-"""What the network is told of labels: the one that is mended, and all others."""
+"""Label values sent to the network: of the label that is mended, and of all others."""
 
 
 class Answers:

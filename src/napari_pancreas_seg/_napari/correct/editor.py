@@ -244,7 +244,7 @@ class MaskEditor(QObject):
         show_info(f"Painting is {within}.")
 
     def _range_hu(self) -> tuple[float, float] | None:
-        """What may be painted, in HU; None limits nothing."""
+        """Range of HU that may be painted; None for no limit."""
         if not self._limits_painting:
             return None
         return self.setting("correct/limit_low_hu"), self.setting("correct/limit_high_hu")

@@ -43,7 +43,7 @@ class Action:
 
     @property
     def title(self) -> str:
-        """What it does, as the manifest says without the word that all begin with there."""
+        """Title of the command in the manifest, without the prefix “Pancreas: ”."""
         title = _titles().get(f"{PREFIX}.{self.name}", self.name).removeprefix("Pancreas: ")
         return title[0].upper() + title[1:]
 
@@ -89,7 +89,7 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         Action("previous_case", "Shift-J", lambda a: a.worklist.step(-1)),
     ),
 }
-"""What keys do, in groups and in the order in which they are listed."""
+"""Actions by group, in the order in which they are listed."""
 ACTIONS = tuple(action for group in GROUPS.values() for action in group)
 ANSWERS = (
     ("Enter", "Accept what is proposed; carry on"),

@@ -38,7 +38,7 @@ HINT = "Mend: drag adds, Shift+drag or the right button takes away"
 
 @dataclass(eq=False)
 class _Slice:
-    """What the network is told of one slice until the person moves on."""
+    """Strokes in one slice, sent to the network until the person moves on."""
 
     target: Target
     z: int
@@ -100,7 +100,7 @@ class Mending(QObject):
 
     @property
     def title(self) -> str:
-        """What the person should know, empty while the tool is off."""
+        """Hint on what to do next, empty while the tool is off."""
         if not self.active:
             return ""
         return "Mend: the network is at work…" if self._awaited else HINT

@@ -35,7 +35,7 @@ LEAST_DOUBT = 0.1
 
 @dataclass(frozen=True, eq=False)
 class SliceFacts:
-    """What is known of each slice of a mask, arrays (Z,)."""
+    """Facts on each slice of a mask, arrays (Z,)."""
 
     area_mm2: Floats
     # 1 minus the expected Dice, NaN where the model has found nothing.

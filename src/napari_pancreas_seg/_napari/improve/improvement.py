@@ -276,7 +276,7 @@ class Improvement(QObject):
         self.changed.emit()
 
     def _labels(self) -> Mapping[str, int]:
-        """What the values of the chosen mask mean: as its model says, if one made it."""
+        """Return the labels of the chosen mask, name to value, as its model's card has them."""
         made = self._session.masks.get(self._session.mask)
         card = {} if made is None or made.result is None else made.result.model
         return dict(card.get("labels") or PANCREAS)

@@ -100,7 +100,7 @@ def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:
 
 
 def labels_of(layer: Labels) -> dict[str, int]:
-    """What the values of a labels layer mean, as far as it says: names and values but 0."""
+    """Labels of a layer, name to value, without 0, as far as its metadata hold them."""
     features = layer.features
     if not {"index", "name"} <= set(features.columns):
         return {}

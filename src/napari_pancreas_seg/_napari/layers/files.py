@@ -142,7 +142,7 @@ class LayerFiles:
                 self._exported(layer, digest_of(data))
 
     def what_made(self, data: Any, reference: GridReference) -> dict[str, Any]:
-        """What `write_mask` has to know of the layer whose data are these."""
+        """Return the arguments of `write_mask` on the origin of the layer with these data."""
         found = (self._made(one, reference) for one in self._session.layers if one.data is data)
         return next(found, {})
 
@@ -201,7 +201,7 @@ def write_mask(
 
 
 def _measures(record: Mapping[str, Any]) -> list[Any]:
-    """What is compared of two records: it is in JSON as it is before."""
+    """Return the measures by which two records are compared; JSON keeps them unchanged."""
     return [record["measurements"].get(k) for k in ("voxels", "mean_hu", "extent_mm", "cuts")]
 
 

@@ -20,7 +20,7 @@ from napari_pancreas_seg.inference.result import FoundSlices, ScalarMap, Segment
 
 COLOR_MAPS = ("inferno", "magma", "viridis", "turbo", "gray")
 PROBABILITY = "probability"
-"""What the map of the network's output is called; the gates are ``"attention 1"`` (the finest)
+"""Name of the map of the network's output; the gates are ``"attention 1"`` (the finest)
 and so on, the classes of a network that knows several ``"probability liver"``."""
 BEST = "best"
 """Stands for the gate that tells the pancreas best from what is around it."""

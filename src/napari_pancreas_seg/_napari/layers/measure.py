@@ -33,7 +33,7 @@ class MaskToMeasure:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found: of the mask, compared, as a row of the table, and for each class."""
+    """Measures of the mask, its comparison, the row of the table, and measures of each class."""
 
     mask: dict[str, Any]
     comparison: dict[str, float | None] | None

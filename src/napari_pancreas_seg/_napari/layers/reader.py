@@ -29,7 +29,7 @@ from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
 _NOTHING: list[Any] = [(None,)]
-"""What napari takes for "read, and nothing to show"."""
+"""Layer data that tell napari: "read, and nothing to show"."""
 
 
 def get_reader(

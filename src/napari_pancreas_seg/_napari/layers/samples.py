@@ -1,4 +1,4 @@
-"""What File › Open Sample offers."""
+"""Samples for File › Open Sample."""
 
 from __future__ import annotations
 

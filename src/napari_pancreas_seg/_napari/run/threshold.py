@@ -20,7 +20,7 @@ from napari_pancreas_seg.volume import box_around
 
 
 class _Wish(NamedTuple):
-    """What a mask shall be made with."""
+    """A mask that is to be made again, and its new settings."""
 
     layer: Labels
     mask: ModelMask

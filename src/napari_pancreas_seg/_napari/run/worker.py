@@ -36,7 +36,7 @@ SLICES_AT_ONCE = 8
 
 
 class Job(NamedTuple):
-    """What a run needs to know, and nothing of Qt.
+    """Input of a run, without Qt.
 
     `former`: of the last result for this CT the layer's data, in their own order, and what the
     model wrote into them (Z, Y, X).

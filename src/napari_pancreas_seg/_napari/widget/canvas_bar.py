@@ -1,4 +1,4 @@
-"""What is asked where the eyes are: a small bar over napari's canvas."""
+"""A small bar over napari's canvas for questions and proposals."""
 
 from __future__ import annotations
 

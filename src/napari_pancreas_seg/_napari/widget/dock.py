@@ -103,7 +103,7 @@ class PancreasDock(QWidget):
 
     @property
     def app(self) -> App:
-        """What there is of this plugin in the viewer; the dock is complete then."""
+        """The plugin's services in the viewer; completes the dock."""
         self._complete()
         assert self._app is not None
         return self._app

@@ -20,7 +20,7 @@ FILTERS = (
     "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd *.nhdr);;MetaImage (*.mha *.mhd);;"
     "DICOM-SEG (*.dcm);;Surface (*.stl *.ply *.obj);;Measurements (*.csv);;All files (*)"
 )
-"""What the dialog offers."""
+"""File formats that the dialog offers."""
 
 
 class ExportPanel(ui.Panel):

@@ -25,7 +25,7 @@ from napari_pancreas_seg.mask.centreline import CUTS
 
 NOTHING = "(nothing)"
 PAUSE_MS = 150
-"""How soon after an edit the mask is measured; edits meanwhile wait for the next time."""
+"""Pause between an edit and the measurement; edits meanwhile wait for the next one."""
 
 ROWS = {
     "volume": ("Volume", "{volume_ml:.1f} mL in {in_slices}", "Voxels times a voxel's volume."),

@@ -1,4 +1,4 @@
-"""What is asked now and then, below the tabs: foreign layers, lost corrections."""
+"""Questions below the tabs, asked now and then: foreign layers, lost corrections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the dock are made of: rows, magicgui's fields, texts on one line."""
+"""Widgets that the panels are built of: rows, magicgui's fields, texts on one line."""
 
 from __future__ import annotations
 

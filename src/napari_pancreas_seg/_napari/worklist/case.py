@@ -114,7 +114,7 @@ class CaseAhead(QObject):
         self.drop()
         return ready if ready is not None and ready.index == index else None
 
-    def look(self, index: int, case: WorklistCase) -> None:
+    def prepare(self, index: int, case: WorklistCase) -> None:
         number = self._number
 
         def loaded(ready: LoadedCase | None) -> None:

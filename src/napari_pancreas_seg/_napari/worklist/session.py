@@ -31,7 +31,7 @@ from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, 
 from napari_pancreas_seg.errors import PancreasSegError
 
 PAUSE_MS = 1000
-"""How soon the slice on screen is remembered once it rests."""
+"""Pause after scrolling before the slice on screen is remembered."""
 
 
 class WorklistSession(QObject):
@@ -153,7 +153,7 @@ class WorklistSession(QObject):
             shown.target, shown.saved = target, ""
         self.changed.emit()
         if shown is not None:
-            self._look_ahead()
+            self._prepare_next()
 
     # -- leaving a case
 
@@ -319,12 +319,12 @@ class WorklistSession(QObject):
         if first and mask is None and self.ahead.segments and not self._runs.running:
             with reported():  # none could be segmented ahead of the one that a folder opens with
                 self._runs.start(loaded.ct, *self._runs.how())
-        self._look_ahead()
+        self._prepare_next()
 
-    def _look_ahead(self) -> None:
+    def _prepare_next(self) -> None:
         worklist = self.worklist
         if worklist is not None and worklist.next_case is not None:
-            self.ahead.look(worklist.current + 1, worklist.next_case)
+            self.ahead.prepare(worklist.current + 1, worklist.next_case)
 
     # -- what happens meanwhile
 

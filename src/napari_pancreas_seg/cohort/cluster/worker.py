@@ -49,7 +49,7 @@ class ModelPlugin(WorkerPlugin):
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """What a worker must know of a case; `fresh`: nothing was in the way at first."""
+    """A case for a worker; `fresh`: nothing was in the way at first."""
 
     case: Case
     options: Options

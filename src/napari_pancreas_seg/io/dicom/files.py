@@ -44,7 +44,7 @@ _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"
 _SMALLEST_LIMIT = 1 << 26  # deflated data may always grow to this many bytes
 
 _FIRST_GROUPS = (b"\x08\x00", b"\x02\x00")
-"""What a dataset without preamble begins with: group 0008, or 0002, in little endian."""
+"""First bytes of a dataset without preamble: group 0008, or 0002, in little endian."""
 
 _WORTH_CHECKING = 1 << 16  # shorter reads need no look at how much is left
 

@@ -33,7 +33,7 @@ _OBJECT = {
 }
 _SEGMENT = {"SegmentAlgorithmType": "MANUAL"}
 _TISSUE = {"CodeValue": "85756007", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Tissue"}
-"""What takes the place of what is missing and does not matter to a label map."""
+"""Defaults for missing attributes that do not matter to a label map."""
 
 _UNEVEN = 0.25
 """How far a frame may be from its place in an even spacing, as a part of that; as for a CT."""

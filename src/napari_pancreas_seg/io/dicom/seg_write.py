@@ -118,7 +118,7 @@ def _build(
 
 
 def _single_frames(header: DicomHeader, gap_mm: pydicom.valuerep.DSfloat) -> list[pydicom.Dataset]:
-    """What highdicom needs to know of each slice, with what real headers lack filled in."""
+    """Return the headers that highdicom needs, with what real ones lack filled in."""
     first = header.datasets[0]
     return [
         _reference(

@@ -1,4 +1,4 @@
-"""Where the voxels of an NRRD or MetaImage file are, and of what type, by its text header.
+"""Reads the text header of an NRRD or MetaImage file: where its voxels are, and their type.
 
 This is what must be known, and refused, before a library follows such a header anywhere: it may
 name any file as the one with the data, and declare any size.

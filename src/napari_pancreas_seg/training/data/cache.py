@@ -111,7 +111,7 @@ def classes_shown(target: Any) -> Mask:
 
 
 class CachedRows(NamedTuple):
-    """What a file holds: slices (n, H, W) and their targets (n, H, W, C)."""
+    """Content of a file: slices (n, H, W) and their targets (n, H, W, C)."""
 
     hu: Rows
     target: Rows

@@ -33,10 +33,10 @@ from napari_pancreas_seg.volume import CTVolume
 
 DEFAULT_FRAME = FrameSpec()
 WORKING_FRAME = FrameSpec(height=304, width=400, mm_per_pixel=1.0)
-"""What is kept of a slice for training: room around the network's frame to turn and shift.
+"""The part of a slice that is kept for training: room around the network's frame to turn and shift.
 Less is never kept around a body."""
 ROOM_MM = (112.0, 131.0)
-"""How much higher and wider it is than the default frame: half of it on either side."""
+"""Height and width beyond those of the default frame, half of it on either side."""
 SLICE_STEP_MM = 2.5
 """Thinner slices than this teach next to nothing new."""
 NEAR_MM = 30.0
@@ -87,7 +87,7 @@ class TrainingSlices:
 
 
 def working_frame(frame: FrameSpec) -> FrameSpec:
-    """What is kept of a slice to train a network with such a frame; both share their centre."""
+    """Return the frame of the slices kept to train with `frame`; both have the same centre."""
     mm = min(WORKING_FRAME.mm_per_pixel, frame.mm_per_pixel)
     sides = ((frame.height, WORKING_FRAME.height), (frame.width, WORKING_FRAME.width))
     kept = []

@@ -1,4 +1,4 @@
-"""What a fine-tuning has won: figures before and after, and the card of the new model."""
+"""Result of a fine-tuning: figures before and after, and the card of the new model."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ from napari_pancreas_seg.training.finetune.tuner import (
 )
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
-"""How much of the new weights is tried."""
+"""Shares of the new weights that are tried."""
 FEW_PATIENTS, SHARE_OF_FEW = 5, 0.5
 """So few patients tell little of others: at most this share of new weights is tried then."""
 PASSES, FEWEST_STEPS = 10, 80
@@ -64,7 +64,7 @@ SLICES_PER_PATIENT, COPIES_PER_PATIENT = 24, 200
 TRIAL_UNTIL = 0.4
 """Share of the time after which the trial is over."""
 SHARE_UNTRIED = SHARE_OF_FEW
-"""How much of the new weights is taken if there is nobody to try it on."""
+"""Share of the new weights that is taken if there is no patient to try it on."""
 AS_IT_IS, TESTING, TEST_GUARD = (
     "scoring the model as it is",
     "testing the trial",
@@ -99,7 +99,7 @@ class FinetuneSettings:
 
 
 Report = Callable[[str, float, float | None], None]
-"""Is told what a fine-tuning does, the share that is done, and the seconds left if known."""
+"""Called with the stage, the share that is done, and the seconds left if known."""
 
 
 def finetune(
@@ -171,7 +171,7 @@ def finetune(
 
 
 def _target(output: str | Path | None, name: str | None, overwrite: bool) -> tuple[Path, str]:
-    """Where the new model goes and what it is called, once it is known that it can be written."""
+    """Return path and name of the new model; PancreasSegError if it cannot be written."""
     if output is None:
         name = _free_name() if name is None else check_name(name, overwrite=overwrite)
         output = own_folder() / f"{name}.zip"
@@ -186,7 +186,7 @@ def _target(output: str | Path | None, name: str | None, overwrite: bool) -> tup
 
 @dataclass(frozen=True)
 class _Trial:
-    """What the trial has found: how much of the new weights to take, and why."""
+    """Result of the trial with one share of the new weights: the gains, and notes."""
 
     share: float
     held_out: Gain = field(default_factory=Gain)

@@ -43,7 +43,7 @@ SCORE = "validation_dice"
 
 @dataclass
 class TrainingState:
-    """How far a training has come, beside the values of its variables.
+    """State of a training, beside the values of its variables.
 
     `unscored` is the line of an epoch yet to be scored, `best` the best epoch's averaged weights.
     """
@@ -55,7 +55,7 @@ class TrainingState:
 
 
 class Checkpoint:
-    """What a training needs to go on where it stopped, in one file that is replaced atomically."""
+    """Saves and restores a training, in one file that is replaced atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.path = Path(folder) / CHECKPOINT

@@ -63,7 +63,7 @@ class PredictedSlice:
 
     @cached_property
     def shares(self) -> Labels:
-        """How much of each of the frame's pixels belongs to each class, 255 for all of it."""
+        """Share of each of the frame's pixels that belongs to each class, 255 for all of it."""
         rows, columns = self.frame.into()
         shares = [rows @ (self.mask[0] == v).astype(np.float32) @ columns.T for v in self.values]
         return np.rint(255 * np.stack(shares)).astype(np.uint8)

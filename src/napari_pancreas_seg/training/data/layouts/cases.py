@@ -57,7 +57,7 @@ class LabelledCase(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What it is read from: files, and folders of DICOM series."""
+        """Paths that the case is read from: files, and folders of DICOM series."""
 
     def load(self) -> tuple[CTVolume, Labels]:
         """Read the CT and its label map, (Z, Y, X), on the CT's grid in display order."""

@@ -59,7 +59,7 @@ def check_dataset(
 
 
 def _found(case: LabelledCase, **found: Any) -> Checked:
-    """What was found out, beside what is there where nothing was."""
+    """Return the findings on a case, with defaults for all that was not found."""
     nothing: Checked = {"problem": None, "suspicious": [], "notes": [], "slices": 0, "labelled": 0}
     nothing |= {"spacing_mm": [], "volume_ml": {}, "median_hu": {}, "ct_hash": "", "mask_hash": ""}
     usable = "problem" not in found

@@ -56,7 +56,7 @@ class CorrectedCase:
 
 
 def corrected_cases_folder() -> Path:
-    """Where the user's cases lie: ``NAPARI_PANCREAS_SEG_CORRECTIONS``, or a folder of the user."""
+    """Folder of the user's cases; ``NAPARI_PANCREAS_SEG_CORRECTIONS`` may name another one."""
     return user_folder("corrections", "NAPARI_PANCREAS_SEG_CORRECTIONS")
 
 

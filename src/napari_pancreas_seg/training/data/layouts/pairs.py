@@ -35,7 +35,7 @@ _ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)", re
 """Ends of the names of masks."""
 
 _WHOLE = re.compile(r"pancreas|mask|seg|segmentation|labels?|gt", re.IGNORECASE)
-"""What a mask is called in a folder of its case."""
+"""Names of a mask in a folder of its case."""
 
 _BEGINS = re.compile(r"(ct|im|img|image|volume|scan|mask|label|seg|segmentation)[-_]?(?=\d)", re.I)
 """Begins of names that differ between a CT and its mask: ``img0001`` and ``label0001``."""
