@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command_of, group
-from napari_pancreas_seg.cli.options import (
-    AsJson,
-    Classes,
-    Layout,
-    Overwrite,
-    parse_classes,
-)
+from napari_pancreas_seg.cli.options import AsJson, Classes, Layout, Overwrite, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, echo, echo_page, fail, print_json, quiet
 
 if TYPE_CHECKING:
