@@ -83,15 +83,18 @@ def finetune(
         _end_with_parent()
     from napari_pancreas_seg.training.data.layouts.corrected_cases import corrected_cases_folder
 
-    printer = _ProgressPrinter() if json_progress else None
+    printed_at, printed = 0.0, ""
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.training.finetune.run import FinetuneSettings
         from napari_pancreas_seg.training.finetune.run import finetune as run
 
         def report(stage: str, share: float, left: float | None) -> None:
+            nonlocal printed_at, printed
             bar.stage(stage, round(100 * share), 100)
-            if printer is not None:
-                printer.step(stage, share, left)
+            now = time.monotonic()
+            if json_progress and (stage != printed or now - printed_at >= PROGRESS_SECONDS):
+                printed_at, printed = now, stage
+                _echo_json({"stage": stage, "share": share, "seconds_left": left})
 
         found = run(
             data or corrected_cases_folder(),
@@ -103,7 +106,7 @@ def finetune(
             overwrite=overwrite,
             report=report,
         )
-    if printer is not None:
+    if json_progress:
         from napari_pancreas_seg.training.judge.scores import rounded
 
         _echo_json({"result": rounded(found)})
@@ -124,29 +127,13 @@ def _print(found: dict[str, Any], *, own: bool) -> None:
         echo("It did not become better on your patients: keep using the former model.")
     echo(f"model: {found['model']}")
     use = found["name"] if own else found["model"]
-    echo(f"use it with: napari-pancreas-seg segment CT -o MASK --model {_quoted(use)}")
+    use = f'"{use}"' if " " in use else use
+    echo(f"use it with: napari-pancreas-seg segment CT -o MASK --model {use}")
 
 
 def _row(what: str, gain: dict[str, Any]) -> None:
     if gain["n"]:
         typer.echo(f"{what:34}  {gain['n']:>3}  {gain['before']:.3f}    {gain['after']:.3f}")
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if " " in text else text
-
-
-class _ProgressPrinter:
-    """Prints progress as lines of JSON, for a program, not too often."""
-
-    def __init__(self) -> None:
-        self._last, self._stage = 0.0, ""
-
-    def step(self, stage: str, share: float, left: float | None) -> None:
-        now = time.monotonic()
-        if stage != self._stage or now - self._last >= PROGRESS_SECONDS:
-            self._last, self._stage = now, stage
-            _echo_json({"stage": stage, "share": share, "seconds_left": left})
 
 
 def _echo_json(line: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from napari.layers import Labels
 from qtpy.QtCore import QObject, Signal
@@ -18,14 +18,8 @@ from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.volume import box_around
 
-
-class _Wish(NamedTuple):
-    """A mask that is to be made again, and its new settings."""
-
-    layer: Labels
-    mask: ModelMask
-    threshold: float
-    postprocess: bool
+Made = tuple[Segmentation, Any, Any] | None
+"""The result of now, its mask (Z, Y, X), and the box to write; None if it was taken back."""
 
 
 class Rethreshold(QObject):
@@ -46,38 +40,36 @@ class Rethreshold(QObject):
             return False
         if run is not None and run.running and run.labels is layer:
             return False  # the run has the last word
-        wish = _Wish(layer, mask, threshold, postprocess)
-        self.newest.ask(partial(_made, wish), partial(self._put, wish))
+        how = threshold, postprocess
+        self.newest.ask(partial(_made, mask, *how), partial(self._put, layer, mask, *how))
         return True
 
-    def _put(self, wish: _Wish, made: tuple[Segmentation, Any, Any] | None) -> None:
+    def _put(
+        self, layer: Labels, mask: ModelMask, threshold: float, postprocess: bool, made: Made
+    ) -> None:
         if made is None:
             return
-        result, mask, box = made
+        result, new, box = made
         # A run may have begun to fill this layer, or the layer's data may be others.
-        current = self._session.masks.get(wish.layer) is wish.mask
-        fits = wish.layer.data.shape == wish.mask.reference.layer_shape
-        if current and fits and wish.mask.result is result:
-            options = replace(
-                result.options, threshold=wish.threshold, postprocess=wish.postprocess
-            )
+        current = self._session.masks.get(layer) is mask
+        if current and layer.data.shape == mask.reference.layer_shape and mask.result is result:
             if box is not None:
-                wish.mask.replace(wish.layer, mask, box)
+                mask.replace(layer, new, box)
                 # Its steps hold values of the former mask, and would bring those back in part.
-                compat.forget_undo(wish.layer)
-                wish.layer.refresh(thumbnail=False, highlight=False, extent=False)
-                wish.layer.events.data(value=wish.layer.data)
+                compat.forget_undo(layer)
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+                layer.events.data(value=layer.data)
             run = self._runs.latest
-            if run is not None and run.labels is wish.layer:
-                run.show_figures(wish.mask, wish.threshold)
-            wish.mask.result = replace(result, threshold=wish.threshold, options=options)
-            self.done.emit(wish.layer)
+            if run is not None and run.labels is layer:
+                run.show_figures(mask, threshold)
+            options = replace(result.options, threshold=threshold, postprocess=postprocess)
+            mask.result = replace(result, threshold=threshold, options=options)
+            self.done.emit(layer)
 
 
-def _made(wish: _Wish) -> tuple[Segmentation, Any, Any] | None:
-    """The result of now, its mask (Z, Y, X), and the box to write; None if it was taken back."""
-    result = wish.mask.result
+def _made(mask: ModelMask, threshold: float, postprocess: bool) -> Made:
+    result = mask.result
     if result is None:
         return None
-    mask = remask(result, wish.threshold, wish.postprocess)
-    return result, mask, box_around(mask, wish.mask.copy)
+    new = remask(result, threshold, postprocess)
+    return result, new, box_around(new, mask.copy)
