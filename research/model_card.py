@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.second_look import SIZE
 from napari_pancreas_seg.io.files import check_target, write_text
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, summarise, summarise_patients
@@ -162,6 +163,7 @@ def _identity(card: Mapping[str, Any], weights_bytes: int) -> list[str]:
         "Channels, HU": _windows(card["windows"]),
         "Output": "probability of pancreas, and the coefficients of every attention gate",
         "Threshold": card["threshold"],
+        "Second look": _second_look(card.get("second_look")),
         "Weights": f"{weights_bytes / 1e6:.1f} MB, SHA-256 `{card['weights_sha256']}`",
         "Licence": card["licence"],
         "Made": card.get("training", {}).get("made", "not stated"),
@@ -410,6 +412,19 @@ def _levers(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         *table(header, rows),
     ]
+
+
+def _second_look(told: Mapping[str, Any] | None) -> str:
+    if not told:
+        return "none"
+    card = load_bundle(told["model"], "mend").card
+    pixels = card["architecture"]["height"] * card["architecture"]["width"]
+    gflop = card["gflop"] * SIZE[0] * SIZE[1] / pixels  # of convolutions: as many as pixels
+    return (
+        f"at slices with pancreas, by {card['name']} {card['version']}: {SIZE[0]} × {SIZE[1]} "
+        f"pixels of 1 mm around the first mask, {gflop:.2f} GFLOP; its share of the log-odds is "
+        f"{told['share']}"
+    )
 
 
 def _calibration(card: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,8 @@ PATIENT, CROP, ALONE, NEGATIVE = 0.56, 0.32, 0.05, 0.03  # what is left gets ano
 POOR, POOR_DICE = 0.5, (0.15, 0.75)
 """Share of patients' slices with a mask that is wrong by so much: most masks are good or empty."""
 PRIOR, PRIOR_ALONE = 0.62, 0.55
+LOOK, LOOK_MM = 0.3, (5.0, 10.0)
+"""Share of wrong masks that are given as those of a neighbour so far away: a second look."""
 ROUNDS = (0.5, 0.3, 0.15, 0.05)
 NEAR_STROKE = 1.0
 CHECKPOINT_S, STATISTICS = 90, 100
@@ -263,6 +265,7 @@ class Batch:
         self.strokes = np.zeros((2, BATCH, *FRAME), bool)
         alone = self.fade > 0
         self.silent = alone & (rng.random(BATCH) < PRIOR_ALONE)
+        self._look(rng)
         self.present[self.silent] = False  # as the program asks for a proposal
         self.draw(rng)
 
@@ -293,6 +296,15 @@ class Batch:
         self.prior = (2 * mask - 1) * torch.from_numpy(self.fade.astype(np.float32)).reshape(
             -1, 1, 1, 1
         )
+
+    def _look(self, rng: np.random.Generator) -> None:
+        """Give some wrong masks as a neighbour's, and nothing else."""
+        for i in range(BATCH):
+            if rng.random() < LOOK and self.present[i].any():
+                fade = np.exp(-rng.uniform(*LOOK_MM) / FADE_MM)
+                mask = torch.from_numpy(self.present[i]).float()
+                self.prior[i, 0] = float(fade) * (2 * mask - 1)
+                self.silent[i] = True
 
     def draw(self, rng: np.random.Generator) -> None:
         """One more stroke in each picture but those that only a neighbour's mask guides."""
@@ -457,6 +469,7 @@ def main() -> None:
         "settings": {
             **{"batch_size": BATCH, "peak": asked.peak, "averaging": AVERAGING, "seed": asked.seed},
             **{"last_part_minutes": asked.finish, "rounds": ROUNDS, "prior": PRIOR},
+            **{"look": LOOK, "look_mm": LOOK_MM},
             **{"smaller_frame": SMALLER, "smaller_until": SMALLER_UNTIL},
             **{"geometry": GEOMETRY, "dull": DULL, "poor": POOR, "poor_dice": POOR_DICE},
         },

@@ -92,9 +92,9 @@ def test_one_file(
 
 def test_every_option_arrives(ct: Path, tmp_path: Path, asked: list[Any]) -> None:
     arguments = "--model tiny --no-postprocess --device gpu:1 --batch-size 3 --threshold 0.3"
-    arguments += " --slices 2:4"
+    arguments += " --slices 2:4 --no-second-look"
     assert main(["segment", str(ct), "-o", str(tmp_path / "out"), *arguments.split()]) == 0
-    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False, slices=(2, 4))]
+    assert asked == ["tiny", Options("gpu:1", 3, 0.3, False, slices=(2, 4), second_look=False)]
     assert (tmp_path / "out" / "a_mask.nii.gz").exists()
     assert (tmp_path / "out" / "a_mask.json").exists()
 

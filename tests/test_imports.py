@@ -39,8 +39,6 @@ HEAVY = frozenset(", ".join(re.findall("(?m)^heavy: (.*)$", ARCHITECTURE)).split
 ONE_SYSTEMS = {"fcntl", "msvcrt", "resource"}
 HEADER_FIRST = f"{PACKAGE}._napari.widget.dock"
 """Imports the program in functions, once its header is on screen."""
-LEFT = "load_framework"
-"""To be moved to the top (`inference/mend.py`), and then this goes, too."""
 
 WINDOWS = {"napari", "qtpy", "magicgui", "superqt", "vispy", "PyQt5", "PyQt6", "PySide2", "PySide6"}
 NETWORKS = {"keras", "tensorflow", "torch", "jax"}
@@ -265,7 +263,6 @@ def _late_for_nothing(
             library = item.name.split(".")[0]
             brings = set().union(*(brought[name] for name in _loaded_by(item.name, sources)))
             late = item.in_function and (module, library) != (HEADER_FIRST, PACKAGE)
-            late = late and not item.name.endswith(f".{LEFT}")
             if late and library not in HEAVY | ONE_SYSTEMS and not brings - brought[module]:
                 found.append(f"{module}:{item.line} imports {item.name} in a function for nothing")
     return found

@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import gc, sys
-from napari_pancreas_seg.inference.loaded import load_framework
+from napari_pancreas_seg.inference.framework import load_framework
 assert "keras" not in sys.modules
 {before}
 load_framework()

@@ -87,6 +87,14 @@ NoPostprocess = Annotated[
         "that belong to the gland).",
     ),
 ]
+NoSecondLook = Annotated[
+    bool,
+    Option(
+        "--no-second-look",
+        help="Do not look again at slices with pancreas, closer (default: do so, if the model "
+        "has a network for it).",
+    ),
+]
 OutputFolder = Annotated[
     Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
 ]

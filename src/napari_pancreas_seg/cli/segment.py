@@ -16,6 +16,7 @@ from napari_pancreas_seg.cli.options import (
     MintUids,
     Model,
     NoPostprocess,
+    NoSecondLook,
     Overwrite,
     Series,
     StructuredReport,
@@ -111,6 +112,7 @@ def segment(
     attention: Attention = False,
     probability: Probability = False,
     no_postprocess: NoPostprocess = False,
+    no_second_look: NoSecondLook = False,
     every_slice: EverySlice = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -159,7 +161,13 @@ def segment(
         )
     within = _slice_range(slices)
     options = Options(
-        device, batch_size, threshold, not no_postprocess, every_slice=every_slice, slices=within
+        device,
+        batch_size,
+        threshold,
+        not no_postprocess,
+        every_slice=every_slice,
+        slices=within,
+        second_look=not no_second_look,
     )
     cases = plan(find_inputs(asked), output, format, series, force)
     in_folder = any(case.mask != output for case in cases)

@@ -32,6 +32,27 @@ def finish_mask(
     network was not asked. Without `plausible` (Z,) all post-processing is left out; what lies
     outside of `region` (z, y, x) does not count.
     """
+    part = slice(0, slice_grid.n_slices) if region is None else region[0]
+    kept = keep_gland(
+        probability, frame, slice_grid, spacing, threshold, plausible, region, classes
+    )
+    mask = _between_rows(kept, frame, slice_grid, threshold, part, classes.values)
+    if plausible is not None:
+        clear_small_ends(mask, spacing[1] * spacing[2])
+    return mask if region is None else keep_region(mask, region[1:])
+
+
+def keep_gland(
+    probability: Array,
+    frame: Frame,
+    slice_grid: SliceGrid,
+    spacing: Spacing,
+    threshold: float,
+    plausible: Array | None,
+    region: Box | None = None,
+    classes: Classes = ONE_CLASS,
+) -> Array:
+    """The probability (classes, rows, height, width) of which `finish_mask` makes the mask."""
     if probability.ndim == 3:
         probability = probability[None]
     part = slice(0, slice_grid.n_slices) if region is None else region[0]
@@ -55,10 +76,7 @@ def finish_mask(
     if plausible is not None:
         step = (spacing[0] * slice_grid.stride, frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
         kept = classes.main_pieces(kept, threshold, step, plausible[slice_grid.z])
-    mask = _between_rows(kept, frame, slice_grid, threshold, part, classes.values)
-    if plausible is not None:
-        clear_small_ends(mask, spacing[1] * spacing[2])
-    return mask if region is None else keep_region(mask, region[1:])
+    return kept
 
 
 def remask(

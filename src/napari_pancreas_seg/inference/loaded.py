@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import sys
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,11 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.frame import FrameCrop, FrameSpec, frame_around
+from napari_pancreas_seg.inference.framework import load_framework
 from napari_pancreas_seg.inference.options import Options
+from napari_pancreas_seg.inference.second_look import SecondLook
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
-
-
-def load_framework() -> None:
-    """Import Keras and its backend, without the garbage collection that would double the time."""
-    if "keras" in sys.modules:
-        return
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        import keras  # noqa: F401
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class LoadedModel:
@@ -75,6 +63,15 @@ class LoadedModel:
             sizes.add(1)
         for size in sizes:
             self.predict(np.zeros((size, *crop.shape), np.int16), crop, 0)
+        if options.second_look and self.second_look is not None:
+            self.second_look.warm_up()
+
+    @cached_property
+    def second_look(self) -> SecondLook | None:
+        """The network that looks again, loaded when it is first asked for; None without one."""
+        if not self.card.get("second_look"):
+            return None
+        return SecondLook(self.card, self.device.name.replace("cpu:0", "cpu"))
 
     def predict(self, hu: Array, crop: FrameCrop, shift: int) -> dict[str, Array]:
         """Run the network on slices from `FrameCrop.cut`; maps (B, h, w, ...) in float16."""

@@ -5,7 +5,7 @@ Importing this module loads no Keras; the first stroke does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
+from napari_pancreas_seg.arrays import Array, Floats32, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
+from napari_pancreas_seg.inference.framework import load_framework
 from napari_pancreas_seg.inference.scan_context import body_in
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
 Prior = tuple[Array, float]
 
 TASK = "mend"
@@ -105,8 +105,6 @@ class Mender:
         device: str = "auto",
         look: Callable[[CTVolume], Body | None] = body_in,
     ) -> None:
-        from napari_pancreas_seg.inference.loaded import load_framework
-
         bundle = load_bundle(model, TASK)
         load_framework()
         import keras
@@ -191,7 +189,7 @@ class Mender:
 
     def _answer(
         self, volume: CTVolume, z: int, frame: Frame, planes: tuple[Array, ...], weight: float
-    ) -> tuple[Mask, npt.NDArray[np.float32]]:
+    ) -> tuple[Mask, Floats32]:
         """The mask that the network saw, and log-odds of its answer, in the frame's support.
 
         `planes` (Y, X): the mask, strokes that add, that take away, and the neighbour's mask.
@@ -224,18 +222,32 @@ class Mender:
 
     def _ask(
         self, hu: Array, shift: int, rows: Array, columns: Array, guides: list[Array]
-    ) -> npt.NDArray[np.float32]:
+    ) -> Floats32:
         """Probability (height, width) of the frame that the matrices cut out of a slice."""
+        return self.answers(self.seen(hu, shift, rows, columns, guides)[None])[0]
+
+    def seen(
+        self, hu: Array, shift: int, rows: Array, columns: Array, guides: Sequence[Array]
+    ) -> Floats32:
+        """What the network is shown of a slice, (height, width, channels)."""
         windows = self.card["windows"]
         lowest, highest = min(w[0] for w in windows), max(w[1] for w in windows)
         # Clip before resampling, as in a segmentation.
         clipped = np.clip(hu.astype(np.float32) + shift, lowest, highest) - lowest
         seen = rows @ clipped @ columns.T + lowest
         channels = [np.clip((seen - low) / (high - low), 0, 1) for low, high in windows]
-        inputs = np.stack([*channels, *guides], axis=-1).astype(np.float32)[None]
+        return np.stack([*channels, *guides], axis=-1).astype(np.float32)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what the network is shown."""
+        return self.spec.height, self.spec.width, len(self.card["windows"]) + GUIDES
+
+    def answers(self, seen: Array) -> Floats32:
+        """Probability (n, height, width) for what `seen` gave of n slices."""
         with self._device.scope():
-            outputs = self._network.predict_on_batch(inputs)
-        return np.asarray(outputs["probability"][0, ..., 0], np.float32)
+            outputs = self._network.predict_on_batch(seen)
+        return np.asarray(outputs["probability"][..., 0], np.float32)
 
 
 def lay_frame(

@@ -20,7 +20,7 @@ class Options:
 
     Parameters
     ----------
-    device, batch_size, threshold, postprocess, every_slice, slices, box
+    device, batch_size, threshold, postprocess, every_slice, slices, box, second_look
         See `segment`.
     first_slice : int, optional
         Slice to begin with, the one on screen for instance; the others follow outward.
@@ -39,6 +39,7 @@ class Options:
     every_slice: bool = False
     slices: tuple[int, int] | None = None
     box: tuple[int, int, int, int] | None = None
+    second_look: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", str(self.device)):

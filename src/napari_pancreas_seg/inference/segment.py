@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pancreas_seg.arrays import Array, Box, Indices
+from napari_pancreas_seg.arrays import Array, Box, Floats32, Indices
 from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find_acquisition
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.finishing import finish_mask, keep_region, native_mask
+from napari_pancreas_seg.inference.finishing import (
+    finish_mask,
+    keep_gland,
+    keep_region,
+    native_mask,
+)
 from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec
 from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import MapArrays, expected_dice, foreground
@@ -48,6 +53,7 @@ def segment(
     every_slice: bool = False,
     slices: tuple[int, int] | None = None,
     box: tuple[int, int, int, int] | None = None,
+    second_look: bool = True,
 ) -> Segmentation:
     """Find the pancreas in a CT.
 
@@ -72,6 +78,8 @@ def segment(
         (start, stop), half-open and counted from 0 at the feet: only these slices are segmented.
     box : tuple of int, optional
         (top, bottom, left, right), half-open rows and columns: the mask lies within these pixels.
+    second_look : bool
+        Look again at slices with pancreas, closer, if the model's card names a network for that.
 
     Returns
     -------
@@ -92,6 +100,7 @@ def segment(
         every_slice=every_slice,
         slices=slices,
         box=box,
+        second_look=second_look,
     )
     return exhaust(iter_segment(load_ct(ct), model, options, stream=False))
 
@@ -144,8 +153,19 @@ def iter_segment(
             found = _found(rows, outputs, maps, plan) if stream else None
         yield Progress("segmenting", done, plan.schedule.total, found)
 
+    # Of the first look alone: the second is surer of itself, also where it errs.
+    expected = expected_dice(maps.probability, plan.threshold, loaded.card)
+    if options.second_look and loaded.second_look is not None:
+        with clock("second look"):
+            threshold = float(loaded.card["threshold"])
+            (first,) = plan.kept(maps.probabilities, threshold)
+            z, seen = plan.slice_grid.z, maps.probability
+            frame, body = plan.frame, context.body
+            for _ in loaded.second_look.revise(volume, body, frame, z, seen, first > threshold):
+                yield Progress("looking again", done, done)
+
     yield Progress("post-processing", done, done)
-    return _finish(plan, maps, loaded.card, clock)
+    return _finish(plan, maps, expected, loaded.card, clock)
 
 
 @dataclass(frozen=True)
@@ -187,6 +207,19 @@ class _Plan:
             classes,
         )
 
+    def kept(self, probabilities: Array, threshold: float) -> Array:
+        """What of the probability (classes, rows, height, width) is the gland's."""
+        return keep_gland(
+            probabilities,
+            self.frame,
+            self.slice_grid,
+            self.volume.spacing,
+            threshold,
+            self.context.body.plausible if self.options.postprocess else None,
+            self.region,
+            self.classes,
+        )
+
 
 def _found(rows: Indices, outputs: dict[str, Array], maps: MapArrays, plan: _Plan) -> FoundSlices:
     """What is shown of rows that the network has just seen."""
@@ -202,7 +235,9 @@ def _found(rows: Indices, outputs: dict[str, Array], maps: MapArrays, plan: _Pla
     return FoundSlices(plan.region[0].start + z, mask[nearest[z]], maps.part(rows), rows)
 
 
-def _finish(plan: _Plan, maps: MapArrays, card: Mapping[str, Any], clock: _Clock) -> Segmentation:
+def _finish(
+    plan: _Plan, maps: MapArrays, expected: Floats32, card: Mapping[str, Any], clock: _Clock
+) -> Segmentation:
     """Make the mask of what the network said of all slices."""
     volume, context, options = plan.volume, plan.context, plan.options
     with clock("post-processing"):
@@ -216,7 +251,6 @@ def _finish(plan: _Plan, maps: MapArrays, card: Mapping[str, Any], clock: _Clock
             plan.region,
             plan.classes,
         )
-        expected = expected_dice(maps.probability, plan.threshold, card)
     with clock("looking at the scan"):
         scan = find_acquisition(volume, context.body)
     notes = volume.notes + context.notes + acquisition_warnings(scan)

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.framework import load_framework
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.process.messages import Message
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation
@@ -159,7 +160,7 @@ class _Network:
 
     def load(self, model: str, options: Options) -> LoadedModel:
         """The model as it is now: one that was replaced under its name is loaded anew."""
-        from napari_pancreas_seg.inference.loaded import LoadedModel, load_framework
+        from napari_pancreas_seg.inference.loaded import LoadedModel
         from napari_pancreas_seg.model.bundle import load_card
 
         if "keras" not in sys.modules:
