@@ -191,12 +191,12 @@ def _foreground(probability: Array) -> Array:
 
 
 def _reach(matrix: Array, wanted: Mask) -> slice | None:
-    """Slice pixels along an axis in which frame pixels take part that are wanted in some row."""
+    """Range of slice pixels, along an axis, that overlap frame pixels `wanted` in any row."""
     return _held(matrix[:, wanted.any(axis=0)].any(axis=1))
 
 
 def _held(flags: npt.ArrayLike) -> slice | None:
-    """From the first to the last that is True."""
+    """Slice from the first to the last True; None if there is none."""
     true = np.flatnonzero(flags)
     return slice(int(true[0]), int(true[-1]) + 1) if true.size else None
 
