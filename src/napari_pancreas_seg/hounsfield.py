@@ -56,7 +56,7 @@ def scale(stored: Array, slope: float = 1.0, intercept: float = 0.0) -> Scaled:
 def scale_ct(
     stored: Array, slope: float, intercept: float, subject: str
 ) -> tuple[Array, tuple[str, ...]]:
-    """Apply them to what should be a CT, with notes; `subject` begins the error's sentence."""
+    """Apply slope and intercept to a CT; return notes too. `subject` begins the errors."""
     if stored.dtype.kind not in "iuf":
         raise PancreasSegError(
             f"{subject} does not hold one integer or float per voxel (its type is {stored.dtype}), "
@@ -96,7 +96,7 @@ def _signed_as_unsigned(stored: Array) -> int:
 
 
 def _whole(stored: Array, slope: float, intercept: float) -> Array | None:
-    """Apply whole numbers to whole numbers in int16; None if the values do not fit."""
+    """Apply a whole slope and intercept to integers, in int16; None if the values do not fit."""
     if slope % 1 or intercept % 1:  # NaN too
         return None
     times, plus = int(slope), int(intercept)

@@ -98,7 +98,7 @@ def remove_quickly(viewer: ViewerModel, layer: Layer) -> None:
 
 
 def hide_tool_overlays(layer: Layer) -> None:
-    """Spare a layer that nobody paints on what shows strokes and polygons: half of its cost."""
+    """Hide the overlays of the paint tools, half of a layer's cost; for one that nobody paints."""
     for overlay in layer._overlays.values():
         overlay.visible = False
 

@@ -115,7 +115,7 @@ def plan(
     series: str | None = None,
     force: bool = False,
 ) -> list[Case]:
-    """Decide, before any work, where all goes: `output` is a folder, or a file for one CT."""
+    """List the cases with the paths of their files: `output` is a folder, or a file for one CT."""
     output = Path(output)
     is_file = output.name.lower().endswith(MASK_SUFFIXES) and not output.is_dir()
     if is_file and suffix is not None:

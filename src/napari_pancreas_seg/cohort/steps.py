@@ -96,7 +96,7 @@ class CaseSegmenter:
     report: Callable[[int, Progress], None] | None = None
 
     def all_steps(self, work: CaseInWork) -> None:
-        """One step after the other, with no other case in memory."""
+        """Take a case through all steps, with no other case in memory."""
         self.read(work, alone=True)
         if work.result is None:
             self.compute(work)

@@ -42,7 +42,7 @@ class Blocks:
 
     @classmethod
     def of(cls, plane: Array, size: tuple[int, ...], least: float, fat_hidden: bool) -> Blocks:
-        """Look at a slice (Y, X)."""
+        """Compute the blocks of a slice (Y, X)."""
         means = block_means(plane, size)
         body = block_means(plane > BODY_HU, size) > 0.5
         # Without fat, a body is pieces with nothing between them, as an arm beside it would be.

@@ -70,7 +70,7 @@ class MapArrays:
 
     @property
     def gates(self) -> tuple[ScalarMap, ...]:
-        """Attention, the finest gate first."""
+        """Attention maps, the finest gate first."""
         return tuple(self.whole(word) for word in self.words if word.startswith("attention"))
 
     @property

@@ -60,7 +60,7 @@ class SurfaceAgreement:
 
     @classmethod
     def pooled(cls, parts: Iterable[SurfaceAgreement]) -> SurfaceAgreement:
-        """Throw the surface elements of several pairs together: slices of one patient."""
+        """Pool the surface elements of several pairs: slices of one patient."""
         parts = list(parts)
         a = _sorted([p.a_to_b for p in parts], [p.a_size for p in parts])
         b = _sorted([p.b_to_a for p in parts], [p.b_size for p in parts])

@@ -110,7 +110,7 @@ class Autosave(QObject):
     # -- keeping
 
     def follow(self, layer: Layer) -> None:
-        """Take a mask's content of now for what needs no keeping: it was just opened or made."""
+        """Take a mask's present content as saved: it was just opened or made."""
         if not isinstance(layer, Labels) or layer in self._kept or not _is_array(layer):
             return
         original = original_of(layer)
@@ -203,7 +203,7 @@ class Autosave(QObject):
             self._wake()  # a mask that lay on no CT may lie on this one
 
     def _take_over(self, layer: Labels, supersedes: Path | None = None) -> None:
-        """Take a mask for one with corrections that are to be kept."""
+        """Mark a mask as having corrections that must be kept."""
         self._kept[layer] = _Kept(base=ANOTHER, edited=True, stale=True, supersedes=supersedes)
         self._wake()
 

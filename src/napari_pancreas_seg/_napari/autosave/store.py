@@ -122,7 +122,7 @@ class AutosaveStore:
         return sorted(found, key=lambda one: -one.saved)
 
     def close(self) -> None:
-        """Let others have what is left; what is written from now on is theirs at once."""
+        """Release the lock, so that other windows are offered these files, and later ones."""
         with self._holding:
             lock, self._lock, self._closed = self._lock, None, True
         if lock is not None:

@@ -187,7 +187,7 @@ class Mending(QObject):
         return dict(sorted(found.items()))
 
     def recall(self, layer: Layer, counts: Strokes) -> None:
-        """Take strokes for drawn before, in another session for instance."""
+        """Count strokes as drawn before, in another session for instance."""
         self._strokes[layer] = [
             Stroke(z, adds, np.zeros(0, np.intp))
             for z, (added, removed) in counts.items()

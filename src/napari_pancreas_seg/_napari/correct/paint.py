@@ -68,7 +68,7 @@ class Brush(QObject):
 
 
 class PaintLimit(QObject):
-    """Takes painted voxels of the chosen mask back whose HU lie outside a range, if one is."""
+    """Undoes painted voxels of the chosen mask whose HU lie outside a range, if one is set."""
 
     def __init__(
         self, session: Session, range_hu: Callable[[], tuple[float, float] | None]
@@ -102,7 +102,7 @@ class PaintLimit(QObject):
 
 
 def limit_stroke(layer: Labels, step: list[Any], hu: Any, low: float, high: float) -> int:
-    """Take back what a step of undo painted outside a range of HU, ends included; count voxels."""
+    """Unpaint the voxels of a stroke outside a range of HU, ends included; return their number."""
     taken = np.zeros(0, np.intp)
     # From the last edit to the first: the oldest value of a voxel is what it had before.
     for indices, before, value in reversed([*compat.edits(step)]):

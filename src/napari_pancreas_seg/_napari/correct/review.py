@@ -175,7 +175,7 @@ class Review(QObject):
         self._before_run = {weakref.ref(k): set(v) for k, v in self._reviewed.items()}
 
     def _on_run_changed(self) -> None:
-        """Forget, once, what was reviewed of a mask that a run has replaced or taken back."""
+        """Clear, once, the reviewed slices of a mask that a run has replaced or taken back."""
         run, known = self._runs.latest, self._before_run
         if run is None or known is None or run.running or run.can_discard:
             return

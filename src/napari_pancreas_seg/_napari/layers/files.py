@@ -136,7 +136,7 @@ class LayerFiles:
     # -- for napari's writer, which is given the data of a layer and not the layer
 
     def note_written(self, data: Any, path: str | Path) -> None:
-        """Hear that the data of a layer, as they are now, were written to a file."""
+        """Record that the data of a layer, as they are now, were written to a file."""
         for layer in self._session.layers:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
                 self._exported(layer, digest_of(data))

@@ -100,7 +100,7 @@ def read_again(path: Path, layer: Layer, others: list[Layer]) -> Restored:
 
 
 def replace_layer(viewer: ViewerModel, old: Layer, new: Layer, masks: Pairs) -> None:
-    """Put what was read again in the place of a layer, and of the masks drawn on it."""
+    """Replace a layer that was read again, and the masks drawn on it."""
     layers = viewer.layers
     position = layers.index(old) if old in layers else len(layers)
     for gone in [old, *(before for before, _ in masks)]:

@@ -285,7 +285,7 @@ def _on_shown_ct(layer: Layer, cts: Iterable[Placement]) -> GridReference | None
 
 
 def _foreign_reference(layer: Layer, affine: Affine | None = None) -> GridReference:
-    """Take a layer that is not ours for what the viewer shows of it, or where an affine puts it."""
+    """Grid of a layer that is not ours: as the viewer shows it, or as an affine places it."""
     if affine is None:
         to_mm = np.diag([*_ratios(layer.units, ["mm"] * layer.ndim), 1.0])
         affine = SHOWN_TO_RAS @ to_mm @ data_to_world(layer)

@@ -46,7 +46,7 @@ class Network(QObject):
         self.in_use = ""
         """A sentence for the user; empty while nobody uses the network."""
         self.reserved = False
-        """Whether it may be needed at any moment: what can wait does."""
+        """Whether the network is kept free for a run that may come any moment."""
         self.devices: list[dict[str, str]] = []
         self.why_no_gpu = ""
         self.warm_up_allowed = True
@@ -64,7 +64,7 @@ class Network(QObject):
         self.freed.emit()
 
     def reserve(self, reserved: bool) -> None:
-        """Keep the network free of what can wait, or no more."""
+        """Keep the network free for a run that may come, or allow again what can wait."""
         self.reserved = reserved
         if not reserved:
             self.freed.emit()

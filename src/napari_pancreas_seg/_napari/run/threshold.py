@@ -34,7 +34,7 @@ class Rethreshold(QObject):
         self.newest = Newest(background)
 
     def ask(self, layer: Labels, threshold: float, postprocess: bool) -> bool:
-        """Ask for a mask with these options; False if no probability is known for the layer."""
+        """Request a mask with these options; False if no probability is known for the layer."""
         mask, run = self._session.masks.get(layer), self._runs.latest
         if mask is None or mask.result is None:
             return False

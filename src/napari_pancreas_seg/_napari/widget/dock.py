@@ -130,7 +130,7 @@ class PancreasDock(QWidget):
             self.app.runs.start(layer, self.model_panel.model, options)
 
     def perform(self, name: str) -> None:
-        """Do what an action is for, such as ``"run"``; not before the dock is complete."""
+        """Perform an action by name, such as ``"run"``, once the dock is complete."""
         if self._steps:
             self._steps.append(partial(self.perform, name))
             return
@@ -228,7 +228,7 @@ class PancreasDock(QWidget):
         self._guard.watch(self)
 
     def _go_on_opening(self) -> None:
-        """Do one of the steps that are left."""
+        """Do the next step of opening the dock."""
         if self._viewer() is not None and self._steps:
             try:
                 self._steps.pop(0)()
@@ -236,7 +236,7 @@ class PancreasDock(QWidget):
                 QTimer.singleShot(BREATH_MS, self._go_on_opening)
 
     def _complete(self) -> None:
-        """Build what the header stands for, once."""
+        """Build the services and the tabs, once."""
         viewer = self._viewer()
         if self._app is not None:
             return

@@ -134,7 +134,7 @@ PROGRESS_HEIGHT = 6
 
 
 class RunPanel(ui.Panel):
-    """Starts a run, shows how far it is, cancels it, and asks what to do with half of one.
+    """Starts a run, shows its progress, cancels it, and asks whether to keep an unfinished one.
 
     It is on screen before there is what it will `attach` to.
     """

@@ -145,7 +145,7 @@ class ModelPanel(ui.Panel):
             self.chosen.emit()
 
     def _offer_devices(self) -> None:
-        """Offer the devices that the network's process has told, or those that always are."""
+        """List the devices that the network's process has reported, or else the usual ones."""
         devices = self._network.devices or ALWAYS
         choices = [("Automatic", AUTOMATIC), *((one["name"], one["id"]) for one in devices)]
         wanted = self._settings.get("model/device", AUTOMATIC)

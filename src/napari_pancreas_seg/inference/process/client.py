@@ -241,7 +241,7 @@ class _Child:
         return replies
 
     def forget(self, number: int) -> None:
-        """Drop what may still come for a request."""
+        """Drop further replies to a request."""
         with self._listening:
             self._replies.pop(number, None)
 
@@ -294,8 +294,8 @@ class _Child:
                 "programs, or choose a smaller batch, and run again."
             )
         else:
-            said = next((line.strip() for line in reversed(self._errors) if line.strip()), "")
-            why = f"ended unexpectedly (status {status})." + (f" It said: {said}" if said else "")
+            last = next((line.strip() for line in reversed(self._errors) if line.strip()), "")
+            why = f"ended unexpectedly (status {status})." + (f" It said: {last}" if last else "")
         return f"The network's process {why}"
 
     def _read_replies(self) -> None:

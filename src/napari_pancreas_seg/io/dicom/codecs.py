@@ -91,7 +91,7 @@ def _native(
 
 
 def _meaning(values: Array, layout: PixelLayout) -> Array:
-    """Drop what lies in unused bits, such as an overlay, and give the rest its sign."""
+    """Mask unused bits, such as an overlay's, and interpret the sign."""
     size = 8 * values.itemsize
     unused = max(0, size - layout.stored)
     plain = values.view(f"u{values.itemsize}")

@@ -36,7 +36,7 @@ def read_hounsfield(slices: Sequence[Slice]) -> tuple[Array, tuple[Dataset, ...]
     """Read HU (columns, rows, slices) of slices of one size; with their headers and notes."""
     plane = slices[0].plane
     volume = _Volume((plane.columns, plane.rows, len(slices)))
-    scales, said = _rescaling(slices)
+    scales, scale_notes = _rescaling(slices)
     wanted: dict[DicomFile, dict[int, _Target]] = defaultdict(dict)
     for k, item in enumerate(slices):
         wanted[item.file][max(1, item.frame)] = (k, *scales[k])
@@ -48,7 +48,7 @@ def read_hounsfield(slices: Sequence[Slice]) -> tuple[Array, tuple[Dataset, ...]
     results = in_threads(read, wanted)
     _check_steps(volume.values, scales, slices)
     notes = sorted(set[str]().union(*(found for _, found in results)))
-    return volume.values, tuple(header for header, _ in results), (*said, *notes)
+    return volume.values, tuple(header for header, _ in results), (*scale_notes, *notes)
 
 
 def same_pixels(one: Slice, other: Slice) -> bool:

@@ -158,7 +158,7 @@ def _same_plane(one: Plane, other: Plane) -> bool:
 
 
 def _put(item: Slice, alike: list[list[Slice]]) -> None:
-    """Put a slice to those of its size, spacing and orientation."""
+    """Add a slice to the stack of its size, spacing and orientation."""
     for group in alike:
         if _same_plane(group[0].plane, item.plane):
             group.append(item)
@@ -240,21 +240,21 @@ def _word(
     ordered: Sequence[tuple[tuple[str, ...], list[Slice]]],
     place: int,
 ) -> str:
-    """Say what tells a part apart, without text that a damaged header may hold instead."""
-    said = []
+    """Describe what distinguishes a part, without the odd text that a damaged header may hold."""
+    parts = []
     for k, name in enumerate(names):
         if not value[k]:
-            said.append(f"without {name}")
+            parts.append(f"without {name}")
             continue
         texts = [other[k] for other, _ in ordered]
         pieces = re.split(r"[^\w.+-]+", value[k])
         others = [set(re.split(r"[^\w.+-]+", text)) for text in texts if text != value[k]]
         own = [word for word in pieces if word and not any(word in other for other in others)]
         if name in ("description", "time") or not own or not _PLAIN.fullmatch(own[0]):
-            said.append(f"{'phase' if name == 'time' else name} {place + 1}")
+            parts.append(f"{'phase' if name == 'time' else name} {place + 1}")
         else:
-            said.append(f"{name} {own[0]}")
-    return ", ".join(said)
+            parts.append(f"{name} {own[0]}")
+    return ", ".join(parts)
 
 
 def _heights(group: Sequence[Slice]) -> Floats | None:

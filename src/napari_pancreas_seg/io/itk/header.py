@@ -113,8 +113,8 @@ def parse_nrrd(path: Path) -> VoxelLayout:
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower())
     lines = _integer(path, fields, "line skip", _integer(path, fields, "lineskip", 0))
     if encoding is None or lines:
-        said = "after lines of text" if encoding else repr(fields.get("encoding", "")[:20])
-        raise _no_encoding(path, said)
+        given = "after lines of text" if encoding else repr(fields.get("encoding", "")[:20])
+        raise _no_encoding(path, given)
     _check_numbers(path, fields)
     data = _data_file(path, fields["data file"]) if fields["data file"] else path
     skip = _integer(path, fields, "byte skip", _integer(path, fields, "byteskip", 0))
@@ -244,7 +244,7 @@ def _true(fields: Mapping[str, str], name: str, default: str = "false") -> bool:
 
 
 def _check_numbers(path: Path, fields: Mapping[str, str], dimensions: int = 0) -> None:
-    """Refuse a place in space that is none, which libraries read as something or other."""
+    """Refuse numbers that place no volume in space, which libraries read all the same."""
     for name in _NUMBERS & fields.keys():
         value = fields[name]
         words = [word for word in re.split(r"[\s(),]+", value) if word and word != "none"]

@@ -74,12 +74,12 @@ def _flattened(
         inside = layers[layer] == value
         overlap = overlap or bool(labels[inside].any())
         labels[inside] = number if alike else value
-    said = []
+    notes = []
     if alike:
-        said.append("Segments of this file share label values: they were numbered in their order.")
+        notes.append("Segments of this file share label values: they were numbered in their order.")
     if overlap:
-        said.append("Segments of this file overlap; where they do, the last one was taken.")
-    return labels, tuple(said)
+        notes.append("Segments of this file overlap; where they do, the last one was taken.")
+    return labels, tuple(notes)
 
 
 def check_whole(path: Path) -> None:

@@ -192,8 +192,8 @@ class _Training:
                     seconds = (settings.steps - state.step) * elapsed / len(losses)
                     left = datetime.timedelta(seconds=round(seconds))
                     speed = len(losses) * settings.batch_size / elapsed
-                    said = f"loss {np.mean(losses):.3f}, {speed:.1f} images/s, {left} left"
-                    on_step(said, state.step, settings.steps)
+                    progress = f"loss {np.mean(losses):.3f}, {speed:.1f} images/s, {left} left"
+                    on_step(progress, state.step, settings.steps)
         loss = float(np.mean(losses))
         if not np.isfinite(loss):
             raise PancreasSegError("The loss is no longer a number; lower the learning rate.")

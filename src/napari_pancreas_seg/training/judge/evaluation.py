@@ -290,10 +290,10 @@ class _EvaluationScores:
             return {}
         if not self.others.keys() - self.lacking:
             raise PancreasSegError(_NO_MASKS.format(self.also.folder))
-        said = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
+        text = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
         if self.lacking:
-            said += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
-        return {"also": said}
+            text += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
+        return {"also": text}
 
     def figures(self) -> dict[str, Any]:
         """Figures and their summaries: of all classes together, of each, of the other masks."""

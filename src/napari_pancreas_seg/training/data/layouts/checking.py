@@ -74,8 +74,8 @@ def _check(case: LabelledCase, classes: Mapping[str, int], pictures: Path | None
         try:
             draw_overview(volume, labels, (), pictures / f"{case.name}.png", title=case.name)
         except Exception as error:
-            said = f"No picture was drawn: {why_failed(case.name, error)}"
-            found["suspicious"].append(said)
+            warning = f"No picture was drawn: {why_failed(case.name, error)}"
+            found["suspicious"].append(warning)
     return found
 
 
@@ -176,8 +176,8 @@ def _mark_repeats(cases: Sequence[Checked]) -> None:
         known = {other["name"] for other in (case, *twins)}
         copies = [o for o in same_mask.get(case["mask_hash"], ()) if o["name"] not in known]
         if copies:
-            said = f"The mask is the same as that of {_names(copies)}, on another CT."
-            case["suspicious"].append(said)
+            warning = f"The mask is the same as that of {_names(copies)}, on another CT."
+            case["suspicious"].append(warning)
 
 
 def _grouped(cases: Sequence[Checked], key: str) -> dict[str, list[Checked]]:

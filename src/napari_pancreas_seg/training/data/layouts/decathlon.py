@@ -40,8 +40,8 @@ def _read(folder: Path) -> Listing:
     data = read_json(folder / DESCRIPTION)
     modality = data.get("modality")
     if isinstance(modality, dict) and [str(m).upper() for m in modality.values()] != ["CT"]:
-        said = ", ".join(map(str, modality.values()))
-        raise PancreasSegError(f"{DESCRIPTION} says that these images are {said}, not CT.")
+        listed = ", ".join(map(str, modality.values()))
+        raise PancreasSegError(f"{DESCRIPTION} says that these images are {listed}, not CT.")
     return _list_pairs(volumes_in(folder / IMAGES), folder, label_names(data))
 
 
@@ -66,11 +66,11 @@ def _ct_channel(data: Mapping[str, Any]) -> int:
     ]
     if len(cts) == 1:
         return cts[0]
-    said = ", ".join(map(str, channels.values()))
-    if len(channels) == 1 and not re.match(r"mri?\b|t[12]|flair|pet\b", said.lower()):
+    listed = ", ".join(map(str, channels.values()))
+    if len(channels) == 1 and not re.match(r"mri?\b|t[12]|flair|pet\b", listed.lower()):
         return int(next(iter(channels)))  # how to normalise is named too, as in "noNorm"
     raise PancreasSegError(
-        f"{DESCRIPTION} names the channels {said}: none, or more than one, of them is CT."
+        f"{DESCRIPTION} names the channels {listed}: none, or more than one, of them is CT."
     )
 
 

@@ -96,10 +96,10 @@ def turn_onto(volume: CTVolume, mask: Labels, name: str) -> tuple[Labels, tuple[
 
 
 def name_flips(flips: tuple[bool, ...]) -> str:
-    """Say in words along which of (z, y, x) something is flipped."""
+    """Describe in words along which of (z, y, x) something is flipped."""
     words = ("feet to head", "front to back", "left to right")
-    said = [word for word, flip in zip(words, flips, strict=True) if flip]
-    return f"flipped {' and '.join(said)}" if said else "as it is"
+    names = [word for word, flip in zip(words, flips, strict=True) if flip]
+    return f"flipped {' and '.join(names)}" if names else "as it is"
 
 
 def _grown(inside: Mask, pixels: list[int]) -> Mask:
