@@ -25,13 +25,20 @@ def test_a_window_is_two_numbers():
     [
         ["--all-folds", "--calibrated-by", "x"], ["--patience", "0"], ["--classes", "a=+"],
         ["--all-folds", "--fold", "0"], ["--calibrated-by", "x", "--fold", "1"],
-        ["--window", "40"], ["--window", "a:b"],
+        ["--window", "40"], ["--window", "a:b"], ["--phantoms", "3"],
     ],
 )  # fmt: skip
 def test_wrong_usage_exits_with_2(tmp_path, wrong, capsys):
     assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), *wrong]) == 2
     capsys.readouterr()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_that_asked_for_no_synthetic_cts_still_runs(tmp_path, capsys):
+    assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), "--phantoms", "0"]) == 1
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr()
+    assert "No such option" not in said.err and "phantoms" not in said.out
 
 
 @pytest.mark.parametrize("wrong", [["--classes", "pancreas"], ["--layout", "pairs"]])

@@ -27,6 +27,7 @@ from napari_pancreas_seg.training.run import (
     OUT_OF_FOLD,
     Experiment,
     Split,
+    _check_same,
     epoch_line,
     train,
 )
@@ -384,3 +385,10 @@ def test_a_damaged_data_set_is_one_sentence(dataset, tmp_path, fault):
 def test_impossible_recipes_are_refused(wrong):
     with pytest.raises(PancreasSegError):
         TrainSettings(**wrong)
+
+
+@pytest.mark.parametrize("gone", ["crops", "phantoms"])
+def test_a_training_with_what_is_gone_is_not_gone_on_with(tmp_path, gone):
+    with pytest.raises(PancreasSegError, match=f"another {gone}"):
+        _check_same(tmp_path, {gone: 16, "steps": 5}, {"steps": 5}, ())
+    _check_same(tmp_path, {gone: 0, "steps": 5}, {"steps": 5}, ())

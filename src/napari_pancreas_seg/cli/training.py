@@ -68,6 +68,8 @@ Windows = Annotated[
 BatchSize = Annotated[int, _recipe("Slices in a step.", min=1)]
 LearningRate = Annotated[float, _recipe("Learning rate after the warm-up.", min=0)]
 Seed = Annotated[int, _recipe("Seed of all random numbers.", min=0)]
+NoPhantoms = Annotated[int, Option("--phantoms", min=0, max=0, hidden=True)]
+"""There are no synthetic CTs in trainings any more; commands that asked for none still run."""
 Steps = Annotated[int, _length("Steps of the whole training.", min=1)]
 StepsPerEpoch = Annotated[int, _length("Steps between two checkpoints and validations.", min=1)]
 Patience = Annotated[
@@ -134,6 +136,7 @@ def train(
     policy: Policy = "auto",
     devices: DeviceCount = "1",
     deterministic: Deterministic = False,
+    phantoms: NoPhantoms = 0,
 ) -> None:
     """Train a model on a data set.
 

@@ -332,8 +332,9 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bo
 def _check_same(
     output: Path, before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
 ) -> None:
-    """Refuse a folder of another recipe."""
+    """Refuse a folder of another recipe; an older version may have written fewer keys."""
     changed = {k for k in (now.keys() & before.keys()) - {*free} if before[k] != now[k]}
+    changed |= {k for k in ("crops", "phantoms") if before.get(k)}  # no training has these now
     if changed == {"patients"}:
         raise PancreasSegError(
             f"{output} was trained on other patients, or held others back: go on with the data "
