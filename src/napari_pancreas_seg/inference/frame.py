@@ -192,7 +192,10 @@ def resampling_matrix(
     rows = np.broadcast_to(np.arange(n_out)[:, None], index.shape)
     index = _mirrored(index, *mirrors)
     inside = (index >= 0) & (index < n_in)
-    np.add.at(matrix, (rows[inside], index[inside]), weights[inside])
+    if mirrors == (None, None):  # each place once
+        matrix[rows[inside], index[inside]] = weights[inside]
+    else:
+        np.add.at(matrix, (rows[inside], index[inside]), weights[inside])
     return matrix
 
 
