@@ -39,33 +39,33 @@ class Carried:
 class Carrying:
     """Proposes masks by those of other slices; a proposal that is accepted is carried on."""
 
-    def __init__(self, corrector: MaskEditor, answers: Answers) -> None:
-        self._corrector = corrector
+    def __init__(self, editor: MaskEditor, answers: Answers) -> None:
+        self._editor = editor
         self._answers = answers
         self._carried: Carried | None = None
 
     def carry(self, step: int) -> None:
         """Propose the mask of this slice for the next one, towards the head (1) or feet (-1)."""
-        target = chosen_target(self._corrector.session)
-        self._carry(target, target.axial_slice_on(self._corrector.session.viewer), step)
+        target = chosen_target(self._editor.session)
+        self._carry(target, target.axial_slice_on(self._editor.session.viewer), step)
 
     def accepted_in(self, z: int) -> Carried | None:
         """Accept what was carried to a slice, without going on; None if nothing is proposed."""
-        proposal, carried = self._corrector.proposal, self._carried
+        proposal, carried = self._editor.proposal, self._carried
         if proposal is None or carried is None or carried.z != z:
             return None
         if proposal.then is not carried.go_on:
             return None
-        self._corrector.accept_here()
+        self._editor.accept_here()
         return carried
 
     def _carry(self, target: Target, z: int, step: int) -> None:
-        corrector, to = self._corrector, z + step
+        editor, to = self._editor, z + step
         if not 0 <= to < len(target.shown):
             raise PancreasSegError("There is no slice to carry the mask to: this is the last one.")
         if not (target.shown[z] == target.label).any():
             raise PancreasSegError("There is no mask in this slice to carry on.")
-        ct = ct_under(target, corrector.session)
+        ct = ct_under(target, editor.session)
 
         def propose(mask: Array, spacing: Spacing) -> Array:
             after = mask.copy()
@@ -75,7 +75,7 @@ class Carrying:
             return after
 
         go_on = partial(self._carry_on, to, step)
-        corrector.correct(
+        editor.correct(
             f"Carry to slice {to}",
             propose,
             propose=True,
@@ -84,11 +84,11 @@ class Carrying:
             then=go_on,
         )
         self._carried = Carried(to, step, go_on)
-        show_slice(corrector.session.viewer, target.layer, target.reference, to)
+        show_slice(editor.session.viewer, target.layer, target.reference, to)
 
     def _carry_on(self, z: int, step: int) -> None:
         try:
-            self._carry(chosen_target(self._corrector.session), z, step)
+            self._carry(chosen_target(self._editor.session), z, step)
         except PancreasSegError as error:
             show_info(str(error))
 
@@ -97,12 +97,12 @@ class Carrying:
 
         With the network, if that is set, the CT is open and no run has it: the shape guides it.
         """
-        corrector = self._corrector
-        target = chosen_target(corrector.session)
+        editor = self._editor
+        target = chosen_target(editor.session)
         ct: CT | None = None
-        if corrector.setting("correct/fill_with_network") and corrector.network_is_free:
+        if editor.setting("correct/fill_with_network") and editor.network_is_free:
             with suppress(PancreasSegError):  # without its CT, shapes are what there is
-                ct = ct_under(target, corrector.session)
+                ct = ct_under(target, editor.session)
 
         def fill(mask: Array, spacing: Spacing) -> Array:
             filled = editing.fill_between_slices(mask, spacing)
@@ -115,6 +115,6 @@ class Carrying:
                     filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
             return filled
 
-        corrector.correct(
+        editor.correct(
             FILL_TITLE, fill, propose=True, network=ct is not None, otherwise=NOTHING_TO_FILL
         )
