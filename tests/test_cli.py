@@ -137,6 +137,7 @@ def table_of(folder: Path) -> list[tuple[str, str]]:
         return [(row["case"], row["status"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_where_it_stopped(
     ct: Path,
     tmp_path: Path,
@@ -174,6 +175,7 @@ def test_many_failures_are_counted_not_all_named(
     assert last.endswith("x19.nii and 5 more.")
 
 
+@pytest.mark.slow
 def test_interrupting_a_cohort_keeps_what_is_done(
     ct: Path, tmp_path: Path, asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +269,7 @@ def test_only_the_process_of_the_script_gives_up_its_garbage(monkeypatch, capsys
     assert capsys.readouterr().out.count(napari_pancreas_seg.__version__) == 2
 
 
+@pytest.mark.slow
 def test_completion_knows_the_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "napari_pancreas_seg"],
@@ -330,6 +333,7 @@ def test_nothing_ends_in_a_traceback(
     assert said.out == ""
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(ct: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "napari_pancreas_seg", "--debug", "segment", str(tmp_path / "x.nii"),
@@ -362,6 +366,7 @@ def test_native_chatter_is_kept_away_and_our_words_are_not() -> None:
     assert done.stderr.split() == [b"note", b"end"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
 def test_interrupting_leaves_nothing(ct: Path, tmp_path: Path) -> None:
     code = (
@@ -494,6 +499,7 @@ def test_report_writes_the_page_of_a_run_again(
     assert "holds no cohort.csv" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_open_hands_a_worklist_to_napari(
     ct: Path,
     tmp_path: Path,

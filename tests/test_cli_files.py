@@ -65,6 +65,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> None:
 ALL = [suffix for suffix in io.MASK_SUFFIXES if suffix != ".dcm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ALL)
 def test_segment_into_every_format(suffix: str, ct: Path, tmp_path: Path, network: None) -> None:
     target = tmp_path / "out" / f"m{suffix}"
@@ -97,6 +98,7 @@ def test_dicom_needs_a_dicom_series(
     assert not (tmp_path / "m.dcm").exists()
 
 
+@pytest.mark.slow
 def test_the_format_of_a_folder(
     ct: Path, tmp_path: Path, network: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +122,7 @@ def test_convert_a_ct_there_and_back(suffix: str, ct: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(after.affine, before.affine)
 
 
+@pytest.mark.slow
 def test_convert_a_mask_and_a_map(
     ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +145,7 @@ def test_convert_a_mask_and_a_map(
         assert bool(row["mean_hu"]) == known
 
 
+@pytest.mark.slow
 def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.nii.gz"
     nib.save(nib.Nifti1Image(np.eye(3, dtype=np.uint8)[None], np.eye(4)), other)
@@ -219,6 +223,7 @@ def saved(folder: Path, hu: np.ndarray, affine: np.ndarray, **codes: int) -> dic
     return inspect(folder / "ct.nii.gz")
 
 
+@pytest.mark.slow
 def test_what_is_suspicious(tmp_path: Path) -> None:
     plain = np.diag([-7.0, -7, 6, 1])
     tilted = plain.copy()
@@ -249,6 +254,7 @@ def test_what_is_suspicious(tmp_path: Path) -> None:
     assert found["spacing_mm"] == [7, 7, 6]
 
 
+@pytest.mark.slow
 def test_a_chest_is_recognised(shared: Path) -> None:
     found = inspect(shared / "ct" / "negatives" / "chest_1.nii.gz")
     assert any("chest" in sentence for sentence in found["suspicious"])
@@ -273,6 +279,7 @@ def test_a_name_is_shown_as_tables_have_it(
     assert capsys.readouterr().out.startswith("M\\xfcller.nii: not readable")
 
 
+@pytest.mark.slow
 def test_a_person_may_say_that_values_are_hounsfield_units(network, tmp_path: Path, capsys) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (60, 50, 12)).astype(np.int16)
     path, mask = tmp_path / "odd.nii.gz", tmp_path / "out.nii.gz"

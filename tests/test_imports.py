@@ -314,6 +314,7 @@ def _in_circles(reached: dict[str, set[str]]) -> list[str]:
         reached = further
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other() -> None:
     assert circles(*_read_package()) == []
 
@@ -345,6 +346,7 @@ def test_a_circle_of_folders_is_found() -> None:
     assert circles(sources, packages) == [f"{PACKAGE}.io.a", f"{PACKAGE}.io.b"]
 
 
+@pytest.mark.slow
 def test_every_module_keeps_the_rules() -> None:
     sources, packages = _read_package()
     assert len(sources) > 20 and all(len(rooms) == 1 for rooms in LAYERS[1:])
@@ -435,6 +437,7 @@ def test_what_is_allowed_passes(module: str, text: str) -> None:
     assert violations(sources) == []
 
 
+@pytest.mark.slow
 def test_every_heavy_library_is_one_that_the_program_imports() -> None:
     sources, packages = _read_package()
     libraries = {
@@ -493,6 +496,7 @@ def test_an_idle_panel_has_not_loaded_what_only_work_needs() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_must_start_fast_loads_no_network() -> None:
     """Public names one after the other, then what the window and `--help` start with."""
     modules = ("cli", "cohort.demo", "inference.process.client", "data.sample")

@@ -40,6 +40,7 @@ def fuzzer() -> ModuleType:
 FORMATS = ["nii", "nii.gz", "nrrd", "nhdr", "mha", "mhd", "dicom", "dicom-seg", "zip"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_cut_at_every_twentieth(kind: str, fuzzer: ModuleType, tmp_path: Path) -> None:
     """Of several files one is cut: a slice in the middle, or the data beside a header."""
@@ -176,6 +177,7 @@ def test_senseless_headers(fields: dict[str, Any], tmp_path: Path) -> None:
     assert "unexpected" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_extensions_of_an_absurd_size(tmp_path: Path, fuzzer: ModuleType) -> None:
     content = bytearray(fuzzer.seeds()["nii"][0]["ct.nii"])
     content[348:352] = b"\1\0\0\0"  # extensions follow

@@ -131,11 +131,13 @@ def check_full_disk(writer: Writer, path: Path, steps: int = 8, margin: int = 1)
     assert list(content(path.parent)) == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk(name: str, tmp_path: Path) -> None:
     check_full_disk(WRITERS[name], tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_full_disk_for_a_dicom_seg(tmp_path: Path) -> None:
     write_series(tmp_path / "series", body((12, 10, 4)))
     ct = io.load_ct(tmp_path / "series")
@@ -250,6 +252,7 @@ def test_killed_at_any_moment(name: str, tmp_path: Path) -> None:
         assert list(cohort.find_inputs([tmp_path])) == [path]
 
 
+@pytest.mark.slow
 def test_a_case_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mask, maps and sidecar belong together: all old or all new."""
     from napari_pancreas_seg.inference import result
@@ -313,6 +316,7 @@ def test_a_bundle(tiny_bundle: Path, tiny_card: dict, tmp_path: Path) -> None:
         assert content(folder) == before
 
 
+@pytest.mark.slow
 def test_a_bundle_is_whole_after_every_step(
     tiny_bundle: Path, tiny_card: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_network_is_lent_to_one_at_a_time(qapp):
     network.claim("another")
 
 
+@pytest.mark.slow
 def test_the_network_warms_up_on_a_blank_ct_before_there_is_one(qtbot, app, network):
     assert network.pid is None
     with qtbot.waitSignal(app.network.devices_changed, timeout=20_000):

@@ -42,6 +42,7 @@ def kept_files() -> list[Path]:
     return sorted(autosave_folder().glob("*.npz"))
 
 
+@pytest.mark.slow
 def test_a_run_alone_is_not_kept(qtbot, app, ct):
     labels = finish(qtbot, app, ct)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -87,6 +88,7 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     later.close()
 
 
+@pytest.mark.slow
 def test_another_ct_is_offered_by_name_only(qtbot, app, ct, volume):
     labels = finish(qtbot, app, ct)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -136,6 +138,7 @@ def test_a_file_without_the_voxels_is_no_export(qtbot, app, ct, tmp_path, name):
     assert app.autosave.unexported() == [labels]
 
 
+@pytest.mark.slow
 def test_napari_s_own_way_to_save_is_an_export(qtbot, app, viewer, ct, tmp_path, volume, manifest):
     labels = finish(qtbot, app, ct)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -147,6 +150,7 @@ def test_napari_s_own_way_to_save_is_an_export(qtbot, app, viewer, ct, tmp_path,
     assert app.autosave.unexported() == [] and kept_files() == []
 
 
+@pytest.mark.slow
 def test_an_opened_mask_comes_back_on_its_ct(qtbot, app, viewer, ct_path, volume, tmp_path):
     """A mask from a file lies on a grid of its own; it is the CT by which it is known again."""
     mask = np.zeros(volume.source.shape, np.uint8)

@@ -70,6 +70,7 @@ def test_what_the_user_has_hidden_stays_hidden(app, viewer, two):
     assert visible(viewer) == {"CT", "CT attention 1", *FREE}
 
 
+@pytest.mark.slow
 def test_slice_and_camera_go_with_the_ct(app, viewer, two):
     ct, other = two
     show_slice(viewer, ct, app.session.reference, 3)
@@ -111,6 +112,7 @@ def test_no_two_masks_have_one_colour(app, viewer, ct):
     assert len(colours) == 4
 
 
+@pytest.mark.slow
 def test_the_mask_of_a_former_run_is_named_as_earlier_and_hidden(qtbot, app, viewer, ct):
     def finished():
         run = app.runs.start(ct, "box")
@@ -125,6 +127,7 @@ def test_the_mask_of_a_former_run_is_named_as_earlier_and_hidden(qtbot, app, vie
     assert first.name == "CT pancreas (earlier)" and not first.visible
 
 
+@pytest.mark.slow
 def test_a_discarded_run_gives_the_former_mask_its_name_back(qtbot, app, viewer, ct):
     run = app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)

@@ -106,6 +106,7 @@ def draw(layer: Labels, *slices: int, box=(8, 20, 10, 24)) -> None:
     layer.refresh()
 
 
+@pytest.mark.slow
 def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 2, 3, 5)
     mask.data[3, 12, 14] = 0  # a hole in two slices, open along z
@@ -150,6 +151,7 @@ def test_holes_are_filled_with_the_selected_label(qtbot, app, mask, panel):
     assert mask.data[3, 12, 14] == 1 and mask.data[3, 14, 14] == 2
 
 
+@pytest.mark.slow
 def test_filling_is_proposed_and_accepted_or_dropped(qtbot, viewer, app, mask, panel, bar):
     draw(mask, 2, 6)
     before = mask.data.copy()
@@ -207,6 +209,7 @@ def test_a_new_correction_drops_what_was_proposed(qtbot, viewer, app, mask, pane
     assert not mask.data[3].any()
 
 
+@pytest.mark.slow
 def test_enter_and_escape_work_with_the_focus_in_the_panel(qtbot, app, mask, panel):
     draw(mask, 2, 6)
     for key, filled in ((Qt.Key.Key_Escape, False), (Qt.Key.Key_Return, True)):
@@ -389,6 +392,7 @@ def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel, bar)
 orders = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, -1])] * 3))
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -512,6 +516,7 @@ def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, p
     qtbot.waitUntil(lambda: np.count_nonzero(mask.data) == count, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000))
 def test_a_limited_stroke_is_the_stroke_within_the_range(seed):
@@ -670,6 +675,7 @@ def test_what_was_reviewed_belongs_to_the_mask(viewer, app, mask, panel, reviewe
     assert marked == [mask]
 
 
+@pytest.mark.slow
 def test_what_a_person_edited_is_told(qtbot, viewer, app, ct, panel):
     app.runs.start(ct, "box")
     qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)

@@ -290,6 +290,7 @@ def test_run_and_export_have_keys(qtbot, window, dock, ct_path, tmp_path, monkey
     qtbot.waitUntil((tmp_path / "by key.nii.gz").exists, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_ctrl_s_ends_in_our_export_if_the_mask_is_selected(
     qtbot, window, dock, ct_path, tmp_path, monkeypatch
 ):

@@ -46,6 +46,7 @@ def kept_files() -> list:
     return sorted(autosave_folder().glob("*.npz")) if autosave_folder().is_dir() else []
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_told_once(qtbot, app, labels, notifications):
     no_folder()
     for x in range(3):
@@ -226,6 +227,7 @@ def test_a_damaged_worklist_starts_anew(tmp_path, hu, memory):
     assert len(Worklist(folder, state_folder())) == 1
 
 
+@pytest.mark.slow
 def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volume):
     dock = PancreasDock(window, warm_up=False)
     window.window.add_dock_widget(dock)

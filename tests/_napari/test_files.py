@@ -292,6 +292,7 @@ def test_export_writes_a_record_beside_the_mask(qtbot, app, viewer, ct_path, tmp
     assert record["edits"] == {"voxels_added": 1, "voxels_removed": 0, "slices": 1}
 
 
+@pytest.mark.slow
 def test_only_what_a_run_has_filled_gets_its_record(qtbot, app, viewer, ct_path, tmp_path):
     ct = open_ct(viewer, ct_path)
     app.session.ct = ct

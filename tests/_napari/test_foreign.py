@@ -182,6 +182,7 @@ def test_a_layer_with_a_geometry_needs_none(viewer, ct_path, volume):
 UNITS = ("pixel", "um", "mm", "m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "other"), [pair for pair in itertools.product(UNITS, UNITS) if pair[0] != pair[1]]
 )

@@ -110,6 +110,7 @@ def state(dock) -> list[object]:
     return values
 
 
+@pytest.mark.slow
 def test_three_notches_anywhere_change_nothing_but_the_scroll(qtbot, segmented):
     dock = segmented
     scrolled = []
@@ -146,6 +147,7 @@ def test_a_click_gives_the_wheel_to_a_number_and_tab_does_not(segmented, reason)
     assert field.value == now
 
 
+@pytest.mark.slow
 def test_run_never_moves_by_a_pixel(qtbot, dock, viewer, app, volume, tmp_path):
     button, places = dock.run_panel.run_button, set()
 
@@ -183,6 +185,7 @@ def test_run_never_moves_by_a_pixel(qtbot, dock, viewer, app, volume, tmp_path):
     assert len(places) == 1, places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_every_tab_is_complete_on_a_small_screen(request, with_mask):
     dock = request.getfixturevalue("segmented" if with_mask else "dock")
@@ -455,6 +458,7 @@ def test_the_brush_has_its_size_before_its_tab_was_shown(qtbot, viewer, app, vol
     assert dock.correct_panel.brush_mm.value == pytest.approx(20 * (dy * dx) ** 0.5, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_click_beside_a_slider_s_handle_moves_it(qtbot, segmented):
     dock = segmented
     for field in (dock.options_panel.threshold, dock.attention_panel.opacity):

@@ -87,6 +87,7 @@ def test_a_case_is_added_with_its_reviewed_slices(qtbot, dock, volume):
     assert panel.improve_button.isEnabled()
 
 
+@pytest.mark.slow
 def test_a_mask_that_nobody_changed_is_said_to_teach_nothing(qtbot, dock):
     panel, app = dock.improve_panel, dock.app
     choose(dock, "box")

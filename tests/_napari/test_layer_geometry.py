@@ -62,6 +62,7 @@ def assert_same_places(found: np.ndarray, wanted: np.ndarray) -> None:
     assert max(distance.min(axis=0).max(), distance.min(axis=1).max()) < 1e-3
 
 
+@pytest.mark.slow
 @quick
 @given(
     orientation=st.sampled_from(ORIENTATIONS),

@@ -71,6 +71,7 @@ def test_what_is_measured_is_what_metrics_say(qtbot, panel, mask, volume):
     assert not panel.values["dice"].isVisibleTo(panel)
 
 
+@pytest.mark.slow
 def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask, volume, tmp_path):
     qtbot.waitUntil(lambda: "mL" in panel.values["parts"].text(), timeout=TIMEOUT)
     before = panel.values["parts"].text()
@@ -100,6 +101,7 @@ def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask,
     assert [field.value for field in panel.cuts] == [50, 90]
 
 
+@pytest.mark.slow
 def test_what_is_missing_says_why(qtbot, panel, mask):
     qtbot.waitUntil(shows(panel, "volume", "in 4 slices"), timeout=TIMEOUT)
     assert "largest ball" in panel.values["calibre"].toolTip()
@@ -110,6 +112,7 @@ def test_what_is_missing_says_why(qtbot, panel, mask):
     assert panel.values["calibre"].toolTip() == "The mask is empty."
 
 
+@pytest.mark.slow
 def test_it_follows_strokes_and_undo(qtbot, panel, mask):
     qtbot.waitUntil(shows(panel, "volume", "in 4 slices"), timeout=TIMEOUT)
     mask.data_setitem((np.array([8]), np.array([5]), np.array([5])), 1)
@@ -122,6 +125,7 @@ def test_it_follows_strokes_and_undo(qtbot, panel, mask):
     assert panel.values["hu"].text() == panel.values["diameter"].text() == "–"
 
 
+@pytest.mark.slow
 def test_agreement_with_a_reference(qtbot, panel, app, viewer, mask, ct):
     truth = np.roll(block(), 1, axis=2)
     layer = Layer.create(*labels_layer_data(truth, placement_of(ct), "by hand"))

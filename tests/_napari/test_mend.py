@@ -562,6 +562,7 @@ def test_the_bar_is_as_wide_as_what_it_says(qtbot, viewer, app, mask, mender):
 # -- carrying on
 
 
+@pytest.mark.slow
 def test_a_mask_is_carried_from_slice_to_slice(qtbot, viewer, app, mask, bar, mender):
     mask.data[4] = whole_gland(10, 4)[4]
     steps = len(mask._undo_history)
@@ -585,6 +586,7 @@ def test_a_mask_is_carried_from_slice_to_slice(qtbot, viewer, app, mask, bar, me
     assert app.review.slice == 3 and app.editor.proposal.found.change.slices == [3]
 
 
+@pytest.mark.slow
 def test_a_stroke_mends_what_was_carried_before_one_goes_on(qtbot, viewer, app, mask, mender, bar):
     mask.data[4] = whole_gland(10, 4)[4]
     app.mending.start()
@@ -687,6 +689,7 @@ def test_without_ct_or_network_a_mask_is_filled_by_shape(
 # -- what becomes of it
 
 
+@pytest.mark.slow
 def test_strokes_are_counted_in_the_record_and_nothing_else_of_them(
     qtbot, viewer, app, ct, mender, tmp_path
 ):

@@ -120,6 +120,7 @@ def test_another_axis_has_no_letters():
     assert orientation.edge_letters(viewer, placement) == {}
 
 
+@pytest.mark.slow
 def test_letters_are_an_overlay_that_follows(qtbot):
     viewer, placement = shown("LPS")
     known = [placement]

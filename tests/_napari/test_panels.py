@@ -65,6 +65,7 @@ def test_the_slider_moves_the_mask_and_strokes_stay(qtbot, dock):
     assert app.session.masks[labels].result.options.postprocess is False
 
 
+@pytest.mark.slow
 def test_cancel_asks_and_discard_takes_back(qtbot, dock):
     choose(dock, "slow")
     panel = dock.run_panel
@@ -80,6 +81,7 @@ def test_cancel_asks_and_discard_takes_back(qtbot, dock):
     assert [layer.name for layer in dock.app.session.viewer.layers] == ["CT"]
 
 
+@pytest.mark.slow
 def test_another_run_keeps_what_a_cancelled_one_found(qtbot, dock):
     choose(dock, "slow")
     qtbot.mouseClick(dock.run_panel.run_button, LEFT)
@@ -148,6 +150,7 @@ def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):
     assert not panel.every_slice.value and panel.options.threshold is None
 
 
+@pytest.mark.slow
 def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_path, monkeypatch):
     labels = run(qtbot, dock, "box")
     app, panel = dock.app, dock.ct_panel
@@ -196,6 +199,7 @@ def test_settings_are_kept_even_when_qt_has_ended(qapp):
     assert Settings().get("a/b", 1) == 3
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_selected_is_the_mask(qtbot, dock, viewer):
     first = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="one")
     second = viewer.add_labels(np.zeros((10, 32, 40), np.uint8), name="two")

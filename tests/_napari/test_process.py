@@ -44,6 +44,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
     return condition()
 
 
+@pytest.mark.slow
 def test_everything_comes_back_as_it_was_sent(network, volume):
     result = run(network, volume, threshold=0.25, batch_size=3)
     assert result.grid.same_as(volume.grid)
@@ -58,6 +59,7 @@ def test_everything_comes_back_as_it_was_sent(network, volume):
     assert result.notes == ("A note.",)
 
 
+@pytest.mark.slow
 def test_it_stays_warm(network, volume):
     network.warm_up("box")
     pid = network.pid
@@ -66,11 +68,13 @@ def test_it_stays_warm(network, volume):
     assert network.pid == pid
 
 
+@pytest.mark.slow
 def test_what_a_library_prints_does_no_harm(network, volume):
     # The fake prints to its standard output before every run.
     assert run(network, volume).mask.any()
 
 
+@pytest.mark.slow
 def test_closing_the_generator_stops_the_run_but_not_the_process(network, volume):
     steps = network.iter_segment(volume, "slow")
     for _ in range(3):
@@ -81,6 +85,7 @@ def test_closing_the_generator_stops_the_run_but_not_the_process(network, volume
     assert run(network, volume).mask.any()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_from_outside_returns_none(network, volume, tmp_path):
     hanging = tmp_path / "now"
     assert (
@@ -89,6 +94,7 @@ def test_a_run_that_is_cancelled_from_outside_returns_none(network, volume, tmp_
     assert network.pid is None  # it hung: killed after its second of patience
 
 
+@pytest.mark.slow
 def test_a_cold_network_that_another_run_waits_for_is_not_killed(network, volume, tmp_path):
     cold, gone = tmp_path / "loaded", Event()
     network = NetworkProcess(network._command, patience_seconds=0.1)
@@ -133,6 +139,7 @@ def test_a_module_that_is_missing_says_so(volume):
         run(broken, volume)
 
 
+@pytest.mark.slow
 def test_close_and_forgetting_end_the_child(network, volume):
     run(network, volume)
     child = psutil.Process(network.pid)
@@ -145,6 +152,7 @@ def test_close_and_forgetting_end_the_child(network, volume):
     assert within(5, lambda: not child.is_running())
 
 
+@pytest.mark.slow
 def test_the_child_does_not_outlive_a_parent_that_is_killed(network):
     script = (
         "import sys, time\n"

@@ -39,6 +39,7 @@ def idle(app):
     return lambda: not app.editor.working
 
 
+@pytest.mark.slow
 def test_a_threshold_that_comes_late_does_not_write_into_a_run(qtbot, app, ct, labels):
     expected = finish(qtbot, app, ct, "box").data.copy()
     assert finish(qtbot, app, ct, "graded") is labels
@@ -113,6 +114,7 @@ def test_a_hidden_mask_is_corrected_in_3d(qtbot, viewer, app, labels):
     assert np.array_equal(labels.data, before)
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_cut_under_a_run_ends_the_run(qtbot, app, ct, notifications):
     run = app.runs.start(ct, "slow")
     qtbot.waitUntil(lambda: run.done >= 2, timeout=TIMEOUT)
@@ -193,6 +195,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
     """A foreign CT, whichever way its axes run: the patient's slices are corrected."""

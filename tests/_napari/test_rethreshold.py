@@ -124,6 +124,7 @@ def test_a_rectangle_marks_pixels(viewer, ct, app):
         box_of_shapes(empty, ct, reference)
 
 
+@pytest.mark.slow
 def test_keep_and_discard_after_cancel(qtbot, app, viewer, ct):
     def cancelled():
         run = app.runs.start(ct, "slow")
@@ -146,6 +147,7 @@ def test_keep_and_discard_after_cancel(qtbot, app, viewer, ct):
     assert np.array_equal(run.labels.data, found)
 
 
+@pytest.mark.slow
 def test_discard_brings_the_former_result_back(qtbot, app, viewer, ct, labels):
     before, result = labels.data.copy(), app.session.masks[labels].result
     run = app.runs.start(ct, "slow")

@@ -145,6 +145,7 @@ def test_cancel_keeps_what_is_there_and_the_process(qtbot, app, ct):
     assert np.array_equal(finish(qtbot, app, ct).data, box_mask(ct.data.shape))
 
 
+@pytest.mark.slow
 def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications, tmp_path):
     run = app.runs.start(ct, f"hang {tmp_path / 'now'}")
     qtbot.waitUntil((tmp_path / "now").exists, timeout=20_000)
@@ -154,6 +155,7 @@ def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications,
     assert notifications == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["ct", "labels", "both"])
 def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, what, tmp_path):
     run = app.runs.start(ct, f"slow {tmp_path / 'go on'}")
@@ -170,6 +172,7 @@ def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, wha
     assert [record.severity.value for record in notifications] == ["info"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
@@ -199,6 +202,7 @@ def test_a_killed_process_is_explained(qtbot, app, ct, notifications):
     assert run.labels.data.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["fail", "die", "hang"])
 def test_a_run_that_found_nothing_brings_the_former_mask_back(
     qtbot, app, viewer, ct, model, tmp_path
@@ -221,6 +225,7 @@ def test_a_run_that_found_nothing_brings_the_former_mask_back(
     assert finish(qtbot, app, ct) is labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [True, False])
 def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, app, ct, keep):
     labels = finish(qtbot, app, ct)
@@ -250,6 +255,7 @@ def test_what_a_run_found_before_it_failed_is_asked_about(qtbot, app, ct, keep):
     assert app.review.reviewed_of(labels) == {7}
 
 
+@pytest.mark.slow
 def test_cancelled_marks_come_back_with_the_mask(qtbot, app, ct):
     labels = finish(qtbot, app, ct)
     app.review.set_reviewed(labels, [2, 3, 4])

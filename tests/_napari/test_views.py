@@ -217,6 +217,7 @@ def test_an_empty_mask_has_no_surface(qtbot, panel, app, viewer, mask, notificat
     assert mask.visible
 
 
+@pytest.mark.slow
 def test_planes_on_buttons(qtbot, panel, app, viewer):
     views = app.views
     qtbot.waitUntil(lambda: len(views.letters.letters) == 4)
@@ -241,6 +242,7 @@ def test_orthogonal_views_say_how_they_are_installed(qtbot, panel, monkeypatch, 
     assert "pip install" in notifications[-1].message
 
 
+@pytest.mark.slow
 def test_a_viewer_that_is_closed_is_forgotten(qtbot, qapp, volume):
     viewer = ViewerModel()
     ct = Layer.create(*ct_layer_data(volume))

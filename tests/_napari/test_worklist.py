@@ -77,6 +77,7 @@ def paint(app, viewer, z: int) -> Labels:
     return app.session.mask
 
 
+@pytest.mark.slow
 def test_what_was_painted_is_kept_on_the_way(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     assert [layer.name for layer in viewer.layers] == ["a"]
@@ -95,6 +96,7 @@ def test_what_was_painted_is_kept_on_the_way(qtbot, app, viewer, panel, folder):
     assert round(viewer.dims.point[0] / 2.5) == 2
 
 
+@pytest.mark.slow
 def test_reviewed_slices_and_the_slice_survive(qtbot, app, viewer, panel, folder, ct_panel):
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 1)
@@ -128,6 +130,7 @@ def test_another_mask_is_not_taken_for_reviewed(qtbot, app, viewer, panel, folde
     assert app.review.reviewed_of(app.session.mask) == frozenset()
 
 
+@pytest.mark.slow
 def test_it_is_resumed_in_another_session(qtbot, app, viewer, panel, folder, ct_panel):
     work = opened(qtbot, app, panel, folder)
     work.step(1)
@@ -153,6 +156,7 @@ def test_it_is_resumed_in_another_session(qtbot, app, viewer, panel, folder, ct_
     assert np.count_nonzero(app.session.mask.data) == 1
 
 
+@pytest.mark.slow
 def test_an_unchanged_mask_is_not_written_again(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 6)
@@ -191,6 +195,7 @@ def test_a_case_that_cannot_be_read_stops_nothing(qtbot, app, viewer, panel, fol
     assert [layer.name for layer in viewer.layers] == ["b"]
 
 
+@pytest.mark.slow
 def test_export_goes_to_the_next_open_case(qtbot, app, viewer, panel, folder, notifications):
     work = opened(qtbot, app, panel, folder)
     qtbot.mouseClick(panel.done_button, LEFT)
@@ -206,6 +211,7 @@ def test_export_goes_to_the_next_open_case(qtbot, app, viewer, panel, folder, no
     qtbot.waitUntil(lambda: work.case.status is Status.CORRECTED, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     own = paint(app, viewer, 6)
@@ -226,6 +232,7 @@ def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, pa
     assert len(viewer.layers) == 2  # what was opened beside it stays
 
 
+@pytest.mark.slow
 def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel, folder):
     panel.ahead.value = True
     app.runs.how = lambda: ("box", Options())
@@ -250,6 +257,7 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
     assert work.worklist.cases[1].status is Status.SEGMENTED
 
 
+@pytest.mark.slow
 def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, app, viewer, panel, folder):
     panel.ahead.value = True
     app.runs.how = lambda: ("slow", Options())
@@ -273,6 +281,7 @@ def test_a_run_under_way_is_not_left(qtbot, app, viewer, panel, folder, notifica
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["fail", "slow"])
 def test_a_failed_run_does_not_replace_the_file(
     qtbot, app, viewer, panel, folder, notifications, model
@@ -378,6 +387,7 @@ def test_one_goes_on_from_a_case_that_cannot_be_read(
     assert work.worklist.current == 2
 
 
+@pytest.mark.slow
 def test_a_new_result_is_written_at_once(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     app.runs.start(app.session.ct, "box")
@@ -442,6 +452,7 @@ def test_the_command_opens_napari_with_a_worklist(monkeypatch, folder):
     assert asked == ["run"]
 
 
+@pytest.mark.slow
 def test_a_case_that_was_only_reviewed_is_not_offered_as_unexported(
     qtbot, app, viewer, panel, folder, ct_panel
 ):
@@ -464,6 +475,7 @@ def test_a_case_that_was_only_reviewed_is_not_offered_as_unexported(
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_case_is_as_doubtful_as_when_it_was_segmented(qtbot, app, panel, folder, ct_panel):
     masks = folder.parent / "cts_masks"
     masks.mkdir()
@@ -495,6 +507,7 @@ def test_the_first_case_is_segmented_at_once_and_named_over_the_picture(
     qtbot.waitUntil(lambda: not app.runs.running and not app.worklist.busy, timeout=TIMEOUT)
 
 
+@pytest.mark.slow
 def test_a_case_is_left_while_the_model_s_mask_is_shown(
     qtbot, app, viewer, panel, folder, ct_panel
 ):

@@ -108,6 +108,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path) -> None:
         bench.run([sys.executable, "-c", "import time; time.sleep(60)"])
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_this_process_own() -> None:
     peak = speed_task.peak_gb()
     held = np.ones(30_000_000)

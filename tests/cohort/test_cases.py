@@ -51,6 +51,7 @@ def test_what_is_ours_by_its_name_is_not_read(scans: Path) -> None:
     assert list(find_inputs([scans])) == [scans]
 
 
+@pytest.mark.slow
 def test_segmentations_among_slices(scans: Path) -> None:
     for name in ("0.dcm", "P1_mask.dcm", "zzz.dcm"):
         write_segmentation(scans / "P1" / name, scans / "P2")

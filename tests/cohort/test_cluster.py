@@ -183,6 +183,7 @@ def test_what_an_attempt_has_completed_is_not_done_again(task: cohort_worker.Clu
     assert task.case.mask.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_what_an_attempt_has_half_written_is_replaced(
     task: cohort_worker.ClusterTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +222,7 @@ def export(task: cohort_worker.ClusterTask, card: dict[str, str]) -> bytes:
     return task.case.mask.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [True, False])
 @pytest.mark.parametrize("late", [True, False], ids=["while it runs", "before its turn"])
 @pytest.mark.parametrize(
@@ -269,6 +271,7 @@ def test_what_a_person_puts_there_during_the_run_stays(
         assert reason in str(result.error)
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_exported_during_the_run_goes_where_that_is_allowed(
     task: cohort_worker.ClusterTask,
 ) -> None:
@@ -332,6 +335,7 @@ def test_a_worker_with_disks_of_its_own(tmp_path: Path) -> None:
     assert found["unseen"] == str(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_nobody_at_the_address(cts: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

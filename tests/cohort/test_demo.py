@@ -39,6 +39,7 @@ def asked(monkeypatch, phantom):
     return calls
 
 
+@pytest.mark.slow
 def test_writes_everything_and_compares(asked, phantom, tmp_path):
     seen = []
     result = demo.run_demo(
@@ -62,6 +63,7 @@ def test_writes_everything_and_compares(asked, phantom, tmp_path):
     assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == names
 
 
+@pytest.mark.slow
 def test_files_lie_on_the_grid_of_the_ct(asked, phantom, tmp_path):
     demo.run_demo(tmp_path)
     ct, mask, reference = (

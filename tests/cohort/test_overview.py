@@ -51,6 +51,7 @@ def coloured(picture, colour):
     return np.abs(picture - rgb).max(axis=-1) < 40
 
 
+@pytest.mark.slow
 def test_outlines_and_maps_are_drawn(volume, mask, tmp_path):
     path = tmp_path / "overview.png"
     reference = np.roll(mask, 8, axis=2)
@@ -74,6 +75,7 @@ def bright(picture):
     return (red > 120) & (red - blue > 40)
 
 
+@pytest.mark.slow
 def test_attention_lies_where_its_grid_says(volume, mask, tmp_path):
     """A map whose block covers the mask is bright where the mask's outline is."""
     draw_overview(volume, mask, [attention_map(volume, True)], tmp_path / "a.png")
@@ -89,6 +91,7 @@ def test_attention_lies_where_its_grid_says(volume, mask, tmp_path):
     np.testing.assert_allclose(block, outline, atol=2)
 
 
+@pytest.mark.slow
 def test_maps_without_anything_computed_and_empty_masks(volume, mask, tmp_path):
     empty = attention_map(volume, False)
     nothing = ScalarMap(np.full_like(empty.values, np.nan), empty.grid)
@@ -100,6 +103,7 @@ def test_maps_without_anything_computed_and_empty_masks(volume, mask, tmp_path):
     assert picture.shape[1] == pytest.approx((2 * 4.0 + 0.7) * 110, abs=2)
 
 
+@pytest.mark.slow
 def test_replaces_an_earlier_picture(volume, mask, tmp_path):
     path = tmp_path / "overview.png"
     path.write_bytes(b"old")
@@ -129,6 +133,7 @@ def test_any_name_is_a_title(title, volume, mask, tmp_path):
         assert picture.width > 100
 
 
+@pytest.mark.slow
 def test_a_map_is_transparent_where_it_is_low_and_has_no_stripes(volume, mask, tmp_path):
     """Between the slices that the network saw it is interpolated."""
     some = attention_map(volume, True)

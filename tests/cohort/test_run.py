@@ -402,6 +402,7 @@ def test_how_a_mask_comes_about_does_not_matter(
     assert what(run(folder, tmp_path / "out", options)) == "old old old"
 
 
+@pytest.mark.slow
 def test_a_corrected_mask_stays_unless_told(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(folder, out)
@@ -494,6 +495,7 @@ def test_a_link_is_the_ct_it_leads_to(tmp_path: Path) -> None:
     assert source_stamp(tmp_path / "copy.nii.gz") != source_stamp(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "data"), [(".nhdr", ".raw.gz"), (".mhd", ".zraw")])
 def test_masks_with_detached_headers_go_on_with_overwrite(
     suffix: str, data: str, folder: Path, tmp_path: Path
@@ -607,6 +609,7 @@ def test_a_dicom_folder_may_hold_its_masks(tmp_path: Path) -> None:
     assert source_stamp(tmp_path / "x.nhdr") is None
 
 
+@pytest.mark.slow
 def test_a_ct_is_forgotten_once_it_is_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -627,6 +630,7 @@ def test_a_ct_is_forgotten_once_it_is_written(
     assert not any(volume() is not None for volume in volumes)
 
 
+@pytest.mark.slow
 def test_a_ct_that_does_not_fit_beside_others_goes_alone(
     folder: Path, tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

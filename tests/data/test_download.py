@@ -98,6 +98,7 @@ def left(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.rglob("*") if item.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "says"),
     [
@@ -199,6 +200,7 @@ def test_a_full_disk(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(server: Any, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
@@ -221,6 +223,7 @@ def test_two_processes_at_once(server: Any, tmp_path: Path) -> None:
     assert left(tmp_path) == ["m.zip"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle(server: Any, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"

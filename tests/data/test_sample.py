@@ -19,6 +19,7 @@ def test_it_is_what_the_generator_draws(phantom):
     assert abs(difference).max() <= 6 and difference.std() < 3.5 and abs(difference.mean()) < 0.2
 
 
+@pytest.mark.slow
 def test_it_is_the_same_every_time(phantom):
     np.testing.assert_array_equal(load_sample().volume.hu, phantom.volume.hu)
     assert ndimage.label(phantom.mask)[1] == 1

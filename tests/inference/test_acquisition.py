@@ -37,6 +37,7 @@ def look(volume: CTVolume) -> dict:
     return find_acquisition(volume, find_body(volume.hu, volume.spacing))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("aorta", "liver", "phase"),
     [
@@ -55,6 +56,7 @@ def test_the_phase_is_read_from_aorta_and_liver(aorta: float, liver: float, phas
     assert found["liver_hu"] == pytest.approx(liver, abs=8)
 
 
+@pytest.mark.slow
 def test_without_an_aorta_or_of_a_chest_the_phase_is_not_known() -> None:
     volume = trunk(150, 105)
     hidden = np.where(volume.hu > 130, np.int16(60), volume.hu)
@@ -71,6 +73,7 @@ def test_without_an_aorta_or_of_a_chest_the_phase_is_not_known() -> None:
     assert look(few)["phase"] == "unknown"
 
 
+@pytest.mark.slow
 def test_noise_and_metal_are_measured_and_noted_where_they_are() -> None:
     usual = look(trunk(150, 105))
     assert usual["noise_hu"] == pytest.approx(8, abs=1.5)

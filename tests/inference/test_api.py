@@ -29,6 +29,7 @@ def ct(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_mask_is_an_image_on_the_cts_own_grid(ct, model):
     result = nps.segment(ct, model, threshold=0.3, postprocess=False)
     image, source = result.mask_image(), nib.load(ct)
@@ -54,6 +55,7 @@ def test_a_result_and_its_ct_are_shown_in_a_line_each(ct, model):
     assert max(len(repr(part)) for part in (result, volume, result.probability)) < 400
 
 
+@pytest.mark.slow
 def test_a_path_and_images_give_the_same_mask(ct, model):
     sitk = pytest.importorskip("SimpleITK")
     whole = nps.segment(str(ct), model, threshold=0.3)
@@ -117,6 +119,7 @@ def test_public_names_are_there():
     assert "default" in {entry.name for entry in nps.list_models()}
 
 
+@pytest.mark.slow
 def test_a_mask_is_measured_and_compared(ct, model):
     volume = nps.load_ct(ct)
     result = nps.segment(volume, model)

@@ -47,12 +47,14 @@ def moved_mm(found, body, pad=(0, 0)):
     ]
 
 
+@pytest.mark.slow
 def test_a_plain_ct_is_left_in_peace(hu, body):
     assert (body.shift, body.edges, body.turned, body.floor) == (0, (None,) * 4, (), None)
     assert noted_of(volume(hu)) == []
     assert ScanContext.of(volume(hu)).notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0, 40, 100, -1000, -2000, 3071, 32767])
 def test_padding_moves_nothing(value, hu, body):
     padded = np.pad(hu, ((0, 0), (9, 0), (14, 5)), constant_values=value)
@@ -63,6 +65,7 @@ def test_padding_moves_nothing(value, hu, body):
     assert noted == (value > -200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0, 35, -500])
 def test_a_masked_background_moves_nothing(value, hu, body):
     inside = ndimage.binary_fill_holes(ndimage.binary_opening(hu > -300, np.ones((1, 3, 3))))
@@ -80,6 +83,7 @@ def test_a_block_filled_inside_the_body_is_not_looked_at(value, hu, body):
     assert found.fill[-1] == value and found.turned == ()
 
 
+@pytest.mark.slow
 def test_corners_of_a_rotation_are_no_tissue(hu):
     def rotated(value):
         return find_body(ndimage.rotate(hu, 8, (2, 1), order=1, cval=value), SPACING)
@@ -173,6 +177,7 @@ def with_residue(hu):
     return np.where((clipped == 0) & (hu > -300), residue, clipped).astype(np.int16)
 
 
+@pytest.mark.slow
 def test_what_lossy_compression_left_is_no_dark_tissue(hu):
     clipped = with_residue(hu)
     as_it_is = find_body(clipped, SPACING)
@@ -200,6 +205,7 @@ def test_air_around_what_was_clipped_before_is_no_sign_of_missing_contrast(hu):
 FLIPS = {0: "head and feet", 1: "front and back", 2: "left and right"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", FLIPS)
 def test_anatomy_tells_of_flipped_voxels(axis, hu):
     flipped = np.ascontiguousarray(np.flip(hu, axis))
@@ -253,6 +259,7 @@ def test_a_crop_is_continued_by_its_mirror_image(margin_mm, drawn):
     assert 0 < ones.mean() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("margin_mm", [20, 42, 50])
 def test_a_crop_to_a_gland_among_fat_is_named(margin_mm, shared):
     from napari_pancreas_seg import io
@@ -307,6 +314,7 @@ def test_dark_tissue_is_noted():
     assert not any("darker" in note for note in ScanContext.of(bright).notes)
 
 
+@pytest.mark.slow
 def test_a_chest_is_noted(shared):
     from napari_pancreas_seg import io
 

@@ -31,6 +31,7 @@ def trunk(n_slices, chest_from, spacing_z=5.0):
     return hu.astype(np.int16), (spacing_z, 3.0, 3.0)
 
 
+@pytest.mark.slow
 def test_a_pancreas_lies_around_the_lower_end_of_the_lungs():
     plausible = find_body(*trunk(160, 100)).plausible
     z = np.flatnonzero(plausible)
@@ -40,6 +41,7 @@ def test_a_pancreas_lies_around_the_lower_end_of_the_lungs():
     assert plausible[z[0] : z[-1]].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chest_from", [158, 160])
 def test_a_short_end_of_the_lungs_is_enough_and_without_lungs_everything_is_plausible(chest_from):
     plausible = find_body(*trunk(160, chest_from)).plausible
@@ -47,6 +49,7 @@ def test_a_short_end_of_the_lungs_is_enough_and_without_lungs_everything_is_plau
     assert plausible[-40:].all()
 
 
+@pytest.mark.slow
 def test_gas_in_the_bowel_is_no_chest():
     hu, spacing = trunk(100, 100)
     hu[30:36, 55:70, 40:90] = -820

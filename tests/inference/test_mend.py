@@ -64,6 +64,7 @@ def strokes(rng) -> np.ndarray:
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_strokes_are_obeyed_and_what_is_far_or_of_others_stays(mender, seed):
     rng = np.random.default_rng(seed)
@@ -223,6 +224,7 @@ def test_the_child_answers_as_the_function_does(mender, folder, monkeypatch):
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_strokes_travel_to_the_child_and_the_slice_comes_back():
     fake = str(Path(__file__).parents[1] / "_napari" / "fake_network.py")
     network = NetworkProcess([sys.executable, fake])
@@ -242,6 +244,7 @@ def test_strokes_travel_to_the_child_and_the_slice_comes_back():
     assert network.mend(volume, plane, 0) is None
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_keras():
     code = "import sys, napari_pancreas_seg as n; n.mend; sys.exit('keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -38,6 +38,7 @@ def levels(result) -> list[float]:
     return [float(min(max(level, 0.01), 0.99)) for level in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("postprocess", [True, False])
 def test_it_gives_what_a_run_gives(volume, loaded, result, postprocess):
     some = 0
@@ -49,6 +50,7 @@ def test_it_gives_what_a_run_gives(volume, loaded, result, postprocess):
     assert np.array_equal(remask(result), result.mask)
 
 
+@pytest.mark.slow
 def test_it_keeps_to_the_region_of_the_run(volume, loaded, result):
     part = nps.segment(
         volume, loaded, threshold=levels(result)[0], slices=(2, 6), box=(20, 50, 30, 60)
@@ -63,6 +65,7 @@ def test_it_keeps_to_the_region_of_the_run(volume, loaded, result):
     assert not part.mask[outside].any()
 
 
+@pytest.mark.slow
 def test_only_the_slices_of_the_region_are_predicted(volume, loaded):
     steps = list(iter_segment(volume, loaded, Options(slices=(2, 6), first_slice=4)))
     found = [step.slices for step in steps if step.slices is not None]
@@ -73,6 +76,7 @@ def test_only_the_slices_of_the_region_are_predicted(volume, loaded):
     assert np.flatnonzero(known).tolist() == [2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_without_post_processing_a_region_cuts_the_whole_masks_slices(volume, loaded, result):
     threshold = levels(result)[0]
     whole = nps.segment(volume, loaded, threshold=threshold, postprocess=False).mask

@@ -50,6 +50,7 @@ def test_rows_lie_at_most_three_millimetres_apart(n, spacing, every, stride):
     assert stride == 1 or stride * spacing <= FINE_MM + 1e-9
 
 
+@pytest.mark.slow
 @given(
     n=st.integers(40, 400),
     spacing=st.floats(0.5, 3.0),
@@ -132,6 +133,7 @@ def test_rows_given_back_are_handed_out_again():
     assert schedule.total == 10
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 50), stride=st.integers(1, 6), data=st.data())
 def test_slices_between_rows_are_interpolated(n, stride, data):
     offset = data.draw(st.integers(0, min(stride, n) - 1))

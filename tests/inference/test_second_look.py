@@ -60,6 +60,7 @@ def revise(made, volume, body, probability, gland) -> list[int]:
     return list(made.revise(volume, body, FRAME, np.arange(SHAPE[0]), probability, gland))
 
 
+@pytest.mark.slow
 def test_slices_with_a_first_mask_are_seen_and_no_others(look, volume, body):
     made, shown = look()
     probability, gland = first_look()
@@ -69,6 +70,7 @@ def test_slices_with_a_first_mask_are_seen_and_no_others(look, volume, body):
         assert np.array_equal(probability[z], first_look()[0][z])
 
 
+@pytest.mark.slow
 def test_the_network_is_shown_the_picture_and_the_first_mask(look, volume, body):
     made, shown = look()
     revise(made, volume, body, *first_look())
@@ -82,6 +84,7 @@ def test_the_network_is_shown_the_picture_and_the_first_mask(look, volume, body)
     assert 0.15 < seen[..., 0].mean() < 0.35  # HU of 60 in a window of 255
 
 
+@pytest.mark.slow
 def test_both_answers_are_mixed_near_the_mask(look, volume, body):
     before, gland = first_look()
     for share, shift, expected in (
@@ -98,6 +101,7 @@ def test_both_answers_are_mixed_near_the_mask(look, volume, body):
         assert np.array_equal(probability[:, far], before[:, far])
 
 
+@pytest.mark.slow
 def test_where_the_first_look_is_sure_of_nothing_it_stays_so(look, volume, body):
     probability, gland = first_look()
     probability[:, 70:75, 160:165] = 0  # as beyond the body
@@ -105,11 +109,13 @@ def test_where_the_first_look_is_sure_of_nothing_it_stays_so(look, volume, body)
     assert not probability[:, 70:75, 160:165].any()
 
 
+@pytest.mark.slow
 def test_models_without_one_do_without(drawn, tiny_model):
     assert tiny_model.second_look is None
     assert "second look" not in nps.segment(drawn(1).volume, tiny_model).seconds
 
 
+@pytest.mark.slow
 def test_the_bundled_model_looks_twice_unless_told_otherwise(phantom, default_model):
     once = nps.segment(phantom.volume, default_model, second_look=False)
     twice = nps.segment(phantom.volume, default_model)

@@ -62,6 +62,7 @@ def test_maps_are_compact_and_within_limits(volume, loaded):
         assert found.grid.shape == found.values.shape
 
 
+@pytest.mark.slow
 def test_the_threshold_rules_the_mask(volume, loaded):
     low = nps.segment(volume, loaded, threshold=0.01, postprocess=False)
     high = nps.segment(volume, loaded, threshold=0.999, postprocess=False)
@@ -79,6 +80,7 @@ def test_native_mask_is_the_thresholded_interpolation(volume, loaded):
     np.testing.assert_array_equal(native_mask(probability, frame, 0.6), whole)
 
 
+@pytest.mark.slow
 def test_closing_cancels(volume, loaded):
     steps = iter_segment(volume, loaded, Options(batch_size=1))
     next(steps), next(steps)
@@ -87,6 +89,7 @@ def test_closing_cancels(volume, loaded):
         next(steps)
 
 
+@pytest.mark.slow
 def test_exhausted_memory_halves_the_batch(volume, loaded, monkeypatch):
     sizes = []
     predict = loaded.predictor.predict_batch
@@ -113,6 +116,7 @@ def test_other_faults_are_not_swallowed(volume, loaded, monkeypatch):
         nps.segment(volume, loaded)
 
 
+@pytest.mark.slow
 def test_a_single_slice_is_a_volume(loaded):
     hu = np.full((64, 64, 1), -1000, np.int16)
     hu[8:56, 8:56] = 60
@@ -166,6 +170,7 @@ def thin():
     return CTVolume.from_source_array(hu, np.diag([-3.0, -3.0, 1.0, 1.0])), inside < 1
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_the_gland_and_loses_nothing_of_it(thin, knowing):
     volume, gland = thin
     quick = nps.segment(volume, knowing)
@@ -180,6 +185,7 @@ def test_a_sweep_finds_the_gland_and_loses_nothing_of_it(thin, knowing):
     assert np.array_equal(np.diff(held), np.ones(len(held) - 1)), "no slice in between is empty"
 
 
+@pytest.mark.slow
 def test_maps_lie_where_the_network_looked(thin, knowing):
     volume, _ = thin
     _, result = run(iter_segment(volume, knowing, Options(first_slice=130)))
@@ -192,6 +198,7 @@ def test_maps_lie_where_the_network_looked(thin, knowing):
     assert len(result.expected_dice) == 240
 
 
+@pytest.mark.slow
 def test_what_streams_covers_the_slices_between(thin, knowing):
     volume, _ = thin
     shown = np.zeros(volume.hu.shape, np.uint8)
@@ -207,6 +214,7 @@ def test_what_streams_covers_the_slices_between(thin, knowing):
     assert done[-1] == result.slices_seen == seen[-1].total
 
 
+@pytest.mark.slow
 def test_another_threshold_reaches_the_slices_between(thin, knowing):
     from napari_pancreas_seg.inference.finishing import remask
 

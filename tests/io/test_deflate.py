@@ -93,6 +93,7 @@ def test_what_follows_the_last_member_is_ignored(behind: bytes, streams: ModuleT
         streams.inflated(io.BytesIO(damaged + behind)).read()
 
 
+@pytest.mark.slow
 def test_a_reader_takes_no_more_memory_than_is_asked_for(streams: ModuleType) -> None:
     bomb = gzip.compress(bytes(50_000_000), 9)
     tracemalloc.start()
@@ -119,6 +120,7 @@ def outcome(read: Any, packed: bytes, errors: tuple[type[Exception], ...]) -> by
     return content
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_damage_is_found_as_python_finds_it(data: st.DataObject) -> None:

@@ -321,6 +321,7 @@ def test_inverted_display_does_not_invert_values(tmp_path: Path) -> None:
 # -- which series
 
 
+@pytest.mark.slow
 def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
     one = write_series(tmp_path, series_number=2, names=lambda k: f"a{k}")
     hu = body((24, 20, 7), seed=1)

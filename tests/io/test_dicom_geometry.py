@@ -85,6 +85,7 @@ def test_all_48_orientations_come_in_where_they_are(
         check_against_simpleitk(volume)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     angles=st.tuples(*[st.floats(-180, 180)] * 3),

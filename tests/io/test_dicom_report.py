@@ -50,6 +50,7 @@ def numbers(report: Path) -> list[dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiframe", [False, True])
 def test_the_report_says_what_is_measured_and_refers_to_the_segmentation(tmp_path, multiframe):
     volume = load_ct(write_series(tmp_path / "ct", multiframe=multiframe).folder)
@@ -87,6 +88,7 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     assert ("Volume", None) in values
 
 
+@pytest.mark.slow
 def test_each_segment_has_its_measures(tmp_path):
     volume = load_ct(write_series(tmp_path / "ct").folder)
     mask = gland(volume.grid.shape)
@@ -120,6 +122,7 @@ def test_headers_that_break_the_standard_are_taken_over_as_they_are(tmp_path):
     assert (plain.PatientName, plain.PatientSex) == ("Müller^Jörg", "W")
 
 
+@pytest.mark.slow
 def test_convert_writes_both_from_the_command_line(tmp_path):
     series = write_series(tmp_path / "ct", uids=False)
     volume = load_ct(series.folder)
@@ -165,6 +168,7 @@ def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
     assert "its name must end in .dcm" in nifti.error
 
 
+@pytest.mark.slow
 def test_a_report_needs_a_segmentation_and_a_ct(tmp_path):
     with pytest.raises(PancreasSegError, match=r"its name must end in \.dcm"):
         report_path(tmp_path / "m.nii.gz")

@@ -160,6 +160,7 @@ def test_every_orientation_stays_where_it_was_marked(tmp_path: Path, multiframe:
         )
 
 
+@pytest.mark.slow
 @given(
     angles=st.tuples(*[st.floats(-180, 180)] * 3),
     spacing=st.tuples(*[st.floats(0.3, 7)] * 3),
@@ -200,6 +201,7 @@ def test_a_tilted_gantry_leans_the_stack(tmp_path: Path, multiframe: bool) -> No
     np.testing.assert_array_equal(back.hu, mask)
 
 
+@pytest.mark.slow
 def test_positions_that_were_rounded(tmp_path: Path) -> None:
     def change(k: int, dataset: pydicom.Dataset) -> None:
         dataset.ImagePositionPatient = [-30, -40, round(k * 0.3333, 2)]
@@ -318,6 +320,7 @@ def test_what_a_label_means(name: str, meaning: str) -> None:
     assert segment.segmented_property_type.meaning == meaning
 
 
+@pytest.mark.slow
 def test_several_labels_become_several_segments(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct"))
     mask = np.random.default_rng(1).integers(0, 5, volume.grid.shape).astype(np.uint8)
@@ -401,6 +404,7 @@ def test_a_series_without_uids(tmp_path: Path) -> None:
     assert not (tmp_path / "seg.dcm").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [[3, 4, 5], [4], [2, 6, 7]])
 def test_without_empty_frames_it_is_converted_onto_its_ct(
     drawn: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -588,6 +592,7 @@ def test_a_ct_is_no_segmentation(tmp_path: Path) -> None:
         read_segmentation(series.files[0])
 
 
+@pytest.mark.slow
 def test_damaged_objects_end_in_one_sentence(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct"))
     whole = write_segmentation(marked(volume), volume, tmp_path / "seg.dcm").read_bytes()

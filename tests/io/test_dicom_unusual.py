@@ -108,6 +108,7 @@ TWO: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keyword", TWO)
 @pytest.mark.parametrize("between", [False, True])
 def test_two_reconstructions_in_one_series(keyword: str, between: bool, tmp_path: Path) -> None:
@@ -206,6 +207,7 @@ def test_one_slice_of_another_matrix(where: int, tmp_path: Path) -> None:
         load_ct(tmp_path)
 
 
+@pytest.mark.slow
 def test_one_slice_of_another_phase(tmp_path: Path) -> None:
     """In the place of a slice, beside it, or from another series."""
     inside = write_series(

@@ -138,6 +138,7 @@ def test_a_full_disk(
     assert [item.read_bytes() for item in tmp_path.iterdir()] == ([] if old is None else [old])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of that kind")
 def test_the_systems_own_limit(tmp_path: Path) -> None:
     code = (

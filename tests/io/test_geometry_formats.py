@@ -172,6 +172,7 @@ READERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", INPUTS)
 @settings(
     max_examples=4,

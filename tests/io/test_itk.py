@@ -343,6 +343,7 @@ def test_damaged_files_end_in_a_sentence_or_a_volume(
         io.load_ct(path)
 
 
+@pytest.mark.slow
 def test_every_orientation_is_read(tmp_path: Path) -> None:
     for order, signs in itertools.product(
         itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)

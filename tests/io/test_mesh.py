@@ -65,6 +65,7 @@ def _stairs(mask: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     return grid.world(points - 1), faces
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), share=st.floats(0.01, 0.7))
 def test_whatever_a_person_paints_is_closed(seed: int, share: float) -> None:

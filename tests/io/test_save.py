@@ -72,6 +72,7 @@ def settings_for(examples: int) -> settings:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", VOLUME)
 @settings_for(30)
 @given(case=cts())
@@ -132,6 +133,7 @@ def test_a_ct_goes_from_format_to_format(
     np.testing.assert_array_equal(io.load_ct(path).hu, fraction.hu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ITK)
 @settings_for(15)
 @given(case=cts())

@@ -112,6 +112,7 @@ def test_the_lowest_voxel_does_not_wrap_around(body: Callable, tmp_path: Path) -
     assert volume.to_source_order(volume.hu)[0, 0, 1] == -32768
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0, 1024])
 @pytest.mark.parametrize("padding", [None, -2000, -3024])
 def test_hounsfield_units_are_not_taken_for_shifted(
@@ -192,6 +193,7 @@ def test_what_has_hounsfield_units_but_is_no_body_gets_a_note(
     assert (slope, shift) == (1, 0) and len(notes) == 1 and reason in notes[0]
 
 
+@pytest.mark.slow
 def test_real_cts_are_let_in(shared: Path) -> None:
     paths = [
         path for path in sorted((shared / "ct").rglob("*.nii.gz")) if io.sniff(path).kind == "CT"
@@ -203,6 +205,7 @@ def test_real_cts_are_let_in(shared: Path) -> None:
         assert any("clipped" in note for note in volume.notes) == (path.parent.name == "stacks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
 def test_real_single_slices_are_let_in(dtype: str, shared: Path, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
@@ -238,6 +241,7 @@ def test_real_masks_are_told_from_cts(shared: Path) -> None:
     assert masks == {path.name for path in paths if "pancreas" in path.name.replace("PANCREAS", "")}
 
 
+@pytest.mark.slow
 @given(
     stored=arrays(
         st.sampled_from(["u1", "i1", "i2", "u2", ">i2", ">u2", "i4", "u4", "i8", "f4"]),

@@ -96,6 +96,7 @@ def test_what_has_no_centreline_says_why():
     assert isinstance(follow(*on_cubes(mask, grid)), tuple)
 
 
+@pytest.mark.slow
 def test_a_mask_larger_than_any_pancreas_is_not_followed():
     mask = np.ones((50, 100, 200), np.uint8)
     found = measure(mask, CTVolume.of_grid(grid_of(mask.shape, (1, 1, 1.1)), None))
@@ -107,6 +108,7 @@ def test_a_mask_larger_than_any_pancreas_is_not_followed():
     assert TOO_LARGE not in found["not_measured"].values()
 
 
+@pytest.mark.slow
 def test_a_stray_voxel_far_away_costs_no_memory_and_changes_nothing():
     mask = np.zeros((160, 160, 160), np.uint8)
     mask[:45, :90, :90] = tube((2, 1, 1))

@@ -137,6 +137,7 @@ def test_outlines_in_the_plane_are_pooled() -> None:
     assert in_plane_surface_distances(a, np.roll(a, 1, 0), (5.0, 1.0, 1.0)).surface_dice() < 1
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     hnp.arrays(bool, (2, 5, 6, 7)),

@@ -18,12 +18,14 @@ from napari_pancreas_seg.model.attention_unet import (
 TINY = Architecture(filters=4, height=32, width=48)
 
 
+@pytest.mark.slow
 def test_the_article_network_has_the_article_size():
     network = build(ARCHITECTURES["article"])
     assert network.count_params() == 7_951_369
     assert network.input_shape == (None, 224, 224, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"attention": False, "channels": 1}, {"classes": 3, "head_batch_norm": True}],
@@ -36,6 +38,7 @@ def test_parameters_are_counted_without_building(changes):
     assert count_parameters(ARCHITECTURES["article"]) == 7_951_369
 
 
+@pytest.mark.slow
 def test_one_pass_gives_mask_and_every_gate():
     network = build(TINY)
     out = network(np.random.default_rng(0).random((2, 32, 48, 3), np.float32))
@@ -52,6 +55,7 @@ def test_one_pass_gives_mask_and_every_gate():
         assert (array >= 0).all() and (array <= 1).all()
 
 
+@pytest.mark.slow
 def test_the_plain_unet_differs_in_the_gates_alone():
     plain = build(Architecture(filters=4, height=32, width=48, attention=False))
     gated = build(TINY)
@@ -60,6 +64,7 @@ def test_the_plain_unet_differs_in_the_gates_alone():
     assert {w.path: tuple(w.shape) for w in plain.weights} == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(30, 48), (33, 17), (16, 16), (1, 1)])
 def test_any_size_is_padded(size):
     network = build(Architecture(filters=2, height=size[0], width=size[1]))
@@ -86,6 +91,7 @@ def test_a_gate_does_what_the_paper_says():
     np.testing.assert_allclose(weighed, skip * enlarged, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_classes_end_in_a_softmax_without_its_background():
     network = build(Architecture(filters=2, height=16, width=16, classes=3, head_bias=-3.0))
     out = np.asarray(network(np.zeros((1, 16, 16, 3), np.float32))["probability"])
@@ -94,6 +100,7 @@ def test_several_classes_end_in_a_softmax_without_its_background():
     np.testing.assert_allclose(out, np.exp(-3) / (1 + 3 * np.exp(-3)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_deep_supervision_shares_every_other_weight():
     side = build(TINY, deep_supervision=True)
     assert {"side_2", "side_3"} <= set(side.output)
@@ -101,6 +108,7 @@ def test_deep_supervision_shares_every_other_weight():
     assert names == {w.path for w in build(TINY).weights}
 
 
+@pytest.mark.slow
 def test_the_policy_is_given_back():
     before = keras.config.dtype_policy().name
     network = build(TINY, policy="mixed_bfloat16")

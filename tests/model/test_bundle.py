@@ -47,6 +47,7 @@ def test_round_trip(tiny_card, tmp_path, slices, name):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_weights_are_float32_whatever_the_policy(tiny_bundle):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -56,6 +57,7 @@ def test_weights_are_float32_whatever_the_policy(tiny_bundle):
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
 
 
+@pytest.mark.slow
 def test_an_existing_bundle_is_kept_unless_told(tiny_card, tiny_bundle, tmp_path):
     network = load_bundle(tiny_bundle).network()
     path = save_bundle(network, tiny_card, tmp_path / "model")
@@ -109,6 +111,7 @@ def test_what_is_no_bundle_is_refused(tmp_path):
         load_card(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_no_longer_runs_is_refused_in_one_sentence(tiny_bundle, tiny_card, tmp_path):
     network = load_bundle(tiny_bundle).network()
     frame = {**tiny_card["frame"], "centre": "gland"}
@@ -119,6 +122,7 @@ def test_what_no_longer_runs_is_refused_in_one_sentence(tiny_bundle, tiny_card, 
     save_bundle(network, {**tiny_card, "frame": frame, "neighbours_mm": None}, tmp_path / "m.zip")
 
 
+@pytest.mark.slow
 def test_cached_models_are_listed(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_PANCREAS_SEG_CACHE", str(tmp_path))
     save_bundle(
@@ -131,6 +135,7 @@ def test_cached_models_are_listed(tiny_bundle, tmp_path, monkeypatch):
     assert load_card("mine")["name"] == "tiny"
 
 
+@pytest.mark.slow
 def test_the_bundled_default_is_small_and_whole():
     entries = {entry.name: entry for entry in list_models()}
     assert entries["default"].origin == "bundled"
@@ -140,6 +145,7 @@ def test_the_bundled_default_is_small_and_whole():
     bundle.network()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_registry_is_downloaded_once(tiny_bundle, tmp_path, monkeypatch):
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
     from threading import Thread

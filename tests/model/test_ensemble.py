@@ -69,6 +69,7 @@ def test_impossible_numbers_of_members_are_refused(path, tmp_path, count):
         load_bundle(tmp_path)
 
 
+@pytest.mark.slow
 def test_more_members_than_weights_are_refused(path, tmp_path):
     card = json.loads((path / "card.json").read_text())
     card["members"] = 3
@@ -76,6 +77,7 @@ def test_more_members_than_weights_are_refused(path, tmp_path):
         Bundle(card, (path / "weights.h5").read_bytes()).network()
 
 
+@pytest.mark.slow
 def test_only_networks_of_one_kind_go_together(members, path):
     other = {**members[1].card, "windows": [[0, 100], [0, 200], [0, 255]]}
     with pytest.raises(PancreasSegError, match="another windows"):

@@ -85,6 +85,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_hostile_weights(name: str, tiny_bundle: Path) -> None:
     bundle = with_weights(load_bundle(tiny_bundle), replaced(WEIGHTS[name]))

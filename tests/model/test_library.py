@@ -42,6 +42,7 @@ def files(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.slow
 def test_there_and_back(tiny_bundle: Path, packed: Path, own: Path) -> None:
     with zipfile.ZipFile(packed) as archive:
         assert sorted(archive.namelist()) == sorted(
@@ -60,6 +61,7 @@ def test_there_and_back(tiny_bundle: Path, packed: Path, own: Path) -> None:
     assert export_bundle("mine", again) == hashlib.sha256(packed.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_licence_travels_along(tiny_bundle: Path, tmp_path: Path) -> None:
     export_bundle(tiny_bundle, tmp_path / "given.zip", licence="You may.\n")
     import_bundle(tmp_path / "given.zip", "mine")
@@ -75,6 +77,7 @@ def test_the_bundled_model_has_its_licence_with_it(tmp_path: Path) -> None:
     assert text is not None and "Redistribution and use" in text and "CC BY 3.0" in text
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_unless_told(tiny_bundle: Path, packed: Path, own: Path) -> None:
     import_bundle(tiny_bundle, "mine")
     before = (own / "mine.zip").read_bytes()
@@ -104,6 +107,7 @@ def test_names_that_are_none(name: str, tiny_bundle: Path, own: Path) -> None:
     assert files(own) == []
 
 
+@pytest.mark.slow
 def test_removing(tiny_bundle: Path, own: Path) -> None:
     import_bundle(tiny_bundle, "mine")
     kept = own / "by hand"
@@ -198,6 +202,7 @@ def test_what_is_no_zip(tmp_path: Path, packed: Path) -> None:
             import_bundle(path)
 
 
+@pytest.mark.slow
 def test_the_hash_that_came_along_is_compared(packed: Path, own: Path) -> None:
     with pytest.raises(PancreasSegError, match="SHA-256"):
         import_bundle(packed, sha256="0" * 64)
@@ -205,6 +210,7 @@ def test_the_hash_that_came_along_is_compared(packed: Path, own: Path) -> None:
     assert import_bundle(packed, sha256=f" {right.upper()} ").name == "tiny"
 
 
+@pytest.mark.slow
 def test_a_folder_is_taken_in_as_a_zip_is(packed: Path, own: Path) -> None:
     """Unpacked, it may lie among other files, but not lead to them."""
     folder = packed.with_name("folder")
@@ -248,6 +254,7 @@ def test_a_network_that_does_not_fit_is_not_kept(tiny_bundle: Path, own: Path) -
     assert files(own) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(
     tiny_bundle: Path, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def volumes(drawn, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_stored_rows_are_the_slices_below_and_above(volumes):
     data = open_dataset(volumes)
     settings = TrainSettings(frame=FrameSpec(32, 48, 6.0))

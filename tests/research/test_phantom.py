@@ -23,6 +23,7 @@ def volume_ml(phantom: Phantom) -> float:
     return np.count_nonzero(phantom.mask) * phantom.volume.grid.voxel_volume_mm3 / 1000
 
 
+@pytest.mark.slow
 def test_same_seed_same_voxels(phantoms):
     again = make_phantom(1, **COARSE)
     np.testing.assert_array_equal(again.volume.hu, phantoms[1].volume.hu)
@@ -105,6 +106,7 @@ def test_anatomy_in_radiological_display(phantoms):
         assert phantom.mask[..., x * spacing[2] > 40].any()
 
 
+@pytest.mark.slow
 def test_is_finer_where_voxels_are_finer():
     fine = make_phantom(2, spacing_mm=(5.0, 2.5, 2.5), shape=(40, 90, 120))
     assert 50 < volume_ml(fine) < 120

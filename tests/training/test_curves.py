@@ -30,6 +30,7 @@ def without_tensorboard(monkeypatch):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
 
 
+@pytest.mark.slow
 def test_everything_is_written_anew(without_tensorboard, tmp_path):
     show(tmp_path, HISTORY[:1])
     with Image.open(tmp_path / "curves.png") as picture:

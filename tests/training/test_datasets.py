@@ -103,6 +103,7 @@ def heights(slices, n=200):
     return value + 100 * turns
 
 
+@pytest.mark.slow
 def test_reviewed_slices_alone_are_learnt_from():
     slices = load_cases([body(slices=(0, 50, 110, 111, 199))], LABELS)
     assert heights(slices).tolist() == [0, 50, 110, 199] and slices.usable.all()
@@ -136,6 +137,7 @@ def test_from_a_cache_comes_the_same(dataset, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.rows"))) == 12
 
 
+@pytest.mark.slow
 def test_sets_are_joined(drawn, monkeypatch):
     monkeypatch.setattr(datasets, "load_sample", lambda: drawn(0))
     both = TrainingSlices.join([load_cases([body()], {"pancreas": 1}), sample_slices()])

@@ -82,6 +82,7 @@ def test_dice_is_that_of_the_independent_program(folders, model, threshold, tmp_
     assert result["summary"]["dice"]["mean"] == pytest.approx(mean, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_volumes(folders, model, threshold):
     seen = []
     data = evaluate(
@@ -102,6 +103,7 @@ def test_an_evaluation_of_volumes(folders, model, threshold):
     assert data["cost"]["weights_mb"] == pytest.approx(len(model.bundle.weights) / 1e6, abs=0.01)
 
 
+@pytest.mark.slow
 def test_patients_of_the_training_are_left_out(folders, model, threshold, monkeypatch):
     seen = {**model.card, "training": {"patients": ["0001", "other"]}}
     monkeypatch.setattr(model, "card", seen)
@@ -115,6 +117,7 @@ def test_patients_of_the_training_are_left_out(folders, model, threshold, monkey
         evaluate(**where)
 
 
+@pytest.mark.slow
 def test_a_threshold_of_nothing_is_a_threshold(folders, model, monkeypatch):
     used = []
 
@@ -256,6 +259,7 @@ def also_of(folders, tmp_path, *names):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_masks_of_another_program_are_scored_beside(folders, model, threshold, tmp_path):
     also = GivenMasks(also_of(folders, tmp_path, *NAMES[:3]))
     where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
@@ -345,6 +349,7 @@ def test_models_are_still_listed(capsys):
     assert "default (bundled)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_operations_of_a_slice():
     def cost(**changes):
         return gflop_per_slice(

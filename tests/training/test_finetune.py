@@ -207,6 +207,7 @@ def test_a_folder_that_is_no_data_set_is_named(tmp_path, tiny_bundle, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_for_a_program_it_tells_in_json_and_ends_with_its_input(tmp_path, tiny_bundle):
     command = [sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress"]
     command += ["--data", str(tmp_path), "-o", str(tmp_path / "new")]

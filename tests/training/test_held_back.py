@@ -52,6 +52,7 @@ def settings(**changes):
     )
 
 
+@pytest.mark.slow
 def test_slices_are_cut_as_inference_cuts_them(phantom):
     held = HeldBack([Case(phantom)], {"pancreas": 1}, settings(windows=((0, 255),)))
     assert held.complete and len(held) == len(phantom.mask)
@@ -65,12 +66,14 @@ def test_slices_are_cut_as_inference_cuts_them(phantom):
     np.testing.assert_array_equal(found[z].mask[0], phantom.mask[z])
 
 
+@pytest.mark.slow
 def test_only_labelled_slices_count(phantom):
     held = HeldBack([Case(phantom, slices=(3, 7))], {"pancreas": 1}, settings())
     assert [one.name for one in held.predict(Tells(0))] == ["a slice 3", "a slice 7"]
     assert held.complete
 
 
+@pytest.mark.slow
 def test_a_bounded_sample_keeps_mostly_slices_with_the_gland(phantom):
     cases = [Case(phantom, name) for name in "abc"]
     held = HeldBack(cases, {"pancreas": 1}, settings(), most_slices=36)

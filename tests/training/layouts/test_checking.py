@@ -33,6 +33,7 @@ def pairs(writers, phantoms, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_a_sound_case_is_left_in_peace(phantoms):
     for item in phantoms:
         assert suspicious_findings(item.volume, item.mask, ONE) == []
@@ -91,6 +92,7 @@ def _cut_off(item):
     return replace(item.volume, hu=item.volume.hu[first:], grid=grid), item.mask[first:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -114,6 +116,7 @@ def test_a_fault_is_named(make, sentence, phantoms):
     )
 
 
+@pytest.mark.slow
 def test_a_gland_far_from_the_lungs_is_doubted(phantoms):
     item = phantoms[0]
     shape = (len(item.mask) + 40, *item.mask.shape[1:])
@@ -134,6 +137,7 @@ def test_of_reviewed_slices_no_whole_gland_is_asked(phantoms):
     assert suspicious_findings(volume, mask, ONE, reviewed=True) == []
 
 
+@pytest.mark.slow
 def test_a_class_that_is_missing_is_named(phantoms):
     item = phantoms[0]
     assert suspicious_findings(item.volume, item.mask, {"pancreas": 1, "duct": 2}) == [
@@ -148,6 +152,7 @@ def test_of_a_gland_that_is_missing_no_place_is_asked(phantoms):
     assert said == ["There is no pancreas in it."]
 
 
+@pytest.mark.slow
 def test_a_bad_case_does_not_stop_the_others(pairs):
     (pairs / "PANCREAS_0012_ct.nii.gz").write_bytes(b"damaged")
     seen = []
@@ -165,6 +170,7 @@ def test_a_bad_case_does_not_stop_the_others(pairs):
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_volumes_are_measured(pairs, phantoms):
     cases = check_dataset(open_dataset(pairs))["cases"]
     for case, item in zip(cases, phantoms, strict=True):
@@ -200,12 +206,14 @@ def test_repeats_are_found_by_their_voxels(pairs, phantoms):
     assert any("2 of 2 patients have several cases" in remark for remark in checked["remarks"])
 
 
+@pytest.mark.slow
 def test_labels_of_reviewed_slices_are_counted(writers, phantoms, tmp_path):
     writers["corrections"][1](tmp_path, phantoms)
     found = check_dataset(open_dataset(tmp_path))
     assert [case["labelled"] for case in found["cases"]] == [2, 34, 34]
 
 
+@pytest.mark.slow
 def test_one_case_at_a_time_is_held(phantoms, tmp_path):
     loaded, held = [], []
 
@@ -266,6 +274,7 @@ def test_the_command_writes_tables_and_pictures(pairs, tmp_path, capsys):
     assert main(again) == 0
 
 
+@pytest.mark.slow
 def test_the_command_fails_where_a_case_is_unusable(pairs, capsys):
     (pairs / "PANCREAS_0012_ct.nii.gz").write_bytes(b"damaged")
     assert main(["dataset", "check", str(pairs), "--json"]) == 1
@@ -274,6 +283,7 @@ def test_the_command_fails_where_a_case_is_unusable(pairs, capsys):
     assert "1 of 3 cases cannot be used" in printed.err
 
 
+@pytest.mark.slow
 def test_the_command_takes_classes_and_a_layout(writers, phantoms, tmp_path, capsys):
     writers["totalsegmentator"][1](tmp_path, phantoms[:1])
     command = ["dataset", "check", str(tmp_path), "--layout", "totalsegmentator"]
@@ -305,6 +315,7 @@ def test_any_bytes_are_a_name_of_a_case(pairs, tmp_path, capsys):
     assert said == [name.replace("\udcfc", "\\xfc") for name in names]
 
 
+@pytest.mark.slow
 def test_a_case_or_picture_that_fails_stops_no_other(pairs, tmp_path, monkeypatch):
     def draw(volume, labels, maps, path, title):
         if "0012" in title:
@@ -329,6 +340,7 @@ def test_a_case_or_picture_that_fails_stops_no_other(pairs, tmp_path, monkeypatc
     assert len(list((tmp_path / "pictures").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_mask_one_slice_short_is_not_usable(pairs, capsys):
     case = next(case for case in open_dataset(pairs).cases if case.name == "PANCREAS_0012")
     mask = nib.load(case.masks[0].path)

@@ -27,6 +27,7 @@ KINDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_layout_is_recognised_and_read(kind, writers, material, tmp_path):
     layout, write = writers[kind]
@@ -85,6 +86,7 @@ def test_a_table_says_whose_cts_they_are(writers, phantoms, tmp_path):
 # NIH Pancreas-CT
 
 
+@pytest.mark.slow
 def test_a_real_series_with_turned_rows(shared, tmp_path):
     (tmp_path / "PANCREAS_0001").symlink_to(shared / "ct" / "dicom", target_is_directory=True)
     mask, on = load_mask(shared / "ct" / "dicom_pancreas.nii.gz")
@@ -96,6 +98,7 @@ def test_a_real_series_with_turned_rows(shared, tmp_path):
     assert any("best flipped front to back" in note for note in volume.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flips", list(itertools.product((0, 1), repeat=3)))
 def test_turned_labels_find_their_place_by_what_they_cover(flips, writers, material, tmp_path):
     item = material[0]
@@ -119,6 +122,7 @@ def test_every_patient_at_hand_is_turned_the_right_way(shared):
         assert best.score > second.score + 0.02
 
 
+@pytest.mark.slow
 def test_cts_and_labels_that_stand_alone_are_named(writers, phantoms, tmp_path):
     writers["nih"][1](tmp_path, phantoms)
     (tmp_path / "TCIA_pancreas_labels-02-05-2017" / "label0005.nii.gz").unlink()
@@ -131,6 +135,7 @@ def test_cts_and_labels_that_stand_alone_are_named(writers, phantoms, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_label_with_another_number_of_slices_is_refused(writers, phantoms, tmp_path):
     writers["nih"][1](tmp_path, phantoms[:1])
     label = next(tmp_path.rglob("label*"))
@@ -388,6 +393,7 @@ def test_a_mask_on_another_grid_is_refused_by_the_name_of_its_case(phantoms, tmp
         put(outside, slice(1, None, 2))
 
 
+@pytest.mark.slow
 @given(
     order=st.permutations(range(3)),
     flips=st.tuples(*[st.booleans()] * 3),
