@@ -213,6 +213,7 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {
         "made": date.today().isoformat(),
         "quick": asked.quick,
+        "looks": 2,
         "machine": machine(),
         "rounds": {},
         "once": {},

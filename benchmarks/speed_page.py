@@ -20,6 +20,12 @@ ABDOMEN = 100
 # Figures.
 
 
+LOOKS = {
+    1: "Slices were looked at once, as with `--no-second-look`.",
+    2: "Slices with pancreas were looked at twice.",
+}
+
+
 def median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
@@ -198,7 +204,7 @@ def _head(results: Results) -> str:
         f"{machine['memory_gb']:.0f} GB, {machine['system']}; {versions}. "
         f"CT: {ct['source']} at {sx:g} × {sy:g} × {sz:g} mm, {x}×{y}×{z} voxels, the gland in "
         f"slices {ct['found'][0]} to {ct['found'][1] - 1}. Model: {results['model']}, "
-        f"{results['gflop_per_slice']:.2f} GFLOP a slice.",
+        f"{results['gflop_per_slice']:.2f} GFLOP a slice. {LOOKS[results.get('looks', 1)]}",
     ]
     if results["quick"]:
         lines += ["", "**A trial (`--quick`): the figures only show that the program runs.**"]
