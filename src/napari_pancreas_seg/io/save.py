@@ -10,11 +10,11 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import mesh
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.uids import check_uids
 from napari_pancreas_seg.io.files import same_file
 from napari_pancreas_seg.io.itk import write as itk_write
+from napari_pancreas_seg.io.mesh import write as write_surface
 from napari_pancreas_seg.io.nifti import write as nifti_write
 from napari_pancreas_seg.io.raw import MAP_CONTENT, MAP_SLOPE
 from napari_pancreas_seg.io.suffixes import (
@@ -122,7 +122,7 @@ def save_mask(
             mask, like, path, overwrite=overwrite, card=card, edited=edited, mint_uids=mint_uids
         )
     elif name.endswith(SURFACE):
-        mesh.write(mask, like.grid, path, overwrite=overwrite)
+        write_surface(mask, like.grid, path, overwrite=overwrite)
     elif name.endswith(CSV):
         volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
         row = table_row(like.name, "", measure(mask, volume, cuts))
