@@ -25,8 +25,9 @@ from napari_pancreas_seg.inference.finishing import places
 from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import expected_dice
+from napari_pancreas_seg.inference.mend import log_odds
 from napari_pancreas_seg.inference.scan_context import ScanContext
-from napari_pancreas_seg.inference.second_look import SecondLook, log_odds
+from napari_pancreas_seg.inference.second_look import SecondLook
 from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout

@@ -69,9 +69,7 @@ class LoadedModel:
     @cached_property
     def second_look(self) -> SecondLook | None:
         """The network that looks again, loaded when it is first asked for; None without one."""
-        if not self.card.get("second_look"):
-            return None
-        return SecondLook(self.card, self.device.name.replace("cpu:0", "cpu"))
+        return SecondLook(self.card, self.device) if self.card.get("second_look") else None
 
     def predict(self, hu: Array, crop: FrameCrop, shift: int) -> dict[str, Array]:
         """Run the network on slices from `FrameCrop.cut`; maps (B, h, w, ...) in float16."""

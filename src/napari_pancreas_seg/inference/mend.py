@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from napari_pancreas_seg.inference.scan_context import body_in
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.devices import Device
+
 Prior = tuple[Array, float]
 
 TASK = "mend"
@@ -36,6 +39,8 @@ FADE_MM = 8.0
 TRUST, TRUST_MM = 1.5, 2.0
 """A proposal's log-odds rise by so much a mm into the neighbour's outline, for a neighbour at 0 mm;
 over the second, by e times less. Found on the slices that `benchmarks/strokes.py` carries to."""
+CERTAIN = 1e-6
+"""No probability counts as surer than this."""
 GUIDES = 4
 """Channels after the HU windows: mask, strokes that add, that take away, neighbour's mask."""
 
@@ -102,7 +107,7 @@ class Mender:
     def __init__(
         self,
         model: str | Path | Bundle = TASK,
-        device: str = "auto",
+        device: str | Device = "auto",
         look: Callable[[CTVolume], Body | None] = body_in,
     ) -> None:
         bundle = load_bundle(model, TASK)
@@ -113,7 +118,7 @@ class Mender:
 
         self.card = bundle.card
         self.spec = FrameSpec.from_dict(self.card["frame"])
-        self._device = choose_device(device)
+        self._device = choose_device(device) if isinstance(device, str) else device
         self._look = look
         self._seen: tuple[CTVolume, Body | None] | None = None
         with self._device.scope():
@@ -204,8 +209,8 @@ class Mender:
         answer = self._ask(hu, body.shift if body else 0, rows, columns, guides)
         back, across = (m[s] for m, s in zip(frame.out_of(), part, strict=True))
         before = back @ guides[0] @ across.T > 0.5
-        answer = np.clip(back @ answer @ across.T, 1e-6, 1 - 1e-6)
-        return before, scipy.special.logit(answer) - scipy.special.logit(self.card["threshold"])
+        odds = log_odds(back @ answer @ across.T)
+        return before, odds - scipy.special.logit(self.card["threshold"])
 
     def warm_up(self, volume: CTVolume) -> None:
         """Look at a CT and compile, so that the first stroke is answered at once."""
@@ -248,6 +253,13 @@ class Mender:
         with self._device.scope():
             outputs = self._network.predict_on_batch(seen)
         return np.asarray(outputs["probability"][..., 0], np.float32)
+
+
+def log_odds(probability: Array) -> Floats32:
+    """Of probabilities; those that are certain stay finite."""
+    return np.asarray(
+        scipy.special.logit(np.clip(probability.astype(np.float32), CERTAIN, 1 - CERTAIN))
+    )
 
 
 def lay_frame(

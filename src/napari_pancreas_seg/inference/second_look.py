@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy
@@ -17,14 +17,16 @@ import scipy
 from napari_pancreas_seg.arrays import Array, Floats32, Indices, Mask
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around, resampling_matrix
-from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, TASK, Mender
+from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, TASK, Mender, log_odds
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.volume import CTVolume
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.inference.devices import Device
 
 SIZE, MARGIN_MM = (96, 128), 12.0
 """Pixels of the frame, fewer than for strokes, and how far it reaches beyond the first mask."""
 BATCH = 8
-CERTAIN = 1e-6
 
 
 class SecondLook:
@@ -35,7 +37,7 @@ class SecondLook:
     them, so that the model's threshold stays what it is.
     """
 
-    def __init__(self, card: Mapping[str, Any], device: str) -> None:
+    def __init__(self, card: Mapping[str, Any], device: str | Device) -> None:
         self._told = card["second_look"]
         bundle = load_bundle(self._told["model"], TASK)
         size = dict(zip(("height", "width"), SIZE, strict=True))
@@ -114,13 +116,6 @@ class SecondLook:
         share = self._told["share"]
         odds = (1 - share) * before + share * after + self._told["shift"]
         return np.where(known, scipy.special.expit(odds), first).astype(first.dtype)
-
-
-def log_odds(probability: Array) -> Floats32:
-    """Of probabilities; those that are certain stay finite."""
-    return np.asarray(
-        scipy.special.logit(np.clip(probability.astype(np.float32), CERTAIN, 1 - CERTAIN))
-    )
 
 
 def _between(one: Frame, other: Frame) -> tuple[Floats32, Floats32]:
