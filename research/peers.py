@@ -10,7 +10,8 @@ same patients, the same changes, three coarse-to-fine frames. They are scored as
 on the native grid, all slices, at thresholds chosen on the other patients. The figures are written
 to FOLDER/NETWORK-fold0.json. ``--hours`` are of processor time. ``--resume`` goes on.
 
-DeepLabV3 and Mask R-CNN come from torchvision, V-Net in 2-D from MONAI.
+DeepLabV3 and Mask R-CNN come from torchvision, V-Net in 2-D from MONAI; see `lite_network.py` for
+the one that begins with what it learnt from photographs.
 """
 
 from __future__ import annotations
@@ -172,10 +173,17 @@ class Choice:
     peak: float = 2e-3
     windows: Sequence[tuple[int, int]] = field(default=train_torch.WINDOWS)
     mm: float = changing.FRAME_MM
+    stages: str = "progressive"
 
 
 def _ours(filters: int = 16, **changes: Any) -> Callable[[int], nn.Module]:
     return lambda channels: AttentionUNet(filters, channels, 0.2, **changes)
+
+
+def _lite(channels: int) -> nn.Module:
+    from lite_network import LiteUNet
+
+    return LiteUNet(channels)
 
 
 NETWORKS = {
@@ -191,6 +199,7 @@ NETWORKS = {
     "deeplabv3": Choice("DeepLabV3, ResNet-50", DeepLabV3, peak=1e-3),
     "mask-rcnn": Choice("Mask R-CNN, ResNet-50", MaskRCNN, detector_loss, 3e-4),
     "vnet": Choice("V-Net in 2-D", VNet, peak=1e-3),
+    "lite": Choice("U-Net, encoder EfficientNet-Lite0 of ImageNet", _lite, stages="two"),
 }
 
 
@@ -231,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     _, held_cases = Split(FOLDS, asked.fold, 0).divide(open_dataset(asked.dataset).cases)
     held = sorted({case.patient for case in held_cases})
     total = asked.steps or 3600 * asked.hours
-    clock = Clock(total, choice.peak, STAGES["progressive"], by_steps=bool(asked.steps))
+    clock = Clock(total, choice.peak, STAGES[choice.stages], by_steps=bool(asked.steps))
     torch.manual_seed(asked.seed)
     network = choice.build(len(choice.windows))
     training = Training(Mixer(asked.slices, held), clock, asked.seed, network, choice.loss)

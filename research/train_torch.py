@@ -37,12 +37,15 @@ from torch_network import AttentionUNet, begin_with, keras_weights
 STAGES = {
     "fine": ((1.01, (160, 224)),),
     "progressive": ((0.50, (80, 112)), (0.68, (112, 160)), (1.01, (160, 224))),
+    "two": ((0.45, (112, 160)), (1.01, (160, 224))),
 }
 """Until which share of the time the frame has so many pixels: 2.4, 1.7 and 1.2 mm."""
 WINDOWS = ((0, 255), (40, 150), (80, 140))
 BATCH = 8
 WARM_UP, DECAY = 0.03, 1e-2
 AVERAGING = 0.998
+PRETRAINED = 0.3
+"""Of the learning rate, for layers that photographs have taught."""
 SIDES = (1.0, 0.5, 0.25)
 CHECKPOINT_S = 120
 STATISTICS = 150
@@ -168,13 +171,7 @@ class Training:
     ) -> None:
         self.mixer, self.seed, self.loss = mixer, seed, loss
         self.network = network.to(memory_format=torch.channels_last)
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        others = [p for p in self.network.parameters() if p.ndim == 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}],
-            clock.peak,
-            fused=True,
-        )
+        self.optimizer = torch.optim.AdamW(parameter_groups(network), clock.peak, fused=True)
         self.average = [p.detach().clone() for p in self.network.parameters()]
         self.clock, self.step = clock, 0
 
@@ -200,7 +197,7 @@ class Training:
     def learn(self) -> float:
         """One step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.clock.learning_rate()
+            group["lr"] = self.clock.learning_rate() * group["share"]
         hu, target, weight = self.batch(self.step)
         return descend(self, self.loss(self.network, windowed(hu), target, weight), AVERAGING)
 
@@ -226,6 +223,19 @@ class Training:
         self.average = state["average"]
         self.step, self.clock.spent = state["step"], state["spent"]
         self.clock.steps = self.step
+
+
+def parameter_groups(network: torch.nn.Module) -> list[dict[str, Any]]:
+    """Parameters with their weight decay, and their share of the learning rate."""
+    taught = {id(p) for p in getattr(network, "pretrained", list)()}
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for p in network.parameters():
+        key = (PRETRAINED if id(p) in taught else 1.0, DECAY if p.ndim > 1 else 0.0)
+        groups.setdefault(key, []).append(p)
+    return [
+        {"params": found, "share": share, "weight_decay": decay}
+        for (share, decay), found in groups.items()
+    ]
 
 
 def write_atomically(path: Path, write) -> None:
