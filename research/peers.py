@@ -33,6 +33,7 @@ from torch.nn import functional
 
 import changing
 import train_torch
+from lite_network import LiteUNet
 from mixing import Mixer
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io.files import write_json
@@ -180,12 +181,6 @@ def _ours(filters: int = 16, **changes: Any) -> Callable[[int], nn.Module]:
     return lambda channels: AttentionUNet(filters, channels, 0.2, **changes)
 
 
-def _lite(channels: int) -> nn.Module:
-    from lite_network import LiteUNet
-
-    return LiteUNet(channels)
-
-
 NETWORKS = {
     "attention": Choice("attention U-Net, as bundled", _ours()),
     "unet": Choice("the same without gates", _ours(gated=())),
@@ -199,7 +194,7 @@ NETWORKS = {
     "deeplabv3": Choice("DeepLabV3, ResNet-50", DeepLabV3, peak=1e-3),
     "mask-rcnn": Choice("Mask R-CNN, ResNet-50", MaskRCNN, detector_loss, 3e-4),
     "vnet": Choice("V-Net in 2-D", VNet, peak=1e-3),
-    "lite": Choice("U-Net, encoder EfficientNet-Lite0 of ImageNet", _lite, stages="two"),
+    "lite": Choice("U-Net, encoder EfficientNet-Lite0 of ImageNet", LiteUNet, stages="two"),
 }
 
 

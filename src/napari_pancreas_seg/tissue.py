@@ -31,6 +31,7 @@ def constant_values(sample: Array) -> tuple[float, ...]:
     length = sum(part.size for part in _edges(sample, np.ones_like(flat)))
     outside = border[at_border >= _BORDER_SHARE * length]
     top = sample.max()
+    # Every sixteenth value tells the middle as well.
     nearly = top - (float(top) - float(np.median(sample[:, ::4, ::4]))) * 0.1
     if ((sample > nearly) & (sample < top)).mean() > 0.001:  # bright tissue that was cut off
         outside, values, counts = outside[outside < top], values[values < top], counts[values < top]

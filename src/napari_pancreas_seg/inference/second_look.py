@@ -112,18 +112,14 @@ class SecondLook:
     def _joined(self, frame: Frame, near: Frame, first: Array, second: Floats32) -> Array:
         """Both answers on the first one's pixels; where the first is 0, or alone, it stays."""
         down, across = _between(near, frame)
-        inside = [np.flatnonzero(each.sum(axis=1) > KNOWN) for each in (down, across)]
-        if not all(map(len, inside)):
-            return first
-        y, x = (slice(each[0], each[-1] + 1) for each in inside)
-        part = first[y, x]
-        known = np.outer(down[y].sum(axis=1), across[x].sum(axis=1)) > KNOWN
-        known &= part > 0
-        before, after = (log_odds(each) for each in (part, down[y] @ second @ across[x].T))
+        known = np.outer(down.sum(axis=1), across.sum(axis=1)) > KNOWN
+        known &= first > 0
+        answers = (first, down @ second @ across.T)
+        before, after = (log_odds(each[known]) for each in answers)
         share = self._told["share"]
         odds = (1 - share) * before + share * after + self._told["shift"]
         joined = first.copy()
-        joined[y, x] = np.where(known, scipy.special.expit(odds), part)
+        joined[known] = scipy.special.expit(odds)
         return joined
 
 
