@@ -3,7 +3,7 @@
     python benchmarks/schedule_dice.py DATASET --model benchmarks/models/fold0 \\
         --ct CT ... -o benchmarks/results/schedule_dice.json
 
-Several models are the folds of one split (as `napari-pancreas-seg compare` makes them): each is
+Several models are the folds of one split (as `research/compare.py` makes them): each is
 asked about the patients that it has not seen. CTs go through the first one.
 
 DATASET holds scattered slices of patients (the slice layout, with a column ``slice_index``). Three
@@ -37,7 +37,7 @@ import numpy as np
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.inference.body import find_body
-from napari_pancreas_seg.inference.finishing import finish_mask, native_mask
+from napari_pancreas_seg.inference.finishing import Finishing, native_mask
 from napari_pancreas_seg.inference.frame import Frame, frame_around
 from napari_pancreas_seg.inference.maps import foreground
 from napari_pancreas_seg.inference.schedule import SliceGrid
@@ -85,7 +85,7 @@ def between(below: Seen, above: Seen, onto: Seen, threshold: float) -> np.ndarra
     gap = above.index - below.index
     seen = np.stack([below.probability, above.probability])
     ct = SliceGrid(gap + 1, gap)  # a CT whose first and last slice were seen
-    whole = finish_mask(seen, onto.frame, ct, (1.0, 1.0, 1.0), threshold, None)
+    whole = Finishing(onto.frame, ct, (1.0, 1.0, 1.0)).mask(seen, threshold)
     return whole[onto.index - below.index]
 
 

@@ -1,9 +1,9 @@
 """How much a second look counts: share and shift for a model's card, and its confidence anew.
 
     python research/fit_second_look.py DATASET benchmarks/models/fold0 MEND [--mm 4] \\
-        [--share 0.7 --write benchmarks/models/fold0 --write src/…/models/default]
+        [--share 0.4 --write benchmarks/models/fold0 --write src/…/models/default]
 
-Neither network must have seen the patients. Every slice is segmented, and looked at again; the
+Every slice of the patients that neither network has seen is segmented, and looked at again; the
 log-odds of both are mixed in several shares. For each share: the log-odds that are best for the
 patients' mean Dice, and the Dice at thresholds that were chosen on the other patients. With
 ``--write``, the cards get `second_look`, with a shift for which their threshold stays the best, and
@@ -25,18 +25,19 @@ from napari_pancreas_seg.inference.finishing import places
 from napari_pancreas_seg.inference.frame import Frame
 from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import expected_dice
-from napari_pancreas_seg.inference.mend import log_odds
+from napari_pancreas_seg.inference.mend import TASK, log_odds
 from napari_pancreas_seg.inference.scan_context import ScanContext
 from napari_pancreas_seg.inference.second_look import SecondLook
 from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io.files import write_json
+from napari_pancreas_seg.model.bundle import load_bundle, load_card
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.training.judge import calibration
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice, score_predictions
+from napari_pancreas_seg.training.judge.evaluation import patients_seen
 from napari_pancreas_seg.training.judge.scores import at_others_threshold
-from strokes import PATIENTS
 
-SHARES = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
+SHARES = (0.0, 0.3, 0.4, 0.5, 0.7, 1.0)
 THRESHOLDS = tuple(special.expit(np.arange(-1.5, 2.51, 0.25)).tolist())
 
 
@@ -63,9 +64,10 @@ def look_twice(asked: argparse.Namespace) -> list[Looked]:
     loaded = LoadedModel(asked.model)
     told = {"model": asked.mend, "mm": asked.mm, "share": 1.0, "shift": 0.0}
     look = SecondLook({"second_look": told}, "cpu")
+    seen = patients_seen([loaded.card, load_bundle(asked.mend, TASK).card])
     found = []
     for record in read_slice_layout(asked.dataset):
-        if record.patient not in asked.patients.split(","):
+        if record.patient in seen:
             continue
         volume, truth = record.load()
         result = segment(volume, loaded, postprocess=False, second_look=False)
@@ -80,19 +82,29 @@ def look_twice(asked: argparse.Namespace) -> list[Looked]:
     return found
 
 
-def best_odds(slices: Sequence[Looked], share: float) -> float:
-    """The log-odds that are best for the mean Dice; prints how good they are."""
+def best_odds(
+    slices: Sequence[Looked], share: float, once: dict[str, float]
+) -> tuple[float, dict[str, float]]:
+    """The log-odds that are best for the mean Dice, and that of each patient; prints both.
+
+    `once` is the Dice of each patient with one look, if known.
+    """
     dice = score_predictions((each.mixed(share) for each in slices), 1.0, THRESHOLDS).dice()
     means = np.mean(list(dice.values()), axis=0)
     best = int(means.argmax())
     honest = np.mean(list(at_others_threshold(dice).values()))
-    worst, odds = min(d[best] for d in dice.values()), float(special.logit(THRESHOLDS[best]))
+    found, odds = (
+        {p: float(d[best]) for p, d in dice.items()},
+        float(special.logit(THRESHOLDS[best])),
+    )
+    gains = [found[p] - once.get(p, found[p]) for p in found]
     print(
-        f"share {share:.2f}: best at log-odds {odds:+.2f}: {means[best]:.4f} (worst {worst:.3f}); "
+        f"share {share:.2f}: best at log-odds {odds:+.2f}: {means[best]:.4f} (worst "
+        f"{min(found.values()):.3f}, gain of a patient {min(gains):+.3f} to {max(gains):+.3f}); "
         f"threshold chosen on the other patients: {honest:.4f}",
         flush=True,
     )
-    return odds
+    return odds, found
 
 
 def confidence(
@@ -124,17 +136,27 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("mend")
     parser.add_argument("--mm", type=float, default=4.0)
-    parser.add_argument("--patients", default=PATIENTS)
-    parser.add_argument("--share", type=float, default=0.7)
+    parser.add_argument("--share", type=float, default=0.4)
     parser.add_argument("--write", type=Path, action="append", default=[], metavar="BUNDLE")
     asked = parser.parse_args()
     slices = look_twice(asked)
-    odds = {share: best_odds(slices, share) for share in sorted({*SHARES, asked.share})}
+    threshold, odds, once = load_card(asked.model)["threshold"], {}, {}
+    for share in sorted({*SHARES, asked.share}):
+        odds[share], found = best_odds(slices, share, once)
+        once = once or found
+        shift = float(special.logit(threshold)) - odds[share]
+        print("  ", confidence(slices, share, shift, threshold), flush=True)
     for bundle in asked.write:
         card = json.loads((bundle / "card.json").read_text(encoding="utf-8"))
         shift = round(float(special.logit(card["threshold"])) - odds[asked.share], 2)
         card["confidence"] |= confidence(slices, asked.share, shift, card["threshold"])
-        told = {"model": "mend", "mm": asked.mm, "share": asked.share, "shift": shift}
+        told = {
+            **{
+                "model": "mend",
+                "weights_sha256": load_bundle(asked.mend, TASK).card["weights_sha256"],
+            },
+            **{"mm": asked.mm, "share": asked.share, "shift": shift},
+        }
         write_json(bundle / "card.json", {**card, "second_look": told}, overwrite=True)
         print(bundle, told, card["confidence"])
 

@@ -30,11 +30,12 @@ from napari_pancreas_seg.training.judge.calibration import HeldBack, calibrate, 
 TAKEN = ("threshold", "temperature", "confidence", "validation")
 OF_TWIN = (
     "figures of a model of the same recipe that held these patients back; this one was trained "
-    "on them too, so that nothing is left to measure it on"
+    "on them too, so that nothing is left to measure it on; of the first look alone"
 )
 OF_SLICES = (
     "Dice per patient on the native grid, all labelled slices, slice by slice, no "
-    "post-processing; threshold and temperature were chosen on the same patients"
+    "post-processing; threshold and temperature were chosen on the same patients; of the first "
+    "look alone"
 )
 
 

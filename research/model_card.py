@@ -187,6 +187,8 @@ def _data(card: Mapping[str, Any]) -> list[str]:
         counted = f"{len(training['patients'])} patients"
         if training.get("slices"):
             counted += f", {training['slices']} slices"
+        if training.get("recipe", {}).get("averaged_with"):
+            counted += " in the last training"
         lines += ["", f"Trained on {counted}."]
     if card.get("citation"):
         lines += ["", f"Cite: {card['citation']}"]

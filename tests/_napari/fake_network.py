@@ -115,7 +115,7 @@ def segment(volume, model, options):
 
 def graded(volume, options):
     """What the real generator does after the network, on a probability that is made up."""
-    from napari_pancreas_seg.inference.finishing import finish_mask
+    from napari_pancreas_seg.inference.finishing import Finishing
     from napari_pancreas_seg.inference.frame import Frame, FrameSpec
     from napari_pancreas_seg.inference.schedule import SliceGrid
 
@@ -127,15 +127,9 @@ def graded(volume, options):
     probability = ScalarMap(np.exp(-far).astype(np.float16), frame.grid(volume.grid))
     threshold = options.threshold or 0.5
     plausible = np.ones(shape[0], bool)
-    mask = finish_mask(
-        probability.values,
-        frame,
-        SliceGrid(shape[0]),
-        spacing,
-        threshold,
-        plausible if options.postprocess else None,
-        options.region(shape),
-    )
+    seen = plausible if options.postprocess else None
+    finishing = Finishing(frame, SliceGrid(shape[0]), spacing, seen, options.region(shape))
+    mask = finishing.mask(probability.values, threshold)
     all_slices = np.arange(shape[0])
     parts = {"probability": probability}
     yield Progress("segmenting", shape[0], shape[0], FoundSlices(all_slices, mask, parts))
@@ -155,7 +149,7 @@ def graded(volume, options):
 def organs(volume, options):
     """Three classes, each in a third of the columns, whose probability falls outward."""
     from napari_pancreas_seg.inference.classes import Classes
-    from napari_pancreas_seg.inference.finishing import finish_mask
+    from napari_pancreas_seg.inference.finishing import Finishing
     from napari_pancreas_seg.inference.frame import Frame, FrameSpec
     from napari_pancreas_seg.inference.schedule import SliceGrid
 
@@ -174,10 +168,10 @@ def organs(volume, options):
     whole = ScalarMap(np.minimum(probabilities.sum(0), 1), frame.grid(volume.grid))
     threshold = options.threshold or 0.5
     plausible = np.ones(shape[0], bool)
-    how = frame, SliceGrid(shape[0]), spacing, threshold
     seen = plausible if options.postprocess else None
-    region = options.region(shape)
-    mask = finish_mask(probabilities, *how, seen, region, Classes.of(card))
+    where = frame, SliceGrid(shape[0]), spacing
+    finishing = Finishing(*where, seen, options.region(shape), Classes.of(card))
+    mask = finishing.mask(probabilities, threshold)
     parts = {"probability": whole, **{f"probability {name}": m for name, m in maps.items()}}
     found = FoundSlices(np.arange(shape[0]), mask, parts)
     yield Progress("segmenting", shape[0], shape[0], found)

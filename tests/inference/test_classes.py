@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
-from napari_pancreas_seg.inference.finishing import finish_mask, native_mask, remask
+from napari_pancreas_seg.inference.finishing import Finishing, native_mask, remask
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.process import messages
 from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, describe, exhaust
@@ -54,7 +54,7 @@ def scene() -> np.ndarray:
 
 
 def finished(p: np.ndarray, classes: Classes, plausible: np.ndarray | None) -> np.ndarray:
-    return finish_mask(p, FRAME, SliceGrid(24), SPACING, 0.5, plausible, None, classes)
+    return Finishing(FRAME, SliceGrid(24), SPACING, plausible, None, classes).mask(p, 0.5)
 
 
 def test_each_organ_keeps_its_pieces() -> None:

@@ -190,6 +190,7 @@ def test_the_frame_lies_around_strokes_and_what_is_near():
     ("changes", "sentence"),
     [
         ({"mask": np.zeros((5, 90, 131), np.uint8)}, "same grid"),
+        ({"mask": np.full(SHAPE, 257)}, "whole numbers from 0 to 255"),
         ({"z": 5}, "no slice 5"),
         ({"z": -1}, "no slice -1"),
         ({"label": 0}, "label 0"),

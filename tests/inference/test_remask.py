@@ -129,8 +129,8 @@ def test_smoothing_only_where_it_matters_changes_no_voxel(volume, loaded, result
     from napari_pancreas_seg.mask.postprocessing import smooth_along_z
 
     def masks(noise, frame):
-        how = (frame, SliceGrid(9), (2.0, 1, 1))
-        return [finishing.finish_mask(noise, *how, t, np.ones(9, bool)) for t in (0.2, 0.5)]
+        how = finishing.Finishing(frame, SliceGrid(9), (2.0, 1, 1), np.ones(9, bool))
+        return [how.mask(noise, threshold) for threshold in (0.2, 0.5)]
 
     rng = np.random.default_rng(2)
     noise = rng.random(result.probability.values.shape).astype(np.float16) ** 6

@@ -43,6 +43,9 @@ def test_record(volume: CTVolume, tmp_path: Path) -> None:
     read = json.loads(path.read_text(encoding="utf-8"))
     assert read["program"]["version"] == napari_pancreas_seg.__version__
     assert read["model"] == {"name": "tiny", "version": "3", "weights_sha256": "ab" * 32}
+    twice = {"model": "mend", "weights_sha256": "cd" * 32}
+    result = replace(found(volume), model={**found(volume).model, "second_look": twice})
+    assert describe(volume, result)["model"]["second_look"] == twice
     assert read["options"]["device"] == "cpu"
     assert read["options"]["applied_threshold"] == 0.4
     assert read["measurements"]["volume_ml"] == pytest.approx(32 * 5 / 1000)

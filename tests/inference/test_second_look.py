@@ -8,6 +8,7 @@ from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around
 from napari_pancreas_seg.inference.mend import FADE_MM
 from napari_pancreas_seg.inference.second_look import BATCH, SIZE, SecondLook
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
 SPACING = (2.0, 0.9, 0.9)
@@ -107,6 +108,24 @@ def test_where_the_first_look_is_sure_of_nothing_it_stays_so(look, volume, body)
     probability[:, 70:75, 160:165] = 0  # as beyond the body
     revise(look()[0], volume, body, probability, gland)
     assert not probability[:, 70:75, 160:165].any()
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [({"weights_sha256": "ab" * 32}, "of other weights"), ({"model": "none"}, "none")],
+)
+def test_a_network_that_is_not_the_cards_is_refused_before_the_first_look(
+    tiny_bundle, tmp_path, drawn, told, sentence
+):
+    bundle = load_bundle(tiny_bundle)
+    told = {"model": "mend", "mm": 4.0, "share": 0.4, "shift": 0.0, **told}
+    card = {**bundle.card, "second_look": told}
+    model = nps.LoadedModel(Bundle(card, bundle.weights))
+    steps = []
+    with pytest.raises(nps.PancreasSegError, match=sentence):
+        steps.extend(nps.iter_segment(drawn(1).volume, model))
+    assert "segmenting" not in {step.stage for step in steps}
+    assert nps.segment(drawn(1).volume, model, second_look=False).mask.shape
 
 
 @pytest.mark.slow

@@ -320,6 +320,12 @@ def test_what_a_label_means(name: str, meaning: str) -> None:
     assert segment.segmented_property_type.meaning == meaning
 
 
+def test_the_mask_of_a_single_class_is_1_whatever_its_card_says() -> None:
+    from napari_pancreas_seg.io.dicom.segments import names_of
+
+    assert names_of({"labels": {"pancreas": 5}}, 1) == {1: "pancreas"}
+
+
 @pytest.mark.slow
 def test_several_labels_become_several_segments(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct"))

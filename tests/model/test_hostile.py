@@ -130,6 +130,9 @@ def test_a_hostile_card(name: str, packed: bool, tmp_path: Path) -> None:
         *({"architecture": {"filters": 4, "dropout": "0.1"}}, {"confidence": {"slope": None}}),
         *({"architecture": {"filters": 4, "attention": "no"}}, {"confidence": [1, 0]}),
         *({"training": None}, {"training": {"patients": 5}}, {"training": {"recipe": None}}),
+        *({"second_look": "yes"}, {"second_look": {"model": "mend"}}),
+        {"second_look": {"model": "mend", "mm": 4, "share": 2, "shift": 0}},
+        {"second_look": {"model": ["mend"], "mm": 4, "share": 0.4, "shift": 0}},
     ],
     ids=str,
 )

@@ -99,11 +99,23 @@ def test_nothing_is_replaced_unless_told(tiny_bundle: Path, packed: Path, own: P
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../up", "a/b", "a\\b", ".hidden", "con", "NUL.x", "x.", "x.zip", "a\nb"],
+    [
+        *("", ".", "..", "../up", "a/b", "a\\b", ".hidden", "con", "NUL.x", "x.", "x.zip", "a\nb"),
+        *("default", "mend", "Mend"),  # the package's own
+    ],
 )
 def test_names_that_are_none(name: str, tiny_bundle: Path, own: Path) -> None:
     with pytest.raises(PancreasSegError, match="name"):
         import_bundle(tiny_bundle, name)
+    assert files(own) == []
+
+
+def test_a_network_that_segments_nothing_is_not_kept(tmp_path: Path, own: Path) -> None:
+    bundle = load_bundle("mend", "mend")
+    packed = tmp_path / "mend.zip"
+    export_bundle(bundle, packed)
+    with pytest.raises(PancreasSegError, match="made to mend, not to segment"):
+        import_bundle(packed, "mine")
     assert files(own) == []
 
 

@@ -84,8 +84,8 @@ def onnx(
     """Write a model as ONNX for other programs.
 
     Its input is HU at the frame's scale, its output probability; HU windows and temperature are
-    inside, and the metadata says the rest. If ONNX Runtime is installed, its results are first
-    compared with the network's.
+    inside, and the metadata says the rest. A second look is not in it. If ONNX Runtime is
+    installed, its results are first compared with the network's.
     """
     from napari_pancreas_seg.model.bundle import load_bundle
 

@@ -77,7 +77,7 @@ def finetune(
 
     It takes minutes and no GPU. The new model is a bundle of its own; the first one stays. A trial
     without some of your patients tells whether the model became better on them. It also learns
-    from usual CTs, and measures what it has forgotten of them.
+    from copies of your slices with usual grey values, and measures what it has forgotten of such.
     """
     if json_progress:
         _end_with_parent()

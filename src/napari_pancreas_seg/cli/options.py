@@ -83,8 +83,8 @@ NoPostprocess = Annotated[
     bool,
     Option(
         "--no-postprocess",
-        help="Do not smooth along z, and keep every piece (default: smooth, and keep the pieces "
-        "that belong to the gland).",
+        help="Do not smooth along z, and keep every piece in every slice (default: smooth, keep "
+        "the pieces that belong to the gland, where one can lie, and clear tiny ends).",
     ),
 ]
 NoSecondLook = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,67 +17,63 @@ from napari_pancreas_seg.mask.postprocessing import clear_small_ends, smooth_alo
 from napari_pancreas_seg.volume import stretches
 
 
-def finish_mask(
-    probability: Array,
-    frame: Frame,
-    slice_grid: SliceGrid,
-    spacing: Spacing,
-    threshold: float,
-    plausible: Array | None,
-    region: Box | None = None,
-    classes: Classes = ONE_CLASS,
-) -> Labels:
-    """From the network's probability to the mask (Z, Y, X) of the whole volume.
+@dataclass(frozen=True, eq=False)
+class Finishing:
+    """How the network's probability becomes the mask of a whole volume.
 
-    `probability` (classes, rows, height, width), or without the first axis, is NaN where the
-    network was not asked. Without `plausible` (Z,) all post-processing is left out; what lies
-    outside of `region` (z, y, x) does not count.
+    `plausible` (Z,) says in which slices a pancreas can lie; without it all post-processing is
+    left out. What lies outside of `region` (z, y, x) does not count.
     """
-    part = slice(0, slice_grid.n_slices) if region is None else region[0]
-    kept = keep_gland(
-        probability, frame, slice_grid, spacing, threshold, plausible, region, classes
-    )
-    mask = _between_rows(kept, frame, slice_grid, threshold, part, classes.values)
-    if plausible is not None:
-        clear_small_ends(mask, spacing[1] * spacing[2])
-    return mask if region is None else keep_region(mask, region[1:])
 
+    frame: Frame
+    slice_grid: SliceGrid
+    spacing: Spacing
+    plausible: Array | None = None
+    region: Box | None = None
+    classes: Classes = ONE_CLASS
 
-def keep_gland(
-    probability: Array,
-    frame: Frame,
-    slice_grid: SliceGrid,
-    spacing: Spacing,
-    threshold: float,
-    plausible: Array | None,
-    region: Box | None = None,
-    classes: Classes = ONE_CLASS,
-) -> Array:
-    """The probability (classes, rows, height, width) of which `finish_mask` makes the mask."""
-    if probability.ndim == 3:
-        probability = probability[None]
-    part = slice(0, slice_grid.n_slices) if region is None else region[0]
-    # A row is computed whole or not at all.
-    asked = np.zeros(len(slice_grid), bool)
-    asked[slice_grid.rows(part.start, part.stop)] = True
-    known = asked & ~np.isnan(probability[0, :, 0, 0])
-    kept = np.zeros_like(probability)
-    # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
-    for rows in stretches(known):
-        inside = [each[rows] for each in probability]
-        if region is not None:
-            inside = [frame.within(each, region[1:]) for each in inside]
-        if plausible is not None:
-            several = len(inside) > 1
-            above = _foreground(np.stack(inside)) > threshold if several else None
-            row_mm = spacing[0] * slice_grid.stride
-            inside = [_smooth_near(each, threshold, frame, row_mm, above) for each in inside]
-        for each, smooth in zip(kept, inside, strict=True):
-            each[rows] = smooth
-    if plausible is not None:
-        step = (spacing[0] * slice_grid.stride, frame.spec.mm_per_pixel, frame.spec.mm_per_pixel)
-        kept = classes.main_pieces(kept, threshold, step, plausible[slice_grid.z])
-    return kept
+    def mask(self, probability: Array, threshold: float) -> Labels:
+        """From the network's probability to the mask (Z, Y, X).
+
+        `probability` (classes, rows, height, width), or without the first axis, is NaN where the
+        network was not asked.
+        """
+        kept, values = self.gland(probability, threshold), self.classes.values
+        mask = _between_rows(kept, self.frame, self.slice_grid, threshold, self._part, values)
+        if self.plausible is not None:
+            clear_small_ends(mask, self.spacing[1] * self.spacing[2])
+        return mask if self.region is None else keep_region(mask, self.region[1:])
+
+    def gland(self, probability: Array, threshold: float) -> Array:
+        """The probability (classes, rows, height, width) of which the mask is made."""
+        if probability.ndim == 3:
+            probability = probability[None]
+        # A row is computed whole or not at all.
+        asked = np.zeros(len(self.slice_grid), bool)
+        asked[self.slice_grid.rows(self._part.start, self._part.stop)] = True
+        known = asked & ~np.isnan(probability[0, :, 0, 0])
+        kept = np.zeros_like(probability)
+        row_mm = self.spacing[0] * self.slice_grid.stride
+        # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
+        for rows in stretches(known):
+            inside = [each[rows] for each in probability]
+            if self.region is not None:
+                inside = [self.frame.within(each, self.region[1:]) for each in inside]
+            if self.plausible is not None:
+                several = len(inside) > 1
+                above = _foreground(np.stack(inside)) > threshold if several else None
+                inside = [_smooth_near(p, threshold, self.frame, row_mm, above) for p in inside]
+            for each, smooth in zip(kept, inside, strict=True):
+                each[rows] = smooth
+        if self.plausible is not None:
+            step = (row_mm, self.frame.spec.mm_per_pixel, self.frame.spec.mm_per_pixel)
+            likely = self.plausible[self.slice_grid.z]
+            kept = self.classes.main_pieces(kept, threshold, step, likely)
+        return kept
+
+    @property
+    def _part(self) -> slice:
+        return slice(0, self.slice_grid.n_slices) if self.region is None else self.region[0]
 
 
 def remask(
@@ -96,23 +93,21 @@ def remask(
     Returns
     -------
     ndarray, shape (Z, Y, X), uint8
-        What `segment` would return with these options.
+        What `segment` would return with this threshold. Without post-processing, or with it where
+        there was none, only nearly, if there was a second look: that was taken as it was then.
     """
-    probability = result.probability
     if postprocess is None:
         postprocess = result.options.postprocess
-    frame, slice_grid = places(result)
     several = [each.values for each in result.probabilities.values()]
-    return finish_mask(
-        np.stack(several) if several else probability.values,
-        frame,
-        slice_grid,
+    finishing = Finishing(
+        *places(result),
         result.grid.spacing,
-        result.threshold if threshold is None else threshold,
         result.plausible if postprocess else None,
         result.options.region(result.grid.shape),
         Classes.of(result.model),
     )
+    values = np.stack(several) if several else result.probability.values
+    return finishing.mask(values, result.threshold if threshold is None else threshold)
 
 
 def places(result: Segmentation) -> tuple[Frame, SliceGrid]:

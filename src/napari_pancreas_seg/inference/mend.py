@@ -126,18 +126,8 @@ class Mender:
             # XLA's convolutions are slow on a CPU; JAX has no other way.
             self._network.compile(jit_compile=keras.backend.backend() == "jax")
 
-    def mend(
-        self,
-        volume: CTVolume,
-        mask: Array,
-        z: int,
-        *,
-        add: Array | None = None,
-        remove: Array | None = None,
-        prior: Prior | None = None,
-        label: int = 1,
-    ) -> npt.NDArray[np.uint8]:
-        """See `napari_pancreas_seg.mend`."""
+    def mend(self, volume: CTVolume, mask: Array, z: int, **strokes: Any) -> npt.NDArray[np.uint8]:
+        """See `napari_pancreas_seg.mend`, whose other arguments this takes as well."""
         if np.shape(mask) != volume.grid.shape:
             raise PancreasSegError(
                 f"The mask has shape {np.shape(mask)} and the CT {volume.grid.shape}; both must be "
@@ -145,7 +135,7 @@ class Mender:
             )
         if not 0 <= z < len(mask):
             raise PancreasSegError(f"There is no slice {z}; they are counted 0 to {len(mask) - 1}.")
-        return self.mend_plane(volume, mask[z], z, add=add, remove=remove, prior=prior, label=label)
+        return self.mend_plane(volume, mask[z], z, **strokes)
 
     def mend_plane(
         self,
@@ -167,6 +157,8 @@ class Mender:
         give = (_plane(add, shape, "strokes that add") > 0) & ~take
         gland = np.minimum(_plane(prior and prior[0], shape, "neighbour's mask"), 1)
         result = plane.astype(np.uint8)
+        if not np.array_equal(result, plane):
+            raise PancreasSegError("A mask holds whole numbers from 0 to 255; this one others.")
         present, strokes = plane == label, give | take
         if not strokes.any() and not gland.any():
             return result

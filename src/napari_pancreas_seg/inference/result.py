@@ -54,7 +54,7 @@ def exhaust(
 
 @dataclass(frozen=True, eq=False)
 class FoundSlices:
-    """Slices of the mask that have just been found, before any post-processing.
+    """Slices of the mask that have just been found, before a second look and post-processing.
 
     `z` (n,) are indices in the CT, `mask` (n, Y, X) lies on its grid. `maps`, ``"probability"`` and
     ``"attention 1"`` (the finest gate) and so on, hold these slices alone, with the grid of the
@@ -238,7 +238,8 @@ def describe(
     named, model = Classes.of(segmentation.model).named, segmentation.model
     return {
         **_common(volume, written, cuts),
-        "model": {key: model.get(key) for key in ("name", "version", "weights_sha256")},
+        "model": {key: model.get(key) for key in ("name", "version", "weights_sha256")}
+        | ({"second_look": model["second_look"]} if model.get("second_look") else {}),
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
         **(_labels(named, written, volume) if len(named) > 1 else {}),
         "quality": quality,

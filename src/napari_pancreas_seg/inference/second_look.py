@@ -15,6 +15,7 @@ import numpy as np
 import scipy
 
 from napari_pancreas_seg.arrays import Array, Floats32, Indices, Mask
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around, resampling_matrix
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, TASK, Mender, log_odds
@@ -34,14 +35,20 @@ KNOWN = 0.99
 class SecondLook:
     """Looks again at what a model found; its card names the network and how much it counts.
 
-    ``second_look`` in the card: ``model``; ``mm``, how far away the first mask is said to lie;
-    ``share`` of the second answer in the log-odds, the first has the rest; ``shift``, added to
-    them, so that the model's threshold stays what it is.
+    ``second_look`` in the card: ``model`` and its ``weights_sha256``; ``mm``, how far away the
+    first mask is said to lie; ``share`` of the second answer in the log-odds, the first has the
+    rest; ``shift``, added to them, so that the model's threshold stays what it is.
     """
 
     def __init__(self, card: Mapping[str, Any], device: str | Device) -> None:
         self._told = card["second_look"]
         bundle = load_bundle(self._told["model"], TASK)
+        found = bundle.card["weights_sha256"]
+        if self._told.get("weights_sha256", found) != found:
+            raise PancreasSegError(
+                f"The model looks a second time with a network {self._told['model']} of other "
+                "weights than the one at hand; leave the second look out (--no-second-look)."
+            )
         size = dict(zip(("height", "width"), SIZE, strict=True))
         smaller = {part: {**bundle.card[part], **size} for part in ("architecture", "frame")}
         self._mender = Mender(replace(bundle, card={**bundle.card, **smaller}), device)

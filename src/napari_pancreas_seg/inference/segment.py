@@ -19,8 +19,7 @@ from napari_pancreas_seg.arrays import Array, Box, Floats32, Indices
 from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find_acquisition
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import (
-    finish_mask,
-    keep_gland,
+    Finishing,
     keep_region,
     native_mask,
 )
@@ -128,8 +127,8 @@ def iter_segment(
     Yields
     ------
     Progress
-        What is going on, and the slices that were just found, before post-processing and
-        interpolation. The generator returns the Segmentation.
+        What is going on, and the slices that were just found, before the second look,
+        post-processing and interpolation. The generator returns the Segmentation.
     """
     options = options or Options()
     volume, clock = load_ct(ct), _Clock()
@@ -142,6 +141,7 @@ def iter_segment(
     yield Progress("loading the network", 0, plan.schedule.total)
     with clock("loading the network"):
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, options.device)
+        second_look = loaded.second_look if options.second_look else None
 
     maps = MapArrays(plan.frame, volume.grid, plan.slice_grid, plan.classes)
     done = 0
@@ -155,13 +155,13 @@ def iter_segment(
 
     # Of the first look alone: the second is surer of itself, also where it errs.
     expected = expected_dice(maps.probability, plan.threshold, loaded.card)
-    if options.second_look and loaded.second_look is not None:
+    if second_look is not None:
         with clock("second look"):
             threshold = float(loaded.card["threshold"])
-            (first,) = plan.kept(maps.probabilities, threshold)
+            (first,) = plan.finishing.gland(maps.probabilities, threshold)
             z, seen = plan.slice_grid.z, maps.probability
             frame, body = plan.frame, context.body
-            for _ in loaded.second_look.revise(volume, body, frame, z, seen, first > threshold):
+            for _ in second_look.revise(volume, body, frame, z, seen, first > threshold):
                 yield Progress("looking again", done, done)
 
     yield Progress("post-processing", done, done)
@@ -207,18 +207,12 @@ class _Plan:
             classes,
         )
 
-    def kept(self, probabilities: Array, threshold: float) -> Array:
-        """What of the probability (classes, rows, height, width) is the gland's."""
-        return keep_gland(
-            probabilities,
-            self.frame,
-            self.slice_grid,
-            self.volume.spacing,
-            threshold,
-            self.context.body.plausible if self.options.postprocess else None,
-            self.region,
-            self.classes,
-        )
+    @property
+    def finishing(self) -> Finishing:
+        """How the mask is made of the probabilities."""
+        plausible = self.context.body.plausible if self.options.postprocess else None
+        spacing = self.volume.spacing
+        return Finishing(self.frame, self.slice_grid, spacing, plausible, self.region, self.classes)
 
 
 def _found(rows: Indices, outputs: dict[str, Array], maps: MapArrays, plan: _Plan) -> FoundSlices:
@@ -241,16 +235,7 @@ def _finish(
     """Make the mask of what the network said of all slices."""
     volume, context, options = plan.volume, plan.context, plan.options
     with clock("post-processing"):
-        mask = finish_mask(
-            maps.probabilities,
-            plan.frame,
-            plan.slice_grid,
-            volume.spacing,
-            plan.threshold,
-            context.body.plausible if options.postprocess else None,
-            plan.region,
-            plan.classes,
-        )
+        mask = plan.finishing.mask(maps.probabilities, plan.threshold)
     with clock("looking at the scan"):
         scan = find_acquisition(volume, context.body)
     notes = volume.notes + context.notes + acquisition_warnings(scan)

@@ -31,7 +31,7 @@ from napari_pancreas_seg.io.files import (
     read_entry,
     user_folder,
 )
-from napari_pancreas_seg.model.card import MOST_MEMBERS, check_card, parse_card
+from napari_pancreas_seg.model.card import MOST_MEMBERS, SEGMENT, check_card, parse_card
 from napari_pancreas_seg.model.weights import (
     DAMAGED,
     LARGEST_WEIGHTS,
@@ -48,8 +48,6 @@ CARD, WEIGHTS, LICENCE = "card.json", "weights.h5", "LICENCE.txt"
 LARGEST_CARD = LARGEST_LICENCE = 1 << 20
 SHARED = ("architecture", "frame", "windows", "labels")
 """Fields of the card in which the members of an ensemble agree."""
-SEGMENT = "segment"
-"""The task of a model whose card names none."""
 
 
 @dataclass(frozen=True)
@@ -205,13 +203,7 @@ def load_card(model: str | Path) -> Mapping[str, Any]:
 
 
 def _card_in(path: Path, task: str) -> dict[str, Any]:
-    card = parse_card(read_member(path, CARD, LARGEST_CARD), path)
-    made_for = card.get("task", SEGMENT)
-    if made_for != task:
-        raise PancreasSegError(
-            f"The model {card['name']} is made to {made_for}, not to {task}; choose another one."
-        )
-    return card
+    return parse_card(read_member(path, CARD, LARGEST_CARD), path, task)
 
 
 def load_licence(model: str | Path) -> str | None:
@@ -241,6 +233,12 @@ def _model_folders() -> list[tuple[str, Path]]:
     """List origin and folder of the places that are searched for named models."""
     bundled = Path(str(files("napari_pancreas_seg") / "data" / "models"))
     return [("bundled", bundled), ("own", own_folder()), ("cached", cache_folder() / "models")]
+
+
+def bundled_names() -> set[str]:
+    """Names of all that comes with the package, whatever it is made for."""
+    ((_, bundled),) = _model_folders()[:1]
+    return {path.name for path in bundled.iterdir()}
 
 
 def own_folder() -> Path:

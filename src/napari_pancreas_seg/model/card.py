@@ -9,6 +9,8 @@ from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 
+SEGMENT = "segment"
+"""The task of a model whose card names none."""
 LARGEST_SIDE = 4096
 MOST_MEMBERS = 32
 """Networks of an ensemble."""
@@ -30,13 +32,20 @@ REQUIRED = {
 """Fields that every card has, and their types."""
 
 
-def parse_card(data: bytes, path: Path) -> dict[str, Any]:
-    """Read a card from JSON; `path` is the bundle it came from, for messages."""
+def parse_card(data: bytes, path: Path, task: str = SEGMENT) -> dict[str, Any]:
+    """Read a card from JSON; `path` is the bundle it came from, for messages.
+
+    Refuses one whose network is made for another task.
+    """
     try:
         card = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise PancreasSegError(f"The card of {path} is not valid JSON: {error}.") from error
     check_card(card, path)
+    if (made_for := card.get("task", SEGMENT)) != task:
+        raise PancreasSegError(
+            f"The model {card['name']} is made to {made_for}, not to {task}; choose another one."
+        )
     return dict(card)
 
 
@@ -132,6 +141,19 @@ def _confidence_is_right(card: Mapping[str, Any]) -> bool:
     )
 
 
+def _second_look_is_right(card: Mapping[str, Any]) -> bool:
+    """Whether it names a network, how far away the first mask is said to lie, and how it counts."""
+    told = card.get("second_look")
+    return told is None or (
+        isinstance(told, Mapping)
+        and isinstance(told.get("model"), str)
+        and _numbers([told.get("mm", -1)], 0, 1000)
+        and _numbers([told.get("share", -1)], 0, 1)
+        and _numbers([told.get("shift", 1e9)], -100, 100)
+        and card["architecture"].get("classes", 1) == 1
+    )
+
+
 def _labels_are_right(card: Mapping[str, Any]) -> bool:
     """Whether there is one name and one label value for each of the network's classes."""
     labels = card["labels"]
@@ -156,6 +178,7 @@ _RIGHT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "temperature": lambda card: _numbers([card.get("temperature", 1.0)], 1e-3, 1e3),
     "training": _training_is_right,
     "confidence": _confidence_is_right,
+    "second look": _second_look_is_right,
     "validation": lambda card: isinstance(card.get("validation"), Mapping | None),
 }
 """Further checks of a card: what a hostile one could ask for is refused before it is built."""

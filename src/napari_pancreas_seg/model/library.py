@@ -25,6 +25,7 @@ from napari_pancreas_seg.model.bundle import (
     WEIGHTS,
     Bundle,
     ModelEntry,
+    bundled_names,
     list_models,
     load_bundle,
     load_licence,
@@ -52,7 +53,8 @@ def check_name(name: str, *, overwrite: bool = False) -> str:
         )
     if name.lower().endswith(".zip"):
         raise PancreasSegError(f"{name!r} is the name of a file; give the model a name without it.")
-    taken = {entry.name.lower(): entry.origin for entry in list_models()}
+    taken = dict.fromkeys(bundled_names(), "bundled")
+    taken |= {entry.name.lower(): entry.origin for entry in list_models()}
     origin = taken.get(name.lower())  # some file systems do not tell cases apart
     if origin is not None and origin != "own":
         raise PancreasSegError(

@@ -57,7 +57,8 @@ _COLORS = ((249, 180, 111), (230, 60, 60), (90, 170, 230), (120, 200, 90), (190,
 def names_of(card: Mapping[str, Any] | None, highest: int) -> dict[int, str]:
     """Name every label from 1 to the highest one that a card or a mask has."""
     labels = dict((card or {}).get("labels") or {"pancreas": 1})
-    named = {int(number): str(name) for name, number in labels.items()}
+    # The mask of a single class is 1, whatever its card says.
+    named = {int(n) if len(labels) > 1 else 1: str(name) for name, n in labels.items()}
     count = max(highest, *named, 1)
     return {number: named.get(number, f"label {number}") for number in range(1, count + 1)}
 

@@ -267,7 +267,8 @@ class _EvaluationScores:
             for name, value in zip(self.known.names, self.known.values, strict=True):
                 one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
                 count(self.classes.setdefault(name, {}), one, mask == value)
-        self.seconds.append(found.seconds["network"] / len(mask))
+        looks = sum(found.seconds.get(stage, 0.0) for stage in ("network", "second look"))
+        self.seconds.append(looks / len(mask))
         other = self._others(case, volume)
         if other is not None:
             count(self.others, replace(found, mask=other, attention=()), mask)
