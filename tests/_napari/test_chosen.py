@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from napari.layers import Image, Layer
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.maps import make_layer
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import CTVolume
 
@@ -142,6 +145,49 @@ def test_a_discarded_run_gives_the_former_mask_its_name_back(qtbot, app, viewer,
     assert first.name == "CT pancreas" and first.visible
 
 
+def test_what_a_run_finds_in_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two):
+    ct, other = two
+    for name in ("mask", "CT attention 1"):
+        viewer.layers.remove(name)
+    run, mask = app.runs.start(ct, "box"), viewer.layers["other's mask"]
+    app.session.ct = other
+    viewer.layers.selection.active, mask.mode = mask, "paint"
+    show_slice(viewer, other, app.session.reference, run._first_slice)
+    theirs = {"other", "other's mask", "other's, drawn", *FREE}
+    run.changed.connect(lambda: seen.append(visible(viewer)))
+    seen = []
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    assert seen and all(each == theirs for each in seen)
+    assert viewer.layers.selection.active is mask and mask.mode == "paint"
+    assert slice_on_screen(viewer, other, app.session.reference) == run._first_slice
+    app.session.ct = ct
+    assert visible(viewer) == {"CT", "CT pancreas", "CT attention 1", *FREE}
+    assert run.labels.data.any()
+
+
+@pytest.mark.parametrize("way", ["blink", "3-D"])
+def test_a_way_of_looking_ends_with_its_ct(qtbot, app, viewer, two, way):
+    ct, other = two
+    mask = app.session.mask = viewer.layers["mask"]
+    mask.data[2:7, 8:16, 5:20] = 1
+    app.session.masks[mask] = ModelMask.holding(app.session.reference, mask.data.copy())
+    show_slice(viewer, ct, app.session.reference, 3)
+    for _ in range(2):
+        if way == "blink":
+            app.views.blink(True)
+            assert app.views.blinking and not mask.visible
+        else:
+            app.views.surface.start()
+            qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+        app.session.ct = other
+        assert not app.views.blinking and not app.views.surface.on and viewer.dims.ndisplay == 2
+        assert visible(viewer) == {"other", "other's mask", "other's, drawn", *FREE}
+        assert slice_on_screen(viewer, other, app.session.reference) == 8  # its middle
+        app.session.ct = ct
+        assert visible(viewer) == {"CT", "mask", "CT attention 1", *FREE}
+        assert slice_on_screen(viewer, ct, app.session.reference) == 3
+
+
 def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
     qtbot, app, viewer, ct, volume, tmp_path
 ):
@@ -186,3 +232,16 @@ def test_maps_that_are_finer_than_the_ct_give_the_sliders_no_more_steps(app, vie
     viewer.add_layer(make_layer(gate, "attention 1", placement, "CT", app.maps.appearance))
     assert viewer.dims.nsteps == (10, 32, 40)
     assert [round(edge[0], 3) for edge in viewer.dims.range] == [0, 0, 0]
+
+
+def test_of_two_cts_on_one_grid_each_has_the_mask_of_its_own_run(app, viewer, ct, volume):
+    later = ct_layer(replace(volume, hu=volume.hu + 10), "later")
+    viewer.add_layer(later)
+    drawn, found = mask_on(app, later, "drawn"), mask_on(app, ct, "found")
+    app.session.masks[found] = ModelMask(app.session.placement(ct).reference)
+    for layer in (drawn, found):
+        viewer.add_layer(layer)
+    assert app.session.mask_layers(app.session.placement(ct).reference) == [drawn, found]
+    assert app.session.mask_layers(app.session.placement(later).reference) == [drawn]
+    viewer.layers.remove(ct)  # then the mask has no other CT to lie on
+    assert app.session.mask_layers(app.session.placement(later).reference) == [drawn, found]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 
-from napari_pancreas_seg._napari.layers.bridge import labels_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.maps import (
     BEST,
     PROBABILITY,
@@ -14,7 +14,7 @@ from napari_pancreas_seg._napari.layers.maps import (
 )
 from napari_pancreas_seg.inference.maps import best_gate, separation
 from napari_pancreas_seg.inference.result import ScalarMap
-from napari_pancreas_seg.volume import Grid
+from napari_pancreas_seg.volume import CTVolume, Grid
 
 GRID = Grid((6, 8, 10), np.diag([2.5, 1.0, 1.0, 1.0]))
 
@@ -118,6 +118,52 @@ def test_what_is_wanted_is_remembered_and_nothing_else_is_added(app, viewer, beg
     assert maps.shown(reference) == ""
     maps.restore(reference, former)
     assert maps.shown(reference) == PROBABILITY
+
+
+@pytest.fixture
+def another(viewer) -> Layer:
+    volume = CTVolume.from_source_array(np.zeros((9, 9, 4), np.int16) + 30, np.eye(4))
+    layer = Layer.create(*ct_layer_data(volume, "another"))
+    viewer.add_layer(layer)
+    return layer
+
+
+def test_maps_of_a_ct_that_is_not_chosen_wait_for_it(app, viewer, ct, begun, another):
+    (maps, reference), placement = begun, app.session.placement(ct)
+    found = maps._cts[reference.id].maps
+    app.session.ct = another
+    maps.add(
+        reference,
+        "attention 1",
+        make_layer(found["attention 1"], "attention 1", placement, "CT", maps.appearance),
+    )
+    assert maps.shown(reference) == ""
+    app.session.ct = ct
+    assert [word for word, one in maps.layers(reference).items() if one.visible] == ["attention 1"]
+    former = maps.begin(found, placement, "CT")
+    app.session.ct = another
+    maps.restore(reference, former)
+    assert maps.shown(reference) == ""
+    app.session.ct = ct
+    assert maps.shown(reference) == "attention 1"
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_a_map_that_the_user_has_hidden_stays_so_in_the_next_run(app, ct, begun, another, hides):
+    (maps, reference), placement = begun, app.session.placement(ct)
+    found = maps._cts[reference.id].maps
+    if hides:
+        maps.layers(reference)["attention 2"].visible = False
+        maps.begin(found, placement, "CT")
+        app.session.ct = another
+    else:  # that is hidden with its CT
+        app.session.ct = another
+        maps.begin(found, placement, "CT")
+    layer = make_layer(found["attention 2"], "attention 2", placement, "CT", maps.appearance)
+    maps.add(reference, "attention 2", layer)
+    assert maps.shown(reference) == ""
+    app.session.ct = ct
+    assert maps.shown(reference) == ("" if hides else "attention 2")
 
 
 def test_low_values_are_transparent(viewer, begun):

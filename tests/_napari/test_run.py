@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.maps import PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.volume import CTVolume
@@ -56,6 +58,53 @@ def test_slices_stream_and_post_processing_has_the_last_word(qtbot, app, viewer,
     gate = viewer.layers["CT attention 1"]
     assert gate.visible and gate.contrast_limits == [0, 1] and gate.interpolation2d == "linear"
     assert labels.contour > 0  # an outline, so that the gate is to be seen
+
+
+@pytest.fixture
+def second_look(network, monkeypatch) -> None:
+    """The network sees twice as much of what it has streamed when it looks again."""
+    segment = network.iter_segment
+
+    def fainter(*args, **how):
+        with contextlib.closing(segment(*args, **how)) as steps:
+            while True:
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    return end.value
+                for part in () if step.slices is None else step.slices.maps.values():
+                    part.values[...] /= 2
+                yield step
+
+    monkeypatch.setattr(network, "iter_segment", fainter)
+
+
+@pytest.mark.parametrize("model", ["graded", "organs"])
+def test_what_the_network_saw_later_is_shown_and_kept(qtbot, app, ct, second_look, model):
+    labels, reference = finish(qtbot, app, ct, model), app.session.placement(ct).reference
+    result, found = app.session.masks[labels].result, labels.data.copy()
+    assert result.probability.values.max() > 0.9
+    for word, kept in {
+        PROBABILITY: result.probability,
+        **{f"{PROBABILITY} {name}": one for name, one in result.probabilities.items()},
+    }.items():
+        app.maps.show(reference, word)
+        assert app.maps.layers(reference)[word].data is kept.values
+    for threshold in (0.3, 0.5):
+        with qtbot.waitSignal(app.rethreshold.done, timeout=20_000):
+            app.rethreshold.ask(labels, threshold, True)
+        assert np.array_equal(labels.data, found) == (threshold == 0.5)
+
+
+def test_a_map_that_is_on_screen_is_drawn_anew_at_the_end(qtbot, app, ct, tmp_path):
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}")
+    qtbot.waitUntil(lambda: PROBABILITY in app.maps.known(run.reference), timeout=20_000)
+    app.maps.show(run.reference, PROBABILITY)
+    layer, drawn = app.maps.layers(run.reference)[PROBABILITY], []
+    layer.events.set_data.connect(lambda: drawn.append(layer.data.copy()))
+    (tmp_path / "go on").touch()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert np.array_equal(drawn[-1], box_mask(ct.data.shape)[:, ::2, ::2])
 
 
 def test_after_a_run_the_slice_with_most_of_the_gland_is_shown(qtbot, app, viewer, ct):
@@ -153,6 +202,18 @@ def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications,
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert app.network.process.pid is None
     assert notifications == []
+
+
+def test_a_mask_that_is_kept_comes_back_into_the_layer_list(qtbot, app, viewer, ct):
+    run = app.runs.start(ct, "slow")
+    first_slices(qtbot, run)
+    viewer.layers.remove(run.labels)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.labels not in viewer.layers
+    run.keep()
+    assert run.labels in viewer.layers and run.labels.visible
+    assert "stays" in run.message
 
 
 @pytest.mark.slow

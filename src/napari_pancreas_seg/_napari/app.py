@@ -79,8 +79,8 @@ class App(QObject):
             session, self.watch, self.review, self.mending, AutosaveStore(), background
         )
         self.files = LayerFiles(session, background, self.mending.counts, self.autosave.exported)
-        self.chosen = ChosenCt(session)
         self.views = Views(session, background)
+        self.chosen = ChosenCt(session)  # after them: they put back first what they hid
         self.ahead = CaseAhead(self.network, self.runs, background)
         self.worklist = WorklistSession(
             session,

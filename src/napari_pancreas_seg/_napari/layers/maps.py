@@ -105,6 +105,11 @@ class MapLayers:
         maps, shown = self._cts.get(reference.id), self.appearance.shown
         return (maps.best if maps is not None else "") if shown == BEST else shown
 
+    def is_elsewhere(self, reference: GridReference) -> bool:
+        """Whether another CT is worked on: what is found in this one is not to be seen over it."""
+        chosen = self._session.reference
+        return chosen is not None and chosen.id != reference.id
+
     def shown(self, reference: GridReference) -> str:
         layers = self.layers(reference).items()
         return next((word for word, layer in layers if layer.visible), "")
@@ -115,7 +120,7 @@ class MapLayers:
         former = self._cts.get(reference.id)
         before = self.layers(reference)
         # A map that the user has hidden in the layer list stays so.
-        hidden = bool(before) and not any(layer.visible for layer in before.values())
+        hidden = bool(before) and not (self.shown(reference) or self.is_elsewhere(reference))
         self._remove(before)
         self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
         return former
@@ -126,9 +131,10 @@ class MapLayers:
         if maps is None:
             return
         maps.best = word
-        if word == self.wanted(reference) and word not in self.layers(reference):
+        new = word == self.wanted(reference) and word not in self.layers(reference)
+        if new and not (maps.hidden and self.is_elsewhere(reference)):
             self._show_only(maps, word, layer)
-            layer.visible = not maps.hidden
+            layer.visible = layer.visible and not maps.hidden
 
     def restore(self, reference: GridReference, former: object) -> None:
         self.forget(reference)
@@ -163,12 +169,18 @@ class MapLayers:
             self._draw_masks(reference, outlined=False)
 
     def complete(self, reference: GridReference, result: Segmentation) -> Segmentation:
-        """Let a result hold the very arrays that are shown, instead of equal ones."""
+        """Let a result hold the very arrays that are shown, with its own values.
+
+        They were filled while the network first looked; what it saw later is in the result alone.
+        """
         known = self._cts.get(reference.id)
         if known is None or PROBABILITY not in known.maps:
             return result
         maps, found = known.maps, result.probabilities.items()
         by_class = {name: maps.get(f"{PROBABILITY} {name}", each) for name, each in found}
+        np.copyto(maps[PROBABILITY].values, result.probability.values)
+        for name, shown in by_class.items():
+            np.copyto(shown.values, result.probabilities[name].values)
         gates = tuple(maps[word] for word in sorted(maps) if not word.startswith(PROBABILITY))
         return replace(
             result, probability=maps[PROBABILITY], attention=gates, probabilities=by_class
@@ -186,14 +198,17 @@ class MapLayers:
         viewer, reference = self._session.viewer, maps.placement.reference
         if viewer is None:
             return
-        layers = self.layers(reference)
+        layers, elsewhere = self.layers(reference), self.is_elsewhere(reference)
+        if elsewhere:
+            self._remove(layers)  # or all would be shown with their CT
+            layers = {}
         for known, other in layers.items():
             other.visible = known == word
         if word not in layers:
             if layer is None:
                 appearance = self.appearance
                 layer = make_layer(maps.maps[word], word, maps.placement, maps.name, appearance)
-            maps.layers[word] = layer
+            maps.layers[word], layer.visible = layer, not elsewhere
             places = enumerate(viewer.layers)
             masks = [place for place, other in places if _is_mask_of(other, reference)]
             compat.add_unselected(viewer, layer, min(masks, default=None))

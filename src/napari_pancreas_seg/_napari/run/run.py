@@ -110,6 +110,7 @@ class SegmentationRun(QObject):
 
     def keep(self) -> None:
         if self.can_discard:
+            self._show_layer()
             self._forget_former()
             self.stands = True
             self.message = f"{self._how_ended} after {self.done} slices; what was found stays."
@@ -225,13 +226,24 @@ class SegmentationRun(QObject):
         if not self._was_added:
             self._was_added = True
             self._put_aside()
-            session.viewer.add_layer(self.labels)
+            self._show_layer()
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
             self._maps.fill(self._placement.reference, found)
         self._stale = self._stale or self._shows(found)
         if self._stale and not self._soon.isActive():
             self._soon.start()
+
+    def _show_layer(self) -> None:
+        """Add the mask if it is not there; unseen and unselected while another CT is worked on."""
+        viewer, labels = self._session.viewer, self.labels
+        if viewer is None or labels is None or labels in viewer.layers:
+            return
+        if self._maps.is_elsewhere(self.reference):
+            labels.visible = False  # until its CT is chosen: `ChosenCt`
+            compat.add_unselected(viewer, labels)
+        else:
+            viewer.add_layer(labels)
 
     def _put_aside(self) -> None:
         """Hide the mask of an earlier run that a person worked on, and name it as earlier."""
@@ -268,13 +280,12 @@ class SegmentationRun(QObject):
         result = self._maps.complete(self._placement.reference, outcome.result)
         self._session.masks[labels].finish(result)
         self._complete = True
-        if labels not in viewer.layers:
-            viewer.add_layer(labels)
+        self._show_layer()
         if named := outcome.result.model.get("labels"):
             name_labels(labels, named)
         self._show_notes(outcome.result.notes)
         seen = slice_on_screen(viewer, self._ct_layer, self.reference)
-        moved = seen != self._first_slice
+        moved = seen != self._first_slice or self._maps.is_elsewhere(self.reference)
         if outcome.largest is not None and not moved and preference("go_to_largest"):
             # Where there is most to see, unless the user has moved meanwhile.
             show_slice(viewer, labels, self.reference, outcome.largest)

@@ -98,7 +98,9 @@ class ChosenCt(QObject):
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
         layer.events.visible.connect(self._fit_sliders)
-        reference = reference_of(layer)
+        reference, chosen = reference_of(layer), self._session.reference
+        if not layer.visible and chosen is not None and self._is_anothers(layer, chosen):
+            self._hidden.add(layer)  # found by a run on its CT, with which it is to be shown
         if isinstance(layer, Labels) and (reference is None or reference.kind != OUTLINE):
             self._give_colour(layer)
         elif isinstance(layer, Image) and reference is not None and reference.kind == "ct":

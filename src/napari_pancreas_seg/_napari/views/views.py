@@ -193,6 +193,8 @@ class Views(QObject):
     def _on_ct(self) -> None:
         if self._blink.on:
             self.blink(False)
+        if self.surface.on:
+            self.surface.stop()
         if (placement := self.placement()) is not None:
             unmirror(self._session.viewer, placement)
         self.letters.refresh()
