@@ -17,10 +17,25 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari.app import app_of
-from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, autosave_folder
+from napari_pancreas_seg._napari.autosave.store import (
+    AutosaveStore,
+    Unsaved,
+    autosave_folder,
+    ct_key,
+    read_header,
+)
 from napari_pancreas_seg._napari.commands import open_dock
-from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, ct_layer_data, cuts_of
-from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
+from napari_pancreas_seg._napari.layers.bridge import (
+    CUTS_KEY,
+    ct_layer_data,
+    cuts_of,
+    labels_layer_data,
+)
+from napari_pancreas_seg._napari.layers.placement import (
+    placement_of,
+    show_slice,
+    slice_on_screen,
+)
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg.errors import PancreasSegError
@@ -219,6 +234,41 @@ def test_a_mask_drawn_by_hand_is_kept(qtbot, app, viewer, ct):
     assert kept_files() == []
 
 
+def test_what_is_painted_once_the_ct_is_gone_is_offered_on_it(qtbot, app, viewer, ct):
+    mask = Layer.create(
+        *labels_layer_data(np.zeros(ct.data.shape, np.uint8), placement_of(ct), "m")
+    )
+    viewer.add_layer(mask)
+    reference = app.session.reference
+    qtbot.waitUntil(lambda: reference.id in app.autosave._keys, timeout=TIMEOUT)
+    viewer.layers.remove(ct)
+    app.session.ct = None
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(mask, 1, 2, 3)
+    (kept,) = kept_files()
+    grid = reference.grid
+    assert read_header(kept)["key"] == ct_key(ct.data, grid.shape, grid.affine)
+
+
+def test_what_could_not_be_offered_is_kept_once_its_ct_is_back(qtbot, app, viewer, ct):
+    mask = Layer.create(
+        *labels_layer_data(np.zeros(ct.data.shape, np.uint8), placement_of(ct), "m")
+    )
+    viewer.add_layer(mask)
+    qtbot.waitUntil(lambda: app.session.reference.id in app.autosave._keys, timeout=TIMEOUT)
+    app.autosave._keys.clear()  # as if the CT had gone before it was looked at
+    viewer.layers.remove(ct)
+    app.session.ct = None
+    paint(mask, 1, 2, 3)
+    with pytest.raises(PancreasSegError, match="No CT that they lie on"):
+        app.autosave.keep_all()
+    viewer.add_layer(ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.session.ct = ct
+    app.autosave.keep_all()
+    assert len(kept_files()) == 1
+
+
 KILLED = """
 import os, signal, sys
 import numpy as np
@@ -349,6 +399,16 @@ def test_the_window_asks(qtbot, corrected):
     assert not window._qt_viewer.isHidden()
     app.autosave.discard_all()
     assert not app.closing.eventFilter(window, QEvent(QEvent.Type.Close))
+
+
+@pytest.mark.gui
+def test_the_window_asks_although_a_look_at_its_masks_fails(corrected, notifications):
+    app, window = app_of(corrected), corrected.window._qt_window
+    with patch.object(app.autosave, "unexported", side_effect=IndexError("odd")):
+        assert not window.close()
+    assert "Perhaps a mask was corrected" in app.closing.box.text()
+    assert "odd" in notifications[-1].message
+    app.closing.box.reject()
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -232,16 +230,3 @@ def test_maps_that_are_finer_than_the_ct_give_the_sliders_no_more_steps(app, vie
     viewer.add_layer(make_layer(gate, "attention 1", placement, "CT", app.maps.appearance))
     assert viewer.dims.nsteps == (10, 32, 40)
     assert [round(edge[0], 3) for edge in viewer.dims.range] == [0, 0, 0]
-
-
-def test_of_two_cts_on_one_grid_each_has_the_mask_of_its_own_run(app, viewer, ct, volume):
-    later = ct_layer(replace(volume, hu=volume.hu + 10), "later")
-    viewer.add_layer(later)
-    drawn, found = mask_on(app, later, "drawn"), mask_on(app, ct, "found")
-    app.session.masks[found] = ModelMask(app.session.placement(ct).reference)
-    for layer in (drawn, found):
-        viewer.add_layer(layer)
-    assert app.session.mask_layers(app.session.placement(ct).reference) == [drawn, found]
-    assert app.session.mask_layers(app.session.placement(later).reference) == [drawn]
-    viewer.layers.remove(ct)  # then the mask has no other CT to lie on
-    assert app.session.mask_layers(app.session.placement(later).reference) == [drawn, found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -387,6 +388,57 @@ def test_a_slice_is_run_again_and_proposed(qtbot, viewer, app, mask, panel, bar)
     app.editor.rerun_slice("fail")
     wait(qtbot, app)
     assert app.editor.proposal is None and not app.network.in_use
+
+
+def test_of_several_classes_a_slice_s_own_is_taken(qtbot, viewer, app, mask, panel):
+    mask.selected_label = 2  # in the middle of the columns
+    app.review.show(4)
+    app.editor.rerun_slice("organs")
+    wait(qtbot, app)
+    app.editor.accept()
+    assert set(np.unique(mask.data)) == {0, 2}
+    columns = np.flatnonzero(mask.data[4].any(axis=0))
+    assert columns.min() > 12 and columns.max() < 28
+
+
+def test_esc_stops_the_network_at_once(qtbot, app, mask, panel, monkeypatch, notifications):
+    waiting = threading.Event()
+
+    def never(*_, cancelled):
+        while not cancelled():
+            waiting.wait(0.01)
+        yield from ()
+
+    monkeypatch.setattr(app.network.process, "iter_segment", never)
+    draw(mask, 4)
+    app.review.show(4)
+    app.editor.rerun_slice("box")
+    QTest.keyClick(panel, Qt.Key.Key_Escape)
+    wait(qtbot, app)
+    assert not app.network.in_use and app.editor.proposal is None and not notifications
+
+
+def test_from_the_side_no_axial_slice_is_changed_or_reviewed(
+    qtbot, viewer, app, mask, panel, notifications
+):
+    draw(mask, 3, 4, 5)
+    before = mask.data.copy()
+    app.review.show(4)
+    for order in ((1, 0, 2), (2, 0, 1)):
+        viewer.dims.order = order
+        for name in (
+            "clear_slice",
+            "copy_from_above",
+            "copy_from_below",
+            "rerun_slice",
+            "toggle_reviewed",
+            "review_and_go_on",
+        ):
+            notifications.clear()
+            perform(action_named(name), app)
+            assert "choose Axial" in notifications[-1].message, name
+    assert not app.editor.working and not app.network.in_use
+    assert np.array_equal(mask.data, before) and not app.review.reviewed
 
 
 orders = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1, -1])] * 3))

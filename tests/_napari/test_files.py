@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
 
+from napari_pancreas_seg._napari.correct.apply import chosen_target
 from napari_pancreas_seg._napari.layers import samples
 from napari_pancreas_seg._napari.layers.bridge import (
     ct_layer_data,
@@ -398,3 +400,39 @@ def test_a_ct_is_opened_without_a_question(app, viewer, ct_path, qtbot):
     app.files.open(ct_path)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1)
     assert app.files.question is None
+
+
+@pytest.mark.parametrize("way", ["export", "napari's own"])
+def test_what_is_drawn_on_the_chosen_ct_goes_onto_its_grid(
+    qtbot, app, viewer, ct_path, tmp_path, way
+):
+    ours = open_ct(viewer, ct_path)
+    theirs = viewer.add_image(ours.data.copy(), scale=(5, 2, 2), units=["mm"] * 3, name="theirs")
+    for chosen in (theirs, ours):
+        app.session.ct = chosen
+        drawn = viewer.add_labels(np.zeros(ours.data.shape, np.uint8), scale=chosen.scale)
+        app.session.mask = drawn
+        target = tmp_path / f"{chosen.name}_mask.nii.gz"
+        if way == "export":
+            app.files.export(drawn, target)
+        else:
+            with patch("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer):
+                drawn.save(str(target), plugin=PLUGIN)
+        qtbot.waitUntil(target.exists, timeout=20_000)
+        written = nib.load(target)
+        assert np.allclose(sorted(written.header.get_zooms()), sorted(chosen.scale), atol=1e-3)
+
+
+def test_the_chosen_one_of_two_cts_of_a_shape_gets_what_is_drawn(
+    qtbot, app, viewer, ct_path, tmp_path, volume
+):
+    open_ct(viewer, ct_path)
+    chosen = open_ct(viewer, ct_path)
+    app.session.ct = chosen
+    app.session.mask = drawn = viewer.add_labels(np.zeros(chosen.data.shape, np.uint8))
+    app.files.export(drawn, tmp_path / "m.nii.gz")
+    qtbot.waitUntil((tmp_path / "m.nii.gz").exists, timeout=20_000)
+    assert chosen_target(app.session).reference is reference_of(chosen)
+    app.session.mask = None
+    viewer.layers.selection.active = drawn
+    assert chosen_target(app.session).reference is reference_of(chosen)

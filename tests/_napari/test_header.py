@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.dock import TABS
 from napari_pancreas_seg._napari.widget.ui import OneLine, choice, offer
@@ -319,6 +321,19 @@ def test_a_mask_that_napari_opens_and_selects_is_not_chosen_over_another(
     qtbot.waitUntil(lambda: viewer.layers.selection.active is chosen, timeout=TIMEOUT)
     viewer.layers.selection.active = layer  # a click in the layer list
     assert app.session.mask is layer
+
+
+def test_what_a_run_finds_in_another_phase_is_not_chosen_over_the_mask(
+    segmented, viewer, app, volume
+):
+    first, chosen = app.session.placement(app.session.ct), app.session.mask
+    viewer.add_layer(Layer.create(*ct_layer_data(replace(volume, hu=volume.hu + 1), "phase")))
+    assert app.session.ct.name == "phase" and app.session.mask is chosen
+    later = Layer.create(*labels_layer_data(np.zeros_like(chosen.data), first, "found later"))
+    app.session.masks[later] = ModelMask(first.reference)
+    compat.add_unselected(viewer, later)
+    assert app.session.mask is chosen
+    assert later in segmented.ct_panel.mask_combo.choices
 
 
 def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):

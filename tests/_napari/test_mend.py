@@ -12,6 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils._proxies import ReadOnlyWrapper
 from napari.utils.interactions import (
+    mouse_double_click_callbacks,
     mouse_move_callbacks,
     mouse_press_callbacks,
     mouse_release_callbacks,
@@ -120,6 +121,7 @@ def event_of(viewer: ViewerModel, kind: str, position, button: int, modifiers) -
     made = SimpleNamespace(
         type=kind,
         position=position,
+        pos=(0, 0),
         modifiers=modifiers,
         button=button,
         is_dragging=kind == "mouse_move",
@@ -365,6 +367,27 @@ def test_an_answer_that_comes_after_one_moved_on_lands_in_its_slice(
     assert np.array_equal(mask.data, whole_gland(10, 4, 6))
 
 
+def test_nothing_that_was_undone_before_an_answer_comes_back_after_it(
+    qtbot, viewer, app, mask, mender
+):
+    app.mending.start()
+    mender.may_answer.clear()
+    drag(viewer, mask, (12, 14))
+    stroke = mask.data.copy()
+    mask.brush_size = 5
+    mask.paint((4, 10, 12), 1)  # within the gland: what the answer changes, too
+    mask.undo()
+    mender.may_answer.set()
+    wait(qtbot, app)
+    assert np.array_equal(mask.data, whole_gland(10, 4))
+    mask.redo()
+    assert np.array_equal(mask.data, whole_gland(10, 4))
+    mask.undo()
+    assert np.array_equal(mask.data, stroke) and app.mending.counts(mask) == {4: (1, 0)}
+    mask.undo()
+    assert not mask.data.any() and app.mending.counts(mask) == {}
+
+
 def test_only_the_answer_to_the_last_stroke_of_a_slice_counts(qtbot, viewer, app, mask, mender):
     app.mending.start()
     mender.may_answer.clear()
@@ -429,6 +452,47 @@ def test_a_second_button_ends_the_stroke_of_the_first(qtbot, viewer, app, mask):
     mask.undo()
     mask.undo()
     assert not mask.data.any()
+
+
+def test_of_two_quick_dabs_both_count_and_napari_does_not_zoom(qtbot, viewer, app, mask):
+    own, zoom = list(viewer.mouse_double_click_callbacks), viewer.scene.camera.zoom
+    app.mending.start()
+    drag(viewer, mask, (12, 14))
+    wait(qtbot, app)
+    _mouse(viewer, mask, "mouse_double_click", mouse_double_click_callbacks, (18, 20), RIGHT, ())
+    move(viewer, mask, (18, 22))
+    release(viewer, mask, (18, 22))
+    wait(qtbot, app)
+    assert app.mending.counts(mask) == {4: (1, 1)} and not mask.data[4, 18, 20:23].any()
+    assert viewer.scene.camera.zoom == zoom
+    app.mending.stop()
+    assert viewer.mouse_double_click_callbacks == own != []
+
+
+def test_napari_s_own_drags_draw_nothing(qtbot, viewer, app, mask, mender):
+    mask.data[3] = whole_gland(10, 3)[3]
+    before, keys = mask.data.copy(), KeymapHandler()
+    keys.keymap_providers = [mask, viewer]
+    app.mending.start()
+    drag(viewer, mask, (12, 14), (14, 18), modifiers=["Alt"])  # a box to zoom to
+    for proposed in (False, True):
+        if proposed:
+            app.review.show(3)
+            app.carrying.carry(1)
+            wait(qtbot, app)
+        keys.press_key("Space")
+        assert mask.mouse_pan and viewer.scene.camera.mouse_pan
+        drag(viewer, mask, (12, 14), (14, 18))
+        assert (app.editor.proposal is not None) == proposed
+        keys.release_key("Space")
+        assert not mask.mouse_pan and app.mending.active
+    assert np.array_equal(mask.data, before) and not app.mending.counts(mask)
+    # Put away with the key held, the tool leaves the mouse to the next one.
+    app.editor.drop()
+    keys.press_key("Space")
+    mask.mode = "paint"
+    keys.release_key("Space")
+    assert not mask.mouse_pan and not app.mending.active
 
 
 def test_while_the_network_is_busy_no_stroke_begins(
@@ -629,6 +693,84 @@ def test_enter_waits_for_the_answer_to_a_stroke(qtbot, viewer, app, mask, mender
     qtbot.waitUntil(lambda: app.editor.proposal is not None, timeout=TIMEOUT)
     assert app.review.slice == 6
     assert np.array_equal(mender.asked[-1].prior[0], mask.data[5] == 1)
+
+
+def test_with_another_label_chosen_nothing_is_carried_on(
+    qtbot, viewer, app, mask, mender, notifications
+):
+    mask.data[4] = whole_gland(10, 4)[4]
+    mask.data[5, 25:30, 30:38] = 2
+    press_key(viewer, "T")
+    wait(qtbot, app)
+    mask.selected_label = 2
+    press_key(viewer, "Enter")
+    assert (mask.data[5] == 1).any() and not app.editor.working and app.review.slice == 5
+    assert "Another label" in notifications[-1].message
+
+
+def test_a_stroke_on_another_label_does_not_accept_what_was_carried(
+    qtbot, viewer, app, mask, mender
+):
+    mask.data[4] = whole_gland(10, 4)[4]
+    app.mending.start()
+    press_key(viewer, "T")
+    wait(qtbot, app)
+    mask.selected_label = 2
+    drag(viewer, mask, (12, 14))
+    wait(qtbot, app)
+    assert app.editor.proposal is not None and not app.mending.carries
+    assert set(np.unique(mask.data[5])) == {0, 2} and mender.asked[-1].prior is None
+
+
+@pytest.mark.parametrize("chosen", ["mask", "ct"])
+@pytest.mark.parametrize("there", [True, False])
+def test_with_another_mask_or_ct_chosen_a_proposal_is_dropped(
+    qtbot, viewer, app, ct, mask, mender, volume, notifications, chosen, there
+):
+    layer, options, _ = ct_layer_data(volume, "other")
+    other_ct = viewer.add_image(layer, **options)
+    other = viewer.add_labels(np.zeros_like(mask.data), metadata=mask.metadata)
+    mask.data[4] = whole_gland(10, 4)[4]
+    before = mask.data.copy()
+    if not there:
+        mender.may_answer.clear()
+    app.carrying.carry(1)
+    if there:
+        wait(qtbot, app)
+        assert app.editor.proposal is not None
+    setattr(app.session, chosen, other if chosen == "mask" else other_ct)
+    viewer.layers.selection.active = other
+    mender.may_answer.set()
+    wait(qtbot, app)
+    assert len(viewer.layers) == 4 and viewer.layers.selection.active is other
+    assert "another CT or mask" in notifications[-1].message and not viewer.keymap
+    app.editor.accept()
+    wait(qtbot, app)
+    assert app.editor.proposal is None and np.array_equal(mask.data, before)
+
+
+def test_a_proposal_leaves_the_layer_selected_that_was_chosen_meanwhile(
+    qtbot, viewer, app, ct, mask, mender
+):
+    mask.data[4] = whole_gland(10, 4)[4]
+    mender.may_answer.clear()
+    app.carrying.carry(1)
+    viewer.layers.selection.active = ct
+    mender.may_answer.set()
+    wait(qtbot, app)
+    assert app.editor.proposal is not None and viewer.layers.selection.active is ct
+
+
+def test_esc_stops_to_fill_between(qtbot, viewer, app, mask, mender, notifications):
+    for z in (1, 8):
+        mask.data[z, 8:20, 10:20] = 1
+    mender.may_answer.clear()
+    app.carrying.fill_between()
+    qtbot.waitUntil(lambda: bool(mender.asked), timeout=TIMEOUT)
+    press_key(viewer, "Escape")
+    mender.may_answer.set()
+    wait(qtbot, app)
+    assert len(mender.asked) == 1 and app.editor.proposal is None and not notifications
 
 
 def test_where_there_is_nothing_to_carry_it_is_said(

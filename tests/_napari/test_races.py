@@ -234,6 +234,11 @@ def test_every_correction_in_any_axis_order(qtbot, viewer, app, hu, order):
     ):
         show_slice(viewer, mask, reference, 3)
         assert slice_on_screen(viewer, mask, reference) == 3
+        if title in ("copy", "again") and order == "permuted":
+            # napari shows an axis of the data by its number, here another plane.
+            with pytest.raises(PancreasSegError, match="Axial"):
+                correct()
+            continue
         correct()
         qtbot.waitUntil(idle(app), timeout=TIMEOUT)
         editor.accept()

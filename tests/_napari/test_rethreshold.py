@@ -71,6 +71,13 @@ def test_undo_cannot_bring_half_a_mask_back(qtbot, app, labels):
     assert np.array_equal(labels.data, now)
 
 
+def test_a_mask_that_was_cut_is_corrected(app, labels):
+    assert labels not in app.autosave.unexported()
+    labels.data = labels.data[2:6]
+    assert app.session.masks[labels].touched_slices(labels).all()
+    assert labels in app.autosave.unexported()
+
+
 def test_only_the_last_of_many_moves_counts(qtbot, app, labels):
     for hundredths in range(60, 19, -1):
         app.rethreshold.ask(labels, hundredths / 100, True)

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
+from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.autosave.store import autosave_folder
@@ -230,6 +231,77 @@ def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, pa
     written = np.asarray(nib.load(folder.parent / "cts_masks" / "a_mask.nii.gz").dataobj)
     assert written.sum() == own.data.sum() == 1
     assert len(viewer.layers) == 2  # what was opened beside it stays
+
+
+def draw(app, viewer, name: str) -> Labels:
+    """Paint a voxel into a layer of one's own, as napari's "New labels" makes it."""
+    layer = viewer.add_labels(np.zeros(app.session.ct.data.shape, np.uint8), name=name)
+    layer.data_setitem((np.array([6]), np.array([3]), np.array([4])), 1)
+    return layer
+
+
+def masks_written(folder) -> list[str]:
+    return sorted(path.name for path in (folder.parent / "cts_masks").glob("*.nii.gz"))
+
+
+def test_what_was_drawn_on_a_case_is_no_mask_of_the_next(
+    qtbot, app, viewer, panel, folder, notifications
+):
+    work = opened(qtbot, app, panel, folder)
+    gland, vessels = draw(app, viewer, "gland"), draw(app, viewer, "vessels")
+    app.session.mask = gland
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert any(one.message.endswith("shown again: 'vessels'.") for one in notifications)
+    assert app.session.mask is None and [layer.name for layer in viewer.layers] == ["b"]
+    assert app.autosave.unexported() == [vessels], "closing the window asks about it"
+    qtbot.waitUntil(lambda: len(list(autosave_folder().glob("*.npz"))) == 1, timeout=TIMEOUT)
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert masks_written(folder) == ["a_mask.nii.gz"]
+    assert vessels in viewer.layers and app.session.mask.name == "a pancreas"
+    viewer.layers.remove(app.session.mask)  # nor is it taken for a mask as long as there was one
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert app.session.mask is None and masks_written(folder) == ["a_mask.nii.gz"]
+
+
+def test_a_drawn_mask_is_written_while_another_is_compared_with_it(
+    qtbot, app, viewer, panel, folder, hu, notifications
+):
+    other = a_masks_folder(folder, hu) / "a_mask.nii.gz"
+    work = opened(qtbot, app, panel, folder)
+    drawn = draw(app, viewer, "by hand")
+    app.files.open(other)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
+    app.session.mask = viewer.layers[-1]
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert work.worklist.cases[0].status is Status.CORRECTED
+    written = np.asarray(nib.load(folder.parent / "cts_masks" / "a_mask.nii.gz").dataobj)
+    assert np.count_nonzero(written) == 1 and drawn not in viewer.layers
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert any("is not this case's mask" in one.message for one in notifications)
+    assert masks_written(folder) == ["a_mask.nii.gz"]
+
+
+def test_of_drawn_masks_the_last_chosen_one_or_its_duplicate_is_written(
+    qtbot, app, viewer, panel, folder
+):
+    work = opened(qtbot, app, panel, folder)
+    gland = draw(app, viewer, "gland")
+    draw(app, viewer, "vessels")
+    app.session.mask = gland
+    viewer.layers.selection = {gland}
+    _duplicate_layer(viewer.layers)
+    copy = app.session.mask
+    assert copy.name == "gland copy"
+    copy.data_setitem((np.array([7]), np.array([3]), np.array([4])), 1)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    written = np.asarray(nib.load(folder.parent / "cts_masks" / "a_mask.nii.gz").dataobj)
+    assert np.count_nonzero(written) == 2 and len(viewer.layers) == 1
 
 
 @pytest.mark.slow

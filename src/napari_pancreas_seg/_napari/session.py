@@ -159,16 +159,11 @@ class Session(QObject):
         return data if isinstance(data, np.ndarray) else None
 
     def mask_layers(self, reference: GridReference) -> list[Labels]:
-        """The labels layers that can be a mask of a CT: those of its shape, on its grid.
-
-        What a run has found in another CT on the same grid is none.
-        """
-        others = {self.placement(ct).reference.id for ct in self.cts} - {reference.id}
+        """The labels layers that can be a mask of a CT: those of its shape, on its grid."""
         return [
             layer
             for layer in self.layers
             if isinstance(layer, Labels) and not layer.multiscale and lies_on(layer, reference)
-            if layer not in self.masks or self.masks[layer].reference.id not in others
         ]
 
     def result_layer(self, reference: GridReference) -> Labels | None:

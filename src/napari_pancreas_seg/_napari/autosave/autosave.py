@@ -228,6 +228,8 @@ class Autosave(QObject):
         reference = session.ct_of(layer)
         if not kept.stale or reference is None:
             return None
+        if reference.id not in self._keys and session.ct_data(reference) is None:
+            return None  # under a key without the CT's voxels they would never be offered
         kept.stale, kept.looking = False, True
         file = kept.file = kept.file or self._store.new_file()
         model, ct, viewer = session.masks.get(layer), session.ct_array(reference), session.viewer
@@ -351,9 +353,9 @@ class Autosave(QObject):
         self._offer([one for one in self.offers if one is not offer])
 
     def _learn_key(self) -> None:
-        """Find the key of the chosen CT, if anything was left behind that it might fit."""
+        """Find the key of the chosen CT: it may be gone when a mask of it is painted on."""
         session, reference = self._session, self._session.reference
-        if reference is None or reference.id in self._keys or not self.offers:
+        if reference is None or reference.id in self._keys:
             return
         ct, notify = session.ct_array(reference), self.offers_changed.emit
         self._background.submit(lambda: self._key(reference, ct), lambda _: notify())

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave
-from napari_pancreas_seg._napari.background import reported
+from napari_pancreas_seg._napari.background import report, reported
 
 
 class Closing(QObject):
@@ -37,11 +37,17 @@ class Closing(QObject):
         window = self._window()
         if event.type() != QEvent.Type.Close or window is None or watched is not window:
             return False
-        by_script = compat.is_closed_by_script(window)
-        if by_script or self._answered or not self._autosave.unexported():
+        unasked = self._answered or compat.is_closed_by_script(window)
+        try:
+            left = [] if unasked else self._autosave.unexported()
+            names = ", ".join(f"'{layer.name}'" for layer in left)
+        except Exception as error:  # raised from here, it would let the window close
+            report(error)
+            names = "Perhaps a mask"
+        if not names:
             self._autosave.save(now=True)
             return False
-        self._ask(window)
+        self._ask(window, names)
         event.ignore()
         return True
 
@@ -51,11 +57,10 @@ class Closing(QObject):
         if window is not None:
             window.installEventFilter(self)
 
-    def _ask(self, window: Any) -> None:
+    def _ask(self, window: Any, names: str) -> None:
         if self.box is not None:
             self.box.raise_()
             return
-        names = ", ".join(f"'{layer.name}'" for layer in self._autosave.unexported())
         box = self.box = QMessageBox(window)
         box.setWindowTitle("Corrections that were not exported")
         box.setText(f"{names} was corrected and not exported since.")

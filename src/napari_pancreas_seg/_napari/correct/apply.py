@@ -81,8 +81,7 @@ def chosen_target(session: Session) -> Target:
         layer = layers.selection.active
     if not isinstance(layer, Labels) or layer.multiscale or layer.data.ndim != 3:
         raise PancreasSegError("There is no mask to correct yet: run first, or paint one.")
-    reference = reference_of(layer) or (session.reference if layer is session.mask else None)
-    reference = reference or find_reference(layer, layers)
+    reference = reference_of(layer) or session.ct_of(layer) or find_reference(layer, layers)
     if not isinstance(layer.data, np.ndarray):
         raise PancreasSegError(
             f"'{layer.name}' is not held in memory and cannot be corrected. Duplicate it as an "

@@ -49,12 +49,12 @@ class Carrying:
         target = chosen_target(self._editor.session)
         self._carry(target, target.axial_slice_on(self._editor.session.viewer), step)
 
-    def accepted_in(self, z: int) -> Carried | None:
-        """Accept what was carried to a slice, without going on; None if nothing is proposed."""
+    def accepted_in(self, target: Target, z: int) -> Carried | None:
+        """Accept what was carried to a slice of a label, without going on; None if nothing was."""
         proposal, carried = self._editor.proposal, self._carried
         if proposal is None or carried is None or carried.z != z:
             return None
-        if proposal.then is not carried.go_on:
+        if proposal.then is not carried.go_on or not same(proposal.target, target):
             return None
         self._editor.accept_here()
         return carried
@@ -74,7 +74,7 @@ class Carrying:
             )
             return after
 
-        go_on = partial(self._carry_on, to, step)
+        go_on = partial(self._carry_on, target, to, step)
         editor.correct(
             f"Carry to slice {to}",
             propose,
@@ -86,9 +86,12 @@ class Carrying:
         self._carried = Carried(to, step, go_on)
         show_slice(editor.session.viewer, target.layer, target.reference, to)
 
-    def _carry_on(self, z: int, step: int) -> None:
+    def _carry_on(self, carried: Target, z: int, step: int) -> None:
         try:
-            self._carry(chosen_target(self._editor.session), z, step)
+            target = chosen_target(self._editor.session)
+            if not same(carried, target):
+                raise PancreasSegError("Another label is chosen now: nothing is carried on.")
+            self._carry(target, z, step)
         except PancreasSegError as error:
             show_info(str(error))
 
@@ -110,6 +113,8 @@ class Carrying:
                 return filled
             for lower, upper in pairwise(np.flatnonzero(mask.any(axis=(1, 2))).tolist()):
                 for z in range(lower + 1, upper):
+                    if not editor.proposing:  # dropped
+                        return mask
                     prior = filled[z] != 0, min(z - lower, upper - z) * spacing[0]
                     own = target.shown[z]
                     filled[z] = self._answers.mask_in(ct, z, own, target.label, prior=prior)
@@ -118,3 +123,7 @@ class Carrying:
         editor.correct(
             FILL_TITLE, fill, propose=True, network=ct is not None, otherwise=NOTHING_TO_FILL
         )
+
+
+def same(one: Target, other: Target) -> bool:
+    return (one.layer, one.label) == (other.layer, other.label)

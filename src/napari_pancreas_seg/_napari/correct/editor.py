@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import isgeneratorfunction
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.maps import PROBABILITY
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.mask import editing
 from napari_pancreas_seg.mask.postprocessing import largest_component, remove_holes
@@ -62,6 +65,7 @@ class Proposal:
     then: Callable[[], None]
     network: bool
     wanted: bool  # as a proposal, not done at once
+    dropped: bool = False  # before it was there
     at_once: bool = False  # accepted before it was there
     found: Any = None  # EditPreview, or None if nothing changes
     outline: Labels | None = None
@@ -90,8 +94,10 @@ class MaskEditor(QObject):
         self._asked: Proposal | None = None
         self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
-        self._keys_of_tool: dict[str, Callable[[], None]] = {}
+        self._keys_of_tool: dict[str, Callable[..., object]] = {}
         session.viewer.layers.events.removed.connect(self._on_removed)
+        session.ct_chosen.connect(self._on_chosen)
+        session.mask_chosen.connect(self._on_chosen)
 
     @property
     def network_is_free(self) -> bool:
@@ -164,12 +170,12 @@ class MaskEditor(QObject):
 
     def copy_slice(self, step: int) -> None:
         """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
-        z = chosen_target(self.session).slice_on(self.session.viewer)
+        z = chosen_target(self.session).axial_slice_on(self.session.viewer)
         title = f"Copy from the slice {'above' if step > 0 else 'below'}"
         self.correct(title, lambda mask, _: editing.copy_slice(mask, z + step, z))
 
     def clear_slice(self) -> None:
-        z = chosen_target(self.session).slice_on(self.session.viewer)
+        z = chosen_target(self.session).axial_slice_on(self.session.viewer)
         self.correct(f"Clear slice {z}", lambda mask, _: editing.clear_slice(mask, z))
 
     # -- what is proposed first
@@ -181,22 +187,25 @@ class MaskEditor(QObject):
     def rerun_slice(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Run the network on the slice on screen and propose what it finds, not post-processed."""
         target = chosen_target(self.session)
-        (data, reference), z = ct_under(target, self.session), target.slice_on(self.session.viewer)
+        data, reference = ct_under(target, self.session)
+        z = target.axial_slice_on(self.session.viewer)
         options = replace(
             options or Options(), slices=(z, z + 1), first_slice=z, postprocess=False, box=None
         )
         process = self._network.process
 
         def run(mask: Array, _: Any) -> Array:
-            steps = process.iter_segment(volume_of(data, reference), model, options)
-            try:
-                found = next(s.slices for s in steps if s.slices is not None and z in s.slices.z)
-            except StopIteration:
-                raise PancreasSegError("The network was stopped before it had an answer.") from None
-            finally:
-                steps.close()
-            after = mask.copy()
-            after[z] = found.mask[found.z == z][0] != 0
+            ct = volume_of(data, reference)
+            steps = process.iter_segment(ct, model, options, cancelled=lambda: not self.proposing)
+            with closing(steps):
+                found = next((s.slices for s in steps if s.slices and z in s.slices.z), None)
+            if not self.proposing:
+                return mask
+            if found is None:
+                raise PancreasSegError("The network was stopped before it had an answer.")
+            plane, after = found.mask[found.z == z][0], mask.copy()
+            several = any(word.startswith(f"{PROBABILITY} ") for word in found.maps)  # classes
+            after[z] = plane == target.label if several else plane != 0
             return after
 
         self.correct(f"Run slice {z} again", run, propose=True, network=True)
@@ -218,7 +227,7 @@ class MaskEditor(QObject):
 
     def drop(self) -> None:
         if self._asked is not None and self._asked.wanted:
-            self._asked.wanted = self._asked.at_once = False
+            self._asked.wanted, self._asked.dropped = False, True
             self._give_keys_back()
             self.changed.emit()
         self._end_proposal()
@@ -273,6 +282,7 @@ class MaskEditor(QObject):
         made_on = self._made_on(target.layer)
         asked = self._asked = Proposal(title, target, made_on, then, network, wanted=propose)
         if propose:
+            self.session.viewer.layers.selection.active = target.layer
             self._take_answers()
         self.changed.emit()
 
@@ -297,7 +307,7 @@ class MaskEditor(QObject):
     def _worked_out(self, asked: Proposal, otherwise: str) -> None:
         self._idle()
         viewer, layer, title = self.session.viewer, asked.target.layer, asked.title
-        if viewer is None or layer not in viewer.layers:
+        if asked.dropped or viewer is None or layer not in viewer.layers:
             return
         if asked.found is None:
             show_info(f"{title}: {otherwise}")
@@ -306,7 +316,7 @@ class MaskEditor(QObject):
         elif asked.outline is None or asked.at_once:
             _apply(asked)
             asked.then()
-        elif asked.wanted:
+        else:
             self._propose(asked, asked.outline)
 
     def _made_on(self, layer: Labels) -> object:
@@ -321,6 +331,13 @@ class MaskEditor(QObject):
             self.drop()
             show_info(f"{proposal.title}: {MEANWHILE}")
 
+    def _on_chosen(self) -> None:
+        """Drop what would be accepted out of sight."""
+        proposal = self.proposal or self._asked
+        if proposal is not None and self.proposing:
+            self.drop()
+            show_info(f"{proposal.title}: another CT or mask is chosen now, ask again.")
+
     def _idle(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None and asked.wanted:
@@ -334,12 +351,11 @@ class MaskEditor(QObject):
         viewer.dims.ndisplay = 2  # in 3-D an outline cannot be seen
         self.proposal = proposal
         compat.add_unselected(viewer, outline)
-        viewer.layers.selection.active = proposal.target.layer
         self._take_answers()
         self.changed.emit()
 
     def _take_answers(self) -> None:
-        self._take_keys({"Enter": self.accept, "Escape": self.drop})
+        self._take_keys({**self._keys_of_tool, "Enter": self.accept, "Escape": self.drop})
 
     def _end_proposal(self) -> Proposal | None:
         proposal, self.proposal = self.proposal, None
@@ -362,7 +378,7 @@ class MaskEditor(QObject):
         z, y, x = np.rint(index).astype(int).tolist()
         self.correct("Keep this piece", lambda mask, _: editing.keep_piece_at(mask, (z, y, x)))
 
-    def use_keys(self, keys: dict[str, Callable[[], None]]) -> None:
+    def use_keys(self, keys: dict[str, Callable[..., object]]) -> None:
         """Bind a tool's keys while no proposal or click is waited for; {} unbinds them."""
         self._keys_of_tool = keys
         if not self.proposing and not self.picking:
@@ -371,7 +387,7 @@ class MaskEditor(QObject):
     def _give_keys_back(self) -> None:
         self._take_keys({} if self.session.viewer is None else self._keys_of_tool)
 
-    def _take_keys(self, keys: dict[str, Callable[[], None]]) -> None:
+    def _take_keys(self, keys: dict[str, Callable[..., object]]) -> None:
         """Bind keys for a while, before those of the layers: whichever layer is active."""
         for provider, before in self._keys_before:
             if (owner := provider()) is not None:
@@ -380,8 +396,9 @@ class MaskEditor(QObject):
         for owner in (self.session.viewer, *self.session.layers) if keys else ():
             self._keys_before.append((weakref.ref(owner), dict(owner.keymap)))
             for key, do in keys.items():
-                # A function: napari asks for its name, which a `partial` has not.
-                owner.bind_key(key, lambda _, do=do: do(), overwrite=True)
+                # Functions: napari asks for their names. A generator ends as the key is let go.
+                bound = do if isgeneratorfunction(do) else lambda _, do=do: do()
+                owner.bind_key(key, bound, overwrite=True)
 
     def _on_removed(self, event: Any) -> None:
         proposal = self.proposal

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
+from napari.utils.interactions import mouse_press_callbacks
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, reported
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
-from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
+from napari_pancreas_seg._napari.correct.carry import Carried, Carrying, same
 from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
@@ -47,8 +48,7 @@ class _Slice:
 
     def is_of(self, target: Target, z: int) -> bool:
         """Whether a stroke on a label belongs to what was drawn before."""
-        own = self.target
-        return (own.layer, own.label, self.z) == (target.layer, target.label, z)
+        return self.z == z and same(self.target, target)
 
 
 class Mending(QObject):
@@ -78,6 +78,7 @@ class Mending(QObject):
         self._layer: Labels | None = None
         self._slice: _Slice | None = None
         self._drawing: Drag | None = None
+        self._double_clicks: list[Any] = []
         self._goes_on = False
         self._awaited = 0
         self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
@@ -122,12 +123,15 @@ class Mending(QObject):
         layer.cursor_size = STROKE_MM / target.reference.pixel_mm * float(in_plane.min())
         layer.cursor = "circle"
         viewer.mouse_drag_callbacks.insert(0, self._drag)
+        # Of two quick dabs Qt makes a double click: it is a press as well, and does not zoom.
+        self._double_clicks = list(viewer.mouse_double_click_callbacks)
+        viewer.mouse_double_click_callbacks[:] = [mouse_press_callbacks]
         for emitter in self._stoppers(viewer, layer):
             emitter.connect(self._on_other_tool)
         viewer.dims.events.point.connect(self._on_moved)
         self._layer = layer
         self._network.reserve(True)
-        editor.use_keys({"Enter": self.go_on, "Escape": self.stop})
+        editor.use_keys({"Enter": self.go_on, "Escape": self.stop, "Space": self._pan})
         self.changed.emit()
         if not self._network.in_use:
             self._background.submit(lambda: self._answers.make_ready(ct))
@@ -144,10 +148,19 @@ class Mending(QObject):
             layer.mouse_pan, layer.cursor = True, "standard"
         if viewer is not None:
             viewer.mouse_drag_callbacks.remove(self._drag)
+            viewer.mouse_double_click_callbacks[:] = self._double_clicks
             for emitter in self._stoppers(viewer, layer):
                 emitter.disconnect(self._on_other_tool)
             viewer.dims.events.point.disconnect(self._on_moved)
         self.changed.emit()
+
+    def _pan(self, owner: object) -> Iterator[None]:
+        """Let a drag move the picture while Space is held, as in napari's own modes."""
+        layer = self._layer
+        if layer is not None:
+            layer.mouse_pan = True
+            yield
+            layer.mouse_pan = layer.mouse_pan and self._layer is not layer
 
     def _stoppers(self, viewer: ViewerModel, layer: Labels) -> tuple[Any, ...]:
         dims = viewer.dims.events
@@ -195,6 +208,8 @@ class Mending(QObject):
         ]
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
+        if viewer.scene.camera.mouse_pan or "Alt" in event.modifiers:
+            return  # napari's: a drag moves the picture, or draws a box to zoom to
         drag = None
         with reported():
             drag = self._begin(event)
@@ -223,7 +238,7 @@ class Mending(QObject):
         z = target.axial_slice_on(editor.session.viewer)
         if self._network.in_use and not self._awaited:
             raise PancreasSegError(self._network.in_use)
-        carried = self._carrying.accepted_in(z)
+        carried = self._carrying.accepted_in(target, z)
         if carried or self._slice is None or not self._slice.is_of(target, z):
             self._slice = _Slice(target, z, carried=carried)
         self._note_undone(target.layer)  # the stroke will make the layer forget
@@ -289,8 +304,9 @@ class Mending(QObject):
             return
         plane[changed] = np.where(wanted[changed], target.label, 0)
         edit = edit_of(target, stroke.z, changed, expected)
-        if step is None:
-            stroke.edit = edit
+        if step is None or compat.steps_of_undo(layer)[1]:
+            # A step of its own if there is something to redo: that would bring back old values.
+            stroke.edit = stroke.edit or edit
             compat.add_undo_step(layer, edit)
         else:
             step.append(edit)

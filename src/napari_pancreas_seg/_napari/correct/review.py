@@ -13,6 +13,7 @@ from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background, Newest, timer
+from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     reference_of,
@@ -98,15 +99,15 @@ class Review(QObject):
             self.changed.emit()
 
     def toggle_reviewed(self, z: int | None = None) -> None:
-        layer, z = self._session.mask, self.slice if z is None else z
-        if layer is None or z is None:
+        layer, reference = self._session.mask, self.reference
+        if layer is None or reference is None:
             raise PancreasSegError("There is no slice of a mask on screen.")
+        z = Target(layer, reference, 1).axial_slice_on(self._session.viewer) if z is None else z
         self.set_reviewed(layer, self.reviewed_of(layer) ^ {z})
 
     def review_and_go_on(self) -> None:
-        z = self.slice
-        if z is not None and z not in self.reviewed:
-            self.toggle_reviewed(z)
+        if self.slice is not None and self.slice not in self.reviewed:
+            self.toggle_reviewed()
         self.go_to_unreviewed(1)
 
     # -- from slice to slice

@@ -20,6 +20,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     find_reference,
     onto_ct,
     placements,
+    reference_of,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
@@ -111,7 +112,7 @@ class LayerFiles:
         """Write a mask, `how` as `write_mask`, in a thread; what has no grid is refused at once."""
         layers, data = self._session.layers, layer.data
         try:
-            reference = find_reference(layer, layers)
+            reference = self.grid_of(data) or find_reference(layer, layers)
         except PancreasSegError as error:
             report(error)
             if failed is not None:
@@ -140,6 +141,13 @@ class LayerFiles:
         for layer in self._session.layers:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
                 self._exported(layer, digest_of(data))
+
+    def grid_of(self, data: Any) -> GridReference | None:
+        """Grid to write the chosen mask onto, if it has these data: it is of the chosen CT."""
+        mask = self._session.mask
+        if mask is None or mask.data is not data:
+            return None
+        return reference_of(mask) or self._session.ct_of(mask)
 
     def what_made(self, data: Any, reference: GridReference) -> dict[str, Any]:
         """Return the arguments of `write_mask` on the origin of the layer with these data."""

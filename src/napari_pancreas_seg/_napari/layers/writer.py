@@ -31,8 +31,9 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
     # All grids first: nothing is written if one of the layers has none.
     viewer = current_viewer()
     others = list(viewer.layers) if viewer is not None else []
-    references = [find_reference(layer, [*made, *others]) for layer in made]
     app = existing_app(viewer)
+    known = (None if app is None else app.files.grid_of(data) for data, *_ in layers)
+    references = [next(known) or find_reference(layer, [*made, *others]) for layer in made]
     names: list[Path] = []
     for layer, reference in zip(made, references, strict=True):
         is_mask = isinstance(layer, Labels) or reference.kind == "mask"

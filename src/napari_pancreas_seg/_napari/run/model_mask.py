@@ -67,6 +67,8 @@ class ModelMask:
 
     def touched_slices(self, layer: Labels) -> Mask:
         """The slices that a person has changed; looks at every voxel, so for a thread."""
+        if layer.data.shape != self.reference.layer_shape:  # it was cut
+            return np.ones(len(layer.data), dtype=bool)
         shown = self.shown(layer)
         return np.array(
             [

@@ -135,6 +135,7 @@ class CorrectPanel(ui.Panel):
     def _connect(self) -> None:
         editor, review = self._app.editor, self._app.review
         self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
+        self.reviewed.changed.connect(self._show_slice)  # it may have been refused
         self.limit.changed.connect(lambda on: setattr(editor, "limits_painting", on))
         self.brush_mm.changed.connect(lambda mm: setattr(self._app.brush, "mm", mm))
         self._app.brush.changed.connect(self._show_brush)
@@ -185,7 +186,7 @@ class CorrectPanel(ui.Panel):
     def _show_brush(self) -> None:
         ui.show(self.brush_mm, self._app.brush.mm)
 
-    def _show_slice(self) -> None:
+    def _show_slice(self, _: Any = None) -> None:
         review = self._app.review
         z, facts = review.slice, review.facts
         self.facts.setText(self.strip.describe(z) if z is not None else "")

@@ -80,6 +80,10 @@ class CtPanel(ui.Panel):
         known = () if ct is None else tuple(self._known.get(ct, ()))
         if chosen in masks:  # a mask that is opened does not take its place unasked
             known = (*known, *filter(session.is_opened, masks))
+        if known and reference is not None:  # nor does what a run finds in another phase
+            runs = ((mask, session.masks.get(mask)) for mask in masks)
+            found = (mask for mask, run in runs if run and run.reference.id != reference.id)
+            known = (*known, *found)
         mask = _pick(masks, known, chosen)
         if ct is not None:
             self._known[ct] = weakref.WeakSet(masks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background, report, reported, timer
 from napari_pancreas_seg._napari.correct.review import Review
+from napari_pancreas_seg._napari.layers import placement
 from napari_pancreas_seg._napari.layers.bridge import EMPTY, digest_of
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
@@ -30,6 +31,7 @@ from napari_pancreas_seg._napari.worklist.case import (
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
 
+DRAWN = "drawn"  # kind of a labels layer that was drawn by hand on a case, or is a duplicate
 PAUSE_MS = 1000
 """Pause after scrolling before the slice on screen is remembered."""
 
@@ -65,10 +67,14 @@ class WorklistSession(QObject):
         self._review = review
         self._background = background
         self._shown: LoadedCase | None = None
+        self._drawn: list[Labels] = []  # by hand on the case that is shown, last chosen one last
+        self._aside: dict[Path | None, list[Labels]] = {}  # drawn on CTs that were left, unwritten
         self._first = False
         ahead.changed.connect(self.changed)
         runs.finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
+        session.mask_chosen.connect(self._on_mask_chosen)
+        session.viewer.layers.events.inserted.connect(self._on_inserted)
         self._soon = timer(self, PAUSE_MS, self.note_place)
         review.moved.connect(self._soon.start)
         session.viewer.layers.events.removing.connect(self._on_removing)
@@ -201,6 +207,8 @@ class WorklistSession(QObject):
             then()
 
         if mask is None:
+            if (other := self._session.mask) is not None:
+                show_info(f"'{other.name}' is not this case's mask and is not written.")
             done(status)
             return
         data, known = mask.data, self._session.masks.get(mask)
@@ -230,14 +238,12 @@ class WorklistSession(QObject):
         shown, chosen, viewer = self._shown, self._session.mask, self._session.viewer
         if shown is None or viewer is None:
             return None
-        own = None if chosen is None else reference_of(chosen)
-        if own is not None and own.id == shown.reference.id:
+        own = None if chosen is None else placement.reference_of(chosen)
+        if own is not None and own.id == shown.reference.id and own.kind != DRAWN:
             return chosen
         if shown.mask is not None and shown.mask in viewer.layers:
             return shown.mask
-        found = self._session.result_layer(shown.reference)
-        # What was painted by hand on this CT has no reference of its own.
-        return found or (chosen if own is None and self._session.ct is shown.ct else None)
+        return self._session.result_layer(shown.reference) or next(reversed(self._drawn), None)
 
     def _take_away(self) -> None:
         """Remove the layers of the case that is shown; other masks of it stay, never lost."""
@@ -245,11 +251,15 @@ class WorklistSession(QObject):
         self._shown = None
         if shown is None:
             return
+        if aside := [layer for layer in self._drawn if layer is not mask]:
+            self._aside[shown.reference.source.path] = aside
+            names = " and ".join(f"'{layer.name}'" for layer in aside)
+            show_info(f"Not written, and put aside until this case is shown again: {names}.")
         self._maps.forget(shown.reference)
         for layer in session.layers:
-            own = reference_of(layer)
+            own = placement.reference_of(layer)
             same = own is not None and own.id == shown.reference.id
-            goes = layer is shown.ct or layer is mask or (same and not isinstance(layer, Labels))
+            goes = layer in (shown.ct, mask, *aside) or (same and not isinstance(layer, Labels))
             if goes and layer in session.layers:  # what showed the CT may have gone with it
                 session.viewer.layers.remove(layer)
 
@@ -264,7 +274,7 @@ class WorklistSession(QObject):
         session, shown = self._session, self._shown
         if shown is None or shown.ct not in session.layers:
             return None
-        return slice_on_screen(session.viewer, shown.ct, shown.reference)
+        return placement.slice_on_screen(session.viewer, shown.ct, shown.reference)
 
     # -- coming to a case
 
@@ -296,6 +306,9 @@ class WorklistSession(QObject):
             return
         self._shown, case = loaded, worklist.cases[loaded.index]
         viewer.add_layer(loaded.ct)
+        for layer in self._aside.pop(loaded.reference.source.path, ()):
+            del layer.metadata[placement.METADATA_KEY]  # the CT's id is another one now
+            viewer.add_layer(layer)  # before the mask: the last one is chosen
         if loaded.mask is None and loaded.result is not None:
             loaded.mask, known = result_layer(loaded, loaded.result)
             self._session.masks[loaded.mask] = known
@@ -309,7 +322,7 @@ class WorklistSession(QObject):
             if case.digest and case.digest == loaded.saved:
                 self._review.set_reviewed(mask, case.reviewed)
         z = case.slice if case.slice is not None else first_look(mask, loaded.reference)
-        show_slice(viewer, loaded.ct, loaded.reference, z)
+        placement.show_slice(viewer, loaded.ct, loaded.reference, z)
         for note in loaded.notes:
             show_info(f"{case.name}: {note}")
         self.changed.emit()
@@ -333,10 +346,25 @@ class WorklistSession(QObject):
         if run is not None and run.stands and case is not None and case.status is Status.NEW:
             self._keep(self.changed.emit)  # at once, so that a crash costs nothing of it
 
+    def _on_inserted(self, event: Any) -> None:
+        layer, on = event.value, None if self._shown is None else self._shown.reference
+        if on is None or not isinstance(layer, Labels) or not placement.lies_on(layer, on):
+            return
+        own = placement.reference_of(layer)
+        if own is None and self._session.reference is on:  # its shape may fit the next CT, too
+            own = layer.metadata[placement.METADATA_KEY] = replace(on, kind=DRAWN)
+        if own is not None and (own.id, own.kind) == (on.id, DRAWN):
+            self._drawn.insert(0, layer)
+
+    def _on_mask_chosen(self) -> None:
+        self._drawn.sort(key=lambda layer: layer is self._session.mask)
+
     def _on_removing(self, event: Any) -> None:
         """Remember the place while the CT is there: a window that closes removes it."""
-        if self._shown is not None and self._session.layers[event.index] is self._shown.ct:
+        layer = self._session.layers[event.index]
+        if self._shown is not None and layer is self._shown.ct:
             self.note_place()
+        self._drawn = [one for one in self._drawn if one is not layer]
 
     def _on_mask_changed(self, layer: Labels) -> None:
         case, shown = self.case, self._shown
