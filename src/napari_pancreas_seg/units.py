@@ -65,7 +65,8 @@ def read_units(hu: Array) -> Units:
             f"holds values from {low:.3g} to {high:.3g}, which are normalised intensities and not "
             "Hounsfield units; give the CT before any normalisation"
         )
-    constant = constant_values(sample[:, :: _stride(sample, 1), :: _stride(sample, 2)])
+    y, x = (max(1, n // 256) for n in sample.shape[1:])
+    constant = constant_values(sample[:, ::y, ::x])
     rest = sample[np.isin(sample, constant, invert=True)] if constant else sample.ravel()
     if rest.size < 0.02 * sample.size:  # a drawing without noise
         rest = sample.ravel()
@@ -104,10 +105,6 @@ def _sample(hu: Array) -> Array:
     y, x = (max(1, n // 512) for n in hu.shape[1:])
     sample: Array = hu[evenly_spread(np.arange(len(hu)), 24), ::y, ::x]
     return sample
-
-
-def _stride(sample: Array, axis: int) -> int:
-    return max(1, int(sample.shape[axis]) // 256)
 
 
 def _share(inside: Array) -> float:

@@ -149,15 +149,19 @@ class OnSourceGrid:
         """Name of the case."""
         return self.source.name
 
+    def _to_source(self) -> Any:
+        unturned = orientations.axcodes2ornt(("R", "A", "S"))
+        return orientations.ornt_transform(unturned, self.source.orientation)
+
     def to_source_order(self, array: Array) -> Array:
         """Bring an array (Z, Y, X) on this grid to the source's axis order and shape; a view."""
         self.grid.check(array)
-        ordered: Array = orientations.apply_orientation(array, _inverse(self.source.orientation))
+        ordered: Array = orientations.apply_orientation(array, self._to_source())
         return ordered.reshape(self.source.shape)
 
     def grid_to_source_order(self, array: Array, grid: Grid) -> tuple[Array, Affine]:
         """Bring an array (Z, H, W) on a parallel grid to the source's order; with its affine."""
-        inverse = _inverse(self.source.orientation)
+        inverse = self._to_source()
         affine = grid.affine @ orientations.inv_ornt_aff(inverse, grid.shape)
         return orientations.apply_orientation(array, inverse), affine
 
@@ -284,14 +288,6 @@ def _one_volume(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) < 3 or any(n != 1 for n in shape[3:]) or 0 in shape:
         raise PancreasSegError(f"An array of shape {shape} is not one 3-D volume.")
     return shape[0], shape[1], shape[2]
-
-
-def _inverse(orientation: Array) -> Array:
-    """Return the orientation array that undoes another one."""
-    inverse = np.empty_like(orientation)
-    for axis, (target, flip) in enumerate(orientation):
-        inverse[int(target)] = (axis, flip)
-    return inverse
 
 
 def _flipped_in_place(view: Array) -> Array | None:

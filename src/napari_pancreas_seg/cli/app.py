@@ -45,11 +45,6 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def command(function: Command) -> Command:
-    """Register a command."""
-    return command_of(_root)(function)
-
-
 def command_of(group: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
     """Register a command of a group."""
 
@@ -58,6 +53,10 @@ def command_of(group: typer.Typer, name: str | None = None) -> Callable[[Command
         return function
 
     return register
+
+
+command = command_of(_root)
+"""Registers a command."""
 
 
 def group(name: str, help: str, *, no_args_is_help: bool = True) -> typer.Typer:

@@ -54,9 +54,8 @@ def check(
         from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
         dataset = open_dataset(folder, labels, layout=layout)
-        pictures = None
+        pictures = None if output is None or no_pictures else output / "pictures"
         if output is not None:
-            pictures = None if no_pictures else output / "pictures"
             targets = [output / "dataset.json", output / "cases.csv"]
             targets += [pictures / f"{case.name}.png" for case in dataset.cases if pictures]
             for target in targets:

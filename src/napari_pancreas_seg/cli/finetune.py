@@ -94,7 +94,8 @@ def finetune(
             now = time.monotonic()
             if json_progress and (stage != printed or now - printed_at >= PROGRESS_SECONDS):
                 printed_at, printed = now, stage
-                _echo_json({"stage": stage, "share": share, "seconds_left": left})
+                line = {"stage": stage, "share": share, "seconds_left": left}
+                typer.echo(json.dumps(line))  # flushes
 
         found = run(
             data or corrected_cases_folder(),
@@ -109,7 +110,7 @@ def finetune(
     if json_progress:
         from napari_pancreas_seg.training.judge.scores import rounded
 
-        _echo_json({"result": rounded(found)})
+        typer.echo(json.dumps({"result": rounded(found)}))
     else:
         _print(found, own=output is None)
 
@@ -134,10 +135,6 @@ def _print(found: dict[str, Any], *, own: bool) -> None:
 def _row(what: str, gain: dict[str, Any]) -> None:
     if gain["n"]:
         typer.echo(f"{what:34}  {gain['n']:>3}  {gain['before']:.3f}    {gain['after']:.3f}")
-
-
-def _echo_json(line: dict[str, object]) -> None:
-    typer.echo(json.dumps(line))  # flushes
 
 
 def _end_with_parent() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -175,14 +175,14 @@ def segment(
         attention, probability, overwrite, mint_uids, in_folder, report, pictures=in_folder
     )
     with quiet(), Bar(len(cases) if scheduler is None else 1) as bar:
-        how: dict[str, Any] = {"on_progress": bar.show}
+        what = (cases, model, options, outputs)
         if scheduler is None:
-            how["workers"] = WORKERS if workers is None else workers
-            results = segment_cases(cases, model, options, outputs, **how)
+            threads = WORKERS if workers is None else workers
+            results = segment_cases(*what, workers=threads, on_progress=bar.show)
         else:
             from napari_pancreas_seg.cohort.cluster.client import segment_on_cluster
 
-            results = segment_on_cluster(scheduler, cases, model, options, outputs, **how)
+            results = segment_on_cluster(scheduler, *what, on_progress=bar.show)
         with contextlib.closing(results):
             table = CohortTable(output / TABLE, cases) if in_folder else None
             ended = follow(results, len(cases), table, bar)

@@ -172,9 +172,8 @@ class Bar:
 
     def show(self, index: int, step: Progress) -> None:
         """Show how far a case has come."""
-        if self._bar is not None:
-            case = f"case {index + 1} of {self._cases}, " if self._cases > 1 else ""
-            self.stage(case + step.stage, step.done, step.total)
+        case = f"case {index + 1} of {self._cases}, " if self._cases > 1 else ""
+        self.stage(case + step.stage, step.done, step.total)
 
     def stage(self, stage: str, done: int, total: int) -> None:
         """Show how far something has come that is of no case."""

@@ -16,11 +16,7 @@ from napari_pancreas_seg.cli.terminal import Bar, echo, quiet
 
 def _under(heading: str) -> Callable[..., Any]:
     """Make options that `--help` lists under a heading."""
-
-    def option(help: str | None = None, *names: str, **more: Any) -> Any:
-        return typer.Option(*names, help=help, rich_help_panel=heading, **more)
-
-    return option
+    return lambda help, *names, **more: Option(*names, help=help, rich_help_panel=heading, **more)
 
 
 _data, _recipe = _under("What to learn from"), _under("Recipe")

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.overview import draw_overview
 from napari_pancreas_seg.data.sample import load_sample
@@ -17,7 +15,7 @@ from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options, Progress, exhaust, save_result
 from napari_pancreas_seg.io.files import make_folder
-from napari_pancreas_seg.mask import metrics
+from napari_pancreas_seg.mask import measures, metrics
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def run_demo(
     written, _ = save_result(found, volume, folder / "phantom_pancreas.nii.gz", outputs)
 
     dice = metrics.dice(found.mask, sample.mask)
-    reference_ml = np.count_nonzero(sample.mask) * volume.grid.voxel_volume_mm3 / 1000
+    reference_ml = measures.volume_ml(sample.mask, volume.grid)
     gates = {f"attention {number}": gate for number, gate in enumerate(found.attention, 1)}
     best = best_gate(gates, found.mask, found.grid, found.model)
     overview_path = folder / "phantom_overview.png"
@@ -72,7 +70,7 @@ def run_demo(
     return DemoResult(
         dice=float(dice),
         volume_ml=found.volume_ml,
-        reference_volume_ml=float(reference_ml),
+        reference_volume_ml=reference_ml,
         seconds=seconds,
         files=(ct_path, *written, reference_path, overview_path),
     )

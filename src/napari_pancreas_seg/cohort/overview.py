@@ -15,7 +15,6 @@ from napari_pancreas_seg.volume import CTVolume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WINDOW_HU = (-160.0, 240.0)
 MASK_COLOUR = "#ff9f1c"
@@ -35,27 +34,15 @@ def draw_overview(
     title: str | None = None,
 ) -> None:
     """Draw a CT, a mask's outline and maps side by side, axial and coronal, as a PNG."""
-    for array in (mask, reference):
-        if array is not None:
-            volume.grid.check(array)
-    figure = _compose(volume, mask, attention, reference, title)
-    with atomic_write(path, overwrite=True) as file:
-        figure.savefig(file, format="png", dpi=110, facecolor="black")
-
-
-def _compose(
-    volume: CTVolume,
-    mask: Array,
-    attention: Sequence[ScalarMap],
-    reference: Array | None,
-    title: str | None,
-) -> Figure:
     # The Agg canvas without pyplot: no window, no global state, safe in any thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
+    for array in (mask, reference):
+        if array is not None:
+            volume.grid.check(array)
     size_mm = np.multiply(volume.grid.shape, volume.spacing)
     columns = 2 + len(attention)
     z, y, _ = size_mm * INCHES_WIDE / size_mm[2]
@@ -88,7 +75,8 @@ def _compose(
     _label(axes, attention, reference is not None)
     if title:
         figure.suptitle(escaped(title), color="white", parse_math=False)
-    return figure
+    with atomic_write(path, overwrite=True) as file:
+        figure.savefig(file, format="png", dpi=110, facecolor="black")
 
 
 def fullest_slice(mask: Array, reference: Array | None, axis: int) -> int:
@@ -115,12 +103,8 @@ def _show(ax: Axes, plane: Array, axis: int, volume: CTVolume, **how: Any) -> No
 def _outline(ax: Axes, mask: Array, axis: int, index: int, volume: CTVolume, colour: str) -> None:
     plane = np.take(mask, index, axis) != 0
     if plane.any():
-        y, x = (
-            np.arange(n) * mm
-            for n, mm in zip(
-                plane.shape, (volume.spacing[1 - axis], volume.spacing[2]), strict=True
-            )
-        )
+        steps = volume.spacing[1 - axis], volume.spacing[2]
+        y, x = (np.arange(n) * mm for n, mm in zip(plane.shape, steps, strict=True))
         ax.contour(x, y, plane.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
 
 

@@ -79,7 +79,7 @@ def overlap(
                 _wait({read for _, read in reading if not read.cancel()})
                 while reading:
                     other, _ = reading.pop()
-                    other.forget()
+                    other.volume = other.result = None  # it is read again later
                     waiting.appendleft(other)
                 yield from _finished(out)
                 segmenter.all_steps(work)

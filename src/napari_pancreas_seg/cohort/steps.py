@@ -74,10 +74,6 @@ class CaseInWork:
     stages: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def forget(self) -> None:
-        """Drop what was read; it is read again later."""
-        self.volume = self.result = None
-
     def finish(self, result: CaseResult) -> None:
         """Set the result, and drop the arrays."""
         self.volume = self.found = None

@@ -95,11 +95,9 @@ class CohortTable:
 
 def number_in(row: Mapping[str, str], column: str) -> float:
     """A cell of a row that is not empty; PancreasSegError if a spreadsheet made no number of it."""
-    try:
+    with contextlib.suppress(ValueError):
         if math.isfinite(value := float(row[column])):
             return value
-    except ValueError:
-        pass
     raise PancreasSegError(
         f"'{row[column]}' in the column '{column}' of the table's row of '{row['case']}' is no "
         "number; write it with a point, or run 'segment' again with another output folder."

@@ -229,11 +229,8 @@ def _checked(word: Any, has_mask: bool) -> Status:
     """Read a saved status, corrected by what is on the disk."""
     if not has_mask:
         return Status.NEW
-    try:
-        status = Status(word)
-    except ValueError:
-        return Status.SEGMENTED
-    return Status.SEGMENTED if status is Status.NEW else status
+    later = [status for status in Status if status is not Status.NEW]
+    return Status(word) if word in later else Status.SEGMENTED
 
 
 def _read(file: Path) -> dict[str, Any]:

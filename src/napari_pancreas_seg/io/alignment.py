@@ -23,12 +23,11 @@ def bring_onto(
 ) -> Labels:
     """Bring a mask that may span a part of a CT onto the CT's grid, if nothing is resampled."""
     grid = on.grid
-    first = volume.grid.index(grid.world((0, 0, 0)))
-    last = volume.grid.index(grid.world(np.subtract(grid.shape, 1)))
     corners = np.array(list(itertools.product(*((0, n - 1) for n in grid.shape))))
-    expected = corners + np.rint(first)
-    off = np.abs(volume.grid.index(grid.world(corners)) - expected).max()
-    inside = (np.rint(first) >= 0).all() and (np.rint(last) < volume.grid.shape).all()
+    places = volume.grid.index(grid.world(corners))
+    first, last = np.rint(places[[0, -1]])
+    off = np.abs(places - corners - first).max()
+    inside = (first >= 0).all() and (last < volume.grid.shape).all()
     if off > _TOLERANCE or not inside:
         raise PancreasSegError(
             f"'{name}' does not lie on the grid of the CT: {_difference(volume.grid, grid)}; "
@@ -47,9 +46,7 @@ def bring_onto(
             f"missing in '{name}', and it may lie beside the gland; give a mask of the whole CT."
         )
     whole = np.zeros(volume.grid.shape, np.uint8)
-    z, y, x = (
-        slice(int(a), int(b) + 1) for a, b in zip(np.rint(first), np.rint(last), strict=True)
-    )
+    z, y, x = map(slice, first.astype(int), last.astype(int) + 1)
     whole[z, y, x] = mask
     return whole
 

@@ -87,7 +87,9 @@ def main_pieces(
     main = int(sums.argmax())
     chosen = [main]
     for label in set(range(1, n + 1)) - {main}:
-        gaps = _gaps_mm(places[label - 1], places[main - 1], spacing)
+        boxes = zip(places[label - 1], places[main - 1], strict=True)
+        # Between the boxes along each axis: 0 where they touch or overlap.
+        gaps = np.multiply([max(0, s.start - t.stop, t.start - s.stop) for s, t in boxes], spacing)
         near = gaps[0] < apart_mm or means[label] >= means[main]
         if near and sums[label] >= share * sums[main] and np.linalg.norm(gaps) <= gap_mm:
             chosen.append(label)
@@ -100,9 +102,7 @@ def main_pieces(
 
 def with_rim(pieces: Mask) -> Mask:
     """Pieces and a pixel around them within the slice: what interpolation would spread."""
-    rim = scipy.ndimage.generate_binary_structure(3, 3)
-    rim[[0, 2]] = False
-    return np.asarray(scipy.ndimage.binary_dilation(pieces, rim))
+    return np.asarray(scipy.ndimage.binary_dilation(pieces, np.ones((1, 3, 3))))
 
 
 def clear_small_ends(mask: Labels, pixel_mm2: float, least_mm2: float = 50.0) -> None:
@@ -112,12 +112,6 @@ def clear_small_ends(mask: Labels, pixel_mm2: float, least_mm2: float = 50.0) ->
     if enough.size:
         mask[: enough[0]] = 0
         mask[enough[-1] + 1 :] = 0
-
-
-def _gaps_mm(a: tuple[slice, ...], b: tuple[slice, ...], spacing: Spacing) -> Array:
-    """Distance between two boxes along each axis in mm; 0 where they touch or overlap."""
-    gaps = [max(0, s.start - t.stop, t.start - s.stop) for s, t in zip(a, b, strict=True)]
-    return np.multiply(gaps, spacing)
 
 
 def _runs(mask: Array) -> list[slice]:

@@ -7,6 +7,7 @@ not do; and they need other plugins for each syntax.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -149,14 +150,11 @@ def _decoder(syntax: str, layout: PixelLayout) -> Callable[[bytes], tuple[Array,
         return lambda data: _checked(data, layout, _jpeg_2000_size, imagecodecs.htj2k_decode)
     if syntax in _RLE:
         return lambda data: (_rle(data, layout), layout.stored)
+    shown = syntax if re.fullmatch(r"[0-9.]{0,64}", syntax) else "unknown"
     raise PancreasSegError(
         f"The pixels of this DICOM series are compressed in a way that cannot be read (transfer "
-        f"syntax {_plain(syntax)}); export the series uncompressed."
+        f"syntax {shown}); export the series uncompressed."
     )
-
-
-def _plain(uid: str) -> str:
-    return uid if set(uid) <= set("0123456789.") and len(uid) <= 64 else "unknown"
 
 
 def _checked(

@@ -44,10 +44,7 @@ def place(
     ordered, positions = [ordered[k] for k in kept], positions[kept]
     step, more = _step(name, positions, normal, slices[0], others)
     affine = np.eye(4)
-    affine[:3, 0] = row * spacing[1]
-    affine[:3, 1] = column * spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = positions[0]
+    affine[:3] = np.column_stack([row * spacing[1], column * spacing[0], step, positions[0]])
     return tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more)
 
 

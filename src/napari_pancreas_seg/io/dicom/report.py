@@ -29,12 +29,8 @@ if TYPE_CHECKING:
     from pydicom.sr.coding import Code
 
 
-_ML, _MM, _HU, _SHARE = (
-    ("mL", "mL"),
-    ("mm", "mm"),
-    ("[hnsf'U]", "Hounsfield unit"),
-    ("1", "no units"),
-)
+_ML, _MM = ("mL", "mL"), ("mm", "mm")
+_HU, _SHARE = ("[hnsf'U]", "Hounsfield unit"), ("1", "no units")
 _VOLUME = ("118565006", "SCT", "Volume")
 _DENSITY = ("112031", "DCM", "Attenuation Coefficient")
 _MEAN, _SD = ("373098007", "SCT", "Mean"), ("386136009", "SCT", "Standard Deviation")

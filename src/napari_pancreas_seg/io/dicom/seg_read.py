@@ -48,8 +48,13 @@ _FRACTIONAL = "This DICOM-SEG holds fractions; what is half or more was taken as
 
 def read_segmentation(path: Path) -> RawImage:
     """Read a DICOM-SEG, frames in any order, as a label map; a label is the number of a segment."""
+    from pydicom import dcmread
+
     with reading(path, "DICOM-SEG"), quiet_libraries():
-        dataset = _read(path)
+        with open_file(path) as file:
+            _, data, _ = read_header(file, [_CLASS])
+            data.seek(0)  # all of a file, inflated if need be, but no more than there is
+            dataset = dcmread(data, force=True)  # without a preamble, too
         if dataset.get("SOPClassUID") not in CLASSES:
             raise PancreasSegError(f"'{path.name}' is not a DICOM-SEG.")
         segmentation, stacking = _checked(path, dataset)
@@ -58,16 +63,6 @@ def read_segmentation(path: Path) -> RawImage:
         # From (slice, row, column), highdicom's order, to that of a DICOM series here.
         labels = volume.array.transpose(2, 1, 0)
         return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], None, notes)
-
-
-def _read(path: Path) -> pydicom.Dataset:
-    """Read all of a file, inflated if need be, but no more than there is."""
-    from pydicom import dcmread
-
-    with open_file(path) as file:
-        _, data, _ = read_header(file, [_CLASS])
-        data.seek(0)
-        return dcmread(data, force=True)  # without a preamble, too
 
 
 def _complete(dataset: pydicom.Dataset) -> None:

@@ -91,7 +91,9 @@ def _build(
     with_empty = frames.size * len(names) // 8 <= _LARGEST_WITH_EMPTY_FRAMES
     title = ", ".join(names.values())
     first = header.datasets[0]
-    gap_mm = DSfloat(_gap_mm(like), auto_format=True)
+    columns, rows, step = like.source.affine[:3, :3].T
+    normal = np.cross(columns, rows)  # along it, the standard measures the distance of slices
+    gap_mm = DSfloat(float(abs(step @ normal) / np.linalg.norm(normal)), auto_format=True)
     segmentation = Segmentation(
         source_images=(_multiframe if header.multiframe else _single_frames)(header, gap_mm),
         pixel_array=frames,
@@ -137,26 +139,15 @@ def _single_frames(header: DicomHeader, gap_mm: pydicom.valuerep.DSfloat) -> lis
 
 def _multiframe(header: DicomHeader, gap_mm: pydicom.valuerep.DSfloat) -> list[pydicom.Dataset]:
     """The same for a multi-frame object: as if it held the frames of our stack alone."""
-    import pydicom
-
     (whole,) = header.datasets
     start = header.frames[0]
-    shared = pydicom.Dataset()
     measures = _group(whole, start, "PixelMeasuresSequence")
-    shared.PixelMeasuresSequence = [
-        copy_elements(
-            measures,
-            ("PixelSpacing",),
-            SliceThickness=measures.get("SliceThickness") or gap_mm,
-            SpacingBetweenSlices=gap_mm,
-        )
-    ]
+    sizes = copy_elements(measures, ("PixelSpacing",), SpacingBetweenSlices=gap_mm)
+    sizes.SliceThickness = measures.get("SliceThickness") or gap_mm
+    shared = copy_elements(whole, (), PixelMeasuresSequence=[sizes])
     shared.PlaneOrientationSequence = [_group(whole, start, "PlaneOrientationSequence")]
-    positions = []
-    for number in header.frames:
-        frame = pydicom.Dataset()
-        frame.PlanePositionSequence = [_group(whole, number, "PlanePositionSequence")]
-        positions.append(frame)
+    places = (_group(whole, number, "PlanePositionSequence") for number in header.frames)
+    positions = [copy_elements(whole, (), PlanePositionSequence=[place]) for place in places]
     return [
         _reference(
             whole,
@@ -203,13 +194,6 @@ def copy_elements(
         if name in dataset:
             copy[name] = dataset[name]
     return copy
-
-
-def _gap_mm(like: OnSourceGrid) -> float:
-    """Distance between slices along their normal, as the standard measures it."""
-    columns, rows, step = like.source.affine[:3, :3].T
-    normal = np.cross(columns, rows)
-    return float(abs(step @ normal) / np.linalg.norm(normal))
 
 
 def _number_source_frames(segmentation: Segmentation, header: DicomHeader) -> None:

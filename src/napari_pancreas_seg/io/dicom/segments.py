@@ -48,8 +48,6 @@ _ORGANS: dict[str, _Meaning] = {
 _PARTS = ("head", "body", "tail", "duct")
 """Words that mean parts of the pancreas only beside its name."""
 
-_OTHER = (_TISSUE, _TISSUE)
-
 _COLORS = ((249, 180, 111), (230, 60, 60), (90, 170, 230), (120, 200, 90), (190, 110, 210))
 """RGB; the first is the colour that 3D Slicer's anatomy gives the pancreas."""
 
@@ -117,4 +115,4 @@ def _meaning(name: str) -> _Meaning:
     for word, meaning in reversed(_MEANINGS.items()):
         if word in words and (of_pancreas or word not in _PARTS):
             return meaning
-    return next((meaning for word, meaning in _ORGANS.items() if word in words), _OTHER)
+    return next((meaning for word, meaning in _ORGANS.items() if word in words), (_TISSUE, _TISSUE))

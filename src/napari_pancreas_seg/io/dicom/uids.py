@@ -6,6 +6,7 @@ UIDs are made from its content, so that they are the same whenever and wherever 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import uuid
@@ -73,11 +74,8 @@ def check_uids(volume: OnSourceGrid) -> None:
 def mint_uids(volume: CTVolume) -> CTVolume:
     """Give a series the UIDs that it lacks, made from its values and places; others stay."""
     header = header_of(volume)
-    try:
+    with contextlib.suppress(PancreasSegError):
         check_uids(volume)
-    except PancreasSegError:
-        pass
-    else:
         return volume
     if not volume.has_values:
         raise PancreasSegError(

@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +116,8 @@ def _affine(path: Path, layout: VoxelLayout) -> Floats:
     reader = sitk.ImageFileReader()
     reader.SetImageIO(f"{'Nrrd' if _name(path) == 'NRRD' else 'Meta'}ImageIO")
     try:
-        with _in_unicode(path, layout.data) as name:
+        header = f"header{path.suffix}"
+        with in_unicode(path, header, {header: path, layout.data.name: layout.data}) as name:
             reader.SetFileName(name)
             reader.ReadImageInformation()
     except RuntimeError as error:
@@ -144,17 +145,18 @@ def affine_of(image: Any) -> Floats:
 
 
 @contextlib.contextmanager
-def _in_unicode(path: Path, data: Path) -> Iterator[str]:
-    """A path that SimpleITK can take: it ends the process over a name that is no Unicode."""
+def in_unicode(path: Path, other: str, links: Mapping[str, Path]) -> Iterator[str]:
+    """A path that SimpleITK can take, else `other` in a folder of links.
+
+    It ends the process over a name that is no Unicode.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
         with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder, f"header{path.suffix}")
-            link.symlink_to(path.absolute())
-            if data != path:
-                Path(folder, data.name).symlink_to(data.absolute())
-            yield str(link)
+            for name, target in links.items():
+                Path(folder, name).symlink_to(target.absolute(), target.is_dir())
+            yield str(Path(folder, other))
     else:
         yield str(path)
 

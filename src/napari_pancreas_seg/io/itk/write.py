@@ -6,11 +6,8 @@ name. Of two files the data come first: after a power failure the old pair is as
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import all_or_none, atomic_path, check_target
-from napari_pancreas_seg.io.itk.read import check_whole, layout_of
+from napari_pancreas_seg.io.itk.read import check_whole, in_unicode, layout_of
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
 from napari_pancreas_seg.io.suffixes import NRRD, stem
 
@@ -76,7 +73,8 @@ def _write(image: Any, temporary: Path, path: Path) -> None:
     with open(temporary, "xb"):  # where that is refused, the system says why
         pass
     try:
-        with _in_unicode(temporary) as name:
+        link = f"link/{temporary.name}"
+        with in_unicode(temporary, link, {"link": temporary.parent}) as name:
             sitk.WriteImage(image, name, True, _FAST)
         check_whole(temporary)
     except (RuntimeError, PancreasSegError) as error:
@@ -101,20 +99,6 @@ def _write_two(image: Any, path: Path, suffix: str, overwrite: bool) -> None:
         raise
     if before is not None and before != data:
         before.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _in_unicode(path: Path) -> Iterator[str]:
-    """A name that SimpleITK can take: it ends the process over a folder that is no Unicode."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder, "link")
-            link.symlink_to(path.parent.absolute(), target_is_directory=True)
-            yield str(link / path.name)
-    else:
-        yield str(path)
 
 
 def _free_name(path: Path, suffix: str) -> str:

@@ -85,11 +85,7 @@ def _open(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
     """Open for reading, decompressing if the content is gzip, whatever the name says."""
     with open(path, "rb") as file:
         compressed = file.peek(2)[:2] == b"\x1f\x8b"
-        if not compressed:
-            yield file, False
-            return
-        with inflated(file) as stream:
-            yield stream, True
+        yield inflated(file) if compressed else file, compressed
 
 
 def _parse_header(path: Path, stream: BufferedIOBase) -> tuple[Header, Header]:

@@ -21,7 +21,7 @@ import numpy as np
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.arrays import Bytes, Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder
+from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder, write_text
 from napari_pancreas_seg.model.weights import DAMAGED
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
@@ -153,7 +153,9 @@ def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> Cache
             _log.warning("A file of the training cache was not whole and is made anew.")
         made = make()
         try:
-            _ignored_by_git(folder)
+            make_folder(folder)
+            if not (folder / ".gitignore").exists():
+                write_text(folder / ".gitignore", "*\n", overwrite=True)
             with atomic_write(path, overwrite=True) as file:
                 _write(file, made)
         except PancreasSegError as error:
@@ -170,14 +172,6 @@ def cached_rows(folder: Path, key: str, make: Callable[[], CachedRows]) -> Cache
             "choose a folder on another disk."
         )
     return found
-
-
-def _ignored_by_git(folder: Path) -> None:
-    make_folder(folder)
-    mark = folder / ".gitignore"
-    if not mark.exists():
-        with atomic_write(mark, overwrite=True) as file:
-            file.write(b"*\n")
 
 
 def _write(file: Any, made: CachedRows) -> None:

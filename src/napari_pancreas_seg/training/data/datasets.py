@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -143,10 +143,7 @@ def load_cases(
     parts: list[TrainingSlices] = []
     problems: list[str] = []
     for done, case in enumerate(cases, start=1):
-
-        def make(case: LabelledCase = case) -> CachedRows:
-            return _rows_of(case, values, working_frame(frame), slice_step_mm)
-
+        make = partial(_rows_of, case, values, working_frame(frame), slice_step_mm)
         try:
             rows = make() if cache is None else cached_rows(cache, case_key(case, how), make)
         except BadCases as error:

@@ -275,9 +275,12 @@ class _FineTuning:
 
     def trial(self) -> _Trial:
         """Learn from some patients and test on the others."""
-        held = np.isin(self.slices.patient, self._held())
-        if not held.any():
+        n = len(self.patients)
+        if n < 2:
             return _Trial(SHARE_UNTRIED, notes=(ONE_PATIENT,))
+        # One of few, a fifth of many.
+        testing = fold_of_patients(self.patients, min(n, 5), 0, self.settings.seed)
+        held = np.isin(self.slices.patient, testing)
         rows = rows_to_score(self.slices, held & self._own, SLICES_PER_PATIENT)
         usual = rows_to_score(self.slices, held & self._copied, SLICES_PER_PATIENT)
         before = self._score(self.tuner.start, rows, AS_IT_IS)
@@ -287,8 +290,7 @@ class _FineTuning:
         seconds = TRIAL_UNTIL * self.seconds - self.elapsed - reserve
         tuned = self._tune(~held, seconds, "trial", (0.05, 0.45))
         found: list[_Trial] = []
-        few = len(self.patients) < FEW_PATIENTS
-        for share in (s for s in SHARES if s <= SHARE_OF_FEW or not few):
+        for share in (s for s in SHARES if s <= SHARE_OF_FEW or n >= FEW_PATIENTS):
             weights = mixed(self.tuner.start, tuned, share)
             result = _Trial(
                 share,
@@ -325,13 +327,6 @@ class _FineTuning:
         n = int((chosen & self._own & self.slices.usable).sum())
         steps = max(FEWEST_STEPS, round(PASSES * n / (0.5 * self.settings.batch_size)))
         return self.tuner.tune(slices, steps, seconds, on_step)
-
-    def _held(self) -> list[str]:
-        """Patients that test: one of few, a fifth of many."""
-        n = len(self.patients)
-        if n < 2:
-            return []
-        return fold_of_patients(self.patients, min(n, 5), 0, self.settings.seed)
 
 
 def _free_name() -> str:

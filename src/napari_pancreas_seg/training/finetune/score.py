@@ -25,8 +25,6 @@ from napari_pancreas_seg.tissue import evenly_spread
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 
-Rows = Indices
-
 SOFT_TISSUE_FROM = 9
 """Grey value (HU) from which a pixel counts: below lies what was clipped, fat and air."""
 USUAL_GREY = (
@@ -53,7 +51,7 @@ class Scorer:
         self._back = [_centred(shown, kept, 1 / step) for shown, kept in sizes]
 
     def dice(
-        self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
+        self, slices: TrainingSlices, rows: Indices, on_batch: Callable[[], None] = lambda: None
     ) -> dict[str, float]:
         """Dice of each patient, the mean over the classes that there are."""
         counts: dict[str, Floats] = {}
@@ -68,7 +66,7 @@ class Scorer:
         return {name: _mean_dice(counts[name]) for name in sorted(counts)}
 
     def answers(
-        self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None] = lambda: None
+        self, slices: TrainingSlices, rows: Indices, on_batch: Callable[[], None] = lambda: None
     ) -> Bytes:
         """The network's predictions as targets (n, H, W, C), 255 for certainty."""
         parts = self._predicted(slices, rows, on_batch)
@@ -76,8 +74,8 @@ class Scorer:
         return np.concatenate([np.rint(255 * s.clip(0, 1)).astype(np.uint8) for s in shares])
 
     def _predicted(
-        self, slices: TrainingSlices, rows: Rows, on_batch: Callable[[], None]
-    ) -> Iterator[tuple[Rows, Array]]:
+        self, slices: TrainingSlices, rows: Indices, on_batch: Callable[[], None]
+    ) -> Iterator[tuple[Indices, Array]]:
         """Rows, and their probability (B, height, width, C) without any temperature."""
         size = self.settings.batch_size
         for begin in range(0, len(rows), size):
@@ -97,7 +95,7 @@ class Scorer:
         return np.asarray(found, np.float32)
 
 
-def rows_to_score(slices: TrainingSlices, chosen: Mask, most: int) -> Rows:
+def rows_to_score(slices: TrainingSlices, chosen: Mask, most: int) -> Indices:
     """Rows of usable slices among the chosen, spread, those that show something before others."""
     rows: list[Indices] = []
     shown = slices.present.any(axis=1)

@@ -19,8 +19,6 @@ from napari_pancreas_seg.arrays import Array, Floats, Floats32, Mask
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.replicas import roll_batch
 
-Arrays = dict[str, Array]
-
 CONTROL_POINTS, FINE_POINTS = (4, 6), (9, 12)
 """Rows and columns of the elastic displacements' control points."""
 KNOTS_HU = (0, 30, 60, 80, 100, 120, 150, 200, 255)
@@ -79,7 +77,7 @@ def draw(
     geometry: float = 1.0,
     slices: int = 1,
     points: Floats | None = None,
-) -> Arrays:
+) -> dict[str, Array]:
     """Draw what happens to a batch of n inputs: what `Augment` takes beside the slices.
 
     `geometry` is a factor on every geometric strength, annealed towards the end of a training;
@@ -198,6 +196,7 @@ class Augment(keras.layers.Layer):
     def __init__(self, frame: FrameSpec, working: FrameSpec, **kwargs: Any) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
         self.frame, self.working = frame, working
+        self.middle = np.array([working.height - 1, working.width - 1], np.float32) / 2
         y, x = np.meshgrid(
             (np.arange(frame.height) - (frame.height - 1) / 2) * frame.mm_per_pixel,
             (np.arange(frame.width) - (frame.width - 1) / 2) * frame.mm_per_pixel,
@@ -227,9 +226,8 @@ class Augment(keras.layers.Layer):
 
     def _shown(self, where: Any, batch: dict[str, Any]) -> Any:
         """1 within the field of view, 0 beyond, (B, height, width, 1)."""
-        middle = np.array([self.working.height - 1, self.working.width - 1], np.float32) / 2
         field = batch["field"]
-        away = ops.abs((where - middle) * self.working.mm_per_pixel - field[:, None, :2])
+        away = ops.abs((where - self.middle) * self.working.mm_per_pixel - field[:, None, :2])
         inside = ops.all(away <= field[:, None, 2:] / 2.0, axis=-1)
         return ops.reshape(
             ops.cast(inside, "float32"), (-1, self.frame.height, self.frame.width, 1)
@@ -239,13 +237,13 @@ class Augment(keras.layers.Layer):
         """Pixel coordinates (B, height * width, 2) in the working slice."""
         moved = ops.matmul(self.places_mm, ops.transpose(batch["matrix"], (0, 2, 1)))
         for name in ("elastic", "elastic_fine"):
-            elastic = ops.image.resize(
-                batch[name], (self.frame.height, self.frame.width), interpolation="bicubic"
-            )
-            moved = moved + ops.reshape(elastic, (-1, self.frame.height * self.frame.width, 2))
+            moved = moved + ops.reshape(self._resized(batch[name]), (-1, moved.shape[1], 2))
         moved = moved + batch["shift"][:, None, :]
-        middle = np.array([self.working.height - 1, self.working.width - 1], np.float32) / 2
-        return moved / self.working.mm_per_pixel + middle
+        return moved / self.working.mm_per_pixel + self.middle
+
+    def _resized(self, points: Any, how: str = "bicubic") -> Any:
+        """Values between points that span the frame."""
+        return ops.image.resize(points, (self.frame.height, self.frame.width), interpolation=how)
 
     def _sample(self, pictures: Any, where: Any) -> Any:
         """Bilinear values of (B, H, W, K) at the given places, zero outside."""
@@ -270,16 +268,16 @@ class Augment(keras.layers.Layer):
     def _fat(self, hu: Any, target: Any, batch: dict[str, Any]) -> Any:
         """Streak the gland with fat, or something else in the shape of another's gland."""
         target = _foreground(target)
-        streaks = ops.image.resize(
-            batch["fat"], (self.frame.height, self.frame.width), interpolation="bicubic"
-        )
+        streaks = self._resized(batch["fat"])
         where = target * _wide(batch["fat_gland"])
         where = ops.maximum(where, roll_batch(target, -1) * _wide(batch["fat_other"]))
         return hu * (1.0 - where * ops.clip(streaks, 0.0, 1.0))
 
     def _paint(self, hu: Any, target: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
         """Paint over the gland, or over something else in the shape of another's gland."""
-        gland = _grown(_foreground(target))
+        # With a rim around it, and a soft edge.
+        grown = ops.max_pool(_foreground(target), 7, 1, padding="same")
+        gland = ops.average_pool(grown, 3, 1, padding="same")
         over = gland * _wide(batch["paint_gland"])
         other = roll_batch(gland, 1) * (1.0 - gland) * _wide(batch["paint_other"])
         covered = ops.maximum(over, other)
@@ -305,9 +303,7 @@ class Augment(keras.layers.Layer):
         smooth = _wide(batch["smooth"])
         patches = ops.average_pool(batch["noise"], 3, 1, padding="same") * PATCHES
         noise = batch["noise"] * (1.0 - smooth) + patches * smooth
-        bias = ops.image.resize(
-            batch["bias"], (self.frame.height, self.frame.width), interpolation="bilinear"
-        )
+        bias = self._resized(batch["bias"], "bilinear")
         hu = hu + known * (_wide(batch["offset"]) + noise + bias)
         return ops.clip(
             ops.maximum(ops.minimum(hu, _wide(batch["high"])), _wide(batch["low"])), 0.0, 255.0
@@ -330,9 +326,3 @@ def _wide(values: Any) -> Any:
 def _foreground(target: Any) -> Any:
     """Share of each pixel that belongs to any class, (B, height, width, 1)."""
     return target if target.shape[-1] == 1 else ops.sum(target, axis=-1, keepdims=True)
-
-
-def _grown(target: Any) -> Any:
-    """The gland and a rim around it, with a soft edge."""
-    grown = ops.max_pool(target, 7, 1, padding="same")
-    return ops.average_pool(grown, 3, 1, padding="same")

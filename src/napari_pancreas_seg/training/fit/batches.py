@@ -58,18 +58,10 @@ def training_batch(
     left = max(0.0, (settings.steps - step) / (0.15 * settings.steps))
     geometry = 0.5 + 0.5 * min(1.0, left)
     mixed = mix(rng, slices, chances, chosen, settings.piece_share)
-    return {
-        **mixed,
-        **draw(
-            rng,
-            settings.batch_size,
-            settings.frame,
-            settings.augmentation,
-            geometry,
-            mixed["hu"].shape[1],
-            _points(rng, mixed, working_frame(settings.frame)),
-        ),
-    }
+    points = _points(rng, mixed, working_frame(settings.frame))
+    n, planes = mixed["hu"].shape[:2]
+    drawn = draw(rng, n, settings.frame, settings.augmentation, geometry, planes, points)
+    return {**mixed, **drawn}
 
 
 def _points(rng: np.random.Generator, batch: Batch, working: FrameSpec) -> Floats:

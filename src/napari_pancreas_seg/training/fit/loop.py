@@ -144,10 +144,8 @@ def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
 def _is_over(state: TrainingState, settings: TrainSettings) -> bool:
     """Whether the last step is done, or patience is at its end."""
     best = best_epoch(state.history)
-    tired = settings.patience is not None and best is not None
-    return state.step >= settings.steps or (
-        tired and len(state.history) - 1 - best >= settings.patience  # type: ignore[operator]
-    )
+    waited = 0 if best is None else len(state.history) - 1 - best
+    return state.step >= settings.steps or waited >= (settings.patience or np.inf)
 
 
 class _Training:

@@ -13,8 +13,6 @@ from scipy import ndimage
 from napari_pancreas_seg.arrays import Array, Bytes, Floats, Floats32, Indices
 from napari_pancreas_seg.training.data.datasets import TrainingSlices
 
-Place = tuple[slice, slice]
-
 
 def mix(
     rng: np.random.Generator, slices: TrainingSlices, chances: Floats, chosen: Indices, share: float
@@ -42,7 +40,7 @@ def _blended(ours: Array, theirs: Array, region: Floats32) -> Array:
     return np.rint(ours + (theirs.astype(np.float32) - ours) * region)
 
 
-def _rectangle(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Place, Floats32]:
+def _rectangle(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[list[slice], Floats32]:
     """A rectangle not far from a slice's middle: 1 within, falling to 0 at its rim."""
     size = rng.integers(40, 140, 2)
     centre = np.array(shape) / 2 + rng.uniform(-60, 60, 2)
@@ -51,10 +49,7 @@ def _rectangle(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Place,
     rim = max(1, round(blur))
     region[rim:-rim, rim:-rim] = 1
     region = ndimage.gaussian_filter(region, blur, mode="constant")
-    first = [
-        min(max(round(c - m / 2), 1 - m), n - 1)
-        for n, m, c in zip(shape, size.tolist(), centre.tolist(), strict=True)
-    ]
+    first = np.rint(centre - size / 2).clip(1 - size, np.array(shape) - 1).astype(int).tolist()
     where = [slice(max(0, f), min(n, f + m)) for n, m, f in zip(shape, size, first, strict=True)]
     y, x = (slice(w.start - f, w.stop - f) for w, f in zip(where, first, strict=True))
-    return (where[0], where[1]), np.asarray(region[y, x])
+    return where, np.asarray(region[y, x])

@@ -42,12 +42,8 @@ def bootstrap_interval(values: Sequence[float] | Array, *, seed: int = 0) -> tup
 
 def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float | int]:
     """Mean of a - b over the patients that both have, with its 95 % interval and n."""
-    gaps = np.array([a[patient] - b[patient] for patient in sorted(a.keys() & b.keys())])
-    if not gaps.size:
-        return {"n": 0}
-    low, high = bootstrap_interval(gaps)
-    found = {"mean": gaps.mean(), "low": low, "high": high}
-    return {"n": int(gaps.size), **{name: round(float(v), 4) for name, v in found.items()}}
+    found = summarise(a[patient] - b[patient] for patient in sorted(a.keys() & b.keys()))
+    return {name: found[name] for name in ("n", "mean", "low", "high") if name in found}
 
 
 def at_others_threshold(patients: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -137,16 +137,12 @@ def _also(data: Mapping[str, Any]) -> list[str]:
 
 
 def _failures(data: Mapping[str, Any]) -> list[str]:
-    failed = sorted(
-        (row["dice"], patient)
-        for patient, row in data["patients"].items()
-        if row["dice"] < FAILURE_DICE
-    )
-    n = len(data["patients"])
-    good = sum(row["dice"] >= GOOD_DICE for row in data["patients"].values())
+    dice = {patient: row["dice"] for patient, row in data["patients"].items()}
+    failed, n = data["failures"]["patients"], len(dice)
+    good = sum(value >= GOOD_DICE for value in dice.values())
     reached = f"Dice of at least {GOOD_DICE}: {good} of {n} patients."
     share = f"{len(failed)} of {n} patients"
     if not failed:
         return [reached, "", f"Failures (Dice below {FAILURE_DICE}): none, {share}."]
-    names = ", ".join(f"{patient} ({dice:.2f})" for dice, patient in failed)
+    names = ", ".join(f"{patient} ({dice[patient]:.2f})" for patient in failed)
     return [reached, "", f"Failures (Dice below {FAILURE_DICE}): {share}: {names}."]

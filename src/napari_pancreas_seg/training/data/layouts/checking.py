@@ -17,6 +17,7 @@ from napari_pancreas_seg.errors import why_failed
 from napari_pancreas_seg.io.files import escaped
 from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
+from napari_pancreas_seg.training.data.layouts.listing import few
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.plausibility import suspicious_findings
 from napari_pancreas_seg.volume import CTVolume
@@ -167,16 +168,18 @@ def _mark_repeats(cases: Sequence[Checked]) -> None:
     for case in cases:
         twins = [other for other in same_ct.get(case["ct_hash"], ()) if other is not case]
         if twins:
-            case["suspicious"].append(f"The CT is the same as that of {_names(twins)}.")
+            names = few([twin["name"] for twin in twins], 4)
+            case["suspicious"].append(f"The CT is the same as that of {names}.")
         if any(other["patient"] != case["patient"] for other in twins):
             case["suspicious"].append(
                 "The same CT goes by several patients: it could be in training and validation at "
                 "once."
             )
         known = {other["name"] for other in (case, *twins)}
-        copies = [o for o in same_mask.get(case["mask_hash"], ()) if o["name"] not in known]
+        alike = [other["name"] for other in same_mask.get(case["mask_hash"], ())]
+        copies = few([name for name in alike if name not in known], 4)
         if copies:
-            warning = f"The mask is the same as that of {_names(copies)}, on another CT."
+            warning = f"The mask is the same as that of {copies}, on another CT."
             case["suspicious"].append(warning)
 
 
@@ -187,11 +190,6 @@ def _grouped(cases: Sequence[Checked], key: str) -> dict[str, list[Checked]]:
         if case[key]:
             found.setdefault(case[key], []).append(case)
     return found
-
-
-def _names(cases: Sequence[Checked]) -> str:
-    shown = ", ".join(case["name"] for case in cases[:4])
-    return shown + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
 
 
 def _remarks(dataset: DataSet, cases: Sequence[Checked]) -> Iterator[str]:

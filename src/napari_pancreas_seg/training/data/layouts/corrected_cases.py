@@ -90,7 +90,8 @@ def add_corrected_case(
     about = {"reviewed": slices, "patient": pseudonym, "ct": digest, "added": now}
     _claim(folder, labels)
     case = folder / name
-    _sweep(case)
+    for left in case.glob(".*.part"):  # of an addition that was killed
+        shutil.rmtree(left, ignore_errors=True)
     # The description comes last: a folder without one is no case.
     with all_or_none(case, last=CASE, overwrite=True) as waiting:
         if known is None:
@@ -194,12 +195,6 @@ def _claim(folder: Path, labels: Mapping[str, int]) -> None:
             f"The cases in '{folder}' have other labels ({known}) than this one; keep it in "
             "another folder."
         )
-
-
-def _sweep(case: Path) -> None:
-    """Remove what an addition that was killed has left behind."""
-    for left in case.glob(".*.part") if case.is_dir() else ():
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _find(folder: Path, digest: str) -> CorrectedCase | None:

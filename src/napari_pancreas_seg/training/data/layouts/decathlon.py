@@ -8,7 +8,7 @@ each channel, ``NAME_0000.nii.gz``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +32,34 @@ def is_described(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file() and all((folder / n).is_dir() for n in (IMAGES, LABELS))
 
 
-def _has_channels(folder: Path) -> bool:
-    return any(name.endswith("_0000") for name in volumes_in(folder / IMAGES))
+def _has_channels(images: Iterable[str]) -> bool:
+    return any(name.endswith("_0000") for name in images)
 
 
 def _read(folder: Path) -> Listing:
-    data = read_json(folder / DESCRIPTION)
+    """Pair images with the label maps of the same names."""
+    data, images = read_json(folder / DESCRIPTION), volumes_in(folder / IMAGES)
     modality = data.get("modality")
-    if isinstance(modality, dict) and [str(m).upper() for m in modality.values()] != ["CT"]:
+    if _has_channels(images):
+        wanted = _ct_channel(data)
+        images = {
+            found[1]: path
+            for name, path in images.items()
+            if (found := _CHANNEL.fullmatch(name)) and int(found[2]) == wanted
+        }
+    elif isinstance(modality, dict) and [str(m).upper() for m in modality.values()] != ["CT"]:
         listed = ", ".join(map(str, modality.values()))
         raise PancreasSegError(f"{DESCRIPTION} says that these images are {listed}, not CT.")
-    return _list_pairs(volumes_in(folder / IMAGES), folder, label_names(data))
-
-
-def _read_channels(folder: Path) -> Listing:
-    data = read_json(folder / DESCRIPTION)
-    wanted = _ct_channel(data)
-    images = {
-        found[1]: path
-        for name, path in volumes_in(folder / IMAGES).items()
-        if (found := _CHANNEL.fullmatch(name)) and int(found[2]) == wanted
-    }
-    return _list_pairs(images, folder, label_names(data))
+    names, labels = label_names(data), volumes_in(folder / LABELS)
+    cases = tuple(
+        VolumeCase(name, patient_of(name), images[name], (MaskFile(labels[name], names),))
+        for name in sorted(images.keys() & labels.keys())
+    )
+    notes = (
+        *left_out("CTs without a label", sorted(images.keys() - labels.keys())),
+        *left_out("Labels without a CT", sorted(labels.keys() - images.keys())),
+    )
+    return Listing(tuple(names[value] for value in sorted(names)), cases, notes)
 
 
 def _ct_channel(data: Mapping[str, Any]) -> int:
@@ -103,29 +109,15 @@ def label_names(data: Mapping[str, Any]) -> dict[int, str]:
     return {number: name for number, name in found.items() if number}
 
 
-def _list_pairs(images: Mapping[str, Path], folder: Path, names: Mapping[int, str]) -> Listing:
-    """Pair images with the label maps of the same names."""
-    labels = volumes_in(folder / LABELS)
-    cases = tuple(
-        VolumeCase(name, patient_of(name), images[name], (MaskFile(labels[name], names),))
-        for name in sorted(images.keys() & labels.keys())
-    )
-    notes = (
-        *left_out("CTs without a label", sorted(images.keys() - labels.keys())),
-        *left_out("Labels without a CT", sorted(labels.keys() - images.keys())),
-    )
-    return Listing(tuple(names[value] for value in sorted(names)), cases, notes)
-
-
 LAYOUT = DataSetLayout(
     "decathlon",
     f"{IMAGES}/, {LABELS}/ and {DESCRIPTION} (Medical Segmentation Decathlon)",
-    lambda folder: is_described(folder) and not _has_channels(folder),
+    lambda folder: is_described(folder) and not _has_channels(volumes_in(folder / IMAGES)),
     _read,
 )
 NNUNET = DataSetLayout(
     "nnunet",
     f"{IMAGES}/NAME_0000.nii.gz, {LABELS}/NAME.nii.gz and {DESCRIPTION} (nnU-Net's raw data)",
-    lambda folder: is_described(folder) and _has_channels(folder),
-    _read_channels,
+    lambda folder: is_described(folder) and _has_channels(volumes_in(folder / IMAGES)),
+    _read,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from napari_pancreas_seg.arrays import Bytes, Mask
+from napari_pancreas_seg.arrays import Bytes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import SUFFIXES, suffix_of
 from napari_pancreas_seg.io.files import explain_os_error
@@ -40,10 +40,13 @@ class DataSetLayout(NamedTuple):
 
 def left_out(what: str, names: list[str]) -> tuple[str, ...]:
     """Say what was left out, by name where there are few."""
-    if not names:
-        return ()
-    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    return (f"{what}: {shown}.",)
+    return (f"{what}: {few(names, 6)}.",) if names else ()
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """Name a few of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -80,16 +83,6 @@ def read_picture(path: Path, *, grey: bool = False) -> Bytes:
     except (OSError, UnidentifiedImageError, ValueError) as error:
         raise PancreasSegError(f"{path.name} cannot be read as a picture: {error}.") from error
     return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def read_pictures(image: Path, mask: Path) -> tuple[Bytes, Mask]:
-    """Grey values of a CT's picture, and where its mask is."""
-    grey, drawn = read_picture(image, grey=True), read_picture(mask) > 0
-    if drawn.shape != grey.shape:
-        raise PancreasSegError(
-            f"The mask of {image.stem} is {drawn.shape} pixels, the image {grey.shape}."
-        )
-    return grey, drawn
 
 
 def entries(folder: Path) -> list[Path]:

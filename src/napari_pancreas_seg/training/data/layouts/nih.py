@@ -54,15 +54,12 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(item for item in folders if not item.startswith("."))
         patients = [item for item in folders if _CT.fullmatch(item)]
         yield from (here / item for item in patients)
-        yield from (here / item for item in sorted(files) if _may_be_ours(item))
+        for item in sorted(files):  # by their names: other data sets have 100,000 files
+            low = item.lower()
+            if low.startswith(("pancreas_", "label")) and low.endswith(SUFFIXES):
+                yield here / item
         deep = len(here.relative_to(folder).parts) >= _MOST_LEVELS
         folders[:] = [] if deep else [item for item in folders if item not in patients]
-
-
-def _may_be_ours(name: str) -> bool:
-    """Whether a file may be a CT or a label, by its name: other data sets have 100,000 files."""
-    low = name.lower()
-    return low.startswith(("pancreas_", "label")) and low.endswith(SUFFIXES)
 
 
 LAYOUT = DataSetLayout(

@@ -21,6 +21,7 @@ from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, LabelledCa
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
     Listing,
+    few,
     folders_in,
     left_out,
     read_table,
@@ -156,11 +157,12 @@ def choose_classes(
     there: Sequence[str], asked: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
     """Which classes are trained, and of what; by default the pancreas with parts and tumours."""
+    known = few(there, 12) or "none"
     if asked is None:
         parts = _parts_of_pancreas(there)
         if not parts:
             raise PancreasSegError(
-                f"None of this data set's classes is called pancreas: it has {_listed(there)}; "
+                f"None of this data set's classes is called pancreas: it has {known}; "
                 "say which to train with --classes NAME=CLASS[+CLASS]."
             )
         return {PANCREAS: parts}
@@ -168,15 +170,13 @@ def choose_classes(
     used = [part for parts in classes.values() for part in parts]
     for part in used:
         if part not in there:
-            raise PancreasSegError(
-                f"This data set has no class '{part}'; its classes are {_listed(there)}."
-            )
+            raise PancreasSegError(f"This data set has no class '{part}'; its classes are {known}.")
         if used.count(part) > 1:
             raise PancreasSegError(f"The class '{part}' is asked for twice; leave one of them out.")
     if not used or not all(classes.values()) or len(classes) > _MOST_CLASSES:
         raise PancreasSegError(
             f"A training needs 1 to {_MOST_CLASSES} classes, each made of at least one of the data "
-            f"set's: {_listed(there)}."
+            f"set's: {known}."
         )
     return classes
 
@@ -190,12 +190,6 @@ def _parts_of_pancreas(there: Sequence[str]) -> tuple[str, ...]:
     if len(gland) + len(tumours) + len(vessels) < len(there):
         tumours = []
     return tuple(n for n in there if n in gland or n in tumours) if gland else ()
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = list(names[:12])
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return ", ".join(shown) + more if shown else "none"
 
 
 def _complete(

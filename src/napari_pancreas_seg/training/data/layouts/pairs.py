@@ -143,9 +143,8 @@ def _cts(folder: Path) -> dict[str, Path]:
 def _masks(folder: Path) -> dict[str, Path]:
     """Volumes and DICOM segmentations, by name."""
     found = volumes_in(folder)
-    segmentations = (p for p in entries(folder) if p.suffix.lower() == ".dcm")
-    for item in segmentations:
-        if is_segmentation(item):
+    for item in entries(folder):
+        if item.suffix.lower() == ".dcm" and is_segmentation(item):
             found.setdefault(stem(item), item)
     return found
 

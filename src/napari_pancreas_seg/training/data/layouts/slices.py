@@ -20,7 +20,7 @@ from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
     Listing,
-    read_pictures,
+    read_picture,
     read_table,
 )
 from napari_pancreas_seg.volume import CTVolume
@@ -62,7 +62,11 @@ class SliceRecord:
 
     def load(self) -> tuple[CTVolume, Labels]:
         """Read the slice as a volume of one slice, and its mask, both (1, Y, X)."""
-        grey, mask = read_pictures(self.image, self.mask)
+        grey, mask = read_picture(self.image, grey=True), read_picture(self.mask) > 0
+        if mask.shape != grey.shape:
+            raise PancreasSegError(
+                f"The mask of {self.name} is {mask.shape} pixels, the image {grey.shape}."
+            )
         # A picture's rows run from front to back, its columns from right to left.
         affine = np.diag([-self.spacing_mm, -self.spacing_mm, self.thickness_mm, 1.0])
         volume = CTVolume.from_source_array(

@@ -20,10 +20,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
 _CT, _MASKS = "ct", "segmentations"
 
 
-def _fits(folder: Path) -> bool:
-    return any(_ct(subject) and (subject / _MASKS).is_dir() for subject in folders_in(folder))
-
-
 def _read(folder: Path) -> Listing:
     cases: list[VolumeCase] = []
     classes: set[str] = set()
@@ -52,6 +48,6 @@ def _ct(subject: Path) -> Path | None:
 LAYOUT = DataSetLayout(
     "totalsegmentator",
     "folders with ct.nii.gz and segmentations/*.nii.gz (TotalSegmentator)",
-    _fits,
+    lambda folder: any(_ct(item) and (item / _MASKS).is_dir() for item in folders_in(folder)),
     _read,
 )
