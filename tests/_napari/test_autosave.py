@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,7 +33,10 @@ from napari_pancreas_seg._napari.layers.bridge import (
     labels_layer_data,
 )
 from napari_pancreas_seg._napari.layers.placement import (
+    DRAWN,
+    METADATA_KEY,
     placement_of,
+    reference_of,
     show_slice,
     slice_on_screen,
 )
@@ -100,6 +104,30 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     # It is kept under its new window, and the former file is gone.
     qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
+    later.close()
+
+
+@pytest.mark.slow
+def test_what_was_drawn_beside_a_cases_mask_comes_back_as_that(qtbot, app, viewer, ct, volume):
+    placement = app.session.placement(ct)
+    data = np.zeros(ct.data.shape, np.uint8)
+    drawn = viewer.add_layer(Layer.create(*labels_layer_data(data, placement, "vessels")))
+    drawn.metadata[METADATA_KEY] = replace(placement.reference, kind=DRAWN)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(drawn, 4, 1, 30)
+    app.close()
+
+    after = ViewerModel()
+    later = app_of(after)
+    again = after.add_layer(Layer.create(*ct_layer_data(volume)))
+    later.session.ct = again
+    qtbot.waitUntil(
+        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
+    )
+    (offer,) = later.autosave.offers_for(later.session.reference)
+    later.autosave.restore(offer, later.session.placement(again))
+    qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
+    assert reference_of(after.layers[-1]).kind == DRAWN
     later.close()
 
 

@@ -334,6 +334,10 @@ def test_what_a_run_finds_in_another_phase_is_not_chosen_over_the_mask(
     compat.add_unselected(viewer, later)
     assert app.session.mask is chosen
     assert later in segmented.ct_panel.mask_combo.choices
+    app.session.mask = None
+    for mask in [layer for layer in app.session.mask_layers(first.reference) if layer is not later]:
+        viewer.layers.remove(mask)
+    assert app.session.mask is None, "nor where there is no other"
 
 
 def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):

@@ -216,6 +216,17 @@ def test_a_mask_that_is_kept_comes_back_into_the_layer_list(qtbot, app, viewer, 
     assert "stays" in run.message
 
 
+def test_the_next_run_brings_back_no_mask_that_was_removed(qtbot, app, viewer, ct):
+    run = app.runs.start(ct, "slow")
+    first_slices(qtbot, run)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    viewer.layers.remove(run.labels)
+    later = app.runs.start(ct, "box")
+    assert run.labels not in viewer.layers
+    qtbot.waitUntil(lambda: not later.running, timeout=20_000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["ct", "labels", "both"])
 def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, what, tmp_path):

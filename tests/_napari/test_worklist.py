@@ -233,10 +233,11 @@ def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, pa
     assert len(viewer.layers) == 2  # what was opened beside it stays
 
 
-def draw(app, viewer, name: str) -> Labels:
-    """Paint a voxel into a layer of one's own, as napari's "New labels" makes it."""
+def draw(app, viewer, name: str, voxels: int = 1) -> Labels:
+    """Paint into a layer of one's own, as napari's "New labels" makes it."""
     layer = viewer.add_labels(np.zeros(app.session.ct.data.shape, np.uint8), name=name)
-    layer.data_setitem((np.array([6]), np.array([3]), np.array([4])), 1)
+    places = np.full((2, voxels), [[6], [3]]), np.arange(4, 4 + voxels)
+    layer.data_setitem((*places[0], places[1]), 1)
     return layer
 
 
@@ -248,7 +249,7 @@ def test_what_was_drawn_on_a_case_is_no_mask_of_the_next(
     qtbot, app, viewer, panel, folder, notifications
 ):
     work = opened(qtbot, app, panel, folder)
-    gland, vessels = draw(app, viewer, "gland"), draw(app, viewer, "vessels")
+    gland, vessels = draw(app, viewer, "gland"), draw(app, viewer, "vessels", voxels=3)
     app.session.mask = gland
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
@@ -264,6 +265,21 @@ def test_what_was_drawn_on_a_case_is_no_mask_of_the_next(
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert app.session.mask is None and masks_written(folder) == ["a_mask.nii.gz"]
+    written = np.asarray(nib.load(folder.parent / "cts_masks" / "a_mask.nii.gz").dataobj)
+    assert written.sum() == 1, "that of the gland"
+
+
+def test_a_drawing_that_was_written_stays_the_mask_of_its_case(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    draw(app, viewer, "gland")
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    vessels = draw(app, viewer, "vessels", voxels=3)
+    assert app.session.mask is vessels
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    written = np.asarray(nib.load(folder.parent / "cts_masks" / "a_mask.nii.gz").dataobj)
+    assert written.sum() == 1 and app.autosave.unexported() == [vessels]
 
 
 def test_a_drawn_mask_is_written_while_another_is_compared_with_it(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from napari_pancreas_seg._napari.layers.bridge import (
     original_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
+    DRAWN,
+    METADATA_KEY,
     GridReference,
     Placement,
     reference_of,
@@ -239,6 +241,7 @@ class Autosave(QObject):
             "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
             "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
             "cuts": cuts_of(layer),
+            "drawn": (own := reference_of(layer)) is not None and own.kind == DRAWN,
         }
         path = None if reference.source.path is None else str(reference.source.path)
 
@@ -318,6 +321,8 @@ class Autosave(QObject):
             name, cuts = f"{reference.name} pancreas (recovered)", whole.notes.get("cuts")
             cuts = None if cuts is None else (cuts[0], cuts[1])
             layer = Layer.create(*labels_layer_data(data, placement, name, cuts=cuts))
+            if whole.notes.get("drawn"):
+                layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
             written = whole.model
             model = None if written is None else ModelMask.holding(reference, written)
             return layer, model, whole.notes

@@ -208,7 +208,7 @@ class Mending(QObject):
         ]
 
     def _drag(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
-        if viewer.scene.camera.mouse_pan or "Alt" in event.modifiers:
+        if (self._layer is not None and self._layer.mouse_pan) or "Alt" in event.modifiers:
             return  # napari's: a drag moves the picture, or draws a box to zoom to
         drag = None
         with reported():

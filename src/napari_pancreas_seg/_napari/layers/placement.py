@@ -29,6 +29,8 @@ from napari_pancreas_seg.volume import DISPLAY_AXCODES, CTVolume, Grid, Source, 
 METADATA_KEY = "napari_pancreas_seg"
 OUTLINE = "outline"
 """The kind of a layer that shows what a correction would leave; no mask."""
+DRAWN = "drawn"
+"""The kind of a labels layer that was drawn by hand on a case, or is a duplicate of one."""
 IN_DISPLAY_ORDER = np.array([[0, 1], [1, 1], [2, 1]], dtype=float)
 """nibabel's orientation array of layers that we open."""
 # napari's (z, y, x) to RAS+ for a layer of which nobody knows more than how it is shown.
@@ -44,7 +46,7 @@ class GridReference:
     name: str
     # nibabel's (3, 2), from the layer's axes to display order, in which ours are already.
     orientation: Array = field(default_factory=lambda: IN_DISPLAY_ORDER)
-    kind: str = "ct"  # or "mask", "map", "picture", OUTLINE
+    kind: str = "ct"  # or "mask", "map", "picture", OUTLINE, DRAWN
     id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of a CT and all found in it
     forced: bool = False  # a person said that these are HU although they do not look like it
     expected_dice: tuple[float, ...] = ()  # of an opened mask's slices, by the record beside it

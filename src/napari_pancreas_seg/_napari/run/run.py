@@ -108,9 +108,11 @@ class SegmentationRun(QObject):
         pace = (time.monotonic() - self._first[0]) / (self.done - self._first[1])
         return pace * max(0, self.total - self.done)
 
-    def keep(self) -> None:
+    def keep(self, *, put_back: bool = True) -> None:
+        """Let what was found stand; by default its layer comes back if it was removed."""
         if self.can_discard:
-            self._show_layer()
+            if put_back:
+                self._show_layer()
             self._forget_former()
             self.stands = True
             self.message = f"{self._how_ended} after {self.done} slices; what was found stays."

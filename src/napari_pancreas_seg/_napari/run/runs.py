@@ -61,7 +61,7 @@ class Runs(QObject):
         reference = session.placement(layer).reference
         self._network.claim("A run is under way: cancel it or wait for its end.")
         if self.latest is not None:
-            self.latest.keep()
+            self.latest.keep(put_back=False)
         seen = slice_on_screen(viewer, layer, reference)
         options = replace(options or Options(), first_slice=seen)
         process, background = self._network.process, self._background

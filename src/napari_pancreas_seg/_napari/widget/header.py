@@ -80,11 +80,11 @@ class CtPanel(ui.Panel):
         known = () if ct is None else tuple(self._known.get(ct, ()))
         if chosen in masks:  # a mask that is opened does not take its place unasked
             known = (*known, *filter(session.is_opened, masks))
-        if known and reference is not None:  # nor does what a run finds in another phase
-            runs = ((mask, session.masks.get(mask)) for mask in masks)
-            found = (mask for mask, run in runs if run and run.reference.id != reference.id)
-            known = (*known, *found)
-        mask = _pick(masks, known, chosen)
+        here = None if reference is None else reference.id
+        runs = {mask: run.reference.id for mask in masks if (run := session.masks.get(mask))}
+        # Nor is what a run has found in another phase chosen unasked.
+        own = [mask for mask in masks if mask is chosen or runs.get(mask, here) == here]
+        mask = _pick(own, known, chosen)
         if ct is not None:
             self._known[ct] = weakref.WeakSet(masks)
         ui.offer(self.mask_combo, [(layer.name, layer) for layer in masks], mask)

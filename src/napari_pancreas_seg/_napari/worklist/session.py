@@ -31,7 +31,6 @@ from napari_pancreas_seg._napari.worklist.case import (
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
 
-DRAWN = "drawn"  # kind of a labels layer that was drawn by hand on a case, or is a duplicate
 PAUSE_MS = 1000
 """Pause after scrolling before the slice on screen is remembered."""
 
@@ -226,7 +225,7 @@ class WorklistSession(QObject):
             reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
 
             def written(path: Path) -> None:
-                shown.saved = digest
+                shown.saved, shown.mask = digest, mask
                 done(reached)
 
             self._files.export(mask, shown.target, overwrite=True, then=written, failed=self._idle)
@@ -239,11 +238,13 @@ class WorklistSession(QObject):
         if shown is None or viewer is None:
             return None
         own = None if chosen is None else placement.reference_of(chosen)
-        if own is not None and own.id == shown.reference.id and own.kind != DRAWN:
+        if own is not None and own.id == shown.reference.id and own.kind != placement.DRAWN:
             return chosen
         if shown.mask is not None and shown.mask in viewer.layers:
             return shown.mask
-        return self._session.result_layer(shown.reference) or next(reversed(self._drawn), None)
+        if found := self._session.result_layer(shown.reference):
+            return found
+        return None if shown.mask is not None else next(reversed(self._drawn), None)
 
     def _take_away(self) -> None:
         """Remove the layers of the case that is shown; other masks of it stay, never lost."""
@@ -307,7 +308,7 @@ class WorklistSession(QObject):
         self._shown, case = loaded, worklist.cases[loaded.index]
         viewer.add_layer(loaded.ct)
         for layer in self._aside.pop(loaded.reference.source.path, ()):
-            del layer.metadata[placement.METADATA_KEY]  # the CT's id is another one now
+            layer.metadata.pop(placement.METADATA_KEY, None)  # the CT's id is another one now
             viewer.add_layer(layer)  # before the mask: the last one is chosen
         if loaded.mask is None and loaded.result is not None:
             loaded.mask, known = result_layer(loaded, loaded.result)
@@ -352,8 +353,8 @@ class WorklistSession(QObject):
             return
         own = placement.reference_of(layer)
         if own is None and self._session.reference is on:  # its shape may fit the next CT, too
-            own = layer.metadata[placement.METADATA_KEY] = replace(on, kind=DRAWN)
-        if own is not None and (own.id, own.kind) == (on.id, DRAWN):
+            own = layer.metadata[placement.METADATA_KEY] = replace(on, kind=placement.DRAWN)
+        if own is not None and (own.id, own.kind) == (on.id, placement.DRAWN):
             self._drawn.insert(0, layer)
 
     def _on_mask_chosen(self) -> None:
