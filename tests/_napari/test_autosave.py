@@ -107,6 +107,17 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     later.close()
 
 
+def test_a_key_that_is_found_when_the_window_is_gone_is_no_fault(app, ct, qapp, monkeypatch):
+    waiting = []
+    monkeypatch.setattr(app.background, "submit", lambda work, then: waiting.append(then))
+    app.autosave._keys.clear()
+    app.autosave._learn_key()
+    app.autosave.deleteLater()
+    qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    (then,) = waiting
+    then(None)
+
+
 @pytest.mark.slow
 def test_what_was_drawn_beside_a_cases_mask_comes_back_as_that(qtbot, app, viewer, ct, volume):
     placement = app.session.placement(ct)

@@ -362,8 +362,13 @@ class Autosave(QObject):
         session, reference = self._session, self._session.reference
         if reference is None or reference.id in self._keys:
             return
-        ct, notify = session.ct_array(reference), self.offers_changed.emit
-        self._background.submit(lambda: self._key(reference, ct), lambda _: notify())
+        ct = session.ct_array(reference)
+
+        def learned(_: object) -> None:
+            if isalive(self) and self.offers:  # the window may be gone
+                self.offers_changed.emit()
+
+        self._background.submit(lambda: self._key(reference, ct), learned)
 
 
 def _is_array(layer: Labels) -> bool:

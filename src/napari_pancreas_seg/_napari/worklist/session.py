@@ -328,7 +328,7 @@ class WorklistSession(QObject):
             show_info(f"{case.name}: {note}")
         self.changed.emit()
         if loaded.result is not None:
-            self._keep(self.changed.emit)  # at once, as after a run
+            self._keep(lambda: self.changed.emit())  # at once, as after a run
         first, self._first = self._first, False
         if first and mask is None and self.ahead.segments and not self._runs.running:
             with reported():  # none could be segmented ahead of the one that a folder opens with
@@ -345,7 +345,7 @@ class WorklistSession(QObject):
     def _on_run_finished(self) -> None:
         run, case = self._runs.latest, self.case
         if run is not None and run.stands and case is not None and case.status is Status.NEW:
-            self._keep(self.changed.emit)  # at once, so that a crash costs nothing of it
+            self._keep(lambda: self.changed.emit())  # at once, so that a crash costs nothing of it
 
     def _on_inserted(self, event: Any) -> None:
         layer, on = event.value, None if self._shown is None else self._shown.reference
