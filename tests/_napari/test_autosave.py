@@ -61,6 +61,22 @@ def kept_files() -> list[Path]:
     return sorted(autosave_folder().glob("*.npz"))
 
 
+def restored_later(qtbot, volume):
+    """Open the CT in another window and restore what was left: its viewer, app, and the offer."""
+    after = ViewerModel()
+    later = app_of(after)
+    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
+    again = after.add_layer(Layer.create(*ct_layer_data(volume)))
+    later.session.ct = again
+    qtbot.waitUntil(
+        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
+    )
+    (offer,) = later.autosave.offers_for(later.session.reference)
+    later.autosave.restore(offer, later.session.placement(again))
+    qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
+    return after, later, offer
+
+
 @pytest.mark.slow
 def test_a_run_alone_is_not_kept(qtbot, app, ct):
     labels = finish(qtbot, app, ct)
@@ -83,18 +99,7 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     show_slice(app.session.viewer, labels, app.session.placement(ct).reference, 7)
     app.close()
 
-    after = ViewerModel()
-    later = app_of(after)
-    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
-    again = Layer.create(*ct_layer_data(volume))
-    after.add_layer(again)
-    later.session.ct = again
-    qtbot.waitUntil(
-        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
-    )
-    (offer,) = later.autosave.offers_for(later.session.reference)
-    later.autosave.restore(offer, later.session.placement(again))
-    qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
+    after, later, offer = restored_later(qtbot, volume)
     restored = after.layers[-1]
     assert np.array_equal(restored.data, labels.data)
     assert np.flatnonzero(later.session.masks[restored].touched_slices(restored)).tolist() == [4]
@@ -128,16 +133,7 @@ def test_what_was_drawn_beside_a_cases_mask_comes_back_as_that(qtbot, app, viewe
         paint(drawn, 4, 1, 30)
     app.close()
 
-    after = ViewerModel()
-    later = app_of(after)
-    again = after.add_layer(Layer.create(*ct_layer_data(volume)))
-    later.session.ct = again
-    qtbot.waitUntil(
-        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
-    )
-    (offer,) = later.autosave.offers_for(later.session.reference)
-    later.autosave.restore(offer, later.session.placement(again))
-    qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
+    after, later, _ = restored_later(qtbot, volume)
     assert reference_of(after.layers[-1]).kind == DRAWN
     later.close()
 

@@ -124,7 +124,7 @@ class WorklistSession(QObject):
 
     def mark_reviewed(self) -> None:
         if self._is_settled():
-            self._keep(self.changed.emit, status=Status.REVIEWED)
+            self._keep(lambda: self.changed.emit(), status=Status.REVIEWED)
 
     def finish_case(self) -> None:
         def go_on() -> None:
