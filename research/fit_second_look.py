@@ -93,10 +93,8 @@ def best_odds(
     means = np.mean(list(dice.values()), axis=0)
     best = int(means.argmax())
     honest = np.mean(list(at_others_threshold(dice).values()))
-    found, odds = (
-        {p: float(d[best]) for p, d in dice.items()},
-        float(special.logit(THRESHOLDS[best])),
-    )
+    found = {p: float(d[best]) for p, d in dice.items()}
+    odds = float(special.logit(THRESHOLDS[best]))
     gains = [found[p] - once.get(p, found[p]) for p in found]
     print(
         f"share {share:.2f}: best at log-odds {odds:+.2f}: {means[best]:.4f} (worst "
@@ -146,15 +144,13 @@ def main() -> None:
         once = once or found
         shift = float(special.logit(threshold)) - odds[share]
         print("  ", confidence(slices, share, shift, threshold), flush=True)
+    pinned = load_bundle(asked.mend, TASK).card["weights_sha256"]
     for bundle in asked.write:
         card = json.loads((bundle / "card.json").read_text(encoding="utf-8"))
         shift = round(float(special.logit(card["threshold"])) - odds[asked.share], 2)
         card["confidence"] |= confidence(slices, asked.share, shift, card["threshold"])
         told = {
-            **{
-                "model": "mend",
-                "weights_sha256": load_bundle(asked.mend, TASK).card["weights_sha256"],
-            },
+            **{"model": "mend", "weights_sha256": pinned},
             **{"mm": asked.mm, "share": asked.share, "shift": shift},
         }
         write_json(bundle / "card.json", {**card, "second_look": told}, overwrite=True)

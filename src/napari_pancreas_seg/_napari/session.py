@@ -158,6 +158,11 @@ class Session(QObject):
         data = self.ct_data(reference)
         return data if isinstance(data, np.ndarray) else None
 
+    def is_elsewhere(self, reference: GridReference) -> bool:
+        """Whether another CT is worked on: what is found in this one is not to be seen over it."""
+        chosen = self.reference
+        return chosen is not None and chosen.id != reference.id
+
     def mask_layers(self, reference: GridReference) -> list[Labels]:
         """The labels layers that can be a mask of a CT: those of its shape, on its grid."""
         return [

@@ -20,6 +20,7 @@ from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.inference.framework import load_framework
 from napari_pancreas_seg.inference.scan_context import body_in
+from napari_pancreas_seg.io.save import as_uint8
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
@@ -156,9 +157,7 @@ class Mender:
         take = _plane(remove, shape, "strokes that take away") > 0
         give = (_plane(add, shape, "strokes that add") > 0) & ~take
         gland = np.minimum(_plane(prior and prior[0], shape, "neighbour's mask"), 1)
-        result = plane.astype(np.uint8)
-        if not np.array_equal(result, plane):
-            raise PancreasSegError("A mask holds whole numbers from 0 to 255; this one others.")
+        result = as_uint8(plane).copy()
         present, strokes = plane == label, give | take
         if not strokes.any() and not gland.any():
             return result

@@ -18,11 +18,7 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array, Box, Floats32, Indices
 from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find_acquisition
 from napari_pancreas_seg.inference.classes import Classes
-from napari_pancreas_seg.inference.finishing import (
-    Finishing,
-    keep_region,
-    native_mask,
-)
+from napari_pancreas_seg.inference.finishing import Finishing, keep_region, native_mask
 from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec
 from napari_pancreas_seg.inference.loaded import LoadedModel
 from napari_pancreas_seg.inference.maps import MapArrays, expected_dice, foreground

@@ -114,7 +114,7 @@ def save_mask(
     path = _writable(path, like, MASK_SUFFIXES)
     mask = np.asarray(mask)
     if mask.dtype != np.uint8:
-        mask = _as_uint8(mask)
+        mask = as_uint8(mask)
     ordered = like.to_source_order(mask)
     name = path.name.lower()
     if name.endswith(DICOM):
@@ -175,7 +175,8 @@ def save_map(
     return path
 
 
-def _as_uint8(mask: Array) -> Labels:
+def as_uint8(mask: Array) -> Labels:
+    """Labels as they are stored; refuses other numbers than 0 to 255. A view of what is bool."""
     if mask.dtype == bool:
         return mask.view(np.uint8)
     if mask.dtype.kind not in "iuf":

@@ -237,8 +237,7 @@ def _model_folders() -> list[tuple[str, Path]]:
 
 def bundled_names() -> set[str]:
     """Names of all that comes with the package, whatever it is made for."""
-    ((_, bundled),) = _model_folders()[:1]
-    return {path.name for path in bundled.iterdir()}
+    return {path.name for path in dict(_model_folders())["bundled"].iterdir()}
 
 
 def own_folder() -> Path:

@@ -68,6 +68,10 @@ class Target:
     def slice_axis(self) -> int:
         return int(np.flatnonzero(self.reference.orientation[:, 0] == 0)[0])
 
+    def is_label_of(self, other: Target) -> bool:
+        """Whether both are one label of one layer."""
+        return (self.layer, self.label) == (other.layer, other.label)
+
     def is_in(self, viewer: ViewerModel | None) -> bool:
         """Whether the layer is in the viewer still, with the shape that it had."""
         layer, shape = self.layer, self.reference.layer_shape

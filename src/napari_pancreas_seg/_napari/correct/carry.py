@@ -54,7 +54,7 @@ class Carrying:
         proposal, carried = self._editor.proposal, self._carried
         if proposal is None or carried is None or carried.z != z:
             return None
-        if proposal.then is not carried.go_on or not same(proposal.target, target):
+        if proposal.then is not carried.go_on or not target.is_label_of(proposal.target):
             return None
         self._editor.accept_here()
         return carried
@@ -89,7 +89,7 @@ class Carrying:
     def _carry_on(self, carried: Target, z: int, step: int) -> None:
         try:
             target = chosen_target(self._editor.session)
-            if not same(carried, target):
+            if not target.is_label_of(carried):
                 raise PancreasSegError("Another label is chosen now: nothing is carried on.")
             self._carry(target, z, step)
         except PancreasSegError as error:
@@ -123,7 +123,3 @@ class Carrying:
         editor.correct(
             FILL_TITLE, fill, propose=True, network=ct is not None, otherwise=NOTHING_TO_FILL
         )
-
-
-def same(one: Target, other: Target) -> bool:
-    return (one.layer, one.label) == (other.layer, other.label)

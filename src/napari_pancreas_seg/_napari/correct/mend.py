@@ -23,7 +23,7 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, reported
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_under
-from napari_pancreas_seg._napari.correct.carry import Carried, Carrying, same
+from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
 from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
@@ -48,7 +48,7 @@ class _Slice:
 
     def is_of(self, target: Target, z: int) -> bool:
         """Whether a stroke on a label belongs to what was drawn before."""
-        return self.z == z and same(self.target, target)
+        return self.z == z and target.is_label_of(self.target)
 
 
 class Mending(QObject):

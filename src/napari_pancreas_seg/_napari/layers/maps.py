@@ -105,11 +105,6 @@ class MapLayers:
         maps, shown = self._cts.get(reference.id), self.appearance.shown
         return (maps.best if maps is not None else "") if shown == BEST else shown
 
-    def is_elsewhere(self, reference: GridReference) -> bool:
-        """Whether another CT is worked on: what is found in this one is not to be seen over it."""
-        chosen = self._session.reference
-        return chosen is not None and chosen.id != reference.id
-
     def shown(self, reference: GridReference) -> str:
         layers = self.layers(reference).items()
         return next((word for word, layer in layers if layer.visible), "")
@@ -120,7 +115,9 @@ class MapLayers:
         former = self._cts.get(reference.id)
         before = self.layers(reference)
         # A map that the user has hidden in the layer list stays so.
-        hidden = bool(before) and not (self.shown(reference) or self.is_elsewhere(reference))
+        hidden = bool(before) and not (
+            self.shown(reference) or self._session.is_elsewhere(reference)
+        )
         self._remove(before)
         self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
         return former
@@ -132,7 +129,7 @@ class MapLayers:
             return
         maps.best = word
         new = word == self.wanted(reference) and word not in self.layers(reference)
-        if new and not (maps.hidden and self.is_elsewhere(reference)):
+        if new and not (maps.hidden and self._session.is_elsewhere(reference)):
             self._show_only(maps, word, layer)
             layer.visible = layer.visible and not maps.hidden
 
@@ -198,7 +195,7 @@ class MapLayers:
         viewer, reference = self._session.viewer, maps.placement.reference
         if viewer is None:
             return
-        layers, elsewhere = self.layers(reference), self.is_elsewhere(reference)
+        layers, elsewhere = self.layers(reference), self._session.is_elsewhere(reference)
         if elsewhere:
             self._remove(layers)  # or all would be shown with their CT
             layers = {}

@@ -241,7 +241,7 @@ class SegmentationRun(QObject):
         viewer, labels = self._session.viewer, self.labels
         if viewer is None or labels is None or labels in viewer.layers:
             return
-        if self._maps.is_elsewhere(self.reference):
+        if self._session.is_elsewhere(self.reference):
             labels.visible = False  # until its CT is chosen: `ChosenCt`
             compat.add_unselected(viewer, labels)
         else:
@@ -287,7 +287,7 @@ class SegmentationRun(QObject):
             name_labels(labels, named)
         self._show_notes(outcome.result.notes)
         seen = slice_on_screen(viewer, self._ct_layer, self.reference)
-        moved = seen != self._first_slice or self._maps.is_elsewhere(self.reference)
+        moved = seen != self._first_slice or self._session.is_elsewhere(self.reference)
         if outcome.largest is not None and not moved and preference("go_to_largest"):
             # Where there is most to see, unless the user has moved meanwhile.
             show_slice(viewer, labels, self.reference, outcome.largest)
