@@ -1,6 +1,7 @@
 """What becomes of a mask when a CT does not look like those learnt from.
 
 usage: python benchmarks/robustness.py slices DATASET [--model benchmarks/models/fold0]
+       python benchmarks/robustness.py stacks DATASET [--model benchmarks/models/fold0]
        python benchmarks/robustness.py cts FOLDER [--model default]
 
 The first takes every slice of the patients whom the model never saw, changes it in a way that is
@@ -12,13 +13,17 @@ the slices as they are:
 - without contrast agent: 45 to 200 HU squeezed to 45 to 70, and what is brighter lowered as much,
   so that bone stays brighter than the rest.
 
-The second looks at whole CTs: volume and
+The second stacks the same patients' slices, which are not contiguous, at their mean distance: mean
+Dice with post-processing, and without.
+
+The third looks at whole CTs: volume and
 Dice beside references, and what is found where there can be no pancreas.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -46,9 +51,9 @@ Array = np.ndarray
 
 
 def volume_of(plane: Array, record: SliceRecord) -> CTVolume:
-    """A CT of one slice (Y, X)."""
+    """A CT of one slice (Y, X), or of several (Z, Y, X)."""
     affine = np.diag([-record.spacing_mm, -record.spacing_mm, record.thickness_mm, 1.0])
-    source = plane.astype(np.int16).T[:, :, None]
+    source = np.atleast_3d(plane.astype(np.int16).T)
     return CTVolume.from_source_array(source, affine, path=record.image, name=record.name)
 
 
@@ -129,6 +134,33 @@ def score_slices(dataset: Path, model: str) -> dict[str, Any]:
     return {"patients": len({r.patient for r in records}), "slices": len(records), **tally.means()}
 
 
+def score_stacks(dataset: Path, model: str) -> dict[str, Any]:
+    """Mean Dice of patients never seen, their slices as one CT."""
+    loaded = LoadedModel(model)
+    known, tally = patients_seen([loaded.card]), Tally(loaded)
+    slices: dict[str, list[SliceRecord]] = {}
+    for record in read_slice_layout(dataset):
+        if record.patient not in known:
+            slices.setdefault(record.patient, []).append(record)
+    for records in slices.values():
+        records.sort(key=_index)
+        mm = records[0].thickness_mm * (_index(records[-1]) - _index(records[0]))
+        step = mm / (len(records) - 1)
+        read = [record.load() for record in records]
+        hu = np.concatenate([volume.hu for volume, _ in read])
+        true = np.concatenate([mask for _, mask in read]) > 0
+        stack = volume_of(hu, dataclasses.replace(records[0], thickness_mm=step))
+        for what, postprocess in (("with post-processing", True), ("without", False)):
+            found = segment(stack, loaded, postprocess=postprocess).mask > 0
+            tally.count(what, records[0].patient, found, true)
+    return {"patients": len(slices), **tally.means()}
+
+
+def _index(record: SliceRecord) -> int:
+    """Which slice of its CT it is."""
+    return int(record.name.rpartition("slice")[2])
+
+
 def _found(path: Path, loaded: LoadedModel) -> tuple[CTVolume, Array, float]:
     volume = load_ct(path)
     result = segment(volume, loaded)
@@ -169,13 +201,14 @@ def score_cts(folder: Path, model: str) -> dict[str, Any]:
 def main() -> None:
     """Write the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["slices", "cts"])
+    parser.add_argument("what", choices=["slices", "stacks", "cts"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=None)
     parser.add_argument("-o", "--output", type=Path)
     asked = parser.parse_args()
     scores: dict[str, tuple[Callable[[Path, str], dict[str, Any]], str]] = {
         "slices": (score_slices, "benchmarks/models/fold0"),
+        "stacks": (score_stacks, "benchmarks/models/fold0"),
         "cts": (score_cts, "default"),
     }
     score, usual = scores[asked.what]

@@ -110,16 +110,31 @@ def test_a_gland_in_two_parts_stays_whole(gap: int, together: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slices_between", "probability", "kept"), [(1, 0.7, True), (2, 0.7, False), (2, 0.9, True)]
+    ("slices_between", "aside", "kept"),
+    [(1, 0, True), (1, 3, True), (2, 0, False), (1, 7, False), (0, 7, True)],
 )
-def test_a_piece_above_the_gland_needs_evidence_of_its_own(slices_between, probability, kept):
-    volume = np.zeros((20, 12, 12), np.float32)
+def test_a_piece_above_the_gland_is_kept_in_line_with_it_and_near(slices_between, aside, kept):
+    volume = np.zeros((20, 12, 24), np.float32)
     volume[2:8, 3:9, 3:9] = 0.8
-    above = slice(8 + slices_between, 12 + slices_between)
-    volume[above, 4:8, 4:8] = probability
+    above = slice(8 + slices_between, 12 + slices_between), slice(4, 8), slice(4 + aside, 8 + aside)
+    volume[above] = 0.9
     found = main_pieces(volume, 0.5, (3.0, 2.0, 2.0), np.ones(20, bool))
     assert found[2:8, 3:9, 3:9].all()
     assert found[above].any() == kept
+    # Of organs of two parts, both are kept.
+    found = main_pieces(volume, 0.5, (3.0, 2.0, 2.0), np.ones(20, bool), np.inf, missed_mm=None)
+    assert found[above].all()
+
+
+def test_small_pieces_in_a_row_are_the_gland_and_small_pieces_alone_are_not() -> None:
+    volume = np.zeros((20, 12, 60), np.float32)
+    volume[:8, 2:10, 2:12] = 1
+    for n in range(4):  # each lies over the next but for a slice that lacks it
+        volume[9 + 2 * n : 10 + 2 * n, 4:8, 10 + n : 14 + n] = 1
+    volume[4, 4:8, 16:20] = 1
+    kept = main_pieces(volume, 0.5, (3.0, 2.0, 2.0), np.ones(20, bool))
+    assert kept[(volume > 0) & (np.indices(volume.shape)[0] != 4)].all()
+    assert not kept[4, 4:8, 16:20].any()
 
 
 def test_a_kept_piece_keeps_its_outline() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy
 
@@ -64,14 +66,16 @@ def main_pieces(
     plausible: Array,
     gap_mm: float = 15.0,
     share: float = 0.1,
-    apart_mm: float = 6.0,
+    missed_mm: float | None = 6.0,
 ) -> Mask:
     """Find the piece that is most surely the gland, and pieces of it that lie close by.
 
-    The one with the highest sum of probability (Z, H, W), and others whose box lies within `gap_mm`
-    of its own and whose sum is at least `share` of its own; those `apart_mm` above or below it must
-    be as probable, too. Nothing in slices that are not `plausible` (Z,). With a rim of one pixel in
-    the slice, so that thresholding between pixels gives the same outline.
+    Pieces of a probability (Z, H, W) that lie over one another count as one if the network missed
+    less than `missed_mm` between them. The one with the highest sum of probability is kept, and
+    others whose box lies within `gap_mm` of its own and whose sum is at least `share` of its own,
+    but none above or below it, slices between, unless `missed_mm` is None. Nothing in slices that
+    are not `plausible` (Z,). With a rim of one pixel in the slice, so that thresholding between
+    pixels gives the same outline.
     """
     kept = np.zeros(probability.shape, dtype=bool)
     found = probability > threshold
@@ -79,25 +83,35 @@ def main_pieces(
     box = bounding_box(found)
     if box is None:
         return kept
-    labels, n = scipy.ndimage.label(found[box], scipy.ndimage.generate_binary_structure(3, 3))
+    missed = 0 if missed_mm is None else math.ceil(missed_mm / spacing[0]) - 1
+    whole = _bridged(found[box], missed)
+    labels, n = scipy.ndimage.label(whole, scipy.ndimage.generate_binary_structure(3, 3))
+    labels[~found[box]] = 0
     sums = np.bincount(labels.ravel(), probability[box].ravel().astype(np.float32), n + 1)
     sums[0] = 0
     places = scipy.ndimage.find_objects(labels)
-    means = sums / np.maximum(1, np.bincount(labels.ravel(), minlength=n + 1))
     main = int(sums.argmax())
     chosen = [main]
     for label in set(range(1, n + 1)) - {main}:
         boxes = zip(places[label - 1], places[main - 1], strict=True)
         # Between the boxes along each axis: 0 where they touch or overlap.
         gaps = np.multiply([max(0, s.start - t.stop, t.start - s.stop) for s, t in boxes], spacing)
-        near = gaps[0] < apart_mm or means[label] >= means[main]
-        if near and sums[label] >= share * sums[main] and np.linalg.norm(gaps) <= gap_mm:
+        beside = not gaps[0] or missed_mm is None
+        if beside and sums[label] >= share * sums[main] and np.linalg.norm(gaps) <= gap_mm:
             chosen.append(label)
     kept[box] = np.isin(labels, chosen)
     grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
     kept[grown] = with_rim(kept[grown])
     kept[~plausible] = False
     return kept
+
+
+def _bridged(found: Mask, missed: int) -> Mask:
+    """A mask (Z, H, W), up to so many rows that lack a pixel between others filled along z."""
+    if not missed:
+        return found
+    line = np.ones((missed + 1, 1, 1), bool)
+    return np.asarray(found | scipy.ndimage.binary_closing(found, line))
 
 
 def with_rim(pieces: Mask) -> Mask:
