@@ -18,6 +18,8 @@ from napari_pancreas_seg.training.data.cache import (
     classes_shown,
     joined_rows,
 )
+from napari_pancreas_seg.training.data.datasets import load_cases
+from napari_pancreas_seg.training.data.layouts.cases import BadCases
 
 
 def made(seed=0, n=5, classes=2):
@@ -151,3 +153,9 @@ def test_a_file_that_vanished_is_one_sentence(tmp_path):
     (tmp_path / "a.rows").unlink()
     with pytest.raises(PancreasSegError, match="--resume"):
         rows.hu[0]
+
+
+def test_all_files_that_cannot_be_opened_are_named_at_once(tmp_path):
+    cases = [Case((tmp_path / f"{name}.nii",), name) for name in ("one", "two")]
+    with pytest.raises(BadCases, match=r"2 cases .* 'one\.nii' .* 'two\.nii' cannot be read"):
+        load_cases(cases, {"pancreas": 1}, cache=tmp_path)

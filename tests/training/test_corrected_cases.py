@@ -141,3 +141,17 @@ def test_the_folder_is_the_users_or_the_one_that_is_named(tmp_path, monkeypatch)
     monkeypatch.setenv("NAPARI_PANCREAS_SEG_CORRECTIONS", str(tmp_path / "mine"))
     assert corrected_cases_folder() == tmp_path / "mine"
     assert list_corrected_cases(corrected_cases_folder()) == []
+
+
+def test_a_case_that_is_replaced_takes_the_geometry_of_its_ct_and_keeps_its_folder(tmp_path):
+    volume, store = ct(affine=np.diag([-0.7, 0.7, 5.0, 1.0])), tmp_path / "store"
+    first = add_corrected_case(store, volume, mask_of(volume), patient="anna")
+    first.folder.rename(store / "renamed")
+    thick = ct(affine=np.diag([-1.4, 1.4, 10.0, 1.0]))
+    again = add_corrected_case(store, thick, mask_of(thick, 2), replace=True)
+    assert (again.name, again.patient) == ("renamed", "anna")
+    assert [item.name for item in store.iterdir() if item.is_dir()] == ["renamed"]
+    (case,) = open_dataset(store).cases
+    read, labels = case.load()
+    np.testing.assert_allclose(read.spacing, np.multiply(volume.spacing, 2), rtol=1e-5)
+    np.testing.assert_array_equal(labels, mask_of(thick, 2))

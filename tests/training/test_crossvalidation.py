@@ -9,8 +9,9 @@ import pytest
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.model.bundle import load_bundle
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.training.crossvalidation import (
+    _what,
     cross_validate,
     fold_folder,
     out_of_fold_dice,
@@ -115,3 +116,15 @@ def test_what_the_start_had_seen_is_said_of_all_folds(dataset, tmp_path, no_fit)
     found = go(dataset, tmp_path, start=first)
     said = load_bundle(found).card["validation"]["what"]
     assert "learnt from 3 of the patients held back" in said
+
+
+def test_what_the_figures_are_of_and_what_was_chosen_on_the_same_patients_is_said():
+    def said(what="all labelled slices", **settings):
+        member = Bundle({"validation": {"what": what}}, b"")
+        return _what([member], replace(SETTINGS, **settings))
+
+    assert "some slices" not in said() and "the epoch" not in said()
+    assert "native grid, some slices of each CT, out of fold" in said(
+        "Dice, some slices of each CT"
+    )
+    assert said(patience=2).endswith("; the epoch was chosen on the same patients")

@@ -12,13 +12,22 @@ import pytest
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
-from napari_pancreas_seg.training.judge.evaluation import evaluate, mask_of_others
+from napari_pancreas_seg.training.judge.evaluation import (
+    _EvaluationScores,
+    _pairs,
+    evaluate,
+    mask_of_others,
+    was_seen,
+)
+from napari_pancreas_seg.training.judge.scores import PatientCounts
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
@@ -110,11 +119,109 @@ def test_patients_of_the_training_are_left_out(folders, model, threshold, monkey
     where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
     result = evaluate(**where, threshold=threshold)
     assert set(result["patients"]) == {"PANCREAS_0002"}
+    assert result["how"]["left_out"].startswith("PANCREAS_0001, other: ")
+    assert "- left out: PANCREAS_0001, other: " in evaluation_markdown(result)
     every = evaluate(**where, threshold=threshold, every_patient=True)
     assert every["how"]["seen_in_training"] == "PANCREAS_0001, other"
+    assert "left_out" not in every["how"]
     seen["training"]["patients"].append("0002")
-    with pytest.raises(PancreasSegError, match="--every-patient"):
+    with pytest.raises(PancreasSegError, match=r"\(PANCREAS_0001, .*, other\);.*--every-patient"):
         evaluate(**where)
+
+
+@pytest.mark.parametrize(
+    ("patient", "on_the_card", "seen"),
+    [
+        ("PANCREAS_0001", "0001", True), ("0001", "PANCREAS_0001", True), ("0001", "0001", True),
+        ("pancreas_021", "MSD07_0021", True), ("MSD07_0021", "pancreas_021", True),
+        ("pancreas_021_0000", "MSD07_0021", True), ("anna", "anna", True),
+        ("pancreas_021", "0021", False), ("PANCREAS_0021", "MSD07_0021", False),
+        ("pancreas_0212", "MSD07_0021", False), ("anna", "anna_2", False),
+    ],
+)  # fmt: skip
+def test_a_patient_is_known_by_each_of_the_names_that_data_sets_give(patient, on_the_card, seen):
+    assert was_seen(patient, {"else", on_the_card}) is seen
+
+
+def ct_with(folder, ct, **masks):
+    """Write a CT and masks of it, the values of each in a row of its own."""
+    hu = np.full((64, 48, 1), -900, np.int16)
+    hu[16:48, 12:36] = 60
+    volume = CTVolume.from_source_array(hu, AFFINE)
+    save_ct(volume, folder / "ct" / f"{ct}.nii.gz")
+    for name, values in masks.items():
+        mask = np.zeros((1, 48, 64), np.uint8)
+        for row, value in enumerate(values):
+            mask[0, row] = value
+        save_mask(mask, volume, folder / "mask" / f"{name}.nii.gz")
+
+
+def test_whom_a_model_learnt_from_is_known_by_the_name_of_the_ct(model, tmp_path, monkeypatch):
+    ct_with(tmp_path, "a_ct", a_pancreas=[1])
+    ct_with(tmp_path, "PANCREAS_0003_late", PANCREAS_0003_late_mask=[1])
+    cases, _ = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
+    assert [(c.name, c.patient, c.ct) for c in cases] == [
+        ("PANCREAS_0003_late", "PANCREAS_0003", "PANCREAS_0003_late"),
+        ("a", "a", "a_ct"),
+    ]
+    trained = {case.patient for case in open_pairs(tmp_path)}
+    monkeypatch.setattr(model, "card", {**model.card, "training": {"patients": [*trained]}})
+    with pytest.raises(PancreasSegError, match=r"every patient of this data \(PANCREAS_0003, a\)"):
+        evaluate(tmp_path / "ct", model, references=tmp_path / "mask")
+
+
+def open_pairs(folder):
+    """Cases of two folders, as a training finds them."""
+    return open_dataset(folder, layout="pairs").cases
+
+
+def test_several_references_of_a_ct_are_not_pooled(tmp_path):
+    ct_with(tmp_path, "a", a_mask=[1], a_pancreas=[1])
+    ct_with(tmp_path, "b", b=[1])
+    *twice, alone = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)[0]
+    assert [case.name for case in twice] == ["a_mask", "a_pancreas"]
+    for case in twice:
+        with pytest.raises(PancreasSegError, match=f"{case.name}.* several references of a; keep"):
+            case.load()
+    assert alone.name == "b" and alone.load()[1].any()
+
+
+def test_a_reference_of_several_values_is_taken_for_no_gland(tmp_path):
+    ct_with(tmp_path, "a", a=[7])
+    ct_with(tmp_path, "b", b=[1, 2])
+    several = Classes(("tumour", "pancreas"), (2, 1))
+    (a, b), how = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
+    assert "references" not in how
+    assert set(np.unique(a.load()[1])) == {0, 1}  # one value, whatever it is
+    with pytest.raises(PancreasSegError, match=r"b\.nii\.gz holds several values \(1, 2\)"):
+        b.load()
+    (a, b), how = _pairs(tmp_path / "ct", tmp_path / "mask", several)
+    assert how["references"] == "values taken as the model's: {'tumour': 2, 'pancreas': 1}"
+    assert b.load()[1][0, :2, 0].tolist() == [1, 2]
+    with pytest.raises(PancreasSegError, match=r"value 7, .*\(tumour, pancreas\) does not mention"):
+        a.load()
+
+
+def test_another_program_is_compared_with_models_of_the_gland_only(model, tmp_path, monkeypatch):
+    for names, said in (
+        (("pancreas", "liver"), "leave it out"),
+        (("pancreas", "tumour"), "folder"),
+    ):
+        monkeypatch.setattr(model, "classes", Classes(names, (1, 2)))
+        with pytest.raises(PancreasSegError, match=said):
+            evaluate(tmp_path / "no", model, references=tmp_path, also=GivenMasks(tmp_path))
+    monkeypatch.setattr(model, "classes", Classes(("pancreas", "liver"), (1, 2)))
+    with pytest.raises(PancreasSegError, match="folder"):
+        evaluate(tmp_path / "no", model, references=tmp_path)
+
+
+def test_figures_stay_if_no_mask_of_the_other_program_can_be_used(tmp_path):
+    scores = _EvaluationScores(ONE_CLASS, GivenMasks(tmp_path), lacking={"a"})
+    assert scores.how()["also"].startswith(f"no mask of {tmp_path.name} could be compared")
+    assert "also" not in scores.figures()
+    scores.others["a"] = scores.others["b"] = PatientCounts(1, 1, 1)
+    assert scores.how()["also"].endswith("no mask, or not of every CT, of a")
+    assert _EvaluationScores(ONE_CLASS, None).how() == {}
 
 
 @pytest.mark.slow
@@ -141,19 +248,19 @@ def test_references_find_their_cts(tmp_path):
 
     cts = make("ct", "a.nii.gz", "a_2.nii.gz", "b.nii", "c_venous.nii.gz", "d_1.nii", "d_2.nii")
     masks = make("masks", "a_pancreas.nii.gz", "b_mask.nii.gz", "c.nii.gz", "notes.txt")
-    pairs = [(m.name, c.name) for m, c in match_references(cts, masks)]
+    pairs = [(m.name, n, c.name) for m, n, c in match_references(cts, masks)]
     assert pairs == [
-        ("a_pancreas.nii.gz", "a.nii.gz"),
-        ("b_mask.nii.gz", "b.nii"),
-        ("c.nii.gz", "c_venous.nii.gz"),
+        ("a_pancreas.nii.gz", "a", "a.nii.gz"),
+        ("b_mask.nii.gz", "b", "b.nii"),
+        ("c.nii.gz", "c_venous", "c_venous.nii.gz"),
     ]
     some = match_references(cts, make("some", "b.nii", "z.nii", "d.nii"))
-    assert [m.name for m, c in some if isinstance(c, PancreasSegError)] == ["d.nii", "z.nii"]
+    assert [n for _, n, c in some if isinstance(c, PancreasSegError)] == ["d", "z"]
     make("patients")
     for name in ("s1", "s2"):
         make(f"patients/{name}", "ct.nii.gz")
     of_patients = match_references(tmp_path / "patients", make("of", "s1.nii.gz", "s2_mask.nii"))
-    assert [c.parent.name for _, c in of_patients] == ["s1", "s2"]
+    assert [(n, c.parent.name) for _, n, c in of_patients] == [("s1", "s1"), ("s2", "s2")]
     together = make("together", "a.nii.gz", "a_pancreas.nii.gz")
     with pytest.raises(PancreasSegError, match=r"No CTs .* a\.nii\.gz|belong"):
         match_references(together, make("one", "z.nii"))
@@ -209,7 +316,7 @@ def test_one_bad_case_keeps_the_scores_of_the_others(
     arguments += ["--threshold", str(threshold), "-o", str(figures), "--markdown", str(page)]
     assert main(arguments) == 1
     said = capsys.readouterr().err.splitlines()
-    bad = ["PANCREAS_0002_slice7_pancreas", "nobody", "other"]
+    bad = ["PANCREAS_0002_slice7", "nobody", "other"]
     assert [line.split(":")[0] for line in said[:-1]] == bad
     assert said[-1] == f"3 of 5 cases could not be scored: {', '.join(bad)}."
     data = json.loads(figures.read_text())
@@ -280,6 +387,10 @@ def test_masks_of_another_program_are_scored_beside(folders, model, threshold, t
     less = evaluate(**where, threshold=threshold, also=GivenMasks(tmp_path))
     assert less["also"]["patients"].keys() == {"PANCREAS_0002"}
     (tmp_path / f"{NAMES[2]}_seg.nii.gz").unlink()
+    none = evaluate(**where, threshold=threshold, also=GivenMasks(tmp_path))
+    assert "no mask of" in none["how"]["also"] and "also" not in none
+    assert none["patients"] == data["patients"]
+    (tmp_path / f"{NAMES[0]}_seg.nii.gz").unlink()
     with pytest.raises(PancreasSegError, match="name them like the cases"):
         evaluate(**where, threshold=threshold, also=GivenMasks(tmp_path))
 

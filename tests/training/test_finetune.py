@@ -236,3 +236,21 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
     assert main(["corrections", "--folder", str(store)]) == 0
     assert "0 cases" in capsys.readouterr().err
     assert main([*add[:4], "--slices", "x", "--folder", str(store)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"), [((), None), (("--classes", "pancreas=gland+cyst"), ["gland", "cyst"])]
+)
+def test_classes_may_have_other_names_in_the_cases(
+    options, asked, tiny_bundle, tmp_path, monkeypatch, capsys
+):
+    def opened(folder, classes):
+        assert classes == (asked and {"pancreas": asked})
+        raise PancreasSegError("enough")
+
+    monkeypatch.setattr(finetune_module, "open_dataset", opened)
+    arguments = ["finetune", "--model", str(tiny_bundle), "-o", str(tmp_path / "new")]
+    assert main([*arguments, "--data", str(tmp_path), *options]) == 1
+    assert "enough" in capsys.readouterr().err
+    assert main([*arguments, "--data", str(tmp_path), "--classes", "liver"]) == 1
+    assert "knows pancreas, not liver" in capsys.readouterr().err

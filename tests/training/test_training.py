@@ -10,8 +10,9 @@ import pytest
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture
-from napari_pancreas_seg.model.bundle import load_bundle
+from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.training import run
+from napari_pancreas_seg.training.cards import calibration_from, first_card
 from napari_pancreas_seg.training.data.datasets import (
     fold_of_patients,
     load_cases,
@@ -29,6 +30,7 @@ from napari_pancreas_seg.training.run import (
     Split,
     _check_same,
     epoch_line,
+    settings_for,
     train,
 )
 
@@ -176,6 +178,53 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
         train(dataset, tmp_path / "none", SETTINGS, split=None)
 
 
+@pytest.fixture
+def twin(dataset):
+    """Card of a training on the data set, with the calibration of two patients held back."""
+    card = first_card({}, settings_for(SETTINGS, open_dataset(dataset)), open_dataset(dataset), [])
+    validation = {"what": "", "patients": {"P1": 0.8, "P2": 0.7}}
+    return card | {"confidence": {}, "validation": validation}
+
+
+def test_a_twin_of_another_recipe_calibrates_nothing(twin):
+    stored, patients = json.loads(json.dumps(twin)), ["P1", "P2", "P3"]
+    found = calibration_from(stored, twin, patients)
+    assert "held these patients back" in found["validation"]["what"]
+    assert "validation" not in calibration_from(stored, twin, ["P1", "P3"])
+    assert found.keys() == {"threshold", "temperature", "confidence", "validation"}
+    for key, other in (
+        ("labels", {"liver": 1}), ("windows", [[0, 255]]),
+        ("frame", {**twin["frame"], "height": 64}),
+        ("architecture", {**twin["architecture"], "attention": False}),
+    ):  # fmt: skip
+        with pytest.raises(PancreasSegError, match=f"its card has another {key}; give one"):
+            calibration_from({**stored, key: other}, twin, patients)
+    del stored["confidence"]
+    with pytest.raises(PancreasSegError, match="its card has no confidence; give one"):
+        calibration_from(stored, twin, patients)
+
+
+def test_figures_of_other_patients_are_not_taken_from_a_twin(
+    dataset, twin, tmp_path, no_fit, monkeypatch
+):
+    for name, patients, noted in (("same", ["P1"], False), ("others", ["Q1"], True)):
+        card = twin | {"validation": {"what": "", "patients": dict.fromkeys(patients, 0.8)}}
+        monkeypatch.setattr(run, "load_bundle", lambda _, card=card: Bundle(card, b""))
+        lines = []
+        how = {"split": None, "calibrated_by": "twin", "log": lines.append}
+        found = load_bundle(train(dataset, tmp_path / name, SETTINGS, **how)).card
+        assert ("validation" not in found) is noted
+        assert any("held other patients back" in line for line in lines) is noted
+
+
+def test_a_wrong_name_of_a_negative_is_noticed_before_the_cases_are_read(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run, "load_cases", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(PancreasSegError, match=r"nowhere\.nii"):
+        train(dataset, tmp_path / "run", SETTINGS, negatives=[str(tmp_path / "nowhere.nii")])
+
+
 @pytest.mark.slow
 def test_a_warm_start_begins_where_the_model_stands(dataset, trained, tmp_path):
     first = trained[1]
@@ -233,6 +282,7 @@ def test_a_training_goes_on_with_the_same_patients_only(dataset, tmp_path, no_fi
         "held_back": sorted(card["validation"]["patients"]),
     }
     assert "patients" not in card["training"]["recipe"]
+    assert stored["classes"] == {"pancreas": ["pancreas"]}
     with pytest.raises(PancreasSegError, match="run was trained on other patients, or held"):
         train(data, tmp_path / "run", SETTINGS, **how)
     train(fewer, tmp_path / "run", replace(SETTINGS, steps=6), **how)  # longer
@@ -328,8 +378,9 @@ def test_all_bad_cases_are_named_at_once(dataset, tmp_path):
 def test_one_patient_is_told_what_to_do(dataset, tmp_path):
     data = open_dataset(dataset)
     alone = replace(data, cases=data.cases[:2])
-    with pytest.raises(PancreasSegError, match=r"one patient, .* --calibrated-by .* 'finetune'"):
+    with pytest.raises(PancreasSegError, match=r"one patient, .* 'finetune'") as caught:
         train(alone, tmp_path / "run", SETTINGS)
+    assert "--calibrated-by" not in str(caught.value)  # that needs a twin that held some back
     with pytest.raises(PancreasSegError, match="--folds from 2 to 2"):
         fold_of_patients(["a", "b"], 5, 0, 0)
     with pytest.raises(PancreasSegError, match="counted from 0 to 1"):
@@ -392,3 +443,11 @@ def test_a_training_with_what_is_gone_is_not_gone_on_with(tmp_path, gone):
     with pytest.raises(PancreasSegError, match=f"another {gone}"):
         _check_same(tmp_path, {gone: 16, "steps": 5}, {"steps": 5}, ())
     _check_same(tmp_path, {gone: 0, "steps": 5}, {"steps": 5}, ())
+
+
+def test_a_training_does_not_go_on_with_classes_made_of_others(tmp_path):
+    before, now = ({"classes": {"pancreas": parts}} for parts in (["pancreas"], ["pancreas", "x"]))
+    with pytest.raises(PancreasSegError, match="another classes"):
+        _check_same(tmp_path, before, now, ())
+    _check_same(tmp_path, now, now, ())
+    _check_same(tmp_path, {"steps": 5}, {"steps": 5, **now}, ())  # begun by an older version

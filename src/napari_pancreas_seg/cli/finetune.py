@@ -13,7 +13,7 @@ import typer
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command, command_of, group
-from napari_pancreas_seg.cli.options import Overwrite, Seed
+from napari_pancreas_seg.cli.options import Classes, Overwrite, Seed, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, echo, guarded, quiet
 
 PROGRESS_SECONDS = 0.25
@@ -62,6 +62,7 @@ JsonProgress = Annotated[bool, Option("--json-progress", hidden=True)]
 def finetune(
     start: Start = "default",
     data: Data = None,
+    classes: Classes = None,
     output: Output = None,
     name: Name = None,
     minutes: Minutes = 10.0,
@@ -101,6 +102,7 @@ def finetune(
             data or corrected_cases_folder(),
             output,
             start,
+            labels=parse_classes(classes),
             settings=FinetuneSettings(minutes, steps, batch_size, forgets_at_most, seed),
             name=name,
             anyway=anyway,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.model.bundle import Bundle
+from napari_pancreas_seg.model.bundle import SHARED, Bundle
 from napari_pancreas_seg.model.card import check_card
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
@@ -27,6 +27,7 @@ from napari_pancreas_seg.training.judge.calibration import (
 )
 from napari_pancreas_seg.training.judge.scores import summarise
 
+SOME_SLICES = "some slices of each CT"
 _OF_ANOTHER = (
     "figures of a model of the same recipe that held these patients back; this one was trained "
     "on them too, so that nothing is left to measure it on"
@@ -76,7 +77,7 @@ def model_entry(model: Bundle) -> dict[str, Any]:
 
 def what_is_scored(held: HeldBack, settings: TrainSettings) -> str:
     """Description of the validation figures, for a card."""
-    slices = "all labelled slices" if held.complete else "some slices of each CT"
+    slices = "all labelled slices" if held.complete else SOME_SLICES
     chosen = "threshold and temperature"
     if settings.patience is not None:
         chosen = "threshold, temperature and the epoch"
@@ -125,17 +126,24 @@ def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
     }
 
 
-def calibration_from(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Threshold, temperature, confidence and validation of a model that held patients back."""
-    try:
-        taken = {k: card[k] for k in ("threshold", "temperature", "confidence", "validation")}
-    except KeyError as error:
+def calibration_from(
+    card: Mapping[str, Any], other: Mapping[str, Any], patients: Collection[str]
+) -> dict[str, Any]:
+    """What a card gets from that of a twin: its validation only if that is of these patients."""
+    keys = ("threshold", "temperature", "confidence", "validation")
+    wrong = [f"no {key}" for key in keys if key not in card]
+    wrong += [f"another {k}" for k in SHARED if card[k] != json.loads(json.dumps(other[k]))]
+    if wrong:
         raise PancreasSegError(
-            f"The model {card['name']} cannot calibrate another: its card has no {error}."
-        ) from error
-    seen = taken["validation"].get("seen_before")
+            f"The model {card['name']} cannot calibrate this one: its card has "
+            f"{' and '.join(wrong)}; give one of the same recipe that held patients back."
+        )
+    taken, validation = {key: card[key] for key in keys[:-1]}, card["validation"]
+    if not {*validation.get("patients", ())} <= {*patients}:
+        return taken
+    seen = validation.get("seen_before")
     what = f"{_OF_ANOTHER}; {note_seen_before(len(seen))}" if seen else _OF_ANOTHER
-    return {**taken, "validation": {**taken["validation"], "what": what}}
+    return {**taken, "validation": {**validation, "what": what}}
 
 
 def note_seen_before(n: int) -> str:

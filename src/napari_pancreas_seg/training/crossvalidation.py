@@ -11,7 +11,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
-from napari_pancreas_seg.training.cards import note_seen_before
+from napari_pancreas_seg.training.cards import SOME_SLICES, note_seen_before
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import (
@@ -71,7 +71,7 @@ def cross_validate(
     members = [load_bundle(folder / "bundle") for folder in folders]
     dice = out_of_fold_dice(folders)
     result = {
-        "what": _what(members),
+        "what": _what(members, settings),
         "folds": folds,
         "seed": settings.seed,
         "patients": {p: round(d, 4) for p, d in dice.items()},
@@ -101,13 +101,17 @@ def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
     return {**about, "name": f"{about['name']} {what}"}
 
 
-def _what(members: Sequence[Bundle]) -> str:
+def _what(members: Sequence[Bundle], settings: TrainSettings) -> str:
     """Description of the figures of all patients."""
     what = (
         "Dice per patient on the native grid, out of fold, no post-processing; each patient's "
         "threshold was chosen on all others; 95 % bootstrap interval over patients"
     )
     validations = [member.card["validation"] for member in members]
+    if any(SOME_SLICES in validation["what"] for validation in validations):
+        what = what.replace("native grid", f"native grid, {SOME_SLICES}")
+    if settings.patience is not None:
+        what += "; the epoch was chosen on the same patients"
     seen = sum(len(validation.get("seen_before", ())) for validation in validations)
     return f"{what}; {note_seen_before(seen)}" if seen else what
 

@@ -125,7 +125,6 @@ def train(
     settings = settings_for(settings, data)
     _check_split(settings, split, calibrated_by)
     given = None if start is None else load_bundle(start)
-    calibrated = calibrated_by and calibration_from(load_bundle(calibrated_by).card)
     training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
     whose = {"training": _patients(training), "held_back": _patients(validation)}
     known = patients_seen(m.card for m in (given, *experiment.models) if m is not None)
@@ -135,11 +134,14 @@ def train(
         "start": None if given is None else model_entry(given),
         "negatives": [Path(n).name for n in negatives],
         "labels": dict(data.labels),
+        "classes": {name: list(parts) for name, parts in data.classes.items()},
         **asdict(settings),
         "experiment": dict(experiment.recipe),
     }
     card = first_card(recipe, settings, data, sorted({*whose["training"], *known}))
     check_about(card, about, output / BUNDLE)
+    twin = None if calibrated_by is None else load_bundle(calibrated_by).card
+    calibrated = None if twin is None else calibration_from(twin, card, data.patients)
     on = choose_devices(devices)
     on.check(settings.batch_size)
     if _claim(output, {**recipe, "patients": whose}, resume, once):
@@ -149,10 +151,13 @@ def train(
     log(f"training on {len(training)} cases, {len(validation)} held back")
     if seen:
         log(f"Note: {note_seen_before(len(seen))}.")
+    if calibrated and "validation" not in calibrated:
+        log("Note: --calibrated-by held other patients back, so its figures are not taken.")
+    if negatives:  # first, as a wrong name is soon found
+        none = load_negatives(negatives, classes=len(data.labels), frame=settings.frame)
     slices, held = _read(training, validation, data, settings, cache, log, show)
     card["training"] |= {"cases": len(training), "slices": int(slices.usable.sum())}
     if negatives:
-        none = load_negatives(negatives, classes=len(data.labels), frame=settings.frame)
         slices = TrainingSlices.join([slices, none])
     if experiment.slices is not None:
         slices = experiment.slices(slices, settings)

@@ -17,7 +17,11 @@ from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.datasets import fold_of_patients
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps
-from napari_pancreas_seg.training.data.layouts.opening import choose_classes, open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import (
+    choose_classes,
+    classes_of_model,
+    open_dataset,
+)
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.volume import CTVolume, Grid
 
@@ -202,6 +206,26 @@ def test_what_counts_as_pancreas_by_default(there, parts):
 def test_a_data_set_without_pancreas_says_what_it_has():
     with pytest.raises(PancreasSegError, match="it has liver, spleen"):
         choose_classes(["liver", "spleen"])
+    with pytest.raises(PancreasSegError, match=r"no class 'kidneys'; .* --classes NAME=CLASS"):
+        choose_classes(["kidney_left", "kidney_right"], {"kidneys": ["kidneys"]})
+
+
+def test_a_models_classes_are_asked_for_in_its_order():
+    asked = {"liver": ["liver"], "kidneys": ["left", "right"]}
+    assert [*classes_of_model(["kidneys", "liver"], asked).items()] == [
+        ("kidneys", ["left", "right"]),
+        ("liver", ["liver"]),
+    ]
+    assert classes_of_model(["pancreas"]) is None
+    assert classes_of_model(["liver"]) == {"liver": ["liver"]}
+    assert classes_of_model(["pancreas"], {"gland": ["pancreas", "cancer"]}) == {
+        "pancreas": ["pancreas", "cancer"]
+    }
+    for others in ({"liver": ["liver"]}, {"kidneys": ["left"], "spleen": ["spleen"]}):
+        with pytest.raises(
+            PancreasSegError, match=r"knows kidneys, liver, not .*; name them alike"
+        ):
+            classes_of_model(["kidneys", "liver"], others)
 
 
 def test_classes_in_files_of_their_own(writers, phantoms, tmp_path):

@@ -23,7 +23,7 @@ from napari_pancreas_seg.arrays import Bytes, Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder, write_text
 from napari_pancreas_seg.model.weights import DAMAGED
-from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
+from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 
 _log = logging.getLogger(__name__)
 
@@ -126,10 +126,8 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
-        raise PancreasSegError(
-            f"Case {case.name}: '{Path(error.filename or '').name}' cannot be read: "
-            f"{explain_os_error(error)}."
-        ) from error
+        name, why = Path(error.filename or "").name, explain_os_error(error)
+        raise BadCases([f"Case {case.name}: '{name}' cannot be read: {why}."]) from error
     made = [FORMAT, __version__, case, case.slices, settings]
     digest.update(json.dumps(made, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:40]

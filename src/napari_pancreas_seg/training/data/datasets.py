@@ -104,8 +104,7 @@ def fold_of_patients(patients: Sequence[str], folds: int, fold: int, seed: int) 
     if len(unique) < 2:
         raise PancreasSegError(
             "All cases are of one patient, so none can be held back to measure the model on. Add "
-            "CTs of other patients; or train on all of them with --calibrated-by MODEL; or improve "
-            "a model that exists with 'finetune'."
+            "CTs of other patients, or improve a model that exists with 'finetune'."
         )
     if not 2 <= folds <= len(unique):
         raise PancreasSegError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def finetune(
     output: str | Path | None = None,
     start: str | Path | Bundle = "default",
     *,
+    labels: Mapping[str, Sequence[str]] | None = None,
     settings: FinetuneSettings | None = None,
     name: str | None = None,
     anyway: bool = False,
@@ -115,9 +116,10 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune a model on a few cases and write the result as a bundle; the model stays.
 
-    `data` may have any layout that `open_dataset` knows. `output` is a folder, or a file that ends
-    in ``.zip``; by default it lies among the user's own models, as ``improved-1`` and so on. A
-    model that has forgotten more than the settings allow is written only if `anyway` says so.
+    `data` may have any layout that `open_dataset` knows; `labels` say what of it each of the
+    model's classes is made of. `output` is a folder, or a file that ends in ``.zip``; by default it
+    lies among the user's own models, as ``improved-1`` and so on. A model that has forgotten more
+    than the settings allow is written only if `anyway` says so.
 
     Returns plain data: ``held_out`` is the Dice of the user's patients that a trial did not learn
     from (of none if there is one patient only), ``usual`` the same with the grey values of usual
@@ -134,7 +136,7 @@ def finetune(
         )
     work = _FineTuning(given, settings, report)
     work.report("reading the cases")
-    classes = classes_of_model(given.card["labels"])
+    classes = classes_of_model(given.card["labels"], labels)
     dataset = data if isinstance(data, DataSet) else open_dataset(data, classes)
     work.read(dataset)
     trial = work.trial()

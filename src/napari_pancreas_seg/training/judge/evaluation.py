@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,17 +20,22 @@ from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.segment import LoadedModel, segment
-from napari_pancreas_seg.io import load_ct, load_mask, stem
+from napari_pancreas_seg.io import load_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
-from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
-from napari_pancreas_seg.training.data.layouts.listing import read_picture
+from napari_pancreas_seg.training.data.layouts.cases import (
+    LabelledCase,
+    MaskFile,
+    VolumeCase,
+    patient_of,
+)
+from napari_pancreas_seg.training.data.layouts.listing import few, read_picture
 from napari_pancreas_seg.training.data.layouts.opening import (
     DataSet,
     classes_of_model,
     open_dataset,
 )
-from napari_pancreas_seg.training.data.layouts.pairs import match_references
+from napari_pancreas_seg.training.data.layouts.pairs import case_of, match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.scores import (
@@ -80,7 +86,7 @@ def _find(others: GivenMasks, case: str) -> Path | None:
 
 
 class _Case(NamedTuple):
-    """A case to score: `ct` is its CT's name; a single class is any of its values but 0."""
+    """A case to score: `ct` is its CT's name, by which masks of others are found."""
 
     name: str
     patient: str
@@ -107,22 +113,29 @@ def evaluate(
     Single slices are scored one by one, without post-processing. `labels` say what of the data set
     each of the model's classes is made of, see `open_dataset`. Patients that the model was trained
     on are left out unless `every_patient` is given: their figures say nothing about new ones.
-    ``how`` says in words what was done, ``not_scored`` why a case failed.
+    ``how`` says in words what was done and who was left out, ``not_scored`` why a case failed.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
+    if also is not None and not loaded.classes.only_gland:
+        raise PancreasSegError(
+            "--also compares the pancreas alone, and this model finds other organs: leave it out."
+        )
     if references is not None:
-        cases, how = _pairs(Path(folder), Path(references))
+        cases, how = _pairs(Path(folder), Path(references), loaded.classes)
     else:
-        asked = labels or classes_of_model(loaded.classes.names)
+        asked = classes_of_model(loaded.classes.names, labels)
         data = open_dataset(folder, asked, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
         postprocess = postprocess and data.layout != SLICES
     known = patients_seen([loaded.card])
-    cases = [case for case in cases if every_patient or not was_seen(case.patient, known)]
+    seen = sorted({case.patient for case in cases if was_seen(case.patient, known)})
+    if seen and not every_patient:
+        cases = [case for case in cases if case.patient not in seen]
+        how["left_out"] = f"{', '.join(seen)}: the model's card names them as learnt from"
     if not cases:
         raise PancreasSegError(
-            "The model was trained on every patient of this data; a score on them says nothing "
-            "about others (--every-patient scores them anyway)."
+            f"The model was trained on every patient of this data ({few(seen, 6)}); a score on "
+            "them says nothing about others (--every-patient scores them anyway)."
         )
     used = float(loaded.card["threshold"]) if threshold is None else threshold
     if also is not None and not any(_find(also, case.ct) for case in cases):
@@ -133,7 +146,7 @@ def evaluate(
         on_case(done, len(cases))
     if not scores.model:
         raise PancreasSegError(f"No case could be scored. {next(iter(scores.failed.values()))}")
-    trained_on = sorted(p for p in scores.model if was_seen(p, known))
+    trained_on = [patient for patient in seen if patient in scores.model]
     how |= {
         "postprocessing": "as by default" if postprocess else "none",
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
@@ -181,17 +194,9 @@ def _how(data: DataSet) -> dict[str, str]:
 
 def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     """Cases of a data set, with the values that the model gives its classes."""
-    # Another name for what a model of one class finds, alone or with more: gland=pancreas+cancer.
-    parts = [*data.classes.values()]
-    renamed = len(classes) == len(parts) == 1 and classes.names[0] in parts[0]
-    if not renamed and sorted(data.labels) != sorted(classes.names):
-        raise PancreasSegError(
-            f"The model knows {', '.join(classes.names)}, but the classes asked for are "
-            f"{', '.join(data.labels)}; name them alike."
-        )
     table = np.zeros(256, np.uint8)
     for name, value in data.labels.items():
-        table[value] = classes.values[0 if renamed else classes.names.index(name)]
+        table[value] = classes.named[name]
 
     def load(case: LabelledCase) -> tuple[CTVolume, Labels]:
         volume, labels = case.load()
@@ -204,26 +209,31 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     return [_Case(case.name, case.patient, case.name, partial(load, case)) for case in data.cases]
 
 
-def _pairs(folder: Path, references: Path) -> tuple[list[_Case], dict[str, str]]:
+def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case], dict[str, str]]:
     """CTs with references in files of their own, and what is measured on them."""
+    how = {"data": f"CTs of {folder.name}, with references of {references.name}", **_OF_VOLUMES}
+    meant: Mapping[int, str] | str = known.names[0]
+    if len(known) > 1:
+        meant = {value: name for name, value in known.named.items()}
+        how["references"] = f"values taken as the model's: {known.named}"
+    found = match_references(folder, references)
+    n = Counter(case_of(name) for _, name, _ in found)
     cases = []
-    for mask, ct in match_references(folder, references):
-        # Slices of one patient of the NIH set share this; else a file is a patient.
-        nih = re.match(r"PANCREAS_\d+", mask.name)
-        name = stem(ct) if isinstance(ct, Path) else ""
-        cases.append(
-            _Case(stem(mask), nih[0] if nih else stem(mask), name, partial(_load, ct, mask))
-        )
-    data = f"CTs of {folder.name}, with references of {references.name}"
-    return cases, {"data": data, **_OF_VOLUMES}
+    for mask, of, ct in found:
+        name = case_of(of)  # as trainings name it, so that a card tells who was seen
+        if n[name] > 1:
+            ct = PancreasSegError(f"{mask.name} is one of several references of {name}; keep one.")
+            name = stem(mask)
+        nih = re.match(r"PANCREAS_\d+", name)  # which its slices share; else a CT is a patient
+        load = partial(_load, ct, MaskFile(mask, meant), known)
+        cases.append(_Case(name, nih[0] if nih else name, of, load))
+    return cases, how
 
 
-def _load(ct: Path | PancreasSegError, reference: Path) -> tuple[CTVolume, Labels]:
+def _load(ct: Path | PancreasSegError, mask: MaskFile, known: Classes) -> tuple[CTVolume, Labels]:
     if isinstance(ct, PancreasSegError):
         raise ct
-    volume = load_ct(ct)
-    mask, on = load_mask(reference)
-    return volume, bring_onto(volume, mask, on, reference.name)
+    return VolumeCase(stem(mask.path), "", ct, (mask,), known.named).load()
 
 
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -232,8 +242,9 @@ def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def was_seen(patient: str, seen: Set[str]) -> bool:
-    """Whether a patient is among those, with or without the prefix of the NIH set's files."""
-    return not seen.isdisjoint({patient, patient.removeprefix("PANCREAS_")})
+    """Whether a patient is among those, by whichever name of NIH Pancreas-CT or the Decathlon."""
+    usual = partial(re.sub, r"^pancreas_(\d{3})(?!\d).*", r"MSD07_0\1")
+    return usual(patient_of(patient)) in {usual(patient_of(known)) for known in seen}
 
 
 @dataclass
@@ -290,7 +301,7 @@ class _EvaluationScores:
         if self.also is None:
             return {}
         if not self.others.keys() - self.lacking:
-            raise PancreasSegError(_NO_MASKS.format(self.also.folder))
+            return {"also": f"no mask of {self.also.folder.name} could be compared for any patient"}
         text = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
         if self.lacking:
             text += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
@@ -308,9 +319,7 @@ class _EvaluationScores:
             }
             several["mean_class_dice"] = summarise(_class_dice(exact).values())
             several["classes"] = {name: _summarised(rounded(each)) for name, each in exact.items()}
-        others = rounded(_figures(self.others))
-        for patient in self.lacking & others.keys():
-            del others[patient]
+        others = rounded(_figures({p: c for p, c in self.others.items() if p not in self.lacking}))
         compared = {"also": self._compared(rows, others)} if others else {}
         found = _summarised(rows, attention=True)
         return {**found, **several, "not_scored": self.failed, **compared}
@@ -318,7 +327,6 @@ class _EvaluationScores:
     def _compared(self, rows: Figures, others: Figures) -> dict[str, Any]:
         """The other program's figures, and the paired differences: ours minus the other's."""
         assert self.also is not None
-        figures = [name for name in PAIRED if all(name in row for row in others.values())]
         return {
             "masks": self.also.folder.name,
             **_summarised(others),
@@ -326,7 +334,7 @@ class _EvaluationScores:
                 name: paired_difference(
                     *({p: row[name] for p, row in of.items()} for of in (rows, others))
                 )
-                for name in figures
+                for name in PAIRED
             },
         }
 

@@ -93,8 +93,8 @@ class MaskFile:
         unknown = [value for value in values if value not in self.classes]
         if unknown:
             raise PancreasSegError(
-                f"the mask {self.path.name} holds the value {unknown[0]}, which the data set's "
-                "description does not mention; correct one of them."
+                f"the mask {self.path.name} holds the value {unknown[0]}, which the description of "
+                f"its classes ({', '.join(self.classes.values())}) does not mention; correct one."
             )
         return labels, on, {value: self.classes[value] for value in values}
 

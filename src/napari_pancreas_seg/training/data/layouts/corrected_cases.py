@@ -84,7 +84,7 @@ def add_corrected_case(
         raise PancreasSegError(
             "This CT is already among your cases; choose to replace its mask (--overwrite)."
         )
-    name = f"case-{digest[:12]}"
+    name = f"case-{digest[:12]}" if known is None else known.name  # its folder may be renamed
     pseudonym = patient or (known.patient if known is not None else name)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     about = {"reviewed": slices, "patient": pseudonym, "ct": digest, "added": now}
@@ -94,8 +94,7 @@ def add_corrected_case(
         shutil.rmtree(left, ignore_errors=True)
     # The description comes last: a folder without one is no case.
     with all_or_none(case, last=CASE, overwrite=True) as waiting:
-        if known is None:
-            save_ct(volume, waiting / CT)
+        save_ct(volume, waiting / CT)  # even if known: its geometry may be another
         save_mask(mask, volume, waiting / MASK)
         write_json(waiting / CASE, about)
     counts = None if slices is None else tuple(slices)

@@ -112,8 +112,19 @@ def open_dataset(
     )
 
 
-def classes_of_model(names: Iterable[str]) -> dict[str, list[str]] | None:
-    """A model's classes to ask a data set for; None for the pancreas with whatever parts it has."""
+def classes_of_model(
+    names: Iterable[str], labels: Mapping[str, Sequence[str]] | None = None
+) -> Mapping[str, Sequence[str]] | None:
+    """A model's classes, made of what `labels` say; None for the pancreas with whatever parts."""
+    if labels:
+        names, parts = [*names], [*labels.values()]
+        if len(names) == len(parts) == 1 and names[0] in parts[0]:
+            return {names[0]: parts[0]}  # by another name, alone or with more
+        if sorted(labels) != sorted(names):
+            raise PancreasSegError(
+                f"The model knows {', '.join(names)}, not {', '.join(labels)}; name them alike."
+            )
+        return {name: labels[name] for name in names}
     asked = {name: [name] for name in names}
     return None if [*asked] == [PANCREAS] else asked
 
@@ -170,7 +181,10 @@ def choose_classes(
     used = [part for parts in classes.values() for part in parts]
     for part in used:
         if part not in there:
-            raise PancreasSegError(f"This data set has no class '{part}'; its classes are {known}.")
+            raise PancreasSegError(
+                f"This data set has no class '{part}'; its classes are {known}; say which is meant "
+                "with --classes NAME=CLASS[+CLASS]."
+            )
         if used.count(part) > 1:
             raise PancreasSegError(f"The class '{part}' is asked for twice; leave one of them out.")
     if not used or not all(classes.values()) or len(classes) > _MOST_CLASSES:

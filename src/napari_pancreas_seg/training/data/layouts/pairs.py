@@ -47,27 +47,28 @@ _CT_FOLDERS = {"images", "image", "imgs", "cts", "ct", "scans", "volumes", "imag
 _MASK_FOLDERS = {"masks", "mask", "labels", "label", "segmentations", "references", "labelstr"}
 
 
-def match_references(cts: Path, references: Path) -> list[tuple[Path, Path | PancreasSegError]]:
+def match_references(cts: Path, masks: Path) -> list[tuple[Path, str, Path | PancreasSegError]]:
     """Find the CT of every reference mask by name; where there is none or several, say so.
 
     ``NAME.nii.gz``, ``NAME_pancreas.nii.gz``, ``NAME_mask.nii.gz`` and the like belong to the CT
-    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``.
+    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``. Each
+    mask comes with its CT's name and its CT; without one, with its own name and why.
     """
     images = _images(cts)
-    pairs: list[tuple[Path, Path | PancreasSegError]] = []
-    for name, mask in _volumes(references).items():
+    pairs: list[tuple[Path, str, Path | PancreasSegError]] = []
+    for name, mask in _volumes(masks).items():
         others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
         found = find_cts(name, others)
         if len(found) == 1:
-            pairs.append((mask, others[found[0]]))
+            pairs.append((mask, found[0], others[found[0]]))
             continue
         names = f": {', '.join(others[n].name for n in found)}" if found else ""
         why = PancreasSegError(
             f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
             "give each the name of its CT."
         )
-        pairs.append((mask, why))
-    errors = [ct for _, ct in pairs if isinstance(ct, PancreasSegError)]
+        pairs.append((mask, name, why))
+    errors = [ct for *_, ct in pairs if isinstance(ct, PancreasSegError)]
     if len(errors) == len(pairs):
         raise errors[0]
     return pairs
@@ -122,6 +123,11 @@ def _read(folder: Path) -> Listing:
     return _folder_a_case(folder, names, classes)
 
 
+def case_of(ct: str) -> str:
+    """Name of the case by the CT's name: ``a`` where that is ``a_ct``."""
+    return re.sub(r"[-_]ct$", "", ct, flags=re.I)
+
+
 def _two_folders(folder: Path) -> tuple[Path, Path] | None:
     """The folders of the CTs and of the masks, if there is one of each."""
     found = [
@@ -164,8 +170,8 @@ def _paired(
             owners.setdefault(found[0], []).append(mask)
         else:
             (unclear if found else without).append(masks[mask].name)
-    cases = tuple(  # called ``a`` where the CT is ``a_ct``
-        _case(re.sub(r"[-_]ct$", "", ct, flags=re.I), cts[ct], masks[drawn[0]], names)
+    cases = tuple(
+        _case(case_of(ct), cts[ct], masks[drawn[0]], names)
         for ct, drawn in owners.items()
         if len(drawn) == 1
     )
