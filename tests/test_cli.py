@@ -28,6 +28,7 @@ from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
+from napari_pancreas_seg.io import load_ct, save_mask
 from napari_pancreas_seg.volume import CTVolume
 
 CARD = {"name": "fake", "version": "1", "weights_sha256": "0" * 64}
@@ -497,6 +498,28 @@ def test_report_writes_the_page_of_a_run_again(
     assert (out / "pictures" / "a_mask.jpg").is_file()  # the CT's place is remembered
     assert main(["report", str(tmp_path)]) == 1
     assert "holds no cohort.csv" in capsys.readouterr().err
+
+
+def test_report_finds_masks_of_any_format_and_says_what_it_could_not_measure(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["segment", str(ct.parent), "-o", str(out), "--format", "nrrd"]) == 0
+    before = json.loads((out / "a_mask.json").read_text())["measurements"]["voxels"]
+    volume = load_ct(ct)
+    save_mask(volume.hu > 0, volume, out / "a_mask.nrrd", overwrite=True)
+    later = (out / "pictures" / "a_mask.jpg").stat().st_mtime + 10
+    os.utime(out / "a_mask.nrrd", (later, later))
+    whole = ct.read_bytes()
+    ct.write_bytes(b"nothing")
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("a.nii.gz: not drawn or measured again: 'a.nii.gz' is not a NIfTI")
+    ct.write_bytes(whole)
+    assert main(["report", str(out)]) == 0
+    assert "not drawn" not in capsys.readouterr().out
+    assert json.loads((out / "a_mask.json").read_text())["measurements"]["voxels"] > before
 
 
 @pytest.mark.slow

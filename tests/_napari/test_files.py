@@ -33,7 +33,9 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.layers.reader import get_reader
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.inference.options import OutputOptions
+from napari_pancreas_seg.inference.result import ScalarMap, Segmentation, save_result
+from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.volume import CTVolume
 
 PLUGIN = "napari-pancreas-seg"
@@ -292,6 +294,33 @@ def test_export_writes_a_record_beside_the_mask(qtbot, app, viewer, ct_path, tmp
     record = json.loads((tmp_path / "m.json").read_text())
     assert record["model"]["name"] == "box"
     assert record["edits"] == {"voxels_added": 1, "voxels_removed": 0, "slices": 1}
+
+
+def test_edits_of_a_mask_that_a_run_wrote_before_are_counted(qtbot, app, viewer, ct_path, tmp_path):
+    volume, path = load_ct(ct_path), tmp_path / "m.nii.gz"
+    found = np.zeros(volume.grid.shape, np.uint8)
+    found[2, 5, 9:14] = 1
+    values = ScalarMap(found.astype(np.float16), volume.grid)
+    card = {"name": "box", "version": "1"}
+    save_result(
+        Segmentation(found, values, (), volume.grid, 0.5, card, {}), volume, path, OutputOptions()
+    )
+    mask, written = add_mask(viewer, open_ct(viewer, ct_path)), []
+    assert np.array_equal(mask.data, found)
+    mask.data_setitem((np.array([2, 3, 3]), np.array([5, 0, 0]), np.array([9, 0, 1])), [0, 1, 1])
+
+    def export() -> dict:
+        app.files.export(mask, path, overwrite=True, then=written.append)
+        qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+        written.clear()
+        return json.loads((tmp_path / "m.json").read_text())
+
+    record = export()
+    assert record["edits"] == {"voxels_added": 2, "voxels_removed": 1, "slices": 2}
+    assert record["corrected"] and record["measurements"]["voxels"] == 6
+    assert export()["edits"] == record["edits"]
+    mask.data_setitem((np.array([4]), np.array([0]), np.array([0])), 1)
+    assert export()["edits"] is None  # how it was found is not known any more
 
 
 @pytest.mark.slow

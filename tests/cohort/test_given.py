@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -129,7 +131,7 @@ def test_an_output_folder_is_a_worklist_where_its_cts_are_known(cts: Path, tmp_p
     with pytest.raises(PancreasSegError, match="holds no CT"):
         Worklist(out, state)
     remember_inputs(out, [cts / "b.nii.gz", cts / "a_0000.nii.gz"], state)
-    assert remembered_inputs(out, state) == [cts / "b.nii.gz", cts / "a_0000.nii.gz"]
+    assert remembered_inputs(out, state) == [[cts / "b.nii.gz", cts / "a_0000.nii.gz"]]
     work = Worklist(out, state)
     assert [case.status for case in work.cases] == [Status.NEW, Status.SEGMENTED]
     work.update(1, status=Status.REVIEWED)
@@ -137,7 +139,68 @@ def test_an_output_folder_is_a_worklist_where_its_cts_are_known(cts: Path, tmp_p
     remember_inputs(out, [cts], state)
     work = Worklist(out, state)
     assert [case.name for case in work.cases] == ["a_0000.nii.gz", "b.nii.gz"]
-    assert [case.status for case in work.cases] == [Status.SEGMENTED, Status.NEW]
+    assert [case.status for case in work.cases] == [Status.REVIEWED, Status.NEW]
+
+
+def test_an_output_folder_keeps_the_cts_of_every_command(cts: Path, tmp_path: Path) -> None:
+    out, state, more = tmp_path / "out", tmp_path / "state", tmp_path / "more"
+    more.mkdir()
+    (cts / "b.nii.gz").rename(more / "b.nii.gz")
+    write_mask(out / "a_0000_mask.nii.gz", 1)
+    remember_inputs(out, [cts], state)
+    Worklist(out, state).update(0, status=Status.REVIEWED, reviewed=(2, 3), digest="1")
+    remember_inputs(out, [more], state)
+    remember_inputs(out, [cts / "a_0000.nii.gz"], state)  # one case anew
+    work = Worklist(out, state)
+    assert [case.mask.name for case in work.cases] == ["a_0000_mask.nii.gz", "b_mask.nii.gz"]
+    assert (work.cases[0].status, work.cases[0].reviewed) == (Status.REVIEWED, (2, 3))
+    work.go_to(1)
+    assert remembered_inputs(out, state) == [[cts], [more]]
+    assert len(Worklist(out, state, only={"a_0000_mask.nii.gz"})) == 1
+    # What was moved is forgotten, and of two CTs of one name the last one counts.
+    fixed = more.rename(tmp_path / "fixed") / "b.nii.gz"
+    more.mkdir()
+    (cts / "b.nii.gz").touch()
+    remember_inputs(out, [fixed], state)
+    assert remembered_inputs(out, state) == [[cts], [fixed]]
+    assert [case.source for case in Worklist(out, state).cases] == [cts / "a_0000.nii.gz", fixed]
+
+
+def test_cts_that_one_command_tells_apart_by_their_folders_stay_apart(tmp_path: Path) -> None:
+    out, state = tmp_path / "out", tmp_path / "state"
+    cts = [tmp_path / patient / "ct.nii.gz" for patient in ("P1", "P2")]
+    for ct in cts:
+        ct.parent.mkdir()
+        ct.touch()
+    remember_inputs(out, cts, state)
+    remember_inputs(out, [write_mask(tmp_path / "ct.nii.gz", 1)], state)
+    names = [case.mask.name for case in Worklist(out, state).cases]
+    assert names == ["P1_mask.nii.gz", "P2_mask.nii.gz", "ct_mask.nii.gz"]
+
+
+def test_what_an_earlier_version_remembers_is_known(cts: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "out", tmp_path / "state"
+    remember_inputs(out, [cts], state)
+    (file,) = state.iterdir()
+    file.write_text(json.dumps({"inputs": [str(cts), str(tmp_path / "gone")], "output": str(out)}))
+    assert remembered_inputs(out, state) == [[cts]]
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".dcm"])
+def test_masks_of_any_format_are_those_of_a_worklist(
+    cts: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a_0000_mask", "b_mask"):
+        (out / f"{name}{suffix}").touch()
+        (out / f"{name}.json").touch()
+    write_mask(out / "b_mask.nii.gz", 1)
+    os.utime(out / f"b_mask{suffix}", (1, 1))  # replaced since
+    work = Worklist(cts, tmp_path / "state", out)
+    names = [case.mask.name for case in work.cases]
+    assert names == [f"a_0000_mask{suffix}", "b_mask.nii.gz"]
+    assert {case.status for case in work.cases} == {Status.SEGMENTED}
 
 
 def test_marked_cases_alone_are_listed(cts: Path, tmp_path: Path) -> None:
@@ -156,7 +219,7 @@ def test_marked_cases_alone_are_listed(cts: Path, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text(text, encoding="utf-8")
     assert read_marks(tmp_path / "other.csv", "good") == {"b\u2028c_mask.nii.gz"}
     (tmp_path / "other.csv").write_text(text, encoding="utf-16")
-    with pytest.raises(PancreasSegError, match="not a table of marks"):
+    with pytest.raises(PancreasSegError, match="not a table with the columns mark and mask"):
         read_marks(tmp_path / "other.csv", "good")
     with pytest.raises(PancreasSegError, match="None of these CTs"):
         Worklist(cts, tmp_path / "state", only={"z"})

@@ -21,12 +21,14 @@ from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.strip import MOST_BYTES, draw_strip, strip_path
 from napari_pancreas_seg.cohort.table import CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import PROGRAM, mask_sha256, read_sidecar, write_sidecar
-from napari_pancreas_seg.io import load_ct, load_mask
+from napari_pancreas_seg.io import load_ct, load_mask, save_mask
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+CLASSES = {"labels": {"pancreas": 1, "tumour": 2}}
 AFFINE = np.diag([-1.0, -1, 5, 1])
 
 
@@ -126,6 +128,42 @@ def test_a_mask_that_somebody_has_changed_is_measured_and_drawn_again(tmp_path: 
     record = read_sidecar(case.sidecar)
     assert record is not None and record["measurements"]["voxels"] == 400
     assert "a.nii.gz,a_mask.nii.gz,,done,2," in (out / "cohort.csv").read_text()
+
+
+@pytest.mark.parametrize("resume", [{}, {"resume": {"mask_sha256": "0" * 64}}])
+def test_what_the_window_says_of_edits_stays_until_the_mask_is_changed(
+    tmp_path: Path, resume: dict[str, Any]
+) -> None:
+    """Its export has no hash; that of a mask made by a run has the hash of the run's mask."""
+    case = write_case(tmp_path, "a")
+    volume, (mask, _) = load_ct(case.source), load_mask(case.mask)
+    edits = {"voxels_added": 3, "voxels_removed": 0, "slices": 1}
+    more = {"edits": edits, "quality": {"expected_dice": 0.7, "phase": "unknown"}}
+    record = {**describe_given(volume, mask, "me"), **more, **resume}
+    write_sidecar(case.sidecar, record, overwrite=True)
+    out = write_table([case])
+    (card,) = cards(write_page(out, [case]))
+    assert (card["values"]["expected_dice"], card["corrected"]) == (0.7, False)
+    assert (read_sidecar(case.sidecar) or {})["edits"] == edits
+    strip_path(case.mask).unlink()
+    save_mask(np.roll(mask, 9, axis=1), volume, case.mask, overwrite=True)  # of the same shape
+    (card,) = cards(write_page(out, [case]))
+    assert "expected_dice" not in card["values"] and card["corrected"]
+    assert (read_sidecar(case.sidecar) or {})["edits"] is None
+
+
+def test_a_change_of_label_alone_is_a_change(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a")
+    volume, (mask, _) = load_ct(case.source), load_mask(case.mask)
+    parts = {"pancreas": {"value": 1, "voxels": 200}, "tumour": {"value": 2, "voxels": 0}}
+    record = {**describe_given(volume, mask, "me"), "labels": parts, "edits": {}}
+    write_sidecar(case.sidecar, record, overwrite=True)
+    mask[mask.any(axis=(1, 2)).argmax()] *= 2
+    save_mask(mask, volume, case.mask, overwrite=True, card=CLASSES)
+    write_page(write_table([case]), [case])
+    again = read_sidecar(case.sidecar) or {}
+    assert [part["voxels"] for part in again["labels"].values()] == [150, 50]
+    assert again["edits"] is None
 
 
 def test_another_page_is_left_alone_and_a_table_is_wanted(tmp_path: Path) -> None:

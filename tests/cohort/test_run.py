@@ -495,6 +495,73 @@ def test_a_link_is_the_ct_it_leads_to(tmp_path: Path) -> None:
     assert source_stamp(tmp_path / "copy.nii.gz") != source_stamp(path)
 
 
+def keep_time(path: Path, content: bytes) -> None:
+    """Write other bytes into a file, which keeps its time."""
+    time = path.stat().st_mtime_ns
+    path.write_bytes(content)
+    os.utime(path, ns=(time, time))
+
+
+@pytest.mark.parametrize("given", ["a.hdr", "a.img"])
+def test_other_voxels_beside_the_same_header_are_another_ct(
+    given: str, tmp_path: Path, network: list[Any]
+) -> None:
+    nib.save(nib.Nifti1Pair(ct_array(), np.diag([-1.0, -1, 5, 1])), tmp_path / "a.img")
+    assert what(run(tmp_path / given, tmp_path / "out")) == "new"
+    assert what(run(tmp_path / given, tmp_path / "out")) == "old"
+    assert json.loads((tmp_path / "out" / "a_mask.json").read_text())["source"]["files"] == 2
+    voxels = (tmp_path / "a.img").read_bytes()
+    keep_time(tmp_path / "a.img", voxels[:-2] + b"\x10\0")
+    (result,) = run(tmp_path / given, tmp_path / "out")
+    assert "was made from another CT" in str(result.error)
+    for name in ("a.hdr.gz", "a.IMG.gz"):
+        (tmp_path / name).touch()
+        assert source_stamp(tmp_path / name) is None
+
+
+@pytest.mark.parametrize("given", ["1.dcm", "DICOMDIR"])
+def test_a_file_of_a_series_stands_for_all_of_them(
+    given: str, tmp_path: Path, network: list[Any]
+) -> None:
+    write_series(tmp_path / "P1", ct_array(), names=lambda k: f"{k}.dcm")
+    (tmp_path / "P1" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert what(run(tmp_path / "P1" / given, tmp_path / "out")) == "new"
+    assert what(run(tmp_path / "P1" / given, tmp_path / "out")) == "old"
+    other = tmp_path / "P1" / "3.dcm"
+    keep_time(other, other.read_bytes()[:-2] + b"\x10\0")
+    (result,) = run(tmp_path / "P1" / given, tmp_path / "out")
+    assert "was made from another CT" in str(result.error)
+
+
+def test_a_table_of_contents_is_not_the_one_file_of_its_ct(
+    tmp_path: Path, network: list[Any]
+) -> None:
+    write_series(tmp_path / "P1", ct_array(), multiframe=True)
+    (tmp_path / "P1" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert what(run(tmp_path / "P1" / "DICOMDIR", tmp_path / "out")) == "new"
+    assert what(run(tmp_path / "P1" / "DICOMDIR", tmp_path / "out")) == "old"
+
+
+def test_a_mask_whose_record_is_that_of_another_format_is_not_done(
+    folder: Path, tmp_path: Path
+) -> None:
+    def again(suffix: str, overwrite: bool) -> list[CaseResult]:
+        cases = plan(find_inputs([folder / "a.nii.gz"]), tmp_path / "out", suffix)
+        return list(segment_cases(cases, outputs=replace(RESUME, overwrite=overwrite)))
+
+    assert what(again(".nii.gz", False)) == "new"
+    assert what(again(".nrrd", True)) == "new"
+    assert what(again(".nrrd", False)) == "old"
+    (result,) = again(".nii.gz", False)
+    assert "'a_mask.nii.gz' exists already, was made in another format" in str(result.error)
+    assert what(again(".nii.gz", True)) == "new"
+    sidecar = tmp_path / "out" / "a_mask.json"
+    record = json.loads(sidecar.read_text())
+    del record["resume"]["suffix"]  # as earlier versions wrote it
+    sidecar.write_text(json.dumps(record))
+    assert what(again(".nii.gz", False)) == "old"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "data"), [(".nhdr", ".raw.gz"), (".mhd", ".zraw")])
 def test_masks_with_detached_headers_go_on_with_overwrite(

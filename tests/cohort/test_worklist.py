@@ -41,6 +41,12 @@ def test_cases_are_listed_by_name_and_nothing_is_created(folder, state):
     assert not work.output.exists()
 
 
+def test_one_ct_is_a_worklist_named_like_it(folder, state):
+    work = Worklist(folder / "b.nii.gz", state)
+    assert [case.name for case in work.cases] == ["b.nii.gz"]
+    assert work.case.mask == folder / "b_masks" / "b_mask.nii.gz"
+
+
 def test_it_is_resumed_where_it_stopped(folder, state):
     work = Worklist(folder, state)
     write(work.cases[1].mask)

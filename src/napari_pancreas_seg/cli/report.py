@@ -47,18 +47,18 @@ def report(
     OUT/followup.csv sets the measures of both CTs of each pair side by side, with the change and
     the limit below which most changes lie where nothing has changed.
     """
-    from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, plan
+    from napari_pancreas_seg.cohort.cases import TABLE, find_cases
     from napari_pancreas_seg.cohort.page import adopt_cases, write_page
     from napari_pancreas_seg.cohort.pairs import write_follow_up
     from napari_pancreas_seg.cohort.table import CohortTable
     from napari_pancreas_seg.cohort.worklist import remember_inputs, remembered_inputs, state_folder
 
     given = given_masks(masks, label, by)
-    cts = ct or remembered_inputs(folder, state_folder())
+    cts = [ct] if ct else remembered_inputs(folder, state_folder())
     if given is not None and not cts:
         raise typer.BadParameter("--masks needs the CTs: give them with --ct")
     with quiet():
-        cases = plan(find_inputs(cts), folder) if cts else []
+        cases = find_cases(cts, folder) if cts else []
         if given is not None:
             table = CohortTable(folder / TABLE, cases)
             for result in adopt_cases(cases, given):
@@ -66,7 +66,7 @@ def report(
                 if result.error is not None:
                     echo(f"{result.case.name}: failed: {result.error}")
             table.write()
-        page = write_page(folder, cases)
+        page = write_page(folder, cases, echo)
     echo(f"-> {page}")
     if ct:
         remember_inputs(folder, ct, state_folder())

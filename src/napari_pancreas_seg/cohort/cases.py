@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -147,6 +147,16 @@ def plan(
             )
     check_folder(output.parent if is_file else output)
     return cases
+
+
+def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
+    """List the cases of commands with one `output`: of one name, the last CT and youngest mask."""
+    cases: dict[str, Case] = {}
+    for paths in commands:
+        cases |= {case.maps: case for case in plan(find_inputs(paths), output)}
+    masks = [m for m in output.glob("*_mask.*") if suffix_of(m).lower() in (*SUFFIXES, ".dcm")]
+    there = {stem(mask): mask for mask in sorted(masks, key=lambda mask: mask.stat().st_mtime)}
+    return [replace(case, mask=there.get(stem(case.mask), case.mask)) for case in cases.values()]
 
 
 def _in_folder(folder: Path) -> dict[Path, str]:

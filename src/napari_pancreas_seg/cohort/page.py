@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
 from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import edited_record
-from napari_pancreas_seg.inference.saving import mask_sha256, read_sidecar, write_sidecar
+from napari_pancreas_seg.inference.saving import mask_sha256, measured, read_sidecar, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import escaped, write_text
@@ -29,8 +29,10 @@ _MARK = "napari-pancreas-seg quality page"
 """Stands in every page, by which it is known and may be replaced."""
 
 
-def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
-    """Write the page of an output folder, its table and pictures again where masks changed."""
+def write_page(
+    folder: Path, cases: Sequence[Case] = (), tell: Callable[[str], object] = logger.debug
+) -> Path:
+    """Write a folder's page; of changed masks rows and pictures, too, or `tell` which not."""
     page = folder / PAGE
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise PancreasSegError(
@@ -50,7 +52,7 @@ def write_page(folder: Path, cases: Sequence[Case] = ()) -> Path:
         if case is None or record is None or row["status"] != "done":
             continue
         if case.source != case.mask and case.source.exists():
-            record = _renewed(case, record)
+            record = _renewed(case, record, tell)
         records[row["mask"]] = record
         if case.source == case.mask:  # of the CT, its name in the table is known
             case = Case(Path(row["case"]), case.mask, "", shown=row["case"])
@@ -81,7 +83,7 @@ def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult
             yield failure(case, error, start)
 
 
-def _renewed(case: Case, record: dict[str, Any]) -> dict[str, Any]:
+def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) -> dict[str, Any]:
     """Draw a case whose mask is younger than its picture, and measure it if it was changed."""
     picture = strip_path(case.mask)
     try:
@@ -91,10 +93,13 @@ def _renewed(case: Case, record: dict[str, Any]) -> dict[str, Any]:
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
         if record.get("resume", {}).get("mask_sha256") != mask_sha256(case.mask):
-            record = edited_record(record, mask, volume)
-            write_sidecar(case.sidecar, record, overwrite=True)
-    except (PancreasSegError, OSError):
-        logger.debug("a case was not drawn", exc_info=True)
+            now = edited_record(record, mask, volume)
+            pairs = zip(measured(record), measured(now), strict=True)
+            if any(before not in (None, after) for before, after in pairs):  # else it has them
+                record = now
+                write_sidecar(case.sidecar, record, overwrite=True)
+    except (PancreasSegError, OSError) as error:
+        tell(f"{case.name}: not drawn or measured again: {error}")
         return record
     draw_case(case, volume, mask)
     return record

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import TABLE
 from napari_pancreas_seg.cohort.table import CohortTable, number_in
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.cohort.worklist import read_rows
 from napari_pancreas_seg.io import stem
-from napari_pancreas_seg.io.files import not_read, write_text
-from napari_pancreas_seg.io.table import csv_text, read_csv
+from napari_pancreas_seg.io.files import write_text
+from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.mask.measures import MEASURES
 
 FOLLOW_UP = "followup.csv"
@@ -34,12 +34,12 @@ def write_follow_up(folder: Path, pairs: Path) -> Path:
         names = (row["case"], row["mask"])
         known |= {name: row for each in names for name in (each, stem(Path(each)))}
     rows = []
-    for number, pair in enumerate(_rows(pairs, {"before", "after"}), start=1):
+    for number, pair in enumerate(read_rows(pairs, {"before", "after"}), start=1):
         name = pair.get("pair") or str(number)
         rows += list(_compare(name, pair["before"].strip(), pair["after"].strip(), known))
     path = folder / FOLLOW_UP
     if path.exists():
-        _rows(path, set(COLUMNS))  # a file of that name that is no such table stays
+        read_rows(path, set(COLUMNS))  # a file of that name that is no such table stays
     write_text(path, csv_text(rows, COLUMNS), overwrite=True)
     return path
 
@@ -81,19 +81,3 @@ def _compare(
 
 _LIMITS = "repeatability.json"
 """Standard deviation within a patient of each measure, between two models."""
-
-
-def _rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with some columns, perhaps among others."""
-    try:
-        reader = read_csv(path.read_bytes())
-    except FileNotFoundError as error:
-        raise PancreasSegError(f"There is no file '{path}'; give the table of pairs.") from error
-    except OSError as error:
-        raise not_read(path, error) from error
-    if not wanted <= set(reader.fieldnames or ()):
-        names = " and ".join(sorted(wanted))
-        raise PancreasSegError(
-            f"'{path.name}' is not a table with the columns {names}; give a CSV file that has them."
-        )
-    return list(reader)

@@ -22,12 +22,14 @@ from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256, read_sidecar
-from napari_pancreas_seg.io import report_path
+from napari_pancreas_seg.io import report_path, suffix_of
+from napari_pancreas_seg.io.dicom.files import is_dicom_file
+from napari_pancreas_seg.io.suffixes import PAIR
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that do not change the mask."""
 
-_DETACHED = (".nhdr", ".mhd", ".hdr", ".img")
+_DETACHED = (".nhdr", ".mhd", *PAIR)
 """Endings of files that are only half of an image."""
 
 
@@ -65,10 +67,11 @@ def find_previous(
         return None
     left = record.get("resume")
     left = left if isinstance(left, Mapping) else {}
-    stamp = left.get("source_stamp")
+    stamp, suffix = left.get("source_stamp"), suffix_of(case.mask).lower()
     difference = (
         _other_method(record, left, card, options)
         or _missing(case, left, outputs)
+        or ("in another format" if left.get("suffix", suffix) != suffix else None)
         or ("by another hand" if outputs.overwrite and not _same_mask(case.mask, left) else None)
     )
     certain = stamp is not None and stamp == source_stamp(case.source, case.series)
@@ -123,8 +126,8 @@ def _came_from(folder: Path, case: Case, outputs: OutputOptions, left: Mapping[s
 
 def source_stamp(path: Path, series: str | None = None) -> str | None:
     """Hash of paths, sizes and times of a CT's files; None if that does not tell enough."""
-    if path.name.lower().endswith(_DETACHED):
-        return None
+    if path.name.lower().endswith(_DETACHED) or is_dicom_file(path):
+        return None  # a file of DICOM stands for the series around it
     try:
         files = [path] if path.is_file() else _below(path)
         states = sorted(
@@ -201,9 +204,8 @@ def _same_mask(mask: Path, left: Mapping[str, Any], waiting: Path | None = None)
 def _other_size(source: Path, record: Mapping[str, Any]) -> bool:
     """Whether a single file has another size than the CT that a mask was made from."""
     found = record.get("source", {})
-    try:
-        return (
-            source.is_file() and found.get("files") == 1 and found["bytes"] != source.stat().st_size
-        )
+    try:  # a file of DICOM may stand for another one
+        single = found["files"] == 1 and found["format"] != "dicom" and source.is_file()
+        return bool(single and found["bytes"] != source.stat().st_size)
     except (OSError, KeyError):
         return False

@@ -13,9 +13,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg.cohort.cases import find_inputs, plan
+from napari_pancreas_seg.cohort.cases import find_cases
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.files import escaped, user_folder, write_json
 from napari_pancreas_seg.io.table import read_csv
 
@@ -54,19 +55,28 @@ def state_folder() -> Path:
 
 
 def remember_inputs(output: Path, inputs: Sequence[Path], state: Path) -> None:
-    """Remember of an output folder where its CTs lie, so that it can be opened as a worklist."""
+    """Remember of an output folder where its CTs lie, beside those of earlier commands."""
     folder = output.absolute()
     file = state / f"{_hash(folder)}.json"
-    places = [str(path.absolute()) for path in inputs]
+    known, new = remembered_inputs(folder, state), [path.absolute() for path in inputs]
+    if not any(_within(new, command) for command in known):
+        known = [*(command for command in known if not _within(command, new)), new]
+    places = [[str(path) for path in command] for command in known]
     memory = {"version": _VERSION, "cases": {}, **_read(file)}
     memory |= {"folder": str(folder), "output": str(folder), "inputs": places}
     write_json(file, memory, overwrite=True)
 
 
-def remembered_inputs(output: Path, state: Path) -> list[Path]:
-    """Where the CTs of an output folder lie, as far as this computer knows."""
-    inputs = _read(state / f"{_hash(output.absolute())}.json").get("inputs", [])
-    return [Path(path) for path in inputs if isinstance(path, str) and Path(path).exists()]
+def remembered_inputs(output: Path, state: Path) -> list[list[Path]]:
+    """Where the CTs of an output folder lie, those of each command; empty folders were moved."""
+    known = _read(state / f"{_hash(output.absolute())}.json").get("inputs", [])
+    commands = [known] if all(isinstance(one, str) for one in known) else known  # of one, earlier
+    found = [[p for p in map(Path, one) if p.is_file() or any(p.glob("*"))] for one in commands]
+    return [command for command in found if command]
+
+
+def _within(paths: Sequence[Path], folders: Sequence[Path]) -> bool:
+    return all({path, *path.parents} & {*folders} for path in paths)
 
 
 def read_marks(path: Path, mark: str) -> set[str]:
@@ -77,27 +87,36 @@ def read_marks(path: Path, mark: str) -> set[str]:
             f"'{path.name}' holds no marks.csv; save it on the quality page, and put it there."
         )
     file = max(found, key=lambda one: one.stat().st_mtime)
-    try:
-        table = read_csv(file.read_bytes())
-        rows = list(table)
-    except (OSError, csv.Error) as error:
-        raise PancreasSegError(f"'{file.name}' cannot be read ({type(error).__name__}).") from error
-    if not {"mask", "mark"} <= {*(table.fieldnames or ())}:
-        raise PancreasSegError(
-            f"'{file.name}' is not a table of marks; save it on the quality page again."
-        )
-    named = {row["mask"] for row in rows if row.get("mark") == mark and row.get("mask")}
+    rows = read_rows(file, {"mask", "mark"})
+    named = {row["mask"] for row in rows if row["mark"] == mark and row["mask"]}
     if not named:
         raise PancreasSegError(f"No case in '{file.name}' is marked '{mark}'.")
     return named
+
+
+def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with some columns, perhaps among others."""
+    try:
+        table = read_csv(path.read_bytes())
+        rows = list(table)
+    except FileNotFoundError as error:
+        raise PancreasSegError(f"There is no file '{path}'; check the path.") from error
+    except (OSError, csv.Error) as error:
+        raise PancreasSegError(f"'{path.name}' cannot be read ({type(error).__name__}).") from error
+    if not wanted <= {*(table.fieldnames or ())}:
+        names = " and ".join(sorted(wanted))
+        raise PancreasSegError(
+            f"'{path.name}' is not a table with the columns {names}; give a CSV file that has them."
+        )
+    return rows
 
 
 class Worklist:
     """The CTs of a folder and how far each is, remembered between starts in `state_folder`.
 
     Masks lie in `output`, named as ``segment FOLDER -o OUTPUT`` names them: by default the folder
-    used before, else one beside the CTs'. `folder` may also be such an output folder, if this
-    computer knows its CTs. A case without a mask has that of `masks`; `only` are names of masks.
+    used before, else one beside the CTs'. `folder` may also be one CT, or such an output folder, if
+    this computer knows its CTs. A case without a mask has that of `masks`; `only` are masks' names.
     """
 
     def __init__(
@@ -114,14 +133,16 @@ class Worklist:
         self._memory = _read(self._file)
         known = self._memory.get("output")
         remembered = Path(known) if isinstance(known, str) and known else None
-        beside = self.folder.with_name(f"{self.folder.name}_masks")
+        one = self.folder.is_file()
+        beside = self.folder.with_name(f"{stem(self.folder) if one else self.folder.name}_masks")
         self.output = output or remembered or beside
         self.masks = masks or _masks(self._memory.get("masks"))
         self._only = only
         self._inputs = remembered_inputs(self.folder, state_folder)
-        one_folder = len(self._inputs) == 1 and self._inputs[0].is_dir()
-        self._base = self._inputs[0] if one_folder else self.folder
-        self.cases = self._list()
+        first = self._inputs[0] if self._inputs else []  # so names stay when others are added
+        ours = self.folder.parent if one else self.folder
+        self._base = first[0] if len(first) == 1 and first[0].is_dir() else ours
+        self.cases = self._list(self.output)
         names = [case.name for case in self.cases]
         last = self._memory.get("current")
         self.current = names.index(last) if last in names else 0
@@ -169,24 +190,21 @@ class Worklist:
 
     def use_output(self, output: str | Path) -> None:
         """Keep masks in another folder from now on; those written so far stay where they are."""
-        before, self.output = self.output, Path(output).absolute()
-        try:
-            self.cases = self._list()
-        except PancreasSegError:
-            self.output = before
-            raise
+        chosen = Path(output).absolute()
+        self.cases, self.output = self._list(chosen), chosen
         self._save()
 
-    def _list(self) -> list[WorklistCase]:
+    def _list(self, output: Path) -> list[WorklistCase]:
         cases = []
         masks = None if self.masks is None else replace(self.masks)  # its folder is listed anew
-        for case in plan(find_inputs(self._inputs or [self.folder]), self.output):
+        for case in find_cases(self._inputs or [[self.folder]], output):
             if self._only is not None and escaped(case.mask.name) not in self._only:
                 continue
             source = case.source.absolute()
             below = source.is_relative_to(self._base)
             name = source.relative_to(self._base).as_posix() if below else str(source)
-            known = self._memory.get("cases", {}).get(name, {})
+            saved = self._memory.get("cases", {})
+            known = saved.get(name) or saved.get(str(source), {})  # of files without their folder
             found = None if masks is None else masks.find(case.maps)
             given = None if masks is None or found is None else (masks, found)
             has_mask = case.mask.exists() or given is not None
@@ -217,7 +235,7 @@ class Worklist:
             "version": _VERSION,
             "folder": str(self.folder),
             "output": str(self.output),
-            "inputs": [str(path) for path in self._inputs],
+            "inputs": self._memory.get("inputs", []),
             "masks": None if self.masks is None else asdict(self.masks) | {"folder": masks},
             "current": self.case.name,
             "cases": cases,

@@ -19,7 +19,7 @@ from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.quality import given_mask_quality, mask_quality
-from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask, stem
+from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask, stem, suffix_of
 from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
@@ -244,7 +244,7 @@ def describe(
         **(_labels(named, written, volume) if len(named) > 1 else {}),
         "quality": quality,
         "scan": dict(segmentation.scan),
-        "edits": {**_edits(written, segmentation), **_strokes(strokes or {})},
+        "edits": _edits(written, segmentation.mask, len(named) > 1, strokes),
         "expected_dice": [round(float(dice), 3) for dice in segmentation.expected_dice],
         "seconds": {name: round(float(value), 3) for name, value in stages.items()},
         "notes": list(dict.fromkeys((*volume.notes, *segmentation.notes))),
@@ -281,9 +281,14 @@ def describe_given(volume: CTVolume, mask: Array, by: str) -> dict[str, Any]:
 
 
 def edited_record(
-    record: Mapping[str, Any], mask: Array, volume: CTVolume, cuts: Cuts | None = None
+    record: Mapping[str, Any],
+    mask: Array,
+    volume: CTVolume,
+    cuts: Cuts | None = None,
+    made: Array | None = None,
+    strokes: Strokes | None = None,
 ) -> dict[str, Any]:
-    """Return the record of a mask that was edited since: measured again, without its quality."""
+    """Return the record of a mask, edited since it was `made`: measured again, without quality."""
     head, tail = cuts or record["measurements"].get("cuts") or CUTS
     named = {name: part["value"] for name, part in record.get("labels", {}).items()}
     return {
@@ -291,7 +296,7 @@ def edited_record(
         **(_labels(named, mask, volume) if named else {}),
         "measurements": measure(mask, volume, (head, tail)),
         "quality": {k: v for k, v in record.get("quality", {}).items() if k == "phase"},
-        "edits": None,
+        "edits": None if made is None else _edits(mask, made, len(named) > 1, strokes),
         "corrected": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -305,9 +310,8 @@ def _labels(named: Mapping[str, int], mask: Array, volume: CTVolume) -> dict[str
     return {"labels": found}
 
 
-def _edits(mask: Array, segmentation: Segmentation) -> dict[str, int]:
-    """Count what a person has changed in the model's mask, a slice at a time."""
-    found = segmentation.mask
+def _edits(mask: Array, found: Array, several: bool, strokes: Strokes | None) -> dict[str, Any]:
+    """Count what a person has changed in the mask that was found, a slice at a time."""
     added = removed = relabelled = slices = 0
     for now, before in zip(mask, found, strict=True):
         if mask is found or not (changed := now != before).any():
@@ -316,12 +320,12 @@ def _edits(mask: Array, segmentation: Segmentation) -> dict[str, int]:
         added += int(np.count_nonzero(changed & (before == 0)))
         removed += int(np.count_nonzero(changed & (now == 0)))
         relabelled += int(np.count_nonzero(changed & (before != 0) & (now != 0)))
-    several = relabelled or len(Classes.of(segmentation.model)) > 1
     return {
         "voxels_added": added,
         "voxels_removed": removed,
-        **({"voxels_relabelled": relabelled} if several else {}),
+        **({"voxels_relabelled": relabelled} if relabelled or several else {}),
         "slices": slices,
+        **_strokes(strokes or {}),
     }
 
 
@@ -369,6 +373,7 @@ def save_result(
             "source_stamp": stamp,
             "card_sha256": saving.card_sha256(found.model),
             "mask_sha256": saving.mask_sha256(folder / mask.name),
+            "suffix": suffix_of(mask).lower(),  # the sidecar is named alike for every format
             "probability": outputs.probability,
             "report": outputs.report,
             "attention": len(found.attention) if outputs.attention else -1,  # -1: not asked for

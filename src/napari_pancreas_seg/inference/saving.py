@@ -6,6 +6,7 @@ CT is known by the SHA-256 of its bytes. No patient's name is in it.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -24,6 +25,7 @@ from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
+from napari_pancreas_seg.io.nifti.read import _files as header_and_data
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
 from napari_pancreas_seg.volume import CTVolume, Source
 
@@ -126,6 +128,13 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
     return record if ours else None
 
 
+def measured(record: Mapping[str, Any]) -> list[Any]:
+    """Return the measures by which two records are compared; JSON keeps them unchanged."""
+    whole, parts = record["measurements"], record.get("labels", {}).values()
+    values = (whole.get(name) for name in ("voxels", "mean_hu", "extent_mm", "cuts"))
+    return [*values, *(part["voxels"] for part in parts)]
+
+
 def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
     """Whether a file is a record of ours, of any CT or of the one given; False if unreadable."""
     record = read_sidecar(path)
@@ -158,7 +167,10 @@ def _files(source: Source) -> list[Path]:
     files = {Path(file) for file in getattr(source.header, "files", ())}
     if files and all(file.is_file() for file in files):
         return sorted(files)
-    return [source.path] if source.path is not None and source.path.is_file() else []
+    if source.path is not None and source.path.is_file():
+        with contextlib.suppress(PancreasSegError):  # one of a pair is gone
+            return sorted(set(header_and_data(source.path)))
+    return []
 
 
 def software_record() -> dict[str, str | None]:

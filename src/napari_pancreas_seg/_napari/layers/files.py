@@ -30,10 +30,13 @@ from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe, edited_record
 from napari_pancreas_seg.inference.saving import (
     is_sidecar,
+    mask_sha256,
+    measured,
     read_sidecar,
     sidecar_path,
     write_sidecar,
 )
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
@@ -191,6 +194,9 @@ def write_mask(
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
+    made, written = None, ((earlier or {}).get("resume") or {}).get("mask_sha256")
+    if written and written == mask_sha256(path) and _holds_voxels(path):
+        made = bring_onto(volume, *io.load_mask(path), path.name)  # to count what was edited
     made_by: dict[str, Any] = {"cuts": cut, "overwrite": overwrite}
     if result is not None:
         edited = not np.array_equal(mask, result.mask)
@@ -202,15 +208,10 @@ def write_mask(
     if result is not None:
         now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
     elif earlier is not None:
-        now = edited_record(earlier, mask, volume, cuts)
-    if now is not None and (earlier is None or _measures(now) != _measures(earlier)):
+        now = edited_record(earlier, mask, volume, cuts, made=made, strokes=strokes)
+    if now is not None and (earlier is None or measured(now) != measured(earlier)):
         write_sidecar(record, now, overwrite=True)
     return path
-
-
-def _measures(record: Mapping[str, Any]) -> list[Any]:
-    """Return the measures by which two records are compared; JSON keeps them unchanged."""
-    return [record["measurements"].get(k) for k in ("voxels", "mean_hu", "extent_mm", "cuts")]
 
 
 def _check_record(record: Path, overwrite: bool) -> None:
