@@ -63,7 +63,7 @@ def look_twice(asked: argparse.Namespace) -> list[Looked]:
     """All slices of the patients."""
     loaded = LoadedModel(asked.model)
     told = {"model": asked.mend, "mm": asked.mm, "share": 1.0, "shift": 0.0}
-    look = SecondLook({"second_look": told}, "cpu")
+    look = SecondLook({"second_look": told, "threshold": loaded.card["threshold"]}, "cpu")
     seen = patients_seen([loaded.card, load_bundle(asked.mend, TASK).card])
     found = []
     for record in read_slice_layout(asked.dataset):
@@ -74,7 +74,7 @@ def look_twice(asked: argparse.Namespace) -> list[Looked]:
         frame, slice_grid = places(result)
         first = result.probability.values
         second, body = first.copy(), ScanContext.of(volume).body
-        for _ in look.revise(volume, body, frame, slice_grid.z, second, first > result.threshold):
+        for _ in look.revise(volume, body, frame, slice_grid.z, second, first):
             pass
         truth = np.uint8(truth > 0)
         odds = log_odds(first), log_odds(second)

@@ -19,7 +19,7 @@ import napari_pancreas_seg
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, REACH_MM, TASK
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
-from napari_pancreas_seg.model.bundle import load_card, save_bundle
+from napari_pancreas_seg.model.bundle import save_bundle
 
 FRAME = FrameSpec(128, 160, 1.0, (0.0, 0.0))
 WINDOWS = ((0, 255), (40, 150), (80, 140))
@@ -45,7 +45,8 @@ def main() -> None:
             if layer.weights:
                 values = [file[f"{layer.name}/{n}"] for n in range(len(layer.weights))]
                 layer.set_weights(values)
-    start, patients = load_card(asked.start), about["patients"]
+    start = json.loads((asked.start / "card.json").read_text(encoding="utf-8"))  # of either task
+    patients = about["patients"]
     card = {
         "task": TASK,
         "architecture": architecture.to_dict(),

@@ -17,19 +17,20 @@ from napari_pancreas_seg.training.judge.scores import paired_difference, summari
 
 BASELINE = "attention"
 HEAD = """\
-| network | folds | steps | hours | n | Dice, mean (95 %) | worst | it − attention U-Net (95 %) |
+| network | folds | steps | hours | n | Dice, mean (95 %) | worst | it − {baseline} (95 %) |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
+def table(found: Sequence[Mapping[str, Any]], baseline: str = BASELINE) -> str:
     """What `peers.py` wrote, as Markdown: the baseline, then the others from the best."""
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for each in found:
         runs.setdefault(each["network"], {})[each["fold"]] = each
     means = {name: summarise(dice_of(of).values())["mean"] for name, of in runs.items()}
-    order = sorted(runs, key=lambda name: (name != BASELINE, -means[name]))
-    return HEAD + "".join(row(runs[name], runs.get(BASELINE, {})) for name in order)
+    order = sorted(runs, key=lambda name: (name != baseline, -means[name]))
+    head = HEAD.format(baseline=next((e["what"] for e in found if e["network"] == baseline), "—"))
+    return head + "".join(row(runs[name], runs.get(baseline, {})) for name in order)
 
 
 def row(of: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Mapping[str, Any]]) -> str:
@@ -59,8 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    files = sorted(parser.parse_args(arguments).folder.glob("*-fold*.json"))
-    print(table([json.loads(path.read_text(encoding="utf-8")) for path in files]), end="")
+    parser.add_argument("--baseline", default=BASELINE, help="the one that others are compared to")
+    asked = parser.parse_args(arguments)
+    files = sorted(asked.folder.glob("*-fold*.json"))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    print(table(found, asked.baseline), end="")
     return 0
 
 

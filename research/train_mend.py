@@ -52,8 +52,11 @@ PATIENT, CROP, ALONE, NEGATIVE = 0.56, 0.32, 0.05, 0.03  # what is left gets ano
 POOR, POOR_DICE = 0.5, (0.15, 0.75)
 """Share of patients' slices with a mask that is wrong by so much: most masks are good or empty."""
 PRIOR, PRIOR_ALONE = 0.62, 0.55
-LOOK, LOOK_MM = 0.3, (5.0, 10.0)
+LOOK, LOOK_MM = 0.3, (2.0, 8.0)
 """Share of wrong masks that are given as those of a neighbour so far away: a second look."""
+SOFT, SOFTER = 0.7, (1.2, 3.0)
+"""Share of those in which probability is given in place of a mask, and by how much its log-odds are
+divided: networks are too sure."""
 ROUNDS = (0.5, 0.3, 0.15, 0.05)
 NEAR_STROKE = 1.0
 CHECKPOINT_S, STATISTICS = 90, 100
@@ -273,10 +276,14 @@ class Batch:
         sd = rng.uniform(0.3, 3.5, BATCH) * (rng.random(BATCH) < 0.8)
         moved = F.avg_pool2d(warped(self.target, field(rng, BATCH, sd)), 3, 1, 1)[:, 0].numpy()
         self.present = np.zeros((BATCH, *FRAME), bool)
+        self.likely: dict[int, torch.Tensor] = {}
         for i, (_, wrong, _) in enumerate(drawn):
             chance = rng.random()
             if wrong is not None and chance < 0.62:
-                self.present[i] = found[i, 0].numpy() > rng.uniform(0.25, 0.7)
+                threshold = rng.uniform(0.25, 0.7)
+                self.present[i] = found[i, 0].numpy() > threshold
+                odds = torch.logit(found[i, 0], 1 / 512) - math.log(threshold / (1 - threshold))
+                self.likely[i] = torch.sigmoid(odds / rng.uniform(*SOFTER))
             elif chance < 0.87:
                 gland = moved[i] > rng.uniform(0.25, 0.75)
                 self.present[i] = spoilt(gland, self.hu[i, 0].numpy(), rng)
@@ -298,11 +305,13 @@ class Batch:
         )
 
     def _look(self, rng: np.random.Generator) -> None:
-        """Give some wrong masks as a neighbour's, and nothing else."""
+        """Give some wrong masks, or their probability, as a neighbour's, and nothing else."""
         for i in range(BATCH):
             if rng.random() < LOOK and self.present[i].any():
                 fade = np.exp(-rng.uniform(*LOOK_MM) / FADE_MM)
                 mask = torch.from_numpy(self.present[i]).float()
+                if i in self.likely and rng.random() < SOFT:
+                    mask = self.likely[i]
                 self.prior[i, 0] = float(fade) * (2 * mask - 1)
                 self.silent[i] = True
 
@@ -469,7 +478,7 @@ def main() -> None:
         "settings": {
             **{"batch_size": BATCH, "peak": asked.peak, "averaging": AVERAGING, "seed": asked.seed},
             **{"last_part_minutes": asked.finish, "rounds": ROUNDS, "prior": PRIOR},
-            **{"look": LOOK, "look_mm": LOOK_MM},
+            **{"look": LOOK, "look_mm": LOOK_MM, "soft": SOFT, "softer": SOFTER},
             **{"smaller_frame": SMALLER, "smaller_until": SMALLER_UNTIL},
             **{"geometry": GEOMETRY, "dull": DULL, "poor": POOR, "poor_dice": POOR_DICE},
         },

@@ -290,6 +290,8 @@ def test_an_empty_mask_has_its_reason(hu):
     few = ScanContext.of(volume(np.clip(hu[:4, ::-1], -50, 150)))
     said = about_nothing_found(few, 0.1, 0.5)
     assert "few slices" in said and "clipped" in said
+    one = ScanContext.of(volume(hu[:1]))
+    assert "few slices" in about_nothing_found(one, 0.1, 0.5)
     assert "where no pancreas can" in about_nothing_found(plain, 0.9, 0.5)
 
 

@@ -7,7 +7,7 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import FrameSpec, frame_around
 from napari_pancreas_seg.inference.mend import FADE_MM
-from napari_pancreas_seg.inference.second_look import BATCH, SIZE, SecondLook
+from napari_pancreas_seg.inference.second_look import BATCH, SIZE, SURE, SecondLook
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
 
@@ -36,6 +36,7 @@ def look(monkeypatch):
 
     def make(answer=0.9, **told):
         card = {"second_look": {"model": "mend", "mm": 4.0, "share": 1.0, "shift": 0.0, **told}}
+        card["threshold"] = 0.5
         made, shown = SecondLook(card, "cpu"), []
 
         def answers(seen):
@@ -58,7 +59,8 @@ def first_look() -> tuple[np.ndarray, np.ndarray]:
 
 
 def revise(made, volume, body, probability, gland) -> list[int]:
-    return list(made.revise(volume, body, FRAME, np.arange(SHAPE[0]), probability, gland))
+    first = np.where(gland, probability, 0)
+    return list(made.revise(volume, body, FRAME, np.arange(SHAPE[0]), probability, first))
 
 
 @pytest.mark.slow
@@ -72,15 +74,22 @@ def test_slices_with_a_first_mask_are_seen_and_no_others(look, volume, body):
 
 
 @pytest.mark.slow
-def test_the_network_is_shown_the_picture_and_the_first_mask(look, volume, body):
+def test_the_network_is_shown_the_picture_and_what_the_first_look_found(look, volume, body):
     made, shown = look()
-    revise(made, volume, body, *first_look())
+    probability, gland = first_look()
+    probability[:, 60:70, 160:170] = 0.4  # below the threshold: perhaps
+    probability[:, 80:90, 160:170] = 0.9  # left out of the first mask
+    revise(made, volume, body, probability, gland)
     seen = shown[0][0]
     inside = seen[..., -1] > 0
     # 30 × 50 pixels of 1.2 mm, in pixels of 1 mm, in the middle.
     assert inside.sum() == pytest.approx(36 * 60, rel=0.05)
     assert np.abs(np.argwhere(inside).mean(axis=0) - (np.array(SIZE) - 1) / 2).max() < 1
-    assert seen[..., -1].max() == pytest.approx(np.exp(-4.0 / FADE_MM), rel=1e-3)
+    # As sure as the first look was, but its surest part, 0.8 here, counts as gland.
+    fade = np.exp(-4.0 / FADE_MM)
+    assert seen[..., -1].max() == pytest.approx(np.tanh(SURE / 2) * fade, rel=1e-2)
+    assert ((seen[..., -1] / fade + 0.2) ** 2 < 1e-4).sum() == pytest.approx(11 * 11, rel=0.3)
+    assert seen[..., -1].min() == pytest.approx(-fade, rel=1e-2)
     assert not seen[..., 3:-1].any()
     assert 0.15 < seen[..., 0].mean() < 0.35  # HU of 60 in a window of 255
 

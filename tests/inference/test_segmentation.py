@@ -186,6 +186,30 @@ def test_a_sweep_finds_the_gland_and_loses_nothing_of_it(thin, knowing):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("first_slice", [None, 120])
+def test_a_range_of_slices_is_found_to_its_ends(thin, knowing, first_slice):
+    volume, gland = thin
+    ranged = Options(slices=(101, 160), first_slice=first_slice)
+    _, result = run(iter_segment(volume, knowing, ranged))
+    held = np.flatnonzero(result.mask.any(axis=(1, 2)))
+    assert held.tolist() == list(range(101, 160))
+    assert dice(result.mask[101:160], gland[101:160]) > 0.93
+    assert np.isfinite(result.expected_dice[held]).all()
+
+
+@pytest.mark.slow
+def test_what_lies_outside_of_a_box_counts_for_nothing(thin, knowing):
+    volume, gland = thin
+    whole = nps.segment(volume, knowing)
+    half = nps.segment(volume, knowing, box=(0, 80, 45, 96))
+    assert 0.3 * gland.sum() < (half.mask > 0).sum() < 0.7 * gland.sum()
+    assert np.nansum(half.probability.values) < 0.7 * np.nansum(whole.probability.values)
+    assert not any("elsewhere" in noticed for noticed in half.quality["noticed"])
+    away = nps.segment(volume, knowing, box=(0, 20, 0, 20))
+    assert not away.mask.any() and "is the threshold" in " ".join(away.notes)
+
+
+@pytest.mark.slow
 def test_maps_lie_where_the_network_looked(thin, knowing):
     volume, _ = thin
     _, result = run(iter_segment(volume, knowing, Options(first_slice=130)))

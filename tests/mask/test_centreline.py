@@ -172,6 +172,15 @@ def test_where_hu_were_cut_off_what_they_hid_is_not_measured():
     assert bright["fat_fraction"] == of(hu)["fat_fraction"]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_mask_is_not_taken_to_be_cut_off(seed):
+    hu = np.random.default_rng(seed).normal(90, 20, (10, 20, 20)).round().astype(np.int16)
+    mask = np.zeros(hu.shape, np.uint8)
+    mask[3:7, 5:10, 5:10] = 1
+    found = measure(mask, CTVolume(hu, grid_of(hu.shape, (1, 1, 1)), None))
+    assert "fat_fraction" not in found["not_measured"]
+
+
 def test_a_drawing_without_noise_was_not_cut_off():
     hu = np.full((10, 60, 60), 40, np.int16)
     hu[:, :, 30:] = -100

@@ -137,6 +137,16 @@ def test_small_pieces_in_a_row_are_the_gland_and_small_pieces_alone_are_not() ->
     assert not kept[4, 4:8, 16:20].any()
 
 
+@pytest.mark.parametrize(("spacing", "missed", "whole"), [(1.0, 5, True), (1.0, 6, False)])
+def test_a_thin_end_beyond_missed_slices_stays(spacing: float, missed: int, whole: bool) -> None:
+    volume = np.zeros((30, 12, 12), np.float32)
+    volume[:8, 3:9, 3:9] = volume[8 + missed, 2:10, 2:10] = 0.8
+    volume[:8] *= 0.9
+    for turned in (volume, volume[::-1]):
+        kept = main_pieces(turned, 0.5, (spacing, 2.0, 2.0), np.ones(30, bool), share=0.0)
+        assert (kept & (turned > 0)).sum() == ((turned > 0).sum() if whole else 8 * 36)
+
+
 def test_a_kept_piece_keeps_its_outline() -> None:
     y, x = np.mgrid[:30, :30]
     probability = (1 / (1 + np.exp(np.hypot(y - 15, x - 15) - 8)))[None].astype(np.float32)

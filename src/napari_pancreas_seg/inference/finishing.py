@@ -57,8 +57,6 @@ class Finishing:
         # Stretches of rows that were seen: a smoothing must not mix in what nobody looked at.
         for rows in stretches(known):
             inside = [each[rows] for each in probability]
-            if self.region is not None:
-                inside = [self.frame.within(each, self.region[1:]) for each in inside]
             if self.plausible is not None:
                 several = len(inside) > 1
                 above = _foreground(np.stack(inside)) > threshold if several else None
@@ -155,8 +153,9 @@ def _between_rows(
     above: Mask = np.asarray(_foreground(probability) > threshold)
     # Per row of the slice grid: frame rows and frame columns that exceed the threshold somewhere.
     in_rows, in_columns = np.asarray(above.any(axis=2)), np.asarray(above.any(axis=1))
+    asked = slice_grid.rows(part.start, part.stop)
     for z in range(part.start, part.stop):
-        below, upper, share = slice_grid.between(z)
+        below, upper, share = slice_grid.between(z, asked)
         pair = [below] if share == 0 else [below, upper]
         y = _reach(rows, in_rows[pair])
         x = _reach(columns, in_columns[pair])

@@ -90,14 +90,15 @@ class Frame:
         )
 
     def within(self, values: Array, box: tuple[slice, ...]) -> Array:
-        """Clear maps (n, height, width) beyond a box (y, x) of the slice and a rim of a pixel."""
+        """Clear maps (n, height, width, ...) beyond a box (y, x) and a rim of a pixel."""
         keep = []
         for (n, _, origin, step, _), part in zip(self.axes, box, strict=True):
             place, rim = origin + step * np.arange(n), max(1.0, step)
             keep.append((place > part.start - rim) & (place < part.stop - 1 + rim))
         if all(axis.all() for axis in keep):
             return values
-        return np.where(keep[0][:, None] & keep[1], values, values.dtype.type(0))
+        kept = (keep[0][:, None] & keep[1]).reshape(*values.shape[1:3], *[1] * (values.ndim - 3))
+        return np.where(kept, values, values.dtype.type(0))
 
     def grid(
         self,

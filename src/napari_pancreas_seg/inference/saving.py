@@ -25,7 +25,7 @@ from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
-from napari_pancreas_seg.io.nifti.read import _files as header_and_data
+from napari_pancreas_seg.io.nifti.read import header_and_data
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
 from napari_pancreas_seg.volume import CTVolume, Source
 

@@ -62,7 +62,11 @@ def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> 
         reasons.append("the body is cut off")
     if body.chest > CHEST_SHARE:
         reasons.append("this is a CT of the chest")
-    if any(word in note for note in scan.notes for word in ("slices cover", "There are only")):
+    if any(
+        word in note
+        for note in scan.notes
+        for word in ("slices cover", "There are only", "There is only")
+    ):
         reasons.append("there are few slices")
     if body.shift:
         reasons.append("there is no contrast agent")

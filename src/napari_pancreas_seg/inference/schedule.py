@@ -42,16 +42,21 @@ class SliceGrid:
         first = min(first, len(self) - 1)
         return slice(first, min(max(last, first + 1), len(self)))
 
-    def nearest(self) -> Indices:
-        """Row that lies nearest to each slice, shape (n_slices,)."""
+    def nearest(self, asked: slice | None = None) -> Indices:
+        """Row, of those that were `asked` for, that lies nearest to each slice (n_slices,)."""
+        first, last = self._ends(asked)
         rows = np.rint((np.arange(self.n_slices) - self.offset) / self.stride)
-        return np.clip(rows, 0, len(self) - 1).astype(np.intp)
+        return np.clip(rows, first, last).astype(np.intp)
 
-    def between(self, z: int) -> tuple[int, int, float]:
-        """Rows below and above a slice, and the share of the one above."""
-        place = min(max((z - self.offset) / self.stride, 0.0), len(self) - 1.0)
+    def between(self, z: int, asked: slice | None = None) -> tuple[int, int, float]:
+        """Rows `asked` for below and above a slice, and the share of the one above."""
+        first, last = self._ends(asked)
+        place = min(max((z - self.offset) / self.stride, first), last)
         below = math.floor(place)
-        return below, min(below + 1, len(self) - 1), place - below
+        return below, min(below + 1, last), place - below
+
+    def _ends(self, asked: slice | None) -> tuple[int, int]:
+        return (asked.start, asked.stop - 1) if asked else (0, len(self) - 1)
 
 
 def choose_slice_grid(

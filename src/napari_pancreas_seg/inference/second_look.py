@@ -1,4 +1,4 @@
-"""A second look: the network that mends sees a slice again, closer, guided by the first mask.
+"""A second look: the network that mends sees a slice again, closer, guided by the first look.
 
 After Xie, Yu et al. 2019 (RSTN, arXiv:1709.04518): a mask found at a coarse scale is found anew
 around itself. Importing this module loads no Keras.
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 SIZE, MARGIN_MM = (96, 128), 12.0
 """Pixels of the frame, fewer than for strokes, and how far it reaches beyond the first mask."""
+SURE, UNSURE = 2.5, 0.2
+"""To this the surest tenth of what was found is lifted, in log-odds above the threshold; what is
+below the second number, not so far."""
 BATCH = 8
 KNOWN = 0.99
 """A pixel of which the finer frame shows that share is taken from it."""
@@ -35,13 +38,13 @@ KNOWN = 0.99
 class SecondLook:
     """Looks again at what a model found; its card names the network and how much it counts.
 
-    ``second_look`` in the card: ``model`` and its ``weights_sha256``; ``mm``, how far away the
-    first mask is said to lie; ``share`` of the second answer in the log-odds, the first has the
-    rest; ``shift``, added to them, so that the model's threshold stays what it is.
+    ``second_look`` in the card: ``model`` and its ``weights_sha256``; ``mm``, how far away what the
+    first look found is said to lie; ``share`` of the second answer in the log-odds, the first has
+    the rest; ``shift``, added to them, so that the model's threshold stays what it is.
     """
 
     def __init__(self, card: Mapping[str, Any], device: str | Device) -> None:
-        self._told = card["second_look"]
+        self._told, self._threshold = card["second_look"], float(card["threshold"])
         bundle = load_bundle(self._told["model"], TASK)
         found = bundle.card["weights_sha256"]
         if self._told.get("weights_sha256", found) != found:
@@ -64,12 +67,14 @@ class SecondLook:
         frame: Frame,
         z: Indices,
         probability: Array,
-        gland: Mask,
+        first: Array,
     ) -> Iterator[int]:
         """Change probability (n, height, width) of slices z in place; yield each that was seen.
 
-        `gland` of the same shape is the first mask.
+        `first` of the same shape is the probability of which the first mask is made, 0 where
+        pieces were left out.
         """
+        gland = first > self._threshold
         found = np.flatnonzero(gland.any(axis=(1, 2)))
         running: tuple[Indices, list[Frame], Future[Floats32]] | None = None
         with ThreadPoolExecutor(1, "second look") as thread:
@@ -80,7 +85,8 @@ class SecondLook:
                     # The last ones may be empty: another number would have to be compiled.
                     seen = np.zeros((BATCH, *self._mender.input_shape), np.float32)
                     for i, (row, near) in enumerate(zip(rows, closer, strict=True)):
-                        seen[i] = self._shown(volume, body, int(z[row]), frame, near, gland[row])
+                        guide = self._guide(probability[row], first[row])
+                        seen[i] = self._shown(volume, body, int(z[row]), frame, near, guide)
                     ahead = rows, closer, thread.submit(self._mender.answers, seen)
                 if running is not None:
                     for row, near, answer in zip(*running[:2], running[2].result(), strict=False):
@@ -103,14 +109,24 @@ class SecondLook:
             body.edges,
         )
 
+    def _guide(self, probability: Array, first: Array) -> Floats32:
+        """What the first look found (height, width), from 0 to 1, as sure as it was of it."""
+        left_out = (first <= 0) & (probability > self._threshold)
+        found = np.where(first > 0, first, np.where(left_out, 0, probability))
+        odds = log_odds(found) - scipy.special.logit(self._threshold)
+        # Where it was unsure throughout, as in noise, its surest part still is the gland.
+        surest = max(UNSURE, np.quantile(odds[odds > 0], 0.9))
+        odds[odds > 0] *= max(1.0, SURE / surest)
+        return np.asarray(scipy.special.expit(odds), np.float32)
+
     def _shown(
-        self, volume: CTVolume, body: Body, z: int, frame: Frame, near: Frame, gland: Mask
+        self, volume: CTVolume, body: Body, z: int, frame: Frame, near: Frame, guide: Floats32
     ) -> Floats32:
         """What the network is shown of a slice."""
         y, x = near.support()
         rows, columns = (m[:, s] for m, s in zip(near.into(), (y, x), strict=True))
         down, across = _between(frame, near)
-        there = down @ gland.astype(np.float32) @ across.T
+        there = down @ guide @ across.T
         hu = body.shown(volume.hu[z, y, x][None])[0]
         prior = np.exp(-self._told["mm"] / FADE_MM) * (2 * there - 1)
         guides = [np.zeros_like(there)] * (GUIDES - 1)

@@ -143,7 +143,8 @@ def iter_segment(
     done = 0
     for rows, outputs in _Batches(loaded, plan).run(clock):
         with clock("keeping results"):
-            outputs["probability"] = plan.frame.not_mirrored(outputs["probability"])
+            seen = plan.frame.not_mirrored(outputs["probability"])
+            outputs["probability"] = plan.frame.within(seen, plan.region[1:])
             maps.store(rows, outputs)
             done += len(rows)
             found = _found(rows, outputs, maps, plan) if stream else None
@@ -153,11 +154,10 @@ def iter_segment(
     expected = expected_dice(maps.probability, plan.threshold, loaded.card)
     if second_look is not None:
         with clock("second look"):
-            threshold = float(loaded.card["threshold"])
-            (first,) = plan.finishing.gland(maps.probabilities, threshold)
+            (first,) = plan.finishing.gland(maps.probabilities, float(loaded.card["threshold"]))
             z, seen = plan.slice_grid.z, maps.probability
             frame, body = plan.frame, context.body
-            for _ in second_look.revise(volume, body, frame, z, seen, first > threshold):
+            for _ in second_look.revise(volume, body, frame, z, seen, first):
                 yield Progress("looking again", done, done)
 
     yield Progress("post-processing", done, done)
@@ -204,6 +204,13 @@ class _Plan:
         )
 
     @property
+    def nearest(self) -> Indices:
+        """Row that stands for each slice: the nearest of those in the region."""
+        return self.slice_grid.nearest(
+            self.slice_grid.rows(self.region[0].start, self.region[0].stop)
+        )
+
+    @property
     def finishing(self) -> Finishing:
         """How the mask is made of the probabilities."""
         plausible = self.context.body.plausible if self.options.postprocess else None
@@ -219,7 +226,7 @@ def _found(rows: Indices, outputs: dict[str, Array], maps: MapArrays, plan: _Pla
     # Until its own neighbours are known, a slice looks like the nearest one seen.
     index = np.full(len(plan.slice_grid), -1)
     index[rows] = np.arange(len(rows))
-    nearest = index[plan.slice_grid.nearest()[plan.region[0]]]
+    nearest = index[plan.nearest[plan.region[0]]]
     z = np.flatnonzero(nearest >= 0)
     z = z[np.argsort(nearest[z], kind="stable")]
     return FoundSlices(plan.region[0].start + z, mask[nearest[z]], maps.part(rows), rows)
@@ -248,7 +255,7 @@ def _finish(
         seconds=clock.seconds,
         options=options,
         notes=tuple(dict.fromkeys(notes)),
-        expected_dice=expected[plan.slice_grid.nearest()],
+        expected_dice=expected[plan.nearest],
         plausible=context.body.plausible,
         probabilities=maps.by_class,
         scan=scan,

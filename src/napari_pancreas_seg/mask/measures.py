@@ -22,8 +22,8 @@ MEASURES = (
 FAT_HU = (-190, -30)
 CLOSING_MM = 5.0
 """Gaps and notches of an outline that are narrower than this belong to the closed outline."""
-_CUT_OFF = 0.01
-"""From this share of voxels on, those at an end of the scale are taken to have been cut off."""
+_CUT_OFF, _FEWEST_CUT = 0.01, 5
+"""From this share and number of voxels on, those at an end of the scale count as cut off."""
 _DRAWN = 20
 """Fewer different values are those of a drawing without noise, which was not cut off."""
 
@@ -140,8 +140,9 @@ def _limits(hu: Array) -> tuple[float, float]:
     if len(np.unique(sample)) < _DRAWN:
         return -np.inf, np.inf
     low, high = float(hu.min()), float(hu.max())
-    cut_low = low > -900 and np.mean(hu == low) >= _CUT_OFF
-    return low if cut_low else -np.inf, high if np.mean(hu == high) >= _CUT_OFF else np.inf
+    least = max(_FEWEST_CUT, _CUT_OFF * hu.size)
+    cut_low = low > -900 and np.count_nonzero(hu == low) >= least
+    return low if cut_low else -np.inf, high if np.count_nonzero(hu == high) >= least else np.inf
 
 
 def _fat_fraction(mask: Array, hu: Array, spacing: Spacing) -> float:

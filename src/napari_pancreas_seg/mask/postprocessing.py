@@ -83,7 +83,7 @@ def main_pieces(
     box = bounding_box(found)
     if box is None:
         return kept
-    missed = 0 if missed_mm is None else math.ceil(missed_mm / spacing[0]) - 1
+    missed = 0 if missed_mm is None else math.ceil(missed_mm / spacing[0] - 1e-3) - 1
     whole = _bridged(found[box], missed)
     labels, n = scipy.ndimage.label(whole, scipy.ndimage.generate_binary_structure(3, 3))
     labels[~found[box]] = 0
@@ -108,10 +108,11 @@ def main_pieces(
 
 def _bridged(found: Mask, missed: int) -> Mask:
     """A mask (Z, H, W), up to so many rows that lack a pixel between others filled along z."""
-    if not missed:
+    if missed < 1:
         return found
-    line = np.ones((missed + 1, 1, 1), bool)
-    return np.asarray(found | scipy.ndimage.binary_closing(found, line))
+    padded = np.pad(found, ((missed, missed), (0, 0), (0, 0)))
+    closed = scipy.ndimage.binary_closing(padded, np.ones((missed + 1, 1, 1)))
+    return np.asarray(found | closed[missed:-missed])
 
 
 def with_rim(pieces: Mask) -> Mask:

@@ -27,7 +27,7 @@ _TO_MM = {1: 1000.0, 3: 0.001}  # codes of the units of length that are not mm: 
 def read(path: Path) -> RawImage:
     """Read a NIfTI file, or a pair of header and data."""
     with quiet_libraries(), reading(path, "NIfTI"), contextlib.ExitStack() as stack:
-        header_path, data_path = _files(path)
+        header_path, data_path = header_and_data(path)
         stream, compressed = stack.enter_context(_open(header_path))
         raw, fixed = _parse_header(header_path, stream)
         offset = int(fixed.get_data_offset())
@@ -59,7 +59,7 @@ def read(path: Path) -> RawImage:
     )
 
 
-def _files(path: Path) -> tuple[Path, Path]:
+def header_and_data(path: Path) -> tuple[Path, Path]:
     """Return the files of header and data: the same one, or the two of a pair."""
     low = path.name.lower()
     if not low.endswith(PAIR):
