@@ -112,13 +112,19 @@ class Tally:
         }
 
 
-def score_slices(dataset: Path, model: str) -> dict[str, Any]:
-    """Mean Dice of patients never seen, as they are and changed."""
-    loaded = LoadedModel(model)
+def unseen(dataset: Path, loaded: LoadedModel) -> list[SliceRecord]:
+    """Slices of the patients whom the model never saw."""
     known = patients_seen([loaded.card])
     records = [r for r in read_slice_layout(dataset) if r.patient not in known]
     if not records:
         sys.exit("the model was trained on every patient of this data set")
+    return records
+
+
+def score_slices(dataset: Path, model: str) -> dict[str, Any]:
+    """Mean Dice of patients never seen, as they are and changed."""
+    loaded = LoadedModel(model)
+    records = unseen(dataset, loaded)
     tally, rng = Tally(loaded), np.random.default_rng(0)
     for record in records:
         volume, mask = record.load()
@@ -137,11 +143,10 @@ def score_slices(dataset: Path, model: str) -> dict[str, Any]:
 def score_stacks(dataset: Path, model: str) -> dict[str, Any]:
     """Mean Dice of patients never seen, their slices as one CT."""
     loaded = LoadedModel(model)
-    known, tally = patients_seen([loaded.card]), Tally(loaded)
+    tally = Tally(loaded)
     slices: dict[str, list[SliceRecord]] = {}
-    for record in read_slice_layout(dataset):
-        if record.patient not in known:
-            slices.setdefault(record.patient, []).append(record)
+    for record in unseen(dataset, loaded):
+        slices.setdefault(record.patient, []).append(record)
     for records in slices.values():
         records.sort(key=_index)
         mm = records[0].thickness_mm * (_index(records[-1]) - _index(records[0]))

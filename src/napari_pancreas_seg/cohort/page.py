@@ -18,7 +18,7 @@ from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
 from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import edited_record
-from napari_pancreas_seg.inference.saving import mask_sha256, measured, read_sidecar, write_sidecar
+from napari_pancreas_seg.inference.saving import measured, read_sidecar, same_mask, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import escaped, write_text
@@ -92,7 +92,7 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
         volume = load_ct(case.source, series=case.series, force=case.force)
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
-        if record.get("resume", {}).get("mask_sha256") != mask_sha256(case.mask):
+        if not same_mask(case.mask, record.get("resume") or {}):
             now = edited_record(record, mask, volume)
             pairs = zip(measured(record), measured(now), strict=True)
             if any(before not in (None, after) for before, after in pairs):  # else it has them

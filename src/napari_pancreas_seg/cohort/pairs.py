@@ -10,10 +10,9 @@ from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import TABLE
 from napari_pancreas_seg.cohort.table import CohortTable, number_in
-from napari_pancreas_seg.cohort.worklist import read_rows
 from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.files import write_text
-from napari_pancreas_seg.io.table import csv_text
+from napari_pancreas_seg.io.table import csv_text, read_rows
 from napari_pancreas_seg.mask.measures import MEASURES
 
 FOLLOW_UP = "followup.csv"

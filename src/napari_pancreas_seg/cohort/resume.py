@@ -21,7 +21,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import Options
-from napari_pancreas_seg.inference.saving import card_sha256, mask_sha256, read_sidecar
+from napari_pancreas_seg.inference.saving import card_sha256, read_sidecar, same_mask
 from napari_pancreas_seg.io import report_path, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file
 from napari_pancreas_seg.io.suffixes import PAIR
@@ -72,7 +72,7 @@ def find_previous(
         _other_method(record, left, card, options)
         or _missing(case, left, outputs)
         or ("in another format" if left.get("suffix", suffix) != suffix else None)
-        or ("by another hand" if outputs.overwrite and not _same_mask(case.mask, left) else None)
+        or ("by another hand" if outputs.overwrite and not same_mask(case.mask, left) else None)
     )
     certain = stamp is not None and stamp == source_stamp(case.source, case.series)
     if not certain and difference is None and _other_size(case.source, record):
@@ -109,7 +109,7 @@ def _find_interrupted(case: Case, outputs: OutputOptions) -> Path | None:
 def _came_from(folder: Path, case: Case, outputs: OutputOptions, left: Mapping[str, Any]) -> bool:
     """Whether the files in the way of a case came from a hidden folder."""
     if not (
-        _same_mask(case.mask, left, folder)
+        same_mask(case.mask, left, folder)
         if case.mask.exists()
         else (folder / case.mask.name).exists()
     ):
@@ -193,12 +193,6 @@ def _attention_maps(left: Mapping[str, Any]) -> int:
     """How many attention maps were written, or -1 if they were not asked for."""
     number = left.get("attention")
     return number if isinstance(number, int) else -1
-
-
-def _same_mask(mask: Path, left: Mapping[str, Any], waiting: Path | None = None) -> bool:
-    """Whether a mask is the one that was written, as its hash tells."""
-    written = left.get("mask_sha256")
-    return written is not None and written == mask_sha256(mask, waiting)
 
 
 def _other_size(source: Path, record: Mapping[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -18,7 +17,7 @@ from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.files import escaped, user_folder, write_json
-from napari_pancreas_seg.io.table import read_csv
+from napari_pancreas_seg.io.table import read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -92,23 +91,6 @@ def read_marks(path: Path, mark: str) -> set[str]:
     if not named:
         raise PancreasSegError(f"No case in '{file.name}' is marked '{mark}'.")
     return named
-
-
-def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with some columns, perhaps among others."""
-    try:
-        table = read_csv(path.read_bytes())
-        rows = list(table)
-    except FileNotFoundError as error:
-        raise PancreasSegError(f"There is no file '{path}'; check the path.") from error
-    except (OSError, csv.Error) as error:
-        raise PancreasSegError(f"'{path.name}' cannot be read ({type(error).__name__}).") from error
-    if not wanted <= {*(table.fieldnames or ())}:
-        names = " and ".join(sorted(wanted))
-        raise PancreasSegError(
-            f"'{path.name}' is not a table with the columns {names}; give a CSV file that has them."
-        )
-    return rows
 
 
 class Worklist:

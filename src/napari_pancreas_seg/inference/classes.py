@@ -67,8 +67,12 @@ class Classes:
         everywhere = np.ones(len(foreground), bool)
         for group in filter(None, [gland, *others]):
             mine = np.isin(winner, group)
-            how = (plausible,) if group is gland else (everywhere, np.inf, 0.1, None)
-            kept = main_pieces(np.where(mine, foreground, 0), threshold, spacing, *how)
+            found = np.where(mine, foreground, 0)
+            kept = (
+                main_pieces(found, threshold, spacing, plausible)
+                if group is gland
+                else main_pieces(found, threshold, spacing, everywhere, np.inf, missed_mm=None)
+            )
             dropped = with_rim(mine & ~kept) & ~kept
             cleared[group] = np.where(dropped, cleared.dtype.type(0), cleared[group])
         return cleared

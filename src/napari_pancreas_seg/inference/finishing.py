@@ -50,7 +50,7 @@ class Finishing:
             probability = probability[None]
         # A row is computed whole or not at all.
         asked = np.zeros(len(self.slice_grid), bool)
-        asked[self.slice_grid.rows(self._part.start, self._part.stop)] = True
+        asked[self.slice_grid.rows(self._part)] = True
         known = asked & ~np.isnan(probability[0, :, 0, 0])
         kept = np.zeros_like(probability)
         row_mm = self.spacing[0] * self.slice_grid.stride
@@ -153,7 +153,7 @@ def _between_rows(
     above: Mask = np.asarray(_foreground(probability) > threshold)
     # Per row of the slice grid: frame rows and frame columns that exceed the threshold somewhere.
     in_rows, in_columns = np.asarray(above.any(axis=2)), np.asarray(above.any(axis=1))
-    asked = slice_grid.rows(part.start, part.stop)
+    asked = slice_grid.rows(part)
     for z in range(part.start, part.stop):
         below, upper, share = slice_grid.between(z, asked)
         pair = [below] if share == 0 else [below, upper]

@@ -111,6 +111,12 @@ def mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
         return None
 
 
+def same_mask(mask: Path, left: Mapping[str, Any], waiting: Path | None = None) -> bool:
+    """Whether a mask is the one that was written, as its hash in a record's ``resume`` tells."""
+    written = left.get("mask_sha256")
+    return written is not None and written == mask_sha256(mask, waiting)
+
+
 def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write a record as JSON, whole or not at all; what is not finite becomes null."""
     path = Path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -62,11 +63,7 @@ def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> 
         reasons.append("the body is cut off")
     if body.chest > CHEST_SHARE:
         reasons.append("this is a CT of the chest")
-    if any(
-        word in note
-        for note in scan.notes
-        for word in ("slices cover", "There are only", "There is only")
-    ):
+    if any(re.search("slices cover|There (are|is) only", note) for note in scan.notes):
         reasons.append("there are few slices")
     if body.shift:
         reasons.append("there is no contrast agent")

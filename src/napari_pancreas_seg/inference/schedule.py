@@ -35,10 +35,10 @@ class SliceGrid:
         """Slice of each row."""
         return np.minimum(self.offset + self.stride * np.arange(len(self)), self.n_slices - 1)
 
-    def rows(self, start: int, stop: int) -> slice:
-        """Rows whose slice lies from `start` to before `stop`; at least one."""
-        first = max(0, -(-(start - self.offset) // self.stride))
-        last = max(0, -(-(stop - self.offset) // self.stride))
+    def rows(self, part: slice) -> slice:
+        """Rows whose slice lies in a part of the volume; at least one."""
+        first = max(0, -(-(part.start - self.offset) // self.stride))
+        last = max(0, -(-(part.stop - self.offset) // self.stride))
         first = min(first, len(self) - 1)
         return slice(first, min(max(last, first + 1), len(self)))
 
@@ -90,7 +90,7 @@ class Schedule:
         likely: Mask | None = None,
         every_slice: bool = False,
     ) -> None:
-        self._rows = np.arange(len(slice_grid))[slice_grid.rows(part.start, part.stop)]
+        self._rows = np.arange(len(slice_grid))[slice_grid.rows(part)]
         self._first: int | None = None
         if first is not None:
             middle = int(slice_grid.nearest()[min(max(first, 0), slice_grid.n_slices - 1)])

@@ -143,8 +143,8 @@ def iter_segment(
     done = 0
     for rows, outputs in _Batches(loaded, plan).run(clock):
         with clock("keeping results"):
-            seen = plan.frame.not_mirrored(outputs["probability"])
-            outputs["probability"] = plan.frame.within(seen, plan.region[1:])
+            shown = plan.frame.not_mirrored(outputs["probability"])
+            outputs["probability"] = plan.frame.within(shown, plan.region[1:])
             maps.store(rows, outputs)
             done += len(rows)
             found = _found(rows, outputs, maps, plan) if stream else None
@@ -206,9 +206,7 @@ class _Plan:
     @property
     def nearest(self) -> Indices:
         """Row that stands for each slice: the nearest of those in the region."""
-        return self.slice_grid.nearest(
-            self.slice_grid.rows(self.region[0].start, self.region[0].stop)
-        )
+        return self.slice_grid.nearest(self.slice_grid.rows(self.region[0]))
 
     @property
     def finishing(self) -> Finishing:

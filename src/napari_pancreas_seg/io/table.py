@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg.io.files import escaped, write_text
+from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import escaped, not_read, write_text
 from napari_pancreas_seg.mask.measures import MEASURES, measure_cells
 
 COLUMNS = ("case", "mask", *MEASURES, "reference", "dice", "hd95_mm", "surface_dice_2mm")
@@ -35,6 +36,25 @@ def read_csv(content: bytes) -> csv.DictReader[str]:
         text = ""
     # Lines end where a CSV ends them, and not at U+2028 in a name.
     return csv.DictReader(io.StringIO(text, newline=""), restval="")
+
+
+def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with some columns, perhaps among others."""
+    try:
+        table = read_csv(path.read_bytes())
+        rows = list(table)
+    except FileNotFoundError as error:
+        raise PancreasSegError(f"There is no file '{path}'; check the path.") from error
+    except OSError as error:
+        raise not_read(path, error) from error
+    except csv.Error as error:
+        raise PancreasSegError(f"'{path.name}' cannot be read as CSV: {error}.") from error
+    if not wanted <= {*(table.fieldnames or ())}:
+        names = " and ".join(sorted(wanted))
+        raise PancreasSegError(
+            f"'{path.name}' is not a table with the columns {names}; give a CSV file that has them."
+        )
+    return rows
 
 
 def cell(value: Any, digits: int) -> str:

@@ -30,9 +30,9 @@ from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe, edited_record
 from napari_pancreas_seg.inference.saving import (
     is_sidecar,
-    mask_sha256,
     measured,
     read_sidecar,
+    same_mask,
     sidecar_path,
     write_sidecar,
 )
@@ -194,8 +194,8 @@ def write_mask(
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
-    made, written = None, ((earlier or {}).get("resume") or {}).get("mask_sha256")
-    if written and written == mask_sha256(path) and _holds_voxels(path):
+    made = None
+    if earlier and same_mask(path, earlier.get("resume") or {}) and _holds_voxels(path):
         made = bring_onto(volume, *io.load_mask(path), path.name)  # to count what was edited
     made_by: dict[str, Any] = {"cuts": cut, "overwrite": overwrite}
     if result is not None:
