@@ -24,7 +24,7 @@ import changing
 from changing import Changes
 from mixing import Part
 from napari_pancreas_seg.model.bundle import load_bundle
-from torch_network import AttentionUNet, begin_with
+from torch_network import AttentionUNet, begin_with, fast
 from train_torch import WINDOWS, windowed
 
 ROTATION, SCALE, STRETCH, SHIFT_MM = np.deg2rad(14), 0.16, 0.07, 14.0
@@ -96,7 +96,7 @@ def mistaken(
     nothing = np.zeros(shape, np.float32)
     parts = [Part(each.astype(np.float32), nothing, nothing) for each in hu]
     seen = changing._intensity(seen, Changes.draw(rng, parts, geometry=1.0)) / 255
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast():
         probability = torch.sigmoid(made(windowed(seen))[0].float())
     back = torch.einsum("nij,nhwj->nhwi", torch.linalg.inv(matrix), grid(shape, 1.0)[None] - shift)
     found = sampled(probability, back, changing.FRAME_MM)[:, 0]

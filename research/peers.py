@@ -43,7 +43,7 @@ from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predi
 from napari_pancreas_seg.training.judge.scores import at_others_threshold, summarise
 from napari_pancreas_seg.training.run import Split
 from scoring import Adapter
-from torch_network import LEVELS, AttentionUNet
+from torch_network import LEVELS, AttentionUNet, fast
 from train_torch import STAGES, Clock, Training, mixed_loss
 
 FOLDS = 5
@@ -135,7 +135,7 @@ def dice_loss(
     network: nn.Module, seen: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """The article's loss: Dice alone."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast():
         logits = network(seen)[0]
     p = torch.sigmoid(logits.float())
     both, total = (weight * p * target).sum(), (weight * (p + target)).sum()
@@ -147,7 +147,7 @@ def detector_loss(
 ) -> torch.Tensor:
     """A detector's own losses: the gland of a slice is one object, a slice without it has none."""
     network.sized(seen)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast():
         losses = network.network(list(seen), [wanted(mask[0] > 0.5) for mask in target])
     return sum(loss.float() for loss in losses.values())
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
+from torch_network import fast
 
 EVERY_S = 780
 BATCHES = 30
@@ -59,7 +60,7 @@ class Adapter:
         full = x.shape[-2:]
         if full != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast():
             logits = self.network(x.contiguous(memory_format=torch.channels_last))[0]
         logits = F.interpolate(logits.float(), full, mode="bilinear")
         return {"probability": torch.sigmoid(logits).permute(0, 2, 3, 1).numpy()}

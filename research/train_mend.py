@@ -26,7 +26,7 @@ from changing import Changes
 from mixing import Mixer, Part, overlap
 from napari_pancreas_seg.inference.mend import FADE_MM, GUIDES, MARGIN_MM, REACH_MM
 from strokes import dice, draw_stroke
-from torch_network import AttentionUNet, begin_with
+from torch_network import AttentionUNet, begin_with, fast
 from train_torch import (
     DECAY,
     WINDOWS,
@@ -379,7 +379,7 @@ class Training:
         rng = np.random.default_rng([self.seed, step])
         batch = Batch(self.scenes, rng)
         for _ in range(rng.choice(len(ROUNDS), p=ROUNDS)):
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), fast():
                 batch.take(self.network(batch.inputs())[0])
             batch.draw(rng)
         return batch
@@ -389,7 +389,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak * share * min(1, (1 + self.step) / WARM_UP)
         batch = self.batch(self.step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast():
             outputs = self.network(batch.inputs())
         loss = loss_at_levels(outputs, batch.target, batch.emphasis())
         return descend(self, loss, AVERAGING)

@@ -32,7 +32,7 @@ import changing
 import mixing
 from changing import Changes, changed
 from mixing import Mixer
-from torch_network import AttentionUNet, begin_with, keras_weights
+from torch_network import BFLOAT16, AttentionUNet, begin_with, fast, keras_weights
 
 STAGES = {
     "fine": ((1.01, (160, 224)),),
@@ -141,7 +141,7 @@ def settled(training: Any, inputs: Iterable[torch.Tensor]) -> Any:
             norm.momentum = None  # the plain mean over all batches
             norm.train()
         for each in inputs:
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast():
                 twin(each)
     return twin.eval()
 
@@ -150,7 +150,7 @@ def mixed_loss(
     network: torch.nn.Module, seen: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """Loss of a network that gives log-odds at one or more levels."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast():
         outputs = network(seen)
     return loss_at_levels(outputs, target, weight)
 
@@ -313,7 +313,7 @@ def settings() -> dict[str, Any]:
         "averaging": AVERAGING,
         "side_weights": list(SIDES[1:]),
         "calibration_batches": STATISTICS,
-        "policy": "mixed_bfloat16",
+        "policy": "mixed_bfloat16" if BFLOAT16 else "float32",
         "windows": [list(window) for window in WINDOWS],
         "augmentation": constants(changing),
         "mixing": constants(mixing),

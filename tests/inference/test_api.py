@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -90,6 +91,21 @@ def test_a_result_is_saved_as_the_command_line_does(ct, model, tiny_bundle, tmp_
     result.save(files[0], overwrite=True)
     with pytest.raises(nps.PancreasSegError, match="the CT itself"):
         result.save(ct, overwrite=True)
+
+
+def test_a_named_model_stays_in_memory_until_another_lies_there(
+    ct, tiny_bundle, tmp_path, monkeypatch
+):
+    made, load = [], nps.LoadedModel.__init__
+    monkeypatch.setattr(nps.LoadedModel, "__init__", lambda *what: made.append(1) or load(*what))
+    folder = shutil.copytree(tiny_bundle, tmp_path / "model")
+    for _ in range(2):
+        nps.segment(ct, folder, device="cpu", slices=(1, 3))
+    assert len(made) == 1
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    (folder / "card.json").write_text(json.dumps({**card, "threshold": 0.9}), encoding="utf-8")
+    assert nps.segment(ct, folder, device="cpu", slices=(1, 3)).threshold == 0.9
+    assert len(made) == 2
 
 
 def test_an_unknown_keyword_is_pythons_own_error(ct, model):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.frame import FrameCrop, FrameSpec, frame_around
 from napari_pancreas_seg.inference.framework import load_framework
 from napari_pancreas_seg.inference.options import Options
+from napari_pancreas_seg.inference.saving import card_sha256
 from napari_pancreas_seg.inference.second_look import SecondLook
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
 from napari_pancreas_seg.volume import CTVolume
@@ -75,3 +78,14 @@ class LoadedModel:
         """Run the network on slices from `FrameCrop.cut`; maps (B, h, w, ...) in float16."""
         with self.device.scope():
             return self.predictor.predict_batch(hu, crop.rows, crop.columns, shift)
+
+
+def named_model(model: str | Path, device: str, card: Mapping[str, Any]) -> LoadedModel:
+    """The model of a name or path whose card this is; the one asked for last stays in memory."""
+    return _kept(str(model), device, card_sha256(card))
+
+
+@lru_cache(maxsize=1)
+def _kept(model: str, device: str, card: str) -> LoadedModel:
+    """`card`, its hash: another bundle may have come to lie at the same path."""
+    return LoadedModel(model, device)

@@ -20,7 +20,7 @@ from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find
 from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.finishing import Finishing, keep_region, native_mask
 from napari_pancreas_seg.inference.frame import Frame, FrameCrop, FrameSpec
-from napari_pancreas_seg.inference.loaded import LoadedModel
+from napari_pancreas_seg.inference.loaded import LoadedModel, named_model
 from napari_pancreas_seg.inference.maps import MapArrays, expected_dice, foreground
 from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.inference.result import FoundSlices, Progress, Segmentation, exhaust
@@ -57,8 +57,8 @@ def segment(
     ct : CTVolume, str, Path, nibabel image or SimpleITK image
         The CT in Hounsfield units, or where it lies; see `load_ct`.
     model : str, Path or LoadedModel
-        Name or path of a model. A `LoadedModel` is not loaded again for the next CT, and stays on
-        its own device.
+        Name or path of a model; the one named last stays in memory for the next CT. A
+        `LoadedModel` stays on its own device.
     threshold : float, optional
         Probability above which a voxel is pancreas, between 0 and 1; None takes the model's.
     postprocess : bool
@@ -136,12 +136,13 @@ def iter_segment(
 
     yield Progress("loading the network", 0, plan.schedule.total)
     with clock("loading the network"):
-        loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, options.device)
-        second_look = loaded.second_look if options.second_look else None
+        if not isinstance(model, LoadedModel):
+            model = named_model(model, options.device, card)
+        second_look = model.second_look if options.second_look else None
 
     maps = MapArrays(plan.frame, volume.grid, plan.slice_grid, plan.classes)
     done = 0
-    for rows, outputs in _Batches(loaded, plan).run(clock):
+    for rows, outputs in _Batches(model, plan).run(clock):
         with clock("keeping results"):
             shown = plan.frame.not_mirrored(outputs["probability"])
             outputs["probability"] = plan.frame.within(shown, plan.region[1:])
@@ -151,17 +152,17 @@ def iter_segment(
         yield Progress("segmenting", done, plan.schedule.total, found)
 
     # Of the first look alone: the second is surer of itself, also where it errs.
-    expected = expected_dice(maps.probability, plan.threshold, loaded.card)
+    expected = expected_dice(maps.probability, plan.threshold, card)
     if second_look is not None:
         with clock("second look"):
-            (first,) = plan.finishing.gland(maps.probabilities, float(loaded.card["threshold"]))
+            (first,) = plan.finishing.gland(maps.probabilities, float(card["threshold"]))
             z, seen = plan.slice_grid.z, maps.probability
             frame, body = plan.frame, context.body
             for _ in second_look.revise(volume, body, frame, z, seen, first):
                 yield Progress("looking again", done, done)
 
     yield Progress("post-processing", done, done)
-    return _finish(plan, maps, expected, loaded.card, clock)
+    return _finish(plan, maps, expected, card, clock)
 
 
 @dataclass(frozen=True)
