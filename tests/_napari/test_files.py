@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import threading
 from pathlib import Path
@@ -320,7 +321,118 @@ def test_edits_of_a_mask_that_a_run_wrote_before_are_counted(qtbot, app, viewer,
     assert record["corrected"] and record["measurements"]["voxels"] == 6
     assert export()["edits"] == record["edits"]
     mask.data_setitem((np.array([4]), np.array([0]), np.array([0])), 1)
-    assert export()["edits"] is None  # how it was found is not known any more
+    assert export()["edits"] == {"voxels_added": 3, "voxels_removed": 1, "slices": 3}
+    nib.save(nib.Nifti1Image(np.zeros(nib.load(path).shape, np.uint8), nib.load(path).affine), path)
+    mask.data_setitem((np.array([4]), np.array([0]), np.array([0])), 0)
+    assert export()["edits"] is None  # another program was there
+
+
+def test_strokes_are_counted_once_over_several_sittings(
+    qtbot, app, viewer, ct_path, tmp_path, monkeypatch
+):
+    ct = open_ct(viewer, ct_path)
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    drawn, written, path = {2: (1, 0)}, [], tmp_path / "m.nii.gz"
+    monkeypatch.setattr(app.files, "_strokes", lambda layer: dict(drawn))
+
+    def export(mask: Labels) -> dict:
+        app.files.export(mask, path, overwrite=True, then=written.append)
+        qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+        written.clear()
+        return json.loads((tmp_path / "m.json").read_text())["edits"]
+
+    assert export(run.labels)["strokes"] == {
+        "add": 1, "remove": 0, "slices": {"2": {"add": 1, "remove": 0}}
+    }  # fmt: skip
+    (again,) = viewer.open(path, plugin=PLUGIN)
+    drawn.clear()
+    for z, total in ((2, 2), (4, 3)):
+        again.data_setitem((np.array([z]), np.array([0]), np.array([0])), 1)
+        drawn[z] = (1, 0)
+        edits = export(again)
+        assert edits["strokes"]["add"] == edits["voxels_added"] + 1 == total
+    assert edits["strokes"]["slices"]["2"] == {"add": 2, "remove": 0}
+
+
+def test_an_opened_mask_is_written_as_that_of_the_chosen_phase(
+    qtbot, app, viewer, ct_path, tmp_path, hu
+):
+    phases = []
+    for name in ("arterial", "venous", "late"):
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(hu + len(phases), nib.load(ct_path).affine), path)
+        phases.append(open_ct(viewer, path))
+    open_mask = add_mask(viewer, phases[1])
+    open_mask.save(str(tmp_path / "m.nii.gz"))
+    viewer.layers.remove(open_mask)
+    (mask,) = viewer.open(tmp_path / "m.nii.gz", plugin=PLUGIN)
+    app.session.ct, app.session.mask = phases[1], mask
+    app.files.export(mask, tmp_path / "m.csv")
+    qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=20_000)
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text(encoding="utf-8").splitlines())
+    assert row["case"] == "venous"
+    inside = phases[1].data[mask.data > 0].mean()
+    assert float(row["mean_hu"]) == pytest.approx(inside, abs=0.01)
+
+
+def test_a_record_of_another_ct_goes_with_the_mask_that_is_replaced(
+    qtbot, app, viewer, ct_path, tmp_path, notifications
+):
+    ct = open_ct(viewer, ct_path)
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    written: list[Path] = []
+    app.files.export(run.labels, tmp_path / "m.nii.gz", then=written.append)
+    qtbot.waitUntil(lambda: len(written) == 1, timeout=20_000)
+    record = json.loads((tmp_path / "m.json").read_text())
+    record["source"]["sha256"] = "another CT's"
+    (tmp_path / "m.json").write_text(json.dumps(record))
+    hand = add_mask(viewer, ct)
+    app.files.export(hand, tmp_path / "m.nrrd", then=written.append)
+    qtbot.waitUntil(lambda: notifications and "m.json" in notifications[-1].message, timeout=20_000)
+    app.files.export(hand, tmp_path / "m.csv", then=written.append)  # a table replaces no mask
+    qtbot.waitUntil(lambda: len(written) == 2, timeout=20_000)
+    assert (tmp_path / "m.json").exists()
+    app.files.export(hand, tmp_path / "m.nii.gz", overwrite=True, then=written.append)
+    qtbot.waitUntil(lambda: len(written) == 3, timeout=20_000)
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "shift", "said"),
+    [
+        (slice(None), 0.0, ""),
+        (slice(2, 9), 0.0, "shows a part of 'case 7'"),
+        (slice(None), 30.0, "on the grid of no CT that is open"),
+    ],
+)
+def test_a_mask_lies_where_its_file_says(
+    viewer, app, ct_path, tmp_path, volume, part, shift, said, notifications
+):
+    ct = open_ct(viewer, ct_path)
+    app.session.ct = ct
+    mask = np.zeros(nib.load(ct_path).shape, np.uint8)
+    mask[4:8, 10:15, 3:6] = 1
+    affine = nib.load(ct_path).affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start or 0, 0, 0]
+    affine[:3, 3] += shift * affine[:3, 0] / np.linalg.norm(affine[:3, 0])
+    nib.save(nib.Nifti1Image(mask[part], affine), tmp_path / "m.nii.gz")
+    with patch("napari_pancreas_seg._napari.layers.reader.current_viewer", lambda: viewer):
+        (layer,) = viewer.open(tmp_path / "m.nii.gz", plugin=PLUGIN)
+    notes = " ".join(note.message for note in notifications)
+    assert said in notes and ("grid" in notes) == bool(said)
+    place = np.mean([layer.data_to_world(v) for v in np.argwhere(layer.data)], axis=0)
+    expected = np.mean(
+        [ct.data_to_world(v) for v in np.argwhere(_in_display_order(volume, mask))], axis=0
+    )
+    away = np.abs(place - expected)
+    assert away.max() == pytest.approx(shift, abs=1e-3)
+    assert (layer in app.session.mask_layers(app.session.reference)) == (shift == 0)
+
+
+def _in_display_order(volume: CTVolume, array: np.ndarray) -> np.ndarray:
+    return CTVolume.from_source_array(array.astype(np.int16), volume.source.affine).hu
 
 
 @pytest.mark.slow

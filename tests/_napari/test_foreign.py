@@ -141,6 +141,27 @@ def test_geometry_is_restored_and_masks_go_along(qtbot, dock, app, viewer, ct_pa
     assert np.allclose(where, nib.affines.apply_affine(nib.load(ct_path).affine, (i, j, k)))
 
 
+def test_geometry_is_restored_before_a_run_only(qtbot, dock, app, viewer, ct_path):
+    bare = as_another_reader(viewer, ct_path, transposed=True)
+    dock.refresh()
+    assert dock.foreign_panel.restore_button.isVisibleTo(dock)
+    run = app.runs.start(bare, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    dock.refresh()
+    assert not dock.foreign_panel.restore_button.isVisibleTo(dock)
+
+
+def test_labels_that_no_mask_can_hold_stay_as_they_are(qtbot, dock, viewer, ct_path, notifications):
+    bare = as_another_reader(viewer, ct_path, transposed=False)
+    viewer.add_labels(np.full(bare.data.shape, 300, np.int32), name="cells")
+    dock.refresh()
+    qtbot.mouseClick(dock.foreign_panel.restore_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(
+        lambda: bool(notifications) and "to 300" in notifications[-1].message, timeout=TIMEOUT
+    )
+    assert bare in viewer.layers and viewer.layers["cells"].data.max() == 300
+
+
 def test_corrections_survive_a_restored_geometry(qtbot, dock, app, viewer, ct_path):
     bare = as_another_reader(viewer, ct_path, transposed=False)
     drawn = viewer.add_labels(np.zeros(bare.data.shape, np.uint8), name="drawn")

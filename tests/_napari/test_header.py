@@ -340,6 +340,57 @@ def test_what_a_run_finds_in_another_phase_is_not_chosen_over_the_mask(
     assert app.session.mask is None, "nor where there is no other"
 
 
+def test_a_picture_of_another_plugin_does_not_take_the_ct_s_place(segmented, viewer, app):
+    ct, mask = app.session.ct, app.session.mask
+    viewer.add_image(np.zeros(ct.data.shape), name="filtered", rgb=False)
+    segmented.refresh()
+    assert (app.session.ct, app.session.mask) == (ct, mask) and ct.visible and mask.visible
+    assert "filtered" in [layer.name for layer in segmented.ct_panel.combo.choices]
+    viewer.layers.remove(ct)
+    segmented.refresh()
+    assert app.session.ct is viewer.layers["filtered"], "it is the only one now"
+
+
+def test_the_mask_that_the_dialog_named_is_written(segmented, viewer, app, monkeypatch, tmp_path):
+    panel, first, written = segmented.export_panel, app.session.mask, []
+    monkeypatch.setattr(panel._files, "export", lambda layer, *_, **how: written.append(layer))
+
+    def ask(parent, title, *_):
+        assert first.name in title
+        app.session.mask = viewer.layers["by hand"]  # a run ends meanwhile
+        return str(tmp_path / "m.nii.gz"), ""
+
+    ask_from = "napari_pancreas_seg._napari.widget.export_panel.QFileDialog.getSaveFileName"
+    monkeypatch.setattr(ask_from, ask)
+    panel.ask_and_export()
+    assert written == [first]
+
+
+def test_what_a_run_is_writing_is_not_exported(
+    segmented, app, monkeypatch, tmp_path, notifications
+):
+    panel, written = segmented.export_panel, []
+    monkeypatch.setattr(panel._files, "export", lambda layer, *_, **how: written.append(layer))
+    run = app.runs.latest
+    monkeypatch.setattr(run, "running", True)
+    panel.export_to(tmp_path / "m.nii.gz", layer=run.labels)
+    assert not written and "is being segmented" in notifications[-1].message
+    panel.export_to(tmp_path / "m.nii.gz", layer=segmented.app.session.layers[0])
+    assert len(written) == 1, "another one is"
+
+
+def test_a_stroke_during_the_writing_is_not_said_to_be_written(qtbot, segmented, app, tmp_path):
+    panel, mask = segmented.export_panel, app.session.mask
+    panel.export_to(tmp_path / "m.nii.gz")
+    mask.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    app.watch.notify()
+    qtbot.waitUntil(panel.export_button.isEnabled, timeout=TIMEOUT)
+    assert panel.status.text() == "Changed since it was written."
+    panel.export_to(tmp_path / "n.nii.gz")
+    qtbot.waitUntil(panel.export_button.isEnabled, timeout=TIMEOUT)
+    assert panel.status.text() == "Written to n.nii.gz."
+
+
 def test_each_ct_has_its_chosen_mask_again(segmented, viewer, app):
     ct, chosen = app.session.ct, app.session.mask
     assert len(segmented.ct_panel.mask_combo.choices) == 2

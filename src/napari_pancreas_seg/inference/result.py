@@ -296,7 +296,9 @@ def edited_record(
         **(_labels(named, mask, volume) if named else {}),
         "measurements": measure(mask, volume, (head, tail)),
         "quality": {k: v for k, v in record.get("quality", {}).items() if k == "phase"},
-        "edits": None if made is None else _edits(mask, made, len(named) > 1, strokes),
+        "edits": None
+        if made is None or record.get("edits", {}) is None
+        else _sum(record.get("edits", {}), _edits(mask, made, len(named) > 1, strokes)),
         "corrected": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -327,6 +329,15 @@ def _edits(mask: Array, found: Array, several: bool, strokes: Strokes | None) ->
         "slices": slices,
         **_strokes(strokes or {}),
     }
+
+
+def _sum(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts of two sittings, name by name."""
+    total = dict(before)
+    for name, value in now.items():
+        counts = isinstance(value, Mapping)
+        total[name] = _sum(before.get(name, {}), value) if counts else before.get(name, 0) + value
+    return total
 
 
 def _strokes(strokes: Strokes) -> dict[str, Any]:

@@ -125,13 +125,8 @@ def map_layer_data(
     scalar_map: ScalarMap, placement: Placement, name: str, *, colormap: str, visible: bool = False
 ) -> LayerData:
     """Show a map of values in [0, 1], parallel to the CT, over it at its own resolution."""
-    reference, transform = placement.reference, placement.transform
-    # Index of the map -> index of the CT -> index of the CT's layer -> world. Half-pixel
-    # offsets and frames that stand out beyond the CT are all in the grids.
-    to_ct = np.linalg.inv(reference.grid.affine) @ scalar_map.grid.affine
-    on_map = replace(
-        reference, grid=scalar_map.grid, name=name, orientation=IN_DISPLAY_ORDER, kind="map"
-    )
+    reference, grid = placement.reference, scalar_map.grid
+    on_map = replace(reference, grid=grid, name=name, orientation=IN_DISPLAY_ORDER, kind="map")
     options = {
         "name": name,
         "contrast_limits": (0.0, 1.0),
@@ -143,12 +138,19 @@ def map_layer_data(
         "visible": visible,
         "rgb": False,
         "multiscale": False,
-        "units": transform["units"],
-        "axis_labels": transform["axis_labels"],
-        **scale_and_translate(placement.matrix @ reference.to_layer @ to_ct),
+        **transform_over(placement, scalar_map.grid),
         "metadata": {METADATA_KEY: on_map},
     }
     return scalar_map.values, options, "image"
+
+
+def transform_over(ct: Placement, grid: Grid) -> dict[str, Any]:
+    """The transform that shows a grid, parallel to a CT's, where it lies over the CT's layer."""
+    # Index on the grid -> index of the CT -> index of the CT's layer -> world. Half-pixel
+    # offsets and frames that stand out beyond the CT are all in the grids.
+    to_ct = np.linalg.inv(ct.reference.grid.affine) @ grid.affine
+    kept = {name: ct.transform[name] for name in ("units", "axis_labels")}
+    return kept | scale_and_translate(ct.matrix @ ct.reference.to_layer @ to_ct)
 
 
 def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from napari_pancreas_seg._napari.layers.placement import (
     find_reference,
     onto_ct,
     placements,
-    reference_of,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
@@ -30,6 +30,7 @@ from napari_pancreas_seg.hounsfield import NotHounsfieldError
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe, edited_record
 from napari_pancreas_seg.inference.saving import (
     is_sidecar,
+    mask_sha256,
     measured,
     read_sidecar,
     same_mask,
@@ -58,6 +59,7 @@ class LayerFiles:
         self._background = background
         self._strokes = strokes
         self._exported = exported
+        self._recorded: weakref.WeakKeyDictionary[Layer, Strokes] = weakref.WeakKeyDictionary()
         self.question: QMessageBox | None = None  # about a file that does not look like a CT
 
     def open(self, path: str | Path, *, force: bool = False) -> None:
@@ -115,13 +117,13 @@ class LayerFiles:
         """Write a mask, `how` as `write_mask`, in a thread; what has no grid is refused at once."""
         layers, data = self._session.layers, layer.data
         try:
-            reference = self.grid_of(data) or find_reference(layer, layers)
+            reference = self._session.ct_of(layer) or find_reference(layer, layers)
         except PancreasSegError as error:
             report(error)
             if failed is not None:
                 failed()
             return
-        made = self._made(layer, reference)
+        made, counted = self._made(layer, reference), self._strokes(layer)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
@@ -131,6 +133,7 @@ class LayerFiles:
 
         def written(outcome: tuple[Path, str]) -> None:
             if _holds_voxels(outcome[0]):
+                self._recorded[layer] = counted
                 self._exported(layer, outcome[1])
             if then is not None:
                 then(outcome[0])
@@ -148,9 +151,7 @@ class LayerFiles:
     def grid_of(self, data: Any) -> GridReference | None:
         """Grid to write the chosen mask onto, if it has these data: it is of the chosen CT."""
         mask = self._session.mask
-        if mask is None or mask.data is not data:
-            return None
-        return reference_of(mask) or self._session.ct_of(mask)
+        return None if mask is None or mask.data is not data else self._session.ct_of(mask)
 
     def what_made(self, data: Any, reference: GridReference) -> dict[str, Any]:
         """Return the arguments of `write_mask` on the origin of the layer with these data."""
@@ -160,6 +161,9 @@ class LayerFiles:
     def _made(self, layer: Layer, reference: GridReference) -> dict[str, Any]:
         result, ct = self._session.result_of(layer), self._session.ct_data(reference)
         strokes, cuts = self._strokes(layer), cuts_of(layer)
+        if result is None:  # the record counts those before
+            told = self._recorded.get(layer, {})
+            strokes = {z: _less(counts, told.get(z, (0, 0))) for z, counts in strokes.items()}
         return {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
 
 
@@ -178,24 +182,26 @@ def write_mask(
 ) -> Path:
     """Write a mask (Z, Y, X) onto its CT's grid, and the record of the `result` it is from.
 
-    Without one, a record of this CT is brought up to date. There is no HU without `ct`, its data.
+    Without one, a record of this CT is brought up to date, and one of another CT goes with the mask
+    that is replaced. There is no HU without `ct`, its data.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
     report = report and name.endswith(DICOM)
     if report:
         check_target(io.report_path(path), overwrite=overwrite)
-    ours = is_sidecar(record, reference.volume())
-    if result is not None and not ours:
+    ours, voxels = is_sidecar(record, reference.volume()), _holds_voxels(path)
+    others = voxels and not ours and is_sidecar(record)
+    if others or (result is not None and not ours):
         _check_record(record, overwrite)
-    earlier = read_sidecar(record) if result is None and ours else None
+    earlier = read_sidecar(record) if result is None and ours and voxels else None
     # The CT's values are looked at only where something is said of them.
     wanted = result is not None or ours or mint_uids or report or name.endswith(CSV)
     volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
     made = None
-    if earlier and same_mask(path, earlier.get("resume") or {}) and _holds_voxels(path):
+    if earlier and same_mask(path, {**(earlier.get("resume") or {}), **earlier}):
         made = bring_onto(volume, *io.load_mask(path), path.name)  # to count what was edited
     made_by: dict[str, Any] = {"cuts": cut, "overwrite": overwrite}
     if result is not None:
@@ -209,9 +215,17 @@ def write_mask(
         now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
     elif earlier is not None:
         now = edited_record(earlier, mask, volume, cuts, made=made, strokes=strokes)
-    if now is not None and (earlier is None or measured(now) != measured(earlier)):
+    same = earlier is not None and (made is None or np.array_equal(made, mask))
+    if now is not None and not (earlier and same and measured(now) == measured(earlier)):
+        now = {**now, "mask_sha256": mask_sha256(path)} if voxels else now
         write_sidecar(record, now, overwrite=True)
+    elif now is None and others:
+        record.unlink()
     return path
+
+
+def _less(counts: tuple[int, int], told: tuple[int, int]) -> tuple[int, int]:
+    return max(0, counts[0] - told[0]), max(0, counts[1] - told[1])
 
 
 def _check_record(record: Path, overwrite: bool) -> None:

@@ -9,7 +9,11 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg import orientations
-from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, scale_and_translate
+from napari_pancreas_seg._napari.layers.bridge import (
+    labels_layer_data,
+    mask_of,
+    scale_and_translate,
+)
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     GridReference,
@@ -93,8 +97,8 @@ def read_again(path: Path, layer: Layer, others: list[Layer]) -> Restored:
     # It is on the grid, which is all that a mask has to know of its CT.
     on, pairs = Placement(reference, transform_of(made), np.eye(4)), []
     for mask in masks:
-        drawn = np.ascontiguousarray(orientations.apply_orientation(np.asarray(mask.data), turned))
-        new = labels_layer_data(drawn.astype(np.uint8), on, mask.name, mask.opacity)
+        drawn = np.ascontiguousarray(orientations.apply_orientation(mask_of(mask.data), turned))
+        new = labels_layer_data(drawn, on, mask.name, mask.opacity)
         pairs.append((mask, Layer.create(*new)))
     return made, pairs, notes
 

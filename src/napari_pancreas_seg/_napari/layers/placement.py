@@ -176,13 +176,13 @@ def find_reference(layer: Layer, others: Sequence[Layer] = ()) -> GridReference:
 def onto_ct(
     mask: Array, reference: GridReference, layers: Iterable[Layer]
 ) -> tuple[Array, GridReference]:
-    """Put a mask (Z, Y, X) that was drawn on a part of a CT onto the whole, if it was."""
+    """Put a mask (Z, Y, X) that was drawn on a part of one CT onto the whole, if it was."""
     cts = {ref.id: ref for ref in map(reference_of, layers) if ref and ref.kind == "ct"}
+    part, found = Volume(mask, reference.grid, reference.source), []
     for ct in cts.values() if reference.id not in cts else ():
         with contextlib.suppress(PancreasSegError):
-            part = Volume(mask, reference.grid, reference.source)
-            return bring_onto(ct.volume(), mask, part, reference.name), ct
-    return mask, reference
+            found.append((bring_onto(ct.volume(), mask, part, reference.name), ct))
+    return found[0] if len(found) == 1 else (mask, reference)
 
 
 def why_not_ct(layer: Layer) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from napari_pancreas_seg._napari.layers.bridge import (
     labels_layer_data,
     map_layer_data,
     plain_placement,
+    transform_over,
 )
 from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel, placements
+from napari_pancreas_seg.arrays import Array
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.slices import DicomHeader
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, Volume
 
 _NOTHING: list[Any] = [(None,)]
 """Layer data that tell napari: "read, and nothing to show"."""
@@ -53,7 +58,7 @@ def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
 def read_layer(
     path: str | Path, cts: Sequence[Placement] = (), *, force: bool = False
 ) -> tuple[LayerData, tuple[str, ...]]:
-    """Read a CT, a mask or a map, for a thread; a map is laid over a CT that is parallel to it."""
+    """Read a CT, a mask or a map, for a thread; the latter are laid over a CT parallel to them."""
     kind, volume, _ = io.sniff(path)
     if isinstance(volume, CTVolume):
         volume = io.check_ct(volume, force=force)
@@ -67,8 +72,28 @@ def read_layer(
         how = {"colormap": "viridis" if "probability" in volume.name else "inferno"}
         data = map_layer_data(scalar_map, on, volume.name, **how, visible=not parallel)
         return data, volume.notes
+    on, values, notes = _place_mask(volume, cts)
     facts = sidecar_facts(Path(path))
-    return labels_layer_data(volume.values, volume, name=volume.name, **facts), volume.notes
+    return labels_layer_data(values, on, name=volume.name, **facts), volume.notes + notes
+
+
+def _place_mask(mask: Volume, cts: Sequence[Placement]) -> tuple[Placement, Array, tuple[str, ...]]:
+    """Where a mask is shown, its values there, and a note: it may lie on a part of a CT."""
+    grids = [ct.reference for ct in cts]
+    if not cts or any(mask.grid.same_as(ct.grid) for ct in grids):
+        return plain_placement(mask), mask.values, ()
+    for ct in grids:
+        with contextlib.suppress(PancreasSegError):
+            values = bring_onto(ct.volume(), mask.values, mask, mask.name)
+            whole = replace(mask, grid=ct.grid, source=replace(ct.source, path=mask.source.path))
+            note = f"It shows a part of '{ct.name}', and was put on its grid."
+            return plain_placement(whole), values, (note,)
+    alone = plain_placement(mask)
+    over = next((ct for ct in cts if is_parallel(mask.grid, ct.reference.grid)), None)
+    note = "It lies on the grid of no CT that is open, and is the mask of none of them."
+    if over is not None:
+        alone = replace(alone, transform=transform_over(over, mask.grid))
+    return alone, mask.values, (note,)
 
 
 def get_ready() -> None:

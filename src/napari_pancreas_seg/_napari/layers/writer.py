@@ -32,6 +32,9 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
     viewer = current_viewer()
     others = list(viewer.layers) if viewer is not None else []
     app = existing_app(viewer)
+    written = [one for one in others if any(one.data is data for data, *_ in layers)]
+    if app is not None and (why := " ".join(map(app.runs.unsettled, written)).strip()):
+        raise PancreasSegError(why)
     known = (None if app is None else app.files.grid_of(data) for data, *_ in layers)
     references = [next(known) or find_reference(layer, [*made, *others]) for layer in made]
     names: list[Path] = []

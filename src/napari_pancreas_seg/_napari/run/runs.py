@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from napari.layers import Image
+from napari.layers import Image, Layer
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
@@ -48,6 +48,15 @@ class Runs(QObject):
     @property
     def running(self) -> bool:
         return self.latest is not None and self.latest.running
+
+    def unsettled(self, mask: Layer) -> str:
+        """Say why a mask may not be written now: it is a part of what a run finds; "" if it may."""
+        run = self.latest
+        if run is None or run.labels is not mask:
+            return ""
+        if run.running:
+            return f"'{run.name}' is being segmented: wait, or press Cancel."
+        return "Keep or discard what the run has found first." if run.can_discard else ""
 
     def start(
         self, layer: Image, model: str | Path = "default", options: Options | None = None

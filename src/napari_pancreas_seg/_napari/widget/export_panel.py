@@ -21,6 +21,7 @@ FILTERS = (
     "DICOM-SEG (*.dcm);;Surface (*.stl *.ply *.obj);;Measurements (*.csv);;All files (*)"
 )
 """File formats that the dialog offers."""
+CHANGED = "Changed since it was written."
 
 
 class ExportPanel(ui.Panel):
@@ -29,7 +30,9 @@ class ExportPanel(ui.Panel):
     def __init__(self, app: App) -> None:
         super().__init__("Export")
         self._session, self._files = app.session, app.files
-        self._writing = False
+        self._runs, self._watch = app.runs, app.watch
+        self._writing: Labels | None = None
+        self._touched = False  # what is being written was changed meanwhile
         self.mask_name = ui.OneLine()
         tip = "Write the mask onto the CT's own grid, and beside it a record of what made it."
         self.export_button = ui.button("Export…", tip, self.ask_and_export)
@@ -51,7 +54,7 @@ class ExportPanel(ui.Panel):
         return self._session.mask
 
     def refresh(self, reference: GridReference | None) -> None:
-        self.export_button.setEnabled(self.layer is not None and not self._writing)
+        self.export_button.setEnabled(self.layer is not None and self._writing is None)
         self.mask_name.setText("No mask yet" if self.layer is None else f"Mask: {self.layer.name}")
 
     def export_layer(self, layer: Labels) -> None:
@@ -59,30 +62,39 @@ class ExportPanel(ui.Panel):
         self.ask_and_export()
 
     def ask_and_export(self) -> None:
-        if self.layer is None:
+        layer = self.layer
+        if layer is None:
             report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
             return
-        reference = self._session.ct_of(self.layer)
+        reference = self._session.ct_of(layer)
         name = "mask" if reference is None else f"{reference.name}_mask"
         # Where the CT lies, beside a folder that is one; where napari was started, if nowhere.
         source = None if reference is None else reference.source.path
         folder = Path() if source is None else Path(source).parent
         path, chosen = QFileDialog.getSaveFileName(
-            self, f"Export '{self.layer.name}'", str(folder / f"{name}.nii.gz"), FILTERS
+            self, f"Export '{layer.name}'", str(folder / f"{name}.nii.gz"), FILTERS
         )
         if path:
             target = _named(path, chosen)
             # The dialog has asked about the name that was typed, and about no other.
-            self.export_to(target, overwrite=target == path and Path(path).exists())
+            overwrite = target == path and Path(path).exists()
+            self.export_to(target, overwrite=overwrite, layer=layer)
 
-    def export_to(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the mask to a file, in a thread; the file's ending says which format."""
-        if self.layer is None:
+    def export_to(
+        self, path: str | Path, *, overwrite: bool = False, layer: Labels | None = None
+    ) -> None:
+        """Write a mask to a file, in a thread; the file's ending says which format."""
+        layer = layer or self.layer
+        if layer is None:
             return
-        self._writing = True
+        if unsettled := self._runs.unsettled(layer):
+            report(PancreasSegError(unsettled))
+            return
+        self._watch.notify()  # of what was changed before
+        self._writing, self._touched = layer, False
         self.export_button.setEnabled(False)
         self._files.export(
-            self.layer,
+            layer,
             path,
             overwrite=overwrite,
             mint_uids=self.mint_uids.value,
@@ -93,12 +105,12 @@ class ExportPanel(ui.Panel):
 
     def _exported(self, path: Path) -> None:
         show_info(f"The mask was written to {path.name}.")
-        if isalive(self):
-            self.status.setText(f"Written to {path.name}.")
+        if isalive(self) and self._writing is self.layer:
+            self.status.setText(CHANGED if self._touched else f"Written to {path.name}.")
         self._idle()
 
     def _idle(self) -> None:
-        self._writing = False
+        self._writing = None
         if isalive(self):
             self.refresh(None)
 
@@ -107,8 +119,10 @@ class ExportPanel(ui.Panel):
         self.refresh(None)
 
     def _on_edit(self, layer: Labels) -> None:
-        if layer is self.layer and not self._writing and self.status.text():
-            self.status.setText("Changed since it was written.")
+        if layer is self._writing:
+            self._touched = True
+        elif layer is self.layer and self.status.text():
+            self.status.setText(CHANGED)
 
 
 def _named(path: str, chosen: str) -> str:

@@ -10,6 +10,7 @@ from napari.settings import get_settings
 from qtpy.QtWidgets import QProgressBar, QStackedWidget
 
 import napari_pancreas_seg._napari.widget.ui as ui
+from napari_pancreas_seg._napari.layers.placement import reference_of
 
 if TYPE_CHECKING:
     from napari_pancreas_seg._napari.layers.placement import GridReference
@@ -67,11 +68,13 @@ class CtPanel(ui.Panel):
     def offer_layers(self) -> None:
         """Offer the viewer's layers that can be a CT, and those that can be its mask.
 
-        A layer that is new is chosen; else what was chosen stays so.
+        A layer that is new is chosen; else what was chosen stays so, also beside foreign layers.
         """
         session = self._session
         cts = session.cts
-        ct = _pick(cts, self.combo.choices, session.ct)
+        # What another plugin has made is a CT only if a person says so, or if there is no other.
+        others = () if session.ct is None else (ct for ct in cts if reference_of(ct) is None)
+        ct = _pick(cts, (*self.combo.choices, *others), session.ct)
         ui.offer(self.combo, [(layer.name, layer) for layer in cts], ct)
         session.ct = ct  # the field first: who hears of the choice may look there
         reference = session.reference

@@ -34,7 +34,10 @@ class ForeignPanel(ui.Panel):
         self.frame = SpinBox(value=0, min=0, max=0, step=1)
         tip = "Add this frame as a layer of its own; nothing is copied."
         self.frame_button = ui.button("Take as CT", tip, self.take_frame)
-        tip = "Another reader lost them. Reads the file again; masks drawn on the layer go along."
+        tip = (
+            "Another reader lost them. Before a run, reads the file again; masks drawn on the "
+            "layer go along."
+        )
         self.restore_button = ui.button("Restore spacing and orientation", tip, self.restore)
         self.refused = ui.OneLine()
         self._row = ui.row("Frame", self.frame, self.frame_button)
@@ -44,7 +47,10 @@ class ForeignPanel(ui.Panel):
     def refresh(self, reference: GridReference | None = None) -> None:
         layers = self._session.layers
         self._offer_frames([layer for layer in layers if foreign.frames(layer)])
-        lost = self._session.ct if foreign.file_without_geometry(self._session.ct) else None
+        ct, on = self._session.ct, self._session.reference
+        lost = ct if foreign.file_without_geometry(ct) else None
+        if on is not None and self._session.result_layer(on) is not None:
+            lost = None  # a run's mask would be left on the old axes
         self._lost = None if lost is None else weakref.ref(lost)
         self.restore_button.setVisible(lost is not None)
         reasons = foreign.not_offered(layers)
