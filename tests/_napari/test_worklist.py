@@ -495,6 +495,34 @@ def test_the_worklist_of_the_last_time_is_offered(qtbot, app, panel, folder):
     later.last_button.click()
     qtbot.waitUntil(lambda: app.worklist.worklist is not None, timeout=TIMEOUT)
     assert later.last_button.isHidden()
+    assert len(app.worklist.worklist) == 3
+
+
+def test_one_goes_on_with_the_marked_cases_alone_and_with_no_folder_that_could_not_be_opened(
+    qtbot, app, panel, folder, tmp_path, notifications
+):
+    work = app.worklist
+    panel.open_worklist(folder, only={"b_mask.nii.gz"})
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    (tmp_path / "empty").mkdir()
+    panel.open_worklist(tmp_path / "empty")
+    qtbot.waitUntil(lambda: bool(notifications) and not work.busy, timeout=TIMEOUT)
+    work.worklist = None
+    panel.last_button.click()
+    qtbot.waitUntil(lambda: work.worklist is not None, timeout=TIMEOUT)
+    assert work.worklist.folder == folder
+    assert [case.name for case in work.worklist.cases] == ["b.nii.gz"]
+
+
+def test_a_list_changes_where_its_cases_do(qtbot, app, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    items = [panel.list.item(row) for row in range(3)]
+    items[0].setText("as it was")
+    work.worklist.update(1, status=Status.REVIEWED)
+    work.changed.emit()
+    assert items[0].text() == "as it was" and "b · reviewed" in items[1].text()
+    panel.open_folder(folder)
+    qtbot.waitUntil(lambda: "a · new" in items[0].text(), timeout=TIMEOUT)
 
 
 def test_masks_of_another_program_are_corrected_like_ours(
