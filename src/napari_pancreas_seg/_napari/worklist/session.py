@@ -357,6 +357,8 @@ class WorklistSession(QObject):
                 self._files.note_written(mask.data, loaded.target)
             if case.digest and case.digest == loaded.saved:
                 self._review.set_reviewed(mask, case.reviewed)
+            if loaded.saved and case.status is Status.NEW:  # it has come since they were listed
+                self._note(loaded, status=Status.SEGMENTED)
         z = case.slice if case.slice is not None else first_look(mask, loaded.reference)
         placement.show_slice(viewer, loaded.ct, loaded.reference, z)
         for note in loaded.notes:
