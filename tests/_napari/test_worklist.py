@@ -19,6 +19,7 @@ from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
+from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import PROGRAM, read_sidecar, sidecar_path, write_sidecar
 
@@ -230,7 +231,7 @@ def test_a_mask_to_compare_with_is_not_taken_for_the_case(qtbot, app, viewer, pa
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     written = np.asarray(nib.load(folder.parent / "cts_masks" / "a_mask.nii.gz").dataobj)
     assert written.sum() == own.data.sum() == 1
-    assert len(viewer.layers) == 2  # what was opened beside it stays
+    assert len(viewer.layers) == 1
 
 
 def draw(app, viewer, name: str, voxels: int = 1) -> Labels:
@@ -298,8 +299,140 @@ def test_a_drawn_mask_is_written_while_another_is_compared_with_it(
     assert np.count_nonzero(written) == 1 and drawn not in viewer.layers
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
-    assert any("is not this case's mask" in one.message for one in notifications)
+    assert any(one.message.endswith("shown again: 'a_mask'.") for one in notifications)
+    assert app.session.mask.name == "a pancreas" and len(viewer.layers) == 3
     assert masks_written(folder) == ["a_mask.nii.gz"]
+
+
+def test_a_mask_opened_on_a_case_is_none_of_the_next_and_comes_back(
+    qtbot, app, viewer, panel, folder, hu, notifications
+):
+    other = a_masks_folder(folder, hu) / "a_mask.nii.gz"
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 6)
+    app.files.open(other)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
+    theirs = viewer.layers[-1]
+    viewer.add_labels(np.ones((4, 5, 6), np.uint8), name="of no CT")
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert app.session.mask is None
+    assert {layer.name for layer in viewer.layers} == {"b", "of no CT"}
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert theirs in viewer.layers and app.session.is_opened(theirs)
+    assert app.session.mask.name == "a pancreas"
+
+
+def test_a_chosen_mask_that_is_nobody_s_is_not_written_and_that_is_said(
+    qtbot, app, viewer, panel, folder, hu, notifications
+):
+    viewer.add_labels(np.ones(hu.T.shape, np.uint8), name="nobody's")
+    work = opened(qtbot, app, panel, folder)
+    assert app.session.mask.name == "nobody's"
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    said = [one.message for one in notifications]
+    assert said == ["'nobody's' is not this case's mask and is not written."]
+    viewer.layers.remove("nobody's")
+    paint(app, viewer, 6)
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert len(notifications) == 1 and masks_written(folder) == ["b_mask.nii.gz"]
+
+
+def test_only_the_mask_that_the_header_names_is_exported(
+    qtbot, app, viewer, panel, folder, hu, notifications
+):
+    other = a_masks_folder(folder, hu) / "a_mask.nii.gz"
+    work = opened(qtbot, app, panel, folder)
+    own = paint(app, viewer, 6)
+    app.files.open(other)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
+    app.session.mask = viewer.layers[-1]
+    for finish in (work.finish_case, work.mark_reviewed):
+        finish()
+        assert not work.busy
+        assert notifications[-1].message.startswith("'a_mask' is chosen as Mask, but this case's")
+    assert not (folder.parent / "cts_masks").exists()
+    app.session.mask = own
+    notifications.clear()
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert work.worklist.cases[0].status is Status.EXPORTED
+    assert not any("is chosen as Mask" in one.message for one in notifications)
+
+
+def write_theirs(folder, name: str) -> bytes:
+    """Write a mask of a case as somebody else, or another program, would meanwhile."""
+    ct = nib.load(folder / f"{name}.nii.gz")
+    mask = np.zeros(ct.shape, np.uint8)
+    mask[5:15, 5:15, 3:6] = 1
+    path = folder.parent / "cts_masks" / f"{name}_mask.nii.gz"
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(mask, ct.affine), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_a_mask_that_was_written_elsewhere_meanwhile_stays_and_so_does_ours(
+    qtbot, app, viewer, panel, folder, notifications, there_before
+):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 6)
+    if there_before:
+        work.mark_reviewed()
+        qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    theirs = write_theirs(folder, "a")
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    masks = folder.parent / "cts_masks"
+    assert (masks / "a_mask.nii.gz").read_bytes() == theirs
+    ours = masks / "a_kept_1_mask.nii.gz"
+    assert np.asarray(nib.load(ours).dataobj).sum() == 1
+    said = [one.message for one in notifications]
+    assert sum("'a_mask.nii.gz' was written elsewhere" in one for one in said) == 1
+    assert any(f"is kept in '{ours.name}'" in one for one in said)
+    assert work.worklist.cases[0].status is Status.SEGMENTED
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert app.session.mask.data.sum() == 300
+    paint(app, viewer, 6)  # seen by now, and corrected
+    notifications.clear()
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.asarray(nib.load(masks / "a_mask.nii.gz").dataobj).sum() == 301
+    assert not notifications and len(masks_written(folder)) == 2
+
+
+def test_a_mask_exported_over_its_file_by_hand_was_not_written_elsewhere(
+    qtbot, app, viewer, panel, folder, notifications
+):
+    work = opened(qtbot, app, panel, folder)
+    mask, target = paint(app, viewer, 6), work.case.mask
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    paint(app, viewer, 7)
+    written = []
+    app.files.export(mask, target, overwrite=True, then=written.append)
+    qtbot.waitUntil(lambda: bool(written), timeout=TIMEOUT)
+    paint(app, viewer, 8)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.asarray(nib.load(target).dataobj).sum() == 3
+    assert masks_written(folder) == ["a_mask.nii.gz"] and not notifications
+
+
+def test_a_mask_whose_file_has_gone_is_written_again(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 6)
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    target = work.case.mask
+    target.unlink()
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert target.exists() and work.worklist.cases[0].status is Status.EXPORTED
 
 
 def test_of_drawn_masks_the_last_chosen_one_or_its_duplicate_is_written(
@@ -343,6 +476,50 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
     assert work.worklist.cases[1].status is Status.SEGMENTED
+
+
+def test_what_was_read_ahead_is_read_again_if_it_has_changed(qtbot, app, viewer, panel, folder):
+    panel.ahead.value = True
+    app.runs.how = lambda: ("box", Options())
+    work = opened(qtbot, app, panel, folder)
+    qtbot.waitUntil(lambda: work.ahead.state == "segmented" and not work.busy, timeout=TIMEOUT)
+    theirs = write_theirs(folder, "b")
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert app.session.mask.data.sum() == 300 and work.case.status is Status.SEGMENTED
+    assert (folder.parent / "cts_masks" / "b_mask.nii.gz").read_bytes() == theirs
+    assert masks_written(folder) == ["a_mask.nii.gz", "b_mask.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "runs"),
+    [
+        ("graded", Options(), False),
+        ("graded", Options(threshold=0.2), False),
+        ("box", Options(), True),
+        ("graded", Options(every_slice=True), True),
+    ],
+)
+def test_what_was_segmented_ahead_is_of_the_model_and_options_of_now(
+    qtbot, app, viewer, panel, folder, model, options, runs
+):
+    panel.ahead.value = True
+    app.runs.how = lambda: ("graded", Options())
+    work = opened(qtbot, app, panel, folder)
+    qtbot.waitUntil(lambda: work.ahead.state == "segmented" and not work.busy, timeout=TIMEOUT)
+    first = app.runs.latest
+    app.runs.how = lambda: (model, options)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert (app.runs.latest is not first) == runs, "only where it takes another run"
+    qtbot.waitUntil(lambda: not app.runs.running and not work.busy, timeout=TIMEOUT)
+    made = app.session.masks[app.session.mask].result
+    assert (made.model["name"], made.options.every_slice) == (model, options.every_slice)
+    assert made.threshold == (options.threshold or 0.5)
+    if not runs:
+        assert np.array_equal(made.mask, remask(made)) and made.mask.any()
+    written = np.asarray(nib.load(work.case.mask).dataobj)
+    assert written.sum() == made.mask.sum()
 
 
 @pytest.mark.slow
@@ -495,6 +672,48 @@ def test_the_worklist_of_the_last_time_is_offered(qtbot, app, panel, folder):
     later.last_button.click()
     qtbot.waitUntil(lambda: app.worklist.worklist is not None, timeout=TIMEOUT)
     assert later.last_button.isHidden()
+    assert len(app.worklist.worklist) == 3
+
+
+def test_one_goes_on_with_the_marked_cases_alone_and_with_no_folder_that_could_not_be_opened(
+    qtbot, app, panel, folder, tmp_path, notifications
+):
+    work = app.worklist
+    panel.open_worklist(folder, only={"b_mask.nii.gz"})
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    (tmp_path / "empty").mkdir()
+    panel.open_worklist(tmp_path / "empty")
+    qtbot.waitUntil(lambda: bool(notifications) and not work.busy, timeout=TIMEOUT)
+    work.worklist = None
+    panel.last_button.click()
+    qtbot.waitUntil(lambda: work.worklist is not None, timeout=TIMEOUT)
+    assert work.worklist.folder == folder
+    assert [case.name for case in work.worklist.cases] == ["b.nii.gz"]
+
+
+def test_a_list_changes_where_its_cases_do(qtbot, app, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    items = [panel.list.item(row) for row in range(3)]
+    items[0].setText("as it was")
+    work.worklist.update(1, status=Status.REVIEWED)
+    work.changed.emit()
+    assert items[0].text() == "as it was" and "b · reviewed" in items[1].text()
+    panel.open_folder(folder)
+    qtbot.waitUntil(lambda: "a · new" in items[0].text(), timeout=TIMEOUT)
+
+
+def test_a_worklist_goes_on_with_its_ct_while_the_panel_is_closed(qtbot, app, viewer, folder):
+    app.worklist.open(folder)  # no header is there, which would choose CT and mask
+    qtbot.waitUntil(idle(app.worklist), timeout=TIMEOUT)
+    assert app.session.ct is viewer.layers["a"]
+    app.session.mask = viewer.add_labels(np.zeros_like(app.session.ct.data, np.uint8))
+    paint(app, viewer, 6)
+    app.worklist.step(1)
+    qtbot.waitUntil(shows(app.worklist, "b.nii.gz"), timeout=TIMEOUT)
+    assert app.session.ct is viewer.layers["b"] and app.session.mask is None
+    app.worklist.step(-1)
+    qtbot.waitUntil(shows(app.worklist, "a.nii.gz"), timeout=TIMEOUT)
+    assert app.session.mask is viewer.layers["a pancreas"]
 
 
 def test_masks_of_another_program_are_corrected_like_ours(

@@ -119,7 +119,7 @@ class Worklist:
         beside = self.folder.with_name(f"{stem(self.folder) if one else self.folder.name}_masks")
         self.output = output or remembered or beside
         self.masks = masks or _masks(self._memory.get("masks"))
-        self._only = only
+        self.only = only
         self._inputs = remembered_inputs(self.folder, state_folder)
         first = self._inputs[0] if self._inputs else []  # so names stay when others are added
         ours = self.folder.parent if one else self.folder
@@ -180,7 +180,7 @@ class Worklist:
         cases = []
         masks = None if self.masks is None else replace(self.masks)  # its folder is listed anew
         for case in find_cases(self._inputs or [[self.folder]], output):
-            if self._only is not None and escaped(case.mask.name) not in self._only:
+            if self.only is not None and escaped(case.mask.name) not in self.only:
                 continue
             source = case.source.absolute()
             below = source.is_relative_to(self._base)
@@ -222,7 +222,7 @@ class Worklist:
             "current": self.case.name,
             "cases": cases,
         }
-        write_json(self._file, self._memory, overwrite=True)
+        write_json(self._file, self._memory, overwrite=True, indent=None)  # quicker by far
 
 
 def _checked(word: Any, has_mask: bool) -> Status:

@@ -180,9 +180,11 @@ def user_folder(name: str, variable: str | None = None) -> Path:
     return Path(platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)) / name
 
 
-def write_json(path: str | Path, data: Any, *, overwrite: bool = False) -> None:
+def write_json(
+    path: str | Path, data: Any, *, overwrite: bool = False, indent: int | None = 2
+) -> None:
     """Write plain data as JSON; the file appears whole or not at all."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
     # A file's name may hold bytes that are no UTF-8. Python has them as lone surrogates, of which
     # JSON's own escape "\udcfc" is made; reading the JSON gives the same name back.
     write_text(path, text, overwrite=overwrite)

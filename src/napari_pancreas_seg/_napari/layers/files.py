@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,6 +61,7 @@ class LayerFiles:
         self._strokes = strokes
         self._exported = exported
         self._recorded: weakref.WeakKeyDictionary[Layer, Strokes] = weakref.WeakKeyDictionary()
+        self._known: dict[str, str | None] = {}  # hashes of masks as they were read or written
         self.question: QMessageBox | None = None  # about a file that does not look like a CT
 
     def open(self, path: str | Path, *, force: bool = False) -> None:
@@ -129,7 +131,9 @@ class LayerFiles:
             held = np.array(data)  # it may be painted on meanwhile
             mask, digest = mask_of(held), digest_of(held)
             mask, whole = onto_ct(reference.view(mask), reference, layers)
-            return write_mask(mask, whole, path, **made, **how), digest
+            target = write_mask(mask, whole, path, **made, **how)
+            self.know(target, mask_sha256(target))
+            return target, digest
 
         def written(outcome: tuple[Path, str]) -> None:
             if _holds_voxels(outcome[0]):
@@ -139,6 +143,15 @@ class LayerFiles:
                 then(outcome[0])
 
         self._background.submit(write, written, failed)
+
+    def know(self, path: Path, sha256: str | None) -> None:
+        """Remember a mask's hash as it was read or written here; None if there was no mask."""
+        self._known[os.path.realpath(path)] = sha256
+
+    def is_others(self, path: Path) -> bool:
+        """Whether a mask was written elsewhere since; looks at all of it, so for a thread."""
+        known = self._known.get(os.path.realpath(path))
+        return path.exists() and (known is None or known != mask_sha256(path))
 
     # -- for napari's writer, which is given the data of a layer and not the layer
 

@@ -16,6 +16,7 @@ from napari_pancreas_seg._napari.layers.files import write_mask
 from napari_pancreas_seg._napari.layers.placement import GridReference, find_reference, onto_ct
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.inference.saving import mask_sha256
 
 
 def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
@@ -58,6 +59,7 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
             _save_image(layer, reference, name)
         if app is not None:
             app.files.note_written(data, name)
+            app.files.know(name, mask_sha256(name))
     return [str(name) for name in names]
 
 

@@ -13,7 +13,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg.cohort.cases import find_inputs
-from napari_pancreas_seg.cohort.worklist import Status
+from napari_pancreas_seg.cohort.worklist import Status, WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
 
 MARKS = {
@@ -25,6 +25,7 @@ MARKS = {
 }
 ROWS_SHOWN = 14
 LAST = "worklist/folder"
+ONLY = "worklist/only"
 LONGEST_NAME = 28
 
 
@@ -35,6 +36,7 @@ class WorklistPanel(ui.Panel):
         super().__init__()
         self._app = app
         self._work = app.worklist
+        self._rows: list[WorklistCase] = []  # as they are in the list
         tip = "Work through the CTs of a folder; or drop one here."
         self.open_button = ui.button("Open folder…", tip, self.ask_for_folder)
         tip = "Choose the folder that masks are written into."
@@ -85,11 +87,11 @@ class WorklistPanel(ui.Panel):
     def open_worklist(self, folder: str | Path, *output: Any, **chosen: Any) -> None:
         """Open a folder as a worklist, with what `WorklistSession.open` takes."""
         self.wanted.emit()
-        self._app.settings.set(LAST, str(Path(folder).absolute()))
         self._work.open(folder, *output, **chosen)
 
     def _go_on(self) -> None:
-        self.open_folder(self._app.settings.get(LAST, ""))
+        only = set(map(str, self._app.settings.get(ONLY, [])))
+        self.open_worklist(self._app.settings.get(LAST, ""), only=only or None)
 
     def _offer_last(self) -> None:
         last = self._app.settings.get(LAST, "")
@@ -129,15 +131,20 @@ class WorklistPanel(ui.Panel):
     def _list_cases(self) -> None:
         worklist = self._work.worklist
         assert worklist is not None
+        self._app.settings.set(LAST, str(worklist.folder))
+        self._app.settings.set(ONLY, sorted(worklist.only or ()))
         self.list.blockSignals(True)
         while self.list.count() < len(worklist):
             self.list.addItem("")
         while self.list.count() > len(worklist):
             self.list.takeItem(self.list.count() - 1)
         for row, case in enumerate(worklist.cases):
+            if row < len(self._rows) and case is self._rows[row]:
+                continue  # as it was: a long list would stall at every step
             item = self.list.item(row)
             item.setText(f"{MARKS[case.status]}  {io.stem(Path(case.name))} · {case.status}")
             item.setToolTip(f"{case.name}: {case.status}")
+        self._rows = worklist.cases[:]
         self.list.setCurrentRow(worklist.current)
         self.list.blockSignals(False)
 

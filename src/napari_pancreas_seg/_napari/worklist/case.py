@@ -27,7 +27,9 @@ from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg.cohort.given import adopt
 from napari_pancreas_seg.cohort.worklist import WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.result import Segmentation, exhaust
+from napari_pancreas_seg.inference.finishing import remask
+from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
+from napari_pancreas_seg.inference.saving import mask_sha256
 from napari_pancreas_seg.io.alignment import bring_onto
 
 logger = logging.getLogger(__name__)
@@ -43,12 +45,26 @@ class LoadedCase:
     saved: str  # digest of the mask in `target`; empty without one
     target: Path
     notes: tuple[str, ...]
+    sha256: str | None = None  # of `target` as it was read
+    model: str | Path = ""  # of `result`
     result: Segmentation | None = None
 
     @property
     def reference(self) -> GridReference:
         found: GridReference = self.ct.metadata[METADATA_KEY]
         return found
+
+    def renewed(self, model: str | Path, options: Options) -> LoadedCase:
+        """Bring what was found to the options of now; it goes if that takes another run."""
+        found, self.result = self.result, None
+        assert found is not None
+        made = found.options
+        as_made = replace(options, threshold=made.threshold, postprocess=made.postprocess)
+        if (model, as_made) == (self.model, made):
+            threshold = options.threshold or float(found.model["threshold"])
+            mask = remask(found, threshold, options.postprocess)
+            self.result = replace(found, mask=mask, threshold=threshold, options=options)
+        return self
 
 
 def read_case(index: int, case: WorklistCase) -> LoadedCase:
@@ -59,12 +75,13 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
         adopt(case.source, case.mask, *case.given)
     if not case.mask.exists():
         return LoadedCase(index, ct, None, "", case.mask, notes)
+    sha256 = mask_sha256(case.mask)  # before it is read: it may be written meanwhile
     mask, on = io.load_mask(case.mask)
     advice = "move it out of the output folder, or choose another folder"
     mask = bring_onto(volume, mask, on, case.mask.name, advice)
     facts = sidecar_facts(case.mask)
     data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas", **facts)
-    return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes)
+    return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes, sha256)
 
 
 def result_layer(loaded: LoadedCase, result: Segmentation) -> tuple[Labels, ModelMask]:
@@ -142,7 +159,6 @@ class CaseAhead(QObject):
             return
         self._segmenting = case
         model, options = self._runs.how()
-        options = replace(options, first_slice=None)
 
         def gone() -> bool:
             return is_taken() or (number != self._number and self._waiting is not case)
@@ -157,8 +173,8 @@ class CaseAhead(QObject):
 
         def found(result: Segmentation | None) -> None:
             ended()
-            if self._waiting is case:
-                case.result = result
+            if self._waiting is case and result is not None:
+                case.model, case.result = model, result
                 self.changed.emit()
 
         self._background.submit(segment, found, ended)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Labels
-from napari.utils.notifications import show_info
+from napari.utils.notifications import show_info, show_warning
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
@@ -30,6 +31,8 @@ from napari_pancreas_seg._napari.worklist.case import (
 )
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.saving import mask_sha256
+from napari_pancreas_seg.io import stem, suffix_of
 
 PAUSE_MS = 1000
 """Pause after scrolling before the slice on screen is remembered."""
@@ -67,7 +70,7 @@ class WorklistSession(QObject):
         self._background = background
         self._shown: LoadedCase | None = None
         self._drawn: list[Labels] = []  # by hand on the case that is shown, last chosen one last
-        self._aside: dict[Path | None, list[Labels]] = {}  # drawn on CTs that were left, unwritten
+        self._aside: dict[Path | None, list[Labels]] = {}  # other masks of CTs that were left
         self._first = False
         ahead.changed.connect(self.changed)
         runs.finished.connect(self._on_run_finished)
@@ -123,7 +126,7 @@ class WorklistSession(QObject):
             self.go_to(self.worklist.current + by)
 
     def mark_reviewed(self) -> None:
-        if self._is_settled():
+        if self._is_own_chosen() and self._is_settled():
             self._keep(lambda: self.changed.emit(), status=Status.REVIEWED)
 
     def finish_case(self) -> None:
@@ -134,9 +137,7 @@ class WorklistSession(QObject):
             else:
                 self.go_to(following)
 
-        if self._mask() is None:
-            report(PancreasSegError("This case has no mask yet: run first, or paint one."))
-        elif self._is_settled():
+        if self._is_own_chosen() and self._is_settled():
             self._keep(go_on, status=Status.EXPORTED)
 
     def use_output(self, folder: str | Path) -> None:
@@ -161,6 +162,21 @@ class WorklistSession(QObject):
             self._prepare_next()
 
     # -- leaving a case
+
+    def _is_own_chosen(self) -> bool:
+        """Whether the header names this case's mask, which is written; if not, say so."""
+        mask, chosen = self._mask(), self._session.mask
+        if mask is None:
+            why = "This case has no mask yet: run first, or paint one."
+        elif chosen is None or chosen is mask:
+            return True
+        else:
+            why = (
+                f"'{chosen.name}' is chosen as Mask, but this case's mask is '{mask.name}': "
+                f"choose that one in the header, or write '{chosen.name}' by Export…."
+            )
+        report(PancreasSegError(why))
+        return False
 
     def _is_settled(self) -> bool:
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
@@ -206,29 +222,35 @@ class WorklistSession(QObject):
             then()
 
         if mask is None:
-            if (other := self._session.mask) is not None:
-                show_info(f"'{other.name}' is not this case's mask and is not written.")
             done(status)
             return
-        data, known = mask.data, self._session.masks.get(mask)
+        data, known, target = mask.data, self._session.masks.get(mask), shown.target
 
-        def compare() -> tuple[str, bool]:
+        def compare() -> tuple[str, bool, bool, bool]:
             edited = known is None or bool(known.touched_slices(mask).any())
-            return digest_of(data), edited
+            return digest_of(data), edited, self._files.is_others(target), target.exists()
 
-        def compared(found: tuple[str, bool]) -> None:
-            digest, edited = found
+        def compared(found: tuple[str, bool, bool, bool]) -> None:
+            digest, edited, others, there = found
             nothing = not shown.saved and digest == EMPTY and status is not Status.EXPORTED
-            if digest == shown.saved or nothing:
+            if nothing or (digest == shown.saved and there and not others):
                 done(status)
                 return
             reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
+            if others:  # nobody has looked at theirs here
+                reached = Status.SEGMENTED
 
             def written(path: Path) -> None:
-                shown.saved, shown.mask = digest, mask
+                shown.saved, shown.mask, shown.target = digest, mask, path
+                if others:
+                    show_warning(
+                        f"'{target.name}' was written elsewhere meanwhile and stays as it is; the "
+                        f"mask of this window is kept in '{path.name}'."
+                    )
                 done(reached)
 
-            self._files.export(mask, shown.target, overwrite=True, then=written, failed=self._idle)
+            path = _free_beside(target) if others else target
+            self._files.export(mask, path, overwrite=True, then=written, failed=self._idle)
 
         self._submit("Keeping the mask…", compare, compared)
 
@@ -247,22 +269,29 @@ class WorklistSession(QObject):
         return None if shown.mask is not None else next(reversed(self._drawn), None)
 
     def _take_away(self) -> None:
-        """Remove the layers of the case that is shown; other masks of it stay, never lost."""
+        """Remove the layers of the case that is shown; other masks of it come back with it."""
         session, shown, mask = self._session, self._shown, self._mask()
         self._shown = None
         if shown is None:
             return
-        if aside := [layer for layer in self._drawn if layer is not mask]:
-            self._aside[shown.reference.source.path] = aside
+        on, chosen = shown.reference, session.mask
+        known = (one for one in session.layers if isinstance(one, Labels) and one is not mask)
+        ours = (one for one in known if placement.METADATA_KEY in one.metadata)
+        if aside := [one for one in ours if one in self._drawn or session.ct_of(one) is on]:
+            self._aside[on.source.path] = aside
             names = " and ".join(f"'{layer.name}'" for layer in aside)
             show_info(f"Not written, and put aside until this case is shown again: {names}.")
-        self._maps.forget(shown.reference)
+        if chosen is not None and chosen not in (mask, *aside):
+            show_info(f"'{chosen.name}' is not this case's mask and is not written.")
+        self._maps.forget(on)
         for layer in session.layers:
             own = placement.reference_of(layer)
-            same = own is not None and own.id == shown.reference.id
+            same = own is not None and own.id == on.id
             goes = layer in (shown.ct, mask, *aside) or (same and not isinstance(layer, Labels))
             if goes and layer in session.layers:  # what showed the CT may have gone with it
                 session.viewer.layers.remove(layer)
+        if session.ct is shown.ct:  # while the panel is closed nobody else lets go of it
+            session.ct = session.mask = None
 
     def _note(self, shown: LoadedCase, **known: Any) -> None:
         mask = self._mask()
@@ -285,11 +314,13 @@ class WorklistSession(QObject):
             return
         with reported():
             worklist.go_to(index)  # before it is read: one goes on from one that cannot be
-        case = worklist.cases[index]
-        if ready is not None:
+        case, how = worklist.cases[index], self._runs.how()
+        if ready is None or mask_sha256(case.mask) != ready.sha256:
+            self._submit(f"Opening {case.name}…", lambda: read_case(index, case), self._show)
+        elif ready.result is None or how == (ready.model, ready.result.options):
             self._show(ready)
         else:
-            self._submit(f"Opening {case.name}…", lambda: read_case(index, case), self._show)
+            self._submit(f"Opening {case.name}…", lambda: ready.renewed(*how), self._show)
 
     def _load_other(self, left: LoadedCase) -> None:
         self._load(left.index)
@@ -307,8 +338,12 @@ class WorklistSession(QObject):
             return
         self._shown, case = loaded, worklist.cases[loaded.index]
         viewer.add_layer(loaded.ct)
+        self._session.ct = loaded.ct
+        self._files.know(loaded.target, loaded.sha256)
         for layer in self._aside.pop(loaded.reference.source.path, ()):
-            layer.metadata.pop(placement.METADATA_KEY, None)  # the CT's id is another one now
+            if not self._session.is_opened(layer):  # made on this CT, whose id is another one now
+                kind = layer.metadata[placement.METADATA_KEY].kind
+                layer.metadata[placement.METADATA_KEY] = replace(loaded.reference, kind=kind)
             viewer.add_layer(layer)  # before the mask: the last one is chosen
         if loaded.mask is None and loaded.result is not None:
             loaded.mask, known = result_layer(loaded, loaded.result)
@@ -316,12 +351,14 @@ class WorklistSession(QObject):
         mask = loaded.mask
         if mask is not None:
             viewer.add_layer(mask)
-            viewer.layers.selection.active = mask
+            viewer.layers.selection.active = self._session.mask = mask
             if loaded.saved:
                 # What is reviewed in it is remembered with the case: nothing is left unexported.
                 self._files.note_written(mask.data, loaded.target)
             if case.digest and case.digest == loaded.saved:
                 self._review.set_reviewed(mask, case.reviewed)
+            if loaded.saved and case.status is Status.NEW:  # it has come since they were listed
+                self._note(loaded, status=Status.SEGMENTED)
         z = case.slice if case.slice is not None else first_look(mask, loaded.reference)
         placement.show_slice(viewer, loaded.ct, loaded.reference, z)
         for note in loaded.notes:
@@ -329,9 +366,10 @@ class WorklistSession(QObject):
         self.changed.emit()
         if loaded.result is not None:
             self._keep(lambda: self.changed.emit())  # at once, as after a run
-        first, self._first = self._first, False
+        stale = bool(loaded.model) and loaded.result is None
+        first, self._first = self._first or stale, False
         if first and mask is None and self.ahead.segments and not self._runs.running:
-            with reported():  # none could be segmented ahead of the one that a folder opens with
+            with reported():  # none could be segmented ahead, or not with the model of now
                 self._runs.start(loaded.ct, *self._runs.how())
         self._prepare_next()
 
@@ -390,3 +428,10 @@ class WorklistSession(QObject):
     def _idle(self) -> None:
         self.busy = ""
         self.changed.emit()
+
+
+def _free_beside(mask: Path) -> Path:
+    """Name a file for a second mask of a case, which no CT is named like and none is taken for."""
+    case, suffix = stem(mask).removesuffix("_mask"), suffix_of(mask)
+    names = (mask.with_name(f"{case}_kept_{number}_mask{suffix}") for number in count(1))
+    return next(path for path in names if not path.exists())
