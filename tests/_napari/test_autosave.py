@@ -31,6 +31,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
     ct_layer_data,
     cuts_of,
     labels_layer_data,
+    labels_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
@@ -42,7 +43,10 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.header import CtPanel
+from napari_pancreas_seg._napari.widget.options_panel import NEXT_RUN, OptionsPanel
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import describe
+from napari_pancreas_seg.inference.saving import read_sidecar, write_sidecar
 
 TIMEOUT = 30_000
 
@@ -109,6 +113,73 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     # It is kept under its new window, and the former file is gone.
     qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
+    later.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_restored_mask_knows_what_made_it(qtbot, app, ct, volume, tmp_path, edited):
+    labels = finish(qtbot, app, ct, "organs")
+    made = app.session.masks[labels]
+    dice = np.linspace(0.4, 0.9, len(volume.hu), dtype=np.float32)
+    dice[0] = np.nan
+    made.result = replace(made.result, expected_dice=dice, scan={"phase": "portal venous"})
+    assert app.rethreshold.ask(labels, 0.6, True)
+    qtbot.waitUntil(lambda: made.result.threshold == 0.6, timeout=TIMEOUT)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.review.set_reviewed(labels, [4])
+        if edited:
+            paint(labels, 4, 1, 30)
+    before = describe(volume, app.session.result_of(labels), mask=labels.data)
+    write_sidecar(tmp_path / "before.json", before)
+    app.close()
+
+    after, later, _ = restored_later(qtbot, volume)
+    later.session.mask = restored = after.layers[-1]
+    assert labels_of(restored) == {"pancreas": 1, "liver": 2, "spleen": 3}
+    qtbot.waitUntil(lambda: later.review.facts is not None, timeout=TIMEOUT)
+    assert np.array_equal(later.review.facts.doubt, 1 - dice, equal_nan=True)
+    done = []
+    later.files.export(restored, tmp_path / "after.nii.gz", then=done.append)
+    qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
+    was, now = (read_sidecar(tmp_path / f"{name}.json") for name in ("before", "after"))
+    assert now == {**was, "created": now["created"]}
+    # The probability is gone: another threshold needs another run, and that is said.
+    panel = OptionsPanel(later)
+    qtbot.addWidget(panel)
+    assert panel.threshold.value == pytest.approx(0.6) and panel.threshold.tooltip == NEXT_RUN
+    assert not later.rethreshold.ask(restored, 0.7, True)
+    later.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notes", [{}, {"result": {"threshold": 0.5}}])
+def test_what_another_version_has_kept_comes_back(qtbot, viewer, app, volume, notes):
+    grid, store = volume.grid, AutosaveStore()
+    mask = np.zeros(grid.shape, np.uint8)
+    mask[4, 1, 30] = 1
+    key = ct_key(volume.hu, grid.shape, grid.affine)
+    store.write(Unsaved(key, "CT", None, mask, np.zeros_like(mask), notes), store.new_file())
+    store.close()
+    after, later, _ = restored_later(qtbot, volume)
+    restored = after.layers[-1]
+    assert np.array_equal(restored.data, mask) and labels_of(restored) == {"pancreas": 1}
+    assert later.session.masks[restored].result is None
+    later.close()
+
+
+@pytest.mark.slow
+def test_an_opened_mask_keeps_its_names_and_expected_dice(qtbot, app, viewer, ct, volume):
+    dice = (0.25, *[float("nan")] * (len(volume.hu) - 1))
+    facts = {"labels": {"liver": 2}, "expected_dice": dice}
+    data = labels_layer_data(np.zeros(ct.data.shape, np.uint8), volume, "theirs", **facts)
+    mask = viewer.add_layer(Layer.create(*data))
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(mask, 4, 1, 30, value=2)
+    app.close()
+    after, later, _ = restored_later(qtbot, volume)
+    assert labels_of(after.layers[-1]) == {"liver": 2}
+    assert np.array_equal(reference_of(after.layers[-1]).expected_dice, dice, equal_nan=True)
     later.close()
 
 

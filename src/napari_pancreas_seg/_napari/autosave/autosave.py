@@ -19,9 +19,11 @@ from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import (
+    PANCREAS,
     cuts_of,
     digest_of,
     labels_layer_data,
+    labels_of,
     original_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
@@ -34,6 +36,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.past_result import kept_of, past_result
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.arrays import Array
@@ -235,13 +238,16 @@ class Autosave(QObject):
         kept.stale, kept.looking = False, True
         file = kept.file = kept.file or self._store.new_file()
         model, ct, viewer = session.masks.get(layer), session.ct_array(reference), session.viewer
-        reviewed = sorted(self._review.reviewed_of(layer))
+        reviewed, own = self._review.reviewed_of(layer), reference_of(layer)
+        result = session.result_of(layer)
         notes = {
-            "reviewed": reviewed,
+            "reviewed": sorted(reviewed),
             "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
             "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
             "cuts": cuts_of(layer),
-            "drawn": (own := reference_of(layer)) is not None and own.kind == DRAWN,
+            "drawn": own is not None and own.kind == DRAWN,
+            "labels": labels_of(layer),
+            "expected_dice": () if own is None else own.expected_dice,
         }
         path = None if reference.source.path is None else str(reference.source.path)
 
@@ -252,6 +258,9 @@ class Autosave(QObject):
                 if kept.worth_keeping:
                     key, shown = self._key(reference, ct), reference.view(layer.data)
                     written = None if model is None else model.copy
+                    if result is not None:
+                        written = result.mask
+                        notes["result"] = kept_of(result, edited=kept.edited)
                     unsaved = Unsaved(key, reference.name, path, shown, written, notes)
                     self._store.write(unsaved, file)
                     kept.held = kept.digest
@@ -313,19 +322,28 @@ class Autosave(QObject):
 
         def make() -> tuple[Layer, ModelMask | None, Mapping[str, Any]]:
             whole, reference = autosave.read(file), placement.reference
+            notes = whole.notes
             data = np.zeros(reference.layer_shape, whole.mask.dtype)
             shown = reference.view(data)
             if shown.shape != whole.mask.shape:
                 raise PancreasSegError("The autosaved mask has another shape than this CT.")
             shown[...] = whole.mask
-            name, cuts = f"{reference.name} pancreas (recovered)", whole.notes.get("cuts")
-            cuts = None if cuts is None else (cuts[0], cuts[1])
-            layer = Layer.create(*labels_layer_data(data, placement, name, cuts=cuts))
-            if whole.notes.get("drawn"):
+            name, cuts = f"{reference.name} pancreas (recovered)", notes.get("cuts")
+            facts: dict[str, Any] = {
+                "labels": notes.get("labels") or PANCREAS,
+                "expected_dice": tuple(notes.get("expected_dice", ())),
+                "cuts": None if cuts is None else (cuts[0], cuts[1]),
+            }
+            layer = Layer.create(*labels_layer_data(data, placement, name, **facts))
+            if notes.get("drawn"):
                 layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
-            written = whole.model
-            model = None if written is None else ModelMask.holding(reference, written)
-            return layer, model, whole.notes
+            if whole.model is None:
+                return layer, None, notes
+            model = ModelMask.holding(reference, whole.model)
+            result = past_result(notes.get("result", {}), whole.model, reference.grid)
+            if result is not None:
+                model.finish(result)
+            return layer, model, notes
 
         def add(made: tuple[Layer, ModelMask | None, Mapping[str, Any]]) -> None:
             (layer, model, notes), session = made, self._session
