@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari.app import app_of
+from napari_pancreas_seg._napari.autosave import autosave
 from napari_pancreas_seg._napari.autosave.store import (
     AutosaveStore,
     Unsaved,
@@ -183,6 +185,50 @@ def test_an_opened_mask_keeps_its_names_and_expected_dice(qtbot, app, viewer, ct
     later.close()
 
 
+@pytest.mark.slow
+def test_a_look_at_another_phase_does_not_take_a_mask_along(qtbot, app, viewer, ct, volume):
+    other = type(volume)(volume.hu + np.int16(60), volume.grid, volume.source)
+    venous = viewer.add_layer(Layer.create(*ct_layer_data(other, "venous")))
+    app.session.ct = venous
+    mask = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="opened")
+    for column, chosen in enumerate((venous, ct)):
+        app.session.ct = chosen
+        with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+            paint(mask, 4, 1, column)
+        (kept,) = kept_files()
+        assert read_header(kept)["name"] == "venous"
+    app.autosave.exported(mask, app.autosave._kept[mask].digest)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(mask, 4, 1, 2)
+    (kept,) = kept_files()
+    assert read_header(kept)["name"] == "CT"
+
+
+@pytest.mark.slow
+def test_a_mask_that_was_deleted_is_offered_in_this_window(qtbot, app, viewer, ct):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    viewer.layers.remove(labels)
+    (offer,) = app.autosave.offers_for(app.session.reference)
+    viewer.add_layer(labels)
+    assert app.autosave.offers == []
+    paint(labels, 4, 1, 31)
+    viewer.layers.remove(labels)  # before the last stroke is kept
+    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    (offer,) = app.autosave.offers_for(app.session.reference)
+    app.autosave.restore(offer, app.session.placement(ct))
+    qtbot.waitUntil(lambda: viewer.layers[-1].name.endswith("(recovered)"), timeout=TIMEOUT)
+    restored = viewer.layers[-1]
+    assert np.array_equal(restored.data, labels.data)
+    assert app.autosave.offers == [] and app.autosave.unexported() == [restored]
+    qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
+    viewer.layers.remove(restored)
+    app.autosave.discard(app.autosave.offers[0])
+    assert kept_files() == [] and app.autosave.unexported() == app.autosave.offers == []
+
+
 def test_a_key_that_is_found_when_the_window_is_gone_is_no_fault(app, ct, qapp, monkeypatch):
     waiting = []
     monkeypatch.setattr(app.background, "submit", lambda work, then: waiting.append(then))
@@ -244,6 +290,65 @@ def test_export_ends_the_keeping_until_the_next_stroke(qtbot, app, ct, tmp_path)
         paint(labels, 4, 1, 31)
     assert app.autosave.unexported() == [labels]
     assert len(kept_files()) == 1
+
+
+@pytest.mark.slow
+def test_slices_reviewed_after_an_export_are_kept(qtbot, app, ct, tmp_path):
+    labels = finish(qtbot, app, ct)
+    app.review.set_reviewed(labels, [3])
+    paint(labels, 4, 1, 30)
+    for marked in ([3], [3, 4]):
+        app.review.set_reviewed(labels, marked)
+        done = []
+        app.files.export(labels, tmp_path / "m.nii.gz", then=done.append, overwrite=True)
+        qtbot.waitUntil(lambda done=done: bool(done), timeout=TIMEOUT)
+        qtbot.waitUntil(lambda: kept_files() == [], timeout=TIMEOUT)
+        with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+            app.review.set_reviewed(labels, [*marked, 5])
+        (kept,) = kept_files()
+        assert read_header(kept)["notes"]["reviewed"] == [*marked, 5]
+    assert app.autosave.unexported() == []
+
+
+@pytest.mark.slow
+def test_a_stroke_that_comes_before_its_mask_is_written_is_kept(qtbot, app, ct, monkeypatch):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    exported = app.autosave._kept[labels].digest
+    looking, go = holds_up(monkeypatch, autosave, "_digest_and_edited")
+    paint(labels, 4, 1, 31)
+    qtbot.waitUntil(looking.is_set, timeout=TIMEOUT)
+    app.autosave.exported(labels, exported)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        go.set()
+    app.autosave.keep_all()
+    assert app.autosave.unexported() == [labels] and len(kept_files()) == 1
+
+
+@pytest.mark.slow
+def test_what_is_being_written_when_all_is_discarded_goes_too(qtbot, app, ct, monkeypatch):
+    labels = finish(qtbot, app, ct)
+    writing, go = holds_up(monkeypatch, app.autosave._store, "write")
+    paint(labels, 4, 1, 30)
+    qtbot.waitUntil(writing.is_set, timeout=TIMEOUT)
+    app.autosave.discard_all()
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        go.set()
+    assert kept_files() == [] and app.autosave.unexported() == []
+
+
+def holds_up(monkeypatch, owner, name):
+    """Hold up the thread that calls a function: say when it does, and what lets it go on."""
+    called, go, does = threading.Event(), threading.Event(), getattr(owner, name)
+
+    def wait(*given):
+        called.set()
+        assert go.wait(30)
+        return does(*given)
+
+    monkeypatch.setattr(owner, name, wait)
+    return called, go
 
 
 @pytest.mark.slow
