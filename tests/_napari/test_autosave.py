@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -18,6 +19,7 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QMessageBox
 
 from napari_pancreas_seg._napari.app import app_of
+from napari_pancreas_seg._napari.autosave import autosave
 from napari_pancreas_seg._napari.autosave.store import (
     AutosaveStore,
     Unsaved,
@@ -31,6 +33,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
     ct_layer_data,
     cuts_of,
     labels_layer_data,
+    labels_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
@@ -42,7 +45,10 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.header import CtPanel
+from napari_pancreas_seg._napari.widget.options_panel import NEXT_RUN, OptionsPanel
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import describe
+from napari_pancreas_seg.inference.saving import read_sidecar, write_sidecar
 
 TIMEOUT = 30_000
 
@@ -112,6 +118,117 @@ def test_strokes_are_kept_and_come_back(qtbot, app, ct, volume):
     later.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("edited", [True, False])
+def test_a_restored_mask_knows_what_made_it(qtbot, app, ct, volume, tmp_path, edited):
+    labels = finish(qtbot, app, ct, "organs")
+    made = app.session.masks[labels]
+    dice = np.linspace(0.4, 0.9, len(volume.hu), dtype=np.float32)
+    dice[0] = np.nan
+    made.result = replace(made.result, expected_dice=dice, scan={"phase": "portal venous"})
+    assert app.rethreshold.ask(labels, 0.6, True)
+    qtbot.waitUntil(lambda: made.result.threshold == 0.6, timeout=TIMEOUT)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        app.review.set_reviewed(labels, [4])
+        if edited:
+            paint(labels, 4, 1, 30)
+    before = describe(volume, app.session.result_of(labels), mask=labels.data)
+    write_sidecar(tmp_path / "before.json", before)
+    app.close()
+
+    after, later, _ = restored_later(qtbot, volume)
+    later.session.mask = restored = after.layers[-1]
+    assert labels_of(restored) == {"pancreas": 1, "liver": 2, "spleen": 3}
+    qtbot.waitUntil(lambda: later.review.facts is not None, timeout=TIMEOUT)
+    assert np.array_equal(later.review.facts.doubt, 1 - dice, equal_nan=True)
+    done = []
+    later.files.export(restored, tmp_path / "after.nii.gz", then=done.append)
+    qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
+    was, now = (read_sidecar(tmp_path / f"{name}.json") for name in ("before", "after"))
+    assert now == {**was, "created": now["created"]}
+    # The probability is gone: another threshold needs another run, and that is said.
+    panel = OptionsPanel(later)
+    qtbot.addWidget(panel)
+    assert panel.threshold.value == pytest.approx(0.6) and panel.threshold.tooltip == NEXT_RUN
+    assert not later.rethreshold.ask(restored, 0.7, True)
+    later.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notes", [{}, {"result": {"threshold": 0.5}}])
+def test_what_another_version_has_kept_comes_back(qtbot, viewer, app, volume, notes):
+    grid, store = volume.grid, AutosaveStore()
+    mask = np.zeros(grid.shape, np.uint8)
+    mask[4, 1, 30] = 1
+    key = ct_key(volume.hu, grid.shape, grid.affine)
+    store.write(Unsaved(key, "CT", None, mask, np.zeros_like(mask), notes), store.new_file())
+    store.close()
+    after, later, _ = restored_later(qtbot, volume)
+    restored = after.layers[-1]
+    assert np.array_equal(restored.data, mask) and labels_of(restored) == {"pancreas": 1}
+    assert later.session.masks[restored].result is None
+    later.close()
+
+
+@pytest.mark.slow
+def test_an_opened_mask_keeps_its_names_and_expected_dice(qtbot, app, viewer, ct, volume):
+    dice = (0.25, *[float("nan")] * (len(volume.hu) - 1))
+    facts = {"labels": {"liver": 2}, "expected_dice": dice}
+    data = labels_layer_data(np.zeros(ct.data.shape, np.uint8), volume, "theirs", **facts)
+    mask = viewer.add_layer(Layer.create(*data))
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(mask, 4, 1, 30, value=2)
+    app.close()
+    after, later, _ = restored_later(qtbot, volume)
+    assert labels_of(after.layers[-1]) == {"liver": 2}
+    assert np.array_equal(reference_of(after.layers[-1]).expected_dice, dice, equal_nan=True)
+    later.close()
+
+
+@pytest.mark.slow
+def test_a_look_at_another_phase_does_not_take_a_mask_along(qtbot, app, viewer, ct, volume):
+    other = type(volume)(volume.hu + np.int16(60), volume.grid, volume.source)
+    venous = viewer.add_layer(Layer.create(*ct_layer_data(other, "venous")))
+    app.session.ct = venous
+    mask = viewer.add_labels(np.zeros(ct.data.shape, np.uint8), name="opened")
+    for column, chosen in enumerate((venous, ct)):
+        app.session.ct = chosen
+        with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+            paint(mask, 4, 1, column)
+        (kept,) = kept_files()
+        assert read_header(kept)["name"] == "venous"
+    app.autosave.exported(mask, app.autosave._kept[mask].digest)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(mask, 4, 1, 2)
+    (kept,) = kept_files()
+    assert read_header(kept)["name"] == "CT"
+
+
+@pytest.mark.slow
+def test_a_mask_that_was_deleted_is_offered_in_this_window(qtbot, app, viewer, ct):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    viewer.layers.remove(labels)
+    (offer,) = app.autosave.offers_for(app.session.reference)
+    viewer.add_layer(labels)
+    assert app.autosave.offers == []
+    paint(labels, 4, 1, 31)
+    viewer.layers.remove(labels)  # before the last stroke is kept
+    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    (offer,) = app.autosave.offers_for(app.session.reference)
+    app.autosave.restore(offer, app.session.placement(ct))
+    qtbot.waitUntil(lambda: viewer.layers[-1].name.endswith("(recovered)"), timeout=TIMEOUT)
+    restored = viewer.layers[-1]
+    assert np.array_equal(restored.data, labels.data)
+    assert app.autosave.offers == [] and app.autosave.unexported() == [restored]
+    qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
+    viewer.layers.remove(restored)
+    app.autosave.discard(app.autosave.offers[0])
+    assert kept_files() == [] and app.autosave.unexported() == app.autosave.offers == []
+
+
 def test_a_key_that_is_found_when_the_window_is_gone_is_no_fault(app, ct, qapp, monkeypatch):
     waiting = []
     monkeypatch.setattr(app.background, "submit", lambda work, then: waiting.append(then))
@@ -173,6 +290,68 @@ def test_export_ends_the_keeping_until_the_next_stroke(qtbot, app, ct, tmp_path)
         paint(labels, 4, 1, 31)
     assert app.autosave.unexported() == [labels]
     assert len(kept_files()) == 1
+
+
+@pytest.mark.slow
+def test_slices_reviewed_after_an_export_are_kept(qtbot, app, ct, tmp_path):
+    labels = finish(qtbot, app, ct)
+    app.review.set_reviewed(labels, [3])
+    paint(labels, 4, 1, 30)
+    for marked in ([3], [3, 4]):
+        app.review.set_reviewed(labels, marked)
+        done = []
+        app.files.export(labels, tmp_path / "m.nii.gz", then=done.append, overwrite=True)
+        qtbot.waitUntil(lambda done=done: bool(done), timeout=TIMEOUT)
+        qtbot.waitUntil(lambda: kept_files() == [], timeout=TIMEOUT)
+        with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+            app.review.set_reviewed(labels, [*marked, 5])
+        (kept,) = kept_files()
+        assert read_header(kept)["notes"]["reviewed"] == [*marked, 5]
+    assert app.autosave.unexported() == []
+
+
+@pytest.mark.slow
+def test_a_stroke_that_comes_before_its_mask_is_written_is_kept(qtbot, app, ct, monkeypatch):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    exported = app.autosave._kept[labels].digest
+    looking, go = holds_up(monkeypatch, autosave, "_digest_and_edited")
+    paint(labels, 4, 1, 31)
+    qtbot.waitUntil(looking.is_set, timeout=TIMEOUT)
+    app.autosave.exported(labels, exported)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        go.set()
+    app.autosave.keep_all()
+    assert app.autosave.unexported() == [labels] and len(kept_files()) == 1
+    kept_files()[0].unlink()  # as another window may, where a disk has no locks
+    app.autosave.keep_all()
+    assert len(kept_files()) == 1
+
+
+@pytest.mark.slow
+def test_what_is_being_written_when_all_is_discarded_goes_too(qtbot, app, ct, monkeypatch):
+    labels = finish(qtbot, app, ct)
+    writing, go = holds_up(monkeypatch, app.autosave._store, "write")
+    paint(labels, 4, 1, 30)
+    qtbot.waitUntil(writing.is_set, timeout=TIMEOUT)
+    app.autosave.discard_all()
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        go.set()
+    assert kept_files() == [] and app.autosave.unexported() == []
+
+
+def holds_up(monkeypatch, owner, name):
+    """Hold up the thread that calls a function: say when it does, and what lets it go on."""
+    called, go, does = threading.Event(), threading.Event(), getattr(owner, name)
+
+    def wait(*given):
+        called.set()
+        assert go.wait(30)
+        return does(*given)
+
+    monkeypatch.setattr(owner, name, wait)
+    return called, go
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -56,6 +57,24 @@ def test_an_open_window_keeps_its_masks_to_itself(tmp_path, unsaved):
     assert AutosaveStore(tmp_path).left_behind() == []
     shelf.close()
     assert len(AutosaveStore(tmp_path).left_behind()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+@pytest.mark.parametrize(
+    ("number", "offered"), [(errno.ENOSYS, 1), (errno.ENOLCK, 1), (errno.EAGAIN, 0)]
+)
+def test_only_a_lock_that_another_has_keeps_its_masks_from_others(
+    tmp_path, unsaved, monkeypatch, number, offered
+):
+    def flock(*_):
+        raise OSError(number, "no lock")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    shelf = AutosaveStore(tmp_path)
+    shelf.write(unsaved, shelf.new_file())
+    assert len(AutosaveStore(tmp_path).left_behind()) == offered
+    assert shelf.left_behind() == [], "a window is not offered its own"
+    shelf.close()
 
 
 @pytest.mark.parametrize("meanwhile", ["write", "close"])

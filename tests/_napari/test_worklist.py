@@ -778,8 +778,12 @@ def test_a_case_that_was_only_reviewed_is_not_offered_as_unexported(
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         app.autosave.save()
     assert len(list(autosave_folder().glob("*.npz"))) == 1
+    app.review.set_reviewed(app.session.mask, {2, 3, 4})
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: not list(autosave_folder().glob("*.npz")), timeout=TIMEOUT)
+    qtbot.wait(400)  # longer than the pause before what has changed is kept
+    assert not list(autosave_folder().glob("*.npz")) and app.autosave.offers == []
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ class App(QObject):
             self.ahead,
             background,
         )
+        self.autosave.is_noted = self.worklist.notes
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)

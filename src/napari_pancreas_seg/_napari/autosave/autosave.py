@@ -19,9 +19,11 @@ from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import (
+    PANCREAS,
     cuts_of,
     digest_of,
     labels_layer_data,
+    labels_of,
     original_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
@@ -29,11 +31,13 @@ from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     GridReference,
     Placement,
+    lies_on,
     reference_of,
     show_slice,
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.past_result import kept_of, past_result
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.arrays import Array
@@ -55,10 +59,13 @@ class _Kept:
     exported: str = ""  # digest of what was exported, or need not be
     digest: str = ""  # of the mask when it was last looked at
     edited: bool = False  # by then
-    reviewed: bool = False  # some of it
+    reviewed: frozenset[int] = frozenset()  # slices, by then
+    noted: frozenset[int] = frozenset()  # reviewed slices, when exported or by its worklist
     stale: bool = False  # it has changed since
     looking: bool = False  # a thread is looking at it
     held: str = ""  # digest of the mask that `file` holds
+    ct: GridReference | None = None  # that it is held for
+    left: Unsaved | None = None  # what is held, without voxels
     trouble: PancreasSegError | None = None  # why it could not be kept
     file: Path | None = None
     supersedes: Path | None = None  # what it was restored from, until `file` is written
@@ -69,7 +76,8 @@ class _Kept:
 
     @property
     def worth_keeping(self) -> bool:
-        return (self.edited or self.reviewed) and self.digest != self.exported
+        anew = self.digest != self.exported or self.reviewed != self.noted
+        return self.unexported or (bool(self.reviewed) and anew)
 
 
 class Autosave(QObject):
@@ -88,7 +96,9 @@ class Autosave(QObject):
         background: Background,
     ) -> None:
         super().__init__()
-        self.offers: list[Unsaved] = []  # of windows that are gone, without voxels
+        self.offers: list[Unsaved] = []  # of windows and layers that are gone, without voxels
+        self.is_noted: Callable[[Labels], bool] = lambda _: False
+        """Whether the reviewed slices of a mask are remembered with the case of a worklist."""
         self._session = session
         self._watch = watch
         self._review = review
@@ -101,12 +111,13 @@ class Autosave(QObject):
         self._leaving: list[Labels] = []
         self._soon = timer(self, PAUSE_MS, self.save)
         session.mask_changed.connect(self._on_change)
-        review.marked.connect(self._on_change)
+        review.marked.connect(self._on_marked)
         watch.found.connect(self.follow)
         for layer in session.layers:
             self.follow(layer)
         session.ct_chosen.connect(self._on_ct)
         session.viewer.layers.events.removing.connect(self._on_removing)
+        session.viewer.layers.events.inserted.connect(self._on_inserted)
         self._background.submit(self._store.left_behind, self._offer)
 
     # -- keeping
@@ -141,16 +152,17 @@ class Autosave(QObject):
             before = self._kept.pop(old)
             self._take_over(new, supersedes=before.file or before.supersedes)
 
-    def exported(self, layer: Layer, digest: str) -> None:
+    def exported(self, layer: Any, digest: str) -> None:
         """Say that a mask was exported as it was when this digest was taken of it."""
         kept = self._kept.setdefault(layer, _Kept())
-        kept.exported = digest
-        if kept.digest == digest and not kept.stale:
+        kept.exported, kept.noted = digest, self._review.reviewed_of(layer)
+        if kept.digest == digest and not (kept.stale or kept.looking):
             self._drop(kept)
         else:
             self._on_change(layer)  # it may have been painted on meanwhile
 
     def discard_all(self) -> None:
+        self.unexported()  # to know the digests of now
         for kept in self._kept.values():
             kept.exported, kept.stale = kept.digest, False
             self._drop(kept)
@@ -175,7 +187,8 @@ class Autosave(QObject):
         """Keep every mask with corrections now; a PancreasSegError says if one cannot be kept."""
         for layer in self.unexported():
             kept = self._kept[layer]
-            kept.stale = kept.stale or kept.held != kept.digest
+            there = kept.file is not None and kept.file.exists()  # it may have been taken away
+            kept.stale = kept.stale or kept.held != kept.digest or not there
         self.save(now=True)
         for layer in self.unexported():
             kept = self._kept[layer]
@@ -194,6 +207,11 @@ class Autosave(QObject):
         if isinstance(layer, Labels) and _is_array(layer):
             self._kept.setdefault(layer, _Kept()).stale = True
             self._wake()
+
+    def _on_marked(self, layer: Labels) -> None:
+        if self.is_noted(layer):
+            self._kept.setdefault(layer, _Kept()).noted = self._review.reviewed_of(layer)
+        self._on_change(layer)
 
     def _wake(self) -> None:
         if not self._soon.isActive():
@@ -220,14 +238,28 @@ class Autosave(QObject):
                 self.save(now=self._busy)
         elif layer in self._kept:
             self._watch.notify()
-            if self._kept[layer].stale and self._session.ct_of(layer) is not None:
+            if not self._kept[layer].stale or self._ct_of(layer) is not None:
                 self._leaving.append(layer)
                 self.save()
+                self._offer_left()
+
+    def _on_inserted(self, event: Any) -> None:
+        """Offer nothing of a mask that is back."""
+        if (kept := self._kept.get(event.value)) is not None:
+            self._leaving = [one for one in self._leaving if one is not event.value]
+            self._forget(kept.file)
+
+    def _ct_of(self, layer: Labels) -> GridReference | None:
+        """Return the CT that a mask is held for, whichever is looked at meanwhile."""
+        kept = self._kept[layer]
+        if kept.held and kept.ct is not None and lies_on(layer, kept.ct):
+            return kept.ct
+        return self._session.ct_of(layer)
 
     def _job(self, layer: Labels) -> Callable[[], _Kept] | None:
         """Return the function that saves a layer in a thread; None if there is nothing to save."""
         session, kept = self._session, self._kept[layer]
-        reference = session.ct_of(layer)
+        reference = self._ct_of(layer)
         if not kept.stale or reference is None:
             return None
         if reference.id not in self._keys and session.ct_data(reference) is None:
@@ -235,26 +267,35 @@ class Autosave(QObject):
         kept.stale, kept.looking = False, True
         file = kept.file = kept.file or self._store.new_file()
         model, ct, viewer = session.masks.get(layer), session.ct_array(reference), session.viewer
-        reviewed = sorted(self._review.reviewed_of(layer))
+        reviewed, own = self._review.reviewed_of(layer), reference_of(layer)
+        result = session.result_of(layer)
         notes = {
-            "reviewed": reviewed,
+            "reviewed": sorted(reviewed),
             "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
             "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
             "cuts": cuts_of(layer),
-            "drawn": (own := reference_of(layer)) is not None and own.kind == DRAWN,
+            "drawn": own is not None and own.kind == DRAWN,
+            "labels": labels_of(layer),
+            "expected_dice": () if own is None else own.expected_dice,
         }
         path = None if reference.source.path is None else str(reference.source.path)
 
         def work() -> _Kept:
             try:
                 kept.digest, kept.edited = _digest_and_edited(layer, model, kept.base)
-                kept.reviewed, kept.trouble = bool(reviewed), None
+                kept.reviewed, kept.trouble = reviewed, None
                 if kept.worth_keeping:
                     key, shown = self._key(reference, ct), reference.view(layer.data)
                     written = None if model is None else model.copy
+                    if result is not None:
+                        written = result.mask
+                        notes["result"] = kept_of(result, edited=kept.edited)
                     unsaved = Unsaved(key, reference.name, path, shown, written, notes)
-                    self._store.write(unsaved, file)
+                    kept.left, kept.ct = self._store.write(unsaved, file), reference
                     kept.held = kept.digest
+                    if kept.file is not file:  # exported or discarded meanwhile
+                        autosave.remove(file)
+                        kept.held = ""
             except PancreasSegError as error:
                 kept.trouble, kept.stale = error, True
             finally:
@@ -281,15 +322,18 @@ class Autosave(QObject):
 
     def _idle(self) -> None:
         self._busy = False
-        self._leaving = [one for one in self._leaving if self._kept[one].stale]
+        self._offer_left()
         if any(kept.stale for kept in self._kept.values()):
             self._soon.start()
 
     def _drop(self, kept: _Kept) -> None:
-        for file in (kept.file, kept.supersedes):
+        gone = (kept.file, kept.supersedes)
+        # A thread that writes the file just now finds that it is no longer wanted.
+        kept.file, kept.supersedes, kept.held, kept.trouble = None, None, "", None
+        for file in gone:
             if file is not None:
                 autosave.remove(file)
-        kept.supersedes, kept.held, kept.trouble = None, "", None
+                self._forget(file)
 
     def _key(self, reference: GridReference, ct: Array | None) -> str:
         if reference.id not in self._keys:
@@ -309,23 +353,32 @@ class Autosave(QObject):
         file = offer.file
         if file is None or offer not in self.offers:
             return
-        self._forget(offer)  # at once: a second click restores nothing
+        self._take(file)  # at once: a second click restores nothing
 
         def make() -> tuple[Layer, ModelMask | None, Mapping[str, Any]]:
             whole, reference = autosave.read(file), placement.reference
+            notes = whole.notes
             data = np.zeros(reference.layer_shape, whole.mask.dtype)
             shown = reference.view(data)
             if shown.shape != whole.mask.shape:
                 raise PancreasSegError("The autosaved mask has another shape than this CT.")
             shown[...] = whole.mask
-            name, cuts = f"{reference.name} pancreas (recovered)", whole.notes.get("cuts")
-            cuts = None if cuts is None else (cuts[0], cuts[1])
-            layer = Layer.create(*labels_layer_data(data, placement, name, cuts=cuts))
-            if whole.notes.get("drawn"):
+            name, cuts = f"{reference.name} pancreas (recovered)", notes.get("cuts")
+            facts: dict[str, Any] = {
+                "labels": notes.get("labels") or PANCREAS,
+                "expected_dice": tuple(notes.get("expected_dice", ())),
+                "cuts": None if cuts is None else (cuts[0], cuts[1]),
+            }
+            layer = Layer.create(*labels_layer_data(data, placement, name, **facts))
+            if notes.get("drawn"):
                 layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
-            written = whole.model
-            model = None if written is None else ModelMask.holding(reference, written)
-            return layer, model, whole.notes
+            if whole.model is None:
+                return layer, None, notes
+            model = ModelMask.holding(reference, whole.model)
+            result = past_result(notes.get("result", {}), whole.model, reference.grid)
+            if result is not None:
+                model.finish(result)
+            return layer, model, notes
 
         def add(made: tuple[Layer, ModelMask | None, Mapping[str, Any]]) -> None:
             (layer, model, notes), session = made, self._session
@@ -346,16 +399,34 @@ class Autosave(QObject):
 
     def discard(self, offer: Unsaved) -> None:
         if offer.file is not None:
+            self._take(offer.file)
             autosave.remove(offer.file)
-        self._forget(offer)
 
     def _offer(self, found: list[Unsaved]) -> None:
         self.offers = found
         self._learn_key()
         self.offers_changed.emit()
 
-    def _forget(self, offer: Unsaved) -> None:
-        self._offer([one for one in self.offers if one is not offer])
+    def _offer_left(self) -> None:
+        """Offer what is held of masks that have left the layer list."""
+        left, self._leaving = self._leaving, []
+        for layer in left:
+            kept = self._kept[layer]
+            if kept.stale or kept.looking:
+                self._leaving.append(layer)
+            elif kept.held and kept.left is not None:
+                self._offer([kept.left, *self.offers])
+
+    def _take(self, file: Path) -> None:
+        """Leave a file to who has asked for it, and the layer that it was of, if it is there."""
+        for layer, kept in list(self._kept.items()):
+            if kept.file == file:
+                del self._kept[layer]
+        self._forget(file)
+
+    def _forget(self, file: Path | None) -> None:
+        if len(others := [one for one in self.offers if one.file != file]) < len(self.offers):
+            self._offer(others)
 
     def _learn_key(self) -> None:
         """Find the key of the chosen CT: it may be gone when a mask of it is painted on."""

@@ -3,8 +3,9 @@
 They lie in the application's data folder, one file a mask, and never beside a user's files.
 A file holds the mask and what the model wrote, cut to the box that they fill; a key made
 from the CT's voxels and geometry, by which the CT is known again wherever it has gone; and
-the CT's path, so that it can be offered by name. Nothing comes from an image's header. The
-files never leave the computer and go when their mask is exported or discarded, or too old.
+the CT's path, so that it can be offered by name; and what its record says of the model. Nothing
+comes from an image's header. The files never leave the computer and go when their mask is
+exported or discarded, or too old.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ class AutosaveStore:
         self._count += 1
         return self.folder / f"{self._name}-{self._count}.npz"
 
-    def write(self, unsaved: Unsaved, file: Path) -> None:
-        """Write a mask; the file changes from one whole state to the next."""
+    def write(self, unsaved: Unsaved, file: Path) -> Unsaved:
+        """Write a mask, from one whole state of the file to the next; give it without voxels."""
         self._hold()
         masks = {"mask": unsaved.mask, "model": unsaved.model}
         parts = {name: part for name, part in masks.items() if part is not None}
@@ -97,9 +98,10 @@ class AutosaveStore:
         shape = list(unsaved.mask.shape)
         header = {"format": FORMAT, **about, "saved": time.time(), "shape": shape, "box": box}
         arrays = {name: np.ascontiguousarray(part[cut]) for name, part in parts.items()}
-        text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        text = np.frombuffer(json.dumps(header, default=str).encode(), np.uint8)
         with atomic_write(file, overwrite=True) as stream:
             np.savez_compressed(stream, header=text, **arrays)  # type: ignore[arg-type]
+        return _without_voxels(header, file)
 
     def left_behind(self) -> list[Unsaved]:
         """List masks of windows that are gone, newest first, without voxels; remove old ones."""
@@ -109,7 +111,8 @@ class AutosaveStore:
         except OSError:
             logger.warning("The folder of autosaved masks cannot be read", exc_info=True)
         for file in files:
-            if _is_held(self.folder / f"{file.name.partition('-')[0]}.lock"):
+            window = file.name.partition("-")[0]
+            if window == self._name or _is_held(self.folder / f"{window}.lock"):
                 continue
             try:
                 header = read_header(file)
@@ -205,6 +208,8 @@ def _try_lock(file: IO[bytes]) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):  # EWOULDBLOCK, EAGAIN; EACCES
         return False
+    except OSError:
+        pass  # a disk without locks: nobody can hold one
     return True

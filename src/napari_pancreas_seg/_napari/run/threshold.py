@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, Newest
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
+from napari_pancreas_seg._napari.run.past_result import PastResult
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.inference.finishing import remask
@@ -36,7 +37,7 @@ class Rethreshold(QObject):
     def ask(self, layer: Labels, threshold: float, postprocess: bool) -> bool:
         """Request a mask with these options; False if no probability is known for the layer."""
         mask, run = self._session.masks.get(layer), self._runs.latest
-        if mask is None or mask.result is None:
+        if mask is None or mask.result is None or isinstance(mask.result, PastResult):
             return False
         if run is not None and run.running and run.labels is layer:
             return False  # the run has the last word

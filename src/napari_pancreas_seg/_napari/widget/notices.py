@@ -145,8 +145,8 @@ class RecoveryPanel(ui.Panel):
             widget.setVisible(offer is not None)
         if offer is not None:
             self.text.setText(
-                f"This CT's mask was corrected or reviewed on {_when(offer)} and not exported. "
-                "Restore it?"
+                f"This CT's mask was corrected or reviewed on {_when(offer)} and not exported "
+                "since. Restore it?"
             )
         self.list_button.setVisible(bool(others))
         # Of one CT there may be several masks.

@@ -12,6 +12,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on_screen
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
+from napari_pancreas_seg._napari.run.past_result import PastResult
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.inference.result import Options
 
@@ -103,6 +104,7 @@ def _slice_box(what: str) -> SpinBox:
 
 LOWEST, HIGHEST = 0.05, 0.95
 """Of the threshold."""
+NEXT_RUN = "Takes effect with the next run: of this mask, restored, no probability is left."
 
 
 class OptionsPanel(ui.Panel):
@@ -134,6 +136,7 @@ class OptionsPanel(ui.Panel):
         )
         ui.remember(self.postprocess, app.settings, "run/postprocess", True)
         ui.remember(self.every_slice, app.settings, "run/every slice", False)
+        self._tips = [(field, field.tooltip) for field in (self.threshold, self.postprocess)]
         self.add(self.region)
         self.add("Threshold", self.threshold, self.value, self.own)
         self.stack(self.postprocess, self.every_slice)
@@ -201,6 +204,9 @@ class OptionsPanel(ui.Panel):
         """Show what the chosen mask was made with, unless the person is dragging."""
         mask = self._session.mask
         known = None if mask is None else self._session.masks.get(mask)
+        past = known is not None and isinstance(known.result, PastResult)
+        for field, tip in self._tips:
+            field.tooltip = NEXT_RUN if past else tip
         dragging = self.threshold.native.findChild(QSlider).isSliderDown()
         if known is not None and known.result is not None and not dragging:
             own, kept = self._own_threshold(), known.result.threshold

@@ -87,6 +87,10 @@ class WorklistSession(QObject):
         shown, worklist = self._shown, self.worklist
         return None if worklist is None or shown is None else worklist.cases[shown.index]
 
+    def notes(self, layer: Labels) -> bool:
+        """Whether the reviewed slices of a mask are remembered with its case."""
+        return layer is self._mask()
+
     def note_place(self) -> None:
         """Remember which slice is on screen and which are reviewed: a window may be killed."""
         if isalive(self._soon):
