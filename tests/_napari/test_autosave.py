@@ -145,7 +145,7 @@ def test_a_restored_mask_knows_what_made_it(qtbot, app, ct, volume, tmp_path, ed
     later.files.export(restored, tmp_path / "after.nii.gz", then=done.append)
     qtbot.waitUntil(lambda: bool(done), timeout=TIMEOUT)
     was, now = (read_sidecar(tmp_path / f"{name}.json") for name in ("before", "after"))
-    assert now == {**was, "created": now["created"]}
+    assert now == {**was, **{name: now[name] for name in ("created", "mask_sha256")}}
     # The probability is gone: another threshold needs another run, and that is said.
     panel = OptionsPanel(later)
     qtbot.addWidget(panel)
