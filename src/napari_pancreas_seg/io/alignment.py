@@ -30,9 +30,8 @@ def bring_onto(
     off = np.abs(places - corners - first).max()
     inside = (first >= 0).all() and (last < volume.grid.shape).all()
     if off > _TOLERANCE or not inside:
-        apart = _slice_by_slice(volume, mask, on)
-        if apart is not None:
-            return apart
+        if (placed := _by_frames(volume, mask, on)) is not None:
+            return placed
         raise PancreasSegError(
             f"'{name}' does not lie on the grid of the CT: {_difference(volume.grid, grid)}; "
             f"{advice}."
@@ -55,7 +54,7 @@ def bring_onto(
     return whole
 
 
-def _slice_by_slice(volume: CTVolume, mask: Labels, on: Volume) -> Labels | None:
+def _by_frames(volume: CTVolume, mask: Labels, on: Volume) -> Labels | None:
     """Put each frame of a DICOM-SEG on the slice of its CT that it lies on, if all do."""
     index = np.argwhere(mask)
     if not len(index) or not is_drawn_on(on.source, volume.source):

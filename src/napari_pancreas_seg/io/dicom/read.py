@@ -48,7 +48,7 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         asked = None if series is None else str(series)
         stack, notes = choose(name, stacks_of(slices), asked, wanted)
         if path.is_dir():
-            notes += _split(stack.first.uid, slices, _slices(samples_below(path), None)[0])
+            notes += _split(path, stack.first.uid, slices)
         _check_size(name, stack.slices)
         chosen = set(map(id, stack.slices))
         others = [item for item in slices if not item.fault and id(item) not in chosen]
@@ -115,10 +115,11 @@ def _damage(files: Sequence[DicomFile]) -> tuple[str, ...]:
     )
 
 
-def _split(uid: str, slices: Sequence[Slice], below: Sequence[Slice]) -> tuple[str, ...]:
+def _split(folder: Path, uid: str, slices: Sequence[Slice]) -> tuple[str, ...]:
     """Note that folders below hold files of the series, too, where none of them was read."""
-    read = {item.file.path for item in slices}
-    if not any(uid and item.uid == uid and item.file.path not in read for item in below):
+    known = {item.file.path for item in slices}
+    below, _ = _slices([file for file in samples_below(folder) if file.path not in known], None)
+    if not uid or all(item.uid != uid for item in below):
         return ()
     return (
         "Folders below hold more files of this series, which took no part: if they belong to the "

@@ -61,7 +61,8 @@ def read_segmentation(path: Path) -> RawImage:
             dataset = dcmread(data, force=True)  # without a preamble, too
         if dataset.get("SOPClassUID") not in CLASSES:
             raise PancreasSegError(f"'{path.name}' is not a DICOM-SEG.")
-        segmentation, stacking, guess = _checked(path, dataset)
+        guess = _complete(dataset)
+        segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)
         affine = LPS_TO_RAS @ _leaning(volume, dataset)
         # From (slice, row, column), highdicom's order, to that of a DICOM series here.
@@ -105,7 +106,7 @@ def _complete(dataset: pydicom.Dataset) -> tuple[str, ...]:
 
 
 def _space(dataset: pydicom.Dataset, sizes: Iterable[pydicom.Dataset]) -> tuple[str, ...]:
-    """Say how far slices lie apart, if the object does not: empty ones may have no frame."""
+    """Fill in how far slices lie apart, of which empty ones may have no frame; with a note."""
     places = _places(dataset)
     if any(size.get("SpacingBetweenSlices") for size in sizes) or not len(places):
         return ()
@@ -116,7 +117,8 @@ def _space(dataset: pydicom.Dataset, sizes: Iterable[pydicom.Dataset]) -> tuple[
     gaps = np.diff(away) if len(away) > 1 else np.array([thickness or 1.0])
     least = float(gaps.min())
     even = gaps.max() <= (1 + _UNEVEN) * least
-    for step in (thickness, least, *(() if even else (least / 2, least / 3))):
+    parts = (1,) if even else (1, 2, 3)
+    for step in (thickness, *(least / part for part in parts)):
         if step and np.abs(away / step - np.rint(away / step)).max() <= _WHOLE:
             break
     else:
@@ -138,13 +140,10 @@ def _default(dataset: pydicom.Dataset, values: Mapping[str, Any]) -> pydicom.Dat
     return dataset
 
 
-def _checked(
-    path: Path, dataset: pydicom.Dataset
-) -> tuple[Segmentation, dict[str, Any], tuple[str, ...]]:
-    """Refuse what is cut off, too large or no stack; the object, how to stack it, and notes."""
+def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[str, Any]]:
+    """Refuse what is cut off, too large or no stack; return the object and how to stack it."""
     from highdicom.seg import Segmentation
 
-    notes = _complete(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
     frames, rows, columns = (
         int(dataset[name].value) for name in ("NumberOfFrames", "Rows", "Columns")
@@ -176,7 +175,7 @@ def _checked(
     declared = math.prod(geometry.spatial_shape)
     check_expansion(path.name, path.stat().st_size, declared)
     check_fits(path.name, 5 * declared)
-    return segmentation, stacking, notes
+    return segmentation, stacking
 
 
 def _leaning(volume: Volume, dataset: pydicom.Dataset) -> Floats:
@@ -191,11 +190,10 @@ def _leaning(volume: Volume, dataset: pydicom.Dataset) -> Floats:
 
 
 def _places(dataset: pydicom.Dataset) -> Floats:
+    """Where each frame lies, as far as that is said."""
     groups = dataset.PerFrameFunctionalGroupsSequence
-    planes = [
-        group.PlanePositionSequence[0] for group in groups if "PlanePositionSequence" in group
-    ]
-    return np.array([plane.ImagePositionPatient for plane in planes], dtype=np.float64)
+    said = [each.PlanePositionSequence[0] for each in groups if "PlanePositionSequence" in each]
+    return np.array([plane.ImagePositionPatient for plane in said], dtype=np.float64)
 
 
 def _label_map(

@@ -60,9 +60,8 @@ class Stack:
     def is_volume(self) -> bool:
         """Whether it can be a CT volume with more than one slice."""
         # The images by which the contrast agent is watched all lie at one place.
-        places = [s.plane.position for s in self.slices if s.plane.position is not None]
-        apart = len(places) < 2 or bool(np.ptp(places, axis=0).max() > SAME_PLACE_MM)
-        return not self.first.fault and len(self.slices) > 1 and apart
+        several = len(self.slices) > 1 and self._step() > SAME_PLACE_MM
+        return not self.first.fault and several
 
     def describe(self) -> str:
         """Say what it is, without anything that could name a patient."""
