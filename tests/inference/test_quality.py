@@ -59,6 +59,20 @@ def test_what_speaks_against_a_mask_is_said() -> None:
         assert any(words in sentence for sentence in mask_quality(**each)["noticed"]), words
 
 
+def test_of_a_part_nothing_is_said_that_holds_for_a_whole_gland_only() -> None:
+    part = (slice(12, 14), slice(0, 60), slice(0, 60))
+    cut = case(gland(first=12, last=14))
+    assert "9 in 10 of 78 glands" in " ".join(mask_quality(**cut)["noticed"])
+    (said,) = mask_quality(**cut, region=part)["noticed"]
+    assert "lowest slice and the highest slice of the part that was asked for" in said
+    wide = (slice(5, 30), *part[1:])
+    assert mask_quality(**case(gland()), region=wide)["noticed"] == []
+    huge = gland(first=1, last=38)
+    huge[1:38, 10:50] = huge[1:38, 20:21]
+    (said,) = mask_quality(**case(huge), region=(slice(0, 39), *part[1:]))["noticed"]
+    assert "9 in 10 of 78 glands" in said, "a part has no more than the whole"
+
+
 def test_without_a_mask_there_is_no_expectation() -> None:
     found = mask_quality(**case(np.zeros(GRID.shape, np.uint8)))
     assert found["expected_dice"] is None

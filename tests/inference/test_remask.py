@@ -86,6 +86,12 @@ def test_without_post_processing_a_region_cuts_the_whole_masks_slices(volume, lo
     assert np.array_equal(part[3:5, 9:40, 20:77], whole[3:5, 9:40, 20:77])
 
 
+@pytest.mark.parametrize("threshold", [0, 1, -1.0, 2.0, float("nan"), "0.5"])
+def test_a_threshold_that_makes_no_sense_is_refused(result, threshold):
+    with pytest.raises(PancreasSegError, match="threshold must be a number between 0 and 1"):
+        remask(result, threshold)
+
+
 def test_maps_stream_with_the_slices(volume, loaded):
     steps = []
     result = exhaust(

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -189,6 +189,31 @@ def test_a_missing_slice_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="between slices 2 and 3 of 5 there are 5 mm") as no:
         load_ct(tmp_path)
     assert "1 slice is missing" in str(no.value) and "2.5 mm" in str(no.value)
+
+
+@pytest.mark.parametrize(
+    ("kept", "step", "thickness", "noted"),
+    [
+        (range(0, 12, 2), 1, 2.5, "lie 5 mm apart, 2 times the 2.5 mm"),
+        (range(0, 12, 3), -1, 2.5, "lie 7.5 mm apart, 3 times"),
+        ([0, 11], 1, 2.5, "11 times"),
+        (range(12), 1, 1.25, None),  # gaps between thin slices
+        (range(12), 2, 2.5, None),  # numbered in turn with another series
+        (range(0, 12, 2), 1, 5.0, None),  # half of overlapping slices cannot be told
+        (range(12), 0, 1.25, None),
+    ],
+)
+def test_slices_that_are_missing_evenly_are_noted(
+    tmp_path: Path, kept: Iterable[int], step: int, thickness: float, noted: str | None
+) -> None:
+    def numbered(k: int, dataset: Dataset) -> None:
+        dataset.InstanceNumber, dataset.SliceThickness = 50 + step * k, thickness
+
+    series = write_series(tmp_path, body((24, 20, 12)), change=numbered)
+    for k in set(range(12)) - set(kept):
+        series.files[k].unlink()
+    notes = load_ct(tmp_path).notes
+    assert [noted in note for note in notes] == [True] if noted else notes == ()
 
 
 def test_uneven_gaps_are_refused(tmp_path: Path) -> None:

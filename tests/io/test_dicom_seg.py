@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_series import AXIAL, Series, body, write_series
+from dicom_series import AXIAL, Series, body, save, write_series
 from highdicom.seg import Segmentation, SegmentDescription
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from scipy.spatial import KDTree
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, sniff
+from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.seg_read import read_segmentation
@@ -432,6 +433,73 @@ def test_without_empty_frames_it_is_converted_onto_its_ct(
     )
     with pytest.raises(PancreasSegError, match=r"'seg.dcm' does not lie .* that it was drawn on"):
         convert(path, target, ct=other.source.path, overwrite=True)
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory: pytest.TempPathFactory) -> tuple[CTVolume, Path]:
+    folder = tmp_path_factory.mktemp("sparse")
+    return load(write_series(folder / "ct", body((24, 20, 14)))), folder
+
+
+def without_spacing(
+    folder: Path, volume: CTVolume, drawn: list[int], thickness: float | None
+) -> tuple[Path, Any]:
+    """A DICOM-SEG with frames for some slices, as those who do not write their spacing."""
+    mask = np.zeros(volume.hu.shape, np.uint8)
+    mask[drawn, 5:9, 6:12] = 1
+    path = save_mask(mask, volume, folder / "seg.dcm", overwrite=True)
+    dataset = pydicom.dcmread(path)
+    (sizes,) = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    del sizes.SpacingBetweenSlices, sizes.SliceThickness
+    if thickness:
+        sizes.SliceThickness = thickness
+    save(dataset, path)
+    return path, mask
+
+
+@pytest.mark.parametrize(
+    ("drawn", "thickness", "step", "noted"),
+    [
+        ([5], 2.5, 2.5, False),
+        ([5], None, 1, True),
+        ([3, 4, 5], 2.5, 2.5, False),
+        ([3, 4, 5], 5, 2.5, False),  # overlapping slices
+        ([2, 3, 9], 2.5, 2.5, False),
+        ([3, 9], 2.5, 2.5, True),
+        ([2, 7, 12], 2.5, 2.5, True),
+        ([3, 9], 5, 5, True),
+        ([3, 9], None, 15, True),
+        ([3, 6, 8], None, 2.5, True),
+        ([2, 4, 6, 8], 1.25, 1.25, True),  # or thin slices with gaps
+    ],
+)
+def test_frames_lie_on_their_slices_though_nothing_says_how_far_apart(
+    sparse: tuple[CTVolume, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    drawn: list[int],
+    thickness: float | None,
+    step: float,
+    noted: bool,
+) -> None:
+    monkeypatch.setattr(dicom_seg, "_LARGEST_WITH_EMPTY_FRAMES", 0)
+    volume, folder = sparse
+    path, mask = without_spacing(folder, volume, drawn, thickness)
+    labels, on = load_mask(path)
+    assert on.spacing[0] == pytest.approx(step)
+    assert [f"apart: {step:.3g} mm was taken" in note for note in on.notes] == [True] * noted
+    np.testing.assert_array_equal(bring_onto(volume, labels, on, "seg"), mask)
+
+
+def test_frames_of_another_series_are_not_strewn_over_a_ct(
+    sparse: tuple[CTVolume, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thicker slices: on thinner ones, every second would stay empty."""
+    monkeypatch.setattr(dicom_seg, "_LARGEST_WITH_EMPTY_FRAMES", 0)
+    volume, folder = sparse
+    path, _ = without_spacing(folder, volume, [3, 5, 7], 5)
+    thin = load(write_series(folder / "thin", body((24, 20, 14))))
+    with pytest.raises(PancreasSegError, match="does not lie on the grid"):
+        bring_onto(thin, *load_mask(path), "seg")
 
 
 def test_slices_of_one_uid(tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ def setting(only: int | None = None, **values: Any) -> Change:
         ({"RescaleType": "unspecified"}, "unit of the values"),
         ({"Modality": "", "SOPClassUID": HASHED}, "does not name CT"),
         ({"Modality": "OT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "does not name CT"),
+        ({"SeriesDescription": "Abdomen mIP 10/2"}, "word MIP"),
+        ({"SeriesDescription": "Abdomen CHIMIPRAX"}, None),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, None),
         ({"RescaleType": "hu"}, None),
         ({"RescaleType": None}, None),
         ({"Modality": ""}, None),
@@ -81,6 +84,50 @@ def test_other_quantities_are_no_hounsfield_units(unit: str, tmp_path: Path) -> 
     write_series(tmp_path, change=setting(RescaleType=unit))
     with pytest.raises(PancreasSegError, match="not in Hounsfield units"):
         load_ct(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "MIN IP"]},
+        {"VolumeBasedCalculationTechnique": "MAX_IP"},
+    ],
+)
+def test_projections_are_no_slices(values: dict[str, Any], tmp_path: Path) -> None:
+    write_series(tmp_path, body((24, 20, 7)), names=lambda k: f"p{k}", change=setting(**values))
+    with pytest.raises(PancreasSegError, match=r"a projection of several slices \(MIP or MinIP\)"):
+        load_ct(tmp_path)
+    series = write_series(tmp_path)
+    volume = load_ct(tmp_path)
+    assert same(volume, series) and "7 × a projection" in volume.notes[0]
+
+
+def test_images_at_one_place_are_no_volume(tmp_path: Path) -> None:
+    """As of bolus tracking, beside the CT."""
+
+    def watch(k: int, dataset: Dataset) -> None:
+        setting(ImagePositionPatient=[-10, -10, -280], AcquisitionTime=f"12000{k}")(k, dataset)
+
+    series = write_series(tmp_path)
+    bolus = write_series(tmp_path, body((24, 20, 8), seed=3), names=lambda k: f"b{k}", change=watch)
+    volume = load_ct(tmp_path)
+    assert same(volume, series) and "8 × a CT slice of another" in volume.notes[0]
+    for path in series.files:
+        path.unlink()
+    with pytest.raises(PancreasSegError, match="different slices at the same place"):
+        load_ct(bolus.folder)
+
+
+def test_a_series_that_is_split_over_folders(tmp_path: Path) -> None:
+    series = write_series(tmp_path)
+    below = tmp_path / "below"
+    write_series(below / "other")
+    assert load_ct(tmp_path).notes == ()
+    for path in series.files[3:]:
+        path.rename(below / path.name)
+    volume = load_ct(tmp_path)
+    assert volume.hu.shape[0] == 3 and "Folders below hold more files" in volume.notes[0]
 
 
 def test_a_report_or_a_scout_lies_above_the_series(tmp_path: Path) -> None:

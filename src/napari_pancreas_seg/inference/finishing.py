@@ -11,6 +11,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.arrays import Array, Box, Labels, Mask, Spacing
 from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
+from napari_pancreas_seg.inference.options import Options
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.mask.postprocessing import clear_small_ends, smooth_along_z
@@ -93,7 +94,13 @@ def remask(
     ndarray, shape (Z, Y, X), uint8
         What `segment` would return with this threshold. Without post-processing, or with it where
         there was none, only nearly, if there was a second look: that was taken as it was then.
+
+    Raises
+    ------
+    PancreasSegError
+        If the threshold is not a number between 0 and 1.
     """
+    applied = Options(threshold=threshold).threshold or result.threshold
     if postprocess is None:
         postprocess = result.options.postprocess
     several = [each.values for each in result.probabilities.values()]
@@ -105,7 +112,7 @@ def remask(
         Classes.of(result.model),
     )
     values = np.stack(several) if several else result.probability.values
-    return finishing.mask(values, result.threshold if threshold is None else threshold)
+    return finishing.mask(values, applied)
 
 
 def places(result: Segmentation) -> tuple[Frame, SliceGrid]:

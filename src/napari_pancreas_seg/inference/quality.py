@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_pancreas_seg.arrays import Array
+from napari_pancreas_seg.arrays import Array, Box
 from napari_pancreas_seg.inference.acquisition import NOISY_HU
 from napari_pancreas_seg.mask.measures import volume_ml
 from napari_pancreas_seg.mask.postprocessing import largest_component
@@ -39,14 +39,19 @@ def mask_quality(
     threshold: float,
     expected_dice: Array,
     scan: Mapping[str, Any],
+    region: Box | None = None,
 ) -> dict[str, Any]:
-    """Return ``expected_dice`` (None for an empty mask), ``phase`` and ``noticed``, for JSON."""
+    """Return ``expected_dice`` (None for an empty mask), ``phase`` and ``noticed``, for JSON.
+
+    `region` (z, y, x) is the part of the CT that was asked for, if not all of it.
+    """
     phase = scan.get("phase", "unknown")
     seen = features(mask, grid, probability, threshold, expected_dice, scan)
     if seen is None:
         return {"expected_dice": None, "phase": phase, "noticed": ["No pancreas was found."]}
     expected = predict(seen)
-    noticed = [*_about_place(mask, grid), *_about_doubt(seen, expected_dice), *_about_scan(scan)]
+    place = _about_place(mask, grid, region)
+    noticed = [*place, *_about_doubt(seen, expected_dice), *_about_scan(scan)]
     if expected < LOW_DICE:
         noticed.insert(0, f"The expected Dice is {expected:.2f}: look at this mask.")
     return {"expected_dice": round(expected, 3), "phase": phase, "noticed": noticed}
@@ -123,18 +128,21 @@ def _about_pieces(largest: float) -> list[str]:
     return [f"The mask is in pieces: the largest holds {largest:.0%} of it."]
 
 
-def _about_place(mask: Array, grid: Grid) -> list[str]:
+def _about_place(mask: Array, grid: Grid, region: Box | None = None) -> list[str]:
     noticed = []
+    part = mask if region is None else mask[region]
+    whole = part.shape == mask.shape
     ml, (low, high) = volume_ml(mask, grid), USUAL_ML
-    if not low <= ml <= high:
+    if ml > high or (whole and ml < low):
         noticed.append(
             f"The mask has {ml:.0f} mL; 9 in 10 of 78 glands have {low:.0f} to {high:.0f} mL."
         )
-    faces = [mask.take(end, axis).any() for axis in range(3) for end in (0, -1)]
+    faces = [part.take(end, axis).any() for axis in range(3) for end in (0, -1)]
     names = ("lowest slice", "highest slice", "front edge", "back edge", "right edge", "left edge")
     if touched := [name for name, face in zip(names, faces, strict=True) if face]:
         where = " and the ".join(touched)
-        noticed.append(f"The mask reaches the {where} of the CT: the gland may be cut off.")
+        what = "the CT" if whole else "the part that was asked for"
+        noticed.append(f"The mask reaches the {where} of {what}: the gland may be cut off.")
     return noticed
 
 

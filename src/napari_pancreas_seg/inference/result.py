@@ -110,7 +110,7 @@ class Segmentation:
         Warnings for the user.
     expected_dice : ndarray, shape (Z,), float32
         How well each slice is expected to agree with a radiologist's mask, from 0 to 1; NaN
-        where the network saw no pancreas. The lowest want looking at first.
+        where the network saw no pancreas or was not asked. The lowest want looking at first.
     plausible : ndarray, shape (Z,), bool
         Slices in which a pancreas can lie; post-processing drops what was found in the others.
     probabilities : Mapping of str to ScalarMap
@@ -165,7 +165,8 @@ class Segmentation:
     def quality(self) -> dict[str, Any]:
         """Expected Dice of the whole mask, contrast phase, and what was noticed, in words."""
         seen = self.probability, self.threshold, self.expected_dice
-        return mask_quality(self.mask, self.grid, *seen, self.scan)
+        region = self.options.region(self.grid.shape)
+        return mask_quality(self.mask, self.grid, *seen, self.scan, region)
 
     def save(
         self,

@@ -54,9 +54,13 @@ def ct_warnings(volume: CTVolume, body: Body | None) -> list[str]:
     return [*_about_grid(volume), *_about_body(volume, body)]
 
 
-def about_nothing_found(scan: ScanContext, highest: float, threshold: float) -> str:
+def about_nothing_found(
+    scan: ScanContext, highest: float, threshold: float, *, part: bool = False
+) -> str:
     """Explain an empty mask: what the network saw, and possible reasons."""
     body, reasons = scan.body, []
+    if part:
+        reasons.append("only a part of the CT was asked for")
     if body.turned:
         reasons.append("the CT seems to lie the wrong way round")
     if any(end is not None for end in body.edges):

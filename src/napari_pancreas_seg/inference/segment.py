@@ -243,7 +243,10 @@ def _finish(
     notes = volume.notes + context.notes + acquisition_warnings(scan)
     if not mask.any():
         highest = float(np.nanmax(maps.probability, initial=0.0))
-        notes += (about_nothing_found(context, highest, plan.threshold),)
+        part = volume.hu[plan.region].shape != volume.grid.shape
+        notes += (about_nothing_found(context, highest, plan.threshold, part=part),)
+    judged = np.full(len(mask), np.nan, np.float32)
+    judged[plan.region[0]] = expected[plan.nearest[plan.region[0]]]
     return Segmentation(
         mask=mask,
         probability=maps.whole("probability"),
@@ -254,7 +257,7 @@ def _finish(
         seconds=clock.seconds,
         options=options,
         notes=tuple(dict.fromkeys(notes)),
-        expected_dice=expected[plan.nearest],
+        expected_dice=judged,
         plausible=context.body.plausible,
         probabilities=maps.by_class,
         scan=scan,

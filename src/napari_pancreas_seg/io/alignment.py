@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom.seg_read import is_drawn_on
 from napari_pancreas_seg.volume import CTVolume, Grid, Volume
 
 _TOLERANCE = 0.1
@@ -29,6 +30,8 @@ def bring_onto(
     off = np.abs(places - corners - first).max()
     inside = (first >= 0).all() and (last < volume.grid.shape).all()
     if off > _TOLERANCE or not inside:
+        if (placed := _by_frames(volume, mask, on)) is not None:
+            return placed
         raise PancreasSegError(
             f"'{name}' does not lie on the grid of the CT: {_difference(volume.grid, grid)}; "
             f"{advice}."
@@ -48,6 +51,21 @@ def bring_onto(
     whole = np.zeros(volume.grid.shape, np.uint8)
     z, y, x = map(slice, first.astype(int), last.astype(int) + 1)
     whole[z, y, x] = mask
+    return whole
+
+
+def _by_frames(volume: CTVolume, mask: Labels, on: Volume) -> Labels | None:
+    """Put each frame of a DICOM-SEG on the slice of its CT that it lies on, if all do."""
+    index = np.argwhere(mask)
+    if not len(index) or not is_drawn_on(on.source, volume.source):
+        return None
+    places = volume.grid.index(on.grid.world(index))
+    there = np.rint(places).astype(int)
+    inside = (there >= 0).all() and (there < volume.grid.shape).all()
+    if np.abs(places - there).max() > _TOLERANCE or not inside:
+        return None
+    whole = np.zeros(volume.grid.shape, np.uint8)
+    whole[tuple(there.T)] = mask[tuple(index.T)]
     return whole
 
 

@@ -213,6 +213,13 @@ def files_below(folder: Path) -> list[DicomFile]:
     )
 
 
+def samples_below(folder: Path) -> list[DicomFile]:
+    """List a DICOM file of each of the first folders below one."""
+    below = itertools.islice(_walk(folder), 1, _LOOKS)
+    firsts = [here / name for here, names in below for name in names[:1]]
+    return [_on_disk(path) for path in firsts if is_dicom_file(path)]
+
+
 def _entries(folder: Path) -> list[Path]:
     return sorted(item for item in folder.iterdir() if _may_be_image(item.name))
 

@@ -18,6 +18,7 @@ from napari_pancreas_seg.io.raw import LPS_TO_RAS
 
 _SQUARE = 1e-2  # how far two direction cosines may be from unit vectors at right angles
 _NOTED_MM = 0.05  # slices that lie further than this from an even spacing are worth a note
+_AGREE = 0.05  # part by which distances may differ that headers round
 _TILTED = np.deg2rad(0.5)  # a stack that leans less is straight but for rounding
 
 
@@ -43,6 +44,7 @@ def place(
         notes.append(f"{were} there more than once, with the same values: each was taken once.")
     ordered, positions = [ordered[k] for k in kept], positions[kept]
     step, more = _step(name, positions, normal, slices[0], others)
+    more += _every_other(ordered, float(abs(step @ normal)))
     affine = np.eye(4)
     affine[:3] = np.column_stack([row * spacing[1], column * spacing[0], step, positions[0]])
     return tuple(ordered), LPS_TO_RAS @ affine, (*notes, *more)
@@ -142,6 +144,20 @@ def _step(
             "programs do not open sheared NIfTI files."
         )
     return step, tuple(notes)
+
+
+def _every_other(ordered: Sequence[Slice], gap: float) -> tuple[str, ...]:
+    """Note slices that may be missing evenly: by their numbers and by the header's distance."""
+    said = ordered[0].plane.thickness
+    numbers = {abs(int(step)) for step in np.diff([item.instance for item in ordered])}
+    every = numbers.pop() if len(numbers) == 1 else 0
+    # Numbers alone count two series in turn, a distance alone is gaps between thin slices.
+    if every < 2 or not said or abs(gap / said / every - 1) > _AGREE:
+        return ()
+    return (
+        f"The slices of this CT lie {gap:.3g} mm apart, {every} times the {said:.3g} mm that the "
+        f"header says, and their numbers are {every} apart: those between may be missing.",
+    )
 
 
 def _gap(name: str, gaps: Floats, usual: float, worst: int, heights: Floats) -> str:

@@ -19,6 +19,7 @@ from napari_pancreas_seg.io.dicom.files import (
     is_dicom_folder,
     is_dicom_zip,
     read_header,
+    samples_below,
 )
 from napari_pancreas_seg.io.dicom.geometry import place
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
@@ -46,6 +47,8 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
             )
         asked = None if series is None else str(series)
         stack, notes = choose(name, stacks_of(slices), asked, wanted)
+        if path.is_dir():
+            notes += _split(path, stack.first.uid, slices)
         _check_size(name, stack.slices)
         chosen = set(map(id, stack.slices))
         others = [item for item in slices if not item.fault and id(item) not in chosen]
@@ -109,6 +112,18 @@ def _damage(files: Sequence[DicomFile]) -> tuple[str, ...]:
     return (
         f"{what} beside this CT cannot be read and took no part: if it belongs to the CT, slices "
         "at its end are missing.",
+    )
+
+
+def _split(folder: Path, uid: str, slices: Sequence[Slice]) -> tuple[str, ...]:
+    """Note that folders below hold files of the series, too, where none of them was read."""
+    known = {item.file.path for item in slices}
+    below, _ = _slices([file for file in samples_below(folder) if file.path not in known], None)
+    if not uid or all(item.uid != uid for item in below):
+        return ()
+    return (
+        "Folders below hold more files of this series, which took no part: if they belong to the "
+        "CT, slices at its end are missing.",
     )
 
 

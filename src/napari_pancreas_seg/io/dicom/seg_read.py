@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ import numpy as np
 from napari_pancreas_seg.arrays import Floats
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.dicom.files import open_file, read_header
+from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import LPS_TO_RAS, RawImage
 from napari_pancreas_seg.io.voxels import reading
+from napari_pancreas_seg.volume import Source
 
 if TYPE_CHECKING:
     import pydicom
@@ -40,6 +42,8 @@ _UNEVEN = 0.25
 
 _LEANING = 0.5  # cosine of how far a stack may lean, as from a tilted gantry
 
+_WHOLE = 0.05  # how far a distance in slices may be from a whole number: headers round
+
 _OVERLAP = (
     "Segments of this DICOM-SEG overlap; where they do, the one with the highest number was taken."
 )
@@ -57,16 +61,29 @@ def read_segmentation(path: Path) -> RawImage:
             dataset = dcmread(data, force=True)  # without a preamble, too
         if dataset.get("SOPClassUID") not in CLASSES:
             raise PancreasSegError(f"'{path.name}' is not a DICOM-SEG.")
+        guess = _complete(dataset)
         segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)
         affine = LPS_TO_RAS @ _leaning(volume, dataset)
         # From (slice, row, column), highdicom's order, to that of a DICOM series here.
         labels = volume.array.transpose(2, 1, 0)
-        return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], None, notes)
+        drawn_on = frozenset(
+            str(series.SeriesInstanceUID)
+            for series in dataset.get("ReferencedSeriesSequence") or ()
+        )
+        return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], drawn_on, guess + notes)
 
 
-def _complete(dataset: pydicom.Dataset) -> None:
-    """Fill in what highdicom insists on and nothing here depends on."""
+def is_drawn_on(mask: Source, ct: Source) -> bool:
+    """Whether a mask is a DICOM-SEG that refers to the series of a CT."""
+    series, header = mask.header, ct.header
+    if not isinstance(series, frozenset) or not isinstance(header, DicomHeader):
+        return False
+    return str(header.datasets[0].get("SeriesInstanceUID")) in series
+
+
+def _complete(dataset: pydicom.Dataset) -> tuple[str, ...]:
+    """Fill in what highdicom insists on; with a note on what is a guess."""
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -80,10 +97,40 @@ def _complete(dataset: pydicom.Dataset) -> None:
             if not segment.get(name):
                 setattr(segment, name, [_default(type(segment)(), _TISSUE)])
     groups = (*dataset.SharedFunctionalGroupsSequence, *dataset.PerFrameFunctionalGroupsSequence)
-    for group in groups:
-        for measures in group.get("PixelMeasuresSequence") or ():
-            if "SliceThickness" not in measures:
-                measures.SliceThickness = measures.get("SpacingBetweenSlices") or 1
+    sizes = [item for group in groups for item in group.get("PixelMeasuresSequence") or ()]
+    notes = _space(dataset, sizes)
+    for size in sizes:
+        if "SliceThickness" not in size:
+            size.SliceThickness = size.get("SpacingBetweenSlices") or 1
+    return notes
+
+
+def _space(dataset: pydicom.Dataset, sizes: Iterable[pydicom.Dataset]) -> tuple[str, ...]:
+    """Fill in how far slices lie apart, of which empty ones may have no frame; with a note."""
+    places = _places(dataset)
+    if any(size.get("SpacingBetweenSlices") for size in sizes) or not len(places):
+        return ()
+    thickness = float(next((size.get("SliceThickness") for size in sizes), None) or 0)
+    # From the frame at one end, along a stack that may lean.
+    end = places[np.linalg.norm(places - places[0], axis=1).argmax()]
+    away = np.unique(np.linalg.norm(places - end, axis=1).round(3))
+    gaps = np.diff(away) if len(away) > 1 else np.array([thickness or 1.0])
+    least = float(gaps.min())
+    even = gaps.max() <= (1 + _UNEVEN) * least
+    parts = (1,) if even else (1, 2, 3)
+    for step in (thickness, *(least / part for part in parts)):
+        if step and np.abs(away / step - np.rint(away / step)).max() <= _WHOLE:
+            break
+    else:
+        return ()
+    for size in sizes:
+        size.SpacingBetweenSlices = step
+    if 0.9 * least < step and least < 1.5 * thickness:
+        return ()
+    return (
+        f"This DICOM-SEG does not say how far its slices lie apart: {step:.3g} mm was taken, on "
+        "which its volume depends. Given its CT, each lies on a slice of that.",
+    )
 
 
 def _default(dataset: pydicom.Dataset, values: Mapping[str, Any]) -> pydicom.Dataset:
@@ -97,7 +144,6 @@ def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[s
     """Refuse what is cut off, too large or no stack; return the object and how to stack it."""
     from highdicom.seg import Segmentation
 
-    _complete(dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
     frames, rows, columns = (
         int(dataset[name].value) for name in ("NumberOfFrames", "Rows", "Columns")
@@ -135,19 +181,19 @@ def _checked(path: Path, dataset: pydicom.Dataset) -> tuple[Segmentation, dict[s
 def _leaning(volume: Volume, dataset: pydicom.Dataset) -> Floats:
     """Place the slices where the frames say; highdicom puts them at right angles."""
     affine = np.array(volume.affine, dtype=np.float64)
-    places = np.array(
-        [
-            group.PlanePositionSequence[0].ImagePositionPatient
-            for group in dataset.PerFrameFunctionalGroupsSequence
-            if "PlanePositionSequence" in group
-        ],
-        dtype=np.float64,
-    )
+    places = _places(dataset)
     count = volume.spatial_shape[0]
     if len(places) and count > 1:
         away = np.linalg.norm(places - affine[:3, 3], axis=1)
         affine[:3, 0] = (places[away.argmax()] - places[away.argmin()]) / (count - 1)
     return affine
+
+
+def _places(dataset: pydicom.Dataset) -> Floats:
+    """Where each frame lies, as far as that is said."""
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    said = [each.PlanePositionSequence[0] for each in groups if "PlanePositionSequence" in each]
+    return np.array([plane.ImagePositionPatient for plane in said], dtype=np.float64)
 
 
 def _label_map(

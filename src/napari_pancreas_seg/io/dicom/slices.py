@@ -42,7 +42,8 @@ _KEYWORDS = (
     *("ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices", "Rows", "Columns"),
     *("SamplesPerPixel", "NumberOfFrames", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", "RescaleType", "RescaleSlope", "RescaleIntercept"),
-    *("ConcatenationUID", *(keyword for keyword in SPLITS if keyword != "TemporalPositionIndex")),
+    *("ConcatenationUID", "VolumeBasedCalculationTechnique"),
+    *(keyword for keyword in SPLITS if keyword != "TemporalPositionIndex"),
 )
 
 _CODE = re.compile(r"[A-Z0-9_]{0,16}")
@@ -65,6 +66,9 @@ _OTHER_UNITS = {
 }
 """Types that are other quantities: of maps made from spectral or perfusion CT."""
 
+_PROJECTION = re.compile(r"(?<![A-Z])M(AX|IN)?[ _]?IP(?![A-Z])")
+"""How headers name projections of the brightest or darkest voxels of several slices."""
+
 _DOUBTS = {
     "class": "The SOP class of these images is not one of CT's (an anonymiser may have replaced "
     "it): they were read as CT.",
@@ -73,6 +77,8 @@ _DOUBTS = {
     "unit": "The header names the unit of the values in words that the standard does not have: "
     "Hounsfield units were assumed.",
     "modality": "The header does not name CT as the modality: these images were read as CT.",
+    "projection": "The description of this series has the word MIP: if these images are "
+    "projections of several slices, neither their values nor the mask are to be relied on.",
 }
 
 
@@ -195,7 +201,7 @@ _WHERE = {
     "RescaleType": "PixelValueTransformationSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
-    "FrameType": "CTImageFrameTypeSequence",
+    **dict.fromkeys(("FrameType", "VolumeBasedCalculationTechnique"), "CTImageFrameTypeSequence"),
     "StackID": "FrameContentSequence",
     "TemporalPositionIndex": "FrameContentSequence",
 }
@@ -236,6 +242,8 @@ def _kind(
         doubts.append(_DOUBTS["class"])
     if unit not in _HOUNSFIELD:
         doubts.append(_DOUBTS["unit"])
+    if _PROJECTION.search(_text(dataset, "SeriesDescription").upper()):
+        doubts.append(_DOUBTS["projection"])
     return modality, tuple(doubts)
 
 
@@ -264,9 +272,12 @@ def _fault(
         return "without pixels, or cut off"
     if (_number(dataset, "SamplesPerPixel") or 1) != 1:
         return "in colour"
-    kinds = _plain(dataset.get("ImageType")) + _plain(find("FrameType"))
-    if "LOCALIZER" in kinds.upper():
+    named = dataset.get("ImageType"), find("FrameType"), find("VolumeBasedCalculationTechnique")
+    kinds = " ".join(map(_plain, named)).upper()
+    if "LOCALIZER" in kinds:
         return "a localizer"
+    if _PROJECTION.search(kinds):
+        return "a projection of several slices (MIP or MinIP)"
     if _unit(find) in _OTHER_UNITS:
         return "not in Hounsfield units but in others"
     if "ConcatenationUID" in dataset:

@@ -59,7 +59,9 @@ class Stack:
     @property
     def is_volume(self) -> bool:
         """Whether it can be a CT volume with more than one slice."""
-        return not self.first.fault and len(self.slices) > 1
+        # The images by which the contrast agent is watched all lie at one place.
+        several = len(self.slices) > 1 and self._step() > SAME_PLACE_MM
+        return not self.first.fault and several
 
     def describe(self) -> str:
         """Say what it is, without anything that could name a patient."""
