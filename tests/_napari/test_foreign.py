@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Layer
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.autosave.store import autosave_folder
 from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
@@ -118,76 +117,22 @@ def as_another_reader(viewer: ViewerModel, path, *, transposed: bool) -> Image:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_geometry_is_restored_and_masks_go_along(qtbot, dock, app, viewer, ct_path, transposed):
+def test_a_file_is_opened_once_more_with_its_geometry(
+    qtbot, dock, app, viewer, ct_path, transposed
+):
     bare = as_another_reader(viewer, ct_path, transposed=transposed)
-    drawn = np.zeros(bare.data.shape, np.uint8)
-    i, j, k = 7, 20, 8
-    drawn[(k, j, i) if transposed else (i, j, k)] = 1
-    viewer.add_labels(drawn, name="drawn")
+    drawn = viewer.add_labels(np.ones(bare.data.shape, np.uint8), name="drawn")
     assert offered(dock) == ["bare"]
     assert dock.foreign_panel.restore_button.isVisibleTo(dock)
     qtbot.mouseClick(dock.foreign_panel.restore_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
     dock.refresh()
     assert not dock.foreign_panel.isVisibleTo(dock)
-    expected = load_ct(ct_path)
-    (ct,) = [layer for layer in viewer.layers if isinstance(layer, Image)]
-    (mask,) = [layer for layer in viewer.layers if isinstance(layer, Labels)]
-    assert np.array_equal(ct.data, expected.hu)
-    assert np.allclose(ct.scale, expected.spacing)
-    assert (ct.name, mask.name) == ("bare", "drawn")
-    assert app.session.mask is mask
-    where = app.session.reference.grid.world(np.argwhere(mask.data)[0])
-    assert np.allclose(where, nib.affines.apply_affine(nib.load(ct_path).affine, (i, j, k)))
-
-
-def test_geometry_is_restored_before_a_run_only(qtbot, dock, app, viewer, ct_path):
-    bare = as_another_reader(viewer, ct_path, transposed=True)
-    dock.refresh()
-    assert dock.foreign_panel.restore_button.isVisibleTo(dock)
-    run = app.runs.start(bare, "box")
-    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
-    dock.refresh()
-    assert not dock.foreign_panel.restore_button.isVisibleTo(dock)
-
-
-def test_labels_that_no_mask_can_hold_stay_as_they_are(qtbot, dock, viewer, ct_path, notifications):
-    bare = as_another_reader(viewer, ct_path, transposed=False)
-    viewer.add_labels(np.full(bare.data.shape, 300, np.int32), name="cells")
-    dock.refresh()
-    qtbot.mouseClick(dock.foreign_panel.restore_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(
-        lambda: bool(notifications) and "to 300" in notifications[-1].message, timeout=TIMEOUT
-    )
-    assert bare in viewer.layers and viewer.layers["cells"].data.max() == 300
-
-
-def test_corrections_survive_a_restored_geometry(qtbot, dock, app, viewer, ct_path):
-    bare = as_another_reader(viewer, ct_path, transposed=False)
-    drawn = viewer.add_labels(np.zeros(bare.data.shape, np.uint8), name="drawn")
-    drawn.data_setitem((np.array([7]), np.array([20]), np.array([8])), 1)
-    dock.refresh()
-    app.autosave.keep_all()
-    dock.foreign_panel.restore()
-    qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
-    mask = viewer.layers["drawn"]
-    assert mask is not drawn and app.autosave.unexported() == [mask]
-    dock.refresh()
-    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
-        app.autosave.save()
-    assert len(list(autosave_folder().glob("*.npz"))) == 1
-    app.autosave.keep_all()
-
-
-def test_masks_stay_when_nobody_knows_how_they_lie(qtbot, dock, viewer, ct_path, notifications):
-    bare = as_another_reader(viewer, ct_path, transposed=False)
-    bare.data = np.random.default_rng(0).normal(size=bare.data.shape)
-    drawn = viewer.add_labels(np.ones(bare.data.shape, np.uint8), name="drawn")
-    dock.refresh()
-    dock.foreign_panel.restore()
-    qtbot.waitUntil(lambda: bare not in viewer.layers, timeout=TIMEOUT)
-    assert drawn in viewer.layers
-    assert "stay as they are" in notifications[-1].message
+    ct, expected = app.session.ct, load_ct(ct_path)
+    assert np.array_equal(ct.data, expected.hu) and np.allclose(ct.scale, expected.spacing)
+    assert drawn not in app.session.mask_layers(app.session.reference)
+    app.session.ct = bare
+    assert drawn in app.session.mask_layers(app.session.reference)
 
 
 def test_a_layer_with_a_geometry_needs_none(viewer, ct_path, volume):

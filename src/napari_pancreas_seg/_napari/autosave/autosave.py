@@ -147,11 +147,6 @@ class Autosave(QObject):
                 found.append(layer)
         return found
 
-    def carry_over(self, old: Labels, new: Labels) -> None:
-        if old in self.unexported():
-            before = self._kept.pop(old)
-            self._take_over(new, supersedes=before.file or before.supersedes)
-
     def exported(self, layer: Any, digest: str) -> None:
         """Say that a mask was exported as it was when this digest was taken of it."""
         kept = self._kept.setdefault(layer, _Kept())

@@ -250,7 +250,7 @@ class PancreasDock(QWidget):
         self._app = app = app_of(viewer)
         self._panels = {"ct": self._ct_panel, "run": self._run_panel}
         session, autosave = app.session, app.autosave
-        self._panels["foreign"] = ForeignPanel(session, autosave, app.background)
+        self._panels["foreign"] = ForeignPanel(session, app.files)
         self._panels["recovery"] = RecoveryPanel(session, autosave, app.files)
         # What is asked now and then lies below, where it moves nothing.
         for name in ("foreign", "recovery"):

@@ -7,15 +7,13 @@ import weakref
 from pathlib import Path
 
 from magicgui.widgets import SpinBox
-from napari.layers import Image, Layer
-from napari.utils.notifications import show_info
-from qtpy.compat import isalive
+from napari.layers import Image
 from qtpy.QtWidgets import QMenu
 
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.autosave.store import Unsaved
-from napari_pancreas_seg._napari.background import Background, report
+from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.placement import GridReference
@@ -24,21 +22,20 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 
 class ForeignPanel(ui.Panel):
-    """Chooses a frame of a 4-D layer, restores a geometry, says why a picture is not offered."""
+    """Chooses a frame of a 4-D layer, finds a lost geometry, says why a picture is not offered."""
 
-    def __init__(self, session: Session, autosave: Autosave, background: Background) -> None:
+    def __init__(self, session: Session, files: LayerFiles) -> None:
         super().__init__()
-        self._session, self._autosave, self._background = session, autosave, background
+        self._session, self._files = session, files
         self._source: weakref.ref[Image] | None = None
-        self._lost: weakref.ref[Layer] | None = None
         self.frame = SpinBox(value=0, min=0, max=0, step=1)
         tip = "Add this frame as a layer of its own; nothing is copied."
         self.frame_button = ui.button("Take as CT", tip, self.take_frame)
         tip = (
-            "Another reader lost them. Before a run, reads the file again; masks drawn on the "
-            "layer go along."
+            "Another reader lost spacing and orientation: opens the file once more, with them. "
+            "Masks drawn on this layer stay with it."
         )
-        self.restore_button = ui.button("Restore spacing and orientation", tip, self.restore)
+        self.restore_button = ui.button("Open with its spacing and orientation", tip, self.restore)
         self.refused = ui.OneLine()
         self._row = ui.row("Frame", self.frame, self.frame_button)
         self.stack(self._row, self.restore_button, self.refused)
@@ -47,11 +44,7 @@ class ForeignPanel(ui.Panel):
     def refresh(self, reference: GridReference | None = None) -> None:
         layers = self._session.layers
         self._offer_frames([layer for layer in layers if foreign.frames(layer)])
-        ct, on = self._session.ct, self._session.reference
-        lost = ct if foreign.file_without_geometry(ct) else None
-        if on is not None and self._session.result_layer(on) is not None:
-            lost = None  # a run's mask would be left on the old axes
-        self._lost = None if lost is None else weakref.ref(lost)
+        lost = foreign.file_without_geometry(self._session.ct)
         self.restore_button.setVisible(lost is not None)
         reasons = foreign.not_offered(layers)
         self.refused.setText("Not offered: " + " ".join(reasons[-2:]) if reasons else "")
@@ -65,24 +58,11 @@ class ForeignPanel(ui.Panel):
             source.visible = False
 
     def restore(self) -> None:
-        layer, viewer = self._lost() if self._lost else None, self._session.viewer
-        path = foreign.file_without_geometry(layer)
-        if layer is None or viewer is None or path is None:
-            return
-        self.restore_button.setEnabled(False)
-        others = self._session.layers
-
-        def put(restored: foreign.Restored) -> None:
-            self._idle()
-            new, masks, notes = restored
-            if self._session.viewer is not None:
-                for before, after in masks:
-                    self._autosave.carry_over(before, after)
-                foreign.replace_layer(self._session.viewer, layer, new, masks)
-                for note in notes:
-                    show_info(f"{layer.name}: {note}")
-
-        self._background.submit(lambda: foreign.read_again(path, layer, others), put, self._idle)
+        session = self._session
+        path, on = foreign.file_without_geometry(session.ct), session.reference
+        if path is not None and on is not None:
+            foreign.bind_drawn(session.layers, on)
+            self._files.open(path)
 
     def _offer_frames(self, sources: list[Image]) -> None:
         source = sources[-1] if sources else None
@@ -98,10 +78,6 @@ class ForeignPanel(ui.Panel):
             viewer = self._session.viewer
             shown = viewer.dims.current_step[0] if viewer is not None else 0
             ui.show(self.frame, min(int(shown), foreign.frames(source) - 1))
-
-    def _idle(self) -> None:
-        if isalive(self):
-            self.restore_button.setEnabled(True)
 
 
 class RecoveryPanel(ui.Panel):
