@@ -550,7 +550,6 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         lambda: setattr(mask, "mode", "paint"),
         lambda: setattr(viewer.layers.selection, "active", other),
         lambda: setattr(viewer.dims, "ndisplay", 3),
-        lambda: app.editor.pick_piece(),
         lambda: setattr(app.session, "ct", None),
     ):
         viewer.dims.ndisplay, app.session.ct = 2, ct
@@ -562,8 +561,6 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         away()
         assert not app.mending.active and not button.isChecked()
         assert mask.mode == "paint" or (mask.mouse_pan and mask.cursor == "standard")
-        if app.editor.picking:
-            app.editor.pick_piece()
         assert is_off()
     drag(viewer, mask, (12, 14))
     assert not mask.data.any()

@@ -82,7 +82,6 @@ class Mending(QObject):
         self._goes_on = False
         self._awaited = 0
         self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
-        editor.changed.connect(self._on_editor)
         session.mask_changed.connect(self._note_undone)
         session.ct_chosen.connect(self.stop)
         session.mask_chosen.connect(self.stop)
@@ -113,8 +112,6 @@ class Mending(QObject):
         editor = self._editor
         target, viewer = chosen_target(editor.session), editor.session.viewer
         ct, _ = ct_under(target, editor.session), target.axial_slice_on(viewer)
-        if editor.picking:
-            editor.pick_piece()
         layer = target.layer
         viewer.layers.selection.active = layer
         layer.mode = "pan_zoom"
@@ -173,10 +170,6 @@ class Mending(QObject):
             return
         still = viewer.layers.selection.active is layer and layer.mode == "pan_zoom"
         if not still or event.type in ("ndisplay", "order"):
-            self.stop()
-
-    def _on_editor(self) -> None:
-        if self._editor.picking:
             self.stop()
 
     def _on_moved(self, event: Any = None) -> None:
