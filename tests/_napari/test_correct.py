@@ -627,6 +627,19 @@ def strip_click(strip, z: int, n: int = 10) -> None:
     QTest.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPointF(x, 20).toPoint())
 
 
+def test_slices_that_a_correction_alters_are_reviewed_no_more(qtbot, app, mask, panel, reviewed):
+    mask.data[4, 1, 1] = 1  # an island
+    app.review.set_reviewed(mask, {3, 4})
+    app.editor.keep_largest()
+    wait(qtbot, app)
+    app.watch.notify()
+    assert app.review.reviewed == {3}
+    for again, expected in ((mask.undo, {3, 4}), (mask.redo, {3}), (mask.undo, {3, 4})):
+        again()
+        app.watch.notify()
+        assert app.review.reviewed == expected
+
+
 def test_a_click_on_the_strip_shows_the_slice(viewer, app, mask, panel, reviewed):
     for z in (0, 4, 9):
         strip_click(panel.strip, z)

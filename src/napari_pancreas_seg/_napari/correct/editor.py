@@ -74,10 +74,12 @@ class MaskEditor(QObject):
     """Edits the selected label of the chosen mask, one edit at a time.
 
     Some are proposed first, others done at once; each is one step of napari's own undo.
-    ``changed``: `proposal`, `working` or `limits_painting` is another.
+    ``changed``: `proposal`, `working` or `limits_painting` is another; ``applying(layer)``: an edit
+    is about to be written.
     """
 
     changed = Signal()
+    applying = Signal(object)
 
     def __init__(
         self, session: Session, settings: Settings, network: Network, background: Background
@@ -187,7 +189,7 @@ class MaskEditor(QObject):
         """Apply what is proposed, without what would follow."""
         proposal = self._end_proposal()
         if proposal is not None:
-            _apply(proposal)
+            self._apply(proposal)
         return proposal
 
     def drop(self) -> None:
@@ -278,10 +280,15 @@ class MaskEditor(QObject):
         elif asked.made_on != self._made_on(layer):
             show_info(f"{title}: {MEANWHILE}")
         elif asked.outline is None or asked.at_once:
-            _apply(asked)
+            self._apply(asked)
             asked.then()
         else:
             self._propose(asked, asked.outline)
+
+    def _apply(self, proposal: Proposal) -> None:
+        self.applying.emit(proposal.target.layer)
+        if apply_change(proposal.target, proposal.found.change) == 0:
+            show_info(f"{proposal.title}: other labels are in the way, nothing has changed.")
 
     def _made_on(self, layer: Labels) -> object:
         """Name the model's mask under a layer: another run or threshold makes another one."""
@@ -356,8 +363,3 @@ class MaskEditor(QObject):
         proposal = self.proposal
         if proposal is not None and event.value in (proposal.outline, proposal.target.layer):
             self._end_proposal()
-
-
-def _apply(proposal: Proposal) -> None:
-    if apply_change(proposal.target, proposal.found.change) == 0:
-        show_info(f"{proposal.title}: other labels are in the way, nothing has changed.")
