@@ -225,7 +225,8 @@ class Review(QObject):
         if layer is None:
             return
         before = known.get(weakref.ref(layer), set())
-        left = self.reviewed_of(layer) - before if run.stands else before
+        rest = self.reviewed_of(run.rest_of).difference(run.renews)
+        left = self.reviewed_of(layer) - before | rest if run.stands else before
         if left != self.reviewed_of(layer):
             self.set_reviewed(layer, left)
 
