@@ -27,6 +27,8 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Floats, Floats32, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 
+_Digests = weakref.WeakKeyDictionary[Labels, dict[int, Any]]
+
 PAUSE_MS = 200
 """Edits that follow each other within it are counted once."""
 DOUBTFUL_SHARE = 0.25
@@ -74,12 +76,8 @@ class Review(QObject):
         self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
         # Digests of marked slices before a program alters their mask, and of those that one may
         # have altered: as they were while marked, and as it left them.
-        self._unaltered: weakref.WeakKeyDictionary[Labels, dict[int, str]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._altered: weakref.WeakKeyDictionary[Labels, dict[int, tuple[str, str]]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._unaltered: _Digests = weakref.WeakKeyDictionary()
+        self._altered: _Digests = weakref.WeakKeyDictionary()
         self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
         self._newest = Newest(background)
         self._soon = timer(self, PAUSE_MS, self._count)

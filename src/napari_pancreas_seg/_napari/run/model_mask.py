@@ -25,8 +25,8 @@ class ModelMask:
 
     `copy` (Z, Y, X) is the model's mask in display order, with the threshold of now; `filled`
     are slices that hold something of the model's, or did; `result` comes with the run's end.
-    `rest` (Z, Y, X) is what a restricted run has left of an earlier mask: neither the model's nor
-    touched by a person.
+    `rest` (Z, Y, X) is what a restricted run has left of an earlier mask; this run did not write
+    it, so those slices count as changed.
     """
 
     def __init__(self, reference: GridReference, rest: Bytes | None = None) -> None:
@@ -68,13 +68,13 @@ class ModelMask:
         return touched
 
     def touched_slices(self, layer: Labels) -> Mask:
-        """The slices that a person has changed; looks at every voxel, so for a thread."""
+        """The slices that differ from the model's; looks at every voxel, so for a thread."""
         if layer.data.shape != self.reference.layer_shape:  # it was cut
             return np.ones(len(layer.data), dtype=bool)
         shown = self.shown(layer)
         return np.array(
             [
-                not np.array_equal(shown[z], self._untouched(z))
+                not np.array_equal(shown[z], self.copy[z])
                 or (z in self._strokes and bool(self.touched(layer, z).any()))
                 for z in range(len(self.copy))
             ]

@@ -140,9 +140,9 @@ class Views(QObject):
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
         session.mask_changed.connect(self._orthogonal.refresh)
-        session.mask_changed.connect(self._on_mask_changed)
+        session.mask_changed.connect(self._end_blink)
         # Not while napari is still adding a mask that is chosen then.
-        session.mask_chosen.connect(self._on_mask, Qt.ConnectionType.QueuedConnection)
+        session.mask_chosen.connect(self._end_blink, Qt.ConnectionType.QueuedConnection)
         self._on_ct()
 
     def placement(self) -> Placement | None:
@@ -193,20 +193,14 @@ class Views(QObject):
         self.dragged = window
         self.changed.emit()
 
-    def _on_mask(self) -> None:
-        if self._blink.mask is not self._session.mask:
-            self._end_blink()
-
-    def _on_mask_changed(self, layer: Labels) -> None:
-        if layer is self._blink.mask:
-            self._end_blink()
-
-    def _end_blink(self) -> None:
-        if self._blink.on:
+    def _end_blink(self, changed: Labels | None = None) -> None:
+        mask = self._blink.mask
+        if self._blink.on and (changed is mask or self._session.mask is not mask):
             self.blink(False)
 
     def _on_ct(self) -> None:
-        self._end_blink()
+        if self._blink.on:
+            self.blink(False)
         if self.surface.on:
             self.surface.stop()
         if (placement := self.placement()) is not None:
