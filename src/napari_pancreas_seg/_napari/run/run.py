@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -62,7 +63,7 @@ class SegmentationRun(QObject):
     _how_ended = "Cancelled"
     _name_before, _was_visible = "", True
     _replaced: ModelMask | None = None
-    _former_undo: compat.History | None = None
+    _former_undo: tuple[Any, Any] | None = None
     _replaced_maps: object = None
     _first: tuple[float, int] | None = None
 
