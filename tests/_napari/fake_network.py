@@ -1,7 +1,8 @@
 """A child that speaks the network's protocol but has no network.
 
 The model's name says what it does. ``box``: a box of ones in every slice but the first; a
-corner of every slice has ones, too, until post-processing takes them away.
+corner of every slice has ones, too, until post-processing takes them away. ``nothing``: the corner
+alone.
 ``slow``: the same, a slice at a time, with a pause; ``slow FILE``: without, once there is such a
 file. ``graded``: a blob whose probability falls
 from its middle outward, so that every threshold gives another mask. ``organs``: the same for a
@@ -84,7 +85,7 @@ def segment(volume, model, options):
     coarse = volume.grid.sub_grid(
         (shape[0], shape[1] // 2, shape[2] // 2), (0, 0.5, 0.5), (1, 2, 2)
     )
-    mask = box_mask(shape)
+    mask = box_mask(shape) * np.uint8(model != "nothing")
     raw = mask.copy()
     raw[:, :2, :2] = 1  # what post-processing removes
     slow = model.startswith("slow")

@@ -63,6 +63,19 @@ def test_choosing_a_ct_shows_that_and_hides_the_others(app, viewer, two):
     assert visible(viewer) == {"CT", "mask", "CT attention 1", *FREE}
 
 
+@pytest.mark.parametrize(("held", "selected"), [((255,), 255), ((1,), 1), ((2, 3), 1), ((), 1)])
+def test_a_mask_s_only_label_is_selected(app, viewer, ct, held, selected):
+    mask = mask_on(app, ct, "theirs")
+    mask.data[2, 3, : len(held)] = held
+    viewer.add_layer(mask)
+    assert mask.selected_label == selected
+    # A label that a person chose stays.
+    viewer.layers.remove(mask)
+    mask.selected_label = 7
+    viewer.add_layer(mask)
+    assert mask.selected_label == 7
+
+
 def test_what_the_user_has_hidden_stays_hidden(app, viewer, two):
     ct, other = two
     viewer.layers["mask"].visible = False
@@ -173,7 +186,7 @@ def test_a_way_of_looking_ends_with_its_ct(qtbot, app, viewer, two, way):
     for _ in range(2):
         if way == "blink":
             app.views.blink(True)
-            assert app.views.blinking and not mask.visible
+            assert app.views.blinking and mask.opacity == 0
         else:
             app.views.surface.start()
             qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)

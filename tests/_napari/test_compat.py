@@ -126,8 +126,11 @@ def test_the_history_of_labels(layer):
     assert compat.steps_of_undo(layer)[0] == 1
     layer.undo()
     assert not layer.data.any()
-    compat.forget_undo(layer)
+    history = compat.forget_undo(layer)
     assert compat.steps_of_undo(layer) == (0, 0)
+    compat.recall_undo(layer, history)
+    layer.redo()
+    assert layer.data.sum() == 1
 
 
 def test_steps_by_hand_and_by_a_program_have_one_form(layer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.utils.interactions import mouse_press_callbacks, mouse_release_callbacks
 from napari.utils.key_bindings import KeymapHandler
 from nibabel import orientations
 from qtpy.QtCore import QPoint, QPointF, Qt
@@ -120,8 +118,6 @@ def test_every_correction_is_one_step_of_undo(qtbot, viewer, app, mask, panel, b
         "remove_islands",
         "grow",
         "shrink",
-        "copy_from_above",
-        "copy_from_below",
         "fill_between",
         "smooth",
     ):
@@ -271,7 +267,7 @@ def test_what_cannot_be_corrected_is_said(qtbot, viewer, app, mask, panel, notif
     assert "background" in notifications[-1].message
     mask.selected_label = 1
     viewer.dims.ndisplay = 3
-    click(panel.buttons["copy_from_above"])
+    click(panel.buttons["clear_slice"])
     assert "no slice" in notifications[-1].message
     app.session.mask = None
     viewer.layers.selection.active = app.session.ct
@@ -286,16 +282,6 @@ def test_what_cannot_be_corrected_is_said(qtbot, viewer, app, mask, panel, notif
     assert not panel.buttons["grow"].isEnabled()
 
 
-def test_the_last_slice_has_none_above(qtbot, viewer, app, mask, panel, notifications):
-    show_slice(viewer, mask, app.session.reference, 9)
-    draw(mask, 9)
-    click(panel.buttons["copy_from_above"])
-    wait(qtbot, app)
-    assert "no slice to copy from" in notifications[-1].message
-    click(panel.buttons["grow"])  # and nothing is stuck
-    wait(qtbot, app)
-
-
 def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, app, mask, panel, notifications):
     draw(mask, 2, 3)
     draw(mask, 7, box=(2, 4, 2, 4))
@@ -308,46 +294,9 @@ def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, app, mask, panel, noti
     press(viewer, "Shift-K")
     wait(qtbot, app)
     assert "no piece" in notifications[-1].message
-
-
-def click_in_picture(viewer: ViewerModel, position) -> None:
-    """Press and release as napari's canvas does: for the viewer, then for the active layer."""
-    steps = (("mouse_press", mouse_press_callbacks), ("mouse_release", mouse_release_callbacks))
-    for kind, callbacks in steps:
-        event = SimpleNamespace(
-            type=kind,
-            position=position,
-            modifiers=[],
-            button=1,
-            dims_displayed=list(viewer.dims.displayed),
-            dims_point=list(viewer.dims.point),
-            view_direction=None,
-        )
-        for owner in (viewer, viewer.layers.selection.active):
-            callbacks(owner, event)
-
-
-@pytest.mark.parametrize("mode", ["paint", "erase"])
-def test_the_clicked_piece_is_kept_and_the_click_does_not_paint(
-    qtbot, viewer, app, mask, panel, mode
-):
-    show_slice(viewer, mask, app.session.reference, 2)
-    viewer.layers.selection.active = mask
-    draw(mask, 2, 3)
-    draw(mask, 7, box=(2, 4, 2, 4))
-    mask.mode = mode
-    callbacks = list(viewer.mouse_drag_callbacks)
-    click(panel.pick_button)
-    assert app.editor.picking and mask.mode == "pan_zoom" and panel.pick_button.isChecked()
-    press(viewer, "Escape")
-    assert not app.editor.picking and mask.mode == mode
-    assert viewer.mouse_drag_callbacks == callbacks and not panel.pick_button.isChecked()
-    click(panel.pick_button)
-    click_in_picture(viewer, tuple(mask.data_to_world((2, 8, 10))))
+    click(panel.buttons["grow"])  # and nothing is stuck
     wait(qtbot, app)
-    assert not app.editor.picking and mask.mode == mode
-    assert mask.data.sum() == 2 * 12 * 14 and not mask.data[7].any()
-    assert len(mask._undo_history) == 1
+    assert "piece under the mouse (Shift+K)" in panel.buttons["keep_largest"].toolTip()
 
 
 def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, app, mask, volume):
@@ -428,8 +377,6 @@ def test_from_the_side_no_axial_slice_is_changed_or_reviewed(
         viewer.dims.order = order
         for name in (
             "clear_slice",
-            "copy_from_above",
-            "copy_from_below",
             "rerun_slice",
             "toggle_reviewed",
             "review_and_go_on",
@@ -678,6 +625,19 @@ def reviewed(qtbot, app, mask, panel):
 def strip_click(strip, z: int, n: int = 10) -> None:
     x = int((z + 0.5) * strip.width() / n)
     QTest.mouseClick(strip, Qt.MouseButton.LeftButton, pos=QPointF(x, 20).toPoint())
+
+
+def test_slices_that_a_correction_alters_are_reviewed_no_more(qtbot, app, mask, panel, reviewed):
+    mask.data[4, 1, 1] = 1  # an island
+    app.review.set_reviewed(mask, {3, 4})
+    app.editor.keep_largest()
+    wait(qtbot, app)
+    app.watch.notify()
+    assert app.review.reviewed == {3}
+    for again, expected in ((mask.undo, {3, 4}), (mask.redo, {3}), (mask.undo, {3, 4})):
+        again()
+        app.watch.notify()
+        assert app.review.reviewed == expected
 
 
 def test_a_click_on_the_strip_shows_the_slice(viewer, app, mask, panel, reviewed):

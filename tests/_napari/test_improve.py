@@ -140,11 +140,13 @@ def test_the_new_model_is_chosen_and_one_click_leads_back(qtbot, with_case):
     assert dock.model_panel.model == "improved-1"
     assert dock.app.settings.get("model/name", "") == "improved-1"
     assert panel.back_button.isVisibleTo(panel)
+    assert "is called improved-1 and is chosen now" in panel.result.text()
     panel.back_button.click()
     assert dock.model_panel.model == "better"
+    assert "is called improved-1 and is not chosen" in panel.result.text()
     assert panel.back_button.text() == "Use the new model"
     panel.back_button.click()
-    assert dock.model_panel.model == "improved-1"
+    assert dock.model_panel.model == "improved-1" and "is chosen now" in panel.result.text()
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -161,6 +163,10 @@ def test_a_model_that_is_no_better_is_not_chosen_nor_kept_unasked(
     qtbot.waitUntil(lambda: removed == ([] if keep else ["improved-1"]), timeout=TIMEOUT)
     assert ("was not kept" in panel.result.text()) is not keep
     assert panel.back_button.isVisibleTo(panel) is keep
+    assert ("improved-1 and is not chosen" in panel.result.text()) is keep
+    if keep:
+        panel.back_button.click()
+        assert "improved-1 and is chosen now" in panel.result.text()
 
 
 @pytest.mark.parametrize(

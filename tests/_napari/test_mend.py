@@ -249,6 +249,24 @@ def test_strokes_of_a_slice_add_up_until_one_moves_on(qtbot, viewer, app, mask, 
     assert not mender.asked[-1].add[10, 12]
 
 
+def test_strokes_begin_anew_once_their_slice_was_edited(qtbot, viewer, app, mask, mender):
+    app.mending.start()
+    drag(viewer, mask, (12, 14))
+    wait(qtbot, app)
+    app.editor.clear_slice()
+    wait(qtbot, app)
+    drag(viewer, mask, (27, 32))
+    wait(qtbot, app)
+    assert not mender.asked[-1].add[12, 14] and mender.asked[-1].add[27, 32]
+    mask.undo()
+    mask.undo()  # the slice is as the first stroke left it; that one was for another mask
+    drag(viewer, mask, (16, 20))
+    wait(qtbot, app)
+    drag(viewer, mask, (18, 20))
+    wait(qtbot, app)
+    assert mender.asked[-1].add[16, 20] and not mender.asked[-1].add[12, 14]
+
+
 def test_an_undone_stroke_counts_no_more(qtbot, viewer, app, mask, mender):
     app.mending.start()
     drag(viewer, mask, (12, 14))
@@ -550,7 +568,6 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         lambda: setattr(mask, "mode", "paint"),
         lambda: setattr(viewer.layers.selection, "active", other),
         lambda: setattr(viewer.dims, "ndisplay", 3),
-        lambda: app.editor.pick_piece(),
         lambda: setattr(app.session, "ct", None),
     ):
         viewer.dims.ndisplay, app.session.ct = 2, ct
@@ -562,8 +579,6 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         away()
         assert not app.mending.active and not button.isChecked()
         assert mask.mode == "paint" or (mask.mouse_pan and mask.cursor == "standard")
-        if app.editor.picking:
-            app.editor.pick_piece()
         assert is_off()
     drag(viewer, mask, (12, 14))
     assert not mask.data.any()
@@ -778,7 +793,7 @@ def test_where_there_is_nothing_to_carry_it_is_said(
 ):
     up = next(action for action in ACTIONS if action.name == "carry_up")
     perform(up, app)
-    assert "no mask in this slice" in notifications[-1].message
+    assert "no label 1 in this slice" in notifications[-1].message
     app.review.show(9)
     mask.data[9] = 1
     perform(up, app)

@@ -60,15 +60,42 @@ def test_strokes_survive_any_threshold(qtbot, app, labels):
     assert np.array_equal(labels.data, expected)
 
 
-def test_undo_cannot_bring_half_a_mask_back(qtbot, app, labels):
+def test_undo_cannot_bring_half_a_mask_back(qtbot, app, labels, notifications):
+    move(qtbot, app, labels, 0.3)
+    assert not notifications  # nothing was lost
     labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     move(qtbot, app, labels, 0.2)
+    assert "undo ends here" in notifications[-1].message and labels.data[5, 0, 0] == 1
     now = labels.data.copy()
     labels.undo()
     assert np.array_equal(labels.data, now)
     labels.data_setitem((np.array([5]), np.array([0]), np.array([1])), 1)
     labels.undo()
     assert np.array_equal(labels.data, now)
+
+
+def test_slices_that_a_threshold_alters_lose_their_mark_while_it_does(qtbot, app, labels):
+    at_first = labels.data.copy()
+    app.review.set_reviewed(labels, {4, 5, 9})
+
+    def reviewed(threshold: float) -> set[int]:
+        move(qtbot, app, labels, threshold)
+        app.watch.notify()
+        return set(app.review.reviewed_of(labels))
+
+    assert not at_first[9].any()
+    assert reviewed(0.45) == {9} and reviewed(0.4) == {9}
+    assert not np.array_equal(labels.data[4:6], at_first[4:6]) and not labels.data[9].any()
+    assert reviewed(0.5) == {4, 5, 9}
+    # What a person paints takes no mark.
+    labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
+    app.watch.notify()
+    assert app.review.reviewed_of(labels) == {4, 5, 9}
+    reviewed(0.4)
+    app.review.toggle_reviewed(4)  # looked at as it is now
+    app.watch.notify()
+    assert app.review.reviewed_of(labels) == {4, 9}
+    assert reviewed(0.5) == {5, 9}
 
 
 def test_a_mask_that_was_cut_is_corrected(app, labels):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.layers.maps import PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.volume import CTVolume
 
 FAKE = Path(__file__).with_name("fake_network.py")
@@ -148,6 +150,98 @@ def test_a_second_run_leaves_edited_labels_alone(qtbot, app, ct):
     second = finish(qtbot, app, ct)
     assert second is not first
     assert np.array_equal(first.data, kept)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_that_ends_with_nothing_leaves_the_former_mask(qtbot, app, viewer, ct, edited):
+    labels = finish(qtbot, app, ct)
+    labels.data_setitem((np.array([2]), np.array([0]), np.array([0])), 1)
+    if not edited:
+        labels.undo()
+    app.session.mask = labels
+    app.review.set_reviewed(labels, [2, 3])
+    names, result = [layer.name for layer in viewer.layers], app.session.masks[labels].result
+    kept = labels.data.copy()
+    finish(qtbot, app, ct, "nothing")
+    run = app.runs.latest
+    assert "No pancreas found" in run.message and "stays as it was." in run.message
+    assert not run.can_discard and not run.stands
+    assert [layer.name for layer in viewer.layers] == names and labels.visible
+    assert np.array_equal(labels.data, kept) and app.session.masks[labels].result is result
+    assert app.review.reviewed_of(labels) == {2, 3}
+    (labels.undo if edited else labels.redo)()
+    assert labels.data[2, 0, 0] == (not edited)
+    viewer.layers.remove(labels)
+    fresh = finish(qtbot, app, ct, "nothing")  # there is none that could stay
+    assert fresh in viewer.layers and not fresh.data.any()
+    assert "stays" not in app.runs.latest.message and app.runs.latest.stands
+
+
+@pytest.mark.parametrize(
+    ("options", "marks"),
+    [
+        (Options(slices=(5, 7)), {4}),
+        (Options(slices=(5, 7), box=(0, 16, 0, 40)), {4}),
+        (Options(box=(0, 16, 0, 40)), set()),
+    ],
+)
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_restricted_run_renews_no_more_than_that(qtbot, app, viewer, ct, options, marks, edited):
+    former = finish(qtbot, app, ct, "graded")
+    app.session.mask = former
+    app.review.set_reviewed(former, {4, 5})
+    if edited:
+        former.data_setitem((np.array([4]), np.array([1]), np.array([1])), 1)
+    expected, region = former.data.copy(), options.region(former.data.shape)
+    before = expected.copy()
+
+    def run_with(threshold: float) -> np.ndarray:
+        run = app.runs.start(ct, "graded", replace(options, threshold=threshold))
+        qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+        return run.labels
+
+    labels = run_with(0.2)
+    lower = labels.data.copy()
+    expected[region] = lower[region]
+    assert lower[region].sum() > before[region].sum() > 0
+    assert np.array_equal(lower, expected)
+    assert "the mask is the earlier one" in app.runs.latest.message
+    assert "the mask is the earlier one" in app.session.masks[labels].result.notes[-1]
+    assert app.review.reviewed_of(labels) == marks
+    # Nothing of the former is lost.
+    assert former in viewer.layers and not former.visible and "(earlier)" in former.name
+    assert np.array_equal(former.data, before) and app.review.reviewed_of(former) == {4, 5}
+    # Another threshold, and a stroke under it.
+    labels.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
+    with qtbot.waitSignal(app.rethreshold.done, timeout=20_000):
+        app.rethreshold.ask(labels, 0.5, True)
+    assert labels.data[5, 0, 0] == 1 and labels.data[region].sum() < lower[region].sum()
+    expected[region] = labels.data[region]
+    assert np.array_equal(labels.data, expected)
+    # What this model did not write may hold a person's corrections, and counts as such.
+    rest = expected.copy()
+    rest[region] = 0
+    changed = set(np.flatnonzero(app.session.masks[labels].touched_slices(labels)).tolist())
+    assert changed == {5, *np.flatnonzero(rest.any((1, 2))).tolist()}
+    assert labels in app.autosave.unexported()
+
+
+def test_a_restricted_run_that_is_taken_back(qtbot, app, viewer, ct, tmp_path):
+    former = finish(qtbot, app, ct)
+    kept, names = former.data.copy(), [layer.name for layer in viewer.layers]
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}", Options(slices=(0, 5)))
+    qtbot.waitUntil(lambda: run.labels in viewer.layers, timeout=20_000)
+    assert run.labels is not former and np.array_equal(run.labels.data[5:], kept[5:])
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.discard()
+    assert [layer.name for layer in viewer.layers] == names and former.visible
+    assert np.array_equal(former.data, kept)
+    # Without a former mask there is no rest to speak of.
+    viewer.layers.remove(former)
+    run = app.runs.start(ct, "box", Options(slices=(0, 5)))
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert "earlier" not in run.message and run.stands
 
 
 def test_slices_that_a_person_edits_meanwhile_stay(qtbot, app, ct, tmp_path):

@@ -82,14 +82,14 @@ def test_windows_on_buttons_and_on_a_key(qtbot, panel, app, ct):
 
 
 def test_blinking_changes_nothing(qtbot, panel, app, viewer, ct, mask):
-    data, history = mask.data.copy(), len(mask._undo_history)
+    data, history, opacity = mask.data.copy(), len(mask._undo_history), mask.opacity
     model = app.session.masks[mask].copy.copy()
     names = [layer.name for layer in viewer.layers]
     chooser = CtPanel(app.session)
     qtbot.addWidget(chooser)
     qtbot.mouseClick(panel.blink_button, LEFT)
     assert panel.blink_button.isChecked()
-    assert not mask.visible
+    assert mask.opacity == 0
     (picture,) = [layer for layer in viewer.layers if layer.name not in names]
     assert isinstance(picture, Image)
     assert np.array_equal(picture.data, model)
@@ -98,7 +98,7 @@ def test_blinking_changes_nothing(qtbot, panel, app, viewer, ct, mask):
     assert app.session.ct is ct
     assert app.session.mask is mask
     qtbot.mouseClick(panel.blink_button, LEFT)
-    assert mask.visible
+    assert mask.visible and mask.opacity == opacity
     assert [layer.name for layer in viewer.layers] == names
     assert np.array_equal(mask.data, data)
     assert np.array_equal(app.session.masks[mask].copy, model)
@@ -113,6 +113,35 @@ def test_blinking_ends_with_its_layers(qtbot, panel, app, viewer, mask):
     assert len(viewer.layers) == 1
     views.blink(True)
     assert not views.blinking
+
+
+@pytest.mark.parametrize("what", ["slider", "undo", "grow", "another mask", "a run"])
+def test_blinking_ends_with_its_mask(qtbot, panel, app, viewer, ct, mask, what):
+    app.watch.notify()
+    opacity = mask.opacity
+    app.views.blink(True)
+    if what == "slider":
+        show_slice(viewer, mask, app.session.reference, 5)
+    elif what == "undo":
+        mask.undo()
+    elif what == "grow":
+        app.editor.grow()
+        qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)
+    elif what == "another mask":
+        app.session.mask = viewer.add_labels(np.zeros_like(mask.data), name="other")
+    else:
+        mask.undo()
+        app.runs.start(ct, "box")
+        qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
+        assert app.runs.latest.labels is mask
+    qtbot.wait(20)
+    app.watch.notify()
+    assert app.views.blinking is (what == "slider")
+    if what == "slider":
+        assert mask.opacity == 0
+    else:
+        assert mask.opacity == opacity and mask.visible
+        assert not [one for one in viewer.layers if one.name.endswith("(the model's)")]
 
 
 def test_the_surface_encloses_the_mask():

@@ -173,17 +173,6 @@ def test_smoothing_keeps_the_volume_and_takes_the_noise(seed, sigma):
     assert surface(smoothed) < surface(mask)
 
 
-def test_copying_a_slice_replaces_the_other():
-    mask = np.zeros((3, 2, 2), np.uint8)
-    mask[1] = [[1, 0], [0, 1]]
-    mask[2] = 1
-    assert np.array_equal(editing.copy_slice(mask, 1, 2)[2], mask[1])
-    assert np.array_equal(editing.copy_slice(mask, 1, 2)[:2], mask[:2])
-    for source, target in [(-1, 0), (3, 2), (0, 3)]:
-        with pytest.raises(PancreasSegError, match="no slice"):
-            editing.copy_slice(mask, source, target)
-
-
 def test_within_hu_takes_both_ends():
     hu = np.array([-31, -30, 0, 150, 151], np.int16)
     assert editing.within_hu(hu, -30, 150).tolist() == [False, True, True, True, False]
@@ -230,7 +219,6 @@ def test_a_change_spares_what_was_painted_meanwhile():
         lambda mask: editing.smooth(mask, SPACING, 1.0),
         lambda mask: editing.grow(mask, SPACING, 1.0),
         lambda mask: editing.shrink(mask, SPACING, 1.0),
-        lambda mask: editing.copy_slice(mask, 1, 2),
     ],
 )
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16])

@@ -96,6 +96,8 @@ class App(QObject):
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)
+        self.editor.applying.connect(self.review.expect_change)
+        self.rethreshold.applying.connect(self.review.expect_change)
         self.rethreshold.done.connect(self.editor.drop_stale)
         self.runs.changed.connect(self.editor.drop_stale)
         window = compat.qt_window(viewer)

@@ -24,7 +24,6 @@ from napari_pancreas_seg.arrays import Array, Indices
 
 Edit = tuple[tuple[Indices, ...], Array, Any]
 """Indices of voxels, their values before, and the value or values that were written."""
-
 _ORTHOGONAL = "napari_orthogonal_views.ortho_view_manager"
 _LOADING_UNITS = Lock()
 
@@ -134,9 +133,16 @@ def add_undo_step(layer: Labels, step: Any) -> None:
         layer._save_history(step)
 
 
-def forget_undo(layer: Labels) -> None:
-    """Drop the history: its steps hold values of a mask that was replaced."""
+def forget_undo(layer: Labels) -> tuple[Any, Any]:
+    """Drop the history, and give it: its steps hold values of a mask that was replaced."""
+    history = layer._undo_history, layer._redo_history
     layer._reset_history()
+    return history
+
+
+def recall_undo(layer: Labels, history: tuple[Any, Any]) -> None:
+    """Bring back a history, with the mask that its steps hold values of."""
+    layer._undo_history, layer._redo_history = history
 
 
 def is_by_hand(step: Iterable[Any]) -> bool:

@@ -59,6 +59,7 @@ class MaskWatch(QObject):
             self.found.emit(layer)
 
     def _on_edit(self, event: Any) -> None:
+        self._seen[event.source] = self._state(event.source)
         self._note(event.source)
 
     def _on_set_data(self, event: Any) -> None:

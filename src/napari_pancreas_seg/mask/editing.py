@@ -153,15 +153,6 @@ def shrink(mask: Array, spacing: Spacing, distance_mm: float) -> Labels:
     return shrunk
 
 
-def copy_slice(mask: Array, source: int, target: int) -> Labels:
-    """Put the mask of slice `source` in place of that of slice `target`."""
-    if not (0 <= source < len(mask) and 0 <= target < len(mask)):
-        raise PancreasSegError("There is no slice to copy from: this is the last one.")
-    copied, _ = _copy(mask)
-    copied[target] = copied[source]
-    return copied
-
-
 def clear_slice(mask: Array, z: int) -> Labels:
     """Empty slice z."""
     cleared, _ = _copy(mask)

@@ -64,7 +64,7 @@ class Carrying:
         if not 0 <= to < len(target.shown):
             raise PancreasSegError("There is no slice to carry the mask to: this is the last one.")
         if not (target.shown[z] == target.label).any():
-            raise PancreasSegError("There is no mask in this slice to carry on.")
+            raise PancreasSegError(f"There is no label {target.label} in this slice to carry on.")
         ct = ct_under(target, editor.session)
 
         def propose(mask: Array, spacing: Spacing) -> Array:

@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from inspect import isgeneratorfunction
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
-from napari_pancreas_seg._napari.background import Background, reported
+from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.apply import (
     Target,
     apply_change,
@@ -75,10 +74,12 @@ class MaskEditor(QObject):
     """Edits the selected label of the chosen mask, one edit at a time.
 
     Some are proposed first, others done at once; each is one step of napari's own undo.
-    ``changed``: `proposal`, `working`, `picking` or `limits_painting` is another.
+    ``changed``: `proposal`, `working` or `limits_painting` is another; ``applying(layer)``: an edit
+    is about to be written.
     """
 
     changed = Signal()
+    applying = Signal(object)
 
     def __init__(
         self, session: Session, settings: Settings, network: Network, background: Background
@@ -92,7 +93,6 @@ class MaskEditor(QObject):
         self._limits_painting = False
         self._paint_limit = PaintLimit(session, self._range_hu)
         self._asked: Proposal | None = None
-        self._stop_picking: Callable[[], None] | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
         self._keys_of_tool: dict[str, Callable[..., object]] = {}
         session.viewer.layers.events.removed.connect(self._on_removed)
@@ -113,10 +113,6 @@ class MaskEditor(QObject):
         return self._asked is not None and self._asked.at_once
 
     @property
-    def picking(self) -> bool:
-        return self._stop_picking is not None
-
-    @property
     def proposing(self) -> bool:
         """Whether something is proposed, or being worked out to be."""
         return self.proposal is not None or (self._asked is not None and self._asked.wanted)
@@ -127,33 +123,10 @@ class MaskEditor(QObject):
         self.correct("Keep the largest piece", lambda mask, _: largest_component(mask))
 
     def keep_piece_under_cursor(self) -> None:
-        self._keep_piece(chosen_target(self.session), self.session.viewer.cursor.position)
-
-    def pick_piece(self) -> None:
-        """Keep the piece that is clicked next in the picture; asked again, forget it."""
-        if self.picking:
-            self._end_picking()
-            return
         viewer, target = self.session.viewer, chosen_target(self.session)
-        mode = target.layer.mode
-        target.layer.mode = "pan_zoom"  # so that the click does not paint
-
-        def click(viewer: Any, event: Any) -> None:
-            self._end_picking()
-            # napari hands this press on to the layer, which must not paint with it.
-            target.layer.mode = "pan_zoom"
-            QTimer.singleShot(0, partial(setattr, target.layer, "mode", mode))
-            with reported():
-                self._keep_piece(target, event.position)
-
-        def stop() -> None:
-            viewer.mouse_drag_callbacks.remove(click)
-            target.layer.mode = mode
-
-        viewer.mouse_drag_callbacks.insert(0, click)
-        self._stop_picking = stop
-        self._take_keys({"Escape": self._end_picking})
-        self.changed.emit()
+        index = index_at(viewer, target.layer, target.reference, viewer.cursor.position)
+        z, y, x = np.rint(index).astype(int).tolist()
+        self.correct("Keep this piece", lambda mask, _: editing.keep_piece_at(mask, (z, y, x)))
 
     def remove_islands(self) -> None:
         title = "Remove islands below {:g} mm³"
@@ -167,12 +140,6 @@ class MaskEditor(QObject):
 
     def shrink(self) -> None:
         self._correct_by("correct/grow_mm", "Shrink by {:g} mm", editing.shrink)
-
-    def copy_slice(self, step: int) -> None:
-        """Copy the mask of the slice above, towards the head (1), or below (-1), to this one."""
-        z = chosen_target(self.session).axial_slice_on(self.session.viewer)
-        title = f"Copy from the slice {'above' if step > 0 else 'below'}"
-        self.correct(title, lambda mask, _: editing.copy_slice(mask, z + step, z))
 
     def clear_slice(self) -> None:
         z = chosen_target(self.session).axial_slice_on(self.session.viewer)
@@ -222,7 +189,7 @@ class MaskEditor(QObject):
         """Apply what is proposed, without what would follow."""
         proposal = self._end_proposal()
         if proposal is not None:
-            _apply(proposal)
+            self._apply(proposal)
         return proposal
 
     def drop(self) -> None:
@@ -278,7 +245,6 @@ class MaskEditor(QObject):
         if network:
             self._network.claim(f"“{title}” is not done yet; wait a moment.")
         self._end_proposal()
-        self._end_picking()
         made_on = self._made_on(target.layer)
         asked = self._asked = Proposal(title, target, made_on, then, network, wanted=propose)
         if propose:
@@ -314,10 +280,15 @@ class MaskEditor(QObject):
         elif asked.made_on != self._made_on(layer):
             show_info(f"{title}: {MEANWHILE}")
         elif asked.outline is None or asked.at_once:
-            _apply(asked)
+            self._apply(asked)
             asked.then()
         else:
             self._propose(asked, asked.outline)
+
+    def _apply(self, proposal: Proposal) -> None:
+        self.applying.emit(proposal.target.layer)
+        if apply_change(proposal.target, proposal.found.change) == 0:
+            show_info(f"{proposal.title}: other labels are in the way, nothing has changed.")
 
     def _made_on(self, layer: Labels) -> object:
         """Name the model's mask under a layer: another run or threshold makes another one."""
@@ -366,22 +337,10 @@ class MaskEditor(QObject):
             self.changed.emit()
         return proposal
 
-    def _end_picking(self) -> None:
-        stop, self._stop_picking = self._stop_picking, None
-        if stop is not None:
-            stop()
-            self._give_keys_back()
-            self.changed.emit()
-
-    def _keep_piece(self, target: Target, position: Any) -> None:
-        index = index_at(self.session.viewer, target.layer, target.reference, position)
-        z, y, x = np.rint(index).astype(int).tolist()
-        self.correct("Keep this piece", lambda mask, _: editing.keep_piece_at(mask, (z, y, x)))
-
     def use_keys(self, keys: dict[str, Callable[..., object]]) -> None:
-        """Bind a tool's keys while no proposal or click is waited for; {} unbinds them."""
+        """Bind a tool's keys while no proposal is waited for; {} unbinds them."""
         self._keys_of_tool = keys
-        if not self.proposing and not self.picking:
+        if not self.proposing:
             self._give_keys_back()
 
     def _give_keys_back(self) -> None:
@@ -404,8 +363,3 @@ class MaskEditor(QObject):
         proposal = self.proposal
         if proposal is not None and event.value in (proposal.outline, proposal.target.layer):
             self._end_proposal()
-
-
-def _apply(proposal: Proposal) -> None:
-    if apply_change(proposal.target, proposal.found.change) == 0:
-        show_info(f"{proposal.title}: other labels are in the way, nothing has changed.")

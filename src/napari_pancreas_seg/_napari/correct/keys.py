@@ -69,8 +69,6 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         Action("clear_slice", "Shift-C", lambda a: a.editor.clear_slice()),
         Action("rerun_slice", "R", lambda a: a.editor.rerun_slice(*a.runs.how())),
         Action("smooth", "S", lambda a: a.editor.smooth()),
-        Action("copy_from_above", "Shift-U", lambda a: a.editor.copy_slice(1)),
-        Action("copy_from_below", "Shift-D", lambda a: a.editor.copy_slice(-1)),
         Action("keep_largest", "K", lambda a: a.editor.keep_largest()),
         Action("keep_under_mouse", "Shift-K", lambda a: a.editor.keep_piece_under_cursor()),
         Action("remove_islands", "Shift-I", lambda a: a.editor.remove_islands()),

@@ -39,7 +39,7 @@ HINT = "Mend: drag adds, Shift+drag or the right button takes away"
 
 @dataclass(eq=False)
 class _Slice:
-    """Strokes in one slice, sent to the network until the person moves on."""
+    """Strokes in one slice, sent to the network until one moves on or edits it otherwise."""
 
     target: Target
     z: int
@@ -47,8 +47,13 @@ class _Slice:
     carried: Carried | None = None  # if the mask was carried here
 
     def is_of(self, target: Target, z: int) -> bool:
-        """Whether a stroke on a label belongs to what was drawn before."""
         return self.z == z and target.is_label_of(self.target)
+
+    def is_newest(self) -> bool:
+        """Whether nothing has been done to the mask since the last stroke that still counts."""
+        edits = [one.edit for one in self.strokes if one.edit is not None and not one.undone]
+        layer = self.target.layer
+        return not edits or compat.is_last_undo_step(layer, compat.undo_step_of(layer, edits[-1]))
 
 
 class Mending(QObject):
@@ -82,7 +87,6 @@ class Mending(QObject):
         self._goes_on = False
         self._awaited = 0
         self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
-        editor.changed.connect(self._on_editor)
         session.mask_changed.connect(self._note_undone)
         session.ct_chosen.connect(self.stop)
         session.mask_chosen.connect(self.stop)
@@ -113,8 +117,6 @@ class Mending(QObject):
         editor = self._editor
         target, viewer = chosen_target(editor.session), editor.session.viewer
         ct, _ = ct_under(target, editor.session), target.axial_slice_on(viewer)
-        if editor.picking:
-            editor.pick_piece()
         layer = target.layer
         viewer.layers.selection.active = layer
         layer.mode = "pan_zoom"
@@ -173,10 +175,6 @@ class Mending(QObject):
             return
         still = viewer.layers.selection.active is layer and layer.mode == "pan_zoom"
         if not still or event.type in ("ndisplay", "order"):
-            self.stop()
-
-    def _on_editor(self) -> None:
-        if self._editor.picking:
             self.stop()
 
     def _on_moved(self, event: Any = None) -> None:
@@ -238,10 +236,10 @@ class Mending(QObject):
         z = target.axial_slice_on(editor.session.viewer)
         if self._network.in_use and not self._awaited:
             raise PancreasSegError(self._network.in_use)
-        carried = self._carrying.accepted_in(target, z)
-        if carried or self._slice is None or not self._slice.is_of(target, z):
-            self._slice = _Slice(target, z, carried=carried)
+        carried, here = self._carrying.accepted_in(target, z), self._slice
         self._note_undone(target.layer)  # the stroke will make the layer forget
+        if carried or here is None or not (here.is_of(target, z) and here.is_newest()):
+            self._slice = _Slice(target, z, carried=carried)
         adds = event.button == LEFT and "Shift" not in event.modifiers
         return Drag(target, z, adds)
 

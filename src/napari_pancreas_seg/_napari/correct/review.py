@@ -14,6 +14,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background, Newest, timer
 from napari_pancreas_seg._napari.correct.apply import Target
+from napari_pancreas_seg._napari.layers.bridge import digest_of
 from napari_pancreas_seg._napari.layers.placement import (
     GridReference,
     reference_of,
@@ -25,6 +26,8 @@ from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Floats, Floats32, Mask
 from napari_pancreas_seg.errors import PancreasSegError
+
+_Digests = weakref.WeakKeyDictionary[Labels, dict[int, Any]]
 
 PAUSE_MS = 200
 """Edits that follow each other within it are counted once."""
@@ -71,6 +74,10 @@ class Review(QObject):
         self._session = session
         self._runs = runs
         self._reviewed: weakref.WeakKeyDictionary[Labels, set[int]] = weakref.WeakKeyDictionary()
+        # Digests of marked slices before a program alters their mask, and of those that one may
+        # have altered: as they were while marked, and as it left them.
+        self._unaltered: _Digests = weakref.WeakKeyDictionary()
+        self._altered: _Digests = weakref.WeakKeyDictionary()
         self._before_run: dict[weakref.ref[Labels], set[int]] | None = None
         self._newest = Newest(background)
         self._soon = timer(self, PAUSE_MS, self._count)
@@ -93,22 +100,52 @@ class Review(QObject):
 
     def set_reviewed(self, layer: Labels, slices: Iterable[int]) -> None:
         """Say which slices of a mask were reviewed, from an autosave for instance."""
-        self._reviewed[layer] = {int(z) for z in slices}
-        self.marked.emit(layer)
-        if layer is self._session.mask:
-            self.changed.emit()
+        self._altered.pop(layer, None)
+        self._mark(layer, slices)
 
     def toggle_reviewed(self, z: int | None = None) -> None:
         layer, reference = self._session.mask, self.reference
         if layer is None or reference is None:
             raise PancreasSegError("There is no slice of a mask on screen.")
         z = Target(layer, reference, 1).axial_slice_on(self._session.viewer) if z is None else z
-        self.set_reviewed(layer, self.reviewed_of(layer) ^ {z})
+        self._altered.get(layer, {}).pop(z, None)
+        self._mark(layer, self.reviewed_of(layer) ^ {z})
 
     def review_and_go_on(self) -> None:
         if self.slice is not None and self.slice not in self.reviewed:
             self.toggle_reviewed()
         self.go_to_unreviewed(1)
+
+    def expect_change(self, layer: Labels) -> None:
+        """Take the mark off slices that a program, about to begin, alters; undone, it is back."""
+        if layer not in self._unaltered:
+            self._unaltered[layer] = self._digests(layer, self.reviewed_of(layer))
+
+    def _mark(self, layer: Labels, slices: Iterable[int]) -> None:
+        self._reviewed[layer] = {int(z) for z in slices}
+        self.marked.emit(layer)
+        if layer is self._session.mask:
+            self.changed.emit()
+
+    def _weigh_marks(self, layer: Labels) -> None:
+        """Mark a slice that is as it was while marked, and none that is as a program left it."""
+        known, unaltered = self._altered.get(layer, {}), self._unaltered.pop(layer, None)
+        if unaltered is not None:
+            marked = {z: each[0] for z, each in known.items()} | unaltered
+            now = self._digests(layer, marked)
+            known = self._altered[layer] = {z: (marked[z], now[z]) for z in now}
+        now, before = self._digests(layer, known), self.reviewed_of(layer)
+        back = {z for z in now if now[z] == known[z][0]}
+        gone = {z for z in now if now[z] == known[z][1]} - back
+        if (left := before - gone | back) != before:
+            self._mark(layer, left)
+
+    def _digests(self, layer: Labels, slices: Iterable[int]) -> dict[int, str]:
+        reference = reference_of(layer) or self._session.reference
+        if reference is None or tuple(layer.data.shape) != reference.layer_shape:
+            return {}
+        shown = reference.view(layer.data)
+        return {z: digest_of(shown[z : z + 1]) for z in slices}
 
     # -- from slice to slice
 
@@ -165,6 +202,7 @@ class Review(QObject):
         self._soon.start()
 
     def _on_mask_changed(self, layer: Labels) -> None:
+        self._weigh_marks(layer)
         # Started anew by no further change, or a run would put it off to its end.
         if layer is self._session.mask and not self._soon.isActive():
             self._soon.start()
@@ -173,6 +211,7 @@ class Review(QObject):
         self.moved.emit()
 
     def _on_run_started(self) -> None:
+        self._altered.clear()
         self._before_run = {weakref.ref(k): set(v) for k, v in self._reviewed.items()}
 
     def _on_run_changed(self) -> None:
@@ -184,7 +223,8 @@ class Review(QObject):
         if layer is None:
             return
         before = known.get(weakref.ref(layer), set())
-        left = self.reviewed_of(layer) - before if run.stands else before
+        rest = self.reviewed_of(run.rest_of).difference(run.renews)
+        left = self.reviewed_of(layer) - before | rest if run.stands else before
         if left != self.reviewed_of(layer):
             self.set_reviewed(layer, left)
 

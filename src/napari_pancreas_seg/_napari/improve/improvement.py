@@ -68,8 +68,8 @@ class Improved:
         """Whether it may take the former model's place: unless it is known to be no better."""
         return self.gain is None or self.gain > CLEARLY
 
-    def in_words(self) -> str:
-        """Before and after, for people to read."""
+    def in_words(self, chosen: str) -> str:
+        """Before and after, for people to read; `chosen` is the model that is chosen now."""
         held, guard = self.result["held_out"], self.result["guard"]
         lines = []
         if self.gain is not None:
@@ -83,13 +83,12 @@ class Improved:
                 f"On the synthetic CT: {guard['before']:.2f} before, {guard['after']:.2f} after."
             )
         lines += self.result.get("notes", [])[-1:] if self.gain is None else []
-        if self.worth_using:
-            lines.append(f"The new model is called {self.name} and is chosen now.")
-        elif self.kept:
-            lines.append("It did not become better: your model stays chosen.")
-            lines[-1] += f" The new one is called {self.name}."
+        if self.kept:
+            better = "" if self.worth_using else "It did not become better. "
+            is_now = "chosen now" if chosen == self.name else "not chosen"
+            lines.append(f"{better}The new model is called {self.name} and is {is_now}.")
         else:
-            lines.append("It did not become better, and was not kept: your model stays chosen.")
+            lines.append("It did not become better, and was not kept.")
         return "\n".join(lines)
 
 

@@ -99,6 +99,13 @@ def name_labels(layer: Labels, labels: Mapping[str, int]) -> None:
             setattr(layer, name, value)
 
 
+def only_label(mask: Array) -> int:
+    """The label of a mask that holds one alone, 255 for instance; else 1."""
+    label = int(mask.max(initial=1))
+    alone = label > 1 and np.count_nonzero(mask) == np.count_nonzero(mask == label)
+    return label if alone else 1
+
+
 def labels_of(layer: Labels) -> dict[str, int]:
     """Labels of a layer, name to value, without 0, as far as its metadata hold them."""
     features = layer.features

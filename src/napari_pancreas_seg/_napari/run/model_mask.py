@@ -25,10 +25,12 @@ class ModelMask:
 
     `copy` (Z, Y, X) is the model's mask in display order, with the threshold of now; `filled`
     are slices that hold something of the model's, or did; `result` comes with the run's end.
+    `rest` (Z, Y, X) is what a restricted run has left of an earlier mask; this run did not write
+    it, so those slices count as changed.
     """
 
-    def __init__(self, reference: GridReference) -> None:
-        self.reference = reference
+    def __init__(self, reference: GridReference, rest: Bytes | None = None) -> None:
+        self.reference, self.rest = reference, rest
         self.copy: Bytes = np.zeros(reference.grid.shape, dtype=np.uint8)
         self.filled: set[int] = set()
         self.result: Segmentation | None = None
@@ -58,7 +60,7 @@ class ModelMask:
     def touched(self, layer: Labels, z: int) -> Mask:
         """Where a person has been in a slice (Y, X): what a new threshold must not undo."""
         plane = self.shown(layer)[z]
-        touched: Mask = np.ascontiguousarray(plane != self.copy[z])
+        touched: Mask = np.ascontiguousarray(plane != self._untouched(z))
         if z in self._strokes:
             where, left = self._strokes[z]
             still = plane.reshape(-1)[where] == left
@@ -66,7 +68,7 @@ class ModelMask:
         return touched
 
     def touched_slices(self, layer: Labels) -> Mask:
-        """The slices that a person has changed; looks at every voxel, so for a thread."""
+        """The slices that differ from the model's; looks at every voxel, so for a thread."""
         if layer.data.shape != self.reference.layer_shape:  # it was cut
             return np.ones(len(layer.data), dtype=bool)
         shown = self.shown(layer)
@@ -84,10 +86,15 @@ class ModelMask:
         for z, plane in zip(found.z.tolist(), found.mask, strict=True):
             if z not in self.filled and not plane.any():
                 continue  # nothing was there and nothing is: memory need not be touched
-            if z not in self._strokes and np.array_equal(shown[z], self.copy[z]):
-                shown[z] = plane
+            untouched = z not in self._strokes and np.array_equal(shown[z], self._untouched(z))
             self.copy[z] = plane
             self.filled.add(z)
+            if untouched:
+                shown[z] = self._untouched(z)
+
+    def _untouched(self, z: int) -> Bytes:
+        """A slice (Y, X) as it is where no person has been."""
+        return self.copy[z] if self.rest is None else np.maximum(self.copy[z], self.rest[z])
 
     def replace(self, layer: Labels, mask: Bytes, box: tuple[slice, ...]) -> None:
         """Put another mask (Z, Y, X), equal to `copy` outside of `box`, under what was painted."""
@@ -100,8 +107,8 @@ class ModelMask:
             if touched.any():
                 where = np.flatnonzero(touched)
                 self._strokes[z] = where, shown[z].reshape(-1)[where]
-            np.copyto(shown[z][within], new, where=~touched[within])
             old[...] = new
+            np.copyto(shown[z][within], self._untouched(z)[within], where=~touched[within])
             self.filled.add(z)
 
     def finish(self, result: Segmentation) -> None:
@@ -120,11 +127,12 @@ class ModelMask:
     def emptied(self, layer: Labels) -> ModelMask:
         """Take back what the model wrote, for another run; this one keeps what it knows."""
         shown = self.shown(layer)
-        for z in sorted(self.filled):
+        for z in sorted(self.filled) if self.rest is None else range(len(shown)):
             np.copyto(shown[z], 0, where=~self.touched(layer, z))
         return ModelMask(self.reference)
 
     def clear(self, layer: Labels) -> None:
-        """Take back what the model wrote; what a person painted stays."""
+        """Take back what the model wrote, and the rest; what a person painted stays."""
         fresh = self.emptied(layer).copy
         self.copy, self.filled, self._strokes, self.result = fresh, set(), {}, None
+        self.rest = None

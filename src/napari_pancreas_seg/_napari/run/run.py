@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -34,6 +36,7 @@ from napari_pancreas_seg.volume import bounding_box
 
 REDRAW_MS = 100
 """How often slices that stream in are drawn at most, in ms."""
+REST = "Outside of what this run was restricted to, the mask is the earlier one."
 
 
 class SegmentationRun(QObject):
@@ -44,7 +47,8 @@ class SegmentationRun(QObject):
     being filled comes back, complete, at the end.
 
     `can_discard`: it ended early, and what it found waits for `keep` or `discard`. `stands`: what
-    it found is the mask from now on, as it ran to its end or was kept.
+    it found is the mask from now on, as it ran to its end or was kept. `renews`: the slices that it
+    was restricted to; `rest_of`: the earlier mask that is kept where it was not.
     """
 
     changed = Signal()
@@ -54,10 +58,12 @@ class SegmentationRun(QObject):
     message = "Starting the network…"
     done = total = 0
     labels: Labels | None = None
-    _was_added = _maps_begun = _complete = _stale = False
+    rest_of: Labels | None = None
+    _was_added = _maps_begun = _complete = _stale = _found_nothing = False
     _how_ended = "Cancelled"
     _name_before, _was_visible = "", True
     _replaced: ModelMask | None = None
+    _former_undo: tuple[Any, Any] | None = None
     _replaced_maps: object = None
     _first: tuple[float, int] | None = None
 
@@ -76,6 +82,7 @@ class SegmentationRun(QObject):
         self._placement = placement = session.placement(ct_layer)
         self._ct_layer, self.name, self.reference = ct_layer, ct_layer.name, placement.reference
         self._first_slice = options.first_slice
+        self.renews = range(*(options.slices or (0, self.reference.grid.shape[0])))
         self._shown_notes: set[str] = set()
         self._started = time.monotonic()
         self._before = before = session.result_layer(placement.reference)
@@ -152,6 +159,8 @@ class SegmentationRun(QObject):
         if self._maps_begun:
             self._maps.restore(self._placement.reference, self._replaced_maps)
         compat.forget_undo(labels)
+        if self._former_undo is not None:
+            compat.recall_undo(labels, self._former_undo)
         if self._replaced is None and labels in viewer.layers and not labels.data.any():
             viewer.layers.remove(labels)
             self._put_back()
@@ -161,7 +170,7 @@ class SegmentationRun(QObject):
 
     def _forget_former(self) -> None:
         self.can_discard = False
-        self._replaced = self._replaced_maps = None
+        self._replaced = self._replaced_maps = self._former_undo = None
 
     def _on_step(self, step: Step) -> None:
         try:
@@ -197,14 +206,15 @@ class SegmentationRun(QObject):
         session, before = self._session, self._before
         if step.labels is not None:
             self.labels = step.labels
-            session.masks[step.labels] = ModelMask(self._placement.reference)
+            session.masks[step.labels] = ModelMask(self._placement.reference, step.rest)
+            self.rest_of = None if step.rest is None else before
         elif before is not None and before in session.masks:
             self.labels = before
             self._was_added = True
             self._replaced = session.masks[before]
             session.masks[before] = self._replaced.emptied(before)
             # Steps of undo hold values from before: they would bring them back in part.
-            compat.forget_undo(before)
+            self._former_undo = compat.forget_undo(before)
             self._redraw(always=True)
 
     def _advance(self, step: Progress) -> None:
@@ -225,7 +235,7 @@ class SegmentationRun(QObject):
                 f"'{self.labels.name}' was cut or resampled while it was being filled; the run "
                 "was stopped. Run again for a new mask."
             )
-        if not self._was_added:
+        if not self._was_added and found.mask.any():
             self._was_added = True
             self._put_aside()
             self._show_layer()
@@ -279,7 +289,15 @@ class SegmentationRun(QObject):
         viewer, labels = self._session.viewer, self.labels
         if outcome is None or viewer is None or labels is None:
             return
+        seconds = time.monotonic() - self._started
+        if outcome.slices == 0 and self._before is not None and self._fits(labels):
+            self._found_nothing = True
+            self._how_ended = f"{_summary(outcome, seconds)} The mask stays as it was"
+            self._show_notes(outcome.result.notes)
+            return
         result = self._maps.complete(self._placement.reference, outcome.result)
+        if self.rest_of is not None:
+            result = replace(result, notes=(*result.notes, REST))
         self._session.masks[labels].finish(result)
         self._complete = True
         self._show_layer()
@@ -291,7 +309,9 @@ class SegmentationRun(QObject):
         if outcome.largest is not None and not moved and preference("go_to_largest"):
             # Where there is most to see, unless the user has moved meanwhile.
             show_slice(viewer, labels, self.reference, outcome.largest)
-        self.message = _summary(outcome, time.monotonic() - self._started)
+        self.message = _summary(outcome, seconds)
+        if self.rest_of is not None:
+            self.message += f" {REST}"
 
     def _on_end(self, outcome: Outcome | None) -> None:
         try:
@@ -327,7 +347,7 @@ class SegmentationRun(QObject):
         if not self._fits(labels):
             self._forget_former()
             self.stands = True
-        elif self._session.masks[labels].filled:
+        elif self._session.masks[labels].filled and not self._found_nothing:
             # Not `done`: the first stage of two counts slices, too, and writes none.
             self.can_discard = True
             self.message = (

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from napari.layers import Labels
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari import compat
@@ -19,13 +20,18 @@ from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Segmentation
 from napari_pancreas_seg.volume import box_around
 
+UNDO_GOES = "The mask is made anew under your corrections: they stay, but undo ends here."
 Made = tuple[Segmentation, Any, Any] | None
 """The result of now, its mask (Z, Y, X), and the box to write; None if it was taken back."""
 
 
 class Rethreshold(QObject):
-    """Makes masks anew from their probability while a slider is dragged, in a thread."""
+    """Makes masks anew from their probability while a slider is dragged, in a thread.
 
+    ``applying(layer)`` and ``done(layer)``: before and after a mask is another.
+    """
+
+    applying = Signal(object)
     done = Signal(object)
 
     def __init__(self, session: Session, runs: Runs, background: Background) -> None:
@@ -55,8 +61,11 @@ class Rethreshold(QObject):
         current = self._session.masks.get(layer) is mask
         if current and layer.data.shape == mask.reference.layer_shape and mask.result is result:
             if box is not None:
+                self.applying.emit(layer)
                 mask.replace(layer, new, box)
                 # Its steps hold values of the former mask, and would bring those back in part.
+                if any(compat.steps_of_undo(layer)):
+                    show_info(UNDO_GOES)
                 compat.forget_undo(layer)
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
                 layer.events.data(value=layer.data)

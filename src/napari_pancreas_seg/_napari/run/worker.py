@@ -16,7 +16,7 @@ from qtpy.QtCore import QCoreApplication, QObject, Signal
 from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.maps import MapAppearance, empty_maps, make_layer
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
-from napari_pancreas_seg.arrays import Array
+from napari_pancreas_seg.arrays import Array, Bytes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.process.client import NetworkProcess
@@ -53,9 +53,13 @@ class Job(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """The CT is read; `labels` is None if nobody has edited the last result's layer: it serves."""
+    """The CT is read; `labels` is None if the last result's layer serves, which nobody has edited.
+
+    A restricted run leaves `rest` (Z, Y, X) of that as it was: a copy of what is in `labels`.
+    """
 
     labels: Labels | None
+    rest: Bytes | None
     notes: tuple[str, ...]
 
 
@@ -136,7 +140,8 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
     """Run a job step by step; layers are made here: the first one imports pandas and more."""
     volume = volume_of(job.layer_data, job.placement.reference)
     key = fingerprint(job.placement.reference, volume)
-    yield Prepared(_empty_labels(job) if _edited(job) else None, volume.notes)
+    labels, rest = _new_labels(job) if _needs_layer(job) else (None, None)
+    yield Prepared(labels, rest, volume.notes)
     found = np.zeros(volume.grid.shape, dtype=np.uint8)
     maps: dict[str, ScalarMap] = {}
     best = ""
@@ -181,17 +186,28 @@ def fingerprint(reference: GridReference, volume: CTVolume) -> str:
     return f"{reference.id} {volume.hu.dtype} {volume.hu.shape} {total:x} {sample:x}"
 
 
-def _edited(job: Job) -> bool:
-    """Whether the last result's layer is no place for this one: none there, or edited."""
-    if job.former is None:
+def _needs_layer(job: Job) -> bool:
+    """Whether the last result's layer is no place for this one: none, edited, or kept in part."""
+    if job.former is None or _is_restricted(job.options):
         return True
     shown, model = job.placement.reference.view(job.former[0]), job.former[1]
     return any(not np.array_equal(a, b) for a, b in zip(shown, model, strict=True))
 
 
-def _empty_labels(job: Job) -> Labels:
-    data = np.zeros(job.placement.reference.layer_shape, dtype=np.uint8)
-    return Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas"))
+def _is_restricted(options: Options) -> bool:
+    return options.slices is not None or options.box is not None
+
+
+def _new_labels(job: Job) -> tuple[Labels, Bytes | None]:
+    """An empty layer; of a restricted run with what it leaves of the last result, and that."""
+    reference, rest = job.placement.reference, None
+    data = np.zeros(reference.layer_shape, dtype=np.uint8)
+    if job.former is not None and _is_restricted(job.options):
+        shown = reference.view(data)
+        shown[...] = reference.view(job.former[0])
+        shown[job.options.region(shown.shape)] = 0
+        rest = shown.copy()
+    return Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas")), rest
 
 
 def _corrections(found: Array, mask: Array) -> Iterator[Progress]:

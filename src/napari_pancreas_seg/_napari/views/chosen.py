@@ -11,7 +11,7 @@ from napari.layers import Image, Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
-from napari_pancreas_seg._napari.layers.bridge import HU_RANGE, color_of, label_colors
+from napari_pancreas_seg._napari.layers.bridge import HU_RANGE, color_of, label_colors, only_label
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
@@ -103,6 +103,8 @@ class ChosenCt(QObject):
             self._hidden.add(layer)  # found by a run on its CT, with which it is to be shown
         if isinstance(layer, Labels) and (reference is None or reference.kind != OUTLINE):
             self._give_colour(layer)
+            if layer.selected_label == 1 and isinstance(layer.data, np.ndarray):
+                layer.selected_label = only_label(layer.data)
         elif isinstance(layer, Image) and reference is not None and reference.kind == "ct":
             # A reader can set the window but not what its slider spans.
             layer.contrast_limits_range = HU_RANGE

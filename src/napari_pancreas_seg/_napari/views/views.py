@@ -10,7 +10,7 @@ from typing import Any
 
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
@@ -40,7 +40,7 @@ class Blink:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._mask: Labels | None = None
+        self.mask: Labels | None = None
         self._picture: Image | None = None
         session.viewer.layers.events.removed.connect(self._on_removed)
 
@@ -55,7 +55,7 @@ class Blink:
         # Its picture is nobody's CT and nobody's mask: of no kind that panels offer.
         reference = replace(model.reference, kind="picture")
         color = color_of(layer)
-        self._mask, self._picture = (
+        self.mask, self._picture = (
             layer,
             Image(
                 reference.layer_view(model.copy),
@@ -71,18 +71,18 @@ class Blink:
             ),
         )
         compat.add_unselected(self._session.viewer, self._picture, layers.index(layer) + 1)
-        layer.visible = False
+        layer.opacity = 0.0  # a layer that is hidden tells of no undo
 
     def stop(self) -> None:
-        mask, picture = self._mask, self._picture
-        self._mask = self._picture = None
-        if mask is not None:
-            mask.visible = True
+        mask, picture = self.mask, self._picture
+        self.mask = self._picture = None
+        if mask is not None and picture is not None:
+            mask.opacity = picture.opacity
         if picture in self._session.layers:
             self._session.viewer.layers.remove(picture)
 
     def _on_removed(self, event: Any) -> None:
-        if self.on and event.value in (self._mask, self._picture):
+        if self.on and event.value in (self.mask, self._picture):
             # Not while napari is still at it.
             QTimer.singleShot(0, self.stop)
 
@@ -140,6 +140,9 @@ class Views(QObject):
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
         session.mask_changed.connect(self._orthogonal.refresh)
+        session.mask_changed.connect(self._end_blink)
+        # Not while napari is still adding a mask that is chosen then.
+        session.mask_chosen.connect(self._end_blink, Qt.ConnectionType.QueuedConnection)
         self._on_ct()
 
     def placement(self) -> Placement | None:
@@ -189,6 +192,11 @@ class Views(QObject):
     def _on_drag(self, window: str) -> None:
         self.dragged = window
         self.changed.emit()
+
+    def _end_blink(self, changed: Labels | None = None) -> None:
+        mask = self._blink.mask
+        if self._blink.on and (changed is mask or self._session.mask is not mask):
+            self.blink(False)
 
     def _on_ct(self) -> None:
         if self._blink.on:

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QLabel, QPushButton
 import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.editor import DEFAULTS
-from napari_pancreas_seg._napari.correct.keys import ACTIONS, Action, key_of, perform
+from napari_pancreas_seg._napari.correct.keys import ACTIONS, key_of, perform
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.widget.dialogs import show_keys
 from napari_pancreas_seg._napari.widget.review_strip import (
@@ -95,8 +95,6 @@ class CorrectPanel(ui.Panel):
 
     def _make_tools(self) -> None:
         make = self._button
-        self.pick_button = ui.button("Keep clicked", do=self._pick)
-        self.pick_button.setCheckable(True)
         self.smooth_mm = self._setting("smooth_mm", "mm", 0.1, 10, 0.5)
         self.islands_mm3 = self._setting("islands_mm3", "mm³", 1, 100_000, 50, decimals=0)
         self.grow_mm = self._setting("grow_mm", "mm", 0.1, 50, 0.5)
@@ -106,14 +104,9 @@ class CorrectPanel(ui.Panel):
         self.fill_with_network = ui.tick("by network", FILL_TIP)
         key = "correct/fill_with_network"
         ui.remember(self.fill_with_network, self._app.settings, key, DEFAULTS[key])
-        self.add(
-            make("fill_between", "Fill between"),
-            self.fill_with_network,
-            make("clear_slice", "Clear slice"),
-        )
-        self.add(make("copy_from_below", "Copy below"), make("copy_from_above", "Copy above"))
-        self.add(make("keep_largest", "Keep largest"), self.pick_button)
-        self.add(make("fill_holes", "Fill holes"), make("rerun_slice", "Run slice again"))
+        self.add(make("fill_between", "Fill between"), self.fill_with_network)
+        self.add(make("clear_slice", "Clear slice"), make("rerun_slice", "Run slice again"))
+        self.add(make("keep_largest", "Keep largest"), make("fill_holes", "Fill holes"))
         self.add(make("smooth", "Smooth"), self.smooth_mm)
         self.add(make("remove_islands", "Remove islands"), self.islands_mm3)
         self.add(make("grow", "Grow"), make("shrink", "Shrink"), self.grow_mm, stretch=(1, 1, 2))
@@ -168,18 +161,12 @@ class CorrectPanel(ui.Panel):
 
     # -- state
 
-    def _pick(self) -> None:
-        perform(Action("", "", lambda app: app.editor.pick_piece()), self._app)
-        self.refresh()
-
     def refresh(self, reference: GridReference | None = None) -> None:
         editor, mask = self._app.editor, self._session.mask
-        for part in (*self.buttons.values(), self.pick_button):
+        for part in self.buttons.values():
             part.setEnabled(mask is not None and not editor.working)
         self.brush_mm.enabled = isinstance(mask, Labels)
         self.buttons["mend"].setChecked(self._app.mending.active)
-        self.pick_button.setChecked(editor.picking)
-        self.pick_button.setText("Click a piece" if editor.picking else "Keep clicked")
         ui.show(self.limit, editor.limits_painting)
         self._show_slice()
 
@@ -202,11 +189,10 @@ class CorrectPanel(ui.Panel):
         for name, part in self.buttons.items():
             title = self._with_key(self._actions[name].title, name)
             part.setToolTip(f"{title}\n{TIPS[name]}" if name in TIPS else title)
-        key = key_of(self._actions["keep_under_mouse"])
-        self.pick_button.setToolTip(
-            "Keep the piece that is clicked next in the picture; Esc forgets it."
-            + (f"\n{key} keeps the one under the mouse." if key else "")
-        )
+        largest = self.buttons["keep_largest"]
+        # That has no button: the mouse would lie on it, not on a piece.
+        also = self._with_key(self._actions["keep_under_mouse"].title, "keep_under_mouse")
+        largest.setToolTip(f"{largest.toolTip()}\n{also}")
         go_on, toggle = (key_of(self._actions[n]) for n in ("review_and_go_on", "toggle_reviewed"))
         self.reviewed.tooltip = f"{toggle}; {go_on} marks it and goes on to the next slice."
         self.limit.tooltip = self._with_key(LIMIT_TIP, "limit_painting")

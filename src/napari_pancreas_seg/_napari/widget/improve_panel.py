@@ -130,7 +130,7 @@ class ImprovePanel(ui.Panel):
         self.progress.setTextVisible(running)
         stage = f"{improvement.stage.capitalize()}{_left(improvement.seconds_left)}"
         self.step.setText(stage if running else "")
-        self.result.setText("" if improved is None or running else improved.in_words())
+        self.result.setText("" if improved is None or running else improved.in_words(self._model))
         is_new = improved is not None and self._model == improved.name
         either = improved is not None and (is_new or self._model == improved.former)
         kept = improved is not None and improved.kept
