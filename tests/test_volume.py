@@ -33,7 +33,10 @@ def test_sub_grid_lies_where_its_voxels_do() -> None:
 
 @pytest.mark.parametrize(
     "affine",
-    [np.eye(3), np.full((4, 4), np.nan), np.zeros((4, 4)), np.diag([1, 1, 0, 1]), np.ones((4, 4))],
+    [
+        *(np.eye(3), np.full((4, 4), np.nan), np.zeros((4, 4)), np.diag([1, 1, 0, 1])),
+        *(np.ones((4, 4)), AFFINE.T),
+    ],
 )
 def test_impossible_affines(affine: np.ndarray) -> None:
     with pytest.raises(PancreasSegError, match="affine"):

@@ -138,13 +138,16 @@ class NotHounsfieldError(PancreasSegError):
 def to_hounsfield(
     values: Array, subject: str, *, reuse: bool = False, force: bool = False
 ) -> tuple[Array, tuple[str, ...]]:
-    """Return values (Z, Y, X) as HU, with notes; NotHounsfieldError unless `force`."""
+    """Return values (Z, Y, X) as HU, with notes, or NotHounsfieldError; as they are by `force`."""
     try:
         slope, shift, notes = read_units(values)
     except PancreasSegError as error:
         if not force:
             raise NotHounsfieldError(f"{subject} {error}.") from None
         return values, (f"Taken for a CT in Hounsfield units as asked, although it {error}.",)
+    if force and (slope, shift) != (1, 0):
+        undone = f"unasked, they would have been multiplied by {slope:.3g} and {shift:+.0f} added"
+        return values, (f"The values are taken for Hounsfield units as asked; {undone}.",)
     if slope != 1:
         converted = np.rint(values.astype(np.float32) * np.float32(slope) + np.float32(shift))
         return converted.astype(np.int16), notes

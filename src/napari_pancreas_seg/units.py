@@ -19,8 +19,8 @@ from napari_pancreas_seg.tissue import (
     soft_tissue,
 )
 
-OFFSETS = (1000, 1024, 2000, 2048, 4096, 8192, 32768, -1000, -1024)
-"""What tools add to Hounsfield units, or forget to subtract."""
+OFFSETS = (1000, 1024, 2000, 2048, 4096, 8192, 32768)
+"""What tools add to Hounsfield units, or forget to subtract; nothing makes values too low."""
 AIR_MEDIAN_HU, FAT_HU = -996, -103
 """Air and fat in scans, on average."""
 
@@ -96,7 +96,8 @@ def read_units(hu: Array) -> Units:
         )
     raise PancreasSegError(
         f"holds values from {low:g} to {high:g} without any air or fat below 0, which are not "
-        "Hounsfield units; is it MR, or was the rescale intercept lost when it was converted?"
+        "Hounsfield units; is it MR, or was the rescale intercept lost, or all that lies below 0, "
+        "when it was converted?"
     )
 
 
@@ -171,13 +172,14 @@ def _neighbours_unrelated(sample: Array) -> bool:
 
 
 def _is_clipped(sample: Array, rest: Array, floor: float | None) -> bool:
-    """Whether values lie like HU that were clipped at both ends, where air and bone pile up."""
+    """Whether values lie like HU clipped at both ends, or below alone, where no MR begins."""
     low, high = float(sample.min()), float(sample.max())
-    if floor != low or low > 50 or high > 700 or _share(sample == high) < 0.0002:
+    above = low < 0 if high > 700 else _share(sample == high) >= 0.0002
+    if floor != low or low > 50 or not above:
         return False
     if (low, high) == (-128, 127) or _share(sample == low) < 0.02 or _neighbours_unrelated(sample):
         return False
-    inside = rest[(rest > low + 0.05 * (high - low)) & (rest < high)]
+    inside = rest[(rest > low + 0.05 * (min(high, 700) - low)) & (rest < high)]
     mode = soft_tissue(inside, max(low + 5, -20), min(high, 220))
     return (
         mode is not None
@@ -208,24 +210,21 @@ def _offset(sample: Array, rest: Array) -> Units | None:
         return None
     everything, tissue = _counter(sample), _counter(rest)  # what is filled in is no tissue
     scores: dict[int, float] = {}
-    for offset in {*range(-2000, 9000, 25), *OFFSETS}:
+    for offset in OFFSETS:
         image = everything(offset - 1100, offset + 4500)
         body = tissue(offset - 324, offset + 4500)
-        if abs(offset) < 200 or image < 0.5 * sample.size or body < 0.02 * sample.size:
+        below = tissue(-36000, offset - 1150)  # where a CT has nothing but padding
+        if below > 0.02 * rest.size or body < 0.02 * sample.size:
             continue
         fat = tissue(offset - 174, offset - 44) / body
         soft = tissue(offset - 24, offset + 206) / body
         air = everything(offset - 1100, offset - 924) / image
-        lungs = everything(offset - 1100, offset - 700) / image if offset in OFFSETS else 0.0
+        lungs = everything(offset - 1100, offset - 700) / image
         # MR fills the range between air and fat, which in CT belongs to lung and edges only.
         between = everything(offset - 724, offset - 224) / image
-        if max(air, lungs) > 0.05 and soft > 0.25 and fat + soft > 0.6 and between < 0.15:
+        if lungs > 0.05 and soft > 0.25 and fat + soft > 0.6 and between < 0.15:
             scores[offset] = fat + soft + air
-    if not scores:
-        return None
-    # In a chest, lungs would pass for air at a higher offset.
-    usual = [offset for offset in OFFSETS if scores.get(offset, 0) > 0.85 * max(scores.values())]
-    return _fine_offset(sample, rest, max(usual or scores, key=scores.__getitem__))
+    return _fine_offset(sample, rest, max(scores, key=scores.__getitem__)) if scores else None
 
 
 def _counter(values: Array) -> Callable[[float, float], float]:
@@ -246,17 +245,14 @@ def _fine_offset(sample: Array, rest: Array, about: int) -> Units:
         even = _share(np.abs(air - np.median(air)) < 40) > 0.7  # and else it is lung
         if even and (not fat or abs(by_air - measured) < 40):
             measured, tolerance = by_air, 11
-    nearest = min(OFFSETS, key=lambda offset: abs(offset - measured))
-    certain = abs(nearest - measured) <= tolerance
-    offset = nearest if abs(nearest - measured) <= (30 if tolerance else 40) else round(measured)
-    way, done = ("high", "subtracted") if offset > 0 else ("low", "added")
+    offset = min(OFFSETS, key=lambda offset: abs(offset - measured))
     note = (
-        f"The values of this CT lie {abs(offset)} too {way} (a lost rescale intercept): "
-        f"{abs(offset)} was {done} to get Hounsfield units."
+        f"The values of this CT lie {offset} too high (a lost rescale intercept): {offset} was "
+        "subtracted to get Hounsfield units."
     )
-    if not certain:
+    if abs(offset - measured) > tolerance:
         note += (
-            f" By air and fat in the picture it is {abs(round(measured))}, so that the offset is "
+            f" By air and fat in the picture it is {round(measured)}, so that the offset is "
             "uncertain by about 25 HU."
         )
     return Units(1, -offset, (note,))

@@ -37,7 +37,7 @@ class Grid:
     Raises
     ------
     PancreasSegError
-        If the affine is not finite or cannot be inverted.
+        If the affine is not finite, not affine or cannot be inverted.
     """
 
     shape: tuple[int, int, int]
@@ -45,8 +45,10 @@ class Grid:
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
-        if affine.shape != (4, 4) or not np.isfinite(affine).all():
-            raise PancreasSegError("The affine of this volume is not a finite 4×4 matrix.")
+        if affine.shape != (4, 4) or not np.allclose(affine[3], (0, 0, 0, 1), atol=1e-4):
+            raise PancreasSegError("The affine of this volume is not 4×4 with 0 0 0 1 at its end.")
+        if not np.isfinite(affine).all():
+            raise PancreasSegError("The affine of this volume is not finite.")
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         # The volume of a voxel against that of a box of the same edges: 1 for a right
         # angle, 0 when two axes fall together, whatever the unit of length.

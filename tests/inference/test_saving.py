@@ -133,3 +133,16 @@ def test_our_records_are_known(volume: CTVolume, tmp_path: Path) -> None:
         (tmp_path / "other.json").write_text(content)
         assert not is_sidecar(tmp_path / "other.json")
     assert not is_sidecar(tmp_path / "none.json")
+
+
+def test_the_cts_voxels_beside_a_renamed_header_are_never_replaced(
+    volume: CTVolume, tmp_path: Path
+) -> None:
+    for name in ("p", "p_probability"):
+        header = io.save_ct(volume, tmp_path / f"{name}.mhd")
+        ct = io.load_ct(header.rename(tmp_path / "ct.mhd"))
+        before = (tmp_path / f"{name}.zraw").read_bytes()
+        with pytest.raises(PancreasSegError, match=f"'{name}.zraw' is the CT itself"):
+            replace(found(ct), ct=ct).save(tmp_path / "p.mhd", probability=True, overwrite=True)
+        assert (tmp_path / f"{name}.zraw").read_bytes() == before
+        (tmp_path / f"{name}.zraw").unlink()

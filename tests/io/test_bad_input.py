@@ -115,6 +115,8 @@ BAD = {
     "air only": (image((-1000 - SMOOTH * 300).astype(np.int16)), "no soft tissue"),
     "singular affine": (odd(srow_z=[0, 0, 0, 0]), "singular"),
     "NaN in the affine": (odd(srow_x=NAN_ROW), "singular or not finite"),
+    "no size": (odd(sform_code=0, qform_code=1, pixdim=[1, 1, 1, 0, 1, 1, 1, 1]), "no size"),
+    "no size, no place": (odd(sform_code=0, qform_code=0, pixdim=[0] * 8), "no size"),
     "flat affine": (odd(srow_x=[1, 0, 0, 0], srow_z=[1, 0, 0, 0]), "singular"),
 }
 

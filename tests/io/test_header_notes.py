@@ -54,6 +54,22 @@ def test_what_is_unusual_in_a_nifti_header_is_noted(change, note, stored, tmp_pa
     assert note in found
 
 
+@pytest.mark.parametrize("number", [0, np.nan])
+def test_the_qform_places_a_ct_whose_sform_is_empty(number, stored, tmp_path):
+    image = nib.Nifti1Image(stored, AFFINE)
+    image.set_qform(AFFINE, 1)
+    content = bytearray(image.to_bytes())
+    content[280:328] = np.full(12, number, "<f4").tobytes()  # srow_x, srow_y, srow_z
+    (tmp_path / "ct.nii").write_bytes(content)
+    volume = io.load_ct(tmp_path / "ct.nii")
+    np.testing.assert_allclose(volume.source.affine, AFFINE, atol=1e-5)
+    assert [note for note in volume.notes if "sform is empty" in note] == list(volume.notes)
+    mask = volume.hu > 0
+    again, on = io.load_mask(io.save_mask(mask, volume, tmp_path / "m.nii.gz"))
+    np.testing.assert_array_equal(again, mask)
+    assert on.grid.same_as(volume.grid)
+
+
 def test_a_plain_file_has_no_notes(stored, tmp_path):
     assert notes_of(tmp_path, stored) == ()
 

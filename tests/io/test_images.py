@@ -95,6 +95,16 @@ def test_what_was_handed_over_stays_as_it_was(body: Callable) -> None:
     np.testing.assert_array_equal(array, before)
 
 
+def test_an_image_that_only_reads_its_file_is_copied(body: Callable, tmp_path: Path) -> None:
+    """Its axes run as the display's do, so that no turning copies it."""
+    shifted = (np.maximum(body((24, 20, 6)), -1000) + 1024).astype(np.int16)
+    nib.save(nib.Nifti1Image(shifted, np.diag([-1.5, -1.5, 3, 1])), tmp_path / "ct.nii")
+    image = nib.load(tmp_path / "ct.nii", mmap="r")
+    volume = nps.load_ct(image)
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), shifted - 1024)
+    np.testing.assert_array_equal(image.dataobj, shifted)
+
+
 @pytest.mark.parametrize("kind", ["int32", "int64", "uint32", "float64", "uint16"])
 def test_integers_never_wrap(kind: str, body: Callable) -> None:
     hu = np.maximum(body((24, 20, 6)), 0) if kind[0] == "u" else body((24, 20, 6))
@@ -125,7 +135,8 @@ def _place(shape: tuple[int, ...]) -> tuple[nps.Grid, object]:
         (lambda hu: hu + 1j, OBLIQUE, "one integer or float"),
         (lambda hu: hu[0], OBLIQUE, "3-D"),
         (lambda hu: hu[..., None].repeat(2, -1), OBLIQUE, "3-D"),
-        (lambda hu: hu, np.zeros((4, 4)), "singular"),
+        (lambda hu: hu, np.diag([0, 0, 0, 1]), "singular"),
+        (lambda hu: hu, OBLIQUE.T, "0 0 0 1"),
         (lambda hu: hu, np.eye(3), "4×4"),
     ],
 )
@@ -139,8 +150,9 @@ def test_arrays_are_checked_as_files_are(
 def test_what_is_no_ct_says_what_to_give(body: Callable) -> None:
     with pytest.raises(PancreasSegError, match="from_array"):
         nps.load_ct(body((24, 20, 6)))
-    with pytest.raises(PancreasSegError, match="path"):
-        nps.load_ct(None)
+    for load, nothing in ((nps.load_ct, None), (nps.load_ct, ""), (nps.load_mask, None)):
+        with pytest.raises(PancreasSegError, match="path"):
+            load(nothing)
     with pytest.raises(PancreasSegError, match="not a CT"):
         nps.load_ct(sitk.Image(8, 8, 8, sitk.sitkVectorFloat32))
     with pytest.raises(PancreasSegError, match="2-D"):

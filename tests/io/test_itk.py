@@ -84,6 +84,20 @@ def test_names_in_any_language(suffix: str, body: Callable, tmp_path: Path) -> N
     assert volume.name == "Bauch ü"
 
 
+@pytest.mark.parametrize(
+    "name", ["50% dose", "LIST of cts", " lead", "a\\b", "a\nb", ""], ids=lambda name: repr(name)
+)
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_names_that_a_header_cannot_say(
+    suffix: str, name: str, body: Callable, tmp_path: Path
+) -> None:
+    made = CTVolume.from_source_array(body((20, 18, 7)), np.diag([-1.0, -1, 3, 1]))
+    for _ in range(2):
+        path = io.save_ct(made, tmp_path / f"{name}{suffix}", overwrite=True)
+    np.testing.assert_array_equal(io.load_ct(path).hu, made.hu)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def nrrd(path: Path, body: bytes, *fields: str, sizes: str = "5 6 7", type: str = "int16") -> Path:
     header = ["NRRD0005", "# a comment", f"type: {type}", f"dimension: {len(sizes.split())}"]
     lines = [*header, f"sizes: {sizes}", *fields]

@@ -223,6 +223,29 @@ def test_the_ct_is_never_overwritten(suffix: str, body: Callable, tmp_path: Path
         io.save_mask(volume.hu > 0, volume, tmp_path / f"ct{suffix}", overwrite=True)
 
 
+@pytest.mark.parametrize(("suffix", "data"), [(".nhdr", ".raw.gz"), (".mhd", ".zraw")])
+def test_voxels_beside_a_renamed_header_are_the_ct(
+    suffix: str, data: str, body: Callable, tmp_path: Path
+) -> None:
+    made = CTVolume.from_source_array(body((20, 18, 7)), np.diag([-1.0, -1, 3, 1]))
+    header = io.save_ct(made, tmp_path / f"p{suffix}")
+    (tmp_path / f"p_ct{suffix}").write_bytes(header.read_bytes())
+    volume = io.load_ct(tmp_path / f"p_ct{suffix}")
+    before = (tmp_path / f"p{data}").read_bytes()
+    for _ in range(2):  # with the first header still there, and without
+        for refuse in (io.check_can_save, lambda path, ct: io.save_mask(ct.hu > 0, ct, path)):
+            with pytest.raises(PancreasSegError, match=rf"'p{data}' is the CT itself"):
+                refuse(tmp_path / f"p{suffix}", volume)
+        header.unlink(missing_ok=True)
+    assert (tmp_path / f"p{data}").read_bytes() == before
+    io.save_mask(volume.hu > 0, volume, tmp_path / f"q{suffix}")
+
+
+def test_a_mask_needs_a_loaded_ct(tmp_path: Path) -> None:
+    with pytest.raises(PancreasSegError, match="load it first"):
+        io.save_mask(np.zeros((3, 3, 3), np.uint8), "ct.nii.gz", tmp_path / "m.nii.gz")
+
+
 def test_measurements_as_a_row(body: Callable, tmp_path: Path) -> None:
     made = CTVolume.from_source_array(body((20, 18, 7)), np.diag([-1.0, -1, 3, 1]))
     volume = io.load_ct(io.save_ct(made, tmp_path / "case 7.nrrd"))

@@ -235,6 +235,14 @@ def test_masks_are_told_from_cts(ct_file: Path, tmp_path: Path, body: Callable) 
         io.load_mask(ct_file)
 
 
+def test_many_labels_are_told_from_a_clipped_ct(tmp_path: Path, body: Callable) -> None:
+    clipped = np.clip(body((40, 40, 20)), 0, 100).astype(np.uint8)
+    labels = np.kron(np.arange(160).reshape(8, 5, 4), np.ones((5, 4, 5))).astype(np.uint8)
+    assert len(np.unique(clipped)) > 50
+    assert io.sniff(saved(clipped, tmp_path / "ct.nii")).kind == "CT"
+    assert io.sniff(saved(labels, tmp_path / "labels.nii")).kind == "mask"
+
+
 def test_real_masks_are_told_from_cts(shared: Path) -> None:
     paths = sorted((shared / "ct").rglob("*.nii.gz"))
     masks = {path.name for path in paths if io.sniff(path).kind == "mask"}

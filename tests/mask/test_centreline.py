@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.centreline import (
     IN_PIECES,
     TOO_LARGE,
@@ -206,3 +207,14 @@ def test_without_a_ct_or_without_a_mask_nothing_is_said_of_hu():
     assert empty["not_measured"]["calibre_mm"] == "The mask is empty."
     tumour = measure(mask, CTVolume.of_grid(grid, None), cuts=None)
     assert "length_mm" not in tumour
+
+
+def test_cuts_are_recorded_as_they_were_used_and_no_others_are_taken():
+    mask = tube()
+    ct = CTVolume.of_grid(grid_of(mask.shape, (2, 1, 1)), None)
+    assert measure(mask, ct, (0.6, 0.3)) == measure(mask, ct, (0.3, 0.6))
+    for cuts in ((2, 3), (0.3, float("nan"))):
+        with pytest.raises(PancreasSegError, match="from 0 to 1"):
+            measure(mask, ct, cuts)
+    with pytest.raises(PancreasSegError, match="load_ct"):
+        measure(mask, "ct.nii.gz")

@@ -22,6 +22,7 @@ from napari_pancreas_seg.inference.quality import given_mask_quality, mask_quali
 from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask, stem, suffix_of
 from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.files import all_or_none
+from napari_pancreas_seg.io.save import check_spared
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.volume import CTVolume, Grid
@@ -372,6 +373,8 @@ def save_result(
     more = {saving.probability_path(mask, maps): found.probability} if outputs.probability else {}
     for number, gate in enumerate(found.attention if outputs.attention else (), start=1):
         more[saving.attention_path(mask, maps, number)] = gate
+    for path in more:
+        check_spared(path, volume)
     sidecar = saving.sidecar_path(mask)
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:

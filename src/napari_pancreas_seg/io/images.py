@@ -51,8 +51,8 @@ def _from_nibabel(image: Any, name: str) -> tuple[str, str, RawImage]:
             f"The image '{name}' has no affine, so its position is unknown; set one."
         )
     stored = np.asanyarray(image.dataobj)
-    if isinstance(image.dataobj, np.ndarray):
-        stored = stored.copy()  # the image stays as it is
+    if isinstance(image.dataobj, np.ndarray) or not stored.flags.writeable:
+        stored = stored.copy()  # the image stays as it is, and its file
     copied = header.copy() if known == "nifti" else None
     return known, name, RawImage(stored, 1.0, 0.0, np.asarray(affine, float), copied, notes)
 

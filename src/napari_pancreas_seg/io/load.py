@@ -23,7 +23,7 @@ from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.suffixes import DICOM, METAIMAGE, NIFTI, NRRD, PAIR, list_suffixes, stem
-from napari_pancreas_seg.io.voxels import are_labels, few_labels
+from napari_pancreas_seg.io.voxels import are_labels, holds_labels
 from napari_pancreas_seg.volume import CTVolume, Volume
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
         Which series of several in one DICOM folder: its number, its UID, or its place in the
         list (``"#2"``) that the refusal gives. Not needed where one of them is a CT volume.
     force : bool
-        Take the values for Hounsfield units, even if they do not look like it.
+        Take the values for Hounsfield units as they are, even if they do not look like it.
 
     Returns
     -------
@@ -83,6 +83,8 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
     if isinstance(ct, CTVolume):
         return ct
     if isinstance(ct, str | os.PathLike):
+        if not os.fspath(ct):  # which pathlib takes for the current folder
+            raise PancreasSegError("The path of the CT is empty.")
         path = Path(ct)
         found, raw = _read(path, series)
         return check_ct(_ct(path, found, raw), force=force)
@@ -93,14 +95,14 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
 
 
 def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
-    """Read a file once: a CT, a mask (few whole numbers, or DICOM-SEG), or a map of ours."""
+    """Read a file once: a CT, a mask (labels, or DICOM-SEG), or a map of ours."""
     path = Path(path)
     if _format(path) is None and dicom.is_segmentation(path):
         return Sniffed("mask", _mask(path, "dicom", read_segmentation(path)), "")
     found, raw = _read(path, series)
     if raw.is_map:
         return Sniffed("map", _map(path, found, raw), raw.type_name)
-    if found != "dicom" and few_labels(raw):
+    if found != "dicom" and holds_labels(raw):
         return Sniffed("mask", _mask(path, found, raw), raw.type_name)
     return Sniffed("CT", _ct(path, found, raw), raw.type_name)
 
@@ -137,6 +139,8 @@ def load_mask(path: str | Path) -> tuple[Labels, Volume]:
     PancreasSegError
         If the file cannot be read or does not hold labels.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise PancreasSegError("A mask is loaded from a file; give its path.")
     path = Path(path)
     known = _format(path)
     if path.is_dir():

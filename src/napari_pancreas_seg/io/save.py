@@ -190,16 +190,24 @@ def as_uint8(mask: Array) -> Labels:
 
 def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -> Path:
     path = Path(path)
+    if not isinstance(like, OnSourceGrid):
+        raise PancreasSegError("The grid is that of a loaded CT or mask; load it first.")
     if not path.name.lower().endswith(suffixes):
         raise PancreasSegError(
             f"'{path.name}' cannot be written: its name must end in {list_suffixes(suffixes)}."
         )
-    own = [like.source.path, *getattr(like.source.header, "files", ())]
-    if any(file is not None and same_file(path, file) for file in own):
-        raise PancreasSegError(
-            f"'{path.name}' is the CT itself and is never overwritten; choose another name."
-        )
+    check_spared(path, like)
     return path
+
+
+def check_spared(path: Path, like: OnSourceGrid) -> None:
+    """Refuse a name under which a file of the CT itself would be replaced."""
+    own = [like.source.path, *getattr(like.source.header, "files", ())]
+    for target in (path, *itk_write.data_files(path)):
+        if any(file is not None and same_file(target, file) for file in own):
+            raise PancreasSegError(
+                f"'{target.name}' is the CT itself and is never overwritten; choose another name."
+            )
 
 
 def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:

@@ -25,7 +25,7 @@ _LARGEST_OFFSET = 1 << 26
 
 _CHUNK = 1 << 24
 
-_MOST_LABELS = 128  # more different values than that, and it is no mask
+_FEW = 50  # no CT has so few different values
 _ROUNDED = 1e-3  # programs that choose a slope of their own store 1 as 0.9999999
 _PIECE = 1 << 18  # what a processor keeps at hand while it is decompressed, tested and converted
 
@@ -93,19 +93,20 @@ def check_size(
     check_fits(path.name, 2 * min(dtype.itemsize, 2) * math.prod(shape))
 
 
-def few_labels(raw: RawImage) -> bool:
-    """Whether a volume holds few different whole numbers from 0 to 255, as a mask does."""
+def holds_labels(raw: RawImage) -> bool:
+    """Whether a volume holds whole numbers from 0 to 255 as a mask does: few, or in patches."""
     flat = raw.stored.ravel(order="K")
-    found = np.empty(0)
+    found, changes = np.empty(0), 0
     for start in range(0, flat.size, _CHUNK >> 4):
         numbers = flat[start : start + (_CHUNK >> 4)]
         # Neighbours in a mask are mostly equal: sort only where the value changes.
         changed = np.concatenate([numbers[:1], numbers[1:][numbers[1:] != numbers[:-1]]])
+        changes += len(changed)
         values = np.unique(changed).astype(np.float64) * raw.slope + raw.intercept
         found = np.union1d(found, np.rint(values))
-        if len(found) > _MOST_LABELS or not are_labels(values):
+        if not are_labels(values):
             return False
-    return True
+    return len(found) <= _FEW or changes < 0.5 * int(np.count_nonzero(flat != flat[0]))
 
 
 def are_labels(values: Array) -> bool:

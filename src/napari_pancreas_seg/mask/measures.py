@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Box, Floats, Spacing
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
 
@@ -61,8 +62,12 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
     Raises
     ------
     PancreasSegError
-        If the mask does not have the CT's shape.
+        If the mask does not have the CT's shape, or the cuts are no shares.
     """
+    if not isinstance(volume, CTVolume):
+        raise PancreasSegError("A mask is measured in its CT; give what load_ct returned.")
+    if not all(0 <= cut <= 1 for cut in cuts or ()):
+        raise PancreasSegError("Cuts are two shares of the gland's length, from 0 to 1.")
     volume.grid.check(mask)
     box = bounding_box(mask)
     if box is None:
@@ -190,7 +195,7 @@ def _of_shape(
         "head_ml": head,
         "body_ml": body,
         "tail_ml": tail,
-        "cuts": list(cuts),
+        "cuts": sorted(cuts),
         "cut_slices": [round(float(z)) for z in line.line[list(line.cuts), 0]],
     }
 

@@ -19,10 +19,13 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import all_or_none, atomic_path, check_target
 from napari_pancreas_seg.io.itk.read import check_whole, in_unicode, layout_of
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
-from napari_pancreas_seg.io.suffixes import NRRD, stem
+from napari_pancreas_seg.io.suffixes import NRRD, stem, suffix_of
 
 _DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
 """Endings of the files that SimpleITK puts beside a header."""
+
+_UNNAMEABLE = r"[\ud800-\udfff%\\\x00-\x1f]|\bLIST\b|^ +"
+"""What a header cannot say, or says of several files: bytes that are no Unicode, and more."""
 
 _FAST = 2  # level of compression: at the usual one an empty mask takes seconds
 
@@ -45,7 +48,7 @@ def write(
     if content:
         is_nrrd = path.name.lower().endswith(NRRD)
         image.SetMetaData("NRRD_content" if is_nrrd else "Comment", content)
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path).lower()
     if suffix in _DATA:
         _write_two(image, path, suffix, overwrite)
         return
@@ -101,11 +104,22 @@ def _write_two(image: Any, path: Path, suffix: str, overwrite: bool) -> None:
         before.unlink(missing_ok=True)
 
 
+def data_files(path: Path) -> list[Path]:
+    """List the files beside a detached header that writing it anew may replace or delete."""
+    path = Path(os.path.realpath(path))
+    if suffix := _DATA.get(suffix_of(path).lower()):
+        return [path.with_name(f"{_plain(path)}{suffix}"), _own_data(path, suffix) or path]
+    return []
+
+
+def _plain(path: Path) -> str:
+    return re.sub(_UNNAMEABLE, "_", stem(path))
+
+
 def _free_name(path: Path, suffix: str) -> str:
-    plain = re.sub(r"[\ud800-\udfff]", "_", stem(path))  # bytes that are no Unicode
-    name, number = plain, 2
+    name, number = _plain(path), 2
     while os.path.lexists(path.with_name(f"{name}{suffix}")):
-        name, number = f"{plain}_{number}", number + 1
+        name, number = f"{_plain(path)}_{number}", number + 1
     return name
 
 
@@ -115,6 +129,5 @@ def _own_data(path: Path, suffix: str) -> Path | None:
         data = layout_of(path).data
     except (OSError, PancreasSegError):
         return None
-    plain = re.sub(r"[\ud800-\udfff]", "_", stem(path))
-    ours = rf"{re.escape(plain)}(_\d+)?{re.escape(suffix)}"
+    ours = rf"{re.escape(_plain(path))}(_\d+)?{re.escape(suffix)}"
     return data if data.parent == path.parent and re.fullmatch(ours, data.name) else None

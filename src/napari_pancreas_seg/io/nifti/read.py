@@ -46,6 +46,12 @@ def read(path: Path) -> RawImage:
         stream.read(between)  # a gzip stream knows no way back
         stored = read_voxels(data_path, stream, shape, dtype)
         slope, intercept = fixed.get_slope_inter()
+        sizes = raw["pixdim"][1:4][np.greater(shape[:3], 1)]  # of one slice it may be missing
+        if fixed["sform_code"] <= 0 and not (np.isfinite(sizes) & (sizes != 0)).all():
+            raise PancreasSegError(  # nibabel would take 1 mm
+                f"'{path.name}' cannot be placed in space because its voxels have no size (pixdim "
+                f"{sizes.tolist()}); repair its header or convert it again."
+            )
         affine, notes = affine_of(fixed)
     return RawImage(
         stored,
@@ -129,7 +135,10 @@ def affine_of(header: Header) -> tuple[Floats, tuple[str, ...]]:
     notes: list[str] = []
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if sform > 0 and qform > 0:
+    if sform > 0 and qform > 0 and not np.nan_to_num(affine[:3, :3]).any():
+        affine = np.asarray(header.get_qform())
+        notes.append("The header's sform is empty: the qform places this CT.")
+    elif sform > 0 and qform > 0:
         other = affine
         with contextlib.suppress(ValueError, HeaderDataError):  # an unused qform may be junk
             other = np.asarray(header.get_qform())
