@@ -30,6 +30,7 @@ from napari_pancreas_seg._napari.autosave.store import (
 from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg._napari.layers.bridge import (
     CUTS_KEY,
+    FILE_KEY,
     ct_layer_data,
     cuts_of,
     labels_layer_data,
@@ -152,6 +153,21 @@ def test_a_restored_mask_knows_what_made_it(qtbot, app, ct, volume, tmp_path, ed
     assert panel.threshold.value == pytest.approx(0.6) and panel.threshold.tooltip == NEXT_RUN
     assert not later.rethreshold.ask(restored, 0.7, True)
     later.close()
+
+
+@pytest.mark.slow
+def test_a_restored_mask_from_a_file_is_that_mask_and_no_other(qtbot, app, ct, volume, viewer):
+    data = labels_layer_data(np.zeros(volume.grid.shape, np.uint8), volume, "theirs")
+    data[1]["metadata"][FILE_KEY] = "theirs.nii.gz"
+    mask = viewer.add_layer(Layer.create(*data))
+    app.session.mask = mask
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(mask, 4, 1, 30)
+    app.close()
+    after, later, _ = restored_later(qtbot, volume)
+    restored = after.layers[-1]
+    assert restored.name == "theirs (recovered)" and later.session.mask is restored
+    assert later.session.is_opened(restored) and restored.metadata[FILE_KEY] == "theirs.nii.gz"
 
 
 @pytest.mark.slow

@@ -399,6 +399,34 @@ def test_a_record_of_another_ct_goes_with_the_mask_that_is_replaced(
     assert not (tmp_path / "m.json").exists()
 
 
+def test_a_mask_from_elsewhere_takes_over_no_record(qtbot, app, viewer, ct_path, tmp_path):
+    ct = open_ct(viewer, ct_path)
+    app.session.ct = ct
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    written: list[Path] = []
+
+    def export(mask: Labels, name: str) -> bool:
+        app.files.export(mask, tmp_path / name, overwrite=True, then=written.append)
+        qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+        written.clear()
+        return (tmp_path / "m.json").exists()
+
+    assert export(run.labels, "m.nii.gz")
+    app.files.export(run.labels, tmp_path / "theirs.nii.gz", then=written.append)
+    qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+    written.clear()
+    (tmp_path / "theirs.json").unlink()
+    own, theirs = (
+        viewer.open(tmp_path / f"{name}.nii.gz", plugin=PLUGIN)[0] for name in ("m", "theirs")
+    )
+    for mask in (own, theirs):
+        mask.data_setitem((np.array([0]), np.array([0]), np.array([0])), 1)
+    assert export(own, "m.nii.gz"), "its own record stays, brought up to date"
+    assert export(own, "m.nrrd"), "and is that of other formats"
+    assert not export(theirs, "m.nii.gz")
+
+
 @pytest.mark.parametrize(
     ("part", "shift", "said"),
     [

@@ -340,6 +340,13 @@ def test_what_a_run_finds_in_another_phase_is_not_chosen_over_the_mask(
     assert app.session.mask is None, "nor where there is no other"
 
 
+def test_the_mask_that_is_chosen_is_the_one_that_tools_act_on(segmented, viewer, app):
+    other = viewer.layers["by hand"]
+    other.visible = False
+    segmented.ct_panel.mask_combo.value = other
+    assert app.session.mask is viewer.layers.selection.active is other and other.visible
+
+
 def test_a_picture_of_another_plugin_does_not_take_the_ct_s_place(segmented, viewer, app):
     ct, mask = app.session.ct, app.session.mask
     viewer.add_image(np.zeros(ct.data.shape), name="filtered", rgb=False)

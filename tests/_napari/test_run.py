@@ -15,7 +15,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.layers.maps import PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg.errors import PancreasSegError
@@ -164,7 +164,7 @@ def test_a_run_that_ends_with_nothing_leaves_the_former_mask(qtbot, app, viewer,
     kept = labels.data.copy()
     finish(qtbot, app, ct, "nothing")
     run = app.runs.latest
-    assert "No pancreas found" in run.message and "stays as it was." in run.message
+    assert "No pancreas found" in run.message and "the mask stays." in run.message
     assert not run.can_discard and not run.stands
     assert [layer.name for layer in viewer.layers] == names and labels.visible
     assert np.array_equal(labels.data, kept) and app.session.masks[labels].result is result
@@ -186,7 +186,9 @@ def test_a_run_that_ends_with_nothing_leaves_the_former_mask(qtbot, app, viewer,
     ],
 )
 @pytest.mark.parametrize("edited", [False, True])
-def test_a_restricted_run_renews_no_more_than_that(qtbot, app, viewer, ct, options, marks, edited):
+def test_a_restricted_run_renews_no_more_than_that(
+    qtbot, app, viewer, ct, options, marks, edited, notifications
+):
     former = finish(qtbot, app, ct, "graded")
     app.session.mask = former
     app.review.set_reviewed(former, {4, 5})
@@ -205,7 +207,7 @@ def test_a_restricted_run_renews_no_more_than_that(qtbot, app, viewer, ct, optio
     expected[region] = lower[region]
     assert lower[region].sum() > before[region].sum() > 0
     assert np.array_equal(lower, expected)
-    assert "the mask is the earlier one" in app.runs.latest.message
+    assert "the mask is the earlier one" in notifications[-1].message
     assert "the mask is the earlier one" in app.session.masks[labels].result.notes[-1]
     assert app.review.reviewed_of(labels) == marks
     # Nothing of the former is lost.
@@ -224,6 +226,18 @@ def test_a_restricted_run_renews_no_more_than_that(qtbot, app, viewer, ct, optio
     changed = set(np.flatnonzero(app.session.masks[labels].touched_slices(labels)).tolist())
     assert changed == {5, *np.flatnonzero(rest.any((1, 2))).tolist()}
     assert labels in app.autosave.unexported()
+
+
+def test_a_restricted_run_keeps_the_rest_of_a_mask_from_a_file(qtbot, app, viewer, ct, volume):
+    mask = np.zeros(volume.grid.shape, np.uint8)
+    mask[:, 2:5, 2:6] = 1
+    opened = viewer.add_layer(Layer.create(*labels_layer_data(mask, volume, "theirs")))
+    app.session.mask = opened
+    run = app.runs.start(ct, "graded", Options(slices=(4, 6)))
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert np.array_equal(np.delete(run.labels.data, [4, 5], 0), np.delete(mask, [4, 5], 0))
+    assert not np.array_equal(run.labels.data, mask) and np.array_equal(opened.data, mask)
+    assert not opened.visible and "(earlier)" in opened.name
 
 
 def test_a_restricted_run_that_is_taken_back(qtbot, app, viewer, ct, tmp_path):

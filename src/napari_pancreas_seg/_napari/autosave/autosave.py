@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import (
+    FILE_KEY,
     PANCREAS,
     cuts_of,
     digest_of,
@@ -51,6 +53,7 @@ ANOTHER = "another"
 """Base of a mask that came with corrections: no digest."""
 NO_CT = "No CT that they lie on is open."
 """Why corrections cannot be kept when nothing went wrong: they could not be given back."""
+RECOVERED = " (recovered)"
 
 
 @dataclass(eq=False)
@@ -270,6 +273,9 @@ class Autosave(QObject):
             "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
             "cuts": cuts_of(layer),
             "drawn": own is not None and own.kind == DRAWN,
+            "opened": session.is_opened(layer),
+            "file": layer.metadata.get(FILE_KEY),
+            "name": layer.name.removesuffix(RECOVERED),
             "labels": labels_of(layer),
             "expected_dice": () if own is None else own.expected_dice,
         }
@@ -358,15 +364,19 @@ class Autosave(QObject):
             if shown.shape != whole.mask.shape:
                 raise PancreasSegError("The autosaved mask has another shape than this CT.")
             shown[...] = whole.mask
-            name, cuts = f"{reference.name} pancreas (recovered)", notes.get("cuts")
+            name, cuts = f"{whole.mask_name}{RECOVERED}", notes.get("cuts")
             facts: dict[str, Any] = {
                 "labels": notes.get("labels") or PANCREAS,
                 "expected_dice": tuple(notes.get("expected_dice", ())),
                 "cuts": None if cuts is None else (cuts[0], cuts[1]),
             }
             layer = Layer.create(*labels_layer_data(data, placement, name, **facts))
+            own = layer.metadata[METADATA_KEY]
             if notes.get("drawn"):
                 layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
+            elif notes.get("opened"):  # and so none that was made on this CT, or is its case's own
+                layer.metadata[METADATA_KEY] = replace(own, id=uuid.uuid4().hex)
+            layer.metadata[FILE_KEY] = notes.get("file")
             if whole.model is None:
                 return layer, None, notes
             model = ModelMask.holding(reference, whole.model)
@@ -383,6 +393,7 @@ class Autosave(QObject):
             if model is not None:
                 session.masks[layer] = model
             session.viewer.add_layer(layer)
+            session.mask = layer
             if notes.get("slice") is not None:
                 show_slice(session.viewer, layer, placement.reference, notes["slice"])
             self._review.set_reviewed(layer, notes.get("reviewed", ()))

@@ -72,6 +72,10 @@ class Unsaved:
     saved: float = 0.0  # seconds since 1970
     file: Path | None = None
 
+    @property
+    def mask_name(self) -> str:
+        return str(self.notes.get("name") or f"{self.name} pancreas")
+
 
 class AutosaveStore:
     """The masks that a window keeps, under a lock while it lives, and those that others left."""

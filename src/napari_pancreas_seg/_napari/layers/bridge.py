@@ -44,6 +44,8 @@ EMPTY = "empty"
 """Digest of a mask with nothing in it."""
 CUTS_KEY = "napari-pancreas-seg cuts"
 """Of a mask's metadata, see `cuts_of`."""
+FILE_KEY = "napari-pancreas-seg file"
+"""Of a mask's metadata: the file that it was opened from."""
 
 
 def ct_layer_data(volume: CTVolume, name: str | None = None, *, forced: bool = False) -> LayerData:

@@ -16,12 +16,20 @@ from qtpy.QtWidgets import QMessageBox
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers.bridge import cuts_of, digest_of, mask_of, raw_volume_of
+from napari_pancreas_seg._napari.layers.bridge import (
+    FILE_KEY,
+    cuts_of,
+    digest_of,
+    mask_of,
+    raw_volume_of,
+)
 from napari_pancreas_seg._napari.layers.placement import (
+    DRAWN,
     GridReference,
     find_reference,
     onto_ct,
     placements,
+    reference_of,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
@@ -177,7 +185,13 @@ class LayerFiles:
         if result is None:  # the record counts those before
             told = self._recorded.get(layer, {})
             strokes = {z: _less(counts, told.get(z, (0, 0))) for z, counts in strokes.items()}
-        return {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
+        made = {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
+        own = reference_of(layer)
+        if own is None or own.kind == DRAWN:
+            return {**made, "file": ""}
+        if own.id == reference.id:  # made on this CT
+            return {**made, "file": None}
+        return {**made, "file": layer.metadata.get(FILE_KEY) or ""}
 
 
 def write_mask(
@@ -192,18 +206,22 @@ def write_mask(
     mint_uids: bool = False,
     report: bool = False,
     cuts: Cuts | None = None,
+    file: str | None = None,
 ) -> Path:
     """Write a mask (Z, Y, X) onto its CT's grid, and the record of the `result` it is from.
 
-    Without one, a record of this CT is brought up to date, and one of another CT goes with the mask
-    that is replaced. There is no HU without `ct`, its data.
+    Without one, the record of this mask is brought up to date, and that of another goes with the
+    mask that is replaced: `file` is where an opened mask comes from, "" if from nowhere. There is
+    no HU without `ct`, its data.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
     report = report and name.endswith(DICOM)
     if report:
         check_target(io.report_path(path), overwrite=overwrite)
-    ours, voxels = is_sidecar(record, reference.volume()), _holds_voxels(path)
+    voxels = _holds_voxels(path)
+    its_own = file is None or (file != "" and sidecar_path(Path(file)) == record.absolute())
+    ours = (its_own or result is not None) and is_sidecar(record, reference.volume())
     others = voxels and not ours and is_sidecar(record)
     if others or (result is not None and not ours):
         _check_record(record, overwrite)

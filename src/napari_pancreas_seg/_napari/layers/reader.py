@@ -16,6 +16,7 @@ from napari.utils.notifications import show_info
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.layers.bridge import (
+    FILE_KEY,
     PANCREAS,
     LayerData,
     ct_layer_data,
@@ -74,7 +75,9 @@ def read_layer(
         return data, volume.notes
     on, values, notes = _place_mask(volume, cts)
     facts = sidecar_facts(Path(path))
-    return labels_layer_data(values, on, name=volume.name, **facts), volume.notes + notes
+    data = labels_layer_data(values, on, name=volume.name, **facts)
+    data[1]["metadata"][FILE_KEY] = str(Path(path).absolute())
+    return data, volume.notes + notes
 
 
 def _place_mask(mask: Volume, cts: Sequence[Placement]) -> tuple[Placement, Array, tuple[str, ...]]:

@@ -16,7 +16,12 @@ from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
+from napari_pancreas_seg._napari.layers.placement import (
+    lies_on,
+    reference_of,
+    show_slice,
+    slice_on_screen,
+)
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.worker import (
     BestGate,
@@ -26,6 +31,7 @@ from napari_pancreas_seg._napari.run.worker import (
     Prepared,
     Step,
     Walk,
+    is_restricted,
 )
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import preference
@@ -87,6 +93,11 @@ class SegmentationRun(QObject):
         self._started = time.monotonic()
         self._before = before = session.result_layer(placement.reference)
         former = None if before is None else (before.data, session.masks[before].copy)
+        chosen = session.mask if is_restricted(options) else None
+        fits = chosen is not None and lies_on(chosen, placement.reference)
+        if chosen is not None and fits and chosen.data.dtype == np.uint8:
+            # What is kept elsewhere is the mask that is worked on, also one from a file.
+            self._before, former = chosen, (chosen.data, chosen.data)
         appearance = maps.appearance
         job = Job(process, self.name, ct_layer.data, placement, model, options, appearance, former)
         self._walk, self._background = Walk(job), background
@@ -292,7 +303,7 @@ class SegmentationRun(QObject):
         seconds = time.monotonic() - self._started
         if outcome.slices == 0 and self._before is not None and self._fits(labels):
             self._found_nothing = True
-            self._how_ended = f"{_summary(outcome, seconds)} The mask stays as it was"
+            self._how_ended = f"{_summary(outcome, seconds).rstrip('.')}; the mask stays"
             self._show_notes(outcome.result.notes)
             return
         result = self._maps.complete(self._placement.reference, outcome.result)
@@ -311,7 +322,7 @@ class SegmentationRun(QObject):
             show_slice(viewer, labels, self.reference, outcome.largest)
         self.message = _summary(outcome, seconds)
         if self.rest_of is not None:
-            self.message += f" {REST}"
+            show_info(f"{self.name}: {REST}")
 
     def _on_end(self, outcome: Outcome | None) -> None:
         try:

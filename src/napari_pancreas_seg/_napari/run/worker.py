@@ -188,13 +188,13 @@ def fingerprint(reference: GridReference, volume: CTVolume) -> str:
 
 def _needs_layer(job: Job) -> bool:
     """Whether the last result's layer is no place for this one: none, edited, or kept in part."""
-    if job.former is None or _is_restricted(job.options):
+    if job.former is None or is_restricted(job.options):
         return True
     shown, model = job.placement.reference.view(job.former[0]), job.former[1]
     return any(not np.array_equal(a, b) for a, b in zip(shown, model, strict=True))
 
 
-def _is_restricted(options: Options) -> bool:
+def is_restricted(options: Options) -> bool:
     return options.slices is not None or options.box is not None
 
 
@@ -202,7 +202,7 @@ def _new_labels(job: Job) -> tuple[Labels, Bytes | None]:
     """An empty layer; of a restricted run with what it leaves of the last result, and that."""
     reference, rest = job.placement.reference, None
     data = np.zeros(reference.layer_shape, dtype=np.uint8)
-    if job.former is not None and _is_restricted(job.options):
+    if job.former is not None and is_restricted(job.options):
         shown = reference.view(data)
         shown[...] = reference.view(job.former[0])
         shown[job.options.region(shown.shape)] = 0

@@ -56,7 +56,7 @@ class CtPanel(ui.Panel):
     def attach(self, session: Session) -> None:
         self._session = session
         self.combo.changed.connect(self._on_ct)
-        self.mask_combo.changed.connect(lambda layer: setattr(self._session, "mask", layer))
+        self.mask_combo.changed.connect(self._on_mask)
         self._session.ct_chosen.connect(self._follow)
         self._session.mask_chosen.connect(self._follow)
         self.offer_layers()
@@ -101,6 +101,12 @@ class CtPanel(ui.Panel):
     def _on_ct(self, layer: Image | None) -> None:
         self._session.ct = layer
         self.offer_layers()
+
+    def _on_mask(self, layer: Labels | None) -> None:
+        self._session.mask, viewer = layer, self._session.viewer
+        if layer is not None and viewer is not None and layer in viewer.layers:
+            layer.visible = True  # tools act on what is selected, and on nothing that is hidden
+            viewer.layers.selection.active = layer
 
     def _follow(self) -> None:
         """Show what a script, or another panel, has chosen."""

@@ -121,7 +121,7 @@ class RecoveryPanel(ui.Panel):
             widget.setVisible(offer is not None)
         if offer is not None:
             self.text.setText(
-                f"This CT's mask was corrected or reviewed on {_when(offer)} and not exported "
+                f"'{offer.mask_name}' was corrected or reviewed on {_when(offer)} and not exported "
                 "since. Restore it?"
             )
         self.list_button.setVisible(bool(others))
