@@ -423,6 +423,29 @@ def test_a_mask_exported_over_its_file_by_hand_was_not_written_elsewhere(
     assert masks_written(folder) == ["a_mask.nii.gz"] and not notifications
 
 
+def test_a_restricted_run_on_a_mask_from_its_file_keeps_the_rest_of_it(
+    qtbot, app, viewer, panel, folder
+):
+    panel.ahead.value = False
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 8)
+    for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
+        work.step(by)
+        qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+    before = app.session.mask.data.copy()
+    assert before[8].any()
+    run = app.runs.start(app.session.ct, "graded", Options(slices=(4, 6)))
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    target = work.worklist.cases[0].mask
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    after = app.session.mask.data
+    assert target.exists() and after[4:6].any()
+    assert np.array_equal(np.delete(after, [4, 5], 0), np.delete(before, [4, 5], 0))
+
+
 def test_a_mask_whose_file_has_gone_is_written_again(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 6)
