@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -241,17 +241,19 @@ def write_mask(
     io.save_mask(mask, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
-    now: Mapping[str, Any] | None = None
     if result is not None:
         now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
     elif earlier is not None:
         now = edited_record(earlier, mask, volume, cuts, made=made, strokes=strokes)
-    same = earlier is not None and (made is None or np.array_equal(made, mask))
-    if now is not None and not (earlier and same and measured(now) == measured(earlier)):
-        now = {**now, "mask_sha256": mask_sha256(path)} if voxels else now
-        write_sidecar(record, now, overwrite=True)
-    elif now is None and others:
-        record.unlink()
+        same = made is None or np.array_equal(made, mask)
+        if same and measured(now) == measured(earlier):
+            return path
+    else:
+        if others:
+            record.unlink()
+        return path
+    sha256 = {"mask_sha256": mask_sha256(path)} if voxels else {}
+    write_sidecar(record, {**now, **sha256}, overwrite=True)
     return path
 
 

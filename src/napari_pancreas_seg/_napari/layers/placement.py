@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
 from napari_pancreas_seg import orientations
-from napari_pancreas_seg.arrays import Affine, Array
+from napari_pancreas_seg.arrays import Affine, Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.volume import DISPLAY_AXCODES, CTVolume, Grid, Source, Volume
@@ -178,11 +178,16 @@ def onto_ct(
 ) -> tuple[Array, GridReference]:
     """Put a mask (Z, Y, X) that was drawn on a part of one CT onto the whole, if it was."""
     cts = {ref.id: ref for ref in map(reference_of, layers) if ref and ref.kind == "ct"}
-    part, found = Volume(mask, reference.grid, reference.source), []
-    for ct in cts.values() if reference.id not in cts else ():
-        with contextlib.suppress(PancreasSegError):
-            found.append((bring_onto(ct.volume(), mask, part, reference.name), ct))
+    part = Volume(mask, reference.grid, reference.source)
+    found = [] if reference.id in cts else list(onto_cts(part, cts.values()))
     return found[0] if len(found) == 1 else (mask, reference)
+
+
+def onto_cts(mask: Volume, cts: Iterable[GridReference]) -> Iterator[tuple[Labels, GridReference]]:
+    """Put a mask that lies on all or a part of CTs onto each, and name the CT."""
+    for ct in cts:
+        with contextlib.suppress(PancreasSegError):
+            yield bring_onto(ct.volume(), mask.values, mask, mask.name), ct
 
 
 def why_not_ct(layer: Layer) -> str | None:

@@ -25,12 +25,15 @@ from napari_pancreas_seg._napari.layers.bridge import (
     plain_placement,
     transform_over,
 )
-from napari_pancreas_seg._napari.layers.placement import Placement, is_parallel, placements
+from napari_pancreas_seg._napari.layers.placement import (
+    Placement,
+    is_parallel,
+    onto_cts,
+    placements,
+)
 from napari_pancreas_seg.arrays import Array
-from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
-from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.volume import CTVolume, Volume
 
@@ -85,12 +88,10 @@ def _place_mask(mask: Volume, cts: Sequence[Placement]) -> tuple[Placement, Arra
     grids = [ct.reference for ct in cts]
     if not cts or any(mask.grid.same_as(ct.grid) for ct in grids):
         return plain_placement(mask), mask.values, ()
-    for ct in grids:
-        with contextlib.suppress(PancreasSegError):
-            values = bring_onto(ct.volume(), mask.values, mask, mask.name)
-            whole = replace(mask, grid=ct.grid, source=replace(ct.source, path=mask.source.path))
-            note = f"It shows a part of '{ct.name}', and was put on its grid."
-            return plain_placement(whole), values, (note,)
+    for values, ct in onto_cts(mask, grids):
+        whole = replace(mask, grid=ct.grid, source=replace(ct.source, path=mask.source.path))
+        note = f"It shows a part of '{ct.name}', and was put on its grid."
+        return plain_placement(whole), values, (note,)
     alone = plain_placement(mask)
     over = next((ct for ct in cts if is_parallel(mask.grid, ct.reference.grid)), None)
     note = "It lies on the grid of no CT that is open, and is the mask of none of them."

@@ -49,10 +49,10 @@ class Runs(QObject):
     def running(self) -> bool:
         return self.latest is not None and self.latest.running
 
-    def unsettled(self, mask: Layer) -> str:
-        """Say why a mask may not be written now: it is a part of what a run finds; "" if it may."""
+    def unsettled(self, mask: Layer | None = None) -> str:
+        """Say why a mask, or any, may not be written: a run is still at it; "" if it may."""
         run = self.latest
-        if run is None or run.labels is not mask:
+        if run is None or (mask is not None and run.labels is not mask):
             return ""
         if run.running:
             return f"'{run.name}' is being segmented: wait, or press Cancel."

@@ -184,17 +184,9 @@ class WorklistSession(QObject):
 
     def _is_settled(self) -> bool:
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
-        run = self._runs.latest
-        if run is not None and run.running:
-            report(PancreasSegError(f"'{run.name}' is being segmented: wait, or press Cancel."))
-        elif not self._may_write:
-            report(PancreasSegError("Keep or discard what the run has found first."))
-        return self._may_write
-
-    @property
-    def _may_write(self) -> bool:
-        run = self._runs.latest
-        return run is None or not (run.running or run.can_discard)
+        if why := self._runs.unsettled():
+            report(PancreasSegError(why))
+        return not why
 
     def _leave(self, then: Callable[[], None]) -> None:
         if not self._is_settled():
@@ -319,12 +311,15 @@ class WorklistSession(QObject):
         with reported():
             worklist.go_to(index)  # before it is read: one goes on from one that cannot be
         case, how = worklist.cases[index], self._runs.how()
-        if ready is None or mask_sha256(case.mask) != ready.sha256:
-            self._submit(f"Opening {case.name}…", lambda: read_case(index, case), self._show)
-        elif ready.result is None or how == (ready.model, ready.result.options):
-            self._show(ready)
-        else:
-            self._submit(f"Opening {case.name}…", lambda: ready.renewed(*how), self._show)
+
+        def now() -> LoadedCase:
+            if ready is None or mask_sha256(case.mask) != ready.sha256:
+                return read_case(index, case)
+            if ready.result is None or how == (ready.model, ready.result.options):
+                return ready
+            return ready.renewed(*how)
+
+        self._submit(f"Opening {case.name}…", now, self._show)
 
     def _load_other(self, left: LoadedCase) -> None:
         self._load(left.index)
@@ -413,7 +408,7 @@ class WorklistSession(QObject):
         case, shown = self.case, self._shown
         done = case is not None and case.status in (Status.REVIEWED, Status.EXPORTED)
         same = layer is self._mask()
-        if not (done and same and self._may_write) or shown is None or self.busy:
+        if not (done and same) or self._runs.unsettled() or shown is None or self.busy:
             return
         data = layer.data
 
