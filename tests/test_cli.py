@@ -25,6 +25,7 @@ from napari_pancreas_seg.cli import demo as demo_command
 from napari_pancreas_seg.cli import main, terminal
 from napari_pancreas_seg.cli import open as open_command
 from napari_pancreas_seg.cohort import run as cohort
+from napari_pancreas_seg.cohort.table import CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
@@ -131,6 +132,52 @@ def test_bad_cases_are_named_and_the_others_done(
     assert sorted(item.name for item in out.iterdir()) == [
         *("a_mask.json", "a_mask.nii.gz", "cohort.csv", "index.html", "pictures")
     ]
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_table_that_cannot_be_written_stops_no_case(
+    back: bool,
+    ct: Path,
+    tmp_path: Path,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As while a spreadsheet holds it on Windows."""
+    for name in "bc":
+        shutil.copy(ct, ct.with_name(f"{name}.nii.gz"))
+    out, write, calls = tmp_path / "out", CohortTable._replace, []
+
+    def refuse(table: CohortTable, *, anyway: bool) -> None:
+        calls.append(1)
+        if not back or len(calls) in (1, 2):
+            raise PancreasSegError("'cohort.csv' was not written: you have no permission.")
+        write(table, anyway=anyway)
+
+    monkeypatch.setattr(CohortTable, "_replace", refuse)
+    assert main(["segment", str(ct.parent), "-o", str(out)]) == (0 if back else 1)
+    said = capsys.readouterr().err.splitlines()
+    assert len(list(out.glob("*_mask.nii.gz"))) == 3
+    assert sum("The run goes on" in line for line in said) == 1
+    if back:
+        assert table_of(out) == [(f"{name}.nii.gz", "done") for name in "abc"]
+    else:
+        assert "The masks are written" in said[-1]
+
+
+def test_masks_that_are_left_as_they_were_are_counted_as_that(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ct, ct.with_name("b.nii.gz"))
+    line = ["segment", str(ct.parent), "-o", str(tmp_path / "out")]
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main([*line, "--threshold", "0.4"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("a.nii.gz: kept: 'a_mask.nii.gz' exists already")
+    assert "2 kept, 0 new" in said.err
+    assert said.err.splitlines()[-1] == "2 of 2 masks were left as they were: a.nii.gz, b.nii.gz."
+    assert table_of(tmp_path / "out") == [("a.nii.gz", "kept"), ("b.nii.gz", "kept")]
 
 
 def table_of(folder: Path) -> list[tuple[str, str]]:

@@ -148,3 +148,35 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     one, two = plan(find_inputs([a, b]), tmp_path / "out")
     assert (one.mask.name, two.probability.name) == ("a_mask.nii.gz", "b_probability.nii.gz")
     assert (one.name, two.name) == ("a", "b")
+
+
+def test_patients_without_a_ct_are_named(tmp_path: Path) -> None:
+    told: list[str] = []
+    names = ("P1/ct.nii.gz", "P2/P2_pancreas.nii.gz", "P3/ct.tif", "masks/P1.nii.gz")
+    touch(tmp_path, *names, "out/cohort.csv")
+    assert list(find_inputs([tmp_path], told.append).values()) == ["P1"]
+    (line,) = told
+    assert line.endswith("are left out (2): P2, P3")
+    find_inputs([touch(tmp_path / "whole", "P1/ct.nii.gz")], told.append)
+    assert len(told) == 1
+
+
+def test_files_of_one_series_are_one_case(scans: Path, tmp_path: Path) -> None:
+    files = sorted((scans / "P1").iterdir())
+    others = sorted((scans / "P2").iterdir())
+    assert list(find_inputs([*files, *others])) == [files[0], others[0]]
+
+
+def test_a_ct_and_a_link_to_it_are_one_case(tmp_path: Path) -> None:
+    (ct,) = touch(tmp_path, "ct.nii.gz").iterdir()
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(ct)
+    assert list(find_inputs([ct, link])) == [ct]
+
+
+def test_a_patients_folder_may_hold_a_link_to_its_series(scans: Path, tmp_path: Path) -> None:
+    cohort = tmp_path / "cohort"
+    (cohort / "A").mkdir(parents=True)
+    (cohort / "A" / "dicom").symlink_to(scans / "P1", target_is_directory=True)
+    (cohort / "A" / "back").symlink_to(cohort, target_is_directory=True)
+    assert list(find_inputs([cohort])) == [cohort / "A"]

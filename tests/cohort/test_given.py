@@ -64,6 +64,12 @@ def test_masks_are_found_as_other_programs_name_them(tmp_path: Path, name: str) 
     assert GivenMasks(tmp_path).find("c") is None
 
 
+def test_names_that_differ_by_capital_letters_are_two_cases(tmp_path: Path) -> None:
+    large, small = (write_mask(tmp_path / f"{n}.nii.gz", 1) for n in ("P1", "p1_seg"))
+    given = GivenMasks(tmp_path)
+    assert given.find("p1") == small and given.find("P1") == large
+
+
 def test_one_label_of_several_is_taken(tmp_path: Path) -> None:
     labels, _ = load_mask(write_mask(tmp_path / "m.nii", 1, 7, 7))
     assert GivenMasks(tmp_path, 7).pancreas(labels, "m").sum() == 2 * 200

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,69 @@ def test_a_mask_that_somebody_has_changed_is_measured_and_drawn_again(tmp_path: 
     record = read_sidecar(case.sidecar)
     assert record is not None and record["measurements"]["voxels"] == 400
     assert "a.nii.gz,a_mask.nii.gz,,done,2," in (out / "cohort.csv").read_text()
+
+
+def change(case: Case) -> None:
+    """Give the mask twice its volume."""
+    mask = np.zeros((60, 50, 8), np.uint8)
+    mask[20:40, 20:25, 2:6] = 1
+    nib.save(nib.Nifti1Image(mask, AFFINE), case.mask)
+
+
+def test_a_changed_mask_is_known_by_its_content_whatever_its_time(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a")
+    out = write_table([case])
+    write_page(out, [case])
+    change(case)
+    os.utime(case.mask, (1e9, 1e9))  # as copying with times leaves it
+    assert cards(write_page(out, [case]))[0]["values"]["volume_ml"] == pytest.approx(2.0)
+    case.source.unlink()
+    told: list[str] = []
+    write_page(out, [case], told.append)  # known to be measured
+    assert told == []
+
+
+def test_a_changed_mask_whose_ct_is_gone_is_named(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a")
+    out = write_table([case])
+    told: list[str] = []
+    write_page(out, [], told.append)
+    assert told == []
+    change(case)
+    write_page(out, [], told.append)
+    case.source.unlink()
+    write_page(out, [case], told.append)
+    assert ["its CT is not known" in line for line in told] == [True, True]
+
+
+def test_a_mask_is_not_measured_on_another_ct_of_the_same_name(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a")
+    volume, (mask, _) = load_ct(case.source), load_mask(case.mask)
+    made = describe_given(volume, mask, "me") | {"resume": {"mask_sha256": mask_sha256(case.mask)}}
+    write_sidecar(case.sidecar, made, overwrite=True)
+    out = write_table([case])
+    other = nib.load(case.source)
+    venous = tmp_path / "venous.nii.gz"
+    nib.save(nib.Nifti1Image(np.asanyarray(other.dataobj) + np.int16(60), AFFINE), venous)
+    change(case)
+    told: list[str] = []
+    write_page(out, [replace(case, source=venous)], told.append)
+    assert len(told) == 1 and "made from another CT" in told[0]
+    assert read_sidecar(case.sidecar) == made
+    write_page(out, [case], told.append)
+    assert (read_sidecar(case.sidecar) or {})["measurements"]["volume_ml"] == pytest.approx(2.0)
+
+
+def test_a_mask_that_a_run_has_kept_is_measured_too_and_keeps_the_reason(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a")
+    out = write_table([case])
+    for error in ("made with other options", "not readable"):
+        table = CohortTable(out / "cohort.csv", [case])
+        table.add(CaseResult(case, error=error))  # as earlier versions wrote it: without measures
+        table.write()
+        (card,) = cards(write_page(out, [case]))
+        assert (card["status"], card["reason"]) == ("kept", error)
+        assert card["values"]["volume_ml"] == 1.0
 
 
 @pytest.mark.parametrize("resume", [{}, {"resume": {"mask_sha256": "0" * 64}}])

@@ -42,9 +42,40 @@ def pairs_of(folder: Path, text: str) -> Path:
 
 
 def follow_up(table: Path, text: str) -> list[dict[str, str]]:
-    path = write_follow_up(table.parent, pairs_of(table.parent, text))
+    path, _ = write_follow_up(table.parent, pairs_of(table.parent, text))
     assert path == table.with_name(FOLLOW_UP)
     return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"pair;before;after\nP1;a;b\n",
+        b"pair, before, after\nP1, a, b\n",
+        "note,before,after\nfür,a,b\n".encode("cp1252"),
+    ],
+    ids=["semicolons", "blanks", "an older spreadsheet's letters"],
+)
+def test_pairs_may_come_from_any_spreadsheet(table: Path, content: bytes) -> None:
+    path = table.with_name("pairs.csv")
+    path.write_bytes(content)
+    assert write_follow_up(table.parent, path)[1] == 0
+
+
+def test_names_compare_as_they_look(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    cases = [Case(Path(f"P\u00e4{n}.nii.gz"), Path(f"P\u00e4{n}_mask.nii.gz"), "") for n in "01"]
+    made = CohortTable(path, cases)
+    for case in cases:
+        made.add(CaseResult(case, measurements={"volume_ml": 80.0}))
+    made.write()
+    (row,) = follow_up(path, "before,after\nPa\u03080,Pa\u03081\n")  # as macOS spells names
+    assert row["measure"] == "volume_ml"
+
+
+def test_pairs_that_are_not_there_are_counted(table: Path) -> None:
+    pairs = pairs_of(table.parent, "before,after\na,b\na,none\nbad,b\n")
+    assert write_follow_up(table.parent, pairs)[1] == 2
 
 
 def test_changes_stand_beside_what_would_change_anyway(table: Path, tmp_path: Path) -> None:

@@ -461,6 +461,54 @@ def test_what_another_command_has_done_meanwhile_is_done(
     assert what(others) == "new"
 
 
+def test_what_another_command_has_done_while_this_one_writes_is_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, others = steps.save_result, []
+
+    def slow(*what: Any, **how: Any) -> Any:
+        if not others:
+            others.append("being made")
+            others[:] = run(folder / "a.nii.gz", tmp_path / "out")
+        return save(*what, **how)
+
+    monkeypatch.setattr(steps, "save_result", slow)
+    assert what(run(folder, tmp_path / "out", workers=0)) == "old new new"
+    assert what(others) == "new"
+
+
+def test_a_mask_that_is_left_as_it_was_keeps_its_measures(folder: Path, tmp_path: Path) -> None:
+    first = run(folder, tmp_path / "out")
+    again = run(folder, tmp_path / "out", Options(threshold=0.3))
+    assert {result.status for result in again} == {"kept"}
+    assert [dict(r.measurements) for r in again] == [dict(r.measurements) for r in first]
+    (folder / "b.nii.gz").write_bytes(b"nonsense")
+    again = run(folder, tmp_path / "out", overwrite=True)
+    assert [result.status for result in again] == ["done", "kept", "done"]
+    (tmp_path / "out" / "b_mask.nii.gz").unlink()
+    assert run(folder / "b.nii.gz", tmp_path / "out")[0].status == "failed"
+
+
+def test_a_name_that_is_too_long_for_its_mask_is_said_to_be(
+    tmp_path: Path, network: list[Any]
+) -> None:
+    path = write_ct(tmp_path / f"{'x' * 247}.nii.gz")
+    (result,) = run(path, tmp_path / "out")
+    assert "the name is too long; choose a shorter one" in str(result.error)
+
+
+def test_a_json_beside_the_ct_that_is_not_ours_stays(tmp_path: Path, network: list[Any]) -> None:
+    path = write_ct(tmp_path / "sub-01_ct.nii.gz")
+    theirs = tmp_path / "sub-01_ct.json"
+    theirs.write_text('{"Manufacturer": "x"}')
+    asked = OutputOptions(overwrite=True)
+    for text, error in (('{"Manufacturer": "x"}', "no record of this program"), ("{", "None")):
+        theirs.write_text(text)
+        (result,) = segment_cases(plan({path: "a"}, tmp_path / "sub-01_ct.stl"), outputs=asked)
+        assert error in str(result.error)
+    assert saving.read_sidecar(theirs) is not None
+
+
 def test_the_same_name_size_and_time_in_another_folder(
     tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,3 +209,26 @@ def test_any_bytes_are_a_name_that_the_table_leads_back_to(tmp_path: Path) -> No
         for text in said
     ]
     assert tuple(back) == NAMES
+
+
+def test_an_earlier_mask_that_was_kept_keeps_its_measures(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    table = CohortTable(path, [case("a")])
+    table.add(replace(done("a"), error="made with other options"))
+    (row,) = rows(path)
+    assert (row["status"], row["reason"]) == ("kept", "made with other options")
+    assert row["volume_ml"] == "85.25"
+
+
+def test_a_row_that_another_command_has_renewed_stays(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    one, other = (CohortTable(path, [case(name) for name in "ab"]) for _ in range(2))
+    one.add(done("a"))
+    other.add(replace(done("a"), measurements=MEASURED | {"volume_ml": 3.0}))
+    one.add(done("b"))
+    one.write()
+    assert [row["volume_ml"] for row in rows(path)] == ["3", "85.25"]
+    path.unlink()  # what got lost comes back
+    one.add(done("b"))
+    one.write()
+    assert [row["case"] for row in rows(path)] == ["a.nii.gz", "b.nii.gz"]

@@ -11,6 +11,7 @@ from napari_pancreas_seg.cohort.inspection import inspect
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import acquisition_warnings, find_acquisition
 from napari_pancreas_seg.inference.body import find_body
+from napari_pancreas_seg.inference.scan_context import ScanContext
 from napari_pancreas_seg.io import load_ct, save_ct
 from napari_pancreas_seg.volume import CTVolume
 
@@ -86,6 +87,17 @@ def test_noise_and_metal_are_measured_and_noted_where_they_are() -> None:
     assert found["metal_ml"] == pytest.approx(0.96, abs=0.01)
     noise, metal = acquisition_warnings(found)
     assert "noisy" in noise and "metal" in metal
+    beside = trunk(150, 105)
+    beside.hu[10:12, :6, :4] = 3000  # a buckle on the table
+    assert look(beside)["metal_ml"] == 0
+
+
+def test_check_says_of_a_ct_what_a_run_says(tmp_path) -> None:
+    dark = trunk(50, 50)
+    dark = replace(dark, hu=np.where(dark.hu > 30, dark.hu - 30, dark.hu).astype(np.int16))
+    notes = ScanContext.of(dark).notes
+    assert any("darker than in portal-venous" in note for note in notes)
+    assert {*notes} <= {*inspect(save_ct(dark, tmp_path / "ct.nii.gz"))["suspicious"]}
 
 
 def test_check_names_them(tmp_path) -> None:

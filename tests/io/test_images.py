@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.saving import source_record
 
 OBLIQUE = np.array([[-0.8, 0.1, 0, 90], [0.1, 0.8, 0.05, -70], [0, -0.06, 2.5, 10], [0, 0, 0, 1]])
 
@@ -75,6 +76,14 @@ def test_a_mask_of_a_nibabel_image_lies_on_its_grid(saved: Path, tmp_path: Path)
     expected = image.affine.copy()
     expected[:3, 3] += 5
     np.testing.assert_allclose(nps.load_ct(moved).source.affine, expected)
+
+
+def test_the_file_of_a_nibabel_image_is_the_ct_itself(saved: Path) -> None:
+    volume, before = nps.load_ct(nib.load(saved)), saved.read_bytes()
+    assert source_record(volume.source) == source_record(nps.load_ct(saved).source)
+    with pytest.raises(nps.PancreasSegError, match="CT itself"):
+        nps.save_mask(volume.hu > 0, volume, saved, overwrite=True)
+    assert saved.read_bytes() == before
 
 
 def test_what_was_handed_over_stays_as_it_was(body: Callable) -> None:

@@ -71,4 +71,7 @@ def report(
     if ct:
         remember_inputs(folder, ct, state_folder())
     if pairs is not None:
-        echo(f"-> {write_follow_up(folder, pairs)}")
+        path, missing = write_follow_up(folder, pairs)
+        echo(f"-> {path}")
+        if missing:
+            echo(f"{missing} pairs could not be compared; the column 'reason' says why.", err=True)

@@ -169,7 +169,9 @@ def segment(
         slices=within,
         second_look=not no_second_look,
     )
-    cases = plan(find_inputs(asked), output, format, series, force)
+    cases = plan(
+        find_inputs(asked, lambda text: echo(text, err=True)), output, format, series, force
+    )
     in_folder = any(case.mask != output for case in cases)
     outputs = OutputOptions(
         attention, probability, overwrite, mint_uids, in_folder, report, pictures=in_folder
@@ -187,7 +189,8 @@ def segment(
             table = CohortTable(output / TABLE, cases) if in_folder else None
             ended = follow(results, len(cases), table, bar)
     if in_folder:
-        _finish_folder(output, asked)
+        settled = any(result.error is None for result in ended)
+        _finish_folder(output, asked if settled else [])
     finish(ended, table)
 
 
@@ -198,6 +201,7 @@ def _finish_folder(folder: Path, inputs: list[Path]) -> None:
 
     try:
         echo(f"Quality page: {write_page(folder)}", err=True)
-        remember_inputs(folder, inputs, state_folder())
+        if inputs:
+            remember_inputs(folder, inputs, state_folder())
     except PancreasSegError as error:
         echo(str(error), err=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
-from napari_pancreas_seg.io.dicom.read import is_segmentation
+from napari_pancreas_seg.io.dicom.read import is_segmentation, series_of
 from napari_pancreas_seg.io.files import check_folder, not_listed
+
+logger = logging.getLogger(__name__)
 
 TABLE = "cohort.csv"
 """Name of the table of all cases in the folder with their masks."""
@@ -73,18 +77,33 @@ class Case:
         return saving.attention_path(self.mask, self.maps, number)
 
 
-def find_inputs(paths: Sequence[str | Path]) -> dict[Path, str]:
+def find_inputs(
+    paths: Sequence[str | Path], tell: Callable[[str], object] = logger.debug
+) -> dict[Path, str]:
     """List the CTs in files and folders, each once and with the name of its case.
 
     A file or a folder of DICOM files is a CT. Any other folder gives its volumes, DICOM folders and
     zips, and the CTs in patients' folders; no segmentations, and no files of an earlier run.
+    `tell` is told of folders without any.
     """
-    found: dict[Path, tuple[Path, str]] = {}
+    found: dict[str, tuple[Path, str]] = {}
     for path in map(Path, paths):
         path = path if path.name else path.resolve()  # "." has no name to give to a mask
-        for item, name in (_in_folder(path) if path.is_dir() else {path: stem(path)}).items():
-            found.setdefault(item.absolute(), (item, name))
-    return _with_distinct_names(dict(found.values()))
+        for item, name in (_in_folder(path, tell) if path.is_dir() else {path: stem(path)}).items():
+            found.setdefault(os.path.realpath(item), (item, name))
+    return _with_distinct_names(_one_of_a_series(dict(found.values())))
+
+
+def _one_of_a_series(inputs: dict[Path, str]) -> dict[Path, str]:
+    """Leave out other files of a series: each DICOM file stands for the whole."""
+    files = [path for path in inputs if path.is_file() and is_dicom_file(path)]
+    seen: set[tuple[Path, str]] = set()
+    for path in files if len(files) > 1 else ():
+        series = (path.absolute().parent, series_of(path) or path.name)
+        if series in seen:
+            del inputs[path]
+        seen.add(series)
+    return inputs
 
 
 def _with_distinct_names(inputs: dict[Path, str]) -> dict[Path, str]:
@@ -130,7 +149,7 @@ def plan(
     if not is_file and not output.is_dir() and _ENDING.fullmatch(output.suffix.lower()):
         raise PancreasSegError(
             f"'{output.name}' is of a format that cannot be written; its name must end in .nii.gz, "
-            "or give a folder."
+            "or give a folder that is there."
         )
     cases = []
     for source, name in inputs.items():
@@ -159,24 +178,31 @@ def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
     return [replace(case, mask=there.get(stem(case.mask), case.mask)) for case in cases.values()]
 
 
-def _in_folder(folder: Path) -> dict[Path, str]:
+def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     items = _list(folder)
     if _holds_slices(folder, below=False):
         return {folder: stem(folder)}
     found = {item: stem(item) for item in items if _is_ct(item)}
     among_volumes = any(_is_volume(item) for item in found)
+    without = []
     for item in items:
         if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
-            found |= {
+            new = {
                 ct: name
                 for ct, name in _of_patient(item).items()
                 if not among_volumes or _CT_NAME.fullmatch(stem(ct))  # else crops, copies, maps
             }
+            if not new and not among_volumes and not (item / TABLE).exists():
+                without.append(item.name)
+            found |= new
     if not found:
         raise PancreasSegError(
             f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM), and no folder for "
             "each patient with one; give another one, or the files themselves."
         )
+    if without:
+        names = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
+        tell(f"Folders in '{folder.name}' without a CT are left out ({len(without)}): {names}")
     if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
         # On every CD the folder of the first patient has the same name, such as PT000000.
         return {folder: stem(folder)}

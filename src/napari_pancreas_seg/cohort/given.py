@@ -37,28 +37,31 @@ class GivenMasks:
 
     def find(self, name: str) -> Path | None:
         """The file with the mask of a case, known by the case's name; None without one."""
-        files = self._files
+        places = []
         for case in dict.fromkeys((name, _OF_THE_CT.sub("", name))):
-            places = [f"{case}{end}" for end in OF_THE_MASK]
+            places += [f"{case}{end}" for end in OF_THE_MASK]
             places += [f"{case}/{place}" for place in (*_IN_A_FOLDER, case)]
-            for place in places:
-                if place.lower() in files:
-                    return files[place.lower()]
-        return None
+        spelt, small = self._files
+        # Another case may differ by capital letters only.
+        found = [spelt[place] for place in places if place in spelt]
+        found += [small[place.lower()] for place in places if place.lower() in small]
+        return found[0] if found else None
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
-        """Masks in the folder and in the folders below, by path without ending."""
+    def _files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Masks in the folder and in those below, by path without ending; and in small letters."""
         try:
             found = [path for depth in _DEPTHS for path in self.folder.glob(depth)]
         except OSError as error:
             raise not_listed(self.folder, error) from error
-        named: dict[str, Path] = {}
+        spelt: dict[str, Path] = {}
+        small: dict[str, Path] = {}
         for path in sorted(found):
             if suffix_of(path).lower() in (*VOLUME, *DICOM):
-                place = path.relative_to(self.folder).with_name(stem(path))
-                named.setdefault(place.as_posix().lower(), path)
-        return named
+                place = path.relative_to(self.folder).with_name(stem(path)).as_posix()
+                spelt.setdefault(place, path)
+                small.setdefault(place.lower(), path)
+        return spelt, small
 
     def pancreas(self, labels: Labels, name: str) -> Labels:
         """The pancreas (Z, Y, X) in what a file holds."""

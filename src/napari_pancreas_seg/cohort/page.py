@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
 from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import edited_record
-from napari_pancreas_seg.inference.saving import measured, read_sidecar, same_mask, write_sidecar
+from napari_pancreas_seg.inference.saving import (
+    is_sidecar,
+    mask_sha256,
+    measured,
+    read_sidecar,
+    write_sidecar,
+)
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import escaped, write_text
@@ -30,9 +37,12 @@ _MARK = "napari-pancreas-seg quality page"
 
 
 def write_page(
-    folder: Path, cases: Sequence[Case] = (), tell: Callable[[str], object] = logger.debug
+    folder: Path, cases: Sequence[Case] = (), tell: Callable[[str], object] | None = None
 ) -> Path:
-    """Write a folder's page; of changed masks rows and pictures, too, or `tell` which not."""
+    """Write a folder's page; with cases or `tell` rows and pictures of changed masks, too.
+
+    `tell` is told which could not be measured.
+    """
     page = folder / PAGE
     if page.exists() and _MARK not in page.read_text(encoding="utf-8", errors="replace"):
         raise PancreasSegError(
@@ -49,15 +59,16 @@ def write_page(
     for row in table.rows():
         case = known.get(row["mask"])
         record = None if case is None else read_sidecar(case.sidecar)
-        if case is None or record is None or row["status"] != "done":
+        if case is None or record is None or not case.mask.exists():
             continue
-        if case.source != case.mask and case.source.exists():
-            record = _renewed(case, record, tell)
+        if cases or tell is not None:
+            record = _renewed(case, record, tell or logger.debug)
         records[row["mask"]] = record
         if case.source == case.mask:  # of the CT, its name in the table is known
             case = Case(Path(row["case"]), case.mask, "", shown=row["case"])
         if "\\" not in case.name:  # an escape, which would be escaped once more
-            table.add(recorded(case, record))
+            # A mask that a run has left as it was stays such a one.
+            table.add(replace(recorded(case, record), error=row["reason"] or None))
     table.write()
     cards = [_card(row, records.get(row["mask"], {}), known) for row in table.rows()]
     data = json.dumps({"texts": TEXTS, "cards": cards}, allow_nan=False).replace("<", "\\u003c")
@@ -84,20 +95,31 @@ def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult
 
 
 def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) -> dict[str, Any]:
-    """Draw a case whose mask is younger than its picture, and measure it if it was changed."""
-    picture = strip_path(case.mask)
+    """Measure a case again whose mask was changed, and draw it if its picture is older."""
+    left, picture = record.get("resume") or {}, strip_path(case.mask)
+    known, sha256 = left.get("measured_sha256") or left.get("mask_sha256"), mask_sha256(case.mask)
+    changed = known is not None and known != sha256
     try:
-        if picture.exists() and picture.stat().st_mtime >= case.mask.stat().st_mtime:
+        if case.source == case.mask or not case.source.exists():
+            if changed:
+                tell(f"{case.name}: not measured again after a change: its CT is not known here.")
+            return record
+        drawn = picture.exists() and picture.stat().st_mtime >= case.mask.stat().st_mtime
+        if drawn and not changed:
             return record
         volume = load_ct(case.source, series=case.series, force=case.force)
+        if "sha256" in record.get("source", {}) and not is_sidecar(case.sidecar, volume):
+            raise PancreasSegError("the mask was made from another CT.")
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
-        if not same_mask(case.mask, record.get("resume") or {}):
+        if changed or known is None:
             now = edited_record(record, mask, volume)
             pairs = zip(measured(record), measured(now), strict=True)
             if any(before not in (None, after) for before, after in pairs):  # else it has them
                 record = now
-                write_sidecar(case.sidecar, record, overwrite=True)
+            if changed:
+                record = {**record, "resume": {**left, "measured_sha256": sha256}}
+            write_sidecar(case.sidecar, record, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")
         return record

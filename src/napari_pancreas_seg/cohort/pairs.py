@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -26,21 +27,29 @@ was found. `beyond_limit`: yes or no."""
 _Row = Mapping[str, str]
 
 
-def write_follow_up(folder: Path, pairs: Path) -> Path:
-    """Write followup.csv beside a table, for the pairs in a CSV (before, after, maybe pair)."""
+def write_follow_up(folder: Path, pairs: Path) -> tuple[Path, int]:
+    """Write followup.csv beside a table, for the pairs in a CSV (before, after, maybe pair).
+
+    Also says how many pairs could not be compared.
+    """
     known: dict[str, _Row] = {}
     for row in CohortTable(folder / TABLE, ()).rows():
         names = (row["case"], row["mask"])
-        known |= {name: row for each in names for name in (each, stem(Path(each)))}
+        known |= {_plain(name): row for each in names for name in (each, stem(Path(each)))}
     rows = []
     for number, pair in enumerate(read_rows(pairs, {"before", "after"}), start=1):
         name = pair.get("pair") or str(number)
-        rows += list(_compare(name, pair["before"].strip(), pair["after"].strip(), known))
+        rows += list(_compare(name, _plain(pair["before"]), _plain(pair["after"]), known))
     path = folder / FOLLOW_UP
     if path.exists():
         read_rows(path, set(COLUMNS))  # a file of that name that is no such table stays
     write_text(path, csv_text(rows, COLUMNS), overwrite=True)
-    return path
+    return path, sum("reason" in row for row in rows)
+
+
+def _plain(name: str) -> str:
+    """A name as it compares: systems write an umlaut as one letter or as two."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _compare(
@@ -52,7 +61,7 @@ def _compare(
         if name not in known:
             yield head | {"reason": f"There is no case '{name}' in the table."}
             return
-        if known[name]["status"] != "done":
+        if known[name]["status"] == "failed":
             yield head | {"reason": f"'{name}' failed."}
             return
     limits = json.loads(resources.files("napari_pancreas_seg.data").joinpath(_LIMITS).read_text())

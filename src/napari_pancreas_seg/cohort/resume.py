@@ -60,7 +60,7 @@ def find_previous(
     case: Case, card: Mapping[str, Any], options: Options, outputs: OutputOptions
 ) -> PreviousResult | None:
     """Find the earlier result of a case without reading its CT; None if there is none of ours."""
-    if not case.mask.is_file():
+    if not os.path.isfile(case.mask):
         return None
     record = read_sidecar(case.sidecar)
     if record is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from napari_pancreas_seg.inference.result import (
     exhaust,
     save_result,
 )
-from napari_pancreas_seg.inference.saving import is_sidecar, prepare
+from napari_pancreas_seg.inference.saving import is_sidecar, prepare, read_sidecar
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
 from napari_pancreas_seg.volume import CTVolume
@@ -59,6 +60,13 @@ class CaseResult:
     before: bool = False
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """What tables call it: ``"done"``, ``"failed"``, or ``"kept"``: an earlier mask is left."""
+        if self.error is None:
+            return "done"
+        return "kept" if self.measurements else "failed"
 
 
 @dataclass
@@ -170,26 +178,37 @@ class CaseSegmenter:
     def _write(self, work: CaseInWork) -> CaseResult:
         case, volume, found, outputs = work.case, work.volume, work.found, self.outputs
         assert volume is not None and found is not None
-        # Asked again: another attempt, or a person, may have been here since.
-        previous = self.previous(case)
-        if previous is not None and (previous.done or is_sidecar(case.sidecar, volume)):
-            return _done_before(previous)
+        # Asked again: another attempt, another command, or a person, may have been here since.
+        if (done := self._made_meanwhile(case, volume)) is not None:
+            return done
         interrupted = check_free(case, outputs)
-        files, record = save_result(
-            found,
-            volume,
-            case.mask,
-            outputs if interrupted is None else replace(outputs, overwrite=True),
-            maps=case.maps,
-            seconds=work.stages,
-            stamp=work.stamp,
-        )
+        try:
+            files, record = save_result(
+                found,
+                volume,
+                case.mask,
+                outputs if interrupted is None else replace(outputs, overwrite=True),
+                maps=case.maps,
+                seconds=work.stages,
+                stamp=work.stamp,
+            )
+        except PancreasSegError:
+            if (done := self._made_meanwhile(case, volume)) is not None:
+                return done
+            raise
         if interrupted is not None:
             shutil.rmtree(interrupted, ignore_errors=True)
         if outputs.pictures:
             draw_case(case, volume, found.mask)
         notes = tuple(dict.fromkeys((*volume.notes, *found.notes)))
         return replace(recorded(case, record, files), notes=notes)
+
+    def _made_meanwhile(self, case: Case, volume: CTVolume) -> CaseResult | None:
+        """The same result, if it is there by now."""
+        previous = self.previous(case)
+        if previous is not None and (previous.done or is_sidecar(case.sidecar, volume)):
+            return _done_before(previous)
+        return None
 
     def previous(self, case: Case) -> PreviousResult | None:
         """The result of an earlier run, if it may stay; files in the way are refused."""
@@ -232,9 +251,14 @@ def draw_case(case: Case, volume: CTVolume, mask: Array) -> None:
 
 
 def failure(case: Case, error: Exception, start: float) -> CaseResult:
-    """Say why a case failed; `start` is on the clock of `time.perf_counter`."""
+    """Say why a case failed; `start` is on the clock of `time.perf_counter`.
+
+    If it has a mask with a record, as one that is not to be replaced, its measures come along.
+    """
     logger.debug("a case failed", exc_info=error)
-    return CaseResult(case, seconds=time.perf_counter() - start, error=why_failed(case.name, error))
+    record = read_sidecar(case.sidecar) if os.path.isfile(case.mask) else None
+    result = CaseResult(case) if record is None else recorded(case, record)
+    return replace(result, seconds=time.perf_counter() - start, error=why_failed(case.name, error))
 
 
 def _bytes_needed(shape: tuple[int, int, int], beside: int = 0) -> int:

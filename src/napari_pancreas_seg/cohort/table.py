@@ -21,7 +21,8 @@ COLUMNS = (
     *MEASURES,
     *("expected_dice", "phase", "noticed", "reason"),
 )
-"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them."""
+"""Columns of the table; the unit is in the name. Names of files are as `escaped` writes them.
+`status`: done, failed, or kept: an earlier mask, which `reason` says why this run left alone."""
 
 TEXTS = ("case", "mask", "label", "status", "phase", "noticed", "reason")
 """Columns that hold no number."""
@@ -47,20 +48,24 @@ class CohortTable:
         self.path = path
         _parse(path, _read(path))
         self._rows: _Rows = {}
+        self._written: set[str] = set()  # of these, what the file says by now counts
         self._order = {escaped(case.mask.name): place for place, case in enumerate(cases)}
         self._changed = False
+        self.behind = False  # whether the last write failed
         self._next = 0.0
 
     def add(self, result: CaseResult) -> None:
         """Add the row of a case; write the table unless that was done a moment ago."""
-        self._rows[escaped(result.case.mask.name)] = _rows_of(result)
+        mask = escaped(result.case.mask.name)
+        self._rows[mask] = _rows_of(result)
+        self._written.discard(mask)
         self._changed = True
         if time.monotonic() >= self._next:
             self.write()
 
     def rows(self) -> list[dict[str, str]]:
         """Rows of whole masks, as the table holds them now; they have all columns."""
-        rows = _parse(self.path, _read(self.path)) | self._rows
+        rows = self._merged(_read(self.path))
         whole = [row for case in rows.values() for row in case if not row["label"]]
         return [{name: row.get(name, "") for name in COLUMNS} for row in whole]
 
@@ -69,18 +74,20 @@ class CohortTable:
         if not self._changed:
             return
         start = time.monotonic()
+        self.behind = True
         for tries_left in reversed(range(_TRIES)):
             with contextlib.suppress(_Overtaken):
                 self._replace(anyway=not tries_left)
                 break
-        self._changed = False
+        self._changed = self.behind = False
+        self._written |= {*self._rows}
         now = time.monotonic()
         self._next = now + (now - start) / _SHARE_OF_TIME
 
     def _replace(self, *, anyway: bool) -> None:
         """Write the file's rows and ours, unless somebody else has written meanwhile."""
         before = _read(self.path)
-        rows = _parse(self.path, before) | self._rows
+        rows = self._merged(before)
         # Those of other runs come first, so that rows do not jump about.
         ordered = sorted(rows.items(), key=lambda item: self._order.get(item[0], -1))
         text = csv_text([row for _, case in ordered for row in case], COLUMNS)
@@ -91,6 +98,12 @@ class CohortTable:
                 os.fsync(file.fileno())  # what takes long comes before the last look
             if not anyway and _read(self.path) != before:
                 raise _Overtaken
+
+    def _merged(self, content: bytes | None) -> _Rows:
+        """The file's rows and ours; of ours that were in it before, those that got lost."""
+        rows = _parse(self.path, content)
+        new = {m: row for m, row in self._rows.items() if not (m in self._written and m in rows)}
+        return rows | new
 
 
 def number_in(row: Mapping[str, str], column: str) -> float:
@@ -111,8 +124,9 @@ class _Overtaken(Exception):
 def _rows_of(result: CaseResult) -> list[dict[str, str]]:
     case, mask = escaped(result.case.name), escaped(result.case.mask.name)
     row = {"case": case, "mask": mask, "label": ""}
-    if result.error is not None:
-        return [row | {"status": "failed", "reason": " ".join(result.error.split())}]
+    row |= {"status": result.status, "reason": " ".join((result.error or "").split())}
+    if result.status == "failed":
+        return [row]
     quality = {
         "expected_dice": result.quality.get("expected_dice"),
         "phase": result.quality.get("phase"),
@@ -121,9 +135,7 @@ def _rows_of(result: CaseResult) -> list[dict[str, str]]:
     parts = {label: measure_cells(measured) for label, measured in result.labels.items()}
     parts = {"": measure_cells(result.measurements) | quality, **parts}
     return [
-        row
-        | {"label": label, "status": "done"}
-        | {name: cell(value, 6) for name, value in cells.items()}
+        row | {"label": label} | {name: cell(value, 6) for name, value in cells.items()}
         for label, cells in parts.items()
     ]
 

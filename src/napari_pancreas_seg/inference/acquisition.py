@@ -15,6 +15,7 @@ import scipy
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.inference.blocks import block_means
 from napari_pancreas_seg.inference.body import Body
+from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.inference.scan_context import body_in, ct_warnings
 from napari_pancreas_seg.tissue import evenly_spread, peaks
 from napari_pancreas_seg.volume import CTVolume
@@ -59,7 +60,7 @@ def find_acquisition(volume: CTVolume, body: Body) -> dict[str, Any]:
         "aorta_hu": None,
         "liver_hu": None,
         "noise_hu": _noise(planes),
-        "metal_ml": 0.0 if chest else _metal(volume, np.flatnonzero(body.plausible)),
+        "metal_ml": 0.0 if chest else _metal(volume, body),
         "slice_spacing_mm": round(volume.spacing[0], 4),
         "cut_off": [side for side, end in zip(sides, body.edges, strict=True) if end is not None],
         "exchanged": list(body.turned),
@@ -97,7 +98,7 @@ def acquisition_warnings(found: Mapping[str, Any]) -> tuple[str, ...]:
             "slices or a smoother reconstruction may give a better mask."
         )
     if found.get("metal_ml"):
-        notes.append("There is metal in the abdomen: its streaks may spoil the mask nearby.")
+        notes.append("There is metal in the body: its streaks may spoil the mask nearby.")
     return tuple(notes)
 
 
@@ -206,8 +207,16 @@ def _noise(planes: Array) -> float | None:
     return round(float(np.percentile(sd, 20)), 1)
 
 
-def _metal(volume: CTVolume, plausible: Array) -> float:
-    """Metal in the slices in which a pancreas can lie, in mL; a voxel stands for four."""
-    found = sum(np.count_nonzero(volume.hu[z, ::2, ::2] >= METAL_HU) for z in plausible)
+def _metal(volume: CTVolume, body: Body) -> float:
+    """Metal in what the network sees where a pancreas can lie, in mL; a voxel stands for four."""
+    frame = body.frame(volume.grid.shape, volume.spacing, FrameSpec())
+    rows, columns = (  # what lies in the air beside the body leaves no streaks in the gland
+        slice(max(0, round(origin)), max(0, round(origin + step * (n - 1)) + 1), 2)
+        for n, _, origin, step, _ in frame.axes
+    )
+    found = sum(
+        np.count_nonzero(volume.hu[z, rows, columns] >= METAL_HU)
+        for z in np.flatnonzero(body.plausible)
+    )
     ml = 4 * found * volume.grid.voxel_volume_mm3 / 1000
     return round(float(ml), 3) if ml >= METAL_ML else 0.0

@@ -92,7 +92,8 @@ def remask(
     Returns
     -------
     ndarray, shape (Z, Y, X), uint8
-        What `segment` would return with this threshold. Without post-processing, or with it where
+        What `segment` would return with this threshold (nearly, if it is below half of the
+        model's: some slices were not looked at). Without post-processing, or with it where
         there was none, only nearly, if there was a second look: that was taken as it was then.
 
     Raises

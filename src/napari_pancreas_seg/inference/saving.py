@@ -80,6 +80,21 @@ def check_targets(mask: Path, maps: str, source: Path | None, outputs: OutputOpt
                 f"'{path.name}' is the CT itself and is never overwritten; choose another output."
             )
         check_target(path, overwrite=outputs.overwrite)
+    beside = sidecar_path(mask)
+    if _holds_json(beside) and read_sidecar(beside) is None:
+        raise PancreasSegError(
+            f"'{beside.name}' is no record of this program and was left as it is; rename it, or "
+            "choose another name for the mask."
+        )
+
+
+def _holds_json(path: Path) -> bool:
+    """Whether a file is whole JSON; a record that was torn is not."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def prepare(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:

@@ -36,7 +36,7 @@ class ScanContext:
     def of(cls, volume: CTVolume) -> ScanContext:
         """Find the body and warnings. PancreasSegError if no slice holds any soft tissue."""
         body = find_body(volume.hu, volume.spacing)
-        return cls(body, (*_about_grid(volume), *_about_body(volume, body), *_about_contrast(body)))
+        return cls(body, tuple(ct_warnings(volume, body)))
 
 
 def body_in(volume: CTVolume) -> Body | None:
@@ -51,7 +51,7 @@ def ct_warnings(volume: CTVolume, body: Body | None) -> list[str]:
     """Return a sentence for each thing in a CT that may spoil a mask; `body` is from `body_in`."""
     if body is None:
         return [*_about_grid(volume), "No body was found: no soft tissue that holds together."]
-    return [*_about_grid(volume), *_about_body(volume, body)]
+    return [*_about_grid(volume), *_about_body(volume, body), *_about_contrast(body)]
 
 
 def about_nothing_found(

@@ -15,16 +15,17 @@ from napari_pancreas_seg.io.suffixes import stem
 from napari_pancreas_seg.io.voxels import check_shape, reading
 
 
-def read_image(image: Any) -> tuple[str, str, RawImage]:
-    """Take a CT out of an image in memory; return its format, the case's name, and the CT."""
+def read_image(image: Any) -> tuple[str, str, RawImage, Path | None]:
+    """Take a CT out of an image in memory; return its format, the case's name, the CT, its file."""
     kind = type(image)
     if hasattr(image, "dataobj") and hasattr(image, "affine"):
         file = image.get_filename() if hasattr(image, "get_filename") else None
         name = stem(Path(file)) if file else "CT"
         with reading(Path(name), "nibabel"):
-            return _from_nibabel(image, name)
+            known, raw = _from_nibabel(image, name)
+            return known, name, raw, Path(file) if file else None
     if kind.__module__.partition(".")[0] == "SimpleITK" and hasattr(image, "GetDirection"):
-        return "array", "CT", _from_simpleitk(image)
+        return "array", "CT", _from_simpleitk(image), None
     if hasattr(image, "__array__"):
         raise PancreasSegError(
             "An array does not say where it lies in the patient; give "
@@ -36,7 +37,7 @@ def read_image(image: Any) -> tuple[str, str, RawImage]:
     )
 
 
-def _from_nibabel(image: Any, name: str) -> tuple[str, str, RawImage]:
+def _from_nibabel(image: Any, name: str) -> tuple[str, RawImage]:
     shape = check_shape(Path(name), tuple(image.shape))
     header, affine = image.header, image.affine
     known: str = "array"
@@ -54,7 +55,7 @@ def _from_nibabel(image: Any, name: str) -> tuple[str, str, RawImage]:
     if isinstance(image.dataobj, np.ndarray) or not stored.flags.writeable:
         stored = stored.copy()  # the image stays as it is, and its file
     copied = header.copy() if known == "nifti" else None
-    return known, name, RawImage(stored, 1.0, 0.0, np.asarray(affine, float), copied, notes)
+    return known, RawImage(stored, 1.0, 0.0, np.asarray(affine, float), copied, notes)
 
 
 def _from_simpleitk(image: Any) -> RawImage:

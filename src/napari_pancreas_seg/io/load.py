@@ -88,10 +88,11 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
         path = Path(ct)
         found, raw = _read(path, series)
         return check_ct(_ct(path, found, raw), force=force)
-    found, name, raw = read_image(ct)
+    found, name, raw, file = read_image(ct)
     if series is not None:
         raise PancreasSegError("An image in memory has no series to choose; leave series out.")
-    return check_ct(_ct(None, found, raw, name), force=force)
+    volume = check_ct(_ct(None, found, raw, name), force=force)
+    return replace(volume, source=replace(volume.source, path=file))
 
 
 def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:

@@ -29,13 +29,17 @@ def csv_text(
 
 
 def read_csv(content: bytes) -> csv.DictReader[str]:
-    """Read a CSV; what is no text has no columns."""
+    """Read a CSV, ours or a spreadsheet's, with commas or semicolons; blanks around names go."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = ""
+        text = content.decode("cp1252", errors="replace")
+    first = text.partition("\n")[0]
+    separator = ";" if ";" in first and "," not in first else ","
     # Lines end where a CSV ends them, and not at U+2028 in a name.
-    return csv.DictReader(io.StringIO(text, newline=""), restval="")
+    table = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
+    table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+    return table
 
 
 def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:

@@ -68,6 +68,7 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
         raise PancreasSegError("A mask is measured in its CT; give what load_ct returned.")
     if not all(0 <= cut <= 1 for cut in cuts or ()):
         raise PancreasSegError("Cuts are two shares of the gland's length, from 0 to 1.")
+    mask = np.asarray(mask)
     volume.grid.check(mask)
     box = bounding_box(mask)
     if box is None:

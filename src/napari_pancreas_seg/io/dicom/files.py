@@ -187,10 +187,14 @@ def _stop(error: OSError) -> None:
 def _walk(
     folder: Path, on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders with the names of the files in them, from the top, following no links."""
-    root = len(folder.parts)
-    for name, folders, files in os.walk(folder, onerror=on_error):
+    """Yield folders with the names of the files in them, from the top; links are followed once."""
+    root, seen = len(folder.parts), set[str]()
+    for name, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         here = Path(name)
+        if (real := os.path.realpath(here)) in seen:  # a link to where one came from
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(item for item in folders if not item.startswith("."))
         if len(here.parts) - root >= _MOST_LEVELS:
             folders.clear()

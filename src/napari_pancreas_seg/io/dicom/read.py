@@ -74,15 +74,23 @@ def is_dicom(path: Path, *, below: bool = True) -> bool:
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM segmentation; False if it cannot be read."""
-    if not is_dicom_file(path):
-        return False
+    return is_dicom_file(path) and _uid(path, 0x00080016) in CLASSES
+
+
+def series_of(path: Path) -> str:
+    """UID of the series of a DICOM file; empty if it has none or cannot be read."""
+    return _uid(path, 0x0020000E)
+
+
+def _uid(path: Path, tag: int) -> str:
+    """A UID in a DICOM file; empty if it cannot be read."""
     try:
         with _reading(path), open(path, "rb") as file:
-            header, data, _ = read_header(file, [0x00080016])
+            header, data, _ = read_header(file, [tag])
             data.close()
-            return str(header.get("SOPClassUID", "")) in CLASSES
+            return str(header[tag].value) if tag in header else ""
     except PancreasSegError:
-        return False
+        return ""
 
 
 def _slices(
