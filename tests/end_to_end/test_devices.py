@@ -37,7 +37,7 @@ slices = TrainingSlices(
     hu, target, np.array(list("abcdef")), np.full(6, "patient"), np.ones(6, bool),
 )
 settings = TrainSettings(
-    architecture=Architecture(filters=1), steps=3, steps_per_epoch=2, batch_size=4,
+    architecture=Architecture(filters=1), steps=2, steps_per_epoch=2, batch_size=4,
     frame=FrameSpec(32, 32, 6.0), calibration_batches=2, side_weights=(0.0, 0.0),
     averaging=0.5, learning_rate=0.01, policy=sys.argv[1],
 )

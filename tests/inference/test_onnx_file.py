@@ -44,12 +44,10 @@ def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
 @pytest.mark.parametrize(
     ("architecture", "fields"),
     [
-        ({}, {}),
-        ({"attention": False, "dropout": 0.3}, {"temperature": 2.5}),
         ({"classes": 3, "head_batch_norm": True}, {"temperature": 0.7}),
-        ({"height": 30, "width": 41, "classes": 2}, {}),
+        ({"attention": False, "dropout": 0.3, "height": 30, "width": 41}, {"temperature": 2.5}),
     ],
-    ids=["default", "plain", "classes", "odd size"],
+    ids=["classes", "plain, of odd size"],
 )
 def test_it_computes_what_the_network_computes(
     architecture: dict[str, Any], fields: dict[str, Any], tiny_card: dict, tmp_path: Path

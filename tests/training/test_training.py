@@ -20,7 +20,7 @@ from napari_pancreas_seg.training.data.datasets import (
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.training.fit import loop as loop_module
-from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState, fit
+from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import ThresholdScores
 from napari_pancreas_seg.training.judge.evaluation import evaluate
@@ -69,29 +69,6 @@ def test_patients_are_split_not_slices(dataset):
     training, validation = Split(3, 0, 0).divide(records)
     assert not {r.patient for r in training} & {r.patient for r in validation}
     assert fold_of_patients(["b", "a", "c"], 3, 1, 5) == fold_of_patients(["c", "b", "a"], 3, 1, 5)
-
-
-@pytest.mark.slow
-def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(dataset, tmp_path):
-    slices = load_cases(read_slice_layout(dataset), {"pancreas": 1}, frame=SETTINGS.frame)
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "broken").mkdir()
-    whole, history = fit(slices, SETTINGS, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(line):
-        raise Killed
-
-    with pytest.raises(Killed):
-        fit(slices, SETTINGS, tmp_path / "broken", report=kill)
-    again, continued = fit(slices, SETTINGS, tmp_path / "broken", resume=True)
-    assert [line["loss"] for line in history] == pytest.approx(
-        [line["loss"] for line in continued], rel=1e-4
-    )
-    for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4)
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
