@@ -81,20 +81,19 @@ def check_targets(mask: Path, maps: str, source: Path | None, outputs: OutputOpt
             )
         check_target(path, overwrite=outputs.overwrite)
     beside = sidecar_path(mask)
-    if _holds_json(beside) and read_sidecar(beside) is None:
+    if _is_object(beside) and read_sidecar(beside) is None:
         raise PancreasSegError(
             f"'{beside.name}' is no record of this program and was left as it is; rename it, or "
             "choose another name for the mask."
         )
 
 
-def _holds_json(path: Path) -> bool:
-    """Whether a file is whole JSON; a record that was torn is not."""
+def _is_object(path: Path) -> bool:
+    """Whether a file is a JSON object, as what scanners and BIDS say of a CT; no torn record is."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
     except (OSError, ValueError, RecursionError):
         return False
-    return True
 
 
 def prepare(volume: CTVolume, mask: Path, *, mint_uids: bool) -> CTVolume:
