@@ -108,6 +108,9 @@ def test_the_format_of_a_folder(
     names = {"a_mask.nrrd", "a_mask.json", "cohort.csv", "index.html", "pictures"}
     assert {item.name for item in out.iterdir()} == names
     assert main([*arguments, "tif"]) == 2
+    assert main([*arguments, "nhdr"]) == 2
+    assert main(["segment", str(ct), "-o", str(tmp_path / "m.nhdr")]) == 1
+    assert "must end in .nii.gz, .nii, .nrrd, .mha, .dcm, .stl" in capsys.readouterr().err
     assert main(["segment", str(ct), "-o", str(tmp_path / "m.mha"), "--format", "nrrd"]) == 1
     assert "leave --format out" in capsys.readouterr().err
 
@@ -155,6 +158,7 @@ def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ((ct, ct, "--overwrite"), "never overwritten"),
         ((ct, tmp_path / "b.stl"), "its name must end in"),
         ((ct, tmp_path / "b.tif"), "its name must end in"),
+        ((ct, tmp_path / "b.nhdr"), "its name must end in .nii.gz, .nii, .nrrd or .mha."),
         ((ct, tmp_path / "b.nii", "--ct", ct), "is not a mask"),
         ((other, tmp_path / "b.nii", "--ct", ct), "does not lie on the grid"),
         ((tmp_path / "none.nii", tmp_path / "b.nii"), "does not exist"),
@@ -169,7 +173,7 @@ def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_check_in_words(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     volume = io.load_ct(ct)
-    mask = io.save_mask(volume.hu > 1000, volume, tmp_path / "m.mhd")
+    mask = io.save_mask(volume.hu > 1000, volume, tmp_path / "m.mha")
     assert main(["check", str(ct), str(mask)]) == 0
     said = capsys.readouterr().out
     assert "a.nii.gz: CT, NIfTI" in said
@@ -177,7 +181,7 @@ def test_check_in_words(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "7 × 7 × 5 mm" in said
     assert "LPS (axes run to the left, back, head)" in said
     assert "42 × 35 × 6 cm" in said
-    assert "m.mhd: mask, MetaImage" in said
+    assert "m.mha: mask, MetaImage" in said
     assert "label 1" in said
     (tmp_path / "bad.nii").write_bytes(b"nonsense")
     assert main(["check", str(ct), str(tmp_path / "bad.nii")]) == 1

@@ -86,12 +86,7 @@ def text_writers() -> dict[str, Writer]:
     }
 
 
-WRITERS = {
-    name: writer
-    for name, writer in (volume_writers() | other_writers() | text_writers()).items()
-    # A header of text with its data in another file is two files: tests/io/test_save.py.
-    if not name.endswith((".nhdr", ".mhd"))
-}
+WRITERS = volume_writers() | other_writers() | text_writers()
 
 
 @contextlib.contextmanager

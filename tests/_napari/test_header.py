@@ -285,7 +285,8 @@ def test_dicom_seg_has_one_ending_and_a_box_for_lost_uids(segmented, monkeypatch
         ("x.nii.dcm", "DICOM-SEG (*.dcm)", "x.dcm"),
         ("x", "DICOM-SEG (*.dcm)", "x.dcm"),
         ("x.nii.gz", "NIfTI (*.nii.gz *.nii)", "x.nii.gz"),
-        ("x.nii.mha", "MetaImage (*.mha *.mhd)", "x.mha"),
+        ("x.nii.mha", "MetaImage (*.mha)", "x.mha"),
+        ("x.mhd", "MetaImage (*.mha)", "x.mhd"),  # which is refused in a sentence
         ("a.b.stl", "Surface (*.stl *.ply *.obj)", "a.b.stl"),
     ):
         monkeypatch.setattr(

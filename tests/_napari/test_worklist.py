@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from napari.layers import Image, Labels
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
@@ -403,6 +404,34 @@ def test_a_mask_that_was_written_elsewhere_meanwhile_stays_and_so_does_ours(
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert np.asarray(nib.load(masks / "a_mask.nii.gz").dataobj).sum() == 301
     assert not notifications and len(masks_written(folder)) == 2
+
+
+@pytest.mark.slow
+def test_a_mask_in_a_format_that_is_only_read_goes_on_as_nifti(
+    qtbot, app, viewer, panel, folder, notifications
+):
+    write_theirs(folder, "a")
+    masks = folder.parent / "cts_masks"
+    image = sitk.ReadImage(str(masks / "a_mask.nii.gz"))
+    sitk.WriteImage(image, str(masks / "a_mask.mhd"))
+    (masks / "a_mask.nii.gz").unlink()
+    work = opened(qtbot, app, panel, folder)
+    assert app.session.mask.data.sum() == 300
+    work.step(1)  # as it is, it stays
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert {path.name for path in masks.iterdir()} == {"a_mask.mhd", "a_mask.raw"}
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    for z in (6, 7):
+        paint(app, viewer, z)
+        work.step(1)
+        qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+        work.step(-1)
+        qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+        assert app.session.mask.data.sum() == 295 + z
+    assert {path.name for path in masks.iterdir()} == {"a_mask.mhd", "a_mask.raw", "a_mask.nii.gz"}
+    assert Worklist(folder, state_folder()).cases[0].mask.name == "a_mask.nii.gz"
+    assert not notifications
 
 
 def test_a_mask_exported_over_its_file_by_hand_was_not_written_elsewhere(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import napari_pancreas_seg
 from napari_pancreas_seg import io
@@ -117,10 +118,11 @@ def test_values_without_a_number_become_null(tmp_path: Path) -> None:
 
 
 def test_several_files_have_one_hash_whatever_their_order(volume: CTVolume, tmp_path: Path) -> None:
-    pair = io.load_ct(io.save_ct(volume, tmp_path / "ct.mhd"))
+    sitk.WriteImage(sitk.GetImageFromArray(volume.hu), str(tmp_path / "ct.mhd"))
+    pair = io.load_ct(tmp_path / "ct.mhd")
     source = describe(pair, found(pair))["source"]
     hashes = sorted(
-        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("ct.mhd", "ct.zraw")
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("ct.mhd", "ct.raw")
     )
     assert source["files"] == 2
     assert source["sha256"] == hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -133,16 +135,3 @@ def test_our_records_are_known(volume: CTVolume, tmp_path: Path) -> None:
         (tmp_path / "other.json").write_text(content)
         assert not is_sidecar(tmp_path / "other.json")
     assert not is_sidecar(tmp_path / "none.json")
-
-
-def test_the_cts_voxels_beside_a_renamed_header_are_never_replaced(
-    volume: CTVolume, tmp_path: Path
-) -> None:
-    for name in ("p", "p_probability"):
-        header = io.save_ct(volume, tmp_path / f"{name}.mhd")
-        ct = io.load_ct(header.rename(tmp_path / "ct.mhd"))
-        before = (tmp_path / f"{name}.zraw").read_bytes()
-        with pytest.raises(PancreasSegError, match=f"'{name}.zraw' is the CT itself"):
-            replace(found(ct), ct=ct).save(tmp_path / "p.mhd", probability=True, overwrite=True)
-        assert (tmp_path / f"{name}.zraw").read_bytes() == before
-        (tmp_path / f"{name}.zraw").unlink()

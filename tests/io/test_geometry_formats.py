@@ -28,6 +28,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from napari_pancreas_seg import io
+from napari_pancreas_seg.io import VOLUME_SUFFIXES
+from napari_pancreas_seg.io.suffixes import VOLUME
 from napari_pancreas_seg.volume import CTVolume
 
 Array = npt.NDArray[Any]
@@ -38,8 +40,7 @@ ORIENTATIONS = list(
     itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3))
 )
 
-VOLUMES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-INPUTS = (*VOLUMES, "nifti2", "qform", "big-endian", "dicom", "multi-frame")
+INPUTS = (*VOLUME, "nifti2", "qform", "big-endian", "dicom", "multi-frame")
 SHEARED_INPUTS = (".nii.gz", "nifti2", "big-endian")
 
 
@@ -63,7 +64,7 @@ def write_ct(kind: str, array: Array, affine: Array, folder: Path) -> Path:
     if kind in ("dicom", "multi-frame"):
         series = write_series(folder / "series", array, affine, multiframe=kind == "multi-frame")
         return series.folder
-    if kind in VOLUMES and not kind.startswith(".nii"):
+    if kind in VOLUME and not kind.startswith(".nii"):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         image.SetSpacing(spacing)
@@ -155,7 +156,7 @@ def check(
         mask[marks] = 1
         for suffix in suffixes:
             path = io.save_mask(mask, volume, folder / f"mask{suffix}")
-            for reader in {readers[suffix], *([by_simpleitk] if suffix in VOLUMES else [])}:
+            for reader in {readers[suffix], *([by_simpleitk] if suffix in VOLUME_SUFFIXES else [])}:
                 nifti = suffix.startswith(".nii")
                 if reader is by_simpleitk and nifti and (kind == "nifti2" or _is_sheared(affine)):
                     continue  # it reads neither, the CT as little as the mask
@@ -170,7 +171,10 @@ def _is_sheared(affine: Array) -> bool:
 
 
 READERS = {
-    **{suffix: by_nibabel if suffix.startswith(".nii") else by_simpleitk for suffix in VOLUMES},
+    **{
+        suffix: by_nibabel if suffix.startswith(".nii") else by_simpleitk
+        for suffix in VOLUME_SUFFIXES
+    },
     ".dcm": by_highdicom,
 }
 
@@ -193,7 +197,9 @@ READERS = {
 def test_every_pair_of_formats(
     kind: str, orientation: Any, spacing: Any, angles: Any, origin: Any, shape: Any, seed: int
 ) -> None:
-    suffixes = (*VOLUMES, ".dcm") if kind in ("dicom", "multi-frame") else VOLUMES
+    suffixes = VOLUME_SUFFIXES
+    if kind in ("dicom", "multi-frame"):
+        suffixes = (*suffixes, ".dcm")
     affine = affine_of(orientation, spacing, angles, origin)
     check(kind, suffixes, shape, affine, seed, READERS)
 
@@ -264,6 +270,6 @@ def test_a_volume_made_in_memory_goes_to_every_format(tmp_path: Path) -> None:
     mask = np.zeros(volume.grid.shape, np.uint8)
     mask[3, 4, 5] = mask[7, 1, 2] = 1
     world = volume.grid.world(np.argwhere(mask))
-    for suffix in VOLUMES:
+    for suffix in VOLUME_SUFFIXES:
         path = io.save_mask(mask, volume, tmp_path / f"m{suffix}")
         assert_same_places(READERS[suffix](path), world)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import itertools
+import os
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,6 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.suffixes import METAIMAGE, NRRD
-from napari_pancreas_seg.volume import CTVolume
 
 SUFFIXES = (*NRRD, *METAIMAGE)
 QUICK = settings(
@@ -68,7 +69,8 @@ def test_a_ct_and_a_mask(suffix: str, body: Callable, tmp_path: Path) -> None:
     assert volume.hu.dtype == np.int16
     assert volume.name == "case 7"
     np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
-    path = io.save_mask(volume.hu > 0, volume, tmp_path / f"mask{suffix}")
+    path = tmp_path / f"mask{suffix}"
+    sitk.WriteImage(sitk_image((hu > 0).astype(np.uint8)), str(path), True)
     assert [io.sniff(item).kind for item in (path, ct)] == ["mask", "CT"]
     mask, on = io.load_mask(path)
     np.testing.assert_array_equal(mask, volume.hu > 0)
@@ -77,25 +79,26 @@ def test_a_ct_and_a_mask(suffix: str, body: Callable, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_names_in_any_language(suffix: str, body: Callable, tmp_path: Path) -> None:
-    made = CTVolume.from_source_array(body((20, 18, 7)), np.diag([-1.0, -1, 3, 1]))
-    path = io.save_ct(made, tmp_path / "Füße 膵臓" / f"Bauch ü{suffix}")
+    hu, path = body((20, 18, 7)), tmp_path / "Füße 膵臓" / f"Bauch ü{suffix}"
+    path.parent.mkdir()
+    sitk.WriteImage(sitk_image(hu), str(path), True)
     volume = io.load_ct(path)
-    np.testing.assert_array_equal(volume.hu, made.hu)
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
     assert volume.name == "Bauch ü"
 
 
-@pytest.mark.parametrize(
-    "name", ["50% dose", "LIST of cts", " lead", "a\\b", "a\nb", ""], ids=lambda name: repr(name)
-)
-@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
-def test_names_that_a_header_cannot_say(
-    suffix: str, name: str, body: Callable, tmp_path: Path
+@pytest.mark.skipif(sys.platform != "linux", reason="names are not any bytes there")
+@pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
+def test_a_detached_header_in_a_folder_of_any_bytes(
+    suffix: str, body: Callable, tmp_path: Path
 ) -> None:
-    made = CTVolume.from_source_array(body((20, 18, 7)), np.diag([-1.0, -1, 3, 1]))
-    for _ in range(2):
-        path = io.save_ct(made, tmp_path / f"{name}{suffix}", overwrite=True)
-    np.testing.assert_array_equal(io.load_ct(path).hu, made.hu)
-    assert len(list(tmp_path.iterdir())) == 2
+    hu, folder = body((20, 18, 7)), tmp_path / "a"
+    folder.mkdir()
+    sitk.WriteImage(sitk_image(hu), str(folder / f"a{suffix}"), True)
+    folder = folder.rename(tmp_path / os.fsdecode(b"Pr\xe4fix"))
+    path = (folder / f"a{suffix}").rename(folder / os.fsdecode(b"M\xfcller" + suffix.encode()))
+    volume = io.load_ct(path)
+    np.testing.assert_array_equal(volume.to_source_order(volume.hu), hu)
 
 
 def nrrd(path: Path, body: bytes, *fields: str, sizes: str = "5 6 7", type: str = "int16") -> Path:

@@ -28,8 +28,8 @@ def convert(
 ) -> None:
     """Write a CT, a mask or a map in another format.
 
-    Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd. A mask also as
-    a surface (.stl, .ply, .obj), as measurements (.csv) and, with --ct, as DICOM-SEG (.dcm).
+    Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .mha. A mask also as a surface
+    (.stl, .ply, .obj), as measurements (.csv) and, with --ct, as DICOM-SEG (.dcm).
     """
     from napari_pancreas_seg.io.convert import convert as run
 

@@ -135,8 +135,8 @@ def segment(
     request m_probability.nii.gz and m_attention_1.nii.gz (finest) and so on. If -o is a folder,
     NAME.nii.gz gives NAME_mask.nii.gz, NAME_mask.json and so on.
 
-    Formats: volumes (.nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd), DICOM-SEG (.dcm) if the CT is a
-    DICOM series, closed surfaces in mm (.stl, .ply, .obj), a row of measurements (.csv).
+    Formats: volumes (.nii.gz, .nii, .nrrd, .mha), DICOM-SEG (.dcm) if the CT is a DICOM series,
+    closed surfaces in mm (.stl, .ply, .obj), a row of measurements (.csv).
 
     Probability and attention maps have grids of their own, at the network's resolution, and lie
     on the CT in any viewer. Values are from 0 to 1, and 0 where nothing was computed.

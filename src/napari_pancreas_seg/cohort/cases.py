@@ -15,6 +15,7 @@ from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suff
 from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
 from napari_pancreas_seg.io.dicom.read import is_segmentation, series_of
 from napari_pancreas_seg.io.files import check_folder, not_listed
+from napari_pancreas_seg.io.suffixes import list_suffixes
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +149,8 @@ def plan(
         )
     if not is_file and not output.is_dir() and _ENDING.fullmatch(output.suffix.lower()):
         raise PancreasSegError(
-            f"'{output.name}' is of a format that cannot be written; its name must end in .nii.gz, "
-            "or give a folder that is there."
+            f"'{output.name}' is of a format that cannot be written; its name must end in "
+            f"{list_suffixes(MASK_SUFFIXES)}, or give a folder that is there."
         )
     cases = []
     for source, name in inputs.items():

@@ -109,9 +109,7 @@ def _find_interrupted(case: Case, outputs: OutputOptions) -> Path | None:
 def _came_from(folder: Path, case: Case, outputs: OutputOptions, left: Mapping[str, Any]) -> bool:
     """Whether the files in the way of a case came from a hidden folder."""
     if not (
-        same_mask(case.mask, left, folder)
-        if case.mask.exists()
-        else (folder / case.mask.name).exists()
+        same_mask(case.mask, left) if case.mask.exists() else (folder / case.mask.name).exists()
     ):
         return False
     made = [case.probability.name] if left.get("probability") else []

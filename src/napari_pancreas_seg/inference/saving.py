@@ -29,10 +29,6 @@ from napari_pancreas_seg.io.nifti.read import header_and_data
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
 from napari_pancreas_seg.volume import CTVolume, Source
 
-_DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
-"""Endings of the data files of masks with a detached header. A header that names another file has
-another hash itself, so nothing needs to be read from it."""
-
 PROGRAM = "napari-pancreas-seg"
 
 _LIBRARIES = (
@@ -110,25 +106,18 @@ def card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def mask_sha256(mask: Path, waiting: Path | None = None) -> str | None:
-    """SHA-256 of a mask's file, with its data, maybe still in `waiting`; None if unreadable."""
-    suffix = suffix_of(mask)
+def mask_sha256(mask: Path) -> str | None:
+    """SHA-256 of a mask's file; None if unreadable."""
     try:
-        whole = file_sha256(mask)
-        if suffix.lower() not in _DATA:
-            return whole
-        data = mask.with_name(f"{stem(mask)}{_DATA[suffix.lower()]}")
-        if waiting is not None and not data.exists():
-            data = waiting / data.name
-        return hashlib.sha256(f"{whole}{file_sha256(data)}".encode()).hexdigest()
+        return file_sha256(mask)
     except OSError:
         return None
 
 
-def same_mask(mask: Path, left: Mapping[str, Any], waiting: Path | None = None) -> bool:
+def same_mask(mask: Path, left: Mapping[str, Any]) -> bool:
     """Whether a mask is the one that was written, as its hash in a record's ``resume`` tells."""
     written = left.get("mask_sha256")
-    return written is not None and written == mask_sha256(mask, waiting)
+    return written is not None and written == mask_sha256(mask)
 
 
 def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: bool = False) -> Path:

@@ -24,7 +24,7 @@ from napari_pancreas_seg.io.suffixes import (
     NIFTI,
     NRRD,
     SURFACE,
-    VOLUME,
+    WRITTEN,
     list_suffixes,
     stem,
 )
@@ -36,10 +36,10 @@ from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume
 if TYPE_CHECKING:
     import nibabel
 
-VOLUME_SUFFIXES = VOLUME
+VOLUME_SUFFIXES = WRITTEN
 """Endings of the files that a CT or a map can be written to."""
 
-MASK_SUFFIXES = (*VOLUME, *DICOM, *SURFACE, *CSV)
+MASK_SUFFIXES = (*WRITTEN, *DICOM, *SURFACE, *CSV)
 """Endings of the files that a mask can be written to."""
 
 
@@ -87,9 +87,9 @@ def save_mask(
         The CT that the mask belongs to, or what `load_mask` gave.
     path : str or Path
         Where to write; its folder is created if needed. The ending chooses the format: a volume
-        (``.nii.gz``, ``.nii``, ``.nrrd``, ``.nhdr``, ``.mha``, ``.mhd``), DICOM-SEG that refers to
-        the CT's slices (``.dcm``), a closed surface in mm, LPS+
-        (``.stl``, ``.ply``, ``.obj``), or measurements (``.csv``).
+        (``.nii.gz``, ``.nii``, ``.nrrd``, ``.mha``), DICOM-SEG that refers to the CT's slices
+        (``.dcm``), a closed surface in mm, LPS+ (``.stl``, ``.ply``, ``.obj``), or measurements
+        (``.csv``).
     overwrite : bool
         Whether an existing file may be replaced. The CT itself never is.
     card : Mapping, optional
@@ -203,11 +203,10 @@ def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -
 def check_spared(path: Path, like: OnSourceGrid) -> None:
     """Refuse a name under which a file of the CT itself would be replaced."""
     own = [like.source.path, *getattr(like.source.header, "files", ())]
-    for target in (path, *itk_write.data_files(path)):
-        if any(file is not None and same_file(target, file) for file in own):
-            raise PancreasSegError(
-                f"'{target.name}' is the CT itself and is never overwritten; choose another name."
-            )
+    if any(file is not None and same_file(path, file) for file in own):
+        raise PancreasSegError(
+            f"'{path.name}' is the CT itself and is never overwritten; choose another name."
+        )
 
 
 def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:

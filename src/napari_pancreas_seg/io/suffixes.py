@@ -17,6 +17,9 @@ CSV = (".csv",)
 VOLUME = (*NIFTI, *NRRD, *METAIMAGE)
 """Formats of one array with its place in space."""
 
+WRITTEN = (*NIFTI, NRRD[0], METAIMAGE[0])
+"""Those of them that are written: with header and voxels in one file."""
+
 _KNOWN = (*VOLUME, *PAIR[::-1], *DICOM, *SURFACE, *CSV, ".dicom", ".ima", ".zip")
 """Longest first where one ends like another."""
 

@@ -17,8 +17,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     lies_on,
     why_not_ct,
 )
-
-_GEOMETRY_IN_FILE = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+from napari_pancreas_seg.io.suffixes import VOLUME
 
 
 def frames(layer: Layer) -> int:
@@ -55,7 +54,7 @@ def file_without_geometry(layer: Layer | None) -> Path | None:
     if layer.source.path is None or layer.source.parent is not None:
         return None
     path = Path(layer.source.path)
-    if not path.name.lower().endswith(_GEOMETRY_IN_FILE) or not path.is_file():
+    if not path.name.lower().endswith(VOLUME) or not path.is_file():
         return None
     return path if np.allclose(data_to_world(layer)[:3, :3], np.eye(3)) else None
 

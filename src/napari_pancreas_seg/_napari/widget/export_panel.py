@@ -14,11 +14,11 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import MASK_SUFFIXES, stem
+from napari_pancreas_seg.io import MASK_SUFFIXES, stem, suffix_of
 
 FILTERS = (
-    "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd *.nhdr);;MetaImage (*.mha *.mhd);;"
-    "DICOM-SEG (*.dcm);;Surface (*.stl *.ply *.obj);;Measurements (*.csv);;All files (*)"
+    "NIfTI (*.nii.gz *.nii);;NRRD (*.nrrd);;MetaImage (*.mha);;DICOM-SEG (*.dcm);;"
+    "Surface (*.stl *.ply *.obj);;Measurements (*.csv);;All files (*)"
 )
 """File formats that the dialog offers."""
 CHANGED = "Changed since it was written."
@@ -131,7 +131,7 @@ def _named(path: str, chosen: str) -> str:
     Dialogs replace the last ending alone: a proposed ``x.nii.gz`` comes back as ``x.nii.dcm``.
     """
     usual = next((one for one in MASK_SUFFIXES if f"*{one}" in chosen), ".nii.gz")
-    ending = next((one for one in MASK_SUFFIXES if path.lower().endswith(one)), "")
+    ending = suffix_of(Path(path))  # one that is read and not written is refused in a sentence
     if not ending:
         return f"{path}{usual}"
     bare = path[: -len(ending)]

@@ -32,7 +32,7 @@ from napari_pancreas_seg._napari.worklist.case import (
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.saving import mask_sha256
-from napari_pancreas_seg.io import stem, suffix_of
+from napari_pancreas_seg.io import MASK_SUFFIXES, stem, suffix_of
 
 PAUSE_MS = 1000
 """Pause after scrolling before the slice on screen is remembered."""
@@ -243,9 +243,12 @@ class WorklistSession(QObject):
                         f"'{target.name}' was written elsewhere meanwhile and stays as it is; the "
                         f"mask of this window is kept in '{path.name}'."
                     )
+                elif path != target:
+                    self._note(shown, mask=path)
                 done(reached)
 
-            path = _free_beside(target) if others else target
+            path = _writable(target)
+            path = _free_beside(path) if others else path
             self._files.export(mask, path, overwrite=True, then=written, failed=self._idle)
 
         self._submit("Keeping the mask…", compare, compared)
@@ -427,6 +430,14 @@ class WorklistSession(QObject):
     def _idle(self) -> None:
         self.busy = ""
         self.changed.emit()
+
+
+def _writable(mask: Path) -> Path:
+    """Name the file that a mask is written to: another one if its format is only read."""
+    if mask.name.lower().endswith(MASK_SUFFIXES):
+        return mask
+    nifti = mask.with_name(f"{stem(mask)}.nii.gz")
+    return _free_beside(nifti) if nifti.exists() else nifti
 
 
 def _free_beside(mask: Path) -> Path:

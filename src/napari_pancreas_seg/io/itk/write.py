@@ -1,13 +1,11 @@
-"""Writing NRRD and MetaImage by SimpleITK: header and data in one file, or in two.
+"""Writing NRRD and MetaImage by SimpleITK: header and data in one file.
 
 SimpleITK does not notice every fault of a disk, so what it wrote is read again before it gets its
-name. Of two files the data come first: after a power failure the old pair is as it was.
+name.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,10 @@ import numpy.typing as npt
 
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import all_or_none, atomic_path, check_target
-from napari_pancreas_seg.io.itk.read import check_whole, in_unicode, layout_of
+from napari_pancreas_seg.io.files import atomic_path, check_target
+from napari_pancreas_seg.io.itk.read import check_whole, in_unicode
 from napari_pancreas_seg.io.raw import LPS_TO_RAS
-from napari_pancreas_seg.io.suffixes import NRRD, stem, suffix_of
-
-_DATA = {".nhdr": ".raw.gz", ".mhd": ".zraw"}
-"""Endings of the files that SimpleITK puts beside a header."""
-
-_UNNAMEABLE = r"[\ud800-\udfff%\\\x00-\x1f]|\bLIST\b|^ +"
-"""What a header cannot say, or says of several files: bytes that are no Unicode, and more."""
+from napari_pancreas_seg.io.suffixes import NRRD, suffix_of
 
 _FAST = 2  # level of compression: at the usual one an empty mask takes seconds
 
@@ -48,11 +40,7 @@ def write(
     if content:
         is_nrrd = path.name.lower().endswith(NRRD)
         image.SetMetaData("NRRD_content" if is_nrrd else "Comment", content)
-    suffix = suffix_of(path).lower()
-    if suffix in _DATA:
-        _write_two(image, path, suffix, overwrite)
-        return
-    with atomic_path(path, overwrite=overwrite, suffix=suffix) as temporary:
+    with atomic_path(path, overwrite=overwrite, suffix=suffix_of(path).lower()) as temporary:
         _write(image, temporary, path)
 
 
@@ -85,49 +73,3 @@ def _write(image: Any, temporary: Path, path: Path) -> None:
             f"'{path.name}' was not written: the disk is full or did not take all of it; make "
             "room or choose another folder."
         ) from error
-
-
-def _write_two(image: Any, path: Path, suffix: str, overwrite: bool) -> None:
-    path = Path(os.path.realpath(path))
-    before = _own_data(path, _DATA[suffix])
-    name = _free_name(path, _DATA[suffix])
-    data = path.with_name(f"{name}{_DATA[suffix]}")
-    try:
-        with all_or_none(path.parent, last=path.name, overwrite=overwrite) as folder:
-            _write(image, folder / f"{name}{suffix}", path)
-            os.replace(folder / f"{name}{suffix}", folder / path.name)
-    except BaseException:  # Ctrl+C too
-        if _own_data(path, _DATA[suffix]) != data:
-            data.unlink(missing_ok=True)
-        raise
-    if before is not None and before != data:
-        before.unlink(missing_ok=True)
-
-
-def data_files(path: Path) -> list[Path]:
-    """List the files beside a detached header that writing it anew may replace or delete."""
-    path = Path(os.path.realpath(path))
-    if suffix := _DATA.get(suffix_of(path).lower()):
-        return [path.with_name(f"{_plain(path)}{suffix}"), _own_data(path, suffix) or path]
-    return []
-
-
-def _plain(path: Path) -> str:
-    return re.sub(_UNNAMEABLE, "_", stem(path))
-
-
-def _free_name(path: Path, suffix: str) -> str:
-    name, number = _plain(path), 2
-    while os.path.lexists(path.with_name(f"{name}{suffix}")):
-        name, number = f"{_plain(path)}_{number}", number + 1
-    return name
-
-
-def _own_data(path: Path, suffix: str) -> Path | None:
-    """Find the data of a header that is to be replaced, if we have written both."""
-    try:
-        data = layout_of(path).data
-    except (OSError, PancreasSegError):
-        return None
-    ours = rf"{re.escape(_plain(path))}(_\d+)?{re.escape(suffix)}"
-    return data if data.parent == path.parent and re.fullmatch(ours, data.name) else None
