@@ -54,9 +54,10 @@ def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:
     except csv.Error as error:
         raise PancreasSegError(f"'{path.name}' cannot be read as CSV: {error}.") from error
     if not wanted <= {*(table.fieldnames or ())}:
-        names = " and ".join(sorted(wanted))
+        *first, last = sorted(wanted)
         raise PancreasSegError(
-            f"'{path.name}' is not a table with the columns {names}; give a CSV file that has them."
+            f"'{path.name}' is not a table with the columns {', '.join(first)} and {last}; give a "
+            "CSV file that has them."
         )
     return rows
 

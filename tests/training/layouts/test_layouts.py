@@ -80,7 +80,8 @@ def test_a_table_says_whose_cts_they_are(writers, phantoms, tmp_path):
     assert "Not named in patients.csv: PANCREAS_0012, PANCREAS_0045" in notes
     for text, complaint in (
         ("case,patient\na,b\na,c\n", "two patients"),
-        ("case;patient\na;b\n", "columns case and patient"),
+        ("case;patient\na;b\n", "'patients.csv' is not a table with the columns case and patient"),
+        ("case,patient\na\n", "Line 2 of patients.csv"),
     ):
         table.write_text(text)
         with pytest.raises(PancreasSegError, match=complaint):
@@ -480,8 +481,9 @@ def test_slices_have_their_patients_own_spacing(writers, phantoms, tmp_path):
     table.write_text(f"patient,pixel_spacing_mm,slice_spacing_mm\n{known},-1,1\n")
     with pytest.raises(PancreasSegError, match="not a positive number"):
         read_slice_layout(tmp_path)
-    table.write_text("patient,mm\n")
-    assert read_slice_layout(tmp_path) == before
+    table.write_text(f"patient,pixel_spacing_mm,slice_spacing_mm\n{known},1\n")
+    with pytest.raises(PancreasSegError, match="must have numbers"):
+        read_slice_layout(tmp_path)
     table.write_text(f"patient,mm\n{known},1\n")
-    with pytest.raises(PancreasSegError, match="columns patient"):
+    with pytest.raises(PancreasSegError, match="columns patient, pixel_spacing_mm and slice_sp"):
         read_slice_layout(tmp_path)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,20 +57,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PancreasSegError(f"'{path.name}' must hold a JSON object.")
     return data
-
-
-def read_table(path: Path, columns: Collection[str] = (), what: str = "") -> list[dict[str, str]]:
-    """Rows of a CSV file that has these columns; `what` begins the sentence if it is not there."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PancreasSegError(f"{what}{path.name} cannot be read ({error}).") from error
-    if columns and not (rows and rows[0].keys() >= {*columns}):
-        raise PancreasSegError(
-            f"{path} must have the columns {', '.join(columns)}, and a row below them."
-        )
-    return rows
 
 
 def read_picture(path: Path, *, grey: bool = False) -> Bytes:

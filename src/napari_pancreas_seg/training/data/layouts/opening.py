@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.table import read_rows
 from napari_pancreas_seg.training.data.layouts import (
     corrected_cases,
     decathlon,
@@ -24,7 +25,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
     few,
     folders_in,
     left_out,
-    read_table,
 )
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord
 
@@ -231,12 +231,11 @@ def _read_patients(root: Path, listing: Listing) -> tuple[dict[str, str], tuple[
     if not path.is_file():
         return {}, ()
     given: dict[str, str] = {}
-    for number, row in enumerate(read_table(path), start=2):
-        case, patient = ((row.get(column) or "").strip() for column in ("case", "patient"))
+    for number, row in enumerate(read_rows(path, {"case", "patient"}), start=2):
+        case, patient = row["case"].strip(), row["patient"].strip()
         if not case or not patient:
             raise PancreasSegError(
-                f"Line {number} of {PATIENTS} names no case or no patient; it must have the "
-                "columns case and patient."
+                f"Line {number} of {PATIENTS} names no case or no patient; give both."
             )
         if given.setdefault(case, patient) != patient:
             raise PancreasSegError(f"{PATIENTS} gives the case {case} to two patients.")

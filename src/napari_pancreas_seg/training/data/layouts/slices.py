@@ -16,12 +16,12 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.table import read_rows
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
     Listing,
     read_picture,
-    read_table,
 )
 from napari_pancreas_seg.volume import CTVolume
 
@@ -30,7 +30,6 @@ NOMINAL_SPACING_MM = 0.8
 NOMINAL_THICKNESS_MM = 5.0
 
 Spacing = tuple[float, float]
-_COLUMNS = ("name", "patient", "crop_margin_px")
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ class SliceRecord:
 def read_slice_layout(folder: Path) -> list[SliceRecord]:
     """List the slices of a folder in the slice layout."""
     folder = Path(folder)
-    what = f"{folder} is not a data set in the slice layout: its "
-    rows = read_table(folder / "manifest.csv", _COLUMNS, what)
+    rows = read_rows(folder / "manifest.csv", {"name", "patient", "crop_margin_px"})
     spacing = _read_spacing(folder / "spacing.csv")
     return [_record(folder, row, spacing) for row in rows]
 
@@ -88,16 +86,14 @@ def _read_spacing(path: Path) -> dict[str, Spacing]:
     """Pixel and slice spacing in mm by patient; none where there is no such file."""
     if not path.exists():
         return {}
+    rows = read_rows(path, {"patient", "pixel_spacing_mm", "slice_spacing_mm"})
     try:
         found = {
             row["patient"]: (float(row["pixel_spacing_mm"]), float(row["slice_spacing_mm"]))
-            for row in read_table(path)
+            for row in rows
         }
-    except (KeyError, TypeError, ValueError) as error:
-        raise PancreasSegError(
-            f"{path} must have the columns patient, pixel_spacing_mm and slice_spacing_mm, and "
-            f"numbers in the last two ({error})."
-        ) from error
+    except ValueError as error:
+        raise PancreasSegError(f"{path} must have numbers for its spacings ({error}).") from error
     for patient, spacing in found.items():
         if not all(math.isfinite(mm) and mm > 0 for mm in spacing):
             raise PancreasSegError(f"{path}: the spacing of {patient} is not a positive number.")
@@ -111,7 +107,7 @@ def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> S
     image, mask = folder / "images" / f"{name}.jpg", folder / "masks" / f"{name}.png"
     try:
         margin = int(row["crop_margin_px"])
-    except (TypeError, ValueError):
+    except ValueError:
         raise PancreasSegError(f"{folder}: crop_margin_px of {name} is not a number.") from None
     # The margins were cut off and the rest blown up to 512 pixels again.
     known = row["patient"] in spacing
