@@ -469,7 +469,6 @@ def read_everything(path: Path) -> str:
         front.sniff,
         front.load_ct,
         front.load_mask,
-        front.load_map,
     ):
         try:
             result = read(path)

@@ -96,7 +96,7 @@ def segment(volume, model, options):
             word: ScalarMap(raw[z][:, ::2, ::2].astype(np.float16), coarse)
             for word in ("attention 1", "attention 2", "probability")
         }
-        yield Progress("segmenting", int(z[-1]) + 1, shape[0], FoundSlices(z, raw[z], parts))
+        yield Progress("segmenting", int(z[-1]) + 1, shape[0], FoundSlices(z, raw[z], parts, z))
         if slow:
             pause(model.removeprefix("slow "))
     yield Progress("post-processing", shape[0], shape[0])
@@ -133,7 +133,8 @@ def graded(volume, options):
     mask = finishing.mask(probability.values, threshold)
     all_slices = np.arange(shape[0])
     parts = {"probability": probability}
-    yield Progress("segmenting", shape[0], shape[0], FoundSlices(all_slices, mask, parts))
+    found = FoundSlices(all_slices, mask, parts, all_slices)
+    yield Progress("segmenting", shape[0], shape[0], found)
     return Segmentation(
         mask=mask,
         probability=probability,
@@ -174,7 +175,8 @@ def organs(volume, options):
     finishing = Finishing(*where, seen, options.region(shape), Classes.of(card))
     mask = finishing.mask(probabilities, threshold)
     parts = {"probability": whole, **{f"probability {name}": m for name, m in maps.items()}}
-    found = FoundSlices(np.arange(shape[0]), mask, parts)
+    all_slices = np.arange(shape[0])
+    found = FoundSlices(all_slices, mask, parts, all_slices)
     yield Progress("segmenting", shape[0], shape[0], found)
     return Segmentation(
         mask=mask,

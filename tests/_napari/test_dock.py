@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -217,17 +218,26 @@ def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_model_from_a_file(dock, tiny_card, tmp_path):
+def test_a_model_from_a_file(dock, tiny_card, tmp_path, monkeypatch):
     from napari_pancreas_seg.errors import PancreasSegError
 
-    folder = tmp_path / "bundle"
+    folder, panel = tmp_path / "bundle", dock.model_panel
     folder.mkdir()
     (folder / "card.json").write_text(json.dumps(tiny_card))
-    dock.model_panel.use_file(folder)
-    assert dock.model_panel.model == str(folder)
-    assert dock.model_panel.combo.current_choice == "tiny"
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("card.json", json.dumps({**tiny_card, "name": "packed"}))
+    packed = tmp_path / "packed.zip"
+    for picked, model, name in (
+        (folder / "card.json", folder, "tiny"),
+        (packed, packed, "packed"),
+    ):
+        monkeypatch.setattr(
+            "qtpy.QtWidgets.QFileDialog.getOpenFileName", lambda *_, path=picked: (str(path), "")
+        )
+        panel.file_button.click()
+        assert panel.model == str(model) and panel.combo.current_choice == name
     with pytest.raises(PancreasSegError):
-        dock.model_panel.use_file(tmp_path)
+        panel.use_file(tmp_path)
 
 
 @pytest.mark.slow

@@ -230,11 +230,11 @@ def test_what_streams_covers_the_slices_between(thin, knowing):
     shown = np.zeros(volume.hu.shape, np.uint8)
     seen, result = run(iter_segment(volume, knowing, Options(first_slice=131)))
     parts = [p.slices for p in seen if p.slices is not None]
-    assert sorted(parts[0].z) == [130, 131, 132] and parts[0].map_rows.tolist() == [43]
+    assert sorted(parts[0].z) == [130, 131, 132] and parts[0].rows.tolist() == [43]
     for part in parts:
         shown[part.z] = part.mask
         for word, scalar_map in part.maps.items():
-            assert len(scalar_map.values) == len(part.map_rows), word
+            assert len(scalar_map.values) == len(part.rows), word
     assert dice(shown, result.mask) > 0.95
     done = [p.done for p in seen if p.slices is not None]
     assert done[-1] == result.slices_seen == seen[-1].total

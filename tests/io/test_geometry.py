@@ -15,6 +15,8 @@ from scipy.spatial.transform import Rotation
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
+from napari_pancreas_seg.io.nifti import write
+from napari_pancreas_seg.io.raw import MAP_SLOPE
 from napari_pancreas_seg.volume import CTVolume
 
 ORIENTATIONS = [
@@ -227,13 +229,15 @@ def test_maps_come_back(body: Callable, tmp_path: Path) -> None:
     grid = volume.grid.sub_grid((20, 5, 4), (0, 1.5, 2.5), (1, 4, 4))
     values = np.random.default_rng(0).random(grid.shape).astype(np.float16)
     path = io.save_map(ScalarMap(values, grid), volume, tmp_path / "map.nii.gz")
-    again, on = io.load_map(path)
-    np.testing.assert_allclose(again, values, atol=4e-5)
-    assert on.grid.same_as(grid)
+    found = io.sniff(path).volume
+    np.testing.assert_allclose(found.values, values, atol=4e-5)
+    assert found.grid.same_as(grid)
     ct = io.save_ct(volume, tmp_path / "ct.nii.gz")
     assert [io.sniff(item).kind for item in (path, ct)] == ["map", "CT"]
+    header = write.header_of((4, 5, 6), np.eye(4))
+    write.write(np.full((4, 5, 6), -9, np.int16), header, tmp_path / "x.nii", slope=MAP_SLOPE)
     with pytest.raises(PancreasSegError, match="not a map"):
-        io.load_map(ct)
+        io.sniff(tmp_path / "x.nii")
 
 
 def test_maps_keep_their_values(body: Callable, tmp_path: Path) -> None:

@@ -383,7 +383,7 @@ def test_two_reads_at_once_leave_the_loggers_as_they_were(body: Callable, tmp_pa
     assert ([(lg.level, list(lg.handlers)) for lg in loggers], list(warnings.filters)) == before
 
 
-@pytest.mark.parametrize("read", [io.load_ct, io.load_mask, io.load_map, io.sniff])
+@pytest.mark.parametrize("read", [io.load_ct, io.load_mask, io.sniff])
 def test_names_that_the_system_refuses(read: Callable, tmp_path: Path) -> None:
     for path in (tmp_path / f"{'a' * 300}.nii.gz", tmp_path / "none", tmp_path):
         with pytest.raises(PancreasSegError):

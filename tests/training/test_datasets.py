@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import contrast_shift, place_frame
+from napari_pancreas_seg.inference.body import find_body, place_frame
 from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.io import save_ct
 from napari_pancreas_seg.training.data import datasets
@@ -68,7 +68,7 @@ def test_a_volume_is_shown_as_inference_shows_it():
     dark = body(spacing=5.0, n=40, first=10, last=30)
     dark = replace(dark, hu=np.where(dark.hu > -500, dark.hu % 3 + 30, -1000).astype(np.int16))
     volume, mask = dark.load()
-    shift = contrast_shift(volume.hu, volume.spacing)
+    shift = find_body(volume.hu, volume.spacing).shift
     assert shift > 30
     rows, columns = place_frame(volume.hu, volume.spacing, WORKING_FRAME).into()
     slices = load_cases([dark], LABELS)

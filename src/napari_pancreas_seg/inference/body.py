@@ -107,14 +107,6 @@ def place_frame(hu: Array, spacing: Spacing, spec: FrameSpec) -> Frame:
     return find_body(hu, spacing).frame(hu.shape, spacing, spec)
 
 
-def contrast_shift(hu: Array, spacing: Spacing) -> int:
-    """HU that soft tissue lacks to portal-venous CT (no agent, or a fatty gland); else 0."""
-    try:
-        return find_body(hu, spacing).shift
-    except PancreasSegError:
-        return 0
-
-
 def _shown(slices: Array, fill: tuple[float, ...], floor: float | None = None) -> Array:
     bright = tuple(value for value in fill if value > BODY_HU and value != floor)
     gone = filled(slices, bright) if bright else None

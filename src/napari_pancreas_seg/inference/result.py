@@ -59,18 +59,13 @@ class FoundSlices:
 
     `z` (n,) are indices in the CT, `mask` (n, Y, X) lies on its grid. `maps`, ``"probability"`` and
     ``"attention 1"`` (the finest gate) and so on, hold these slices alone, with the grid of the
-    whole map, in which they are `rows` (n,).
+    whole map, in which they are `rows`.
     """
 
     z: Indices
     mask: Labels
     maps: Mapping[str, ScalarMap] = field(default_factory=dict)
-    rows: Indices | None = None
-
-    @property
-    def map_rows(self) -> Indices:
-        """Where these slices lie along the maps' first axis."""
-        return self.z if self.rows is None else self.rows
+    rows: Indices | None = None  # without maps
 
 
 @dataclass(frozen=True, eq=False)

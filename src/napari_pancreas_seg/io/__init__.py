@@ -1,7 +1,7 @@
 """The one front between files and volumes: every format goes in and out through here."""
 
 from napari_pancreas_seg.io.dicom.read import is_dicom
-from napari_pancreas_seg.io.load import SUFFIXES, check_ct, load_ct, load_map, load_mask, sniff
+from napari_pancreas_seg.io.load import SUFFIXES, check_ct, load_ct, load_mask, sniff
 from napari_pancreas_seg.io.save import (
     MASK_SUFFIXES,
     VOLUME_SUFFIXES,
@@ -22,7 +22,6 @@ __all__ = [
     "check_ct",
     "is_dicom",
     "load_ct",
-    "load_map",
     "load_mask",
     "mask_image",
     "report_path",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from napari_pancreas_seg.arrays import Array, Floats32, Labels
+from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import scale, scale_ct, to_hounsfield
 from napari_pancreas_seg.io.dicom import read as dicom
@@ -149,13 +149,6 @@ def load_mask(path: str | Path) -> tuple[Labels, Volume]:
     found, read = known or ("dicom", read_segmentation)
     raw = read(path)
     volume = _mask(path, found, raw)
-    return volume.values, volume
-
-
-def load_map(path: str | Path) -> tuple[Floats32, Volume]:
-    """Load a probability or attention map (float32, from 0 to 1) that `save_map` wrote."""
-    path = Path(path)
-    volume = _map(path, *_read(path))
     return volume.values, volume
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Floats, Mask
+from napari_pancreas_seg.mask.postprocessing import largest_component
 from napari_pancreas_seg.volume import Grid, bounding_box
 
 Cuts = tuple[float, float]
@@ -112,11 +113,8 @@ def surface_cm2(cubes: Array) -> float | None:
 
 def _largest_piece(cubes: Array) -> tuple[Array, float]:
     """The largest piece of a mask, and which share of the mask it holds."""
-    from scipy import ndimage
-
-    pieces, _ = ndimage.label(cubes, np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())[1:]
-    return pieces == sizes.argmax() + 1, float(sizes.max() / sizes.sum())
+    piece = largest_component(cubes).view(bool)
+    return piece, np.count_nonzero(piece) / np.count_nonzero(cubes)
 
 
 def _bridged(cubes: Array) -> Array:

@@ -144,7 +144,7 @@ class MapLayers:
         maps = self._cts.get(reference.id)
         if maps is not None:
             for word, part in found.maps.items():
-                maps.maps[word].values[found.map_rows] = part.values
+                maps.maps[word].values[found.rows] = part.values
 
     def redraw(self, reference: GridReference) -> None:
         for layer in self.layers(reference).values():
@@ -224,7 +224,7 @@ def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:
     maps = {}
     for word, part in found.maps.items():
         values = np.full(part.grid.shape, np.nan, part.values.dtype)
-        values[found.map_rows] = part.values
+        values[found.rows] = part.values
         maps[word] = ScalarMap(values, part.grid)
     return maps
 

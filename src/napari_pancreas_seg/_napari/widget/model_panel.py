@@ -40,18 +40,16 @@ class ModelPanel(ui.Panel):
         self.combo = ui.choice()
         tip = "What the model was trained on, how good it is, its licence."
         self.card_button = ui.button("Card", tip, self.show_card)
-        self.more_button = ui.menu_button("File", "Use a model from a file or a folder.")
+        tip = "Use a packed model (.zip), or one in a folder: choose the folder's card.json."
+        self.file_button = ui.button("File…", tip, self.ask_for_file)
         self.origin_note = ui.OneLine()
         self.device_combo = ui.choice("What the network runs on.")
         self.device_note = ui.OneLine()
-        row = ("Model", self.combo, self.card_button, self.more_button)
+        row = ("Model", self.combo, self.card_button, self.file_button)
         self.add(*row, stretch=(0, 1, 0, 0))
         self.add(self.origin_note)
         self.add("Device", self.device_combo)
         self.add(self.device_note)
-        menu = self.more_button.menu()
-        menu.addAction("Model from a file…").triggered.connect(self.ask_for_file)
-        menu.addAction("Model from a folder…").triggered.connect(self.ask_for_folder)
         self._know(DEFAULT, DEFAULT, "")
         self._offer_models(DEFAULT)
         self._offer_devices()
@@ -95,13 +93,8 @@ class ModelPanel(ui.Panel):
             self, "Use a model", "", "Model bundle (*.zip card.json);;All files (*)"
         )
         if path:
-            # A bundle that is a folder may be picked by its card.
+            # A bundle that is a folder is picked by its card.
             self._try_file(Path(path).parent if Path(path).name == "card.json" else Path(path))
-
-    def ask_for_folder(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, "Use a model")
-        if path:
-            self._try_file(Path(path))
 
     def show_card(self) -> None:
         from napari_pancreas_seg.model.bundle import load_card

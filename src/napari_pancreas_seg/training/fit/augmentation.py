@@ -63,7 +63,7 @@ class AugmentationSettings:
     window_share: float = 0.12  # clipped at the upper end, and as many at the lower
     blur_share: float = 0.3
     phase_share: float = 0.25  # contrast squeezed as if no agent was given
-    phase_offset_hu: float = 40.0  # these are brightened by up to so much, as `contrast_shift` does
+    phase_offset_hu: float = 40.0  # these are brightened by up to so much, see `Body.shift`
     fat_share: float = 0.12
     cut_share: float = 0.2
     paint_share: float = 0.05

@@ -9,11 +9,11 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.body import contrast_shift
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 GLAND_HU = (40.0, 160.0)
-"""Soft tissue, averaged over a few voxels, in portal-venous CT; see `contrast_shift`."""
+"""Soft tissue, averaged over a few voxels, in portal-venous CT; see `Body.shift`."""
 
 FLIPS = tuple(itertools.product((False, True), repeat=3))
 """Along (z, y, x); as it is, first."""
@@ -50,7 +50,10 @@ def flip_overlaps(volume: CTVolume, mask: Labels) -> list[Overlap]:
     chosen = np.arange(box[0].start, box[0].stop, step)
     inside = mask[chosen][:, padded[1], padded[2]] > 0
     rim = _grown(inside, far) & ~_grown(inside, near)
-    shift = contrast_shift(volume.hu, volume.spacing)
+    try:
+        shift = find_body(volume.hu, volume.spacing).shift
+    except PancreasSegError:  # a CT without a body
+        shift = 0
     low, high = (limit - shift for limit in GLAND_HU)
     scores = []
     for flips in FLIPS:
