@@ -145,55 +145,6 @@ def test_the_bundled_default_is_small_and_whole():
     bundle.network()
 
 
-@pytest.mark.slow
-def test_a_model_of_the_registry_is_downloaded_once(tiny_bundle, tmp_path, monkeypatch):
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-    from threading import Thread
-
-    network = load_bundle(tiny_bundle).network()
-    packed = save_bundle(network, load_card(tiny_bundle), tmp_path / "served" / "far.zip")
-    sha256 = hashlib.sha256(packed.read_bytes()).hexdigest()
-    asked = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(packed.parent))
-
-        def log_message(self, form, *args):
-            asked.append(args)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/far.zip"
-        registry = tmp_path / "registry.json"
-        registry.write_text(
-            json.dumps(
-                {
-                    "far": {"url": url, "sha256": sha256, "version": "0"},
-                    "forged": {"url": url, "sha256": "0" * 64},
-                }
-            )
-        )
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("NAPARI_PANCREAS_SEG_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("NAPARI_PANCREAS_SEG_REGISTRY", str(registry))
-        assert {e.name: e.origin for e in list_models()}["far"] == "known"
-        assert load_card("far")["name"] == "tiny"
-        load_bundle("far")
-        assert len(asked) == 1
-        assert {e.name: e.origin for e in list_models()}["far"] == "cached"
-        with pytest.raises(PancreasSegError, match="SHA-256"):
-            load_bundle("forged")
-        server.shutdown()
-    assert [p.name for p in (tmp_path / "cache" / "models").iterdir()] == ["far.zip"]
-    registry.write_text(json.dumps({"unpinned": {"url": "http://127.0.0.1/far.zip"}}))
-    with pytest.raises(PancreasSegError, match="list of models"):
-        list_models()
-    registry.write_text("[]")
-    with pytest.raises(PancreasSegError, match="list of models"):
-        list_models()
-
-
 def test_a_card_may_name_patients_whose_names_are_no_utf8(tiny_card, tiny_bundle, tmp_path):
     card = {**tiny_card, "training": {"patients": ["M\udcfcller"]}}
     for name in ("model", "model.zip"):

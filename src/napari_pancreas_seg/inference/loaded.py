@@ -26,7 +26,7 @@ class LoadedModel:
     Parameters
     ----------
     model : str, Path or Bundle
-        Name of a bundled, cached or known model, path of a bundle, or a bundle.
+        Name of a model (see `list_models`), path of a bundle, or a bundle.
     device : str
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"gpu"`` or ``"gpu:N"``.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from napari_pancreas_seg.data.download import cache_folder, download
+from napari_pancreas_seg.data.download import cache_folder
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import (
     atomic_write,
@@ -55,7 +55,7 @@ class ModelEntry:
     """A model that can be named."""
 
     name: str  # what to give as the model's name
-    origin: str  # "bundled", "own" (the user's), "cached" after a download, "known" to the registry
+    origin: str  # "bundled", "own" (the user's), or "cached": in the folder of what was downloaded
     card: Mapping[str, Any]
 
 
@@ -216,7 +216,7 @@ def load_licence(model: str | Path) -> str | None:
 
 
 def list_models() -> list[ModelEntry]:
-    """Models that can be named: bundled, the user's own, downloaded, and known to the registry."""
+    """Models that can be named: bundled, the user's own, and those in the cache folder."""
     entries: list[ModelEntry] = []
     for origin, folder in _model_folders():
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -224,9 +224,7 @@ def list_models() -> list[ModelEntry]:
                 entries.append(ModelEntry(path.name.removesuffix(".zip"), origin, load_card(path)))
             except PancreasSegError:
                 continue  # not a bundle, or a damaged one: nothing to offer
-    here = {entry.name for entry in entries}
-    known = [ModelEntry(name, "known", item) for name, item in _registry().items()]
-    return entries + [entry for entry in known if entry.name not in here]
+    return entries
 
 
 def _model_folders() -> list[tuple[str, Path]]:
@@ -245,36 +243,14 @@ def own_folder() -> Path:
     return user_folder("models", "NAPARI_PANCREAS_SEG_MODELS")
 
 
-def _registry() -> dict[str, dict[str, Any]]:
-    """Models to download: of our list and of the one that NAPARI_PANCREAS_SEG_REGISTRY names."""
-    own = Path(str(files("napari_pancreas_seg") / "data" / "registry.json"))
-    further = os.environ.get("NAPARI_PANCREAS_SEG_REGISTRY")
-    known: dict[str, dict[str, Any]] = {}
-    for path in [own, *([Path(further)] if further else [])]:
-        try:
-            listed = json.loads(path.read_text(encoding="utf-8"))
-            known |= {
-                name: {**item, "url": str(item["url"]), "sha256": str(item["sha256"])}
-                for name, item in listed.items()
-            }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise PancreasSegError(
-                f"The list of models {path} cannot be read: {error!r}."
-            ) from error
-    return known
-
-
 def _find(model: str | Path) -> Path:
-    """Path of a bundle by its name or path; downloads what only the registry knows."""
+    """Path of a bundle by its name or path."""
     name = str(model)
     if Path(name).name == name and name not in ("", ".", ".."):
         for _, folder in _model_folders():
             for path in (folder / name, folder / f"{name}.zip"):
                 if path.exists():
                     return path
-        if item := _registry().get(name):
-            target = cache_folder() / "models" / f"{name}.zip"
-            return download(item["url"], item["sha256"], target, f"the model {name}")
     path = Path(model)
     if not path.exists():
         names = ", ".join(entry.name for entry in list_models()) or "none"

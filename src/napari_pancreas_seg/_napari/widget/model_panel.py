@@ -23,7 +23,6 @@ ORIGINS = {
     "bundled": "Comes with the program",
     "own": "One of your own models",
     "cached": "Downloaded before",
-    "known": "Will be downloaded on the first run",
 }
 
 
