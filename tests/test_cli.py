@@ -335,6 +335,16 @@ def test_completion_knows_the_commands() -> None:
     assert done.stdout.split() == ["segment"]
 
 
+def test_inputs_as_options(ct: Path, tmp_path: Path, asked: list[Any]) -> None:
+    (tmp_path / "b").mkdir()
+    shutil.copy(ct, tmp_path / "b" / "b.nii.gz")
+    out = tmp_path / "out"
+    line = ["segment", "-i", str(ct), "-i", str(tmp_path / "b"), "-o", str(out)]
+    assert main(line) == 0
+    assert table_of(out) == [("a.nii.gz", "done"), ("b.nii.gz", "done")]
+    assert main(["segment", str(ct), "-i", str(tmp_path / "b"), "-o", str(out)]) == 0
+
+
 def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

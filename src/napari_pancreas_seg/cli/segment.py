@@ -54,7 +54,10 @@ Output = Annotated[
     Path,
     Option("-o", "--output", help="For one CT a file, whose ending is the format; else a folder."),
 ]
-Inputs = Annotated[list[Path], Argument(metavar="INPUT", help="CTs, or folders with CTs.")]
+Inputs = Annotated[list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")]
+MoreInputs = Annotated[
+    list[Path] | None, Option("-i", "--input", help="The same as INPUT; repeatable.")
+]
 Attention = Annotated[bool, Option("--attention", help="Write the attention maps too.")]
 Probability = Annotated[bool, Option("--probability", help="Write the probability map too.")]
 EverySlice = Annotated[
@@ -103,7 +106,8 @@ Scheduler = Annotated[
 @command
 def segment(
     output: Output,
-    inputs: Inputs,
+    inputs: Inputs = None,
+    input: MoreInputs = None,
     model: Model = "default",
     attention: Attention = False,
     probability: Probability = False,
@@ -148,6 +152,9 @@ def segment(
     from napari_pancreas_seg.inference.options import OutputOptions
     from napari_pancreas_seg.inference.result import Options
 
+    asked = [*(inputs or ()), *(input or ())]
+    if not asked:
+        raise typer.BadParameter("give a CT or a folder of CTs, as INPUT or with -i")
     if scheduler is not None and workers is not None:
         raise typer.BadParameter(
             "--workers is for this machine; on a cluster 'dask worker --nthreads' says how many"
@@ -163,7 +170,7 @@ def segment(
         second_look=not no_second_look,
     )
     cases = plan(
-        find_inputs(inputs, lambda text: echo(text, err=True)), output, format, series, force
+        find_inputs(asked, lambda text: echo(text, err=True)), output, format, series, force
     )
     in_folder = any(case.mask != output for case in cases)
     outputs = OutputOptions(
@@ -183,7 +190,7 @@ def segment(
             ended = follow(results, len(cases), table, bar)
     if in_folder:
         settled = any(result.error is None for result in ended)
-        _finish_folder(output, inputs if settled else [])
+        _finish_folder(output, asked if settled else [])
     finish(ended, table)
 
 
