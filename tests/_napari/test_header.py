@@ -324,21 +324,25 @@ def test_a_mask_that_napari_opens_and_selects_is_not_chosen_over_another(
     assert app.session.mask is layer
 
 
-def test_what_a_run_finds_in_another_phase_is_not_chosen_over_the_mask(
+def test_a_mask_of_another_phase_is_offered_and_chosen_by_a_person_alone(
     segmented, viewer, app, volume
 ):
-    first, chosen = app.session.placement(app.session.ct), app.session.mask
-    viewer.add_layer(Layer.create(*ct_layer_data(replace(volume, hu=volume.hu + 1), "phase")))
-    assert app.session.ct.name == "phase" and app.session.mask is chosen
-    later = Layer.create(*labels_layer_data(np.zeros_like(chosen.data), first, "found later"))
+    panel, ct, found = segmented.ct_panel, app.session.ct, app.session.mask
+    first = app.session.placement(ct)
+    phase = ct_layer_data(replace(volume, hu=volume.hu + 1), "phase")
+    second = viewer.add_layer(Layer.create(*phase))
+    assert app.session.ct is second and app.session.mask is None and not found.visible
+    later = Layer.create(*labels_layer_data(np.zeros_like(found.data), first, "found later"))
     app.session.masks[later] = ModelMask(first.reference)
     compat.add_unselected(viewer, later)
-    assert app.session.mask is chosen
-    assert later in segmented.ct_panel.mask_combo.choices
-    app.session.mask = None
-    for mask in [layer for layer in app.session.mask_layers(first.reference) if layer is not later]:
-        viewer.layers.remove(mask)
-    assert app.session.mask is None, "nor where there is no other"
+    assert app.session.mask is None and {found, later} < set(panel.mask_combo.choices)
+    panel.mask_combo.value = found
+    segmented.refresh()
+    assert app.session.mask is found and found.visible
+    panel.combo.value = ct
+    assert app.session.mask is later, "it is new, and of this one"
+    panel.combo.value = second
+    assert app.session.mask is None
 
 
 def test_the_mask_that_is_chosen_is_the_one_that_tools_act_on(segmented, viewer, app):

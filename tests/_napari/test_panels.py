@@ -170,7 +170,8 @@ def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_pa
     app.session.mask = labels  # by a script
     assert dock.measure_panel._job(labels) is None
     panel.combo.value = viewer.layers["phase"]
-    assert app.session.mask is labels
+    assert app.session.mask is None
+    panel.mask_combo.value = labels
     asked = []
     monkeypatch.setattr(
         "qtpy.QtWidgets.QFileDialog.getSaveFileName",

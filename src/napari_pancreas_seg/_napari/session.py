@@ -144,6 +144,11 @@ class Session(QObject):
         own = reference_of(layer)
         return own is not None and layer not in self.masks and own.id not in self._seen_cts
 
+    def is_anothers(self, layer: Labels) -> bool:
+        """Whether a mask was made on another CT than the chosen one, which may have its grid."""
+        on = self.ct_of(layer)
+        return on is not None and self.is_elsewhere(on)
+
     def ct_data(self, reference: GridReference) -> Any:
         """Data of a CT in its layer's order; None if it is not in the viewer."""
         for layer in self.layers:

@@ -33,6 +33,7 @@ class CtPanel(ui.Panel):
         self._known: weakref.WeakKeyDictionary[Image, weakref.WeakSet[Labels]] = (
             weakref.WeakKeyDictionary()
         )
+        self._last: weakref.ref[Image] | None = None  # the CT whose masks were offered last
         self.combo = ui.choice("The CT that is worked on.", "Open or drop a CT")
         tip = "NIfTI, NRRD, MetaImage, a file of a DICOM series; or drop one, or a folder."
         self.open_button = ui.button("Open…", tip)
@@ -83,10 +84,10 @@ class CtPanel(ui.Panel):
         known = () if ct is None else tuple(self._known.get(ct, ()))
         if chosen in masks:  # a mask that is opened does not take its place unasked
             known = (*known, *filter(session.is_opened, masks))
-        here = None if reference is None else reference.id
-        runs = {mask: run.reference.id for mask in masks if (run := session.masks.get(mask))}
-        # Nor is what a run has found in another phase chosen unasked.
-        own = [mask for mask in masks if mask is chosen or runs.get(mask, here) == here]
+        # Nor is what was made on another phase chosen unasked, nor does it stay so with another CT.
+        stays = session.mask if self._last is None or self._last() is ct else None
+        own = [mask for mask in masks if mask is stays or not session.is_anothers(mask)]
+        self._last = None if ct is None else weakref.ref(ct)
         mask = _pick(own, known, chosen)
         if ct is not None:
             self._known[ct] = weakref.WeakSet(masks)
