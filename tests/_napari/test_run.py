@@ -240,6 +240,24 @@ def test_a_restricted_run_keeps_the_rest_of_a_mask_from_a_file(qtbot, app, viewe
     assert not opened.visible and "(earlier)" in opened.name
 
 
+@pytest.mark.parametrize("model", ["nothing", "graded"])
+def test_a_whole_run_on_a_mask_from_a_file_leaves_it_or_puts_it_aside(
+    qtbot, app, viewer, ct, volume, model
+):
+    mask = np.zeros(volume.grid.shape, np.uint8)
+    mask[:, 2:5, 2:6] = 1
+    opened = viewer.add_layer(Layer.create(*labels_layer_data(mask, volume, "theirs")))
+    app.session.mask = opened
+    labels = finish(qtbot, app, ct, model)
+    assert np.array_equal(opened.data, mask)
+    if model == "nothing":
+        assert "the mask stays." in app.runs.latest.message and labels not in viewer.layers
+        assert opened.visible and opened.name == "theirs"
+    else:
+        assert labels in viewer.layers and not labels.data[:, 2:5, 2:6].any()
+        assert not opened.visible and opened.name == "theirs (earlier)"
+
+
 def test_a_restricted_run_that_is_taken_back(qtbot, app, viewer, ct, tmp_path):
     former = finish(qtbot, app, ct)
     kept, names = former.data.copy(), [layer.name for layer in viewer.layers]

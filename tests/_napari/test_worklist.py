@@ -475,6 +475,21 @@ def test_a_restricted_run_on_a_mask_from_its_file_keeps_the_rest_of_it(
     assert np.array_equal(np.delete(after, [4, 5], 0), np.delete(before, [4, 5], 0))
 
 
+def test_a_run_that_finds_nothing_leaves_a_mask_from_its_file(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 8)
+    for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
+        work.step(by)
+        qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+    mask = app.session.mask
+    run = app.runs.start(app.session.ct, "nothing")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    assert app.session.mask is mask
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.asarray(nib.load(work.worklist.cases[0].mask).dataobj).sum() == 1
+
+
 def test_a_mask_whose_file_has_gone_is_written_again(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 6)

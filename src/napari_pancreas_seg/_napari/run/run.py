@@ -93,11 +93,14 @@ class SegmentationRun(QObject):
         self._started = time.monotonic()
         self._before = before = session.result_layer(placement.reference)
         former = None if before is None else (before.data, session.masks[before].copy)
-        chosen = session.mask if is_restricted(options) else None
-        fits = chosen is not None and lies_on(chosen, placement.reference)
-        if chosen is not None and fits and chosen.data.dtype == np.uint8:
-            # What is kept elsewhere is the mask that is worked on, also one from a file.
-            self._before, former = chosen, (chosen.data, chosen.data)
+        chosen = session.mask if session.mask in session.layers else None
+        here = not session.is_elsewhere(placement.reference)
+        if chosen is not None and here and lies_on(chosen, placement.reference):
+            if is_restricted(options):
+                # What is kept elsewhere is the mask that is worked on, also one from a file.
+                self._before, former = chosen, (chosen.data, chosen.data)
+            elif before is None and not session.is_anothers(chosen):
+                self._before = chosen  # from a file: it stays if nothing is found, else is earlier
         appearance = maps.appearance
         job = Job(process, self.name, ct_layer.data, placement, model, options, appearance, former)
         self._walk, self._background = Walk(job), background
