@@ -475,6 +475,24 @@ def test_a_restricted_run_on_a_mask_from_its_file_keeps_the_rest_of_it(
     assert np.array_equal(np.delete(after, [4, 5], 0), np.delete(before, [4, 5], 0))
 
 
+def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
+    qtbot, app, viewer, panel, folder
+):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 8)
+    for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
+        work.step(by)
+        qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+    mask = app.session.mask
+    run = app.runs.start(app.session.ct, "graded")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert app.autosave.unexported() == [mask]
+    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    assert len(list(autosave_folder().glob("*.npz"))) == 1
+
+
 def test_a_run_that_finds_nothing_leaves_a_mask_from_its_file(qtbot, app, viewer, panel, folder):
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 8)

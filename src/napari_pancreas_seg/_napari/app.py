@@ -93,6 +93,7 @@ class App(QObject):
             background,
         )
         self.autosave.is_noted = self.worklist.notes
+        self.worklist.replaced = self.autosave.keep
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)

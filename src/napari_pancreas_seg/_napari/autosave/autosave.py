@@ -159,6 +159,12 @@ class Autosave(QObject):
         else:
             self._on_change(layer)  # it may have been painted on meanwhile
 
+    def keep(self, layer: Labels) -> None:
+        """Take a mask as it is for one that was not exported: another has taken its file."""
+        kept = self._kept.setdefault(layer, _Kept())
+        kept.base, kept.exported, kept.noted = ANOTHER, "", frozenset()
+        self._on_change(layer)
+
     def discard_all(self) -> None:
         self.unexported()  # to know the digests of now
         for kept in self._kept.values():

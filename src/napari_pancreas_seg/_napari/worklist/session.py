@@ -60,6 +60,8 @@ class WorklistSession(QObject):
         super().__init__()
         self.worklist: Worklist | None = None
         self.busy = ""
+        self.replaced: Callable[[Labels], None] = lambda _: None
+        """Is told of a corrected mask that is in no file any more."""
         self.ahead = ahead
         self._session = session
         self._runs = runs
@@ -221,6 +223,7 @@ class WorklistSession(QObject):
             done(status)
             return
         data, known, target = mask.data, self._session.masks.get(mask), shown.target
+        corrected = self.worklist.cases[shown.index].status not in (Status.NEW, Status.SEGMENTED)
 
         def compare() -> tuple[str, bool, bool, bool]:
             edited = known is None or bool(known.touched_slices(mask).any())
@@ -237,6 +240,9 @@ class WorklistSession(QObject):
                 reached = Status.SEGMENTED
 
             def written(path: Path) -> None:
+                before = shown.mask if shown.saved and corrected and not others else None
+                if before is not None and before is not mask:
+                    self.replaced(before)
                 shown.saved, shown.mask, shown.target = digest, mask, path
                 if others:
                     show_warning(
