@@ -631,6 +631,40 @@ def test_a_run_under_way_is_not_left(qtbot, app, viewer, panel, folder, notifica
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
 
 
+def test_a_case_is_not_left_while_an_edit_is_worked_out(
+    qtbot, app, viewer, panel, folder, notifications, monkeypatch
+):
+    work, waiting = opened(qtbot, app, panel, folder), []
+    paint(app, viewer, 6)
+    monkeypatch.setattr(app.editor, "_background", MagicMock(submit=lambda *a: waiting.append(a)))
+    app.editor.grow()
+    work.step(1)
+    assert "“Grow by 1 mm” is not done yet" in notifications[-1].message
+    assert work.case.name == "a.nii.gz" and not work.busy
+    app.background.submit(*waiting.pop())
+    qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.asarray(nib.load(work.worklist.cases[0].mask).dataobj).sum() > 1
+
+
+def test_a_case_is_not_left_if_a_run_begins_meanwhile(
+    qtbot, app, viewer, panel, folder, notifications, tmp_path
+):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 1)
+    work.step(1)
+    assert work.busy
+    run = app.runs.start(app.session.ct, f"slow {tmp_path / 'go'}")
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    assert work.case.name == "a.nii.gz" and "is being segmented" in notifications[-1].message
+    (tmp_path / "go").touch()
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert run.labels not in viewer.layers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["fail", "slow"])
 def test_a_failed_run_does_not_replace_the_file(

@@ -94,6 +94,7 @@ class App(QObject):
         )
         self.autosave.is_noted = self.worklist.notes
         self.worklist.replaced = self.autosave.keep
+        self.worklist.edit_under_way = lambda: self.editor.working
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)

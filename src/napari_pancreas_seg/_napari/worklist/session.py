@@ -60,6 +60,8 @@ class WorklistSession(QObject):
         super().__init__()
         self.worklist: Worklist | None = None
         self.busy = ""
+        self.edit_under_way: Callable[[], str] = str
+        """Names the edit that is being worked out; "" if none is."""
         self.replaced: Callable[[Labels], None] = lambda _: None
         """Is told of a corrected mask that is in no file any more."""
         self.ahead = ahead
@@ -186,7 +188,10 @@ class WorklistSession(QObject):
 
     def _is_settled(self) -> bool:
         """Whether the mask may be written; if not, say why: it would replace a whole one."""
-        if why := self._runs.unsettled():
+        why = self._runs.unsettled()
+        if not why and (edit := self.edit_under_way()):
+            why = f"“{edit}” is not done yet; wait a moment."
+        if why:
             report(PancreasSegError(why))
         return not why
 
@@ -198,11 +203,11 @@ class WorklistSession(QObject):
         edits = self._watch.edits_of(mask)
 
         def left() -> None:
-            if self._mask() is mask and self._watch.edits_of(mask) == edits:
+            if self._mask() is not mask or self._watch.edits_of(mask) != edits:
+                self._leave(then)  # it was painted on meanwhile: that is kept, too
+            elif self._is_settled():  # a run may have begun meanwhile
                 self._take_away()
                 then()
-            else:
-                self._leave(then)  # it was painted on meanwhile: that is kept, too
 
         self._keep(left)
 
