@@ -118,6 +118,41 @@ def test_reviewed_slices_and_the_slice_survive(qtbot, app, viewer, panel, folder
     assert Worklist(folder, state_folder()).cases[0].slice == 4
 
 
+def test_slices_reviewed_with_strokes_that_are_not_written_are_not_reviewed_in_the_file(
+    qtbot, app, viewer, panel, folder
+):
+    def marked() -> tuple[int, ...]:
+        case = Worklist(folder, state_folder()).cases[0]
+        return case.reviewed if case.digest == work._shown.saved else ()
+
+    work = opened(qtbot, app, panel, folder)
+    mask = paint(app, viewer, 1)
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    app.review.set_reviewed(mask, {1})
+    qtbot.waitUntil(lambda: marked() == (1,), timeout=TIMEOUT)
+    paint(app, viewer, 6)
+    app.review.set_reviewed(mask, {1, 6})
+    qtbot.waitUntil(lambda: marked() == (), timeout=TIMEOUT)  # as it is after a crash
+    mask.undo()
+    qtbot.waitUntil(lambda: marked() == (1, 6), timeout=TIMEOUT)
+
+
+def test_a_case_is_as_far_as_it_was_once_its_correction_is_undone(
+    qtbot, app, viewer, panel, folder
+):
+    work = opened(qtbot, app, panel, folder)
+    mask = paint(app, viewer, 1)
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    paint(app, viewer, 6)
+    qtbot.waitUntil(lambda: work.case.status is Status.CORRECTED, timeout=TIMEOUT)
+    mask.undo()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    mask.redo()
+    qtbot.waitUntil(lambda: work.case.status is Status.CORRECTED, timeout=TIMEOUT)
+
+
 def test_another_mask_is_not_taken_for_reviewed(qtbot, app, viewer, panel, folder, ct_panel):
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 1)

@@ -25,7 +25,7 @@ from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg.cohort.given import adopt
-from napari_pancreas_seg.cohort.worklist import WorklistCase
+from napari_pancreas_seg.cohort.worklist import Status, WorklistCase
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
@@ -48,6 +48,8 @@ class LoadedCase:
     sha256: str | None = None  # of `target` as it was read
     model: str | Path = ""  # of `result`
     result: Segmentation | None = None
+    edits: int = 0  # of `mask`, as `MaskWatch` counts, when it was as `saved` says
+    status: Status | None = None  # before it was corrected; to come back with an undo
 
     @property
     def reference(self) -> GridReference:

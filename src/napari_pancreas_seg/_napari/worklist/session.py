@@ -217,9 +217,10 @@ class WorklistSession(QObject):
         if shown is None or self.worklist is None:
             then()
             return
-        seen = self._slice()
+        seen, edits = self._slice(), self._watch.edits_of(mask)
 
         def done(reached: Status | None) -> None:
+            shown.edits, shown.status = edits, None
             self._note(shown, status=reached, slice=seen)
             self._idle()
             then()
@@ -237,8 +238,10 @@ class WorklistSession(QObject):
         def compared(found: tuple[str, bool, bool, bool]) -> None:
             digest, edited, others, there = found
             nothing = not shown.saved and digest == EMPTY and status is not Status.EXPORTED
-            if nothing or (digest == shown.saved and there and not others):
-                done(status)
+            same = digest == shown.saved and there and not others
+            if nothing or same:
+                shown.mask = mask if same else shown.mask
+                done(status or shown.status)
                 return
             reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
             if others:  # nobody has looked at theirs here
@@ -306,9 +309,12 @@ class WorklistSession(QObject):
     def _note(self, shown: LoadedCase, **known: Any) -> None:
         mask = self._mask()
         reviewed = None if mask is None else tuple(sorted(self._review.reviewed_of(mask)))
+        # What is reviewed of strokes that are not in the file yet is not reviewed in the file.
+        same = mask is shown.mask and self._watch.edits_of(mask) == shown.edits
+        digest = shown.saved if same else ""
         with reported():
             if self.worklist is not None:
-                self.worklist.update(shown.index, **known, reviewed=reviewed, digest=shown.saved)
+                self.worklist.update(shown.index, **known, reviewed=reviewed, digest=digest)
 
     def _slice(self) -> int | None:
         session, shown = self._session, self._shown
@@ -368,6 +374,7 @@ class WorklistSession(QObject):
             if loaded.saved:
                 # What is reviewed in it is remembered with the case: nothing is left unexported.
                 self._files.note_written(mask.data, loaded.target)
+            loaded.edits = self._watch.edits_of(mask)
             if case.digest and case.digest == loaded.saved:
                 self._review.set_reviewed(mask, case.reviewed)
             if loaded.saved and case.status is Status.NEW:  # it has come since they were listed
@@ -419,17 +426,24 @@ class WorklistSession(QObject):
         self._drawn = [one for one in self._drawn if one is not layer]
 
     def _on_mask_changed(self, layer: Labels) -> None:
-        case, shown = self.case, self._shown
-        done = case is not None and case.status in (Status.REVIEWED, Status.EXPORTED)
-        same = layer is self._mask()
-        if not (done and same) or self._runs.unsettled() or shown is None or self.busy:
+        shown, busy = self._shown, self.busy or self._runs.unsettled()
+        if shown is None or busy or layer is not self._mask():
             return
-        data = layer.data
+        data, edits = layer.data, self._watch.edits_of(layer)
 
         def compared(digest: str) -> None:
-            if self._shown is shown and digest != shown.saved:
-                self._note(shown, status=Status.CORRECTED)
-                self.changed.emit()
+            case, newest = self.case, self._watch.edits_of(layer) == edits
+            if self._shown is not shown or case is None or self.busy or not newest:
+                return
+            if digest == shown.saved:  # again, by undo
+                shown.edits, status = edits, shown.status
+                shown.status = None
+            elif case.status in (Status.REVIEWED, Status.EXPORTED):
+                shown.status, status = case.status, Status.CORRECTED
+            else:
+                return
+            self._note(shown, status=status)
+            self.changed.emit()
 
         self._background.submit(lambda: digest_of(data), compared)
 
