@@ -14,6 +14,7 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.autosave.store import autosave_folder
+from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
@@ -208,6 +209,21 @@ def test_an_unchanged_mask_is_not_written_again(qtbot, app, viewer, panel, folde
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert path.stat().st_ino == before.st_ino
     assert not (folder.parent / "cts_masks" / "b_mask.nii.gz").exists()
+
+
+def test_cuts_that_were_moved_are_written(qtbot, app, viewer, panel, folder):
+    work = opened(qtbot, app, panel, folder)
+    run = app.runs.start(app.session.ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED and not work.busy, timeout=TIMEOUT)
+    app.session.mask.metadata[CUTS_KEY] = (0.2, 0.4)
+    for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
+        work.step(by)
+        qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+    record = read_sidecar(sidecar_path(work.case.mask))
+    assert record["measurements"]["cuts"] == [0.2, 0.4] and record["edits"]["slices"] == 0
+    assert work.case.status is Status.SEGMENTED
+    assert cuts_of(app.session.mask) == (0.2, 0.4)
 
 
 def test_a_mask_that_cannot_be_written_keeps_its_case(
@@ -553,6 +569,22 @@ def test_a_mask_whose_file_has_gone_is_written_again(qtbot, app, viewer, panel, 
     work.finish_case()
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert target.exists() and work.worklist.cases[0].status is Status.EXPORTED
+
+
+def test_a_mask_that_is_drawn_in_place_of_a_deleted_one_is_written(
+    qtbot, app, viewer, panel, folder
+):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 1)
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    viewer.layers.remove(app.session.mask)
+    assert app.session.mask is None
+    paint(app, viewer, 6)
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    written = np.asarray(nib.load(work.worklist.cases[0].mask).dataobj)
+    assert written.sum() == 1 and written[..., 6].any()
 
 
 def test_of_drawn_masks_the_last_chosen_one_or_its_duplicate_is_written(

@@ -31,6 +31,7 @@ from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
 from napari_pancreas_seg.inference.saving import mask_sha256
 from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.mask.centreline import Cuts
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class LoadedCase:
     sha256: str | None = None  # of `target` as it was read
     model: str | Path = ""  # of `result`
     result: Segmentation | None = None
+    cuts: Cuts | None = None  # of head, body and tail, in the record of `target`
     edits: int = 0  # of `mask`, as `MaskWatch` counts, when it was as `saved` says
     status: Status | None = None  # before it was corrected; to come back with an undo
 
@@ -83,7 +85,8 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
     mask = bring_onto(volume, mask, on, case.mask.name, advice)
     facts = sidecar_facts(case.mask)
     data = labels_layer_data(mask, placement_of(ct), f"{ct.name} pancreas", **facts)
-    return LoadedCase(index, ct, Layer.create(*data), digest_of(mask), case.mask, notes, sha256)
+    layer, cuts = Layer.create(*data), facts.get("cuts")
+    return LoadedCase(index, ct, layer, digest_of(mask), case.mask, notes, sha256, cuts=cuts)
 
 
 def result_layer(loaded: LoadedCase, result: Segmentation) -> tuple[Labels, ModelMask]:

@@ -16,7 +16,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari.background import Background, report, reported, timer
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers import placement
-from napari_pancreas_seg._napari.layers.bridge import EMPTY, digest_of
+from napari_pancreas_seg._napari.layers.bridge import EMPTY, cuts_of, digest_of
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.run.runs import Runs
@@ -74,6 +74,7 @@ class WorklistSession(QObject):
         self._background = background
         self._shown: LoadedCase | None = None
         self._drawn: list[Labels] = []  # by hand on the case that is shown, last chosen one last
+        self._beside: list[Labels] = []  # of them those drawn before the case's mask was removed
         self._aside: dict[Path | None, list[Labels]] = {}  # other masks of CTs that were left
         self._first = False
         ahead.changed.connect(self.changed)
@@ -229,6 +230,7 @@ class WorklistSession(QObject):
             done(status)
             return
         data, known, target = mask.data, self._session.masks.get(mask), shown.target
+        cuts = cuts_of(mask)
         corrected = self.worklist.cases[shown.index].status not in (Status.NEW, Status.SEGMENTED)
 
         def compare() -> tuple[str, bool, bool, bool]:
@@ -239,11 +241,13 @@ class WorklistSession(QObject):
             digest, edited, others, there = found
             nothing = not shown.saved and digest == EMPTY and status is not Status.EXPORTED
             same = digest == shown.saved and there and not others
-            if nothing or same:
+            if nothing or (same and cuts == shown.cuts):
                 shown.mask = mask if same else shown.mask
                 done(status or shown.status)
                 return
             reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
+            if same:  # only the cuts are others
+                reached = status or shown.status
             if others:  # nobody has looked at theirs here
                 reached = Status.SEGMENTED
 
@@ -251,7 +255,7 @@ class WorklistSession(QObject):
                 before = shown.mask if shown.saved and corrected and not others else None
                 if before is not None and before is not mask:
                     self.replaced(before)
-                shown.saved, shown.mask, shown.target = digest, mask, path
+                shown.saved, shown.mask, shown.target, shown.cuts = digest, mask, path, cuts
                 if others:
                     show_warning(
                         f"'{target.name}' was written elsewhere meanwhile and stays as it is; the "
@@ -279,7 +283,9 @@ class WorklistSession(QObject):
             return shown.mask
         if found := self._session.result_layer(shown.reference):
             return found
-        return None if shown.mask is not None else next(reversed(self._drawn), None)
+        if shown.mask is not None:  # it was removed: what was drawn beside it is none
+            return chosen if chosen in self._drawn and chosen not in self._beside else None
+        return next(reversed(self._drawn), None)
 
     def _take_away(self) -> None:
         """Remove the layers of the case that is shown; other masks of it come back with it."""
@@ -355,6 +361,7 @@ class WorklistSession(QObject):
         self._idle()
         if viewer is None or worklist is None:
             return
+        self._beside = []
         self._shown, case = loaded, worklist.cases[loaded.index]
         viewer.add_layer(loaded.ct)
         self._session.ct = loaded.ct
@@ -423,6 +430,8 @@ class WorklistSession(QObject):
         layer = self._session.layers[event.index]
         if self._shown is not None and layer is self._shown.ct:
             self.note_place()
+        if self._shown is not None and layer is self._shown.mask:
+            self._beside = list(self._drawn)
         self._drawn = [one for one in self._drawn if one is not layer]
 
     def _on_mask_changed(self, layer: Labels) -> None:
