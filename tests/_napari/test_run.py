@@ -15,9 +15,10 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data, labels_of
 from napari_pancreas_seg._napari.layers.maps import PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
+from napari_pancreas_seg._napari.run import worker
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.volume import CTVolume
@@ -238,6 +239,69 @@ def test_a_restricted_run_keeps_the_rest_of_a_mask_from_a_file(qtbot, app, viewe
     assert np.array_equal(np.delete(run.labels.data, [4, 5], 0), np.delete(mask, [4, 5], 0))
     assert not np.array_equal(run.labels.data, mask) and np.array_equal(opened.data, mask)
     assert not opened.visible and "(earlier)" in opened.name
+
+
+def restricted(qtbot, app: App, ct: Image, model: str) -> Labels | None:
+    run = app.runs.start(ct, model, Options(slices=(4, 6)))
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    return run.labels
+
+
+@pytest.mark.parametrize(("dtype", "label"), [(np.uint8, 255), (np.int32, 1)])
+def test_the_rest_of_a_mask_of_another_label_or_type_is_kept(
+    qtbot, app, viewer, ct, volume, dtype, label
+):
+    mask = np.zeros(volume.grid.shape, dtype)
+    mask[:, 2:5, 2:6] = label
+    app.session.mask = viewer.add_layer(Layer.create(*labels_layer_data(mask, volume, "theirs")))
+    labels = restricted(qtbot, app, ct, "graded")
+    assert np.array_equal(labels.data[:4], mask[:4] != 0) and set(np.unique(labels.data)) == {0, 1}
+
+
+def test_the_rest_of_a_mask_has_the_values_that_the_model_gives_its_labels(
+    qtbot, app, viewer, ct, volume, notifications, monkeypatch
+):
+    card = {"labels": {"pancreas": 1, "liver": 2, "spleen": 3}}
+    monkeypatch.setattr(worker, "_card", lambda model: card if model == "organs" else {})
+    mask = np.zeros(volume.grid.shape, np.uint8)
+    mask[:, 2:5, 2:6], mask[:, 8:12, 2:6] = 1, 2
+    named = {"liver": 1, "pancreas": 2}
+    data = labels_layer_data(mask, volume, "theirs", labels=named)
+    app.session.mask = viewer.add_layer(Layer.create(*data))
+    assert restricted(qtbot, app, ct, "graded") is None
+    assert "labels that this model does not know ('liver')" in notifications[-1].message
+    labels = restricted(qtbot, app, ct, "organs")
+    assert labels_of(labels) == card["labels"]
+    assert np.array_equal(labels.data[:4], np.array([0, 2, 1], np.uint8)[mask[:4]])
+
+
+def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(
+    qtbot, app, ct, tmp_path
+):
+    former = finish(qtbot, app, ct)
+    app.session.mask = former
+    run = app.runs.start(ct, f"wait {tmp_path / 'ready'}", Options(slices=(4, 6)))
+    qtbot.waitUntil(lambda: run.labels is not None, timeout=20_000)
+    former.data_setitem((np.array([8]), np.array([1]), np.array([1])), 1)
+    (tmp_path / "ready").touch()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.labels is not former and run.labels.data[8, 1, 1] == 1
+
+
+def test_the_earlier_mask_comes_back_under_what_was_painted(qtbot, app, viewer, ct, tmp_path):
+    former = finish(qtbot, app, ct)
+    expected, app.session.mask = former.data.copy(), former
+    run = app.runs.start(ct, f"slow {tmp_path / 'go on'}", Options(slices=(0, 5)))
+    qtbot.waitUntil(lambda: run.labels in viewer.layers, timeout=20_000)
+    expected[8, 1, 1] = 1
+    expected[7, 10, 12] = 0
+    assert run.labels.data[7, 10, 12] == 1
+    for value, where in ((1, (8, 1, 1)), (0, (7, 10, 12))):
+        run.labels.data_setitem(tuple(np.array([n]) for n in where), value)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.discard()
+    assert run.labels in viewer.layers and np.array_equal(run.labels.data, expected)
 
 
 @pytest.mark.parametrize("model", ["nothing", "graded"])

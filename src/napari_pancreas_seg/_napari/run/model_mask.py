@@ -124,15 +124,19 @@ class ModelMask:
         for z, strokes in former._strokes.items():
             self._strokes.setdefault(z, strokes)
 
-    def emptied(self, layer: Labels) -> ModelMask:
+    def emptied(self, layer: Labels, earlier: Bytes | None = None) -> ModelMask:
         """Take back what the model wrote, for another run; this one keeps what it knows."""
         shown = self.shown(layer)
         for z in sorted(self.filled) if self.rest is None else range(len(shown)):
-            np.copyto(shown[z], 0, where=~self.touched(layer, z))
+            under = 0 if earlier is None else earlier[z]
+            np.copyto(shown[z], under, where=~self.touched(layer, z))
         return ModelMask(self.reference)
 
-    def clear(self, layer: Labels) -> None:
-        """Take back what the model wrote, and the rest; what a person painted stays."""
-        fresh = self.emptied(layer).copy
+    def clear(self, layer: Labels, earlier: Bytes | None = None) -> None:
+        """Take back what the model wrote, and the rest; what a person painted stays.
+
+        `earlier` (Z, Y, X) comes back under it.
+        """
+        fresh = self.emptied(layer, earlier).copy
         self.copy, self.filled, self._strokes, self.result = fresh, set(), {}, None
         self.rest = None

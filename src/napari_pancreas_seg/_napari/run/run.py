@@ -14,7 +14,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report, timer
-from napari_pancreas_seg._napari.layers.bridge import name_labels
+from napari_pancreas_seg._napari.layers.bridge import labels_of, mask_of, name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import (
     lies_on,
@@ -32,9 +32,11 @@ from napari_pancreas_seg._napari.run.worker import (
     Step,
     Walk,
     is_restricted,
+    relabelled,
 )
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import preference
+from napari_pancreas_seg.arrays import Bytes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
@@ -65,6 +67,7 @@ class SegmentationRun(QObject):
     done = total = 0
     labels: Labels | None = None
     rest_of: Labels | None = None
+    _values: Bytes | None = None
     _was_added = _maps_begun = _complete = _stale = _found_nothing = False
     _how_ended = "Cancelled"
     _name_before, _was_visible = "", True
@@ -102,7 +105,9 @@ class SegmentationRun(QObject):
             elif before is None and not session.is_anothers(chosen):
                 self._before = chosen  # from a file: it stays if nothing is found, else is earlier
         appearance = maps.appearance
-        job = Job(process, self.name, ct_layer.data, placement, model, options, appearance, former)
+        named = {} if self._before is None else labels_of(self._before)
+        how = placement, model, options, appearance, former, named
+        job = self._job = Job(process, self.name, ct_layer.data, *how)
         self._walk, self._background = Walk(job), background
         self._walk.stepped.connect(self._on_step)
         self._soon = timer(self, REDRAW_MS, self._redraw)
@@ -165,9 +170,9 @@ class SegmentationRun(QObject):
         session, viewer = self._session, self._session.viewer
         if viewer is None:
             return
-        mask = session.masks[labels]
+        mask, earlier = session.masks[labels], self._earlier()
         if self._replaced is None:
-            mask.clear(labels)
+            mask.clear(labels, earlier)
         else:
             mask.restore(labels, self._replaced)
         if self._maps_begun:
@@ -175,7 +180,9 @@ class SegmentationRun(QObject):
         compat.forget_undo(labels)
         if self._former_undo is not None:
             compat.recall_undo(labels, self._former_undo)
-        if self._replaced is None and labels in viewer.layers and not labels.data.any():
+        before = 0 if earlier is None else earlier
+        painted = self._replaced is not None or (mask.shown(labels) != before).any()
+        if labels in viewer.layers and not painted:
             viewer.layers.remove(labels)
             self._put_back()
         else:
@@ -222,6 +229,7 @@ class SegmentationRun(QObject):
             self.labels = step.labels
             session.masks[step.labels] = ModelMask(self._placement.reference, step.rest)
             self.rest_of = None if step.rest is None else before
+            self._values = step.values
         elif before is not None and before in session.masks:
             self.labels = before
             self._was_added = True
@@ -251,6 +259,7 @@ class SegmentationRun(QObject):
             )
         if not self._was_added and found.mask.any():
             self._was_added = True
+            self._renew_rest(self.labels)
             self._put_aside()
             self._show_layer()
         session.masks[self.labels].write(self.labels, found)
@@ -259,6 +268,21 @@ class SegmentationRun(QObject):
         self._stale = self._stale or self._shows(found)
         if self._stale and not self._soon.isActive():
             self._soon.start()
+
+    def _earlier(self) -> Bytes | None:
+        """The mask (Z, Y, X) whose rest is kept, as it is now, with the model's values."""
+        if self._job.former is None or self._values is None:
+            return None
+        former = self.reference.view(mask_of(self._job.former[0]))
+        return relabelled(former, self._values)
+
+    def _renew_rest(self, labels: Labels) -> None:
+        """Take over what was painted in the earlier mask since the run was started."""
+        if (rest := self._earlier()) is not None:
+            rest[self._job.options.region(rest.shape)] = 0
+            mask = self._session.masks[labels]
+            mask.rest = rest
+            mask.shown(labels)[...] = rest
 
     def _show_layer(self) -> None:
         """Add the mask if it is not there; unseen and unselected while another CT is worked on."""

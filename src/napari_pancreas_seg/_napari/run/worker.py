@@ -13,11 +13,12 @@ import numpy as np
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
-from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, mask_of, volume_of
 from napari_pancreas_seg._napari.layers.maps import MapAppearance, empty_maps, make_layer
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
 from napari_pancreas_seg.arrays import Array, Bytes
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import (
@@ -27,7 +28,7 @@ from napari_pancreas_seg.inference.result import (
     ScalarMap,
     Segmentation,
 )
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Job(NamedTuple):
     """Input of a run, without Qt.
 
     `former`: of the last result for this CT the layer's data, in their own order, and what the
-    model wrote into them (Z, Y, X).
+    model wrote into them (Z, Y, X); `named`: its labels, name to value.
     """
 
     process: NetworkProcess
@@ -50,16 +51,19 @@ class Job(NamedTuple):
     options: Options
     appearance: MapAppearance
     former: tuple[Array, Array] | None
+    named: Mapping[str, int]
 
 
 class Prepared(NamedTuple):
     """The CT is read; `labels` is None if the last result's layer serves, which nobody has edited.
 
-    A restricted run leaves `rest` (Z, Y, X) of that as it was: a copy of what is in `labels`.
+    A restricted run leaves `rest` (Z, Y, X) of that as it was: a copy of what is in `labels`, where
+    the labels of that are the model's by `values`.
     """
 
     labels: Labels | None
     rest: Bytes | None
+    values: Bytes | None
     notes: tuple[str, ...]
 
 
@@ -140,8 +144,8 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
     """Run a job step by step; layers are made here: the first one imports pandas and more."""
     volume = volume_of(job.layer_data, job.placement.reference)
     key = fingerprint(job.placement.reference, volume)
-    labels, rest = _new_labels(job) if _needs_layer(job) else (None, None)
-    yield Prepared(labels, rest, volume.notes)
+    new = _new_labels(job) if _needs_layer(job) else (None, None, None)
+    yield Prepared(*new, volume.notes)
     found = np.zeros(volume.grid.shape, dtype=np.uint8)
     maps: dict[str, ScalarMap] = {}
     best = ""
@@ -198,16 +202,47 @@ def is_restricted(options: Options) -> bool:
     return options.slices is not None or options.box is not None
 
 
-def _new_labels(job: Job) -> tuple[Labels, Bytes | None]:
+def _new_labels(job: Job) -> tuple[Labels, Bytes | None, Bytes | None]:
     """An empty layer; of a restricted run with what it leaves of the last result, and that."""
-    reference, rest = job.placement.reference, None
+    reference, rest, values = job.placement.reference, None, None
     data = np.zeros(reference.layer_shape, dtype=np.uint8)
     if job.former is not None and is_restricted(job.options):
-        shown = reference.view(data)
-        shown[...] = reference.view(job.former[0])
-        shown[job.options.region(shown.shape)] = 0
-        rest = shown.copy()
-    return Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas")), rest
+        former = reference.view(mask_of(job.former[0]))
+        values = _values(former, job.named, Classes.of(_card(job.model)).named)
+        rest = relabelled(former, values)
+        rest[job.options.region(rest.shape)] = 0
+        reference.view(data)[...] = rest
+    layer = Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas"))
+    return layer, rest, values
+
+
+def _values(mask: Array, named: Mapping[str, int], wanted: Mapping[str, int]) -> Bytes:
+    """The model's value of each label of a mask, by its name; refused where the model has none."""
+    values, box = np.arange(256, dtype=np.uint8), bounding_box(mask)
+    found = [] if box is None else np.unique(mask[box])
+    labels = [int(value) for value in found if value]
+    names, unknown = {value: name for name, value in named.items()}, []
+    alone = len(labels) == 1 and len(named) < 2  # whatever it is: 255, for instance
+    for value in labels:
+        name = names.get(value) or (next(iter(named), "") if alone else "")
+        if name in wanted:
+            values[value] = wanted[name]
+        elif alone and len(wanted) == 1:
+            values[value] = next(iter(wanted.values()))
+        elif name or value not in wanted.values():
+            unknown.append(f"'{name}'" if name else str(value))
+    if unknown:
+        raise PancreasSegError(
+            f"The mask holds labels that this model does not know ({', '.join(unknown)}), and a "
+            "run of a part would mix them with its own: run on the whole CT, or choose another "
+            "mask."
+        )
+    return values
+
+
+def relabelled(mask: Bytes, values: Bytes) -> Bytes:
+    """A mask with other values in place of its labels; itself if they are the same."""
+    return mask if np.array_equal(values, np.arange(len(values))) else values[mask]
 
 
 def _corrections(found: Array, mask: Array) -> Iterator[Progress]:
