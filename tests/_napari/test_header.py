@@ -378,6 +378,14 @@ def test_the_mask_that_the_dialog_named_is_written(segmented, viewer, app, monke
     assert written == [first]
 
 
+def test_a_mask_that_is_exported_is_not_chosen_by_it(segmented, viewer, app, monkeypatch):
+    asked, chosen = [], app.session.mask
+    ask = "napari_pancreas_seg._napari.widget.export_panel.QFileDialog.getSaveFileName"
+    monkeypatch.setattr(ask, lambda _, title, *__: asked.append(title) or ("", ""))
+    segmented.export_panel.ask_and_export(viewer.layers["by hand"])
+    assert asked == ["Export 'by hand'"] and app.session.mask is chosen
+
+
 def test_what_a_run_is_writing_is_not_exported(
     segmented, app, monkeypatch, tmp_path, notifications
 ):

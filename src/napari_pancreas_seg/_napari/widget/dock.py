@@ -331,7 +331,7 @@ class PancreasDock(QWidget):
 
     def _export_unexported(self, layer: Labels) -> None:
         # This dock may have been closed since.
-        open_dock(self._viewer()).export_panel.export_layer(layer)
+        open_dock(self._viewer()).export_panel.ask_and_export(layer)
 
     def _use_model(self, name: str) -> None:
         self.model_panel.use_named(name)

@@ -57,12 +57,9 @@ class ExportPanel(ui.Panel):
         self.export_button.setEnabled(self.layer is not None and self._writing is None)
         self.mask_name.setText("No mask yet" if self.layer is None else f"Mask: {self.layer.name}")
 
-    def export_layer(self, layer: Labels) -> None:
-        self._session.mask = layer
-        self.ask_and_export()
-
-    def ask_and_export(self) -> None:
-        layer = self.layer
+    def ask_and_export(self, layer: Labels | None = None) -> None:
+        """Ask where to, and export a mask, by default the one that is chosen."""
+        layer = layer or self.layer
         if layer is None:
             report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
             return
