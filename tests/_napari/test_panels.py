@@ -9,7 +9,7 @@ import pytest
 from napari.layers import Layer
 from qtpy.QtCore import QEvent, Qt
 
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.dialogs import card_html
@@ -179,6 +179,20 @@ def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_pa
     )
     dock.export_panel.ask_and_export()
     assert asked == [f"{app.session.placement(first).reference.name}_mask.nii.gz"]
+
+
+def test_hu_are_those_of_the_chosen_phase(qtbot, dock, viewer, volume):
+    first, phase = dock.app.session.ct, replace(volume, hu=volume.hu + 50)
+    second = viewer.add_layer(Layer.create(*ct_layer_data(phase, "phase")))
+    mask = np.zeros(volume.grid.shape, np.uint8)
+    mask[3:6, 10:20, 10:20] = 1
+    opened = viewer.add_layer(Layer.create(*labels_layer_data(mask, volume, "theirs")))
+    hu = dock.measure_panel.values["hu"]
+    for ct in (first, second):
+        dock.ct_panel.combo.value = ct
+        assert dock.app.session.mask is opened
+        wanted = f"{ct.data[mask > 0].mean():.0f} ±"
+        qtbot.waitUntil(lambda wanted=wanted: wanted in hu.text(), timeout=TIMEOUT)
 
 
 def test_settings_survive_a_bad_file(tmp_path):

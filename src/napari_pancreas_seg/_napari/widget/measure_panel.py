@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class MeasurePanel(ui.Panel):
         super().__init__("Measure")
         self._session, self._background = app.session, app.background
         self._newest = Newest(app.background)
+        self._ct = ""  # id of the CT that was measured last
         self._moved: int | None = None  # the cut that a person has moved, until it is shown
         self._pause = timer(self, PAUSE_MS, self._measure)
         self.values: dict[str, QLabel] = {}
@@ -107,7 +109,12 @@ class MeasurePanel(ui.Panel):
         ui.offer(self.reference_combo, choices, before if before in others else None)
         self.reference_combo.enabled = bool(others)
         self.mask_name.setText("No mask yet" if mask is None else f"Mask: {mask.name}")
-        if self.reference_layer is not before:
+        ct = "" if reference is None else reference.id
+        if ct != self._ct:  # the mask may lie on both, with other HU in it
+            self._ct = ct
+            self._show(None)
+            self._later()
+        elif self.reference_layer is not before:
             self._later()
         for part in (self.copy_button, self.csv_button):
             part.setEnabled(mask is not None)
@@ -191,11 +198,13 @@ class MeasurePanel(ui.Panel):
         if job is None:
             self._show(None)
         else:
-            self._newest.ask(lambda: measure_layers(job), self._measured)
+            self._newest.ask(lambda: measure_layers(job), partial(self._measured, job.grid))
 
-    def _measured(self, found: Measured) -> None:
+    def _measured(self, on: GridReference, found: Measured) -> None:
         if isalive(self):
-            same = self._session.mask is not None and found.row["mask"] == self._session.mask.name
+            mask, ct = self._session.mask, self._session.reference
+            same = mask is not None and found.row["mask"] == mask.name
+            same = same and ct is not None and ct.id == on.id
             self._show(found if same else None)
             if same:
                 self._show_cut(found.mask.get("cut_slices"))
