@@ -107,6 +107,18 @@ def test_a_region_of_slices(qtbot, dock):
     assert np.flatnonzero(labels.data.any(axis=(1, 2))).tolist() == [3, 4, 5, 6]
 
 
+def test_a_region_goes_with_its_ct(dock, viewer):
+    ct, form = dock.app.session.ct, dock.options_panel.region
+    corners = np.array([[0, 5, 5], [0, 5, 20], [0, 20, 20], [0, 20, 5]])
+    form.box.value = viewer.add_shapes(corners, scale=ct.scale, units=ct.units)
+    form.first.value = 3
+    assert dock.options_panel.options.box is not None
+    longer = CTVolume.from_source_array(np.full((40, 32, 16), 30, np.int16), np.eye(4))
+    viewer.add_layer(Layer.create(*ct_layer_data(longer, "other")))
+    assert dock.app.session.ct.name == "other"
+    assert dock.options_panel.options.slices is dock.options_panel.options.box is None
+
+
 def test_gpus_by_name_once_they_are_known(qtbot, dock):
     combo = dock.model_panel.device_combo
     assert combo.choices == ("auto", "cpu")

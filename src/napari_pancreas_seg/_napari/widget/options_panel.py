@@ -57,6 +57,7 @@ class RegionForm(ui.Panel):
             for box in (self.first, self.last):
                 box.max = reference.grid.shape[0] - 1
             self._take_all()
+            self.box.value = None
         self._offer_shapes()
         self._show()
 
