@@ -12,10 +12,10 @@ from napari.layers import Layer
 from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
+from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.data.layouts.corrected_cases import list_corrected_cases
+from napari_pancreas_seg.training.data.layouts.corrected_cases import labels_of, list_corrected_cases
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
 FAKE = Path(__file__).with_name("fake_finetune.py")
@@ -102,6 +102,16 @@ def test_a_mask_that_nobody_changed_is_said_to_teach_nothing(qtbot, dock):
     assert "teaches nothing" in panel.slices.text(), "that slice is not reviewed"
     app.review.set_reviewed(layer, (3, 7))
     assert "teaches nothing" not in panel.slices.text()
+
+
+def test_a_mask_from_a_file_is_added_with_the_names_of_its_labels(qtbot, dock, viewer, volume):
+    mask, labels = np.zeros(volume.grid.shape, np.uint8), {"pancreas": 1, "liver": 2}
+    mask[3, 2:9, 2:5], mask[3, 2:9, 6:9] = 1, 2
+    layer = Layer.create(*labels_layer_data(mask, volume, "theirs", labels=labels))
+    dock.app.session.mask = viewer.add_layer(layer)
+    dock.app.review.set_reviewed(layer, (3,))
+    add(qtbot, dock)
+    assert labels_of(dock.app.improvement.folder) == labels
 
 
 def test_the_same_ct_is_replaced_when_told(qtbot, with_case):

@@ -25,7 +25,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.review import Review
-from napari_pancreas_seg._napari.layers.bridge import mask_of, volume_of
+from napari_pancreas_seg._napari.layers.bridge import labels_of, mask_of, volume_of
 from napari_pancreas_seg._napari.layers.placement import reference_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
@@ -275,10 +275,12 @@ class Improvement(QObject):
         self.changed.emit()
 
     def _labels(self) -> Mapping[str, int]:
-        """Return the labels of the chosen mask, name to value, as its model's card has them."""
-        made = self._session.masks.get(self._session.mask)
+        """Return the labels of the chosen mask, name to value: its model's, else its own."""
+        mask = self._session.mask
+        made = self._session.masks.get(mask)
         card = {} if made is None or made.result is None else made.result.model
-        return dict(card.get("labels") or PANCREAS)
+        own = {} if mask is None else labels_of(mask)
+        return dict(card.get("labels") or own or PANCREAS)
 
     def _reader(self) -> Callable[[], tuple[Any, Any]]:
         """What reads the CT and its mask as they are now, for a thread."""
