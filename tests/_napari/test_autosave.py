@@ -436,6 +436,25 @@ def test_an_opened_mask_comes_back_on_its_ct(qtbot, app, viewer, ct_path, volume
     later.close()
 
 
+def test_a_restored_mask_knows_which_strokes_its_record_counts(qtbot, app, ct, volume, tmp_path):
+    labels, path = finish(qtbot, app, ct), tmp_path / "m.nii.gz"
+    app.mending.recall(labels, {2: (1, 0)})
+    with qtbot.waitSignal(app.session.mask_changed, timeout=TIMEOUT):
+        paint(labels, 2, 1, 1)
+    written = []
+    app.files.export(labels, path, then=written.append)
+    qtbot.waitUntil(lambda: bool(written), timeout=TIMEOUT)
+    app.mending.recall(labels, {2: (1, 0), 4: (0, 1)})
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 1)
+    app.close()
+    after, later, _ = restored_later(qtbot, volume)
+    assert later.mending.counts(after.layers[1]) == {2: (1, 0), 4: (0, 1)}
+    record = str(path.with_name("m.json"))
+    assert later.mending.recorded[after.layers[1]] == {record: {2: (1, 0)}}
+    later.close()
+
+
 def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, app, viewer, ct):
     labels = finish(qtbot, app, ct)
     viewer.layers.selection = {labels}

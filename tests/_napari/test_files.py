@@ -355,6 +355,58 @@ def test_strokes_are_counted_once_over_several_sittings(
     assert edits["strokes"]["slices"]["2"] == {"add": 2, "remove": 0}
 
 
+@pytest.mark.parametrize("way", ["saved by napari", "exported", "exported elsewhere first"])
+def test_strokes_are_counted_once_in_each_record(
+    qtbot, app, viewer, ct_path, tmp_path, monkeypatch, way
+):
+    monkeypatch.setattr("napari_pancreas_seg._napari.layers.writer.current_viewer", lambda: viewer)
+    run = app.runs.start(open_ct(viewer, ct_path), "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    drawn, written, path = {}, [], tmp_path / "m.nii.gz"
+    monkeypatch.setattr(app.files, "_strokes", lambda layer: dict(drawn))
+
+    def export(mask: Labels, name: str) -> None:
+        app.files.export(mask, tmp_path / name, overwrite=True, then=written.append)
+        qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+        written.clear()
+
+    export(run.labels, path.name)
+    (again,) = viewer.open(path, plugin=PLUGIN)
+    for z, total in ((2, 1), (4, 2)):
+        again.data_setitem((np.array([z]), np.array([0]), np.array([0])), 1)
+        drawn[z] = (1, 0)
+        if way == "saved by napari":
+            again.save(str(path))
+        else:
+            if way == "exported elsewhere first":
+                export(again, "copy.nii.gz")
+            export(again, path.name)
+        edits = json.loads((tmp_path / "m.json").read_text())["edits"]
+        assert edits["strokes"]["add"] == edits["voxels_added"] == total
+
+
+def test_a_surface_or_a_table_leaves_the_record_of_the_mask_beside_it(
+    qtbot, app, viewer, ct_path, tmp_path
+):
+    run = app.runs.start(open_ct(viewer, ct_path), "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    written = []
+
+    def export(mask: Labels, suffix: str) -> dict:
+        app.files.export(mask, tmp_path / f"m{suffix}", overwrite=True, then=written.append)
+        qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+        written.clear()
+        return json.loads((tmp_path / "m.json").read_text())
+
+    record = export(run.labels, ".nii.gz")
+    run.labels.data_setitem((np.array([5]), np.array([1]), np.array([1])), 1)
+    assert record["mask_sha256"] and export(run.labels, ".stl") == record
+    assert export(run.labels, ".csv") == record
+    (again,) = viewer.open(tmp_path / "m.nii.gz", plugin=PLUGIN)
+    again.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
+    assert export(again, ".nii.gz")["edits"]["voxels_added"] == 1
+
+
 def test_an_opened_mask_is_written_as_that_of_the_chosen_phase(
     qtbot, app, viewer, ct_path, tmp_path, hu
 ):

@@ -78,7 +78,8 @@ class App(QObject):
         self.autosave = Autosave(
             session, self.watch, self.review, self.mending, AutosaveStore(), background
         )
-        self.files = LayerFiles(session, background, self.mending.counts, self.autosave.exported)
+        strokes = self.mending.counts, self.mending.recorded
+        self.files = LayerFiles(session, background, *strokes, self.autosave.exported)
         self.views = Views(session, background)
         self.chosen = ChosenCt(session)  # after them: they put back first what they hid
         self.ahead = CaseAhead(self.network, self.runs, background)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import Strokes
 
 PAUSE_MS = 1500
 """After the first stroke that is not kept yet."""
@@ -276,7 +277,11 @@ class Autosave(QObject):
         notes = {
             "reviewed": sorted(reviewed),
             "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
-            "strokes": [[z, *counts] for z, counts in self._mending.counts(layer).items()],
+            "strokes": _listed(self._mending.counts(layer)),
+            "recorded": {
+                path: _listed(counts)
+                for path, counts in self._mending.recorded.get(layer, {}).items()
+            },
             "cuts": cuts_of(layer),
             "drawn": own is not None and own.kind == DRAWN,
             "opened": session.is_opened(layer),
@@ -403,8 +408,10 @@ class Autosave(QObject):
             if notes.get("slice") is not None:
                 show_slice(session.viewer, layer, placement.reference, notes["slice"])
             self._review.set_reviewed(layer, notes.get("reviewed", ()))
-            strokes = {z: (added, removed) for z, added, removed in notes.get("strokes", ())}
-            self._mending.recall(layer, strokes)
+            self._mending.recall(layer, _strokes(notes.get("strokes", ())))
+            self._mending.recorded[layer] = {
+                path: _strokes(counts) for path, counts in notes.get("recorded", {}).items()
+            }
             self.save()
 
         self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
@@ -452,6 +459,14 @@ class Autosave(QObject):
                 self.offers_changed.emit()
 
         self._background.submit(lambda: self._key(reference, ct), learned)
+
+
+def _listed(strokes: Strokes) -> list[list[int]]:
+    return [[z, *counts] for z, counts in strokes.items()]
+
+
+def _strokes(listed: Iterable[Sequence[int]]) -> Strokes:
+    return {z: (added, removed) for z, added, removed in listed}
 
 
 def _is_array(layer: Labels) -> bool:

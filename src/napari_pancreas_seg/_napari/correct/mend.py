@@ -74,6 +74,10 @@ class Mending(QObject):
         carrying: Carrying,
     ) -> None:
         super().__init__()
+        self.recorded: weakref.WeakKeyDictionary[Layer, dict[str, Strokes]] = (
+            weakref.WeakKeyDictionary()
+        )
+        """Of each mask the strokes that were counted in a record, by its path."""
         self._session = session
         self._editor = editor
         self._network = network

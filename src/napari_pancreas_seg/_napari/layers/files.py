@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,14 @@ class LayerFiles:
         session: Session,
         background: Background,
         strokes: Callable[[Layer], Strokes],
+        recorded: MutableMapping[Layer, dict[str, Strokes]],
         exported: Callable[[Layer, str], None],
     ) -> None:
         self._session = session
         self._background = background
         self._strokes = strokes
         self._exported = exported
-        self._recorded: weakref.WeakKeyDictionary[Layer, Strokes] = weakref.WeakKeyDictionary()
+        self._recorded = recorded
         self._known: dict[str, str | None] = {}  # hashes of masks as they were read or written
         self.question: QMessageBox | None = None  # about a file that does not look like a CT
 
@@ -133,7 +133,7 @@ class LayerFiles:
             if failed is not None:
                 failed()
             return
-        made, counted = self._made(layer, reference), self._strokes(layer)
+        made, counted = self._made(layer, reference, path), self._strokes(layer)
 
         def write() -> tuple[Path, str]:
             held = np.array(data)  # it may be painted on meanwhile
@@ -145,7 +145,7 @@ class LayerFiles:
 
         def written(outcome: tuple[Path, str]) -> None:
             if _holds_voxels(outcome[0]):
-                self._recorded[layer] = counted
+                self._note_strokes(layer, outcome[0], counted)
                 self._exported(layer, outcome[1])
             if then is not None:
                 then(outcome[0])
@@ -167,6 +167,7 @@ class LayerFiles:
         """Record that the data of a layer, as they are now, were written to a file."""
         for layer in self._session.layers:
             if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
+                self._note_strokes(layer, path, self._strokes(layer))
                 self._exported(layer, digest_of(data))
 
     def grid_of(self, data: Any) -> GridReference | None:
@@ -174,16 +175,19 @@ class LayerFiles:
         mask = self._session.mask
         return None if mask is None or mask.data is not data else self._session.ct_of(mask)
 
-    def what_made(self, data: Any, reference: GridReference) -> dict[str, Any]:
+    def what_made(self, data: Any, reference: GridReference, path: Path) -> dict[str, Any]:
         """Return the arguments of `write_mask` on the origin of the layer with these data."""
-        found = (self._made(one, reference) for one in self._session.layers if one.data is data)
-        return next(found, {})
+        layers = (one for one in self._session.layers if one.data is data)
+        return next((self._made(one, reference, path) for one in layers), {})
 
-    def _made(self, layer: Layer, reference: GridReference) -> dict[str, Any]:
+    def _note_strokes(self, layer: Layer, path: str | Path, counted: Strokes) -> None:
+        self._recorded.setdefault(layer, {})[_record_of(path)] = counted
+
+    def _made(self, layer: Layer, reference: GridReference, path: str | Path) -> dict[str, Any]:
         result, ct = self._session.result_of(layer), self._session.ct_data(reference)
         strokes, cuts = self._strokes(layer), cuts_of(layer)
         if result is None:  # the record counts those before
-            told = self._recorded.get(layer, {})
+            told = self._recorded.get(layer, {}).get(_record_of(path), {})
             strokes = {z: _less(counts, told.get(z, (0, 0))) for z, counts in strokes.items()}
         made = {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
         own = reference_of(layer)
@@ -241,6 +245,8 @@ def write_mask(
     io.save_mask(mask, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
+    if not voxels and (read_sidecar(record) or {}).get("mask_sha256"):
+        return path  # it is that of the mask beside, by whose hash it is known
     if result is not None:
         now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)
     elif earlier is not None:
@@ -255,6 +261,10 @@ def write_mask(
     sha256 = {"mask_sha256": mask_sha256(path)} if voxels else {}
     write_sidecar(record, {**now, **sha256}, overwrite=True)
     return path
+
+
+def _record_of(path: str | Path) -> str:
+    return str(sidecar_path(Path(path)).absolute())
 
 
 def _less(counts: tuple[int, int], told: tuple[int, int]) -> tuple[int, int]:

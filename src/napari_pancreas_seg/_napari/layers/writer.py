@@ -53,7 +53,7 @@ def write_layers(path: str, layers: Sequence[LayerData]) -> list[str]:
         if isinstance(layer, Labels) or reference.kind == "mask":
             mask = reference.view(mask_of(layer.data))
             mask, reference = onto_ct(mask, reference, [*made, *others])
-            made_by = {} if app is None else app.files.what_made(data, reference)
+            made_by = {} if app is None else app.files.what_made(data, reference, name)
             write_mask(mask, reference, name, **made_by, overwrite=asked and name == target)
         else:
             _save_image(layer, reference, name)
