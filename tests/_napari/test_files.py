@@ -623,6 +623,24 @@ def test_a_ct_is_opened_without_a_question(app, viewer, ct_path, qtbot):
     assert app.files.question is None
 
 
+@pytest.mark.parametrize("mask_first", [False, True])
+def test_a_mask_of_a_part_is_put_on_the_ct_that_is_dropped_with_it(
+    qtbot, app, viewer, ct_path, tmp_path, mask_first
+):
+    image, part = nib.load(ct_path), np.zeros((20, 16, 5), np.uint8)
+    part[5:9, 5:9, 1:3] = 1
+    affine = image.affine.copy()
+    affine[:3, 3] = (image.affine @ [5, 5, 2, 1])[:3]
+    nib.save(nib.Nifti1Image(part, affine), tmp_path / "part_mask.nii.gz")
+    paths = [ct_path, tmp_path / "part_mask.nii.gz"]
+    for path in paths[::-1] if mask_first else paths:
+        app.files.open(path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=20_000)
+    ct, mask = viewer.layers
+    assert isinstance(mask, Labels) and mask.data.shape == ct.data.shape
+    assert mask.data.sum() == part.sum()
+
+
 @pytest.mark.parametrize("way", ["export", "napari's own"])
 def test_what_is_drawn_on_the_chosen_ct_goes_onto_its_grid(
     qtbot, app, viewer, ct_path, tmp_path, way

@@ -25,6 +25,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
     GridReference,
+    Placement,
     find_reference,
     onto_ct,
     placements,
@@ -69,12 +70,15 @@ class LayerFiles:
         self._strokes = strokes
         self._exported = exported
         self._recorded = recorded
+        self._reading = 0
+        self._waiting: list[tuple[str | Path, list[Placement], tuple[Layer, tuple[str, ...]]]] = []
         self._known: dict[str, str | None] = {}  # hashes of masks as they were read or written
         self.question: QMessageBox | None = None  # about a file that does not look like a CT
 
     def open(self, path: str | Path, *, force: bool = False) -> None:
         """Add a CT, a mask or a map; `force` opens what does not look like Hounsfield units."""
         cts = placements(self._session.layers)
+        self._reading += 1
 
         def make() -> tuple[Layer, tuple[str, ...]] | NotHounsfieldError:
             # The layer is made here, too: the first one imports SciPy, pandas and more.
@@ -85,12 +89,30 @@ class LayerFiles:
             return Layer.create(*data), notes
 
         def show(opened: tuple[Layer, tuple[str, ...]] | NotHounsfieldError) -> None:
-            if isinstance(opened, NotHounsfieldError):
-                self._ask(path, opened)
-            elif self._session.viewer is not None:
-                self._add(*opened)
+            try:
+                if isinstance(opened, NotHounsfieldError):
+                    self._ask(path, opened)
+                elif self._session.known_ct(opened[0]) is None:
+                    self._waiting.append((path, cts, opened))  # its CT may come with it
+                elif self._session.viewer is not None:
+                    self._add(*opened)
+            finally:
+                self._read()
 
-        self._background.submit(make, show)
+        self._background.submit(make, show, self._read)
+
+    def _read(self) -> None:
+        """Add masks and maps once all is read that is opened together; anew if a CT was with it."""
+        self._reading -= 1
+        if self._reading or self._session.viewer is None:
+            return
+        waiting, self._waiting = self._waiting, []
+        now = {ct.reference.id for ct in placements(self._session.layers)}
+        for path, cts, opened in waiting:
+            if {ct.reference.id for ct in cts} == now:
+                self._add(*opened)
+            else:
+                self.open(path)
 
     def _ask(self, path: str | Path, refusal: NotHounsfieldError) -> None:
         window = compat.qt_window(self._session.viewer)
