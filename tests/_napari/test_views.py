@@ -228,6 +228,25 @@ def test_3d_and_back_is_the_same_slice(qtbot, app, viewer, ct, mask, by):
     assert viewer.dims.point == pytest.approx(point)
 
 
+def test_what_is_seen_after_3d_is_what_was_chosen_in_it(qtbot, app, viewer, ct, mask):
+    header = CtPanel(app.session)
+    qtbot.addWidget(header)
+    other = Layer.create(*labels_layer_data(mask.data.copy(), app.session.placement(ct), "other"))
+    viewer.add_layer(other)
+    header.offer_layers()
+    header.mask_combo.value = mask
+    mask.data_setitem((np.array([5]), np.array([1]), np.array([1])), 1)
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    header.mask_combo.value = other
+    assert not other.visible, "its voxels would be rendered"
+    run = app.runs.start(ct, "graded")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    assert run.labels is not mask and "(earlier)" in mask.name
+    app.views.surface.stop()
+    assert other.visible and not mask.visible
+
+
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):
     app.views.surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)

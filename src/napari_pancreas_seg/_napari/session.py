@@ -42,6 +42,8 @@ class Session(QObject):
         super().__init__()
         self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
         """The model's mask of each layer that a run wrote into."""
+        self.aside: weakref.WeakSet[Layer] = weakref.WeakSet()
+        """Masks that a run has hidden: they stay so, also after 3-D, until they are chosen."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
@@ -88,6 +90,8 @@ class Session(QObject):
     def mask(self, layer: Labels | None) -> None:
         if layer is not self.mask:
             self._mask = None if layer is None else weakref.ref(layer)
+            if layer is not None:
+                self.aside.discard(layer)
             if layer is not None and self.ct is not None:
                 self._last_masks[self.ct] = weakref.ref(layer)
             self.mask_chosen.emit()

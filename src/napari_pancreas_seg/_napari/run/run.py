@@ -301,10 +301,12 @@ class SegmentationRun(QObject):
         if earlier is not None and earlier is not self.labels:
             self._name_before, self._was_visible = earlier.name, earlier.visible
             earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
+            self._session.aside.add(earlier)
 
     def _put_back(self) -> None:
         if self._name_before and self._before is not None:
             self._before.name, self._before.visible = self._name_before, self._was_visible
+            self._session.aside.discard(self._before)
             self._name_before = ""
 
     def _shows(self, found: FoundSlices) -> bool:

@@ -104,7 +104,7 @@ class SurfaceView(QObject):
             if surface in viewer.layers:
                 viewer.layers.remove(surface)
             for layer in self._hidden:
-                layer.visible = True
+                layer.visible = layer not in self._session.aside
             if before is not None:
                 camera = viewer.scene.camera
                 camera.center, camera.zoom, point = before

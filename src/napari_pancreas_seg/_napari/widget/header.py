@@ -104,10 +104,13 @@ class CtPanel(ui.Panel):
         self.offer_layers()
 
     def _on_mask(self, layer: Labels | None) -> None:
-        self._session.mask, viewer = layer, self._session.viewer
-        if layer is not None and viewer is not None and layer in viewer.layers:
-            layer.visible = True  # tools act on what is selected, and on nothing that is hidden
-            viewer.layers.selection.active = layer
+        viewer = self._session.viewer
+        if layer is None or viewer is None or layer not in viewer.layers:
+            self._session.mask = layer
+            return
+        layer.visible = True  # tools act on nothing that is hidden; first, as 3-D hides it again
+        self._session.mask = layer
+        viewer.layers.selection.active = layer
 
     def _follow(self) -> None:
         """Show what a script, or another panel, has chosen."""
