@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Surface
+from napari.layers._layer_actions import _duplicate_layer
 from napari.utils._proxies import ReadOnlyWrapper
 from napari.utils.interactions import (
     mouse_move_callbacks,
@@ -113,6 +114,25 @@ def test_blinking_ends_with_its_layers(qtbot, panel, app, viewer, mask):
     assert len(viewer.layers) == 1
     views.blink(True)
     assert not views.blinking
+
+
+def test_a_duplicate_made_while_blinking_can_be_seen(qtbot, app, viewer, mask):
+    app.watch.notify()
+    opacity = mask.opacity
+    app.views.blink(True)
+    viewer.layers.selection = {mask}
+    _duplicate_layer(viewer.layers)
+    qtbot.waitUntil(lambda: not app.views.blinking, timeout=TIMEOUT)
+    assert [one.opacity for one in viewer.layers if isinstance(one, Labels)] == [opacity, opacity]
+
+
+def test_blinking_shows_what_a_restricted_run_has_left(app, viewer, mask):
+    model = app.session.masks[mask]
+    model.rest = np.zeros_like(model.copy)
+    model.rest[8, 3:9, 3:9] = 1
+    app.views.blink(True)
+    picture = next(one for one in viewer.layers if one.name.endswith("(the model's)"))
+    assert np.array_equal(picture.data, np.maximum(model.copy, model.rest))
 
 
 @pytest.mark.parametrize("what", ["slider", "undo", "grow", "another mask", "a run"])

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap
 from qtpy.QtCore import QObject, Qt, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report
-from napari_pancreas_seg._napari.layers.bridge import color_of
+from napari_pancreas_seg._napari.layers.bridge import color_of, original_of
 from napari_pancreas_seg._napari.layers.placement import METADATA_KEY, Placement, transform_of
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
@@ -43,6 +44,7 @@ class Blink:
         self.mask: Labels | None = None
         self._picture: Image | None = None
         session.viewer.layers.events.removed.connect(self._on_removed)
+        session.viewer.layers.events.inserted.connect(self._on_inserted)
 
     @property
     def on(self) -> bool:
@@ -54,11 +56,13 @@ class Blink:
             return
         # Its picture is nobody's CT and nobody's mask: of no kind that panels offer.
         reference = replace(model.reference, kind="picture")
+        # After a restricted run the mask as it has left it.
+        made = model.copy if model.rest is None else np.maximum(model.copy, model.rest)
         color = color_of(layer)
         self.mask, self._picture = (
             layer,
             Image(
-                reference.layer_view(model.copy),
+                reference.layer_view(made),
                 name=f"{layer.name} (the model's)",
                 colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
                 contrast_limits=(0, 1),
@@ -80,6 +84,14 @@ class Blink:
             mask.opacity = picture.opacity
         if picture in self._session.layers:
             self._session.viewer.layers.remove(picture)
+
+    def _on_inserted(self, event: Any) -> None:
+        picture = self._picture
+        if picture is None or event.value is picture:
+            return
+        if self.mask is not None and original_of(event.value) is self.mask:
+            event.value.opacity = picture.opacity  # a duplicate must not be as clear as it is now
+        QTimer.singleShot(0, self.stop)
 
     def _on_removed(self, event: Any) -> None:
         if self.on and event.value in (self.mask, self._picture):
