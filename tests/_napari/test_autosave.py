@@ -455,6 +455,19 @@ def test_a_restored_mask_knows_which_strokes_its_record_counts(qtbot, app, ct, v
     later.close()
 
 
+def test_a_restored_mask_is_seen_without_the_one_that_was_chosen(qtbot, app, viewer, ct):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    viewer.layers.remove(labels)
+    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    app.session.mask = chosen = finish(qtbot, app, ct, "graded")
+    app.autosave.restore(app.autosave.offers[0], app.session.placement(ct))
+    qtbot.waitUntil(lambda: app.session.mask is not chosen, timeout=TIMEOUT)
+    assert app.session.mask.visible and not chosen.visible
+    qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
+
+
 def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, app, viewer, ct):
     labels = finish(qtbot, app, ct)
     viewer.layers.selection = {labels}

@@ -403,7 +403,10 @@ class Autosave(QObject):
             self._take_over(layer, supersedes=file)
             if model is not None:
                 session.masks[layer] = model
+            before = session.mask
             session.viewer.add_layer(layer)
+            if before is not None and lies_on(before, placement.reference):
+                before.visible = False  # the two would be seen as one
             session.mask = layer
             if notes.get("slice") is not None:
                 show_slice(session.viewer, layer, placement.reference, notes["slice"])
