@@ -282,6 +282,17 @@ def test_what_cannot_be_corrected_is_said(qtbot, viewer, app, mask, panel, notif
     assert not panel.buttons["grow"].isEnabled()
 
 
+def test_a_hidden_mask_is_corrected_in_3d_alone(qtbot, viewer, app, mask):
+    mask.data_setitem((np.array([5]), np.array([5]), np.array([5])), 1)
+    mask.visible = False
+    with pytest.raises(PancreasSegError, match="'pancreas' is hidden: show it"):
+        app.editor.grow()
+    viewer.dims.ndisplay = 3
+    app.editor.grow()
+    qtbot.waitUntil(lambda: not app.editor.working, timeout=TIMEOUT)
+    assert mask.data.sum() > 1
+
+
 def test_the_piece_under_the_mouse_is_kept(qtbot, viewer, app, mask, panel, notifications):
     draw(mask, 2, 3)
     draw(mask, 7, box=(2, 4, 2, 4))

@@ -58,6 +58,10 @@ class Target:
             raise PancreasSegError("There is no slice of this mask on screen.")
         return z
 
+    def check_shown(self) -> None:
+        if not self.layer.visible:
+            raise PancreasSegError(f"'{self.layer.name}' is hidden: show it, then mend it.")
+
     def axial_slice_on(self, viewer: ViewerModel) -> int:
         z = self.slice_on(viewer)
         if viewer.dims.ndim - 3 + self.slice_axis in viewer.dims.displayed:

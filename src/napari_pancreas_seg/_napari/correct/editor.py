@@ -240,6 +240,8 @@ class MaskEditor(QObject):
     ) -> None:
         """Edit a mask (Z, Y, X) in a thread, then propose or apply; else show `otherwise`."""
         target = chosen_target(self.session)
+        if self.session.viewer.dims.ndisplay == 2:  # in 3-D its surface is seen
+            target.check_shown()
         if self.working:
             raise PancreasSegError(f"“{self.working}” is not done yet; wait a moment.")
         if network:

@@ -234,8 +234,7 @@ class Mending(QObject):
             self._end(self._drawing)  # by another button: no release will come
         editor = self._editor
         target = chosen_target(editor.session)
-        if not target.layer.visible:
-            raise PancreasSegError(f"'{target.layer.name}' is hidden: show it, then mend it.")
+        target.check_shown()
         ct_under(target, editor.session)
         z = target.axial_slice_on(editor.session.viewer)
         if self._network.in_use and not self._awaited:
