@@ -15,7 +15,10 @@ from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.training.data.layouts.corrected_cases import labels_of, list_corrected_cases
+from napari_pancreas_seg.training.data.layouts.corrected_cases import (
+    labels_of,
+    list_corrected_cases,
+)
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
 FAKE = Path(__file__).with_name("fake_finetune.py")

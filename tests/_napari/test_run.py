@@ -275,9 +275,7 @@ def test_the_rest_of_a_mask_has_the_values_that_the_model_gives_its_labels(
     assert np.array_equal(labels.data[:4], np.array([0, 2, 1], np.uint8)[mask[:4]])
 
 
-def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(
-    qtbot, app, ct, tmp_path
-):
+def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(qtbot, app, ct, tmp_path):
     former = finish(qtbot, app, ct)
     app.session.mask = former
     run = app.runs.start(ct, f"wait {tmp_path / 'ready'}", Options(slices=(4, 6)))

@@ -144,8 +144,8 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
     """Run a job step by step; layers are made here: the first one imports pandas and more."""
     volume = volume_of(job.layer_data, job.placement.reference)
     key = fingerprint(job.placement.reference, volume)
-    new = _new_labels(job) if _needs_layer(job) else (None, None, None)
-    yield Prepared(*new, volume.notes)
+    labels, rest, values = _new_labels(job) if _needs_layer(job) else (None, None, None)
+    yield Prepared(labels, rest, values, volume.notes)
     found = np.zeros(volume.grid.shape, dtype=np.uint8)
     maps: dict[str, ScalarMap] = {}
     best = ""
@@ -219,8 +219,7 @@ def _new_labels(job: Job) -> tuple[Labels, Bytes | None, Bytes | None]:
 def _values(mask: Array, named: Mapping[str, int], wanted: Mapping[str, int]) -> Bytes:
     """The model's value of each label of a mask, by its name; refused where the model has none."""
     values, box = np.arange(256, dtype=np.uint8), bounding_box(mask)
-    found = [] if box is None else np.unique(mask[box])
-    labels = [int(value) for value in found if value]
+    labels = [] if box is None else [int(value) for value in np.unique(mask[box]) if value]
     names, unknown = {value: name for name, value in named.items()}, []
     alone = len(labels) == 1 and len(named) < 2  # whatever it is: 255, for instance
     for value in labels:

@@ -245,15 +245,15 @@ class WorklistSession(QObject):
                 shown.mask = mask if same else shown.mask
                 done(status or shown.status)
                 return
-            reached = status or (Status.CORRECTED if edited else Status.SEGMENTED)
-            if same:  # only the cuts are others
-                reached = status or shown.status
+            kept = shown.status if same else Status.CORRECTED if edited else Status.SEGMENTED
+            reached = status or kept  # the same, if only the cuts are others
             if others:  # nobody has looked at theirs here
                 reached = Status.SEGMENTED
+            lost = shown.saved and corrected and not (same or others)
 
             def written(path: Path) -> None:
-                before = shown.mask if shown.saved and corrected and not others else None
-                if before is not None and before is not mask:
+                before = shown.mask
+                if lost and before is not None and before is not mask:
                     self.replaced(before)
                 shown.saved, shown.mask, shown.target, shown.cuts = digest, mask, path, cuts
                 if others:
@@ -435,8 +435,8 @@ class WorklistSession(QObject):
         self._drawn = [one for one in self._drawn if one is not layer]
 
     def _on_mask_changed(self, layer: Labels) -> None:
-        shown, busy = self._shown, self.busy or self._runs.unsettled()
-        if shown is None or busy or layer is not self._mask():
+        shown, own = self._shown, layer is self._mask()
+        if shown is None or not own or self.busy or self._runs.unsettled():
             return
         data, edits = layer.data, self._watch.edits_of(layer)
 
