@@ -5,8 +5,10 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.training.data import cache
@@ -146,6 +148,19 @@ def test_a_key_depends_on_all_that_the_slices_depend_on(tmp_path):
     mask.unlink()
     with pytest.raises(PancreasSegError, match=r"Case one: 'mask\.nii' cannot be read"):
         case_key(case, settings)
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr", "a.hdr"])
+def test_a_key_depends_on_data_that_lie_beside_their_header(tmp_path, name):
+    keys = set()
+    for value in (0, 1):
+        mask, path = np.full((4, 5, 6), value, np.uint8), tmp_path / name
+        if name == "a.hdr":
+            nib.save(nib.Nifti1Pair(mask, np.eye(4)), path)
+        else:
+            sitk.WriteImage(sitk.GetImageFromArray(mask), path)
+        keys.add(case_key(Case((path,)), {}))
+    assert len(keys) == 2 and len([*tmp_path.iterdir()]) == 2
 
 
 def test_a_file_that_vanished_is_one_sentence(tmp_path):

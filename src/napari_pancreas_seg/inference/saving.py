@@ -25,7 +25,7 @@ from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
-from napari_pancreas_seg.io.nifti.read import header_and_data
+from napari_pancreas_seg.io.load import files_of
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
 from napari_pancreas_seg.volume import CTVolume, Source
 
@@ -178,7 +178,7 @@ def _files(source: Source) -> list[Path]:
         return sorted(files)
     if source.path is not None and source.path.is_file():
         with contextlib.suppress(PancreasSegError):  # one of a pair is gone
-            return sorted(set(header_and_data(source.path)))
+            return files_of(source.path)
     return []
 
 

@@ -209,6 +209,13 @@ def _format(path: Path) -> _Format | None:
     )
 
 
+def files_of(path: Path) -> list[Path]:
+    """List the files that a volume of one file is read from: its header, and its data if apart."""
+    if path.name.lower().endswith((*NRRD, *METAIMAGE)):
+        return sorted({path, itk.layout_of(path).data})
+    return sorted({*nifti.header_and_data(path)})
+
+
 def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
     known = _format(path)
     if known is None:

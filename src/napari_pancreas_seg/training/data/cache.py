@@ -22,6 +22,7 @@ from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.arrays import Bytes, Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder, write_text
+from napari_pancreas_seg.io.load import files_of
 from napari_pancreas_seg.model.weights import DAMAGED
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
 
@@ -122,7 +123,7 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     try:
         for path in case.files:
-            for file in sorted(p for p in path.rglob("*") if p.is_file()) or [path]:
+            for file in sorted(p for p in path.rglob("*") if p.is_file()) or _with_data(path):
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
@@ -131,6 +132,14 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
     made = [FORMAT, __version__, case, case.slices, settings]
     digest.update(json.dumps(made, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:40]
+
+
+def _with_data(path: Path) -> list[Path]:
+    """A file, and the one beside it that holds the data of a detached header."""
+    try:
+        return files_of(path)
+    except PancreasSegError:  # which is said when the case is read
+        return [path]
 
 
 def _plain(value: Any) -> Any:
