@@ -17,6 +17,7 @@ from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
+from napari_pancreas_seg.training.data.layouts.corrected_cases import case_name
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
@@ -25,6 +26,7 @@ from napari_pancreas_seg.training.judge.evaluation import (
     _pairs,
     evaluate,
     mask_of_others,
+    those_seen,
     was_seen,
 )
 from napari_pancreas_seg.training.judge.scores import PatientCounts
@@ -137,10 +139,43 @@ def test_patients_of_the_training_are_left_out(folders, model, threshold, monkey
         ("pancreas_021_0000", "MSD07_0021", True), ("anna", "anna", True),
         ("pancreas_021", "0021", False), ("PANCREAS_0021", "MSD07_0021", False),
         ("pancreas_0212", "MSD07_0021", False), ("anna", "anna_2", False),
+        ("pancreas_0001", "0001", True), ("NIH_0001", "0001", True), ("Anna_ct", "anna", True),
+        ("case_001_0000", "case_001", True), ("case_001", "case_002", False),
     ],
 )  # fmt: skip
 def test_a_patient_is_known_by_each_of_the_names_that_data_sets_give(patient, on_the_card, seen):
     assert was_seen(patient, {"else", on_the_card}) is seen
+
+
+def test_a_table_of_patients_hides_from_nobody_who_was_seen(tmp_path):
+    for name in ("PANCREAS_0001", "scan_1", "scan_2"):
+        ct_with(tmp_path, name, **{name: [1]})
+    rows = ["PANCREAS_0001,p1", "scan_1,anna", "scan_2,anna"]
+    (tmp_path / "patients.csv").write_text("\n".join(["case,patient", *rows]))
+    cases, _ = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
+    assert [c.patient for c in cases] == ["p1", "anna", "anna"]
+    for found in (cases, open_pairs(tmp_path)):
+        for patient, on_the_card in (("p1", "0001"), ("anna", "scan_2"), ("anna", "ANNA")):
+            card = {"training": {"patients": [on_the_card]}}
+            assert those_seen(found, [card]) == [patient]
+
+
+def test_a_ct_that_was_corrected_is_known_by_its_voxels(model, tmp_path, monkeypatch):
+    for name, value in (("a", 50), ("b", 70)):
+        ct_with(tmp_path, name, **{name: [1]})
+        hu = np.full((64, 48, 1), -900, np.int16)
+        hu[16:48, 12:36] = value
+        save_ct(CTVolume.from_source_array(hu, AFFINE), tmp_path / "ct" / f"{name}.nii.gz",
+                overwrite=True)  # fmt: skip
+    corrected = case_name(load_ct(tmp_path / "ct" / "a.nii.gz"))
+    seen = {**model.card, "training": {"patients": [corrected]}}
+    monkeypatch.setattr(model, "card", seen)
+    where = {"folder": tmp_path / "ct", "references": tmp_path / "mask", "model": model}
+    found = evaluate(**where)
+    assert [*found["patients"]] == ["b"] and found["cases"] == 1
+    assert found["how"]["left_out"].startswith("a: the model's card")
+    every = evaluate(**where, every_patient=True)
+    assert [*every["patients"]] == ["a", "b"] and every["how"]["seen_in_training"] == "a"
 
 
 def ct_with(folder, ct, **masks):

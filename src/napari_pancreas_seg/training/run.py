@@ -44,7 +44,7 @@ from napari_pancreas_seg.training.fit.devices import (
 from napari_pancreas_seg.training.fit.loop import ChangeWeights, Checkpoint, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
-from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
+from napari_pancreas_seg.training.judge.evaluation import patients_seen, those_seen
 
 OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature. It is written
@@ -127,8 +127,8 @@ def train(
     given = None if start is None else load_bundle(start)
     training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
     whose = {"training": _patients(training), "held_back": _patients(validation)}
-    known = patients_seen(m.card for m in (given, *experiment.models) if m is not None)
-    seen = [patient for patient in whose["held_back"] if was_seen(patient, known)]
+    cards = [m.card for m in (given, *experiment.models) if m is not None]
+    seen = those_seen(validation, cards)
     recipe = {
         "split": None if split is None else vars(split),
         "start": None if given is None else model_entry(given),
@@ -138,7 +138,7 @@ def train(
         **asdict(settings),
         "experiment": dict(experiment.recipe),
     }
-    card = first_card(recipe, settings, data, sorted({*whose["training"], *known}))
+    card = first_card(recipe, settings, data, sorted({*whose["training"], *patients_seen(cards)}))
     check_about(card, about, output / BUNDLE)
     twin = None if calibrated_by is None else load_bundle(calibrated_by).card
     calibrated = None if twin is None else calibration_from(twin, card, data.patients)

@@ -29,11 +29,14 @@ from napari_pancreas_seg.training.data.layouts.cases import (
     VolumeCase,
     patient_of,
 )
+from napari_pancreas_seg.training.data.layouts.corrected_cases import CASE_NAME, case_name
 from napari_pancreas_seg.training.data.layouts.listing import few, read_picture
 from napari_pancreas_seg.training.data.layouts.opening import (
+    PATIENTS,
     DataSet,
     classes_of_model,
     open_dataset,
+    read_patients,
 )
 from napari_pancreas_seg.training.data.layouts.pairs import case_of, match_references
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
@@ -127,23 +130,25 @@ def evaluate(
         data = open_dataset(folder, asked, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
         postprocess = postprocess and data.layout != SLICES
-    known = patients_seen([loaded.card])
-    seen = sorted({case.patient for case in cases if was_seen(case.patient, known)})
-    if seen and not every_patient:
+    seen = those_seen(cases, [loaded.card])
+    if not every_patient:
         cases = [case for case in cases if case.patient not in seen]
-        how["left_out"] = f"{', '.join(seen)}: the model's card names them as learnt from"
     if not cases:
-        raise PancreasSegError(
-            f"The model was trained on every patient of this data ({few(seen, 6)}); a score on "
-            "them says nothing about others (--every-patient scores them anyway)."
-        )
+        raise _all_seen(seen)
     used = float(loaded.card["threshold"]) if threshold is None else threshold
     if also is not None and not any(_find(also, case.ct) for case in cases):
         raise PancreasSegError(_NO_MASKS.format(also.folder))
-    scores = _EvaluationScores(loaded.classes, also)
+    scores = _EvaluationScores(loaded.classes, also, patients_seen([loaded.card]), every_patient)
     for done, case in enumerate(cases, start=1):
         scores.score(case, lambda ct: segment(ct, loaded, threshold=used, postprocess=postprocess))
         on_case(done, len(cases))
+    seen = sorted({*seen, *scores.corrected})
+    if seen and not every_patient:
+        scores.leave_out(seen)
+        cases = [case for case in cases if case.patient not in seen]
+        how["left_out"] = f"{', '.join(seen)}: the model's card names them as learnt from"
+    if not scores.model and not scores.failed:
+        raise _all_seen(seen)
     if not scores.model:
         raise PancreasSegError(f"No case could be scored. {next(iter(scores.failed.values()))}")
     trained_on = [patient for patient in seen if patient in scores.model]
@@ -163,6 +168,13 @@ def evaluate(
         **scores.figures(),
         "cost": _cost(loaded, scores.seconds),
     }
+
+
+def _all_seen(seen: Sequence[str]) -> PancreasSegError:
+    return PancreasSegError(
+        f"The model was trained on every patient of this data ({few(seen, 6)}); a score on "
+        "them says nothing about others (--every-patient scores them anyway)."
+    )
 
 
 _OF_ALL = {
@@ -218,6 +230,9 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
         how["references"] = f"values taken as the model's: {known.named}"
     found = match_references(folder, references)
     n = Counter(case_of(name) for _, name, _ in found)
+    both = folder.resolve().parent  # as a data set with two folders has it
+    beside = both if both == references.resolve().parent else folder
+    patients, _ = read_patients(folder if (folder / PATIENTS).is_file() else beside, n.keys())
     cases = []
     for mask, of, ct in found:
         name = case_of(of)  # as trainings name it, so that a card tells who was seen
@@ -226,7 +241,8 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
             name = stem(mask)
         nih = re.match(r"PANCREAS_\d+", name)  # which its slices share; else a CT is a patient
         load = partial(_load, ct, MaskFile(mask, meant), known)
-        cases.append(_Case(name, nih[0] if nih else name, of, load))
+        patient = patients.get(case_of(of), nih[0] if nih else name)
+        cases.append(_Case(name, patient, of, load))
     return cases, how
 
 
@@ -241,18 +257,40 @@ def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
     return {p for card in cards for p in card.get("training", {}).get("patients", ())}
 
 
+def those_seen(
+    cases: Iterable[LabelledCase | _Case], cards: Iterable[Mapping[str, Any]]
+) -> list[str]:
+    """Patients of cases from whom a model has learnt, whether they or their cases are named."""
+    known = {name for patient in patients_seen(cards) for name in _names(patient)}
+    return sorted({c.patient for c in cases if known & (_names(c.patient) | _names(c.name))})
+
+
 def was_seen(patient: str, seen: Set[str]) -> bool:
-    """Whether a patient is among those, by whichever name of NIH Pancreas-CT or the Decathlon."""
-    usual = partial(re.sub, r"^pancreas_(\d{3})(?!\d).*", r"MSD07_0\1")
-    return usual(patient_of(patient)) in {usual(patient_of(known)) for known in seen}
+    """Whether a patient is among those, by any name that a CT of theirs may have."""
+    return any(not _names(patient).isdisjoint(_names(known)) for known in seen)
+
+
+def _names(patient: str) -> frozenset[str]:
+    """Names of one patient in NIH Pancreas-CT, in the Decathlon, and of nnU-Net's files."""
+    bare = case_of(patient.removesuffix("_0000"))
+    names = [patient, bare, patient_of(bare)]
+    names.append(re.sub(r"^(pancreas|nih)_(\d{4})(?!\d).*", r"\2", bare, flags=re.I))
+    names.append(re.sub(r"^pancreas_(\d{3})(?!\d).*", r"MSD07_0\1", bare, flags=re.I))
+    return frozenset(name.casefold() for name in names)
 
 
 @dataclass
 class _EvaluationScores:
-    """What was counted of each patient; `lacking` are those without a mask of another program."""
+    """What was counted of each patient; `lacking` are those without a mask of another program.
+
+    `seen` are the names on the model's card, `corrected` patients whose CT is a correction there.
+    """
 
     known: Classes
     also: GivenMasks | None
+    seen: Set[str] = frozenset()
+    every_patient: bool = False
+    corrected: set[str] = field(default_factory=set)
     model: Counts = field(default_factory=dict)
     classes: dict[str, Counts] = field(default_factory=dict)
     others: Counts = field(default_factory=dict)
@@ -264,6 +302,10 @@ class _EvaluationScores:
         """Read a case, let the model find what it can in it, and count; or keep why it failed."""
         try:
             volume, mask = case.load()
+            if any(p.startswith(CASE_NAME) for p in self.seen) and case_name(volume) in self.seen:
+                self.corrected.add(case.patient)
+                if not self.every_patient:
+                    return
             found = find(volume)
         except Exception as error:  # of one case: the scores of the others stay
             logger.debug("a case failed", exc_info=error)
@@ -295,6 +337,12 @@ class _EvaluationScores:
             if other is None:
                 self.lacking.add(case.patient)
         return other
+
+    def leave_out(self, patients: Iterable[str]) -> None:
+        """Forget what was counted of patients."""
+        for counts in (self.model, self.others, *self.classes.values()):
+            for patient in counts.keys() & {*patients}:
+                del counts[patient]
 
     def how(self) -> dict[str, str]:
         """Description of the comparison with another program's masks, if there is one."""

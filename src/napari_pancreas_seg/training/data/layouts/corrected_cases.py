@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 INDEX, CASE, CT, MASK = "corrections.json", "case.json", "ct.nii.gz", "mask.nii.gz"
+CASE_NAME = "case-"
+"""How the names of cases begin that are named after their voxels."""
 PANCREAS: Mapping[str, int] = {"pancreas": 1}
 """Meaning of a mask's values by default."""
 
@@ -84,7 +86,7 @@ def add_corrected_case(
         raise PancreasSegError(
             "This CT is already among your cases; choose to replace its mask (--overwrite)."
         )
-    name = f"case-{digest[:12]}" if known is None else known.name  # its folder may be renamed
+    name = f"{CASE_NAME}{digest[:12]}" if known is None else known.name  # its folder may be renamed
     pseudonym = patient or (known.patient if known is not None else name)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     about = {"reviewed": slices, "patient": pseudonym, "ct": digest, "added": now}
@@ -131,6 +133,11 @@ def remove_corrected_case(folder: Path, name: str) -> None:
         raise PancreasSegError(
             f"The case '{name}' was not removed completely: {explain_os_error(error)}."
         ) from error
+
+
+def case_name(volume: CTVolume) -> str:
+    """Name that a CT has among corrected cases, and on the card of a model that learnt from it."""
+    return f"{CASE_NAME}{voxel_hash(volume)[:12]}"
 
 
 def voxel_hash(volume: CTVolume) -> str:

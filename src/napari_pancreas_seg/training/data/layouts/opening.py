@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from napari_pancreas_seg.training.data.layouts import (
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS, LabelledCase, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
-    Listing,
     few,
     folders_in,
     left_out,
@@ -92,7 +91,7 @@ def open_dataset(
         )
     classes = choose_classes(listing.classes, labels)
     values = {p: value for value, parts in enumerate(classes.values(), start=1) for p in parts}
-    given, more = _read_patients(root, listing)
+    given, more = read_patients(root, {case.name for case in listing.cases})
     cases, lacking = _complete(listing.cases, values, given)
     notes = listing.notes + more + left_out("Cases without a mask of every class", lacking)
     if not cases:
@@ -225,7 +224,7 @@ def _complete(
     return cases, lacking
 
 
-def _read_patients(root: Path, listing: Listing) -> tuple[dict[str, str], tuple[str, ...]]:
+def read_patients(root: Path, names: Set[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Read `PATIENTS`, if it is there; return patient by case, and what is odd about it."""
     path = root / PATIENTS
     if not path.is_file():
@@ -239,7 +238,6 @@ def _read_patients(root: Path, listing: Listing) -> tuple[dict[str, str], tuple[
             )
         if given.setdefault(case, patient) != patient:
             raise PancreasSegError(f"{PATIENTS} gives the case {case} to two patients.")
-    names = {case.name for case in listing.cases}
     notes = left_out(f"Named in {PATIENTS} but not in the data set", sorted(given.keys() - names))
     if given.keys() & names:
         notes += left_out(f"Not named in {PATIENTS}", sorted(names - given.keys()))
