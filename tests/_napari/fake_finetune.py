@@ -37,4 +37,5 @@ if __name__ == "__main__":
     after = 0.74 if model == "better" else 0.60
     result = {"name": "improved-1", "model": "x", "notes": [], "held_out": dice(0.61, after, 2)}
     result |= {"guard": dice(0.9, 0.89, 4), "usual": dice(0.7, 0.7, 2), "share": 0.5}
+    result["better"] = model == "better"
     tell(result=result)

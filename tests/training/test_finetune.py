@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import nibabel as nib
@@ -160,6 +161,77 @@ def test_the_least_of_the_new_weights_that_wins_most(monkeypatch):
     assert least(trials).share == 0.5
     assert least([trial(0.25, 0.4), trial(0.5, 0.3)]).share == 0.25
     assert least(trials[:1]).share == 0.25
+
+
+@pytest.fixture
+def told(monkeypatch, tiny_card, dataset, tmp_path):
+    """A fine-tuning whose trial and learning are made up, at once: its result and its card."""
+
+    class Told(finetune_module._FineTuning):
+        steps, taken = 80, 0.5
+
+        def read(self, data):
+            self.patients, self.n_slices = [*data.patients], 12
+            self.tuner = SimpleNamespace(steps=self.steps, use=lambda weights: b"")
+
+        def trial(self):
+            for share, after in ((0.25, 0.503), (0.5, 0.7)):
+                gain = Gain({"P0": 0.5}, {"P0": after})
+                self.tried[share] = finetune_module._Trial(share, gain, gain)
+            return self.tried[0.5]
+
+        def learn(self, share):
+            return {}, self.taken, Gain()
+
+    def go(seen=(), *, output=tmp_path / "new", **changes):
+        cards = []
+        monkeypatch.setattr(finetune_module, "_FineTuning", type("Now", (Told,), changes))
+        monkeypatch.setattr(finetune_module, "save_bundle", lambda _, card, *a, **k: cards.append(card))
+        start = Bundle({**tiny_card, "training": {"patients": [*seen]}}, b"")
+        return finetune(dataset, output, start), cards[0]
+
+    return go
+
+
+def test_figures_are_those_of_the_share_that_was_taken(told):
+    found, card = told()
+    assert found["better"] and found["held_out"]["after"] == 0.7
+    assert found["notes"] == [finetune_module.CHOSEN_ON_THEM]
+    less, card = told(taken=0.25)  # what the guard allowed in the end
+    assert less["held_out"]["after"] == card["finetuned"]["held_out"]["after"] == 0.503
+    assert less["better"] is False  # by less than what is clearly more
+
+
+def test_patients_that_the_model_knew_before_tell_nothing(told):
+    found, card = told(seen=[f"P{i}" for i in range(6)])
+    assert found["better"] is None and found["held_out"]["n"] == 0
+    assert found["notes"] == [finetune_module.ALL_KNOWN]
+    assert "left out" not in card["description"]
+    assert told(seen=["P0_slice0"])[0]["better"]
+
+
+def test_a_trial_is_tested_on_patients_that_the_model_did_not_know(tiny_card):
+    work = finetune_module._FineTuning(Bundle(tiny_card, b""), QUICK, lambda *_: None)
+    work.patients = [f"P{i}" for i in range(10)]
+    assert len(work.testing()) == 2
+    work.seen = [f"P{i}" for i in range(10) if i not in (3, 7)]
+    assert work.fresh == ["P3", "P7"] and work.testing()[0] in work.fresh
+    work.seen = work.patients[1:]
+    assert work.testing() == ["P0"]
+    work.seen = work.patients
+    assert len(work.testing()) == 2
+
+
+def test_too_few_steps_are_said(told):
+    assert "time for 8 steps only" in told(steps=8)[0]["notes"][0]
+
+
+def test_a_name_that_another_fine_tuning_took_meanwhile_is_not_used(told, monkeypatch):
+    names = iter(("improved-1", "improved-2"))
+    monkeypatch.setattr(finetune_module, "_free_name", lambda: next(names))
+    found, card = told(output=None)
+    assert found["name"] == card["name"] == "improved-2"
+    assert found["model"].endswith("improved-2.zip")
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def _print(found: dict[str, Any], *, own: bool) -> None:
     echo(f"learnt from {found['slices']} slices of {found['patients']} {plural}")
     typer.echo(f"{'Dice':34}  {'n':>3}  before   after")
     _row("your patients, held out", found["held_out"])
-    _row("the same, with usual grey values", found["usual"])
+    _row("your patients, usual grey values", found["usual"])
     _row("the synthetic CT", found["guard"])
     for note in found["notes"]:
         echo(note)

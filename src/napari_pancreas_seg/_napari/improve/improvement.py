@@ -46,8 +46,6 @@ from napari_pancreas_seg.training.data.layouts.corrected_cases import (
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress")
-CLEARLY = 0.005
-"""Differences in Dice below this are none."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Improved:
     @property
     def worth_using(self) -> bool:
         """Whether it may take the former model's place: unless it is known to be no better."""
-        return self.gain is None or self.gain > CLEARLY
+        return self.result["better"] is not False
 
     def in_words(self, chosen: str) -> str:
         """Before and after, for people to read; `chosen` is the model that is chosen now."""
@@ -82,7 +80,7 @@ class Improved:
             lines.append(
                 f"On the synthetic CT: {guard['before']:.2f} before, {guard['after']:.2f} after."
             )
-        lines += self.result.get("notes", [])[-1:] if self.gain is None else []
+        lines += self.result["notes"]
         if self.kept:
             better = "" if self.worth_using else "It did not become better. "
             is_now = "chosen now" if chosen == self.name else "not chosen"

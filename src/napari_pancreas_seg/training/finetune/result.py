@@ -75,9 +75,10 @@ def finetuned_card(
 
 _WHAT = {
     "held_out": "Dice per patient at the network's resolution, of patients that a trial of the "
-    "same recipe did not learn from; the model itself learnt from them too",
+    "same recipe did not learn from; how much of the new weights was taken was chosen on them, and "
+    "the model itself learnt from them too",
     "guard": "Dice on the synthetic sample CT at the network's resolution; no training saw it",
-    "usual": "as held_out, with the grey values of these patients' slices mapped onto the usual "
-    "ones of portal-venous CT",
+    "usual": "the same of the trial's patients, the grey values of their slices mapped onto the "
+    "usual ones of portal-venous CT",
 }
 _OF_THE_FORMER = "figures of the model that this one was fine-tuned from, not measured again"

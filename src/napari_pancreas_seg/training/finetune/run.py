@@ -51,6 +51,7 @@ from napari_pancreas_seg.training.finetune.tuner import (
     mixed,
     tune_settings,
 )
+from napari_pancreas_seg.training.judge.evaluation import those_seen
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the new weights that are tried."""
@@ -65,7 +66,8 @@ TRIAL_UNTIL = 0.4
 """Share of the time after which the trial is over."""
 SHARE_UNTRIED = SHARE_OF_FEW
 """Share of the new weights that is taken if there is no patient to try it on."""
-AS_IT_IS, TESTING, TEST_GUARD = (
+READING, AS_IT_IS, TESTING, TEST_GUARD = (
+    "reading the cases",
     "scoring the model as it is",
     "testing the trial",
     "testing what is forgotten",
@@ -74,6 +76,13 @@ ONE_PATIENT = (
     "There is one patient only, so nothing is left to test on: whether the model became better on "
     "other CTs of yours is not known."
 )
+ALL_KNOWN = (
+    "The model had learnt from all of these patients before, so nobody is left to test on: whether "
+    "it became better on other CTs of yours is not known."
+)
+CHOSEN_ON_THEM = "How much of the new weights was taken was chosen on the patients held out."
+CLEARLY = 0.005
+"""Differences in Dice below this are none."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +131,13 @@ def finetune(
     than the settings allow is written only if `anyway` says so.
 
     Returns plain data: ``held_out`` is the Dice of the user's patients that a trial did not learn
-    from (of none if there is one patient only), ``usual`` the same with the grey values of usual
-    CT, ``guard`` that of the synthetic sample CT; ``share`` is how much of the new weights went
-    into the model, ``better`` whether Dice rose on the patients held out, None if unknown.
+    from, nor the given model before (of none if there is no such patient), ``usual`` that of the
+    patients of the trial with the grey values of usual CT, ``guard`` that of the synthetic sample
+    CT; ``share`` is how much of the new weights went into the model, ``better`` whether Dice rose
+    clearly on the patients held out, None if unknown.
     """
     settings = settings or FinetuneSettings()
-    output, label = _target(output, name, overwrite)
+    target, label = _target(output, name, overwrite)
     given = load_bundle(start)
     if given.card.get("members", 1) != 1:
         raise PancreasSegError(
@@ -135,12 +145,14 @@ def finetune(
             "with a model of one network."
         )
     work = _FineTuning(given, settings, report)
-    work.report("reading the cases")
+    work.report(READING)
     classes = classes_of_model(given.card["labels"], labels)
     dataset = data if isinstance(data, DataSet) else open_dataset(data, classes)
+    work.seen = those_seen(dataset.cases, [given.card])
     work.read(dataset)
     trial = work.trial()
     weights, share, guard = work.learn(trial.share)
+    trial = work.tried.get(share, trial)  # less of the new weights may have been taken
     lost = max(guard.lost, trial.usual.lost)
     if lost > settings.forgets_at_most and not anyway:
         raise PancreasSegError(
@@ -148,7 +160,8 @@ def finetune(
             "give it more time, or keep it with --anyway."
         )
     work.report("writing the model", 1.0)
-    gains = {"held_out": trial.held_out, "guard": guard, "usual": trial.usual}
+    held_out = trial.held_out if work.fresh else Gain()
+    gains = {"held_out": held_out, "guard": guard, "usual": trial.usual}
     about = {
         "slices": work.n_slices,
         "share_of_new_weights": share,
@@ -157,18 +170,19 @@ def finetune(
         "stages": [[stage.name, stage.rate, stage.share] for stage in settings.stages],
         "seed": settings.seed,
     }
+    if output is None and name is None:  # the name that was free may be another's by now
+        target, label = _target(None, None, overwrite)
     card = finetuned_card(given.card, label, work.patients, gains, about)
-    save_bundle(work.tuner.use(weights), card, output, overwrite=overwrite)
-    means = trial.held_out.means
+    save_bundle(work.tuner.use(weights), card, target, overwrite=overwrite)
     return {
-        "model": str(output),
+        "model": str(target),
         "name": card["name"],
         **{what: gain.to_dict() for what, gain in gains.items()},
         "share": share,
         "patients": len(work.patients),
         "slices": work.n_slices,
-        "better": None if means is None else means[1] > means[0],
-        "notes": [*dataset.notes, *trial.notes],
+        "better": None if held_out.means is None else -held_out.lost > CLEARLY,
+        "notes": [*dataset.notes, *work.notes()],
     }
 
 
@@ -188,12 +202,11 @@ def _target(output: str | Path | None, name: str | None, overwrite: bool) -> tup
 
 @dataclass(frozen=True)
 class _Trial:
-    """Result of the trial with one share of the new weights: the gains, and notes."""
+    """Result of the trial with one share of the new weights."""
 
     share: float
     held_out: Gain = field(default_factory=Gain)
     usual: Gain = field(default_factory=Gain)
-    notes: tuple[str, ...] = ()
 
 
 def _smallest_sufficient(found: Sequence[_Trial]) -> _Trial:
@@ -215,6 +228,9 @@ class _FineTuning:
         self.seconds = settings.minutes * 60.0
         self._share = 0.0
         self._scoring_s = 0.0  # of all rows with one network
+        self.patients: list[str] = []
+        self.seen: list[str] = []  # from whom the given model has learnt
+        self.tried: dict[float, _Trial] = {}
 
     # -- time
 
@@ -239,7 +255,12 @@ class _FineTuning:
         """Bring all slices to the working scale and score the model as it is."""
         settings, card = self.settings, self.given.card
         recipe = tune_settings(card, settings.batch_size, settings.seed)
-        mine = load_cases(dataset.cases, dataset.labels, frame=recipe.frame)
+        mine = load_cases(
+            dataset.cases,
+            dataset.labels,
+            frame=recipe.frame,
+            on_case=lambda done, n: self.report(READING, 0.05 * done / n),
+        )
         self.n_slices = int(mine.usable.sum())
         if not self.n_slices:
             raise PancreasSegError("There is no slice to learn from in these cases.")
@@ -273,16 +294,38 @@ class _FineTuning:
             self._scoring_s = (time.perf_counter() - began) / len(rows)
         return found
 
+    @property
+    def fresh(self) -> list[str]:
+        """Patients that the given model has not learnt from."""
+        return [patient for patient in self.patients if patient not in self.seen]
+
+    def notes(self) -> list[str]:
+        """What the figures do not say."""
+        notes = []
+        if self.settings.steps is None and self.tuner.steps < FEWEST_STEPS:
+            notes.append(
+                f"There was time for {self.tuner.steps} steps only, which is too few to learn "
+                f"much (at least {FEWEST_STEPS} should be made): give it more minutes."
+            )
+        if len(self.patients) < 2:
+            return [*notes, ONE_PATIENT]
+        return [*notes, CHOSEN_ON_THEM if self.fresh else ALL_KNOWN]
+
     # -- what is done
+
+    def testing(self) -> list[str]:
+        """Whom the trial is tested on: one of few, a fifth of many; of those not seen before."""
+        among = self.fresh or self.patients
+        if len(among) == 1:
+            return among
+        return fold_of_patients(among, min(len(among), 5), 0, self.settings.seed)
 
     def trial(self) -> _Trial:
         """Learn from some patients and test on the others."""
         n = len(self.patients)
         if n < 2:
-            return _Trial(SHARE_UNTRIED, notes=(ONE_PATIENT,))
-        # One of few, a fifth of many.
-        testing = fold_of_patients(self.patients, min(n, 5), 0, self.settings.seed)
-        held = np.isin(self.slices.patient, testing)
+            return _Trial(SHARE_UNTRIED)
+        held = np.isin(self.slices.patient, self.testing())
         rows = rows_to_score(self.slices, held & self._own, SLICES_PER_PATIENT)
         usual = rows_to_score(self.slices, held & self._copied, SLICES_PER_PATIENT)
         before = self._score(self.tuner.start, rows, AS_IT_IS)
@@ -299,6 +342,7 @@ class _FineTuning:
                 Gain(before, self._score(weights, rows, TESTING)),
                 Gain(usual_before, self._score(weights, usual, TESTING)),
             )
+            self.tried[share] = result
             guard = Gain(self._guard_before, self._score(weights, self._guard, TEST_GUARD))
             if max(guard.lost, result.usual.lost) <= self.settings.forgets_at_most or not found:
                 found.append(result)
