@@ -16,6 +16,7 @@ from napari_pancreas_seg.inference.frame import FrameSpec
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
 from napari_pancreas_seg.training.data.datasets import load_cases, working_frame
+from napari_pancreas_seg.training.data.layouts import opening
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.finetune import run as finetune_module
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
@@ -186,7 +187,9 @@ def told(monkeypatch, tiny_card, dataset, tmp_path):
     def go(seen=(), *, output=tmp_path / "new", **changes):
         cards = []
         monkeypatch.setattr(finetune_module, "_FineTuning", type("Now", (Told,), changes))
-        monkeypatch.setattr(finetune_module, "save_bundle", lambda _, card, *a, **k: cards.append(card))
+        monkeypatch.setattr(
+            finetune_module, "save_bundle", lambda _, card, *a, **k: cards.append(card)
+        )
         start = Bundle({**tiny_card, "training": {"patients": [*seen]}}, b"")
         return finetune(dataset, output, start), cards[0]
 
@@ -248,7 +251,7 @@ def test_one_patient_is_learnt_from_and_said_so(
 ):
     data = open_dataset(dataset)
     one = replace(data, cases=tuple(case for case in data.cases if case.patient == "P3"))
-    monkeypatch.setattr(finetune_module, "open_dataset", lambda *_: one)
+    monkeypatch.setattr(finetune_module, "open_for_model", lambda *_: one)
     monkeypatch.setenv("NAPARI_PANCREAS_SEG_MODELS", str(tmp_path / "own"))
     arguments = [
         "finetune",
@@ -316,11 +319,11 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
 def test_classes_may_have_other_names_in_the_cases(
     options, asked, tiny_bundle, tmp_path, monkeypatch, capsys
 ):
-    def opened(folder, classes):
+    def opened(folder, classes, layout):
         assert classes == (asked and {"pancreas": asked})
         raise PancreasSegError("enough")
 
-    monkeypatch.setattr(finetune_module, "open_dataset", opened)
+    monkeypatch.setattr(opening, "open_dataset", opened)
     arguments = ["finetune", "--model", str(tiny_bundle), "-o", str(tmp_path / "new")]
     assert main([*arguments, "--data", str(tmp_path), *options]) == 1
     assert "enough" in capsys.readouterr().err

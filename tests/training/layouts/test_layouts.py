@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
+from napari_pancreas_seg.inference.classes import ONE_CLASS
+from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.datasets import fold_of_patients
 from napari_pancreas_seg.training.data.layouts.flips import flip_overlaps
@@ -21,8 +23,11 @@ from napari_pancreas_seg.training.data.layouts.opening import (
     choose_classes,
     classes_of_model,
     open_dataset,
+    open_for_model,
 )
+from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
+from napari_pancreas_seg.training.judge.evaluation import _pairs
 from napari_pancreas_seg.volume import CTVolume, Grid
 
 KINDS = (
@@ -229,6 +234,19 @@ def test_a_models_classes_are_asked_for_in_its_order():
             classes_of_model(["kidneys", "liver"], others)
 
 
+def test_a_model_is_judged_by_what_it_was_trained_on(writers, phantoms, tmp_path):
+    writers["decathlon"][1](tmp_path, phantoms[:1])
+
+    def made_of(parts, labels=None):
+        recipe = {"classes": {"pancreas": parts}} if parts else {}
+        card = {"labels": {"pancreas": 1}, "training": {"recipe": recipe}}
+        return dict(open_for_model(tmp_path, card, labels).classes)["pancreas"]
+
+    assert made_of(["pancreas"]) == ("pancreas",)
+    assert made_of(["pancreas", "duct"]) == made_of(None) == ("pancreas", "cancer")
+    assert made_of(["pancreas"], {"pancreas": ["cancer"]}) == ("cancer",)
+
+
 def test_classes_in_files_of_their_own(writers, phantoms, tmp_path):
     writers["totalsegmentator"][1](tmp_path, phantoms)
     wanted = {"pancreas": ["pancreas"], "bone": ["vertebrae"]}
@@ -260,6 +278,89 @@ def test_values_without_a_meaning_are_refused(writers, phantoms, tmp_path):
     (tmp_path / "labels.json").write_text('{"pancreas": 1}')
     with pytest.raises(PancreasSegError, match=r"PANCREAS_0005.*value 2"):
         open_dataset(tmp_path).cases[0].load()
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ("name,crop_margin_px,patient\na,40\n", "no slice or no patient"),
+        ("name,crop_margin_px,patient\na,40, \n", "no slice or no patient"),
+        ("name,crop_margin_px,patient\na,256,P\n", "from 0 to 255"),
+        ("name,crop_margin_px,patient\na,-1,P\n", "from 0 to 255"),
+    ],
+)
+def test_a_manifest_with_a_senseless_row_is_refused(tmp_path, rows, complaint):
+    (tmp_path / "manifest.csv").write_text(rows)
+    with pytest.raises(PancreasSegError, match=complaint):
+        read_slice_layout(tmp_path)
+
+
+def test_a_meaning_may_be_a_number_in_quotes(tmp_path):
+    pairs_of(tmp_path, ["a"], ["a"])
+    (tmp_path / "labels.json").write_text('{"pancreas": "1", "background": 0}')
+    assert open_dataset(tmp_path).cases[0].masks[0].classes == {1: "pancreas"}
+    (tmp_path / "labels.json").write_text('{"pancreas": "one"}')
+    with pytest.raises(PancreasSegError, match=r"^labels\.json"):
+        open_dataset(tmp_path)
+
+
+def test_a_decathlon_may_be_numbered_from_0(writers, phantoms, tmp_path):
+    writers["decathlon"][1](tmp_path, phantoms[:1])
+    for folder in ("imagesTr", "labelsTr"):
+        (mask,) = (tmp_path / folder).glob("p*.nii.gz")
+        shutil.copy(mask, mask.with_name("case_0001.nii.gz"))
+        mask.rename(mask.with_name("case_0000.nii.gz"))
+    found = open_dataset(tmp_path)
+    assert found.layout == "decathlon" and found.patients == ("case_0000", "case_0001")
+
+
+# Whose mask it is
+
+
+def pairs_of(folder, cts, masks):
+    """Empty files in two folders; the pairs that are found, and the notes."""
+    for kind, names in (("images", cts), ("labels", masks)):
+        (folder / kind).mkdir(exist_ok=True)
+        for name in names:
+            (folder / kind / f"{name}.nii.gz").touch()
+    found = open_dataset(folder)
+    pairs = {stem(case.masks[0].path): stem(case.ct) for case in found.cases}
+    assert {stem(m): c for m, c, p in match_references(folder / "images", folder / "labels")
+            if isinstance(p, Path)} == pairs  # fmt: skip
+    return pairs, found.notes
+
+
+def test_a_mask_of_the_very_name_comes_first_and_another_one_is_told_of(tmp_path):
+    pairs, notes = pairs_of(tmp_path, ["P1_2", "P2"], ["P1", "P2"])
+    assert pairs == {"P1": "P1_2", "P2": "P2"}
+    said = "Paired with the one CT whose name only begins alike: P1.nii.gz (P1_2)."
+    assert notes == (said,)
+    pairs, notes = pairs_of(tmp_path, [], ["P1_2"])
+    assert pairs == {"P1_2": "P1_2", "P2": "P2"}
+    assert notes == ("Masks without a CT: P1.nii.gz.",)
+
+
+def test_nnunets_channel_is_no_odd_name(tmp_path):
+    assert pairs_of(tmp_path, ["P1_0000"], ["P1"]) == ({"P1": "P1_0000"}, ())
+
+
+@pytest.mark.parametrize(
+    ("record", "noted"),
+    [
+        ({"model": {"name": "default"}, "edits": {"slices": 0}}, True),
+        ({"model": {"name": "default"}, "edits": {"slices": 2}}, False),
+        ({"model": {"name": "default"}, "edits": None}, False),
+        ({"mask_by": "somebody"}, False),
+    ],
+)
+def test_masks_of_this_program_that_nobody_corrected_are_told_of(tmp_path, record, noted):
+    pairs_of(tmp_path, ["a", "b"], ["a_mask", "b_mask"])
+    record = {"program": {"name": "napari-pancreas-seg"}, **record}
+    (tmp_path / "labels" / "a_mask.json").write_text(json.dumps(record))
+    said = "Masks that this program made and nobody corrected: a_mask.nii.gz."
+    assert open_dataset(tmp_path).notes == ((said,) if noted else ())
+    _, how = _pairs(tmp_path / "images", tmp_path / "labels", ONE_CLASS)
+    assert how.get("notes") == (said if noted else None)
 
 
 # What a description may not say

@@ -36,11 +36,7 @@ from napari_pancreas_seg.training.data.datasets import (
     sample_slices,
 )
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
-from napari_pancreas_seg.training.data.layouts.opening import (
-    DataSet,
-    classes_of_model,
-    open_dataset,
-)
+from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_for_model
 from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
@@ -146,8 +142,7 @@ def finetune(
         )
     work = _FineTuning(given, settings, report)
     work.report(READING)
-    classes = classes_of_model(given.card["labels"], labels)
-    dataset = data if isinstance(data, DataSet) else open_dataset(data, classes)
+    dataset = data if isinstance(data, DataSet) else open_for_model(data, given.card, labels)
     work.seen = those_seen(dataset.cases, [given.card])
     work.read(dataset)
     trial = work.trial()

@@ -34,11 +34,14 @@ from napari_pancreas_seg.training.data.layouts.listing import few, read_picture
 from napari_pancreas_seg.training.data.layouts.opening import (
     PATIENTS,
     DataSet,
-    classes_of_model,
-    open_dataset,
+    open_for_model,
     read_patients,
 )
-from napari_pancreas_seg.training.data.layouts.pairs import case_of, match_references
+from napari_pancreas_seg.training.data.layouts.pairs import (
+    case_of,
+    match_references,
+    notes_of_pairs,
+)
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.scores import (
@@ -114,9 +117,10 @@ def evaluate(
 
     `folder` is a data set, or holds the CTs of the masks in `references`, see `match_references`.
     Single slices are scored one by one, without post-processing. `labels` say what of the data set
-    each of the model's classes is made of, see `open_dataset`. Patients that the model was trained
-    on are left out unless `every_patient` is given: their figures say nothing about new ones.
-    ``how`` says in words what was done and who was left out, ``not_scored`` why a case failed.
+    each of the model's classes is made of, see `open_for_model`. Patients that the model was
+    trained on are left out unless `every_patient` is given: their figures say nothing about new
+    ones. ``how`` says in words what was done and who was left out, ``not_scored`` why a case
+    failed.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     if also is not None and not loaded.classes.only_gland:
@@ -126,9 +130,11 @@ def evaluate(
     if references is not None:
         cases, how = _pairs(Path(folder), Path(references), loaded.classes)
     else:
-        asked = classes_of_model(loaded.classes.names, labels)
-        data = open_dataset(folder, asked, layout=layout)
+        data = open_for_model(folder, loaded.card, labels, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
+        how |= {"notes": " ".join(data.notes)} if data.notes else {}
+        made = [f"{name} is {' + '.join(of)}" for name, of in data.classes.items() if of[1:]]
+        how |= {"references": "; ".join(made)} if made else {}
         postprocess = postprocess and data.layout != SLICES
     seen = those_seen(cases, [loaded.card])
     if not every_patient:
@@ -233,6 +239,8 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
     both = folder.resolve().parent  # as a data set with two folders has it
     beside = both if both == references.resolve().parent else folder
     patients, _ = read_patients(folder if (folder / PATIENTS).is_file() else beside, n.keys())
+    notes = notes_of_pairs((mask, of) for mask, of, ct in found if isinstance(ct, Path))
+    how |= {"notes": " ".join(notes)} if notes else {}
     cases = []
     for mask, of, ct in found:
         name = case_of(of)  # as trainings name it, so that a card tells who was seen

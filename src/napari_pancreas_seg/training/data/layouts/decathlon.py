@@ -8,7 +8,7 @@ each channel, ``NAME_0000.nii.gz``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,20 @@ def is_described(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file() and all((folder / n).is_dir() for n in (IMAGES, LABELS))
 
 
-def _has_channels(images: Iterable[str]) -> bool:
-    return any(name.endswith("_0000") for name in images)
+def _has_channels(folder: Path) -> bool:
+    """Whether images are called after a label and a channel; a case may be number 0000, too."""
+    labels = volumes_in(folder / LABELS)
+    return any(
+        name.endswith("_0000") and name not in labels and name.removesuffix("_0000") in labels
+        for name in volumes_in(folder / IMAGES)
+    )
 
 
 def _read(folder: Path) -> Listing:
     """Pair images with the label maps of the same names."""
     data, images = read_json(folder / DESCRIPTION), volumes_in(folder / IMAGES)
     modality = data.get("modality")
-    if _has_channels(images):
+    if _has_channels(folder):
         wanted = _ct_channel(data)
         images = {
             found[1]: path
@@ -80,30 +85,31 @@ def _ct_channel(data: Mapping[str, Any]) -> int:
     )
 
 
-def label_names(data: Mapping[str, Any]) -> dict[int, str]:
+def label_names(data: Mapping[str, Any], where: str = DESCRIPTION) -> dict[int, str]:
     """Class of each value but the background's, of ``{"1": "pancreas"}`` or ``{"pancreas": 1}``."""
     labels = data.get("labels")
     if not isinstance(labels, dict):
-        raise PancreasSegError(f"{DESCRIPTION} has no 'labels' that say what the values mean.")
+        raise PancreasSegError(f"{where} has no 'labels' that say what the values mean.")
     found: dict[int, str] = {}
     for key, value in labels.items():
         if isinstance(value, list):
             raise PancreasSegError(
-                f"{DESCRIPTION} defines '{key}' as a region of several labels; give every value "
+                f"{where} defines '{key}' as a region of several labels; give every value "
                 "one class of its own (classes are joined with --classes)."
             )
-        number, name = (key, value) if isinstance(value, str) else (value, key)
+        named = isinstance(value, str) and not value.isdecimal()
+        number, name = (key, value) if named else (value, key)
         try:
             number = int(number)
         except (TypeError, ValueError):
-            raise PancreasSegError(f"{DESCRIPTION}: the label of '{name}' is no number.") from None
+            raise PancreasSegError(f"{where}: the label of '{name}' is no number.") from None
         if name == "ignore":
             raise PancreasSegError(
-                f"{DESCRIPTION} uses the label 'ignore', which cannot be trained with: label those "
+                f"{where} uses the label 'ignore', which cannot be trained with: label those "
                 "voxels, or leave their cases out."
             )
         if not 0 <= number <= 255 or number in found:
-            raise PancreasSegError(f"{DESCRIPTION}: the label {number} of '{name}' is not unique, "
+            raise PancreasSegError(f"{where}: the label {number} of '{name}' is not unique, "
                                    "or not from 0 to 255.")  # fmt: skip
         found[number] = str(name)
     return {number: name for number, name in found.items() if number}
@@ -112,12 +118,12 @@ def label_names(data: Mapping[str, Any]) -> dict[int, str]:
 LAYOUT = DataSetLayout(
     "decathlon",
     f"{IMAGES}/, {LABELS}/ and {DESCRIPTION} (Medical Segmentation Decathlon)",
-    lambda folder: is_described(folder) and not _has_channels(volumes_in(folder / IMAGES)),
+    lambda folder: is_described(folder) and not _has_channels(folder),
     _read,
 )
 NNUNET = DataSetLayout(
     "nnunet",
     f"{IMAGES}/NAME_0000.nii.gz, {LABELS}/NAME.nii.gz and {DESCRIPTION} (nnU-Net's raw data)",
-    lambda folder: is_described(folder) and _has_channels(volumes_in(folder / IMAGES)),
+    lambda folder: is_described(folder) and _has_channels(folder),
     _read,
 )

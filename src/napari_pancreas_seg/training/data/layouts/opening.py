@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.table import read_rows
@@ -109,6 +111,29 @@ def open_dataset(
         classes,
         notes,
     )
+
+
+def open_for_model(
+    folder: str | Path,
+    card: Mapping[str, Any],
+    labels: Mapping[str, Sequence[str]] | None = None,
+    *,
+    layout: str | None = None,
+) -> DataSet:
+    """Open a data set with a model's classes, made of what `labels` say.
+
+    By default they are made of what they were made of for its training, where the data set has
+    that; else see `classes_of_model`.
+    """
+    asked = classes_of_model(card["labels"], labels)
+    recipe = card.get("training", {}).get("recipe")
+    trained: Any = recipe.get("classes") if isinstance(recipe, Mapping) else None
+    alike = isinstance(trained, Mapping) and trained.keys() == card["labels"].keys()
+    if alike and not labels:
+        parts = chain.from_iterable(trained.values())
+        if {*parts} <= {*classes_in(folder, layout=layout)}:
+            asked = {name: trained[name] for name in card["labels"]}
+    return open_dataset(folder, asked, layout=layout)
 
 
 def classes_of_model(

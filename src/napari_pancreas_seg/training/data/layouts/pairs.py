@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.training.data.layouts.cases import (
@@ -51,18 +52,19 @@ def match_references(cts: Path, masks: Path) -> list[tuple[Path, str, Path | Pan
     """Find the CT of every reference mask by name; where there is none or several, say so.
 
     ``NAME.nii.gz``, ``NAME_pancreas.nii.gz``, ``NAME_mask.nii.gz`` and the like belong to the CT
-    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_``. Each
-    mask comes with its CT's name and its CT; without one, with its own name and why.
+    ``NAME.nii.gz``, or else to the one CT whose name begins with ``NAME_`` and that has no mask of
+    its own name. Each mask comes with its CT's name and its CT; without one, with its own name and
+    why.
     """
     images = _images(cts)
     pairs: list[tuple[Path, str, Path | PancreasSegError]] = []
-    for name, mask in _volumes(masks).items():
-        others = {n: p for n, p in images.items() if p.resolve() != mask.resolve()}
-        found = find_cts(name, others)
+    drawn = _volumes(masks)
+    for name, found in _cts_of(drawn, images).items():
+        mask = drawn[name]
         if len(found) == 1:
-            pairs.append((mask, found[0], others[found[0]]))
+            pairs.append((mask, found[0], images[found[0]]))
             continue
-        names = f": {', '.join(others[n].name for n in found)}" if found else ""
+        names = f": {', '.join(images[n].name for n in found)}" if found else ""
         why = PancreasSegError(
             f"{len(found) or 'No'} CTs in {cts} belong to the reference {mask.name}{names}; "
             "give each the name of its CT."
@@ -82,15 +84,39 @@ def _images(folder: Path) -> dict[str, Path]:
     return _volumes(folder)
 
 
-def find_cts(mask: str, cts: Mapping[str, Path]) -> list[str]:
-    """Names of the CTs that a mask may belong to, by its name; several where that is not clear."""
+def _cts_of(masks: Mapping[str, Path], cts: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Names of the CTs that each mask may belong to, by its name; several where it is not clear."""
+    own = {path.resolve(): name for name, path in cts.items()}
+    same = {mask: own.get(path.resolve()) for mask, path in masks.items()}
+    exact = {m: [n for n in (m, _base(m)) if n in cts and n != same[m]][:1] for m in masks}
+    taken = {name for names in exact.values() for name in names}
+    found = dict(exact)
+    for mask in (mask for mask in masks if not exact[mask]):
+        free, base = sorted(cts.keys() - taken - {same[mask]}), _base(mask)
+        begun = [name for name in free if name.startswith(f"{base}_")]
+        found[mask] = begun or [n for n in free if _BEGINS.sub("", n) == _BEGINS.sub("", base)]
+    return found
+
+
+def _base(mask: str) -> str:
     ended = _ENDS.fullmatch(mask)
-    base = ended[1] if ended else mask
-    exact = [name for name in (mask, base) if name in cts]
-    if exact:
-        return exact[:1]
-    begun = [name for name in cts if name.startswith(f"{base}_")]
-    return begun or [name for name in cts if _BEGINS.sub("", name) == _BEGINS.sub("", base)]
+    return ended[1] if ended else mask
+
+
+def notes_of_pairs(pairs: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
+    """What to look at of masks, each with its CT's name if that was what paired them."""
+    odd, made = [], []
+    for mask, ct in pairs:
+        base = _base(stem(mask))
+        known = (base, stem(mask))
+        if ct.startswith(f"{base}_") and case_of(ct.removesuffix("_0000")) not in known:
+            odd.append(f"{mask.name} ({ct})")
+        record = read_sidecar(sidecar_path(mask)) or {}
+        edits = record.get("edits", {})
+        if record.get("model") and isinstance(edits, dict) and not edits.get("slices"):
+            made.append(mask.name)
+    notes = left_out("Paired with the one CT whose name only begins alike", odd)
+    return notes + left_out("Masks that this program made and nobody corrected", made)
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
@@ -111,7 +137,9 @@ def _fits(folder: Path) -> bool:
 def _read(folder: Path) -> Listing:
     meanings = folder / MEANINGS
     names: Mapping[int, str] | str
-    names = label_names({"labels": read_json(meanings)}) if meanings.is_file() else PANCREAS
+    names = PANCREAS
+    if meanings.is_file():
+        names = label_names({"labels": read_json(meanings)}, MEANINGS)
     classes = (names,) if isinstance(names, str) else tuple(names[v] for v in sorted(names))
     apart = _two_folders(folder)
     if apart is not None:
@@ -164,8 +192,7 @@ def _paired(
     owners: dict[str, list[str]] = {}
     without: list[str] = []
     unclear: list[str] = []
-    for mask in masks:
-        found = find_cts(mask, cts)
+    for mask, found in _cts_of(masks, cts).items():
         if len(found) == 1:
             owners.setdefault(found[0], []).append(mask)
         else:
@@ -175,11 +202,12 @@ def _paired(
         for ct, drawn in owners.items()
         if len(drawn) == 1
     )
+    pairs = [(masks[drawn[0]], ct) for ct, drawn in owners.items() if len(drawn) == 1]
     several = [cts[ct].name for ct, drawn in owners.items() if len(drawn) > 1]
     notes = left_out("CTs without a mask", [cts[name].name for name in cts.keys() - owners])
     notes += left_out("Masks without a CT", without)
     notes += left_out("Masks that could belong to several CTs", unclear)
-    notes += left_out("CTs with several masks", several)
+    notes += left_out("CTs with several masks", several) + notes_of_pairs(pairs)
     return Listing(classes, cases, notes)
 
 
@@ -203,7 +231,9 @@ def _folder_a_case(
             unclear.append(item.name)
     if 2 * len(cases) < len(folders):
         cases = []  # a pair somewhere below does not make this a data set
-    return Listing(classes, tuple(cases), left_out("Folders without one CT and one mask", unclear))
+    notes = left_out("Folders without one CT and one mask", unclear)
+    notes += notes_of_pairs((case.masks[0].path, "") for case in cases)
+    return Listing(classes, tuple(cases), notes)
 
 
 def _case(name: str, ct: Path, mask: Path, names: Mapping[int, str] | str) -> VolumeCase:

@@ -101,7 +101,9 @@ def _read_spacing(path: Path) -> dict[str, Spacing]:
 
 
 def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> SliceRecord:
-    name = row["name"]
+    name, patient = ((row[column] or "").strip() for column in ("name", "patient"))
+    if not name or not patient:
+        raise PancreasSegError(f"{folder}: a row of the manifest names no slice or no patient.")
     if Path(name).name != name:
         raise PancreasSegError(f"{folder}: the manifest's name {name!r} is not a plain file name.")
     image, mask = folder / "images" / f"{name}.jpg", folder / "masks" / f"{name}.png"
@@ -110,10 +112,12 @@ def _record(folder: Path, row: dict[str, str], spacing: dict[str, Spacing]) -> S
     except ValueError:
         raise PancreasSegError(f"{folder}: crop_margin_px of {name} is not a number.") from None
     # The margins were cut off and the rest blown up to 512 pixels again.
-    known = row["patient"] in spacing
-    pixel, thickness = spacing.get(row["patient"], (NOMINAL_SPACING_MM, NOMINAL_THICKNESS_MM))
+    if not 0 <= margin < 256:
+        raise PancreasSegError(f"{folder}: crop_margin_px of {name} is not from 0 to 255.")
+    known = patient in spacing
+    pixel, thickness = spacing.get(patient, (NOMINAL_SPACING_MM, NOMINAL_THICKNESS_MM))
     pixel *= 1 - margin / 256
-    return SliceRecord(name, row["patient"], image, mask, pixel, thickness, known, margin)
+    return SliceRecord(name, patient, image, mask, pixel, thickness, known, margin)
 
 
 LAYOUT = DataSetLayout(
