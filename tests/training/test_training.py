@@ -20,6 +20,7 @@ from napari_pancreas_seg.training.data.datasets import (
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.training.fit import loop as loop_module
+from napari_pancreas_seg.training.fit.devices import choose_policy
 from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import ThresholdScores
@@ -29,6 +30,7 @@ from napari_pancreas_seg.training.run import (
     Experiment,
     Split,
     _check_same,
+    check_free,
     epoch_line,
     settings_for,
     train,
@@ -311,6 +313,71 @@ def test_fields_that_no_card_may_have_are_refused_before_training(
     with pytest.raises(PancreasSegError, match=f"fields given for it.*{sentence}"):
         train(dataset, tmp_path / "run", SETTINGS, split=Split(3), about=about)
     assert not no_fit and not (tmp_path / "run").exists()
+
+
+def test_what_the_program_says_of_a_model_is_not_given(dataset, tmp_path, no_fit):
+    for field in ("training", "labels", "validation", "threshold", "members"):
+        with pytest.raises(PancreasSegError, match=f"cannot take {field} from the fields given"):
+            train(dataset, tmp_path / "run", SETTINGS, about={field: {}, "note": "from A"})
+    assert not no_fit
+
+
+@pytest.mark.parametrize("left", ["checkpoint.npz", "bundle", OUT_OF_FOLD, "crossvalidation.json"])
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_model_that_is_there_is_not_overwritten(tmp_path, left, resume, folds):
+    (tmp_path / left).mkdir()
+    same = folds == (left == "crossvalidation.json")
+    if same and resume:
+        check_free(tmp_path, resume, folds=folds)
+        return
+    with pytest.raises(PancreasSegError, match="--resume" if same else "choose another folder"):
+        check_free(tmp_path, resume, folds=folds)
+
+
+def test_curves_that_cannot_be_written_end_no_training(dataset, tmp_path, monkeypatch):
+    def fit(slices, settings, folder, *, report, **options):
+        (tmp_path / "history.csv").mkdir()  # nothing is put in its place
+        history = [dict(LINE), dict(LINE)]
+        report(history[:1])
+        report(history)
+        return "network", history
+
+    monkeypatch.setattr(run, "fit", fit)
+    lines, card = [], {"training": {}}
+    assert run._fit(None, [], SETTINGS, tmp_path, card, lines.append) == "network"
+    assert [line[:4] for line in lines] == ["step", "Note", "step"]
+    assert "'history.csv'" in lines[1] and (tmp_path / "history.json").exists()
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_masks_that_changed_meanwhile_are_told_of(dataset, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise PancreasSegError("enough")
+
+    data, lines = tmp_path / "data", []
+    shutil.copytree(dataset, data)
+    monkeypatch.setattr(run, "_read", stop)
+    for run_number in range(3):
+        if run_number == 1:
+            shutil.copy(data / "masks" / "P0_slice0.png", data / "masks" / "P1_slice1.png")
+        with pytest.raises(PancreasSegError, match="enough"):
+            train(data, tmp_path / "run", SETTINGS, resume=True, log=lines.append)
+    (note,) = (line for line in lines if line.startswith("Note"))
+    assert "of P1_slice1: what was learnt" in note
+
+
+def test_a_training_goes_on_in_the_precision_of_another_machine(tmp_path):
+    def check(before, now):
+        return _check_same(tmp_path, {"policy": before}, {"policy": now}, ())
+
+    check("float32", "mixed_bfloat16")
+    check("mixed_bfloat16", "float32")
+    with pytest.raises(PancreasSegError, match=r"policy \(mixed_float16, now float32\); give the"):
+        check("mixed_float16", "float32")
+    assert run._policy_after({"policy": "mixed_float16"}) == "mixed_float16"
+    assert run._policy_after({"policy": "float32"}) == choose_policy("auto")
+    assert run._policy_after({}) == "auto"
 
 
 @pytest.mark.slow

@@ -61,6 +61,12 @@ def first_card(
 
 def check_about(card: dict[str, Any], about: dict[str, Any] | None, path: Path) -> None:
     """Check the further fields of a card before hours of training."""
+    written = {*card, "validation", "confidence", "members"} - {"name", "version", "licence"}
+    if wrong := sorted(written & {*(about or ())}):
+        raise PancreasSegError(
+            f"The model's card cannot take {', '.join(wrong)} from the fields given for it: the "
+            "program itself says that. Leave it out."
+        )
     try:
         json.dumps(about, allow_nan=False)
         check_card({**card, **(about or {})}, path)

@@ -22,14 +22,15 @@ from napari_pancreas_seg.training.judge.calibration import (
     calibrate,
 )
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, at_others_threshold, summarise
-from napari_pancreas_seg.training.run import OUT_OF_FOLD, Split, settings_for, train
-
-SUMMARY = "crossvalidation.json"
-
-
-def fold_folder(output: Path, fold: int) -> Path:
-    """Folder of one fold's training."""
-    return Path(output) / f"fold{fold}"
+from napari_pancreas_seg.training.run import (
+    OUT_OF_FOLD,
+    SUMMARY,
+    Split,
+    check_free,
+    fold_folder,
+    settings_for,
+    train,
+)
 
 
 def cross_validate(
@@ -53,6 +54,7 @@ def cross_validate(
             f"The networks of 2 to {MOST_MEMBERS} folds can be joined to an ensemble, not {folds}."
         )
     output = Path(output)
+    check_free(output, bool(options.get("resume")), folds=True)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     for fold in range(folds):
         which = f"fold {fold + 1} of {folds}: "

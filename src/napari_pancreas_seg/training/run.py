@@ -27,6 +27,7 @@ from napari_pancreas_seg.training.cards import (
     out_of_fold,
     what_is_scored,
 )
+from napari_pancreas_seg.training.data.cache import files_of_case
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
@@ -34,14 +35,16 @@ from napari_pancreas_seg.training.data.datasets import (
     load_negatives,
 )
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase, VolumeCase
+from napari_pancreas_seg.training.data.layouts.listing import few
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit import curves
 from napari_pancreas_seg.training.fit.devices import (
+    POLICIES,
     choose_devices,
     choose_policy,
     make_deterministic,
 )
-from napari_pancreas_seg.training.fit.loop import ChangeWeights, Checkpoint, fit
+from napari_pancreas_seg.training.fit.loop import CHECKPOINT, ChangeWeights, Checkpoint, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
 from napari_pancreas_seg.training.judge.evaluation import patients_seen, those_seen
@@ -50,8 +53,11 @@ OUT_OF_FOLD = "out_of_fold.json"
 """Dice of each patient held back, for several thresholds; before any temperature. It is written
 last: where it lies, the training is done."""
 RECIPE, BUNDLE = "recipe.json", "bundle"
+SUMMARY = "crossvalidation.json"
 Show = Callable[[str, int, int], None]
 """Called with the stage, and how much of how much is done."""
+ALIKE = ("float32", "mixed_bfloat16")
+"""Precisions between which a training may change: their checkpoints hold the same."""
 LENGTH = ("steps", "patience", "averaging")
 """Settings that may change between stop and resume: the length, and with it the averaging."""
 
@@ -122,6 +128,9 @@ def train(
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
+    before = _recipe_in(output) if resume else None
+    if before and settings.policy == "auto":  # which may mean another one on another machine
+        settings = replace(settings, policy=_policy_after(before))
     settings = settings_for(settings, data)
     _check_split(settings, split, calibrated_by)
     given = None if start is None else load_bundle(start)
@@ -144,7 +153,13 @@ def train(
     calibrated = None if twin is None else calibration_from(twin, card, data.patients)
     on = choose_devices(devices)
     on.check(settings.batch_size)
-    if _claim(output, {**recipe, "patients": whose}, resume, once):
+    files = {case.name: _files_stamp(case) for case in data.cases}
+    if before and (changed := _changed(before.get("files"), files)):
+        log(
+            f"Note: CT or mask changed since this training began, of {few(changed, 6)}: what was "
+            "learnt and measured before is of the former ones."
+        )
+    if _claim(output, {**recipe, "patients": whose, "files": files}, resume, once):
         return output / BUNDLE
     if deterministic:
         make_deterministic()
@@ -183,14 +198,23 @@ def _fit(
     **options: Any,
 ) -> keras.Model:
     """Train a network, with learning curves and a line for each epoch; say on the card how long."""
+    said: set[str] = set()
+
+    def draw(history: list[dict[str, Any]]) -> None:
+        try:
+            curves.show(output, history)
+        except (PancreasSegError, OSError) as error:  # open in another program, as on Windows
+            if (what := str(error)) not in said:
+                log(f"Note: the training goes on, but its curves are not up to date. {what}")
+            said.add(what)
 
     def report(history: list[dict[str, Any]]) -> None:
         log(epoch_line(history[-1]))
-        curves.show(output, history)
+        draw(history)
 
     score = functools.partial(_scored, held) if len(held) else None
     network, history = fit(slices, settings, output, score=score, report=report, **options)
-    curves.show(output, history)
+    draw(history)
     card["training"] |= {
         "hours": round(sum(line["seconds"] for line in history) / 3600, 2),
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -314,16 +338,13 @@ def _scored(held: HeldBack, network: keras.Model) -> dict[str, Any]:
 
 def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bool:
     """Make the folder, or check that it holds the same training; return whether that is done."""
+    check_free(output, resume, folds=False)
     known = output / RECIPE
-    if Checkpoint(output).path.exists() and not resume:
-        raise PancreasSegError(
-            f"{output} holds a training already: go on with --resume, or choose another folder."
-        )
     try:
         output.mkdir(parents=True, exist_ok=True)
-        before = json.loads(known.read_text(encoding="utf-8")) if known.exists() else None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise PancreasSegError(f"{output} cannot be used: {error}.") from error
+    before = _recipe_in(output)
     now = json.loads(json.dumps(recipe))
     done = resume and once and is_done(output)
     if before is not None and resume:
@@ -334,11 +355,65 @@ def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bo
     return done
 
 
+def check_free(output: Path, resume: bool, *, folds: bool) -> None:
+    """Refuse a folder that holds a training, or with `resume` one of the other kind."""
+    several = (output / SUMMARY).exists() or Checkpoint(fold_folder(output, 0)).path.exists()
+    one = any((output / name).exists() for name in (CHECKPOINT, OUT_OF_FOLD))
+    one = one or ((output / BUNDLE).exists() and not several)
+    other = one if folds else several
+    if other:
+        what = "a training of one model" if folds else "a cross-validation (--all-folds)"
+        raise PancreasSegError(f"{output} holds {what}: choose another folder.")
+    if (one or (output / SUMMARY).exists()) and not resume:
+        raise PancreasSegError(
+            f"{output} holds a training already: go on with --resume, or choose another folder."
+        )
+
+
+def fold_folder(output: Path, fold: int) -> Path:
+    """Folder of one fold's training."""
+    return Path(output) / f"fold{fold}"
+
+
+def _policy_after(before: Mapping[str, Any]) -> str:
+    """The best precision in which a training goes on."""
+    policy, best = before.get("policy", "auto"), choose_policy("auto")
+    return best if {policy, best} <= {*ALIKE} or policy not in POLICIES else policy
+
+
+def _files_stamp(case: LabelledCase) -> list[float] | None:
+    """Size and time of a case's files; None where one cannot be found."""
+    try:
+        found = [file.stat() for file in files_of_case(case)]
+    except OSError:
+        return None
+    return [sum(f.st_size for f in found), max(f.st_mtime for f in found)]
+
+
+def _changed(before: Any, now: Mapping[str, list[float] | None]) -> list[str]:
+    """Cases whose files are not what they were."""
+    known = before if isinstance(before, Mapping) else {}  # an older version wrote none
+    return [name for name, stamp in now.items() if known.get(name, stamp) != stamp]
+
+
+def _recipe_in(output: Path) -> dict[str, Any] | None:
+    """The recipe of a training that was begun in a folder."""
+    try:
+        text = (output / RECIPE).read_text(encoding="utf-8")
+        return dict(json.loads(text))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise PancreasSegError(f"{output} cannot be used: {error}.") from error
+
+
 def _check_same(
     output: Path, before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
 ) -> None:
     """Refuse a folder of another recipe; an older version may have written fewer keys."""
-    changed = {k for k in (now.keys() & before.keys()) - {*free} if before[k] != now[k]}
+    changed = {k for k in (now.keys() & before.keys()) - {*free, "files"} if before[k] != now[k]}
+    if {before.get("policy"), now.get("policy")} <= {*ALIKE}:
+        changed -= {"policy"}
     changed |= {k for k in ("crops", "phantoms") if before.get(k)}  # no training has these now
     if changed == {"patients"}:
         raise PancreasSegError(
@@ -346,5 +421,12 @@ def _check_same(
             "set as it was, or choose another folder."
         )
     if changed:
-        what = ", ".join(sorted(changed - {"patients"}))  # another split has others anyway
-        raise PancreasSegError(f"{output} was trained with another {what}; choose another folder.")
+        changed -= {"patients"}  # another split has others anyway
+        short = {k for k in changed if all(isinstance(r.get(k), str | int) for r in (before, now))}
+        what = ", ".join(
+            f"{k} ({before[k]}, now {now[k]})" if k in short else k for k in sorted(changed)
+        )
+        raise PancreasSegError(
+            f"{output} was trained with another {what}; give the former one again, or choose "
+            "another folder."
+        )

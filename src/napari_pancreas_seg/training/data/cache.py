@@ -122,10 +122,9 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
     """Hash of everything that a case's slices depend on: file contents, reading, settings."""
     digest = hashlib.sha256()
     try:
-        for path in case.files:
-            for file in sorted(p for p in path.rglob("*") if p.is_file()) or _with_data(path):
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for file in files_of_case(case):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
         name, why = Path(error.filename or "").name, explain_os_error(error)
         raise BadCases([f"Case {case.name}: '{name}' cannot be read: {why}."]) from error
@@ -134,12 +133,15 @@ def case_key(case: LabelledCase, settings: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:40]
 
 
-def _with_data(path: Path) -> list[Path]:
-    """A file, and the one beside it that holds the data of a detached header."""
-    try:
-        return files_of(path)
-    except PancreasSegError:  # which is said when the case is read
-        return [path]
+def files_of_case(case: LabelledCase) -> list[Path]:
+    """Every file that a case is read from, the data of a detached header included."""
+    found: list[Path] = []
+    for path in case.files:
+        try:
+            found += sorted(p for p in path.rglob("*") if p.is_file()) or files_of(path)
+        except PancreasSegError:  # which is said when the case is read
+            found.append(path)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import atomic_write, write_json, write_text
 from napari_pancreas_seg.io.table import csv_text
 from napari_pancreas_seg.training.fit.loop import best_epoch
@@ -19,10 +20,23 @@ Line = Mapping[str, Any]
 
 
 def show(folder: Path, history: Sequence[Line]) -> None:
-    """Write all files about a training's history anew, with a mark at the best epoch."""
-    write_json(folder / "history.json", list(history), overwrite=True)
-    write_text(folder / "history.csv", csv_text(history), overwrite=True)
-    _draw(history, best_epoch(history), folder / "curves.png")
+    """Write all files about a training's history anew, with a mark at the best epoch.
+
+    What can be written is; PancreasSegError then says what could not.
+    """
+    failed: list[PancreasSegError] = []
+    writes: list[Callable[[], object]] = [
+        lambda: write_json(folder / "history.json", list(history), overwrite=True),
+        lambda: write_text(folder / "history.csv", csv_text(history), overwrite=True),
+        lambda: _draw(history, best_epoch(history), folder / "curves.png"),
+    ]
+    for write in writes:
+        try:
+            write()
+        except PancreasSegError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     if importlib.util.find_spec("tensorboard") is not None:
         _write_events(history, folder / EVENTS)
 
