@@ -43,6 +43,7 @@ from napari_pancreas_seg.training.judge.scores import (
     bootstrap_interval,
     summarise,
 )
+from napari_pancreas_seg.training.judge.tables import interval
 from napari_pancreas_seg.training.run import Split, train
 from napari_pancreas_seg.volume import CTVolume
 from options import settings_of, training_parser
@@ -235,7 +236,7 @@ def table(data: Mapping[str, Any]) -> str:
         d, g = row["dice"], row["gain"]
         gain = f"{g['mean']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})"
         lines.append(
-            f"| {row['what']} | {d['mean']:.3f} ({d['low']:.3f} to {d['high']:.3f}) | "
+            f"| {row['what']} | {d['mean']:.3f}{interval(d)} | "
             f"{d['median']:.3f} | {d['worst']:.3f} | {gain if row['way'] != SINGLE else ''} |"
         )
     lines += ["", f"Both networks cost {data['gflop_per_slice']:.1f} GFLOP a slice."]

@@ -29,6 +29,7 @@ from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, paired_difference, summarise
+from napari_pancreas_seg.training.judge.tables import interval, number
 from napari_pancreas_seg.training.run import (
     Experiment,
     Split,
@@ -317,15 +318,14 @@ def _markdown(result: Mapping[str, Any]) -> str:
     for run in result["runs"]:
         s = run["summary"]
         lines.append(
-            f"| {run['what']} | {s['n']} | {s['mean']:.3f} ({s['low']:.3f} to {s['high']:.3f}) | "
-            f"{s['sd']:.3f} | {s['median']:.3f} | {s['worst']:.3f} | {s['below_0.5']} | "
+            f"| {run['what']} | {s['n']} | {s['mean']:.3f}{interval(s)} | "
+            f"{number(s.get('sd'))} | {s['median']:.3f} | {s['worst']:.3f} | {s['below_0.5']} | "
             f"{run['hours']} |"
         )
     lines += ["", "| paired difference | n | mean (95 %) |", "| --- | --- | --- |"]
     for gap in result["differences"]:
         lines.append(
-            f"| {gap['a']} − {gap['b']} | {gap['n']} | {gap['mean']:+.3f} "
-            f"({gap['low']:+.3f} to {gap['high']:+.3f}) |"
+            f"| {gap['a']} − {gap['b']} | {gap['n']} | {gap['mean']:+.3f}{interval(gap, '+.3f')} |"
         )
     if result["levers"]:
         lines += [

@@ -22,7 +22,7 @@ from napari_pancreas_seg.inference.second_look import SIZE
 from napari_pancreas_seg.io.files import check_target, write_text
 from napari_pancreas_seg.model.bundle import load_bundle
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, summarise, summarise_patients
-from napari_pancreas_seg.training.judge.tables import accuracy, number, table, text
+from napari_pancreas_seg.training.judge.tables import accuracy, interval, number, table, text
 
 OF_A_TRAINING = ("split", "seed", "steps_per_epoch")
 """Settings of a single training: they say nothing of the recipe."""
@@ -300,8 +300,8 @@ def _sentence(patients: Mapping[str, Any]) -> str:
     s = summarise(values)
     failed = sum(value < FAILURE_DICE for value in values)
     return (
-        f"Dice {s['mean']:.3f} (95 % interval of the mean {s['low']:.3f} to {s['high']:.3f}), "
-        f"SD {s['sd']:.3f}, median {s['median']:.3f}, worst {s['worst']:.3f}, n = {s['n']} "
+        f"Dice {s['mean']:.3f}{interval(s).replace('(', '(95 % interval of the mean ')}, "
+        f"SD {number(s.get('sd'))}, median {s['median']:.3f}, worst {s['worst']:.3f}, n = {s['n']} "
         f"patients, {failed} of them below {FAILURE_DICE}."
     )
 
@@ -333,7 +333,8 @@ def _attention(gates: Any) -> list[str]:
 def _ratio(s: Mapping[str, Any]) -> str:
     if not s.get("n"):
         return "—"
-    return f"{s['mean']:.2f} ({s['low']:.2f} to {s['high']:.2f}, n = {s['n']})"
+    spread = f"{s['low']:.2f} to {s['high']:.2f}, " if "low" in s else ""
+    return f"{s['mean']:.2f} ({spread}n = {s['n']})"
 
 
 def _out_of_fold(data: Mapping[str, Any] | None) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.training.judge.scores import paired_difference, summarise
+from napari_pancreas_seg.training.judge.tables import interval
 
 BASELINE = "attention"
 HEAD = """\
@@ -41,12 +42,12 @@ def row(of: Mapping[int, Mapping[str, Any]], baseline: Mapping[int, Mapping[str,
         dice = dice_of({fold: of[fold] for fold in both})
         ours = dice_of({fold: baseline[fold] for fold in both})
         gap = paired_difference(dice, ours)
-        said = f"{gap['mean']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+        said = f"{gap['mean']:+.3f}{interval(gap, '+.3f')}"
     folds = ", ".join(str(fold) for fold in sorted(of))
     steps = ", ".join(f"{of[fold]['steps']:,}" for fold in sorted(of))
     hours = sum(each["hours"] for each in of.values())
     what = next(iter(of.values()))["what"]
-    mean = f"{s['mean']:.3f} ({s['low']:.3f} to {s['high']:.3f})"
+    mean = f"{s['mean']:.3f}{interval(s)}"
     cells = (what, folds, steps, f"{hours:.1f}", s["n"], mean, f"{s['worst']:.3f}", said)
     return f"| {' | '.join(map(str, cells))} |\n"
 

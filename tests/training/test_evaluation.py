@@ -361,6 +361,30 @@ def test_one_bad_case_keeps_the_scores_of_the_others(
     assert "nobody" in page.read_text()
 
 
+@pytest.mark.parametrize("of_others", [False, True])
+def test_a_case_that_cannot_be_counted_costs_no_other(folders, model, monkeypatch, of_others):
+    def fail(self, found, volume, reference):
+        if volume.name == "other" and of_others is (not found.attention):
+            raise ZeroDivisionError
+        add(self, found, volume, reference)
+
+    add = PatientCounts.add
+    monkeypatch.setattr(PatientCounts, "add", fail)
+    also = GivenMasks(folders / "mask")
+    result = evaluate(folders / "ct", model, references=folders / "mask", also=also)
+    assert [*result["not_scored"]] == ["other (mask)" if of_others else "other"]
+    assert len(result["patients"]) == (3 if of_others else 2)
+    assert len(result["also"]["patients"]) == 2
+
+
+def test_where_nothing_can_be_written_no_work_is_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("work"))
+    (tmp_path / "file").touch()
+    for option in ("-o", "--markdown"):
+        assert main(["evaluate", str(tmp_path), option, str(tmp_path / "file" / "a.json")]) == 1
+        assert "file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [MemoryError(), ZeroDivisionError("of\nnothing")])
 def test_an_error_that_nobody_expects_is_of_its_case(error, folders, model, monkeypatch):
     def fail(volume, *args, **options):

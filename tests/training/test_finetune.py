@@ -313,6 +313,21 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
     assert main([*add[:4], "--slices", "x", "--folder", str(store)]) == 2
 
 
+@pytest.mark.parametrize(("values", "kept"), [((0, 255), True), ((0, 1, 255), False)])
+def test_a_correction_of_one_value_is_one_whatever_it_is(tmp_path, capsys, values, kept):
+    affine, store = np.diag([-1.0, -1.0, 3.0, 1.0]), tmp_path / "store"
+    hu = np.random.default_rng(0).integers(-1000, 300, (40, 40, 6)).astype(np.int16)
+    mask = np.resize(np.array(values, np.uint8), hu.shape)
+    paths = [tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz"]
+    for path, array in zip(paths, (hu, mask), strict=True):
+        nib.save(nib.Nifti1Image(array, affine), path)
+    status = main(["corrections", "add", *map(str, paths), "--folder", str(store)])
+    assert (status == 0) is kept
+    if kept:
+        (path,) = store.glob("*/mask.nii.gz")
+        assert (np.asarray(nib.load(path).dataobj) == (mask > 0)).all()
+
+
 @pytest.mark.parametrize(
     ("options", "asked"), [((), None), (("--classes", "pancreas=gland+cyst"), ["gland", "cyst"])]
 )

@@ -7,9 +7,11 @@ from napari_pancreas_seg.inference.result import ScalarMap, Segmentation
 from napari_pancreas_seg.training.judge.scores import (
     PatientCounts,
     bootstrap_interval,
+    paired_difference,
     summarise,
     summarise_patients,
 )
+from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -42,6 +44,36 @@ def test_a_summary_by_hand():
     assert found["worst"] == 0.5
     assert summarise([1.0, 4.0], higher_is_better=False)["worst"] == 4.0
     assert summarise([None]) == {"n": 0}
+
+
+def test_one_patient_has_no_interval():
+    assert summarise([0.7]) == {"n": 1, "mean": 0.7, "median": 0.7, "worst": 0.7}
+    assert paired_difference({"a": 0.7}, {"a": 0.5}) == {"n": 1, "mean": 0.2}
+    row = {"dice": 0.7, "slices": 3, "missed_slices": 0}
+    page = evaluation_markdown({"patients": {"a": row}, **summarise_patients({"a": row})})
+    assert "| Dice | 0.700 | — | — | — | 0.700 | 0.700 | 1 |" in page
+    assert "0 of 1 patient." in page and "none, 0 of 1 patient." in page
+
+
+def test_patients_in_whom_nothing_was_found_are_counted():
+    volume, rows = ct(), {}
+    reference = np.zeros((1, 24, 32), np.uint8)
+    reference[0, 5, 5:9] = 1
+    for patient, mask in (("a", reference), ("b", 0 * reference)):
+        tally = PatientCounts()
+        tally.add(segmentation(volume, mask), volume, reference)
+        rows[patient] = tally.figures()
+    assert rows["b"]["hd95_mm"] == pytest.approx(np.hypot(24, 32))
+    found = summarise_patients(rows)
+    assert found["nothing_found"] == 1
+    assert "Nothing found: 1 of 2 patients" in evaluation_markdown({"patients": rows, **found})
+
+
+def test_a_gate_that_says_nothing_of_a_patient_is_no_gate_of_theirs():
+    one = {"inside": 0.6, "tissue": 0.3, "frame": 0.2, "sd": 0.1}
+    rows = {"a": {"dice": 1, "attention": [one, one]}, "b": {"dice": 1, "attention": [{}, one]}}
+    found = summarise_patients(rows)["attention"]
+    assert [(row["gate"], row["ratio_to_tissue"]["n"]) for row in found] == [(1, 1), (2, 2)]
 
 
 def test_a_patient_is_pooled_over_slices():

@@ -73,7 +73,7 @@ def evaluate(
     A data set of single slices is scored slice by slice, without post-processing. CTs are segmented
     as `segment` does it. If the model has several classes, each is scored too.
     """
-    from napari_pancreas_seg.io.files import check_target, write_json, write_text
+    from napari_pancreas_seg.io.files import check_folder, check_target, write_json, write_text
 
     if references is not None and (classes or layout):
         raise typer.BadParameter(
@@ -81,6 +81,7 @@ def evaluate(
         )
     for target in filter(None, (output, markdown)):
         check_target(target, overwrite=overwrite)
+        check_folder(target.parent)
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.training.judge.evaluation import evaluate as run
         from napari_pancreas_seg.training.judge.tables import evaluation_markdown

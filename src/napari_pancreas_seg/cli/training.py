@@ -193,8 +193,11 @@ def _echo_result(bundle: Path) -> None:
     found = load_card(bundle).get("validation", {})
     if "mean" in found:
         interval = f" (95 % {found['low']:.3f} to {found['high']:.3f})" if "low" in found else ""
-        echo(
-            f"Dice of {found['n']} patients: mean {found['mean']:.3f}{interval}, "
-            f"median {found['median']:.3f}, worst {found['worst']:.3f}"
-        )
+        if found["n"] == 1:
+            echo(f"Dice of 1 patient: {found['mean']:.3f}")
+        else:
+            echo(
+                f"Dice of {found['n']} patients: mean {found['mean']:.3f}{interval}, "
+                f"median {found['median']:.3f}, worst {found['worst']:.3f}"
+            )
     echo(f"model: {bundle}")

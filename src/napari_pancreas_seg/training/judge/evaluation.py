@@ -190,7 +190,8 @@ _OF_ALL = {
 }
 _OF_VOLUMES = {
     **_OF_ALL,
-    "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice",
+    "surfaces": "in 3-D; in the plane and pooled for CTs of a single slice; where the mask or the "
+    "reference shows nothing but not both, every distance is the CT's diagonal",
     "spacing": "as the files say",
 }
 
@@ -238,9 +239,9 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
     n = Counter(case_of(name) for _, name, _ in found)
     both = folder.resolve().parent  # as a data set with two folders has it
     beside = both if both == references.resolve().parent else folder
-    patients, _ = read_patients(folder if (folder / PATIENTS).is_file() else beside, n.keys())
     notes = notes_of_pairs((mask, of) for mask, of, ct in found if isinstance(ct, Path))
     how |= {"notes": " ".join(notes)} if notes else {}
+    patients, _ = read_patients(folder if (folder / PATIENTS).is_file() else beside, n.keys())
     cases = []
     for mask, of, ct in found:
         name = case_of(of)  # as trainings name it, so that a card tells who was seen
@@ -315,36 +316,38 @@ class _EvaluationScores:
                 if not self.every_patient:
                     return
             found = find(volume)
+            self._count(self.model, case, found, volume, mask)
+            if len(self.known) > 1:
+                for name, value in zip(self.known.names, self.known.values, strict=True):
+                    one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
+                    counts = self.classes.setdefault(name, {})
+                    self._count(counts, case, one, volume, mask == value)
         except Exception as error:  # of one case: the scores of the others stay
             logger.debug("a case failed", exc_info=error)
             self.failed[case.name] = why_failed(case.name, error)
             return
-
-        def count(counts: Counts, found: Segmentation, reference: Array) -> None:
-            counts.setdefault(case.patient, PatientCounts()).add(found, volume, reference)
-
-        count(self.model, found, mask)
-        if len(self.known) > 1:
-            for name, value in zip(self.known.names, self.known.values, strict=True):
-                one = replace(found, mask=(found.mask == value).astype(np.uint8), attention=())
-                count(self.classes.setdefault(name, {}), one, mask == value)
         looks = sum(found.seconds.get(stage, 0.0) for stage in ("network", "second look"))
         self.seconds.append(looks / len(mask))
-        other = self._others(case, volume)
-        if other is not None:
-            count(self.others, replace(found, mask=other, attention=()), mask)
+        if self.also is None:
+            return
+        try:
+            other = mask_of_others(self.also, case.ct, volume)
+            if other is not None:
+                one = replace(found, mask=other, attention=())
+                self._count(self.others, case, one, volume, mask)
+                return
+        except Exception as error:
+            logger.debug("a mask of another program failed", exc_info=error)
+            name = f"{case.name} ({self.also.folder.name})"
+            self.failed[name] = why_failed(name, error)
+        self.lacking.add(case.patient)
 
-    def _others(self, case: _Case, volume: CTVolume) -> Labels | None:
-        """The other program's mask, if there is one; keep the patient's name if not."""
-        other = None
-        if self.also is not None:
-            try:
-                other = mask_of_others(self.also, case.ct, volume)
-            except PancreasSegError as error:
-                self.failed[f"{case.name} ({self.also.folder.name})"] = str(error)
-            if other is None:
-                self.lacking.add(case.patient)
-        return other
+    def _count(
+        self, counts: Counts, case: _Case, found: Segmentation, volume: CTVolume, mask: Array
+    ) -> None:
+        now = counts.get(case.patient, PatientCounts())
+        now.add(found, volume, mask)
+        counts[case.patient] = now
 
     def leave_out(self, patients: Iterable[str]) -> None:
         """Forget what was counted of patients."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -62,20 +63,20 @@ def summarise(
 ) -> dict[str, float | int]:
     """``n``, ``mean``, ``sd`` (of the sample), ``median``, ``worst``, ``low`` and ``high`` (95 %).
 
-    One value for each patient; None, where a figure is not defined, is left out.
+    One value for each patient; None, where a figure is not defined, is left out. One patient has
+    no ``sd``, ``low`` and ``high``.
     """
     array = np.array([value for value in values if value is not None], float)
     if not array.size:
         return {"n": 0}
-    low, high = bootstrap_interval(array)
     found = {
         "mean": array.mean(),
-        "sd": array.std(ddof=1) if array.size > 1 else 0.0,
         "median": np.median(array),
         "worst": array.min() if higher_is_better else array.max(),
-        "low": low,
-        "high": high,
     }
+    if array.size > 1:
+        low, high = bootstrap_interval(array)
+        found |= {"sd": array.std(ddof=1), "low": low, "high": high}
     return {"n": int(array.size), **{name: round(float(v), 4) for name, v in found.items()}}
 
 
@@ -83,7 +84,8 @@ def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Summary over patients, from the figures of each; see `PatientCounts.figures`.
 
     ``summary``, for every figure what `summarise` gives; ``failures``, patients with a Dice below
-    `FAILURE_DICE`, worst first; ``good``, how many reach `GOOD_DICE`; ``attention``, a row a gate.
+    `FAILURE_DICE`, worst first; ``good``, how many reach `GOOD_DICE`; ``nothing_found``, in how
+    many the mask is empty and the reference is not; ``attention``, a row a gate.
     """
     figures = dict.fromkeys(n for row in rows.values() for n in row if n not in _NO_FIGURES)
     failed = sorted((row["dice"], p) for p, row in rows.items() if row["dice"] < FAILURE_DICE)
@@ -98,6 +100,9 @@ def summarise_patients(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         },
         "failures": {"below": FAILURE_DICE, "patients": [patient for _, patient in failed]},
         "good": {"from": GOOD_DICE, "n": good, "share": round(good / max(1, len(rows)), 4)},
+        "nothing_found": sum(
+            row.get("recall") is not None and row.get("precision") is None for row in rows.values()
+        ),
         "attention": _summarise_attention([row.get("attention", ()) for row in rows.values()]),
     }
 
@@ -109,7 +114,10 @@ _LOWER_IS_BETTER = ("hd95_mm", "mean_distance_mm")
 def _summarise_attention(patients: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
     """Attention over patients, a row a gate, finest first."""
     rows = []
-    for number, gates in enumerate(zip(*filter(None, patients), strict=True), start=1):
+    for number, found in enumerate(zip_longest(*patients), start=1):
+        gates = [gate for gate in found if gate]
+        if not gates:
+            continue
         means = {name: round(statistics.fmean(g[name] for g in gates), 4) for name in gates[0]}
         ratios = {
             f"ratio_to_{name}": summarise(g["inside"] / max(g[name], 1e-6) for g in gates)
@@ -161,6 +169,8 @@ class PatientCounts:
     def add(self, found: Segmentation, volume: CTVolume, reference: Array) -> None:
         """Count a CT with its reference (Z, Y, X): outlines of a single slice, else surfaces."""
         truth, mask = reference > 0, found.mask > 0
+        measure = in_plane_surface_distances if len(truth) == 1 else surface_distances
+        self.surfaces.append(measure(truth, mask, volume.spacing))  # first, as it may fail
         counts = [int(np.count_nonzero(x)) for x in (truth & mask, mask, truth)]
         self.both += counts[0]
         self.predicted += counts[1]
@@ -170,8 +180,6 @@ class PatientCounts:
         shown = [x.any(axis=(1, 2)) for x in (truth, mask)]
         self.slices += int(np.count_nonzero(shown[0] | shown[1]))
         self.missed += int(np.count_nonzero(shown[0] ^ shown[1]))
-        measure = in_plane_surface_distances if len(truth) == 1 else surface_distances
-        self.surfaces.append(measure(truth, mask, volume.spacing))
         if not self.gates:
             self.gates = [_GateSums() for _ in found.attention]
         for gate, sums in zip(found.attention, self.gates, strict=True):
@@ -182,7 +190,7 @@ class PatientCounts:
 
         Recall, precision and the ratio of volumes are None where the divisor is nothing. ``slices``
         show the reference or the mask, ``missed_slices`` the one but not the other. ``attention``
-        has a row a gate, the finest first.
+        has a row a gate, the finest first, empty where nothing could be measured.
         """
         surface = SurfaceAgreement.pooled(self.surfaces)
         total = self.predicted + self.reference
@@ -196,7 +204,7 @@ class PatientCounts:
             "volume_ratio": self.predicted_mm3 / self.reference_mm3 if self.reference else None,
             "slices": self.slices,
             "missed_slices": self.missed,
-            "attention": [means for sums in self.gates if (means := sums.means())],
+            "attention": [sums.means() for sums in self.gates],
         }
 
 

@@ -81,6 +81,13 @@ def number(value: Any, name: str = "", *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
+def interval(figure: Mapping[str, Any], digits: str = ".3f") -> str:
+    """The interval of a figure in brackets; nothing of one patient, who has none."""
+    if "low" not in figure:
+        return ""
+    return f" ({figure['low']:{digits}} to {figure['high']:{digits}})"
+
+
 def _classes(data: Mapping[str, Any]) -> list[str]:
     """Figures of each class, and Dice of each class in each patient."""
     classes = data["classes"]
@@ -104,9 +111,8 @@ def _classes(data: Mapping[str, Any]) -> list[str]:
         "The figures above are of all classes taken together. A patient counts for the classes "
         "that the reference or the mask shows.",
         "",
-        f"Dice, mean over classes and then over patients: {number(mean.get('mean'))} "
-        f"(95 % from {number(mean.get('low'))} to {number(mean.get('high'))}, "
-        f"n = {mean.get('n', 0)}).",
+        "Dice, mean over classes and then over patients (95 %): "
+        f"{number(mean.get('mean'))}{interval(mean)}, n = {mean.get('n', 0)}.",
         "",
         *table((*header, "HD95 (mm), mean", FIGURES[SURFACE_DICE], "n"), rows),
         "",
@@ -140,8 +146,11 @@ def _failures(data: Mapping[str, Any]) -> list[str]:
     dice = {patient: row["dice"] for patient, row in data["patients"].items()}
     failed, n = data["failures"]["patients"], len(dice)
     good = sum(value >= GOOD_DICE for value in dice.values())
-    reached = f"Dice of at least {GOOD_DICE}: {good} of {n} patients."
-    share = f"{len(failed)} of {n} patients"
+    of = "1 patient" if n == 1 else f"{n} patients"
+    reached = f"Dice of at least {GOOD_DICE}: {good} of {of}."
+    if empty := data.get("nothing_found"):
+        reached += f" Nothing found: {empty} of {of}, with the CT's diagonal for every distance."
+    share = f"{len(failed)} of {of}"
     if not failed:
         return [reached, "", f"Failures (Dice below {FAILURE_DICE}): none, {share}."]
     names = ", ".join(f"{patient} ({dice[patient]:.2f})" for patient in failed)
