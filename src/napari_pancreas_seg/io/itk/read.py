@@ -34,7 +34,7 @@ class TextHeader(NamedTuple):
 def read(path: Path) -> RawImage:
     """Read a NRRD or MetaImage file."""
     with reading(path, _name(path)):
-        layout = _layout_of(path)
+        layout = layout_of(path)
         affine = _affine(path, layout)
         with _voxels(layout) as stream:
             stored = read_voxels(layout.data, stream, layout.shape, layout.dtype)
@@ -85,7 +85,7 @@ def _flattened(
 def check_whole(path: Path) -> None:
     """Read a file to its end, where its checksum is verified, and keep nothing."""
     with reading(path, _name(path)):
-        layout = _layout_of(path)
+        layout = layout_of(path)
         left = math.prod(layout.shape) * layout.dtype.itemsize
         with _voxels(layout) as stream:
             while block := stream.read(1 << 24):
@@ -98,7 +98,7 @@ def _name(path: Path) -> str:
     return "NRRD" if path.name.lower().endswith(NRRD) else "MetaImage"
 
 
-def _layout_of(path: Path) -> VoxelLayout:
+def layout_of(path: Path) -> VoxelLayout:
     """Find out where the voxels are, and refuse what cannot be."""
     layout = parse_nrrd(path) if _name(path) == "NRRD" else parse_metaimage(path)
     check_shape(path, layout.volume_shape)
