@@ -364,7 +364,7 @@ def test_masks_that_changed_meanwhile_are_told_of(dataset, tmp_path, monkeypatch
         with pytest.raises(PancreasSegError, match="enough"):
             train(data, tmp_path / "run", SETTINGS, resume=True, log=lines.append)
     (note,) = (line for line in lines if line.startswith("Note"))
-    assert "of P1_slice1: what was learnt" in note
+    assert "the files of P1_slice1 have another size or time" in note
 
 
 def test_a_training_goes_on_in_the_precision_of_another_machine(tmp_path):
