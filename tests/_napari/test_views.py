@@ -117,7 +117,6 @@ def test_blinking_ends_with_its_layers(qtbot, panel, app, viewer, mask):
 
 
 def test_a_duplicate_made_while_blinking_can_be_seen(qtbot, app, viewer, mask):
-    app.watch.notify()
     opacity = mask.opacity
     app.views.blink(True)
     viewer.layers.selection = {mask}
@@ -265,6 +264,11 @@ def test_what_is_seen_after_3d_is_what_was_chosen_in_it(qtbot, app, viewer, ct, 
     assert run.labels is not mask and "(earlier)" in mask.name
     app.views.surface.stop()
     assert other.visible and not mask.visible
+    mask.visible = True  # in the layer list
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    app.views.surface.stop()
+    assert mask.visible
 
 
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):

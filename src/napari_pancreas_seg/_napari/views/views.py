@@ -44,7 +44,8 @@ class Blink:
         self.mask: Labels | None = None
         self._picture: Image | None = None
         session.viewer.layers.events.removed.connect(self._on_removed)
-        session.viewer.layers.events.inserted.connect(self._on_inserted)
+        # First: others may find that the mask has changed, by which it ends.
+        session.viewer.layers.events.inserted.connect(self._on_inserted, position="first")
 
     @property
     def on(self) -> bool:
