@@ -301,8 +301,7 @@ def lever_entry(
         "dice_recipe": round(float(np.mean([base[p] for p in both])), 4),
         "dice_changed": round(float(np.mean([dice[p] for p in both])), 4),
         "difference": gap["mean"],
-        "low": gap["low"],
-        "high": gap["high"],
+        **{end: gap[end] for end in ("low", "high") if end in gap},
     }
 
 
@@ -336,8 +335,7 @@ def _markdown(result: Mapping[str, Any]) -> str:
     for lever in result["levers"]:
         lines.append(
             f"| {lever['lever']} | {lever['what']} | {lever['n']} | {lever['dice_recipe']:.3f} | "
-            f"{lever['dice_changed']:.3f} | {lever['difference']:+.3f} "
-            f"({lever['low']:+.3f} to {lever['high']:+.3f}) |"
+            f"{lever['dice_changed']:.3f} | {lever['difference']:+.3f}{interval(lever, '+.3f')} |"
         )
     return "\n".join(lines) + "\n"
 

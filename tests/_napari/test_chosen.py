@@ -76,6 +76,19 @@ def test_a_mask_s_only_label_is_selected(app, viewer, ct, held, selected):
     assert mask.selected_label == 7
 
 
+def test_a_mask_that_was_put_aside_stays_so_until_somebody_shows_it(app, viewer, two):
+    ct, other = two
+    app.session.ct = other
+    app.session.put_aside(viewer.layers["mask"])  # by a run on the CT that is not on screen
+    app.session.ct = ct
+    assert not viewer.layers["mask"].visible
+    viewer.layers["mask"].visible = True
+    assert not app.session.aside
+    for chosen in (other, ct):
+        app.session.ct = chosen
+    assert viewer.layers["mask"].visible
+
+
 def test_what_the_user_has_hidden_stays_hidden(app, viewer, two):
     ct, other = two
     viewer.layers["mask"].visible = False

@@ -14,7 +14,7 @@ from npe2 import PluginManager, PluginManifest
 
 from napari_pancreas_seg._napari.layers import reader
 from napari_pancreas_seg._napari.layers.placement import reference_of
-from napari_pancreas_seg._napari.layers.reader import get_reader, one_of_each_series, read_layer
+from napari_pancreas_seg._napari.layers.reader import get_reader, one_of_each_folder, read_layer
 
 
 def test_the_reader_takes_folders_files_and_zips_of_dicom_only(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_series_becomes_one_layer_however_many_files_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     series = write_series(tmp_path / "ct")
-    assert one_of_each_series([*series.files, tmp_path / "x.nii"]) == [
+    assert one_of_each_folder([*series.files, tmp_path / "x.nii"]) == [
         series.files[0],
         tmp_path / "x.nii",
     ]

@@ -402,6 +402,11 @@ def test_a_surface_or_a_table_leaves_the_record_of_the_mask_beside_it(
     run.labels.data_setitem((np.array([5]), np.array([1]), np.array([1])), 1)
     assert record["mask_sha256"] and export(run.labels, ".stl") == record
     assert export(run.labels, ".csv") == record
+    # As the command line writes the hash.
+    there = {**record, "resume": {"mask_sha256": record.pop("mask_sha256")}}
+    del there["mask_sha256"]
+    (tmp_path / "m.json").write_text(json.dumps(there))
+    assert export(run.labels, ".stl") == there
     (again,) = viewer.open(tmp_path / "m.nii.gz", plugin=PLUGIN)
     again.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
     assert export(again, ".nii.gz")["edits"]["voxels_added"] == 1

@@ -275,6 +275,15 @@ def test_the_rest_of_a_mask_has_the_values_that_the_model_gives_its_labels(
     assert np.array_equal(labels.data[:4], np.array([0, 2, 1], np.uint8)[mask[:4]])
 
 
+def test_a_single_label_of_a_file_may_have_any_name_but_not_one_that_a_run_gave():
+    mask, wanted = np.full((2, 3, 4), 9, np.uint8), {"pancreas": 1}
+    for named in ({}, {"pancreas": 1}, {"pancreas": 9}, {"Segment_1": 9}):
+        assert worker._values(mask, named, wanted, any_name=True)[9] == 1
+    assert worker._values(mask, {"pancreas": 9}, wanted, any_name=False)[9] == 1
+    with pytest.raises(PancreasSegError, match="does not know"):
+        worker._values(mask, {"liver": 9}, wanted, any_name=False)
+
+
 def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(qtbot, app, ct, tmp_path):
     former = finish(qtbot, app, ct)
     app.session.mask = former

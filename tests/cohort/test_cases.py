@@ -167,13 +167,6 @@ def test_files_of_one_series_are_one_case(scans: Path, tmp_path: Path) -> None:
     assert list(find_inputs([*files, *others])) == [files[0], others[0]]
 
 
-def test_a_ct_and_a_link_to_it_are_one_case(tmp_path: Path) -> None:
-    (ct,) = touch(tmp_path, "ct.nii.gz").iterdir()
-    link = tmp_path / "link.nii.gz"
-    link.symlink_to(ct)
-    assert list(find_inputs([ct, link])) == [ct]
-
-
 def test_a_patients_folder_may_hold_a_link_to_its_series(scans: Path, tmp_path: Path) -> None:
     cohort = tmp_path / "cohort"
     (cohort / "A").mkdir(parents=True)

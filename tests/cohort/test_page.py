@@ -151,6 +151,20 @@ def test_a_changed_mask_is_known_by_its_content_whatever_its_time(tmp_path: Path
     assert told == []
 
 
+def test_a_mask_that_the_window_has_corrected_is_known_to_be_measured(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a")
+    change(case)
+    record = read_sidecar(case.sidecar) or {}
+    corrected = {**record, "mask_sha256": mask_sha256(case.mask)}  # beside that of the run's mask
+    write_sidecar(case.sidecar, corrected, overwrite=True)
+    told: list[str] = []
+    write_page(write_table([case]), [], told.append)
+    assert told == []
+    nib.save(nib.Nifti1Image(np.ones((60, 50, 8), np.uint8), AFFINE), case.mask)
+    write_page(case.mask.parent, [], told.append)
+    assert len(told) == 1
+
+
 def test_a_changed_mask_whose_ct_is_gone_is_named(tmp_path: Path) -> None:
     case = write_case(tmp_path, "a")
     out = write_table([case])
@@ -185,12 +199,14 @@ def test_a_mask_is_not_measured_on_another_ct_of_the_same_name(tmp_path: Path) -
 def test_a_mask_that_a_run_has_kept_is_measured_too_and_keeps_the_reason(tmp_path: Path) -> None:
     case = write_case(tmp_path, "a")
     out = write_table([case])
-    for error in ("made with other options", "not readable"):
+    kept = CaseResult(case, error="made otherwise", measurements={"volume_ml": 9.0})
+    failed = CaseResult(case, error="not readable")  # and since, it has got a mask
+    for result, status, reason in ((kept, "kept", "made otherwise"), (failed, "done", "")):
         table = CohortTable(out / "cohort.csv", [case])
-        table.add(CaseResult(case, error=error))  # as earlier versions wrote it: without measures
+        table.add(result)
         table.write()
         (card,) = cards(write_page(out, [case]))
-        assert (card["status"], card["reason"]) == ("kept", error)
+        assert (card["status"], card["reason"]) == (status, reason)
         assert card["values"]["volume_ml"] == 1.0
 
 

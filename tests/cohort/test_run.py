@@ -489,6 +489,26 @@ def test_a_mask_that_is_left_as_it_was_keeps_its_measures(folder: Path, tmp_path
     assert run(folder / "b.nii.gz", tmp_path / "out")[0].status == "failed"
 
 
+def test_a_record_that_lost_its_measures_ends_one_case(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path / "out")
+    sidecar = tmp_path / "out" / "a_mask.json"
+    record = json.loads(sidecar.read_text())
+    del record["measurements"]
+    sidecar.write_text(json.dumps(record))
+    results = run(folder, tmp_path / "out")
+    assert [result.status for result in results] == ["failed", "done", "done"]
+
+
+def test_a_ct_behind_a_link_that_changes_is_another_ct(tmp_path: Path) -> None:
+    series = write_series(tmp_path / "there" / "series")
+    (tmp_path / "in" / "P1").mkdir(parents=True)
+    (tmp_path / "in" / "P1" / "dicom").symlink_to(series.folder, target_is_directory=True)
+    before = source_stamp(tmp_path / "in" / "P1")
+    assert before is not None
+    series.files[0].unlink()
+    assert source_stamp(tmp_path / "in" / "P1") not in (None, before)
+
+
 def test_a_name_that_is_too_long_for_its_mask_is_said_to_be(
     tmp_path: Path, network: list[Any]
 ) -> None:

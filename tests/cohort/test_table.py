@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,25 @@ def test_an_earlier_mask_that_was_kept_keeps_its_measures(tmp_path: Path) -> Non
     (row,) = rows(path)
     assert (row["status"], row["reason"]) == ("kept", "made with other options")
     assert row["volume_ml"] == "85.25"
+
+
+def test_a_table_that_cannot_be_written_is_not_tried_with_every_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        tries.append(1)
+        time.sleep(0.01)
+        raise PancreasSegError("no")
+
+    monkeypatch.setattr(CohortTable, "_replace", refuse)
+    table = CohortTable(tmp_path / "cohort.csv", [])
+    with pytest.raises(PancreasSegError):
+        table.add(done("a"))
+    for name in "bcdef":
+        table.add(done(name))
+    assert table.behind and len(tries) == 1
 
 
 def test_a_row_that_another_command_has_renewed_stays(tmp_path: Path) -> None:

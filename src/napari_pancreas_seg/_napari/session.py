@@ -148,6 +148,16 @@ class Session(QObject):
         own = reference_of(layer)
         return own is not None and layer not in self.masks and own.id not in self._seen_cts
 
+    def put_aside(self, layer: Layer) -> None:
+        """Hide a mask until somebody shows or chooses it."""
+        layer.visible = False
+        self.aside.add(layer)
+        layer.events.visible.connect(self._on_shown)
+
+    def _on_shown(self, event: Any) -> None:
+        if event.source.visible:
+            self.aside.discard(event.source)
+
     def is_anothers(self, layer: Labels) -> bool:
         """Whether a mask was made on another CT than the chosen one, which may have its grid."""
         on = self.ct_of(layer)

@@ -64,7 +64,7 @@ def report(
             for result in adopt_cases(cases, given):
                 table.add(result)
                 if result.error is not None:
-                    echo(f"{result.case.name}: failed: {result.error}")
+                    echo(f"{result.case.name}: {result.status}: {result.error}")
             table.write()
         page = write_page(folder, cases, echo)
     echo(f"-> {page}")

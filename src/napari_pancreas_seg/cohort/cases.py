@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
-from napari_pancreas_seg.io.dicom.read import is_segmentation, series_of
+from napari_pancreas_seg.io.dicom.read import is_segmentation, one_of_each_series
 from napari_pancreas_seg.io.files import check_folder, not_listed
 from napari_pancreas_seg.io.suffixes import list_suffixes
 
@@ -87,24 +86,13 @@ def find_inputs(
     zips, and the CTs in patients' folders; no segmentations, and no files of an earlier run.
     `tell` is told of folders without any.
     """
-    found: dict[str, tuple[Path, str]] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
         path = path if path.name else path.resolve()  # "." has no name to give to a mask
         for item, name in (_in_folder(path, tell) if path.is_dir() else {path: stem(path)}).items():
-            found.setdefault(os.path.realpath(item), (item, name))
-    return _with_distinct_names(_one_of_a_series(dict(found.values())))
-
-
-def _one_of_a_series(inputs: dict[Path, str]) -> dict[Path, str]:
-    """Leave out other files of a series: each DICOM file stands for the whole."""
-    files = [path for path in inputs if path.is_file() and is_dicom_file(path)]
-    seen: set[tuple[Path, str]] = set()
-    for path in files if len(files) > 1 else ():
-        series = (path.absolute().parent, series_of(path) or path.name)
-        if series in seen:
-            del inputs[path]
-        seen.add(series)
-    return inputs
+            found.setdefault(item.absolute(), (item, name))
+    inputs = dict(found.values())
+    return _with_distinct_names({path: inputs[path] for path in one_of_each_series(inputs)})
 
 
 def _with_distinct_names(inputs: dict[Path, str]) -> dict[Path, str]:

@@ -24,6 +24,7 @@ from napari_pancreas_seg.inference.saving import (
     mask_sha256,
     measured,
     read_sidecar,
+    recorded_sha256,
     write_sidecar,
 )
 from napari_pancreas_seg.io import load_ct, load_mask
@@ -68,7 +69,8 @@ def write_page(
             case = Case(Path(row["case"]), case.mask, "", shown=row["case"])
         if "\\" not in case.name:  # an escape, which would be escaped once more
             # A mask that a run has left as it was stays such a one.
-            table.add(replace(recorded(case, record), error=row["reason"] or None))
+            reason = row["reason"] if row["status"] == "kept" else None
+            table.add(replace(recorded(case, record), error=reason))
     table.write()
     cards = [_card(row, records.get(row["mask"], {}), known) for row in table.rows()]
     data = json.dumps({"texts": TEXTS, "cards": cards}, allow_nan=False).replace("<", "\\u003c")
@@ -96,8 +98,8 @@ def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult
 
 def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) -> dict[str, Any]:
     """Measure a case again whose mask was changed, and draw it if its picture is older."""
-    left, picture = record.get("resume") or {}, strip_path(case.mask)
-    known, sha256 = left.get("measured_sha256") or left.get("mask_sha256"), mask_sha256(case.mask)
+    picture = strip_path(case.mask)
+    known, sha256 = recorded_sha256(record), mask_sha256(case.mask)
     changed = known is not None and known != sha256
     try:
         if case.source == case.mask or not case.source.exists():
@@ -118,7 +120,7 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
             if any(before not in (None, after) for before, after in pairs):  # else it has them
                 record = now
             if changed:
-                record = {**record, "resume": {**left, "measured_sha256": sha256}}
+                record = {**record, "mask_sha256": sha256}
             write_sidecar(case.sidecar, record, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")

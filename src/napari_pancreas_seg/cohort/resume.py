@@ -24,6 +24,7 @@ from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import card_sha256, read_sidecar, same_mask
 from napari_pancreas_seg.io import report_path, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file
+from napari_pancreas_seg.io.files import walk
 from napari_pancreas_seg.io.suffixes import PAIR
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
@@ -145,7 +146,8 @@ def _below(folder: Path) -> list[Path]:
     """Files in a folder and below it, without those that a run writes."""
     return [
         item
-        for item in folder.rglob("*")
+        for here, _, names in walk(folder)
+        for item in (here / name for name in names)
         if not any(part.startswith(".") for part in item.relative_to(folder).parts)
         and not is_ours(item)
         and item.is_file()

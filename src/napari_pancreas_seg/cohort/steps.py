@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -257,7 +258,10 @@ def failure(case: Case, error: Exception, start: float) -> CaseResult:
     """
     logger.debug("a case failed", exc_info=error)
     record = read_sidecar(case.sidecar) if os.path.isfile(case.mask) else None
-    result = CaseResult(case) if record is None else recorded(case, record)
+    result = CaseResult(case)
+    if record is not None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # changed by hand
+            result = recorded(case, record)
     return replace(result, seconds=time.perf_counter() - start, error=why_failed(case.name, error))
 
 

@@ -75,14 +75,16 @@ class CohortTable:
             return
         start = time.monotonic()
         self.behind = True
-        for tries_left in reversed(range(_TRIES)):
-            with contextlib.suppress(_Overtaken):
-                self._replace(anyway=not tries_left)
-                break
-        self._changed = self.behind = False
-        self._written |= {*self._rows}
-        now = time.monotonic()
-        self._next = now + (now - start) / _SHARE_OF_TIME
+        try:
+            for tries_left in reversed(range(_TRIES)):
+                with contextlib.suppress(_Overtaken):
+                    self._replace(anyway=not tries_left)
+                    break
+            self._changed = self.behind = False
+            self._written |= {*self._rows}
+        finally:
+            now = time.monotonic()
+            self._next = now + (now - start) / _SHARE_OF_TIME
 
     def _replace(self, *, anyway: bool) -> None:
         """Write the file's rows and ours, unless somebody else has written meanwhile."""

@@ -120,6 +120,11 @@ def same_mask(mask: Path, left: Mapping[str, Any]) -> bool:
     return written is not None and written == mask_sha256(mask)
 
 
+def recorded_sha256(record: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the mask that a record measures: as a run wrote it, or as it was corrected."""
+    return record.get("mask_sha256") or (record.get("resume") or {}).get("mask_sha256")
+
+
 def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write a record as JSON, whole or not at all; what is not finite becomes null."""
     path = Path(path)

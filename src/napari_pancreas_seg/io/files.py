@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,6 +62,19 @@ def make_folder(folder: Path) -> None:
         raise PancreasSegError(
             f"The folder '{folder}' cannot be created: {explain_os_error(error)}."
         ) from error
+
+
+def walk(
+    folder: Path, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield folders from the top, as `os.walk` does, and follow links, each folder once."""
+    seen = set()
+    for name, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield Path(name), folders, files
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -156,8 +156,8 @@ def train(
     files = {case.name: _files_stamp(case) for case in data.cases}
     if before and (changed := _changed(before.get("files"), files)):
         log(
-            f"Note: the files of {few(changed, 6)} have another size or time than when this training "
-            "began: if a CT or mask was changed, what was learnt before is of the former one."
+            f"Note: the files of {few(changed, 6)} have another size or time than when this "
+            "training began: if a CT or mask was changed, what was learnt before is of the former."
         )
     if _claim(output, {**recipe, "patients": whose, "files": files}, resume, once):
         return output / BUNDLE

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import ONE_CLASS
+from napari_pancreas_seg.inference.saving import mask_sha256
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.datasets import fold_of_patients
@@ -85,7 +86,7 @@ def test_a_table_says_whose_cts_they_are(writers, phantoms, tmp_path):
     assert "Not named in patients.csv: PANCREAS_0012, PANCREAS_0045" in notes
     for text, complaint in (
         ("case,patient\na,b\na,c\n", "two patients"),
-        ("case;patient\na;b\n", "'patients.csv' is not a table with the columns case and patient"),
+        ("case,age\na,9\n", "'patients.csv' is not a table with the columns case and patient"),
         ("case,patient\na\n", "Line 2 of patients.csv"),
     ):
         table.write_text(text)
@@ -350,12 +351,15 @@ def test_nnunets_channel_is_no_odd_name(tmp_path):
         ({"model": {"name": "default"}, "edits": {"slices": 0}}, True),
         ({"model": {"name": "default"}, "edits": {"slices": 2}}, False),
         ({"model": {"name": "default"}, "edits": None}, False),
+        ({"model": {"name": "default"}, "edits": {"slices": 0}, "mask_sha256": "0" * 64}, False),
         ({"mask_by": "somebody"}, False),
     ],
+    ids=["as it was", "corrected here", "perhaps corrected", "changed elsewhere", "of others"],
 )
 def test_masks_of_this_program_that_nobody_corrected_are_told_of(tmp_path, record, noted):
     pairs_of(tmp_path, ["a", "b"], ["a_mask", "b_mask"])
-    record = {"program": {"name": "napari-pancreas-seg"}, **record}
+    made = {"mask_sha256": mask_sha256(tmp_path / "labels" / "a_mask.nii.gz")}
+    record = {"program": {"name": "napari-pancreas-seg"}, "resume": made, **record}
     (tmp_path / "labels" / "a_mask.json").write_text(json.dumps(record))
     said = "Masks that this program made and nobody corrected: a_mask.nii.gz."
     assert open_dataset(tmp_path).notes == ((said,) if noted else ())

@@ -42,6 +42,7 @@ from napari_pancreas_seg.inference.saving import (
     mask_sha256,
     measured,
     read_sidecar,
+    recorded_sha256,
     same_mask,
     sidecar_path,
     write_sidecar,
@@ -267,7 +268,7 @@ def write_mask(
     io.save_mask(mask, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
-    if not voxels and (read_sidecar(record) or {}).get("mask_sha256"):
+    if not voxels and recorded_sha256(read_sidecar(record) or {}):
         return path  # it is that of the mask beside, by whose hash it is known
     if result is not None:
         now = describe(volume, result, mask=mask, strokes=strokes, cuts=cut)

@@ -49,8 +49,11 @@ def get_reader(
     return _read if all(ours) else None
 
 
-def one_of_each_series(paths: Iterable[str | Path]) -> list[Path]:
-    """Drop the DICOM files of a folder but the first: one stands for its whole series."""
+def one_of_each_folder(paths: Iterable[str | Path]) -> list[Path]:
+    """Drop the DICOM files of a folder but the first: one stands for its whole series.
+
+    To ask each which series it is of would stop the window for a second or two.
+    """
     kept: dict[Path, Path] = {}
     for path in map(Path, paths):
         other = path.name.lower().endswith((".zip", *io.SUFFIXES))

@@ -106,7 +106,7 @@ class SegmentationRun(QObject):
                 self._before = chosen  # from a file: it stays if nothing is found, else is earlier
         appearance = maps.appearance
         named = {} if self._before is None else labels_of(self._before)
-        how = placement, model, options, appearance, former, named
+        how = placement, model, options, appearance, former, named, self._before in session.masks
         job = self._job = Job(process, self.name, ct_layer.data, *how)
         self._walk, self._background = Walk(job), background
         self._walk.stepped.connect(self._on_step)
@@ -300,8 +300,8 @@ class SegmentationRun(QObject):
         earlier = self._before
         if earlier is not None and earlier is not self.labels:
             self._name_before, self._was_visible = earlier.name, earlier.visible
-            earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
-            self._session.aside.add(earlier)
+            earlier.name = f"{earlier.name} (earlier)"
+            self._session.put_aside(earlier)
 
     def _put_back(self) -> None:
         if self._name_before and self._before is not None:

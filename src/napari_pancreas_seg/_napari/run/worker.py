@@ -40,7 +40,8 @@ class Job(NamedTuple):
     """Input of a run, without Qt.
 
     `former`: of the last result for this CT the layer's data, in their own order, and what the
-    model wrote into them (Z, Y, X); `named`: its labels, name to value.
+    model wrote into them (Z, Y, X); `named`: its labels, name to value, which say what they are if
+    it was `made` by a run.
     """
 
     process: NetworkProcess
@@ -52,6 +53,7 @@ class Job(NamedTuple):
     appearance: MapAppearance
     former: tuple[Array, Array] | None
     named: Mapping[str, int]
+    made: bool
 
 
 class Prepared(NamedTuple):
@@ -208,7 +210,8 @@ def _new_labels(job: Job) -> tuple[Labels, Bytes | None, Bytes | None]:
     data = np.zeros(reference.layer_shape, dtype=np.uint8)
     if job.former is not None and is_restricted(job.options):
         former = reference.view(mask_of(job.former[0]))
-        values = _values(former, job.named, Classes.of(_card(job.model)).named)
+        wanted = Classes.of(_card(job.model)).named
+        values = _values(former, job.named, wanted, any_name=not job.made)
         rest = relabelled(former, values)
         rest[job.options.region(rest.shape)] = 0
         reference.view(data)[...] = rest
@@ -216,12 +219,17 @@ def _new_labels(job: Job) -> tuple[Labels, Bytes | None, Bytes | None]:
     return layer, rest, values
 
 
-def _values(mask: Array, named: Mapping[str, int], wanted: Mapping[str, int]) -> Bytes:
-    """The model's value of each label of a mask, by its name; refused where the model has none."""
+def _values(
+    mask: Array, named: Mapping[str, int], wanted: Mapping[str, int], *, any_name: bool
+) -> Bytes:
+    """The model's value of each label of a mask, by its name; refused where the model has none.
+
+    A single label may have `any_name`, such as "Segment_1", and any value.
+    """
     values, box = np.arange(256, dtype=np.uint8), bounding_box(mask)
     labels = [] if box is None else [int(value) for value in np.unique(mask[box]) if value]
     names, unknown = {value: name for name, value in named.items()}, []
-    alone = len(labels) == 1 and len(named) < 2  # whatever it is: 255, for instance
+    alone = any_name and len(labels) == 1 and len(named) < 2
     for value in labels:
         name = names.get(value) or (next(iter(named), "") if alone else "")
         if name in wanted:

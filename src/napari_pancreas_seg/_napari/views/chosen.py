@@ -60,7 +60,7 @@ class ChosenCt(QObject):
                 layer.visible = False
             elif layer not in others and layer in self._hidden:
                 self._hidden.discard(layer)
-                layer.visible = True
+                layer.visible = layer not in session.aside
         ct.visible = True
         self._fit_sliders()
         viewer.reset_view()

@@ -144,7 +144,6 @@ class SurfaceView(QObject):
         surface = self._surface = Surface(self._lit(mask, mesh), **how)
         # Hidden before: a volume rendering of the CT would be uploaded at once.
         self._hidden = [layer for layer in viewer.layers if layer.visible]
-        self._session.aside.difference_update(self._hidden)  # those that a person shows again
         for layer in self._hidden:
             layer.visible = False
         compat.add_unselected(viewer, surface)

@@ -199,9 +199,9 @@ class PancreasDock(QWidget):
 
     def _open(self, paths: list[str]) -> None:
         """Open files, and a folder as a worklist; of the files of a series one stands for all."""
-        from napari_pancreas_seg._napari.layers.reader import one_of_each_series
+        from napari_pancreas_seg._napari.layers.reader import one_of_each_folder
 
-        for path in one_of_each_series(paths):
+        for path in one_of_each_folder(paths):
             if Path(path).is_dir():
                 self.worklist_panel.open_folder(path)
             else:

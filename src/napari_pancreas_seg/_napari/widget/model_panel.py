@@ -22,7 +22,7 @@ ALWAYS = [{"id": "cpu", "name": "CPU"}]
 ORIGINS = {
     "bundled": "Comes with the program",
     "own": "One of your own models",
-    "cached": "Downloaded before",
+    "cached": "In the cache folder",
 }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import is_plain_entry, read_entry
+from napari_pancreas_seg.io.files import is_plain_entry, read_entry, walk
 from napari_pancreas_seg.io.memory import LARGEST_RATIO, check_expansion, check_fits
 
 if TYPE_CHECKING:
@@ -187,14 +187,9 @@ def _stop(error: OSError) -> None:
 def _walk(
     folder: Path, on_error: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders with the names of the files in them, from the top; links are followed once."""
-    root, seen = len(folder.parts), set[str]()
-    for name, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
-        here = Path(name)
-        if (real := os.path.realpath(here)) in seen:  # a link to where one came from
-            folders.clear()
-            continue
-        seen.add(real)
+    """Yield folders with the names of the files in them, from the top."""
+    root = len(folder.parts)
+    for here, folders, files in walk(folder, on_error):
         folders[:] = sorted(item for item in folders if not item.startswith("."))
         if len(here.parts) - root >= _MOST_LEVELS:
             folders.clear()

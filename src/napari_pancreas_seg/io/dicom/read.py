@@ -6,7 +6,7 @@ import contextlib
 import errno
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -77,9 +77,15 @@ def is_segmentation(path: Path) -> bool:
     return is_dicom_file(path) and _uid(path, 0x00080016) in CLASSES
 
 
-def series_of(path: Path) -> str:
-    """UID of the series of a DICOM file; empty if it has none or cannot be read."""
-    return _uid(path, 0x0020000E)
+def one_of_each_series(paths: Iterable[Path]) -> list[Path]:
+    """Drop the DICOM files of a series in a folder but the first: one stands for all of them."""
+    paths = list(paths)
+    slices = [path for path in paths if path.is_file() and is_dicom_file(path)]
+    kept: dict[tuple[Path, str], Path] = {}
+    for path in slices if len(slices) > 1 else ():
+        kept.setdefault((path.absolute().parent, _uid(path, 0x0020000E) or path.name), path)
+    dropped = {*slices} - {*kept.values()} if kept else set()
+    return [path for path in paths if path not in dropped]
 
 
 def _uid(path: Path, tag: int) -> str:

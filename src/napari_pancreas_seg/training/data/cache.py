@@ -21,7 +21,13 @@ import numpy as np
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.arrays import Bytes, Indices, Mask
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import atomic_write, explain_os_error, make_folder, write_text
+from napari_pancreas_seg.io.files import (
+    atomic_write,
+    explain_os_error,
+    make_folder,
+    walk,
+    write_text,
+)
 from napari_pancreas_seg.io.load import files_of
 from napari_pancreas_seg.model.weights import DAMAGED
 from napari_pancreas_seg.training.data.layouts.cases import BadCases, LabelledCase
@@ -138,7 +144,8 @@ def files_of_case(case: LabelledCase) -> list[Path]:
     found: list[Path] = []
     for path in case.files:
         try:
-            found += sorted(p for p in path.rglob("*") if p.is_file()) or files_of(path)
+            below = (here / name for here, _, names in walk(path) for name in names)
+            found += sorted(file for file in below if file.is_file()) or files_of(path)
         except PancreasSegError:  # which is said when the case is read
             found.append(path)
     return found

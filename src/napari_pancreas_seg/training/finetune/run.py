@@ -73,8 +73,8 @@ ONE_PATIENT = (
     "other CTs of yours is not known."
 )
 ALL_KNOWN = (
-    "The model had learnt from all of these patients before, so nobody is left to test on: whether "
-    "it became better on other CTs of yours is not known."
+    "The model's card names all of these patients as learnt from, so nobody is left to test on: "
+    "whether it became better on other CTs of yours is not known."
 )
 CHOSEN_ON_THEM = "How much of the new weights was taken was chosen on the patients held out."
 CLEARLY = 0.005

@@ -239,9 +239,15 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
     n = Counter(case_of(name) for _, name, _ in found)
     both = folder.resolve().parent  # as a data set with two folders has it
     beside = both if both == references.resolve().parent else folder
-    notes = notes_of_pairs((mask, of) for mask, of, ct in found if isinstance(ct, Path))
+    place = folder if (folder / PATIENTS).is_file() else beside
+    try:
+        patients, more = read_patients(place, n.keys())
+    except PancreasSegError:
+        if place == folder:
+            raise
+        patients, more = {}, ()  # a table of that name above may be about something else
+    notes = more + notes_of_pairs((mask, of) for mask, of, ct in found if isinstance(ct, Path))
     how |= {"notes": " ".join(notes)} if notes else {}
-    patients, _ = read_patients(folder if (folder / PATIENTS).is_file() else beside, n.keys())
     cases = []
     for mask, of, ct in found:
         name = case_of(of)  # as trainings name it, so that a card tells who was seen

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
+from napari_pancreas_seg.inference.saving import (
+    mask_sha256,
+    read_sidecar,
+    recorded_sha256,
+    sidecar_path,
+)
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.training.data.layouts.cases import (
@@ -113,7 +118,8 @@ def notes_of_pairs(pairs: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
             odd.append(f"{mask.name} ({ct})")
         record = read_sidecar(sidecar_path(mask)) or {}
         edits = record.get("edits", {})
-        if record.get("model") and isinstance(edits, dict) and not edits.get("slices"):
+        made_so = isinstance(edits, dict) and not edits.get("slices")
+        if record.get("model") and made_so and recorded_sha256(record) == mask_sha256(mask):
             made.append(mask.name)
     notes = left_out("Paired with the one CT whose name only begins alike", odd)
     return notes + left_out("Masks that this program made and nobody corrected", made)
