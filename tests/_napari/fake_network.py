@@ -66,6 +66,7 @@ def segment(volume, model, options):
     print("a library that prints")
     shape = volume.grid.shape
     yield Progress("loading the network", 0, shape[0])
+    warm_up(model)
     if model == "fail":
         raise PancreasSegError("There is no such model.")
     if model == "bug":

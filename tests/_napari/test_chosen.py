@@ -79,7 +79,7 @@ def test_a_mask_s_only_label_is_selected(app, viewer, ct, held, selected):
 def test_a_mask_that_was_put_aside_stays_so_until_somebody_shows_it(app, viewer, two):
     ct, other = two
     app.session.ct = other
-    app.session.put_aside(viewer.layers["mask"])  # by a run on the CT that is not on screen
+    app.session.aside.add(viewer.layers["mask"])  # by a run on the CT that is not on screen
     app.session.ct = ct
     assert not viewer.layers["mask"].visible
     viewer.layers["mask"].visible = True

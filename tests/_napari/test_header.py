@@ -25,10 +25,12 @@ from qtpy.QtWidgets import (
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.dock import TABS
 from napari_pancreas_seg._napari.widget.ui import OneLine, choice, offer
+from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.volume import CTVolume
 
 TIMEOUT = 30_000
@@ -343,6 +345,39 @@ def test_a_mask_of_another_phase_is_offered_and_chosen_by_a_person_alone(
     assert app.session.mask is later, "it is new, and of this one"
     panel.combo.value = second
     assert app.session.mask is None
+
+
+def test_a_mask_of_a_file_belongs_to_the_ct_that_it_was_opened_with(segmented, viewer, app, volume):
+    panel, ct, found = segmented.ct_panel, app.session.ct, app.session.mask
+    data = np.zeros(volume.grid.shape, np.uint8)
+    theirs = Layer.create(*labels_layer_data(data, volume, "theirs"))
+    compat.add_unselected(viewer, theirs)
+    assert app.session.mask is found and app.session.is_opened(theirs)
+    phase = ct_layer_data(replace(volume, hu=volume.hu + 1), "phase")
+    second = viewer.add_layer(Layer.create(*phase))
+    assert app.session.ct is second and app.session.mask is None
+    panel.mask_combo.value = theirs
+    panel.combo.value = ct
+    assert app.session.mask is viewer.layers.selection.active is found
+    panel.combo.value = second
+    assert app.session.mask is viewer.layers.selection.active is theirs, "it was chosen here"
+
+
+def test_an_opened_mask_is_shown_where_there_is_most_of_it(qtbot, dock, viewer, volume, tmp_path):
+    app = dock.app
+    ct = viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    mask = np.zeros(volume.grid.shape, np.uint8)
+    mask[7, 4:9, 4:9] = mask[8, 4:6, 4:6] = 1
+    reference = app.session.placement(ct).reference
+    show_slice(viewer, ct, reference, 2)
+    app.files.open(save_mask(mask, volume, tmp_path / "m.nii.gz"))
+    qtbot.waitUntil(lambda: app.session.mask is not None, timeout=20_000)
+    assert slice_on_screen(viewer, ct, reference) == 7
+    viewer.layers.remove(app.session.mask)
+    show_slice(viewer, ct, reference, 8)
+    app.files.open(tmp_path / "m.nii.gz")
+    qtbot.waitUntil(lambda: app.session.mask is not None, timeout=20_000)
+    assert slice_on_screen(viewer, ct, reference) == 8, "some of it is seen"
 
 
 def test_the_mask_that_is_chosen_is_the_one_that_tools_act_on(segmented, viewer, app):

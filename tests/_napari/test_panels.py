@@ -202,7 +202,7 @@ def test_hu_are_those_of_the_chosen_phase(qtbot, dock, viewer, volume):
     hu = dock.measure_panel.values["hu"]
     for ct in (first, second):
         dock.ct_panel.combo.value = ct
-        assert dock.app.session.mask is opened
+        dock.ct_panel.mask_combo.value = opened
         wanted = f"{ct.data[mask > 0].mean():.0f} ±"
         qtbot.waitUntil(lambda wanted=wanted: wanted in hu.text(), timeout=TIMEOUT)
 

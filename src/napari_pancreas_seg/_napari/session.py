@@ -43,7 +43,7 @@ class Session(QObject):
         self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
         """The model's mask of each layer that a run wrote into."""
         self.aside: weakref.WeakSet[Layer] = weakref.WeakSet()
-        """Masks that a run has hidden: they stay so, also after 3-D, until they are chosen."""
+        """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
@@ -147,16 +147,6 @@ class Session(QObject):
         """Whether a mask comes from a file, and was not made here, by a run or by hand."""
         own = reference_of(layer)
         return own is not None and layer not in self.masks and own.id not in self._seen_cts
-
-    def put_aside(self, layer: Layer) -> None:
-        """Hide a mask until somebody shows or chooses it."""
-        layer.visible = False
-        self.aside.add(layer)
-        layer.events.visible.connect(self._on_shown)
-
-    def _on_shown(self, event: Any) -> None:
-        if event.source.visible:
-            self.aside.discard(event.source)
 
     def is_anothers(self, layer: Labels) -> bool:
         """Whether a mask was made on another CT than the chosen one, which may have its grid."""

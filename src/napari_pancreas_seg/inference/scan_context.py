@@ -86,8 +86,7 @@ def about_nothing_found(
     why = (
         f"The reason may be: {'; '.join(reasons)}."
         if reasons
-        else "Nothing unusual was found in the CT: check that it shows the upper abdomen, or try a "
-        "lower threshold."
+        else "Check that the CT shows the upper abdomen, or try a lower threshold."
     )
     return f"No pancreas was found. {seen} {why}"
 

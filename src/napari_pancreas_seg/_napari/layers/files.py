@@ -30,6 +30,8 @@ from napari_pancreas_seg._napari.layers.placement import (
     onto_ct,
     placements,
     reference_of,
+    show_slice,
+    slice_on_screen,
 )
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.session import Session
@@ -135,8 +137,21 @@ class LayerFiles:
             compat.add_unselected(self._session.viewer, layer)
         else:
             self._session.viewer.add_layer(layer)
+        if layer is self._session.mask:
+            self._show_some_of(layer)
         for note in notes:
             show_info(f"{layer.name}: {note}")
+
+    def _show_some_of(self, mask: Labels) -> None:
+        """Go to the largest slice of a mask of which nothing is on screen."""
+        viewer, reference = self._session.viewer, self._session.ct_of(mask)
+        if reference is None or not isinstance(mask.data, np.ndarray):
+            return
+        z = slice_on_screen(viewer, mask, reference)
+        view = reference.view(mask.data)
+        if z is not None and not view[z].any() and view.any():
+            areas = [np.count_nonzero(plane) for plane in view]
+            show_slice(viewer, mask, reference, int(np.argmax(areas)))
 
     def export(
         self,

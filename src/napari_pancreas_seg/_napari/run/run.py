@@ -300,8 +300,8 @@ class SegmentationRun(QObject):
         earlier = self._before
         if earlier is not None and earlier is not self.labels:
             self._name_before, self._was_visible = earlier.name, earlier.visible
-            earlier.name = f"{earlier.name} (earlier)"
-            self._session.put_aside(earlier)
+            earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
+            self._session.aside.add(earlier)
 
     def _put_back(self) -> None:
         if self._name_before and self._before is not None:
@@ -330,9 +330,11 @@ class SegmentationRun(QObject):
         if outcome is None or viewer is None or labels is None:
             return
         seconds = time.monotonic() - self._started
+        part = is_restricted(self._job.options)
         if outcome.slices == 0 and self._before is not None and self._fits(labels):
             self._found_nothing = True
-            self._how_ended = f"{_summary(outcome, seconds).rstrip('.')}; the mask stays"
+            said = _summary(outcome, seconds, part=part)
+            self._how_ended = f"{said.rstrip('.')}; the mask stays"
             self._show_notes(outcome.result.notes)
             return
         result = self._maps.complete(self._placement.reference, outcome.result)
@@ -349,7 +351,7 @@ class SegmentationRun(QObject):
         if outcome.largest is not None and not moved and preference("go_to_largest"):
             # Where there is most to see, unless the user has moved meanwhile.
             show_slice(viewer, labels, self.reference, outcome.largest)
-        self.message = _summary(outcome, seconds)
+        self.message = _summary(outcome, seconds, part=part)
         if self.rest_of is not None:
             show_info(f"{self.name}: {REST}")
 
@@ -410,14 +412,15 @@ def _describe(step: Progress, seconds_left: float | None) -> str:
     return text
 
 
-def _summary(outcome: Outcome, seconds: float) -> str:
+def _summary(outcome: Outcome, seconds: float, *, part: bool) -> str:
     if outcome.slices == 0:
         return f"No pancreas found ({_duration(seconds)})."
     plural = "slice" if outcome.slices == 1 else "slices"
     volume = f"{outcome.volume_ml:.1f} mL"
     if outcome.by_class:
         volume = ", ".join(f"{name} {ml:.1f} mL" for name, ml in outcome.by_class.items())
-    return f"Model: {volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
+    model = "Model, in the part" if part else "Model"
+    return f"{model}: {volume} in {outcome.slices} {plural}, found in {_duration(seconds)}."
 
 
 def _duration(seconds: float) -> str:

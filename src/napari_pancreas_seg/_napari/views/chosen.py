@@ -63,7 +63,7 @@ class ChosenCt(QObject):
                 layer.visible = layer not in session.aside
         ct.visible = True
         self._fit_sliders()
-        viewer.reset_view()
+        viewer.reset_view(layers=[ct])
         middle = reference.grid.shape[0] // 2
         show_slice(viewer, ct, reference, self._slices.get(ct, middle))
 
@@ -98,6 +98,7 @@ class ChosenCt(QObject):
     def _on_inserted(self, event: Any) -> None:
         layer = event.value
         layer.events.visible.connect(self._fit_sliders)
+        layer.events.visible.connect(self._on_visible)
         reference, chosen = reference_of(layer), self._session.reference
         if not layer.visible and chosen is not None and self._is_anothers(layer, chosen):
             self._hidden.add(layer)  # found by a run on its CT, with which it is to be shown
@@ -110,6 +111,10 @@ class ChosenCt(QObject):
             layer.contrast_limits_range = HU_RANGE
             # Not while napari is still at it.
             QTimer.singleShot(0, lambda: self._lower(layer, reference))
+
+    def _on_visible(self, event: Any) -> None:
+        if event.source.visible:
+            self._session.aside.discard(event.source)
 
     def _lower(self, ct: Image, reference: GridReference) -> None:
         viewer = self._session.viewer

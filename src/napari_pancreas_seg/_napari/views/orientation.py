@@ -63,7 +63,7 @@ def show_plane(viewer: ViewerModel, placement: Placement, plane: str) -> None:
         "down" if letters[rows] == down else "up",
         "right" if letters[columns] == right else "left",
     )
-    viewer.reset_view()
+    viewer.reset_view(layers=[layer for layer in viewer.layers if layer.visible])
 
 
 def plane_on_screen(viewer: ViewerModel, placement: Placement) -> str | None:

@@ -87,6 +87,7 @@ class ExportPanel(ui.Panel):
         if unsettled := self._runs.unsettled(layer):
             report(PancreasSegError(unsettled))
             return
+        self.status.setText("")
         self._watch.notify()  # of what was changed before
         self._writing, self._touched = layer, False
         self.export_button.setEnabled(False)

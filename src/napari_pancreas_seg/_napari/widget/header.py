@@ -80,13 +80,21 @@ class CtPanel(ui.Panel):
         session.ct = ct  # the field first: who hears of the choice may look there
         reference = session.reference
         masks = [] if reference is None else session.mask_layers(reference)
-        chosen = session.mask if session.mask in masks else session.last_mask
+        last = session.last_mask
+        same = self._last is None or self._last() is ct
+        stays = session.mask if same else None
+        chosen = stays if stays in masks else last
         known = () if ct is None else tuple(self._known.get(ct, ()))
         if chosen in masks:  # a mask that is opened does not take its place unasked
             known = (*known, *filter(session.is_opened, masks))
-        # Nor is what was made on another phase chosen unasked, nor does it stay so with another CT.
-        stays = session.mask if self._last is None or self._last() is ct else None
-        own = [mask for mask in masks if mask is stays or not session.is_anothers(mask)]
+        # Nor is what was made on another phase, or opened with it, chosen unasked.
+        elsewhere = {m for other, found in self._known.items() if other is not ct for m in found}
+        foreign = {*filter(session.is_opened, elsewhere), *session.aside} - {last}
+        own = [
+            mask
+            for mask in masks
+            if mask is stays or not (session.is_anothers(mask) or (mask in foreign and not same))
+        ]
         self._last = None if ct is None else weakref.ref(ct)
         mask = _pick(own, known, chosen)
         if ct is not None:
@@ -100,8 +108,11 @@ class CtPanel(ui.Panel):
             self.mask_combo.value = layer
 
     def _on_ct(self, layer: Image | None) -> None:
-        self._session.ct = layer
+        session = self._session
+        session.ct = layer
         self.offer_layers()
+        if session.viewer is not None and session.mask in session.layers:
+            session.viewer.layers.selection.active = session.mask  # which tools and brush act on
 
     def _on_mask(self, layer: Labels | None) -> None:
         viewer = self._session.viewer
