@@ -269,8 +269,14 @@ class MaskEditor(QObject):
         self, setting: str, title: str, operate: Callable[..., Array], propose: bool = False
     ) -> None:
         """Edit by a size that is one of the settings."""
-        by = self.setting(setting)
-        self.correct(title.format(by), lambda *given: operate(*given, by), propose=propose)
+        by, spacing = self.setting(setting), chosen_target(self.session).reference.grid.spacing
+        voxel = " × ".join(f"{mm:.3g}" for mm in spacing[::-1])
+        self.correct(
+            title.format(by),
+            lambda *given: operate(*given, by),
+            propose=propose,
+            otherwise=f"there is nothing to change (a voxel has {voxel} mm).",
+        )
 
     def _worked_out(self, asked: Proposal, otherwise: str) -> None:
         self._idle()

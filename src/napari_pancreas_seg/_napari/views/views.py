@@ -192,7 +192,7 @@ class Views(QObject):
         elif mask is not None and model is not None:
             self._blink.start(mask, model)
         else:
-            report(PancreasSegError("The model has not written into this mask: run first."))
+            report(PancreasSegError("What the model found here is not kept: run first, or again."))
         self.changed.emit()
 
     def toggle_orthogonal(self) -> None:
