@@ -526,14 +526,20 @@ def test_a_restricted_run_on_a_mask_from_its_file_keeps_the_rest_of_it(
     assert np.array_equal(np.delete(after, [4, 5], 0), np.delete(before, [4, 5], 0))
 
 
-def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
-    qtbot, app, viewer, panel, folder
-):
+def come_back_to(qtbot, app, viewer, panel, folder):
+    """A worklist at its first case, whose mask was painted and is read from its file again."""
     work = opened(qtbot, app, panel, folder)
     paint(app, viewer, 8)
     for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
         work.step(by)
         qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+    return work
+
+
+def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
+    qtbot, app, viewer, panel, folder
+):
+    work = come_back_to(qtbot, app, viewer, panel, folder)
     mask = app.session.mask
     run = app.runs.start(app.session.ct, "graded")
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
@@ -545,11 +551,7 @@ def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
 
 
 def test_a_run_that_finds_nothing_leaves_a_mask_from_its_file(qtbot, app, viewer, panel, folder):
-    work = opened(qtbot, app, panel, folder)
-    paint(app, viewer, 8)
-    for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
-        work.step(by)
-        qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+    work = come_back_to(qtbot, app, viewer, panel, folder)
     mask = app.session.mask
     run = app.runs.start(app.session.ct, "nothing")
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)

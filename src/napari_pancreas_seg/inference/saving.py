@@ -115,8 +115,8 @@ def mask_sha256(mask: Path) -> str | None:
 
 
 def same_mask(mask: Path, left: Mapping[str, Any]) -> bool:
-    """Whether a mask is the one that was written, as its hash in a record's ``resume`` tells."""
-    written = left.get("mask_sha256")
+    """Whether a mask is the one that was written, as its hash in a record, or its part, tells."""
+    written = recorded_sha256(left)
     return written is not None and written == mask_sha256(mask)
 
 

@@ -274,7 +274,7 @@ def write_mask(
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
     made = None
-    if earlier and same_mask(path, {**(earlier.get("resume") or {}), **earlier}):
+    if earlier and same_mask(path, earlier):
         made = bring_onto(volume, *io.load_mask(path), path.name)  # to count what was edited
     made_by: dict[str, Any] = {"cuts": cut, "overwrite": overwrite}
     if result is not None:

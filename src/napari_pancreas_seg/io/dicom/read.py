@@ -29,6 +29,7 @@ from napari_pancreas_seg.io.dicom.stacks import choose, odd_slices, stacks_of
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
+from napari_pancreas_seg.io.suffixes import PAIR, VOLUME
 from napari_pancreas_seg.io.voxels import reading
 
 
@@ -80,7 +81,9 @@ def is_segmentation(path: Path) -> bool:
 def one_of_each_series(paths: Iterable[Path]) -> list[Path]:
     """Drop the DICOM files of a series in a folder but the first: one stands for all of them."""
     paths = list(paths)
-    slices = [path for path in paths if path.is_file() and is_dicom_file(path)]
+    others = (*VOLUME, *PAIR, ".zip")  # of thousands of these none is opened
+    unknown = (path for path in paths if not path.name.lower().endswith(others))
+    slices = [path for path in unknown if path.is_file() and is_dicom_file(path)]
     kept: dict[tuple[Path, str], Path] = {}
     for path in slices if len(slices) > 1 else ():
         kept.setdefault((path.absolute().parent, _uid(path, 0x0020000E) or path.name), path)

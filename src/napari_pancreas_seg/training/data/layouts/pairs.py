@@ -9,12 +9,7 @@ from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import find_inputs
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.inference.saving import (
-    mask_sha256,
-    read_sidecar,
-    recorded_sha256,
-    sidecar_path,
-)
+from napari_pancreas_seg.inference.saving import read_sidecar, same_mask, sidecar_path
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
 from napari_pancreas_seg.training.data.layouts.cases import (
@@ -119,7 +114,7 @@ def notes_of_pairs(pairs: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
         record = read_sidecar(sidecar_path(mask)) or {}
         edits = record.get("edits", {})
         made_so = isinstance(edits, dict) and not edits.get("slices")
-        if record.get("model") and made_so and recorded_sha256(record) == mask_sha256(mask):
+        if record.get("model") and made_so and same_mask(mask, record):
             made.append(mask.name)
     notes = left_out("Paired with the one CT whose name only begins alike", odd)
     return notes + left_out("Masks that this program made and nobody corrected", made)
