@@ -81,7 +81,7 @@ def test_a_session_needs_a_viewer_alone(qapp, volume):
     assert told == ["ct", "mask"]
     assert session.mask_layers(session.reference) == [mask]
     assert session.ct_of(mask) is session.reference
-    assert session.ct_array(session.reference) is ct.data
+    assert session.ct_data(session.reference) is ct.data
     viewer.layers.remove(ct)
     assert session.ct_of(mask) is session.reference  # it is chosen still
     session.ct = None

@@ -72,14 +72,12 @@ def restored_later(qtbot, volume):
     """Open the CT in another window and restore what was left: its viewer, app, and the offer."""
     after = ViewerModel()
     later = app_of(after)
-    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: bool(later.offers.left), timeout=TIMEOUT)
     again = after.add_layer(Layer.create(*ct_layer_data(volume)))
     later.session.ct = again
-    qtbot.waitUntil(
-        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
-    )
-    (offer,) = later.autosave.offers_for(later.session.reference)
-    later.autosave.restore(offer, later.session.placement(again))
+    qtbot.waitUntil(lambda: bool(later.offers.of(later.session.reference)), timeout=TIMEOUT)
+    (offer,) = later.offers.of(later.session.reference)
+    later.offers.restore(offer, later.session.placement(again))
     qtbot.waitUntil(lambda: len(after.layers) == 2, timeout=TIMEOUT)
     return after, later, offer
 
@@ -177,7 +175,8 @@ def test_what_another_version_has_kept_comes_back(qtbot, viewer, app, volume, no
     mask = np.zeros(grid.shape, np.uint8)
     mask[4, 1, 30] = 1
     key = ct_key(volume.hu, grid.shape, grid.affine)
-    store.write(Unsaved(key, "CT", None, mask, np.zeros_like(mask), notes), store.new_file())
+    unsaved = Unsaved(key, "CT", None, store.new_file(), notes)
+    store.write(unsaved, mask, np.zeros_like(mask))
     store.close()
     after, later, _ = restored_later(qtbot, volume)
     restored = after.layers[-1]
@@ -226,31 +225,31 @@ def test_a_mask_that_was_deleted_is_offered_in_this_window(qtbot, app, viewer, c
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     viewer.layers.remove(labels)
-    (offer,) = app.autosave.offers_for(app.session.reference)
+    (offer,) = app.offers.of(app.session.reference)
     viewer.add_layer(labels)
-    assert app.autosave.offers == []
+    assert app.offers.left == []
     paint(labels, 4, 1, 31)
     viewer.layers.remove(labels)  # before the last stroke is kept
-    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
-    (offer,) = app.autosave.offers_for(app.session.reference)
-    app.autosave.restore(offer, app.session.placement(ct))
+    qtbot.waitUntil(lambda: bool(app.offers.left), timeout=TIMEOUT)
+    (offer,) = app.offers.of(app.session.reference)
+    app.offers.restore(offer, app.session.placement(ct))
     qtbot.waitUntil(lambda: viewer.layers[-1].name.endswith("(recovered)"), timeout=TIMEOUT)
     restored = viewer.layers[-1]
     assert np.array_equal(restored.data, labels.data)
-    assert app.autosave.offers == [] and app.autosave.unexported() == [restored]
+    assert app.offers.left == [] and app.autosave.unexported() == [restored]
     qtbot.waitUntil(lambda: kept_files() not in ([], [offer.file]), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: len(kept_files()) == 1, timeout=TIMEOUT)
     viewer.layers.remove(restored)
-    app.autosave.discard(app.autosave.offers[0])
-    assert kept_files() == [] and app.autosave.unexported() == app.autosave.offers == []
+    app.offers.discard(app.offers.left[0])
+    assert kept_files() == [] and app.autosave.unexported() == app.offers.left == []
 
 
 def test_a_key_that_is_found_when_the_window_is_gone_is_no_fault(app, ct, qapp, monkeypatch):
     waiting = []
     monkeypatch.setattr(app.background, "submit", lambda work, then: waiting.append(then))
-    app.autosave._keys.clear()
-    app.autosave._learn_key()
-    app.autosave.deleteLater()
+    app.offers._keys.clear()
+    app.offers._learn_key()
+    app.offers.deleteLater()
     qapp.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     (then,) = waiting
     then(None)
@@ -279,16 +278,16 @@ def test_another_ct_is_offered_by_name_only(qtbot, app, ct, volume):
     app.close()
     after = ViewerModel()
     later = app_of(after)
-    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: bool(later.offers.left), timeout=TIMEOUT)
     other = volume.hu.copy()
     other[0, 0, 0] += 1
     layer = Layer.create(*ct_layer_data(type(volume)(other, volume.grid, volume.source)))
     after.add_layer(layer)
-    with qtbot.waitSignal(later.autosave.offers_changed, timeout=TIMEOUT):
+    with qtbot.waitSignal(later.offers.changed, timeout=TIMEOUT):
         later.session.ct = layer
-    assert later.autosave.offers_for(later.session.reference) == []
-    later.autosave.discard(later.autosave.offers[0])
-    assert kept_files() == [] and later.autosave.offers == []
+    assert later.offers.of(later.session.reference) == []
+    later.offers.discard(later.offers.left[0])
+    assert kept_files() == [] and later.offers.left == []
     later.close()
 
 
@@ -422,15 +421,13 @@ def test_an_opened_mask_comes_back_on_its_ct(qtbot, app, viewer, ct_path, volume
     again = CtPanel(later.session)
     qtbot.addWidget(again)
     after.layers.events.inserted.connect(lambda event: again.offer_layers())
-    qtbot.waitUntil(lambda: bool(later.autosave.offers), timeout=TIMEOUT)
-    assert later.autosave.offers[0].path == str(ct_path)
+    qtbot.waitUntil(lambda: bool(later.offers.left), timeout=TIMEOUT)
+    assert later.offers.left[0].path == str(ct_path)
     later.files.open(ct_path)
     qtbot.waitUntil(lambda: later.session.reference is not None, timeout=TIMEOUT)
-    qtbot.waitUntil(
-        lambda: bool(later.autosave.offers_for(later.session.reference)), timeout=TIMEOUT
-    )
-    (offer,) = later.autosave.offers_for(later.session.reference)
-    later.autosave.restore(offer, later.session.placement(later.session.ct))
+    qtbot.waitUntil(lambda: bool(later.offers.of(later.session.reference)), timeout=TIMEOUT)
+    (offer,) = later.offers.of(later.session.reference)
+    later.offers.restore(offer, later.session.placement(later.session.ct))
     qtbot.waitUntil(lambda: later.session.mask is not None, timeout=TIMEOUT)
     assert np.array_equal(later.session.mask.data, labels.data)
     later.close()
@@ -460,9 +457,9 @@ def test_a_restored_mask_is_seen_without_the_one_that_was_chosen(qtbot, app, vie
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         paint(labels, 4, 1, 30)
     viewer.layers.remove(labels)
-    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: bool(app.offers.left), timeout=TIMEOUT)
     app.session.mask = chosen = finish(qtbot, app, ct, "graded")
-    app.autosave.restore(app.autosave.offers[0], app.session.placement(ct))
+    app.offers.restore(app.offers.left[0], app.session.placement(ct))
     qtbot.waitUntil(lambda: app.session.mask is not chosen, timeout=TIMEOUT)
     assert app.session.mask.visible and not chosen.visible
     qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
@@ -502,7 +499,7 @@ def test_what_is_painted_once_the_ct_is_gone_is_offered_on_it(qtbot, app, viewer
     )
     viewer.add_layer(mask)
     reference = app.session.reference
-    qtbot.waitUntil(lambda: reference.id in app.autosave._keys, timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: reference.id in app.offers._keys, timeout=TIMEOUT)
     viewer.layers.remove(ct)
     app.session.ct = None
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
@@ -517,8 +514,8 @@ def test_what_could_not_be_offered_is_kept_once_its_ct_is_back(qtbot, app, viewe
         *labels_layer_data(np.zeros(ct.data.shape, np.uint8), placement_of(ct), "m")
     )
     viewer.add_layer(mask)
-    qtbot.waitUntil(lambda: app.session.reference.id in app.autosave._keys, timeout=TIMEOUT)
-    app.autosave._keys.clear()  # as if the CT had gone before it was looked at
+    qtbot.waitUntil(lambda: app.session.reference.id in app.offers._keys, timeout=TIMEOUT)
+    app.offers._keys.clear()  # as if the CT had gone before it was looked at
     viewer.layers.remove(ct)
     app.session.ct = None
     paint(mask, 1, 2, 3)
@@ -577,15 +574,15 @@ def test_killed_in_the_middle_of_a_run(qtbot, qapp, ct_path, own_folders):
     assert done.returncode == -9, done.stderr
     viewer = ViewerModel()
     app = app_of(viewer)
-    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: bool(app.offers.left), timeout=TIMEOUT)
     data, _ = read_layer(ct_path, [])
     ct = Layer.create(*data)
     viewer.add_layer(ct)
     app.session.ct = ct
-    qtbot.waitUntil(lambda: bool(app.autosave.offers_for(app.session.reference)), timeout=TIMEOUT)
-    (offer,) = app.autosave.offers_for(app.session.reference)
+    qtbot.waitUntil(lambda: bool(app.offers.of(app.session.reference)), timeout=TIMEOUT)
+    (offer,) = app.offers.of(app.session.reference)
     assert offer.path == str(ct_path)
-    app.autosave.restore(offer, app.session.placement(ct))
+    app.offers.restore(offer, app.session.placement(ct))
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
     assert viewer.layers[-1].data[9, 1, 30] == 1
     app.close()
@@ -620,14 +617,14 @@ def test_the_dock_offers_what_was_left_behind(qtbot, app, ct, volume):
 def test_what_is_offered_of_others_is_counted_in_cts(qtbot, app, viewer, monkeypatch):
     dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
-    left = [Unsaved(key, "case", None, np.zeros((1, 1, 1))) for key in ("a", "a", "b", "b")]
-    app.autosave.offers = left
-    app.autosave.offers_changed.emit()
+    left = [Unsaved(key, "case", None, Path(key)) for key in ("a", "a", "b", "b")]
+    app.offers.left = left
+    app.offers.changed.emit()
     panel = dock.recovery_panel
     assert panel.list_button.text() == "Of 2 CTs"
     assert len(panel.list_button.menu().actions()) == 4
-    app.autosave.offers = left[:2]
-    app.autosave.offers_changed.emit()
+    app.offers.left = left[:2]
+    app.offers.changed.emit()
     assert panel.list_button.text() == "Of 1 CT"
 
 

@@ -19,41 +19,48 @@ AFFINE = np.diag([-0.7, -0.7, 2.5, 1.0])
 
 
 @pytest.fixture
-def unsaved() -> Unsaved:
+def masks() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     mask, model = np.zeros((2, 9, 30, 40), np.uint8)
     mask[2:5, 10:20, 5:15] = rng.integers(0, 3, (3, 10, 10))
     model[3:6, 12:18, 8:30] = 1
-    return Unsaved("0" * 32, "case 7", "/somewhere/case 7.nii.gz", mask, model, {"reviewed": [2]})
+    return mask, model
 
 
-def test_it_comes_back_as_it_was(tmp_path, unsaved):
+def write(shelf: AutosaveStore, masks, file=None) -> Unsaved:
+    file = file or shelf.new_file()
+    unsaved = Unsaved("0" * 32, "case 7", "/somewhere/case 7.nii.gz", file, {"reviewed": [2]})
+    shelf.write(unsaved, *masks)
+    return unsaved
+
+
+def test_it_comes_back_as_it_was(tmp_path, masks):
     shelf = AutosaveStore(tmp_path / "unsaved")
-    shelf.write(unsaved, shelf.new_file())
+    unsaved = write(shelf, masks)
     shelf.close()
     (found,) = AutosaveStore(tmp_path / "unsaved").left_behind()
     assert (found.key, found.name, found.path) == (unsaved.key, unsaved.name, unsaved.path)
-    whole = autosave.read(found.file)
-    assert np.array_equal(whole.mask, unsaved.mask)
-    assert np.array_equal(whole.model, unsaved.model)
-    assert whole.notes == {"reviewed": [2]}
+    said, whole = autosave.read_unsaved(found.file)
+    assert np.array_equal(whole["mask"], masks[0])
+    assert np.array_equal(whole["model"], masks[1])
+    assert said.notes == {"reviewed": [2]} and said.saved == found.saved == unsaved.saved
 
 
 @pytest.mark.parametrize("model", [None, np.zeros((9, 30, 40), np.uint8)])
-def test_an_empty_mask_is_kept_too(tmp_path, unsaved, model):
+def test_an_empty_mask_is_kept_too(tmp_path, model):
     shelf = AutosaveStore(tmp_path)
     file = shelf.new_file()
     nothing = np.zeros((9, 30, 40), np.uint8)
-    shelf.write(Unsaved(unsaved.key, "x", None, nothing, model), file)
+    write(shelf, (nothing, model), file)
     shelf.close()
-    whole = autosave.read(file)
-    assert whole.mask.shape == (9, 30, 40) and not whole.mask.any()
-    assert (whole.model is None) == (model is None)
+    _, whole = autosave.read_unsaved(file)
+    assert whole["mask"].shape == (9, 30, 40) and not whole["mask"].any()
+    assert ("model" not in whole) == (model is None)
 
 
-def test_an_open_window_keeps_its_masks_to_itself(tmp_path, unsaved):
+def test_an_open_window_keeps_its_masks_to_itself(tmp_path, masks):
     shelf = AutosaveStore(tmp_path)
-    shelf.write(unsaved, shelf.new_file())
+    write(shelf, masks)
     assert AutosaveStore(tmp_path).left_behind() == []
     shelf.close()
     assert len(AutosaveStore(tmp_path).left_behind()) == 1
@@ -64,14 +71,14 @@ def test_an_open_window_keeps_its_masks_to_itself(tmp_path, unsaved):
     ("number", "offered"), [(errno.ENOSYS, 1), (errno.ENOLCK, 1), (errno.EAGAIN, 0)]
 )
 def test_only_a_lock_that_another_has_keeps_its_masks_from_others(
-    tmp_path, unsaved, monkeypatch, number, offered
+    tmp_path, masks, monkeypatch, number, offered
 ):
     def flock(*_):
         raise OSError(number, "no lock")
 
     monkeypatch.setattr("fcntl.flock", flock)
     shelf = AutosaveStore(tmp_path)
-    shelf.write(unsaved, shelf.new_file())
+    write(shelf, masks)
     assert len(AutosaveStore(tmp_path).left_behind()) == offered
     assert shelf.left_behind() == [], "a window is not offered its own"
     shelf.close()
@@ -79,11 +86,11 @@ def test_only_a_lock_that_another_has_keeps_its_masks_from_others(
 
 @pytest.mark.parametrize("meanwhile", ["write", "close"])
 def test_a_window_has_one_lock_whatever_happens_while_it_is_taken(
-    tmp_path, unsaved, monkeypatch, meanwhile
+    tmp_path, masks, monkeypatch, meanwhile
 ):
     shelf = AutosaveStore(tmp_path)
     taken = []
-    do = {"write": lambda: shelf.write(unsaved, shelf.new_file()), "close": shelf.close}
+    do = {"write": lambda: write(shelf, masks), "close": shelf.close}
     other = threading.Thread(target=do[meanwhile])
 
     def slow_open(path, mode):
@@ -95,7 +102,7 @@ def test_a_window_has_one_lock_whatever_happens_while_it_is_taken(
         return open(path, mode)
 
     monkeypatch.setattr(autosave, "open", slow_open, raising=False)
-    shelf.write(unsaved, shelf.new_file())
+    write(shelf, masks)
     other.join()
     assert len(taken) == 1
     held = AutosaveStore(tmp_path).left_behind() == []
@@ -112,7 +119,7 @@ def test_a_killed_process_leaves_its_masks_to_others(tmp_path):
         "from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved\n"
         "shelf = AutosaveStore(Path(sys.argv[1]))\n"
         "mask = np.ones((2, 3, 4), np.uint8)\n"
-        "shelf.write(Unsaved('k', 'n', None, mask), shelf.new_file())\n"
+        "shelf.write(Unsaved('k', 'n', None, shelf.new_file()), mask)\n"
         "print('kept', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -127,29 +134,29 @@ def test_a_killed_process_leaves_its_masks_to_others(tmp_path):
     child.kill()
     child.communicate()
     (found,) = AutosaveStore(tmp_path).left_behind()
-    assert autosave.read(found.file).mask.all()
+    assert autosave.read_unsaved(found.file)[1]["mask"].all()
 
 
-def test_old_and_damaged_files(tmp_path, unsaved, monkeypatch, caplog):
+def test_old_and_damaged_files(tmp_path, masks, monkeypatch, caplog):
     shelf = AutosaveStore(tmp_path)
     old, good = shelf.new_file(), shelf.new_file()
     monkeypatch.setattr(autosave.time, "time", lambda: 1e9)
-    shelf.write(unsaved, old)
+    write(shelf, masks, old)
     monkeypatch.undo()
-    shelf.write(unsaved, good)
+    write(shelf, masks, good)
     shelf.close()
     (tmp_path / "x-1.npz").write_bytes(b"PK nothing")
     assert [one.file for one in AutosaveStore(tmp_path).left_behind()] == [good]
     assert not old.exists()
     assert "cannot be read" in caplog.text
     with pytest.raises(PancreasSegError, match="cannot be read"):
-        autosave.read(tmp_path / "x-1.npz")
+        autosave.read_unsaved(tmp_path / "x-1.npz")
 
 
-def test_the_header_holds_nothing_but_this(tmp_path, unsaved):
+def test_the_header_holds_nothing_but_this(tmp_path, masks):
     shelf = AutosaveStore(tmp_path)
     file = shelf.new_file()
-    shelf.write(unsaved, file)
+    write(shelf, masks, file)
     shelf.close()
     header = autosave.read_header(file)
     expected = {"format", "key", "name", "path", "notes", "saved", "shape", "box"}

@@ -321,7 +321,7 @@ def test_what_lies_on_another_ct_is_not_mixed_up(qtbot, viewer, app, mask, volum
     show_slice(viewer, mask, reference_of(mask), 5)
     with pytest.raises(PancreasSegError, match="does not lie on"):
         app.editor.rerun_slice("box")
-    app.editor.limits_painting = True
+    app.paint_limit.on = True
     mask.brush_size = 6
     before = np.count_nonzero(mask.data)
     mask.paint((5, 28, 35), 1)
@@ -475,7 +475,7 @@ def test_painting_is_limited_to_hu(app, ct, mask):
     hu = ct.data[z]
     mask.data[z, 16, 20] = 2  # something was there before
     mask.refresh()
-    app.editor.limits_painting = True
+    app.paint_limit.on = True
     app.settings.set("correct/limit_low_hu", 50.0)
     app.settings.set("correct/limit_high_hu", 70.0)
     before = mask.data.copy()
@@ -495,7 +495,7 @@ def test_painting_is_limited_to_hu(app, ct, mask):
     mask.redo()
     assert np.array_equal(mask.data, after)
     # Every voxel of the stroke within the range is there.
-    app.editor.limits_painting = False
+    app.paint_limit.on = False
     mask.undo()
     with mask.block_history():
         for x in range(12, 30, 3):
@@ -510,7 +510,7 @@ def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, p
     click(panel.limit.native)
     panel.low_hu.value = 3000
     panel.high_hu.value = 3001
-    assert app.editor.limits_painting
+    assert app.paint_limit.on
     mask.paint((4, 10, 12), 0)
     assert mask.data[4, 10, 12] == 0
     click(panel.buttons["fill_between"])
@@ -518,7 +518,7 @@ def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, p
     click(bar.accept_button)
     assert mask.data[5].any()
     press(viewer, "Shift-H")
-    assert not app.editor.limits_painting and not panel.limit.value
+    assert not app.paint_limit.on and not panel.limit.value
     press(viewer, "Shift-H")
     count = np.count_nonzero(mask.data)
     mask.fill((5, 1, 1), 1)

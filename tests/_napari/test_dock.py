@@ -78,7 +78,7 @@ def test_from_a_dropped_file_to_an_exported_stroke(qtbot, window, dock, ct_path,
     assert dock.ct_panel.layer is ct
     assert ct.contrast_limits == [-160, 240]
     labels = run(qtbot, dock)
-    assert dock.export_panel.layer is labels
+    assert dock.app.session.mask is labels
     assert "mL in 9 slices" in dock.run_panel.status.text()
     voxel_ml = dock.app.session.placement(ct).reference.grid.voxel_volume_mm3 / 1000
     volume = dock.measure_panel.values["volume"]
@@ -173,7 +173,7 @@ def test_a_closed_dock_loses_nothing(qtbot, window, dock, ct_path):
     assert again.run_panel.cancel_button.isEnabled()
     qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
     assert "mL" in again.run_panel.status.text()
-    assert again.export_panel.layer is app.runs.latest.labels
+    assert again.app.session.mask is app.runs.latest.labels
 
 
 @pytest.mark.slow
@@ -201,12 +201,12 @@ def test_a_dock_that_is_opened_again_goes_on_with_the_chosen_ct(qtbot, window, d
 
 
 @pytest.mark.slow
-def test_models_are_listed_in_the_background(qtbot, window, monkeypatch):
+def test_models_are_listed_in_the_background(qtbot, window, monkeypatch, tiny_card):
     from napari_pancreas_seg.model import bundle
 
     entries = [
-        bundle.ModelEntry("other", "cached", {"name": "another", "version": "2"}),
-        bundle.ModelEntry("default", "bundled", {"name": "the one", "description": "Finds it."}),
+        bundle.ModelEntry("other", "cached", {**tiny_card, "name": "another"}),
+        bundle.ModelEntry("default", "bundled", {**tiny_card, "description": "Finds it."}),
     ]
     monkeypatch.setattr(bundle, "list_models", lambda: entries)
     dock = PancreasDock(window)
@@ -392,10 +392,12 @@ def test_an_idle_widget_imports_no_framework(ct_path, tmp_path):
 import sys
 import napari
 from qtpy.QtTest import QTest
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.layers.reader import get_reader
 from napari_pancreas_seg._napari.widget import PancreasDock
 viewer = napari.Viewer(show=False)
-dock = PancreasDock(viewer, warm_up=False)
+app_of(viewer).network.warm_up_allowed = False
+dock = PancreasDock(viewer)
 viewer.window.add_dock_widget(dock)
 layers = get_reader({str(ct_path)!r})({str(ct_path)!r})
 QTest.qWait(800)
@@ -412,7 +414,7 @@ viewer.close()
 def test_there_is_one_dock_however_it_is_opened(window, qtbot):
     first = open_dock(window)
     assert open_dock(window) is first
-    second = PancreasDock(window, warm_up=False)  # as napari's menu does, under another name
+    second = PancreasDock(window)  # as napari's menu does, under another name
     window.window.add_dock_widget(second, name="Another name")
     docks = [w for w in window.window.dock_widgets.values() if isinstance(w, PancreasDock)]
     assert docks == [second]

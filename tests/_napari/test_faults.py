@@ -116,7 +116,7 @@ def test_a_mask_that_is_removed_is_kept_first(qtbot, viewer, app, labels):
     put(labels)
     with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
         viewer.layers.remove(labels)
-    assert shelf.read(kept_files()[0]).mask.sum() == 1
+    assert shelf.read_unsaved(kept_files()[0])[1]["mask"].sum() == 1
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -139,36 +139,36 @@ def test_an_opened_mask_is_kept_before_its_ct_is_removed(
     assert app.session.ct is None
     viewer.layers.remove(mask)
     qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
-    assert shelf.read(kept_files()[0]).mask.sum() == (2 if busy else 1)
+    assert shelf.read_unsaved(kept_files()[0])[1]["mask"].sum() == (2 if busy else 1)
 
 
 def test_two_clicks_restore_once(qtbot, viewer, app, ct, volume):
     mask = np.ones(ct.data.shape, np.uint8)
-    leave(autosave_folder(), Unsaved(key_of(app, ct), "CT", None, mask))
-    app.autosave._offer(AutosaveStore().left_behind())
-    offer = app.autosave.offers[0]
+    leave(autosave_folder(), key_of(app, ct), mask)
+    app.offers._offer(AutosaveStore().left_behind())
+    offer = app.offers.left[0]
     for _ in range(2):
-        app.autosave.restore(offer, app.session.placement(ct))
+        app.offers.restore(offer, app.session.placement(ct))
     qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
     qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
-    assert len(viewer.layers) == 2 and app.autosave.offers == []
+    assert len(viewer.layers) == 2 and app.offers.left == []
 
 
-def leave(folder: Path, unsaved: Unsaved) -> None:
+def leave(folder: Path, key: str, *masks: np.ndarray) -> None:
     """Write as a window does that is gone by now."""
     other = AutosaveStore(folder)
-    other.write(unsaved, folder / "gone-1.npz")
+    other.write(Unsaved(key, "CT", None, folder / "gone-1.npz"), *masks)
     other.close()
 
 
 def key_of(app, ct) -> str:
-    return app.autosave._key(app.session.reference, ct.data)
+    return app.offers.key(app.session.reference, ct.data)
 
 
 def test_damaged_autosaves_are_a_sentence_or_nothing(tmp_path):
     folder, rng = tmp_path / "kept", np.random.default_rng(1)
     mask = (rng.random((6, 7, 8)) > 0.5).astype(np.uint8)
-    leave(folder, Unsaved("key", "CT", None, mask, mask))
+    leave(folder, "key", mask, mask)
     whole = (folder / "gone-1.npz").read_bytes()
     for trial in range(150):
         damaged = bytearray(whole[: rng.integers(len(whole))] if trial % 3 == 0 else whole)
@@ -178,7 +178,7 @@ def test_damaged_autosaves_are_a_sentence_or_nothing(tmp_path):
         (folder / "gone-1.npz").write_bytes(bytes(damaged))
         for offer in AutosaveStore(folder).left_behind():
             with contextlib.suppress(PancreasSegError):
-                shelf.read(offer.file)
+                shelf.read_unsaved(offer.file)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_damaged_worklist_starts_anew(tmp_path, hu, memory):
 
 @pytest.mark.slow
 def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volume):
-    dock = PancreasDock(window, warm_up=False)
+    dock = PancreasDock(window)
     window.window.add_dock_widget(dock)
     window.add_layer(Layer.create(*ct_layer_data(volume)))
     dock.options_panel.region.last.value = 3

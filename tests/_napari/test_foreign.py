@@ -23,7 +23,7 @@ TIMEOUT = 20_000
 @pytest.fixture
 def dock(qtbot, viewer, app) -> PancreasDock:
     app.network.warm_up_allowed = False
-    dock = PancreasDock(viewer, warm_up=False)
+    dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     return dock
 

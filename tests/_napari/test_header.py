@@ -491,7 +491,7 @@ def test_the_dock_opens_in_turns_and_nothing_of_the_header_moves(qtbot, viewer, 
 def test_a_click_before_the_dock_is_complete_works(qtbot, viewer, app, volume, monkeypatch):
     app.network.warm_up_allowed = False
     viewer.add_layer(Layer.create(*ct_layer_data(volume)))
-    dock = PancreasDock(viewer, warm_up=False)
+    dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     assert dock._app is None
     qtbot.mouseClick(dock._run_panel.run_button, LEFT)
@@ -501,7 +501,7 @@ def test_a_click_before_the_dock_is_complete_works(qtbot, viewer, app, volume, m
     asked = []
     answer = lambda *_: asked.append(True) or ([], "")  # noqa: E731
     monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getOpenFileNames", answer)
-    later = PancreasDock(viewer, warm_up=False)
+    later = PancreasDock(viewer)
     qtbot.addWidget(later)
     qtbot.mouseClick(later._ct_panel.open_button, LEFT)
     assert asked
@@ -510,7 +510,8 @@ def test_a_click_before_the_dock_is_complete_works(qtbot, viewer, app, volume, m
 def test_a_command_waits_until_the_dock_is_complete(qtbot, viewer, app, monkeypatch):
     done = []
     monkeypatch.setattr(type(app.views), "next_preset", lambda _: done.append(list(dock._steps)))
-    dock = PancreasDock(viewer, warm_up=False)
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     dock.perform("next_window")
     assert not done
@@ -528,7 +529,8 @@ def test_a_step_that_fails_keeps_no_command_from_its_turn(qtbot, viewer, app, mo
 
     monkeypatch.setattr(PancreasDock, "_register_keys", fail)
     with qtbot.capture_exceptions() as raised:
-        dock = PancreasDock(viewer, warm_up=False)
+        app.network.warm_up_allowed = False
+        dock = PancreasDock(viewer)
         qtbot.addWidget(dock)
         dock.perform("next_window")
         qtbot.waitUntil(lambda: done == [True], timeout=TIMEOUT)
@@ -536,7 +538,8 @@ def test_a_step_that_fails_keeps_no_command_from_its_turn(qtbot, viewer, app, mo
 
 
 def test_a_dock_without_images_does_not_offer_to_run(qtbot, viewer, app):
-    dock = PancreasDock(viewer, warm_up=False)
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     assert not dock._run_panel.run_button.isEnabled()
 
@@ -547,7 +550,8 @@ def test_a_tab_is_filled_when_it_is_first_shown(qtbot, viewer, app, monkeypatch)
         for name in names:
             kind = kind_of(name)
             monkeypatch.setattr(kind, "__init__", noted(kind.__init__, made))
-    dock = PancreasDock(viewer, warm_up=False)
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     qtbot.waitUntil(lambda: len(made) == 4, timeout=TIMEOUT)
     assert made == ["ModelPanel", "OptionsPanel", "ViewPanel", "AttentionPanel"]
@@ -572,7 +576,8 @@ def noted(init, made):
 
 
 def test_the_brush_has_its_size_before_its_tab_was_shown(qtbot, viewer, app, volume):
-    dock = PancreasDock(viewer, warm_up=False)
+    app.network.warm_up_allowed = False
+    dock = PancreasDock(viewer)
     qtbot.addWidget(dock)
     session = dock.app.session
     viewer.add_layer(Layer.create(*ct_layer_data(volume)))

@@ -19,6 +19,10 @@ from napari_pancreas_seg.volume import CTVolume, Grid
 GRID = Grid((6, 8, 10), np.diag([2.5, 1.0, 1.0, 1.0]))
 
 
+def shown(maps, reference) -> str:
+    return next((w for w, layer in maps.layers(reference).items() if layer.visible), "")
+
+
 def gate(inside: float, outside: float, step: int = 1) -> ScalarMap:
     """A gate that is higher where the mask is, on a lattice that is coarser by `step`."""
     coarse = GRID.sub_grid(
@@ -90,15 +94,15 @@ def begun(app, viewer, ct):
 def test_one_at_a_time_under_an_outlined_mask(viewer, begun):
     maps, reference = begun
     labels = next(layer for layer in viewer.layers if isinstance(layer, Labels))
-    assert maps.shown(reference) == "attention 2" and labels.contour == 2
+    assert shown(maps, reference) == "attention 2" and labels.contour == 2
     assert [layer.name for layer in viewer.layers] == ["CT", "CT attention 2", labels.name]
     maps.show(reference, PROBABILITY)
-    assert maps.shown(reference) == PROBABILITY
+    assert shown(maps, reference) == PROBABILITY
     assert viewer.layers.index(labels) == len(viewer.layers) - 1
     maps.show(reference, PROBABILITY, False)
-    assert maps.shown(reference) == "" and labels.contour == 0
+    assert shown(maps, reference) == "" and labels.contour == 0
     maps.show(reference, BEST)
-    assert maps.shown(reference) == "attention 2" and labels.contour == 2
+    assert shown(maps, reference) == "attention 2" and labels.contour == 2
 
 
 def test_a_contour_of_the_users_own_is_left_alone(viewer, begun):
@@ -115,9 +119,9 @@ def test_what_is_wanted_is_remembered_and_nothing_else_is_added(app, viewer, beg
     former = maps.begin(
         dict.fromkeys(maps.known(reference)), app.session.placement(app.session.ct), "CT"
     )
-    assert maps.shown(reference) == ""
+    assert shown(maps, reference) == ""
     maps.restore(reference, former)
-    assert maps.shown(reference) == PROBABILITY
+    assert shown(maps, reference) == PROBABILITY
 
 
 @pytest.fixture
@@ -137,15 +141,15 @@ def test_maps_of_a_ct_that_is_not_chosen_wait_for_it(app, viewer, ct, begun, ano
         "attention 1",
         make_layer(found["attention 1"], "attention 1", placement, "CT", maps.appearance),
     )
-    assert maps.shown(reference) == ""
+    assert shown(maps, reference) == ""
     app.session.ct = ct
     assert [word for word, one in maps.layers(reference).items() if one.visible] == ["attention 1"]
     former = maps.begin(found, placement, "CT")
     app.session.ct = another
     maps.restore(reference, former)
-    assert maps.shown(reference) == ""
+    assert shown(maps, reference) == ""
     app.session.ct = ct
-    assert maps.shown(reference) == "attention 1"
+    assert shown(maps, reference) == "attention 1"
 
 
 @pytest.mark.parametrize("hides", [True, False])
@@ -161,9 +165,9 @@ def test_a_map_that_the_user_has_hidden_stays_so_in_the_next_run(app, ct, begun,
         maps.begin(found, placement, "CT")
     layer = make_layer(found["attention 2"], "attention 2", placement, "CT", maps.appearance)
     maps.add(reference, "attention 2", layer)
-    assert maps.shown(reference) == ""
+    assert shown(maps, reference) == ""
     app.session.ct = ct
-    assert maps.shown(reference) == ("" if hides else "attention 2")
+    assert shown(maps, reference) == ("" if hides else "attention 2")
 
 
 def test_low_values_are_transparent(viewer, begun):

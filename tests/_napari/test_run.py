@@ -19,11 +19,16 @@ from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_laye
 from napari_pancreas_seg._napari.layers.maps import PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run import worker
+from napari_pancreas_seg._napari.run.earlier import values_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.volume import CTVolume
 
 FAKE = Path(__file__).with_name("fake_network.py")
+
+
+def shown(maps, reference) -> str:
+    return next((w for w, layer in maps.layers(reference).items() if layer.visible), "")
 
 
 def box_mask(shape: tuple[int, ...]) -> np.ndarray:
@@ -137,10 +142,10 @@ def test_a_second_run_takes_the_same_layers(qtbot, app, viewer, ct):
     second = finish(qtbot, app, ct)
     assert second is first
     assert app.network.process.pid == pid
-    assert app.maps.shown(app.session.placement(ct).reference) == ""
+    assert shown(app.maps, app.session.placement(ct).reference) == ""
     assert np.array_equal(second.data, box_mask(ct.data.shape))
     app.maps.show(app.session.placement(ct).reference, "attention 2")
-    assert app.maps.shown(app.session.placement(ct).reference) == "attention 2"
+    assert shown(app.maps, app.session.placement(ct).reference) == "attention 2"
     assert np.array_equal(second.data, box_mask(ct.data.shape))
 
 
@@ -278,10 +283,10 @@ def test_the_rest_of_a_mask_has_the_values_that_the_model_gives_its_labels(
 def test_a_single_label_of_a_file_may_have_any_name_but_not_one_that_a_run_gave():
     mask, wanted = np.full((2, 3, 4), 9, np.uint8), {"pancreas": 1}
     for named in ({}, {"pancreas": 1}, {"pancreas": 9}, {"Segment_1": 9}):
-        assert worker._values(mask, named, wanted, any_name=True)[9] == 1
-    assert worker._values(mask, {"pancreas": 9}, wanted, any_name=False)[9] == 1
+        assert values_in(mask, named, wanted, any_name=True)[9] == 1
+    assert values_in(mask, {"pancreas": 9}, wanted, any_name=False)[9] == 1
     with pytest.raises(PancreasSegError, match="does not know"):
-        worker._values(mask, {"liver": 9}, wanted, any_name=False)
+        values_in(mask, {"liver": 9}, wanted, any_name=False)
 
 
 def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(qtbot, app, ct, tmp_path):

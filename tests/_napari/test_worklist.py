@@ -124,7 +124,7 @@ def test_slices_reviewed_with_strokes_that_are_not_written_are_not_reviewed_in_t
 ):
     def marked() -> tuple[int, ...]:
         case = Worklist(folder, state_folder()).cases[0]
-        return case.reviewed if case.digest == work._shown.saved else ()
+        return case.reviewed if case.digest == work._shown.loaded.saved else ()
 
     work = opened(qtbot, app, panel, folder)
     mask = paint(app, viewer, 1)
@@ -546,7 +546,7 @@ def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert app.autosave.unexported() == [mask]
-    qtbot.waitUntil(lambda: bool(app.autosave.offers), timeout=TIMEOUT)
+    qtbot.waitUntil(lambda: bool(app.offers.left), timeout=TIMEOUT)
     assert len(list(autosave_folder().glob("*.npz"))) == 1
 
 
@@ -971,7 +971,7 @@ def test_a_case_that_was_only_reviewed_is_not_offered_as_unexported(
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     qtbot.waitUntil(lambda: not list(autosave_folder().glob("*.npz")), timeout=TIMEOUT)
     qtbot.wait(400)  # longer than the pause before what has changed is kept
-    assert not list(autosave_folder().glob("*.npz")) and app.autosave.offers == []
+    assert not list(autosave_folder().glob("*.npz")) and app.offers.left == []
 
 
 @pytest.mark.slow

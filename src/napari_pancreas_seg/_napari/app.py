@@ -10,13 +10,14 @@ from qtpy.QtCore import QObject
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.autosave import Autosave
 from napari_pancreas_seg._napari.autosave.closing import Closing
+from napari_pancreas_seg._napari.autosave.offers import Offers
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.correct.answers import Answers
 from napari_pancreas_seg._napari.correct.carry import Carrying
 from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.correct.mend import Mending
-from napari_pancreas_seg._napari.correct.paint import Brush
+from napari_pancreas_seg._napari.correct.paint import Brush, PaintLimit
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.improve.improvement import Improvement
 from napari_pancreas_seg._napari.layers.files import LayerFiles
@@ -73,10 +74,13 @@ class App(QObject):
             session, self.editor, self.network, background, self.answers, self.carrying
         )
         self.brush = Brush(session, settings)
+        self.paint_limit = PaintLimit(session, settings)
         self.review = Review(session, self.runs, background)
         self.improvement = Improvement(session, self.review, settings, background)
+        store = AutosaveStore()
+        self.offers = Offers(session, self.review, self.mending, store, background)
         self.autosave = Autosave(
-            session, self.watch, self.review, self.mending, AutosaveStore(), background
+            session, self.watch, self.review, self.mending, store, background, self.offers
         )
         strokes = self.mending.counts, self.mending.recorded
         self.files = LayerFiles(session, background, *strokes, self.autosave.exported)
@@ -114,7 +118,7 @@ class App(QObject):
             self.runs.latest.cancel()
         self.improvement.cancel()
         self.worklist.note_place()
-        self.network.close()
+        self.network.process.close()
         self.autosave.close()
         self.settings.save()
         self.background.close()

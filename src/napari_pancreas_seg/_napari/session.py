@@ -5,9 +5,8 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import numpy as np
-import numpy.typing as npt
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QObject, Signal
@@ -40,17 +39,15 @@ class Session(QObject):
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
-        self.masks: weakref.WeakKeyDictionary[Layer, ModelMask] = weakref.WeakKeyDictionary()
+        self.masks: WeakKeyDictionary[Layer, ModelMask] = WeakKeyDictionary()
         """The model's mask of each layer that a run wrote into."""
         self.aside: weakref.WeakSet[Layer] = weakref.WeakSet()
         """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
-        self._last_masks: weakref.WeakKeyDictionary[Image, weakref.ref[Labels]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._foreign: weakref.WeakKeyDictionary[Layer, GridReference] = weakref.WeakKeyDictionary()
+        self._last_masks: WeakKeyDictionary[Image, weakref.ref[Labels]] = WeakKeyDictionary()
+        self._foreign: WeakKeyDictionary[Layer, GridReference] = WeakKeyDictionary()
         self._seen_cts: set[str] = set()
 
     @property
@@ -95,6 +92,11 @@ class Session(QObject):
             if layer is not None and self.ct is not None:
                 self._last_masks[self.ct] = weakref.ref(layer)
             self.mask_chosen.emit()
+
+    @property
+    def model_mask(self) -> ModelMask | None:
+        """What the model wrote into the chosen mask."""
+        return None if self.mask is None else self.masks.get(self.mask)
 
     @property
     def last_mask(self) -> Labels | None:
@@ -162,10 +164,6 @@ class Session(QObject):
         if self.ct is not None and self.placement(self.ct).reference.id == reference.id:
             return self.ct.data
         return None
-
-    def ct_array(self, reference: GridReference) -> npt.NDArray[Any] | None:
-        data = self.ct_data(reference)
-        return data if isinstance(data, np.ndarray) else None
 
     def is_elsewhere(self, reference: GridReference) -> bool:
         """Whether another CT is worked on: what is found in this one is not to be seen over it."""

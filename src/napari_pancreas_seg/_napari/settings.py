@@ -41,9 +41,9 @@ class Settings(QObject):
 
     cleared = Signal()
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._path = path or settings_path()
+        self._path = settings_path()
         self._values: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError, RecursionError):
             # NaN and infinity are no JSON; what is None is taken for not remembered.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +13,29 @@ from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.autosave import store as autosave
-from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved
+from napari_pancreas_seg._napari.autosave.offers import RECOVERED, Offers
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, remove_unsaved
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.correct.mend import Mending
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.layers.bridge import (
     FILE_KEY,
-    PANCREAS,
     cuts_of,
     digest_of,
-    labels_layer_data,
     labels_of,
     original_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
-    METADATA_KEY,
     GridReference,
-    Placement,
     lies_on,
     reference_of,
-    show_slice,
     slice_on_screen,
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
-from napari_pancreas_seg._napari.run.past_result import kept_of, past_result
+from napari_pancreas_seg._napari.run.past_result import kept_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
-from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Strokes
 
@@ -54,7 +47,6 @@ ANOTHER = "another"
 """Base of a mask that came with corrections: no digest."""
 NO_CT = "No CT that they lie on is open."
 """Why corrections cannot be kept when nothing went wrong: they could not be given back."""
-RECOVERED = " (recovered)"
 
 
 @dataclass(eq=False)
@@ -69,7 +61,7 @@ class _Kept:
     looking: bool = False  # a thread is looking at it
     held: str = ""  # digest of the mask that `file` holds
     ct: GridReference | None = None  # that it is held for
-    left: Unsaved | None = None  # what is held, without voxels
+    left: Unsaved | None = None  # what is said of it in `file`
     trouble: PancreasSegError | None = None  # why it could not be kept
     file: Path | None = None
     supersedes: Path | None = None  # what it was restored from, until `file` is written
@@ -87,7 +79,6 @@ class _Kept:
 class Autosave(QObject):
     """Watches the masks of a viewer and keeps those with corrections."""
 
-    offers_changed = Signal()
     saved = Signal(object)
 
     def __init__(
@@ -98,9 +89,9 @@ class Autosave(QObject):
         mending: Mending,
         store: AutosaveStore,
         background: Background,
+        offers: Offers,
     ) -> None:
         super().__init__()
-        self.offers: list[Unsaved] = []  # of windows and layers that are gone, without voxels
         self.is_noted: Callable[[Labels], bool] = lambda _: False
         """Whether the reviewed slices of a mask are remembered with the case of a worklist."""
         self._session = session
@@ -109,8 +100,8 @@ class Autosave(QObject):
         self._mending = mending
         self._store = store
         self._background = background
+        self._offers = offers
         self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
-        self._keys: dict[str, str] = {}
         self._busy = self._warned = False
         self._leaving: list[Labels] = []
         self._soon = timer(self, PAUSE_MS, self.save)
@@ -122,7 +113,9 @@ class Autosave(QObject):
         session.ct_chosen.connect(self._on_ct)
         session.viewer.layers.events.removing.connect(self._on_removing)
         session.viewer.layers.events.inserted.connect(self._on_inserted)
-        self._background.submit(self._store.left_behind, self._offer)
+        offers.taken.connect(self._on_taken)
+        offers.restoring.connect(self._take_over)
+        offers.restored.connect(self.save)
 
     # -- keeping
 
@@ -223,7 +216,6 @@ class Autosave(QObject):
             self._soon.start()
 
     def _on_ct(self) -> None:
-        self._learn_key()
         if any(kept.stale for kept in self._kept.values()):
             self._wake()  # a mask that lay on no CT may lie on this one
 
@@ -231,6 +223,11 @@ class Autosave(QObject):
         """Mark a mask as having corrections that must be kept."""
         self._kept[layer] = _Kept(base=ANOTHER, edited=True, stale=True, supersedes=supersedes)
         self._wake()
+
+    def _on_taken(self, file: Path) -> None:
+        for layer, kept in list(self._kept.items()):
+            if kept.file == file:
+                del self._kept[layer]
 
     def _on_removing(self, event: Any) -> None:
         """Keep a mask that goes, and those on a CT that goes: later it may not be known which."""
@@ -252,7 +249,7 @@ class Autosave(QObject):
         """Offer nothing of a mask that is back."""
         if (kept := self._kept.get(event.value)) is not None:
             self._leaving = [one for one in self._leaving if one is not event.value]
-            self._forget(kept.file)
+            self._offers.forget(kept.file)
 
     def _ct_of(self, layer: Labels) -> GridReference | None:
         """Return the CT that a mask is held for, whichever is looked at meanwhile."""
@@ -267,29 +264,13 @@ class Autosave(QObject):
         reference = self._ct_of(layer)
         if not kept.stale or reference is None:
             return None
-        if reference.id not in self._keys and session.ct_data(reference) is None:
+        ct = session.ct_data(reference)
+        if ct is None and not self._offers.knows(reference):
             return None  # under a key without the CT's voxels they would never be offered
         kept.stale, kept.looking = False, True
         file = kept.file = kept.file or self._store.new_file()
-        model, ct, viewer = session.masks.get(layer), session.ct_array(reference), session.viewer
-        reviewed, own = self._review.reviewed_of(layer), reference_of(layer)
-        result = session.result_of(layer)
-        notes = {
-            "reviewed": sorted(reviewed),
-            "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
-            "strokes": _listed(self._mending.counts(layer)),
-            "recorded": {
-                path: _listed(counts)
-                for path, counts in self._mending.recorded.get(layer, {}).items()
-            },
-            "cuts": cuts_of(layer),
-            "drawn": own is not None and own.kind == DRAWN,
-            "opened": session.is_opened(layer),
-            "file": layer.metadata.get(FILE_KEY),
-            "name": layer.name.removesuffix(RECOVERED),
-            "labels": labels_of(layer),
-            "expected_dice": () if own is None else own.expected_dice,
-        }
+        model, reviewed = session.masks.get(layer), self._review.reviewed_of(layer)
+        result, notes = session.result_of(layer), self._notes(layer, reference)
         path = None if reference.source.path is None else str(reference.source.path)
 
         def work() -> _Kept:
@@ -297,16 +278,16 @@ class Autosave(QObject):
                 kept.digest, kept.edited = _digest_and_edited(layer, model, kept.base)
                 kept.reviewed, kept.trouble = reviewed, None
                 if kept.worth_keeping:
-                    key, shown = self._key(reference, ct), reference.view(layer.data)
+                    key = self._offers.key(reference, ct)
                     written = None if model is None else model.copy
                     if result is not None:
                         written = result.mask
                         notes["result"] = kept_of(result, edited=kept.edited)
-                    unsaved = Unsaved(key, reference.name, path, shown, written, notes)
-                    kept.left, kept.ct = self._store.write(unsaved, file), reference
-                    kept.held = kept.digest
+                    left = Unsaved(key, reference.name, path, file, notes)
+                    self._store.write(left, reference.view(layer.data), written)
+                    kept.left, kept.ct, kept.held = left, reference, kept.digest
                     if kept.file is not file:  # exported or discarded meanwhile
-                        autosave.remove(file)
+                        remove_unsaved(file)
                         kept.held = ""
             except PancreasSegError as error:
                 kept.trouble, kept.stale = error, True
@@ -316,12 +297,32 @@ class Autosave(QObject):
 
         return work
 
+    def _notes(self, layer: Labels, reference: GridReference) -> dict[str, Any]:
+        """What is kept of a mask beside its voxels, for JSON."""
+        viewer, own = self._session.viewer, reference_of(layer)
+        return {
+            "reviewed": sorted(self._review.reviewed_of(layer)),
+            "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
+            "strokes": _listed(self._mending.counts(layer)),
+            "recorded": {
+                path: _listed(counts)
+                for path, counts in self._mending.recorded.get(layer, {}).items()
+            },
+            "cuts": cuts_of(layer),
+            "drawn": own is not None and own.kind == DRAWN,
+            "opened": self._session.is_opened(layer),
+            "file": layer.metadata.get(FILE_KEY),
+            "name": layer.name.removesuffix(RECOVERED),
+            "labels": labels_of(layer),
+            "expected_dice": () if own is None else own.expected_dice,
+        }
+
     def _note(self, found: list[_Kept]) -> None:
         for kept in found:
             if not kept.worth_keeping:
                 self._drop(kept)
             elif kept.supersedes is not None and kept.trouble is None:
-                autosave.remove(kept.supersedes)
+                remove_unsaved(kept.supersedes)
                 kept.supersedes = None
         trouble = next((kept.trouble for kept in found if kept.trouble is not None), None)
         self._soon.setInterval(PAUSE_MS if trouble is None else RETRY_MS)
@@ -344,90 +345,8 @@ class Autosave(QObject):
         kept.file, kept.supersedes, kept.held, kept.trouble = None, None, "", None
         for file in gone:
             if file is not None:
-                autosave.remove(file)
-                self._forget(file)
-
-    def _key(self, reference: GridReference, ct: Array | None) -> str:
-        if reference.id not in self._keys:
-            grid = reference.grid
-            shown = None if ct is None else reference.view(ct)
-            self._keys[reference.id] = autosave.ct_key(shown, grid.shape, grid.affine)
-        return self._keys[reference.id]
-
-    # -- giving back
-
-    def offers_for(self, reference: GridReference) -> list[Unsaved]:
-        """List what was left behind of a CT, as soon as its key is known."""
-        key = self._keys.get(reference.id)
-        return [offer for offer in self.offers if offer.key == key]
-
-    def restore(self, offer: Unsaved, placement: Placement) -> None:
-        file = offer.file
-        if file is None or offer not in self.offers:
-            return
-        self._take(file)  # at once: a second click restores nothing
-
-        def make() -> tuple[Layer, ModelMask | None, Mapping[str, Any]]:
-            whole, reference = autosave.read(file), placement.reference
-            notes = whole.notes
-            data = np.zeros(reference.layer_shape, whole.mask.dtype)
-            shown = reference.view(data)
-            if shown.shape != whole.mask.shape:
-                raise PancreasSegError("The autosaved mask has another shape than this CT.")
-            shown[...] = whole.mask
-            name, cuts = f"{whole.mask_name}{RECOVERED}", notes.get("cuts")
-            facts: dict[str, Any] = {
-                "labels": notes.get("labels") or PANCREAS,
-                "expected_dice": tuple(notes.get("expected_dice", ())),
-                "cuts": None if cuts is None else (cuts[0], cuts[1]),
-            }
-            layer = Layer.create(*labels_layer_data(data, placement, name, **facts))
-            own = layer.metadata[METADATA_KEY]
-            if notes.get("drawn"):
-                layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
-            elif notes.get("opened"):  # and so none that was made on this CT, or is its case's own
-                layer.metadata[METADATA_KEY] = replace(own, id=uuid.uuid4().hex)
-            layer.metadata[FILE_KEY] = notes.get("file")
-            if whole.model is None:
-                return layer, None, notes
-            model = ModelMask.holding(reference, whole.model)
-            result = past_result(notes.get("result", {}), whole.model, reference.grid)
-            if result is not None:
-                model.finish(result)
-            return layer, model, notes
-
-        def add(made: tuple[Layer, ModelMask | None, Mapping[str, Any]]) -> None:
-            (layer, model, notes), session = made, self._session
-            if session.viewer is None:
-                return
-            self._take_over(layer, supersedes=file)
-            if model is not None:
-                session.masks[layer] = model
-            before = session.mask
-            session.viewer.add_layer(layer)
-            if before is not None and lies_on(before, placement.reference):
-                before.visible = False  # the two would be seen as one
-            session.mask = layer
-            if notes.get("slice") is not None:
-                show_slice(session.viewer, layer, placement.reference, notes["slice"])
-            self._review.set_reviewed(layer, notes.get("reviewed", ()))
-            self._mending.recall(layer, _strokes(notes.get("strokes", ())))
-            self._mending.recorded[layer] = {
-                path: _strokes(counts) for path, counts in notes.get("recorded", {}).items()
-            }
-            self.save()
-
-        self._background.submit(make, add, lambda: self._offer([offer, *self.offers]))
-
-    def discard(self, offer: Unsaved) -> None:
-        if offer.file is not None:
-            self._take(offer.file)
-            autosave.remove(offer.file)
-
-    def _offer(self, found: list[Unsaved]) -> None:
-        self.offers = found
-        self._learn_key()
-        self.offers_changed.emit()
+                remove_unsaved(file)
+                self._offers.forget(file)
 
     def _offer_left(self) -> None:
         """Offer what is held of masks that have left the layer list."""
@@ -437,39 +356,11 @@ class Autosave(QObject):
             if kept.stale or kept.looking:
                 self._leaving.append(layer)
             elif kept.held and kept.left is not None:
-                self._offer([kept.left, *self.offers])
-
-    def _take(self, file: Path) -> None:
-        """Leave a file to who has asked for it, and the layer that it was of, if it is there."""
-        for layer, kept in list(self._kept.items()):
-            if kept.file == file:
-                del self._kept[layer]
-        self._forget(file)
-
-    def _forget(self, file: Path | None) -> None:
-        if len(others := [one for one in self.offers if one.file != file]) < len(self.offers):
-            self._offer(others)
-
-    def _learn_key(self) -> None:
-        """Find the key of the chosen CT: it may be gone when a mask of it is painted on."""
-        session, reference = self._session, self._session.reference
-        if reference is None or reference.id in self._keys:
-            return
-        ct = session.ct_array(reference)
-
-        def learned(_: object) -> None:
-            if isalive(self) and self.offers:  # the window may be gone
-                self.offers_changed.emit()
-
-        self._background.submit(lambda: self._key(reference, ct), learned)
+                self._offers.add(kept.left)
 
 
 def _listed(strokes: Strokes) -> list[list[int]]:
     return [[z, *counts] for z, counts in strokes.items()]
-
-
-def _strokes(listed: Iterable[Sequence[int]]) -> Strokes:
-    return {z: (added, removed) for z, added, removed in listed}
 
 
 def _is_array(layer: Labels) -> bool:

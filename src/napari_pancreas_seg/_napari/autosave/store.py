@@ -21,7 +21,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,8 @@ from napari_pancreas_seg.volume import box_around
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+FIELDS = ("key", "name", "path", "notes", "saved")
+"""What a file says of its mask, beside the voxels."""
 MOST_DAYS = 60
 """Files that nobody has asked for so long are removed."""
 DAMAGED = (
@@ -61,16 +63,14 @@ def ct_key(hu: Array | None, shape: tuple[int, ...], affine: Affine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Unsaved:
-    """A mask (Z, Y, X) with corrections, and what it takes to offer it."""
+    """What it takes to offer a mask with corrections; its voxels are in the file alone."""
 
     key: str  # from `ct_key`
     name: str  # of the case
     path: str | None  # of the CT
-    mask: Array
-    model: Array | None = None  # what the model wrote, if it did
+    file: Path
     notes: Mapping[str, Any] = field(default_factory=dict)
-    saved: float = 0.0  # seconds since 1970
-    file: Path | None = None
+    saved: float = field(default_factory=lambda: time.time())  # seconds since 1970
 
     @property
     def mask_name(self) -> str:
@@ -91,24 +91,22 @@ class AutosaveStore:
         self._count += 1
         return self.folder / f"{self._name}-{self._count}.npz"
 
-    def write(self, unsaved: Unsaved, file: Path) -> Unsaved:
-        """Write a mask, from one whole state of the file to the next; give it without voxels."""
+    def write(self, unsaved: Unsaved, mask: Array, model: Array | None = None) -> None:
+        """Write a mask and the model's, if any, (Z, Y, X) to the file, whole or not at all."""
         self._hold()
-        masks = {"mask": unsaved.mask, "model": unsaved.model}
+        masks = {"mask": mask, "model": model}
         parts = {name: part for name, part in masks.items() if part is not None}
         cut = box_around(*parts.values()) or (slice(0, 0),) * 3
         box = [[int(edge.start), int(edge.stop)] for edge in cut]
-        about = {name: getattr(unsaved, name) for name in ("key", "name", "path", "notes")}
-        shape = list(unsaved.mask.shape)
-        header = {"format": FORMAT, **about, "saved": time.time(), "shape": shape, "box": box}
+        about = {name: getattr(unsaved, name) for name in FIELDS}
+        header = {"format": FORMAT, **about, "shape": list(mask.shape), "box": box}
         arrays = {name: np.ascontiguousarray(part[cut]) for name, part in parts.items()}
         text = np.frombuffer(json.dumps(header, default=str).encode(), np.uint8)
-        with atomic_write(file, overwrite=True) as stream:
+        with atomic_write(unsaved.file, overwrite=True) as stream:
             np.savez_compressed(stream, header=text, **arrays)  # type: ignore[arg-type]
-        return _without_voxels(header, file)
 
     def left_behind(self) -> list[Unsaved]:
-        """List masks of windows that are gone, newest first, without voxels; remove old ones."""
+        """List masks of windows that are gone, newest first; remove old ones."""
         found, files = [], []
         try:
             files = sorted(self.folder.glob("*-*.npz")) if self.folder.is_dir() else []
@@ -119,11 +117,11 @@ class AutosaveStore:
             if window == self._name or _is_held(self.folder / f"{window}.lock"):
                 continue
             try:
-                header = read_header(file)
-                if time.time() - header["saved"] > MOST_DAYS * 24 * 3600:
+                unsaved = _unsaved(read_header(file), file)
+                if time.time() - unsaved.saved > MOST_DAYS * 24 * 3600:
                     file.unlink()
-                    continue
-                found.append(_without_voxels(header, file))
+                else:
+                    found.append(unsaved)
             except DAMAGED:
                 logger.warning("An autosaved mask cannot be read and is left out", exc_info=True)
         return sorted(found, key=lambda one: -one.saved)
@@ -160,33 +158,31 @@ def read_header(file: Path) -> dict[str, Any]:
     return header
 
 
-def read(file: Path) -> Unsaved:
-    """Read an autosaved mask; a PancreasSegError says if it is damaged."""
+def read_unsaved(file: Path) -> tuple[Unsaved, dict[str, Array]]:
+    """Read ``mask`` and, if there is one, ``model`` (Z, Y, X); a PancreasSegError if damaged."""
     try:
         header, whole = read_header(file), {}
         cut = tuple(slice(*edge) for edge in header["box"])
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as content:
-            for name in {"mask", "model"} & {*content}:
+            for name in ("mask", *({"model"} & {*content})):
                 part = content[name]
                 whole[name] = np.zeros(header["shape"], part.dtype)
                 whole[name][cut] = part
-        bare = _without_voxels(header, file)
-        return replace(bare, mask=whole["mask"], model=whole.get("model"))
+        return _unsaved(header, file), whole
     except DAMAGED as error:
         raise PancreasSegError(
             f"The autosaved mask '{file.name}' cannot be read: {error}."
         ) from error
 
 
-def remove(file: Path) -> None:
+def remove_unsaved(file: Path) -> None:
     with contextlib.suppress(OSError):
         file.unlink()
 
 
-def _without_voxels(header: Mapping[str, Any], file: Path) -> Unsaved:
-    key, name, path, notes, saved = (header[n] for n in ("key", "name", "path", "notes", "saved"))
-    nothing = np.zeros((0, 0, 0), np.uint8)
-    return Unsaved(str(key), str(name), path, nothing, None, dict(notes), float(saved), file)
+def _unsaved(header: Mapping[str, Any], file: Path) -> Unsaved:
+    key, name, path, notes, saved = (header[each] for each in FIELDS)
+    return Unsaved(str(key), str(name), path, file, dict(notes), float(saved))
 
 
 def _is_held(path: Path) -> bool:

@@ -52,18 +52,14 @@ class Target:
             np.equal(labels, self.label, out=plane)
         return mask
 
-    def slice_on(self, viewer: ViewerModel) -> int:
-        z = slice_on_screen(viewer, self.layer, self.reference)
-        if z is None:
-            raise PancreasSegError("There is no slice of this mask on screen.")
-        return z
-
     def check_shown(self) -> None:
         if not self.layer.visible:
             raise PancreasSegError(f"'{self.layer.name}' is hidden: show it, then mend it.")
 
     def axial_slice_on(self, viewer: ViewerModel) -> int:
-        z = self.slice_on(viewer)
+        z = slice_on_screen(viewer, self.layer, self.reference)
+        if z is None:
+            raise PancreasSegError("There is no slice of this mask on screen.")
         if viewer.dims.ndim - 3 + self.slice_axis in viewer.dims.displayed:
             raise PancreasSegError("This works in axial slices: choose Axial in the View panel.")
         return z

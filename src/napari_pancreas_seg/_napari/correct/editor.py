@@ -25,7 +25,6 @@ from napari_pancreas_seg._napari.correct.apply import (
     outline_layer,
     preview_of,
 )
-from napari_pancreas_seg._napari.correct.paint import PaintLimit
 from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import index_at
 from napari_pancreas_seg._napari.run.network import Network
@@ -74,8 +73,8 @@ class MaskEditor(QObject):
     """Edits the selected label of the chosen mask, one edit at a time.
 
     Some are proposed first, others done at once; each is one step of napari's own undo.
-    ``changed``: `proposal`, `working` or `limits_painting` is another; ``applying(layer)``: an edit
-    is about to be written.
+    ``changed``: `proposal` or `working` is another; ``applying(layer)``: an edit is about to be
+    written.
     """
 
     changed = Signal()
@@ -90,8 +89,6 @@ class MaskEditor(QObject):
         self._settings = settings
         self._network = network
         self._background = background
-        self._limits_painting = False
-        self._paint_limit = PaintLimit(session, self._range_hu)
         self._asked: Proposal | None = None
         self._keys_before: list[tuple[weakref.ref[Any], dict[Any, Any]]] = []
         self._keys_of_tool: dict[str, Callable[..., object]] = {}
@@ -200,30 +197,6 @@ class MaskEditor(QObject):
         self._end_proposal()
 
     # -- how
-
-    @property
-    def limits_painting(self) -> bool:
-        """Whether only a range of HU can be painted; not remembered: lost strokes would puzzle."""
-        return self._limits_painting
-
-    @limits_painting.setter
-    def limits_painting(self, limits: bool) -> None:
-        self._limits_painting = limits
-        self.changed.emit()
-
-    def toggle_limit(self) -> None:
-        self.limits_painting = not self.limits_painting
-        limit = self._range_hu()
-        within = (
-            "not limited in HU" if limit is None else f"limited to {limit[0]:g} to {limit[1]:g} HU"
-        )
-        show_info(f"Painting is {within}.")
-
-    def _range_hu(self) -> tuple[float, float] | None:
-        """Range of HU that may be painted; None for no limit."""
-        if not self._limits_painting:
-            return None
-        return self.setting("correct/limit_low_hu"), self.setting("correct/limit_high_hu")
 
     def setting(self, name: str) -> Any:
         return self._settings.get(name, DEFAULTS[name])

@@ -75,7 +75,7 @@ GROUPS: dict[str, tuple[Action, ...]] = {
         Action("fill_holes", "H", lambda a: a.editor.fill_holes()),
         Action("grow", "G", lambda a: a.editor.grow()),
         Action("shrink", "Shift-G", lambda a: a.editor.shrink()),
-        Action("limit_painting", "Shift-H", lambda a: a.editor.toggle_limit()),
+        Action("limit_painting", "Shift-H", lambda a: a.paint_limit.toggle()),
     ),
     "View": (
         Action("toggle_3d", "D", lambda a: a.views.surface.toggle()),

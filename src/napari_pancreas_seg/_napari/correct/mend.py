@@ -7,11 +7,11 @@ answer fails, or comes too late, is what the brush would have left.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.components import ViewerModel
@@ -74,9 +74,7 @@ class Mending(QObject):
         carrying: Carrying,
     ) -> None:
         super().__init__()
-        self.recorded: weakref.WeakKeyDictionary[Layer, dict[str, Strokes]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.recorded: WeakKeyDictionary[Layer, dict[str, Strokes]] = WeakKeyDictionary()
         """Of each mask the strokes that were counted in a record, by its path."""
         self._session = session
         self._editor = editor
@@ -90,7 +88,7 @@ class Mending(QObject):
         self._double_clicks: list[Any] = []
         self._goes_on = False
         self._awaited = 0
-        self._strokes: weakref.WeakKeyDictionary[Layer, list[Stroke]] = weakref.WeakKeyDictionary()
+        self._strokes: WeakKeyDictionary[Layer, list[Stroke]] = WeakKeyDictionary()
         session.mask_changed.connect(self._note_undone)
         session.ct_chosen.connect(self.stop)
         session.mask_chosen.connect(self.stop)

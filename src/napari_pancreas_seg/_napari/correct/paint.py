@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 from napari.layers import Labels
+from napari.utils.notifications import show_info
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
+from napari_pancreas_seg._napari.correct.editor import DEFAULTS
 from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
@@ -31,8 +32,7 @@ class Brush(QObject):
         self._session, self._settings = session, settings
         settings.cleared.connect(self._apply)
         session.mask_chosen.connect(self._on_mask)
-        if session.viewer is not None:
-            compat.hide_brush_box(session.viewer)
+        compat.hide_brush_box(session.viewer)
 
     @property
     def mm(self) -> float:
@@ -68,16 +68,36 @@ class Brush(QObject):
 
 
 class PaintLimit(QObject):
-    """Undoes painted voxels of the chosen mask whose HU lie outside a range, if one is set."""
+    """Undoes painted voxels of the chosen mask whose HU lie outside a range, while it is `on`."""
 
-    def __init__(
-        self, session: Session, range_hu: Callable[[], tuple[float, float] | None]
-    ) -> None:
+    changed = Signal()
+
+    def __init__(self, session: Session, settings: Settings) -> None:
         super().__init__()
-        self._session = session
-        self._range_hu = range_hu
+        self._session, self._settings = session, settings
+        self._on = False  # not remembered: strokes that are lost would puzzle
         session.mask_chosen.connect(self._follow)
         self._follow()
+
+    @property
+    def on(self) -> bool:
+        return self._on
+
+    @on.setter
+    def on(self, on: bool) -> None:
+        self._on = on
+        self.changed.emit()
+
+    def toggle(self) -> None:
+        self.on = not self.on
+        low, high = self._range_hu
+        within = f"limited to {low:g} to {high:g} HU" if self.on else "not limited in HU"
+        show_info(f"Painting is {within}.")
+
+    @property
+    def _range_hu(self) -> tuple[float, float]:
+        low, high = "correct/limit_low_hu", "correct/limit_high_hu"
+        return self._settings.get(low, DEFAULTS[low]), self._settings.get(high, DEFAULTS[high])
 
     def _follow(self) -> None:
         if self._session.mask is not None:
@@ -85,13 +105,13 @@ class PaintLimit(QObject):
             self._session.mask.events.paint.connect(self._on_paint, position="first")
 
     def _on_paint(self, event: Any) -> None:
-        session, layer, step, allowed = self._session, event.source, event.value, self._range_hu()
+        session, layer, step = self._session, event.source, event.value
         ct, reference, is_chosen = session.ct, session.reference, layer is session.mask
-        if not is_chosen or allowed is None or ct is None or reference is None:
+        if not (self.on and is_chosen) or ct is None or reference is None:
             return
         if not lies_on(layer, reference) or not compat.is_by_hand(step):
             return  # what a program wrote, a correction for instance, stays
-        limit = partial(limit_stroke, layer, step, ct.data, *allowed)
+        limit = partial(limit_stroke, layer, step, ct.data, *self._range_hu)
         *_, (indices, _, value) = compat.edits(step)
         if np.all(layer.data[indices] == value):
             limit()

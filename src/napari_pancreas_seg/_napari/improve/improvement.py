@@ -56,12 +56,6 @@ class Improved:
     kept: bool = True
 
     @property
-    def gain(self) -> float | None:
-        """Dice won on patients that a trial had not seen; None if there was none."""
-        held = self.result["held_out"]
-        return None if held["before"] is None else held["after"] - held["before"]
-
-    @property
     def worth_using(self) -> bool:
         """Whether it may take the former model's place: unless it is known to be no better."""
         return self.result["better"] is not False
@@ -70,7 +64,7 @@ class Improved:
         """Before and after, for people to read; `chosen` is the model that is chosen now."""
         held, guard = self.result["held_out"], self.result["guard"]
         lines = []
-        if self.gain is not None:
+        if held["before"] is not None:
             whose = "a patient" if held["n"] == 1 else f"{held['n']} patients"
             lines.append(
                 f"On {whose} of yours left out of a trial: Dice {held['before']:.2f} before, "
@@ -108,7 +102,6 @@ class Improvement(QObject):
         review: Review,
         settings: Settings,
         background: Background,
-        command: Sequence[str] = COMMAND,
     ) -> None:
         super().__init__()
         self.folder = corrected_cases_folder()
@@ -119,7 +112,7 @@ class Improvement(QObject):
         self.stage, self.share, self.seconds_left = "", 0.0, None
         self.improved: Improved | None = None
         self.keeps_all = False  # a model, too, that did no better on patients not seen
-        self.command = list(command)
+        self.command = list(COMMAND)
         self._session = session
         self._review = review
         self._settings = settings
@@ -130,10 +123,6 @@ class Improvement(QObject):
         self.list_again()
 
     # -- cases
-
-    @property
-    def reviewed(self) -> int:
-        return len(self._review.reviewed)
 
     @property
     def unchanged(self) -> bool:
@@ -203,12 +192,12 @@ class Improvement(QObject):
         options = ["--model", model, "--data", str(self.folder), "--minutes", f"{minutes:g}"]
         flags = ("CREATE_NO_WINDOW", "BELOW_NORMAL_PRIORITY_CLASS")  # on Windows
         try:
-            words = tempfile.TemporaryFile()  # noqa: SIM115
+            errors = tempfile.TemporaryFile()  # noqa: SIM115
             child = subprocess.Popen(
                 [*self.command, *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=words,
+                stderr=errors,
                 env=child_environment(),
                 creationflags=sum(getattr(subprocess, flag, 0) for flag in flags),
             )
@@ -231,7 +220,7 @@ class Improvement(QObject):
                 self.improved = made
             self.changed.emit()
 
-        self._background.submit(lambda: self._listen(child, words), done, self._ended)
+        self._background.submit(lambda: self._listen(child, errors), done, self._ended)
 
     def cancel(self) -> None:
         child = self._child
@@ -239,10 +228,10 @@ class Improvement(QObject):
             self._cancelled = True
             child.kill()
 
-    def _listen(self, child: subprocess.Popen[bytes], words: IO[bytes]) -> Any:
+    def _listen(self, child: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
         """Read what the child tells until it ends; return its result, None if cancelled."""
         result = None
-        with words, child:
+        with errors, child:
             for line in child.stdout or ():
                 message = _parsed(line)
                 if "result" in message:
@@ -251,12 +240,12 @@ class Improvement(QObject):
                     with contextlib.suppress(RuntimeError):  # the window is gone
                         self._progressed.emit(message)
             status = child.wait()
-            words.seek(0)
-            heard = words.read().decode(errors="replace").split("\n")
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").split("\n")
         if self._cancelled:
             return None
         if status != 0 or result is None:
-            raise PancreasSegError(_why(status, heard))
+            raise PancreasSegError(_why(status, lines))
         return result
 
     def _on_progress(self, message: Mapping[str, Any]) -> None:
@@ -274,8 +263,7 @@ class Improvement(QObject):
 
     def _labels(self) -> Mapping[str, int]:
         """Return the labels of the chosen mask, name to value: its model's, else its own."""
-        mask = self._session.mask
-        made = self._session.masks.get(mask)
+        mask, made = self._session.mask, self._session.model_mask
         card = {} if made is None or made.result is None else made.result.model
         own = {} if mask is None else labels_of(mask)
         return dict(card.get("labels") or own or PANCREAS)
@@ -315,10 +303,10 @@ def _parsed(line: bytes) -> Mapping[str, Any]:
     return message if isinstance(message, dict) else {}
 
 
-def _why(status: int, heard: Sequence[str]) -> str:
+def _why(status: int, lines: Sequence[str]) -> str:
     """Say in a sentence why there is no new model: the command's own, if it gave one."""
-    last = next((word.strip() for word in reversed(heard) if word.strip()), "")
-    logger.debug("The learning ended with status %s:\n%s", status, "\n".join(heard[-30:]))
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    logger.debug("The learning ended with status %s:\n%s", status, "\n".join(lines[-30:]))
     if status == 1 and last:
         return last
     if status in (-9, -15, 137):

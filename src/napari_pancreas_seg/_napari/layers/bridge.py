@@ -196,9 +196,7 @@ def _in_memory(data: Any) -> Array:
 def mask_of(data: Any) -> Array:
     """Copy a labels layer's data to uint8; refused if a label does not fit."""
     array = np.asarray(data)
-    if array.dtype == np.uint8:
-        return array.copy()
-    if array.dtype.kind == "b":
+    if array.dtype in (np.uint8, np.bool_):
         return array.astype(np.uint8)
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     if low < 0 or high > 255 or (array.dtype.kind == "f" and (array != np.rint(array)).any()):

@@ -182,9 +182,7 @@ class LayerFiles:
             return target, digest
 
         def written(outcome: tuple[Path, str]) -> None:
-            if _holds_voxels(outcome[0]):
-                self._note_strokes(layer, outcome[0], counted)
-                self._exported(layer, outcome[1])
+            self._note(layer, outcome[0], counted, outcome[1])
             if then is not None:
                 then(outcome[0])
 
@@ -204,9 +202,8 @@ class LayerFiles:
     def note_written(self, data: Any, path: str | Path) -> None:
         """Record that the data of a layer, as they are now, were written to a file."""
         for layer in self._session.layers:
-            if isinstance(layer, Labels) and layer.data is data and _holds_voxels(path):
-                self._note_strokes(layer, path, self._strokes(layer))
-                self._exported(layer, digest_of(data))
+            if isinstance(layer, Labels) and layer.data is data:
+                self._note(layer, path, self._strokes(layer), digest_of(data))
 
     def grid_of(self, data: Any) -> GridReference | None:
         """Grid to write the chosen mask onto, if it has these data: it is of the chosen CT."""
@@ -218,8 +215,10 @@ class LayerFiles:
         layers = (one for one in self._session.layers if one.data is data)
         return next((self._made(one, reference, path) for one in layers), {})
 
-    def _note_strokes(self, layer: Layer, path: str | Path, counted: Strokes) -> None:
-        self._recorded.setdefault(layer, {})[_record_of(path)] = counted
+    def _note(self, layer: Layer, path: str | Path, strokes: Strokes, digest: str) -> None:
+        if _holds_voxels(path):
+            self._recorded.setdefault(layer, {})[_record_of(path)] = strokes
+            self._exported(layer, digest)
 
     def _made(self, layer: Layer, reference: GridReference, path: str | Path) -> dict[str, Any]:
         result, ct = self._session.result_of(layer), self._session.ct_data(reference)

@@ -105,19 +105,14 @@ class MapLayers:
         maps, shown = self._cts.get(reference.id), self.appearance.shown
         return (maps.best if maps is not None else "") if shown == BEST else shown
 
-    def shown(self, reference: GridReference) -> str:
-        layers = self.layers(reference).items()
-        return next((word for word, layer in layers if layer.visible), "")
-
     def begin(self, maps: dict[str, ScalarMap], placement: Placement, name: str) -> object:
         """Take the maps of a new run in place of a former one's; give those, for `restore`."""
         reference = placement.reference
         former = self._cts.get(reference.id)
         before = self.layers(reference)
         # A map that the user has hidden in the layer list stays so.
-        hidden = bool(before) and not (
-            self.shown(reference) or self._session.is_elsewhere(reference)
-        )
+        seen = any(layer.visible for layer in before.values())
+        hidden = bool(before) and not (seen or self._session.is_elsewhere(reference))
         self._remove(before)
         self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
         return former

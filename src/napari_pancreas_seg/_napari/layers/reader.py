@@ -15,16 +15,7 @@ from napari.layers import Layer
 from napari.utils.notifications import show_info
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg._napari.layers.bridge import (
-    FILE_KEY,
-    PANCREAS,
-    LayerData,
-    ct_layer_data,
-    labels_layer_data,
-    map_layer_data,
-    plain_placement,
-    transform_over,
-)
+from napari_pancreas_seg._napari.layers import bridge
 from napari_pancreas_seg._napari.layers.placement import (
     Placement,
     is_parallel,
@@ -43,7 +34,7 @@ _NOTHING: list[Any] = [(None,)]
 
 def get_reader(
     path: str | Sequence[str],
-) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+) -> Callable[[str | Sequence[str]], list[bridge.LayerData]] | None:
     """Offer to read files that end like a format of ours, and what holds DICOM files."""
     ours = (n.lower().endswith(io.SUFFIXES) or io.is_dicom(Path(n)) for n in _names(path))
     return _read if all(ours) else None
@@ -64,25 +55,24 @@ def one_of_each_folder(paths: Iterable[str | Path]) -> list[Path]:
 
 def read_layer(
     path: str | Path, cts: Sequence[Placement] = (), *, force: bool = False
-) -> tuple[LayerData, tuple[str, ...]]:
+) -> tuple[bridge.LayerData, tuple[str, ...]]:
     """Read a CT, a mask or a map, for a thread; the latter are laid over a CT parallel to them."""
     kind, volume, _ = io.sniff(path)
     if isinstance(volume, CTVolume):
         volume = io.check_ct(volume, force=force)
-        return ct_layer_data(volume, forced=force), volume.notes
+        return bridge.ct_layer_data(volume, forced=force), volume.notes
     if kind == "map":
         parallel = [ct for ct in cts if is_parallel(volume.grid, ct.reference.grid)]
-        on, scalar_map = (
-            [*parallel, plain_placement(volume)][0],
-            ScalarMap(volume.values, volume.grid),
-        )
-        how = {"colormap": "viridis" if "probability" in volume.name else "inferno"}
-        data = map_layer_data(scalar_map, on, volume.name, **how, visible=not parallel)
-        return data, volume.notes
+        on = parallel[0] if parallel else bridge.plain_placement(volume)
+        scalar_map, name = ScalarMap(volume.values, volume.grid), volume.name
+        how = {"colormap": "viridis" if "probability" in name else "inferno"}
+        return bridge.map_layer_data(
+            scalar_map, on, name, **how, visible=not parallel
+        ), volume.notes
     on, values, notes = _place_mask(volume, cts)
     facts = sidecar_facts(Path(path))
-    data = labels_layer_data(values, on, name=volume.name, **facts)
-    data[1]["metadata"][FILE_KEY] = str(Path(path).absolute())
+    data = bridge.labels_layer_data(values, on, name=volume.name, **facts)
+    data[1]["metadata"][bridge.FILE_KEY] = str(Path(path).absolute())
     return data, volume.notes + notes
 
 
@@ -90,16 +80,16 @@ def _place_mask(mask: Volume, cts: Sequence[Placement]) -> tuple[Placement, Arra
     """Where a mask is shown, its values there, and a note: it may lie on a part of a CT."""
     grids = [ct.reference for ct in cts]
     if not cts or any(mask.grid.same_as(ct.grid) for ct in grids):
-        return plain_placement(mask), mask.values, ()
+        return bridge.plain_placement(mask), mask.values, ()
     for values, ct in onto_cts(mask, grids):
         whole = replace(mask, grid=ct.grid, source=replace(ct.source, path=mask.source.path))
         note = f"It shows a part of '{ct.name}', and was put on its grid."
-        return plain_placement(whole), values, (note,)
-    alone = plain_placement(mask)
+        return bridge.plain_placement(whole), values, (note,)
+    alone = bridge.plain_placement(mask)
     over = next((ct for ct in cts if is_parallel(mask.grid, ct.reference.grid)), None)
     note = "It lies on the grid of no CT that is open, and is the mask of none of them."
     if over is not None:
-        alone = replace(alone, transform=transform_over(over, mask.grid))
+        alone = replace(alone, transform=bridge.transform_over(over, mask.grid))
     return alone, mask.values, (note,)
 
 
@@ -109,14 +99,14 @@ def get_ready() -> None:
     import scipy.signal  # noqa: F401
 
     volume = CTVolume.from_source_array(np.zeros((2, 2, 2), np.int16), np.eye(4))
-    Layer.create(*ct_layer_data(volume))
-    Layer.create(*labels_layer_data(np.zeros((2, 2, 2), np.uint8), volume))  # brings pandas
+    Layer.create(*bridge.ct_layer_data(volume))
+    Layer.create(*bridge.labels_layer_data(np.zeros((2, 2, 2), np.uint8), volume))  # brings pandas
 
 
 def sidecar_facts(path: Path) -> dict[str, Any]:
     """Read labels, expected Dice and cuts from a mask's sidecar; without one, 1 is the pancreas."""
     record = read_sidecar(sidecar_path(path)) or {}
-    facts: dict[str, Any] = {"labels": PANCREAS}
+    facts: dict[str, Any] = {"labels": bridge.PANCREAS}
     damaged = contextlib.suppress(KeyError, TypeError, ValueError, AttributeError)
     with damaged:
         labels = {str(name): int(each["value"]) for name, each in record["labels"].items()}
@@ -132,7 +122,7 @@ def sidecar_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _read(path: str | Sequence[str]) -> list[LayerData]:
+def _read(path: str | Sequence[str]) -> list[bridge.LayerData]:
     layers, viewer = [], current_viewer()
     cts = [] if viewer is None else placements(viewer.layers)
     for file in map(Path, _names(path)):

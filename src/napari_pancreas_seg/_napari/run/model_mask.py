@@ -37,11 +37,15 @@ class ModelMask:
         self._strokes: dict[int, Strokes] = {}
 
     @classmethod
-    def holding(cls, reference: GridReference, mask: Bytes) -> ModelMask:
+    def holding(
+        cls, reference: GridReference, mask: Bytes, result: Segmentation | None = None
+    ) -> ModelMask:
         """Take a mask (Z, Y, X) for what the model wrote; the array itself is kept."""
         known = cls(reference)
         known.copy = mask
         known.filled = set(np.flatnonzero(mask.any(axis=(1, 2))).tolist())
+        if result is not None:
+            known.finish(result)
         return known
 
     def fits(self, layer: Layer) -> bool:

@@ -93,9 +93,6 @@ class Network(QObject):
         blank = np.zeros(BLANK_SHAPE, np.int16)
         self._ask(lambda: (CTVolume.from_source_array(blank, affine), ""), "blank", model, options)
 
-    def close(self) -> None:
-        self.process.close()
-
     def _ask(
         self,
         volume: Callable[[], tuple[CTVolume | None, str]],

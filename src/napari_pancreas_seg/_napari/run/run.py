@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
@@ -14,29 +13,14 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report, timer
-from napari_pancreas_seg._napari.layers.bridge import labels_of, mask_of, name_labels
+from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import (
-    lies_on,
-    reference_of,
-    show_slice,
-    slice_on_screen,
-)
+from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
+from napari_pancreas_seg._napari.run import worker
+from napari_pancreas_seg._napari.run.earlier import EarlierMask, is_restricted
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
-from napari_pancreas_seg._napari.run.worker import (
-    BestGate,
-    Job,
-    MapsFound,
-    Outcome,
-    Prepared,
-    Step,
-    Walk,
-    is_restricted,
-    relabelled,
-)
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import preference
-from napari_pancreas_seg.arrays import Bytes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import FoundSlices, Options, Progress
@@ -67,12 +51,8 @@ class SegmentationRun(QObject):
     done = total = 0
     labels: Labels | None = None
     rest_of: Labels | None = None
-    _values: Bytes | None = None
-    _was_added = _maps_begun = _complete = _stale = _found_nothing = False
+    _was_added = _maps_begun = _stale = _found_nothing = False
     _how_ended = "Cancelled"
-    _name_before, _was_visible = "", True
-    _replaced: ModelMask | None = None
-    _former_undo: tuple[Any, Any] | None = None
     _replaced_maps: object = None
     _first: tuple[float, int] | None = None
 
@@ -94,37 +74,27 @@ class SegmentationRun(QObject):
         self.renews = range(*(options.slices or (0, self.reference.grid.shape[0])))
         self._shown_notes: set[str] = set()
         self._started = time.monotonic()
-        self._before = before = session.result_layer(placement.reference)
-        former = None if before is None else (before.data, session.masks[before].copy)
-        chosen = session.mask if session.mask in session.layers else None
-        here = not session.is_elsewhere(placement.reference)
-        if chosen is not None and here and lies_on(chosen, placement.reference):
-            if is_restricted(options):
-                # What is kept elsewhere is the mask that is worked on, also one from a file.
-                self._before, former = chosen, (chosen.data, chosen.data)
-            elif before is None and not session.is_anothers(chosen):
-                self._before = chosen  # from a file: it stays if nothing is found, else is earlier
-        appearance = maps.appearance
-        named = {} if self._before is None else labels_of(self._before)
-        how = placement, model, options, appearance, former, named, self._before in session.masks
-        job = self._job = Job(process, self.name, ct_layer.data, *how)
-        self._walk, self._background = Walk(job), background
-        self._walk.stepped.connect(self._on_step)
+        self._options = options
+        self._earlier = EarlierMask(session, placement.reference, options)
+        how = placement, model, options, maps.appearance, self._earlier
+        job = worker.Job(process, self.name, ct_layer.data, *how)
+        self._worker, self._background = worker.Worker(job), background
+        self._worker.stepped.connect(self._on_step)
         self._soon = timer(self, REDRAW_MS, self._redraw)
 
     def start(self) -> None:
-        self._background.submit(self._walk.work, self._on_end, self._on_failure)
+        self._background.submit(self._worker.work, self._on_end, self._on_failure)
 
     def cancel(self) -> None:
         """Stop; what has been found so far stays in the viewer unless `discard` takes it back."""
         if self.running:
             self.message = "Cancelling…"
-            self._walk.cancel()
+            self._worker.cancel()
             self.changed.emit()
 
     @property
     def cancelled(self) -> bool:
-        return self._walk.cancelled
+        return self._worker.cancelled
 
     @property
     def seconds_left(self) -> float | None:
@@ -167,41 +137,33 @@ class SegmentationRun(QObject):
         self.changed.emit()
 
     def _take_back(self, labels: Labels) -> None:
-        session, viewer = self._session, self._session.viewer
+        viewer = self._session.viewer
         if viewer is None:
             return
-        mask, earlier = session.masks[labels], self._earlier()
-        if self._replaced is None:
-            mask.clear(labels, earlier)
-        else:
-            mask.restore(labels, self._replaced)
+        stays = self._earlier.restore(labels)
         if self._maps_begun:
-            self._maps.restore(self._placement.reference, self._replaced_maps)
-        compat.forget_undo(labels)
-        if self._former_undo is not None:
-            compat.recall_undo(labels, self._former_undo)
-        before = 0 if earlier is None else earlier
-        painted = self._replaced is not None or (mask.shown(labels) != before).any()
-        if labels in viewer.layers and not painted:
+            self._maps.restore(self.reference, self._replaced_maps)
+        if labels in viewer.layers and not stays:
             viewer.layers.remove(labels)
-            self._put_back()
+            self._earlier.put_back()
         else:
             self._redraw(always=True)
         self._forget_former()
 
     def _forget_former(self) -> None:
         self.can_discard = False
-        self._replaced = self._replaced_maps = self._former_undo = None
+        self._earlier.forget()
+        self._replaced_maps = None
 
-    def _on_step(self, step: Step) -> None:
+    def _on_step(self, step: worker.Step) -> None:
         try:
             if self._session.viewer is not None and not self.cancelled:
-                if isinstance(step, Prepared):
+                if isinstance(step, worker.Prepared):
                     self._prepare(step)
-                elif isinstance(step, MapsFound):
+                elif isinstance(step, worker.MapsFound):
                     self._maps_begun = True
                     self._replaced_maps = self._maps.begin(step.maps, self._placement, self.name)
-                elif isinstance(step, BestGate):
+                elif isinstance(step, worker.BestGate):
                     self._maps.add(self.reference, step.word, step.layer)
                 else:
                     self._advance(step)
@@ -210,7 +172,7 @@ class SegmentationRun(QObject):
             self.cancel()
         finally:
             # Not before the events that have come meanwhile: the mouse, the keyboard, a repaint.
-            QTimer.singleShot(0, self._walk.taken)
+            QTimer.singleShot(0, self._worker.taken)
 
     def _show_notes(self, notes: tuple[str, ...]) -> None:
         for note in notes:
@@ -218,25 +180,21 @@ class SegmentationRun(QObject):
                 self._shown_notes.add(note)
                 show_info(f"{self.name}: {note}")
 
-    def _prepare(self, step: Prepared) -> None:
+    def _prepare(self, step: worker.Prepared) -> None:
         """Choose the labels layer: the last result's, or a new one if a person worked on it."""
         if reference_of(self._ct_layer) is None:
             self._show_notes(step.notes)
         else:
             self._shown_notes.update(step.notes)  # when the CT was opened
-        session, before = self._session, self._before
+        earlier = self._earlier
         if step.labels is not None:
             self.labels = step.labels
-            session.masks[step.labels] = ModelMask(self._placement.reference, step.rest)
-            self.rest_of = None if step.rest is None else before
-            self._values = step.values
-        elif before is not None and before in session.masks:
-            self.labels = before
+            self._session.masks[step.labels] = ModelMask(self.reference, step.rest)
+            self.rest_of = None if step.rest is None else earlier.layer
+        elif earlier.made:
+            self.labels = earlier.layer
             self._was_added = True
-            self._replaced = session.masks[before]
-            session.masks[before] = self._replaced.emptied(before)
-            # Steps of undo hold values from before: they would bring them back in part.
-            self._former_undo = compat.forget_undo(before)
+            earlier.empty()
             self._redraw(always=True)
 
     def _advance(self, step: Progress) -> None:
@@ -259,30 +217,15 @@ class SegmentationRun(QObject):
             )
         if not self._was_added and found.mask.any():
             self._was_added = True
-            self._renew_rest(self.labels)
-            self._put_aside()
+            self._earlier.renew_rest(self.labels)
+            self._earlier.put_aside(self.labels)
             self._show_layer()
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
-            self._maps.fill(self._placement.reference, found)
+            self._maps.fill(self.reference, found)
         self._stale = self._stale or self._shows(found)
         if self._stale and not self._soon.isActive():
             self._soon.start()
-
-    def _earlier(self) -> Bytes | None:
-        """The mask (Z, Y, X) whose rest is kept, as it is now, with the model's values."""
-        if self._job.former is None or self._values is None:
-            return None
-        former = self.reference.view(mask_of(self._job.former[0]))
-        return relabelled(former, self._values)
-
-    def _renew_rest(self, labels: Labels) -> None:
-        """Take over what was painted in the earlier mask since the run was started."""
-        if (rest := self._earlier()) is not None:
-            rest[self._job.options.region(rest.shape)] = 0
-            mask = self._session.masks[labels]
-            mask.rest = rest
-            mask.shown(labels)[...] = rest
 
     def _show_layer(self) -> None:
         """Add the mask if it is not there; unseen and unselected while another CT is worked on."""
@@ -295,26 +238,12 @@ class SegmentationRun(QObject):
         else:
             viewer.add_layer(labels)
 
-    def _put_aside(self) -> None:
-        """Hide the mask of an earlier run that a person worked on, and name it as earlier."""
-        earlier = self._before
-        if earlier is not None and earlier is not self.labels:
-            self._name_before, self._was_visible = earlier.name, earlier.visible
-            earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
-            self._session.aside.add(earlier)
-
-    def _put_back(self) -> None:
-        if self._name_before and self._before is not None:
-            self._before.name, self._before.visible = self._name_before, self._was_visible
-            self._session.aside.discard(self._before)
-            self._name_before = ""
-
     def _shows(self, found: FoundSlices) -> bool:
         viewer = self._session.viewer
         if viewer is None or self.labels is None or viewer.dims.ndisplay != 2:
             # A volume rendering would be uploaded anew for every step; it waits for the end.
             return False
-        reference = self._placement.reference
+        reference = self.reference
         if viewer.dims.ndim - 3 in viewer.dims.displayed or reference.is_reordered:
             return True  # seen from the side or from the front
         return slice_on_screen(viewer, self.labels, reference) in found.z
@@ -323,25 +252,25 @@ class SegmentationRun(QObject):
         if self.labels is not None and (self._stale or always):
             self._stale = False
             self.labels.refresh(thumbnail=False, highlight=False, extent=False)
-            self._maps.redraw(self._placement.reference)
+            self._maps.redraw(self.reference)
 
-    def _on_outcome(self, outcome: Outcome | None) -> None:
+    def _on_outcome(self, outcome: worker.Outcome | None) -> None:
         viewer, labels = self._session.viewer, self.labels
         if outcome is None or viewer is None or labels is None:
             return
         seconds = time.monotonic() - self._started
-        part = is_restricted(self._job.options)
-        if outcome.slices == 0 and self._before is not None and self._fits(labels):
+        part = is_restricted(self._options)
+        if outcome.slices == 0 and self._earlier.layer is not None and self._fits(labels):
             self._found_nothing = True
             said = _summary(outcome, seconds, part=part)
             self._how_ended = f"{said.rstrip('.')}; the mask stays"
             self._show_notes(outcome.result.notes)
             return
-        result = self._maps.complete(self._placement.reference, outcome.result)
+        result = self._maps.complete(self.reference, outcome.result)
         if self.rest_of is not None:
             result = replace(result, notes=(*result.notes, REST))
         self._session.masks[labels].finish(result)
-        self._complete = True
+        self.stands = True
         self._show_layer()
         if named := outcome.result.model.get("labels"):
             name_labels(labels, named)
@@ -355,7 +284,7 @@ class SegmentationRun(QObject):
         if self.rest_of is not None:
             show_info(f"{self.name}: {REST}")
 
-    def _on_end(self, outcome: Outcome | None) -> None:
+    def _on_end(self, outcome: worker.Outcome | None) -> None:
         try:
             if not self.cancelled:
                 self._on_outcome(outcome)
@@ -368,9 +297,8 @@ class SegmentationRun(QObject):
 
     def _on_finished(self) -> None:
         self.running = False
-        if self._complete and not self.cancelled:
+        if self.stands:
             self._forget_former()
-            self.stands = True
         else:
             self._end_early()
         viewer = self._session.viewer
@@ -400,7 +328,7 @@ class SegmentationRun(QObject):
 
     def _fits(self, labels: Labels) -> bool:
         """Whether a layer still has the CT's shape: a person may have cut it."""
-        return tuple(labels.data.shape) == self._placement.reference.layer_shape
+        return tuple(labels.data.shape) == self.reference.layer_shape
 
 
 def _describe(step: Progress, seconds_left: float | None) -> str:
@@ -412,7 +340,7 @@ def _describe(step: Progress, seconds_left: float | None) -> str:
     return text
 
 
-def _summary(outcome: Outcome, seconds: float, *, part: bool) -> str:
+def _summary(outcome: worker.Outcome, seconds: float, *, part: bool) -> str:
     if outcome.slices == 0:
         return f"No pancreas found ({_duration(seconds)})."
     plural = "slice" if outcome.slices == 1 else "slices"

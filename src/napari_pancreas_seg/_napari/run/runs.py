@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background
 from napari_pancreas_seg._napari.layers.maps import MapLayers
-from napari_pancreas_seg._napari.layers.placement import slice_on_screen, why_not_ct
+from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.run.run import SegmentationRun
 from napari_pancreas_seg._napari.session import Session
@@ -65,8 +65,6 @@ class Runs(QObject):
         session, viewer = self._session, self._session.viewer
         if viewer is None:
             raise PancreasSegError("The window has been closed.")
-        if refusal := why_not_ct(layer):
-            raise PancreasSegError(refusal)
         reference = session.placement(layer).reference
         self._network.claim("A run is under way: cancel it or wait for its end.")
         if self.latest is not None:

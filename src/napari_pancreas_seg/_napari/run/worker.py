@@ -13,9 +13,10 @@ import numpy as np
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QCoreApplication, QObject, Signal
 
-from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, mask_of, volume_of
+from napari_pancreas_seg._napari.layers.bridge import labels_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.maps import MapAppearance, empty_maps, make_layer
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement
+from napari_pancreas_seg._napari.run.earlier import EarlierMask, is_restricted
 from napari_pancreas_seg.arrays import Array, Bytes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.classes import Classes
@@ -28,7 +29,7 @@ from napari_pancreas_seg.inference.result import (
     ScalarMap,
     Segmentation,
 )
-from napari_pancreas_seg.volume import CTVolume, bounding_box
+from napari_pancreas_seg.volume import CTVolume
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,7 @@ SLICES_AT_ONCE = 8
 
 
 class Job(NamedTuple):
-    """Input of a run, without Qt.
-
-    `former`: of the last result for this CT the layer's data, in their own order, and what the
-    model wrote into them (Z, Y, X); `named`: its labels, name to value, which say what they are if
-    it was `made` by a run.
-    """
+    """Input of a run, without Qt."""
 
     process: NetworkProcess
     name: str
@@ -51,21 +47,17 @@ class Job(NamedTuple):
     model: str | Path
     options: Options
     appearance: MapAppearance
-    former: tuple[Array, Array] | None
-    named: Mapping[str, int]
-    made: bool
+    earlier: EarlierMask
 
 
 class Prepared(NamedTuple):
     """The CT is read; `labels` is None if the last result's layer serves, which nobody has edited.
 
-    A restricted run leaves `rest` (Z, Y, X) of that as it was: a copy of what is in `labels`, where
-    the labels of that are the model's by `values`.
+    A restricted run leaves `rest` (Z, Y, X) of that as it was: a copy of what is in `labels`.
     """
 
     labels: Labels | None
     rest: Bytes | None
-    values: Bytes | None
     notes: tuple[str, ...]
 
 
@@ -96,8 +88,8 @@ class Outcome(NamedTuple):
 Step = Prepared | Progress | MapsFound | BestGate
 
 
-class Walk(QObject):
-    """Walks through a run's steps in a thread; stops soon after `cancel`."""
+class Worker(QObject):
+    """Takes the steps of a run in a thread; stops soon after `cancel`."""
 
     stepped = Signal(object)
 
@@ -112,11 +104,11 @@ class Walk(QObject):
 
     def work(self) -> Outcome | None:
         """Emit every step, once the last one was `taken`; return the outcome, None if cancelled."""
-        walk = steps(self._job, cancelled=lambda: self.cancelled)
+        run = steps(self._job, cancelled=lambda: self.cancelled)
         try:
             while not self.cancelled:
                 try:
-                    step = next(walk)
+                    step = next(run)
                 except StopIteration as stop:
                     return stop.value
                 self._taken.clear()
@@ -132,7 +124,7 @@ class Walk(QObject):
                 f"The segmentation failed: {type(error).__name__}: {error}"
             ) from error
         finally:
-            walk.close()
+            run.close()
 
     def taken(self) -> None:
         """Ask for the next step: steps that pile up would be handled in one go, and stall."""
@@ -146,8 +138,8 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
     """Run a job step by step; layers are made here: the first one imports pandas and more."""
     volume = volume_of(job.layer_data, job.placement.reference)
     key = fingerprint(job.placement.reference, volume)
-    labels, rest, values = _new_labels(job) if _needs_layer(job) else (None, None, None)
-    yield Prepared(labels, rest, values, volume.notes)
+    labels, rest = _new_labels(job) if _needs_layer(job) else (None, None)
+    yield Prepared(labels, rest, volume.notes)
     found = np.zeros(volume.grid.shape, dtype=np.uint8)
     maps: dict[str, ScalarMap] = {}
     best = ""
@@ -194,62 +186,21 @@ def fingerprint(reference: GridReference, volume: CTVolume) -> str:
 
 def _needs_layer(job: Job) -> bool:
     """Whether the last result's layer is no place for this one: none, edited, or kept in part."""
-    if job.former is None or is_restricted(job.options):
+    former = job.earlier.former
+    if former is None or is_restricted(job.options):
         return True
-    shown, model = job.placement.reference.view(job.former[0]), job.former[1]
+    shown, model = job.placement.reference.view(former[0]), former[1]
     return any(not np.array_equal(a, b) for a, b in zip(shown, model, strict=True))
 
 
-def is_restricted(options: Options) -> bool:
-    return options.slices is not None or options.box is not None
-
-
-def _new_labels(job: Job) -> tuple[Labels, Bytes | None, Bytes | None]:
+def _new_labels(job: Job) -> tuple[Labels, Bytes | None]:
     """An empty layer; of a restricted run with what it leaves of the last result, and that."""
-    reference, rest, values = job.placement.reference, None, None
+    reference, rest = job.placement.reference, None
     data = np.zeros(reference.layer_shape, dtype=np.uint8)
-    if job.former is not None and is_restricted(job.options):
-        former = reference.view(mask_of(job.former[0]))
-        wanted = Classes.of(_card(job.model)).named
-        values = _values(former, job.named, wanted, any_name=not job.made)
-        rest = relabelled(former, values)
-        rest[job.options.region(rest.shape)] = 0
+    if job.earlier.former is not None and is_restricted(job.options):
+        rest = job.earlier.rest(Classes.of(_card(job.model)).named)
         reference.view(data)[...] = rest
-    layer = Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas"))
-    return layer, rest, values
-
-
-def _values(
-    mask: Array, named: Mapping[str, int], wanted: Mapping[str, int], *, any_name: bool
-) -> Bytes:
-    """The model's value of each label of a mask, by its name; refused where the model has none.
-
-    A single label may have `any_name`, such as "Segment_1", and any value.
-    """
-    values, box = np.arange(256, dtype=np.uint8), bounding_box(mask)
-    labels = [] if box is None else [int(value) for value in np.unique(mask[box]) if value]
-    names, unknown = {value: name for name, value in named.items()}, []
-    alone = any_name and len(labels) == 1 and len(named) < 2
-    for value in labels:
-        name = names.get(value) or (next(iter(named), "") if alone else "")
-        if name in wanted:
-            values[value] = wanted[name]
-        elif alone and len(wanted) == 1:
-            values[value] = next(iter(wanted.values()))
-        elif name or value not in wanted.values():
-            unknown.append(f"'{name}'" if name else str(value))
-    if unknown:
-        raise PancreasSegError(
-            f"The mask holds labels that this model does not know ({', '.join(unknown)}), and a "
-            "run of a part would mix them with its own: run on the whole CT, or choose another "
-            "mask."
-        )
-    return values
-
-
-def relabelled(mask: Bytes, values: Bytes) -> Bytes:
-    """A mask with other values in place of its labels; itself if they are the same."""
-    return mask if np.array_equal(values, np.arange(len(values))) else values[mask]
+    return Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas")), rest
 
 
 def _corrections(found: Array, mask: Array) -> Iterator[Progress]:

@@ -73,17 +73,13 @@ def plane_on_screen(viewer: ViewerModel, placement: Placement) -> str | None:
     return next((plane for plane in PLANES if set(_ROWS_AND_COLUMNS[plane]) <= shown), None)
 
 
-def is_mirrored_by_default(placement: Placement) -> bool:
-    """Whether napari's 3-D camera (right-handed z, y, x) would mirror this patient."""
-    return bool(np.linalg.det(_world_to_patient(placement)) < 0)
-
-
 def unmirror(viewer: ViewerModel, placement: Placement) -> None:
     """Let the 3-D camera look along the axis that does not mirror the patient."""
     camera = viewer.scene.camera
     _, vertical, horizontal = camera.orientation
     flips = (str(vertical) == "up") + (str(horizontal) == "left")
-    away = is_mirrored_by_default(placement) != (flips % 2 == 1)
+    mirrored = np.linalg.det(_world_to_patient(placement)) < 0  # by a right-handed z, y, x
+    away = mirrored != (flips % 2 == 1)
     camera.orientation = ("away" if away else "towards", vertical, horizontal)
 
 
@@ -96,8 +92,7 @@ def face_camera(viewer: ViewerModel, placement: Placement) -> None:
 
 def patient_direction(placement: Placement, ras: tuple[float, float, float]) -> Array:
     """Direction in the viewer's last three axes of one in the patient (right, front, head)."""
-    direction: Array = np.linalg.inv(_world_to_patient(placement)) @ np.asarray(ras, dtype=float)
-    return direction
+    return np.linalg.inv(_world_to_patient(placement)) @ np.asarray(ras, dtype=float)
 
 
 class OrientationLetters:
@@ -149,34 +144,21 @@ def _screen_axes(viewer: ViewerModel) -> tuple[Array, Array] | None:
     shown = [axis - (dims.ndim - 3) for axis in dims.displayed]
     if dims.ndim < 3 or min(shown) < 0:
         return None
-    _, vertical, horizontal = (str(word) for word in camera.orientation)
-    right = np.eye(3)[shown[-1]] * (1 if horizontal == "right" else -1)
-    down = np.eye(3)[shown[-2]] * (1 if vertical == "down" else -1)
-    if dims.ndisplay == 3:
-        turned = _camera_rotation(camera)
-        place = np.eye(3)[shown]  # (displayed axis, world axis)
-        right, down = (place.T @ turned @ (place @ axis) for axis in (right, down))
-    return right, down
-
-
-def _camera_rotation(camera: Any) -> Array:
-    """Rotation (3, 3) from the camera's home to where it is, in displayed axes."""
-    depth, vertical, _ = (str(word) for word in camera.orientation)
-    home_view = np.array([-1.0 if depth == "towards" else 1.0, 0, 0])
-    home_up = np.array([0, -1.0 if vertical == "down" else 1.0, 0])
+    signs = [str(word) in ("away", "down", "right") for word in camera.orientation]
+    towards_back, downwards, rightwards = (1 if along else -1 for along in signs)
+    if dims.ndisplay == 2:
+        return np.eye(3)[shown[-1]] * rightwards, np.eye(3)[shown[-2]] * downwards
+    to_world = np.eye(3)[shown].T  # from displayed axes
     view, up = np.array(camera.view_direction), np.array(camera.up_direction)
-    home = np.stack([home_view, home_up, np.cross(home_view, home_up)], axis=1)
-    now = np.stack([view, up, np.cross(view, up)], axis=1)
-    rotation: Array = now @ home.T
-    return rotation
+    hand = -towards_back * downwards * rightwards  # a mirrored axis turns the cross product
+    return to_world @ (hand * np.cross(view, up)), to_world @ -up
 
 
 def _world_to_patient(placement: Placement) -> Affine:
     """Matrix (3, 3) from a direction in the viewer to one in the patient (RAS)."""
     reference = placement.reference
     to_world = (placement.matrix @ reference.to_layer)[:3, :3]
-    directions: Affine = reference.grid.affine[:3, :3] @ np.linalg.inv(to_world)
-    return directions
+    return reference.grid.affine[:3, :3] @ np.linalg.inv(to_world)
 
 
 def _letter(direction: Array) -> str:

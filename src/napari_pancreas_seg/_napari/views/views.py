@@ -60,20 +60,18 @@ class Blink:
         # After a restricted run the mask as it has left it.
         made = model.copy if model.rest is None else np.maximum(model.copy, model.rest)
         color = color_of(layer)
-        self.mask, self._picture = (
-            layer,
-            Image(
-                reference.layer_view(made),
-                name=f"{layer.name} (the model's)",
-                colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
-                contrast_limits=(0, 1),
-                interpolation2d="nearest",
-                opacity=layer.opacity,
-                rgb=False,
-                multiscale=False,
-                **transform_of(layer),
-                metadata={METADATA_KEY: reference},
-            ),
+        self.mask = layer
+        self._picture = Image(
+            reference.layer_view(made),
+            name=f"{layer.name} (the model's)",
+            colormap=Colormap([[*color[:3], 0.0], [*color[:3], 1.0]], name="model"),
+            contrast_limits=(0, 1),
+            interpolation2d="nearest",
+            opacity=layer.opacity,
+            rgb=False,
+            multiscale=False,
+            **transform_of(layer),
+            metadata={METADATA_KEY: reference},
         )
         compat.add_unselected(self._session.viewer, self._picture, layers.index(layer) + 1)
         layer.opacity = 0.0  # a layer that is hidden tells of no undo
@@ -185,8 +183,7 @@ class Views(QObject):
         return self._blink.on
 
     def blink(self, on: bool) -> None:
-        mask = self._session.mask
-        model = None if mask is None else self._session.masks.get(mask)
+        mask, model = self._session.mask, self._session.model_mask
         if not on:
             self._blink.stop()
         elif mask is not None and model is not None:

@@ -52,9 +52,7 @@ class CanvasBar(ui.Panel):
             service.changed.connect(self._show)
         if canvas is not None:
             canvas.installEventFilter(self)
-        viewer = app.session.viewer
-        if viewer is not None:
-            viewer.events.theme.connect(self._dress)
+        app.session.viewer.events.theme.connect(self._dress)
         self._dress()
         self._show()
 

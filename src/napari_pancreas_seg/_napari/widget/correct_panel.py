@@ -61,15 +61,11 @@ class CorrectPanel(ui.Panel):
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Enter and Esc do the same with the focus in the panel as in the picture."""
         editor, mending = self._app.editor, self._app.mending
-        accept, drop = (
-            (editor.accept, editor.drop) if editor.proposing else (mending.go_on, mending.stop)
-        )
-        if not editor.proposing and not mending.active:
-            super().keyPressEvent(event)
-        elif event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
-            accept()
-        elif event.key() == Qt.Key.Key_Escape:
-            drop()
+        asks = editor.proposing
+        accept, drop = (editor.accept, editor.drop) if asks else (mending.go_on, mending.stop)
+        keys = {Qt.Key.Key_Return: accept, Qt.Key.Key_Enter: accept, Qt.Key.Key_Escape: drop}
+        if event.key() in keys and (asks or mending.active):
+            keys[event.key()]()
         else:
             super().keyPressEvent(event)
 
@@ -129,12 +125,12 @@ class CorrectPanel(ui.Panel):
         editor, review = self._app.editor, self._app.review
         self.reviewed.changed.connect(lambda _: self._perform("toggle_reviewed"))
         self.reviewed.changed.connect(self._show_slice)  # it may have been refused
-        self.limit.changed.connect(lambda on: setattr(editor, "limits_painting", on))
+        self.limit.changed.connect(lambda on: setattr(self._app.paint_limit, "on", on))
         self.brush_mm.changed.connect(lambda mm: setattr(self._app.brush, "mm", mm))
         self._app.brush.changed.connect(self._show_brush)
         self._show_brush()
-        editor.changed.connect(self.refresh)
-        self._app.mending.changed.connect(self.refresh)
+        for service in (editor, self._app.mending, self._app.paint_limit):
+            service.changed.connect(self.refresh)
         self._session.mask_chosen.connect(self.refresh)
         review.changed.connect(self._show_slice)
         review.moved.connect(self._show_slice)
@@ -167,7 +163,7 @@ class CorrectPanel(ui.Panel):
             part.setEnabled(mask is not None and not editor.working)
         self.brush_mm.enabled = isinstance(mask, Labels)
         self.buttons["mend"].setChecked(self._app.mending.active)
-        ui.show(self.limit, editor.limits_painting)
+        ui.show(self.limit, self._app.paint_limit.on)
         self._show_slice()
 
     def _show_brush(self) -> None:

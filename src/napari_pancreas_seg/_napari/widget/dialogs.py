@@ -51,19 +51,19 @@ def keys_html() -> str:
 
 
 def card_html(card: Mapping[str, Any]) -> str:
-    title = html.escape(f"{card.get('name', 'Model')} {card.get('version', '')}".strip())
-    digest = card.get("weights_sha256")
+    """What a card says that was checked when it was read."""
     sections = (
         ("What it is", _text(card.get("description"))),
         ("How good it is", _quality(card)),
         ("Training data", _training(card)),
         ("Limits", _text(card.get("limits"))),
-        ("Licence", _text(card.get("licence"))),
+        ("Licence", _text(card["licence"])),
         ("Citation", _text(card.get("citation"))),
         ("How it looks at a CT", _frame(card)),
-        ("Weights", f"SHA-256 {_text(digest)}" if digest else ""),
+        ("Weights", f"SHA-256 {_text(card['weights_sha256'])}"),
     )
     parts = "".join(f"<h3>{head}</h3><p>{text}</p>" for head, text in sections if text)
+    title = html.escape(f"{card['name']} {card['version']}")
     return f"<h2>{title}</h2><p><b>{NOT_CLINICAL}</b></p>{parts}"
 
 
@@ -78,37 +78,27 @@ def _link(base: str) -> Any:
 
 
 def _quality(card: Mapping[str, Any]) -> str:
-    found = card.get("validation") or card.get("metrics") or {}
-    if not isinstance(found, Mapping) or "mean" not in found:
-        return "The card holds no measurement." if not found else _text(found)
+    found = card.get("validation") or {}
+    if "mean" not in found:
+        return "The card holds no measurement."
     n = f"n = {found['n']}" if "n" in found else "n not given"
-    spread = [
-        f"{word} {float(found[key]):.2f}"
-        for key, word in (("median", "median"), ("worst", "worst"), ("sd", "SD"))
-        if isinstance(found.get(key), int | float)
-    ]
-    text = f"Dice {float(found['mean']):.2f} ({n}{'; ' if spread else ''}{', '.join(spread)})."
+    words = {"median": "median", "worst": "worst", "sd": "SD"}
+    known = {word: found[key] for key, word in words.items() if found.get(key) is not None}
+    spread = ", ".join(f"{word} {dice:.2f}" for word, dice in known.items())
+    text = f"Dice {found['mean']:.2f} ({n}{'; ' if spread else ''}{spread})."
     return f"{text} {_text(found.get('what'))}".strip()
 
 
 def _training(card: Mapping[str, Any]) -> str:
-    training = card.get("training") or {}
-    numbers = []
-    if isinstance(training, Mapping):
-        if isinstance(training.get("patients"), list | tuple):
-            numbers.append(f"{len(training['patients'])} patients")
-        if training.get("slices"):
-            numbers.append(f"{training['slices']} slices")
+    training = card.get("training", {})
+    numbers = [f"{len(training['patients'])} patients"] if "patients" in training else []
+    numbers += [f"{training['slices']} slices"] if training.get("slices") else []
     text = _text(card.get("data"))
     return f"{text} In all: {', '.join(numbers)}." if numbers else text
 
 
 def _frame(card: Mapping[str, Any]) -> str:
-    frame, windows = card.get("frame"), card.get("windows")
-    if not isinstance(frame, Mapping) or not windows:
-        return ""
-    size = f"{frame.get('height')} × {frame.get('width')} pixels of {frame.get('mm_per_pixel')} mm"
-    hu = ", ".join(f"{low} to {high}" for low, high in windows)
-    return html.escape(
-        f"{size}; HU windows {hu}; threshold {card.get('threshold')} on the probability."
-    )
+    frame = card["frame"]
+    size = f"{frame['height']} × {frame['width']} pixels of {frame['mm_per_pixel']} mm"
+    hu = ", ".join(f"{low} to {high}" for low, high in card["windows"])
+    return f"{size}; HU windows {hu}; threshold {card['threshold']} on the probability."

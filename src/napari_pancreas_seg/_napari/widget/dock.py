@@ -66,18 +66,15 @@ class PancreasDock(QWidget):
 
     The header is on screen at once. What makes it work comes in turns of the event loop, between
     which the window lives, or at once if anybody needs the `app` before.
-
-    `warm_up`: whether to start the network, and load libraries, before there is a CT.
     """
 
     _was_docked = False
 
-    def __init__(self, napari_viewer: napari.viewer.Viewer, *, warm_up: bool = True) -> None:
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = weakref.ref(compat.unwrapped(napari_viewer))
         take_place(self, napari_viewer)
         self._app: App | None = None
-        self._warm_up = warm_up
         self._arrived: Any = None  # the layer that this turn of the event loop has brought
         self._ct_panel, self._run_panel = CtPanel(), RunPanel()
         self._panels: dict[str, ui.Panel] = {}
@@ -249,9 +246,9 @@ class PancreasDock(QWidget):
 
         self._app = app = app_of(viewer)
         self._panels = {"ct": self._ct_panel, "run": self._run_panel}
-        session, autosave = app.session, app.autosave
+        session = app.session
         self._panels["foreign"] = ForeignPanel(session, app.files)
-        self._panels["recovery"] = RecoveryPanel(session, autosave, app.files)
+        self._panels["recovery"] = RecoveryPanel(session, app.offers, app.files)
         # What is asked now and then lies below, where it moves nothing.
         for name in ("foreign", "recovery"):
             self.layout().addWidget(self._panels[name])
@@ -375,7 +372,7 @@ class PancreasDock(QWidget):
                 panel.refresh(reference)
 
     def _start_warming(self) -> None:
-        if not self._warm_up:
+        if self._viewer() is None:
             return
         layer, (model, options) = self._ct_panel.layer, self._how()
         if layer is None:

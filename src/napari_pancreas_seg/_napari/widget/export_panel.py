@@ -49,17 +49,14 @@ class ExportPanel(ui.Panel):
         self._session.mask_changed.connect(self._on_edit)
         self._on_mask()
 
-    @property
-    def layer(self) -> Labels | None:
-        return self._session.mask
-
     def refresh(self, reference: GridReference | None) -> None:
-        self.export_button.setEnabled(self.layer is not None and self._writing is None)
-        self.mask_name.setText("No mask yet" if self.layer is None else f"Mask: {self.layer.name}")
+        mask = self._session.mask
+        self.export_button.setEnabled(mask is not None and self._writing is None)
+        self.mask_name.setText("No mask yet" if mask is None else f"Mask: {mask.name}")
 
     def ask_and_export(self, layer: Labels | None = None) -> None:
         """Ask where to, and export a mask, by default the one that is chosen."""
-        layer = layer or self.layer
+        layer = layer or self._session.mask
         if layer is None:
             report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
             return
@@ -81,7 +78,7 @@ class ExportPanel(ui.Panel):
         self, path: str | Path, *, overwrite: bool = False, layer: Labels | None = None
     ) -> None:
         """Write a mask to a file, in a thread; the file's ending says which format."""
-        layer = layer or self.layer
+        layer = layer or self._session.mask
         if layer is None:
             return
         if unsettled := self._runs.unsettled(layer):
@@ -103,7 +100,7 @@ class ExportPanel(ui.Panel):
 
     def _exported(self, path: Path) -> None:
         show_info(f"The mask was written to {path.name}.")
-        if isalive(self) and self._writing is self.layer:
+        if isalive(self) and self._writing is self._session.mask:
             self.status.setText(CHANGED if self._touched else f"Written to {path.name}.")
         self._idle()
 
@@ -119,7 +116,7 @@ class ExportPanel(ui.Panel):
     def _on_edit(self, layer: Labels) -> None:
         if layer is self._writing:
             self._touched = True
-        elif layer is self.layer and self.status.text():
+        elif layer is self._session.mask and self.status.text():
             self.status.setText(CHANGED)
 
 

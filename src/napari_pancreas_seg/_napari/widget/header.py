@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from napari.layers import Image, Labels, Layer
 from napari.settings import get_settings
@@ -30,9 +31,7 @@ class CtPanel(ui.Panel):
 
     def __init__(self, session: Session | None = None) -> None:
         super().__init__()
-        self._known: weakref.WeakKeyDictionary[Image, weakref.WeakSet[Labels]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._known: WeakKeyDictionary[Image, weakref.WeakSet[Labels]] = WeakKeyDictionary()
         self._last: weakref.ref[Image] | None = None  # the CT whose masks were offered last
         self.combo = ui.choice("The CT that is worked on.", "Open or drop a CT")
         tip = "NIfTI, NRRD, MetaImage, a file of a DICOM series; or drop one, or a folder."
@@ -111,17 +110,16 @@ class CtPanel(ui.Panel):
         session = self._session
         session.ct = layer
         self.offer_layers()
-        if session.viewer is not None and session.mask in session.layers:
+        if session.mask in session.layers:
             session.viewer.layers.selection.active = session.mask  # which tools and brush act on
 
     def _on_mask(self, layer: Labels | None) -> None:
-        viewer = self._session.viewer
-        if layer is None or viewer is None or layer not in viewer.layers:
+        if layer is None or layer not in self._session.layers:
             self._session.mask = layer
             return
         layer.visible = True  # tools act on nothing that is hidden; first, as 3-D hides it again
         self._session.mask = layer
-        viewer.layers.selection.active = layer
+        self._session.viewer.layers.selection.active = layer
 
     def _follow(self) -> None:
         """Show what a script, or another panel, has chosen."""

@@ -80,7 +80,7 @@ class ImprovePanel(ui.Panel):
 
     def _show_case(self) -> None:
         improvement = self._improvement
-        n = 0 if self._session.mask is None else improvement.reviewed
+        n = len(self._app.review.reviewed)
         self.slices.setText(improvement.working or self._what_it_teaches(n))
         self.add_button.setEnabled(n > 0 and not improvement.working)
         known = improvement.known

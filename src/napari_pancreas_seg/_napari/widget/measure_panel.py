@@ -97,12 +97,8 @@ class MeasurePanel(ui.Panel):
         self._session.mask_changed.connect(self._on_edit)
         self._on_mask()
 
-    @property
-    def reference_layer(self) -> Labels | None:
-        return self.reference_combo.value
-
     def refresh(self, reference: GridReference | None) -> None:
-        before, mask = self.reference_layer, self._session.mask
+        before, mask = self.reference_combo.value, self._session.mask
         layers = [] if reference is None else self._session.mask_layers(reference)
         others = [layer for layer in layers if layer is not mask]
         choices = [(NOTHING, None), *((layer.name, layer) for layer in others)]
@@ -114,7 +110,7 @@ class MeasurePanel(ui.Panel):
             self._ct = ct
             self._show(None)
             self._later()
-        elif self.reference_layer is not before:
+        elif self.reference_combo.value is not before:
             self._later()
         for part in (self.copy_button, self.csv_button):
             part.setEnabled(mask is not None)
@@ -186,7 +182,7 @@ class MeasurePanel(ui.Panel):
         self._later()
 
     def _on_edit(self, layer: Labels) -> None:
-        if layer in (self._session.mask, self.reference_layer):
+        if layer in (self._session.mask, self.reference_combo.value):
             self._later()
 
     def _later(self, choice: object = None) -> None:
@@ -217,11 +213,12 @@ class MeasurePanel(ui.Panel):
             show_slice(viewer, ct, reference, slices[moved])
 
     def _job(self, mask: Labels | None) -> MaskToMeasure | None:
-        reference, ct, other = self._session.reference, self._session.ct, self.reference_layer
+        reference, ct = self._session.reference, self._session.ct
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
         cuts, labels = cuts_of(mask) or CUTS, labels_of(mask)
         job = MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels, cuts=cuts)
+        other = self.reference_combo.value
         if other is None or other is mask:
             return job
         return replace(job, reference_name=other.name, reference=other.data)

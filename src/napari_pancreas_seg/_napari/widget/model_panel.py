@@ -72,8 +72,7 @@ class ModelPanel(ui.Panel):
         from napari_pancreas_seg.model.bundle import load_card
 
         path = Path(path)
-        name = str(load_card(path).get("name", path.stem))
-        self._know(str(path), name, f"From {path.name}")
+        self._know(str(path), load_card(path)["name"], f"From {path.name}")
         self._offer_models(str(path))
         self._on_model()
 
@@ -100,8 +99,7 @@ class ModelPanel(ui.Panel):
 
         with reported():
             card = load_card(self.model)
-            title = f"Model: {card.get('name', 'without a name')}"
-            TextDialog(title, card_html(card), self).show()
+            TextDialog(f"Model: {card['name']}", card_html(card), self).show()
 
     def _try_file(self, path: Path) -> None:
         with reported():
@@ -170,6 +168,5 @@ def _list_models() -> list[tuple[str, str, str]]:
 
 
 def _summary(card: Mapping[str, Any]) -> str:
-    lines = [f"{card.get('name', 'model')} {card.get('version', '')}".strip()]
-    lines += [str(card[key]) for key in ("description", "licence") if card.get(key)]
-    return "\n".join(lines)
+    about = [card[key] for key in ("description", "licence") if card.get(key)]
+    return "\n".join([f"{card['name']} {card['version']}", *about])

@@ -11,7 +11,7 @@ from napari.layers import Image
 from qtpy.QtWidgets import QMenu
 
 import napari_pancreas_seg._napari.widget.ui as ui
-from napari_pancreas_seg._napari.autosave.autosave import Autosave
+from napari_pancreas_seg._napari.autosave.offers import Offers
 from napari_pancreas_seg._napari.autosave.store import Unsaved
 from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.layers import foreign
@@ -52,9 +52,9 @@ class ForeignPanel(ui.Panel):
         self.setVisible(not (self._row.isHidden() and lost is None and not reasons))
 
     def take_frame(self) -> None:
-        source, viewer = self._source() if self._source else None, self._session.viewer
-        if source is not None and viewer is not None:
-            viewer.add_layer(foreign.frame_layer(source, self.frame.value))
+        source = self._source() if self._source else None
+        if source is not None:
+            self._session.viewer.add_layer(foreign.frame_layer(source, self.frame.value))
             source.visible = False
 
     def restore(self) -> None:
@@ -75,17 +75,16 @@ class ForeignPanel(ui.Panel):
         self.frame.max = foreign.frames(source) - 1
         if source is not before:
             self._source = weakref.ref(source)
-            viewer = self._session.viewer
-            shown = viewer.dims.current_step[0] if viewer is not None else 0
+            shown = self._session.viewer.dims.current_step[0]
             ui.show(self.frame, min(int(shown), foreign.frames(source) - 1))
 
 
 class RecoveryPanel(ui.Panel):
     """Offers what was left behind: for the CT that is open, and as a list of other CTs."""
 
-    def __init__(self, session: Session, autosave: Autosave, files: LayerFiles) -> None:
+    def __init__(self, session: Session, offers: Offers, files: LayerFiles) -> None:
         super().__init__("Unexported corrections")
-        self._session, self._autosave, self._files = session, autosave, files
+        self._session, self._offers, self._files = session, offers, files
         self.text = ui.note_label()
         self.restore_button = ui.button("Restore", "Add the corrected mask.", self.restore)
         self.discard_button = ui.button("Discard", "Forget it for good.", self.discard)
@@ -94,28 +93,27 @@ class RecoveryPanel(ui.Panel):
         self.add(self.restore_button, self.discard_button)
         self.add(self.list_button)
         self.hide()  # until it has its place in the dock
-        self._autosave.offers_changed.connect(self.refresh)
+        self._offers.changed.connect(self.refresh)
 
     @property
     def offer(self) -> Unsaved | None:
         reference = self._session.reference
-        offers = [] if reference is None else self._autosave.offers_for(reference)
-        return offers[0] if offers else None
+        return next(iter([] if reference is None else self._offers.of(reference)), None)
 
     def restore(self) -> None:
         offer, ct = self.offer, self._session.ct
         if offer is not None and ct is not None:
-            self._autosave.restore(offer, self._session.placement(ct))
+            self._offers.restore(offer, self._session.placement(ct))
 
     def discard(self) -> None:
         offer = self.offer
         if offer is not None:
-            self._autosave.discard(offer)
+            self._offers.discard(offer)
 
     def refresh(self, reference: GridReference | None = None) -> None:
         offer = self.offer
         # Others of this CT are offered when this one has been restored or discarded.
-        others = [one for one in self._autosave.offers if offer is None or one.key != offer.key]
+        others = [one for one in self._offers.left if offer is None or one.key != offer.key]
         self.setVisible(offer is not None or bool(others))
         for widget in (self.text, self.restore_button, self.discard_button):
             widget.setVisible(offer is not None)
@@ -140,7 +138,7 @@ class RecoveryPanel(ui.Panel):
         opens = sub.addAction("Open its CT")
         opens.setEnabled(offer.path is not None)
         opens.triggered.connect(lambda: self._open(offer))
-        sub.addAction("Discard").triggered.connect(lambda: self._autosave.discard(offer))
+        sub.addAction("Discard").triggered.connect(lambda: self._offers.discard(offer))
 
     def _open(self, offer: Unsaved) -> None:
         if offer.path is None or not Path(offer.path).exists():

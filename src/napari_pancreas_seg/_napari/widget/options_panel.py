@@ -14,7 +14,7 @@ from napari_pancreas_seg._napari.layers.placement import GridReference, slice_on
 from napari_pancreas_seg._napari.layers.region import box_of_shapes
 from napari_pancreas_seg._napari.run.past_result import PastResult
 from napari_pancreas_seg._napari.session import Session
-from napari_pancreas_seg.inference.result import Options
+from napari_pancreas_seg.inference.result import Options, Segmentation
 
 Region = tuple[tuple[int, int] | None, tuple[int, int, int, int] | None]
 
@@ -69,12 +69,11 @@ class RegionForm(ui.Panel):
         )
 
     def _around_here(self) -> None:
-        viewer, ct, reference = self._session.viewer, self._session.ct, self._reference
-        if viewer is None or ct is None or reference is None:
-            return
-        z = slice_on_screen(viewer, ct, reference)
-        if z is not None:
-            self._take(max(0, z - 10), min(self.last.max, z + 10))
+        ct, reference = self._session.ct, self._reference
+        if ct is not None and reference is not None:
+            z = slice_on_screen(self._session.viewer, ct, reference)
+            if z is not None:
+                self._take(max(0, z - 10), min(self.last.max, z + 10))
 
     def _take_all(self) -> None:
         if self._reference is not None:
@@ -192,28 +191,27 @@ class OptionsPanel(ui.Panel):
         if mask is not None and value is not None:
             self._app.rethreshold.ask(mask, value, self.postprocess.value)
 
+    @property
+    def _result(self) -> Segmentation | None:
+        made = self._session.model_mask
+        return None if made is None else made.result
+
     def _own_threshold(self) -> float | None:
         """The model's own threshold, as far as it is known: from the mask's result."""
-        mask = self._session.mask
-        known = None if mask is None else self._session.masks.get(mask)
-        if known is None or known.result is None:
-            return None
-        threshold = known.result.model.get("threshold")
-        return known.result.threshold if threshold is None else float(threshold)
+        result = self._result
+        return None if result is None else result.model.get("threshold", result.threshold)
 
     def _show_mask(self, layer: object = None) -> None:
         """Show what the chosen mask was made with, unless the person is dragging."""
-        mask = self._session.mask
-        known = None if mask is None else self._session.masks.get(mask)
-        past = known is not None and isinstance(known.result, PastResult)
+        result = self._result
         for field, tip in self._tips:
-            field.tooltip = NEXT_RUN if past else tip
+            field.tooltip = NEXT_RUN if isinstance(result, PastResult) else tip
         dragging = self.threshold.native.findChild(QSlider).isSliderDown()
-        if known is not None and known.result is not None and not dragging:
-            own, kept = self._own_threshold(), known.result.threshold
+        if result is not None and not dragging:
+            own, kept = self._own_threshold(), result.threshold
             ui.show(self.threshold, min(max(kept, LOWEST), HIGHEST))
             self._threshold = None if own is not None and abs(own - kept) < 1e-6 else kept
-            ui.show(self.postprocess, known.result.options.postprocess)
+            ui.show(self.postprocess, result.options.postprocess)
         self._show_threshold()
 
     def _show_threshold(self) -> None:

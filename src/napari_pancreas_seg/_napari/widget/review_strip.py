@@ -32,9 +32,7 @@ class ReviewStrip(QWidget):
         self.setCursor(Qt.CursorShape.PointingHandCursor)
         self._review.changed.connect(self._draw_anew)
         self._review.moved.connect(self.update)
-        viewer = self._session.viewer
-        if viewer is not None:
-            viewer.events.theme.connect(self._draw_anew)
+        session.viewer.events.theme.connect(self._draw_anew)
 
     def sizeHint(self) -> QSize:
         return QSize(200, AREA_HEIGHT + ROWS * (ROW_HEIGHT + GAP) + 1)

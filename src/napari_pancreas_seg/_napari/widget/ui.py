@@ -208,9 +208,9 @@ def menu_button(text: str = "", tip: str = "") -> QToolButton:
     return made
 
 
-def note_label(text: str = "") -> QLabel:
+def note_label() -> QLabel:
     """A label for sentences: wrapped, selectable with the mouse."""
-    label = QLabel(text)
+    label = QLabel()
     label.setWordWrap(True)
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)

@@ -50,10 +50,9 @@ class ViewPanel(ui.Panel):
             part.clicked.connect(self._show)
         self._views.changed.connect(self._show)
         self._session.mask_chosen.connect(self._show)
-        if self._session.viewer is not None:
-            dims = self._session.viewer.dims.events
-            for event in (dims.order, dims.ndisplay):
-                event.connect(self._show)
+        dims = self._session.viewer.dims.events
+        for event in (dims.order, dims.ndisplay):
+            event.connect(self._show)
         self._show()
 
     def refresh(self, reference: GridReference | None) -> None:
@@ -66,7 +65,7 @@ class ViewPanel(ui.Panel):
     def _show(self, event: Any = None) -> None:
         if not isalive(self):
             return
-        ct, mask, viewer = self._session.ct, self._session.mask, self._session.viewer
+        ct, viewer = self._session.ct, self._session.viewer
         window = None if ct is None else tuple(float(limit) for limit in ct.contrast_limits)
         for name, part in self.presets.items():
             part.setEnabled(ct is not None)
@@ -77,8 +76,8 @@ class ViewPanel(ui.Panel):
             part.setEnabled(ct is not None)
             part.setChecked(name == plane)
         self.orthogonal_button.setEnabled(ct is not None)
-        self.surface_button.setEnabled(mask is not None or self._views.surface.on)
-        self.surface_button.setChecked(self._views.surface.on)
-        known = mask is not None and mask in self._session.masks
+        on, known = self._views.surface.on, self._session.model_mask is not None
+        self.surface_button.setEnabled(self._session.mask is not None or on)
+        self.surface_button.setChecked(on)
         self.blink_button.setEnabled(known or self._views.blinking)
         self.blink_button.setChecked(self._views.blinking)

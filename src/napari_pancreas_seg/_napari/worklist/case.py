@@ -55,8 +55,7 @@ class LoadedCase:
 
     @property
     def reference(self) -> GridReference:
-        found: GridReference = self.ct.metadata[METADATA_KEY]
-        return found
+        return self.ct.metadata[METADATA_KEY]
 
     def renewed(self, model: str | Path, options: Options) -> LoadedCase:
         """Bring what was found to the options of now; it goes if that takes another run."""
@@ -92,9 +91,7 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
 def result_layer(loaded: LoadedCase, result: Segmentation) -> tuple[Labels, ModelMask]:
     labels, name = result.model.get("labels") or PANCREAS, f"{loaded.ct.name} pancreas"
     data = labels_layer_data(result.mask.copy(), placement_of(loaded.ct), name, labels=labels)
-    known = ModelMask.holding(loaded.reference, result.mask)
-    known.finish(result)
-    return Layer.create(*data), known
+    return Layer.create(*data), ModelMask.holding(loaded.reference, result.mask, result)
 
 
 def first_look(mask: Labels | None, reference: GridReference) -> int:

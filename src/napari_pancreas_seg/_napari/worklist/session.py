@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,15 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background, report, reported, timer
 from napari_pancreas_seg._napari.correct.review import Review
-from napari_pancreas_seg._napari.layers import placement
 from napari_pancreas_seg._napari.layers.bridge import EMPTY, cuts_of, digest_of
 from napari_pancreas_seg._napari.layers.files import LayerFiles
 from napari_pancreas_seg._napari.layers.maps import MapLayers
+from napari_pancreas_seg._napari.layers.placement import show_slice
 from napari_pancreas_seg._napari.run.runs import Runs
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.watch import MaskWatch
-from napari_pancreas_seg._napari.worklist.case import (
-    CaseAhead,
-    LoadedCase,
-    first_look,
-    read_case,
-    result_layer,
-)
+from napari_pancreas_seg._napari.worklist.case import CaseAhead, LoadedCase, first_look, read_case
+from napari_pancreas_seg._napari.worklist.shown import ShownCase
 from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.saving import mask_sha256
@@ -68,40 +62,34 @@ class WorklistSession(QObject):
         self._session = session
         self._runs = runs
         self._files = files
-        self._maps = maps
         self._watch = watch
         self._review = review
         self._background = background
-        self._shown: LoadedCase | None = None
-        self._drawn: list[Labels] = []  # by hand on the case that is shown, last chosen one last
-        self._beside: list[Labels] = []  # of them those drawn before the case's mask was removed
-        self._aside: dict[Path | None, list[Labels]] = {}  # other masks of CTs that were left
+        self._shown = ShownCase(session, maps)
         self._first = False
         ahead.changed.connect(self.changed)
         runs.finished.connect(self._on_run_finished)
         session.mask_changed.connect(self._on_mask_changed)
-        session.mask_chosen.connect(self._on_mask_chosen)
-        session.viewer.layers.events.inserted.connect(self._on_inserted)
         self._soon = timer(self, PAUSE_MS, self.note_place)
         review.moved.connect(self._soon.start)
-        session.viewer.layers.events.removing.connect(self._on_removing)
+        self._shown.ct_leaves.connect(self.note_place)  # a window that closes removes it
         review.marked.connect(lambda _: self._soon.start())
 
     @property
     def case(self) -> WorklistCase | None:
-        shown, worklist = self._shown, self.worklist
+        shown, worklist = self._shown.loaded, self.worklist
         return None if worklist is None or shown is None else worklist.cases[shown.index]
 
     def notes(self, layer: Labels) -> bool:
         """Whether the reviewed slices of a mask are remembered with its case."""
-        return layer is self._mask()
+        return layer is self._shown.mask
 
     def note_place(self) -> None:
         """Remember which slice is on screen and which are reviewed: a window may be killed."""
         if isalive(self._soon):
             self._soon.stop()
-        if self._shown is not None and not self.busy:
-            self._note(self._shown, slice=self._slice())
+        if self._shown.loaded is not None and not self.busy:
+            self._note(self._shown.loaded, slice=self._shown.slice)
 
     def open(self, folder: str | Path, output: str | Path | None = None, **chosen: Any) -> None:
         """List the CTs of a folder, in a thread, and go to where one stopped; see `Worklist`."""
@@ -136,7 +124,7 @@ class WorklistSession(QObject):
 
     def mark_reviewed(self) -> None:
         if self._is_own_chosen() and self._is_settled():
-            self._keep(lambda: self.changed.emit(), status=Status.REVIEWED)
+            self._keep(self.changed.emit, status=Status.REVIEWED)
 
     def finish_case(self) -> None:
         def go_on() -> None:
@@ -151,7 +139,7 @@ class WorklistSession(QObject):
 
     def use_output(self, folder: str | Path) -> None:
         """Write masks into another folder from now on; one of this case there is shown instead."""
-        worklist, shown = self.worklist, self._shown
+        worklist, shown = self.worklist, self._shown.loaded
         if worklist is None or self.busy or not self._is_settled():
             return
         try:
@@ -174,7 +162,7 @@ class WorklistSession(QObject):
 
     def _is_own_chosen(self) -> bool:
         """Whether the header names this case's mask, which is written; if not, say so."""
-        mask, chosen = self._mask(), self._session.mask
+        mask, chosen = self._shown.mask, self._session.mask
         if mask is None:
             why = "This case has no mask yet: run first, or paint one."
         elif chosen is None or chosen is mask:
@@ -200,25 +188,25 @@ class WorklistSession(QObject):
         if not self._is_settled():
             return
 
-        mask = self._mask()
+        mask = self._shown.mask
         edits = self._watch.edits_of(mask)
 
         def left() -> None:
-            if self._mask() is not mask or self._watch.edits_of(mask) != edits:
+            if self._shown.mask is not mask or self._watch.edits_of(mask) != edits:
                 self._leave(then)  # it was painted on meanwhile: that is kept, too
             elif self._is_settled():  # a run may have begun meanwhile
-                self._take_away()
+                self._shown.take_away()
                 then()
 
         self._keep(left)
 
     def _keep(self, then: Callable[[], None], status: Status | None = None) -> None:
         """Write the mask of the case that is shown if it differs from what was written last."""
-        shown, mask = self._shown, self._mask()
+        shown, mask = self._shown.loaded, self._shown.mask
         if shown is None or self.worklist is None:
             then()
             return
-        seen, edits = self._slice(), self._watch.edits_of(mask)
+        seen, edits = self._shown.slice, self._watch.edits_of(mask)
 
         def done(reached: Status | None) -> None:
             shown.edits, shown.status = edits, None
@@ -271,49 +259,8 @@ class WorklistSession(QObject):
 
         self._submit("Keeping the mask…", compare, compared)
 
-    def _mask(self) -> Labels | None:
-        """Find the mask of the case that is shown: not one that was opened to compare with."""
-        shown, chosen, viewer = self._shown, self._session.mask, self._session.viewer
-        if shown is None or viewer is None:
-            return None
-        own = None if chosen is None else placement.reference_of(chosen)
-        if own is not None and own.id == shown.reference.id and own.kind != placement.DRAWN:
-            return chosen
-        if shown.mask is not None and shown.mask in viewer.layers:
-            return shown.mask
-        if found := self._session.result_layer(shown.reference):
-            return found
-        if shown.mask is not None:  # it was removed: what was drawn beside it is none
-            return chosen if chosen in self._drawn and chosen not in self._beside else None
-        return next(reversed(self._drawn), None)
-
-    def _take_away(self) -> None:
-        """Remove the layers of the case that is shown; other masks of it come back with it."""
-        session, shown, mask = self._session, self._shown, self._mask()
-        self._shown = None
-        if shown is None:
-            return
-        on, chosen = shown.reference, session.mask
-        known = (one for one in session.layers if isinstance(one, Labels) and one is not mask)
-        ours = (one for one in known if placement.METADATA_KEY in one.metadata)
-        if aside := [one for one in ours if one in self._drawn or session.ct_of(one) is on]:
-            self._aside[on.source.path] = aside
-            names = " and ".join(f"'{layer.name}'" for layer in aside)
-            show_info(f"Not written, and put aside until this case is shown again: {names}.")
-        if chosen is not None and chosen not in (mask, *aside):
-            show_info(f"'{chosen.name}' is not this case's mask and is not written.")
-        self._maps.forget(on)
-        for layer in session.layers:
-            own = placement.reference_of(layer)
-            same = own is not None and own.id == on.id
-            goes = layer in (shown.ct, mask, *aside) or (same and not isinstance(layer, Labels))
-            if goes and layer in session.layers:  # what showed the CT may have gone with it
-                session.viewer.layers.remove(layer)
-        if session.ct is shown.ct:  # while the panel is closed nobody else lets go of it
-            session.ct = session.mask = None
-
     def _note(self, shown: LoadedCase, **known: Any) -> None:
-        mask = self._mask()
+        mask = self._shown.mask
         reviewed = None if mask is None else tuple(sorted(self._review.reviewed_of(mask)))
         # What is reviewed of strokes that are not in the file yet is not reviewed in the file.
         same = mask is shown.mask and self._watch.edits_of(mask) == shown.edits
@@ -321,12 +268,6 @@ class WorklistSession(QObject):
         with reported():
             if self.worklist is not None:
                 self.worklist.update(shown.index, **known, reviewed=reviewed, digest=digest)
-
-    def _slice(self) -> int | None:
-        session, shown = self._session, self._shown
-        if shown is None or shown.ct not in session.layers:
-            return None
-        return placement.slice_on_screen(session.viewer, shown.ct, shown.reference)
 
     # -- coming to a case
 
@@ -361,23 +302,10 @@ class WorklistSession(QObject):
         self._idle()
         if viewer is None or worklist is None:
             return
-        self._beside = []
-        self._shown, case = loaded, worklist.cases[loaded.index]
-        viewer.add_layer(loaded.ct)
-        self._session.ct = loaded.ct
+        self._shown.show(loaded)
         self._files.know(loaded.target, loaded.sha256)
-        for layer in self._aside.pop(loaded.reference.source.path, ()):
-            if not self._session.is_opened(layer):  # made on this CT, whose id is another one now
-                kind = layer.metadata[placement.METADATA_KEY].kind
-                layer.metadata[placement.METADATA_KEY] = replace(loaded.reference, kind=kind)
-            viewer.add_layer(layer)  # before the mask: the last one is chosen
-        if loaded.mask is None and loaded.result is not None:
-            loaded.mask, known = result_layer(loaded, loaded.result)
-            self._session.masks[loaded.mask] = known
-        mask = loaded.mask
+        case, mask = worklist.cases[loaded.index], loaded.mask
         if mask is not None:
-            viewer.add_layer(mask)
-            viewer.layers.selection.active = self._session.mask = mask
             if loaded.saved:
                 # What is reviewed in it is remembered with the case: nothing is left unexported.
                 self._files.note_written(mask.data, loaded.target)
@@ -387,12 +315,12 @@ class WorklistSession(QObject):
             if loaded.saved and case.status is Status.NEW:  # it has come since they were listed
                 self._note(loaded, status=Status.SEGMENTED)
         z = case.slice if case.slice is not None else first_look(mask, loaded.reference)
-        placement.show_slice(viewer, loaded.ct, loaded.reference, z)
+        show_slice(viewer, loaded.ct, loaded.reference, z)
         for note in loaded.notes:
             show_info(f"{case.name}: {note}")
         self.changed.emit()
         if loaded.result is not None:
-            self._keep(lambda: self.changed.emit())  # at once, as after a run
+            self._keep(self.changed.emit)  # at once, as after a run
         stale = bool(loaded.model) and loaded.result is None
         first, self._first = self._first or stale, False
         if first and mask is None and self.ahead.segments and not self._runs.running:
@@ -410,39 +338,17 @@ class WorklistSession(QObject):
     def _on_run_finished(self) -> None:
         run, case = self._runs.latest, self.case
         if run is not None and run.stands and case is not None and case.status is Status.NEW:
-            self._keep(lambda: self.changed.emit())  # at once, so that a crash costs nothing of it
-
-    def _on_inserted(self, event: Any) -> None:
-        layer, on = event.value, None if self._shown is None else self._shown.reference
-        if on is None or not isinstance(layer, Labels) or not placement.lies_on(layer, on):
-            return
-        own = placement.reference_of(layer)
-        if own is None and self._session.reference is on:  # its shape may fit the next CT, too
-            own = layer.metadata[placement.METADATA_KEY] = replace(on, kind=placement.DRAWN)
-        if own is not None and (own.id, own.kind) == (on.id, placement.DRAWN):
-            self._drawn.insert(0, layer)
-
-    def _on_mask_chosen(self) -> None:
-        self._drawn.sort(key=lambda layer: layer is self._session.mask)
-
-    def _on_removing(self, event: Any) -> None:
-        """Remember the place while the CT is there: a window that closes removes it."""
-        layer = self._session.layers[event.index]
-        if self._shown is not None and layer is self._shown.ct:
-            self.note_place()
-        if self._shown is not None and layer is self._shown.mask:
-            self._beside = list(self._drawn)
-        self._drawn = [one for one in self._drawn if one is not layer]
+            self._keep(self.changed.emit)  # at once, so that a crash costs nothing of it
 
     def _on_mask_changed(self, layer: Labels) -> None:
-        shown, own = self._shown, layer is self._mask()
+        shown, own = self._shown.loaded, layer is self._shown.mask
         if shown is None or not own or self.busy or self._runs.unsettled():
             return
         data, edits = layer.data, self._watch.edits_of(layer)
 
         def compared(digest: str) -> None:
             case, newest = self.case, self._watch.edits_of(layer) == edits
-            if self._shown is not shown or case is None or self.busy or not newest:
+            if self._shown.loaded is not shown or case is None or self.busy or not newest:
                 return
             if digest == shown.saved:  # again, by undo
                 shown.edits, status = edits, shown.status
