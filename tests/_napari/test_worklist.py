@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from unittest.mock import MagicMock
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from napari.layers import Image, Labels
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
-from napari_pancreas_seg._napari.autosave.store import autosave_folder
+from napari_pancreas_seg._napari.autosave.store import AutosaveStore, autosave_folder
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.header import CtPanel
@@ -548,6 +549,37 @@ def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
     assert app.autosave.unexported() == [mask]
     qtbot.waitUntil(lambda: bool(app.offers.left), timeout=TIMEOUT)
     assert len(list(autosave_folder().glob("*.npz"))) == 1
+
+
+@pytest.mark.parametrize("moved_on", [False, True])
+def test_a_correction_that_is_restored_after_a_crash_goes_on_from_the_mask_in_the_file(
+    qtbot, app, viewer, panel, folder, moved_on
+):
+    work = come_back_to(qtbot, app, viewer, panel, folder)
+    before = app.session.mask
+    before.data_setitem((np.array([9]), np.array([3]), np.array([4])), 1)
+    app.autosave.keep_all()
+    (kept,) = autosave_folder().glob("*.npz")
+    left = kept.with_name("0123456789ab-1.npz")
+    shutil.copy(kept, left)  # as a window leaves it that is killed
+    before.undo()
+    qtbot.waitUntil(lambda: not app.autosave.unexported(), timeout=TIMEOUT)
+    if moved_on:  # the file holds more than what was corrected then
+        paint(app, viewer, 2)
+        for by, name in ((1, "b.nii.gz"), (-1, "a.nii.gz")):
+            work.step(by)
+            qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
+        before = app.session.mask
+    (offer,) = [one for one in AutosaveStore().left_behind() if one.file == left]
+    app.offers.add(offer)
+    app.offers.restore(offer, app.session.placement(app.session.ct))
+    qtbot.waitUntil(lambda: app.session.mask is not before, timeout=TIMEOUT)
+    restored = app.session.mask
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    written = np.asarray(nib.load(work.worklist.cases[0].mask).dataobj)
+    assert written.sum() == restored.data.sum() == 2
+    assert app.autosave.unexported() == ([before] if moved_on else [])
 
 
 def test_a_run_that_finds_nothing_leaves_a_mask_from_its_file(qtbot, app, viewer, panel, folder):

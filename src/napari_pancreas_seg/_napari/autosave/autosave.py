@@ -65,6 +65,7 @@ class _Kept:
     trouble: PancreasSegError | None = None  # why it could not be kept
     file: Path | None = None
     supersedes: Path | None = None  # what it was restored from, until `file` is written
+    corrects: str = ""  # digest of the mask, as its file had it, that a restored one goes on from
 
     @property
     def unexported(self) -> bool:
@@ -155,6 +156,9 @@ class Autosave(QObject):
 
     def keep(self, layer: Labels) -> None:
         """Take a mask as it is for one that was not exported: another has taken its file."""
+        digest = digest_of(layer.data)
+        if any(digest == other.corrects for other in self._kept.values()):
+            return  # the other is this one with the corrections that a crash had cut off
         kept = self._kept.setdefault(layer, _Kept())
         kept.base, kept.exported, kept.noted = ANOTHER, "", frozenset()
         self._on_change(layer)
@@ -219,9 +223,11 @@ class Autosave(QObject):
         if any(kept.stale for kept in self._kept.values()):
             self._wake()  # a mask that lay on no CT may lie on this one
 
-    def _take_over(self, layer: Labels, supersedes: Path | None = None) -> None:
+    def _take_over(self, layer: Labels, supersedes: Path | None = None, corrects: str = "") -> None:
         """Mark a mask as having corrections that must be kept."""
-        self._kept[layer] = _Kept(base=ANOTHER, edited=True, stale=True, supersedes=supersedes)
+        self._kept[layer] = _Kept(
+            base=ANOTHER, edited=True, stale=True, supersedes=supersedes, corrects=corrects
+        )
         self._wake()
 
     def _on_taken(self, file: Path) -> None:
@@ -299,8 +305,9 @@ class Autosave(QObject):
 
     def _notes(self, layer: Labels, reference: GridReference) -> dict[str, Any]:
         """What is kept of a mask beside its voxels, for JSON."""
-        viewer, own = self._session.viewer, reference_of(layer)
+        viewer, own, kept = self._session.viewer, reference_of(layer), self._kept[layer]
         return {
+            "corrects": kept.exported or kept.corrects or kept.base,
             "reviewed": sorted(self._review.reviewed_of(layer)),
             "slice": None if viewer is None else slice_on_screen(viewer, layer, reference),
             "strokes": _listed(self._mending.counts(layer)),

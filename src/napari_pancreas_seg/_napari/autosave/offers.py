@@ -43,12 +43,13 @@ class Offers(QObject):
     """Masks whose window or layer is gone, for their CT.
 
     ``changed``: others are offered, or the chosen CT is known; ``taken(file)``: a file is left to
-    who has asked for it; ``restoring(layer, file)`` and ``restored``: around its mask's coming.
+    who has asked for it; ``restoring(layer, file, corrects)`` and ``restored``: around its mask's
+    coming; the last is the digest of the mask, in its file, that was corrected, or "".
     """
 
     changed = Signal()
     taken = Signal(object)
-    restoring = Signal(object, object)
+    restoring = Signal(object, object, str)
     restored = Signal()
 
     def __init__(
@@ -120,7 +121,7 @@ class Offers(QObject):
         (layer, model, notes), session = made, self._session
         if session.viewer is None:
             return
-        self.restoring.emit(layer, file)
+        self.restoring.emit(layer, file, notes.get("corrects", ""))
         if model is not None:
             session.masks[layer] = model
         before = session.mask
