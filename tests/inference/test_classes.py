@@ -12,13 +12,20 @@ from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.finishing import Finishing, native_mask, remask
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec
 from napari_pancreas_seg.inference.process import messages
-from napari_pancreas_seg.inference.result import Options, Progress, Segmentation, describe, exhaust
+from napari_pancreas_seg.inference.result import (
+    Options,
+    Progress,
+    Segmentation,
+    describe,
+    edited_record,
+    exhaust,
+)
 from napari_pancreas_seg.inference.schedule import SliceGrid
 from napari_pancreas_seg.inference.segment import LoadedModel, iter_segment
 from napari_pancreas_seg.model.attention_unet import Architecture, build
 from napari_pancreas_seg.model.bundle import Bundle
 from napari_pancreas_seg.model.weights import pack_weights
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, Grid, ScalarMap
 
 LABELS = {"pancreas": 1, "pancreas tumour": 4, "kidneys": 2}
 ORGANS = Classes(tuple(LABELS), tuple(LABELS.values()))
@@ -32,6 +39,10 @@ def test_what_belongs_to_the_gland() -> None:
         (("pancreas", "pancreatic_duct", "liver"), (True, True, False)),
         (("liver", "tumour"), (False, False)),
         (("gland of ours",), (True,)),
+        (("pancreas", "Main duct", "cysts"), (True, True, True)),
+        (("PDAC_lesion", "veins", "pancreas parenchyma"), (True, False, True)),
+        (("pancreas", "liver", "liver_tumor", "tumour"), (True, False, False, False)),
+        (("pancreas", "bile_duct"), (True, False)),
     ):
         assert Classes(names, tuple(range(1, len(names) + 1))).in_gland == expected
     assert Classes.of({"labels": LABELS}) == ORGANS
@@ -150,6 +161,27 @@ def test_a_run_of_several_classes(run: tuple[Segmentation, np.ndarray], volume: 
     record = describe(volume, result)
     assert {n: r["value"] for n, r in record["labels"].items()} == LABELS
     assert record["labels"]["kidneys"]["volume_ml"] == pytest.approx(result.volumes_ml["kidneys"])
+    gland = np.isin(result.mask, (1, 4))
+    assert 0 < record["measurements"]["voxels"] == gland.sum() < (result.mask > 0).sum()
+    assert record["quality"]["expected_dice"] is None, "it was fitted to masks of the gland"
+    again = edited_record(record, result.mask, volume)
+    assert again["measurements"]["voxels"] == gland.sum()
+
+
+def test_what_is_noticed_is_noticed_of_the_gland() -> None:
+    mask = np.zeros((40, 80, 80), np.uint8)
+    mask[10:20, 20:50, 20:50] = 1  # 72 mL
+    mask[2:38, 55:75] = 2
+    grid = Grid(mask.shape, np.diag([-2.0, 2, 2, 1])[[2, 1, 0, 3]])
+    empty = ScalarMap(np.zeros(mask.shape, np.float16), grid)
+
+    def noticed(**labels: int) -> list[str]:
+        found = Segmentation(mask, empty, (), grid, 0.5, {"labels": labels}, {})
+        return found.quality["noticed"]
+
+    assert noticed(pancreas=1, liver=2) == []
+    assert noticed(spleen=1, liver=2) == []
+    assert any("mL" in said for said in noticed(pancreas=1, tumour=2))
 
 
 def test_another_threshold_without_the_network(run: tuple, volume: CTVolume, loaded) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.mask.postprocessing import main_pieces, with_rim
 
-_GLAND = re.compile(r"pancrea|tumou?r|cancer|lesion|cyst|\bduct|pdac|pnet")
+_PANCREAS = re.compile(r"pancrea|\b(pdac|pnet|ipmn)s?\b")
+_LESION = re.compile(r"((tumou?r|cancer|lesion|cyst|mass|main|duct)(e?s)? ?)+")
+"""Names that say nothing of the organ: of the pancreas if there is no other one."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,23 @@ class Classes:
         if len(self) == 1:
             return (True,)
         words = [" ".join(re.split(r"[\W_]+", name.lower())) for name in self.names]
-        if not any("pancrea" in word for word in words):
-            return (False,) * len(self)
-        return tuple(bool(_GLAND.search(word)) for word in words)
+        pancreas = [bool(_PANCREAS.search(word)) for word in words]
+        lesion = [bool(_LESION.fullmatch(word)) for word in words]
+        if any(pancreas) and all(map(max, pancreas, lesion)):
+            return (True,) * len(self)
+        return tuple(pancreas)
 
     @property
     def only_gland(self) -> bool:
         """Whether every class is the pancreas or something within it."""
         return all(self.in_gland)
+
+    def gland(self, mask: Array) -> Array:
+        """The pancreas and what lies in it, of a mask; all of a mask without any such class."""
+        if self.only_gland or not any(self.in_gland):
+            return mask
+        inside = zip(self.values, self.in_gland, strict=True)
+        return np.isin(mask, [value for value, its in inside if its])
 
     def main_pieces(
         self, probability: Array, threshold: float, spacing: Spacing, plausible: Array

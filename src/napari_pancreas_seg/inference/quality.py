@@ -57,11 +57,18 @@ def mask_quality(
     return {"expected_dice": round(expected, 3), "phase": phase, "noticed": noticed}
 
 
-def given_mask_quality(mask: Array, grid: Grid, scan: Mapping[str, Any]) -> dict[str, Any]:
-    """`mask_quality` of a mask (Z, Y, X) that no network has made: without an expected Dice."""
-    noticed = ["The mask is empty."]
-    if mask.any():
-        noticed = [*_about_place(mask, grid), *_about_pieces(_largest(mask)), *_about_scan(scan)]
+def given_mask_quality(
+    mask: Array | None, grid: Grid, scan: Mapping[str, Any], region: Box | None = None
+) -> dict[str, Any]:
+    """`mask_quality` without an expected Dice, for masks (Z, Y, X) that it was not fitted to.
+
+    None for a mask of other organs alone.
+    """
+    noticed = _about_scan(scan)
+    if mask is not None and not mask.any():
+        noticed = ["The mask is empty."]
+    elif mask is not None:
+        noticed = [*_about_place(mask, grid, region), *_about_pieces(_largest(mask)), *noticed]
     return {"phase": scan.get("phase", "unknown"), "noticed": noticed}
 
 

@@ -15,7 +15,7 @@ from napari_pancreas_seg.arrays import Array, Floats32, Indices, Labels, Mask
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.acquisition import acquisition_and_warnings
-from napari_pancreas_seg.inference.classes import Classes
+from napari_pancreas_seg.inference.classes import ONE_CLASS, Classes
 from napari_pancreas_seg.inference.options import Options as Options
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.quality import given_mask_quality, mask_quality
@@ -159,9 +159,15 @@ class Segmentation:
 
     @property
     def quality(self) -> dict[str, Any]:
-        """Expected Dice of the whole mask, contrast phase, and what was noticed, in words."""
+        """Expected Dice of the whole mask, contrast phase, and what was noticed, in words.
+
+        Of a model of other organs, too, what was noticed of the pancreas, without expected Dice.
+        """
+        classes, region = Classes.of(self.model), self.options.region(self.grid.shape)
+        if not classes.only_gland:
+            gland = classes.gland(self.mask) if any(classes.in_gland) else None
+            return {"expected_dice": None} | given_mask_quality(gland, self.grid, self.scan, region)
         seen = self.probability, self.threshold, self.expected_dice
-        region = self.options.region(self.grid.shape)
         return mask_quality(self.mask, self.grid, *seen, self.scan, region)
 
     def save(
@@ -232,9 +238,10 @@ def describe(
     if written is not segmentation.mask and not np.array_equal(written, segmentation.mask):
         quality = {"phase": quality["phase"]}
     stages = {**(seconds or {}), **segmentation.seconds}
-    named, model = Classes.of(segmentation.model).named, segmentation.model
+    classes, model = Classes.of(segmentation.model), segmentation.model
+    named = classes.named
     return {
-        **_common(volume, written, cuts),
+        **_common(volume, written, cuts, classes),
         "model": {key: model.get(key) for key in ("name", "version", "weights_sha256")}
         | ({"second_look": model["second_look"]} if model.get("second_look") else {}),
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
@@ -248,12 +255,22 @@ def describe(
     }
 
 
-def _common(volume: CTVolume, mask: Array, cuts: Cuts = CUTS) -> dict[str, Any]:
+def _measurements(
+    volume: CTVolume, mask: Array, cuts: Cuts, classes: Classes = ONE_CLASS
+) -> dict[str, Any]:
+    """Measure the pancreas; of classes without one all of the mask, which has no centreline."""
+    known = any(classes.in_gland)
+    return measure(classes.gland(mask), volume, cuts if known else None)
+
+
+def _common(
+    volume: CTVolume, mask: Array, cuts: Cuts = CUTS, classes: Classes = ONE_CLASS
+) -> dict[str, Any]:
     """Return the part of a record that any mask has."""
     return {
         "program": {"name": saving.PROGRAM, "version": __version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "measurements": measure(mask, volume, cuts),
+        "measurements": _measurements(volume, mask, cuts, classes),
         "source": saving.source_record(volume.source),
         "grid": {
             "axes": "z (feet to head), y (front to back), x (right to left)",
@@ -288,10 +305,11 @@ def edited_record(
     """Return the record of a mask, edited since it was `made`: measured again, without quality."""
     head, tail = cuts or record["measurements"].get("cuts") or CUTS
     named = {name: part["value"] for name, part in record.get("labels", {}).items()}
+    classes = Classes(tuple(named), tuple(named.values())) if named else ONE_CLASS
     return {
         **record,
         **(_labels(named, mask, volume) if named else {}),
-        "measurements": measure(mask, volume, (head, tail)),
+        "measurements": _measurements(volume, mask, (head, tail), classes),
         "quality": {k: v for k, v in record.get("quality", {}).items() if k == "phase"},
         "edits": None
         if made is None or record.get("edits", {}) is None
