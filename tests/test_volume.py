@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,3 +102,18 @@ def test_bounding_box(dtype: type) -> None:
     assert bounding_box(mask[:0]) is None
     mask[3, 2, 6] = mask[5, 4, 0] = 1
     assert bounding_box(mask) == (slice(3, 6), slice(2, 5), slice(0, 7))
+
+
+def test_grids_of_spacings_that_add_up_to_a_voxel_are_not_the_same() -> None:
+    one, other = (Grid((1000, 512, 512), np.diag([s, 0.7, 0.7, 1])) for s in (0.8, 0.8009))
+    near = Grid((20, 512, 512), np.diag([0.8, 0.7, 0.7, 1]))
+    assert not one.same_as(other)
+    assert near.same_as(Grid((20, 512, 512), np.diag([0.80001, 0.7, 0.7, 1])))
+
+
+def test_a_ct_has_the_shape_of_its_grid() -> None:
+    volume = CTVolume.from_array(np.arange(480).reshape(8, 10, 6) - 200, np.diag([-1, -1, 2, 1]))
+    with pytest.raises(PancreasSegError, match="does not lie on the grid"):
+        replace(volume, hu=volume.hu[1:3])
+    with pytest.raises(PancreasSegError, match="different lengths"):
+        CTVolume.from_array([[[1, 2], [3]]], np.eye(4))

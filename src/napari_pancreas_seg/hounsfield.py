@@ -84,6 +84,8 @@ def scale_ct(
 
 def _signed_as_unsigned(stored: Array) -> int:
     """Return what stands for -1000 if negative numbers have become the highest ones; else 0."""
+    if stored.dtype == np.float16:  # which holds no such numbers
+        return 0
     flat = stored.ravel(order="K")
     sample = flat[:: max(1, flat.size // 200_000)]
     for bits in (16, 32):

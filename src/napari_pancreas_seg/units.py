@@ -96,8 +96,8 @@ def read_units(hu: Array) -> Units:
         )
     raise PancreasSegError(
         f"holds values from {low:g} to {high:g} without any air or fat below 0, which are not "
-        "Hounsfield units; is it MR, or was the rescale intercept lost, or all that lies below 0, "
-        "when it was converted?"
+        "Hounsfield units: it may be MR, or the rescale intercept was lost, or all that lies below "
+        "0, when it was converted"
     )
 
 

@@ -6,6 +6,7 @@ the left. Getting there only flips and permutes axes.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -93,9 +94,11 @@ class Grid:
 
     def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Whether both grids have the same shape and voxels at the same places."""
-        return self.shape == other.shape and np.allclose(
-            self.affine, other.affine, rtol=0, atol=tolerance_mm
-        )
+        if self.shape != other.shape:
+            return False
+        corners = list(itertools.product(*((0, n - 1) for n in self.shape)))
+        away = np.linalg.norm(self.world(corners) - other.world(corners), axis=1)
+        return bool(away.max() <= tolerance_mm)
 
     def sub_grid(
         self, shape: tuple[int, int, int], origin: npt.ArrayLike, step: npt.ArrayLike
@@ -266,7 +269,10 @@ class CTVolume(OnSourceGrid):
             If the array is not one 3-D volume of plain numbers or cannot be a CT, or the affine
             is singular or not finite.
         """
-        stored = np.asarray(hu)
+        try:
+            stored = np.asarray(hu)
+        except ValueError as error:
+            raise PancreasSegError("Rows of different lengths are not a 3-D volume.") from error
         _one_volume(stored.shape)
         subject = f"The array '{name}'"
         values, notes = scale_ct(stored, 1.0, 0.0, subject)
@@ -278,6 +284,7 @@ class CTVolume(OnSourceGrid):
     def __post_init__(self) -> None:
         if self.hu.dtype not in (np.int16, np.float32):  # a later cast must not wrap around
             object.__setattr__(self, "hu", np.ascontiguousarray(scale(self.hu).values))
+        self.grid.check(self.hu)
 
     @property
     def has_values(self) -> bool:

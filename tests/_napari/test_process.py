@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -18,7 +19,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process import client as process
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import Options, Segmentation, exhaust
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, Grid
 
 FAKE = Path(__file__).with_name("fake_network.py")
 
@@ -137,6 +138,18 @@ def test_a_module_that_is_missing_says_so(volume):
     broken = NetworkProcess([sys.executable, "-c", "import no_such_module"])
     with pytest.raises(PancreasSegError, match="No module named 'no_such_module'"):
         run(broken, volume)
+
+
+@pytest.mark.slow
+def test_closing_while_the_ct_is_on_its_way_ends_the_run_as_if_cancelled(volume):
+    hu = np.zeros((40, 512, 512), np.int16)  # more than a pipe holds
+    large = replace(volume, hu=hu, grid=Grid(hu.shape, volume.grid.affine))
+    deaf = NetworkProcess([sys.executable, "-c", "import time; time.sleep(30)"])
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(run, deaf, large)
+        time.sleep(1)
+        deaf.close()
+        assert answer.result(timeout=20) is None
 
 
 @pytest.mark.slow

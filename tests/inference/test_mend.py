@@ -196,6 +196,7 @@ def test_the_frame_lies_around_strokes_and_what_is_near():
         ({"label": 0}, "label 0"),
         ({"add": np.zeros((90, 131), bool)}, "strokes that add"),
         ({"prior": (np.zeros((90, 131), bool), 1.0)}, "neighbour's mask"),
+        ({"prior": np.zeros(SHAPE[1:], bool)}, "distance in mm"),
     ],
 )
 def test_what_does_not_fit_is_refused(mender, changes, sentence):

@@ -31,6 +31,8 @@ from napari_pancreas_seg.inference.result import Options
         ({"batch_size": 2.5}, "whole number"),
         ({"batch_size": 0}, "at least 1"),
         ({"first_slice": 3.5}, "whole number"),
+        ({"postprocess": "no"}, "True or False"),
+        ({"second_look": None}, "True or False"),
         ({"device": None}, "auto, cpu, gpu or gpu"),
         ({"device": "cuda"}, "auto, cpu, gpu or gpu"),
     ],

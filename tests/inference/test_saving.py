@@ -135,3 +135,26 @@ def test_our_records_are_known(volume: CTVolume, tmp_path: Path) -> None:
         (tmp_path / "other.json").write_text(content)
         assert not is_sidecar(tmp_path / "other.json")
     assert not is_sidecar(tmp_path / "none.json")
+
+
+def test_maps_of_a_replaced_result_go_with_it(volume: CTVolume, tmp_path: Path) -> None:
+    path, own = tmp_path / "m.nii.gz", tmp_path / "m_probability_mine.nii.gz"
+    result = found(volume)
+    result = replace(result, ct=volume, attention=(result.probability,) * 2)
+    result.save(path, probability=True, attention=True)
+    own.write_bytes(b"not ours")
+    result.save(path, probability=True, overwrite=True)
+    assert sorted(p.name for p in tmp_path.glob("m*")) == [
+        "m.json", "m.nii.gz", "m_probability.nii.gz", own.name
+    ]  # fmt: skip
+    result.save(tmp_path / "m.nrrd", overwrite=True)
+    assert (tmp_path / "m_probability.nii.gz").exists(), "the mask that it belongs to stays"
+
+
+def test_a_result_stays_what_was_found(volume: CTVolume) -> None:
+    result = replace(found(volume), ct=volume)
+    with pytest.raises(ValueError, match="read-only"):
+        result.mask[0] = 1
+    voxels = np.asanyarray(result.mask_image().dataobj)
+    voxels[...] = 7
+    assert result.mask.max() == 1

@@ -68,6 +68,7 @@ def test_the_qform_places_a_ct_whose_sform_is_empty(number, stored, tmp_path):
     again, on = io.load_mask(io.save_mask(mask, volume, tmp_path / "m.nii.gz"))
     np.testing.assert_array_equal(again, mask)
     assert on.grid.same_as(volume.grid)
+    np.testing.assert_allclose(nib.load(tmp_path / "m.nii.gz").affine, AFFINE, atol=1e-5)
 
 
 def test_a_plain_file_has_no_notes(stored, tmp_path):

@@ -172,3 +172,40 @@ def test_what_is_no_ct_says_what_to_give(body: Callable) -> None:
         nps.load_ct(nib.Nifti1Image(np.linspace(0, 1, 512).reshape(8, 8, 8), np.eye(4)))
     with pytest.raises(PancreasSegError, match="series"):
         nps.load_ct(nib.Nifti1Image(body((24, 20, 6)), OBLIQUE), series=3)
+
+
+def test_an_image_in_a_file_that_is_written_anew_stays_what_it_was(tmp_path: Path, body) -> None:
+    path, stored = tmp_path / "ct.nii", body((24, 20, 6))
+    affine = np.diag([-1.0, -1, 2, 1])  # needs no flips
+    nib.save(nib.Nifti1Image(stored, affine), path)
+    volume = nps.load_ct(nib.load(path))
+    before = volume.hu.copy()
+    with path.open("r+b") as file:
+        file.seek(352)
+        file.write(b"\0" * (path.stat().st_size - 352))
+    assert np.array_equal(volume.hu, before)
+
+
+def test_a_lazy_array_of_others_is_not_turned_in_place(body) -> None:
+    stored = body((24, 20, 6))
+
+    class Lazy:
+        shape, dtype, ndim = stored.shape, stored.dtype, 3
+
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            return stored
+
+        def __getitem__(self, part: object) -> np.ndarray:
+            return stored[part]
+
+    before = stored.copy()
+    nps.load_ct(nib.Nifti1Image(Lazy(), np.diag([1.0, 1, 2, 1])))
+    assert np.array_equal(stored, before)
+
+
+def test_analyze_does_not_say_where_left_and_right_are(body) -> None:
+    stored = body((24, 20, 6)).astype(np.int16)
+    affine = np.diag([-1.0, 1, 2, 1])
+    with pytest.raises(PancreasSegError, match="left and right"):
+        nps.load_ct(nib.AnalyzeImage(stored, affine))
+    assert nps.load_ct(nib.Spm99AnalyzeImage(stored, affine)).grid.shape == (6, 20, 24)

@@ -234,3 +234,31 @@ def test_an_unknown_ending_names_those_there_are(body: Callable, tmp_path: Path)
     for name in ("ct.stl", "ct.mhd"):
         with pytest.raises(PancreasSegError, match=r"\.nrrd or \.mha\."):
             io.save_ct(volume, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.full((4, 5, 6), 300, np.int16), "this file 300"),
+        (np.full((4, 5, 6), 0.5, np.float32), r"this file 0\.5"),
+        (np.full((4, 5, 6), np.nan), "voxels without a value"),
+        (np.zeros((4, 5, 6, 2), np.uint8), "give one of them"),
+    ],
+)
+def test_what_is_no_mask_and_why(labels: np.ndarray, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.nii.gz"
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), path)
+    with pytest.raises(PancreasSegError, match=said):
+        io.load_mask(path)
+
+
+def test_what_is_no_map_is_not_written_as_one(tmp_path: Path) -> None:
+    volume = CTVolume.from_array(np.arange(480).reshape(8, 10, 6) - 200, np.diag([-1, -1, 2, 1]))
+    values = np.zeros(volume.grid.shape, np.float32)
+    io.save_map(ScalarMap(values - 1e-4, volume.grid), volume, tmp_path / "p.nii.gz")
+    for wrong in (ScalarMap(values - 2, volume.grid), volume):
+        with pytest.raises(PancreasSegError, match="values from 0 to 1"):
+            io.save_map(wrong, volume, tmp_path / "q.nii.gz")
+    with pytest.raises(PancreasSegError, match="give its name"):
+        io.save_mask(values > 0, volume, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.nii.gz"]

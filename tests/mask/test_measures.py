@@ -127,3 +127,14 @@ def test_a_box_keeps_its_place():
     part = measures.sub_box(grid, (slice(2, 5), slice(1, 4), slice(3, 9)))
     assert part.shape == (3, 3, 6)
     assert np.allclose(part.world((1, 1, 1)), grid.world((3, 2, 4)))
+
+
+def test_negative_labels_are_inside_and_what_is_no_number_is_not() -> None:
+    volume = CTVolume.from_array(np.arange(432).reshape(9, 8, 6) - 200, np.diag([-1, -1, 2, 1]))
+    mask = np.zeros((6, 8, 9))
+    mask[2:4, 3:6, 3:6] = -2
+    mask[0, 0, 0] = np.nan
+    assert measures.measure(mask, volume)["voxels"] == 18
+    for wrong in ((0.5,), (0.2, 0.5, 0.7), 0.5):
+        with pytest.raises(PancreasSegError, match="two shares"):
+            measures.measure(mask, volume, wrong)

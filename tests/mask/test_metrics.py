@@ -11,11 +11,12 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.mask.metrics import (
     SurfaceAgreement,
+    compare_masks,
     dice,
     in_plane_surface_distances,
     surface_distances,
 )
-from napari_pancreas_seg.volume import CTVolume
+from napari_pancreas_seg.volume import CTVolume, Grid
 
 
 @pytest.fixture
@@ -159,3 +160,18 @@ def test_surfaces_do_not_care_about_order_place_and_empty_margins(
         padded = surface_distances(np.pad(a, around), np.pad(b, around), spacing)
         assert padded.hd95_mm == pytest.approx(first.hd95_mm)
         assert padded.mean_mm == pytest.approx(first.mean_mm)
+
+
+@pytest.mark.parametrize(("shift", "away"), [(10, 16.4), (-10, 11.5)])
+def test_distances_where_the_gantry_was_tilted(shift: int, away: float) -> None:
+    sine, cosine = np.sin(np.radians(20)), np.cos(np.radians(20))
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0, 1], [2.5 * sine, 1, 0], [2.5 * cosine, 0, 0]]
+    grid = Grid((20, 80, 40), affine)
+    a, b = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    a[5:8, 38:42, 18:22] = 1
+    b[9:12, 38 + shift : 42 + shift, 18:22] = 1
+    moved = np.linalg.norm(affine[:3, :3] @ (4, shift, 0))
+    assert moved == pytest.approx(away, abs=0.1)
+    found = compare_masks(a, b, grid)["hd95_mm"]
+    assert moved - 3 < found <= moved + 1e-6

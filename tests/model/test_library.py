@@ -128,6 +128,12 @@ def test_removing(tiny_bundle: Path, own: Path) -> None:
         (kept / item.name).write_bytes(item.read_bytes())
     with pytest.raises(PancreasSegError, match="as a folder"):
         import_bundle(tiny_bundle, "by hand", overwrite=True)
+    (kept / "README.md").write_text("how I made it", encoding="utf-8")
+    (kept / "weights.0123.h5").write_bytes(b"of a write that was cut off")
+    with pytest.raises(PancreasSegError, match=r"README\.md"):
+        remove_model("by hand")
+    assert (kept / "card.json").exists(), "all of it, or nothing"
+    (kept / "README.md").unlink()
     for name in ("mine", "by hand"):
         remove_model(name)
     assert files(own) == []

@@ -153,6 +153,8 @@ class Mender:
         shape = volume.grid.shape[1:]
         if not 1 <= label <= 255:
             raise PancreasSegError(f"The label {label} is not between 1 and 255.")
+        if prior is not None and len(prior) != 2:
+            raise PancreasSegError("A prior is a neighbour's mask and its distance in mm.")
         plane = _plane(plane, shape, "labels")
         take = _plane(remove, shape, "strokes that take away") > 0
         give = (_plane(add, shape, "strokes that add") > 0) & ~take

@@ -61,6 +61,10 @@ class Options:
         ):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _whole(given, count, what))
+        for name in ("postprocess", "every_slice", "second_look"):
+            if not isinstance(given := getattr(self, name), bool | np.bool_):
+                raise PancreasSegError(f"{name} must be True or False, not {given!r}.")
+            object.__setattr__(self, name, bool(given))
         if self.batch_size is not None and self.batch_size < 1:
             raise PancreasSegError(f"The batch size must be at least 1, not {self.batch_size}.")
         for name, ends in (("slices", self.slices), ("box", self.box)):

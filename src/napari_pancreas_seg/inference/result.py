@@ -85,8 +85,8 @@ class Segmentation:
     Parameters
     ----------
     mask : ndarray, shape (Z, Y, X), uint8
-        On the CT's grid; 1 in the pancreas, of a model of several classes the values that its
-        card gives them in ``labels``.
+        Read-only, on the CT's grid; 1 in the pancreas, of a model of several classes the values
+        that its card gives them in ``labels``.
     probability : ScalarMap
         Probability of pancreas (of any of several classes) at the resolution of the network.
     attention : tuple of ScalarMap
@@ -131,6 +131,11 @@ class Segmentation:
     probabilities: Mapping[str, ScalarMap] = field(default_factory=dict)
     scan: Mapping[str, Any] = field(default_factory=dict)
     ct: CTVolume | None = None
+
+    def __post_init__(self) -> None:
+        mask = self.mask.view()
+        mask.setflags(write=False)  # what is edited is a copy: this is what the record is of
+        object.__setattr__(self, "mask", mask)
 
     def __repr__(self) -> str:
         name, version = (self.model.get(key) for key in ("name", "version"))
@@ -189,7 +194,8 @@ class Segmentation:
             Whether to write these maps too: ``m_probability.nii.gz``, ``m_attention_1.nii.gz``
             (finest gate) and so on.
         overwrite : bool
-            Whether existing files may be replaced. The CT itself never is.
+            Whether existing files may be replaced. The CT itself never is. Maps of the result
+            that was there before go with it.
 
         Returns
         -------
@@ -389,6 +395,7 @@ def save_result(
     for path in more:
         check_spared(path, volume)
     sidecar = saving.sidecar_path(mask)
+    replaced = [path for path in saving.maps_beside(mask, maps) if path not in more]
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
@@ -407,4 +414,6 @@ def save_result(
             "attention": len(found.attention) if outputs.attention else -1,  # -1: not asked for
         }
         saving.write_sidecar(folder / sidecar.name, record)
+    for path in replaced:
+        path.unlink(missing_ok=True)
     return [mask, *reports, *more, sidecar], record

@@ -68,6 +68,16 @@ def more_targets(mask: Path, maps: str, outputs: OutputOptions) -> list[Path]:
     return targets
 
 
+def maps_beside(mask: Path, maps: str) -> list[Path]:
+    """List the maps that were written with the mask that is there, as its sidecar says."""
+    left = (read_sidecar(sidecar_path(mask)) or {}).get("resume") or {}
+    if left.get("suffix") != suffix_of(mask).lower():  # those of a mask that stays
+        return []
+    gates = range(1, 1 + max(0, left.get("attention", 0)))
+    found = [attention_path(mask, maps, number) for number in gates]
+    return [probability_path(mask, maps), *found] if left.get("probability") else found
+
+
 def check_targets(mask: Path, maps: str, source: Path | None, outputs: OutputOptions) -> None:
     """Refuse, with one sentence, files that exist already or are the CT itself."""
     for path in (mask, sidecar_path(mask), *more_targets(mask, maps, outputs)):

@@ -38,6 +38,9 @@ def read_image(image: Any) -> tuple[str, str, RawImage, Path | None]:
 
 
 def _from_nibabel(image: Any, name: str) -> tuple[str, RawImage]:
+    from nibabel import AnalyzeImage, Spm99AnalyzeImage
+    from nibabel.arrayproxy import ArrayProxy
+
     shape = check_shape(Path(name), tuple(image.shape))
     header, affine = image.header, image.affine
     known: str = "array"
@@ -47,13 +50,19 @@ def _from_nibabel(image: Any, name: str) -> tuple[str, RawImage]:
         if affine is None or np.allclose(affine, best, atol=1e-4):
             affine, notes = affine_of(header)
             known = "nifti" if tuple(header.get_data_shape()) == shape else known
+    elif isinstance(image, AnalyzeImage) and not isinstance(image, Spm99AnalyzeImage):
+        raise PancreasSegError(
+            f"The image '{name}' is Analyze 7.5, which does not say where left and right are; "
+            "convert the CT to NIfTI."
+        )
     if affine is None:
         raise PancreasSegError(
             f"The image '{name}' has no affine, so its position is unknown; set one."
         )
     stored = np.asanyarray(image.dataobj)
-    if isinstance(image.dataobj, np.ndarray) or not stored.flags.writeable:
-        stored = stored.copy()  # the image stays as it is, and its file
+    # The image stays as it is, and its file; only what nibabel has just read is nobody else's.
+    if isinstance(stored, np.memmap) or not isinstance(image.dataobj, ArrayProxy):
+        stored = np.array(stored)
     copied = header.copy() if known == "nifti" else None
     return known, RawImage(stored, 1.0, 0.0, np.asarray(affine, float), copied, notes)
 

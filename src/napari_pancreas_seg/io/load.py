@@ -23,7 +23,7 @@ from napari_pancreas_seg.io.itk import read as itk
 from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.suffixes import DICOM, METAIMAGE, NIFTI, NRRD, PAIR, list_suffixes, stem
-from napari_pancreas_seg.io.voxels import are_labels, holds_labels
+from napari_pancreas_seg.io.voxels import are_labels, holds_labels, labels_in
 from napari_pancreas_seg.volume import CTVolume, Volume
 
 logger = logging.getLogger(__name__)
@@ -143,9 +143,9 @@ def load_mask(path: str | Path) -> tuple[Labels, Volume]:
     if not isinstance(path, str | os.PathLike):
         raise PancreasSegError("A mask is loaded from a file; give its path.")
     path = Path(path)
-    known = _format(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")
+    known = _format(path)
     found, read = known or ("dicom", read_segmentation)
     raw = read(path)
     volume = _mask(path, found, raw)
@@ -165,10 +165,12 @@ def _subject(path: Path | None, name: str) -> str:
 def _mask(path: Path, found: str, raw: RawImage) -> Volume:
     labels = raw.stored
     if labels.dtype != np.uint8 or (raw.slope, raw.intercept) != (1.0, 0.0):
-        values = scale(labels, raw.slope, raw.intercept).values
+        values, invalid = scale(labels, raw.slope, raw.intercept)
         if not are_labels(values):
+            other = "voxels without a value" if invalid else f"{values[~labels_in(values)][0]:g}"
             raise PancreasSegError(
-                f"'{path.name}' is not a mask: a mask holds whole numbers from 0 to 255 only."
+                f"'{path.name}' is not a mask: a mask holds whole numbers from 0 to 255 only, and "
+                f"this file {other}; number its labels anew."
             )
         labels = (values if values.dtype.kind == "i" else np.rint(values)).astype(np.uint8)
     return _in_display_order(Volume, path, found, raw, labels)

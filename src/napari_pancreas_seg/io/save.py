@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ VOLUME_SUFFIXES = WRITTEN
 
 MASK_SUFFIXES = (*WRITTEN, *DICOM, *SURFACE, *CSV)
 """Endings of the files that a mask can be written to."""
+
+
+_ROUNDED = 1e-3
+"""A map that lies so far outside of 0 to 1 has been rounded."""
 
 
 def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
@@ -91,7 +96,8 @@ def save_mask(
         (``.dcm``), a closed surface in mm, LPS+ (``.stl``, ``.ply``, ``.obj``), or measurements
         (``.csv``).
     overwrite : bool
-        Whether an existing file may be replaced. The CT itself never is.
+        Whether an existing file may be replaced. The CT itself never is. A record beside the mask
+        (`Segmentation.save`) stays as it is, and is no longer of it.
     card : Mapping, optional
         Card of the model, for DICOM: names of the labels and of the algorithm.
     edited : bool
@@ -160,10 +166,15 @@ def save_map(
     Raises
     ------
     PancreasSegError
-        If the file cannot be written.
+        If the values are none of a map, or the file cannot be written.
     """
     path = _writable(path, like, VOLUME_SUFFIXES)
-    values = np.nan_to_num(np.asarray(scalar_map.values, dtype=np.float32), nan=0.0).clip(0, 1)
+    if not isinstance(scalar_map, ScalarMap | Volume):
+        raise PancreasSegError("A map holds values from 0 to 1 and their grid (ScalarMap).")
+    values = np.nan_to_num(np.asarray(scalar_map.values, dtype=np.float32), nan=0.0)
+    if values.size and (values.min() < -_ROUNDED or values.max() > 1 + _ROUNDED):
+        raise PancreasSegError("A map holds values from 0 to 1; this one holds others.")
+    values = values.clip(0, 1)
     if path.name.lower().endswith(NIFTI):
         stored = np.rint(values / MAP_SLOPE).astype(np.int16)
         array, affine = like.grid_to_source_order(stored, scalar_map.grid)
@@ -189,6 +200,8 @@ def as_uint8(mask: Array) -> Labels:
 
 
 def _writable(path: str | Path, like: OnSourceGrid, suffixes: tuple[str, ...]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise PancreasSegError("A file is written to a path; give its name.")
     path = Path(path)
     if not isinstance(like, OnSourceGrid):
         raise PancreasSegError("The grid is that of a loaded CT or mask; load it first.")
@@ -218,7 +231,7 @@ def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) ->
 
 def mask_image(mask: Labels, like: OnSourceGrid) -> nibabel.Nifti1Image:
     """A mask (Z, Y, X) as nibabel reads it from the NIfTI that `save_mask` writes."""
-    return nifti_write.image_of(like.to_source_order(mask), _nifti_header(like))
+    return nifti_write.image_of(np.array(like.to_source_order(mask)), _nifti_header(like))
 
 
 def _nifti_header(like: OnSourceGrid) -> Any:

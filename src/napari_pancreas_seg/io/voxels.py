@@ -70,7 +70,7 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     if any(n != 1 for n in shape[3:]):
         raise PancreasSegError(
             f"'{path.name}' holds {math.prod(shape[3:])} volumes (its shape is {shape}); split "
-            "it and give one 3-D CT."
+            "it and give one of them."
         )
     return shape
 
@@ -80,6 +80,7 @@ def check_size(
 ) -> None:
     """Refuse, before memory is taken, what the file cannot hold or memory cannot."""
     declared = dtype.itemsize * math.prod(shape)
+    kept = min(dtype.itemsize, 2) * math.prod(shape)  # what is wider is narrowed on the way
     size = path.stat().st_size
     most = size * _MAX_DEFLATE_RATIO if compressed else size
     if not 0 <= offset <= _LARGEST_OFFSET or offset + declared > most:
@@ -88,9 +89,8 @@ def check_size(
             "than the file can hold; copy or download it again."
         )
     if compressed:
-        check_expansion(path.name, size, declared)
-    # Once as it is read, once in display order; what is wider is narrowed on the way.
-    check_fits(path.name, 2 * min(dtype.itemsize, 2) * math.prod(shape))
+        check_expansion(path.name, size, kept)
+    check_fits(path.name, 2 * kept)  # once as it is read, once in display order
 
 
 def holds_labels(raw: RawImage) -> bool:
@@ -113,9 +113,13 @@ def are_labels(values: Array) -> bool:
     """Whether values are whole numbers from 0 to 255, but for what an automatic slope rounds."""
     if values.dtype.kind in "iu":
         return bool(values.min() >= 0 and values.max() <= 255)
-    # NaN is none of them.
-    near = (np.abs(values - np.rint(values)) <= _ROUNDED) & (values > -0.5) & (values < 255.5)
-    return bool(near.all())
+    return bool(labels_in(values).all())
+
+
+def labels_in(values: Array) -> Array:
+    """Which values are such numbers; NaN is none of them."""
+    near = np.abs(values - np.rint(values)) <= _ROUNDED
+    return np.asarray(near & (values > -0.5) & (values < 255.5))
 
 
 def planes(array: Array) -> Iterator[bytes]:

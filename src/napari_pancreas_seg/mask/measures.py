@@ -66,10 +66,12 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
     """
     if not isinstance(volume, CTVolume):
         raise PancreasSegError("A mask is measured in its CT; give what load_ct returned.")
-    if not all(0 <= cut <= 1 for cut in cuts or ()):
+    if cuts is not None and (np.shape(cuts) != (2,) or not all(0 <= cut <= 1 for cut in cuts)):
         raise PancreasSegError("Cuts are two shares of the gland's length, from 0 to 1.")
     mask = np.asarray(mask)
     volume.grid.check(mask)
+    if mask.dtype.kind not in "bu":
+        mask = np.nan_to_num(mask) != 0
     box = bounding_box(mask)
     if box is None:
         nothing = dict.fromkeys((*_OF_HU, *_OF_SHAPE))
@@ -92,7 +94,7 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
         "slices": int(np.count_nonzero(inside.any(axis=(1, 2)))),
         "extent_mm": [
             # Without the last digits of a spacing: 81 mm and not 81.00000000000001.
-            round((edge.stop - edge.start) * step, 9)
+            round(float(edge.stop - edge.start) * step, 9)
             for edge, step in zip(box, volume.spacing, strict=True)
         ],
         "diameter_3d_mm": in_space,

@@ -33,6 +33,7 @@ def dice(a: Array, b: Array) -> float:
     PancreasSegError
         If the shapes differ.
     """
+    a, b = np.asarray(a), np.asarray(b)
     _check_shapes(a, b)
     inside_a, inside_b = a > 0, b > 0
     total = np.count_nonzero(inside_a) + np.count_nonzero(inside_b)
@@ -101,7 +102,12 @@ class SurfaceAgreement:
         }
 
 
-def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
+Steps = Sequence[float] | Floats
+"""Spacing of an array's axes in mm, or for axes that are not at right angles (a tilted gantry) the
+step along each as a column in mm."""
+
+
+def surface_distances(a: Array, b: Array, steps: Steps) -> SurfaceAgreement:
     """Measure the distances between the surfaces of two masks, (Z, Y, X) or (Y, X).
 
     As DeepMind's ``surface-distance`` does, but by a k-d tree: stray voxels cost no time, and a
@@ -110,25 +116,26 @@ def surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> Surfac
     from scipy.spatial import KDTree
 
     _check_shapes(a, b)
-    points_a, size_a = _surface(a, spacing_mm)
-    points_b, size_b = _surface(b, spacing_mm)
+    steps = np.asarray(steps, float)
+    steps = steps if steps.ndim == 2 else np.diag(steps)
+    points_a, size_a = _surface(a, steps)
+    points_b, size_b = _surface(b, steps)
     if len(points_a) and len(points_b):
         a_to_b, b_to_a = KDTree(points_b).query(points_a)[0], KDTree(points_a).query(points_b)[0]
     else:
-        diagonal = float(np.linalg.norm(np.multiply(a.shape, spacing_mm)))
+        diagonal = float(np.linalg.norm(a.shape * np.linalg.norm(steps, axis=0)))
         a_to_b, b_to_a = (np.full(len(points), diagonal) for points in (points_a, points_b))
     return SurfaceAgreement.pooled([SurfaceAgreement(a_to_b, b_to_a, size_a, size_b)])
 
 
-def in_plane_surface_distances(a: Array, b: Array, spacing_mm: Sequence[float]) -> SurfaceAgreement:
+def in_plane_surface_distances(a: Array, b: Array, steps: Steps) -> SurfaceAgreement:
     """The same of the outlines in the slices (Z, Y, X), pooled: they may not be neighbours."""
     _check_shapes(a, b)
-    return SurfaceAgreement.pooled(
-        surface_distances(a[z], b[z], spacing_mm[-2:]) for z in range(len(a))
-    )
+    in_plane = np.asarray(steps, float)[..., -2:]
+    return SurfaceAgreement.pooled(surface_distances(a[z], b[z], in_plane) for z in range(len(a)))
 
 
-def _surface(mask: Array, spacing_mm: Sequence[float]) -> tuple[Floats, Floats]:
+def _surface(mask: Array, steps: Floats) -> tuple[Floats, Floats]:
     """Places in mm (n, axes) and sizes of the elements of a mask's surface, by marching cubes."""
     from scipy import ndimage
     from surface_distance import lookup_tables
@@ -136,8 +143,9 @@ def _surface(mask: Array, spacing_mm: Sequence[float]) -> tuple[Floats, Floats]:
     inside = mask > 0
     box = bounding_box(inside if inside.ndim == 3 else inside[None])
     if box is None:
-        return np.zeros((0, mask.ndim)), np.zeros(0)
+        return np.zeros((0, len(steps))), np.zeros(0)
     box = box[-mask.ndim :]  # type: ignore[assignment]
+    spacing_mm = np.linalg.norm(steps, axis=0).tolist()
     if mask.ndim == 3:
         kernel = lookup_tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
         sizes = lookup_tables.create_table_neighbour_code_to_surface_area(spacing_mm)
@@ -149,7 +157,7 @@ def _surface(mask: Array, spacing_mm: Sequence[float]) -> tuple[Floats, Floats]:
     codes = ndimage.correlate(cropped, kernel, mode="constant")
     places = np.nonzero((codes != 0) & (codes != kernel.sum()))
     first = [edge.start for edge in box]
-    return (np.transpose(places) + first) * np.asarray(spacing_mm, float), sizes[codes[places]]
+    return (np.transpose(places) + first) @ steps.T, sizes[codes[places]]
 
 
 def _sorted(distances: list[Floats], sizes: list[Floats]) -> tuple[Floats, Floats]:
@@ -168,7 +176,7 @@ def compare_masks(mask: Array, reference: Array, grid: Grid) -> dict[str, float 
         "surface_dice_2mm": None,
     }
     if mask.any() and reference.any():
-        distances = surface_distances(mask != 0, reference != 0, grid.spacing)
+        distances = surface_distances(mask != 0, reference != 0, grid.affine[:3, :3])
         found["hd95_mm"] = float(distances.hd95_mm)
         found["surface_dice_2mm"] = float(distances.surface_dice(SURFACE_TOLERANCE_MM))
     return found

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,15 +78,24 @@ def remove_model(name: str) -> None:
     place = own_folder() / name
     try:
         if place.is_dir():
-            for member in LARGEST:  # and nothing else that somebody may have put there
-                (place / member).unlink(missing_ok=True)
-            place.rmdir()
+            others = [path.name for path in place.iterdir() if not _ours(path.name)]
+            if others:
+                raise PancreasSegError(
+                    f"The folder of the model {name!r} holds other files, too ({others[0]}); take "
+                    f"them out of {place}, or remove the folder by hand."
+                )
+            shutil.rmtree(place)
         else:
             place.with_name(f"{name}.zip").unlink()
     except OSError as error:
         raise PancreasSegError(
             f"The model {name!r} cannot be removed: {explain_os_error(error)}."
         ) from error
+
+
+def _ours(name: str) -> bool:
+    """Whether a file in a model's folder is part of it, or left by a write that was cut off."""
+    return name in LARGEST or name in (".DS_Store", "Thumbs.db") or name.startswith("weights.")
 
 
 def export_bundle(

@@ -162,13 +162,17 @@ def transform_over(ct: Placement, grid: Grid) -> dict[str, Any]:
     return kept | scale_and_translate(ct.matrix @ ct.reference.to_layer @ to_ct)
 
 
-def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
-    """Take a volume out of a layer's data as int16 or float32, whatever its values are."""
+def voxels_of(layer_data: Any, reference: GridReference) -> Array:
+    """Take (Z, Y, X) out of a layer's data or a part of it, as int16 or float32, not as HU."""
     array = _in_memory(layer_data)
     if array.dtype not in (np.int16, np.float32):
         array = hounsfield.scale(array).values
-    array = np.ascontiguousarray(reference.view(array))
-    return CTVolume(array, reference.grid, reference.source)
+    return np.ascontiguousarray(reference.view(array))
+
+
+def raw_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
+    """Take a volume out of a layer's data, whatever its values are."""
+    return CTVolume(voxels_of(layer_data, reference), reference.grid, reference.source)
 
 
 def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_pancreas_seg._napari.layers.bridge import raw_volume_of
+from napari_pancreas_seg._napari.layers.bridge import voxels_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.io.table import table_row
@@ -67,8 +67,8 @@ def _measured(job: MaskToMeasure, mask: Array, other: Array | None) -> Measured:
     inside = mask[cut].copy()  # it may be painted meanwhile
     ct = CTVolume.of_grid(measures.sub_box(job.grid.grid, cut), source)
     if job.ct is not None:
-        piece = raw_volume_of(job.ct[job.grid.layer_box(cut)], job.grid)
-        ct = CTVolume(piece.hu, ct.grid, source)
+        hu = voxels_of(job.ct[job.grid.layer_box(cut)], job.grid)
+        ct = CTVolume(hu, ct.grid, source)
     found = measures.measure(inside, ct, job.cuts)
     if box is not None and found.get("cut_slices"):
         found["cut_slices"] = [int(box[0].start) + z for z in found["cut_slices"]]

@@ -143,6 +143,8 @@ class NetworkProcess:
                 yield message
         except OSError as error:
             # The pipe broke while the volume was on its way.
+            if self._closed.is_set() or cancelled():
+                return
             raise PancreasSegError(child.last_words()) from error
         finally:
             if not over:

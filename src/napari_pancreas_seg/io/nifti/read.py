@@ -128,6 +128,12 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
     return dtype
 
 
+def sform_is_empty(header: Any) -> bool:
+    """Whether the matrix that has precedence is all zeros."""
+    rows = np.stack([header[f"srow_{axis}"][:3] for axis in "xyz"])
+    return not np.nan_to_num(rows).any()
+
+
 def affine_of(header: Header) -> tuple[Floats, tuple[str, ...]]:
     """Return where a header places its voxels, in mm (RAS+), and notes on that."""
     from nibabel.spatialimages import HeaderDataError
@@ -135,7 +141,7 @@ def affine_of(header: Header) -> tuple[Floats, tuple[str, ...]]:
     notes: list[str] = []
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if sform > 0 and qform > 0 and not np.nan_to_num(affine[:3, :3]).any():
+    if sform > 0 and qform > 0 and sform_is_empty(header):
         affine = np.asarray(header.get_qform())
         notes.append("The header's sform is empty: the qform places this CT.")
     elif sform > 0 and qform > 0:

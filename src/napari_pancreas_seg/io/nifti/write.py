@@ -12,6 +12,7 @@ import numpy.typing as npt
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.io.deflate import gzip_writer
 from napari_pancreas_seg.io.files import atomic_write
+from napari_pancreas_seg.io.nifti.read import sform_is_empty
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.voxels import planes
 
@@ -31,6 +32,8 @@ def header_like(source: Any) -> Any:
     header = type(source)(endianness="<")
     for name in _GEOMETRY:
         header[name] = source[name]
+    if header["sform_code"] > 0 and header["qform_code"] > 0 and sform_is_empty(header):
+        header["sform_code"] = 0  # else programs that prefer it would place the mask nowhere
     return header
 
 

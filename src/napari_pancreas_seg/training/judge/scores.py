@@ -170,7 +170,9 @@ class PatientCounts:
         """Count a CT with its reference (Z, Y, X): outlines of a single slice, else surfaces."""
         truth, mask = reference > 0, found.mask > 0
         measure = in_plane_surface_distances if len(truth) == 1 else surface_distances
-        self.surfaces.append(measure(truth, mask, volume.spacing))  # first, as it may fail
+        self.surfaces.append(
+            measure(truth, mask, volume.grid.affine[:3, :3])
+        )  # first, as it may fail
         counts = [int(np.count_nonzero(x)) for x in (truth & mask, mask, truth)]
         self.both += counts[0]
         self.predicted += counts[1]
