@@ -128,6 +128,7 @@ class Source:
     orientation: Array  # nibabel's, from that order to display order
     header: Any = None  # as the format's own library read it, for the writer of that format
     name: str = "CT"  # of the case: the file's or folder's, without the ending of its format
+    stamp: tuple[tuple[int, int], ...] = ()  # sizes and times of its files when they were read
 
 
 class OnSourceGrid:

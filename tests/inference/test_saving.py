@@ -14,7 +14,7 @@ import napari_pancreas_seg
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options, ScalarMap, Segmentation, describe
-from napari_pancreas_seg.inference.saving import is_sidecar, write_sidecar
+from napari_pancreas_seg.inference.saving import is_sidecar, source_record, write_sidecar
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -158,3 +158,11 @@ def test_a_result_stays_what_was_found(volume: CTVolume) -> None:
     voxels = np.asanyarray(result.mask_image().dataobj)
     voxels[...] = 7
     assert result.mask.max() == 1
+
+
+def test_a_ct_that_was_replaced_since_it_was_read_is_not_named(volume: CTVolume) -> None:
+    path = volume.source.path
+    assert "sha256" in source_record(volume.source)
+    path.write_bytes(path.read_bytes() + b"another")
+    assert "sha256" not in source_record(volume.source)
+    assert "sha256" in source_record(replace(volume.source, stamp=()))

@@ -6,7 +6,6 @@ CT is known by the SHA-256 of its bytes. No patient's name is in it.
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
@@ -25,7 +24,7 @@ from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
-from napari_pancreas_seg.io.load import files_of
+from napari_pancreas_seg.io.load import files_read, stamp_of
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
 from napari_pancreas_seg.volume import CTVolume, Source
 
@@ -171,10 +170,13 @@ def is_sidecar(path: str | Path, volume: CTVolume | None = None) -> bool:
 
 
 def source_record(source: Source) -> dict[str, Any]:
-    """Describe the CT by the hash of its bytes (over the sorted hashes of several files)."""
+    """Describe the CT by the hash of its bytes (over the sorted hashes of several files).
+
+    Without a hash if its files are gone, or others than those that were read.
+    """
     record: dict[str, Any] = {"format": source.format, "shape": list(source.shape)}
-    files = _files(source)
-    if not files:
+    files = files_read(source)
+    if not files or (source.stamp and source.stamp != stamp_of(files)):
         return record
     hashes = sorted(map(file_sha256, files))
     whole = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -183,18 +185,6 @@ def source_record(source: Source) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
     }
-
-
-def _files(source: Source) -> list[Path]:
-    """List the files that a CT was read from, each once; none if they are gone."""
-    # Those of the one series, not all that may lie in the folder; a detached header's data.
-    files = {Path(file) for file in getattr(source.header, "files", ())}
-    if files and all(file.is_file() for file in files):
-        return sorted(files)
-    if source.path is not None and source.path.is_file():
-        with contextlib.suppress(PancreasSegError):  # one of a pair is gone
-            return files_of(source.path)
-    return []
 
 
 def software_record() -> dict[str, str | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,7 +25,7 @@ from napari_pancreas_seg.io.nifti import read as nifti
 from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.suffixes import DICOM, METAIMAGE, NIFTI, NRRD, PAIR, list_suffixes, stem
 from napari_pancreas_seg.io.voxels import are_labels, holds_labels, labels_in
-from napari_pancreas_seg.volume import CTVolume, Volume
+from napari_pancreas_seg.volume import CTVolume, Source, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,9 @@ def load_mask(path: str | Path) -> tuple[Labels, Volume]:
 def _ct(path: Path | None, found: str, raw: RawImage, name: str = "CT") -> CTVolume:
     values, notes = scale_ct(raw.stored, raw.slope, raw.intercept, _subject(path, name))
     raw = replace(raw, notes=raw.notes + notes)
-    return _in_display_order(CTVolume, path, found, raw, values, name)
+    volume = _in_display_order(CTVolume, path, found, raw, values, name)
+    stamp = stamp_of(files_read(volume.source))
+    return replace(volume, source=replace(volume.source, stamp=stamp))
 
 
 def _subject(path: Path | None, name: str) -> str:
@@ -216,6 +219,26 @@ def files_of(path: Path) -> list[Path]:
     if path.name.lower().endswith((*NRRD, *METAIMAGE)):
         return sorted({path, itk.layout_of(path).data})
     return sorted({*nifti.header_and_data(path)})
+
+
+def files_read(source: Source) -> list[Path]:
+    """List the files that a CT was read from, each once; none if they are gone."""
+    # Those of the one series, not all that may lie in the folder; a detached header's data.
+    files = {Path(file) for file in getattr(source.header, "files", ())}
+    if files and all(file.is_file() for file in files):
+        return sorted(files)
+    if source.path is not None and source.path.is_file():
+        with contextlib.suppress(PancreasSegError):  # one of a pair is gone
+            return files_of(source.path)
+    return []
+
+
+def stamp_of(files: Iterable[Path]) -> tuple[tuple[int, int], ...]:
+    """Sizes and times of files, by which a change is known; empty if one has gone."""
+    try:
+        return tuple((at.st_size, at.st_mtime_ns) for at in map(os.stat, files))
+    except OSError:
+        return ()
 
 
 def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
