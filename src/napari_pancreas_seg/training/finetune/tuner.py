@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import ops
 
 from napari_pancreas_seg.arrays import Array, Floats32
 from napari_pancreas_seg.errors import PancreasSegError
@@ -29,8 +28,8 @@ from napari_pancreas_seg.training.fit.devices import choose_policy
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.fit.trainer import TrainingModel
 
-Weights = dict[str, Floats32]
-"""A network's weights by the path of their variable."""
+Weights = list[Floats32]
+"""A network's weights, as Keras's `get_weights` lists them."""
 
 WARM_UP, LEAST_RATE = 0.1, 0.05
 """Share of a stage until its rate is reached; share of that rate to which it falls."""
@@ -89,7 +88,7 @@ class Tuner:
         keras.utils.set_random_seed(settings.seed)
         self.stages = stages
         self.network = start.network()
-        self.start = weights_of(self.network)
+        self.start: Weights = self.network.get_weights()
         self.settings = settings
         self._trainer = TrainingModel(settings)
         self.steps = 0  # of the last tuning
@@ -106,7 +105,7 @@ class Tuner:
 
         `on_step` is told what learns, and how far it is.
         """
-        assign(self._trainer.network, self.start)
+        self._trainer.network.set_weights(self.start)
         self.steps, over = 0, 0.0
         began = time.perf_counter()
 
@@ -123,11 +122,12 @@ class Tuner:
                 self._rate = stage.rate * rate_share((done - first) / stage.share)
                 self._step(next(batches))
                 on_step(stage.name, min(1.0, spent()))
-        return weights_of(self._trainer.network)
+        new: Weights = self._trainer.network.get_weights()
+        return new
 
     def use(self, weights: Weights) -> keras.Model:
         """The network with these weights; the same object every time."""
-        assign(self.network, weights)
+        self.network.set_weights(weights)
         return self.network
 
     def _step(self, batch: dict[str, Array]) -> None:
@@ -158,17 +158,6 @@ def rate_share(done: float) -> float:
     return LEAST_RATE + (1.0 - LEAST_RATE) * falling
 
 
-def weights_of(network: keras.Model) -> Weights:
-    """Copy a network's weights."""
-    return {variable.path: ops.convert_to_numpy(variable).copy() for variable in network.weights}
-
-
-def assign(network: keras.Model, weights: Weights) -> None:
-    """Set a network's weights."""
-    for variable in network.weights:
-        variable.assign(weights[variable.path])
-
-
 def mixed(start: Weights, tuned: Weights, share: float) -> Weights:
     """Weights on the way from the one to the other; with a share of 1 the latter."""
-    return {path: (1.0 - share) * start[path] + share * tuned[path] for path in start}
+    return [(1.0 - share) * old + share * new for old, new in zip(start, tuned, strict=True)]
