@@ -22,8 +22,8 @@ import numpy as np
 from napari_pancreas_seg import io
 from napari_pancreas_seg.model.bundle import load_card
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
-from napari_pancreas_seg.training.judge.evaluation import patients_seen
 from napari_pancreas_seg.training.judge.scores import summarise
+from napari_pancreas_seg.training.judge.seen import patients_seen
 
 
 def segment(*arguments: str) -> None:

@@ -26,7 +26,7 @@ import napari_pancreas_seg as nps
 from napari_pancreas_seg.mask.centreline import on_cubes, surface_cm2
 from napari_pancreas_seg.model.bundle import load_card
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
-from napari_pancreas_seg.training.judge.evaluation import patients_seen
+from napari_pancreas_seg.training.judge.seen import patients_seen
 from napari_pancreas_seg.volume import CTVolume, bounding_box
 
 ROOT = Path(__file__).parents[1]

@@ -38,7 +38,7 @@ from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
-from napari_pancreas_seg.training.judge.evaluation import patients_seen
+from napari_pancreas_seg.training.judge.seen import patients_seen
 from napari_pancreas_seg.volume import CTVolume
 
 FIELD_MM = 180.0

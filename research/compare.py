@@ -28,13 +28,13 @@ from napari_pancreas_seg.training.crossvalidation import out_of_fold_dice
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.fit.augmentation import AugmentationSettings
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.folder import is_done
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, paired_difference, summarise
 from napari_pancreas_seg.training.judge.tables import interval, number
 from napari_pancreas_seg.training.run import (
     Experiment,
     Split,
     default_cache,
-    is_done,
     settings_for,
     train,
 )

@@ -31,7 +31,7 @@ from napari_pancreas_seg.inference.quality import FEATURES, LOW_DICE, features, 
 from napari_pancreas_seg.inference.segment import segment
 from napari_pancreas_seg.io.files import write_json, write_text
 from napari_pancreas_seg.training.data.layouts.slices import SliceRecord, read_slice_layout
-from napari_pancreas_seg.training.judge.evaluation import patients_seen
+from napari_pancreas_seg.training.judge.seen import patients_seen
 from napari_pancreas_seg.volume import CTVolume
 
 STEP_MM = 5.0

@@ -34,8 +34,8 @@ from napari_pancreas_seg.model.bundle import load_bundle, load_card
 from napari_pancreas_seg.training.data.layouts.slices import read_slice_layout
 from napari_pancreas_seg.training.judge import calibration
 from napari_pancreas_seg.training.judge.calibration import PredictedSlice, score_predictions
-from napari_pancreas_seg.training.judge.evaluation import patients_seen
 from napari_pancreas_seg.training.judge.scores import at_others_threshold
+from napari_pancreas_seg.training.judge.seen import patients_seen
 
 SHARES = (0.0, 0.3, 0.4, 0.5, 0.7, 1.0)
 THRESHOLDS = tuple(special.expit(np.arange(-1.5, 2.51, 0.25)).tolist())

@@ -24,7 +24,7 @@ from napari_pancreas_seg.training.data.cache import Rows, classes_shown
 from napari_pancreas_seg.training.data.datasets import TrainingSlices, working_frame
 from napari_pancreas_seg.training.fit.recipe import TrainSettings, check_windows
 from napari_pancreas_seg.training.judge.calibration import tempered
-from napari_pancreas_seg.training.judge.evaluation import patients_seen, was_seen
+from napari_pancreas_seg.training.judge.seen import names_of, patients_seen
 from napari_pancreas_seg.training.run import Experiment
 
 Bytes = npt.NDArray[np.uint8]
@@ -139,7 +139,7 @@ def teachers_of(patient: str, teachers: Sequence[Bundle]) -> list[int]:
     strangers = [
         i
         for i, teacher in enumerate(teachers)
-        if not was_seen(patient, patients_seen([teacher.card]))
+        if not any(names_of(patient) & names_of(known) for known in patients_seen([teacher.card]))
     ]
     return strangers or list(range(len(teachers)))
 

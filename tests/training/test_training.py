@@ -23,14 +23,17 @@ from napari_pancreas_seg.training.fit import loop as loop_module
 from napari_pancreas_seg.training.fit.devices import choose_policy
 from napari_pancreas_seg.training.fit.loop import Checkpoint, TrainingState
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.folder import (
+    OUT_OF_FOLD,
+    _check_same,
+    check_free,
+    policy_after,
+)
 from napari_pancreas_seg.training.judge.calibration import ThresholdScores
 from napari_pancreas_seg.training.judge.evaluation import evaluate
 from napari_pancreas_seg.training.run import (
-    OUT_OF_FOLD,
     Experiment,
     Split,
-    _check_same,
-    check_free,
     epoch_line,
     settings_for,
     train,
@@ -375,9 +378,9 @@ def test_a_training_goes_on_in_the_precision_of_another_machine(tmp_path):
     check("mixed_bfloat16", "float32")
     with pytest.raises(PancreasSegError, match=r"policy \(mixed_float16, now float32\); give the"):
         check("mixed_float16", "float32")
-    assert run._policy_after({"policy": "mixed_float16"}) == "mixed_float16"
-    assert run._policy_after({"policy": "float32"}) == choose_policy("auto")
-    assert run._policy_after({}) == "auto"
+    assert policy_after({"policy": "mixed_float16"}) == "mixed_float16"
+    assert policy_after({"policy": "float32"}) == choose_policy("auto")
+    assert policy_after({}) == "auto"
 
 
 @pytest.mark.slow

@@ -153,8 +153,8 @@ def train(
     options |= {"devices": devices, "deterministic": deterministic}
     with quiet(), Bar() as bar:
         bar.stage("starting", 0, 1)
+        from napari_pancreas_seg.io.files import read_json
         from napari_pancreas_seg.training.crossvalidation import cross_validate
-        from napari_pancreas_seg.training.data.layouts.listing import read_json
         from napari_pancreas_seg.training.fit.presets import open_for
         from napari_pancreas_seg.training.run import Split, default_cache
         from napari_pancreas_seg.training.run import train as run

@@ -193,6 +193,17 @@ def user_folder(name: str, variable: str | None = None) -> Path:
     return Path(platformdirs.user_data_dir("napari-pancreas-seg", appauthor=False)) / name
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PancreasSegError(f"'{path.name}' cannot be read as JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise PancreasSegError(f"'{path.name}' must hold a JSON object.")
+    return data
+
+
 def write_json(
     path: str | Path, data: Any, *, overwrite: bool = False, indent: int | None = 2
 ) -> None:

@@ -11,9 +11,11 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
+from napari_pancreas_seg.training import run
 from napari_pancreas_seg.training.cards import SOME_SLICES, note_seen_before
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
+from napari_pancreas_seg.training.folder import OUT_OF_FOLD, SUMMARY, check_free, fold_folder
 from napari_pancreas_seg.training.judge.calibration import (
     MOST_BYTES,
     MOST_SLICES,
@@ -22,15 +24,6 @@ from napari_pancreas_seg.training.judge.calibration import (
     calibrate,
 )
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, at_others_threshold, summarise
-from napari_pancreas_seg.training.run import (
-    OUT_OF_FOLD,
-    SUMMARY,
-    Split,
-    check_free,
-    fold_folder,
-    settings_for,
-    train,
-)
 
 
 def cross_validate(
@@ -58,11 +51,11 @@ def cross_validate(
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     for fold in range(folds):
         which = f"fold {fold + 1} of {folds}: "
-        train(
+        run.train(
             data,
             fold_folder(output, fold),
             settings,
-            split=Split(folds, fold, settings.seed),
+            split=run.Split(folds, fold, settings.seed),
             about=_named(about, f"fold {fold}"),
             once=True,
             log=lambda text, which=which: log(which + text),  # type: ignore[misc]
@@ -83,7 +76,7 @@ def cross_validate(
         },
     }
     write_json(output / SUMMARY, result, overwrite=True)
-    predicted = _predicted(members, data, settings_for(settings, data), folds)
+    predicted = _predicted(members, data, run.settings_for(settings, data), folds)
     card = {**_card(members, predicted, result), **(about or {})}
     return save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
 
@@ -124,7 +117,7 @@ def _predicted(
     """Predictions of each member for the patients that it was not trained on."""
     found: list[PredictedSlice] = []
     for fold, member in enumerate(members):
-        _, held = Split(folds, fold, settings.seed).divide(data.cases)
+        _, held = run.Split(folds, fold, settings.seed).divide(data.cases)
         slices = HeldBack(
             held,
             data.labels,

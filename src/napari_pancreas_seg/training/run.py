@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,18 +15,7 @@ import numpy as np
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io.files import write_json
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle, save_bundle
-from napari_pancreas_seg.training.cards import (
-    calibration_from,
-    check_about,
-    first_card,
-    judged,
-    mean_by_class,
-    model_entry,
-    note_seen_before,
-    out_of_fold,
-    what_is_scored,
-)
-from napari_pancreas_seg.training.data.cache import files_of_case
+from napari_pancreas_seg.training import cards, folder
 from napari_pancreas_seg.training.data.datasets import (
     TrainingSlices,
     fold_of_patients,
@@ -39,27 +27,17 @@ from napari_pancreas_seg.training.data.layouts.listing import few
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit import curves
 from napari_pancreas_seg.training.fit.devices import (
-    POLICIES,
     choose_devices,
     choose_policy,
     make_deterministic,
 )
-from napari_pancreas_seg.training.fit.loop import CHECKPOINT, ChangeWeights, Checkpoint, fit
+from napari_pancreas_seg.training.fit.loop import ChangeWeights, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
-from napari_pancreas_seg.training.judge.evaluation import patients_seen, those_seen
+from napari_pancreas_seg.training.judge.seen import patients_seen, those_seen
 
-OUT_OF_FOLD = "out_of_fold.json"
-"""Dice of each patient held back, for several thresholds; before any temperature. It is written
-last: where it lies, the training is done."""
-RECIPE, BUNDLE = "recipe.json", "bundle"
-SUMMARY = "crossvalidation.json"
 Show = Callable[[str, int, int], None]
 """Called with the stage, and how much of how much is done."""
-ALIKE = ("float32", "mixed_bfloat16")
-"""Precisions between which a training may change: their checkpoints hold the same."""
-LENGTH = ("steps", "patience", "averaging")
-"""Settings that may change between stop and resume: the length, and with it the averaging."""
 
 
 @dataclass(frozen=True)
@@ -128,44 +106,45 @@ def train(
     """
     output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
-    before = _recipe_in(output) if resume else None
+    before = folder.recipe_in(output) if resume else None
     if before and settings.policy == "auto":  # which may mean another one on another machine
-        settings = replace(settings, policy=_policy_after(before))
+        settings = replace(settings, policy=folder.policy_after(before))
     settings = settings_for(settings, data)
     _check_split(settings, split, calibrated_by)
     given = None if start is None else load_bundle(start)
     training, validation = ([*data.cases], []) if split is None else split.divide(data.cases)
     whose = {"training": _patients(training), "held_back": _patients(validation)}
-    cards = [m.card for m in (given, *experiment.models) if m is not None]
-    seen = those_seen(validation, cards)
+    others = [m.card for m in (given, *experiment.models) if m is not None]
+    seen = those_seen(validation, others)
     recipe = {
         "split": None if split is None else vars(split),
-        "start": None if given is None else model_entry(given),
+        "start": None if given is None else cards.model_entry(given),
         "negatives": [Path(n).name for n in negatives],
         "labels": dict(data.labels),
         "classes": {name: list(parts) for name, parts in data.classes.items()},
         **asdict(settings),
         "experiment": dict(experiment.recipe),
     }
-    card = first_card(recipe, settings, data, sorted({*whose["training"], *patients_seen(cards)}))
-    check_about(card, about, output / BUNDLE)
+    learnt_from = sorted({*whose["training"], *patients_seen(others)})
+    card = cards.first_card(recipe, settings, data, learnt_from)
+    cards.check_about(card, about, output / folder.BUNDLE)
     twin = None if calibrated_by is None else load_bundle(calibrated_by).card
-    calibrated = None if twin is None else calibration_from(twin, card, data.patients)
+    calibrated = None if twin is None else cards.calibration_from(twin, card, data.patients)
     on = choose_devices(devices)
     on.check(settings.batch_size)
-    files = {case.name: _files_stamp(case) for case in data.cases}
-    if before and (changed := _changed(before.get("files"), files)):
+    files = {case.name: folder.files_stamp(case) for case in data.cases}
+    if before and (changed := folder.changed_cases(before.get("files"), files)):
         log(
             f"Note: the files of {few(changed, 6)} have another size or time than when this "
             "training began: if a CT or mask was changed, what was learnt before is of the former."
         )
-    if _claim(output, {**recipe, "patients": whose, "files": files}, resume, once):
-        return output / BUNDLE
+    if folder.claim(output, {**recipe, "patients": whose, "files": files}, resume, once):
+        return output / folder.BUNDLE
     if deterministic:
         make_deterministic()
     log(f"training on {len(training)} cases, {len(validation)} held back")
     if seen:
-        log(f"Note: {note_seen_before(len(seen))}.")
+        log(f"Note: {cards.note_seen_before(len(seen))}.")
     if calibrated and "validation" not in calibrated:
         log("Note: --calibrated-by held other patients back, so its figures are not taken.")
     if negatives:  # first, as a wrong name is soon found
@@ -181,10 +160,11 @@ def train(
         slices, held, settings, output, card, log, change_weights=experiment.weights, **on_fit
     )
     predicted = list(held.predict(network))
-    card |= calibrated or judged(predicted, data.labels, what_is_scored(held, settings), seen)
-    bundle = save_bundle(network, {**card, **(about or {})}, output / BUNDLE, overwrite=True)
+    what = cards.what_is_scored(held, settings)
+    card |= calibrated or cards.judged(predicted, data.labels, what, seen)
+    bundle = save_bundle(network, {**card, **(about or {})}, output / folder.BUNDLE, overwrite=True)
     if predicted:
-        write_json(output / OUT_OF_FOLD, out_of_fold(predicted), overwrite=True)
+        write_json(output / folder.OUT_OF_FOLD, cards.out_of_fold(predicted), overwrite=True)
     return bundle
 
 
@@ -231,11 +211,6 @@ def epoch_line(line: Mapping[str, Any]) -> str:
         parts.append(f"at threshold {line['threshold']:g}")
     parts.append(f"{line['images_per_second']:g} images/s")
     return "  ".join(parts)
-
-
-def is_done(output: Path) -> bool:
-    """Whether a folder holds a training that came to its end."""
-    return (Path(output) / OUT_OF_FOLD).exists() and (Path(output) / BUNDLE).is_dir()
 
 
 def default_cache(data: DataSet, output: Path) -> Path | None:
@@ -331,102 +306,6 @@ def _scored(held: HeldBack, network: keras.Model) -> dict[str, Any]:
     threshold, dice = scores.best()
     found = {"threshold": threshold, "validation_dice": round(dice, 4)}
     if len(held.labels) > 1:
-        by_class = mean_by_class(scores, threshold, held.labels)
+        by_class = cards.mean_by_class(scores, threshold, held.labels)
         found |= {f"dice_{name}": dice for name, dice in by_class.items()}
     return found
-
-
-def _claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bool:
-    """Make the folder, or check that it holds the same training; return whether that is done."""
-    check_free(output, resume, folds=False)
-    known = output / RECIPE
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PancreasSegError(f"{output} cannot be used: {error}.") from error
-    before = _recipe_in(output)
-    now = json.loads(json.dumps(recipe))
-    done = resume and once and is_done(output)
-    if before is not None and resume:
-        _check_same(output, before, now, () if done else LENGTH)
-    if not done and before != now:
-        (output / OUT_OF_FOLD).unlink(missing_ok=True)  # it was done, and is so no longer
-        write_json(known, now, overwrite=True)
-    return done
-
-
-def check_free(output: Path, resume: bool, *, folds: bool) -> None:
-    """Refuse a folder that holds a training, or with `resume` one of the other kind."""
-    several = (output / SUMMARY).exists() or Checkpoint(fold_folder(output, 0)).path.exists()
-    one = any((output / name).exists() for name in (CHECKPOINT, OUT_OF_FOLD))
-    one = one or ((output / BUNDLE).exists() and not several)
-    other = one if folds else several
-    if other:
-        what = "a training of one model" if folds else "a cross-validation (--all-folds)"
-        raise PancreasSegError(f"{output} holds {what}: choose another folder.")
-    if (one or (output / SUMMARY).exists()) and not resume:
-        raise PancreasSegError(
-            f"{output} holds a training already: go on with --resume, or choose another folder."
-        )
-
-
-def fold_folder(output: Path, fold: int) -> Path:
-    """Folder of one fold's training."""
-    return Path(output) / f"fold{fold}"
-
-
-def _policy_after(before: Mapping[str, Any]) -> str:
-    """The best precision in which a training goes on."""
-    policy, best = before.get("policy", "auto"), choose_policy("auto")
-    return best if {policy, best} <= {*ALIKE} or policy not in POLICIES else policy
-
-
-def _files_stamp(case: LabelledCase) -> list[float] | None:
-    """Size and time of a case's files; None where one cannot be found."""
-    try:
-        found = [file.stat() for file in files_of_case(case)]
-    except OSError:
-        return None
-    return [sum(f.st_size for f in found), max(f.st_mtime for f in found)]
-
-
-def _changed(before: Any, now: Mapping[str, list[float] | None]) -> list[str]:
-    """Cases whose files are not what they were."""
-    known = before if isinstance(before, Mapping) else {}  # an older version wrote none
-    return [name for name, stamp in now.items() if known.get(name, stamp) != stamp]
-
-
-def _recipe_in(output: Path) -> dict[str, Any] | None:
-    """The recipe of a training that was begun in a folder."""
-    try:
-        text = (output / RECIPE).read_text(encoding="utf-8")
-        return dict(json.loads(text))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise PancreasSegError(f"{output} cannot be used: {error}.") from error
-
-
-def _check_same(
-    output: Path, before: dict[str, Any], now: dict[str, Any], free: Sequence[str]
-) -> None:
-    """Refuse a folder of another recipe; an older version may have written fewer keys."""
-    changed = {k for k in (now.keys() & before.keys()) - {*free, "files"} if before[k] != now[k]}
-    if {before.get("policy"), now.get("policy")} <= {*ALIKE}:
-        changed -= {"policy"}
-    changed |= {k for k in ("crops", "phantoms") if before.get(k)}  # no training has these now
-    if changed == {"patients"}:
-        raise PancreasSegError(
-            f"{output} was trained on other patients, or held others back: go on with the data "
-            "set as it was, or choose another folder."
-        )
-    if changed:
-        changed -= {"patients"}  # another split has others anyway
-        short = {k for k in changed if all(isinstance(r.get(k), str | int) for r in (before, now))}
-        what = ", ".join(
-            f"{k} ({before[k]}, now {now[k]})" if k in short else k for k in sorted(changed)
-        )
-        raise PancreasSegError(
-            f"{output} was trained with another {what}; give the former one again, or choose "
-            "another folder."
-        )

@@ -47,7 +47,7 @@ from napari_pancreas_seg.training.finetune.tuner import (
     mixed,
     tune_settings,
 )
-from napari_pancreas_seg.training.judge.evaluation import those_seen
+from napari_pancreas_seg.training.judge.seen import those_seen
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the new weights that are tried."""
@@ -60,8 +60,6 @@ ENOUGH = 0.75
 SLICES_PER_PATIENT, COPIES_PER_PATIENT = 24, 200
 TRIAL_UNTIL = 0.4
 """Share of the time after which the trial is over."""
-SHARE_UNTRIED = SHARE_OF_FEW
-"""Share of the new weights that is taken if there is no patient to try it on."""
 READING, AS_IT_IS, TESTING, TEST_GUARD = (
     "reading the cases",
     "scoring the model as it is",
@@ -319,7 +317,7 @@ class _FineTuning:
         """Learn from some patients and test on the others."""
         n = len(self.patients)
         if n < 2:
-            return _Trial(SHARE_UNTRIED)
+            return _Trial(SHARE_OF_FEW)  # there is no patient to try a share on
         held = np.isin(self.slices.patient, self.testing())
         rows = rows_to_score(self.slices, held & self._own, SLICES_PER_PATIENT)
         usual = rows_to_score(self.slices, held & self._copied, SLICES_PER_PATIENT)

@@ -23,12 +23,7 @@ from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
-from napari_pancreas_seg.training.data.layouts.cases import (
-    LabelledCase,
-    MaskFile,
-    VolumeCase,
-    patient_of,
-)
+from napari_pancreas_seg.training.data.layouts.cases import LabelledCase, MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.corrected_cases import CASE_NAME, case_name
 from napari_pancreas_seg.training.data.layouts.listing import few, read_picture
 from napari_pancreas_seg.training.data.layouts.opening import (
@@ -52,6 +47,7 @@ from napari_pancreas_seg.training.judge.scores import (
     summarise,
     summarise_patients,
 )
+from napari_pancreas_seg.training.judge.seen import patients_seen, those_seen
 from napari_pancreas_seg.volume import CTVolume
 
 logger = logging.getLogger(__name__)
@@ -265,33 +261,6 @@ def _load(ct: Path | PancreasSegError, mask: MaskFile, known: Classes) -> tuple[
     if isinstance(ct, PancreasSegError):
         raise ct
     return VolumeCase(stem(mask.path), "", ct, (mask,), known.named).load()
-
-
-def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Patients from whom any of these models has learnt, as their cards say."""
-    return {p for card in cards for p in card.get("training", {}).get("patients", ())}
-
-
-def those_seen(
-    cases: Iterable[LabelledCase | _Case], cards: Iterable[Mapping[str, Any]]
-) -> list[str]:
-    """Patients of cases from whom a model has learnt, whether they or their cases are named."""
-    known = {name for patient in patients_seen(cards) for name in _names(patient)}
-    return sorted({c.patient for c in cases if known & (_names(c.patient) | _names(c.name))})
-
-
-def was_seen(patient: str, seen: Set[str]) -> bool:
-    """Whether a patient is among those, by any name that a CT of theirs may have."""
-    return any(not _names(patient).isdisjoint(_names(known)) for known in seen)
-
-
-def _names(patient: str) -> frozenset[str]:
-    """Names of one patient in NIH Pancreas-CT, in the Decathlon, and of nnU-Net's files."""
-    bare = case_of(patient.removesuffix("_0000"))
-    names = [patient, bare, patient_of(bare)]
-    names.append(re.sub(r"^(pancreas|nih)_(\d{4})(?!\d).*", r"\2", bare, flags=re.I))
-    names.append(re.sub(r"^pancreas_(\d{3})(?!\d).*", r"MSD07_0\1", bare, flags=re.I))
-    return frozenset(name.casefold() for name in names)
 
 
 @dataclass

@@ -21,14 +21,19 @@ import numpy as np
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import save_ct, save_mask
-from napari_pancreas_seg.io.files import all_or_none, explain_os_error, user_folder, write_json
+from napari_pancreas_seg.io.files import (
+    all_or_none,
+    explain_os_error,
+    read_json,
+    user_folder,
+    write_json,
+)
 from napari_pancreas_seg.training.data.layouts.cases import MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
     Listing,
     folders_in,
     left_out,
-    read_json,
 )
 from napari_pancreas_seg.volume import CTVolume
 

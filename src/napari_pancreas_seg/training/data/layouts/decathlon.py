@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.files import read_json
 from napari_pancreas_seg.training.data.layouts.cases import MaskFile, VolumeCase, patient_of
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
     Listing,
     left_out,
-    read_json,
     volumes_in,
 )
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -46,17 +45,6 @@ def few(names: Sequence[str], most: int) -> str:
     """Name a few of many."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PancreasSegError(f"'{path.name}' cannot be read as JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise PancreasSegError(f"'{path.name}' must hold a JSON object.")
-    return data
 
 
 def read_picture(path: Path, *, grey: bool = False) -> Bytes:

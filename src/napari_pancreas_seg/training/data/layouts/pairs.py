@@ -12,6 +12,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.saving import read_sidecar, same_mask, sidecar_path
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
+from napari_pancreas_seg.io.files import read_json
 from napari_pancreas_seg.training.data.layouts.cases import (
     PANCREAS,
     MaskFile,
@@ -25,7 +26,6 @@ from napari_pancreas_seg.training.data.layouts.listing import (
     entries,
     folders_in,
     left_out,
-    read_json,
     volumes_in,
 )
 
