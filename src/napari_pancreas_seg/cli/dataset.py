@@ -18,25 +18,23 @@ if TYPE_CHECKING:
 datasets = group("dataset", "Check a data set before training on it.")
 
 
-Output = Annotated[
-    Path | None,
-    Option(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="Write dataset.json, cases.csv and a picture of each case there.",
-    ),
-]
-NoPictures = Annotated[bool, Option("--no-pictures", help="With -o: write no pictures.")]
-
-
 @command_of(datasets)
 def check(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="A data set.")],
-    output: Output = None,
+    output: Annotated[
+        Path | None,
+        Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            help="Write dataset.json, cases.csv and a picture of each case there.",
+        ),
+    ] = None,
     layout: Layout = None,
     classes: Classes = None,
-    no_pictures: NoPictures = False,
+    no_pictures: Annotated[
+        bool, Option("--no-pictures", help="With -o: write no pictures.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

@@ -12,13 +12,15 @@ from typer import Option
 
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.open import check_screen, run_napari
-from napari_pancreas_seg.cli.options import Device, Model, OutputFolder
+from napari_pancreas_seg.cli.options import Device, Model
 from napari_pancreas_seg.cli.terminal import Bar, quiet
 
 
 @command
 def demo(
-    output: OutputFolder = Path("demo"),
+    output: Annotated[
+        Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
+    ] = Path("demo"),
     view: Annotated[bool, Option("--view", help="Open the result in napari.")] = False,
     model: Model = "default",
     device: Device = "auto",

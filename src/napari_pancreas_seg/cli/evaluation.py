@@ -21,48 +21,47 @@ from napari_pancreas_seg.cli.options import (
 )
 from napari_pancreas_seg.cli.terminal import Bar, echo, echo_page, fail_naming, quiet
 
-CtFolder = Annotated[
-    Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
-]
-References = Annotated[
-    Path | None,
-    Option(metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."),
-]
-Also = Annotated[
-    Path | None,
-    Option(
-        metavar="FOLDER",
-        help="Masks of another program, named like the cases. They are scored too, with the "
-        "paired difference.",
-    ),
-]
-AlsoLabel = Annotated[
-    int | None,
-    Option(
-        "--label", min=1, max=255, help="Label of the pancreas in --also, if it has several organs."
-    ),
-]
-Output = Annotated[
-    Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
-]
-Markdown = Annotated[Path | None, Option(help="Write the figures as Markdown tables to this file.")]
-EveryPatient = Annotated[
-    bool, Option("--every-patient", help="Score the patients the model was trained on too.")
-]
-
 
 @command
 def evaluate(
-    dataset: CtFolder,
-    references: References = None,
+    dataset: Annotated[
+        Path, Argument(metavar="FOLDER", help="A data set of any layout; with --references, CTs.")
+    ],
+    references: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER", help="Masks to compare with, named like their CTs (or CT_pancreas)."
+        ),
+    ] = None,
     model: Model = "default",
-    also: Also = None,
-    label: AlsoLabel = None,
+    also: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Masks of another program, named like the cases. They are scored too, with the "
+            "paired difference.",
+        ),
+    ] = None,
+    label: Annotated[
+        int | None,
+        Option(
+            "--label",
+            min=1,
+            max=255,
+            help="Label of the pancreas in --also, if it has several organs.",
+        ),
+    ] = None,
     classes: Classes = None,
     layout: Layout = None,
-    output: Output = None,
-    markdown: Markdown = None,
-    every_patient: EveryPatient = False,
+    output: Annotated[
+        Path | None, Option("-o", "--output", help="Write the figures to this JSON file.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, Option(help="Write the figures as Markdown tables to this file.")
+    ] = None,
+    every_patient: Annotated[
+        bool, Option("--every-patient", help="Score the patients the model was trained on too.")
+    ] = False,
     threshold: Threshold = None,
     no_postprocess: NoPostprocess = False,
     overwrite: Overwrite = False,

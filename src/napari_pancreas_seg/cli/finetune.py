@@ -24,55 +24,45 @@ Folder = Annotated[
 ]
 
 
-Start = Annotated[str, Option("--model", metavar="MODEL", help="The model to begin with.")]
-Data = Annotated[
-    Path | None,
-    Option(
-        metavar="FOLDER",
-        help="CTs with masks, in any layout that 'dataset check' knows. Default: the cases that "
-        "were added in the window.",
-    ),
-]
-Output = Annotated[
-    Path | None,
-    Option(
-        "-o",
-        "--output",
-        help="The new model: a folder, or a file that ends in .zip. Default: among your own "
-        "models.",
-    ),
-]
-Name = Annotated[str | None, Option(metavar="NAME", help="Name of the new model.")]
-Minutes = Annotated[float, Option(min=0.1, help="Time for everything, trial included.")]
-Steps = Annotated[
-    int | None, Option(min=1, help="Steps instead of minutes: repeatable by the seed.")
-]
-BatchSize = Annotated[int, Option(min=1, help="Slices in a step.")]
-ForgetsAtMost = Annotated[
-    float, Option(min=0, max=1, metavar="DICE", help="Most Dice to lose on usual CTs.")
-]
-Anyway = Annotated[
-    bool, Option("--anyway", help="Keep the new model even if it has forgotten more.")
-]
-JsonProgress = Annotated[bool, Option("--json-progress", hidden=True)]
-"""For a program: a line of JSON for each step and for the result; ends when stdin does."""
-
-
 @command
 def finetune(
-    start: Start = "default",
-    data: Data = None,
+    start: Annotated[
+        str, Option("--model", metavar="MODEL", help="The model to begin with.")
+    ] = "default",
+    data: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="CTs with masks, in any layout that 'dataset check' knows. Default: the cases "
+            "that were added in the window.",
+        ),
+    ] = None,
     classes: Classes = None,
-    output: Output = None,
-    name: Name = None,
-    minutes: Minutes = 10.0,
-    steps: Steps = None,
-    batch_size: BatchSize = 8,
-    forgets_at_most: ForgetsAtMost = 0.02,
-    anyway: Anyway = False,
+    output: Annotated[
+        Path | None,
+        Option(
+            "-o",
+            "--output",
+            help="The new model: a folder, or a file that ends in .zip. Default: among your own "
+            "models.",
+        ),
+    ] = None,
+    name: Annotated[str | None, Option(metavar="NAME", help="Name of the new model.")] = None,
+    minutes: Annotated[float, Option(min=0.1, help="Time for everything, trial included.")] = 10.0,
+    steps: Annotated[
+        int | None, Option(min=1, help="Steps instead of minutes: repeatable by the seed.")
+    ] = None,
+    batch_size: Annotated[int, Option(min=1, help="Slices in a step.")] = 8,
+    forgets_at_most: Annotated[
+        float, Option(min=0, max=1, metavar="DICE", help="Most Dice to lose on usual CTs.")
+    ] = 0.02,
+    anyway: Annotated[
+        bool, Option("--anyway", help="Keep the new model even if it has forgotten more.")
+    ] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
-    json_progress: JsonProgress = False,
+    # For a program: a line of JSON for each step and for the result; ends when stdin does.
+    json_progress: Annotated[bool, Option("--json-progress", hidden=True)] = False,
 ) -> None:
     """Improve a model with your own corrected cases.
 

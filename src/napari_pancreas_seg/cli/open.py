@@ -22,31 +22,25 @@ if TYPE_CHECKING:
     from napari_pancreas_seg.cohort.given import GivenMasks
 
 
-Folder = Annotated[
-    Path, Argument(metavar="FOLDER", help="Folder of CTs, or one that segment wrote.")
-]
-Output = Annotated[
-    Path | None,
-    Option("-o", "--output", metavar="FOLDER", help="Where masks are. Default: as before."),
-]
-Only = Annotated[
-    str | None,
-    Option(metavar="MARK", help="Only cases marked so on the quality page, as look-again."),
-]
-Marks = Annotated[
-    Path | None, Option(metavar="CSV", help="The marks. Default: marks.csv in the folder.")
-]
-
-
 @command
 def open(
-    folder: Folder,
-    output: Output = None,
+    folder: Annotated[
+        Path, Argument(metavar="FOLDER", help="Folder of CTs, or one that segment wrote.")
+    ],
+    output: Annotated[
+        Path | None,
+        Option("-o", "--output", metavar="FOLDER", help="Where masks are. Default: as before."),
+    ] = None,
     masks: MaskFolder = None,
     label: MaskLabel = None,
     by: MaskBy = None,
-    only: Only = None,
-    marks: Marks = None,
+    only: Annotated[
+        str | None,
+        Option(metavar="MARK", help="Only cases marked so on the quality page, as look-again."),
+    ] = None,
+    marks: Annotated[
+        Path | None, Option(metavar="CSV", help="The marks. Default: marks.csv in the folder.")
+    ] = None,
 ) -> None:
     """Open a folder of CTs in napari as a worklist.
 

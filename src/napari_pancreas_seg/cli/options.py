@@ -87,17 +87,6 @@ NoPostprocess = Annotated[
         "the pieces that belong to the gland, where one can lie, and clear tiny ends).",
     ),
 ]
-NoSecondLook = Annotated[
-    bool,
-    Option(
-        "--no-second-look",
-        help="Do not look again at slices with pancreas, closer (default: do so, if the model "
-        "has a network for it).",
-    ),
-]
-OutputFolder = Annotated[
-    Path, Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")
-]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace existing files.")]
 StructuredReport = Annotated[
     bool,

@@ -13,29 +13,27 @@ from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
 from napari_pancreas_seg.cli.terminal import echo, quiet
 
-Folder = Annotated[Path, Argument(metavar="OUT", help="Folder that 'segment FOLDER -o OUT' wrote.")]
-Cts = Annotated[
-    list[Path] | None,
-    Option(help="Folder of the CTs, if it was moved or is not known here; repeatable."),
-]
-Pairs = Annotated[
-    Path | None,
-    Option(
-        metavar="CSV",
-        help="Two CTs of a patient a row, columns 'before' and 'after': write "
-        "OUT/followup.csv too.",
-    ),
-]
-
 
 @command
 def report(
-    folder: Folder,
-    ct: Cts = None,
+    folder: Annotated[
+        Path, Argument(metavar="OUT", help="Folder that 'segment FOLDER -o OUT' wrote.")
+    ],
+    ct: Annotated[
+        list[Path] | None,
+        Option(help="Folder of the CTs, if it was moved or is not known here; repeatable."),
+    ] = None,
     masks: MaskFolder = None,
     label: MaskLabel = None,
     by: MaskBy = None,
-    pairs: Pairs = None,
+    pairs: Annotated[
+        Path | None,
+        Option(
+            metavar="CSV",
+            help="Two CTs of a patient a row, columns 'before' and 'after': write "
+            "OUT/followup.csv too.",
+        ),
+    ] = None,
 ) -> None:
     """Write the quality page OUT/index.html again.
 

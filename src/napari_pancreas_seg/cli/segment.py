@@ -16,7 +16,6 @@ from napari_pancreas_seg.cli.options import (
     MintUids,
     Model,
     NoPostprocess,
-    NoSecondLook,
     Overwrite,
     Series,
     StructuredReport,
@@ -50,82 +49,83 @@ def _format(value: str | None) -> str | None:
     return suffix
 
 
-Output = Annotated[
-    Path,
-    Option("-o", "--output", help="For one CT a file, whose ending is the format; else a folder."),
-]
-Inputs = Annotated[list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")]
-MoreInputs = Annotated[
-    list[Path] | None, Option("-i", "--input", help="The same as INPUT; repeatable.")
-]
-Attention = Annotated[bool, Option("--attention", help="Write the attention maps too.")]
-Probability = Annotated[bool, Option("--probability", help="Write the probability map too.")]
-EverySlice = Annotated[
-    bool,
-    Option(
-        "--every-slice",
-        help="Run on every slice (default: a coarse sweep, then every 3 mm within the pancreas).",
-    ),
-]
-BatchSize = Annotated[
-    int | None, Option(min=1, help="Slices in a batch. Default: chosen for the device.")
-]
-Slices = Annotated[
-    str | None,
-    Option(
-        metavar="A:B",
-        help="Only slices A to B - 1, counted from the feet and from 0. Default: all.",
-    ),
-]
-Format = Annotated[
-    str | None,
-    Option(
-        metavar="SUFFIX",
-        callback=_format,
-        help="Format of the masks in a folder. Default: nii.gz.",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    Option(
-        min=0,
-        max=64,
-        help="Threads that read and write CTs while the network runs. Each keeps one more CT in "
-        "memory. Default: 2; 0 for one CT at a time.",
-    ),
-]
-Scheduler = Annotated[
-    str | None,
-    Option(
-        metavar="ADDRESS",
-        help="Run on the workers of a Dask cluster, such as tcp://node1:8786.",
-    ),
-]
-
-
 @command
 def segment(
-    output: Output,
-    inputs: Inputs = None,
-    input: MoreInputs = None,
+    output: Annotated[
+        Path,
+        Option(
+            "-o", "--output", help="For one CT a file, whose ending is the format; else a folder."
+        ),
+    ],
+    inputs: Annotated[
+        list[Path] | None, Argument(metavar="INPUT", help="CTs, or folders with CTs.")
+    ] = None,
+    input: Annotated[
+        list[Path] | None, Option("-i", "--input", help="The same as INPUT; repeatable.")
+    ] = None,
     model: Model = "default",
-    attention: Attention = False,
-    probability: Probability = False,
+    attention: Annotated[bool, Option("--attention", help="Write the attention maps too.")] = False,
+    probability: Annotated[
+        bool, Option("--probability", help="Write the probability map too.")
+    ] = False,
     no_postprocess: NoPostprocess = False,
-    no_second_look: NoSecondLook = False,
-    every_slice: EverySlice = False,
+    no_second_look: Annotated[
+        bool,
+        Option(
+            "--no-second-look",
+            help="Do not look again at slices with pancreas, closer (default: do so, if the model "
+            "has a network for it).",
+        ),
+    ] = False,
+    every_slice: Annotated[
+        bool,
+        Option(
+            "--every-slice",
+            help="Run on every slice (default: a coarse sweep, then every 3 mm within the "
+            "pancreas).",
+        ),
+    ] = False,
     device: Device = "auto",
-    batch_size: BatchSize = None,
+    batch_size: Annotated[
+        int | None, Option(min=1, help="Slices in a batch. Default: chosen for the device.")
+    ] = None,
     threshold: Threshold = None,
-    slices: Slices = None,
+    slices: Annotated[
+        str | None,
+        Option(
+            metavar="A:B",
+            help="Only slices A to B - 1, counted from the feet and from 0. Default: all.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
-    format: Format = None,
+    format: Annotated[
+        str | None,
+        Option(
+            metavar="SUFFIX",
+            callback=_format,
+            help="Format of the masks in a folder. Default: nii.gz.",
+        ),
+    ] = None,
     series: Series = None,
     force: Force = False,
     mint_uids: MintUids = False,
     report: StructuredReport = False,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
+    workers: Annotated[
+        int | None,
+        Option(
+            min=0,
+            max=64,
+            help="Threads that read and write CTs while the network runs. Each keeps one more CT "
+            "in memory. Default: 2; 0 for one CT at a time.",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        Option(
+            metavar="ADDRESS",
+            help="Run on the workers of a Dask cluster, such as tcp://node1:8786.",
+        ),
+    ] = None,
 ) -> None:
     """Find the pancreas in CTs and write masks.
 

@@ -22,117 +22,103 @@ def _under(heading: str) -> Callable[..., Any]:
 _data, _recipe = _under("What to learn from"), _under("Recipe")
 _length, _split, _machine = _under("How long"), _under("Patients held back"), _under("Machine")
 
-Output = Annotated[
-    Path, Option("-o", "--output", help="Folder for checkpoint, curves and the model.")
-]
-Resume = Annotated[bool, Option("--resume", help="Go on from the checkpoint in the folder.")]
-About = Annotated[
-    Path | None, Option(help="JSON with fields for the card: name, version, licence, citation …")
-]
-Preset = Annotated[
-    str | None,
-    _data(
-        "Classes and recipe of a task: pancreas-tumour, or organs (pancreas, liver, spleen, "
-        "kidneys, stomach, duodenum, gallbladder).",
-        metavar="NAME",
-    ),
-]
-Negatives = Annotated[
-    list[str] | None,
-    _data(
-        "A CT without pancreas, or its slices START to STOP - 1, counted from the feet and from "
-        "0; repeatable.",
-        metavar="FILE[:START[:STOP]]",
-    ),
-]
-Cache = Annotated[
-    Path | None,
-    _data("Where slices of CTs are stored. Default: in the output folder.", metavar="FOLDER"),
-]
-Start = Annotated[str | None, _recipe("Begin with the weights of this model.", metavar="MODEL")]
-Architecture = Annotated[str, _recipe("default, unet or article.")]
-Loss = Annotated[str, _recipe("mixed, or dice (the article's).")]
-Windows = Annotated[
-    list[str] | None,
-    _recipe(
-        "HU window of an input channel, within 0 and 255; repeatable. Default: 0:255, 40:150 and "
-        "80:140.",
-        metavar="LOW:HIGH",
-        show_default=False,
-    ),
-]
-BatchSize = Annotated[int, _recipe("Slices in a step.", min=1)]
-LearningRate = Annotated[float, _recipe("Learning rate after the warm-up.", min=0)]
-Seed = Annotated[int, _recipe("Seed of all random numbers.", min=0)]
-NoPhantoms = Annotated[int, Option("--phantoms", min=0, max=0, hidden=True)]
-"""There are no synthetic CTs in trainings any more; commands that asked for none still run."""
-Steps = Annotated[int, _length("Steps of the whole training.", min=1)]
-StepsPerEpoch = Annotated[int, _length("Steps between two checkpoints and validations.", min=1)]
-Patience = Annotated[
-    int | None,
-    _length(
-        "Stop after this many epochs without a better validation Dice, and keep the network of "
-        "the best epoch.",
-        min=1,
-    ),
-]
-Folds = Annotated[int, _split("Number of parts to split the patients into.", min=2)]
-Fold = Annotated[int | None, _split("The part to validate on, counted from 0. Default: 0.", min=0)]
-AllFolds = Annotated[
-    bool,
-    _split(
-        "Cross-validate: train on every fold, score each patient with the network that never saw "
-        "them, and join the networks to an ensemble.",
-        "--all-folds",
-    ),
-]
-CalibratedBy = Annotated[
-    str | None,
-    _split(
-        "Train on every patient. Take threshold, temperature and confidence from this model, "
-        "which was trained by the same recipe and held patients back.",
-        metavar="MODEL",
-    ),
-]
-Policy = Annotated[
-    str,
-    _machine("Precision: float32, mixed_bfloat16, mixed_float16, or auto (the best for the GPU)."),
-]
-DeviceCount = Annotated[str, _machine("Number of GPUs that share a batch.", metavar="N|all")]
-Deterministic = Annotated[
-    bool, _machine("Compute the same bits every time; slower.", "--deterministic")
-]
-
 
 @command
 def train(
     dataset: DataSetFolder,
-    output: Output,
-    resume: Resume = False,
-    about: About = None,
+    output: Annotated[
+        Path, Option("-o", "--output", help="Folder for checkpoint, curves and the model.")
+    ],
+    resume: Annotated[
+        bool, Option("--resume", help="Go on from the checkpoint in the folder.")
+    ] = False,
+    about: Annotated[
+        Path | None,
+        Option(help="JSON with fields for the card: name, version, licence, citation …"),
+    ] = None,
     layout: Layout = None,
     classes: Classes = None,
-    preset: Preset = None,
-    negatives: Negatives = None,
-    cache: Cache = None,
-    start: Start = None,
-    architecture: Architecture = "default",
-    loss: Loss = "mixed",
-    window: Windows = None,
-    batch_size: BatchSize = 8,
-    learning_rate: LearningRate = 1.5e-3,
-    seed: Seed = 0,
-    steps: Steps = 6000,
-    steps_per_epoch: StepsPerEpoch = 500,
-    patience: Patience = None,
-    folds: Folds = 5,
-    fold: Fold = None,
-    all_folds: AllFolds = False,
-    calibrated_by: CalibratedBy = None,
-    policy: Policy = "auto",
-    devices: DeviceCount = "1",
-    deterministic: Deterministic = False,
-    phantoms: NoPhantoms = 0,
+    preset: Annotated[
+        str | None,
+        _data(
+            "Classes and recipe of a task: pancreas-tumour, or organs (pancreas, liver, spleen, "
+            "kidneys, stomach, duodenum, gallbladder).",
+            metavar="NAME",
+        ),
+    ] = None,
+    negatives: Annotated[
+        list[str] | None,
+        _data(
+            "A CT without pancreas, or its slices START to STOP - 1, counted from the feet and "
+            "from 0; repeatable.",
+            metavar="FILE[:START[:STOP]]",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        _data("Where slices of CTs are stored. Default: in the output folder.", metavar="FOLDER"),
+    ] = None,
+    start: Annotated[
+        str | None, _recipe("Begin with the weights of this model.", metavar="MODEL")
+    ] = None,
+    architecture: Annotated[str, _recipe("default, unet or article.")] = "default",
+    loss: Annotated[str, _recipe("mixed, or dice (the article's).")] = "mixed",
+    window: Annotated[
+        list[str] | None,
+        _recipe(
+            "HU window of an input channel, within 0 and 255; repeatable. Default: 0:255, 40:150 "
+            "and 80:140.",
+            metavar="LOW:HIGH",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, _recipe("Slices in a step.", min=1)] = 8,
+    learning_rate: Annotated[float, _recipe("Learning rate after the warm-up.", min=0)] = 1.5e-3,
+    seed: Annotated[int, _recipe("Seed of all random numbers.", min=0)] = 0,
+    steps: Annotated[int, _length("Steps of the whole training.", min=1)] = 6000,
+    steps_per_epoch: Annotated[
+        int, _length("Steps between two checkpoints and validations.", min=1)
+    ] = 500,
+    patience: Annotated[
+        int | None,
+        _length(
+            "Stop after this many epochs without a better validation Dice, and keep the network of "
+            "the best epoch.",
+            min=1,
+        ),
+    ] = None,
+    folds: Annotated[int, _split("Number of parts to split the patients into.", min=2)] = 5,
+    fold: Annotated[
+        int | None, _split("The part to validate on, counted from 0. Default: 0.", min=0)
+    ] = None,
+    all_folds: Annotated[
+        bool,
+        _split(
+            "Cross-validate: train on every fold, score each patient with the network that never "
+            "saw them, and join the networks to an ensemble.",
+            "--all-folds",
+        ),
+    ] = False,
+    calibrated_by: Annotated[
+        str | None,
+        _split(
+            "Train on every patient. Take threshold, temperature and confidence from this model, "
+            "which was trained by the same recipe and held patients back.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    policy: Annotated[
+        str,
+        _machine(
+            "Precision: float32, mixed_bfloat16, mixed_float16, or auto (the best for the GPU)."
+        ),
+    ] = "auto",
+    devices: Annotated[str, _machine("Number of GPUs that share a batch.", metavar="N|all")] = "1",
+    deterministic: Annotated[
+        bool, _machine("Compute the same bits every time; slower.", "--deterministic")
+    ] = False,
+    # No training has synthetic CTs any more; commands that asked for none still run.
+    phantoms: Annotated[int, Option("--phantoms", min=0, max=0, hidden=True)] = 0,
 ) -> None:
     """Train a model on a data set.
 

@@ -18,15 +18,8 @@ from napari_pancreas_seg.cohort.steps import CaseResult, draw_case, failure, rec
 from napari_pancreas_seg.cohort.strip import FOLDER, strip_path
 from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.result import edited_record
-from napari_pancreas_seg.inference.saving import (
-    is_sidecar,
-    mask_sha256,
-    measured,
-    read_sidecar,
-    recorded_sha256,
-    write_sidecar,
-)
 from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import escaped, write_text
@@ -59,7 +52,7 @@ def write_page(
     records: dict[str, Mapping[str, Any]] = {}
     for row in table.rows():
         case = known.get(row["mask"])
-        record = None if case is None else read_sidecar(case.sidecar)
+        record = None if case is None else saving.read_sidecar(case.sidecar)
         if case is None or record is None or not case.mask.exists():
             continue
         if cases or tell is not None:
@@ -99,7 +92,7 @@ def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult
 def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) -> dict[str, Any]:
     """Measure a case again whose mask was changed, and draw it if its picture is older."""
     picture = strip_path(case.mask)
-    known, sha256 = recorded_sha256(record), mask_sha256(case.mask)
+    known, sha256 = saving.recorded_sha256(record), saving.mask_sha256(case.mask)
     changed = known is not None and known != sha256
     try:
         if case.source == case.mask or not case.source.exists():
@@ -110,18 +103,18 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
         if drawn and not changed:
             return record
         volume = load_ct(case.source, series=case.series, force=case.force)
-        if "sha256" in record.get("source", {}) and not is_sidecar(case.sidecar, volume):
+        if "sha256" in record.get("source", {}) and not saving.is_sidecar(case.sidecar, volume):
             raise PancreasSegError("the mask was made from another CT.")
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
         if changed or known is None:
             now = edited_record(record, mask, volume)
-            pairs = zip(measured(record), measured(now), strict=True)
+            pairs = zip(saving.measured(record), saving.measured(now), strict=True)
             if any(before not in (None, after) for before, after in pairs):  # else it has them
                 record = now
             if changed:
                 record = {**record, "mask_sha256": sha256}
-            write_sidecar(case.sidecar, record, overwrite=True)
+            saving.write_sidecar(case.sidecar, record, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")
         return record

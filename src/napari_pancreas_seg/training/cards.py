@@ -17,14 +17,8 @@ from napari_pancreas_seg.model.bundle import SHARED, Bundle
 from napari_pancreas_seg.model.card import check_card
 from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.judge.calibration import (
-    THRESHOLDS,
-    HeldBack,
-    PredictedSlice,
-    ThresholdScores,
-    calibrate,
-    score_predictions,
-)
+from napari_pancreas_seg.training.judge import calibration
+from napari_pancreas_seg.training.judge.calibration import HeldBack, PredictedSlice
 from napari_pancreas_seg.training.judge.scores import summarise
 
 SOME_SLICES = "some slices of each CT"
@@ -94,7 +88,7 @@ def what_is_scored(held: HeldBack, settings: TrainSettings) -> str:
 
 
 def mean_by_class(
-    scores: ThresholdScores, threshold: float, labels: Mapping[str, int]
+    scores: calibration.ThresholdScores, threshold: float, labels: Mapping[str, int]
 ) -> dict[str, float]:
     """Mean Dice of each class over the patients that have it or were given it."""
     index = scores.thresholds.index(threshold)
@@ -110,9 +104,9 @@ def judged(
     predicted: Sequence[PredictedSlice], labels: Mapping[str, int], what: str, seen: Sequence[str]
 ) -> dict[str, Any]:
     """Calibration and validation for the card."""
-    found = calibrate(predicted)
+    found = calibration.calibrate(predicted)
     threshold = found["threshold"]
-    scores = score_predictions(predicted, found["temperature"], (threshold,))
+    scores = calibration.score_predictions(predicted, found["temperature"], (threshold,))
     dice = {patient: float(values[0]) for patient, values in scores.dice().items()}
     patients = {patient: round(value, 4) for patient, value in dice.items()}
     validation: dict[str, Any] = {"what": what, "patients": patients, **summarise(dice.values())}
@@ -125,9 +119,9 @@ def judged(
 
 def out_of_fold(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
     """Dice of every patient at every threshold."""
-    dice = score_predictions(predicted).dice()
+    dice = calibration.score_predictions(predicted).dice()
     return {
-        "thresholds": list(THRESHOLDS),
+        "thresholds": list(calibration.THRESHOLDS),
         "dice": {patient: np.round(d, 5).tolist() for patient, d in dice.items()},
     }
 

@@ -16,13 +16,8 @@ from napari_pancreas_seg.training.cards import SOME_SLICES, note_seen_before
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_dataset
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.folder import OUT_OF_FOLD, SUMMARY, check_free, fold_folder
-from napari_pancreas_seg.training.judge.calibration import (
-    MOST_BYTES,
-    MOST_SLICES,
-    HeldBack,
-    PredictedSlice,
-    calibrate,
-)
+from napari_pancreas_seg.training.judge import calibration
+from napari_pancreas_seg.training.judge.calibration import PredictedSlice
 from napari_pancreas_seg.training.judge.scores import FAILURE_DICE, at_others_threshold, summarise
 
 
@@ -118,12 +113,12 @@ def _predicted(
     found: list[PredictedSlice] = []
     for fold, member in enumerate(members):
         _, held = run.Split(folds, fold, settings.seed).divide(data.cases)
-        slices = HeldBack(
+        slices = calibration.HeldBack(
             held,
             data.labels,
             settings,
-            most_slices=MOST_SLICES // folds,
-            most_bytes=MOST_BYTES // folds,
+            most_slices=calibration.MOST_SLICES // folds,
+            most_bytes=calibration.MOST_BYTES // folds,
         )
         found += slices.predict(member.network())
     return found
@@ -149,7 +144,7 @@ def _card(
         "licence": cards[0]["licence"],
         **{key: cards[0][key] for key in SHARED if key in cards[0]},
         "members": len(members),
-        **calibrate(predicted),
+        **calibration.calibrate(predicted),
         "training": training,
         "validation": {
             "what": f"of the members, not of the ensemble, which has no patient left: "

@@ -10,17 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.dicom.files import (
-    DicomFile,
-    files_below,
-    find_files,
-    in_threads,
-    is_dicom_file,
-    is_dicom_folder,
-    is_dicom_zip,
-    read_header,
-    samples_below,
-)
+from napari_pancreas_seg.io.dicom import files as dicom_files
+from napari_pancreas_seg.io.dicom.files import DicomFile, is_dicom_file
 from napari_pancreas_seg.io.dicom.geometry import place
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
 from napari_pancreas_seg.io.dicom.seg_read import CLASSES
@@ -35,12 +26,12 @@ from napari_pancreas_seg.io.voxels import reading
 
 def read(path: Path, series: str | int | None = None) -> RawImage:
     """Read the CT that a path stands for."""
-    with _reading(path), find_files(path) as (files, wanted):
+    with _reading(path), dicom_files.find_files(path) as (files, wanted):
         name = path.name
         slices, damaged = _slices(files, wanted)
         if path.is_dir() and not any(stack.is_volume for stack in stacks_of(slices)):
             # A report or a scout above the folders of the series.
-            more, broken = _slices(files_below(path), None)
+            more, broken = _slices(dicom_files.files_below(path), None)
             slices, damaged = slices + more, damaged + broken
         if not slices:
             raise PancreasSegError(
@@ -69,8 +60,8 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
 def is_dicom(path: Path, *, below: bool = True) -> bool:
     """Whether a path stands for DICOM files, as a look at the beginning of a few tells."""
     if path.is_dir():
-        return is_dicom_folder(path, below=below)
-    return is_dicom_file(path) or is_dicom_zip(path)
+        return dicom_files.is_dicom_folder(path, below=below)
+    return is_dicom_file(path) or dicom_files.is_dicom_zip(path)
 
 
 def is_segmentation(path: Path) -> bool:
@@ -95,7 +86,7 @@ def _uid(path: Path, tag: int) -> str:
     """A UID in a DICOM file; empty if it cannot be read."""
     try:
         with _reading(path), open(path, "rb") as file:
-            header, data, _ = read_header(file, [tag])
+            header, data, _ = dicom_files.read_header(file, [tag])
             data.close()
             return str(header[tag].value) if tag in header else ""
     except PancreasSegError:
@@ -117,7 +108,7 @@ def _slices(
                 raise
             return None
 
-    found = in_threads(read_one, files)
+    found = dicom_files.in_threads(read_one, files)
     damaged = [file for file, slices in zip(files, found, strict=True) if slices is None]
     return [item for slices in found for item in slices or ()], damaged
 
@@ -135,7 +126,9 @@ def _damage(files: Sequence[DicomFile]) -> tuple[str, ...]:
 def _split(folder: Path, uid: str, slices: Sequence[Slice]) -> tuple[str, ...]:
     """Note that folders below hold files of the series, too, where none of them was read."""
     known = {item.file.path for item in slices}
-    below, _ = _slices([file for file in samples_below(folder) if file.path not in known], None)
+    below, _ = _slices(
+        [file for file in dicom_files.samples_below(folder) if file.path not in known], None
+    )
     if not uid or all(item.uid != uid for item in below):
         return ()
     return (

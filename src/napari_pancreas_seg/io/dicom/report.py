@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING, Any
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.dicom import seg_write
 from napari_pancreas_seg.io.dicom import uids as dicom_uids
-from napari_pancreas_seg.io.dicom.seg_write import (
-    EMPTY,
-    copy_elements,
-    copy_patient_and_study,
-    series_number,
-)
 from napari_pancreas_seg.io.dicom.segments import MANUFACTURER, plain_text
 from napari_pancreas_seg.io.files import atomic_write
 from napari_pancreas_seg.io.quiet import quiet_libraries
@@ -109,16 +104,16 @@ def _build(
     )
     # highdicom's parameters refuse dates and sexes that break the standard; those of the series
     # are copied as they are written there.
-    evidence = copy_elements(
+    evidence = seg_write.copy_elements(
         seg,
         ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
-        **dict.fromkeys(EMPTY),
+        **dict.fromkeys(seg_write.EMPTY),
     )
     report = sr.Comprehensive3DSR(
         evidence=[evidence, *dicom_uids.header_of(like).datasets],
         content=content[0],
         series_instance_uid=generate_uid(prefix=None),
-        series_number=series_number(source) + 1,
+        series_number=seg_write.series_number(source) + 1,
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -128,9 +123,11 @@ def _build(
         is_complete=True,
         series_description="Measures of a segmentation",
     )
-    scheme = copy_elements(seg, (), CodingSchemeDesignator="99NPS", CodingSchemeName=MANUFACTURER)
+    scheme = seg_write.copy_elements(
+        seg, (), CodingSchemeDesignator="99NPS", CodingSchemeName=MANUFACTURER
+    )
     report.CodingSchemeIdentificationSequence = [scheme]
-    copy_patient_and_study(report, source)
+    seg_write.copy_patient_and_study(report, source)
     return report
 
 
