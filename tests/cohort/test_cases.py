@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,14 +123,14 @@ def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz")
-    listed = Path.iterdir
+    scandir = os.scandir
 
-    def iterdir(folder: Path) -> Iterator[Path]:
-        if folder.name == "P1":
+    def listed(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+        if Path(folder).name == "P1":
             raise PermissionError(13, "no")
-        return listed(folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", listed)
     assert named(tmp_path, root=tmp_path) == {"P1": "P1", "P2/ct.nii.gz": "P2"}
 
 

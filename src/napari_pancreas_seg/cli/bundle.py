@@ -33,7 +33,10 @@ def export(
     """
     from napari_pancreas_seg.model.library import export_bundle
 
-    text = None if licence is None else _read_text(licence)
+    try:
+        text = None if licence is None else licence.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PancreasSegError(f"{licence} cannot be read as text: {error}.") from error
     digest = export_bundle(model, output, licence=text, overwrite=overwrite)
     echo(f"model: {output}")
     echo(f"SHA-256: {digest}")
@@ -100,10 +103,3 @@ def onnx(
         if difference is None
         else f"differs by at most {difference:.1e} from the network"
     )
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PancreasSegError(f"{path} cannot be read as text: {error}.") from error

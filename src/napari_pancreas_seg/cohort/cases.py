@@ -13,7 +13,7 @@ from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
 from napari_pancreas_seg.io.dicom.read import is_segmentation, one_of_each_series
-from napari_pancreas_seg.io.files import check_folder, not_listed
+from napari_pancreas_seg.io.files import check_folder, listed
 from napari_pancreas_seg.io.suffixes import list_suffixes
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
 
 
 def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
-    items = _list(folder)
+    items = [folder / item.name for item in listed(folder)]
     if _holds_slices(folder, below=False):
         return {folder: stem(folder)}
     found = {item: stem(item) for item in items if _is_ct(item)}
@@ -198,14 +198,6 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     return {item: found[item] for item in sorted(found)}
 
 
-def _list(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing hidden."""
-    try:
-        return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
-    except OSError as error:
-        raise not_listed(folder, error) from error
-
-
 def _of_patient(folder: Path) -> dict[Path, str]:
     """The CT of a patient, named after the folder; of several, their own names are added."""
     try:
@@ -222,7 +214,8 @@ def _of_patient(folder: Path) -> dict[Path, str]:
 
 def _below(folder: Path, depth: int) -> list[Path]:
     """CTs in a folder, or in those below it; not its masks."""
-    items = [item for item in _list(folder) if item.name.lower() not in _MASK_FOLDERS]
+    names = [item.name for item in listed(folder)]
+    items = [folder / name for name in names if name.lower() not in _MASK_FOLDERS]
     found = [item for item in items if not item.is_dir() and _is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]

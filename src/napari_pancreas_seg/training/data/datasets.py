@@ -124,25 +124,24 @@ def load_cases(
     labels: Mapping[str, int],
     *,
     cache: Path | None = None,
-    slice_step_mm: float = SLICE_STEP_MM,
     frame: FrameSpec = DEFAULT_FRAME,
     on_case: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingSlices:
     """Bring the labelled slices of cases, single or whole volumes, to the working scale.
 
     Of a volume, every labelled slice that shows something is kept, the others up to 30 mm from
-    those, and a few farther off; slices closer together than `slice_step_mm` are thinned. `labels`
+    those, and a few farther off; slices closer together than 2.5 mm are thinned. `labels`
     are the values of the targets' classes in the label maps, in this order. With a `cache` folder
     slices are read from there row by row. BadCases names all cases that cannot be used.
     """
     if not cases:
         raise PancreasSegError("There are no cases to train on.")
-    how = {"labels": dict(labels), "step_mm": slice_step_mm, "frame": working_frame(frame)}
+    how = {"labels": dict(labels), "step_mm": SLICE_STEP_MM, "frame": working_frame(frame)}
     values = [*labels.values()]
     parts: list[TrainingSlices] = []
     problems: list[str] = []
     for done, case in enumerate(cases, start=1):
-        make = partial(_rows_of, case, values, working_frame(frame), slice_step_mm)
+        make = partial(_rows_of, case, values, working_frame(frame))
         try:
             rows = make() if cache is None else cached_rows(cache, case_key(case, how), make)
         except BadCases as error:
@@ -155,9 +154,7 @@ def load_cases(
     return TrainingSlices.join(parts)
 
 
-def _rows_of(
-    case: LabelledCase, values: Sequence[int], frame: FrameSpec, step_mm: float
-) -> CachedRows:
+def _rows_of(case: LabelledCase, values: Sequence[int], frame: FrameSpec) -> CachedRows:
     """Slices and targets of a case."""
     try:
         volume, mask = case.load()
@@ -165,7 +162,7 @@ def _rows_of(
             range(len(mask)) if case.slices is None else sorted({*case.slices}), np.intp
         )
         shown = np.array([np.isin(mask[z], values).any() for z in labelled], bool)
-        chosen = choose_slices(labelled, shown, volume.spacing[0], step_mm)
+        chosen = choose_slices(labelled, shown, volume.spacing[0], SLICE_STEP_MM)
         placed = place_frame(volume.hu, volume.spacing, frame)
     except PancreasSegError as error:
         raise BadCases.of(case.name, error) from error

@@ -32,7 +32,7 @@ from napari_pancreas_seg.training.fit.augmentation import Augment
 from napari_pancreas_seg.training.fit.batches import training_batches
 from napari_pancreas_seg.training.fit.devices import Devices
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
-from napari_pancreas_seg.training.fit.trainer import TrainingModel, build_from, make_trainer
+from napari_pancreas_seg.training.fit.trainer import TrainingModel, make_trainer
 
 ChangeWeights = Callable[[Sequence[Array]], Sequence[Array]]
 """Makes other weights of a network's, in the order of Keras's `get_weights`."""
@@ -181,7 +181,9 @@ class _Training:
         with closing(batches), self.devices.scope():
             for batch in batches:
                 if self.devices.replicas > 1 and not losses:
-                    build_from(self.trainer, batch)
+                    # Keras cannot tell the shapes of its input from a batch that is split.
+                    shapes = {n: keras.KerasTensor(v.shape, str(v.dtype)) for n, v in batch.items()}
+                    self.trainer(shapes)
                 logs = self.trainer.train_on_batch(self.devices.split(batch), return_dict=True)
                 losses.append(float(logs["loss"]))
                 state.step += 1

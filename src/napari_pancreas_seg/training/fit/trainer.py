@@ -8,7 +8,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.predictor import windowed
 from napari_pancreas_seg.model.attention_unet import build
@@ -94,11 +93,6 @@ def make_trainer(settings: TrainSettings, devices: Devices, start: Bundle | None
         )
         optimizer.build(trainer.trainable_variables)
     return trainer
-
-
-def build_from(trainer: TrainingModel, batch: dict[str, Array]) -> None:
-    """Tell a trainer the shapes of its input: Keras cannot tell them from a batch that is split."""
-    trainer({n: keras.KerasTensor(v.shape, str(v.dtype)) for n, v in batch.items()})
 
 
 def begin_with(network: keras.Model, start: Bundle) -> None:

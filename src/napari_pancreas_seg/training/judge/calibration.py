@@ -278,15 +278,12 @@ def calibrate(predicted: Sequence[PredictedSlice]) -> dict[str, Any]:
         ranked = stats.spearmanr(expected, true).statistic
         confidence["spearman"] = round(float(ranked), 4)
     if probability.size:
-        confidence["error_before"] = _error(probability, target)
-        confidence["error_after"] = _error(tempered(probability, temperature), target)
+        after = tempered(probability, temperature)
+        confidence["error_before"] = round(calibration_error(probability, target), 4)
+        confidence["error_after"] = round(calibration_error(after, target), 4)
     confidence["slices"] = len(predicted)
     confidence["patients"] = len({one.patient for one in predicted})
     return {"temperature": temperature, "threshold": threshold, "confidence": confidence}
-
-
-def _error(probability: Array, target: Array) -> float:
-    return round(calibration_error(probability.ravel(), target.ravel()), 4)
 
 
 def _near_either_mask(predicted: Sequence[PredictedSlice]) -> tuple[Array, Array]:
@@ -315,6 +312,7 @@ def _best_temperature(probability: Array, target: Array) -> float:
 
 def calibration_error(probability: Array, target: Array) -> float:
     """Expected calibration error: mean gap between probability and frequency (Naeini 2015)."""
+    probability, target = probability.ravel(), target.ravel()
     index = np.clip((probability * BINS).astype(int), 0, BINS - 1)
     gap = np.bincount(index, probability, BINS) - np.bincount(index, target, BINS)
     return float(np.abs(gap).sum() / len(probability))

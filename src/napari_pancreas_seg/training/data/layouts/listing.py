@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from napari_pancreas_seg.arrays import Bytes
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import SUFFIXES, suffix_of
-from napari_pancreas_seg.io.files import explain_os_error
+from napari_pancreas_seg.io.files import listed
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase
 
 
@@ -58,32 +57,15 @@ def read_picture(path: Path, *, grey: bool = False) -> Bytes:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def entries(folder: Path) -> list[Path]:
-    """List a folder by name, without hidden files: macOS leaves ``._NAME`` beside every NAME."""
-    return [folder / item.name for item in _scan(folder)]
-
-
 def folders_in(folder: Path) -> list[Path]:
     """Folders in a folder, by name."""
-    return [folder / item.name for item in _scan(folder) if item.is_dir()]
+    return [folder / item.name for item in listed(folder) if item.is_dir()]
 
 
 def volumes_in(folder: Path) -> dict[str, Path]:
     """CTs, masks and maps in a folder, by their names without the ending."""
     return {
         item.name[: -len(suffix_of(Path(item.name)))]: folder / item.name
-        for item in _scan(folder)
+        for item in listed(folder)
         if item.name.lower().endswith(SUFFIXES) and not item.is_dir()
     }
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    # An entry knows whether it is a folder: asking the disk 100,000 times takes minutes.
-    try:
-        with os.scandir(folder) as items:
-            found = [item for item in items if not item.name.startswith(".")]
-    except OSError as error:
-        raise PancreasSegError(
-            f"The folder '{folder}' cannot be read: {explain_os_error(error)}."
-        ) from error
-    return sorted(found, key=lambda item: item.name)

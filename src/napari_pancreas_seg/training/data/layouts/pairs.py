@@ -12,7 +12,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.saving import read_sidecar, same_mask, sidecar_path
 from napari_pancreas_seg.io import is_dicom, stem
 from napari_pancreas_seg.io.dicom.read import is_segmentation
-from napari_pancreas_seg.io.files import read_json
+from napari_pancreas_seg.io.files import listed, read_json
 from napari_pancreas_seg.training.data.layouts.cases import (
     PANCREAS,
     MaskFile,
@@ -23,7 +23,6 @@ from napari_pancreas_seg.training.data.layouts.decathlon import is_described, la
 from napari_pancreas_seg.training.data.layouts.listing import (
     DataSetLayout,
     Listing,
-    entries,
     folders_in,
     left_out,
     volumes_in,
@@ -169,7 +168,7 @@ def _two_folders(folder: Path) -> tuple[Path, Path] | None:
 def _cts(folder: Path) -> dict[str, Path]:
     """Volumes, folders that hold DICOM files and zips of such, by name."""
     found = volumes_in(folder)
-    for item in entries(folder):
+    for item in (folder / entry.name for entry in listed(folder)):
         if (item.is_dir() or item.suffix.lower() == ".zip") and is_dicom(item):
             found.setdefault(stem(item), item)
     return found
@@ -178,7 +177,7 @@ def _cts(folder: Path) -> dict[str, Path]:
 def _masks(folder: Path) -> dict[str, Path]:
     """Volumes and DICOM segmentations, by name."""
     found = volumes_in(folder)
-    for item in entries(folder):
+    for item in (folder / entry.name for entry in listed(folder)):
         if item.suffix.lower() == ".dcm" and is_segmentation(item):
             found.setdefault(stem(item), item)
     return found
