@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.files import write_json
+from napari_pancreas_seg.io.files import read_json, write_json
 from napari_pancreas_seg.model.bundle import SHARED, Bundle, join_weights, load_bundle, save_bundle
 from napari_pancreas_seg.model.card import MOST_MEMBERS
 from napari_pancreas_seg.training import run
@@ -81,7 +80,7 @@ def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
     patients: dict[str, list[float]] = {}
     for path in (Path(folder) / OUT_OF_FOLD for folder in folders):
         if path.exists():
-            patients |= json.loads(path.read_text(encoding="utf-8"))["dice"]
+            patients |= read_json(path)["dice"]
     return at_others_threshold(patients)
 
 

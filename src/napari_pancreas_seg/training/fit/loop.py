@@ -101,8 +101,8 @@ def fit(
     folder: Path,
     *,
     score: Callable[[keras.Model], dict[str, Any]] | None = None,
-    report: Callable[[list[dict[str, Any]]], None] | None = None,
-    on_step: Callable[[str, int, int], None] | None = None,
+    report: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    on_step: Callable[[str, int, int], None] = lambda progress, step, steps: None,
     resume: bool = False,
     start: Bundle | None = None,
     change_weights: ChangeWeights | None = None,
@@ -130,8 +130,7 @@ def fit(
             checkpoint.save(training.variables, state)
         training.finish_epoch(score)
         checkpoint.save(training.variables, state)
-        if report is not None:
-            report(state.history)
+        report(state.history)
     return training.result(), state.history
 
 
@@ -170,7 +169,7 @@ class _Training:
         """Everything that a step changes."""
         return [*self.trainer.variables, *self.trainer.optimizer.variables]
 
-    def epoch(self, on_step: Callable[[str, int, int], None] | None) -> dict[str, Any]:
+    def epoch(self, on_step: Callable[[str, int, int], None]) -> dict[str, Any]:
         """Train to the next checkpoint; return the epoch's line of the history."""
         state, settings = self.state, self.settings
         first = state.step
@@ -188,17 +187,16 @@ class _Training:
                 losses.append(float(logs["loss"]))
                 state.step += 1
                 elapsed = time.perf_counter() - started
-                if on_step is not None:
-                    seconds = (settings.steps - state.step) * elapsed / len(losses)
-                    left = datetime.timedelta(seconds=round(seconds))
-                    speed = len(losses) * settings.batch_size / elapsed
-                    progress = f"loss {np.mean(losses):.3f}, {speed:.1f} images/s, {left} left"
-                    on_step(progress, state.step, settings.steps)
+                seconds = (settings.steps - state.step) * elapsed / len(losses)
+                left = datetime.timedelta(seconds=round(seconds))
+                speed = len(losses) * settings.batch_size / elapsed
+                progress = f"loss {np.mean(losses):.3f}, {speed:.1f} images/s, {left} left"
+                on_step(progress, state.step, settings.steps)
         loss = float(np.mean(losses))
         if not np.isfinite(loss):
             raise PancreasSegError("The loss is no longer a number; lower the learning rate.")
         line = {"step": state.step, "loss": loss, "seconds": round(elapsed, 1)}
-        line["images_per_second"] = round(len(losses) * settings.batch_size / elapsed, 2)
+        line["images_per_second"] = round(speed, 2)
         return line
 
     def finish_epoch(self, score: Callable[[keras.Model], dict[str, Any]] | None) -> None:
