@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.arrays import Array
+from napari_pancreas_seg.cohort import resume
 from napari_pancreas_seg.cohort.cases import Case
-from napari_pancreas_seg.cohort.resume import (
-    PreviousResult,
-    check_free,
-    find_previous,
-    source_stamp,
-)
 from napari_pancreas_seg.cohort.strip import draw_strip, strip_path
 from napari_pancreas_seg.errors import PancreasSegError, why_failed
 from napari_pancreas_seg.inference import segment as segmentation
@@ -108,11 +103,11 @@ class CaseSegmenter:
         if work.result is None:
             self.write(work)
 
-    def begin(self, work: CaseInWork) -> PreviousResult | None:
+    def begin(self, work: CaseInWork) -> resume.PreviousResult | None:
         """Finish a case that is certainly done; refuse it if files are in the way."""
         previous = self.previous(work.case)
         if previous is None:
-            check_free(work.case, self.outputs)
+            resume.check_free(work.case, self.outputs)
         elif previous.done:
             work.finish(_done_before(previous))
         return previous
@@ -132,7 +127,7 @@ class CaseSegmenter:
         previous = self.begin(work)
         if work.result is not None:
             return
-        stamp = source_stamp(case.source, case.series)  # before reading: later changes tell
+        stamp = resume.source_stamp(case.source, case.series)  # before reading: later changes tell
         volume = load_ct(case.source, series=case.series, force=case.force)
         if previous is not None and previous.difference is None:
             if is_sidecar(case.sidecar, volume):
@@ -182,7 +177,7 @@ class CaseSegmenter:
         # Asked again: another attempt, another command, or a person, may have been here since.
         if (done := self._made_meanwhile(case, volume)) is not None:
             return done
-        interrupted = check_free(case, outputs)
+        interrupted = resume.check_free(case, outputs)
         try:
             files, record = save_result(
                 found,
@@ -211,11 +206,11 @@ class CaseSegmenter:
             return _done_before(previous)
         return None
 
-    def previous(self, case: Case) -> PreviousResult | None:
+    def previous(self, case: Case) -> resume.PreviousResult | None:
         """The result of an earlier run, if it may stay; files in the way are refused."""
         if not self.outputs.resume:
             return None
-        previous = find_previous(case, self.card, self.options, self.outputs)
+        previous = resume.find_previous(case, self.card, self.options, self.outputs)
         if previous is None or previous.difference is None:
             return previous
         if not self.outputs.overwrite:
@@ -223,7 +218,7 @@ class CaseSegmenter:
         return None
 
 
-def _done_before(previous: PreviousResult) -> CaseResult:
+def _done_before(previous: resume.PreviousResult) -> CaseResult:
     """The result of an earlier run."""
     case = previous.case
     return replace(recorded(case, previous.record, (case.mask, case.sidecar)), before=True)

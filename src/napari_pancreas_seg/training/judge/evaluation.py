@@ -23,20 +23,11 @@ from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_mask, stem
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.model.attention_unet import gflop_per_slice
+from napari_pancreas_seg.training.data.layouts import opening, pairs
 from napari_pancreas_seg.training.data.layouts.cases import LabelledCase, MaskFile, VolumeCase
 from napari_pancreas_seg.training.data.layouts.corrected_cases import CASE_NAME, case_name
 from napari_pancreas_seg.training.data.layouts.listing import few, read_picture
-from napari_pancreas_seg.training.data.layouts.opening import (
-    PATIENTS,
-    DataSet,
-    open_for_model,
-    read_patients,
-)
-from napari_pancreas_seg.training.data.layouts.pairs import (
-    case_of,
-    match_references,
-    notes_of_pairs,
-)
+from napari_pancreas_seg.training.data.layouts.opening import DataSet
 from napari_pancreas_seg.training.data.layouts.slices import LAYOUT as SLICE_LAYOUT
 from napari_pancreas_seg.training.data.layouts.slices import NOMINAL_SPACING_MM, SliceRecord
 from napari_pancreas_seg.training.judge.scores import (
@@ -126,7 +117,7 @@ def evaluate(
     if references is not None:
         cases, how = _pairs(Path(folder), Path(references), loaded.classes)
     else:
-        data = open_for_model(folder, loaded.card, labels, layout=layout)
+        data = opening.open_for_model(folder, loaded.card, labels, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
         how |= {"notes": " ".join(data.notes)} if data.notes else {}
         made = [f"{name} is {' + '.join(of)}" for name, of in data.classes.items() if of[1:]]
@@ -231,28 +222,30 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
     if len(known) > 1:
         meant = {value: name for name, value in known.named.items()}
         how["references"] = f"values taken as the model's: {known.named}"
-    found = match_references(folder, references)
-    n = Counter(case_of(name) for _, name, _ in found)
+    found = pairs.match_references(folder, references)
+    n = Counter(pairs.case_of(name) for _, name, _ in found)
     both = folder.resolve().parent  # as a data set with two folders has it
     beside = both if both == references.resolve().parent else folder
-    place = folder if (folder / PATIENTS).is_file() else beside
+    place = folder if (folder / opening.PATIENTS).is_file() else beside
     try:
-        patients, more = read_patients(place, n.keys())
+        patients, more = opening.read_patients(place, n.keys())
     except PancreasSegError:
         if place == folder:
             raise
         patients, more = {}, ()  # a table of that name above may be about something else
-    notes = more + notes_of_pairs((mask, of) for mask, of, ct in found if isinstance(ct, Path))
+    notes = more + pairs.notes_of_pairs(
+        (mask, of) for mask, of, ct in found if isinstance(ct, Path)
+    )
     how |= {"notes": " ".join(notes)} if notes else {}
     cases = []
     for mask, of, ct in found:
-        name = case_of(of)  # as trainings name it, so that a card tells who was seen
+        name = pairs.case_of(of)  # as trainings name it, so that a card tells who was seen
         if n[name] > 1:
             ct = PancreasSegError(f"{mask.name} is one of several references of {name}; keep one.")
             name = stem(mask)
         nih = re.match(r"PANCREAS_\d+", name)  # which its slices share; else a CT is a patient
         load = partial(_load, ct, MaskFile(mask, meant), known)
-        patient = patients.get(case_of(of), nih[0] if nih else name)
+        patient = patients.get(pairs.case_of(of), nih[0] if nih else name)
         cases.append(_Case(name, patient, of, load))
     return cases, how
 
