@@ -37,7 +37,6 @@ def run_demo(
     progress: Callable[[Progress], None] | None = None,
 ) -> DemoResult:
     """Segment the synthetic sample CT, and write everything that a run can give."""
-    folder = Path(folder)
     make_folder(folder)
     sample = load_sample()
     ct_path = io.save_ct(sample.volume, folder / "phantom_ct.nii.gz", overwrite=True)

@@ -64,7 +64,9 @@ def _compare(
         if known[name]["status"] == "failed":
             yield head | {"reason": f"'{name}' failed."}
             return
-    limits = json.loads(resources.files("napari_pancreas_seg.data").joinpath(_LIMITS).read_text())
+    # Standard deviation within a patient of each measure, between two models.
+    known_sd = resources.files("napari_pancreas_seg.data").joinpath("repeatability.json")
+    limits = json.loads(known_sd.read_text())
     for measure in MEASURES:
         first, second = known[before][measure], known[after][measure]
         if not first or not second:
@@ -85,7 +87,3 @@ def _compare(
                 "beyond_limit": "yes" if abs(new - old) > limit else "no",
             }
         yield head | row
-
-
-_LIMITS = "repeatability.json"
-"""Standard deviation within a patient of each measure, between two models."""

@@ -40,7 +40,6 @@ def cross_validate(
         raise PancreasSegError(
             f"The networks of 2 to {MOST_MEMBERS} folds can be joined to an ensemble, not {folds}."
         )
-    output = Path(output)
     check_free(output, bool(options.get("resume")), folds=True)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     for fold in range(folds):

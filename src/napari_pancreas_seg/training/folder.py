@@ -27,12 +27,12 @@ LENGTH = ("steps", "patience", "averaging")
 
 def is_done(output: Path) -> bool:
     """Whether a folder holds a training that came to its end."""
-    return (Path(output) / OUT_OF_FOLD).exists() and (Path(output) / BUNDLE).is_dir()
+    return (output / OUT_OF_FOLD).exists() and (output / BUNDLE).is_dir()
 
 
 def fold_folder(output: Path, fold: int) -> Path:
     """Folder of one fold's training."""
-    return Path(output) / f"fold{fold}"
+    return output / f"fold{fold}"
 
 
 def claim(output: Path, recipe: dict[str, Any], resume: bool, once: bool) -> bool:

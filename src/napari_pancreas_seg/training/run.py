@@ -104,7 +104,6 @@ def train(
     `cache`, slices need not fit into memory. `log` gets the beginning, what is noticed, and
     every epoch; `show` what goes on, and how much of it is done.
     """
-    output = Path(output)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     before = folder.recipe_in(output) if resume else None
     if before and settings.policy == "auto":  # which may mean another one on another machine
@@ -216,7 +215,7 @@ def epoch_line(line: Mapping[str, Any]) -> str:
 def default_cache(data: DataSet, output: Path) -> Path | None:
     """Where training slices are kept: beside the result for whole volumes, else in memory."""
     if any(isinstance(case, VolumeCase) for case in data.cases):
-        return Path(output) / "cache"
+        return output / "cache"
     return None
 
 

@@ -58,7 +58,7 @@ class Checkpoint:
     """Saves and restores a training, in one file that is replaced atomically."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / CHECKPOINT
+        self.path = folder / CHECKPOINT
 
     def save(self, variables: list[Any], state: TrainingState) -> None:
         """Write all variables and the state."""

@@ -73,11 +73,6 @@ class PredictedSlice:
         """Share of each of the frame's pixels that each class has, from 0 to 1."""
         return np.asarray(self.shares / 255, np.float32)
 
-    def on_slice(self, temperature: float = 1.0) -> Array:
-        """Probability of each class on the slice's own grid, shape (C, 1, Y, X)."""
-        rows, columns = self.frame.out_of()
-        return np.asarray(rows @ tempered(self.probability, temperature) @ columns.T)[:, None]
-
 
 class HeldBack:
     """Labelled slices of the cases that validate, in memory: evenly spread, if not all of them."""
@@ -255,7 +250,9 @@ def score_predictions(
     """Overlap per patient on the slices' own grids, for every threshold."""
     scores = ThresholdScores(thresholds)
     for one in predicted:
-        scores.add(one.patient, one.on_slice(temperature), one.mask, one.values)
+        rows, columns = one.frame.out_of()
+        on_slice = rows @ tempered(one.probability, temperature) @ columns.T  # (C, Y, X)
+        scores.add(one.patient, on_slice[:, None], one.mask, one.values)
     return scores
 
 

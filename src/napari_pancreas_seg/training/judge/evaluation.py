@@ -115,7 +115,7 @@ def evaluate(
             "--also compares the pancreas alone, and this model finds other organs: leave it out."
         )
     if references is not None:
-        cases, how = _pairs(Path(folder), Path(references), loaded.classes)
+        cases, how = _pairs(folder, references, loaded.classes)
     else:
         data = opening.open_for_model(folder, loaded.card, labels, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)

@@ -151,12 +151,7 @@ class VolumeCase:
 def _values(labels: Labels) -> tuple[int, ...]:
     """Values in a label map but 0."""
     box = bounding_box(labels)
-    if box is None:
-        return ()
-    present = np.zeros(256, bool)
-    for plane in labels[box]:
-        present[plane] = True
-    return tuple(int(value) for value in np.flatnonzero(present) if value)
+    return () if box is None else tuple(int(value) for value in np.unique(labels[box]) if value)
 
 
 def patient_of(name: str) -> str:

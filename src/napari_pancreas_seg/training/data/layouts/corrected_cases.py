@@ -83,7 +83,6 @@ def add_corrected_case(
     `patient` is a pseudonym, if several CTs show one patient. `labels` say what the mask's values
     mean, the same for all cases of a store.
     """
-    folder = Path(folder)
     slices = _checked(volume, mask, reviewed, labels)
     digest = voxel_hash(volume)
     known = _find(folder, digest)
@@ -111,7 +110,7 @@ def add_corrected_case(
 def list_corrected_cases(folder: Path) -> list[CorrectedCase]:
     """List the cases of a store, by name; what is not whole is left out."""
     found = []
-    for path in sorted(Path(folder).glob(f"*/{CASE}")):
+    for path in sorted(folder.glob(f"*/{CASE}")):
         try:
             case = read_corrected_case(path.parent)
         except PancreasSegError:
@@ -123,12 +122,12 @@ def list_corrected_cases(folder: Path) -> list[CorrectedCase]:
 
 def find_corrected_case(folder: Path, volume: CTVolume) -> CorrectedCase | None:
     """Find the case of a CT in a store, None if it is not there; looks at every voxel."""
-    return _find(Path(folder), voxel_hash(volume))
+    return _find(folder, voxel_hash(volume))
 
 
 def remove_corrected_case(folder: Path, name: str) -> None:
     """Remove a case from a store."""
-    case = Path(folder) / name
+    case = folder / name
     if Path(name).name != name or not (case / CASE).is_file():
         raise PancreasSegError(f"There is no case '{name}' among the corrections.")
     try:

@@ -76,7 +76,6 @@ class SliceRecord:
 
 def read_slice_layout(folder: Path) -> list[SliceRecord]:
     """List the slices of a folder in the slice layout."""
-    folder = Path(folder)
     rows = read_rows(folder / "manifest.csv", {"name", "patient", "crop_margin_px"})
     spacing = _read_spacing(folder / "spacing.csv")
     return [_record(folder, row, spacing) for row in rows]
