@@ -34,8 +34,7 @@ def draw_overview(
     title: str | None = None,
 ) -> None:
     """Draw a CT, a mask's outline and maps side by side, axial and coronal, as a PNG."""
-    # The Agg canvas without pyplot: no window, no global state, safe in any thread.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # Without pyplot: no window, no global state, safe in any thread.
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -47,7 +46,6 @@ def draw_overview(
     columns = 2 + len(attention)
     z, y, _ = size_mm * INCHES_WIDE / size_mm[2]
     figure = Figure(figsize=(columns * INCHES_WIDE + 0.7, z + y + 1.0), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False, height_ratios=[y, z])
     for axis, row in enumerate(axes):
         index = fullest_slice(mask, reference, axis)

@@ -112,14 +112,7 @@ def _build(
     report = sr.Comprehensive3DSR(
         evidence=[evidence, *dicom_uids.header_of(like).datasets],
         content=content[0],
-        series_instance_uid=generate_uid(prefix=None),
-        series_number=seg_write.series_number(source) + 1,
-        sop_instance_uid=generate_uid(prefix=None),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MANUFACTURER,
-        software_versions=__version__,
-        device_serial_number=__version__,
+        **seg_write.new_series(source, 1),
         is_complete=True,
         series_description="Measures of a segmentation",
     )

@@ -82,7 +82,6 @@ def _build(
     edited: bool,
 ) -> Segmentation:
     from highdicom.seg import Segmentation
-    from pydicom.uid import generate_uid
     from pydicom.valuerep import DSfloat
 
     ordered = like.to_source_order(mask)
@@ -99,14 +98,7 @@ def _build(
         pixel_array=frames,
         segmentation_type="BINARY",
         segment_descriptions=describe_segments(names, card, edited=edited),
-        series_instance_uid=generate_uid(prefix=None),
-        series_number=series_number(first),
-        sop_instance_uid=generate_uid(prefix=None),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MANUFACTURER,
-        software_versions=__version__,
-        device_serial_number=__version__,
+        **new_series(first),
         omit_empty_frames=not with_empty,
         content_label="SEGMENTATION",
         content_description=plain_text(title),
@@ -214,9 +206,19 @@ def copy_patient_and_study(made: Segmentation | Comprehensive3DSR, source: pydic
     made.copy_patient_and_study_information(source)
 
 
-def series_number(dataset: pydicom.Dataset) -> int:
-    """Put the series behind those that come from the scanner."""
+def new_series(source: pydicom.Dataset, place: int = 0) -> dict[str, Any]:
+    """Return highdicom's parameters of a series of ours, behind those that the scanner made."""
+    from pydicom.uid import generate_uid
+
     try:
-        return max(0, int(dataset.get("SeriesNumber") or 0)) % 1_000_000 + 1000
+        number = max(0, int(source.get("SeriesNumber") or 0)) % 1_000_000 + 1000
     except (TypeError, ValueError):
-        return 1000
+        number = 1000
+    return {
+        "series_instance_uid": generate_uid(prefix=None),
+        "series_number": number + place,
+        "sop_instance_uid": generate_uid(prefix=None),
+        "instance_number": 1,
+        **dict.fromkeys(("manufacturer", "manufacturer_model_name"), MANUFACTURER),
+        **dict.fromkeys(("software_versions", "device_serial_number"), __version__),
+    }

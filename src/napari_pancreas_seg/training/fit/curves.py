@@ -58,8 +58,7 @@ def _write_events(history: Sequence[Line], folder: Path) -> None:
 
 def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
     """Loss above, validation Dice below, over the steps."""
-    # The Agg canvas without pyplot: no window, no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # Without pyplot: no window, no global state.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -67,7 +66,6 @@ def _draw(history: Sequence[Line], best: int | None, path: Path) -> None:
     if any("validation_dice" in line for line in history):
         shown.append(("validation_dice", "validation Dice"))
     figure = Figure(figsize=(7.0, 2.6 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0]
     for ax, (name, label) in zip(axes, shown, strict=True):
         _plot(ax, history, name, marker=".")
