@@ -101,10 +101,10 @@ def describe_segments(
     ]
 
 
-def plain_text(value: object, length: int = 64) -> str:
+def plain_text(value: object) -> str:
     """Bring text to what every character set and DICOM's long string can hold."""
     text = str(value).replace("\\", "/").encode("ascii", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in text).strip()[:length] or "unknown"
+    return "".join(c if c.isprintable() else " " for c in text).strip()[:64] or "unknown"
 
 
 def _meaning(name: str) -> _Meaning:
