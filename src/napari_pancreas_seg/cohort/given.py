@@ -18,6 +18,7 @@ from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_o
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import all_or_none, not_listed
 from napari_pancreas_seg.io.suffixes import DICOM, VOLUME
+from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume
 
 _OF_THE_CT = re.compile(r"_0000$|[-_. ](ct|image|img|volume)$", re.IGNORECASE)
@@ -65,7 +66,7 @@ class GivenMasks:
 
     def pancreas(self, labels: Labels, name: str) -> Labels:
         """The pancreas (Z, Y, X) in what a file holds."""
-        values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+        values = np.flatnonzero(voxels_by_label(labels)[1:]) + 1
         if self.value is not None:
             if len(values) and self.value not in values:
                 raise PancreasSegError(

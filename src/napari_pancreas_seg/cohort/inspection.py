@@ -12,6 +12,7 @@ from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import acquisition_and_warnings
 from napari_pancreas_seg.inference.scan_context import THICK_MM, body_in, ct_warnings
+from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 Findings = dict[str, Any]
@@ -90,7 +91,7 @@ def _values(values: Array) -> dict[str, float]:
 
 
 def _labels(mask: Array, volume: OnSourceGrid) -> Findings:
-    counts = np.bincount(mask.ravel(), minlength=256)
+    counts = voxels_by_label(mask)
     voxel_ml = volume.grid.voxel_volume_mm3 / 1000
     labels = {
         str(label): {"voxels": int(counts[label]), "volume_ml": round(counts[label] * voxel_ml, 3)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_pancreas_seg.arrays import Array, Box, Floats, Spacing
+from napari_pancreas_seg.arrays import Array, Box, Floats, Indices, Labels, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.mask.centreline import CUTS, TOO_SMALL, Cuts, follow, on_cubes, surface_cm2
 from napari_pancreas_seg.volume import CTVolume, Grid, bounding_box
@@ -32,6 +32,11 @@ _DRAWN = 20
 def volume_ml(mask: Array, grid: Grid) -> float:
     """Volume of a mask (Z, Y, X), non-zero inside, in mL."""
     return float(np.count_nonzero(mask)) * grid.voxel_volume_mm3 / 1000.0
+
+
+def voxels_by_label(labels: Labels) -> Indices:
+    """Count the voxels of each label (256,), a slice at a time: `bincount` counts on in int64."""
+    return sum((np.bincount(z.ravel(), minlength=256) for z in labels), np.zeros(256, np.intp))
 
 
 def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str, Any]:

@@ -284,6 +284,8 @@ class _EvaluationScores:
                 if not self.every_patient:
                     return
             found = find(volume)
+            looks = sum(found.seconds.get(stage, 0.0) for stage in ("network", "second look"))
+            self.seconds.append(looks / len(mask))
             self._count(self.model, case, found, volume, mask)
             if len(self.known) > 1:
                 for name, value in zip(self.known.names, self.known.values, strict=True):
@@ -294,8 +296,6 @@ class _EvaluationScores:
             logger.debug("a case failed", exc_info=error)
             self.failed[case.name] = why_failed(case.name, error)
             return
-        looks = sum(found.seconds.get(stage, 0.0) for stage in ("network", "second look"))
-        self.seconds.append(looks / len(mask))
         if self.also is None:
             return
         try:
