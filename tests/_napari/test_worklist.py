@@ -642,7 +642,7 @@ def test_of_drawn_masks_the_last_chosen_one_or_its_duplicate_is_written(
 @pytest.mark.slow
 def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel, folder):
     panel.ahead.value = True
-    app.runs.how = lambda: ("box", Options())
+    app.runs.how = lambda: ("graded", Options())
     work = opened(qtbot, app, panel, folder)
     qtbot.waitUntil(lambda: work.ahead.state == "segmented", timeout=TIMEOUT)
     qtbot.waitUntil(idle(work), timeout=TIMEOUT)
@@ -659,6 +659,10 @@ def test_the_next_case_is_read_and_segmented_meanwhile(qtbot, app, viewer, panel
     assert mask.data.any()
     assert np.array_equal(mask.data, app.session.masks[mask].copy)
     assert not np.shares_memory(mask.data, app.session.masks[mask].copy)
+    before = mask.data.sum()
+    with qtbot.waitSignal(app.rethreshold.done, timeout=TIMEOUT):
+        assert app.rethreshold.ask(mask, 0.2, True), "its result is its own to change"
+    assert mask.data.sum() > before
     work.step(-1)
     qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
     assert work.worklist.cases[1].status is Status.SEGMENTED

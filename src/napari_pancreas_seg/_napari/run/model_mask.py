@@ -40,9 +40,9 @@ class ModelMask:
     def holding(
         cls, reference: GridReference, mask: Bytes, result: Segmentation | None = None
     ) -> ModelMask:
-        """Take a mask (Z, Y, X) for what the model wrote; the array itself is kept."""
+        """Take a mask (Z, Y, X) for what the model wrote; the array is kept, unless read-only."""
         known = cls(reference)
-        known.copy = mask
+        known.copy = mask if mask.flags.writeable else mask.copy()
         known.filled = set(np.flatnonzero(mask.any(axis=(1, 2))).tolist())
         if result is not None:
             known.finish(result)
