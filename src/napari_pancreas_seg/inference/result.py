@@ -261,12 +261,9 @@ def describe(
     }
 
 
-def _measurements(
-    volume: CTVolume, mask: Array, cuts: Cuts, classes: Classes = ONE_CLASS
-) -> dict[str, Any]:
+def _measurements(volume: CTVolume, mask: Array, cuts: Cuts, classes: Classes) -> dict[str, Any]:
     """Measure the pancreas; of classes without one all of the mask, which has no centreline."""
-    known = any(classes.in_gland)
-    return measure(classes.gland(mask), volume, cuts if known else None)
+    return measure(classes.gland(mask), volume, cuts if any(classes.in_gland) else None)
 
 
 def _common(
@@ -311,7 +308,7 @@ def edited_record(
     """Return the record of a mask, edited since it was `made`: measured again, without quality."""
     head, tail = cuts or record["measurements"].get("cuts") or CUTS
     named = {name: part["value"] for name, part in record.get("labels", {}).items()}
-    classes = Classes(tuple(named), tuple(named.values())) if named else ONE_CLASS
+    classes = Classes.of({"labels": named})
     return {
         **record,
         **(_labels(named, mask, volume) if named else {}),

@@ -11,7 +11,6 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Array, Labels
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import suffixes
 from napari_pancreas_seg.io.dicom import seg_write as dicom_seg
 from napari_pancreas_seg.io.dicom.uids import check_uids
 from napari_pancreas_seg.io.files import same_file
@@ -19,6 +18,17 @@ from napari_pancreas_seg.io.itk import write as itk_write
 from napari_pancreas_seg.io.mesh import write as write_surface
 from napari_pancreas_seg.io.nifti import write as nifti_write
 from napari_pancreas_seg.io.raw import MAP_CONTENT, MAP_SLOPE
+from napari_pancreas_seg.io.suffixes import (
+    CSV,
+    DICOM,
+    METAIMAGE,
+    NIFTI,
+    NRRD,
+    SURFACE,
+    WRITTEN,
+    list_suffixes,
+    stem,
+)
 from napari_pancreas_seg.io.table import table_row, write_table
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure
@@ -27,10 +37,10 @@ from napari_pancreas_seg.volume import CTVolume, OnSourceGrid, ScalarMap, Volume
 if TYPE_CHECKING:
     import nibabel
 
-VOLUME_SUFFIXES = suffixes.WRITTEN
+VOLUME_SUFFIXES = WRITTEN
 """Endings of the files that a CT or a map can be written to."""
 
-MASK_SUFFIXES = (*suffixes.WRITTEN, *suffixes.DICOM, *suffixes.SURFACE, *suffixes.CSV)
+MASK_SUFFIXES = (*WRITTEN, *DICOM, *SURFACE, *CSV)
 """Endings of the files that a mask can be written to."""
 
 
@@ -41,20 +51,20 @@ _ROUNDED = 1e-3
 def check_can_save(path: str | Path, like: OnSourceGrid) -> None:
     """Refuse, before any work is done, a format that cannot hold a mask of this CT."""
     name = _writable(path, like, MASK_SUFFIXES).name.lower()
-    if name.endswith(suffixes.DICOM):
+    if name.endswith(DICOM):
         check_uids(like)
-    elif name.endswith((*suffixes.NRRD, *suffixes.METAIMAGE)):
+    elif name.endswith((*NRRD, *METAIMAGE)):
         itk_write.check_axes(like.source.affine, Path(path))
 
 
 def report_path(mask: Path) -> Path:
     """Path of the report of a DICOM-SEG; PancreasSegError for a mask of another format."""
-    if not mask.name.lower().endswith(suffixes.DICOM):
+    if not mask.name.lower().endswith(DICOM):
         raise PancreasSegError(
             f"A report refers to a DICOM-SEG, and '{mask.name}' is not one: its name must end in "
             ".dcm (in a folder: --format dcm), or leave the report out."
         )
-    return mask.with_name(f"{suffixes.stem(mask)}_report.dcm")
+    return mask.with_name(f"{stem(mask)}_report.dcm")
 
 
 def save_mask(
@@ -113,13 +123,13 @@ def save_mask(
         mask = as_uint8(mask)
     ordered = like.to_source_order(mask)
     name = path.name.lower()
-    if name.endswith(suffixes.DICOM):
+    if name.endswith(DICOM):
         dicom_seg.write_segmentation(
             mask, like, path, overwrite=overwrite, card=card, edited=edited, mint_uids=mint_uids
         )
-    elif name.endswith(suffixes.SURFACE):
+    elif name.endswith(SURFACE):
         write_surface(mask, like.grid, path, overwrite=overwrite)
-    elif name.endswith(suffixes.CSV):
+    elif name.endswith(CSV):
         volume = like if isinstance(like, CTVolume) else CTVolume.of_grid(like.grid, like.source)
         row = table_row(like.name, "", measure(mask, volume, cuts))
         write_table([row], path, overwrite=overwrite)
@@ -165,7 +175,7 @@ def save_map(
     if values.size and (values.min() < -_ROUNDED or values.max() > 1 + _ROUNDED):
         raise PancreasSegError("A map holds values from 0 to 1; this one holds others.")
     values = values.clip(0, 1)
-    if path.name.lower().endswith(suffixes.NIFTI):
+    if path.name.lower().endswith(NIFTI):
         stored = np.rint(values / MAP_SLOPE).astype(np.int16)
         array, affine = like.grid_to_source_order(stored, scalar_map.grid)
         header = nifti_write.header_of(array.shape, affine, _world(like))
@@ -196,7 +206,7 @@ def _writable(path: str | Path, like: OnSourceGrid, endings: tuple[str, ...]) ->
     if not isinstance(like, OnSourceGrid):
         raise PancreasSegError("The grid is that of a loaded CT or mask; load it first.")
     if not path.name.lower().endswith(endings):
-        known = suffixes.list_suffixes(endings)
+        known = list_suffixes(endings)
         raise PancreasSegError(f"'{path.name}' cannot be written: its name must end in {known}.")
     check_spared(path, like)
     return path
@@ -212,7 +222,7 @@ def check_spared(path: Path, like: OnSourceGrid) -> None:
 
 
 def _save_like(array: Array, like: OnSourceGrid, path: Path, overwrite: bool) -> None:
-    if not path.name.lower().endswith(suffixes.NIFTI):
+    if not path.name.lower().endswith(NIFTI):
         itk_write.write(array, like.source.affine, path, overwrite=overwrite)
     else:
         nifti_write.write(array, _nifti_header(like), path, overwrite=overwrite)

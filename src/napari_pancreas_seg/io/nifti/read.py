@@ -129,9 +129,10 @@ def _number_type(path: Path, header: Header) -> np.dtype[Any]:
 
 
 def sform_is_empty(header: Any) -> bool:
-    """Whether the matrix that has precedence is all zeros."""
+    """Whether the matrix that has precedence is all zeros, and there is another."""
     rows = np.stack([header[f"srow_{axis}"][:3] for axis in "xyz"])
-    return not np.nan_to_num(rows).any()
+    both = header["sform_code"] > 0 and header["qform_code"] > 0
+    return bool(both and not np.nan_to_num(rows).any())
 
 
 def affine_of(header: Header) -> tuple[Floats, tuple[str, ...]]:
@@ -141,7 +142,7 @@ def affine_of(header: Header) -> tuple[Floats, tuple[str, ...]]:
     notes: list[str] = []
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if sform > 0 and qform > 0 and sform_is_empty(header):
+    if sform_is_empty(header):
         affine = np.asarray(header.get_qform())
         notes.append("The header's sform is empty: the qform places this CT.")
     elif sform > 0 and qform > 0:

@@ -32,7 +32,7 @@ def header_like(source: Any) -> Any:
     header = type(source)(endianness="<")
     for name in _GEOMETRY:
         header[name] = source[name]
-    if header["sform_code"] > 0 and header["qform_code"] > 0 and sform_is_empty(header):
+    if sform_is_empty(header):
         header["sform_code"] = 0  # else programs that prefer it would place the mask nowhere
     return header
 
