@@ -688,6 +688,33 @@ def test_the_question_offers_to_export(qtbot, corrected, monkeypatch, tmp_path):
     assert app.closing.box is None and not window._qt_viewer.isHidden()
 
 
+@pytest.mark.slow
+@pytest.mark.gui
+def test_every_corrected_mask_is_named_and_exported(qtbot, corrected, monkeypatch, tmp_path):
+    app, window, ct = app_of(corrected), corrected.window._qt_window, corrected.layers[0]
+    second = corrected.add_labels(np.zeros(ct.data.shape, np.uint8), name="second")
+    paint(second, 5, 1, 30)
+    assert open_dock(corrected).app is app
+    proposed = []
+
+    def choose(parent, title, path, filters):
+        proposed.append((title, Path(path).name))
+        return str(tmp_path / Path(path).name), "NIfTI (*.nii.gz)"
+
+    monkeypatch.setattr("qtpy.QtWidgets.QFileDialog.getSaveFileName", choose)
+    assert not window.close()
+    box = app.closing.box
+    assert box.text() == "'Labels' and 'second' were corrected and not exported since."
+    next(button for button in box.buttons() if "Export" in button.text()).click()
+    qtbot.waitUntil(lambda: not app.autosave.unexported(), timeout=TIMEOUT)
+    # The second one is not to replace the first.
+    assert proposed == [
+        ("Export 'Labels'", "CT_mask.nii.gz"),
+        ("Export 'second'", "CT_2_mask.nii.gz"),
+    ]
+    assert {path.name for path in tmp_path.glob("*.gz")} == {name for _, name in proposed}
+
+
 @pytest.mark.gui
 def test_what_cannot_be_kept_keeps_the_window_open(qtbot, window, notifications):
     app = app_of(window)

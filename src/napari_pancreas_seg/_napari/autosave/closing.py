@@ -28,7 +28,7 @@ class Closing(QObject):
         self._autosave = autosave
         self._window = weakref.ref(window)
         self._answered = False
-        self.export: Callable[[Labels], None] | None = None  # the dock's; asks where to
+        self.export: Callable[[list[Labels]], None] | None = None  # the dock's; asks where to
         # Filters that came later are asked first; other plugins install theirs early.
         QTimer.singleShot(0, self.install)
 
@@ -40,10 +40,10 @@ class Closing(QObject):
         unasked = self._answered or compat.is_closed_by_script(window)
         try:
             left = [] if unasked else self._autosave.unexported()
-            names = ", ".join(f"'{layer.name}'" for layer in left)
+            names = [f"'{layer.name}'" for layer in left]
         except Exception as error:  # raised from here, it would let the window close
             report(error)
-            names = "Perhaps a mask"
+            names = ["Perhaps a mask"]
         if not names:
             self._autosave.save(now=True)
             return False
@@ -57,14 +57,15 @@ class Closing(QObject):
         if window is not None:
             window.installEventFilter(self)
 
-    def _ask(self, window: Any, names: str) -> None:
+    def _ask(self, window: Any, names: list[str]) -> None:
         if self.box is not None:
             self.box.raise_()
             return
         box = self.box = QMessageBox(window)
         box.setWindowTitle("Corrections that were not exported")
-        box.setText(f"{names} was corrected and not exported since.")
-        box.setInformativeText("What is kept is offered when this CT is opened the next time.")
+        were = "was" if len(names) == 1 else "were"
+        box.setText(f"{' and '.join(names)} {were} corrected and not exported since.")
+        box.setInformativeText("What is kept is offered when its CT is opened the next time.")
         role = QMessageBox.ButtonRole
         keep = box.addButton("Keep and close", role.AcceptRole)
         keep.clicked.connect(lambda: self._close(discard=False))
@@ -84,11 +85,11 @@ class Closing(QObject):
             box.deleteLater()
 
     def _export(self) -> None:
-        """Export the first of them; the window stays, so that one sees it written."""
+        """Export all of them; the window stays, so that one sees them written."""
         export, left = self.export, self._autosave.unexported()
-        if export is not None and left:
+        if export is not None:
             # Not from within the box's own signal.
-            QTimer.singleShot(0, lambda: export(left[0]))
+            QTimer.singleShot(0, lambda: export(left))
 
     def _close(self, *, discard: bool) -> None:
         window = self._window()

@@ -326,9 +326,9 @@ class PancreasDock(QWidget):
         options = replace(self.options_panel.how, device=self.model_panel.device)
         return self.model_panel.model, options
 
-    def _export_unexported(self, layer: Labels) -> None:
+    def _export_unexported(self, layers: list[Labels]) -> None:
         # This dock may have been closed since.
-        open_dock(self._viewer()).export_panel.ask_and_export(layer)
+        open_dock(self._viewer()).export_panel.ask_and_export(*layers)
 
     def _use_model(self, name: str) -> None:
         self.model_panel.use_named(name)

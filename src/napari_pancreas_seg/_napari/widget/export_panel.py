@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from napari.layers import Labels
@@ -54,22 +55,29 @@ class ExportPanel(ui.Panel):
         self.export_button.setEnabled(mask is not None and self._writing is None)
         self.mask_name.setText("No mask yet" if mask is None else f"Mask: {mask.name}")
 
-    def ask_and_export(self, layer: Labels | None = None) -> None:
-        """Ask where to, and export a mask, by default the one that is chosen."""
-        layer = layer or self._session.mask
-        if layer is None:
-            report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
-            return
-        reference = self._session.ct_of(layer)
-        name = "mask" if reference is None else f"{reference.name}_mask"
-        # Where the CT lies, beside a folder that is one; where napari was started, if nowhere.
-        source = None if reference is None else reference.source.path
-        folder = Path() if source is None else Path(source).parent
-        path, chosen = QFileDialog.getSaveFileName(
-            self, f"Export '{layer.name}'", str(folder / f"{name}.nii.gz"), FILTERS
-        )
-        if path:
+    def ask_and_export(self, *layers: Labels) -> None:
+        """Ask where to, and export masks, by default the one that is chosen, until one cancels."""
+        masks = layers or [self._session.mask]
+        taken: list[str] = []
+        for layer in masks:
+            if layer is None:
+                report(PancreasSegError("There is no mask to export yet: run first, or paint one."))
+                return
+            reference = self._session.ct_of(layer)
+            case = "" if reference is None else f"{reference.name}_"
+            # Where the CT lies, beside a folder that is one; where napari was started, if nowhere.
+            source = None if reference is None else reference.source.path
+            folder = Path() if source is None else Path(source).parent
+            name = f"{case}mask.nii.gz"
+            if name in taken:  # by a mask before, which it is not to replace
+                name = f"{case}{len(taken) + 1}_mask.nii.gz"
+            path, chosen = QFileDialog.getSaveFileName(
+                self, f"Export '{layer.name}'", str(folder / name), FILTERS
+            )
+            if not path:
+                return
             target = _named(path, chosen)
+            taken.append(Path(target).name)
             # The dialog has asked about the name that was typed, and about no other.
             overwrite = target == path and Path(path).exists()
             self.export_to(target, overwrite=overwrite, layer=layer)
@@ -94,13 +102,13 @@ class ExportPanel(ui.Panel):
             overwrite=overwrite,
             mint_uids=self.mint_uids.value,
             report=self.report.value,
-            then=self._exported,
+            then=partial(self._exported, layer),
             failed=self._idle,
         )
 
-    def _exported(self, path: Path) -> None:
+    def _exported(self, layer: Labels, path: Path) -> None:
         show_info(f"The mask was written to {path.name}.")
-        if isalive(self) and self._writing is self._session.mask:
+        if isalive(self) and layer is self._session.mask:
             self.status.setText(CHANGED if self._touched else f"Written to {path.name}.")
         self._idle()
 
