@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from napari.layers import Labels, Layer
 
+from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.autosave import store as shelf
 from napari_pancreas_seg._napari.autosave.closing import Closing
+from napari_pancreas_seg._napari.autosave.offers import Offers
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, Unsaved, autosave_folder
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.settings import Settings, settings_path
@@ -110,6 +113,43 @@ def test_a_stroke_during_an_export_is_not_taken_for_exported(
     written = nib.load(tmp_path / "m.nii.gz").get_fdata().sum()
     assert (app.autosave.unexported() == [labels]) == (written != labels.data.sum())
     assert kept_files() or written == labels.data.sum()
+
+
+@pytest.mark.slow
+def test_what_is_kept_last_is_what_is_left(qtbot, app, labels, monkeypatch):
+    """A thread that is slow to write an older state does not put it in a newer one's place."""
+    begun, newer, done, write = threading.Event(), threading.Event(), [], shelf.atomic_write
+
+    @contextlib.contextmanager
+    def slow(path, **how):
+        first = not begun.is_set()
+        begun.set()
+        with write(path, **how) as stream:
+            yield stream
+            if first:
+                newer.wait(0.5)
+        done.append(path)
+        newer.set()
+
+    monkeypatch.setattr(shelf, "atomic_write", slow)
+    put(labels)
+    qtbot.waitUntil(begun.is_set, timeout=TIMEOUT)
+    put(labels, z=6)
+    app.autosave.keep_all()
+    qtbot.waitUntil(lambda: len(done) == 2, timeout=TIMEOUT)
+    assert shelf.read_unsaved(kept_files()[0])[1]["mask"].sum() == 2
+
+
+def test_a_mask_that_goes_while_others_are_looked_for_is_offered(qtbot, viewer):
+    store, look = AutosaveStore(), threading.Event()
+    store.left_behind = lambda: look.wait(TIMEOUT / 1000) and []
+    app = app_of(viewer)
+    offers = Offers(app.session, app.review, app.mending, store, app.background)
+    offers.add(mine := Unsaved("key", "CT", None, store.new_file()))
+    with qtbot.waitSignal(offers.changed, timeout=TIMEOUT):
+        look.set()
+    assert offers.left == [mine]
+    app.close()
 
 
 def test_a_mask_that_is_removed_is_kept_first(qtbot, viewer, app, labels):

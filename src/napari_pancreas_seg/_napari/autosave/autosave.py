@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,7 @@ class Autosave(QObject):
         self._offers = offers
         self._kept: weakref.WeakKeyDictionary[Layer, _Kept] = weakref.WeakKeyDictionary()
         self._busy = self._warned = False
+        self._writing = Lock()
         self._leaving: list[Labels] = []
         self._soon = timer(self, PAUSE_MS, self.save)
         session.mask_changed.connect(self._on_change)
@@ -180,10 +183,14 @@ class Autosave(QObject):
             self._watch.notify()
         jobs = [job for layer in list(self._kept) if (job := self._job(layer)) is not None]
         if jobs and now:
-            self._note([job() for job in jobs])
+            self._note(self._done(jobs))
         elif jobs:
             self._busy = True
-            self._background.submit(lambda: [job() for job in jobs], self._note, self._idle)
+            self._background.submit(partial(self._done, jobs), self._note, self._idle)
+
+    def _done(self, jobs: Iterable[Callable[[], _Kept]]) -> list[_Kept]:
+        with self._writing:  # or what was begun before the last stroke might be written after it
+            return [job() for job in jobs]
 
     def keep_all(self) -> None:
         """Keep every mask with corrections now; a PancreasSegError says if one cannot be kept."""

@@ -68,7 +68,7 @@ class Offers(QObject):
         self._background = background
         self._keys: dict[str, str] = {}
         session.ct_chosen.connect(self._learn_key)
-        background.submit(store.left_behind, self._offer)
+        background.submit(store.left_behind, lambda found: self._offer([*self.left, *found]))
 
     def of(self, reference: GridReference) -> list[Unsaved]:
         """List what was left behind of a CT, as soon as its key is known."""
