@@ -10,6 +10,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QEvent, Qt
 
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.run.past_result import kept_of, past_result
 from napari_pancreas_seg._napari.settings import Settings, settings_path
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg._napari.widget.dialogs import card_html
@@ -246,6 +247,22 @@ def test_a_mask_that_is_selected_is_the_mask(qtbot, dock, viewer):
     with qtbot.waitSignal(dock.app.session.mask_changed, timeout=TIMEOUT):
         first.undo()
     assert told == [first]
+
+
+@pytest.mark.slow
+def test_of_a_restored_mask_the_options_of_the_next_run_stay(qtbot, dock, viewer):
+    labels = run(qtbot, dock, "graded")
+    panel, made = dock.options_panel, dock.app.session.masks[labels]
+    made.result = past_result(kept_of(made.result, edited=True), made.copy, made.reference.grid)
+    dock.app.session.mask_chosen.emit()
+    panel.threshold.value = 0.2
+    panel.postprocess.native.click()
+    labels.visible = False  # which brings every panel up to date
+    assert panel.options.threshold == 0.2 and panel.value.text() == "0.20"
+    assert panel.options.postprocess is False
+    viewer.add_labels(np.zeros_like(labels.data))
+    dock.app.session.mask = labels  # again: what it was made with is shown
+    assert panel.options.threshold is None and panel.options.postprocess is True
 
 
 def test_the_card_says_what_matters(tiny_card):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 
 from magicgui.widgets import SpinBox
@@ -115,6 +117,7 @@ class OptionsPanel(ui.Panel):
         self._app = app
         self._session = app.session
         self._threshold: float | None = None
+        self._shown: Callable[[], Segmentation | None] = lambda: None  # whose options are shown
         self.region = RegionForm(app.session)
         tip = "Probability above which a voxel is pancreas. Moving it needs no second run."
         self.threshold = ui.slider(LOWEST, HIGHEST, tip)
@@ -202,12 +205,19 @@ class OptionsPanel(ui.Panel):
         return None if result is None else result.model.get("threshold", result.threshold)
 
     def _show_mask(self, layer: object = None) -> None:
-        """Show what the chosen mask was made with, unless the person is dragging."""
+        """Show what the chosen mask was made with, unless the person is dragging.
+
+        Of a past one once: then the fields say what the next run is to do.
+        """
         result = self._result
+        past = isinstance(result, PastResult)
         for field, tip in self._tips:
-            field.tooltip = NEXT_RUN if isinstance(result, PastResult) else tip
+            field.tooltip = NEXT_RUN if past else tip
         dragging = self.threshold.native.findChild(QSlider).isSliderDown()
-        if result is not None and not dragging:
+        if result is None:
+            self._shown = lambda: None
+        elif not dragging and not (past and result is self._shown()):
+            self._shown = weakref.ref(result)
             own, kept = self._own_threshold(), result.threshold
             ui.show(self.threshold, min(max(kept, LOWEST), HIGHEST))
             self._threshold = None if own is not None and abs(own - kept) < 1e-6 else kept
