@@ -116,6 +116,16 @@ def test_the_network_warms_up_on_a_blank_ct_before_there_is_one(qtbot, app, netw
     assert network.pid is not None and app.network.devices
 
 
+@pytest.mark.slow
+def test_nothing_is_loaded_early_if_that_is_not_wished(qtbot, app, network, monkeypatch):
+    loaded, where = [], "napari_pancreas_seg._napari.run.network"
+    monkeypatch.setattr(f"{where}.get_ready", lambda: loaded.append("libraries"))
+    monkeypatch.setattr(f"{where}.preference", lambda name: False)
+    app.network.warm_up_blank("box")
+    qtbot.waitUntil(lambda: not app.network._newest.busy, timeout=20_000)
+    assert not loaded and network.pid is None
+
+
 def test_memory_of_empty_slices_is_not_touched(volume):
     class Untouchable(dict):
         def __getitem__(self, z):

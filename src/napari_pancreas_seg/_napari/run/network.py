@@ -88,10 +88,13 @@ class Network(QObject):
 
     def warm_up_blank(self, model: str | Path = "default", options: Options | None = None) -> None:
         """Make ready before there is a CT: on an empty one of the usual size."""
-        self._background.submit(get_ready)
         affine = np.diag([*BLANK_SPACING, 1.0])
-        blank = np.zeros(BLANK_SHAPE, np.int16)
-        self._ask(lambda: (CTVolume.from_source_array(blank, affine), ""), "blank", model, options)
+
+        def volume() -> tuple[CTVolume, str]:  # once it is known that this is wished
+            self._background.submit(get_ready)
+            return CTVolume.from_source_array(np.zeros(BLANK_SHAPE, np.int16), affine), ""
+
+        self._ask(volume, "blank", model, options)
 
     def _ask(
         self,
