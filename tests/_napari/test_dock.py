@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QMimeData, QPointF, Qt, QUrl
+from qtpy.QtCore import QEvent, QMimeData, QPointF, QRect, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_pancreas_seg._napari.app import app_of
 from napari_pancreas_seg._napari.commands import open_dock
 from napari_pancreas_seg._napari.compat import canvas_widget
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.canvas_bar import MARGIN, CanvasBar
 
 pytestmark = [pytest.mark.gui, pytest.mark.usefixtures("manifest")]
 
@@ -370,7 +371,7 @@ def test_the_first_ct_waits_for_no_library(ct_path):
     """They are loaded soon after the panel is there; a fresh process shows it."""
     script = f"""
 import sys
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QWidget
 qapp = QApplication([])
 from napari.layers import Layer
 from napari_pancreas_seg._napari.layers.reader import get_ready, read_layer
@@ -409,6 +410,19 @@ viewer.close()
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("width", [604, 1600])
+def test_the_bar_covers_no_letter(app, qtbot, width):
+    canvas = QWidget()
+    qtbot.addWidget(canvas)
+    bar = CanvasBar(app, canvas)
+    app.views._on_drag("Case 1 of 2: case_0001_portal_venous, segmented")
+    canvas.resize(width, 729)
+    canvas.show()
+    letter = QRect(width // 2 - 12, 12, 24, 26)
+    assert bar.isVisible() and not bar.geometry().intersects(letter)
+    assert (bar.y() == MARGIN) is (width == 1600)  # out of the way where there is room
 
 
 def test_there_is_one_dock_however_it_is_opened(window, qtbot):

@@ -14,6 +14,8 @@ from napari_pancreas_seg import io
 from napari_pancreas_seg._napari.app import App
 
 MARGIN = 8
+LETTER = 40
+"""How much of the picture's edge the letter in its middle takes, in pixels."""
 STYLE = (
     "QWidget#pancreas_bar {{ background: {ground}; border-radius: 4px; }}"
     " QWidget#pancreas_bar QLabel {{ color: {ink}; background: transparent; }}"
@@ -70,7 +72,8 @@ class CanvasBar(ui.Panel):
         for part in (self._buttons, self):
             part.layout().activate()  # else the size is that of what was said before
         self.adjustSize()
-        self.move(MARGIN, MARGIN)
+        room = 0 if self._canvas is None else self._canvas.width() / 2 - LETTER / 2
+        self.move(MARGIN, MARGIN if MARGIN + self.width() < room else LETTER)
         self.raise_()
 
     def _show(self) -> None:
