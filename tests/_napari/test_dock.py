@@ -206,7 +206,7 @@ def test_models_are_listed_in_the_background(qtbot, window, monkeypatch, tiny_ca
     from napari_pancreas_seg.model import bundle
 
     entries = [
-        bundle.ModelEntry("other", "cached", {**tiny_card, "name": "another"}),
+        bundle.ModelEntry("other", "cached", {**tiny_card, "description": ["none that one reads"]}),
         bundle.ModelEntry("default", "bundled", {**tiny_card, "description": "Finds it."}),
     ]
     monkeypatch.setattr(bundle, "list_models", lambda: entries)

@@ -278,3 +278,10 @@ def test_the_card_says_what_matters(tiny_card):
     assert 'href="https://doi.org/10.7937/K9/TCIA.2016.tNB1kqBU"' in page
     assert 'href="https://arxiv.org/abs/1804.03999"' in page
     assert "BSD-3-Clause" in page
+
+
+@pytest.mark.parametrize("validation", [{"mean": None}, {"mean": "0.8"}, {"n": 0}])
+def test_a_card_may_hold_figures_that_are_none(tiny_card, validation):
+    assert "no measurement" in card_html({**tiny_card, "validation": validation})
+    page = card_html({**tiny_card, "validation": {**validation, "mean": 0.8, "sd": "small"}})
+    assert "Dice 0.80 (n" in page

@@ -51,7 +51,7 @@ def keys_html() -> str:
 
 
 def card_html(card: Mapping[str, Any]) -> str:
-    """What a card says that was checked when it was read."""
+    """What a card says; some of it is as a stranger has written it."""
     sections = (
         ("What it is", _text(card.get("description"))),
         ("How good it is", _quality(card)),
@@ -78,15 +78,15 @@ def _link(base: str) -> Any:
 
 
 def _quality(card: Mapping[str, Any]) -> str:
-    found = card.get("validation") or {}
+    told = card.get("validation") or {}
+    found = {key: each for key, each in told.items() if isinstance(each, int | float)}
     if "mean" not in found:
         return "The card holds no measurement."
     n = f"n = {found['n']}" if "n" in found else "n not given"
     words = {"median": "median", "worst": "worst", "sd": "SD"}
-    known = {word: found[key] for key, word in words.items() if found.get(key) is not None}
-    spread = ", ".join(f"{word} {dice:.2f}" for word, dice in known.items())
+    spread = ", ".join(f"{word} {found[key]:.2f}" for key, word in words.items() if key in found)
     text = f"Dice {found['mean']:.2f} ({n}{'; ' if spread else ''}{spread})."
-    return f"{text} {_text(found.get('what'))}".strip()
+    return f"{text} {_text(told.get('what'))}".strip()
 
 
 def _training(card: Mapping[str, Any]) -> str:

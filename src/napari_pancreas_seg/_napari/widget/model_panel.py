@@ -168,5 +168,5 @@ def _list_models() -> list[tuple[str, str, str]]:
 
 
 def _summary(card: Mapping[str, Any]) -> str:
-    about = [card[key] for key in ("description", "licence") if card.get(key)]
+    about = [str(card[key]) for key in ("description", "licence") if card.get(key)]
     return "\n".join([f"{card['name']} {card['version']}", *about])
