@@ -71,6 +71,14 @@ def test_what_is_measured_is_what_metrics_say(qtbot, panel, mask, volume):
     assert not panel.values["dice"].isVisibleTo(panel)
 
 
+def test_a_mask_that_is_renamed_meanwhile_is_measured(qtbot, panel, mask):
+    qtbot.waitUntil(shows(panel, "volume", "mL"), timeout=TIMEOUT)
+    panel._measure()
+    mask.name = "found and checked"
+    qtbot.waitUntil(lambda: not panel._newest.busy, timeout=TIMEOUT)
+    assert "mL" in panel.values["volume"].text()
+
+
 @pytest.mark.slow
 def test_cuts_move_and_go_along_into_tables_and_records(qtbot, panel, app, mask, volume, tmp_path):
     qtbot.waitUntil(lambda: "mL" in panel.values["parts"].text(), timeout=TIMEOUT)

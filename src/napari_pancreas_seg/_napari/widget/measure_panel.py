@@ -190,17 +190,17 @@ class MeasurePanel(ui.Panel):
             self._pause.start()
 
     def _measure(self) -> None:
-        job = self._job(self._session.mask)
+        mask = self._session.mask
+        job = self._job(mask)
         if job is None:
             self._show(None)
         else:
-            self._newest.ask(lambda: measure_layers(job), partial(self._measured, job.grid))
+            self._newest.ask(lambda: measure_layers(job), partial(self._measured, mask, job.grid))
 
-    def _measured(self, on: GridReference, found: Measured) -> None:
+    def _measured(self, of: Labels | None, on: GridReference, found: Measured) -> None:
         if isalive(self):
-            mask, ct = self._session.mask, self._session.reference
-            same = mask is not None and found.row["mask"] == mask.name
-            same = same and ct is not None and ct.id == on.id
+            ct = self._session.reference
+            same = of is self._session.mask and ct is not None and ct.id == on.id
             self._show(found if same else None)
             if same:
                 self._show_cut(found.mask.get("cut_slices"))
