@@ -116,6 +116,17 @@ def test_blinking_ends_with_its_layers(qtbot, panel, app, viewer, mask):
     assert not views.blinking
 
 
+def test_a_layer_that_goes_as_blinking_ends_takes_no_other_along(qtbot, app, viewer, mask):
+    other = viewer.add_labels(np.zeros(mask.data.shape, np.uint8))
+    above = viewer.add_points(np.zeros((1, 3)))
+    app.session.mask = mask
+    app.views.blink(True)
+    mask.data_setitem((np.array([4]), np.array([1]), np.array([30])), 1)
+    viewer.layers.remove(other)  # which looks for strokes first
+    assert above in viewer.layers and other not in viewer.layers
+    qtbot.waitUntil(lambda: not app.views.blinking, timeout=TIMEOUT)
+
+
 def test_a_duplicate_made_while_blinking_can_be_seen(qtbot, app, viewer, mask):
     opacity = mask.opacity
     app.views.blink(True)
@@ -137,6 +148,7 @@ def test_blinking_shows_what_a_restricted_run_has_left(app, viewer, mask):
 @pytest.mark.parametrize("what", ["slider", "undo", "grow", "another mask", "a run"])
 def test_blinking_ends_with_its_mask(qtbot, panel, app, viewer, ct, mask, what):
     app.watch.notify()
+    qtbot.wait(20)
     opacity = mask.opacity
     app.views.blink(True)
     if what == "slider":
@@ -153,8 +165,8 @@ def test_blinking_ends_with_its_mask(qtbot, panel, app, viewer, ct, mask, what):
         app.runs.start(ct, "box")
         qtbot.waitUntil(lambda: not app.runs.running, timeout=TIMEOUT)
         assert app.runs.latest.labels is mask
-    qtbot.wait(20)
     app.watch.notify()
+    qtbot.wait(20)
     assert app.views.blinking is (what == "slider")
     if what == "slider":
         assert mask.opacity == 0

@@ -151,9 +151,9 @@ class Views(QObject):
         self.surface.changed.connect(self.changed)
         session.ct_chosen.connect(self._on_ct)
         session.mask_changed.connect(self._orthogonal.refresh)
-        session.mask_changed.connect(self._end_blink)
-        # Not while napari is still adding a mask that is chosen then.
-        session.mask_chosen.connect(self._end_blink, Qt.ConnectionType.QueuedConnection)
+        # Not while napari is still adding or removing a layer: it would lose another one.
+        for signal in (session.mask_changed, session.mask_chosen):
+            signal.connect(self._end_blink, Qt.ConnectionType.QueuedConnection)
         self._on_ct()
 
     def placement(self) -> Placement | None:
