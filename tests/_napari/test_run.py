@@ -396,6 +396,18 @@ def test_cancel_keeps_what_is_there_and_the_process(qtbot, app, ct):
     assert np.array_equal(finish(qtbot, app, ct).data, box_mask(ct.data.shape))
 
 
+def test_whatever_fails_at_a_run_s_end_the_network_is_free_again(qtbot, app, ct):
+    def fail(event) -> None:  # as another plugin may
+        raise ZeroDivisionError
+
+    run = app.runs.start(ct, "slow")
+    first_slices(qtbot, run)
+    run.labels.events.data.connect(fail)
+    with qtbot.capture_exceptions() as raised:
+        qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert raised and not app.network.in_use
+
+
 @pytest.mark.slow
 def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications, tmp_path):
     run = app.runs.start(ct, f"hang {tmp_path / 'now'}")

@@ -297,16 +297,18 @@ class SegmentationRun(QObject):
 
     def _on_finished(self) -> None:
         self.running = False
-        if self.stands:
-            self._forget_former()
-        else:
-            self._end_early()
-        viewer = self._session.viewer
-        if self.labels is not None and viewer is not None and self.labels in viewer.layers:
-            self._redraw(always=True)
-            self.labels.events.data(value=self.labels.data)
-        self.changed.emit()
-        self.finished.emit()
+        try:
+            if self.stands:
+                self._forget_former()
+            else:
+                self._end_early()
+            viewer = self._session.viewer
+            if self.labels is not None and viewer is not None and self.labels in viewer.layers:
+                self._redraw(always=True)
+                self.labels.events.data(value=self.labels.data)
+        finally:  # or the network would be taken for good
+            self.changed.emit()
+            self.finished.emit()
 
     def _end_early(self) -> None:
         """Ask about what was found; if that is nothing, the former mask comes back unasked."""
