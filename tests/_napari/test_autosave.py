@@ -166,6 +166,7 @@ def test_a_restored_mask_from_a_file_is_that_mask_and_no_other(qtbot, app, ct, v
     restored = after.layers[-1]
     assert restored.name == "theirs (recovered)" and later.session.mask is restored
     assert later.session.is_opened(restored) and restored.metadata[FILE_KEY] == "theirs.nii.gz"
+    later.close()
 
 
 @pytest.mark.slow
