@@ -371,7 +371,7 @@ def test_the_first_ct_waits_for_no_library(ct_path):
     """They are loaded soon after the panel is there; a fresh process shows it."""
     script = f"""
 import sys
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication
 qapp = QApplication([])
 from napari.layers import Layer
 from napari_pancreas_seg._napari.layers.reader import get_ready, read_layer

@@ -152,6 +152,18 @@ def test_closing_while_the_ct_is_on_its_way_ends_the_run_as_if_cancelled(volume)
         assert answer.result(timeout=20) is None
 
 
+def test_a_pipe_is_not_closed_while_somebody_writes_to_it():
+    child = process._Child([sys.executable, "-c", "import time; time.sleep(30)"])
+    with ThreadPoolExecutor(1) as pool:
+        with child._writing:
+            killed = pool.submit(child.kill)
+            assert within(10, lambda: not child.alive)
+            time.sleep(0.1)
+            assert not child.process.stdin.closed
+        killed.result(timeout=10)
+    assert child.process.stdin.closed
+
+
 @pytest.mark.slow
 def test_close_and_forgetting_end_the_child(network, volume):
     run(network, volume)

@@ -276,7 +276,9 @@ class _Child:
         self.process.kill()
         self.process.wait()
         assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # what was not sent yet is lost with the child
+        # Who is just sending fails first, as the pipe is broken: closing a file meanwhile, or in
+        # two threads at once, may fail. What was not sent yet is lost with the child.
+        with self._writing, contextlib.suppress(OSError):
             self.process.stdin.close()
 
     def last_words(self) -> str:
