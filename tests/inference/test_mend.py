@@ -142,6 +142,34 @@ def test_what_the_network_leaves_alone_keeps_its_edges(mender, monkeypatch):
     assert np.array_equal(found > 0, mask[0] | add)
 
 
+def test_what_is_left_of_a_piece_that_a_stroke_takes_away_goes_with_it(mender, monkeypatch):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[0, 20:40, 20:50] = 1  # the gland
+    mask[0, 20:40, 60:80] = 1  # a piece that is none
+    mask[0, 20:25, 100:105] = 1  # a small one elsewhere
+    mask[0, 20:24, 80:84] = 2
+    lost = np.zeros(SHAPE[1:], bool)
+    lost[20:40, 60:78] = True  # but not all of it
+
+    def answer(volume, z, frame, planes, weight):
+        before = (mask[0] == 1)[frame.support()]
+        return before, np.where(before & ~lost[frame.support()], 3.0, -3.0)
+
+    monkeypatch.setattr(mender, "_answer", answer)
+    stroke, none = np.zeros_like(lost), np.zeros_like(lost)
+    stroke[28:32, 62:72] = True
+    found = mender.mend(ct(), mask, 0, remove=stroke)
+    wanted = mask[0].copy()
+    wanted[20:40, 60:80] = 0
+    assert np.array_equal(found, wanted)
+    none[30:32, 79] = True  # a stroke says that this is right
+    kept = mender.mend(ct(), mask, 0, remove=stroke, add=none)
+    assert (kept[20:40, 78:80] == 1).all()
+    mask[0, 20:40, 20:50] = 0  # the largest that there is stays
+    mask[0, 20:25, 100:105] = 0
+    assert (mender.mend(ct(), mask, 0, remove=stroke)[20:40, 78:80] == 1).all()
+
+
 def test_the_network_sees_what_it_was_trained_on(mender, monkeypatch):
     seen = {}
 

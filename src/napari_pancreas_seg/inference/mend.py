@@ -40,6 +40,8 @@ FADE_MM = 8.0
 TRUST, TRUST_MM = 1.5, 2.0
 """A proposal's log-odds rise by so much a mm into the neighbour's outline, for a neighbour at 0 mm;
 over the second, by e times less. Found on the slices that `benchmarks/strokes.py` carries to."""
+LEFTOVER_MM2, BESIDE_MM = 120.0, 2.0
+"""Smaller pieces, so near to what strokes take away, are what is left of it, and go too."""
 CERTAIN = 1e-6
 """No probability counts as surer than this."""
 GUIDES = 4
@@ -81,7 +83,8 @@ def mend(
     -------
     ndarray of uint8, shape (Y, X)
         The slice's new labels. Every voxel of `add` has the label, none of `remove` has it, other
-        labels change only under `add`, and nothing changes farther than 60 mm from a stroke.
+        labels change only under `add`, and nothing changes farther than 60 mm from a stroke. Small
+        pieces beside what `remove` took away go with it.
         Without strokes, the label is what is proposed within 60 mm of the gland in `prior`, and
         nothing else. With neither, it is the slice as it was.
 
@@ -183,6 +186,9 @@ class Mender:
         result[part][free] = np.where(mended[free], label, 0)
         result[give] = label
         result[take & (result == label)] = 0
+        if take.any():
+            left = _leftovers(present[part], result[part] == label, give[part], volume.spacing[1:])
+            result[part][left & free] = 0
         return result
 
     def _answer(
@@ -300,6 +306,21 @@ def _depth(mask: Mask, spacing: tuple[float, ...]) -> npt.NDArray[np.float64]:
         scipy.ndimage.distance_transform_edt(each, sampling=spacing) for each in (whole, ~whole)
     )
     return np.asarray((inside - outside)[1:-1, 1:-1])
+
+
+def _leftovers(before: Mask, after: Mask, give: Mask, spacing: tuple[float, ...]) -> Mask:
+    """Small pieces of a mask beside what it has lost, but for the largest and those in strokes."""
+    pieces, n = scipy.ndimage.label(after)
+    sizes = np.bincount(pieces.ravel(), minlength=n + 1)
+    small = sizes * np.prod(spacing) < LEFTOVER_MM2
+    small[[0, 1 + int(sizes[1:].argmax())] if n else 0] = False
+    lost = before & ~after
+    if not small.any() or not lost.any():
+        return np.zeros_like(after)
+    beside = scipy.ndimage.distance_transform_edt(~lost, sampling=spacing) <= BESIDE_MM
+    near, kept = np.unique(pieces[beside]), np.unique(pieces[give])
+    small &= np.isin(np.arange(n + 1), near) & ~np.isin(np.arange(n + 1), kept)
+    return np.asarray(small[pieces])
 
 
 def _edges(mask: Mask) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
