@@ -409,6 +409,28 @@ def test_whatever_fails_at_a_run_s_end_the_network_is_free_again(qtbot, app, ct)
 
 
 @pytest.mark.slow
+def test_a_run_that_cannot_begin_leaves_the_network_free(qtbot, app, ct, monkeypatch):
+    def odd(*_):
+        raise ValueError("odd")
+
+    with monkeypatch.context() as changed:
+        changed.setattr("napari_pancreas_seg._napari.run.runs.SegmentationRun", odd)
+        with pytest.raises(ValueError, match="odd"):
+            app.runs.start(ct, "box")
+    assert finish(qtbot, app, ct) is not None
+
+
+def test_gaps_in_the_table_of_labels_name_none(qtbot, app, ct):
+    labels = finish(qtbot, app, ct)
+    named = labels_of(labels)
+    labels.features = {
+        "index": [0, *named.values(), np.nan, 9],
+        "name": ["background", *named, "no number", None],
+    }
+    assert labels_of(labels) == named
+    assert finish(qtbot, app, ct) is not None
+
+
 def test_a_network_that_hangs_is_killed_on_cancel(qtbot, app, ct, notifications, tmp_path):
     run = app.runs.start(ct, f"hang {tmp_path / 'now'}")
     qtbot.waitUntil((tmp_path / "now").exists, timeout=20_000)

@@ -113,7 +113,8 @@ def labels_of(layer: Labels) -> dict[str, int]:
     features = layer.features
     if not {"index", "name"} <= set(features.columns):
         return {}
-    pairs = zip(features["index"], features["name"], strict=True)
+    known = features[["index", "name"]].dropna()  # people may edit the table, or leave gaps in it
+    pairs = zip(known["index"], known["name"], strict=True)
     return {str(name): int(value) for value, name in pairs if int(value) != 0}
 
 

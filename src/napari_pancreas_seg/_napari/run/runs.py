@@ -67,12 +67,16 @@ class Runs(QObject):
             raise PancreasSegError("The window has been closed.")
         reference = session.placement(layer).reference
         self._network.claim("A run is under way: cancel it or wait for its end.")
-        if self.latest is not None:
-            self.latest.keep(put_back=False)
-        seen = slice_on_screen(viewer, layer, reference)
-        options = replace(options or Options(), first_slice=seen)
-        process, background = self._network.process, self._background
-        run = SegmentationRun(session, self._maps, process, background, layer, model, options)
+        try:
+            if self.latest is not None:
+                self.latest.keep(put_back=False)
+            seen = slice_on_screen(viewer, layer, reference)
+            options = replace(options or Options(), first_slice=seen)
+            process, background = self._network.process, self._background
+            run = SegmentationRun(session, self._maps, process, background, layer, model, options)
+        except BaseException:  # or the network would be taken for good
+            self._network.release()
+            raise
         run.changed.connect(self.changed)
         run.finished.connect(self._network.release)
         run.finished.connect(self.finished)
