@@ -10,7 +10,7 @@ from scipy import ndimage
 
 import napari_pancreas_seg as nps
 from napari_pancreas_seg.inference.frame import FrameSpec
-from napari_pancreas_seg.inference.mend import GUIDES, REACH_MM, Mender, lay_frame
+from napari_pancreas_seg.inference.mend import GUIDES, REACH_MM, Mender, _leftovers, lay_frame
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.process.server import _Network
 from napari_pancreas_seg.model.bundle import list_models, load_bundle, save_bundle
@@ -168,6 +168,19 @@ def test_what_is_left_of_a_piece_that_a_stroke_takes_away_goes_with_it(mender, m
     mask[0, 20:40, 20:50] = 0  # the largest that there is stays
     mask[0, 20:25, 100:105] = 0
     assert (mender.mend(ct(), mask, 0, remove=stroke)[20:40, 78:80] == 1).all()
+
+
+@pytest.mark.parametrize("mm", [0.3, 3.0])
+def test_a_voxel_beside_what_was_taken_away_is_left_of_it(mm):
+    before = np.zeros((40, 40), bool)
+    before[2:9, 2:9] = before[20:23, 20:23] = True  # the gland and a piece that is none
+    after, none = before.copy(), np.zeros_like(before)
+    after[20:23, 20:23] = False
+    after[22, 22] = True
+    assert _leftovers(before, after, none, (mm, mm)).sum() == 1
+    assert not _leftovers(before, after, after, (mm, mm)).any()
+    after[20:23, 20:23] = True
+    assert not _leftovers(before, after, none, (mm, mm)).any()
 
 
 def test_the_network_sees_what_it_was_trained_on(mender, monkeypatch):

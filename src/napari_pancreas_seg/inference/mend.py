@@ -5,6 +5,7 @@ Importing this module loads no Keras; the first stroke does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -317,7 +318,8 @@ def _leftovers(before: Mask, after: Mask, give: Mask, spacing: tuple[float, ...]
     lost = before & ~after
     if not small.any() or not lost.any():
         return np.zeros_like(after)
-    beside = scipy.ndimage.distance_transform_edt(~lost, sampling=spacing) <= BESIDE_MM
+    distance = scipy.ndimage.distance_transform_edt(~lost, sampling=spacing)
+    beside = distance <= max(BESIDE_MM, math.hypot(*spacing))  # or one coarse pixel
     near, kept = np.unique(pieces[beside]), np.unique(pieces[give])
     small &= np.isin(np.arange(n + 1), near) & ~np.isin(np.arange(n + 1), kept)
     return np.asarray(small[pieces])
