@@ -225,6 +225,19 @@ def test_layers_of_a_segmentation(
     np.testing.assert_allclose(volume.source.affine @ (1, 1, 1, 1), (-2, -3, 5, 1))
 
 
+def test_one_volume_of_a_list_is_a_volume(tmp_path: Path) -> None:
+    """A sequence of 3D Slicer with one time."""
+    fields = (LPS[0], f"space directions: none {LPS[1].partition(': ')[2]}", LPS[2])
+    kinds = ("kinds: list domain domain domain", "encoding: raw", "endian: little")
+    path = nrrd(tmp_path / "a.seq.nrrd", PLAIN, *fields, *kinds, sizes="1 5 6 7")
+    raw = itk.read(path)
+    np.testing.assert_array_equal(raw.stored, NUMBERS)
+    np.testing.assert_allclose(raw.affine @ (1, 1, 1, 1), (-2, -3, 5, 1))
+    assert raw.notes == ()
+    with pytest.raises(PancreasSegError, match="several volumes"):
+        itk.read(nrrd(path, PLAIN + PLAIN, *fields, *kinds, sizes="2 5 6 7"))
+
+
 def test_a_sheared_nrrd_lies_where_it_says(tmp_path: Path) -> None:
     shear = ("space: RAS", "space directions: (1,0,0) (0,1,0) (0,0.6,2)", "space origin: (1,2,3)")
     raw = itk.read(nrrd(tmp_path / "a.nrrd", PLAIN, *shear, "encoding: raw", "endian: little"))
@@ -306,7 +319,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "skip": (lambda p: nrrd(p / "a.nrrd", PLAIN, *LPS, *NO, "byte skip: 99999999999"), "truncated"),
     "2-D": (lambda p: mha(p / "a.mha", PLAIN, size="5 42"), "2-D"),
-    "4-D": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, sizes="5 6 1 7"), "7 volumes"),
+    "4-D": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, sizes="5 6 1 7"), "several volumes"),
     "colours": (lambda p: mha(p / "a.mha", PLAIN, "ElementNumberOfChannels = 3"), "one number"),
     "block": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, type="block"), "one number"),
     "hex": (lambda p: nrrd(p / "a.nrrd", PLAIN, "encoding: hex"), "save it again"),

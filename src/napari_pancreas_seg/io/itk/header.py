@@ -107,6 +107,8 @@ def parse_nrrd(path: Path) -> VoxelLayout:
     shape = _integers(path, fields, "sizes")
     if len(shape) != _integer(path, fields, "dimension", len(shape)):
         raise _senseless(path, "sizes")
+    if len(shape) == 4 and shape[0] == 1 and fields.get("space directions", "").startswith("none"):
+        shape = shape[1:]  # one layer of a segmentation, or one time of a sequence
     kind = fields.get("type", "").lower()
     if kind not in _NRRD_CODES:
         raise _no_numbers(path, kind)
