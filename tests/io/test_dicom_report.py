@@ -18,7 +18,7 @@ from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
 from napari_pancreas_seg.cohort.run import segment_cases
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.options import OutputOptions
-from napari_pancreas_seg.io import load_ct, report_path, save_mask
+from napari_pancreas_seg.io import load_ct, load_mask, report_path, save_mask
 from napari_pancreas_seg.io.convert import convert
 from napari_pancreas_seg.io.dicom.report import MEASURES, write_report
 from napari_pancreas_seg.mask.measures import measure
@@ -86,6 +86,18 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     (values,) = numbers(report)
     assert ("Fat fraction", None) not in values
     assert ("Volume", None) in values
+
+
+@pytest.mark.slow
+def test_a_mask_of_one_value_is_one_segment(tmp_path):
+    volume = load_ct(write_series(tmp_path / "ct").folder)
+    mask = gland(volume.grid.shape)
+    seg, report = written(tmp_path, mask * 255, volume)
+    (segment,) = pydicom.dcmread(seg).SegmentSequence
+    assert segment.SegmentLabel == "Pancreas"
+    np.testing.assert_array_equal(load_mask(seg)[0], mask)
+    (values,) = numbers(report)
+    assert values["Volume", None] == pytest.approx(measure(mask, volume)["volume_ml"])
 
 
 @pytest.mark.slow

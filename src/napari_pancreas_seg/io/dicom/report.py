@@ -70,8 +70,10 @@ def write_report(
     with quiet_libraries():
         seg = pydicom.dcmread(segmentation, stop_before_pixels=True)
         numbers = [int(segment.SegmentNumber) for segment in seg.SegmentSequence]
-        parts = cuts if len(numbers) == 1 else None  # one label of several may be a tumour
-        report = _build(seg, like, [measure(mask == label, like, parts) for label in numbers])
+        one = len(numbers) == 1
+        masks = [mask != 0] if one else (mask == label for label in numbers)
+        parts = cuts if one else None  # one label of several may be a tumour
+        report = _build(seg, like, [measure(each, like, parts) for each in masks])
         with atomic_write(path, overwrite=overwrite) as file:
             report.save_as(file, enforce_file_format=True)
     return path

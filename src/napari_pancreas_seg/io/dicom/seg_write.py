@@ -26,6 +26,7 @@ from napari_pancreas_seg.io.dicom.segments import (
 from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.io.files import atomic_write, check_target
 from napari_pancreas_seg.io.quiet import quiet_libraries
+from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def write_segmentation(
     dicom_uids.check_uids(like)
     header = dicom_uids.header_of(like)
     check_target(path, overwrite=overwrite)
+    if card is None and np.count_nonzero(voxels_by_label(mask.view(np.uint8))[1:]) == 1:
+        mask = mask != 0  # one value, such as 255, is a mask
     with quiet_libraries():
         segmentation = _build(mask.view(np.uint8), like, header, card, edited)
         with atomic_write(path, overwrite=overwrite) as file:
