@@ -149,6 +149,20 @@ def test_convert_a_mask_and_a_map(
 
 
 @pytest.mark.slow
+def test_convert_says_what_was_unusual_of_a_mask_beside_its_ct(
+    ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = io.load_ct(ct)
+    mask = nib.load(io.save_mask(volume.hu > 1000, volume, tmp_path / "m.nii.gz"))
+    mask.set_qform(np.eye(4), 1)
+    nib.save(mask, tmp_path / "odd.nii.gz")
+    assert (
+        main(["convert", str(tmp_path / "odd.nii.gz"), str(tmp_path / "m.csv"), "--ct", str(ct)])
+        == 0
+    )
+    assert "sform and qform place this CT" in capsys.readouterr().err
+
+
 def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.nii.gz"
     nib.save(nib.Nifti1Image(np.eye(3, dtype=np.uint8)[None], np.eye(4)), other)

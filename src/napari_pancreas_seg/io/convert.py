@@ -58,4 +58,4 @@ def convert(
     save_mask(mask, like, target, overwrite=overwrite)
     if report:
         write_report(mask, whole, target, targets[1], overwrite=overwrite)
-    return kind, like.notes
+    return kind, tuple(dict.fromkeys((*volume.notes, *like.notes)))
