@@ -64,6 +64,12 @@ def test_masks_are_found_as_other_programs_name_them(tmp_path: Path, name: str) 
     assert GivenMasks(tmp_path).find("c") is None
 
 
+def test_a_ct_is_not_its_own_mask(cts: Path) -> None:
+    beside = write_mask(cts / "b_seg.nii.gz", 1)
+    assert GivenMasks(cts).find("b", cts / "b.nii.gz") == beside
+    assert GivenMasks(cts).find("a_0000", cts / "a_0000.nii.gz") is None
+
+
 def test_names_that_differ_by_capital_letters_are_two_cases(tmp_path: Path) -> None:
     large, small = (write_mask(tmp_path / f"{n}.nii.gz", 1) for n in ("P1", "p1_seg"))
     given = GivenMasks(tmp_path)

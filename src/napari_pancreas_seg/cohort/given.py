@@ -16,7 +16,7 @@ from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
 from napari_pancreas_seg.io.alignment import bring_onto
-from napari_pancreas_seg.io.files import all_or_none, not_listed
+from napari_pancreas_seg.io.files import all_or_none, not_listed, same_file
 from napari_pancreas_seg.io.suffixes import DICOM, VOLUME
 from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume
@@ -36,8 +36,8 @@ class GivenMasks:
     value: int | None = None
     by: str = "another program"
 
-    def find(self, name: str) -> Path | None:
-        """The file with the mask of a case, known by the case's name; None without one."""
+    def find(self, name: str, ct: Path | None = None) -> Path | None:
+        """The file with the mask of a case, known by its name, not its `ct`; None without one."""
         places = []
         for case in dict.fromkeys((name, _OF_THE_CT.sub("", name))):
             places += [f"{case}{end}" for end in OF_THE_MASK]
@@ -46,7 +46,7 @@ class GivenMasks:
         # Another case may differ by capital letters only.
         found = [spelt[place] for place in places if place in spelt]
         found += [small[place.lower()] for place in places if place.lower() in small]
-        return found[0] if found else None
+        return next((path for path in found if ct is None or not same_file(path, ct)), None)
 
     @cached_property
     def _files(self) -> tuple[dict[str, Path], dict[str, Path]]:

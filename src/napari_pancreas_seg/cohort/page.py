@@ -77,7 +77,7 @@ def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult
     for case in cases:
         start = time.perf_counter()
         try:
-            path = given.find(case.maps)
+            path = given.find(case.maps, case.source)
             if case.mask.exists():
                 continue
             if path is None:

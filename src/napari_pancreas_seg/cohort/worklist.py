@@ -187,7 +187,7 @@ class Worklist:
             name = source.relative_to(self._base).as_posix() if below else str(source)
             saved = self._memory.get("cases", {})
             known = saved.get(name) or saved.get(str(source), {})  # of files without their folder
-            found = None if masks is None else masks.find(case.maps)
+            found = None if masks is None else masks.find(case.maps, case.source)
             given = None if masks is None or found is None else (masks, found)
             has_mask = case.mask.exists() or given is not None
             status = _checked(known.get("status"), has_mask)
