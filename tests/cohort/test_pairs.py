@@ -74,7 +74,7 @@ def test_names_compare_as_they_look(tmp_path: Path) -> None:
 
 
 def test_pairs_that_are_not_there_are_counted(table: Path) -> None:
-    pairs = pairs_of(table.parent, "before,after\na,b\na,none\nbad,b\n")
+    pairs = pairs_of(table.parent, "before,after\na,b\na,none\nbad,b\n,\n,\n")
     assert write_follow_up(table.parent, pairs)[1] == 2
 
 

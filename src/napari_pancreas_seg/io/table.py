@@ -46,7 +46,7 @@ def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with some columns, perhaps among others."""
     try:
         table = read_csv(path.read_bytes())
-        rows = list(table)
+        rows = [row for row in table if any(row.values())]  # spreadsheets add empty ones
     except FileNotFoundError as error:
         raise PancreasSegError(f"There is no file '{path}'; check the path.") from error
     except OSError as error:
