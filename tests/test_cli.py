@@ -547,6 +547,30 @@ def test_report_writes_the_page_of_a_run_again(
     assert "holds no cohort.csv" in capsys.readouterr().err
 
 
+def test_report_does_without_cts_and_without_a_place_to_remember_them(
+    ct: Path,
+    tmp_path: Path,
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, pairs = tmp_path / "out", tmp_path / "pairs.csv"
+    pairs.write_text("before,after\na,a\n")
+    assert main(["segment", str(ct.parent), "-o", str(out)]) == 0
+    ct.rename(tmp_path / "b.nii.gz")
+    (ct.parent / "README").touch()
+    (out / "index.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert "holds no CT" in capsys.readouterr().err
+    assert (out / "index.html").exists()
+    assert main(["report", str(out), "--ct", str(ct.parent)]) == 1
+    monkeypatch.setenv("XDG_DATA_HOME", str(pairs))
+    ct = (tmp_path / "b.nii.gz").rename(ct)
+    assert main(["report", str(out), "--ct", str(ct), "--pairs", str(pairs)]) == 0
+    assert "cannot be created" in capsys.readouterr().err
+    assert (out / "followup.csv").exists()
+
+
 def test_report_finds_masks_of_any_format_and_says_what_it_could_not_measure(
     ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
 from napari_pancreas_seg.cli.terminal import echo, quiet
+from napari_pancreas_seg.errors import PancreasSegError
 
 
 @command
@@ -56,7 +57,13 @@ def report(
     if given is not None and not cts:
         raise typer.BadParameter("--masks needs the CTs: give them with --ct")
     with quiet():
-        cases = find_cases(cts, folder) if cts else []
+        try:
+            cases = find_cases(cts, folder) if cts else []
+        except PancreasSegError as error:
+            if ct or given is not None:
+                raise
+            cases = []  # what was remembered is no longer there
+            echo(f"{error} (--ct)", err=True)
         if given is not None:
             table = CohortTable(folder / TABLE, cases)
             for result in adopt_cases(cases, given):
@@ -67,7 +74,10 @@ def report(
         page = write_page(folder, cases, echo)
     echo(f"-> {page}")
     if ct:
-        remember_inputs(folder, ct, state_folder())
+        try:
+            remember_inputs(folder, ct, state_folder())
+        except PancreasSegError as error:  # the page is none the worse
+            echo(str(error), err=True)
     if pairs is not None:
         path, missing = write_follow_up(folder, pairs)
         echo(f"-> {path}")
