@@ -66,6 +66,18 @@ def test_the_next_run_keeps_the_rows_of_others_and_renews_its_own(tmp_path: Path
     ]
 
 
+def test_a_mask_in_another_format_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    table = CohortTable(path, [case("a"), case("b")])
+    for name in "ab":
+        table.add(done(name))
+    table.write()
+    other = replace(case("a"), mask=Path("a_mask.nrrd"))
+    table = CohortTable(path, [other])
+    table.add(replace(done("a"), case=other))
+    assert [row["mask"] for row in rows(path)] == ["b_mask.nii.gz", "a_mask.nrrd"]
+
+
 def test_a_row_for_each_class(tmp_path: Path) -> None:
     path = tmp_path / "cohort.csv"
     labels = {"pancreas": MEASURED | {"volume_ml": 80.25}, "tumour": MEASURED | {"volume_ml": 5.0}}

@@ -12,6 +12,7 @@ from pathlib import Path
 from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import suffix_of
 from napari_pancreas_seg.io.files import atomic_path, escaped, not_read
 from napari_pancreas_seg.io.table import cell, csv_text, read_csv
 from napari_pancreas_seg.mask.measures import MEASURES, measure_cells
@@ -34,7 +35,7 @@ _TRIES = 10
 """How often a write starts again because another command was faster."""
 
 _Rows = dict[str, list[dict[str, str]]]
-"""Rows of a mask, by its name."""
+"""Rows of a mask, by its name without the ending: of a case in two formats, the last counts."""
 
 
 class CohortTable:
@@ -49,14 +50,14 @@ class CohortTable:
         _parse(path, _read(path))
         self._rows: _Rows = {}
         self._written: set[str] = set()  # of these, what the file says by now counts
-        self._order = {escaped(case.mask.name): place for place, case in enumerate(cases)}
+        self._order = {_key(escaped(case.mask.name)): place for place, case in enumerate(cases)}
         self._changed = False
         self.behind = False  # whether the last write failed
         self._next = 0.0
 
     def add(self, result: CaseResult) -> None:
         """Add the row of a case; write the table unless that was done a moment ago."""
-        mask = escaped(result.case.mask.name)
+        mask = _key(escaped(result.case.mask.name))
         self._rows[mask] = _rows_of(result)
         self._written.discard(mask)
         self._changed = True
@@ -119,6 +120,10 @@ def number_in(row: Mapping[str, str], column: str) -> float:
     )
 
 
+def _key(mask: str) -> str:
+    return mask.removesuffix(suffix_of(Path(mask)))
+
+
 class _Overtaken(Exception):
     """Another command has written the table meanwhile."""
 
@@ -153,7 +158,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _parse(path: Path, content: bytes | None) -> _Rows:
-    """Rows of the table that is there, by the mask's name."""
+    """Rows of the table that is there."""
     if content is None:
         return {}
     reader = read_csv(content)
@@ -168,5 +173,5 @@ def _parse(path: Path, content: bytes | None) -> _Rows:
     for row in reader:
         if None not in row:
             cells = {name: row.get(name) or "" for name in COLUMNS}
-            rows.setdefault(cells["mask"], []).append(cells)
+            rows.setdefault(_key(cells["mask"]), []).append(cells)
     return rows
