@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from dicom_series import write_series
 
 from napari_pancreas_seg.cli import main
 from napari_pancreas_seg.cohort.given import GivenMasks
@@ -304,6 +305,14 @@ def test_references_find_their_cts(tmp_path):
         match_references(make("empty"), masks)
     with pytest.raises(PancreasSegError, match="not a folder"):
         match_references(tmp_path / "nowhere", masks)
+
+
+def test_references_may_be_dicom_segmentations(tmp_path):
+    series, masks = tmp_path / "ct" / "P1", tmp_path / "masks"
+    write_series(series)
+    volume = load_ct(series)
+    save_mask(volume.hu > 0, volume, masks / "P1_seg.dcm")
+    assert match_references(series.parent, masks) == [(masks / "P1_seg.dcm", "P1", series)]
 
 
 def test_a_reference_on_another_grid_is_refused(folders, model, tmp_path):

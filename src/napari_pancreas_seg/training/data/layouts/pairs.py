@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from napari_pancreas_seg.cohort.cases import find_inputs
@@ -57,7 +57,7 @@ def match_references(cts: Path, masks: Path) -> list[tuple[Path, str, Path | Pan
     """
     images = _images(cts)
     pairs: list[tuple[Path, str, Path | PancreasSegError]] = []
-    drawn = _volumes(masks)
+    drawn = _there(masks, _masks)
     for name, found in _cts_of(drawn, images).items():
         mask = drawn[name]
         if len(found) == 1:
@@ -80,7 +80,7 @@ def _images(folder: Path) -> dict[str, Path]:
     if folder.is_dir() and not volumes_in(folder):
         with contextlib.suppress(PancreasSegError):
             return {name: path for path, name in find_inputs([folder]).items()}
-    return _volumes(folder)
+    return _there(folder, volumes_in)
 
 
 def _cts_of(masks: Mapping[str, Path], cts: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -119,10 +119,10 @@ def notes_of_pairs(pairs: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
     return notes + left_out("Masks that this program made and nobody corrected", made)
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def _there(folder: Path, find: Callable[[Path], dict[str, Path]]) -> dict[str, Path]:
     if not folder.is_dir():
         raise PancreasSegError(f"{folder} is not a folder that can be read.")
-    found = volumes_in(folder)
+    found = find(folder)
     if not found:
         raise PancreasSegError(f"There are no files of a known format in {folder}.")
     return found
