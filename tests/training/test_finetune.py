@@ -312,7 +312,8 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
     capsys.readouterr()
     assert main(["corrections", "--folder", str(store)]) == 0
     assert "0 cases" in capsys.readouterr().err
-    assert main([*add[:4], "--slices", "x", "--folder", str(store)]) == 2
+    for slices in ("x", "1:3,5:5", "1,4:2"):
+        assert main([*add[:4], "--slices", slices, "--folder", str(store)]) == 2
 
 
 @pytest.mark.parametrize(("values", "kept"), [((0, 255), True), ((0, 1, 255), False)])

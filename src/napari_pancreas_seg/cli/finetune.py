@@ -238,5 +238,8 @@ def _slices(text: str | None) -> list[int] | None:
         first, colon, last = part.strip().partition(":")
         if not first.isdecimal() or (colon and not last.isdecimal()):
             raise typer.BadParameter("--slices wants numbers such as 30:60,72")
-        found += range(int(first), int(last) if colon else int(first) + 1)
+        some = range(int(first), int(last) if colon else int(first) + 1)
+        if not some:
+            raise typer.BadParameter(f"--slices: '{part.strip()}' holds no slice")
+        found += some
     return found
