@@ -142,6 +142,8 @@ def test_a_report_or_a_scout_lies_above_the_series(tmp_path: Path) -> None:
     volume = load_ct(tmp_path)
     assert same(volume, series)
     assert "1 × SR and not CT" in volume.notes[0]
+    save_mask(volume.hu > 0, volume, tmp_path / "seg.dcm")  # one object of six frames
+    assert "1 × SEG and not CT" in load_ct(tmp_path).notes[0]
     write_series(tmp_path, body((30, 40, 1)), names=lambda k: "scout.dcm")
     assert same(load_ct(tmp_path), series)
 

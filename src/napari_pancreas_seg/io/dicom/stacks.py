@@ -349,6 +349,9 @@ def _nothing(name: str, stacks: Sequence[Stack]) -> str:
 def _notes(left_out: Sequence[Stack]) -> tuple[str, ...]:
     if not left_out:
         return ()
-    kinds = Counter(stack.first.fault or _OTHER for stack in left_out for _ in stack.slices)
+    kinds: Counter[str] = Counter()
+    for stack in left_out:  # of what is no CT, an object counts, however many frames it has
+        fault, slices = stack.first.fault, stack.slices
+        kinds[fault or _OTHER] += len({item.file for item in slices} if fault else slices)
     counts = "; ".join(f"{count} × {kind}" for kind, count in kinds.most_common(6))
     return (f"Beside the slices of this CT lie other DICOM objects, left out: {counts}.",)
