@@ -297,6 +297,9 @@ def test_references_find_their_cts(tmp_path):
     of_patients = match_references(tmp_path / "patients", make("of", "s1.nii.gz", "s2_mask.nii"))
     assert [(n, c.parent.name) for _, n, c in of_patients] == [("s1", "s1"), ("s2", "s2")]
     together = make("together", "a.nii.gz", "a_pancreas.nii.gz")
+    assert [(m.name, n) for m, n, _ in match_references(together, together)] == [
+        ("a_pancreas.nii.gz", "a")
+    ]
     with pytest.raises(PancreasSegError, match=r"No CTs .* a\.nii\.gz|belong"):
         match_references(together, make("one", "z.nii"))
     with pytest.raises(PancreasSegError, match=r"2 CTs .* d_1\.nii, d_2\.nii"):

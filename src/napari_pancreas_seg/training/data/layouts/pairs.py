@@ -89,8 +89,8 @@ def _cts_of(masks: Mapping[str, Path], cts: Mapping[str, Path]) -> dict[str, lis
     same = {mask: own.get(path.resolve()) for mask, path in masks.items()}
     exact = {m: [n for n in (m, _base(m)) if n in cts and n != same[m]][:1] for m in masks}
     taken = {name for names in exact.values() for name in names}
-    found = dict(exact)
-    for mask in (mask for mask in masks if not exact[mask]):
+    found = {m: names for m, names in exact.items() if same[m] not in taken}  # no CT is a mask
+    for mask in [mask for mask, names in found.items() if not names]:
         free, base = sorted(cts.keys() - taken - {same[mask]}), _base(mask)
         begun = [name for name in free if name.startswith(f"{base}_")]
         found[mask] = begun or [n for n in free if _BEGINS.sub("", n) == _BEGINS.sub("", base)]
