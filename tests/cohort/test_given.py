@@ -90,6 +90,9 @@ def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(
     cts: Path, tmp_path: Path
 ) -> None:
     path = write_mask(tmp_path / "theirs" / "b.nii.gz", 1, 7)
+    odd = nib.load(path)
+    odd.set_qform(np.eye(4), 1)
+    nib.save(odd, path)
     before = path.read_bytes()
     target = tmp_path / "out" / "b_mask.nii.gz"
     given = GivenMasks(path.parent, 7, "TotalSegmentator 2.4")
@@ -101,6 +104,7 @@ def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(
     assert is_sidecar(sidecar, load_ct(cts / "b.nii.gz"))
     assert record["mask_by"] == "TotalSegmentator 2.4"
     assert "model" not in record
+    assert "sform and qform" in record["notes"][0]  # of the file of the mask
     assert record["measurements"]["voxels"] == 200
     assert "expected_dice" not in record["quality"]
     assert any("The mask has 1 mL" in sentence for sentence in record["quality"]["noticed"])

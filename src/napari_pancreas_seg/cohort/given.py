@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ def adopt(
     volume = load_ct(source)
     labels, on = load_mask(path)
     mask = given.pancreas(bring_onto(volume, labels, on, path.name), path.name)
+    volume = replace(volume, notes=(*volume.notes, *on.notes))
     volume = prepare(volume, target, mint_uids=False)
     record = describe_given(volume, mask, given.by)
     sidecar = sidecar_path(target)
