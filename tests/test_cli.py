@@ -583,6 +583,7 @@ def test_report_finds_masks_of_any_format_and_says_what_it_could_not_measure(
     os.utime(out / "a_mask.nrrd", (later, later))
     whole = ct.read_bytes()
     ct.write_bytes(b"nothing")
+    (out / "b_mask.nrrd").symlink_to("nowhere")  # as where data are fetched when they are wanted
     capsys.readouterr()
     assert main(["report", str(out)]) == 0
     said = capsys.readouterr().out

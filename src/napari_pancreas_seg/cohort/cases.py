@@ -163,6 +163,7 @@ def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
     for paths in commands:
         cases |= {case.maps: case for case in plan(find_inputs(paths), output)}
     masks = [m for m in output.glob("*_mask.*") if suffix_of(m).lower() in (*SUFFIXES, ".dcm")]
+    masks = [mask for mask in masks if mask.exists()]  # no link that leads nowhere
     there = {stem(mask): mask for mask in sorted(masks, key=lambda mask: mask.stat().st_mtime)}
     return [replace(case, mask=there.get(stem(case.mask), case.mask)) for case in cases.values()]
 
