@@ -298,6 +298,15 @@ def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None
     assert "Usage" in capsys.readouterr().err
 
 
+def test_an_empty_path_is_not_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["check", ""], ["segment", "a.nii.gz", "-o", ""]):
+        assert main(arguments) == 2
+        assert "is empty" in capsys.readouterr().err
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     version = napari_pancreas_seg.__version__

@@ -38,6 +38,9 @@ def main(args: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file's name may not fit the terminal's encoding
             stream.reconfigure(errors="backslashreplace")
+    if "" in (sys.argv[1:] if args is None else args):  # a path of it would be this folder
+        typer.echo("An argument is empty, as of a variable that is not set; give it.", err=True)
+        return 2
     try:
         _root(args=args, prog_name="napari-pancreas-seg")
     except SystemExit as end:
