@@ -282,7 +282,8 @@ def test_references_find_their_cts(tmp_path):
         return tmp_path / folder
 
     cts = make("ct", "a.nii.gz", "a_2.nii.gz", "b.nii", "c_venous.nii.gz", "d_1.nii", "d_2.nii")
-    masks = make("masks", "a_pancreas.nii.gz", "b_mask.nii.gz", "c.nii.gz", "notes.txt")
+    masks = make("masks", "a_pancreas.nii.gz", "b_mask.nii.gz", "c.nii.gz", "notes.txt",
+                 "a_probability.nii.gz")  # fmt: skip
     pairs = [(m.name, n, c.name) for m, n, c in match_references(cts, masks)]
     assert pairs == [
         ("a_pancreas.nii.gz", "a", "a.nii.gz"),

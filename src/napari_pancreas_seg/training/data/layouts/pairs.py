@@ -175,8 +175,8 @@ def _cts(folder: Path) -> dict[str, Path]:
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """Volumes and DICOM segmentations, by name."""
-    found = volumes_in(folder)
+    """Volumes and DICOM segmentations, by name; no maps of ours."""
+    found = {name: path for name, path in volumes_in(folder).items() if not _MAP.fullmatch(name)}
     for item in (folder / entry.name for entry in listed(folder)):
         if item.suffix.lower() == ".dcm" and is_segmentation(item):
             found.setdefault(stem(item), item)
