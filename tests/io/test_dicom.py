@@ -117,6 +117,17 @@ def test_a_folder_without_dicom_is_not_taken_for_one(tmp_path: Path) -> None:
         load_ct(tmp_path)
 
 
+@pytest.mark.parametrize(("slices", "others", "sign"), [(32, 32, ""), (3, 300, "-")])
+def test_previews_beside_the_slices_hide_no_series(
+    slices: int, others: int, sign: str, tmp_path: Path
+) -> None:
+    series = write_series(tmp_path / "ct", body((24, 20, slices)), names="{:04}.dcm".format)
+    for k in range(others):
+        (tmp_path / "ct" / f"{sign}{k:04}.bmp").write_bytes(b"BM")
+    assert same(load_ct(tmp_path / "ct"), series)
+    assert is_dicom(Path(shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "ct")))
+
+
 def test_a_file_without_preamble_is_read(tmp_path: Path) -> None:
     series = write_series(tmp_path, transfer_syntax="1.2.840.10008.1.2")
     for path in series.files:

@@ -96,8 +96,14 @@ def is_dicom_folder(
     return any(
         counts(folder / name)
         for folder, files in itertools.islice(_walk(path), _LOOKS if below else 1)
-        for name in files[:: max(1, len(files) // _LOOKS)]
+        for name in _few(files)
     )
+
+
+def _few(names: Iterable[str]) -> list[str]:
+    """A few of many files, evenly: those named as DICOM first, for previews may lie beside each."""
+    ordered = sorted(names, key=lambda name: not name.lower().endswith((".dcm", ".dicom", ".ima")))
+    return ordered[:: max(1, len(ordered) // _LOOKS)]
 
 
 def is_dicom_zip(path: Path) -> bool:
@@ -106,9 +112,8 @@ def is_dicom_zip(path: Path) -> bool:
         return False
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if _is_plain_file(entry)]
-            for entry in entries[:: max(1, len(entries) // _LOOKS)]:
-                with archive.open(entry) as stream:
+            for name in _few(e.filename for e in archive.infolist() if _is_plain_file(e)):
+                with archive.open(name) as stream:
                     if _is_dicom(stream.read(_HEAD)):
                         return True
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error):
