@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_series import write_series
+from dicom_series import body, write_series
+from pydicom.dataset import Dataset
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
@@ -65,6 +66,19 @@ def test_a_folder_of_nothing_but_segmentations(scans: Path, tmp_path: Path) -> N
     write_segmentation(tmp_path / "masks" / "P1.dcm", scans / "P1")
     with pytest.raises(PancreasSegError, match="holds no CT"):
         find_inputs([tmp_path / "masks"])
+
+
+@pytest.mark.parametrize("number", ["481.3", "88.33", "11.1", "104.1"])
+def test_a_contour_or_a_report_beside_volumes_hides_none(number: str, tmp_path: Path) -> None:
+    def change(_: int, dataset: Dataset) -> None:
+        dataset.SOPClassUID = f"1.2.840.10008.5.1.4.1.1.{number}"
+
+    touch(tmp_path / "flat", "a.nii.gz", "b.nii.gz")
+    touch(tmp_path / "patients", "P1/ct.nii.gz", "P2/ct.nii.gz")
+    for folder in (tmp_path / "flat", tmp_path / "patients/P1"):
+        write_series(folder, body((24, 20, 1)), change=change)
+    assert list(named(tmp_path / "flat", root=tmp_path).values()) == ["a", "b"]
+    assert list(named(tmp_path / "patients", root=tmp_path).values()) == ["P1", "P2"]
 
 
 def test_names_that_we_give() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suffix_of
-from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
-from napari_pancreas_seg.io.dicom.read import is_segmentation, one_of_each_series
+from napari_pancreas_seg.io.dicom.files import is_dicom_folder
+from napari_pancreas_seg.io.dicom.read import may_be_slice, one_of_each_series
 from napari_pancreas_seg.io.files import check_folder, listed
 from napari_pancreas_seg.io.suffixes import list_suffixes
 
@@ -83,8 +83,8 @@ def find_inputs(
     """List the CTs in files and folders, each once and with the name of its case.
 
     A file or a folder of DICOM files is a CT. Any other folder gives its volumes, DICOM folders and
-    zips, and the CTs in patients' folders; no segmentations, and no files of an earlier run.
-    `tell` is told of folders without any.
+    zips, and the CTs in patients' folders; no DICOM objects without slices, and no files of an
+    earlier run. `tell` is told of folders without any.
     """
     found: dict[Path, tuple[Path, str]] = {}
     for path in map(Path, paths):
@@ -233,11 +233,9 @@ def _is_ct(item: Path) -> bool:
 
 
 def _holds_slices(folder: Path, *, below: bool = True) -> bool:
-    """Whether a folder, or one below it, holds DICOM files that are neither masks nor ours."""
+    """Whether a folder, or one below it, holds DICOM files that may be slices and are not ours."""
     return is_dicom_folder(
-        folder,
-        below=below,
-        counts=lambda file: not is_ours(file) and is_dicom_file(file) and not is_segmentation(file),
+        folder, below=below, counts=lambda file: not is_ours(file) and may_be_slice(file)
     )
 
 

@@ -23,6 +23,10 @@ from napari_pancreas_seg.io.raw import RawImage
 from napari_pancreas_seg.io.suffixes import PAIR, VOLUME
 from napari_pancreas_seg.io.voxels import reading
 
+_NO_SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}." for number in (11, 66, 88, 104, 481))
+"""Beginnings of the classes of presentation states, segmentations, structured reports, encapsulated
+documents and objects of radiotherapy."""
+
 
 def read(path: Path, series: str | int | None = None) -> RawImage:
     """Read the CT that a path stands for."""
@@ -67,6 +71,11 @@ def is_dicom(path: Path, *, below: bool = True) -> bool:
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM segmentation; False if it cannot be read."""
     return is_dicom_file(path) and _uid(path, 0x00080016) in CLASSES
+
+
+def may_be_slice(path: Path) -> bool:
+    """Whether a file is DICOM, and by its class no segmentation, report or radiotherapy object."""
+    return is_dicom_file(path) and not _uid(path, 0x00080016).startswith(_NO_SLICES)
 
 
 def one_of_each_series(paths: Iterable[Path]) -> list[Path]:
