@@ -172,7 +172,7 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     items = [folder / item.name for item in listed(folder)]
     if _holds_slices(folder, below=False):
         return {folder: stem(folder)}
-    found = {item: stem(item) for item in items if _is_ct(item)}
+    found = {item: stem(item) for item in items if is_ct(item)}
     among_volumes = any(_is_volume(item) for item in found)
     without = []
     for item in items:
@@ -217,7 +217,7 @@ def _below(folder: Path, depth: int) -> list[Path]:
     """CTs in a folder, or in those below it; not its masks."""
     names = [item.name for item in listed(folder)]
     items = [folder / name for name in names if name.lower() not in _MASK_FOLDERS]
-    found = [item for item in items if not item.is_dir() and _is_ct(item)]
+    found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
     if found or not depth:
@@ -225,7 +225,7 @@ def _below(folder: Path, depth: int) -> list[Path]:
     return [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
 
 
-def _is_ct(item: Path) -> bool:
+def is_ct(item: Path) -> bool:
     """Whether a file or folder is taken for a CT."""
     if item.is_dir():
         return _holds_slices(item)

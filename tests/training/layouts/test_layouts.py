@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from dicom_series import body, write_series
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -339,6 +340,17 @@ def test_a_mask_of_the_very_name_comes_first_and_another_one_is_told_of(tmp_path
     pairs, notes = pairs_of(tmp_path, [], ["P1_2"])
     assert pairs == {"P1_2": "P1_2", "P2": "P2"}
     assert notes == ("Masks without a CT: P1.nii.gz.",)
+
+
+def test_contours_beside_a_series_are_no_ct(tmp_path):
+    def change(_, dataset):
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+
+    write_series(tmp_path / "P1/CT")
+    write_series(tmp_path / "P1/RTSTRUCT", body((24, 20, 1)), change=change)
+    (tmp_path / "P1/mask.nii.gz").touch()
+    (case,) = open_dataset(tmp_path).cases
+    assert (case.name, case.ct) == ("P1", tmp_path / "P1/CT")
 
 
 def test_nnunets_channel_is_no_odd_name(tmp_path):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from napari_pancreas_seg.cohort.cases import find_inputs
+from napari_pancreas_seg.cohort.cases import find_inputs, is_ct
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.saving import read_sidecar, same_mask, sidecar_path
 from napari_pancreas_seg.io import is_dicom, stem
@@ -169,7 +169,7 @@ def _cts(folder: Path) -> dict[str, Path]:
     """Volumes, folders that hold DICOM files and zips of such, by name."""
     found = volumes_in(folder)
     for item in (folder / entry.name for entry in listed(folder)):
-        if (item.is_dir() or item.suffix.lower() == ".zip") and is_dicom(item):
+        if (item.is_dir() or item.suffix.lower() == ".zip") and is_ct(item):
             found.setdefault(stem(item), item)
     return found
 
