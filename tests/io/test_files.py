@@ -211,6 +211,16 @@ def test_what_is_no_mask_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mask_is_edited_in_its_own_file(ct_file: Path) -> None:
+    volume = io.load_ct(ct_file)
+    path = io.save_mask(volume.hu > 0, volume, ct_file.with_name("m.nii.gz"))
+    mask, on = io.load_mask(path)
+    with pytest.raises(PancreasSegError, match="exists already"):
+        io.save_mask(1 - mask, on, path)
+    io.save_mask(1 - mask, on, path, overwrite=True)
+    np.testing.assert_array_equal(io.load_mask(path)[0], 1 - mask)
+
+
 def test_the_ct_is_never_overwritten(ct_file: Path) -> None:
     before = ct_file.read_bytes()
     volume = io.load_ct(ct_file)

@@ -214,6 +214,8 @@ def _writable(path: str | Path, like: OnSourceGrid, endings: tuple[str, ...]) ->
 
 def check_spared(path: Path, like: OnSourceGrid) -> None:
     """Refuse a name under which a file of the CT itself would be replaced."""
+    if not isinstance(like, CTVolume):  # a mask, which may be edited in its own file
+        return
     own = [like.source.path, *getattr(like.source.header, "files", ())]
     if any(file is not None and same_file(path, file) for file in own):
         raise PancreasSegError(
