@@ -336,6 +336,21 @@ def test_a_cohort_goes_on_where_it_stopped(
     ]
 
 
+def test_a_mask_that_was_deleted_is_made_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(folder, out, attention=True)
+    mask = (out / "b_mask.nii.gz").read_bytes()
+    (out / "b_mask.nii.gz").unlink()
+    (out / "b_probability.nii.gz").write_bytes(b"by hand")
+    assert what(run(folder, out, attention=True, probability=True)) == "failed failed failed"
+    assert (out / "b_probability.nii.gz").read_bytes() == b"by hand"
+    assert what(run(folder, out, attention=True)) == "old new old"
+    assert (out / "b_mask.nii.gz").read_bytes() == mask
+    (out / "b_mask.nii.gz").unlink()
+    (out / "b_mask.nii.gz").symlink_to("nowhere")  # as where data are fetched when they are wanted
+    assert what(run(folder, out, attention=True)) == "old failed old"
+
+
 def test_a_cohort_that_is_done_reads_no_ct(
     folder: Path, tmp_path: Path, network: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

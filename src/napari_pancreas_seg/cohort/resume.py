@@ -81,18 +81,37 @@ def find_previous(
     return PreviousResult(case, record, difference, certain)
 
 
-def check_free(case: Case, outputs: OutputOptions) -> Path | None:
-    """Refuse a case with files in its way; return the folder of a killed run that left them."""
+def check_free(case: Case, outputs: OutputOptions) -> tuple[OutputOptions, Path | None]:
+    """Refuse a case with files in its way; return how to write, and a killed run's folder.
+
+    What such a run left may be replaced, and so may the record of a mask that was deleted.
+    """
     files = case.mask, case.maps, case.source
     try:
         saving.check_targets(*files, outputs)
     except PancreasSegError:
         interrupted = _find_interrupted(case, outputs) if outputs.resume else None
-        if interrupted is None:
+        if interrupted is None and not (outputs.resume and _mask_was_deleted(case, outputs)):
             raise
-        saving.check_targets(*files, replace(outputs, overwrite=True))
-        return interrupted
-    return None
+        anew = replace(outputs, overwrite=True)
+        saving.check_targets(*files, anew)
+        return anew, interrupted
+    return outputs, None
+
+
+def _mask_was_deleted(case: Case, outputs: OutputOptions) -> bool:
+    """Whether nothing is in the way of a case but what was written with a mask that has gone."""
+    left = (read_sidecar(case.sidecar) or {}).get("resume") or {}
+    made = saving.maps_beside(case.mask, case.maps)
+    made += [report_path(case.mask)] if left.get("report") else []
+    return (
+        left.get("suffix") == suffix_of(case.mask).lower()
+        and not os.path.lexists(case.mask)
+        and all(
+            path in made or not path.exists()
+            for path in saving.more_targets(case.mask, case.maps, outputs)
+        )
+    )
 
 
 def _find_interrupted(case: Case, outputs: OutputOptions) -> Path | None:

@@ -172,18 +172,18 @@ class CaseSegmenter:
         work.finish(result)
 
     def _write(self, work: CaseInWork) -> CaseResult:
-        case, volume, found, outputs = work.case, work.volume, work.found, self.outputs
+        case, volume, found = work.case, work.volume, work.found
         assert volume is not None and found is not None
         # Asked again: another attempt, another command, or a person, may have been here since.
         if (done := self._made_meanwhile(case, volume)) is not None:
             return done
-        interrupted = resume.check_free(case, outputs)
+        outputs, interrupted = resume.check_free(case, self.outputs)
         try:
             files, record = save_result(
                 found,
                 volume,
                 case.mask,
-                outputs if interrupted is None else replace(outputs, overwrite=True),
+                outputs,
                 maps=case.maps,
                 seconds=work.stages,
                 stamp=work.stamp,
