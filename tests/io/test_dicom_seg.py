@@ -327,6 +327,17 @@ def test_the_mask_of_a_single_class_is_1_whatever_its_card_says() -> None:
     assert names_of({"labels": {"pancreas": 5}}, 1) == {1: "pancreas"}
 
 
+def test_of_several_labels_without_names_none_is_called_the_pancreas(tmp_path: Path) -> None:
+    volume = load(write_series(tmp_path / "ct"))
+    mask = marked(volume)
+    mask[0, 0, :2] = 3
+    path = write_segmentation(mask, volume, tmp_path / "seg.dcm")
+    segments = pydicom.dcmread(path).SegmentSequence
+    assert [s.SegmentLabel for s in segments] == ["Label 1", "Label 2", "Label 3"]
+    assert {s.SegmentedPropertyTypeCodeSequence[0].CodeMeaning for s in segments} == {"Tissue"}
+    assert all("AnatomicRegionSequence" not in s for s in segments)
+
+
 @pytest.mark.slow
 def test_several_labels_become_several_segments(tmp_path: Path) -> None:
     volume = load(write_series(tmp_path / "ct"))

@@ -53,8 +53,11 @@ _COLORS = ((249, 180, 111), (230, 60, 60), (90, 170, 230), (120, 200, 90), (190,
 
 
 def names_of(card: Mapping[str, Any] | None, highest: int) -> dict[int, str]:
-    """Name every label from 1 to the highest one that a card or a mask has."""
-    labels = dict((card or {}).get("labels") or {"pancreas": 1})
+    """Name every label from 1 to the highest one that a card or a mask has.
+
+    Without a card, one label is the pancreas, and of several nothing is known.
+    """
+    labels = dict((card or {}).get("labels") or ({} if highest > 1 else {"pancreas": 1}))
     # The mask of a single class is 1, whatever its card says.
     named = {int(n) if len(labels) > 1 else 1: str(name) for name, n in labels.items()}
     count = max(highest, *named, 1)
@@ -92,7 +95,7 @@ def describe_segments(
             "AUTOMATIC" if card and not edited else "SEMIAUTOMATIC",
             algorithm,
             # Where a lesion lies is not in its type; an organ is its own place.
-            anatomic_regions=None if meaning in _ORGANS.values() else [code(_PANCREAS)],
+            anatomic_regions=[code(_PANCREAS)] if meaning in _MEANINGS.values() else None,
             display_color=CIELabColor.from_rgb(*_COLORS[(number - 1) % len(_COLORS)]),
         )
         for (number, name), meaning in zip(
