@@ -163,6 +163,7 @@ def test_convert_says_what_was_unusual_of_a_mask_beside_its_ct(
     assert "sform and qform place this CT" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.nii.gz"
     nib.save(nib.Nifti1Image(np.eye(3, dtype=np.uint8)[None], np.eye(4)), other)

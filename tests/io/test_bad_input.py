@@ -101,7 +101,7 @@ BAD = {
     "offset in the header": (odd(vox_offset=0), "within its header"),
     "number type": (odd(datatype=9999), "is invalid"),
     "2-D": (image(SMOOTH[:, :, 0] * 100), "2-D"),
-    "4-D": (image(np.stack([SMOOTH * 100] * 3, -1)), "several volumes"),
+    "4-D": (image(np.stack([SMOOTH * 100] * 3, -1)), "3 volumes"),
     "RGB": (image(RGB), "RGB"),
     "complex": (image((SMOOTH * 1j).astype(np.complex64)), "complex"),
     "all NaN": (image(np.full((9, 9, 9), np.nan, np.float32)), "every voxel is NaN"),

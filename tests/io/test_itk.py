@@ -234,7 +234,7 @@ def test_one_volume_of_a_list_is_a_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.stored, NUMBERS)
     np.testing.assert_allclose(raw.affine @ (1, 1, 1, 1), (-2, -3, 5, 1))
     assert raw.notes == ()
-    with pytest.raises(PancreasSegError, match="several volumes"):
+    with pytest.raises(PancreasSegError, match="holds 2 volumes"):
         itk.read(nrrd(path, PLAIN + PLAIN, *fields, *kinds, sizes="2 5 6 7"))
 
 
@@ -319,7 +319,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "skip": (lambda p: nrrd(p / "a.nrrd", PLAIN, *LPS, *NO, "byte skip: 99999999999"), "truncated"),
     "2-D": (lambda p: mha(p / "a.mha", PLAIN, size="5 42"), "2-D"),
-    "4-D": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, sizes="5 6 1 7"), "several volumes"),
+    "4-D": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, sizes="5 6 1 7"), "7 volumes"),
     "colours": (lambda p: mha(p / "a.mha", PLAIN, "ElementNumberOfChannels = 3"), "one number"),
     "block": (lambda p: nrrd(p / "a.nrrd", PLAIN, *NO, type="block"), "one number"),
     "hex": (lambda p: nrrd(p / "a.nrrd", PLAIN, "encoding: hex"), "save it again"),

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
-from napari_pancreas_seg.cli.terminal import echo, quiet
+from napari_pancreas_seg.cli.terminal import dispensable, echo, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 
@@ -74,10 +74,8 @@ def report(
         page = write_page(folder, cases, echo)
     echo(f"-> {page}")
     if ct:
-        try:
+        with dispensable():
             remember_inputs(folder, ct, state_folder())
-        except PancreasSegError as error:  # the page is none the worse
-            echo(str(error), err=True)
     if pairs is not None:
         path, missing = write_follow_up(folder, pairs)
         echo(f"-> {path}")

@@ -21,8 +21,7 @@ from napari_pancreas_seg.cli.options import (
     StructuredReport,
     Threshold,
 )
-from napari_pancreas_seg.cli.terminal import Bar, echo, quiet
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.cli.terminal import Bar, dispensable, echo, quiet
 
 
 def _slice_range(value: str | None) -> tuple[int, int] | None:
@@ -199,9 +198,7 @@ def _finish_folder(folder: Path, inputs: list[Path]) -> None:
     from napari_pancreas_seg.cohort.page import write_page
     from napari_pancreas_seg.cohort.worklist import remember_inputs, state_folder
 
-    try:
+    with dispensable():
         echo(f"Quality page: {write_page(folder)}", err=True)
         if inputs:
             remember_inputs(folder, inputs, state_folder())
-    except PancreasSegError as error:
-        echo(str(error), err=True)

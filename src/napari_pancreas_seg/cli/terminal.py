@@ -57,6 +57,15 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+@contextlib.contextmanager
+def dispensable() -> Iterator[None]:
+    """Say why something failed that a command can do without, and go on."""
+    try:
+        yield
+    except PancreasSegError as error:
+        echo(str(error), err=True)
+
+
 def fail(sentence: str, status: int = 1) -> NoReturn:
     """Print one sentence on standard error and end."""
     echo(" ".join(sentence.split()), err=True)

@@ -90,8 +90,10 @@ def check_free(case: Case, outputs: OutputOptions) -> tuple[OutputOptions, Path 
     try:
         saving.check_targets(*files, outputs)
     except PancreasSegError:
-        interrupted = _find_interrupted(case, outputs) if outputs.resume else None
-        if interrupted is None and not (outputs.resume and _mask_was_deleted(case, outputs)):
+        if not outputs.resume:
+            raise
+        interrupted = _find_interrupted(case, outputs)
+        if interrupted is None and not _mask_was_deleted(case, outputs):
             raise
         anew = replace(outputs, overwrite=True)
         saving.check_targets(*files, anew)

@@ -69,8 +69,8 @@ def check_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
         )
     if any(n != 1 for n in shape[3:]):
         raise PancreasSegError(
-            f"'{path.name}' holds several volumes (its shape is {shape}); split it and give "
-            "one of them."
+            f"'{path.name}' holds {math.prod(shape[3:])} volumes (its shape is {shape}); split "
+            "it and give one of them."
         )
     return shape
 

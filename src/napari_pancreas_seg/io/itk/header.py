@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io.voxels import check_shape
 
 _LONGEST = 1 << 20  # bytes that a header may have
 
@@ -107,8 +108,10 @@ def parse_nrrd(path: Path) -> VoxelLayout:
     shape = _integers(path, fields, "sizes")
     if len(shape) != _integer(path, fields, "dimension", len(shape)):
         raise _senseless(path, "sizes")
-    if len(shape) == 4 and shape[0] == 1 and fields.get("space directions", "").startswith("none"):
-        shape = shape[1:]  # one layer of a segmentation, or one time of a sequence
+    segments = _segments(fields, extra) if len(shape) == 4 else ()
+    listed = fields.get("space directions", "").startswith("none")
+    if len(shape) == 4 and listed and not segments:  # a sequence of volumes, perhaps of one
+        shape = check_shape(path, (*shape[1:], shape[0]))[:3]
     kind = fields.get("type", "").lower()
     if kind not in _NRRD_CODES:
         raise _no_numbers(path, kind)
@@ -133,7 +136,7 @@ def parse_nrrd(path: Path) -> VoxelLayout:
         fields.get("content", ""),
         _UNITS.get(units.pop(), 1.0) if len(units) == 1 else 1.0,
         fields.get("space", "").lower().startswith(_ANATOMICAL),
-        _segments(fields, extra) if len(shape) == 4 else (),
+        segments,
     )
 
 
