@@ -655,8 +655,10 @@ def test_masks_of_another_program_get_a_table_and_a_page(
     nib.save(nib.Nifti1Image(labels, nib.load(ct).affine), theirs / "a.nii.gz")
     line = ["report", str(out), "--masks", str(theirs), "--label", "7", "--by", "nnU-Net"]
     assert main(line) == 2  # whose CTs?
-    assert main([*line, "--ct", str(ct.parent)]) == 0
-    assert "b.nii.gz: failed: 'theirs' has no mask of 'b.nii.gz'." in capsys.readouterr().out
+    assert main([*line, "--ct", str(ct.parent)]) == 1
+    said = capsys.readouterr()
+    assert "b.nii.gz: failed: 'theirs' has no mask of 'b.nii.gz'." in said.out
+    assert "1 case has no mask: b.nii.gz." in said.err
     assert table_of(out) == [("a.nii.gz", "done"), ("b.nii.gz", "failed")]
     record = json.loads((out / "a_mask.json").read_text())
     assert (record["mask_by"], record["measurements"]["voxels"]) == ("nnU-Net", 32)

@@ -11,10 +11,13 @@ from dicom_series import write_series
 from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManager, PluginManifest
+from pydicom import dcmread
 
 from napari_pancreas_seg._napari.layers import reader
+from napari_pancreas_seg._napari.layers.files import write_mask
 from napari_pancreas_seg._napari.layers.placement import reference_of
 from napari_pancreas_seg._napari.layers.reader import get_reader, one_of_each_folder, read_layer
+from napari_pancreas_seg.io import report_path
 
 
 def test_the_reader_takes_folders_files_and_zips_of_dicom_only(tmp_path: Path) -> None:
@@ -81,3 +84,24 @@ def test_a_tilted_stack_is_shown_slice_by_slice(tmp_path: Path) -> None:
     assert kind == "image" and data.shape == series.hu.shape[::-1]
     assert len(options["scale"]) == 3
     assert "leans by" in notes[0]
+
+
+def test_a_report_beside_a_mask_that_is_replaced_is_renewed(tmp_path: Path) -> None:
+    ct = Layer.create(*read_layer(write_series(tmp_path / "ct").folder)[0])
+    reference = reference_of(ct)
+    assert reference is not None
+    mask, path = np.zeros(ct.data.shape, np.uint8), tmp_path / "seg.dcm"
+    mask[1:3, 5:9, 5:9] = 1
+    write_mask(mask, reference, path, ct=ct.data)
+    report = report_path(path)
+    assert not report.exists()  # none was asked for
+    write_mask(mask, reference, path, ct=ct.data, report=True, overwrite=True)
+    mask[3] = mask[2]
+    write_mask(mask, reference, path, ct=ct.data, overwrite=True)
+    study = dcmread(report).CurrentRequestedProcedureEvidenceSequence[0]
+    named = [
+        instance.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    ]
+    assert dcmread(path).SOPInstanceUID in named

@@ -264,3 +264,10 @@ def test_a_row_that_another_command_has_renewed_stays(tmp_path: Path) -> None:
     one.add(done("b"))
     one.write()
     assert [row["case"] for row in rows(path)] == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_a_table_that_no_csv_reader_takes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cohort.csv"
+    path.write_text(f"case,mask,status\na,{'x' * 200_000},done\n", encoding="utf-8")
+    with pytest.raises(PancreasSegError, match=r"'cohort\.csv' cannot be read as CSV"):
+        CohortTable(path, [case("a")])

@@ -14,8 +14,10 @@ import pytest
 from dicom_series import PATIENT, body, write_series
 
 from napari_pancreas_seg import cli
-from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
+from napari_pancreas_seg.cohort.cases import TABLE, find_inputs, is_ours, plan
+from napari_pancreas_seg.cohort.page import write_page
 from napari_pancreas_seg.cohort.run import segment_cases
+from napari_pancreas_seg.cohort.table import CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import load_ct, load_mask, report_path, save_mask
@@ -168,6 +170,25 @@ def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
     (values,) = numbers(report)
     assert values["Volume", None] == pytest.approx(record["measurements"]["volume_ml"])
     assert run().before
+    volume = load_ct(series.folder)
+    save_mask(gland(volume.grid.shape), volume, out / "ct_mask.dcm", overwrite=True)
+    table = CohortTable(out / TABLE, cases)
+    table.add(first)
+    table.write()
+    write_page(out, cases)
+    (values,) = numbers(report)
+    assert values["Volume", None] == pytest.approx(
+        measure(gland(volume.grid.shape), volume)["volume_ml"]
+    )
+    refers = pydicom.dcmread(report).CurrentRequestedProcedureEvidenceSequence
+    named = {
+        instance.ReferencedSOPInstanceUID
+        for study in refers
+        for each in study.ReferencedSeriesSequence
+        for instance in each.ReferencedSOPSequence
+    }
+    assert pydicom.dcmread(out / "ct_mask.dcm").SOPInstanceUID in named
+    assert run(overwrite=True).error is None
     report.unlink()
     assert "without the report" in run().error
     assert run(overwrite=True).error is None and report.exists()

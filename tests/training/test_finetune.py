@@ -316,6 +316,19 @@ def test_corrections_from_the_command_line(tmp_path, capsys):
         assert main([*add[:4], "--slices", slices, "--folder", str(store)]) == 2
 
 
+@pytest.mark.parametrize("unusual", [False, True])
+def test_what_was_unusual_of_a_correction_is_said(tmp_path, capsys, unusual):
+    affine, paths = np.diag([-1.0, -1.0, 3.0, 1.0]), [tmp_path / "ct.nii.gz", tmp_path / "m.nii.gz"]
+    hu = np.full((60, 60, 6), -1000, np.float32)
+    hu[5:55, 5:55] = np.random.default_rng(0).normal(50, 1, (50, 50, 6)).round()
+    hu[0, 0, 0] = np.nan if unusual else -1000
+    for path, array in zip(paths, (hu, (hu > 51).astype(np.uint8)), strict=True):
+        nib.save(nib.Nifti1Image(array, affine), path)
+    assert main(["corrections", "add", *map(str, paths), "--folder", str(tmp_path / "store")]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("ct.nii.gz: 1 voxel") if unusual else not said
+
+
 @pytest.mark.parametrize(("values", "kept"), [((0, 255), True), ((0, 1, 255), False)])
 def test_a_correction_of_one_value_is_one_whatever_it_is(tmp_path, capsys, values, kept):
     affine, store = np.diag([-1.0, -1.0, 3.0, 1.0]), tmp_path / "store"

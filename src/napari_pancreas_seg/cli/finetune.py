@@ -207,6 +207,9 @@ def add(
         _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )
     echo(f"{case.name}: added to {case.folder.parent}")
+    for source, notes in ((ct, volume.notes), (mask, on.notes)):
+        for note in notes:
+            echo(f"{source.name}: {note}", err=True)
 
 
 @command_of(corrections)

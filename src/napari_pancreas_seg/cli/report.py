@@ -11,7 +11,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
-from napari_pancreas_seg.cli.terminal import dispensable, echo, quiet
+from napari_pancreas_seg.cli.terminal import dispensable, echo, fail_naming, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 
@@ -64,11 +64,13 @@ def report(
                 raise
             cases = []  # what was remembered is no longer there
             echo(f"{error} (--ct)", err=True)
+        failed = []
         if given is not None:
             table = CohortTable(folder / TABLE, cases)
             for result in adopt_cases(cases, given):
                 table.add(result)
                 if result.error is not None:
+                    failed.append(result.case.name)
                     echo(f"{result.case.name}: {result.status}: {result.error}")
             table.write()
         page = write_page(folder, cases, echo)
@@ -81,3 +83,6 @@ def report(
         echo(f"-> {path}")
         if missing:
             echo(f"{missing} pairs could not be compared; the column 'reason' says why.", err=True)
+    if failed:
+        n = "1 case has" if len(failed) == 1 else f"{len(failed)} cases have"
+        fail_naming(f"{n} no mask", failed)

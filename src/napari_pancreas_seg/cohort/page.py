@@ -20,9 +20,11 @@ from napari_pancreas_seg.cohort.table import TEXTS, CohortTable, number_in
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.result import edited_record
-from napari_pancreas_seg.io import load_ct, load_mask
+from napari_pancreas_seg.io import load_ct, load_mask, report_path
 from napari_pancreas_seg.io.alignment import bring_onto
+from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.files import escaped, write_text
+from napari_pancreas_seg.io.suffixes import DICOM
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +116,9 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
                 record = now
             if changed:
                 record = {**record, "mask_sha256": sha256}
+                dicom = case.mask.name.lower().endswith(DICOM)
+                if dicom and (report := report_path(case.mask)).exists():
+                    write_report(mask, volume, case.mask, report, overwrite=True)
             saving.write_sidecar(case.sidecar, record, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")

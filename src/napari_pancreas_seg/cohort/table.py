@@ -161,16 +161,15 @@ def _parse(path: Path, content: bytes | None) -> _Rows:
     """Rows of the table that is there."""
     if content is None:
         return {}
-    reader = read_csv(content)
-    names = set(reader.fieldnames or ())
+    names, read = read_csv(content, path.name)
     # Another version may have had fewer columns.
-    if not {"case", "mask", "status"} <= names <= set(COLUMNS):
+    if not {"case", "mask", "status"} <= {*names} <= set(COLUMNS):
         raise PancreasSegError(
             f"'{path.name}' in the output folder is not the table of a cohort and was left as it "
             "is; rename it or choose another folder."
         )
     rows: _Rows = {}
-    for row in reader:
+    for row in read:
         if None not in row:
             cells = {name: row.get(name) or "" for name in COLUMNS}
             rows.setdefault(_key(cells["mask"]), []).append(cells)

@@ -28,8 +28,11 @@ def csv_text(
     return text.getvalue()
 
 
-def read_csv(content: bytes) -> csv.DictReader[str]:
-    """Read a CSV, ours or a spreadsheet's, with commas or semicolons; blanks around names go."""
+def read_csv(content: bytes, name: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of columns, and rows, of a CSV, ours or a spreadsheet's, with commas or semicolons.
+
+    Blanks around names go. What is beyond the columns is under None.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -38,28 +41,28 @@ def read_csv(content: bytes) -> csv.DictReader[str]:
     separator = ";" if ";" in first and "," not in first else ","
     # Lines end where a CSV ends them, and not at U+2028 in a name.
     table = csv.DictReader(io.StringIO(text, newline=""), restval="", delimiter=separator)
-    table.fieldnames = [name.strip() for name in table.fieldnames or ()]
-    return table
+    try:
+        table.fieldnames = [each.strip() for each in table.fieldnames or ()]
+        return list(table.fieldnames), list(table)
+    except csv.Error as error:
+        raise PancreasSegError(f"'{name}' cannot be read as CSV: {error}.") from error
 
 
 def read_rows(path: Path, wanted: Set[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with some columns, perhaps among others."""
     try:
-        table = read_csv(path.read_bytes())
-        rows = [row for row in table if any(row.values())]  # spreadsheets add empty ones
+        names, rows = read_csv(path.read_bytes(), path.name)
     except FileNotFoundError as error:
         raise PancreasSegError(f"There is no file '{path}'; check the path.") from error
     except OSError as error:
         raise not_read(path, error) from error
-    except csv.Error as error:
-        raise PancreasSegError(f"'{path.name}' cannot be read as CSV: {error}.") from error
-    if not wanted <= {*(table.fieldnames or ())}:
+    if not wanted <= {*names}:
         *first, last = sorted(wanted)
         raise PancreasSegError(
             f"'{path.name}' is not a table with the columns {', '.join(first)} and {last}; give a "
             "CSV file that has them."
         )
-    return rows
+    return [row for row in rows if any(row.values())]  # spreadsheets add empty ones
 
 
 def cell(value: Any, digits: int) -> str:

@@ -257,7 +257,10 @@ def write_mask(
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
-    report = report and name.endswith(DICOM)
+    dicom = name.endswith(DICOM)
+    # One of the mask that is replaced would say what no longer holds.
+    outdated = dicom and overwrite and ct is not None and io.report_path(path).exists()
+    report = dicom and (report or outdated)
     if report:
         check_target(io.report_path(path), overwrite=overwrite)
     voxels = _holds_voxels(path)
