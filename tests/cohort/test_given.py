@@ -54,6 +54,7 @@ def write_mask(path: Path, *values: int) -> Path:
         "A_mask.nii",
         "a/pancreas.nii.gz",
         "a/segmentations/pancreas.nii",
+        "a/a_seg.nii.gz",
     ],
 )
 def test_masks_are_found_as_other_programs_name_them(tmp_path: Path, name: str) -> None:

@@ -40,8 +40,8 @@ class GivenMasks:
         """The file with the mask of a case, known by its name, not its `ct`; None without one."""
         places = []
         for case in dict.fromkeys((name, _OF_THE_CT.sub("", name))):
-            places += [f"{case}{end}" for end in OF_THE_MASK]
-            places += [f"{case}/{place}" for place in (*_IN_A_FOLDER, case)]
+            names = [f"{case}{end}" for end in OF_THE_MASK]
+            places += [*names, *(f"{case}/{place}" for place in (*_IN_A_FOLDER, *names))]
         spelt, small = self._files
         # Another case may differ by capital letters only.
         found = [spelt[place] for place in places if place in spelt]
