@@ -858,6 +858,23 @@ def test_a_mask_moves_on_into_an_empty_folder(qtbot, app, viewer, panel, folder,
     assert not (folder.parent / "cts_masks").exists()
 
 
+def test_a_ct_that_has_come_meanwhile_takes_no_other_one_s_mask(
+    qtbot, app, viewer, panel, folder, tmp_path
+):
+    work = opened(qtbot, app, panel, folder)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    paint(app, viewer, 6)
+    shutil.copy(folder / "a.nii.gz", folder / "aa.nii.gz")
+    (folder / "c.nii.gz").unlink()
+    work.use_output(tmp_path / "elsewhere")
+    assert work.case.name == "b.nii.gz" and len(work.worklist) == 3
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    written = [path.name for path in (tmp_path / "elsewhere").glob("*.nii.gz")]
+    assert written == ["b_mask.nii.gz"]
+
+
 def test_one_goes_on_from_a_case_that_cannot_be_read(
     qtbot, app, viewer, panel, folder, notifications
 ):
