@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,16 @@ def test_the_same_ct_is_replaced_when_told(qtbot, with_case):
     qtbot.waitUntil(lambda: not improvement.working, timeout=TIMEOUT)
     assert not panel.question.isVisibleTo(panel)
     assert [c.reviewed for c in list_corrected_cases(improvement.folder)] == [(3, 4, 5)]
+
+
+def test_with_another_ct_chosen_no_case_is_replaced(qtbot, with_case, viewer, volume):
+    dock = with_case
+    improvement = dock.app.improvement
+    dock.app.review.set_reviewed(dock.app.session.mask, {3, 4, 5})
+    add(qtbot, dock)
+    assert improvement.known is not None
+    viewer.add_layer(Layer.create(*ct_layer_data(replace(volume, hu=volume.hu + 1))))
+    assert improvement.known is None and not dock.improve_panel.replace_button.isVisibleTo(dock)
 
 
 def test_a_case_is_removed(qtbot, with_case):

@@ -120,6 +120,7 @@ class Improvement(QObject):
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._progressed.connect(self._on_progress)
+        session.ct_chosen.connect(self.leave_case)  # what is on screen then is another case's
         self.list_again()
 
     # -- cases
@@ -143,6 +144,7 @@ class Improvement(QObject):
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and its mask's reviewed slices; in place of a known case if told."""
         read, labels, reviewed = self._reader(), self._labels(), self._review.reviewed
+        ct = self._session.ct
         if not reviewed:
             raise PancreasSegError(
                 "No slice of this mask is marked as reviewed; mark those that are right first."
@@ -160,6 +162,9 @@ class Improvement(QObject):
 
         def done(outcome: tuple[CorrectedCase | None, bool]) -> None:
             self.working, (self.known, self.same_mask) = "", outcome
+            if self.known and self._session.ct is not ct:
+                self.known = None
+                show_info("The CT from before is among your cases already: nothing was changed.")
             if self.same_mask and self.known and self.known.reviewed == tuple(sorted(reviewed)):
                 self.known = None
                 show_info("Already among your cases, unchanged.")
