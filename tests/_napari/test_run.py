@@ -300,6 +300,28 @@ def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(qtbot, 
     assert run.labels is not former and run.labels.data[8, 1, 1] == 1
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_label_that_fits_no_mask_painted_meanwhile_ends_no_run_half_way(
+    qtbot, app, viewer, ct, tmp_path, notifications, begun
+):
+    former = viewer.add_labels(box_mask(ct.data.shape).astype(np.uint16), name="by hand")
+    app.session.mask = former
+    how = f"slow {tmp_path / 'go on'}" if begun else f"wait {tmp_path / 'ready'}"
+    run = app.runs.start(ct, how, Options(slices=(0, 5)))
+    there = (lambda: run.labels in viewer.layers) if begun else (lambda: run.labels is not None)
+    qtbot.waitUntil(there, timeout=20_000)
+    former.data_setitem((np.array([8]), np.array([1]), np.array([1])), 300)
+    expected = former.data.copy()
+    if begun:
+        run.cancel()
+    (tmp_path / "ready").touch()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.discard()
+    assert not run.can_discard and run.labels not in viewer.layers
+    assert former.visible and former.name == "by hand" and np.array_equal(former.data, expected)
+    assert [("to 300" in one.message) for one in notifications] == [True] * (not begun)
+
+
 def test_the_earlier_mask_comes_back_under_what_was_painted(qtbot, app, viewer, ct, tmp_path):
     former = finish(qtbot, app, ct)
     expected, app.session.mask = former.data.copy(), former
