@@ -485,6 +485,20 @@ def test_the_next_run_brings_back_no_mask_that_was_removed(qtbot, app, viewer, c
     qtbot.waitUntil(lambda: not later.running, timeout=20_000)
 
 
+def test_the_earlier_mask_comes_back_if_the_new_one_was_removed(qtbot, app, viewer, ct):
+    former = finish(qtbot, app, ct)
+    former.data_setitem((np.array([8]), np.array([1]), np.array([1])), 1)
+    name, app.session.mask = former.name, former
+    run = app.runs.start(ct, "slow")
+    qtbot.waitUntil(lambda: run.labels in viewer.layers, timeout=20_000)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.labels is not former and not former.visible
+    viewer.layers.remove(run.labels)
+    run.discard()
+    assert former.visible and former.name == name and run.labels not in viewer.layers
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["ct", "labels", "both"])
 def test_layers_removed_while_it_runs(qtbot, app, viewer, ct, notifications, what, tmp_path):
