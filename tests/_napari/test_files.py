@@ -18,6 +18,7 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
 
+from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.correct.apply import chosen_target
 from napari_pancreas_seg._napari.layers import samples
 from napari_pancreas_seg._napari.layers.bridge import (
@@ -578,9 +579,26 @@ def test_export_overwrites_only_when_told(qtbot, app, viewer, ct_path, tmp_path,
     assert ended == ["failed"]
     assert target.read_bytes() == b"precious"
     assert [record.severity.value for record in notifications] == ["error"]
+    assert notifications[0].message.endswith("was left as it is; choose another name.")
     app.files.export(mask, target, overwrite=True, then=ended.append)
     qtbot.waitUntil(lambda: len(ended) == 2, timeout=20_000)
     assert nib.load(target).get_fdata().sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("leave series (--series) out.", "leave series out."),
+        (
+            "made (--mint-uids; in the window the box above Export), or",
+            "made (the box above Export), or",
+        ),
+        ("a sum (2 -- 3)", "a sum (2 -- 3)"),
+    ],
+)
+def test_a_window_names_no_option_of_the_command_line(qapp, notifications, said, shown):
+    report(PancreasSegError(said))
+    assert [one.message for one in notifications] == [shown]
 
 
 def test_saving_a_second_file_beside_the_mask_replaces_nothing(viewer, ct_path, tmp_path, manifest):
