@@ -15,6 +15,8 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, autosave_folder
+from napari_pancreas_seg._napari.correct.apply import chosen_target
+from napari_pancreas_seg._napari.correct.strokes import Drag
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.header import CtPanel
@@ -751,6 +753,45 @@ def test_a_case_is_not_left_while_an_edit_is_worked_out(
     work.step(1)
     qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
     assert np.asarray(nib.load(work.worklist.cases[0].mask).dataobj).sum() > 1
+
+
+def test_a_case_is_not_left_while_a_stroke_is_answered(
+    qtbot, app, viewer, panel, folder, notifications, monkeypatch
+):
+    work, waiting = opened(qtbot, app, panel, folder), []
+    mask = paint(app, viewer, 6)
+    app.answers.ask = lambda volume, plane, z, **how: np.ones_like(plane)
+    monkeypatch.setattr(app.mending, "_background", MagicMock(submit=lambda *a: waiting.append(a)))
+    drag = Drag(chosen_target(app.session), 6, adds=True)
+    drag.to(viewer, mask.data_to_world((6, 10, 10)))
+    app.mending._end(drag)
+    work.step(1)
+    assert "“Mend” is not done yet" in notifications[-1].message and not work.busy
+    app.background.submit(*waiting.pop())
+    qtbot.waitUntil(lambda: not app.mending.working, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.asarray(nib.load(work.worklist.cases[0].mask).dataobj)[..., 6].all()
+
+
+def test_a_case_is_not_left_while_its_mask_is_made_anew(
+    qtbot, app, viewer, panel, folder, notifications, monkeypatch
+):
+    work, waiting = opened(qtbot, app, panel, folder), []
+    run = app.runs.start(app.session.ct, "graded")
+    qtbot.waitUntil(lambda: not run.running and not work.busy, timeout=TIMEOUT)
+    before = np.count_nonzero(run.labels.data)
+    later = MagicMock(submit=lambda *a: waiting.append(a))
+    monkeypatch.setattr(app.rethreshold.newest, "_background", later)
+    assert app.rethreshold.ask(run.labels, 0.1, True)
+    work.step(1)
+    assert "“Threshold” is not done yet" in notifications[-1].message and not work.busy
+    app.background.submit(*waiting.pop())
+    qtbot.waitUntil(lambda: not app.rethreshold.working, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    written = np.asarray(nib.load(work.worklist.cases[0].mask).dataobj)
+    assert np.count_nonzero(written) > before
 
 
 def test_a_case_is_not_left_if_a_run_begins_meanwhile(
