@@ -541,6 +541,28 @@ def test_only_what_a_run_has_filled_gets_its_record(qtbot, app, viewer, ct_path,
     assert json.loads((tmp_path / "copy.json").read_text())["model"]["name"] == "box"
 
 
+def test_a_duplicate_has_the_record_of_the_run_that_it_was_made_after(
+    qtbot, app, viewer, ct_path, tmp_path
+):
+    app.session.ct = ct = open_ct(viewer, ct_path)
+    for model in ("graded", "box"):
+        run = app.runs.start(ct, model)
+        qtbot.waitUntil(lambda run=run: not run.running, timeout=20_000)
+        if model == "graded":
+            viewer.layers.selection = {run.labels}
+            _duplicate_layer(viewer.layers)
+            copy = viewer.layers.selection.active
+            assert app.rethreshold.ask(run.labels, 0.3, True)
+            qtbot.waitUntil(lambda: not app.rethreshold.working, timeout=20_000)
+    assert not np.array_equal(run.labels.data, copy.data)
+    written = []
+    app.files.export(copy, tmp_path / "copy.nii.gz", then=written.append)
+    qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+    record = json.loads((tmp_path / "copy.json").read_text())
+    assert (record["model"]["name"], record["options"]["applied_threshold"]) == ("graded", 0.5)
+    assert not any(record["edits"].values())
+
+
 def test_the_same_mask_in_other_formats_shares_its_record(
     qtbot, app, viewer, ct_path, tmp_path, notifications
 ):
