@@ -267,7 +267,7 @@ def test_the_rest_of_a_mask_has_the_values_that_the_model_gives_its_labels(
     qtbot, app, viewer, ct, volume, notifications, monkeypatch
 ):
     card = {"labels": {"pancreas": 1, "liver": 2, "spleen": 3}}
-    monkeypatch.setattr(worker, "_card", lambda model: card if model == "organs" else {})
+    monkeypatch.setattr(worker, "card_of", lambda model: card if model == "organs" else {})
     mask = np.zeros(volume.grid.shape, np.uint8)
     mask[:, 2:5, 2:6], mask[:, 8:12, 2:6] = 1, 2
     named = {"liver": 1, "pancreas": 2}
