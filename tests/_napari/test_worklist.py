@@ -943,6 +943,12 @@ def test_a_new_result_is_written_at_once(qtbot, app, viewer, panel, folder):
     assert (folder.parent / "cts_masks" / "a_mask.json").exists()
 
 
+def test_after_a_reset_the_next_case_is_segmented_as_the_panel_says(app, panel):
+    assert not app.ahead.segments
+    app.settings.clear()
+    assert panel.ahead.value and app.ahead.segments
+
+
 def test_the_worklist_of_the_last_time_is_offered(qtbot, app, panel, folder):
     assert panel.last_button.isHidden()
     opened(qtbot, app, panel, folder)
