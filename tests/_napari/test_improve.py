@@ -194,7 +194,11 @@ def test_a_model_that_is_no_better_is_not_chosen_nor_kept_unasked(
 
 
 @pytest.mark.parametrize(
-    ("model", "words"), [("fail", "was not kept"), ("die", "ended unexpectedly (status 3)")]
+    ("model", "words"),
+    [
+        ("fail", "was not kept. Add cases, or give it more time."),
+        ("die", "ended unexpectedly (status 3)"),
+    ],
 )
 def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model, words):
     dock, panel = with_case, with_case.improve_panel

@@ -313,7 +313,8 @@ def _why(status: int, lines: Sequence[str]) -> str:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     logger.debug("The learning ended with status %s:\n%s", status, "\n".join(lines[-30:]))
     if status == 1 and last:
-        return last
+        # The last of three is an option of the command line.
+        return last.replace("give it more time, or keep it with --anyway", "or give it more time")
     if status in (-9, -15, 137):
         return (
             "The learning was stopped from outside, most often because the memory ran out. Close "
