@@ -31,7 +31,8 @@ if __name__ == "__main__":
         Path(model.removeprefix("slow ")).write_text(str(os.getpid()))
         time.sleep(1000)
     if model == "fail":
-        sys.exit("The new model would do worse by 0.10 Dice, and was not kept.")
+        what = "The new model would do worse by 0.10 Dice, and was not kept."
+        sys.exit(f"{what} Add cases, give it more time, or keep it with --anyway.")
     if model == "die":
         os._exit(3)
     after = 0.74 if model == "better" else 0.60

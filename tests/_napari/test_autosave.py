@@ -466,6 +466,26 @@ def test_a_restored_mask_is_seen_without_the_one_that_was_chosen(qtbot, app, vie
     qtbot.waitUntil(lambda: not app.autosave._busy, timeout=TIMEOUT)
 
 
+def test_a_mask_that_comes_back_when_another_ct_is_chosen_stays_with_its_own(
+    qtbot, app, viewer, ct, volume
+):
+    labels = finish(qtbot, app, ct)
+    with qtbot.waitSignal(app.autosave.saved, timeout=TIMEOUT):
+        paint(labels, 4, 1, 30)
+    viewer.layers.remove(labels)
+    qtbot.waitUntil(lambda: bool(app.offers.left), timeout=TIMEOUT)
+    phase = viewer.add_layer(Layer.create(*ct_layer_data(replace(volume, hu=volume.hu + 1))))
+    chosen = finish(qtbot, app, phase)
+    app.offers.restore(app.offers.left[0], app.session.placement(ct))
+    app.session.ct, app.session.mask = phase, chosen  # before it is there
+    chosen.visible = True
+    qtbot.waitUntil(lambda: "recovered" in "".join(map(str, viewer.layers)), timeout=TIMEOUT)
+    (restored,) = (one for one in viewer.layers if "recovered" in one.name)
+    assert app.session.mask is chosen and chosen.visible and not restored.visible
+    app.session.ct = ct
+    assert restored.visible and app.autosave.unexported() == [restored]
+
+
 def test_a_duplicate_of_a_corrected_mask_is_corrected_too(qtbot, app, viewer, ct):
     labels = finish(qtbot, app, ct)
     viewer.layers.selection = {labels}

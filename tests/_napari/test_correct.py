@@ -22,7 +22,11 @@ from napari_pancreas_seg._napari.correct.apply import Target, apply_change, outl
 from napari_pancreas_seg._napari.correct.apply import preview_of as compare
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, GROUPS, perform
 from napari_pancreas_seg._napari.correct.paint import limit_stroke
-from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.bridge import (
+    ct_layer_data,
+    labels_layer_data,
+    name_labels,
+)
 from napari_pancreas_seg._napari.layers.placement import (
     find_reference,
     index_at,
@@ -359,6 +363,25 @@ def test_of_several_classes_a_slice_s_own_is_taken(qtbot, viewer, app, mask, pan
     assert set(np.unique(mask.data)) == {0, 2}
     columns = np.flatnonzero(mask.data[4].any(axis=0))
     assert columns.min() > 12 and columns.max() < 28
+
+
+def test_a_slice_s_own_class_goes_by_its_name(
+    qtbot, viewer, app, mask, panel, monkeypatch, notifications
+):
+    card = {"labels": {"pancreas": 1, "liver": 2, "spleen": 3}}
+    monkeypatch.setattr("napari_pancreas_seg._napari.correct.editor.card_of", lambda model: card)
+    name_labels(mask, {"tumour": 1, "pancreas": 2})  # of another model
+    mask.selected_label = 2
+    app.review.show(4)
+    app.editor.rerun_slice("organs")
+    wait(qtbot, app)
+    app.editor.accept()
+    columns = np.flatnonzero((mask.data[4] == 2).any(axis=0))
+    assert len(columns) and columns.max() < 13  # where the pancreas is
+    mask.selected_label = 1
+    app.editor.rerun_slice("organs")
+    wait(qtbot, app)
+    assert app.editor.proposal is None and "does not know 'tumour'" in notifications[-1].message
 
 
 def test_esc_stops_the_network_at_once(qtbot, app, mask, panel, monkeypatch, notifications):

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from napari.layers import Labels, Layer
+from napari.settings import get_plugin_settings
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QMimeData, QPointF, QRect, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
@@ -364,6 +365,24 @@ def test_a_ct_warms_the_network_up(qtbot, window, network, ct_path, monkeypatch)
     open_ct(qtbot, dock, ct_path)
     qtbot.waitUntil(lambda: network.pid is not None, timeout=TIMEOUT)
     assert asked and not any(asked)
+
+
+@pytest.mark.slow
+def test_the_network_starts_once_that_is_wished(qtbot, viewer, app, network, volume):
+    viewer.add_layer(Layer.create(*ct_layer_data(volume)))
+    page = get_plugin_settings("napari-pancreas-seg").panel
+    page.warm_up = False
+    try:
+        dock = PancreasDock(viewer)
+        qtbot.addWidget(dock)
+        choose(dock, "box")
+        warm, soon = app.network._newest, dock._soon
+        qtbot.waitUntil(lambda: not (dock._steps or soon.isActive() or warm.busy), timeout=TIMEOUT)
+        assert network.pid is None
+        page.update({"warm_up": True})  # as napari's Preferences do
+        qtbot.waitUntil(lambda: network.pid is not None, timeout=TIMEOUT)
+    finally:
+        page.warm_up = True
 
 
 @pytest.mark.slow

@@ -277,10 +277,13 @@ def test_the_next_case_is_not_restricted_to_this_ones_region(qtbot, window, volu
     _, options = dock.app.runs.how()
     assert options.slices is None and options.box is None
     how = dock.app.runs.how
+    dock.options_panel.postprocess.native.click()
+    dock.options_panel.every_slice.native.click()
+    expected = how()
     window.window.remove_dock_widget(dock)
     dock.deleteLater()
     qtbot.wait(50)
-    assert how()[0] == "default"
+    assert how() == expected and not expected[1].postprocess and expected[1].every_slice
 
 
 def test_a_stroke_while_a_case_is_left_is_written(qtbot, app, viewer, tmp_path, hu):

@@ -18,6 +18,7 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QWidget
 
+from napari_pancreas_seg._napari.background import report
 from napari_pancreas_seg._napari.correct.apply import chosen_target
 from napari_pancreas_seg._napari.layers import samples
 from napari_pancreas_seg._napari.layers.bridge import (
@@ -540,6 +541,28 @@ def test_only_what_a_run_has_filled_gets_its_record(qtbot, app, viewer, ct_path,
     assert json.loads((tmp_path / "copy.json").read_text())["model"]["name"] == "box"
 
 
+def test_a_duplicate_has_the_record_of_the_run_that_it_was_made_after(
+    qtbot, app, viewer, ct_path, tmp_path
+):
+    app.session.ct = ct = open_ct(viewer, ct_path)
+    for model in ("graded", "box"):
+        run = app.runs.start(ct, model)
+        qtbot.waitUntil(lambda run=run: not run.running, timeout=20_000)
+        if model == "graded":
+            viewer.layers.selection = {run.labels}
+            _duplicate_layer(viewer.layers)
+            copy = viewer.layers.selection.active
+            assert app.rethreshold.ask(run.labels, 0.3, True)
+            qtbot.waitUntil(lambda: not app.rethreshold.working, timeout=20_000)
+    assert not np.array_equal(run.labels.data, copy.data)
+    written = []
+    app.files.export(copy, tmp_path / "copy.nii.gz", then=written.append)
+    qtbot.waitUntil(lambda: bool(written), timeout=20_000)
+    record = json.loads((tmp_path / "copy.json").read_text())
+    assert (record["model"]["name"], record["options"]["applied_threshold"]) == ("graded", 0.5)
+    assert not any(record["edits"].values())
+
+
 def test_the_same_mask_in_other_formats_shares_its_record(
     qtbot, app, viewer, ct_path, tmp_path, notifications
 ):
@@ -578,9 +601,26 @@ def test_export_overwrites_only_when_told(qtbot, app, viewer, ct_path, tmp_path,
     assert ended == ["failed"]
     assert target.read_bytes() == b"precious"
     assert [record.severity.value for record in notifications] == ["error"]
+    assert notifications[0].message.endswith("was left as it is; choose another name.")
     app.files.export(mask, target, overwrite=True, then=ended.append)
     qtbot.waitUntil(lambda: len(ended) == 2, timeout=20_000)
     assert nib.load(target).get_fdata().sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("leave series (--series) out.", "leave series out."),
+        (
+            "made (--mint-uids; in the window the box above Export), or",
+            "made (the box above Export), or",
+        ),
+        ("a sum (2 -- 3)", "a sum (2 -- 3)"),
+    ],
+)
+def test_a_window_names_no_option_of_the_command_line(qapp, notifications, said, shown):
+    report(PancreasSegError(said))
+    assert [one.message for one in notifications] == [shown]
 
 
 def test_saving_a_second_file_beside_the_mask_replaces_nothing(viewer, ct_path, tmp_path, manifest):

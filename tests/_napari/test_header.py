@@ -278,6 +278,15 @@ def test_the_brush_is_sized_in_mm(segmented, app):
     assert app.settings.get("correct/brush_mm", 6.0) == field.value
 
 
+def test_a_brush_beyond_what_the_panel_offers_is_its_largest_or_smallest(segmented, app):
+    field, mask = segmented.correct_panel.brush_mm, app.session.mask
+    mask.brush_size = 400  # by a long drag with Alt
+    assert field.value == app.brush.mm == 200
+    app.settings.set("correct/brush_mm", 0.0)  # of tiny pixels, rounded
+    app.brush.changed.emit()
+    assert field.value == app.brush.mm == 0.1
+
+
 def test_dicom_seg_has_one_ending_and_a_box_for_lost_uids(segmented, monkeypatch, tmp_path: Path):
     panel, asked = segmented.export_panel, []
     monkeypatch.setattr(

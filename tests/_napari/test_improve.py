@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,16 @@ def test_the_same_ct_is_replaced_when_told(qtbot, with_case):
     assert [c.reviewed for c in list_corrected_cases(improvement.folder)] == [(3, 4, 5)]
 
 
+def test_with_another_ct_chosen_no_case_is_replaced(qtbot, with_case, viewer, volume):
+    dock = with_case
+    improvement = dock.app.improvement
+    dock.app.review.set_reviewed(dock.app.session.mask, {3, 4, 5})
+    add(qtbot, dock)
+    assert improvement.known is not None
+    viewer.add_layer(Layer.create(*ct_layer_data(replace(volume, hu=volume.hu + 1))))
+    assert improvement.known is None and not dock.improve_panel.replace_button.isVisibleTo(dock)
+
+
 def test_a_case_is_removed(qtbot, with_case):
     panel = with_case.improve_panel
     (sub,) = [action.menu() for action in panel.cases_button.menu().actions()]
@@ -183,7 +194,11 @@ def test_a_model_that_is_no_better_is_not_chosen_nor_kept_unasked(
 
 
 @pytest.mark.parametrize(
-    ("model", "words"), [("fail", "was not kept"), ("die", "ended unexpectedly (status 3)")]
+    ("model", "words"),
+    [
+        ("fail", "was not kept. Add cases, or give it more time."),
+        ("die", "ended unexpectedly (status 3)"),
+    ],
 )
 def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model, words):
     dock, panel = with_case, with_case.improve_panel

@@ -83,9 +83,12 @@ def test_the_surface_follows_corrections(qtbot, viewer, app, ct, labels):
     points = len(surface._surface.data[0])
     app.editor.grow()
     qtbot.waitUntil(lambda: len(surface._surface.data[0]) != points, timeout=TIMEOUT)
-    assert surface.on and labels.data.sum() > before.sum()
+    assert surface.on and labels.data.sum() > before.sum() and not labels.visible
+    pauses = app.watch._soon, surface._soon
+    qtbot.waitUntil(lambda: not any(each.isActive() for each in pauses), timeout=TIMEOUT)
     labels.undo()
     assert np.array_equal(labels.data, before)
+    qtbot.waitUntil(lambda: len(surface._surface.data[0]) == points, timeout=TIMEOUT)
 
 
 def test_a_proposal_is_shown_in_slices(qtbot, viewer, app, ct, labels):

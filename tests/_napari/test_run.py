@@ -267,7 +267,7 @@ def test_the_rest_of_a_mask_has_the_values_that_the_model_gives_its_labels(
     qtbot, app, viewer, ct, volume, notifications, monkeypatch
 ):
     card = {"labels": {"pancreas": 1, "liver": 2, "spleen": 3}}
-    monkeypatch.setattr(worker, "_card", lambda model: card if model == "organs" else {})
+    monkeypatch.setattr(worker, "card_of", lambda model: card if model == "organs" else {})
     mask = np.zeros(volume.grid.shape, np.uint8)
     mask[:, 2:5, 2:6], mask[:, 8:12, 2:6] = 1, 2
     named = {"liver": 1, "pancreas": 2}
@@ -298,6 +298,28 @@ def test_what_is_painted_until_a_restricted_run_has_begun_is_in_its_mask(qtbot, 
     (tmp_path / "ready").touch()
     qtbot.waitUntil(lambda: not run.running, timeout=20_000)
     assert run.labels is not former and run.labels.data[8, 1, 1] == 1
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_label_that_fits_no_mask_painted_meanwhile_ends_no_run_half_way(
+    qtbot, app, viewer, ct, tmp_path, notifications, begun
+):
+    former = viewer.add_labels(box_mask(ct.data.shape).astype(np.uint16), name="by hand")
+    app.session.mask = former
+    how = f"slow {tmp_path / 'go on'}" if begun else f"wait {tmp_path / 'ready'}"
+    run = app.runs.start(ct, how, Options(slices=(0, 5)))
+    there = (lambda: run.labels in viewer.layers) if begun else (lambda: run.labels is not None)
+    qtbot.waitUntil(there, timeout=20_000)
+    former.data_setitem((np.array([8]), np.array([1]), np.array([1])), 300)
+    expected = former.data.copy()
+    if begun:
+        run.cancel()
+    (tmp_path / "ready").touch()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    run.discard()
+    assert not run.can_discard and run.labels not in viewer.layers
+    assert former.visible and former.name == "by hand" and np.array_equal(former.data, expected)
+    assert [("to 300" in one.message) for one in notifications] == [True] * (not begun)
 
 
 def test_the_earlier_mask_comes_back_under_what_was_painted(qtbot, app, viewer, ct, tmp_path):
@@ -461,6 +483,20 @@ def test_the_next_run_brings_back_no_mask_that_was_removed(qtbot, app, viewer, c
     later = app.runs.start(ct, "box")
     assert run.labels not in viewer.layers
     qtbot.waitUntil(lambda: not later.running, timeout=20_000)
+
+
+def test_the_earlier_mask_comes_back_if_the_new_one_was_removed(qtbot, app, viewer, ct):
+    former = finish(qtbot, app, ct)
+    former.data_setitem((np.array([8]), np.array([1]), np.array([1])), 1)
+    name, app.session.mask = former.name, former
+    run = app.runs.start(ct, "slow")
+    qtbot.waitUntil(lambda: run.labels in viewer.layers, timeout=20_000)
+    run.cancel()
+    qtbot.waitUntil(lambda: not run.running, timeout=20_000)
+    assert run.labels is not former and not former.visible
+    viewer.layers.remove(run.labels)
+    run.discard()
+    assert former.visible and former.name == name and run.labels not in viewer.layers
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.autosave.store import AutosaveStore, autosave_folder
+from napari_pancreas_seg._napari.correct.apply import chosen_target
+from napari_pancreas_seg._napari.correct.strokes import Drag
 from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.header import CtPanel
@@ -753,6 +755,45 @@ def test_a_case_is_not_left_while_an_edit_is_worked_out(
     assert np.asarray(nib.load(work.worklist.cases[0].mask).dataobj).sum() > 1
 
 
+def test_a_case_is_not_left_while_a_stroke_is_answered(
+    qtbot, app, viewer, panel, folder, notifications, monkeypatch
+):
+    work, waiting = opened(qtbot, app, panel, folder), []
+    mask = paint(app, viewer, 6)
+    app.answers.ask = lambda volume, plane, z, **how: np.ones_like(plane)
+    monkeypatch.setattr(app.mending, "_background", MagicMock(submit=lambda *a: waiting.append(a)))
+    drag = Drag(chosen_target(app.session), 6, adds=True)
+    drag.to(viewer, mask.data_to_world((6, 10, 10)))
+    app.mending._end(drag)
+    work.step(1)
+    assert "“Mend” is not done yet" in notifications[-1].message and not work.busy
+    app.background.submit(*waiting.pop())
+    qtbot.waitUntil(lambda: not app.mending.working, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.asarray(nib.load(work.worklist.cases[0].mask).dataobj)[..., 6].all()
+
+
+def test_a_case_is_not_left_while_its_mask_is_made_anew(
+    qtbot, app, viewer, panel, folder, notifications, monkeypatch
+):
+    work, waiting = opened(qtbot, app, panel, folder), []
+    run = app.runs.start(app.session.ct, "graded")
+    qtbot.waitUntil(lambda: not run.running and not work.busy, timeout=TIMEOUT)
+    before = np.count_nonzero(run.labels.data)
+    later = MagicMock(submit=lambda *a: waiting.append(a))
+    monkeypatch.setattr(app.rethreshold.newest, "_background", later)
+    assert app.rethreshold.ask(run.labels, 0.1, True)
+    work.step(1)
+    assert "“Threshold” is not done yet" in notifications[-1].message and not work.busy
+    app.background.submit(*waiting.pop())
+    qtbot.waitUntil(lambda: not app.rethreshold.working, timeout=TIMEOUT)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    written = np.asarray(nib.load(work.worklist.cases[0].mask).dataobj)
+    assert np.count_nonzero(written) > before
+
+
 def test_a_case_is_not_left_if_a_run_begins_meanwhile(
     qtbot, app, viewer, panel, folder, notifications, tmp_path
 ):
@@ -858,6 +899,23 @@ def test_a_mask_moves_on_into_an_empty_folder(qtbot, app, viewer, panel, folder,
     assert not (folder.parent / "cts_masks").exists()
 
 
+def test_a_ct_that_has_come_meanwhile_takes_no_other_one_s_mask(
+    qtbot, app, viewer, panel, folder, tmp_path
+):
+    work = opened(qtbot, app, panel, folder)
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    paint(app, viewer, 6)
+    shutil.copy(folder / "a.nii.gz", folder / "aa.nii.gz")
+    (folder / "c.nii.gz").unlink()
+    work.use_output(tmp_path / "elsewhere")
+    assert work.case.name == "b.nii.gz" and len(work.worklist) == 3
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    written = [path.name for path in (tmp_path / "elsewhere").glob("*.nii.gz")]
+    assert written == ["b_mask.nii.gz"]
+
+
 def test_one_goes_on_from_a_case_that_cannot_be_read(
     qtbot, app, viewer, panel, folder, notifications
 ):
@@ -883,6 +941,12 @@ def test_a_new_result_is_written_at_once(qtbot, app, viewer, panel, folder):
     qtbot.waitUntil(lambda: work.case.status is Status.SEGMENTED, timeout=TIMEOUT)
     assert (folder.parent / "cts_masks" / "a_mask.nii.gz").exists()
     assert (folder.parent / "cts_masks" / "a_mask.json").exists()
+
+
+def test_after_a_reset_the_next_case_is_segmented_as_the_panel_says(app, panel):
+    assert not app.ahead.segments
+    app.settings.clear()
+    assert panel.ahead.value and app.ahead.segments
 
 
 def test_the_worklist_of_the_last_time_is_offered(qtbot, app, panel, folder):

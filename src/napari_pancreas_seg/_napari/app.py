@@ -99,7 +99,8 @@ class App(QObject):
         )
         self.autosave.is_noted = self.worklist.notes
         self.worklist.replaced = self.autosave.keep
-        self.worklist.edit_under_way = lambda: self.editor.working
+        edits = self.editor, self.mending, self.rethreshold
+        self.worklist.edit_under_way = lambda: next((e.working for e in edits if e.working), "")
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)

@@ -49,6 +49,8 @@ class Session(QObject):
         self._last_masks: WeakKeyDictionary[Image, weakref.ref[Labels]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Layer, GridReference] = WeakKeyDictionary()
         self._seen_cts: set[str] = set()
+        self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
+        viewer.layers.events.inserted.connect(self._on_inserted)
 
     @property
     def viewer(self) -> Any:
@@ -158,17 +160,14 @@ class Session(QObject):
     def ct_data(self, reference: GridReference) -> Any:
         """Data of a CT in its layer's order; None if it is not in the viewer."""
         for layer in self.layers:
-            known = reference_of(layer)
-            if known is not None and known.id == reference.id and known.kind == "ct":
+            known = self.known_ct(layer)
+            if known is not None and known.id == reference.id:
                 return layer.data
-        if self.ct is not None and self.placement(self.ct).reference.id == reference.id:
-            return self.ct.data
         return None
 
     def is_elsewhere(self, reference: GridReference) -> bool:
         """Whether another CT is worked on: what is found in this one is not to be seen over it."""
-        chosen = self.reference
-        return chosen is not None and chosen.id != reference.id
+        return self.reference is not None and self.reference.id != reference.id
 
     def mask_layers(self, reference: GridReference) -> list[Labels]:
         """The labels layers that can be a mask of a CT: those of its shape, on its grid."""
@@ -188,11 +187,14 @@ class Session(QObject):
 
     def result_of(self, layer: Layer) -> Segmentation | None:
         """The result of the run that filled a mask, or the one that it is a duplicate of."""
-        origin: Layer | None = layer
-        while origin is not None and origin not in self.masks:
-            origin = original_of(origin)
-        mask = None if origin is None else self.masks[origin]
-        if mask is None or mask.result is None:
-            return None
+        mask = self.masks.get(layer)
+        if mask is None:
+            return self._copied.get(layer)
         # As it is with the threshold of now: what differs from it is a person's.
-        return replace(mask.result, mask=mask.copy)
+        return None if mask.result is None else replace(mask.result, mask=mask.copy)
+
+    def _on_inserted(self, event: Any) -> None:
+        """Keep the result of a duplicate: its original may be filled anew."""
+        original = original_of(event.value)
+        if original is not None and (result := self.result_of(original)) is not None:
+            self._copied.setdefault(event.value, replace(result, mask=result.mask.copy()))

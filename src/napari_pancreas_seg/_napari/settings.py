@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ def preference(name: str) -> bool:
         return bool(getattr(get_plugin_settings("napari-pancreas-seg").panel, name))
     except (KeyError, AttributeError):
         return True
+
+
+def follow_preference(name: str, heard: Callable[[Any], None]) -> None:
+    """Let a method hear when our page of napari's Preferences says something else."""
+    with contextlib.suppress(KeyError, AttributeError):
+        getattr(get_plugin_settings("napari-pancreas-seg").panel.events, name).connect(heard)
 
 
 class Settings(QObject):

@@ -9,13 +9,15 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import timer
 
 PAUSE_MS = 100
 """Changes that follow each other within it are signalled once."""
+LOOK_MS = 300
+"""How often hidden layers are looked at."""
 
 
 class MaskWatch(QObject):
@@ -25,6 +27,7 @@ class MaskWatch(QObject):
     ``refresh`` only ``set_data``, which it also says whenever another slice is shown. So a
     ``set_data`` that comes with another position of the sliders and without a step in the
     layer's history does not count, nor does one that comes with other colours or an outline.
+    Of a hidden layer, as in 3-D, it says nothing: its history is looked at now and then.
 
     ``found(layer)``: there is another labels layer; ``changed(layer)``: its voxels are others.
     """
@@ -39,6 +42,9 @@ class MaskWatch(QObject):
         self._waiting: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._edits: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
         self._soon = timer(self, PAUSE_MS, self.notify)
+        self._look = QTimer(self)
+        self._look.timeout.connect(self._look_at_hidden)
+        self._look.start(LOOK_MS)
         viewer.layers.events.inserted.connect(self._on_inserted)
         for layer in viewer.layers:
             self._follow(layer)
@@ -61,6 +67,15 @@ class MaskWatch(QObject):
     def _on_edit(self, event: Any) -> None:
         self._seen[event.source] = self._state(event.source)
         self._note(event.source)
+
+    def _look_at_hidden(self) -> None:
+        if self._viewer() is None:
+            self._look.stop()
+            return
+        for layer, before in list(self._seen.items()):
+            if not layer.visible and before[1] != compat.steps_of_undo(layer):
+                self._seen[layer] = self._state(layer)
+                self._note(layer)
 
     def _on_set_data(self, event: Any) -> None:
         layer = event.source

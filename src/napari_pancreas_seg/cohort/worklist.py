@@ -173,7 +173,10 @@ class Worklist:
     def use_output(self, output: str | Path) -> None:
         """Keep masks in another folder from now on; those written so far stay where they are."""
         chosen = Path(output).absolute()
-        self.cases, self.output = self._list(chosen), chosen
+        found = {case.name: case for case in self._list(chosen)}
+        # What has come meanwhile waits until the folder is opened again: places are not to shift.
+        self.cases = [found.get(case.name, case) for case in self.cases]
+        self.output = chosen
         self._save()
 
     def _list(self, output: Path) -> list[WorklistCase]:

@@ -13,6 +13,7 @@ from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
+from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.autosave.store import (
     AutosaveStore,
     Unsaved,
@@ -125,12 +126,16 @@ class Offers(QObject):
         if model is not None:
             session.masks[layer] = model
         before = session.mask
-        session.viewer.add_layer(layer)
-        if before is not None and placement.lies_on(before, on):
-            before.visible = False  # the two would be seen as one
-        session.mask = layer
-        if notes.get("slice") is not None:
-            placement.show_slice(session.viewer, layer, on, notes["slice"])
+        if session.is_elsewhere(on):
+            layer.visible = False  # until its CT is chosen again: `ChosenCt`
+            compat.add_unselected(session.viewer, layer)
+        else:
+            session.viewer.add_layer(layer)
+            if before is not None and placement.lies_on(before, on):
+                before.visible = False  # the two would be seen as one
+            session.mask = layer
+            if notes.get("slice") is not None:
+                placement.show_slice(session.viewer, layer, on, notes["slice"])
         self._review.set_reviewed(layer, notes.get("reviewed", ()))
         self._mending.recall(layer, _strokes(notes.get("strokes", ())))
         self._mending.recorded[layer] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from inspect import isgeneratorfunction
@@ -25,13 +25,15 @@ from napari_pancreas_seg._napari.correct.apply import (
     outline_layer,
     preview_of,
 )
-from napari_pancreas_seg._napari.layers.bridge import volume_of
+from napari_pancreas_seg._napari.layers.bridge import labels_of, volume_of
 from napari_pancreas_seg._napari.layers.placement import index_at
 from napari_pancreas_seg._napari.run.network import Network
+from napari_pancreas_seg._napari.run.worker import card_of
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
 from napari_pancreas_seg.arrays import Array, Spacing
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.maps import PROBABILITY
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.mask import editing
@@ -169,7 +171,7 @@ class MaskEditor(QObject):
                 raise PancreasSegError("The network was stopped before it had an answer.")
             plane, after = found.mask[found.z == z][0], mask.copy()
             several = any(word.startswith(f"{PROBABILITY} ") for word in found.maps)  # classes
-            after[z] = plane == target.label if several else plane != 0
+            after[z] = plane == _value_in(target, card_of(model)) if several else plane != 0
             return after
 
         self.correct(f"Run slice {z} again", run, propose=True, network=True)
@@ -344,3 +346,12 @@ class MaskEditor(QObject):
         proposal = self.proposal
         if proposal is not None and event.value in (proposal.outline, proposal.target.layer):
             self._end_proposal()
+
+
+def _value_in(target: Target, card: Mapping[str, Any]) -> int:
+    """A label's value in a model's masks: by its name, or its own if it has none."""
+    named = Classes.of(card).named if card else {}
+    name = {value: name for name, value in labels_of(target.layer).items()}.get(target.label, "")
+    if name and named and name not in named:
+        raise PancreasSegError(f"The model does not know '{name}': select a label that it finds.")
+    return named.get(name, target.label)

@@ -106,6 +106,10 @@ class Mending(QObject):
         return self._slice is not None and self._slice.carried is not None
 
     @property
+    def working(self) -> str:
+        return "Mend" if self._awaited else ""
+
+    @property
     def title(self) -> str:
         """Hint on what to do next, empty while the tool is off."""
         if not self.active:

@@ -20,6 +20,8 @@ from napari_pancreas_seg.arrays import Array, Indices
 from napari_pancreas_seg.mask.editing import within_hu
 
 BRUSH_MM = 6.0
+SMALLEST_MM, LARGEST_MM = 0.1, 200.0
+"""Of the brush, as the panel offers it; napari's own may be larger or smaller."""
 
 
 class Brush(QObject):
@@ -36,7 +38,8 @@ class Brush(QObject):
 
     @property
     def mm(self) -> float:
-        return float(self._settings.get("correct/brush_mm", BRUSH_MM))
+        mm = float(self._settings.get("correct/brush_mm", BRUSH_MM))
+        return min(max(mm, SMALLEST_MM), LARGEST_MM)
 
     @mm.setter
     def mm(self, mm: float) -> None:

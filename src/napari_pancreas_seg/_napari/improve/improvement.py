@@ -120,6 +120,7 @@ class Improvement(QObject):
         self._child: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._progressed.connect(self._on_progress)
+        session.ct_chosen.connect(self.leave_case)  # what is on screen then is another case's
         self.list_again()
 
     # -- cases
@@ -143,6 +144,7 @@ class Improvement(QObject):
     def add_case(self, *, replace: bool = False) -> None:
         """Keep the chosen CT and its mask's reviewed slices; in place of a known case if told."""
         read, labels, reviewed = self._reader(), self._labels(), self._review.reviewed
+        ct = self._session.ct
         if not reviewed:
             raise PancreasSegError(
                 "No slice of this mask is marked as reviewed; mark those that are right first."
@@ -160,6 +162,9 @@ class Improvement(QObject):
 
         def done(outcome: tuple[CorrectedCase | None, bool]) -> None:
             self.working, (self.known, self.same_mask) = "", outcome
+            if self.known and self._session.ct is not ct:
+                self.known = None
+                show_info("The CT from before is among your cases already: nothing was changed.")
             if self.same_mask and self.known and self.known.reviewed == tuple(sorted(reviewed)):
                 self.known = None
                 show_info("Already among your cases, unchanged.")
@@ -308,7 +313,8 @@ def _why(status: int, lines: Sequence[str]) -> str:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     logger.debug("The learning ended with status %s:\n%s", status, "\n".join(lines[-30:]))
     if status == 1 and last:
-        return last
+        # The last of three is an option of the command line.
+        return last.replace("give it more time, or keep it with --anyway", "or give it more time")
     if status in (-9, -15, 137):
         return (
             "The learning was stopped from outside, most often because the memory ran out. Close "

@@ -71,7 +71,11 @@ class EarlierMask:
 
     def restore(self, labels: Labels) -> bool:
         """Take back what the run wrote into a layer; True if something else is left there."""
-        mask, earlier = self._session.masks[labels], self._now()
+        mask = self._session.masks[labels]
+        try:
+            earlier = self._now()
+        except PancreasSegError:  # a label that fits no mask was painted there meanwhile
+            earlier = mask.rest
         if self._model is None:
             mask.clear(labels, earlier)
         else:

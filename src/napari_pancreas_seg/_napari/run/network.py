@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.background import Background, Newest
@@ -16,7 +17,7 @@ from napari_pancreas_seg._napari.layers.bridge import volume_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.layers.reader import get_ready
 from napari_pancreas_seg._napari.run.worker import fingerprint
-from napari_pancreas_seg._napari.settings import preference
+from napari_pancreas_seg._napari.settings import follow_preference, preference
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.process.client import NetworkProcess
 from napari_pancreas_seg.inference.result import Options
@@ -34,11 +35,13 @@ Devices = tuple[list[dict[str, str]], str]
 class Network(QObject):
     """Keeps the network's process warm, and lends it to one at a time.
 
-    ``devices_changed``: `devices` and `why_no_gpu` are known; ``freed``: nobody uses it any more.
+    ``devices_changed``: `devices` and `why_no_gpu` are known; ``freed``: nobody uses it any more;
+    ``wished``: whether it is to be kept warm is another wish than before.
     """
 
     devices_changed = Signal()
     freed = Signal()
+    wished = Signal()
 
     def __init__(self, process: NetworkProcess, background: Background) -> None:
         super().__init__()
@@ -121,6 +124,7 @@ class Network(QObject):
                 return None
 
         def ready(found: Devices | None) -> None:
+            follow_preference("warm_up", self._on_wish)  # quick by now
             if self._warm == wanted:
                 self._warm = (*wanted[:3], process.pid)
             if found is not None:
@@ -128,3 +132,8 @@ class Network(QObject):
                 self.devices_changed.emit()
 
         self._newest.ask(work, ready)
+
+    def _on_wish(self, event: Any) -> None:
+        if isalive(self):
+            self._warm = None
+            self.wished.emit()

@@ -143,11 +143,12 @@ class SegmentationRun(QObject):
         stays = self._earlier.restore(labels)
         if self._maps_begun:
             self._maps.restore(self.reference, self._replaced_maps)
-        if labels in viewer.layers and not stays:
-            viewer.layers.remove(labels)
-            self._earlier.put_back()
-        else:
+        if labels in viewer.layers and stays:
             self._redraw(always=True)
+        else:
+            if labels in viewer.layers:
+                viewer.layers.remove(labels)
+            self._earlier.put_back()
         self._forget_former()
 
     def _forget_former(self) -> None:

@@ -87,5 +87,9 @@ class Runs(QObject):
 
     def remembered(self) -> tuple[str, Options]:
         settings = self._settings
-        device = settings.get("model/device", "auto")
-        return settings.get("model/name", "default"), Options(device=device)
+        options = Options(
+            device=settings.get("model/device", "auto"),
+            postprocess=settings.get("run/postprocess", True),
+            every_slice=settings.get("run/every slice", False),
+        )
+        return settings.get("model/name", "default"), options

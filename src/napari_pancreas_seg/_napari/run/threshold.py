@@ -40,6 +40,10 @@ class Rethreshold(QObject):
         self._runs = runs
         self.newest = Newest(background)
 
+    @property
+    def working(self) -> str:
+        return "Threshold" if self.newest.busy else ""
+
     def ask(self, layer: Labels, threshold: float, postprocess: bool) -> bool:
         """Request a mask with these options; False if no probability is known for the layer."""
         mask, run = self._session.masks.get(layer), self._runs.latest

@@ -158,7 +158,7 @@ def steps(job: Job, *, cancelled: Callable[[], bool]) -> Generator[Step, None, O
                     maps = empty_maps(step.slices)
                     yield MapsFound(maps)
                 if maps and not best and step.slices.mask.any():
-                    best = best_gate(maps, found, volume.grid, _card(job.model))
+                    best = best_gate(maps, found, volume.grid, card_of(job.model))
                     if best:
                         yield BestGate(best, _layer(job, maps, best))
     finally:
@@ -198,7 +198,7 @@ def _new_labels(job: Job) -> tuple[Labels, Bytes | None]:
     reference, rest = job.placement.reference, None
     data = np.zeros(reference.layer_shape, dtype=np.uint8)
     if job.earlier.former is not None and is_restricted(job.options):
-        rest = job.earlier.rest(Classes.of(_card(job.model)).named)
+        rest = job.earlier.rest(Classes.of(card_of(job.model)).named)
         reference.view(data)[...] = rest
     return Layer.create(*labels_layer_data(data, job.placement, f"{job.name} pancreas")), rest
 
@@ -211,7 +211,7 @@ def _corrections(found: Array, mask: Array) -> Iterator[Progress]:
         yield Progress("post-processing", depth, depth, FoundSlices(z, mask[z]))
 
 
-def _card(model: str | Path) -> Mapping[str, Any]:
+def card_of(model: str | Path) -> Mapping[str, Any]:
     """The card of a model; nothing if it cannot be read here, which the run tells of."""
     from napari_pancreas_seg.model.bundle import load_card  # which imports h5py
 

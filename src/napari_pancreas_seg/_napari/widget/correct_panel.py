@@ -16,6 +16,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.correct.editor import DEFAULTS
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, key_of, perform
+from napari_pancreas_seg._napari.correct.paint import LARGEST_MM, SMALLEST_MM
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg._napari.widget.dialogs import show_keys
 from napari_pancreas_seg._napari.widget.review_strip import (
@@ -109,7 +110,7 @@ class CorrectPanel(ui.Panel):
 
     def _make_painting(self) -> None:
         self.brush_mm = ui.number(
-            "mm", 0.1, 200, 1, "Diameter of napari's brush; [ and ] change it."
+            "mm", SMALLEST_MM, LARGEST_MM, 1, "Diameter of napari's brush; [ and ] change it."
         )
         self.limit = ui.tick("Paint only within this range of HU", LIMIT_TIP)
         self.low_hu = self._setting("limit_low_hu", "HU", -1100, 4000, 10, decimals=0)

@@ -279,6 +279,7 @@ class PancreasDock(QWidget):
         app.session.ct_chosen.connect(self._warm_soon)
         app.session.mask_chosen.connect(self._refresh_panels)
         app.runs.finished.connect(self._warm_soon)
+        app.network.wished.connect(self._warm_soon)
         app.runs.finished.connect(self.refresh)
         app.improvement.wanted.connect(self._use_model)
         layers.events.inserted.connect(self._on_inserted)

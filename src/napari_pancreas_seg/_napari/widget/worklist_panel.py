@@ -63,10 +63,14 @@ class WorklistPanel(ui.Panel):
         ui.remember(self.ahead, app.settings, "worklist/ahead", True)
         app.ahead.segments = self.ahead.value
         self.ahead.changed.connect(lambda on: setattr(app.ahead, "segments", on))
+        app.settings.cleared.connect(self._on_cleared)
         self.list.itemActivated.connect(self._go)
         self.list.itemClicked.connect(self._go)
         self._work.changed.connect(self._show)
         self._show()
+
+    def _on_cleared(self) -> None:
+        self._app.ahead.segments = self.ahead.value  # it is shown anew, and nobody is told
 
     def ask_for_folder(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Work through the CTs of a folder")

@@ -55,7 +55,7 @@ class WorklistSession(QObject):
         self.worklist: Worklist | None = None
         self.busy = ""
         self.edit_under_way: Callable[[], str] = str
-        """Names the edit that is being worked out; "" if none is."""
+        """Names what is being worked out for a mask; "" if nothing is."""
         self.replaced: Callable[[Labels], None] = lambda _: None
         """Is told of a corrected mask that is in no file any more."""
         self.ahead = ahead
