@@ -384,9 +384,23 @@ def test_a_case_that_cannot_be_counted_costs_no_other(folders, model, monkeypatc
     monkeypatch.setattr(PatientCounts, "add", fail)
     also = GivenMasks(folders / "mask")
     result = evaluate(folders / "ct", model, references=folders / "mask", also=also)
-    assert [*result["not_scored"]] == ["other (mask)" if of_others else "other"]
+    assert [*result["not_scored"]] == ([] if of_others else ["other"])
+    assert [*result["not_compared"]] == (["other (mask)"] if of_others else [])
+    assert ("## Not compared" in evaluation_markdown(result)) is of_others
     assert len(result["patients"]) == (3 if of_others else 2)
     assert len(result["also"]["patients"]) == 2
+
+
+def test_a_bad_mask_of_another_program_is_no_case_that_could_not_be_scored(
+    folders, tiny_bundle, tmp_path, capsys
+):
+    also = also_of(folders, tmp_path / "also", *NAMES)
+    (also / "other_seg.nii.gz").write_bytes(b"no mask")
+    arguments = ["evaluate", str(folders / "ct"), "--references", str(folders / "mask")]
+    assert main([*arguments, "--model", str(tiny_bundle), "--also", str(also)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("other (also): failed: ")
+    assert said[-1] == f"1 of the masks in {also} could not be compared: other (also)."
 
 
 def test_where_nothing_can_be_written_no_work_is_done(tmp_path, capsys, monkeypatch):
