@@ -18,7 +18,10 @@ from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
-from napari_pancreas_seg.training.data.layouts.corrected_cases import case_name
+from napari_pancreas_seg.training.data.layouts.corrected_cases import (
+    add_corrected_case,
+    case_name,
+)
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
@@ -29,7 +32,7 @@ from napari_pancreas_seg.training.judge.evaluation import (
     mask_of_others,
 )
 from napari_pancreas_seg.training.judge.scores import PatientCounts
-from napari_pancreas_seg.training.judge.seen import names_of, those_seen
+from napari_pancreas_seg.training.judge.seen import names_for_card, names_of, those_seen
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
@@ -167,8 +170,11 @@ def test_a_ct_that_was_corrected_is_known_by_its_voxels(model, tmp_path, monkeyp
         hu[16:48, 12:36] = value
         save_ct(CTVolume.from_source_array(hu, AFFINE), tmp_path / "ct" / f"{name}.nii.gz",
                 overwrite=True)  # fmt: skip
-    corrected = case_name(load_ct(tmp_path / "ct" / "a.nii.gz"))
-    seen = {**model.card, "training": {"patients": [corrected]}}
+    volume, store = load_ct(tmp_path / "ct" / "a.nii.gz"), tmp_path / "store"
+    add_corrected_case(store, volume, volume.hu == 50, patient="anna")  # whom no file names
+    names = names_for_card(open_dataset(store).cases)
+    assert names == {"anna", case_name(volume)}
+    seen = {**model.card, "training": {"patients": [*names]}}
     monkeypatch.setattr(model, "card", seen)
     where = {"folder": tmp_path / "ct", "references": tmp_path / "mask", "model": model}
     found = evaluate(**where)
