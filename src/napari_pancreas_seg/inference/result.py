@@ -396,7 +396,8 @@ def save_result(
     for path in more:
         check_spared(path, volume)
     sidecar = saving.sidecar_path(mask)
-    replaced = [path for path in saving.maps_beside(mask, maps) if path not in more]
+    before = saving.left_by_run(saving.read_sidecar(sidecar))
+    replaced = [path for path in saving.maps_beside(mask, maps, before) if path not in more]
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)
