@@ -117,6 +117,17 @@ def test_an_evaluation_of_volumes(folders, model, threshold):
     assert data["cost"]["weights_mb"] == pytest.approx(len(model.bundle.weights) / 1e6, abs=0.01)
 
 
+def test_references_that_show_nothing_are_named(folders, model, tmp_path):
+    masks = shutil.copytree(folders / "mask", tmp_path / "mask")
+    where = {"folder": folders / "ct", "references": masks, "model": model}
+    assert "empty_references" not in evaluate(**where)["how"]
+    labels, on = load_mask(masks / "other.nii.gz")
+    save_mask(labels * 0, on, masks / "other.nii.gz", overwrite=True)
+    found = evaluate(**where)
+    assert found["how"]["empty_references"].startswith("other; Dice is 1 if")
+    assert found["patients"]["other"]["dice"] in (0, 1)
+
+
 @pytest.mark.slow
 def test_patients_of_the_training_are_left_out(folders, model, threshold, monkeypatch):
     seen = {**model.card, "training": {"patients": ["0001", "other"]}}

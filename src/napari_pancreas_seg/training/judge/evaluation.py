@@ -150,6 +150,8 @@ def evaluate(
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
         **scores.how(),
     }
+    if empty := sorted(p for p, counts in scores.model.items() if not counts.reference):
+        how["empty_references"] = f"{few(empty, 6)}; Dice is 1 if nothing was found there, else 0"
     card = loaded.card
     return {
         "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
