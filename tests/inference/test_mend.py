@@ -238,6 +238,10 @@ def test_the_frame_lies_around_strokes_and_what_is_near():
         ({"add": np.zeros((90, 131), bool)}, "strokes that add"),
         ({"prior": (np.zeros((90, 131), bool), 1.0)}, "neighbour's mask"),
         ({"prior": np.zeros(SHAPE[1:], bool)}, "distance in mm"),
+        ({"prior": (np.zeros(SHAPE[1:], bool), np.nan)}, "distance in mm"),
+        ({"prior": (np.zeros(SHAPE[1:], bool), None)}, "distance in mm"),
+        ({"z": 1.0}, "slice must be a whole number"),
+        ({"label": 1.5}, "label must be a whole number"),
     ],
 )
 def test_what_does_not_fit_is_refused(mender, changes, sentence):

@@ -14,7 +14,13 @@ import napari_pancreas_seg
 from napari_pancreas_seg import io
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import Options, ScalarMap, Segmentation, describe
-from napari_pancreas_seg.inference.saving import is_sidecar, source_record, write_sidecar
+from napari_pancreas_seg.inference.saving import (
+    is_sidecar,
+    left_by_run,
+    recorded_sha256,
+    source_record,
+    write_sidecar,
+)
 from napari_pancreas_seg.volume import CTVolume
 
 
@@ -166,3 +172,9 @@ def test_a_ct_that_was_replaced_since_it_was_read_is_not_named(volume: CTVolume)
     path.write_bytes(path.read_bytes() + b"another")
     assert "sha256" not in source_record(volume.source)
     assert "sha256" in source_record(replace(volume.source, stamp=()))
+
+
+@pytest.mark.parametrize("record", [None, {}, {"resume": None}, {"resume": "by hand"}])
+def test_a_record_without_what_a_run_leaves_is_no_fault(record):
+    assert left_by_run(record) == {}
+    assert recorded_sha256(record or {}) is None

@@ -18,7 +18,10 @@ from napari_pancreas_seg.inference.segment import LoadedModel, segment
 from napari_pancreas_seg.io import load_ct, load_mask, save_ct, save_mask
 from napari_pancreas_seg.model.attention_unet import Architecture, build, gflop_per_slice
 from napari_pancreas_seg.model.bundle import load_bundle, save_bundle
-from napari_pancreas_seg.training.data.layouts.corrected_cases import case_name
+from napari_pancreas_seg.training.data.layouts.corrected_cases import (
+    add_corrected_case,
+    case_name,
+)
 from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 from napari_pancreas_seg.training.data.layouts.pairs import match_references
 from napari_pancreas_seg.training.judge import evaluation
@@ -29,7 +32,7 @@ from napari_pancreas_seg.training.judge.evaluation import (
     mask_of_others,
 )
 from napari_pancreas_seg.training.judge.scores import PatientCounts
-from napari_pancreas_seg.training.judge.seen import names_of, those_seen
+from napari_pancreas_seg.training.judge.seen import names_for_card, names_of, those_seen
 from napari_pancreas_seg.training.judge.tables import evaluation_markdown
 from napari_pancreas_seg.volume import CTVolume
 
@@ -114,6 +117,17 @@ def test_an_evaluation_of_volumes(folders, model, threshold):
     assert data["cost"]["weights_mb"] == pytest.approx(len(model.bundle.weights) / 1e6, abs=0.01)
 
 
+def test_references_that_show_nothing_are_named(folders, model, tmp_path):
+    masks = shutil.copytree(folders / "mask", tmp_path / "mask")
+    where = {"folder": folders / "ct", "references": masks, "model": model}
+    assert "empty_references" not in evaluate(**where)["how"]
+    labels, on = load_mask(masks / "other.nii.gz")
+    save_mask(labels * 0, on, masks / "other.nii.gz", overwrite=True)
+    found = evaluate(**where)
+    assert found["how"]["empty_references"].startswith("other; Dice is 1 if")
+    assert found["patients"]["other"]["dice"] in (0, 1)
+
+
 @pytest.mark.slow
 def test_patients_of_the_training_are_left_out(folders, model, threshold, monkeypatch):
     seen = {**model.card, "training": {"patients": ["0001", "other"]}}
@@ -167,8 +181,11 @@ def test_a_ct_that_was_corrected_is_known_by_its_voxels(model, tmp_path, monkeyp
         hu[16:48, 12:36] = value
         save_ct(CTVolume.from_source_array(hu, AFFINE), tmp_path / "ct" / f"{name}.nii.gz",
                 overwrite=True)  # fmt: skip
-    corrected = case_name(load_ct(tmp_path / "ct" / "a.nii.gz"))
-    seen = {**model.card, "training": {"patients": [corrected]}}
+    volume, store = load_ct(tmp_path / "ct" / "a.nii.gz"), tmp_path / "store"
+    add_corrected_case(store, volume, volume.hu == 50, patient="anna")  # whom no file names
+    names = names_for_card(open_dataset(store).cases)
+    assert names == {"anna", case_name(volume)}
+    seen = {**model.card, "training": {"patients": [*names]}}
     monkeypatch.setattr(model, "card", seen)
     where = {"folder": tmp_path / "ct", "references": tmp_path / "mask", "model": model}
     found = evaluate(**where)
@@ -384,9 +401,23 @@ def test_a_case_that_cannot_be_counted_costs_no_other(folders, model, monkeypatc
     monkeypatch.setattr(PatientCounts, "add", fail)
     also = GivenMasks(folders / "mask")
     result = evaluate(folders / "ct", model, references=folders / "mask", also=also)
-    assert [*result["not_scored"]] == ["other (mask)" if of_others else "other"]
+    assert [*result["not_scored"]] == ([] if of_others else ["other"])
+    assert [*result["not_compared"]] == (["other (mask)"] if of_others else [])
+    assert ("## Not compared" in evaluation_markdown(result)) is of_others
     assert len(result["patients"]) == (3 if of_others else 2)
     assert len(result["also"]["patients"]) == 2
+
+
+def test_a_bad_mask_of_another_program_is_no_case_that_could_not_be_scored(
+    folders, tiny_bundle, tmp_path, capsys
+):
+    also = also_of(folders, tmp_path / "also", *NAMES)
+    (also / "other_seg.nii.gz").write_bytes(b"no mask")
+    arguments = ["evaluate", str(folders / "ct"), "--references", str(folders / "mask")]
+    assert main([*arguments, "--model", str(tiny_bundle), "--also", str(also)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("other (also): failed: ")
+    assert said[-1] == f"1 of the masks in {also} could not be compared: other (also)."
 
 
 def test_where_nothing_can_be_written_no_work_is_done(tmp_path, capsys, monkeypatch):

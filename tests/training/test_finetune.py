@@ -147,6 +147,9 @@ def test_the_users_patients_are_told_of_whatever_the_former_card_says(start):
         former = {**{k: v for k, v in start.card.items() if k != "training"}, **training}
         card = finetuned_card(former, "new", ["P1", "P0"], gains, {"slices": 2})
         assert card["training"]["patients"] == ["P0", "P1"]
+    card = finetuned_card(former, "new", ["P1"], gains, {"slices": 2}, ["P1", "case-1"])
+    assert card["training"]["patients"] == ["P1", "case-1"]
+    assert "of 1 patient" in card["description"] and card["finetuned"]["patients"] == 1
 
 
 def test_a_model_of_windows_that_training_slices_lack_is_refused(start):

@@ -103,7 +103,10 @@ def evaluate(
         write_json(output, data, overwrite=overwrite)
     if markdown is not None:
         write_text(markdown, page, overwrite=overwrite)
-    if failed := data["not_scored"]:
-        for name, reason in failed.items():
-            echo(f"{name}: failed: {reason}", err=True)
+    failed, unread = data["not_scored"], data["not_compared"]
+    for name, reason in (*failed.items(), *unread.items()):
+        echo(f"{name}: failed: {reason}", err=True)
+    if failed:
         fail_naming(f"{len(failed)} of {data['cases']} cases could not be scored", list(failed))
+    if unread and also is not None:
+        fail_naming(f"{len(unread)} of the masks in {also} could not be compared", list(unread))

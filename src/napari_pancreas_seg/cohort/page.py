@@ -133,7 +133,7 @@ def _card(
     """Collect the data of a case's card."""
     case = known.get(row["mask"])
     picture = None if case is None else strip_path(case.mask)
-    left = record.get("resume") or {}
+    left = saving.left_by_run(record)
     return {
         **{name: row[name] for name in ("case", "mask", "status", "phase", "reason")},
         "values": {k: number_in(row, k) for k, v in row.items() if v and k not in TEXTS},

@@ -66,8 +66,7 @@ def find_previous(
     record = read_sidecar(case.sidecar)
     if record is None:
         return None
-    left = record.get("resume")
-    left = left if isinstance(left, Mapping) else {}
+    left = saving.left_by_run(record)
     stamp, suffix = left.get("source_stamp"), suffix_of(case.mask).lower()
     difference = (
         _other_method(record, left, card, options)
@@ -103,8 +102,8 @@ def check_free(case: Case, outputs: OutputOptions) -> tuple[OutputOptions, Path 
 
 def _mask_was_deleted(case: Case, outputs: OutputOptions) -> bool:
     """Whether nothing is in the way of a case but what was written with a mask that has gone."""
-    left = (read_sidecar(case.sidecar) or {}).get("resume") or {}
-    made = saving.maps_beside(case.mask, case.maps)
+    left = saving.left_by_run(read_sidecar(case.sidecar))
+    made = saving.maps_beside(case.mask, case.maps, left)
     made += [report_path(case.mask)] if left.get("report") else []
     return (
         left.get("suffix") == suffix_of(case.mask).lower()
@@ -121,9 +120,8 @@ def _find_interrupted(case: Case, outputs: OutputOptions) -> Path | None:
     if case.sidecar.exists():
         return None
     for path in case.mask.parent.glob(f".*.part/{glob.escape(case.sidecar.name)}"):
-        record = read_sidecar(path)
-        left = None if record is None else record.get("resume")
-        if isinstance(left, Mapping) and _came_from(path.parent, case, outputs, left):
+        left = saving.left_by_run(read_sidecar(path))
+        if left and _came_from(path.parent, case, outputs, left):
             return path.parent
     return None
 

@@ -20,6 +20,7 @@ from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.body import Body
 from napari_pancreas_seg.inference.frame import Frame, FrameSpec, frame_around
 from napari_pancreas_seg.inference.framework import load_framework
+from napari_pancreas_seg.inference.options import whole
 from napari_pancreas_seg.inference.scan_context import body_in
 from napari_pancreas_seg.io.save import as_uint8
 from napari_pancreas_seg.model.bundle import Bundle, load_bundle
@@ -138,6 +139,7 @@ class Mender:
                 f"The mask has shape {np.shape(mask)} and the CT {volume.grid.shape}; both must be "
                 "on the same grid."
             )
+        z = whole(z, None, "The slice must be a whole number")
         if not 0 <= z < len(mask):
             raise PancreasSegError(f"There is no slice {z}; they are counted 0 to {len(mask) - 1}.")
         return self.mend_plane(volume, mask[z], z, **strokes)
@@ -155,9 +157,10 @@ class Mender:
     ) -> npt.NDArray[np.uint8]:
         """`mend` for callers that have only the slice's labels (Y, X)."""
         shape = volume.grid.shape[1:]
+        label = whole(label, None, "The label must be a whole number")
         if not 1 <= label <= 255:
             raise PancreasSegError(f"The label {label} is not between 1 and 255.")
-        if prior is not None and len(prior) != 2:
+        if prior is not None and not _is_prior(prior):
             raise PancreasSegError("A prior is a neighbour's mask and its distance in mm.")
         plane = _plane(plane, shape, "labels")
         take = _plane(remove, shape, "strokes that take away") > 0
@@ -298,6 +301,12 @@ def _plane(values: Any, shape: tuple[int, ...], what: str) -> Array:
             f"The {what} have shape {np.shape(values)}, but the CT's slices {shape}."
         )
     return np.asarray(values)
+
+
+def _is_prior(prior: Any) -> bool:
+    if len(prior) != 2 or not isinstance(prior[1], int | float | np.number):
+        return False
+    return math.isfinite(prior[1])
 
 
 def _depth(mask: Mask, spacing: tuple[float, ...]) -> npt.NDArray[np.float64]:

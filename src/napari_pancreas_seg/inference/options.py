@@ -60,7 +60,7 @@ class Options:
             ("box", 4, "The box must be four whole numbers (top, bottom, left, right)"),
         ):
             if (given := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _whole(given, count, what))
+                object.__setattr__(self, name, whole(given, count, what))
         for name in ("postprocess", "every_slice", "second_look"):
             if not isinstance(given := getattr(self, name), bool | np.bool_):
                 raise PancreasSegError(f"{name} must be True or False, not {given!r}.")
@@ -90,7 +90,7 @@ class Options:
         return region  # type: ignore[return-value]
 
 
-def _whole(given: Any, count: int | None, what: str) -> int | tuple[int, ...]:
+def whole(given: Any, count: int | None, what: str) -> Any:
     """Return Python's own integers, the only ones that JSON knows; several in a tuple."""
     with contextlib.suppress(TypeError):
         if count is None:

@@ -51,7 +51,9 @@ def mask_quality(
         return {"expected_dice": None, "phase": phase, "noticed": ["No pancreas was found."]}
     expected = predict(seen)
     place = _about_place(mask, grid, region)
-    noticed = [*place, *_about_doubt(seen, expected_dice), *_about_scan(scan)]
+    shown = mask.any(axis=(1, 2))  # what was seen elsewhere is no part of the mask
+    of_mask = expected_dice[shown] if len(expected_dice) else expected_dice
+    noticed = [*place, *_about_doubt(seen, of_mask), *_about_scan(scan)]
     if expected < LOW_DICE:
         noticed.insert(0, f"The expected Dice is {expected:.2f}: look at this mask.")
     return {"expected_dice": round(expected, 3), "phase": phase, "noticed": noticed}

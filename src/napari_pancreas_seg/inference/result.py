@@ -115,6 +115,8 @@ class Segmentation:
         How the CT was taken, as far as its values tell: contrast phase, noise and so on.
     ct : CTVolume, optional
         The CT itself, for `save` and `mask_image`; None if the network ran in another process.
+    device : str
+        Where the network ran, as ``"cpu:0"``; `options` have what was asked for.
     """
 
     mask: Labels
@@ -131,6 +133,7 @@ class Segmentation:
     probabilities: Mapping[str, ScalarMap] = field(default_factory=dict)
     scan: Mapping[str, Any] = field(default_factory=dict)
     ct: CTVolume | None = None
+    device: str = ""
 
     def __post_init__(self) -> None:
         mask = self.mask.view()
@@ -251,6 +254,7 @@ def describe(
         "model": {key: model.get(key) for key in ("name", "version", "weights_sha256")}
         | ({"second_look": model["second_look"]} if model.get("second_look") else {}),
         "options": {**asdict(segmentation.options), "applied_threshold": segmentation.threshold},
+        "device": segmentation.device or None,
         **(_labels(named, written, volume) if len(named) > 1 else {}),
         "quality": quality,
         "scan": dict(segmentation.scan),
@@ -392,7 +396,8 @@ def save_result(
     for path in more:
         check_spared(path, volume)
     sidecar = saving.sidecar_path(mask)
-    replaced = [path for path in saving.maps_beside(mask, maps) if path not in more]
+    before = saving.left_by_run(saving.read_sidecar(sidecar))
+    replaced = [path for path in saving.maps_beside(mask, maps, before) if path not in more]
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:
         save_mask(found.mask, volume, folder / mask.name, card=found.model)

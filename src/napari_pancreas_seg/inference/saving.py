@@ -67,9 +67,8 @@ def more_targets(mask: Path, maps: str, outputs: OutputOptions) -> list[Path]:
     return targets
 
 
-def maps_beside(mask: Path, maps: str) -> list[Path]:
-    """List the maps that were written with the mask that is there, as its sidecar says."""
-    left = (read_sidecar(sidecar_path(mask)) or {}).get("resume") or {}
+def maps_beside(mask: Path, maps: str, left: Mapping[str, Any]) -> list[Path]:
+    """List the maps that were written with the mask that is there, as `left_by_run` says."""
     if left.get("suffix") != suffix_of(mask).lower():  # those of a mask that stays
         return []
     gates = range(1, 1 + max(0, left.get("attention", 0)))
@@ -131,7 +130,13 @@ def same_mask(mask: Path, left: Mapping[str, Any]) -> bool:
 
 def recorded_sha256(record: Mapping[str, Any]) -> str | None:
     """SHA-256 of the mask that a record measures: as a run wrote it, or as it was corrected."""
-    return record.get("mask_sha256") or (record.get("resume") or {}).get("mask_sha256")
+    return record.get("mask_sha256") or left_by_run(record).get("mask_sha256")
+
+
+def left_by_run(record: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The part of a record by which a later run knows the case; empty where there is none."""
+    left = record.get("resume") if record else None
+    return left if isinstance(left, Mapping) else {}
 
 
 def write_sidecar(path: str | Path, record: Mapping[str, Any], *, overwrite: bool = False) -> Path:

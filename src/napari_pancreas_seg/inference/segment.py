@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +162,7 @@ def iter_segment(
                 yield Progress("looking again", done, done)
 
     yield Progress("post-processing", done, done)
-    return _finish(plan, maps, expected, card, clock)
+    return replace(_finish(plan, maps, expected, card, clock), device=model.device.name)
 
 
 @dataclass(frozen=True)

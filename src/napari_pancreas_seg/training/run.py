@@ -34,7 +34,7 @@ from napari_pancreas_seg.training.fit.devices import (
 from napari_pancreas_seg.training.fit.loop import ChangeWeights, fit
 from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, score_predictions
-from napari_pancreas_seg.training.judge.seen import patients_seen, those_seen
+from napari_pancreas_seg.training.judge.seen import names_for_card, patients_seen, those_seen
 
 Show = Callable[[str, int, int], None]
 """Called with the stage, and how much of how much is done."""
@@ -124,7 +124,7 @@ def train(
         **asdict(settings),
         "experiment": dict(experiment.recipe),
     }
-    learnt_from = sorted({*whose["training"], *patients_seen(others)})
+    learnt_from = sorted(names_for_card(training) | patients_seen(others))
     card = cards.first_card(recipe, settings, data, learnt_from)
     cards.check_about(card, about, output / folder.BUNDLE)
     twin = None if calibrated_by is None else load_bundle(calibrated_by).card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -44,10 +44,14 @@ def finetuned_card(
     patients: Sequence[str],
     gains: Mapping[str, Gain],
     about: Mapping[str, Any],
+    names: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The card of the new model: what it began as, what it learnt from, what came of it."""
+    """The card of the new model: what it began as, what it learnt from, what came of it.
+
+    `names` are further ones by which those learnt from are known.
+    """
     training = dict(given.get("training", {}))
-    training["patients"] = sorted({*training.get("patients", ()), *patients})
+    training["patients"] = sorted({*training.get("patients", ()), *patients, *names})
     whose = f"{len(patients)} patient" if len(patients) == 1 else f"{len(patients)} patients"
     text = (
         f"Fine-tuned from {given['name']} {given['version']} on {about['slices']} slices of {whose}"

@@ -47,7 +47,7 @@ from napari_pancreas_seg.training.finetune.tuner import (
     mixed,
     tune_settings,
 )
-from napari_pancreas_seg.training.judge.seen import those_seen
+from napari_pancreas_seg.training.judge.seen import names_for_card, those_seen
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the new weights that are tried."""
@@ -165,7 +165,8 @@ def finetune(
     }
     if output is None and name is None:  # the name that was free may be another's by now
         target, label = _target(None, None, overwrite)
-    card = finetuned_card(given.card, label, work.patients, gains, about)
+    names = names_for_card(dataset.cases)
+    card = finetuned_card(given.card, label, work.patients, gains, about, names)
     save_bundle(work.tuner.use(weights), card, target, overwrite=overwrite)
     return {
         "model": str(target),

@@ -107,7 +107,7 @@ def evaluate(
     each of the model's classes is made of, see `open_for_model`. Patients that the model was
     trained on are left out unless `every_patient` is given: their figures say nothing about new
     ones. ``how`` says in words what was done and who was left out, ``not_scored`` why a case
-    failed.
+    failed, ``not_compared`` why a mask of `also` did.
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model)
     if also is not None and not loaded.classes.only_gland:
@@ -150,6 +150,8 @@ def evaluate(
         "seen_in_training": ", ".join(trained_on) or "none of these patients",
         **scores.how(),
     }
+    if empty := sorted(p for p, counts in scores.model.items() if not counts.reference):
+        how["empty_references"] = f"{few(empty, 6)}; Dice is 1 if nothing was found there, else 0"
     card = loaded.card
     return {
         "model": f"{card['name']} {card['version']} ({card['weights_sha256'][:12]})",
@@ -274,6 +276,7 @@ class _EvaluationScores:
     lacking: set[str] = field(default_factory=set)
     seconds: list[float] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    not_compared: dict[str, str] = field(default_factory=dict)
 
     def score(self, case: _Case, find: Callable[[CTVolume], Segmentation]) -> None:
         """Read a case, let the model find what it can in it, and count; or keep why it failed."""
@@ -307,7 +310,7 @@ class _EvaluationScores:
         except Exception as error:
             logger.debug("a mask of another program failed", exc_info=error)
             name = f"{case.name} ({self.also.folder.name})"
-            self.failed[name] = why_failed(name, error)
+            self.not_compared[name] = why_failed(name, error)
         self.lacking.add(case.patient)
 
     def _count(
@@ -349,7 +352,8 @@ class _EvaluationScores:
         others = rounded(_figures({p: c for p, c in self.others.items() if p not in self.lacking}))
         compared = {"also": self._compared(rows, others)} if others else {}
         found = _summarised(rows, attention=True)
-        return {**found, **several, "not_scored": self.failed, **compared}
+        bad = {"not_scored": self.failed, "not_compared": self.not_compared}
+        return {**found, **several, **bad, **compared}
 
     def _compared(self, rows: Figures, others: Figures) -> dict[str, Any]:
         """The other program's figures, and the paired differences: ours minus the other's."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from napari_pancreas_seg.training.data.layouts.cases import patient_of
+from napari_pancreas_seg.training.data.layouts.corrected_cases import CASE_NAME
 from napari_pancreas_seg.training.data.layouts.pairs import case_of
 
 
@@ -21,6 +22,12 @@ class _OfPatient(Protocol):
 def patients_seen(cards: Iterable[Mapping[str, Any]]) -> set[str]:
     """Patients from whom any of these models has learnt, as their cards say."""
     return {p for card in cards for p in card.get("training", {}).get("patients", ())}
+
+
+def names_for_card(cases: Iterable[_OfPatient]) -> set[str]:
+    """What a card says of those learnt from; a corrected CT is known by its voxels, too."""
+    cases = list(cases)
+    return {c.patient for c in cases} | {c.name for c in cases if c.name.startswith(CASE_NAME)}
 
 
 def those_seen(cases: Iterable[_OfPatient], cards: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -26,9 +26,10 @@ def evaluation_markdown(data: Mapping[str, Any]) -> str:
         lines += ["", "## Classes", "", *_classes(data)]
     if data.get("also"):
         lines += ["", f"## Masks of {data['also']['masks']}", "", *_also(data)]
-    if data.get("not_scored"):
-        failed = [f"- {name}: {reason}" for name, reason in data["not_scored"].items()]
-        lines += ["", "## Not scored", "", *failed]
+    for what, title in (("not_scored", "Not scored"), ("not_compared", "Not compared")):
+        if data.get(what):
+            failed = [f"- {name}: {reason}" for name, reason in data[what].items()]
+            lines += ["", f"## {title}", "", *failed]
     return "\n".join(lines) + "\n"
 
 
