@@ -18,6 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_series import write_series
 
 import napari_pancreas_seg
 from napari_pancreas_seg.__main__ import script
@@ -26,6 +27,7 @@ from napari_pancreas_seg.cli import main, terminal
 from napari_pancreas_seg.cli import open as open_command
 from napari_pancreas_seg.cohort import run as cohort
 from napari_pancreas_seg.cohort.table import CohortTable
+from napari_pancreas_seg.cohort.worklist import Worklist, state_folder
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import segment as segmentation
 from napari_pancreas_seg.inference.result import Options, Progress, ScalarMap, Segmentation
@@ -601,6 +603,34 @@ def test_report_finds_masks_of_any_format_and_says_what_it_could_not_measure(
     assert main(["report", str(out)]) == 0
     assert "not drawn" not in capsys.readouterr().out
     assert json.loads((out / "a_mask.json").read_text())["measurements"]["voxels"] > before
+
+
+def test_report_and_open_read_a_ct_as_the_run_did(
+    ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    two, scaled, out = tmp_path / "two", tmp_path / "scaled.nii.gz", tmp_path / "out"
+    hu = np.asanyarray(nib.load(ct).dataobj)
+    for number in (3, 4):
+        write_series(two, hu, series_number=number, names=lambda k, n=number: f"{n}_{k}.dcm")
+    nib.save(nib.Nifti1Image((hu + 1000).clip(0) / 1300, np.diag([-1.0, -1, 5, 1])), scaled)
+    assert main(["segment", str(two), "-o", str(out), "--series", "4"]) == 0
+    assert main(["segment", str(scaled), "-o", str(out), "--force"]) == 0
+    assert main(["segment", str(two), "-o", str(out)]) == 1  # which one? The mask stays as it is
+    for name in ("two", "scaled"):
+        path = out / f"{name}_mask.nii.gz"
+        mask = nib.load(path)
+        nib.save(nib.Nifti1Image(np.ones(mask.shape, np.uint8), mask.affine, mask.header), path)
+    capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == f"-> {out / 'index.html'}\n"
+    for name in ("two", "scaled"):
+        record = json.loads((out / f"{name}_mask.json").read_text())
+        assert record["measurements"]["voxels"] == hu.size
+    for _ in range(2):
+        work = Worklist(out, state_folder())
+        read = {case.source.name: (case.series, case.force) for case in work.cases}
+        assert read == {"two": ("4", False), "scaled.nii.gz": (None, True)}
+        work.go_to(1)
 
 
 @pytest.mark.slow

@@ -46,11 +46,16 @@ def report(
     OUT/followup.csv sets the measures of both CTs of each pair side by side, with the change and
     the limit below which most changes lie where nothing has changed.
     """
-    from napari_pancreas_seg.cohort.cases import TABLE, find_cases
+    from napari_pancreas_seg.cohort.cases import TABLE
     from napari_pancreas_seg.cohort.page import adopt_cases, write_page
     from napari_pancreas_seg.cohort.pairs import write_follow_up
     from napari_pancreas_seg.cohort.table import CohortTable
-    from napari_pancreas_seg.cohort.worklist import remember_inputs, remembered_inputs, state_folder
+    from napari_pancreas_seg.cohort.worklist import (
+        known_cases,
+        remember_inputs,
+        remembered_inputs,
+        state_folder,
+    )
 
     given = given_masks(masks, label, by)
     cts = [ct] if ct else remembered_inputs(folder, state_folder())
@@ -58,7 +63,7 @@ def report(
         raise typer.BadParameter("--masks needs the CTs: give them with --ct")
     with quiet():
         try:
-            cases = find_cases(cts, folder) if cts else []
+            cases = known_cases(cts, folder, state_folder()) if cts else []
         except PancreasSegError as error:
             if ct or given is not None:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
@@ -22,6 +22,9 @@ from napari_pancreas_seg.cli.options import (
     Threshold,
 )
 from napari_pancreas_seg.cli.terminal import Bar, dispensable, echo, quiet
+
+if TYPE_CHECKING:
+    from napari_pancreas_seg.cohort.cases import Case
 
 
 def _slice_range(value: str | None) -> tuple[int, int] | None:
@@ -188,12 +191,12 @@ def segment(
             table = CohortTable(output / TABLE, cases) if in_folder else None
             ended = follow(results, len(cases), table, bar)
     if in_folder:
-        settled = any(result.error is None for result in ended)
-        _finish_folder(output, asked if settled else [])
+        made = [result.case for result in ended if result.error is None]
+        _finish_folder(output, asked if made else [], made)
     finish(ended, table)
 
 
-def _finish_folder(folder: Path, inputs: list[Path]) -> None:
+def _finish_folder(folder: Path, inputs: list[Path], made: list[Case]) -> None:
     """Write the quality page, and remember the CTs; masks are none the worse without either."""
     from napari_pancreas_seg.cohort.page import write_page
     from napari_pancreas_seg.cohort.worklist import remember_inputs, state_folder
@@ -201,4 +204,4 @@ def _finish_folder(folder: Path, inputs: list[Path]) -> None:
     with dispensable():
         echo(f"Quality page: {write_page(folder)}", err=True)
         if inputs:
-            remember_inputs(folder, inputs, state_folder())
+            remember_inputs(folder, inputs, state_folder(), made)

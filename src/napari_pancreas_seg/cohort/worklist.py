@@ -6,13 +6,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from napari_pancreas_seg.cohort.cases import find_cases
+from napari_pancreas_seg.cohort.cases import Case, find_cases
 from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import stem
@@ -46,6 +46,8 @@ class WorklistCase:
     reviewed: tuple[int, ...] = ()
     digest: str = ""
     given: tuple[GivenMasks, Path] | None = None  # masks of others, and the case's own among them
+    series: str | None = None  # as the command that made the mask read the CT
+    force: bool = False
 
 
 def state_folder() -> Path:
@@ -53,8 +55,13 @@ def state_folder() -> Path:
     return user_folder("worklists")
 
 
-def remember_inputs(output: Path, inputs: Sequence[Path], state: Path) -> None:
-    """Remember of an output folder where its CTs lie, beside those of earlier commands."""
+def remember_inputs(
+    output: Path, inputs: Sequence[Path], state: Path, made: Iterable[Case] = ()
+) -> None:
+    """Remember of an output folder where its CTs lie, beside those of earlier commands.
+
+    Of the cases whose masks were `made`, also how their CTs were read.
+    """
     folder = output.absolute()
     file = state / f"{_hash(folder)}.json"
     known, new = remembered_inputs(folder, state), [path.absolute() for path in inputs]
@@ -63,6 +70,10 @@ def remember_inputs(output: Path, inputs: Sequence[Path], state: Path) -> None:
     places = [[str(path) for path in command] for command in known]
     memory = {"version": _VERSION, "cases": {}, **_read(file)}
     memory |= {"folder": str(folder), "output": str(folder), "inputs": places}
+    read: dict[str, Any] = memory.get("read", {})
+    for case in made:
+        read[case.maps] = {"series": case.series, "force": case.force}
+    memory["read"] = {name: how for name, how in read.items() if any(how.values())}
     write_json(file, memory, overwrite=True)
 
 
@@ -72,6 +83,13 @@ def remembered_inputs(output: Path, state: Path) -> list[list[Path]]:
     commands = [known] if all(isinstance(one, str) for one in known) else known  # of one, earlier
     found = [[p for p in map(Path, one) if p.is_file() or any(p.glob("*"))] for one in commands]
     return [command for command in found if command]
+
+
+def known_cases(commands: Sequence[Sequence[Path]], output: Path, state_folder: Path) -> list[Case]:
+    """List the cases of commands with one output folder, read as when their masks were made."""
+    read = _read(state_folder / f"{_hash(output.absolute())}.json").get("read", {})
+    cases = find_cases(commands, output)
+    return [replace(case, **read[case.maps]) if case.maps in read else case for case in cases]
 
 
 def _within(paths: Sequence[Path], folders: Sequence[Path]) -> bool:
@@ -111,6 +129,7 @@ class Worklist:
         only: Set[str] | None = None,
     ) -> None:
         self.folder = Path(folder).absolute()
+        self._state = state_folder
         self._file = state_folder / f"{_hash(self.folder)}.json"
         self._memory = _read(self._file)
         known = self._memory.get("output")
@@ -182,7 +201,7 @@ class Worklist:
     def _list(self, output: Path) -> list[WorklistCase]:
         cases = []
         masks = None if self.masks is None else replace(self.masks)  # its folder is listed anew
-        for case in find_cases(self._inputs or [[self.folder]], output):
+        for case in known_cases(self._inputs or [[self.folder]], output, self._state):
             if self.only is not None and escaped(case.mask.name) not in self.only:
                 continue
             source = case.source.absolute()
@@ -198,9 +217,8 @@ class Worklist:
             reviewed = tuple(filter(_is_slice, slices if isinstance(slices, list) else ()))
             last = known.get("slice") if _is_slice(known.get("slice")) else None
             digest = str(known.get("digest", ""))
-            cases.append(
-                WorklistCase(name, case.source, case.mask, status, last, reviewed, digest, given)
-            )
+            how = (status, last, reviewed, digest, given, case.series, case.force)
+            cases.append(WorklistCase(name, case.source, case.mask, *how))
         if not cases:
             raise PancreasSegError("None of these CTs is among the marked cases.")
         return cases
@@ -221,6 +239,7 @@ class Worklist:
             "folder": str(self.folder),
             "output": str(self.output),
             "inputs": self._memory.get("inputs", []),
+            "read": self._memory.get("read", {}),
             "masks": None if self.masks is None else asdict(self.masks) | {"folder": masks},
             "current": self.case.name,
             "cases": cases,
@@ -249,6 +268,12 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     memory["cases"] = {
         name: known for name, known in memory.get("cases", {}).items() if isinstance(known, dict)
+    }
+    read = memory.get("read")
+    memory["read"] = {
+        name: {"series": how.get("series"), "force": bool(how.get("force"))}
+        for name, how in (read.items() if isinstance(read, dict) else ())
+        if isinstance(how, dict)
     }
     return memory
 

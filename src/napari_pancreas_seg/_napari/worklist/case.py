@@ -71,7 +71,7 @@ class LoadedCase:
 
 
 def read_case(index: int, case: WorklistCase) -> LoadedCase:
-    volume = io.load_ct(case.source)
+    volume = io.load_ct(case.source, series=case.series, force=case.force)
     ct: Image = Layer.create(*ct_layer_data(volume))
     notes = volume.notes
     if not case.mask.exists() and case.given is not None:
