@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import stem
 
 CARD = {"name": "fake", "version": "1", "labels": {"pancreas": 1}, "weights_sha256": "0" * 64}
 
@@ -179,7 +180,13 @@ def test_patients_without_a_ct_are_named(tmp_path: Path) -> None:
 def test_files_of_one_series_are_one_case(scans: Path, tmp_path: Path) -> None:
     files = sorted((scans / "P1").iterdir())
     others = sorted((scans / "P2").iterdir())
-    assert list(find_inputs([*files, *others])) == [files[0], others[0]]
+    assert find_inputs([*files, *others]) == {files[0]: "P1", others[0]: "P2"}
+    assert find_inputs([scans / "P1", files[1]]) == {scans / "P1": "P1"}
+    bare = write_series(tmp_path / "P3", uids=False).files
+    assert find_inputs(bare) == {bare[0]: "P3"}
+    more = write_series(scans / "P1", series_number=9, names=lambda k: f"more_{k}.dcm").files
+    names = [stem(files[0]), stem(more[0])]
+    assert list(find_inputs([files[0], more[0]]).values()) == names
 
 
 def test_a_patients_folder_may_hold_a_link_to_its_series(scans: Path, tmp_path: Path) -> None:

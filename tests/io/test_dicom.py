@@ -39,6 +39,7 @@ from napari_pancreas_seg.io import (
     sniff,
     stem,
 )
+from napari_pancreas_seg.io.dicom.read import named_after
 from napari_pancreas_seg.io.dicom.slices import DicomHeader
 from napari_pancreas_seg.volume import CTVolume
 
@@ -82,7 +83,17 @@ def test_a_folder_a_file_and_a_zip_give_the_same_ct(tmp_path: Path) -> None:
 def test_names_come_from_the_folder_or_the_file(tmp_path: Path) -> None:
     series = write_series(tmp_path / "1.2.840.7", names=lambda k: f"CT.1.2.3.{100 + k}")
     assert load_ct(tmp_path / "1.2.840.7").name == "1.2.840.7"
-    assert load_ct(series.files[0]).name == "CT.1.2.3.100"
+    assert load_ct(series.files[0]).name == "1.2.840.7"  # which holds this CT alone
+    assert named_after(series.files[0]) == tmp_path / "1.2.840.7"
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "1.2.840.7")
+    assert load_ct(Path(archive)).name == "packed"
+    (series.folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert load_ct(series.folder / "DICOMDIR").name == "1.2.840.7"
+    several = write_series(series.folder, series_number=4, names=lambda k: f"CT.4.{k}")
+    assert load_ct(several.files[0]).name == "CT.4.0"  # the folder holds another CT, too
+    assert named_after(several.files[0]) == several.files[0]
+    whole = write_series(tmp_path / "whole", multiframe=True)
+    assert load_ct(whole.files[0]).name == stem(whole.files[0])
     assert stem(Path("x/packed.zip")) == "packed"
 
 

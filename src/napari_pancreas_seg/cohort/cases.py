@@ -11,8 +11,8 @@ from pathlib import Path
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.io import MASK_SUFFIXES, SUFFIXES, is_dicom, stem, suffix_of
-from napari_pancreas_seg.io.dicom.files import is_dicom_folder
-from napari_pancreas_seg.io.dicom.read import may_be_slice, one_of_each_series
+from napari_pancreas_seg.io.dicom.files import is_dicom_file, is_dicom_folder
+from napari_pancreas_seg.io.dicom.read import may_be_slice, named_after, one_of_each_series
 from napari_pancreas_seg.io.files import check_folder, listed
 from napari_pancreas_seg.io.suffixes import list_suffixes
 
@@ -92,7 +92,20 @@ def find_inputs(
         for item, name in (_in_folder(path, tell) if path.is_dir() else {path: stem(path)}).items():
             found.setdefault(item.absolute(), (item, name))
     inputs = dict(found.values())
-    return _with_distinct_names({path: inputs[path] for path in one_of_each_series(inputs)})
+    return _with_distinct_names(_one_of_each_folder(inputs, set(map(Path, paths))))
+
+
+def _one_of_each_folder(inputs: dict[Path, str], given: set[Path]) -> dict[Path, str]:
+    """Name a DICOM file that was given after its folder if it stands for all of that, once."""
+    named: dict[Path, str] = {}
+    folders = {path.absolute() for path in inputs if path.is_dir()}
+    for path in one_of_each_series(inputs):
+        if path in given and path.absolute().parent in folders and is_dicom_file(path):
+            continue
+        whole = named_after(path) if path in given else path
+        named[path] = inputs[path] if whole is path else stem(whole)
+        folders |= {whole} - {path}
+    return named
 
 
 def _with_distinct_names(inputs: dict[Path, str]) -> dict[Path, str]:

@@ -269,7 +269,7 @@ def _in_display_order(
             path=path,
             format=found,
             header=raw.header,
-            name=stem(path) if path else name,
+            name=stem(raw.whole or path) if path else name,
             notes=raw.notes,
             reuse=True,  # nobody else has it
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,3 +34,4 @@ class RawImage:
     notes: tuple[str, ...] = ()  # for the user
     type_name: str = ""  # of the numbers in the file: what is read may be narrower
     is_map: bool = False  # whether `save_map` wrote it
+    whole: Path | None = None  # what it is named after, if not after its path

@@ -16,7 +16,7 @@ from napari_pancreas_seg.io.dicom.geometry import place
 from napari_pancreas_seg.io.dicom.pixels import read_hounsfield, same_pixels
 from napari_pancreas_seg.io.dicom.seg_read import CLASSES
 from napari_pancreas_seg.io.dicom.slices import DicomHeader, Slice, slices_of
-from napari_pancreas_seg.io.dicom.stacks import choose, odd_slices, stacks_of
+from napari_pancreas_seg.io.dicom.stacks import Stack, choose, odd_slices, stacks_of
 from napari_pancreas_seg.io.memory import check_expansion, check_fits
 from napari_pancreas_seg.io.quiet import quiet_libraries
 from napari_pancreas_seg.io.raw import RawImage
@@ -26,6 +26,9 @@ from napari_pancreas_seg.io.voxels import reading
 _NO_SLICES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}." for number in (11, 66, 88, 104, 481))
 """Beginnings of the classes of presentation states, segmentations, structured reports, encapsulated
 documents and objects of radiotherapy."""
+
+_NO_FILES_OF_A_SERIES = (*VOLUME, *PAIR, ".zip")
+"""Endings of files of which, among thousands, none is opened."""
 
 
 def read(path: Path, series: str | int | None = None) -> RawImage:
@@ -42,7 +45,8 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
                 f"'{name}' is damaged: no DICOM header in it can be read; copy or export it again."
             )
         asked = None if series is None else str(series)
-        stack, notes = choose(name, stacks_of(slices), asked, wanted)
+        stacks = stacks_of(slices)
+        stack, notes = choose(name, stacks, asked, wanted)
         if path.is_dir():
             notes += _split(path, stack.first.uid, slices)
         _check_size(name, stack.slices)
@@ -58,7 +62,33 @@ def read(path: Path, series: str | int | None = None) -> RawImage:
         tuple(item.frame for item in ordered) if multiframe else (),
     )
     notes = (*notes, *_damage(damaged), *on_place, *odd_slices(ordered), *on_pixels)
-    return RawImage(hu, 1.0, 0.0, affine, header, notes)
+    return RawImage(hu, 1.0, 0.0, affine, header, notes, whole=_whole(path, stack, stacks, wanted))
+
+
+def named_after(path: Path) -> Path:
+    """What a CT is named after: its path, or the folder of which a file shows the only CT."""
+    other = path.name.lower().endswith(_NO_FILES_OF_A_SERIES) or not path.is_file()
+    if other or not (path.name.upper() == "DICOMDIR" or is_dicom_file(path)):
+        return path
+    with contextlib.suppress(PancreasSegError), _reading(path):
+        with dicom_files.find_files(path) as (files, wanted):
+            stacks = stacks_of(_slices(files, wanted)[0])
+        return _whole(path, choose(path.name, stacks, None, wanted)[0], stacks, wanted) or path
+    return path  # it fails when it is read
+
+
+def _whole(
+    path: Path, stack: Stack, stacks: Sequence[Stack], wanted: DicomFile | None
+) -> Path | None:
+    """The folder of a file, if it would give the same stack and the file holds a part of that."""
+    if path.name.upper() == "DICOMDIR" and path.is_file():
+        return path.absolute().parent
+    if wanted is None or len({item.file for item in stack.slices}) == 1:
+        return None
+    with contextlib.suppress(PancreasSegError):
+        if choose(path.name, stacks, None, None)[0] is stack:
+            return path.absolute().parent
+    return None
 
 
 def is_dicom(path: Path, *, below: bool = True) -> bool:
@@ -81,8 +111,7 @@ def may_be_slice(path: Path) -> bool:
 def one_of_each_series(paths: Iterable[Path]) -> list[Path]:
     """Drop the DICOM files of a series in a folder but the first: one stands for all of them."""
     paths = list(paths)
-    others = (*VOLUME, *PAIR, ".zip")  # of thousands of these none is opened
-    unknown = (path for path in paths if not path.name.lower().endswith(others))
+    unknown = (path for path in paths if not path.name.lower().endswith(_NO_FILES_OF_A_SERIES))
     slices = [path for path in unknown if path.is_file() and is_dicom_file(path)]
     kept: dict[tuple[Path, str], Path] = {}
     for path in slices if len(slices) > 1 else ():
