@@ -56,6 +56,15 @@ def test_a_result_and_its_ct_are_shown_in_a_line_each(ct, model):
     assert max(len(repr(part)) for part in (result, volume, result.probability)) < 400
 
 
+@pytest.mark.parametrize("path", ["", None])
+def test_what_is_no_path_is_refused_in_a_sentence(path, ct, model):
+    result = nps.segment(ct, model, slices=(0, 1))
+    with pytest.raises(nps.PancreasSegError, match="give its path"):
+        result.save(path)
+    with pytest.raises(nps.PancreasSegError, match=r"give its path|path of the mask is empty"):
+        nps.load_mask(path)
+
+
 @pytest.mark.slow
 def test_a_path_and_images_give_the_same_mask(ct, model):
     sitk = pytest.importorskip("SimpleITK")

@@ -240,14 +240,16 @@ def test_the_frame_lies_around_strokes_and_what_is_near():
         ({"prior": np.zeros(SHAPE[1:], bool)}, "distance in mm"),
         ({"prior": (np.zeros(SHAPE[1:], bool), np.nan)}, "distance in mm"),
         ({"prior": (np.zeros(SHAPE[1:], bool), None)}, "distance in mm"),
+        ({"prior": 1.0}, "distance in mm"),
+        ({"volume": "ct.nii.gz"}, "what load_ct returned"),
         ({"z": 1.0}, "slice must be a whole number"),
         ({"label": 1.5}, "label must be a whole number"),
     ],
 )
 def test_what_does_not_fit_is_refused(mender, changes, sentence):
-    asked = {"mask": np.zeros(SHAPE, np.uint8), "z": 0, **changes}
+    asked = {"volume": ct(), "mask": np.zeros(SHAPE, np.uint8), "z": 0, **changes}
     with pytest.raises(nps.PancreasSegError, match=sentence):
-        mender.mend(ct(), **asked)
+        mender.mend(**asked)
 
 
 def test_a_model_for_another_task_is_refused(folder, tiny_bundle, monkeypatch):

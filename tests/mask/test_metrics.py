@@ -36,6 +36,8 @@ def test_dice() -> None:
     assert dice(a, a) == 1.0
     with pytest.raises(PancreasSegError, match="same grid"):
         dice(a, b[:2])
+    with pytest.raises(PancreasSegError, match="load_mask"):
+        dice("a.nii.gz", "b.nii.gz")
 
 
 def test_measure(volume: CTVolume) -> None:

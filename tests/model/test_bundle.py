@@ -106,6 +106,9 @@ def test_what_is_no_bundle_is_refused(tmp_path):
         load_bundle(tmp_path / "c.zip")
     with pytest.raises(PancreasSegError, match="no model"):
         load_bundle("nobody-has-this")
+    for nothing in (None, ""):
+        with pytest.raises(PancreasSegError, match="by its name or path"):
+            load_card(nothing)
     (tmp_path / "card.json").write_text("[]")
     with pytest.raises(PancreasSegError, match="not a JSON object"):
         load_card(tmp_path)

@@ -134,6 +134,8 @@ class Mender:
 
     def mend(self, volume: CTVolume, mask: Array, z: int, **strokes: Any) -> npt.NDArray[np.uint8]:
         """See `napari_pancreas_seg.mend`, whose other arguments this takes as well."""
+        if not isinstance(volume, CTVolume):
+            raise PancreasSegError("A mask is mended on its CT; give what load_ct returned.")
         if np.shape(mask) != volume.grid.shape:
             raise PancreasSegError(
                 f"The mask has shape {np.shape(mask)} and the CT {volume.grid.shape}; both must be "
@@ -304,9 +306,9 @@ def _plane(values: Any, shape: tuple[int, ...], what: str) -> Array:
 
 
 def _is_prior(prior: Any) -> bool:
-    if len(prior) != 2 or not isinstance(prior[1], int | float | np.number):
+    if not isinstance(prior, tuple | list) or len(prior) != 2:
         return False
-    return math.isfinite(prior[1])
+    return isinstance(prior[1], int | float | np.number) and math.isfinite(prior[1])
 
 
 def _depth(mask: Mask, spacing: tuple[float, ...]) -> npt.NDArray[np.float64]:

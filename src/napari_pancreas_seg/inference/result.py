@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -384,6 +385,9 @@ def save_result(
     `maps` is the start of the maps' names, `seconds` are further stages, `stamp` is that of the
     CT's files. Returns the files, the mask first and the sidecar last, and the sidecar's content.
     """
+    given: Any = mask
+    if not isinstance(given, str | os.PathLike) or not Path(given).name:
+        raise PancreasSegError(f"A mask is written to a file; give its path, not {given!r}.")
     mask = Path(mask)
     maps = stem(mask) if maps is None else maps
     saving.check_targets(mask, maps, volume.source.path, outputs)

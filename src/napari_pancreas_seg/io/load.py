@@ -143,6 +143,8 @@ def load_mask(path: str | Path) -> tuple[Labels, Volume]:
     """
     if not isinstance(path, str | os.PathLike):
         raise PancreasSegError("A mask is loaded from a file; give its path.")
+    if not os.fspath(path):
+        raise PancreasSegError("The path of the mask is empty.")
     path = Path(path)
     if os.path.isdir(path):
         raise PancreasSegError(f"'{path.name}' is a folder; give the file of a mask.")

@@ -31,9 +31,11 @@ def dice(a: Array, b: Array) -> float:
     Raises
     ------
     PancreasSegError
-        If the shapes differ.
+        If the shapes differ, or these are no arrays of numbers.
     """
     a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.kind not in "biuf" or b.dtype.kind not in "biuf":
+        raise PancreasSegError("Masks are compared as arrays; load those in files with load_mask.")
     _check_shapes(a, b)
     inside_a, inside_b = a > 0, b > 0
     total = np.count_nonzero(inside_a) + np.count_nonzero(inside_b)

@@ -245,6 +245,9 @@ def own_folder() -> Path:
 
 def _find(model: str | Path) -> Path:
     """Path of a bundle by its name or path."""
+    given: Any = model
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise PancreasSegError(f"A model is given by its name or path, not {given!r}.")
     name = str(model)
     if Path(name).name == name and name not in ("", ".", ".."):
         for _, folder in _model_folders():
