@@ -11,6 +11,7 @@ from napari_pancreas_seg import io, orientations
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.acquisition import acquisition_and_warnings
+from napari_pancreas_seg.inference.body import find_body
 from napari_pancreas_seg.inference.scan_context import THICK_MM, body_in, ct_warnings
 from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
@@ -44,6 +45,8 @@ def inspect(path: str | Path, *, series: str | int | None = None, force: bool = 
             volume = io.check_ct(volume, force=force)
             found["values"] = _values(volume.hu)
             scan, warnings = acquisition_and_warnings(volume)
+            if not scan:  # the refusal of a run
+                find_body(volume.hu, volume.spacing)
             found["suspicious"] += [*warnings, *_remarks_on_values(volume.hu)]
             found |= {"scan": scan} if scan else {}
     except PancreasSegError as error:

@@ -118,7 +118,8 @@ def are_labels(values: Array) -> bool:
 
 def labels_in(values: Array) -> Array:
     """Which values are such numbers; NaN is none of them."""
-    near = np.abs(values - np.rint(values)) <= _ROUNDED
+    with np.errstate(invalid="ignore"):  # infinite ones
+        near = np.abs(values - np.rint(values)) <= _ROUNDED
     return np.asarray(near & (values > -0.5) & (values < 255.5))
 
 
