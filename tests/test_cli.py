@@ -671,6 +671,12 @@ def test_open_hands_a_worklist_to_napari(
     assert main(line) == 0
     assert json.loads(started[-1][2])["masks"] == [str(theirs), 7, "another program"]
     assert main(["open", str(ct.parent), "--label", "7"]) == 2
+    capsys.readouterr()
+    for line in (["open", str(tmp_path / "typo")], ["report", str(out), "--ct", "typo"]):
+        count = len(started)
+        assert main(line) == 1
+        assert "typo' does not exist" in capsys.readouterr().err
+        assert len(started) == count
 
 
 def test_masks_of_another_program_get_a_table_and_a_page(

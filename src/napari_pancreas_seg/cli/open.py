@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +60,8 @@ def open(
         raise typer.BadParameter("--marks is for --only")
     given = given_masks(masks, label, by)
     check_screen("open")
+    if not remembered_inputs(folder, state_folder()):
+        check_there([folder])
     named = None
     if only is not None:
         named = read_marks(marks or output or folder, only)
@@ -100,6 +102,13 @@ def given_masks(folder: Path | None, label: int | None, by: str | None) -> Given
     if not folder.is_dir():
         raise PancreasSegError(f"'{folder}' is not a folder; give one with masks.")
     return GivenMasks(folder.absolute(), label, by or "another program")
+
+
+def check_there(paths: Iterable[Path]) -> None:
+    """Refuse places that are not there."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise PancreasSegError(f"'{path}' does not exist; check the path.")
 
 
 def check_screen(what: str) -> None:

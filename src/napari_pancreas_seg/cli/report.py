@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.open import given_masks
+from napari_pancreas_seg.cli.open import check_there, given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
 from napari_pancreas_seg.cli.terminal import dispensable, echo, fail_naming, quiet
 from napari_pancreas_seg.errors import PancreasSegError
@@ -58,6 +58,7 @@ def report(
     )
 
     given = given_masks(masks, label, by)
+    check_there(ct or ())
     cts = [ct] if ct else remembered_inputs(folder, state_folder())
     if given is not None and not cts:
         raise typer.BadParameter("--masks needs the CTs: give them with --ct")

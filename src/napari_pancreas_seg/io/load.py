@@ -197,8 +197,8 @@ def _format(path: Path) -> _Format | None:
             if is_dicom(path):
                 return None
             raise PancreasSegError(
-                f"'{path.name}' is a folder without DICOM files; give a CT as .nii.gz, or the "
-                "folder of a DICOM series."
+                f"'{path.name or path}' is a folder without DICOM files; give a CT as .nii.gz, or "
+                "the folder of a DICOM series."
             )
         if not path.is_file():
             raise PancreasSegError(
