@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.correct.editor import DEFAULTS
+from napari_pancreas_seg._napari.layers.bridge import HU
 from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
@@ -114,7 +115,9 @@ class PaintLimit(QObject):
             return
         if not lies_on(layer, reference) or not compat.is_by_hand(step):
             return  # what a program wrote, a correction for instance, stays
-        limit = partial(limit_stroke, layer, step, ct.data, *self._range_hu)
+        slope, shift, *_ = session.units(ct, reference) or HU
+        ends = ((hu - shift) / slope for hu in self._range_hu)  # in values of the layer
+        limit = partial(limit_stroke, layer, step, ct.data, *ends)
         *_, (indices, _, value) = compat.edits(step)
         if np.all(layer.data[indices] == value):
             limit()

@@ -20,7 +20,7 @@ from napari_pancreas_seg._napari.layers.bridge import (
     cuts_of,
     digest_of,
     mask_of,
-    raw_volume_of,
+    measured_volume_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
@@ -272,7 +272,8 @@ def write_mask(
     earlier = read_sidecar(record) if result is None and ours and voxels else None
     # The CT's values are looked at only where something is said of them.
     wanted = result is not None or ours or mint_uids or report or name.endswith(CSV)
-    volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
+    known = wanted and ct is not None
+    volume = measured_volume_of(ct, reference) if known else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
     made = None

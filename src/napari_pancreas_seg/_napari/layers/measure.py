@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from napari_pancreas_seg._napari.layers.bridge import voxels_of
+from napari_pancreas_seg import hounsfield
+from napari_pancreas_seg._napari.layers.bridge import HU, voxels_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.io.table import table_row
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
+from napari_pancreas_seg.units import Units
 from napari_pancreas_seg.volume import CTVolume, bounding_box
+
+NOT_HU = "The values of this CT are not Hounsfield units."
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +29,7 @@ class MaskToMeasure:
     data: Any
     grid: GridReference
     ct: Any = None
+    units: Callable[[], Units | None] = lambda: HU  # of the CT; may take a while
     reference_name: str = ""
     reference: Any = None
     labels: Mapping[str, int] = field(default_factory=dict)  # each measured if there are several
@@ -66,10 +71,13 @@ def _measured(job: MaskToMeasure, mask: Array, other: Array | None) -> Measured:
     cut = box or (slice(0, 1), slice(0, 1), slice(0, 1))
     inside = mask[cut].copy()  # it may be painted meanwhile
     ct = CTVolume.of_grid(measures.sub_box(job.grid.grid, cut), source)
-    if job.ct is not None:
-        hu = voxels_of(job.ct[job.grid.layer_box(cut)], job.grid)
-        ct = CTVolume(hu, ct.grid, source)
+    units = None if job.ct is None else job.units()
+    if units is not None:
+        values = voxels_of(job.ct[job.grid.layer_box(cut)], job.grid)
+        ct = CTVolume(hounsfield.converted(values, units.slope, units.shift), ct.grid, source)
     found = measures.measure(inside, ct, job.cuts)
+    if job.ct is not None and units is None and box is not None:
+        found["not_measured"] |= dict.fromkeys(measures.OF_HU, NOT_HU)
     if box is not None and found.get("cut_slices"):
         found["cut_slices"] = [int(box[0].start) + z for z in found["cut_slices"]]
     compared = None if other is None else metrics.compare_masks(mask, other, job.grid.grid)

@@ -217,7 +217,9 @@ class MeasurePanel(ui.Panel):
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
         cuts, labels = cuts_of(mask) or CUTS, labels_of(mask)
-        job = MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels, cuts=cuts)
+        units = partial(self._session.units, ct, reference)
+        job = MaskToMeasure(mask.name, mask.data, reference, ct.data, units)
+        job = replace(job, labels=labels, cuts=cuts)
         other = self.reference_combo.value
         if other is None or other is mask:
             return job
