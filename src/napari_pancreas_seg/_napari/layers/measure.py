@@ -12,6 +12,7 @@ from napari_pancreas_seg import hounsfield
 from napari_pancreas_seg._napari.layers.bridge import HU, voxels_of
 from napari_pancreas_seg._napari.layers.placement import GridReference
 from napari_pancreas_seg.arrays import Array
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.io.table import table_row
 from napari_pancreas_seg.mask import measures, metrics
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
@@ -32,6 +33,7 @@ class MaskToMeasure:
     units: Callable[[], Units | None] = lambda: HU  # of the CT; may take a while
     reference_name: str = ""
     reference: Any = None
+    reference_labels: Mapping[str, int] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)  # each measured if there are several
     cuts: Cuts | None = CUTS
 
@@ -51,10 +53,17 @@ class Measured:
 
 
 def measure_layers(job: MaskToMeasure) -> Measured:
-    """Measure a mask on its CT and against a reference, within the mask's box alone."""
+    """Measure a mask on its CT and against a reference, within the mask's box alone.
+
+    Of several organs the pancreas, and each; without a pancreas all, which have no centreline.
+    """
     mask = job.grid.view(np.asarray(job.data))
     other = None if job.reference is None else job.grid.view(np.asarray(job.reference))
-    whole = _measured(job, mask, other)
+    named = Classes.of({"labels": job.labels})
+    theirs = job.reference_labels if len(job.reference_labels) > 1 else job.labels
+    gland = None if other is None else _gland_of(other, theirs)
+    cuts = job.cuts if any(named.in_gland) else None
+    whole = _measured(replace(job, cuts=cuts), named.gland(mask), gland)
     present = {name: v for name, v in job.labels.items() if any((z == v).any() for z in mask)}
     if len(present) < 2:
         return whole
@@ -64,6 +73,12 @@ def measure_layers(job: MaskToMeasure) -> Measured:
         compared = None if other is None else other == value
         classes[name] = _measured(one, mask == value, compared)
     return replace(whole, classes=classes)
+
+
+def _gland_of(mask: Array, labels: Mapping[str, int]) -> Array:
+    named, high = Classes.of({"labels": labels}), mask.max(initial=0)
+    alone = not any(((z != 0) & (z != high)).any() for z in mask)  # whichever label it has
+    return mask if alone else named.gland(mask)
 
 
 def _measured(job: MaskToMeasure, mask: Array, other: Array | None) -> Measured:

@@ -30,7 +30,7 @@ PAUSE_MS = 150
 
 ROWS = {
     "volume": ("Volume", "{volume_ml:.1f} mL in {in_slices}", "Voxels times a voxel's volume."),
-    "classes": ("of which", "", "Volume of each class; with a reference, its Dice too."),
+    "classes": ("Classes", "", "Volume of each; with a reference, its Dice too."),
     "parts": (
         "Head, body, tail",
         "{head_ml:.1f}, {body_ml:.1f}, {tail_ml:.1f} mL\n"
@@ -223,6 +223,7 @@ class MeasurePanel(ui.Panel):
         other = self.reference_combo.value
         if other is None or other is mask:
             return job
+        job = replace(job, reference_labels=labels_of(other))
         return replace(job, reference_name=other.name, reference=other.data)
 
     def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:
