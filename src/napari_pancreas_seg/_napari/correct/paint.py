@@ -100,8 +100,9 @@ class PaintLimit(QObject):
 
     @property
     def _range_hu(self) -> tuple[float, float]:
-        low, high = "correct/limit_low_hu", "correct/limit_high_hu"
-        return self._settings.get(low, DEFAULTS[low]), self._settings.get(high, DEFAULTS[high])
+        names = "correct/limit_low_hu", "correct/limit_high_hu"
+        low, high = sorted(self._settings.get(name, DEFAULTS[name]) for name in names)
+        return low, high  # whichever was typed into which field
 
     def _follow(self) -> None:
         if self._session.mask is not None:
