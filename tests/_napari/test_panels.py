@@ -148,6 +148,21 @@ def test_settings_are_remembered_until_reset(qtbot, dock, viewer):
     assert again.options_panel.postprocess.value
 
 
+def test_the_threshold_that_is_set_outlives_the_panel(qtbot, dock, viewer):
+    first, app = PancreasDock(viewer), dock.app
+    first.options_panel.threshold.value = 0.8
+    options = first.options_panel.how
+    assert app.runs.how()[1] == replace(options, device="auto") and options.threshold == 0.8
+    with qtbot.waitSignal(first.destroyed, timeout=TIMEOUT):
+        first.deleteLater()
+    assert app.runs.how()[1].threshold == 0.8
+    again = PancreasDock(viewer)
+    qtbot.addWidget(again)
+    assert again.options_panel.threshold.value == 0.8 and again.options_panel.how == options
+    qtbot.mouseClick(again.options_panel.own, LEFT)
+    assert app.runs.remembered()[1].threshold is None
+
+
 def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):
     labels = run(qtbot, dock, "graded")
     app, panel = dock.app, dock.options_panel
