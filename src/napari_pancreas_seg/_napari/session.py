@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QObject, Signal
 
-from napari_pancreas_seg._napari.layers.bridge import original_of, units_of
+from napari_pancreas_seg._napari.layers.bridge import original_of
 from napari_pancreas_seg._napari.layers.placement import (
     OUTLINE,
     GridReference,
@@ -23,7 +23,6 @@ from napari_pancreas_seg._napari.layers.placement import (
 )
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg.inference.result import Segmentation
-from napari_pancreas_seg.units import Units
 
 
 class Session(QObject):
@@ -49,7 +48,6 @@ class Session(QObject):
         self._mask: weakref.ref[Labels] | None = None
         self._last_masks: WeakKeyDictionary[Image, weakref.ref[Labels]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Layer, GridReference] = WeakKeyDictionary()
-        self._units: WeakKeyDictionary[Image, tuple[Any, Units | None]] = WeakKeyDictionary()
         self._seen_cts: set[str] = set()
         self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -119,13 +117,6 @@ class Session(QObject):
             self._foreign[layer] = placement.reference
         self._seen_cts.add(placement.reference.id)
         return placement
-
-    def units(self, ct: Image, reference: GridReference) -> Units | None:
-        """Say what makes a CT's values HU, None if they are none; looked at once, in any thread."""
-        data, known = ct.data, self._units.get(ct)
-        if known is None or known[0] is not data:
-            known = self._units[ct] = data, units_of(data, reference)
-        return known[1]
 
     # -- what belongs to which CT
 

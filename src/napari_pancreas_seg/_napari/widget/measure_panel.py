@@ -70,7 +70,7 @@ class MeasurePanel(ui.Panel):
 
     def __init__(self, app: App) -> None:
         super().__init__("Measure")
-        self._session, self._background = app.session, app.background
+        self._session, self._background, self._units = app.session, app.background, app.units
         self._newest = Newest(app.background)
         self._ct = ""  # id of the CT that was measured last
         self._moved: int | None = None  # the cut that a person has moved, until it is shown
@@ -217,7 +217,7 @@ class MeasurePanel(ui.Panel):
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
         cuts, labels = cuts_of(mask) or CUTS, labels_of(mask)
-        units = partial(self._session.units, ct, reference)
+        units = partial(self._units.of, ct, reference)
         job = MaskToMeasure(mask.name, mask.data, reference, ct.data, units)
         job = replace(job, labels=labels, cuts=cuts)
         other = self.reference_combo.value
