@@ -150,13 +150,18 @@ def to_hounsfield(
     if force and (slope, shift) != (1, 0):
         undone = f"unasked, they would have been multiplied by {slope:.3g} and {shift:+.0f} added"
         return values, (f"The values are taken for Hounsfield units as asked; {undone}.",)
+    return converted(values, slope, shift, reuse=reuse), notes
+
+
+def converted(values: Array, slope: float, shift: float, *, reuse: bool = False) -> Array:
+    """Hounsfield units of values (int16 or float32), by what `read_units` says of their CT."""
     if slope != 1:
-        converted = np.rint(values.astype(np.float32) * np.float32(slope) + np.float32(shift))
-        return converted.astype(np.int16), notes
+        hu: Array = np.rint(values.astype(np.float32) * np.float32(slope) + np.float32(shift))
+        return hu.astype(np.int16)
     if shift:
         out = values if reuse else values.copy()
         if values.dtype == np.int16:  # what lies lowest must not wrap around
             lowest = max(_INT16.min, _INT16.min - round(shift))
             np.clip(out, lowest, min(_INT16.max, _INT16.max - round(shift)), out=out)
         values = np.add(out, np.asarray(shift, out.dtype), out=out)
-    return values, notes
+    return values

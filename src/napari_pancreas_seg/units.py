@@ -19,6 +19,8 @@ from napari_pancreas_seg.tissue import (
     soft_tissue,
 )
 
+SAMPLED_SLICES = 24
+"""At most so many slices are looked at."""
 OFFSETS = (1000, 1024, 2000, 2048, 4096, 8192, 32768)
 """What tools add to Hounsfield units, or forget to subtract; nothing makes values too low."""
 AIR_MEDIAN_HU, FAT_HU = -996, -103
@@ -102,9 +104,9 @@ def read_units(hu: Array) -> Units:
 
 
 def _sample(hu: Array) -> Array:
-    """At most 24 slices of at most about 512×512."""
+    """Some slices of at most about 512×512."""
     y, x = (max(1, n // 512) for n in hu.shape[1:])
-    sample: Array = hu[evenly_spread(np.arange(len(hu)), 24), ::y, ::x]
+    sample: Array = hu[evenly_spread(np.arange(len(hu)), SAMPLED_SLICES), ::y, ::x]
     return sample
 
 

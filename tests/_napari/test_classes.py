@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from napari.layers import Image, Labels, Layer
 
 from napari_pancreas_seg._napari.app import App
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_of, name_labels
+from napari_pancreas_seg._napari.layers.measure import MaskToMeasure, measure_layers
 from napari_pancreas_seg._napari.layers.reader import read_layer
 from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
-from napari_pancreas_seg.inference.result import describe
+from napari_pancreas_seg.inference.options import OutputOptions
+from napari_pancreas_seg.inference.result import describe, save_result
 from napari_pancreas_seg.inference.saving import write_sidecar
 from napari_pancreas_seg.io import save_mask
 from napari_pancreas_seg.volume import CTVolume
@@ -76,12 +80,33 @@ def test_each_class_is_measured(qtbot, organs: Labels, app: App) -> None:
     assert [line.split()[0] for line in lines] == list(LABELS)
     volumes = app.session.masks[organs].result.volumes_ml
     assert [line.split()[1] for line in lines] == [f"{volumes[name]:.1f}" for name in LABELS]
+    assert panel.values["volume"].text().startswith(f"{volumes['pancreas']:.1f} mL")
     rows: list = []
     panel._tabulate(rows.extend)
     qtbot.waitUntil(lambda: len(rows) > 0, timeout=TIMEOUT)
     assert [row["mask"] for row in rows] == [
         organs.name, *(f"{organs.name}: {name}" for name in LABELS)
     ]  # fmt: skip
+
+
+def test_tables_hold_the_pancreas(qtbot, organs: Labels, app: App, volume, tmp_path) -> None:
+    result = app.session.masks[organs].result
+    app.files.export(organs, tmp_path / "m.csv")
+    qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
+    save_result(result, volume, tmp_path / "n.csv", OutputOptions())
+    for name in ("m.csv", "n.csv"):
+        (row,) = csv.DictReader((tmp_path / name).read_text().splitlines())
+        assert float(row["volume_ml"]) == pytest.approx(result.volumes_ml["pancreas"], abs=0.01)
+
+
+def test_the_pancreas_is_compared_with_that_of_a_reference(organs: Labels, app: App) -> None:
+    gland = (organs.data == 1).astype(np.uint8)
+    job = MaskToMeasure("m", organs.data, app.session.reference, labels=LABELS)
+    for other, labels in ((organs.data, LABELS), (255 * gland, {"pancreas": 255})):
+        found = measure_layers(replace(job, reference=other, reference_labels=labels))
+        assert found.comparison["dice"] == 1
+    alone = replace(job, data=gland, labels={"pancreas": 1}, reference=organs.data)
+    assert measure_layers(replace(alone, reference_labels=LABELS)).comparison["dice"] == 1
 
 
 def test_a_label_map_that_is_opened_has_its_names_again(

@@ -528,6 +528,18 @@ def test_painting_is_limited_to_hu(app, ct, mask):
     assert free.sum() > painted.sum()
 
 
+def test_limits_in_the_other_order_are_the_same_range(app, ct, mask, notifications):
+    app.settings.set("correct/limit_low_hu", 70.0)
+    app.settings.set("correct/limit_high_hu", 50.0)
+    app.paint_limit.toggle()
+    assert "50 to 70 HU" in notifications[-1].message
+    mask.brush_size = 9
+    with mask.block_history():
+        mask.paint((5, 16, 20), 1, refresh=False)
+    painted = ct.data[mask.data == 1]
+    assert painted.size and painted.min() >= 50 and painted.max() <= 70
+
+
 def test_erasing_and_corrections_are_not_limited(qtbot, viewer, app, ct, mask, panel, bar):
     draw(mask, 4, 6)
     click(panel.limit.native)

@@ -615,6 +615,10 @@ def test_export_overwrites_only_when_told(qtbot, app, viewer, ct_path, tmp_path,
             "made (--mint-uids; in the window the box above Export), or",
             "made (the box above Export), or",
         ),
+        (
+            "choose another model, or leave the second look out (--no-second-look).",
+            "choose another model.",
+        ),
         ("a sum (2 -- 3)", "a sum (2 -- 3)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 
 import nibabel as nib
@@ -15,7 +16,9 @@ from napari_pancreas_seg._napari.layers import foreign
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, volume_of
 from napari_pancreas_seg._napari.layers.placement import placement_of, slice_on_screen
 from napari_pancreas_seg._napari.widget import PancreasDock
+from napari_pancreas_seg._napari.widget.measure_panel import MeasurePanel
 from napari_pancreas_seg.io import load_ct
+from napari_pancreas_seg.mask.measures import measure
 
 TIMEOUT = 20_000
 
@@ -185,3 +188,48 @@ def test_foreign_layers_do_not_shift_the_slice(own, other, first):
         assert found == int(drawn[0, 0]), z
         seen.add(found)
     assert seen
+
+
+def test_values_that_lie_too_high_are_measured_and_painted_as_hu(
+    qtbot, app, viewer, volume, tmp_path
+):
+    """The same HU everywhere as those that the network gets."""
+    raw = viewer.add_image(volume.hu + 1024, name="raw", scale=volume.spacing, rgb=False)
+    app.session.ct = raw
+    mask = viewer.add_labels(np.zeros(raw.data.shape, np.uint8), scale=raw.scale)
+    app.session.mask = mask
+    mask.data[2:6, 10:20, 10:25] = 1
+    expected = measure(mask.data, volume)
+    panel = MeasurePanel(app)
+    qtbot.addWidget(panel)
+    mean = f"{expected['mean_hu']:.0f} ±"
+    qtbot.waitUntil(lambda: panel.values["hu"].text().startswith(mean), timeout=TIMEOUT)
+    app.files.export(mask, tmp_path / "m.csv")
+    qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
+    assert float(row["mean_hu"]) == pytest.approx(expected["mean_hu"], abs=0.1)
+    mask.data[:] = 0
+    app.paint_limit.on = True
+    app.settings.set("correct/limit_low_hu", 50.0)
+    app.settings.set("correct/limit_high_hu", 70.0)
+    mask.brush_size = 15
+    with mask.block_history():  # as napari's brush does
+        mask.paint((5, 16, 20), 1)
+    painted = volume.hu[mask.data == 1]
+    assert painted.size and painted.min() >= 50 and painted.max() <= 70
+
+
+def test_of_what_is_no_ct_no_hu_are_told(qtbot, app, viewer, tmp_path):
+    picture = np.random.default_rng(0).random((10, 32, 40), np.float32)
+    app.session.ct = viewer.add_image(picture, name="normalised", rgb=False)
+    mask = viewer.add_labels(np.ones(picture.shape, np.uint8))
+    app.session.mask = mask
+    panel = MeasurePanel(app)
+    qtbot.addWidget(panel)
+    qtbot.waitUntil(lambda: "mL" in panel.values["volume"].text(), timeout=TIMEOUT)
+    assert panel.values["hu"].text() == "–"
+    assert panel.values["eroded"].toolTip() == "The values of this CT are not Hounsfield units."
+    app.files.export(mask, tmp_path / "m.csv")
+    qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
+    (row,) = csv.DictReader((tmp_path / "m.csv").read_text().splitlines())
+    assert row["mean_hu"] == "" and row["volume_ml"] != ""

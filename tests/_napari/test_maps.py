@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from napari.layers import Labels, Layer
@@ -111,6 +114,33 @@ def test_a_contour_of_the_users_own_is_left_alone(viewer, begun):
     labels.contour = 5
     maps.show(reference, "", False)
     assert labels.contour == 5
+
+
+def test_an_outline_goes_with_its_map_though_none_is_wished_any_more(viewer, begun, monkeypatch):
+    maps, reference = begun
+    labels = next(layer for layer in viewer.layers if isinstance(layer, Labels))
+    monkeypatch.setattr("napari_pancreas_seg._napari.layers.maps.preference", lambda _: False)
+    maps.show(reference, PROBABILITY)
+    maps.show(reference, PROBABILITY, False)
+    assert labels.contour == 0
+    labels.contour = 2  # the user's own
+    maps.show(reference, PROBABILITY)
+    maps.show(reference, PROBABILITY, False)
+    assert labels.contour == 2
+
+
+def test_maps_of_a_ct_that_was_removed_go_with_the_next_run(app, viewer, ct, begun, another):
+    (maps, reference), placement = begun, app.session.placement(another)
+    values = weakref.ref(maps._cts[reference.id].maps[PROBABILITY].values)
+    app.session.ct = another
+    viewer.layers.remove(ct)
+    maps.begin({}, placement, "another")
+    assert values() is not None, "one of its maps is in the viewer"
+    viewer.layers.remove("CT attention 2")
+    gc.collect()
+    maps.begin({}, placement, "another")
+    gc.collect()
+    assert maps.known(reference) == [] and values() is None
 
 
 def test_what_is_wanted_is_remembered_and_nothing_else_is_added(app, viewer, begun):

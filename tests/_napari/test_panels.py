@@ -135,6 +135,17 @@ def test_gpus_by_name_once_they_are_known(qtbot, dock):
     assert "NVIDIA" in dock.model_panel.device_note.text()
 
 
+def test_the_mask_that_a_run_fills_anew_is_chosen(qtbot, dock, viewer):
+    first = run(qtbot, dock, "box")
+    first.data_setitem((np.array([5]), np.array([0]), np.array([0])), 1)
+    second = run(qtbot, dock, "box")
+    dock.ct_panel.mask_combo.value = first
+    second.visible = False
+    assert run(qtbot, dock, "graded") is second is dock.app.session.mask is not first
+    assert dock.ct_panel.mask_combo.value is second is viewer.layers.selection.active
+    assert second.visible and first.data[5, 0, 0] == 1
+
+
 def test_settings_are_remembered_until_reset(qtbot, dock, viewer):
     dock.attention_panel.opacity.value = 0.2
     dock.options_panel.postprocess.native.click()
@@ -146,6 +157,21 @@ def test_settings_are_remembered_until_reset(qtbot, dock, viewer):
     again.app.settings.clear()
     assert again.attention_panel.opacity.value == 0.6
     assert again.options_panel.postprocess.value
+
+
+def test_the_threshold_that_is_set_outlives_the_panel(qtbot, dock, viewer):
+    first, app = PancreasDock(viewer), dock.app
+    first.options_panel.threshold.value = 0.8
+    options = first.options_panel.how
+    assert app.runs.how()[1] == replace(options, device="auto") and options.threshold == 0.8
+    with qtbot.waitSignal(first.destroyed, timeout=TIMEOUT):
+        first.deleteLater()
+    assert app.runs.how()[1].threshold == 0.8
+    again = PancreasDock(viewer)
+    qtbot.addWidget(again)
+    assert again.options_panel.threshold.value == 0.8 and again.options_panel.how == options
+    qtbot.mouseClick(again.options_panel.own, LEFT)
+    assert app.runs.remembered()[1].threshold is None
 
 
 def test_a_reset_leaves_the_mask_and_its_undo(qtbot, dock):

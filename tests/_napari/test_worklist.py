@@ -142,6 +142,28 @@ def test_slices_reviewed_with_strokes_that_are_not_written_are_not_reviewed_in_t
     qtbot.waitUntil(lambda: marked() == (1, 6), timeout=TIMEOUT)
 
 
+def test_a_stroke_while_the_mask_is_written_is_not_in_the_file_once_it_is_undone(
+    qtbot, app, viewer, panel, folder, monkeypatch
+):
+    work = opened(qtbot, app, panel, folder)
+    mask, export = paint(app, viewer, 1), app.files.export
+
+    def paint_and_export(*of, **how):
+        monkeypatch.setattr(app.files, "export", export)
+        paint(app, viewer, 6)
+        export(*of, **how)
+
+    monkeypatch.setattr(app.files, "export", paint_and_export)
+    work.mark_reviewed()
+    qtbot.waitUntil(lambda: work.case.status is Status.REVIEWED, timeout=TIMEOUT)
+    file = work.case.mask
+    assert np.count_nonzero(nib.load(file).dataobj) == 2
+    mask.undo()
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert np.count_nonzero(nib.load(file).dataobj) == 1
+
+
 def test_a_case_is_as_far_as_it_was_once_its_correction_is_undone(
     qtbot, app, viewer, panel, folder
 ):

@@ -21,6 +21,7 @@ from napari_pancreas_seg._napari.correct.paint import Brush, PaintLimit
 from napari_pancreas_seg._napari.correct.review import Review
 from napari_pancreas_seg._napari.improve.improvement import Improvement
 from napari_pancreas_seg._napari.layers.files import LayerFiles
+from napari_pancreas_seg._napari.layers.foreign import UnitsOfCts
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.run.runs import Runs
@@ -74,7 +75,8 @@ class App(QObject):
             session, self.editor, self.network, background, self.answers, self.carrying
         )
         self.brush = Brush(session, settings)
-        self.paint_limit = PaintLimit(session, settings)
+        self.units = UnitsOfCts()
+        self.paint_limit = PaintLimit(session, settings, self.units)
         self.review = Review(session, self.runs, background)
         self.improvement = Improvement(session, self.review, settings, background)
         store = AutosaveStore()

@@ -16,7 +16,9 @@ from napari_pancreas_seg.errors import PancreasSegError
 
 logger = logging.getLogger(__name__)
 
-_OPTIONS = re.compile(r"( or allow overwriting)? \(--[^;)]*\)|--[\w-]+; in the window ")
+_OPTIONS = re.compile(
+    r"( or allow overwriting|, or leave the second look out)? \(--[^;)]*\)|--[\w-]+; in the window "
+)
 """What sentences say of the command line, of which people in a window know nothing."""
 
 

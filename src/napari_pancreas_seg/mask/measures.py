@@ -79,7 +79,7 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
         mask = np.nan_to_num(mask) != 0
     box = bounding_box(mask)
     if box is None:
-        nothing = dict.fromkeys((*_OF_HU, *_OF_SHAPE))
+        nothing = dict.fromkeys((*OF_HU, *_OF_SHAPE))
         return {
             "volume_ml": 0.0,
             "voxels": 0,
@@ -109,8 +109,8 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
     if volume.has_values:
         values |= _of_hu(inside, volume.hu[box], volume.spacing, reasons)
     else:
-        values |= dict.fromkeys(_OF_HU)
-        reasons |= dict.fromkeys(_OF_HU, "There is no CT with this mask.")
+        values |= dict.fromkeys(OF_HU)
+        reasons |= dict.fromkeys(OF_HU, "There is no CT with this mask.")
     if cuts is not None:
         values |= _of_shape(inside, part, cuts, values["volume_ml"], reasons)
         if values["cut_slices"] is not None:
@@ -118,7 +118,7 @@ def measure(mask: Array, volume: CTVolume, cuts: Cuts | None = CUTS) -> dict[str
     return values | {"not_measured": reasons}
 
 
-_OF_HU = ("mean_hu", "sd_hu", "eroded_mean_hu", "eroded_sd_hu", "fat_fraction")
+OF_HU = ("mean_hu", "sd_hu", "eroded_mean_hu", "eroded_sd_hu", "fat_fraction")
 _OF_CENTRELINE = ("length_mm", "calibre_mm", "head_ml", "body_ml", "tail_ml")
 _OF_SHAPE = (*_OF_CENTRELINE, "surface_cm2", "cuts", "cut_slices")
 

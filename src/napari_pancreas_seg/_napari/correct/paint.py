@@ -13,6 +13,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.correct.editor import DEFAULTS
+from napari_pancreas_seg._napari.layers.bridge import HU
+from napari_pancreas_seg._napari.layers.foreign import UnitsOfCts
 from napari_pancreas_seg._napari.layers.placement import lies_on
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings
@@ -75,9 +77,9 @@ class PaintLimit(QObject):
 
     changed = Signal()
 
-    def __init__(self, session: Session, settings: Settings) -> None:
+    def __init__(self, session: Session, settings: Settings, units: UnitsOfCts) -> None:
         super().__init__()
-        self._session, self._settings = session, settings
+        self._session, self._settings, self._units = session, settings, units
         self._on = False  # not remembered: strokes that are lost would puzzle
         session.mask_chosen.connect(self._follow)
         self._follow()
@@ -99,8 +101,9 @@ class PaintLimit(QObject):
 
     @property
     def _range_hu(self) -> tuple[float, float]:
-        low, high = "correct/limit_low_hu", "correct/limit_high_hu"
-        return self._settings.get(low, DEFAULTS[low]), self._settings.get(high, DEFAULTS[high])
+        names = "correct/limit_low_hu", "correct/limit_high_hu"
+        low, high = sorted(self._settings.get(name, DEFAULTS[name]) for name in names)
+        return low, high  # whichever was typed into which field
 
     def _follow(self) -> None:
         if self._session.mask is not None:
@@ -114,7 +117,9 @@ class PaintLimit(QObject):
             return
         if not lies_on(layer, reference) or not compat.is_by_hand(step):
             return  # what a program wrote, a correction for instance, stays
-        limit = partial(limit_stroke, layer, step, ct.data, *self._range_hu)
+        slope, shift, *_ = self._units.of(ct, reference) or HU
+        ends = ((hu - shift) / slope for hu in self._range_hu)  # in values of the layer
+        limit = partial(limit_stroke, layer, step, ct.data, *ends)
         *_, (indices, _, value) = compat.edits(step)
         if np.all(layer.data[indices] == value):
             limit()

@@ -23,6 +23,8 @@ from napari_pancreas_seg.arrays import Affine, Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.mask.centreline import Cuts
+from napari_pancreas_seg.tissue import evenly_spread
+from napari_pancreas_seg.units import SAMPLED_SLICES, Units, read_units
 from napari_pancreas_seg.volume import CTVolume, Grid, OnSourceGrid, bounding_box
 
 LayerData = tuple[Array, dict[str, Any], str]
@@ -40,6 +42,8 @@ LABEL_COLORS = (
 """Told apart in the usual kinds of colour blindness as well as eight can be; later labels repeat
 them."""
 PANCREAS = {"pancreas": 1}
+HU = Units(1, 0)
+"""Of values that are Hounsfield units as they are."""
 EMPTY = "empty"
 """Digest of a mask with nothing in it."""
 CUTS_KEY = "napari-pancreas-seg cuts"
@@ -183,6 +187,30 @@ def volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
         volume.hu, f"The layer '{reference.name}'", force=reference.forced
     )
     return CTVolume(hu, volume.grid, volume.source, notes)
+
+
+def measured_volume_of(layer_data: Any, reference: GridReference) -> CTVolume:
+    """Take a CT out of a layer's data to measure in it: without values if those are no HU."""
+    if reference.source.format != "array":  # HU since it was read
+        return raw_volume_of(layer_data, reference)
+    try:
+        return volume_of(layer_data, reference)
+    except hounsfield.NotHounsfieldError:
+        return reference.volume()
+
+
+def units_of(layer_data: Any, reference: GridReference) -> Units | None:
+    """Say what makes the values of a CT's layer HU, by some slices; None if they are no HU."""
+    if reference.source.format != "array":
+        return HU
+    axis = int(np.flatnonzero(reference.orientation[:, 0] == 0)[0])
+    before = (slice(None),) * axis
+    some = evenly_spread(np.arange(layer_data.shape[axis]), SAMPLED_SLICES)
+    sample = np.stack([np.asarray(layer_data[(*before, int(z))]) for z in some], axis=axis)
+    try:
+        return read_units(voxels_of(sample, reference))
+    except PancreasSegError:
+        return None
 
 
 def _in_memory(data: Any) -> Array:

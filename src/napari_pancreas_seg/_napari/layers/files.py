@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from napari_pancreas_seg._napari.layers.bridge import (
     FILE_KEY,
     cuts_of,
     digest_of,
+    labels_of,
     mask_of,
-    raw_volume_of,
+    measured_volume_of,
 )
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
@@ -38,6 +39,7 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe, edited_record
 from napari_pancreas_seg.inference.saving import (
     is_sidecar,
@@ -226,7 +228,8 @@ class LayerFiles:
         if result is None:  # the record counts those before
             told = self._recorded.get(layer, {}).get(_record_of(path), {})
             strokes = {z: _less(counts, told.get(z, (0, 0))) for z, counts in strokes.items()}
-        made = {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts}
+        labels = labels_of(layer) if isinstance(layer, Labels) else {}
+        made = {"result": result, "ct": ct, "strokes": strokes, "cuts": cuts, "labels": labels}
         own = reference_of(layer)
         if own is None or own.kind == DRAWN:
             return {**made, "file": ""}
@@ -248,12 +251,13 @@ def write_mask(
     report: bool = False,
     cuts: Cuts | None = None,
     file: str | None = None,
+    labels: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a mask (Z, Y, X) onto its CT's grid, and the record of the `result` it is from.
 
     Without one, the record of this mask is brought up to date, and that of another goes with the
     mask that is replaced: `file` is where an opened mask comes from, "" if from nowhere. There is
-    no HU without `ct`, its data.
+    no HU without `ct`, its data. Tables hold the pancreas of the organs that `labels` name.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
@@ -272,7 +276,8 @@ def write_mask(
     earlier = read_sidecar(record) if result is None and ours and voxels else None
     # The CT's values are looked at only where something is said of them.
     wanted = result is not None or ours or mint_uids or report or name.endswith(CSV)
-    volume = raw_volume_of(ct, reference) if wanted and ct is not None else reference.volume()
+    known = wanted and ct is not None
+    volume = measured_volume_of(ct, reference) if known else reference.volume()
     if report and mint_uids:  # once for both
         volume = complete_uids(volume)
     made = None
@@ -282,7 +287,8 @@ def write_mask(
     if result is not None:
         edited = not np.array_equal(mask, result.mask)
         made_by.update(card=result.model, edited=edited)
-    io.save_mask(mask, like=volume, path=path, mint_uids=mint_uids, **made_by)
+    told = Classes.of({"labels": labels}).gland(mask) if name.endswith(CSV) else mask
+    io.save_mask(told, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
     if not voxels and recorded_sha256(read_sidecar(record) or {}):

@@ -1,14 +1,16 @@
-"""Layers that someone else opened: one frame of several, and geometry that a reader left out."""
+"""Layers that someone else opened: a frame, values that are no HU yet, geometry left out."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
 
-from napari_pancreas_seg._napari.layers.bridge import scale_and_translate
+from napari_pancreas_seg._napari.layers.bridge import scale_and_translate, units_of
 from napari_pancreas_seg._napari.layers.placement import (
     DRAWN,
     METADATA_KEY,
@@ -18,6 +20,21 @@ from napari_pancreas_seg._napari.layers.placement import (
     why_not_ct,
 )
 from napari_pancreas_seg.io.suffixes import VOLUME
+from napari_pancreas_seg.units import Units
+
+
+class UnitsOfCts:
+    """What makes the values of CTs Hounsfield units: each CT is looked at once, in any thread."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[Layer, tuple[Any, Units | None]] = WeakKeyDictionary()
+
+    def of(self, ct: Image, reference: GridReference) -> Units | None:
+        """None if they are no Hounsfield units; see `units_of`."""
+        data, known = ct.data, self._known.get(ct)
+        if known is None or known[0] is not data:
+            known = self._known[ct] = data, units_of(data, reference)
+        return known[1]
 
 
 def frames(layer: Layer) -> int:

@@ -78,6 +78,7 @@ class MapLayers:
         self._session = session
         self._settings = settings
         self._cts: dict[str, _CtMaps] = {}
+        self._outlined: weakref.WeakSet[Layer] = weakref.WeakSet()
 
     @property
     def appearance(self) -> MapAppearance:
@@ -114,6 +115,7 @@ class MapLayers:
         seen = any(layer.visible for layer in before.values())
         hidden = bool(before) and not (seen or self._session.is_elsewhere(reference))
         self._remove(before)
+        self._forget_removed()
         self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
         return former
 
@@ -182,6 +184,14 @@ class MapLayers:
         self._remove(self.layers(reference))
         self._cts.pop(reference.id, None)
 
+    def _forget_removed(self) -> None:
+        """Let go of the maps of CTs that are not in the viewer any more, nor any map of theirs."""
+        known = filter(None, map(self._session.known_ct, self._session.layers))
+        there = {reference.id for reference in known}
+        for ct, maps in list(self._cts.items()):
+            if ct not in there and not self.layers(maps.placement.reference):
+                del self._cts[ct]
+
     def _remove(self, layers: Mapping[str, Layer]) -> None:
         for layer in layers.values():
             self._session.viewer.layers.remove(layer)
@@ -209,9 +219,16 @@ class MapLayers:
     def _draw_masks(self, reference: GridReference, *, outlined: bool) -> None:
         """Draw the masks of a CT as outlines, or filled; not those whose user chose otherwise."""
         width = max(1, round(OUTLINE_MM / reference.grid.spacing[-1]))
-        for layer in self._session.layers if preference("outline") else ():
-            if _is_mask_of(layer, reference) and layer.contour in (0, width):
-                layer.contour = width if outlined else 0
+        wished = preference("outline")  # maybe not any more, while a map is shown
+        for layer in self._session.layers:
+            if not _is_mask_of(layer, reference) or layer.contour not in (0, width):
+                continue
+            if outlined and wished:
+                layer.contour = width
+                self._outlined.add(layer)
+            elif not outlined and (wished or layer in self._outlined):
+                layer.contour = 0
+                self._outlined.discard(layer)
 
 
 def empty_maps(found: FoundSlices) -> dict[str, ScalarMap]:

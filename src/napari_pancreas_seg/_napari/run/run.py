@@ -221,6 +221,8 @@ class SegmentationRun(QObject):
             self._earlier.renew_rest(self.labels)
             self._earlier.put_aside(self.labels)
             self._show_layer()
+        if not session.masks[self.labels].filled and found.mask.any():
+            self._choose(self.labels)
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
             self._maps.fill(self.reference, found)
@@ -238,6 +240,15 @@ class SegmentationRun(QObject):
             compat.add_unselected(viewer, labels)
         else:
             viewer.add_layer(labels)
+
+    def _choose(self, labels: Labels) -> None:
+        """Choose the mask that is filled anew, as one that is new is chosen."""
+        session, viewer = self._session, self._session.viewer
+        if viewer is None or labels not in viewer.layers or session.mask in (None, labels):
+            return
+        if not session.is_elsewhere(self.reference):
+            labels.visible = True
+            session.mask = viewer.layers.selection.active = labels
 
     def _shows(self, found: FoundSlices) -> bool:
         viewer = self._session.viewer

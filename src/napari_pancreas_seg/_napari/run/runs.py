@@ -39,6 +39,8 @@ class Runs(QObject):
         self.latest: SegmentationRun | None = None
         self.how: Callable[[], tuple[str | Path, Options]] = self.remembered
         """Model and options for what is run without a click on Run; the dock knows better."""
+        self.threshold: float | None = None
+        """The one that is set; None for the model's own. Not for the next session's models."""
         self._session = session
         self._network = network
         self._maps = maps
@@ -88,6 +90,7 @@ class Runs(QObject):
     def remembered(self) -> tuple[str, Options]:
         settings = self._settings
         options = Options(
+            threshold=self.threshold,
             device=settings.get("model/device", "auto"),
             postprocess=settings.get("run/postprocess", True),
             every_slice=settings.get("run/every slice", False),

@@ -30,7 +30,7 @@ PAUSE_MS = 150
 
 ROWS = {
     "volume": ("Volume", "{volume_ml:.1f} mL in {in_slices}", "Voxels times a voxel's volume."),
-    "classes": ("of which", "", "Volume of each class; with a reference, its Dice too."),
+    "classes": ("Classes", "", "Volume of each; with a reference, its Dice too."),
     "parts": (
         "Head, body, tail",
         "{head_ml:.1f}, {body_ml:.1f}, {tail_ml:.1f} mL\n"
@@ -70,7 +70,7 @@ class MeasurePanel(ui.Panel):
 
     def __init__(self, app: App) -> None:
         super().__init__("Measure")
-        self._session, self._background = app.session, app.background
+        self._session, self._background, self._units = app.session, app.background, app.units
         self._newest = Newest(app.background)
         self._ct = ""  # id of the CT that was measured last
         self._moved: int | None = None  # the cut that a person has moved, until it is shown
@@ -217,10 +217,13 @@ class MeasurePanel(ui.Panel):
         if mask is None or reference is None or ct is None or not lies_on(mask, reference):
             return None
         cuts, labels = cuts_of(mask) or CUTS, labels_of(mask)
-        job = MaskToMeasure(mask.name, mask.data, reference, ct.data, labels=labels, cuts=cuts)
+        units = partial(self._units.of, ct, reference)
+        job = MaskToMeasure(mask.name, mask.data, reference, ct.data, units)
+        job = replace(job, labels=labels, cuts=cuts)
         other = self.reference_combo.value
         if other is None or other is mask:
             return job
+        job = replace(job, reference_labels=labels_of(other))
         return replace(job, reference_name=other.name, reference=other.data)
 
     def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:

@@ -116,12 +116,11 @@ class OptionsPanel(ui.Panel):
         super().__init__()
         self._app = app
         self._session = app.session
-        self._threshold: float | None = None
         self._shown: Callable[[], Segmentation | None] = lambda: None  # whose options are shown
         self.region = RegionForm(app.session)
         tip = "Probability above which a voxel is pancreas. Moving it needs no second run."
         self.threshold = ui.slider(LOWEST, HIGHEST, tip)
-        ui.show(self.threshold, 0.5)
+        ui.show(self.threshold, 0.5 if self._threshold is None else self._threshold)
         self.value = QLabel()
         self.value.setFixedWidth(self.value.fontMetrics().horizontalAdvance("auto") + 8)
         self.own = QToolButton()
@@ -152,6 +151,14 @@ class OptionsPanel(ui.Panel):
         # The mask stays as it is, and so do its steps of undo.
         app.settings.cleared.connect(self._show_own)
         self._show_mask()
+
+    @property
+    def _threshold(self) -> float | None:
+        return self._app.runs.threshold  # which outlives this panel
+
+    @_threshold.setter
+    def _threshold(self, threshold: float | None) -> None:
+        self._app.runs.threshold = threshold
 
     @property
     def options(self) -> Options:

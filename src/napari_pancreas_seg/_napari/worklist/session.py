@@ -30,6 +30,8 @@ from napari_pancreas_seg.io import MASK_SUFFIXES, stem, suffix_of
 
 PAUSE_MS = 1000
 """Pause after scrolling before the slice on screen is remembered."""
+PAINTED_ON = "painted on"
+"""In place of a digest, of a mask that changed while it was written: it is written once more."""
 
 
 class WorklistSession(QObject):
@@ -243,7 +245,9 @@ class WorklistSession(QObject):
                 before = shown.mask
                 if lost and before is not None and before is not mask:
                     self.replaced(before)
-                shown.saved, shown.mask, shown.target, shown.cuts = digest, mask, path, cuts
+                as_compared = self._watch.edits_of(mask) == edits
+                shown.saved = digest if as_compared else PAINTED_ON
+                shown.mask, shown.target, shown.cuts = mask, path, cuts
                 if others:
                     show_warning(
                         f"'{target.name}' was written elsewhere meanwhile and stays as it is; the "
