@@ -218,13 +218,16 @@ class MeasurePanel(ui.Panel):
             return None
         cuts, labels = cuts_of(mask) or CUTS, labels_of(mask)
         units = partial(self._units.of, ct, reference)
-        job = MaskToMeasure(mask.name, mask.data, reference, ct.data, units)
-        job = replace(job, labels=labels, cuts=cuts)
+        job = MaskToMeasure(
+            mask.name, mask.data, reference, ct.data, units, labels=labels, cuts=cuts
+        )
         other = self.reference_combo.value
         if other is None or other is mask:
             return job
-        job = replace(job, reference_labels=labels_of(other))
-        return replace(job, reference_name=other.name, reference=other.data)
+        theirs = labels_of(other)
+        return replace(
+            job, reference_name=other.name, reference=other.data, reference_labels=theirs
+        )
 
     def _tabulate(self, then: Callable[[list[dict[str, Any]]], None]) -> None:
         reference = self._session.reference
