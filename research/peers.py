@@ -47,7 +47,6 @@ from torch_network import LEVELS, AttentionUNet, fast
 from train_torch import STAGES, Clock, Training, mixed_loss
 
 FOLDS = 5
-FINE = (160, 224)
 WIDE_MM = 1.8
 STATISTICS = 50
 """Batches for the statistics of batch normalisation, in the end."""
@@ -173,6 +172,7 @@ class Choice:
     loss: Callable[..., torch.Tensor] = mixed_loss
     peak: float = 2e-3
     windows: Sequence[tuple[int, int]] = field(default=train_torch.WINDOWS)
+    frame: tuple[int, int] = changing.FRAME
     mm: float = changing.FRAME_MM
     stages: str = "progressive"
 
@@ -188,6 +188,8 @@ NETWORKS = {
     "coarse": Choice("no gate on the finest skip connection", _ours(gated=range(1, LEVELS))),
     "one-window": Choice("one HU window", _ours(), windows=((0, 255),)),
     "filters-24": Choice("24 filters", _ours(24)),
+    "filters-32": Choice("32 filters", _ours(32)),
+    "finer": Choice("pixels of 1.0 mm", _ours(), frame=(192, 272), mm=1.0),
     "attention-wide": Choice("attention U-Net, 403 × 288 mm", _ours(), mm=WIDE_MM),
     "unet-wide": Choice("without gates, 403 × 288 mm", _ours(gated=()), mm=WIDE_MM),
     "article": Choice("the article's network and loss", Article, dice_loss, 1e-3),
@@ -201,11 +203,11 @@ NETWORKS = {
 def score(training: Training, folder: Path, held: Sequence[str], choice: Choice) -> dict[str, Any]:
     """Dice of each patient held out, at thresholds chosen on the others."""
     settings = TrainSettings(
-        frame=FrameSpec(mm_per_pixel=choice.mm), windows=tuple(map(tuple, choice.windows))
+        frame=FrameSpec(*choice.frame, choice.mm), windows=tuple(map(tuple, choice.windows))
     )
     data = open_dataset(folder)
     cases = [case for case in data.cases if case.patient in held]
-    adapter = Adapter(training.averaged(STATISTICS), FINE)
+    adapter = Adapter(training.averaged(STATISTICS), choice.frame)
     scores = score_predictions(HeldBack(cases, data.labels, settings).predict(adapter))
     dice = at_others_threshold(scores.dice())
     return {
@@ -231,11 +233,13 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     choice = NETWORKS[asked.network]
-    train_torch.WINDOWS, changing.FRAME_MM = choice.windows, choice.mm
+    train_torch.WINDOWS = choice.windows
+    changing.FRAME, changing.FRAME_MM = choice.frame, choice.mm
     _, held_cases = Split(FOLDS, asked.fold, 0).divide(open_dataset(asked.dataset).cases)
     held = sorted({case.patient for case in held_cases})
     total = asked.steps or 3600 * asked.hours
-    clock = Clock(total, choice.peak, STAGES[choice.stages], by_steps=bool(asked.steps))
+    stages = (*STAGES[choice.stages][:-1], (1.01, choice.frame))
+    clock = Clock(total, choice.peak, stages, by_steps=bool(asked.steps))
     torch.manual_seed(asked.seed)
     network = choice.build(len(choice.windows))
     training = Training(Mixer(asked.slices, held), clock, asked.seed, network, choice.loss)
