@@ -580,6 +580,9 @@ def test_report_does_without_cts_and_without_a_place_to_remember_them(
     assert main(["report", str(out), "--ct", str(ct), "--pairs", str(pairs)]) == 0
     assert "cannot be created" in capsys.readouterr().err
     assert (out / "followup.csv").exists()
+    pairs.write_text("before,after\na,a\na,z\n")
+    assert main(["report", str(out), "--pairs", str(pairs)]) == 1
+    assert capsys.readouterr().err.startswith("1 pair could not be compared; the column 'reason'")
 
 
 def test_report_finds_masks_of_any_format_and_says_what_it_could_not_measure(

@@ -148,6 +148,24 @@ def test_convert_a_mask_and_a_map(
         assert bool(row["mean_hu"]) == known
 
 
+def test_one_label_of_several_is_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[1:3, 2:4, 2:4], labels[4] = 7, 1
+    organs, table = tmp_path / "organs.nii", tmp_path / "organs.csv"
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), organs)
+    assert main(["convert", str(organs), str(table)]) == 1
+    assert "several labels (1, 7); say with --label" in capsys.readouterr().err
+    assert main(["convert", str(organs), str(table), "--label", "7"]) == 0
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert float(row["volume_ml"]) == 0.008
+    assert main(["convert", str(organs), str(tmp_path / "one.nrrd"), "--label", "7"]) == 0
+    assert io.load_mask(tmp_path / "one.nrrd")[0].sum() == 8
+    assert main(["convert", str(organs), str(tmp_path / "all.nrrd")]) == 0
+    assert set(np.unique(io.load_mask(tmp_path / "all.nrrd")[0])) == {0, 1, 7}
+
+
 @pytest.mark.slow
 def test_convert_says_what_was_unusual_of_a_mask_beside_its_ct(
     ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -175,6 +193,7 @@ def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ((ct, tmp_path / "b.tif"), "its name must end in"),
         ((ct, tmp_path / "b.nhdr"), "its name must end in .nii.gz, .nii, .nrrd or .mha."),
         ((ct, tmp_path / "b.nii", "--ct", ct), "is not a mask"),
+        ((ct, tmp_path / "b.nii", "--label", 1), "is not a mask and has no labels"),
         ((other, tmp_path / "b.nii", "--ct", ct), "does not lie on the grid"),
         ((tmp_path / "none.nii", tmp_path / "b.nii"), "does not exist"),
     ]:

@@ -78,6 +78,18 @@ def test_a_mask_in_another_format_takes_the_place_of_the_one_before(tmp_path: Pa
     assert [row["mask"] for row in rows(path)] == ["b_mask.nii.gz", "a_mask.nrrd"]
 
 
+def test_a_failure_in_another_format_leaves_the_row_of_the_mask_that_is_there(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cohort.csv"
+    CohortTable(path, [case("a")]).add(done("a"))
+    other = replace(case("a"), mask=Path("a_mask.dcm"))
+    CohortTable(path, [other]).add(CaseResult(other, error="no UIDs"))
+    assert [(row["mask"], row["status"]) for row in rows(path)] == [("a_mask.nii.gz", "done")]
+    CohortTable(path, [case("a")]).add(CaseResult(case("a"), error="unreadable"))
+    assert [(row["mask"], row["status"]) for row in rows(path)] == [("a_mask.nii.gz", "failed")]
+
+
 def test_a_row_for_each_class(tmp_path: Path) -> None:
     path = tmp_path / "cohort.csv"
     labels = {"pancreas": MEASURED | {"volume_ml": 80.25}, "tumour": MEASURED | {"volume_ml": 5.0}}

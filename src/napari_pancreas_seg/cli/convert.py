@@ -24,12 +24,16 @@ def convert(
     mint_uids: MintUids = False,
     report: StructuredReport = False,
     series: Series = None,
+    label: Annotated[
+        int | None,
+        Option(min=1, max=255, help="Take only this label of a mask, such as the pancreas."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a CT, a mask or a map in another format.
 
     Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .mha. A mask also as a surface
-    (.stl, .ply, .obj), as measurements (.csv) and, with --ct, as DICOM-SEG (.dcm).
+    (.stl, .ply, .obj), as measurements of one label (.csv) and, with --ct, as DICOM-SEG (.dcm).
     """
     from napari_pancreas_seg.io.convert import convert as run
 
@@ -42,6 +46,7 @@ def convert(
             overwrite=overwrite,
             mint_uids=mint_uids,
             report=report,
+            label=label,
         )
     echo(f"{source.name}: {kind} -> {target}")
     for note in notes:

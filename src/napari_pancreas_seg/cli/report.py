@@ -11,7 +11,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command
 from napari_pancreas_seg.cli.open import check_there, given_masks
 from napari_pancreas_seg.cli.options import MaskBy, MaskFolder, MaskLabel
-from napari_pancreas_seg.cli.terminal import dispensable, echo, fail_naming, quiet
+from napari_pancreas_seg.cli.terminal import dispensable, echo, fail, fail_naming, quiet
 from napari_pancreas_seg.errors import PancreasSegError
 
 
@@ -88,7 +88,11 @@ def report(
         path, missing = write_follow_up(folder, pairs)
         echo(f"-> {path}")
         if missing:
-            echo(f"{missing} pairs could not be compared; the column 'reason' says why.", err=True)
+            n = "1 pair" if missing == 1 else f"{missing} pairs"
+            said = f"{n} could not be compared; the column 'reason' says why."
+            if not failed:
+                fail(said)
+            echo(said, err=True)
     if failed:
         n = "1 case has" if len(failed) == 1 else f"{len(failed)} cases have"
         fail_naming(f"{n} no mask", failed)

@@ -8,17 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from napari_pancreas_seg.arrays import Array, Labels
-from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.files import all_or_none, not_listed, same_file
+from napari_pancreas_seg.io.organs import only_organ
 from napari_pancreas_seg.io.suffixes import DICOM, VOLUME
-from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume
 
 _OF_THE_CT = re.compile(r"_0000$|[-_. ](ct|image|img|volume)$", re.IGNORECASE)
@@ -66,19 +63,7 @@ class GivenMasks:
 
     def pancreas(self, labels: Labels, name: str) -> Labels:
         """The pancreas (Z, Y, X) in what a file holds."""
-        values = np.flatnonzero(voxels_by_label(labels)[1:]) + 1
-        if self.value is not None:
-            if len(values) and self.value not in values:
-                raise PancreasSegError(
-                    f"'{name}' has no label {self.value}, but {_listed(values)}; give another one."
-                )
-            return np.asarray(labels == self.value, np.uint8)
-        if len(values) > 1:
-            raise PancreasSegError(
-                f"'{name}' holds several labels ({_listed(values)}); say with --label which one "
-                "is the pancreas."
-            )
-        return np.asarray(labels > 0, np.uint8)
+        return only_organ(labels, name, self.value)
 
 
 def adopt(
@@ -97,8 +82,3 @@ def adopt(
         record["resume"] = {"mask_sha256": mask_sha256(folder / target.name)}
         write_sidecar(folder / sidecar.name, record)
     return record, volume, mask
-
-
-def _listed(values: Array) -> str:
-    more = ", …" if len(values) > 8 else ""
-    return ", ".join(map(str, values[:8])) + more

@@ -35,7 +35,8 @@ _TRIES = 10
 """How often a write starts again because another command was faster."""
 
 _Rows = dict[str, list[dict[str, str]]]
-"""Rows of a mask, by its name without the ending: of a case in two formats, the last counts."""
+"""Rows of a mask, by its name without the ending: of a case in two formats, the last that did not
+fail counts."""
 
 
 class CohortTable:
@@ -105,7 +106,11 @@ class CohortTable:
     def _merged(self, content: bytes | None) -> _Rows:
         """The file's rows and ours; of ours that were in it before, those that got lost."""
         rows = _parse(self.path, content)
-        new = {m: row for m, row in self._rows.items() if not (m in self._written and m in rows)}
+        new = {
+            mask: ours
+            for mask, ours in self._rows.items()
+            if mask not in rows or not (mask in self._written or _worse(ours[0], rows[mask][0]))
+        }
         return rows | new
 
 
@@ -122,6 +127,12 @@ def number_in(row: Mapping[str, str], column: str) -> float:
 
 def _key(mask: str) -> str:
     return mask.removesuffix(suffix_of(Path(mask)))
+
+
+def _worse(row: Mapping[str, str], known: Mapping[str, str]) -> bool:
+    """Whether a case failed, of which there is a mask in another format."""
+    failed = row["status"] == "failed" and known["status"] != "failed"
+    return failed and row["mask"] != known["mask"]
 
 
 class _Overtaken(Exception):

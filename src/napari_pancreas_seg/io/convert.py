@@ -10,8 +10,9 @@ from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, same_file
 from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
+from napari_pancreas_seg.io.organs import only_organ
 from napari_pancreas_seg.io.save import report_path, save_ct, save_map, save_mask
-from napari_pancreas_seg.io.suffixes import DICOM
+from napari_pancreas_seg.io.suffixes import CSV, DICOM
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 
@@ -24,8 +25,9 @@ def convert(
     overwrite: bool = False,
     mint_uids: bool = False,
     report: bool = False,
+    label: int | None = None,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write what a file holds, a CT, a mask or a map, to another one."""
+    """Write what a file holds, a CT, a mask or a map, to another one; `label` is the pancreas's."""
     path, target = Path(path), Path(target)
     if same_file(path, target):
         raise PancreasSegError(
@@ -40,6 +42,8 @@ def convert(
     kind, volume, _ = sniff(path, series=None if ct else series)
     if ct is not None and kind != "mask":
         raise PancreasSegError(f"'{path.name}' is not a mask, so it needs no CT; leave --ct out.")
+    if label is not None and kind != "mask":
+        raise PancreasSegError(f"'{path.name}' is not a mask and has no labels; leave --label out.")
     if isinstance(volume, CTVolume):
         volume = check_ct(volume)
         save_ct(volume, target, overwrite=overwrite)
@@ -49,6 +53,8 @@ def convert(
         return kind, volume.notes
     like: OnSourceGrid = volume
     mask = volume.values
+    if label is not None or target.name.lower().endswith(CSV):
+        mask = only_organ(mask, path.name, label)
     if ct is not None:
         like = whole = load_ct(ct, series=series)
         advice = "give the CT that it was drawn on"
