@@ -26,10 +26,12 @@ from napari_pancreas_seg._napari.correct.apply import Target
 from napari_pancreas_seg._napari.correct.keys import ACTIONS, perform, register_actions
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, dab
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
+from napari_pancreas_seg._napari.layers.maps import PROBABILITY
 from napari_pancreas_seg._napari.layers.placement import GridReference, show_slice
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.correct_panel import CorrectPanel
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.volume import Grid, Source
 
 TIMEOUT = 20_000
@@ -582,6 +584,43 @@ def test_the_tool_is_put_away_and_napari_has_its_own_back(qtbot, viewer, app, ma
         assert is_off()
     drag(viewer, mask, (12, 14))
     assert not mask.data.any()
+
+
+def test_no_map_covers_the_tissue_while_one_mends(viewer, app, ct, mask):
+    placement = app.session.placement(ct)
+    known = ScalarMap(np.full(ct.data.shape, 0.5, np.float16), placement.reference.grid)
+    app.maps.begin({PROBABILITY: known, "attention 3": known}, placement, "ct")
+    app.maps.show(placement.reference, PROBABILITY)
+    outlined = mask.contour
+    app.mending.start()
+    shown = app.maps.layers(placement.reference)
+    assert not shown[PROBABILITY].visible and mask.contour == outlined
+    app.mending.stop()
+    assert shown[PROBABILITY].visible
+
+    app.mending.start()
+    app.maps.show(placement.reference, "attention 3")  # somebody wants to see it all the same
+    app.mending.stop()
+    shown = app.maps.layers(placement.reference)
+    assert shown["attention 3"].visible and not shown[PROBABILITY].visible
+    app.mending.start()
+    app.maps.show(placement.reference, "attention 3", visible=False)
+    app.mending.stop()
+    assert not any(layer.visible for layer in shown.values())
+
+
+def test_a_map_set_aside_comes_back_with_its_ct(viewer, app, ct, mask, volume):
+    placement = app.session.placement(ct)
+    known = ScalarMap(np.full(ct.data.shape, 0.5, np.float16), placement.reference.grid)
+    app.maps.begin({PROBABILITY: known}, placement, "ct")
+    app.maps.show(placement.reference, PROBABILITY)
+    (shown,) = app.maps.layers(placement.reference).values()
+    app.mending.start()
+    data, options, _ = ct_layer_data(volume)
+    app.session.ct = viewer.add_image(data, **options)
+    assert not app.mending.active and not shown.visible
+    app.session.ct = ct
+    assert shown.visible
 
 
 def test_what_cannot_be_mended_is_said(qtbot, viewer, app, mask, ct, mender, notifications):

@@ -71,9 +71,8 @@ class App(QObject):
         self.editor = MaskEditor(session, settings, self.network, background)
         self.answers = Answers(lambda *of, **how: self.network.process.mend(*of, **how))
         self.carrying = Carrying(self.editor, self.answers)
-        self.mending = Mending(
-            session, self.editor, self.network, background, self.answers, self.carrying
-        )
+        edited_by = self.editor, self.network, background, self.answers, self.carrying
+        self.mending = Mending(session, *edited_by, self.maps)
         self.brush = Brush(session, settings)
         self.units = UnitsOfCts()
         self.paint_limit = PaintLimit(session, settings, self.units)

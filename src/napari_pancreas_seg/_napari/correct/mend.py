@@ -26,6 +26,7 @@ from napari_pancreas_seg._napari.correct.apply import Target, chosen_target, ct_
 from napari_pancreas_seg._napari.correct.carry import Carried, Carrying
 from napari_pancreas_seg._napari.correct.editor import MaskEditor
 from napari_pancreas_seg._napari.correct.strokes import STROKE_MM, Drag, Stroke, edit_of
+from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import slice_on_screen
 from napari_pancreas_seg._napari.run.network import Network
 from napari_pancreas_seg._napari.session import Session
@@ -72,6 +73,7 @@ class Mending(QObject):
         background: Background,
         answers: Answers,
         carrying: Carrying,
+        maps: MapLayers,
     ) -> None:
         super().__init__()
         self.recorded: WeakKeyDictionary[Layer, dict[str, Strokes]] = WeakKeyDictionary()
@@ -82,6 +84,7 @@ class Mending(QObject):
         self._background = background
         self._answers = answers
         self._carrying = carrying
+        self._maps = maps
         self._layer: Labels | None = None
         self._slice: _Slice | None = None
         self._drawing: Drag | None = None
@@ -138,6 +141,7 @@ class Mending(QObject):
             emitter.connect(self._on_other_tool)
         viewer.dims.events.point.connect(self._on_moved)
         self._layer = layer
+        self._maps.set_aside(target.reference)
         self._network.reserve(True)
         editor.use_keys({"Enter": self.go_on, "Escape": self.stop, "Space": self._pan})
         self.changed.emit()
@@ -152,6 +156,7 @@ class Mending(QObject):
         self._editor.use_keys({})
         self._network.reserve(False)
         self._answers.forget()
+        self._maps.bring_back()
         if layer.mode == "pan_zoom":
             layer.mouse_pan, layer.cursor = True, "standard"
         if viewer is not None:

@@ -79,6 +79,7 @@ class MapLayers:
         self._settings = settings
         self._cts: dict[str, _CtMaps] = {}
         self._outlined: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._aside: weakref.WeakSet[Layer] = weakref.WeakSet()
 
     @property
     def appearance(self) -> MapAppearance:
@@ -109,6 +110,7 @@ class MapLayers:
     def begin(self, maps: dict[str, ScalarMap], placement: Placement, name: str) -> object:
         """Take the maps of a new run in place of a former one's; give those, for `restore`."""
         reference = placement.reference
+        self.bring_back()
         former = self._cts.get(reference.id)
         before = self.layers(reference)
         # A map that the user has hidden in the layer list stays so.
@@ -151,6 +153,7 @@ class MapLayers:
     def show(self, reference: GridReference | None, word: str, visible: bool = True) -> None:
         """Show a map in place of another, now or once it is there; or show none."""
         self.appearance = replace(self.appearance, shown=word if visible else "")
+        self._aside.clear()
         maps = None if reference is None else self._cts.get(reference.id)
         if maps is None or reference is None:
             return
@@ -161,6 +164,19 @@ class MapLayers:
             for layer in self.layers(reference).values():
                 layer.visible = False
             self._draw_masks(reference, outlined=False)
+
+    def set_aside(self, reference: GridReference) -> None:
+        """Hide the map of a CT, as long as a person must see the tissue below it."""
+        for layer in self.layers(reference).values():
+            if layer.visible:
+                self._aside.add(layer)
+                layer.visible = False
+
+    def bring_back(self) -> None:
+        """Show what was set aside, unless another map was chosen meanwhile."""
+        for layer in self._aside & set(self._session.layers):
+            layer.visible = True
+        self._aside.clear()
 
     def complete(self, reference: GridReference, result: Segmentation) -> Segmentation:
         """Let a result hold the very arrays that are shown, with its own values.
