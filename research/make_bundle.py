@@ -28,6 +28,8 @@ from napari_pancreas_seg.training.fit.recipe import TrainSettings
 from napari_pancreas_seg.training.judge.calibration import HeldBack, calibrate, score_predictions
 
 TAKEN = ("threshold", "temperature", "confidence", "validation")
+OPEN = 20.0
+"""Log-odds of a gate that lets everything through."""
 OF_TWIN = (
     "figures of a model of the same recipe that held these patients back; this one was trained "
     "on them too, so that nothing is left to measure it on; of the first look alone"
@@ -47,10 +49,19 @@ def network(weights: Path, others: Sequence[Path]) -> Any:
         for layer in made.layers:
             if not layer.weights:
                 continue
+            if f"{layer.name}/0" not in file:
+                _open(layer)  # learnt without this gate
+                continue
             given = [[file[f"{layer.name}/{n}"] for n in range(len(layer.weights))]]
             given += [network.get_layer(layer.name).get_weights() for network in former]
             layer.set_weights([np.mean(each, axis=0) for each in zip(*given, strict=True)])
     return made
+
+
+def _open(gate: Any) -> None:
+    """Let a gate weigh everything with 1, as if it were not there."""
+    *others, bias = [np.zeros_like(weight) for weight in gate.get_weights()]
+    gate.set_weights([*others, bias + OPEN])
 
 
 def named(bundle: Path | str) -> dict[str, str]:
@@ -72,6 +83,7 @@ def recipe(about: dict[str, Any], others: Sequence[Path]) -> dict[str, Any]:
         "phantoms": 16,
         "labels": {"pancreas": 1},
         "architecture": "default",
+        **({"first_gate": about["first_gate"]} if about.get("first_gate", 1) > 1 else {}),
         "steps": about["steps"],
         "learning_rate": about["peak"],
         "seed": about["seed"],

@@ -160,6 +160,8 @@ def begin_with(network: AttentionUNet, given: Mapping[str, list[np.ndarray]]) ->
                 _fill([getattr(block, f"conv_{i}")], given[f"{name}_conv_{i}"])
                 _fill([getattr(block, f"norm_{i}")], given[f"{name}_norm_{i}"])
         for n, gate in enumerate(network.gates):
+            if isinstance(gate, Open):
+                continue
             parts = [gate.project_gating, gate.project_skip, gate.coefficients]
             _fill(parts, given[f"gate_{n + 1}"])
         _fill([network.heads[0]], given["head_conv"])

@@ -328,8 +328,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.5)
     parser.add_argument("--hold-out", default="", help="patients that are not learnt from")
     parser.add_argument("--filters", type=int, default=16)
-    parser.add_argument("--no-gates", action="store_true", help="skip connections as they are")
-    parser.add_argument("--one-window", action="store_true", help="see 0 to 255 HU alone")
+    parser.add_argument("--first-gate", type=int, default=1, help="finer connections have none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
@@ -338,16 +337,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--score", type=Path, help="pancreas-ct: score those held out on the way")
     arguments = parser.parse_args()
-    global WINDOWS
-    if arguments.one_window:
-        WINDOWS = WINDOWS[:1]
     torch.set_num_threads(arguments.threads)
     arguments.output.mkdir(parents=True, exist_ok=True)
     held = [name for name in arguments.hold_out.split(",") if name]
     mixer = Mixer(arguments.slices, held)
     clock = Clock(arguments.hours * 3600, arguments.peak, STAGES[arguments.stages])
     torch.manual_seed(arguments.seed)
-    gated = () if arguments.no_gates else range(LEVELS)
+    gated = range(arguments.first_gate - 1, LEVELS)
     network = AttentionUNet(arguments.filters, len(WINDOWS), 0.2, gated=gated)
     training = Training(mixer, clock, arguments.seed, network, mixed_loss)
     if arguments.start:
@@ -369,7 +365,7 @@ def main() -> None:
         "peak": arguments.peak,
         "seed": arguments.seed,
         "stages": arguments.stages,
-        "gates": not arguments.no_gates,
+        "first_gate": arguments.first_gate,
         "start": str(arguments.start) if arguments.start else None,
         "hold_out": held,
         "patients": mixer.patients(),
