@@ -85,6 +85,19 @@ def test_one_label_of_several_is_taken(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="no label 4, but 1, 7"):
         GivenMasks(tmp_path, 4).pancreas(labels, "m")
     assert not GivenMasks(tmp_path, 4).pancreas(np.zeros_like(labels), "m").any()
+    assert GivenMasks(tmp_path, (1, 4)).pancreas(labels, "m").sum() == 200
+    assert GivenMasks(tmp_path, [1, 7]).pancreas(labels, "m").sum() == 3 * 200
+    with pytest.raises(PancreasSegError, match="no label 4 or 5, but 1, 7"):
+        GivenMasks(tmp_path, (4, 5)).pancreas(labels, "m")
+
+
+def test_an_organ_that_other_masks_show_was_not_found_in_this_ct(tmp_path: Path) -> None:
+    labels, _ = load_mask(write_mask(tmp_path / "m.nii", 1, 7))
+    write_mask(tmp_path / "sub" / "n.nii.gz", 4)
+    (tmp_path / "broken.nii.gz").write_bytes(b"no mask")
+    assert not GivenMasks(tmp_path, 4).pancreas(labels, "m").any()
+    with pytest.raises(PancreasSegError, match="no label 5, but 1, 7"):
+        GivenMasks(tmp_path, 5).pancreas(labels, "m")
 
 
 def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(

@@ -507,7 +507,20 @@ def test_masks_of_several_organs_need_a_value(folders, tmp_path):
         mask_of_others(GivenMasks(tmp_path), "other", volume)
     assert (mask_of_others(GivenMasks(tmp_path, 7), "other", volume) == (labels == 7)).all()
     assert mask_of_others(GivenMasks(tmp_path), "another", volume) is None
+    both = mask_of_others(GivenMasks(tmp_path, (3, 7)), "other", volume)
+    assert (both == (labels > 0)).all()
+    with pytest.raises(PancreasSegError, match="no label 9, but 3, 7"):
+        mask_of_others(GivenMasks(tmp_path, 9), "other", volume)
+    save_mask(np.full_like(labels, 9), on, tmp_path / "another.nii.gz")
     assert not mask_of_others(GivenMasks(tmp_path, 9), "other", volume).any()
+
+
+def test_a_label_that_no_mask_holds_is_named_and_not_scored(folders, model, tmp_path):
+    also = also_of(folders, tmp_path, *NAMES[:3])
+    where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
+    data = evaluate(**where, also=GivenMasks(also, 9))
+    assert "also" not in data and len(data["not_compared"]) == 3
+    assert "has no label 9, but 1" in next(iter(data["not_compared"].values()))
 
 
 @pytest.mark.slow

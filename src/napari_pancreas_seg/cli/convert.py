@@ -25,8 +25,10 @@ def convert(
     report: StructuredReport = False,
     series: Series = None,
     label: Annotated[
-        int | None,
-        Option(min=1, max=255, help="Take only this label of a mask, such as the pancreas."),
+        list[int] | None,
+        Option(
+            min=1, max=255, help="Take only this label of a mask, such as the pancreas; repeatable."
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -46,7 +48,7 @@ def convert(
             overwrite=overwrite,
             mint_uids=mint_uids,
             report=report,
-            label=label,
+            label=label or None,
         )
     echo(f"{source.name}: {kind} -> {target}")
     for note in notes:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_pancreas_seg.arrays import Labels
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
@@ -27,10 +32,10 @@ _DEPTHS = ("*", "*/*", "*/segmentations/*")
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """A folder of masks made `by` others; `value` is the pancreas's among several organs'."""
+    """A folder of masks made `by` others; `value`: which of their labels are the pancreas."""
 
     folder: Path
-    value: int | None = None
+    value: int | Sequence[int] | None = None
     by: str = "another program"
 
     def find(self, name: str, ct: Path | None = None) -> Path | None:
@@ -62,8 +67,22 @@ class GivenMasks:
         return spelt, small
 
     def pancreas(self, labels: Labels, name: str) -> Labels:
-        """The pancreas (Z, Y, X) in what a file holds."""
+        """The pancreas (Z, Y, X) in what a file holds; empty if only other files hold it."""
+        if not self._in(labels) and self._shown:
+            return np.zeros(labels.shape, np.uint8)
         return only_organ(labels, name, self.value)
+
+    def _in(self, labels: Labels) -> bool:
+        return self.value is not None and bool(np.isin(labels, self.value).any())
+
+    @cached_property
+    def _shown(self) -> bool:
+        """Whether any mask of the folder shows the pancreas: else its label is a mistake."""
+        for path in self._files[0].values():
+            with contextlib.suppress(PancreasSegError):  # such as a CT beside them
+                if self._in(load_mask(path)[0]):
+                    return True
+        return False
 
 
 def adopt(

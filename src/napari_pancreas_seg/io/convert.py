@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -25,9 +26,9 @@ def convert(
     overwrite: bool = False,
     mint_uids: bool = False,
     report: bool = False,
-    label: int | None = None,
+    label: int | Sequence[int] | None = None,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write what a file holds, a CT, a mask or a map, to another one; `label` is the pancreas's."""
+    """Write what a file holds, a CT, a mask or a map, to another one; of a mask `label`."""
     path, target = Path(path), Path(target)
     if same_file(path, target):
         raise PancreasSegError(
