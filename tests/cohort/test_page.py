@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.cases import Case, find_cases
 from napari_pancreas_seg.cohort.page import write_page
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.strip import MOST_BYTES, draw_strip, strip_path
@@ -244,6 +244,33 @@ def test_a_change_of_label_alone_is_a_change(tmp_path: Path) -> None:
     again = read_sidecar(case.sidecar) or {}
     assert [part["voxels"] for part in again["labels"].values()] == [150, 50]
     assert again["edits"] is None
+
+
+def test_masks_that_are_in_no_table_get_their_rows(tmp_path: Path) -> None:
+    cases = [write_case(tmp_path, name) for name in "abc"]
+    (tmp_path / "out" / "c_mask.json").unlink()  # a mask of somebody else
+    page = write_page(tmp_path / "out", cases)  # all were exported from the window
+    assert [card["case"] for card in cards(page)] == ["a.nii.gz", "b.nii.gz"]
+    (tmp_path / "out" / "cohort.csv").unlink()
+    write_table(cases[:1])
+    page = write_page(tmp_path / "out", cases)
+    assert sorted(card["case"] for card in cards(page)) == ["a.nii.gz", "b.nii.gz"]
+    assert "b.nii.gz,b_mask.nii.gz,,done," in (tmp_path / "out" / "cohort.csv").read_text()
+
+
+def test_a_mask_that_was_corrected_into_another_format_is_measured(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a", expected=0.9)
+    out = write_table([case])
+    mask = np.ones((8, 50, 60), np.uint8)
+    save_mask(mask, load_ct(case.source), out / "a_mask.nrrd")
+    os.utime(case.mask, (1, 1))
+    cases = find_cases([[case.source]], out)
+    (card,) = cards(write_page(out, cases))
+    assert (card["mask"], card["corrected"]) == ("a_mask.nrrd", True)
+    record = read_sidecar(case.sidecar)
+    assert record is not None and record["measurements"]["voxels"] == mask.size
+    table = (out / "cohort.csv").read_text()
+    assert "a.nii.gz,a_mask.nrrd,,done,120," in table and "a_mask.nii.gz" not in table
 
 
 def test_another_page_is_left_alone_and_a_table_is_wanted(tmp_path: Path) -> None:

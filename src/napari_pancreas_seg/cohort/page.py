@@ -44,11 +44,12 @@ def write_page(
         raise PancreasSegError(
             f"'{PAGE}' in '{folder.name}' is not a quality page and was left as it is; rename it."
         )
+    table = CohortTable(folder / TABLE, cases)
+    _add_missing(table, cases)
     if not (folder / TABLE).is_file():
         raise PancreasSegError(
             f"'{folder.name}' holds no {TABLE}; give a folder that 'segment FOLDER -o OUT' wrote."
         )
-    table = CohortTable(folder / TABLE, cases)
     known = {escaped(item.name): Case(item, item, "") for item in folder.iterdir()}
     known |= {escaped(case.mask.name): case for case in cases}
     records: dict[str, Mapping[str, Any]] = {}
@@ -72,6 +73,17 @@ def write_page(
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     write_text(page, template.replace("{{MARK}}", _MARK).replace("{{DATA}}", data), overwrite=True)
     return page
+
+
+def _add_missing(table: CohortTable, cases: Sequence[Case]) -> None:
+    """Add masks without a row: of the window, of a run that was killed, in another format."""
+    rows = {row["mask"] for row in table.rows()}
+    for case in cases:
+        if escaped(case.mask.name) not in rows and case.mask.exists():
+            record = saving.read_sidecar(case.sidecar)
+            if record is not None:
+                table.add(recorded(case, record))
+    table.write()
 
 
 def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult]:
