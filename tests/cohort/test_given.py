@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.cohort.given import GivenMasks, adopt
+from napari_pancreas_seg.cohort.page import adopt_cases
 from napari_pancreas_seg.cohort.worklist import (
     Status,
     Worklist,
@@ -124,6 +127,18 @@ def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(
     assert any("The mask has 1 mL" in sentence for sentence in record["quality"]["noticed"])
     with pytest.raises(PancreasSegError, match="exists already"):
         adopt(cts / "b.nii.gz", target, given, path)
+
+
+def test_the_ct_of_a_given_mask_is_read_as_is_remembered(tmp_path: Path) -> None:
+    hu = np.full((60, 50, 8), 700, np.int16)  # no CT by itself
+    hu[::2] = 900
+    nib.save(nib.Nifti1Image(hu, AFFINE), tmp_path / "b.nii.gz")
+    path = write_mask(tmp_path / "theirs" / "b.nii.gz", 1)
+    case = Case(tmp_path / "b.nii.gz", tmp_path / "out" / "b_mask.nii.gz", "b")
+    (refused,) = adopt_cases([case], GivenMasks(path.parent))
+    assert refused.error is not None
+    (read,) = adopt_cases([replace(case, force=True)], GivenMasks(path.parent))
+    assert read.error is None and read.measurements["voxels"] == 200
 
 
 def test_a_corrected_mask_keeps_whose_it_was(cts: Path, tmp_path: Path) -> None:

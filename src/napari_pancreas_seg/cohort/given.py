@@ -86,10 +86,16 @@ class GivenMasks:
 
 
 def adopt(
-    source: Path, target: Path, given: GivenMasks, path: Path
+    source: Path,
+    target: Path,
+    given: GivenMasks,
+    path: Path,
+    *,
+    series: str | None = None,
+    force: bool = False,
 ) -> tuple[dict[str, Any], CTVolume, Labels]:
     """Write a given mask as that of a case; return the sidecar's content, the CT and the mask."""
-    volume = load_ct(source)
+    volume = load_ct(source, series=series, force=force)
     labels, on = load_mask(path)
     mask = given.pancreas(bring_onto(volume, labels, on, path.name), path.name)
     volume = replace(volume, notes=(*volume.notes, *on.notes))

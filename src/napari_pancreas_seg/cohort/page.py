@@ -96,7 +96,8 @@ def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult
                 continue
             if path is None:
                 raise PancreasSegError(f"'{given.folder.name}' has no mask of '{case.name}'.")
-            record, volume, mask = adopt(case.source, case.mask, given, path)
+            how: dict[str, Any] = {"series": case.series, "force": case.force}
+            record, volume, mask = adopt(case.source, case.mask, given, path, **how)
             draw_case(case, volume, mask)
             yield recorded(case, record)
         except Exception as error:
