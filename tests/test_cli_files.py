@@ -162,6 +162,10 @@ def test_one_label_of_several_is_converted(
     assert float(row["volume_ml"]) == 0.008
     assert main(["convert", str(organs), str(tmp_path / "one.nrrd"), "--label", "7"]) == 0
     assert io.load_mask(tmp_path / "one.nrrd")[0].sum() == 8
+    surface = str(tmp_path / "organs.stl")
+    assert main(["convert", str(organs), surface]) == 1
+    assert "several labels (1, 7); say with --label" in capsys.readouterr().err
+    assert main(["convert", str(organs), surface, "--label", "7"]) == 0
     both = [str(tmp_path / "both.nrrd"), "--label", "7", "--label", "1"]
     assert main(["convert", str(organs), *both]) == 0
     assert io.load_mask(tmp_path / "both.nrrd")[0].sum() == 8 + 7 * 8

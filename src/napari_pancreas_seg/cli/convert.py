@@ -34,8 +34,8 @@ def convert(
 ) -> None:
     """Write a CT, a mask or a map in another format.
 
-    Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .mha. A mask also as a surface
-    (.stl, .ply, .obj), as measurements of one label (.csv) and, with --ct, as DICOM-SEG (.dcm).
+    Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .mha. A mask also as DICOM-SEG
+    (.dcm, with --ct) and, of one label, as a surface (.stl, .ply, .obj) or measurements (.csv).
     """
     from napari_pancreas_seg.io.convert import convert as run
 

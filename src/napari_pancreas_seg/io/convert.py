@@ -13,7 +13,7 @@ from napari_pancreas_seg.io.files import check_target, same_file
 from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
 from napari_pancreas_seg.io.organs import only_organ
 from napari_pancreas_seg.io.save import report_path, save_ct, save_map, save_mask
-from napari_pancreas_seg.io.suffixes import CSV, DICOM
+from napari_pancreas_seg.io.suffixes import CSV, DICOM, SURFACE
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 
@@ -54,7 +54,7 @@ def convert(
         return kind, volume.notes
     like: OnSourceGrid = volume
     mask = volume.values
-    if label is not None or target.name.lower().endswith(CSV):
+    if label is not None or target.name.lower().endswith((*CSV, *SURFACE)):
         mask = only_organ(mask, path.name, label)
     if ct is not None:
         like = whole = load_ct(ct, series=series)
