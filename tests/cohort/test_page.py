@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +23,7 @@ from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.strip import MOST_BYTES, draw_strip, strip_path
 from napari_pancreas_seg.cohort.table import CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import PROGRAM, mask_sha256, read_sidecar, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask
@@ -271,6 +273,22 @@ def test_a_mask_that_was_corrected_into_another_format_is_measured(tmp_path: Pat
     assert record is not None and record["measurements"]["voxels"] == mask.size
     table = (out / "cohort.csv").read_text()
     assert "a.nii.gz,a_mask.nrrd,,done,120," in table and "a_mask.nii.gz" not in table
+
+
+def test_what_cannot_be_written_changes_neither_record_nor_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = write_case(tmp_path, "a")
+    out = write_table([case])
+    change(case)
+    told: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "write_sidecar", Mock(side_effect=PancreasSegError("full.")))
+        (card,) = cards(write_page(out, [case], told.append))
+    assert told == ["a.nii.gz: not drawn or measured again: full."]
+    assert card["values"]["volume_ml"] == 1 and not card["corrected"]
+    (card,) = cards(write_page(out, [case], told.append))
+    assert card["values"]["volume_ml"] == pytest.approx(2.0)
 
 
 def test_another_page_is_left_alone_and_a_table_is_wanted(tmp_path: Path) -> None:

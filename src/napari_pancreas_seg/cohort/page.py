@@ -23,6 +23,7 @@ from napari_pancreas_seg.inference.result import edited_record
 from napari_pancreas_seg.io import load_ct, load_mask, report_path
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.report import write_report
+from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import escaped, write_text
 from napari_pancreas_seg.io.suffixes import DICOM
 
@@ -122,22 +123,24 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
             raise PancreasSegError("the mask was made from another CT.")
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
+        renewed = record
         if changed or known is None:
             now = edited_record(record, mask, volume)
             pairs = zip(saving.measured(record), saving.measured(now), strict=True)
             if any(before not in (None, after) for before, after in pairs):  # else it has them
-                record = now
+                renewed = now
             if changed:
-                record = {**record, "mask_sha256": sha256}
+                renewed = {**renewed, "mask_sha256": sha256}
                 dicom = case.mask.name.lower().endswith(DICOM)
                 if dicom and (report := report_path(case.mask)).exists():
-                    write_report(mask, volume, case.mask, report, overwrite=True)
-            saving.write_sidecar(case.sidecar, record, overwrite=True)
+                    like = complete_uids(volume)  # those that the mask was written with
+                    write_report(mask, like, case.mask, report, overwrite=True)
+            saving.write_sidecar(case.sidecar, renewed, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")
         return record
     draw_case(case, volume, mask)
-    return record
+    return renewed
 
 
 def _card(
