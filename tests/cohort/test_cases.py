@@ -134,6 +134,13 @@ def test_patients_folders_of_different_depths(tmp_path: Path) -> None:
     assert named(tmp_path, root=tmp_path) == expected | {"p4.nii.gz": "p4"}
 
 
+def test_another_volume_hides_no_ct_in_a_folder_below_it(tmp_path: Path) -> None:
+    cts = ("P1/follow/ct.nii.gz", "P2/a.nii.gz", "P3/ct.nii.gz")
+    touch(tmp_path, *cts, "P1/topogram.nii.gz", "P2/more/b.nii.gz", "P3/old/ct.nii.gz")
+    expected = dict(zip(cts, ("P1", "P2", "P3"), strict=True))
+    assert named(tmp_path, root=tmp_path) == expected
+
+
 def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

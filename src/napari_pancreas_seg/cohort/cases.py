@@ -240,9 +240,11 @@ def _below(folder: Path, depth: int) -> list[Path]:
     found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
-    if found or not depth:
+    if named or not depth:
         return named if len(named) == 1 else found
-    return [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
+    deeper = [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
+    # Beside other volumes, such as a topogram, only what is called a CT.
+    return [ct for ct in deeper if not found or _CT_NAME.fullmatch(stem(ct))] or found
 
 
 def is_ct(item: Path) -> bool:
