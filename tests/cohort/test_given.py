@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.cases import Case, find_inputs, plan
 from napari_pancreas_seg.cohort.given import GivenMasks, adopt
 from napari_pancreas_seg.cohort.page import adopt_cases
 from napari_pancreas_seg.cohort.worklist import (
@@ -72,6 +72,18 @@ def test_a_ct_is_not_its_own_mask(cts: Path) -> None:
     beside = write_mask(cts / "b_seg.nii.gz", 1)
     assert GivenMasks(cts).find("b", cts / "b.nii.gz") == beside
     assert GivenMasks(cts).find("a_0000", cts / "a_0000.nii.gz") is None
+
+
+def test_a_mask_may_be_named_after_the_file_of_a_ct_in_a_patients_folder(tmp_path: Path) -> None:
+    files = ("P1/scan_1.nii.gz", "P2/b.nii.gz", "P3/ct.nii.gz", "P4/ct.nii.gz", "b/x.nii.gz")
+    for file in files:
+        (tmp_path / "cts" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cts" / file).touch()
+    cases = plan(find_inputs([tmp_path / "cts"]), tmp_path / "out")
+    theirs = tmp_path / "theirs"
+    masks = [write_mask(theirs / f"{n}.nii.gz", 1) for n in ("scan_1_seg", "b", "ct", "P4")]
+    found = GivenMasks(theirs).find_each(cases)
+    assert found == {"P1": masks[0], "b": masks[1], "P4": masks[3]}
 
 
 def test_names_that_differ_by_capital_letters_are_two_cases(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from napari_pancreas_seg.arrays import Labels
+from napari_pancreas_seg.cohort.cases import Case
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
@@ -50,6 +52,20 @@ class GivenMasks:
         found += [small[place.lower()] for place in places if place.lower() in small]
         return next((path for path in found if ct is None or not same_file(path, ct)), None)
 
+    def find_each(self, cases: Sequence[Case]) -> dict[str, Path]:
+        """Masks of cases by the cases' names (`maps`), called after those or after the CT's file.
+
+        The latter only where no other case or CT is called so, as many are called ``ct``.
+        """
+        found = {case.maps: self.find(case.maps, case.source) for case in cases}
+        taken = {*found.values()}
+        called = Counter(n for case in cases for n in {case.maps.lower(), _file(case).lower()})
+        for case in cases:
+            if found[case.maps] is None and called[_file(case).lower()] == 1:
+                path = self.find(_file(case), case.source)
+                found[case.maps] = None if path in taken else path
+        return {name: path for name, path in found.items() if path is not None}
+
     @cached_property
     def _files(self) -> tuple[dict[str, Path], dict[str, Path]]:
         """Masks in the folder and in those below, by path without ending; and in small letters."""
@@ -83,6 +99,10 @@ class GivenMasks:
                 if self._in(load_mask(path)[0]):
                     return True
         return False
+
+
+def _file(case: Case) -> str:
+    return stem(case.source)
 
 
 def adopt(

@@ -89,10 +89,11 @@ def _add_missing(table: CohortTable, cases: Sequence[Case]) -> None:
 
 def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult]:
     """Take masks of others as those of cases that have none yet, and draw them."""
+    found = given.find_each(cases)
     for case in cases:
         start = time.perf_counter()
         try:
-            path = given.find(case.maps, case.source)
+            path = found.get(case.maps)
             if case.mask.exists():
                 continue
             if path is None:
