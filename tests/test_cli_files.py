@@ -115,6 +115,15 @@ def test_the_format_of_a_folder(
     assert "leave --format out" in capsys.readouterr().err
 
 
+def test_a_report_without_a_segmentation_is_refused_before_any_work(
+    ct: Path, tmp_path: Path, network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", str(ct.parent), "-o", str(tmp_path / "out"), "--sr"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in a folder: --format dcm" in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("suffix", io.VOLUME_SUFFIXES)
 def test_convert_a_ct_there_and_back(suffix: str, ct: Path, tmp_path: Path) -> None:
     there, back = tmp_path / f"b{suffix}", tmp_path / "c.nii.gz"
