@@ -568,6 +568,9 @@ def test_slices_are_compared_with_pictures(dataset, tiny_bundle, tmp_path, capsy
     data = json.loads(figures.read_text())
     assert {row["dice"] for row in data["also"]["patients"].values()} == {1.0}
     assert data["also"]["ours_minus_theirs"]["dice"]["n"] == 6
+    wrong = [*also[:2], "--label", "9"]
+    assert main(["evaluate", str(dataset), "--model", str(tiny_bundle), *wrong]) == 0
+    assert "none of them shows what --label asks for" in " ".join(capsys.readouterr().out.split())
 
 
 def test_models_are_still_listed(capsys):

@@ -335,6 +335,8 @@ class _EvaluationScores:
         text = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
         if self.lacking:
             text += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
+        if self.also.value is not None and not any(c.predicted for c in self.others.values()):
+            text += "; none of them shows what --label asks for"
         return {"also": text}
 
     def figures(self) -> dict[str, Any]:
