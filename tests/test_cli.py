@@ -673,6 +673,8 @@ def test_open_hands_a_worklist_to_napari(
     (theirs / "a.nii.gz").write_bytes((out / "a_mask.nii.gz").read_bytes())
     assert main(line) == 0
     assert json.loads(started[-1][2])["masks"] == [str(theirs), 7, "another program"]
+    assert main([*line, "--label", "1"]) == 0
+    assert json.loads(started[-1][2])["masks"] == [str(theirs), [7, 1], "another program"]
     assert main(["open", str(ct.parent), "--label", "7"]) == 2
     capsys.readouterr()
     for line in (["open", str(tmp_path / "typo")], ["report", str(out), "--ct", "typo"]):

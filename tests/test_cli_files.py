@@ -115,6 +115,15 @@ def test_the_format_of_a_folder(
     assert "leave --format out" in capsys.readouterr().err
 
 
+def test_a_report_without_a_segmentation_is_refused_before_any_work(
+    ct: Path, tmp_path: Path, network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", str(ct.parent), "-o", str(tmp_path / "out"), "--sr"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in a folder: --format dcm" in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("suffix", io.VOLUME_SUFFIXES)
 def test_convert_a_ct_there_and_back(suffix: str, ct: Path, tmp_path: Path) -> None:
     there, back = tmp_path / f"b{suffix}", tmp_path / "c.nii.gz"
@@ -162,6 +171,13 @@ def test_one_label_of_several_is_converted(
     assert float(row["volume_ml"]) == 0.008
     assert main(["convert", str(organs), str(tmp_path / "one.nrrd"), "--label", "7"]) == 0
     assert io.load_mask(tmp_path / "one.nrrd")[0].sum() == 8
+    surface = str(tmp_path / "organs.stl")
+    assert main(["convert", str(organs), surface]) == 1
+    assert "several labels (1, 7); say with --label" in capsys.readouterr().err
+    assert main(["convert", str(organs), surface, "--label", "7"]) == 0
+    both = [str(tmp_path / "both.nrrd"), "--label", "7", "--label", "1"]
+    assert main(["convert", str(organs), *both]) == 0
+    assert io.load_mask(tmp_path / "both.nrrd")[0].sum() == 8 + 7 * 8
     assert main(["convert", str(organs), str(tmp_path / "all.nrrd")]) == 0
     assert set(np.unique(io.load_mask(tmp_path / "all.nrrd")[0])) == {0, 1, 7}
 

@@ -21,9 +21,10 @@ from napari_pancreas_seg._napari.layers.bridge import CUTS_KEY, cuts_of
 from napari_pancreas_seg._napari.widget.canvas_bar import CanvasBar
 from napari_pancreas_seg._napari.widget.header import CtPanel
 from napari_pancreas_seg._napari.widget.worklist_panel import WorklistPanel
+from napari_pancreas_seg._napari.worklist.case import read_case
 from napari_pancreas_seg._napari.worklist.session import WorklistSession
 from napari_pancreas_seg.cohort.given import GivenMasks
-from napari_pancreas_seg.cohort.worklist import Status, Worklist, state_folder
+from napari_pancreas_seg.cohort.worklist import Status, Worklist, WorklistCase, state_folder
 from napari_pancreas_seg.inference.finishing import remask
 from napari_pancreas_seg.inference.result import Options
 from napari_pancreas_seg.inference.saving import PROGRAM, read_sidecar, sidecar_path, write_sidecar
@@ -1052,6 +1053,20 @@ def test_masks_of_another_program_are_corrected_like_ours(
     assert (record["mask_by"], record["measurements"]["voxels"]) == ("TotalSegmentator", 49)
     assert record["corrected"]
     assert np.array_equal(np.asarray(nib.load(theirs / "a.nii.gz").dataobj), labels)
+
+
+def test_a_mask_of_others_is_taken_with_its_ct_read_as_is_remembered(tmp_path):
+    hu = np.full((30, 20, 6), 700, np.int16)  # no CT by itself
+    hu[::2] = 900
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "a.nii.gz")
+    nib.save(nib.Nifti1Image((hu > 800).astype(np.uint8), np.eye(4)), theirs / "a.nii.gz")
+    given = GivenMasks(theirs), theirs / "a.nii.gz"
+    target = tmp_path / "out" / "a_mask.nii.gz"
+    case = WorklistCase("a", tmp_path / "a.nii.gz", target, given=given, force=True)
+    loaded = read_case(0, case)
+    assert loaded.mask is not None and np.count_nonzero(loaded.mask.data) == hu.size // 2
 
 
 def test_the_command_opens_napari_with_a_worklist(monkeypatch, folder):

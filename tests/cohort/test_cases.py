@@ -12,7 +12,7 @@ from dicom_series import body, write_series
 from pydicom.dataset import Dataset
 
 from napari_pancreas_seg import io
-from napari_pancreas_seg.cohort.cases import find_inputs, is_ours, plan
+from napari_pancreas_seg.cohort.cases import _with_distinct_names, find_inputs, is_ours, plan
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.io import stem
 
@@ -134,6 +134,13 @@ def test_patients_folders_of_different_depths(tmp_path: Path) -> None:
     assert named(tmp_path, root=tmp_path) == expected | {"p4.nii.gz": "p4"}
 
 
+def test_another_volume_hides_no_ct_in_a_folder_below_it(tmp_path: Path) -> None:
+    cts = ("P1/follow/ct.nii.gz", "P2/a.nii.gz", "P3/ct.nii.gz")
+    touch(tmp_path, *cts, "P1/topogram.nii.gz", "P2/more/b.nii.gz", "P3/old/ct.nii.gz")
+    expected = dict(zip(cts, ("P1", "P2", "P3"), strict=True))
+    assert named(tmp_path, root=tmp_path) == expected
+
+
 def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +171,31 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     one, two = plan(find_inputs([a, b]), tmp_path / "out")
     assert (one.mask.name, two.probability.name) == ("a_mask.nii.gz", "b_probability.nii.gz")
     assert (one.name, two.name) == ("a", "b")
+
+
+def test_two_visits_keep_whose_they_are(scans: Path, tmp_path: Path) -> None:
+    days = [touch(tmp_path / day, "P1_ct.nii.gz", "P2_ct.nii.gz") for day in ("day1", "day2")]
+    expected = ["day1_P1_ct", "day1_P2_ct", "day2_P1_ct", "day2_P2_ct"]
+    assert list(find_inputs(days).values()) == expected
+    one = touch(tmp_path / "one", "a.nii.gz", "b.nii.gz"), touch(tmp_path / "two", "a.nii.gz")
+    assert list(find_inputs(one).values()) == ["one_a", "one_b", "two_a"]
+    phases = [touch(tmp_path / x, "P1/late.nii", "P1/early.nii") for x in ("x", "y")]
+    names = ["x_P1_early", "x_P1_late", "y_P1_early", "y_P1_late"]
+    assert list(find_inputs(phases).values()) == names
+    series = [scans / name for name in ("Q1/base", "Q1/follow", "Q2/base")]
+    for folder in series:
+        write_series(folder)
+    assert list(find_inputs(series).values()) == ["Q1_base", "Q1_follow", "Q2_base"]
+    assert list(find_inputs([scans / "Q1", scans / "Q2"]).values()) == [
+        *("Q1_base", "Q1_follow", "Q2_base"),
+    ]
+
+
+def test_a_name_in_the_root_of_a_disk() -> None:
+    inputs = {Path("/ct.nii"): "ct", Path("/a/ct.nii"): "ct"}
+    assert list(_with_distinct_names(inputs).values()) == ["ct", "a"]
+    inputs = {Path("/x.nii"): "x", Path("/a/x.nii"): "x"}
+    assert list(_with_distinct_names(inputs).values()) == ["x", "a_x"]
 
 
 def test_patients_without_a_ct_are_named(tmp_path: Path) -> None:

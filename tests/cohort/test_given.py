@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from napari_pancreas_seg.cohort.cases import Case, find_inputs, plan
 from napari_pancreas_seg.cohort.given import GivenMasks, adopt
+from napari_pancreas_seg.cohort.page import adopt_cases
 from napari_pancreas_seg.cohort.worklist import (
     Status,
     Worklist,
@@ -71,6 +74,18 @@ def test_a_ct_is_not_its_own_mask(cts: Path) -> None:
     assert GivenMasks(cts).find("a_0000", cts / "a_0000.nii.gz") is None
 
 
+def test_a_mask_may_be_named_after_the_file_of_a_ct_in_a_patients_folder(tmp_path: Path) -> None:
+    files = ("P1/scan_1.nii.gz", "P2/b.nii.gz", "P3/ct.nii.gz", "P4/ct.nii.gz", "b/x.nii.gz")
+    for file in files:
+        (tmp_path / "cts" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cts" / file).touch()
+    cases = plan(find_inputs([tmp_path / "cts"]), tmp_path / "out")
+    theirs = tmp_path / "theirs"
+    masks = [write_mask(theirs / f"{n}.nii.gz", 1) for n in ("scan_1_seg", "b", "ct", "P4")]
+    found = GivenMasks(theirs).find_each(cases)
+    assert found == {"P1": masks[0], "b": masks[1], "P4": masks[3]}
+
+
 def test_names_that_differ_by_capital_letters_are_two_cases(tmp_path: Path) -> None:
     large, small = (write_mask(tmp_path / f"{n}.nii.gz", 1) for n in ("P1", "p1_seg"))
     given = GivenMasks(tmp_path)
@@ -85,6 +100,19 @@ def test_one_label_of_several_is_taken(tmp_path: Path) -> None:
     with pytest.raises(PancreasSegError, match="no label 4, but 1, 7"):
         GivenMasks(tmp_path, 4).pancreas(labels, "m")
     assert not GivenMasks(tmp_path, 4).pancreas(np.zeros_like(labels), "m").any()
+    assert GivenMasks(tmp_path, (1, 4)).pancreas(labels, "m").sum() == 200
+    assert GivenMasks(tmp_path, [1, 7]).pancreas(labels, "m").sum() == 3 * 200
+    with pytest.raises(PancreasSegError, match="no label 4 or 5, but 1, 7"):
+        GivenMasks(tmp_path, (4, 5)).pancreas(labels, "m")
+
+
+def test_an_organ_that_other_masks_show_was_not_found_in_this_ct(tmp_path: Path) -> None:
+    labels, _ = load_mask(write_mask(tmp_path / "m.nii", 1, 7))
+    write_mask(tmp_path / "sub" / "n.nii.gz", 4)
+    (tmp_path / "broken.nii.gz").write_bytes(b"no mask")
+    assert not GivenMasks(tmp_path, 4).pancreas(labels, "m").any()
+    with pytest.raises(PancreasSegError, match="no label 5, but 1, 7"):
+        GivenMasks(tmp_path, 5).pancreas(labels, "m")
 
 
 def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(
@@ -111,6 +139,18 @@ def test_a_given_mask_stands_for_a_run_and_the_sidecar_says_whose_it_is(
     assert any("The mask has 1 mL" in sentence for sentence in record["quality"]["noticed"])
     with pytest.raises(PancreasSegError, match="exists already"):
         adopt(cts / "b.nii.gz", target, given, path)
+
+
+def test_the_ct_of_a_given_mask_is_read_as_is_remembered(tmp_path: Path) -> None:
+    hu = np.full((60, 50, 8), 700, np.int16)  # no CT by itself
+    hu[::2] = 900
+    nib.save(nib.Nifti1Image(hu, AFFINE), tmp_path / "b.nii.gz")
+    path = write_mask(tmp_path / "theirs" / "b.nii.gz", 1)
+    case = Case(tmp_path / "b.nii.gz", tmp_path / "out" / "b_mask.nii.gz", "b")
+    (refused,) = adopt_cases([case], GivenMasks(path.parent))
+    assert refused.error is not None
+    (read,) = adopt_cases([replace(case, force=True)], GivenMasks(path.parent))
+    assert read.error is None and read.measurements["voxels"] == 200
 
 
 def test_a_corrected_mask_keeps_whose_it_was(cts: Path, tmp_path: Path) -> None:

@@ -10,18 +10,20 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.cohort.cases import Case, find_cases
 from napari_pancreas_seg.cohort.page import write_page
 from napari_pancreas_seg.cohort.steps import CaseResult
 from napari_pancreas_seg.cohort.strip import MOST_BYTES, draw_strip, strip_path
 from napari_pancreas_seg.cohort.table import CohortTable
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference import saving
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import PROGRAM, mask_sha256, read_sidecar, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask
@@ -244,6 +246,49 @@ def test_a_change_of_label_alone_is_a_change(tmp_path: Path) -> None:
     again = read_sidecar(case.sidecar) or {}
     assert [part["voxels"] for part in again["labels"].values()] == [150, 50]
     assert again["edits"] is None
+
+
+def test_masks_that_are_in_no_table_get_their_rows(tmp_path: Path) -> None:
+    cases = [write_case(tmp_path, name) for name in "abc"]
+    (tmp_path / "out" / "c_mask.json").unlink()  # a mask of somebody else
+    page = write_page(tmp_path / "out", cases)  # all were exported from the window
+    assert [card["case"] for card in cards(page)] == ["a.nii.gz", "b.nii.gz"]
+    (tmp_path / "out" / "cohort.csv").unlink()
+    write_table(cases[:1])
+    page = write_page(tmp_path / "out", cases)
+    assert sorted(card["case"] for card in cards(page)) == ["a.nii.gz", "b.nii.gz"]
+    assert "b.nii.gz,b_mask.nii.gz,,done," in (tmp_path / "out" / "cohort.csv").read_text()
+
+
+def test_a_mask_that_was_corrected_into_another_format_is_measured(tmp_path: Path) -> None:
+    case = write_case(tmp_path, "a", expected=0.9)
+    out = write_table([case])
+    mask = np.ones((8, 50, 60), np.uint8)
+    save_mask(mask, load_ct(case.source), out / "a_mask.nrrd")
+    os.utime(case.mask, (1, 1))
+    cases = find_cases([[case.source]], out)
+    (card,) = cards(write_page(out, cases))
+    assert (card["mask"], card["corrected"]) == ("a_mask.nrrd", True)
+    record = read_sidecar(case.sidecar)
+    assert record is not None and record["measurements"]["voxels"] == mask.size
+    table = (out / "cohort.csv").read_text()
+    assert "a.nii.gz,a_mask.nrrd,,done,120," in table and "a_mask.nii.gz" not in table
+
+
+def test_what_cannot_be_written_changes_neither_record_nor_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = write_case(tmp_path, "a")
+    out = write_table([case])
+    change(case)
+    told: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "write_sidecar", Mock(side_effect=PancreasSegError("full.")))
+        (card,) = cards(write_page(out, [case], told.append))
+    assert told == ["a.nii.gz: not drawn or measured again: full."]
+    assert card["values"]["volume_ml"] == 1 and not card["corrected"]
+    (card,) = cards(write_page(out, [case], told.append))
+    assert card["values"]["volume_ml"] == pytest.approx(2.0)
 
 
 def test_another_page_is_left_alone_and_a_table_is_wanted(tmp_path: Path) -> None:

@@ -307,9 +307,14 @@ def folder(tmp_path: Path, network: list[Any]) -> Path:
 
 
 def run(
-    folder: Path, out: Path, options: Options | None = None, workers: int = 2, **outputs: bool
+    folder: Path,
+    out: Path,
+    options: Options | None = None,
+    workers: int = 2,
+    force: bool = False,
+    **outputs: bool,
 ) -> list[CaseResult]:
-    cases = plan(find_inputs([folder]), out)
+    cases = plan(find_inputs([folder]), out, force=force)
     asked = OutputOptions(resume=True, **outputs)
     return list(segment_cases(cases, "fake", options, asked, workers=workers))
 
@@ -407,6 +412,26 @@ def test_what_was_made_otherwise_is_in_the_way(
     assert reason in str(results[0].error)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert what(run(folder, out, overwrite=True, **change)) == "new new new"
+
+
+def test_values_that_are_taken_for_hu_as_asked_make_another_mask(
+    folder: Path, tmp_path: Path, network: list[Any]
+) -> None:
+    hu, out = ct_array(), tmp_path / "out"
+    hu[:, 0] = -1000  # and no stray value in the air
+    nib.save(nib.Nifti1Image(hu + 1024, np.diag([-1.0, -1, 5, 1])), folder / "b.nii.gz")
+    first = run(folder, out)
+    assert what(first) == "new new new" and "1024 too high" in first[1].notes[0]
+    asked = run(folder, out, force=True)
+    assert what(asked) == "old failed old"  # of the others, the values are the same
+    assert "'b_mask.nii.gz' exists already, was made with other options (force)" in str(
+        asked[1].error
+    )
+    assert what(run(folder, out, force=True, overwrite=True)) == "old new old"
+    network.clear()
+    assert what(run(folder, out, force=True)) == "old old old" and network == []
+    assert what(run(folder, out)) == "old failed old"
+    assert what(run(folder, out, overwrite=True)) == "old new old"
 
 
 @pytest.mark.parametrize("options", [Options("gpu:1"), Options(batch_size=3)])

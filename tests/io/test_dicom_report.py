@@ -152,13 +152,14 @@ def test_convert_writes_both_from_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
-    series = write_series(tmp_path / "ct", body((64, 60, 6)))
+@pytest.mark.parametrize("uids", [True, False])
+def test_a_cohort_gets_its_reports_and_goes_on(uids, tmp_path, tiny_bundle):
+    series = write_series(tmp_path / "ct", body((64, 60, 6)), uids=uids)
     out = tmp_path / "out"
     cases = plan(find_inputs([series.folder]), out, ".dcm")
 
     def run(**more):
-        outputs = OutputOptions(report=True, resume=True, **more)
+        outputs = OutputOptions(report=True, resume=True, mint_uids=not uids, **more)
         (result,) = segment_cases(cases, str(tiny_bundle), outputs=outputs)
         return result
 
@@ -171,7 +172,8 @@ def test_a_cohort_gets_its_reports_and_goes_on(tmp_path, tiny_bundle):
     assert values["Volume", None] == pytest.approx(record["measurements"]["volume_ml"])
     assert run().before
     volume = load_ct(series.folder)
-    save_mask(gland(volume.grid.shape), volume, out / "ct_mask.dcm", overwrite=True)
+    how = {"overwrite": True, "mint_uids": not uids}
+    save_mask(gland(volume.grid.shape), volume, out / "ct_mask.dcm", **how)
     table = CohortTable(out / TABLE, cases)
     table.add(first)
     table.write()

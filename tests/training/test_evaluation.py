@@ -507,7 +507,20 @@ def test_masks_of_several_organs_need_a_value(folders, tmp_path):
         mask_of_others(GivenMasks(tmp_path), "other", volume)
     assert (mask_of_others(GivenMasks(tmp_path, 7), "other", volume) == (labels == 7)).all()
     assert mask_of_others(GivenMasks(tmp_path), "another", volume) is None
+    both = mask_of_others(GivenMasks(tmp_path, (3, 7)), "other", volume)
+    assert (both == (labels > 0)).all()
+    with pytest.raises(PancreasSegError, match="no label 9, but 3, 7"):
+        mask_of_others(GivenMasks(tmp_path, 9), "other", volume)
+    save_mask(np.full_like(labels, 9), on, tmp_path / "another.nii.gz")
     assert not mask_of_others(GivenMasks(tmp_path, 9), "other", volume).any()
+
+
+def test_a_label_that_no_mask_holds_is_named_and_not_scored(folders, model, tmp_path):
+    also = also_of(folders, tmp_path, *NAMES[:3])
+    where = {"folder": folders / "ct", "references": folders / "mask", "model": model}
+    data = evaluate(**where, also=GivenMasks(also, 9))
+    assert "also" not in data and len(data["not_compared"]) == 3
+    assert "has no label 9, but 1" in next(iter(data["not_compared"].values()))
 
 
 @pytest.mark.slow
@@ -555,6 +568,9 @@ def test_slices_are_compared_with_pictures(dataset, tiny_bundle, tmp_path, capsy
     data = json.loads(figures.read_text())
     assert {row["dice"] for row in data["also"]["patients"].values()} == {1.0}
     assert data["also"]["ours_minus_theirs"]["dice"]["n"] == 6
+    wrong = [*also[:2], "--label", "9"]
+    assert main(["evaluate", str(dataset), "--model", str(tiny_bundle), *wrong]) == 0
+    assert "none of them shows what --label asks for" in " ".join(capsys.readouterr().out.split())
 
 
 def test_models_are_still_listed(capsys):

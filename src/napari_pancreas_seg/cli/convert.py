@@ -25,15 +25,17 @@ def convert(
     report: StructuredReport = False,
     series: Series = None,
     label: Annotated[
-        int | None,
-        Option(min=1, max=255, help="Take only this label of a mask, such as the pancreas."),
+        list[int] | None,
+        Option(
+            min=1, max=255, help="Take only this label of a mask, such as the pancreas; repeatable."
+        ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a CT, a mask or a map in another format.
 
-    Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .mha. A mask also as a surface
-    (.stl, .ply, .obj), as measurements of one label (.csv) and, with --ct, as DICOM-SEG (.dcm).
+    Every voxel stays where it is. Formats: .nii.gz, .nii, .nrrd, .mha. A mask also as DICOM-SEG
+    (.dcm, with --ct) and, of one label, as a surface (.stl, .ply, .obj) or measurements (.csv).
     """
     from napari_pancreas_seg.io.convert import convert as run
 
@@ -46,7 +48,7 @@ def convert(
             overwrite=overwrite,
             mint_uids=mint_uids,
             report=report,
-            label=label,
+            label=label or None,
         )
     echo(f"{source.name}: {kind} -> {target}")
     for note in notes:

@@ -13,6 +13,7 @@ from napari_pancreas_seg.cli.open import given_masks
 from napari_pancreas_seg.cli.options import (
     Classes,
     Layout,
+    MaskLabel,
     Model,
     NoPostprocess,
     Overwrite,
@@ -42,15 +43,7 @@ def evaluate(
             "paired difference.",
         ),
     ] = None,
-    label: Annotated[
-        int | None,
-        Option(
-            "--label",
-            min=1,
-            max=255,
-            help="Label of the pancreas in --also, if it has several organs.",
-        ),
-    ] = None,
+    label: MaskLabel = None,
     classes: Classes = None,
     layout: Layout = None,
     output: Annotated[

@@ -89,19 +89,22 @@ def open(
     run_napari(["-m", "napari_pancreas_seg._napari", json.dumps(asked)])
 
 
-def given_masks(folder: Path | None, label: int | None, by: str | None) -> GivenMasks | None:
+def given_masks(
+    folder: Path | None, label: Sequence[int] | None, by: str | None
+) -> GivenMasks | None:
     """The masks that the options name, if there are any."""
     from napari_pancreas_seg.cohort.given import GivenMasks
 
     if folder is None:
-        if label is not None or by is not None:
+        if label or by is not None:
             raise typer.BadParameter(
                 "masks of another program are described, but their folder is not given"
             )
         return None
     if not folder.is_dir():
         raise PancreasSegError(f"'{folder}' is not a folder; give one with masks.")
-    return GivenMasks(folder.absolute(), label, by or "another program")
+    value = label[0] if label and len(label) == 1 else label or None
+    return GivenMasks(folder.absolute(), value, by or "another program")
 
 
 def check_there(paths: Iterable[Path]) -> None:

@@ -69,9 +69,13 @@ MaskFolder = Annotated[
     Option("--masks", metavar="FOLDER", help="Masks of another program, in place of a run."),
 ]
 MaskLabel = Annotated[
-    int | None,
+    list[int] | None,
     Option(
-        "--label", min=1, max=255, help="Label of the pancreas, if those masks show several organs."
+        "--label",
+        min=1,
+        max=255,
+        help="Label of the pancreas, if those masks show several organs; repeatable, as for "
+        "pancreas and tumour.",
     ),
 ]
 MaskBy = Annotated[

@@ -153,6 +153,7 @@ def segment(
     from napari_pancreas_seg.cohort.table import CohortTable
     from napari_pancreas_seg.inference.options import OutputOptions
     from napari_pancreas_seg.inference.result import Options
+    from napari_pancreas_seg.io import report_path
 
     asked = [*(inputs or ()), *(input or ())]
     if not asked:
@@ -174,6 +175,8 @@ def segment(
     cases = plan(
         find_inputs(asked, lambda text: echo(text, err=True)), output, format, series, force
     )
+    for case in cases if report else ():
+        report_path(case.mask)  # refused before any work
     in_folder = any(case.mask != output for case in cases)
     outputs = OutputOptions(
         attention, probability, overwrite, mint_uids, in_folder, report, pictures=in_folder

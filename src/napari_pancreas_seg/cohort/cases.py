@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,18 +110,24 @@ def _one_of_each_folder(inputs: dict[Path, str], given: set[Path]) -> dict[Path,
 
 
 def _with_distinct_names(inputs: dict[Path, str]) -> dict[Path, str]:
-    """Name CTs after their folders where their own names are the same."""
-    same: dict[str, list[Path]] = {}
-    for path, name in inputs.items():
-        same.setdefault(name.lower(), []).append(path)
-    for paths in same.values():
-        folders = [path.absolute().parent.parts[1:] for path in paths]
-        for n in range(1, 1 + max(map(len, folders))) if len(paths) > 1 else ():
-            names = ["_".join(parts[-n:]) for parts in folders]
-            if len({name.lower() for name in names}) == len(paths):
-                inputs |= dict(zip(paths, names, strict=True))
-                break
+    """Name CTs after their folders where names are the same, and those that lie beside them."""
+    times = Counter(name.lower() for name in inputs.values())
+    parents = {path: path.absolute().parent for path in inputs}
+    shared = {parents[path] for path, name in inputs.items() if times[name.lower()] > 1}
+    folders = {path: parent.parts[1:] for path, parent in parents.items() if parent in shared}
+    for n in range(1, 1 + max(map(len, folders.values()), default=0)):
+        names = {path: _in_folders(parts[-n:], inputs[path]) for path, parts in folders.items()}
+        if len({name.lower() for name in names.values()}) == len(names):
+            return inputs | names
     return inputs
+
+
+def _in_folders(folders: Sequence[str], name: str) -> str:
+    """A CT's name after its folders, with its own unless that says no more than they do."""
+    if name in folders or ((usual := _CT_NAME.fullmatch(name)) and not usual[1]):
+        return "_".join(folders) or name
+    begun = bool(folders) and name.startswith(f"{folders[-1]}_")
+    return "_".join((*(folders[:-1] if begun else folders), name))
 
 
 def is_ours(path: Path) -> bool:
@@ -233,9 +240,11 @@ def _below(folder: Path, depth: int) -> list[Path]:
     found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
-    if found or not depth:
+    if named or not depth:
         return named if len(named) == 1 else found
-    return [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
+    deeper = [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
+    # Beside other volumes, such as a topogram, only what is called a CT.
+    return [ct for ct in deeper if not found or _CT_NAME.fullmatch(stem(ct))] or found
 
 
 def is_ct(item: Path) -> bool:

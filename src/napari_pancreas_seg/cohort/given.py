@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_pancreas_seg.arrays import Labels
+from napari_pancreas_seg.cohort.cases import Case
+from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.result import describe_given
 from napari_pancreas_seg.inference.saving import mask_sha256, prepare, sidecar_path, write_sidecar
 from napari_pancreas_seg.io import load_ct, load_mask, save_mask, stem, suffix_of
@@ -27,10 +34,10 @@ _DEPTHS = ("*", "*/*", "*/segmentations/*")
 
 @dataclass(frozen=True)
 class GivenMasks:
-    """A folder of masks made `by` others; `value` is the pancreas's among several organs'."""
+    """A folder of masks made `by` others; `value`: which of their labels are the pancreas."""
 
     folder: Path
-    value: int | None = None
+    value: int | Sequence[int] | None = None
     by: str = "another program"
 
     def find(self, name: str, ct: Path | None = None) -> Path | None:
@@ -44,6 +51,20 @@ class GivenMasks:
         found = [spelt[place] for place in places if place in spelt]
         found += [small[place.lower()] for place in places if place.lower() in small]
         return next((path for path in found if ct is None or not same_file(path, ct)), None)
+
+    def find_each(self, cases: Sequence[Case]) -> dict[str, Path]:
+        """Masks of cases by the cases' names (`maps`), called after those or after the CT's file.
+
+        The latter only where no other case or CT is called so, as many are called ``ct``.
+        """
+        found = {case.maps: self.find(case.maps, case.source) for case in cases}
+        taken = {*found.values()}
+        called = Counter(n for case in cases for n in {case.maps.lower(), _file(case).lower()})
+        for case in cases:
+            if found[case.maps] is None and called[_file(case).lower()] == 1:
+                path = self.find(_file(case), case.source)
+                found[case.maps] = None if path in taken else path
+        return {name: path for name, path in found.items() if path is not None}
 
     @cached_property
     def _files(self) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -62,15 +83,39 @@ class GivenMasks:
         return spelt, small
 
     def pancreas(self, labels: Labels, name: str) -> Labels:
-        """The pancreas (Z, Y, X) in what a file holds."""
+        """The pancreas (Z, Y, X) in what a file holds; empty if only other files hold it."""
+        if not self._in(labels) and self._shown:
+            return np.zeros(labels.shape, np.uint8)
         return only_organ(labels, name, self.value)
+
+    def _in(self, labels: Labels) -> bool:
+        return self.value is not None and bool(np.isin(labels, self.value).any())
+
+    @cached_property
+    def _shown(self) -> bool:
+        """Whether any mask of the folder shows the pancreas: else its label is a mistake."""
+        for path in self._files[0].values():
+            with contextlib.suppress(PancreasSegError):  # such as a CT beside them
+                if self._in(load_mask(path)[0]):
+                    return True
+        return False
+
+
+def _file(case: Case) -> str:
+    return stem(case.source)
 
 
 def adopt(
-    source: Path, target: Path, given: GivenMasks, path: Path
+    source: Path,
+    target: Path,
+    given: GivenMasks,
+    path: Path,
+    *,
+    series: str | None = None,
+    force: bool = False,
 ) -> tuple[dict[str, Any], CTVolume, Labels]:
     """Write a given mask as that of a case; return the sidecar's content, the CT and the mask."""
-    volume = load_ct(source)
+    volume = load_ct(source, series=series, force=force)
     labels, on = load_mask(path)
     mask = given.pancreas(bring_onto(volume, labels, on, path.name), path.name)
     volume = replace(volume, notes=(*volume.notes, *on.notes))

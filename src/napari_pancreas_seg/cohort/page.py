@@ -23,6 +23,7 @@ from napari_pancreas_seg.inference.result import edited_record
 from napari_pancreas_seg.io import load_ct, load_mask, report_path
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.report import write_report
+from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import escaped, write_text
 from napari_pancreas_seg.io.suffixes import DICOM
 
@@ -44,11 +45,12 @@ def write_page(
         raise PancreasSegError(
             f"'{PAGE}' in '{folder.name}' is not a quality page and was left as it is; rename it."
         )
+    table = CohortTable(folder / TABLE, cases)
+    _add_missing(table, cases)
     if not (folder / TABLE).is_file():
         raise PancreasSegError(
             f"'{folder.name}' holds no {TABLE}; give a folder that 'segment FOLDER -o OUT' wrote."
         )
-    table = CohortTable(folder / TABLE, cases)
     known = {escaped(item.name): Case(item, item, "") for item in folder.iterdir()}
     known |= {escaped(case.mask.name): case for case in cases}
     records: dict[str, Mapping[str, Any]] = {}
@@ -74,17 +76,30 @@ def write_page(
     return page
 
 
+def _add_missing(table: CohortTable, cases: Sequence[Case]) -> None:
+    """Add masks without a row: of the window, of a run that was killed, in another format."""
+    rows = {row["mask"] for row in table.rows()}
+    for case in cases:
+        if escaped(case.mask.name) not in rows and case.mask.exists():
+            record = saving.read_sidecar(case.sidecar)
+            if record is not None:
+                table.add(recorded(case, record))
+    table.write()
+
+
 def adopt_cases(cases: Sequence[Case], given: GivenMasks) -> Iterator[CaseResult]:
     """Take masks of others as those of cases that have none yet, and draw them."""
+    found = given.find_each(cases)
     for case in cases:
         start = time.perf_counter()
         try:
-            path = given.find(case.maps, case.source)
+            path = found.get(case.maps)
             if case.mask.exists():
                 continue
             if path is None:
                 raise PancreasSegError(f"'{given.folder.name}' has no mask of '{case.name}'.")
-            record, volume, mask = adopt(case.source, case.mask, given, path)
+            how: dict[str, Any] = {"series": case.series, "force": case.force}
+            record, volume, mask = adopt(case.source, case.mask, given, path, **how)
             draw_case(case, volume, mask)
             yield recorded(case, record)
         except Exception as error:
@@ -109,22 +124,24 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
             raise PancreasSegError("the mask was made from another CT.")
         mask, on = load_mask(case.mask)
         mask = bring_onto(volume, mask, on, case.mask.name)
+        renewed = record
         if changed or known is None:
             now = edited_record(record, mask, volume)
             pairs = zip(saving.measured(record), saving.measured(now), strict=True)
             if any(before not in (None, after) for before, after in pairs):  # else it has them
-                record = now
+                renewed = now
             if changed:
-                record = {**record, "mask_sha256": sha256}
+                renewed = {**renewed, "mask_sha256": sha256}
                 dicom = case.mask.name.lower().endswith(DICOM)
                 if dicom and (report := report_path(case.mask)).exists():
-                    write_report(mask, volume, case.mask, report, overwrite=True)
-            saving.write_sidecar(case.sidecar, record, overwrite=True)
+                    like = complete_uids(volume)  # those that the mask was written with
+                    write_report(mask, like, case.mask, report, overwrite=True)
+            saving.write_sidecar(case.sidecar, renewed, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")
         return record
     draw_case(case, volume, mask)
-    return record
+    return renewed
 
 
 def _card(

@@ -26,6 +26,7 @@ from napari_pancreas_seg.io import report_path, suffix_of
 from napari_pancreas_seg.io.dicom.files import is_dicom_file
 from napari_pancreas_seg.io.files import walk
 from napari_pancreas_seg.io.suffixes import PAIR
+from napari_pancreas_seg.volume import CTVolume
 
 _NOT_OF_THE_RESULT = {"device", "batch_size", "first_slice"}
 """Options that do not change the mask."""
@@ -56,6 +57,14 @@ class PreviousResult:
             "folder or allow overwriting (--overwrite)."
         )
 
+    def beside(self, volume: CTVolume) -> PreviousResult:
+        """What is known of it now that the CT was read."""
+        # With `force` only some CTs have other values; their notes say so.
+        forced = bool(saving.left_by_run(self.record).get("force"))
+        if self.case.force != forced and not {*volume.notes} <= {*self.record.get("notes", ())}:
+            return replace(self, difference="with other options (force)")
+        return replace(self, certain=saving.is_sidecar(self.case.sidecar, volume))
+
 
 def find_previous(
     case: Case, card: Mapping[str, Any], options: Options, outputs: OutputOptions
@@ -74,7 +83,11 @@ def find_previous(
         or ("in another format" if left.get("suffix", suffix) != suffix else None)
         or ("by another hand" if outputs.overwrite and not same_mask(case.mask, left) else None)
     )
-    certain = stamp is not None and stamp == source_stamp(case.source, case.series)
+    certain = (
+        stamp is not None
+        and case.force == bool(left.get("force"))
+        and stamp == source_stamp(case.source, case.series)
+    )
     if not certain and difference is None and _other_size(case.source, record):
         difference = "from another CT"
     return PreviousResult(case, record, difference, certain)

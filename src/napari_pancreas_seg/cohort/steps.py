@@ -27,7 +27,7 @@ from napari_pancreas_seg.inference.result import (
     exhaust,
     save_result,
 )
-from napari_pancreas_seg.inference.saving import is_sidecar, prepare, read_sidecar
+from napari_pancreas_seg.inference.saving import prepare, read_sidecar
 from napari_pancreas_seg.io import load_ct
 from napari_pancreas_seg.io.memory import NotEnoughMemory, check_fits
 from napari_pancreas_seg.volume import CTVolume
@@ -130,7 +130,8 @@ class CaseSegmenter:
         stamp = resume.source_stamp(case.source, case.series)  # before reading: later changes tell
         volume = load_ct(case.source, series=case.series, force=case.force)
         if previous is not None and previous.difference is None:
-            if is_sidecar(case.sidecar, volume):
+            previous = previous.beside(volume)
+            if previous.done:
                 work.finish(_done_before(previous))
                 return
             if not self.outputs.overwrite:
@@ -187,6 +188,7 @@ class CaseSegmenter:
                 maps=case.maps,
                 seconds=work.stages,
                 stamp=work.stamp,
+                force=case.force,
             )
         except PancreasSegError:
             if (done := self._made_meanwhile(case, volume)) is not None:
@@ -202,7 +204,7 @@ class CaseSegmenter:
     def _made_meanwhile(self, case: Case, volume: CTVolume) -> CaseResult | None:
         """The same result, if it is there by now."""
         previous = self.previous(case)
-        if previous is not None and (previous.done or is_sidecar(case.sidecar, volume)):
+        if previous is not None and (previous.done or previous.beside(volume).done):
             return _done_before(previous)
         return None
 

@@ -380,11 +380,13 @@ def save_result(
     maps: str | None = None,
     seconds: Mapping[str, float] | None = None,
     stamp: str | None = None,
+    force: bool = False,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Write a mask, its sidecar and, if asked for, maps and report: all of them or none.
 
     `maps` is the start of the maps' names, `seconds` are further stages, `stamp` is that of the
-    CT's files. Returns the files, the mask first and the sidecar last, and the sidecar's content.
+    CT's files, `force` says how they were read. Returns the files, the mask first and the sidecar
+    last, and the sidecar's content.
     """
     given: Any = mask
     if not isinstance(given, str | os.PathLike) or not Path(given).name:
@@ -415,6 +417,7 @@ def save_result(
         # By these a later run of a folder knows that the case is done.
         record["resume"] = {
             "source_stamp": stamp,
+            "force": force,
             "card_sha256": saving.card_sha256(found.model),
             "mask_sha256": saving.mask_sha256(folder / mask.name),
             "suffix": suffix_of(mask).lower(),  # the sidecar is named alike for every format

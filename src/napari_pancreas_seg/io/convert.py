@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from napari_pancreas_seg.errors import PancreasSegError
@@ -12,7 +13,7 @@ from napari_pancreas_seg.io.files import check_target, same_file
 from napari_pancreas_seg.io.load import check_ct, load_ct, sniff
 from napari_pancreas_seg.io.organs import only_organ
 from napari_pancreas_seg.io.save import report_path, save_ct, save_map, save_mask
-from napari_pancreas_seg.io.suffixes import CSV, DICOM
+from napari_pancreas_seg.io.suffixes import CSV, DICOM, SURFACE
 from napari_pancreas_seg.volume import CTVolume, OnSourceGrid
 
 
@@ -25,9 +26,9 @@ def convert(
     overwrite: bool = False,
     mint_uids: bool = False,
     report: bool = False,
-    label: int | None = None,
+    label: int | Sequence[int] | None = None,
 ) -> tuple[str, tuple[str, ...]]:
-    """Write what a file holds, a CT, a mask or a map, to another one; `label` is the pancreas's."""
+    """Write what a file holds, a CT, a mask or a map, to another one; of a mask `label`."""
     path, target = Path(path), Path(target)
     if same_file(path, target):
         raise PancreasSegError(
@@ -53,7 +54,7 @@ def convert(
         return kind, volume.notes
     like: OnSourceGrid = volume
     mask = volume.values
-    if label is not None or target.name.lower().endswith(CSV):
+    if label is not None or target.name.lower().endswith((*CSV, *SURFACE)):
         mask = only_organ(mask, path.name, label)
     if ct is not None:
         like = whole = load_ct(ct, series=series)

@@ -75,7 +75,7 @@ def read_case(index: int, case: WorklistCase) -> LoadedCase:
     ct: Image = Layer.create(*ct_layer_data(volume))
     notes = volume.notes
     if not case.mask.exists() and case.given is not None:
-        adopt(case.source, case.mask, *case.given)
+        adopt(case.source, case.mask, *case.given, series=case.series, force=case.force)
     if not case.mask.exists():
         return LoadedCase(index, ct, None, "", case.mask, notes)
     sha256 = mask_sha256(case.mask)  # before it is read: it may be written meanwhile

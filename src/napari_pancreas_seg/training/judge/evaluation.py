@@ -64,11 +64,11 @@ def mask_of_others(others: GivenMasks, case: str, volume: CTVolume) -> Labels | 
                 f"{path.name} has {labels.shape[1:]} pixels, its CT {volume.grid.shape}; a "
                 "picture can be the mask of a single slice of its size only."
             )
+        if others.value is not None:  # which most slices lack
+            return np.isin(labels, others.value).astype(np.uint8)
     else:
         labels, on = load_mask(path)
         labels = bring_onto(volume, labels, on, path.name)
-    if others.value is not None:  # which a case may lack: nothing was found in it
-        return (labels == others.value).astype(np.uint8)
     return others.pancreas(labels, path.name)
 
 
@@ -335,6 +335,8 @@ class _EvaluationScores:
         text = f"masks of {self.also.folder.name}, on the same grids and with the same metrics"
         if self.lacking:
             text += f"; no mask, or not of every CT, of {', '.join(sorted(self.lacking))}"
+        if self.also.value is not None and not any(c.predicted for c in self.others.values()):
+            text += "; none of them shows what --label asks for"
         return {"also": text}
 
     def figures(self) -> dict[str, Any]:
