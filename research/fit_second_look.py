@@ -118,7 +118,7 @@ def confidence(
             expected.append(raw)
             true.append(2 * target[found].sum() / (found.sum() + target.sum()))
     slope, intercept = np.polyfit(expected, true, 1)
-    error = calibration._error(*calibration._near_either_mask(predicted))
+    error = calibration.calibration_error(*calibration._near_either_mask(predicted))
     return {
         "slope": round(float(slope), 4),
         "intercept": round(float(intercept), 4),

@@ -84,7 +84,7 @@ class GivenMasks:
 
     def pancreas(self, labels: Labels, name: str) -> Labels:
         """The pancreas (Z, Y, X) in what a file holds; empty if only other files hold it."""
-        if not self._in(labels) and self._shown:
+        if self.value is not None and not self._in(labels) and self._shown:
             return np.zeros(labels.shape, np.uint8)
         return only_organ(labels, name, self.value)
 
