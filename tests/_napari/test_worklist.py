@@ -561,6 +561,18 @@ def come_back_to(qtbot, app, viewer, panel, folder):
     return work
 
 
+@pytest.mark.slow
+def test_a_mask_exported_to_another_file_is_written_into_its_own_too(
+    qtbot, app, viewer, panel, folder, tmp_path
+):
+    work = come_back_to(qtbot, app, viewer, panel, folder)
+    mask, target = paint(app, viewer, 6), work.case.mask
+    app.files.export(mask, tmp_path / "sent.nii.gz")
+    qtbot.waitUntil(lambda: np.asarray(nib.load(target).dataobj).sum() == 2, timeout=TIMEOUT)
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    assert work.case.status is Status.CORRECTED and app.autosave.unexported() == []
+
+
 def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
     qtbot, app, viewer, panel, folder
 ):

@@ -100,6 +100,7 @@ class App(QObject):
         )
         self.autosave.is_noted = self.worklist.notes
         self.worklist.replaced = self.autosave.keep
+        self.files.written = self.worklist.on_written
         edits = self.editor, self.mending, self.rethreshold
         self.worklist.edit_under_way = lambda: next((e.working for e in edits if e.working), "")
         self.closing: Closing | None = None

@@ -75,6 +75,8 @@ class LayerFiles:
         self._strokes = strokes
         self._exported = exported
         self._recorded = recorded
+        self.written: Callable[[Layer, Path], None] = lambda *_: None
+        """Is told of a mask whose voxels were written to a file."""
         self._reading = 0
         self._waiting: list[tuple[str | Path, list[Placement], tuple[Layer, tuple[str, ...]]]] = []
         self._known: dict[str, str | None] = {}  # hashes of masks as they were read or written
@@ -221,6 +223,7 @@ class LayerFiles:
         if _holds_voxels(path):
             self._recorded.setdefault(layer, {})[_record_of(path)] = strokes
             self._exported(layer, digest)
+            self.written(layer, Path(path))
 
     def _made(self, layer: Layer, reference: GridReference, path: str | Path) -> dict[str, Any]:
         result, ct = self._session.result_of(layer), self._session.ct_data(reference)

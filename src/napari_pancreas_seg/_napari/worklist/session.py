@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info, show_warning
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
@@ -159,6 +159,14 @@ class WorklistSession(QObject):
         self.changed.emit()
         if shown is not None:
             self._prepare_next()
+
+    def on_written(self, layer: Layer, path: Path) -> None:
+        """Write the case's mask into its own file, too: nobody is asked about it any more."""
+        shown = self._shown.loaded
+        if shown is None or layer is not self._shown.mask or self.busy or self._runs.unsettled():
+            return
+        if path.absolute() != shown.target.absolute():
+            self._keep(self.changed.emit)
 
     # -- leaving a case
 
