@@ -43,6 +43,8 @@ class Session(QObject):
         """The model's mask of each layer that a run wrote into."""
         self.aside: weakref.WeakSet[Layer] = weakref.WeakSet()
         """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
+        self.away: weakref.WeakSet[Layer] = weakref.WeakSet()
+        """Layers that are hidden because another CT than theirs is chosen."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None

@@ -33,7 +33,7 @@ class ChosenCt(QObject):
         self._session = session
         self._before: weakref.ref[Image] | None = None
         self._slices: weakref.WeakKeyDictionary[Image, int] = weakref.WeakKeyDictionary()
-        self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._hidden = session.away
         session.ct_chosen.connect(self._on_ct)
         session.viewer.dims.events.range.connect(self._fit_sliders)
         session.viewer.layers.events.inserted.connect(self._on_inserted)
