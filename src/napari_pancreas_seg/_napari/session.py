@@ -13,6 +13,8 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.layers.bridge import original_of
 from napari_pancreas_seg._napari.layers.placement import (
+    DRAWN,
+    METADATA_KEY,
     OUTLINE,
     GridReference,
     Placement,
@@ -53,6 +55,7 @@ class Session(QObject):
         self._seen_cts: set[str] = set()
         self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
         viewer.layers.events.inserted.connect(self._on_inserted)
+        self.mask_changed.connect(self._bind)
 
     @property
     def viewer(self) -> Any:
@@ -194,6 +197,14 @@ class Session(QObject):
             return self._copied.get(layer)
         # As it is with the threshold of now: what differs from it is a person's.
         return None if mask.result is None else replace(mask.result, mask=mask.copy)
+
+    def _bind(self, layer: Labels) -> None:
+        """Let a mask that is drawn on the chosen CT be of that one, not of any of its shape."""
+        reference = self.reference
+        if layer is not self.mask or reference is None or METADATA_KEY in layer.metadata:
+            return
+        if lies_on(layer, reference):
+            layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
 
     def _on_inserted(self, event: Any) -> None:
         """Keep the result of a duplicate: its original may be filled anew."""
