@@ -922,6 +922,23 @@ def test_masks_in_another_folder_are_loaded_and_not_replaced(
     assert not work.busy and work.case.name == "a.nii.gz"
 
 
+def test_a_status_does_not_go_along_into_another_folder(qtbot, app, viewer, panel, folder, hu):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 6)
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    paint(app, viewer, 6)
+    first = work.worklist.output
+    work.use_output(a_masks_folder(folder, hu))
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert [case.status for case in work.worklist.cases[:2]] == [Status.SEGMENTED] * 2
+    work.use_output(first)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    statuses = [case.status for case in work.worklist.cases[:2]]
+    assert statuses == [Status.EXPORTED, Status.CORRECTED]
+    assert Worklist(folder, state_folder()).cases[0].status is Status.EXPORTED
+
+
 def test_a_mask_moves_on_into_an_empty_folder(qtbot, app, viewer, panel, folder, tmp_path):
     work = opened(qtbot, app, panel, folder)
     mask = paint(app, viewer, 6)
