@@ -283,6 +283,19 @@ def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
     assert viewer.layers.selection.active is mask
 
 
+def test_a_mask_of_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two, tmp_path):
+    _, other = two
+    path = tmp_path / "opened.nii.gz"
+    affine = app.session.placement(other).reference.source.affine
+    nib.save(nib.Nifti1Image(np.ones((40, 32, 16), np.uint8), affine), path)
+    app.files.open(path)
+    qtbot.waitUntil(lambda: "opened" in viewer.layers, timeout=TIMEOUT)
+    assert not viewer.layers["opened"].visible
+    assert viewer.layers.selection.active is not viewer.layers["opened"]
+    app.session.ct = other
+    assert viewer.layers["opened"].visible
+
+
 @pytest.mark.parametrize("finer_is_hidden", [True, False])
 def test_a_slider_makes_one_step_a_row_of_the_chosen_ct(app, viewer, ct, volume, finer_is_hidden):
     finer = CTVolume(

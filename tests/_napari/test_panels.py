@@ -307,6 +307,16 @@ def test_of_a_restored_mask_the_options_of_the_next_run_stay(qtbot, dock, viewer
     assert panel.options.threshold is None and panel.options.postprocess is True
 
 
+def test_the_threshold_of_a_mask_of_no_run_is_said_to_be_the_next_run_s(qtbot, dock, viewer):
+    fields = dock.options_panel.threshold, dock.options_panel.postprocess
+    assert all("no second run" in one.tooltip for one in fields)
+    drawn = viewer.add_labels(np.zeros_like(dock.app.session.ct.data, np.uint8))
+    assert dock.app.session.mask is drawn
+    assert all("with the next run" in one.tooltip for one in fields)
+    run(qtbot, dock, "graded")
+    assert all("no second run" in one.tooltip for one in fields)
+
+
 def test_the_card_says_what_matters(tiny_card):
     card = {
         **tiny_card,

@@ -401,6 +401,40 @@ def test_a_mask_opened_on_a_case_is_none_of_the_next_and_comes_back(
     assert app.session.mask.name == "a pancreas"
 
 
+def test_a_mask_of_no_grid_that_was_opened_on_a_case_does_not_cover_the_next(
+    qtbot, app, viewer, panel, folder, tmp_path
+):
+    work = opened(qtbot, app, panel, folder)
+    mask = np.zeros((20, 16, 10), np.uint8)
+    mask[4:10, 4:10, 2:6] = 1
+    path = tmp_path / "coarser.nii.gz"
+    nib.save(nib.Nifti1Image(mask, np.diag([2, 2, 2.5, 1])), path)
+    app.files.open(path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
+    coarser = viewer.layers[-1]
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert [layer.name for layer in viewer.layers] == ["b"]
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert coarser in viewer.layers
+
+
+def test_an_exported_case_is_not_any_more_once_a_cancelled_run_is_kept(
+    qtbot, app, viewer, panel, folder
+):
+    work = come_back_to(qtbot, app, viewer, panel, folder)
+    work.worklist.update(0, status=Status.EXPORTED)
+    run = app.runs.start(app.session.ct, "slow")
+    qtbot.waitUntil(lambda: run.labels is not None and run.labels.data.any(), timeout=TIMEOUT)
+    run.cancel()
+    qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
+    app.watch.notify()
+    assert work.case.status is Status.EXPORTED
+    run.keep()
+    qtbot.waitUntil(lambda: work.case.status is Status.CORRECTED, timeout=TIMEOUT)
+
+
 def test_a_chosen_mask_that_is_nobody_s_is_not_written_and_that_is_said(
     qtbot, app, viewer, panel, folder, hu, notifications
 ):
@@ -765,9 +799,10 @@ def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, app, viewer, pan
 def test_a_run_under_way_is_not_left(qtbot, app, viewer, panel, folder, notifications):
     work = opened(qtbot, app, panel, folder)
     run = app.runs.start(app.session.ct, "slow")
-    work.step(1)
+    panel.list.setCurrentRow(1)  # as a click does
+    panel.list.itemClicked.emit(panel.list.item(1))
     assert notifications[-1].message == ("'a' is being segmented: wait, or press Cancel.")
-    assert work.case.name == "a.nii.gz"
+    assert work.case.name == "a.nii.gz" and panel.list.currentRow() == 0
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
 

@@ -200,8 +200,8 @@ class Session(QObject):
 
     def _bind(self, layer: Labels) -> None:
         """Let a mask that is drawn on the chosen CT be of that one, not of any of its shape."""
-        reference = self.reference
-        if layer is not self.mask or reference is None or METADATA_KEY in layer.metadata:
+        reference, chosen = self.reference, layer is self.mask
+        if reference is None or not chosen or METADATA_KEY in layer.metadata:
             return
         if lies_on(layer, reference):
             layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)

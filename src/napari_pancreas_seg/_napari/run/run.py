@@ -114,6 +114,8 @@ class SegmentationRun(QObject):
             self.stands = True
             self.message = f"{self._how_ended} after {self.done} slices; what was found stays."
             self.changed.emit()
+            if self.labels in self._session.layers:
+                self._session.mask_changed.emit(self.labels)  # for good by now
 
     def discard(self) -> None:
         """Take back what an unfinished run has found; what a person painted stays.
