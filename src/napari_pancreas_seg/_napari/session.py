@@ -13,8 +13,6 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_pancreas_seg._napari.layers.bridge import original_of
 from napari_pancreas_seg._napari.layers.placement import (
-    DRAWN,
-    METADATA_KEY,
     OUTLINE,
     GridReference,
     Placement,
@@ -55,7 +53,6 @@ class Session(QObject):
         self._seen_cts: set[str] = set()
         self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
         viewer.layers.events.inserted.connect(self._on_inserted)
-        self.mask_changed.connect(self._bind)
 
     @property
     def viewer(self) -> Any:
@@ -127,8 +124,7 @@ class Session(QObject):
 
     def known_ct(self, layer: Layer) -> GridReference | None:
         """Grid of a layer that is a CT: one that we opened, or that was chosen as one before."""
-        own = reference_of(layer)
-        if own is not None and own.kind == "ct":
+        if (own := reference_of(layer)) is not None and own.kind == "ct":
             return own
         return self._foreign.get(layer) if isinstance(layer, Image) else None
 
@@ -165,8 +161,7 @@ class Session(QObject):
     def ct_data(self, reference: GridReference) -> Any:
         """Data of a CT in its layer's order; None if it is not in the viewer."""
         for layer in self.layers:
-            known = self.known_ct(layer)
-            if known is not None and known.id == reference.id:
+            if (known := self.known_ct(layer)) is not None and known.id == reference.id:
                 return layer.data
         return None
 
@@ -197,14 +192,6 @@ class Session(QObject):
             return self._copied.get(layer)
         # As it is with the threshold of now: what differs from it is a person's.
         return None if mask.result is None else replace(mask.result, mask=mask.copy)
-
-    def _bind(self, layer: Labels) -> None:
-        """Let a mask that is drawn on the chosen CT be of that one, not of any of its shape."""
-        reference, chosen = self.reference, layer is self.mask
-        if reference is None or not chosen or METADATA_KEY in layer.metadata:
-            return
-        if lies_on(layer, reference):
-            layer.metadata[METADATA_KEY] = replace(reference, kind=DRAWN)
 
     def _on_inserted(self, event: Any) -> None:
         """Keep the result of a duplicate: its original may be filled anew."""
