@@ -169,6 +169,63 @@ def test_a_discarded_run_gives_the_former_mask_its_name_back(qtbot, app, viewer,
     assert first.name == "CT pancreas" and first.visible
 
 
+def cancelled(qtbot, app, ct):
+    """A run that was cancelled half-way, and waits for keep or discard."""
+    run = app.runs.start(ct, "slow")
+    qtbot.waitUntil(lambda: run.labels is not None and run.labels.data.any(), timeout=TIMEOUT)
+    run.cancel()
+    qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
+    return run
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_run_hides_the_chosen_mask_and_discard_gives_it_back(qtbot, app, viewer, ct, seen):
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    result, theirs = run.labels, mask_on(app, ct, "theirs")
+    viewer.add_layer(theirs)
+    app.session.mask, result.visible = theirs, seen
+    run = cancelled(qtbot, app, ct)
+    assert run.labels is result and app.session.mask is result
+    assert result.visible and not theirs.visible
+    run.discard()
+    assert app.session.mask is viewer.layers.selection.active is theirs
+    assert theirs.visible and result.visible == seen
+
+
+def test_a_mask_that_a_run_has_hidden_is_seen_with_its_ct_after_discard(
+    qtbot, app, viewer, ct, volume
+):
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    theirs = app.session.mask = viewer.add_layer(mask_on(app, ct, "theirs"))
+    run = cancelled(qtbot, app, ct)
+    other = app.session.ct = viewer.add_layer(ct_layer(volume, "other"))
+    app.session.mask = None
+    run.discard()
+    assert app.session.ct is other and not theirs.visible
+    app.session.ct = ct
+    assert theirs.visible
+
+
+@pytest.mark.parametrize("switches_first", [True, False])
+def test_a_run_discarded_over_another_ct_shows_the_former_mask_with_its_own(
+    qtbot, app, viewer, ct, volume, switches_first
+):
+    run = app.runs.start(ct, "box")
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+    first = run.labels
+    first.data_setitem((np.array([2]), np.array([0]), np.array([0])), 1)
+    other = viewer.add_layer(ct_layer(volume, "other"))
+    app.session.ct = other if switches_first else ct
+    run = cancelled(qtbot, app, ct)
+    app.session.ct = ct if switches_first else other
+    run.discard()
+    assert first.visible == switches_first
+    app.session.ct = ct
+    assert first.visible and first.name == "CT pancreas"
+
+
 def test_what_a_run_finds_in_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two):
     ct, other = two
     for name in ("mask", "CT attention 1"):
@@ -224,6 +281,19 @@ def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
     app.files.open(path)
     qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=TIMEOUT)
     assert viewer.layers.selection.active is mask
+
+
+def test_a_mask_of_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two, tmp_path):
+    _, other = two
+    path = tmp_path / "opened.nii.gz"
+    affine = app.session.placement(other).reference.source.affine
+    nib.save(nib.Nifti1Image(np.ones((40, 32, 16), np.uint8), affine), path)
+    app.files.open(path)
+    qtbot.waitUntil(lambda: "opened" in viewer.layers, timeout=TIMEOUT)
+    assert not viewer.layers["opened"].visible
+    assert viewer.layers.selection.active is not viewer.layers["opened"]
+    app.session.ct = other
+    assert viewer.layers["opened"].visible
 
 
 @pytest.mark.parametrize("finer_is_hidden", [True, False])

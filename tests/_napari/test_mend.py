@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from napari.utils._proxies import ReadOnlyWrapper
 from napari.utils.interactions import (
     mouse_double_click_callbacks,
@@ -607,6 +607,45 @@ def test_no_map_covers_the_tissue_while_one_mends(viewer, app, ct, mask):
     app.maps.show(placement.reference, "attention 3", visible=False)
     app.mending.stop()
     assert not any(layer.visible for layer in shown.values())
+
+
+@pytest.fixture
+def shown_map(app, ct):
+    placement = app.session.placement(ct)
+    known = ScalarMap(np.full(ct.data.shape, 0.5, np.float16), placement.reference.grid)
+    app.maps.begin({PROBABILITY: known}, placement, "ct")
+    app.maps.show(placement.reference, PROBABILITY)
+    return app.maps.layers(placement.reference)[PROBABILITY]
+
+
+def test_no_map_covers_the_tissue_while_an_opened_mask_is_mended(
+    viewer, app, ct, volume, shown_map
+):
+    data = np.zeros(volume.grid.shape, np.uint8)
+    opened = viewer.add_layer(Layer.create(*labels_layer_data(data, volume, "theirs")))
+    app.session.mask = opened
+    show_slice(viewer, opened, app.session.reference, 4)
+    app.mending.start()
+    assert app.session.is_opened(opened) and not shown_map.visible
+    app.mending.stop()
+    assert shown_map.visible
+
+
+def test_a_map_set_aside_is_not_shown_in_3d(qtbot, viewer, app, mask, shown_map):
+    mask.data[3:6, 10:14, 12:16] = 1
+    app.mending.start()
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    assert not app.mending.active and not shown_map.visible
+    app.views.surface.stop()
+    assert shown_map.visible
+
+
+def test_a_run_ends_the_tool(qtbot, app, ct, mask):
+    app.mending.start()
+    run = app.runs.start(ct, "box")
+    assert not app.mending.active
+    qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
 
 
 def test_a_map_set_aside_comes_back_with_its_ct(viewer, app, ct, mask, volume):

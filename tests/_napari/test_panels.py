@@ -220,6 +220,22 @@ def test_masks_of_two_patients_are_not_mixed(qtbot, dock, viewer, volume, tmp_pa
     assert asked == [f"{app.session.placement(first).reference.name}_mask.nii.gz"]
 
 
+def test_what_is_drawn_on_a_ct_is_no_mask_of_another_one_of_its_shape(qtbot, dock, viewer, volume):
+    drawn = viewer.add_labels(np.zeros(volume.grid.shape, np.uint8), name="Labels")
+    first, session = dock.app.session.ct, dock.app.session
+    assert session.mask is drawn
+    with qtbot.waitSignal(session.mask_changed, timeout=TIMEOUT):
+        drawn.data_setitem((np.array([5]), np.array([6]), np.array([7])), 1)
+    moved = CTVolume.from_source_array(np.zeros((40, 32, 10), np.int16), np.diag([1, 1, 5, 1]))
+    assert moved.grid.shape == volume.grid.shape
+    data, options, _ = ct_layer_data(moved, "another patient")
+    other = viewer.add_image(data, **options)
+    assert session.ct is other and session.mask is None and not drawn.visible
+    assert session.ct_of(drawn).id == session.placement(first).reference.id
+    dock.ct_panel.combo.value = first
+    assert session.mask is drawn and drawn.visible
+
+
 def test_hu_are_those_of_the_chosen_phase(qtbot, dock, viewer, volume):
     first, phase = dock.app.session.ct, replace(volume, hu=volume.hu + 50)
     second = viewer.add_layer(Layer.create(*ct_layer_data(phase, "phase")))
@@ -289,6 +305,16 @@ def test_of_a_restored_mask_the_options_of_the_next_run_stay(qtbot, dock, viewer
     viewer.add_labels(np.zeros_like(labels.data))
     dock.app.session.mask = labels  # again: what it was made with is shown
     assert panel.options.threshold is None and panel.options.postprocess is True
+
+
+def test_the_threshold_of_a_mask_of_no_run_is_said_to_be_the_next_run_s(qtbot, dock, viewer):
+    fields = dock.options_panel.threshold, dock.options_panel.postprocess
+    assert all("no second run" in one.tooltip for one in fields)
+    drawn = viewer.add_labels(np.zeros_like(dock.app.session.ct.data, np.uint8))
+    assert dock.app.session.mask is drawn
+    assert all("with the next run" in one.tooltip for one in fields)
+    run(qtbot, dock, "graded")
+    assert all("no second run" in one.tooltip for one in fields)
 
 
 def test_the_card_says_what_matters(tiny_card):

@@ -275,12 +275,16 @@ def test_what_is_seen_after_3d_is_what_was_chosen_in_it(qtbot, app, viewer, ct, 
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
     assert run.labels is not mask and "(earlier)" in mask.name
     app.views.surface.stop()
-    assert other.visible and not mask.visible
+    assert run.labels.visible and not mask.visible
+    assert not other.visible, "the run's mask has taken its place"
+    header.offer_layers()
     mask.visible = True  # in the layer list
     app.views.surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    header.mask_combo.value = other
+    assert not other.visible
     app.views.surface.stop()
-    assert mask.visible
+    assert mask.visible and other.visible
 
 
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):

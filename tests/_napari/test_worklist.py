@@ -402,6 +402,40 @@ def test_a_mask_opened_on_a_case_is_none_of_the_next_and_comes_back(
     assert app.session.mask.name == "a pancreas"
 
 
+def test_a_mask_of_no_grid_that_was_opened_on_a_case_does_not_cover_the_next(
+    qtbot, app, viewer, panel, folder, tmp_path
+):
+    work = opened(qtbot, app, panel, folder)
+    mask = np.zeros((20, 16, 10), np.uint8)
+    mask[4:10, 4:10, 2:6] = 1
+    path = tmp_path / "coarser.nii.gz"
+    nib.save(nib.Nifti1Image(mask, np.diag([2, 2, 2.5, 1])), path)
+    app.files.open(path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=TIMEOUT)
+    coarser = viewer.layers[-1]
+    work.step(1)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert [layer.name for layer in viewer.layers] == ["b"]
+    work.step(-1)
+    qtbot.waitUntil(shows(work, "a.nii.gz"), timeout=TIMEOUT)
+    assert coarser in viewer.layers
+
+
+def test_an_exported_case_is_not_any_more_once_a_cancelled_run_is_kept(
+    qtbot, app, viewer, panel, folder
+):
+    work = come_back_to(qtbot, app, viewer, panel, folder)
+    work.worklist.update(0, status=Status.EXPORTED)
+    run = app.runs.start(app.session.ct, "slow")
+    qtbot.waitUntil(lambda: run.labels is not None and run.labels.data.any(), timeout=TIMEOUT)
+    run.cancel()
+    qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
+    app.watch.notify()
+    assert work.case.status is Status.EXPORTED
+    run.keep()
+    qtbot.waitUntil(lambda: work.case.status is Status.CORRECTED, timeout=TIMEOUT)
+
+
 def test_a_chosen_mask_that_is_nobody_s_is_not_written_and_that_is_said(
     qtbot, app, viewer, panel, folder, hu, notifications
 ):
@@ -560,6 +594,18 @@ def come_back_to(qtbot, app, viewer, panel, folder):
         work.step(by)
         qtbot.waitUntil(shows(work, name), timeout=TIMEOUT)
     return work
+
+
+@pytest.mark.slow
+def test_a_mask_exported_to_another_file_is_written_into_its_own_too(
+    qtbot, app, viewer, panel, folder, tmp_path
+):
+    work = come_back_to(qtbot, app, viewer, panel, folder)
+    mask, target = paint(app, viewer, 6), work.case.mask
+    app.files.export(mask, tmp_path / "sent.nii.gz")
+    qtbot.waitUntil(lambda: np.asarray(nib.load(target).dataobj).sum() == 2, timeout=TIMEOUT)
+    qtbot.waitUntil(idle(work), timeout=TIMEOUT)
+    assert work.case.status is Status.CORRECTED and app.autosave.unexported() == []
 
 
 def test_a_corrected_mask_that_a_run_replaces_in_its_file_is_kept_and_offered(
@@ -754,9 +800,10 @@ def test_the_next_case_is_segmented_once_a_run_has_ended(qtbot, app, viewer, pan
 def test_a_run_under_way_is_not_left(qtbot, app, viewer, panel, folder, notifications):
     work = opened(qtbot, app, panel, folder)
     run = app.runs.start(app.session.ct, "slow")
-    work.step(1)
+    panel.list.setCurrentRow(1)  # as a click does
+    panel.list.itemClicked.emit(panel.list.item(1))
     assert notifications[-1].message == ("'a' is being segmented: wait, or press Cancel.")
-    assert work.case.name == "a.nii.gz"
+    assert work.case.name == "a.nii.gz" and panel.list.currentRow() == 0
     run.cancel()
     qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
 
@@ -909,6 +956,23 @@ def test_masks_in_another_folder_are_loaded_and_not_replaced(
     assert {path: path.read_bytes() for path in other.iterdir()} == before
     work.use_output(other)  # the same once more changes nothing
     assert not work.busy and work.case.name == "a.nii.gz"
+
+
+def test_a_status_does_not_go_along_into_another_folder(qtbot, app, viewer, panel, folder, hu):
+    work = opened(qtbot, app, panel, folder)
+    paint(app, viewer, 6)
+    work.finish_case()
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    paint(app, viewer, 6)
+    first = work.worklist.output
+    work.use_output(a_masks_folder(folder, hu))
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    assert [case.status for case in work.worklist.cases[:2]] == [Status.SEGMENTED] * 2
+    work.use_output(first)
+    qtbot.waitUntil(shows(work, "b.nii.gz"), timeout=TIMEOUT)
+    statuses = [case.status for case in work.worklist.cases[:2]]
+    assert statuses == [Status.EXPORTED, Status.CORRECTED]
+    assert Worklist(folder, state_folder()).cases[0].status is Status.EXPORTED
 
 
 def test_a_mask_moves_on_into_an_empty_folder(qtbot, app, viewer, panel, folder, tmp_path):

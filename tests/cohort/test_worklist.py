@@ -81,6 +81,30 @@ def test_another_output_folder_is_remembered(folder, state, tmp_path):
     assert again.output == tmp_path / "elsewhere"
 
 
+def test_each_output_folder_has_its_own_statuses(folder, state, tmp_path):
+    def statuses(work):
+        return [str(case.status) for case in work.cases]
+
+    work, other = Worklist(folder, state), tmp_path / "other"
+    for case in work.cases:
+        write(case.mask)
+        write(other / case.mask.name)
+    first = work.output
+    work.update(0, status=Status.EXPORTED, reviewed=(3,), digest="of mine")
+    work.use_output(other)
+    assert statuses(work) == ["segmented"] * 3 and work.cases[0].reviewed == ()
+    work.update(1, status=Status.REVIEWED)
+    assert statuses(Worklist(folder, state)) == ["segmented", "reviewed", "segmented"]
+    again = Worklist(folder, state, first)  # as the command opens it
+    assert statuses(again) == ["exported", "segmented", "segmented"]
+    assert again.cases[0].reviewed == (3,)
+    again.use_output(tmp_path / "none there")
+    again.use_output(other)
+    assert statuses(again) == ["segmented", "reviewed", "segmented"]
+    again.use_output(first)
+    assert statuses(Worklist(folder, state)) == ["exported", "segmented", "segmented"]
+
+
 def test_a_case_that_is_gone_is_remembered_until_it_comes_back(folder, state):
     work = Worklist(folder, state)
     for case in work.cases:

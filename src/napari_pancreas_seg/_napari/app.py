@@ -100,11 +100,14 @@ class App(QObject):
         )
         self.autosave.is_noted = self.worklist.notes
         self.worklist.replaced = self.autosave.keep
+        self.files.written = self.worklist.on_written
         edits = self.editor, self.mending, self.rethreshold
         self.worklist.edit_under_way = lambda: next((e.working for e in edits if e.working), "")
         self.closing: Closing | None = None
         self.watch.changed.connect(session.mask_changed)
         session.ct_chosen.connect(self.answers.forget)
+        self.runs.started.connect(self.mending.stop)  # it leaves no network to mend with
+        self.views.surface.starting.connect(self.mending.stop)  # what it set aside is hidden too
         self.editor.applying.connect(self.review.expect_change)
         self.rethreshold.applying.connect(self.review.expect_change)
         self.rethreshold.done.connect(self.editor.drop_stale)

@@ -43,6 +43,8 @@ class Session(QObject):
         """The model's mask of each layer that a run wrote into."""
         self.aside: weakref.WeakSet[Layer] = weakref.WeakSet()
         """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
+        self.away: weakref.WeakSet[Layer] = weakref.WeakSet()
+        """Layers that are hidden because another CT than theirs is chosen."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
@@ -122,8 +124,7 @@ class Session(QObject):
 
     def known_ct(self, layer: Layer) -> GridReference | None:
         """Grid of a layer that is a CT: one that we opened, or that was chosen as one before."""
-        own = reference_of(layer)
-        if own is not None and own.kind == "ct":
+        if (own := reference_of(layer)) is not None and own.kind == "ct":
             return own
         return self._foreign.get(layer) if isinstance(layer, Image) else None
 
@@ -160,8 +161,7 @@ class Session(QObject):
     def ct_data(self, reference: GridReference) -> Any:
         """Data of a CT in its layer's order; None if it is not in the viewer."""
         for layer in self.layers:
-            known = self.known_ct(layer)
-            if known is not None and known.id == reference.id:
+            if (known := self.known_ct(layer)) is not None and known.id == reference.id:
                 return layer.data
         return None
 

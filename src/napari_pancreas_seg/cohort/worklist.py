@@ -68,8 +68,8 @@ def remember_inputs(
     if not any(_within(new, command) for command in known):
         known = [*(command for command in known if not _within(command, new)), new]
     places = [[str(path) for path in command] for command in known]
-    memory = {"version": _VERSION, "cases": {}, **_read(file)}
-    memory |= {"folder": str(folder), "output": str(folder), "inputs": places}
+    memory = _with_output({"version": _VERSION, **_read(file)}, folder)
+    memory |= {"folder": str(folder), "inputs": places}
     read: dict[str, Any] = memory.get("read", {})
     for case in made:
         read[case.maps] = {"series": case.series, "force": case.force}
@@ -189,6 +189,11 @@ class Worklist:
         """How many cases there are of each status."""
         return {status: sum(case.status is status for case in self.cases) for status in Status}
 
+    def mask_in(self, output: str | Path, index: int) -> Path:
+        """Say where a case's mask is, or would be, in another folder."""
+        known = {case.name: case.mask for case in self._list(Path(output).absolute())}
+        return known.get(self.cases[index].name, self.cases[index].mask)
+
     def use_output(self, output: str | Path) -> None:
         """Keep masks in another folder from now on; those written so far stay where they are."""
         chosen = Path(output).absolute()
@@ -201,15 +206,17 @@ class Worklist:
     def _list(self, output: Path) -> list[WorklistCase]:
         cases = []
         masks = None if self.masks is None else replace(self.masks)  # its folder is listed anew
-        for case in known_cases(self._inputs or [[self.folder]], output, self._state):
+        saved = _with_output(self._memory, output)["cases"]
+        listed = list(known_cases(self._inputs or [[self.folder]], output, self._state))
+        theirs = {} if masks is None else masks.find_each(listed)
+        for case in listed:
             if self.only is not None and escaped(case.mask.name) not in self.only:
                 continue
             source = case.source.absolute()
             below = source.is_relative_to(self._base)
             name = source.relative_to(self._base).as_posix() if below else str(source)
-            saved = self._memory.get("cases", {})
             known = saved.get(name) or saved.get(str(source), {})  # of files without their folder
-            found = None if masks is None else masks.find(case.maps, case.source)
+            found = theirs.get(case.maps)
             given = None if masks is None or found is None else (masks, found)
             has_mask = case.mask.exists() or given is not None
             status = _checked(known.get("status"), has_mask)
@@ -225,7 +232,8 @@ class Worklist:
 
     def _save(self) -> None:
         # What is known of CTs that are not there just now (a disk that is not mounted) stays.
-        cases = dict(self._memory.get("cases", {}))
+        memory = _with_output(self._memory, self.output)
+        cases = dict(memory["cases"])
         for case in self.cases:
             cases[case.name] = {
                 "status": str(case.status),
@@ -237,14 +245,23 @@ class Worklist:
         self._memory = {
             "version": _VERSION,
             "folder": str(self.folder),
-            "output": str(self.output),
-            "inputs": self._memory.get("inputs", []),
-            "read": self._memory.get("read", {}),
+            "output": memory["output"],
+            "others": memory["others"],
+            "inputs": memory.get("inputs", []),
+            "read": memory.get("read", {}),
             "masks": None if self.masks is None else asdict(self.masks) | {"folder": masks},
             "current": self.case.name,
             "cases": cases,
         }
         write_json(self._file, self._memory, overwrite=True, indent=None)  # quicker by far
+
+
+def _with_output(memory: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Change the output folder in what is remembered; of each the cases' masks are its own."""
+    folder, last = str(output.absolute()), memory.get("output") or output
+    others = dict(memory.get("others", {}))
+    others[str(Path(last).absolute())] = memory.get("cases", {})
+    return {**memory, "output": folder, "cases": others.pop(folder, {}), "others": others}
 
 
 def _checked(word: Any, has_mask: bool) -> Status:
@@ -266,9 +283,12 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(memory, dict) or not isinstance(memory.get("cases", {}), dict):
         return {}
-    memory["cases"] = {
-        name: known for name, known in memory.get("cases", {}).items() if isinstance(known, dict)
-    }
+    memory["cases"] = _only_dicts(memory.get("cases", {}))
+    others = memory.get("others")
+    others = _only_dicts(others) if isinstance(others, dict) else {}
+    memory["others"] = {folder: _only_dicts(cases) for folder, cases in others.items()}
+    if not isinstance(memory.get("output"), str):
+        memory["output"] = ""
     read = memory.get("read")
     memory["read"] = {
         name: {"series": how.get("series"), "force": bool(how.get("force"))}
@@ -278,12 +298,20 @@ def _read(file: Path) -> dict[str, Any]:
     return memory
 
 
+def _only_dicts(known: dict[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in known.items() if isinstance(one, dict)}
+
+
 def _masks(known: Any) -> GivenMasks | None:
     """Read what is remembered of masks by others."""
     if not isinstance(known, dict) or not isinstance(known.get("folder"), str):
         return None
-    value = known["value"] if isinstance(known.get("value"), int) else None
-    return GivenMasks(Path(known["folder"]), value, str(known.get("by", "")))
+    value = known.get("value")
+    values = value if isinstance(value, list) else [value]
+    of_labels = all(isinstance(one, int) for one in values)
+    return GivenMasks(
+        Path(known["folder"]), value if of_labels else None, str(known.get("by", ""))
+    )
 
 
 def _hash(folder: Path) -> str:

@@ -141,7 +141,7 @@ class Mending(QObject):
             emitter.connect(self._on_other_tool)
         viewer.dims.events.point.connect(self._on_moved)
         self._layer = layer
-        self._maps.set_aside(target.reference)
+        self._maps.set_aside(ct[1])  # an opened mask's own reference has no maps
         self._network.reserve(True)
         editor.use_keys({"Enter": self.go_on, "Escape": self.stop, "Space": self._pan})
         self.changed.emit()

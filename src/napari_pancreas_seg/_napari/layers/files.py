@@ -75,6 +75,8 @@ class LayerFiles:
         self._strokes = strokes
         self._exported = exported
         self._recorded = recorded
+        self.written: Callable[[Layer, Path], None] = lambda *_: None
+        """Is told of a mask whose voxels were written to a file."""
         self._reading = 0
         self._waiting: list[tuple[str | Path, list[Placement], tuple[Layer, tuple[str, ...]]]] = []
         self._known: dict[str, str | None] = {}  # hashes of masks as they were read or written
@@ -134,7 +136,12 @@ class LayerFiles:
         box.open()
 
     def _add(self, layer: Layer, notes: tuple[str, ...]) -> None:
-        if isinstance(layer, Labels) and self._session.mask is not None:
+        on = self._session.ct_of(layer) if isinstance(layer, Labels) else None
+        if on is not None and self._session.is_elsewhere(on):
+            layer.visible = False  # until its CT is chosen: `ChosenCt`
+            compat.add_unselected(self._session.viewer, layer)
+            show_info(f"'{layer.name}' lies on '{on.name}': choose that CT to see it.")
+        elif isinstance(layer, Labels) and self._session.mask is not None:
             # A mask that is opened does not become the chosen one by being selected.
             compat.add_unselected(self._session.viewer, layer)
         else:
@@ -221,6 +228,7 @@ class LayerFiles:
         if _holds_voxels(path):
             self._recorded.setdefault(layer, {})[_record_of(path)] = strokes
             self._exported(layer, digest)
+            self.written(layer, Path(path))
 
     def _made(self, layer: Layer, reference: GridReference, path: str | Path) -> dict[str, Any]:
         result, ct = self._session.result_of(layer), self._session.ct_data(reference)

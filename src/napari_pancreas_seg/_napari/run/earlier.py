@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.layers.bridge import labels_of, mask_of
@@ -86,6 +86,11 @@ class EarlierMask:
         before = 0 if earlier is None else earlier
         return self._model is not None or bool((mask.shown(labels) != before).any())
 
+    @property
+    def is_filled_anew(self) -> bool:
+        """Whether the run writes where an earlier one did, and not into a layer of its own."""
+        return self._model is not None
+
     def forget(self) -> None:
         """Let what the run has found stand."""
         self._model = self._undo = None
@@ -94,15 +99,14 @@ class EarlierMask:
         """Hide it for the run's mask, unless it is the same layer, and name it as earlier."""
         earlier = self.layer
         if earlier is not None and earlier is not labels:
-            self._name, self._was_visible = earlier.name, earlier.visible
+            self._name, self._was_visible = earlier.name, is_shown(earlier, self._session)
             earlier.name, earlier.visible = f"{earlier.name} (earlier)", False
             self._session.aside.add(earlier)
 
     def put_back(self) -> None:
         if self._name and self.layer is not None:
-            self.layer.name, self.layer.visible = self._name, self._was_visible
-            self._session.aside.discard(self.layer)
-            self._name = ""
+            self.layer.name, self._name = self._name, ""
+            show_again(self.layer, self._session, self._reference, self._was_visible)
 
     def _rest_now(self) -> Bytes | None:
         if (rest := self._now()) is not None:
@@ -114,6 +118,62 @@ class EarlierMask:
         if self.former is None or self._values is None:
             return None
         return relabelled(self._reference.view(mask_of(self.former[0])), self._values)
+
+
+class ChosenBefore:
+    """The mask that is chosen until a run fills another one: it is chosen again if that goes."""
+
+    def __init__(self, session: Session, reference: GridReference) -> None:
+        self._session, self._reference = session, reference
+        self._layer: Any = None
+        self._seen: dict[Labels, bool] = {}  # which masks were shown before
+        self.note()
+
+    def note(self) -> None:
+        """Look which mask is chosen; while another CT is worked on, that is none of this one."""
+        mask = self._session.mask
+        if mask in self._session.layers and not self._session.is_elsewhere(self._reference):
+            self._layer = mask
+
+    def give_way(self, labels: Labels) -> None:
+        """Choose the mask that a run fills, and hide this one: they would be seen as one."""
+        session, viewer, before = self._session, self._session.viewer, self._layer
+        elsewhere = session.is_elsewhere(self._reference)
+        if before in (None, labels) or labels not in viewer.layers or elsewhere:
+            return
+        self._seen[labels] = is_shown(labels, session)
+        if before not in session.aside:  # as the earlier mask is by now
+            self._seen[before] = is_shown(before, session)
+            before.visible = False
+            session.aside.add(before)
+        labels.visible = True
+        session.mask = viewer.layers.selection.active = labels
+
+    def come_back(self, *, choose: bool) -> None:
+        for layer, seen in self._seen.items():
+            show_again(layer, self._session, self._reference, seen)
+        session, before = self._session, self._layer
+        if choose and before in session.layers and not session.is_elsewhere(self._reference):
+            session.mask = session.viewer.layers.selection.active = before
+
+    def forget(self) -> None:
+        self._layer, self._seen = None, {}
+
+
+def is_shown(layer: Layer, session: Session) -> bool:
+    """Whether a mask is visible, or will be once its CT is chosen again."""
+    return layer.visible or layer in session.away
+
+
+def show_again(layer: Layer, session: Session, reference: GridReference, visible: bool) -> None:
+    """Show a mask as it was before a run, over its own CT alone."""
+    session.aside.discard(layer)
+    elsewhere = session.is_elsewhere(reference)
+    layer.visible = visible and not elsewhere
+    if visible and elsewhere:
+        session.away.add(layer)  # it is shown with its CT: `ChosenCt`
+    else:
+        session.away.discard(layer)
 
 
 def is_restricted(options: Options) -> bool:

@@ -17,7 +17,7 @@ from napari_pancreas_seg._napari.layers.bridge import name_labels
 from napari_pancreas_seg._napari.layers.maps import MapLayers
 from napari_pancreas_seg._napari.layers.placement import reference_of, show_slice, slice_on_screen
 from napari_pancreas_seg._napari.run import worker
-from napari_pancreas_seg._napari.run.earlier import EarlierMask, is_restricted
+from napari_pancreas_seg._napari.run.earlier import ChosenBefore, EarlierMask, is_restricted
 from napari_pancreas_seg._napari.run.model_mask import ModelMask
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import preference
@@ -76,6 +76,7 @@ class SegmentationRun(QObject):
         self._started = time.monotonic()
         self._options = options
         self._earlier = EarlierMask(session, placement.reference, options)
+        self._chosen = ChosenBefore(session, placement.reference)
         how = placement, model, options, maps.appearance, self._earlier
         job = worker.Job(process, self.name, ct_layer.data, *how)
         self._worker, self._background = worker.Worker(job), background
@@ -113,6 +114,8 @@ class SegmentationRun(QObject):
             self.stands = True
             self.message = f"{self._how_ended} after {self.done} slices; what was found stays."
             self.changed.emit()
+            if self.labels in self._session.layers:
+                self._session.mask_changed.emit(self.labels)  # for good by now
 
     def discard(self) -> None:
         """Take back what an unfinished run has found; what a person painted stays.
@@ -140,7 +143,8 @@ class SegmentationRun(QObject):
         viewer = self._session.viewer
         if viewer is None:
             return
-        stays = self._earlier.restore(labels)
+        stays, chosen = self._earlier.restore(labels), self._session.mask is labels
+        painted = stays and not self._earlier.is_filled_anew
         if self._maps_begun:
             self._maps.restore(self.reference, self._replaced_maps)
         if labels in viewer.layers and stays:
@@ -149,11 +153,14 @@ class SegmentationRun(QObject):
             if labels in viewer.layers:
                 viewer.layers.remove(labels)
             self._earlier.put_back()
+        if not painted:
+            self._chosen.come_back(choose=chosen)
         self._forget_former()
 
     def _forget_former(self) -> None:
         self.can_discard = False
         self._earlier.forget()
+        self._chosen.forget()
         self._replaced_maps = None
 
     def _on_step(self, step: worker.Step) -> None:
@@ -216,13 +223,16 @@ class SegmentationRun(QObject):
                 f"'{self.labels.name}' was cut or resampled while it was being filled; the run "
                 "was stopped. Run again for a new mask."
             )
+        first = found.mask.any() and not session.masks[self.labels].filled
+        if first:
+            self._chosen.note()
         if not self._was_added and found.mask.any():
             self._was_added = True
             self._earlier.renew_rest(self.labels)
             self._earlier.put_aside(self.labels)
             self._show_layer()
-        if not session.masks[self.labels].filled and found.mask.any():
-            self._choose(self.labels)
+        if first:
+            self._chosen.give_way(self.labels)
         session.masks[self.labels].write(self.labels, found)
         if self._maps_begun:
             self._maps.fill(self.reference, found)
@@ -240,15 +250,6 @@ class SegmentationRun(QObject):
             compat.add_unselected(viewer, labels)
         else:
             viewer.add_layer(labels)
-
-    def _choose(self, labels: Labels) -> None:
-        """Choose the mask that is filled anew, as one that is new is chosen."""
-        session, viewer = self._session, self._session.viewer
-        if viewer is None or labels not in viewer.layers or session.mask in (None, labels):
-            return
-        if not session.is_elsewhere(self.reference):
-            labels.visible = True
-            session.mask = viewer.layers.selection.active = labels
 
     def _shows(self, found: FoundSlices) -> bool:
         viewer = self._session.viewer

@@ -12,6 +12,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
 from napari_pancreas_seg._napari.layers.bridge import HU_RANGE, color_of, label_colors, only_label
+from napari_pancreas_seg._napari.layers.foreign import bind_drawn
 from napari_pancreas_seg._napari.layers.placement import (
     METADATA_KEY,
     OUTLINE,
@@ -33,8 +34,9 @@ class ChosenCt(QObject):
         self._session = session
         self._before: weakref.ref[Image] | None = None
         self._slices: weakref.WeakKeyDictionary[Image, int] = weakref.WeakKeyDictionary()
-        self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._hidden = session.away
         session.ct_chosen.connect(self._on_ct)
+        session.mask_changed.connect(self._on_mask_changed)
         session.viewer.dims.events.range.connect(self._fit_sliders)
         session.viewer.layers.events.inserted.connect(self._on_inserted)
         for ct in filter(session.known_ct, session.layers):
@@ -111,6 +113,12 @@ class ChosenCt(QObject):
             layer.contrast_limits_range = HU_RANGE
             # Not while napari is still at it.
             QTimer.singleShot(0, lambda: self._lower(layer, reference))
+
+    def _on_mask_changed(self, layer: Labels) -> None:
+        """Let a mask that is drawn on the chosen CT be of that one, not of any of its shape."""
+        reference = self._session.reference
+        if layer is self._session.mask and reference is not None:
+            bind_drawn([layer], reference)
 
     def _on_visible(self, event: Any) -> None:
         if event.source.visible:

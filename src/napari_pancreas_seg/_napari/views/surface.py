@@ -65,9 +65,13 @@ def surface_of(mask: Array) -> Mesh | None:
 
 
 class SurfaceView(QObject):
-    """Switches between slices and the mask's surface; puts back what it hid."""
+    """Switches between slices and the mask's surface; puts back what it hid.
+
+    ``starting``: before it hides what is visible.
+    """
 
     changed = Signal()
+    starting = Signal()
 
     def __init__(self, session: Session, background: Background) -> None:
         super().__init__()
@@ -142,6 +146,7 @@ class SurfaceView(QObject):
             return
         how = {"contrast_limits": (0.0, 1.3), "shading": "none", **_appearance(mask)}
         surface = self._surface = Surface(self._lit(mask, mesh), **how)
+        self.starting.emit()
         # Hidden before: a volume rendering of the CT would be uploaded at once.
         self._hidden = [layer for layer in viewer.layers if layer.visible]
         for layer in self._hidden:

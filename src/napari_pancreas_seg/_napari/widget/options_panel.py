@@ -106,7 +106,7 @@ def _slice_box(what: str) -> SpinBox:
 
 LOWEST, HIGHEST = 0.05, 0.95
 """Of the threshold."""
-NEXT_RUN = "Takes effect with the next run: of this mask, restored, no probability is left."
+NEXT_RUN = "Takes effect with the next run: of this mask no probability is known."
 
 
 class OptionsPanel(ui.Panel):
@@ -218,8 +218,9 @@ class OptionsPanel(ui.Panel):
         """
         result = self._result
         past = isinstance(result, PastResult)
+        not_a_run_s = self._session.mask is not None and self._session.model_mask is None
         for field, tip in self._tips:
-            field.tooltip = NEXT_RUN if past else tip
+            field.tooltip = NEXT_RUN if past or not_a_run_s else tip
         dragging = self.threshold.native.findChild(QSlider).isSliderDown()
         if result is None:
             self._shown = lambda: None

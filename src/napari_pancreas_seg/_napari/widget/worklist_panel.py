@@ -113,6 +113,7 @@ class WorklistPanel(ui.Panel):
         worklist, row = self._work.worklist, self.list.row(item)
         if worklist is not None and (row != worklist.current or self._work.case is None):
             self._work.go_to(row)
+            self._show()  # which case is open, if this one was refused
 
     def _show(self) -> None:
         worklist, idle = self._work.worklist, not self._work.busy

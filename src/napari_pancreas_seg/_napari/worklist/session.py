@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from napari.utils.notifications import show_info, show_warning
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal
@@ -144,21 +144,34 @@ class WorklistSession(QObject):
         worklist, shown = self.worklist, self._shown.loaded
         if worklist is None or self.busy or not self._is_settled():
             return
-        try:
-            worklist.use_output(folder)
-        except PancreasSegError as error:
-            report(error)
+        with reported():
+            there = None if shown is None else worklist.mask_in(folder, shown.index)
+            if shown is not None and there != shown.target and there and there.exists():
+                # First, or what is kept of the case would be noted of the other folder's.
+                self._leave(lambda: self._load_other(shown, folder))
+            else:
+                self._move(folder)
+
+    def _move(self, folder: str | Path) -> None:
+        """Write masks into another folder, that of the case on screen too."""
+        worklist, shown = self.worklist, self._shown.loaded
+        if worklist is None:
             return
+        worklist.use_output(folder)
         self.ahead.drop()  # its mask, if any, is that of the former folder
-        target = None if shown is None else worklist.cases[shown.index].mask
-        if shown is not None and target is not None and target != shown.target:
-            if target.exists():
-                self._leave(lambda: self._load_other(shown))
-                return
+        if shown is not None and (target := worklist.cases[shown.index].mask) != shown.target:
             shown.target, shown.saved = target, ""
         self.changed.emit()
         if shown is not None:
             self._prepare_next()
+
+    def on_written(self, layer: Layer, path: Path) -> None:
+        """Write the case's mask into its own file, too: nobody is asked about it any more."""
+        shown = self._shown.loaded
+        if shown is None or layer is not self._shown.mask or self.busy or self._runs.unsettled():
+            return
+        if path.absolute() != shown.target.absolute():
+            self._keep(self.changed.emit)
 
     # -- leaving a case
 
@@ -292,7 +305,9 @@ class WorklistSession(QObject):
 
         self._submit(f"Opening {case.name}…", now, self._show)
 
-    def _load_other(self, left: LoadedCase) -> None:
+    def _load_other(self, left: LoadedCase, folder: str | Path) -> None:
+        with reported():
+            self._move(folder)
         self._load(left.index)
         if left.saved and self.worklist is not None:
             name, now = self.worklist.cases[left.index].name, self.worklist.output.name

@@ -84,7 +84,7 @@ class ShownCase(QObject):
         on, chosen = shown.reference, session.mask
         known = (one for one in session.layers if isinstance(one, Labels) and one is not mask)
         ours = (one for one in known if placement.METADATA_KEY in one.metadata)
-        if aside := [one for one in ours if one in self._drawn or session.ct_of(one) is on]:
+        if aside := [one for one in ours if one in self._drawn or self._goes_with(one, on)]:
             self._aside[on.source.path] = aside
             names = " and ".join(f"'{layer.name}'" for layer in aside)
             show_info(f"Not written, and put aside until this case is shown again: {names}.")
@@ -99,6 +99,13 @@ class ShownCase(QObject):
                 session.viewer.layers.remove(layer)
         if session.ct is shown.ct:  # while the panel is closed nobody else lets go of it
             session.ct = session.mask = None
+
+    def _goes_with(self, layer: Labels, on: placement.GridReference) -> bool:
+        """Whether a mask is the case's; with no other CT there, also one that lies on no grid."""
+        lies = self._session.ct_of(layer)
+        own = placement.reference_of(layer)
+        stray = lies is None and own is not None and own.kind != placement.OUTLINE
+        return lies is on or (stray and len(self._session.cts) == 1)
 
     def _on_inserted(self, event: Any) -> None:
         layer, on = event.value, None if self.loaded is None else self.loaded.reference
