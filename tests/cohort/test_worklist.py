@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from napari_pancreas_seg.cohort.given import GivenMasks
 from napari_pancreas_seg.cohort.worklist import Status, Worklist
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -103,6 +104,22 @@ def test_each_output_folder_has_its_own_statuses(folder, state, tmp_path):
     assert statuses(again) == ["segmented", "reviewed", "segmented"]
     again.use_output(first)
     assert statuses(Worklist(folder, state)) == ["exported", "segmented", "segmented"]
+
+
+def test_masks_of_others_are_found_again_by_all_their_labels(tmp_path, state):
+    for path in ("cts/P1/scan_1.nii.gz", "cts/P2/ct.nii.gz", "theirs/scan_1.nii.gz"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"")
+    given = GivenMasks(tmp_path / "theirs", [1, 2], "somebody")
+    Worklist(tmp_path / "cts", state, masks=given).go_to(1)
+    again = Worklist(tmp_path / "cts", state)
+    assert [case.given and case.given[1].name for case in again.cases] == ["scan_1.nii.gz", None]
+    assert again.masks.value == [1, 2]
+    file = next(state.glob("*.json"))
+    memory = json.loads(file.read_text())
+    memory["masks"]["value"] = ["one"]
+    file.write_text(json.dumps(memory))
+    assert Worklist(tmp_path / "cts", state).masks.value is None
 
 
 def test_a_case_that_is_gone_is_remembered_until_it_comes_back(folder, state):

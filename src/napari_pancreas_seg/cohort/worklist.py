@@ -309,9 +309,7 @@ def _masks(known: Any) -> GivenMasks | None:
     value = known.get("value")
     values = value if isinstance(value, list) else [value]
     of_labels = all(isinstance(one, int) for one in values)
-    return GivenMasks(
-        Path(known["folder"]), value if of_labels else None, str(known.get("by", ""))
-    )
+    return GivenMasks(Path(known["folder"]), value if of_labels else None, str(known.get("by", "")))
 
 
 def _hash(folder: Path) -> str:
