@@ -320,6 +320,13 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "..." not in listed  # the first line of each fits
 
 
+def test_help_says_what_kind_of_value_an_option_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--help"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    kinds = {words[0]: words[1] for words in lines if len(words) > 1}
+    assert kinds["--label"] == "N" and kinds["--ct"] == "PATH" and kinds["OUT"] != "PATH"
+
+
 @pytest.mark.usefixtures("nothing_frozen")
 def test_only_the_process_of_the_script_gives_up_its_garbage(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["napari-pancreas-seg", "--version"])

@@ -16,8 +16,9 @@ from typer.core import TyperCommand
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cli.terminal import guarded
 
-_KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH", "list": "PATH"}
+_KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH"}
 """What help calls the kinds of values."""
+_KIND = re.compile(r"<(?:list\[)?(\w+)[^>]*>")
 
 Command = Callable[..., None]
 
@@ -78,10 +79,11 @@ class _PlainHelp(TyperCommand):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                name = re.sub(
-                    r"<(\w+)[^>]*>", lambda found: _KINDS.get(found[1], found[1]), record[0]
-                )
-                heading = "Arguments" if param.param_type_name == "argument" else "Options"
+                name, kind, _ = record[0].partition(" <")
+                is_argument = param.param_type_name == "argument"
+                if kind and not is_argument:  # an argument's name says what it is
+                    name = _KIND.sub(lambda found: _KINDS[found[1].lower()], record[0])
+                heading = "Arguments" if is_argument else "Options"
                 heading = getattr(param, "rich_help_panel", None) or heading
                 groups.setdefault(heading, []).append((name, record[1]))
         for heading, records in groups.items():
