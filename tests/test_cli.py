@@ -124,8 +124,9 @@ def test_bad_cases_are_named_and_the_others_done(
     ct: Path, tmp_path: Path, asked: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (ct.parent / "b.nii.gz").write_bytes(b"nonsense")
-    out = tmp_path / "out"
-    assert main(["segment", str(ct.parent), str(tmp_path / "none.nii"), "-o", str(out)]) == 1
+    out, empty = tmp_path / "out", tmp_path / "none.nii"
+    empty.touch()
+    assert main(["segment", str(ct.parent), str(empty), "-o", str(out)]) == 1
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["a.nii.gz", "b.nii.gz", "none.nii"]
@@ -395,7 +396,7 @@ def test_nothing_ends_in_a_traceback(
 @pytest.mark.slow
 def test_debug_shows_the_traceback(ct: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "napari_pancreas_seg", "--debug", "segment", str(tmp_path / "x.nii"),
+        [sys.executable, "-m", "napari_pancreas_seg", "--debug", "segment", str(ct),
          "-o", str(tmp_path / "m.nii.gz"), "--model", str(tmp_path / "none")],
         capture_output=True,
         text=True,
@@ -677,11 +678,15 @@ def test_open_hands_a_worklist_to_napari(
     assert json.loads(started[-1][2])["masks"] == [str(theirs), [7, 1], "another program"]
     assert main(["open", str(ct.parent), "--label", "7"]) == 2
     capsys.readouterr()
-    for line in (["open", str(tmp_path / "typo")], ["report", str(out), "--ct", "typo"]):
+    for line in (
+        *(["open", str(tmp_path / "typo")], ["report", str(out), "--ct", "typo"]),
+        ["segment", str(ct), str(tmp_path / "typo"), "-o", str(tmp_path / "new")],
+    ):
         count = len(started)
         assert main(line) == 1
         assert "typo' does not exist" in capsys.readouterr().err
         assert len(started) == count
+    assert not (tmp_path / "new").exists()
 
 
 def test_masks_of_another_program_get_a_table_and_a_page(

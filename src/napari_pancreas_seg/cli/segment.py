@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.open import check_there
 from napari_pancreas_seg.cli.options import (
     Device,
     Force,
@@ -163,6 +164,7 @@ def segment(
             "--workers is for this machine; on a cluster 'dask worker --nthreads' says how many"
         )
     within = _slice_range(slices)
+    check_there(asked)
     options = Options(
         device,
         batch_size,
