@@ -139,6 +139,18 @@ def test_another_volume_hides_no_ct_in_a_folder_below_it(tmp_path: Path) -> None
     touch(tmp_path, *cts, "P1/topogram.nii.gz", "P2/more/b.nii.gz", "P3/old/ct.nii.gz")
     expected = dict(zip(cts, ("P1", "P2", "P3"), strict=True))
     assert named(tmp_path, root=tmp_path) == expected
+    told: list[str] = []
+    find_inputs([tmp_path], told.append)
+    assert told[-1].endswith("are left out (2): P2/more/b.nii.gz, P3/old/ct.nii.gz")
+    find_inputs([touch(tmp_path, "P4.nii.gz")], told.append)
+    assert told[-1].endswith("are left out (3): P2/more/b.nii.gz, P2/a.nii.gz, P3/old/ct.nii.gz")
+
+
+def test_volumes_beside_slices_are_named(scans: Path) -> None:
+    told: list[str] = []
+    touch(scans, "P1/converted.nii.gz", "P1/own_mask.nii.gz")
+    assert list(find_inputs([scans / "P1"], told.append)) == [scans / "P1"]
+    assert told == ["Volumes beside the DICOM slices in 'P1' are left out (1): converted.nii.gz"]
 
 
 def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(

@@ -191,18 +191,19 @@ def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
 def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     items = [folder / item.name for item in listed(folder)]
     if _holds_slices(folder, below=False):
+        beside = [item.name for item in items if _is_volume(item)]
+        _tell_left_out(tell, f"Volumes beside the DICOM slices in '{folder.name}'", beside)
         return {folder: stem(folder)}
     found = {item: stem(item) for item in items if is_ct(item)}
     among_volumes = any(_is_volume(item) for item in found)
-    without = []
+    without, hidden = list[str](), list[Path]()
     for item in items:
         if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
-            new = {
-                ct: name
-                for ct, name in _of_patient(item).items()
-                if not among_volumes or _CT_NAME.fullmatch(stem(ct))  # else crops, copies, maps
-            }
-            if not new and not among_volumes and not (item / TABLE).exists():
+            new = _of_patient(item, hidden)
+            if among_volumes:  # else crops, copies, maps
+                hidden += [ct for ct in new if not _CT_NAME.fullmatch(stem(ct))]
+                new = {ct: name for ct, name in new.items() if _CT_NAME.fullmatch(stem(ct))}
+            elif not new and not (item / TABLE).exists():
                 without.append(item.name)
             found |= new
     if not found:
@@ -210,19 +211,25 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
             f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM), and no folder for "
             "each patient with one; give another one, or the files themselves."
         )
-    if without:
-        names = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
-        tell(f"Folders in '{folder.name}' without a CT are left out ({len(without)}): {names}")
+    _tell_left_out(tell, f"Folders in '{folder.name}' without a CT", without)
+    names = [item.relative_to(folder).as_posix() for item in hidden]
+    _tell_left_out(tell, f"Volumes in folders below others in '{folder.name}'", names)
     if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
         # On every CD the folder of the first patient has the same name, such as PT000000.
         return {folder: stem(folder)}
     return {item: found[item] for item in sorted(found)}
 
 
-def _of_patient(folder: Path) -> dict[Path, str]:
+def _tell_left_out(tell: Callable[[str], object], what: str, names: Sequence[str]) -> None:
+    if names:
+        few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        tell(f"{what} are left out ({len(names)}): {few}")
+
+
+def _of_patient(folder: Path, hidden: list[Path]) -> dict[Path, str]:
     """The CT of a patient, named after the folder; of several, their own names are added."""
     try:
-        found = _below(folder, _DEEP)
+        found = _below(folder, _DEEP, hidden)
     except PancreasSegError:
         return {folder: folder.name}  # it fails as a case, and stops no other
     if len(found) == 1:
@@ -233,18 +240,23 @@ def _of_patient(folder: Path) -> dict[Path, str]:
     }
 
 
-def _below(folder: Path, depth: int) -> list[Path]:
-    """CTs in a folder, or in those below it; not its masks."""
+def _below(folder: Path, depth: int, hidden: list[Path]) -> list[Path]:
+    """CTs in a folder, or in those below it; not its masks. Adds what others hide to `hidden`."""
     names = [item.name for item in listed(folder)]
     items = [folder / name for name in names if name.lower() not in _MASK_FOLDERS]
     found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
-    if named or not depth:
+    folders = [item for item in items if depth and item.is_dir()]
+    deeper = [ct for item in folders for ct in _below(item, depth - 1, hidden)]
+    usual = [ct for ct in deeper if _CT_NAME.fullmatch(stem(ct))]
+    if named:
+        hidden += usual
         return named if len(named) == 1 else found
-    deeper = [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
     # Beside other volumes, such as a topogram, only what is called a CT.
-    return [ct for ct in deeper if not found or _CT_NAME.fullmatch(stem(ct))] or found
+    kept = (usual or found) if found else deeper
+    hidden += [ct for ct in deeper if ct not in kept]
+    return kept
 
 
 def is_ct(item: Path) -> bool:
