@@ -139,7 +139,8 @@ def segment(
     NAME.nii.gz gives NAME_mask.nii.gz, NAME_mask.json and so on.
 
     Formats: volumes (.nii.gz, .nii, .nrrd, .mha), DICOM-SEG (.dcm) if the CT is a DICOM series,
-    closed surfaces in mm (.stl, .ply, .obj), a row of measurements (.csv).
+    closed surfaces in mm (.stl, .ply, .obj), a row of measurements (.csv); the last two are of the
+    pancreas alone where a model finds other organs, too.
 
     Probability and attention maps have grids of their own, at the network's resolution, and lie
     on the CT in any viewer. Values are from 0 to 1, and 0 where nothing was computed.

@@ -28,7 +28,7 @@ from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
 from napari_pancreas_seg.io.load import files_read, stamp_of
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
-from napari_pancreas_seg.io.suffixes import CSV
+from napari_pancreas_seg.io.suffixes import CSV, SURFACE
 from napari_pancreas_seg.volume import CTVolume, Source
 
 PROGRAM = "napari-pancreas-seg"
@@ -60,8 +60,8 @@ def _map_suffix(mask: Path) -> str:
 
 
 def written_part(mask: Array, path: Path, card: Mapping[str, Any]) -> Array:
-    """What a file holds of a mask: a table the pancreas alone, of the organs that a card names."""
-    return Classes.of(card).gland(mask) if suffix_of(path).lower() in CSV else mask
+    """What a file holds of a mask: of several organs, a table or a surface the pancreas alone."""
+    return Classes.of(card).gland(mask) if suffix_of(path).lower() in (*CSV, *SURFACE) else mask
 
 
 def more_targets(mask: Path, maps: str, outputs: OutputOptions) -> list[Path]:

@@ -265,7 +265,7 @@ def write_mask(
 
     Without one, the record of this mask is brought up to date, and that of another goes with the
     mask that is replaced: `file` is where an opened mask comes from, "" if from nowhere. There is
-    no HU without `ct`, its data. `labels` name the organs, for tables.
+    no HU without `ct`, its data. `labels` name the organs, for tables and surfaces.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
