@@ -319,6 +319,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in said for name in ("segment", "demo", "train", "evaluate", "models"))
     listed = said.partition("Commands:")[2]
     assert "..." not in listed  # the first line of each fits
+    assert main(["convert", "--help"]) == 0
+    assert "--label N " in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("nothing_frozen")

@@ -197,6 +197,21 @@ def test_convert_says_what_was_unusual_of_a_mask_beside_its_ct(
     assert "sform and qform place this CT" in capsys.readouterr().err
 
 
+def test_convert_takes_values_as_they_are_if_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hu = np.random.default_rng(0).integers(300, 900, (20, 20, 5)).astype(np.int16)
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "odd.nii")
+    nib.save(nib.Nifti1Image((hu > 600).astype(np.uint8), np.eye(4)), tmp_path / "m.nii")
+    for line in (["odd.nii", "odd.nrrd"], ["m.nii", "m.csv", "--ct", str(tmp_path / "odd.nii")]):
+        run = ["convert", *(str(tmp_path / name) for name in line[:2]), *line[2:]]
+        assert main(run) == 1
+        assert "not Hounsfield units" in capsys.readouterr().err
+        assert main([*run, "--force"]) == 0
+        assert "as asked" in capsys.readouterr().err
+    assert io.load_ct(tmp_path / "odd.nrrd", force=True).hu.max() == hu.max()
+
+
 @pytest.mark.slow
 def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.nii.gz"

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.cli.terminal import guarded
 
-_KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH", "list": "PATH"}
+_KINDS = {"int": "N", "float": "X", "str": "NAME", "path": "PATH"}
 """What help calls the kinds of values."""
 
 Command = Callable[..., None]
@@ -79,7 +79,9 @@ class _PlainHelp(TyperCommand):
             record = param.get_help_record(ctx)
             if record is not None:
                 name = re.sub(
-                    r"<(\w+)[^>]*>", lambda found: _KINDS.get(found[1], found[1]), record[0]
+                    r"<(?:list\[)?(\w+)[^>]*>",
+                    lambda found: _KINDS.get(found[1].lower(), found[1]),
+                    record[0],
                 )
                 heading = "Arguments" if param.param_type_name == "argument" else "Options"
                 heading = getattr(param, "rich_help_panel", None) or heading

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series, StructuredReport
+from napari_pancreas_seg.cli.options import Force, MintUids, Overwrite, Series, StructuredReport
 from napari_pancreas_seg.cli.terminal import echo, quiet
 
 
@@ -24,6 +24,7 @@ def convert(
     mint_uids: MintUids = False,
     report: StructuredReport = False,
     series: Series = None,
+    force: Force = False,
     label: Annotated[
         list[int] | None,
         Option(
@@ -49,6 +50,7 @@ def convert(
             mint_uids=mint_uids,
             report=report,
             label=label or None,
+            force=force,
         )
     echo(f"{source.name}: {kind} -> {target}")
     for note in notes:
