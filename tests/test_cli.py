@@ -165,7 +165,7 @@ def test_a_table_that_cannot_be_written_stops_no_case(
     if back:
         assert table_of(out) == [(f"{name}.nii.gz", "done") for name in "abc"]
     else:
-        assert "The masks are written" in said[-1]
+        assert "Masks that were written stay" in said[-1]
 
 
 def test_masks_that_are_left_as_they_were_are_counted_as_that(

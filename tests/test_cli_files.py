@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import trimesh
+from dicom_series import write_series
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
@@ -256,6 +257,9 @@ def test_check_in_words(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_check_names_the_folder_it_is_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert inspect(".")["file"] == tmp_path.name
+    for number in (3, 4):  # two CTs, so that the folder is refused
+        write_series(tmp_path, series_number=number, names=lambda k, n=number: f"{n}-{k}.dcm")
+    assert inspect(".")["problem"].startswith(f"'{tmp_path.name}' holds 2 CT volumes")
 
 
 def test_check_as_json(ct: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,7 @@ def convert(
             label=label or None,
             force=force,
         )
-    echo(f"{source.name}: {kind} -> {target}")
+    name = source.name or source.resolve().name  # "." has none
+    echo(f"{name}: {kind} -> {target}")
     for note in notes:
-        echo(f"{source.name}: {note}", err=True)
+        echo(f"{name}: {note}", err=True)
