@@ -149,14 +149,16 @@ def test_another_volume_hides_no_ct_in_a_folder_below_it(tmp_path: Path) -> None
 def test_volumes_beside_slices_are_named(scans: Path) -> None:
     told: list[str] = []
     touch(scans, "P1/converted.nii.gz", "P1/own_mask.nii.gz")
-    assert list(find_inputs([scans / "P1"], told.append)) == [scans / "P1"]
-    assert told == ["Volumes beside the DICOM slices in 'P1' are left out (1): converted.nii.gz"]
+    for folder in (scans / "P1", scans):
+        assert scans / "P1" in find_inputs([folder], told.append)
+        name = (scans / "P1/converted.nii.gz").relative_to(folder)
+        assert told.pop().endswith(f"are left out (1): {name.as_posix()}")
 
 
 def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz")
+    touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz", "P2/P1/notes.txt")
     scandir = os.scandir
 
     def listed(folder: str | Path) -> Iterator[os.DirEntry[str]]:

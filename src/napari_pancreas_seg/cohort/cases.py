@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,12 +192,13 @@ def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
 def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     items = [folder / item.name for item in listed(folder)]
     if _holds_slices(folder, below=False):
-        beside = [item.name for item in items if _is_volume(item)]
-        _tell_left_out(tell, f"Volumes beside the DICOM slices in '{folder.name}'", beside)
+        _tell_hidden(tell, folder, [item for item in items if _is_volume(item)])
         return {folder: stem(folder)}
     found = {item: stem(item) for item in items if is_ct(item)}
     among_volumes = any(_is_volume(item) for item in found)
-    without, hidden = list[str](), list[Path]()
+    series = [item for item in found if item.is_dir()]
+    beside = [item / entry.name for item in series for entry in listed(item)]
+    without, hidden = list[str](), [item for item in beside if _is_volume(item)]
     for item in items:
         if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
             new = _of_patient(item, hidden)
@@ -212,8 +214,7 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
             "each patient with one; give another one, or the files themselves."
         )
     _tell_left_out(tell, f"Folders in '{folder.name}' without a CT", without)
-    names = [item.relative_to(folder).as_posix() for item in hidden]
-    _tell_left_out(tell, f"Volumes in folders below others in '{folder.name}'", names)
+    _tell_hidden(tell, folder, hidden)
     if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
         # On every CD the folder of the first patient has the same name, such as PT000000.
         return {folder: stem(folder)}
@@ -224,6 +225,12 @@ def _tell_left_out(tell: Callable[[str], object], what: str, names: Sequence[str
     if names:
         few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         tell(f"{what} are left out ({len(names)}): {few}")
+
+
+def _tell_hidden(tell: Callable[[str], object], folder: Path, hidden: Sequence[Path]) -> None:
+    names = [item.relative_to(folder).as_posix() for item in hidden]
+    where = f"in '{folder.name}' beside DICOM slices or in folders below others"
+    _tell_left_out(tell, f"Volumes {where}", names)
 
 
 def _of_patient(folder: Path, hidden: list[Path]) -> dict[Path, str]:
@@ -247,8 +254,11 @@ def _below(folder: Path, depth: int, hidden: list[Path]) -> list[Path]:
     found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
-    folders = [item for item in items if depth and item.is_dir()]
-    deeper = [ct for item in folders for ct in _below(item, depth - 1, hidden)]
+    deeper: list[Path] = []
+    for item in items if depth else ():
+        # Beside its CT, a folder that cannot be listed costs the patient nothing.
+        with suppress(PancreasSegError) if named else nullcontext():
+            deeper += _below(item, depth - 1, hidden) if item.is_dir() else ()
     usual = [ct for ct in deeper if _CT_NAME.fullmatch(stem(ct))]
     if named:
         hidden += usual
