@@ -125,6 +125,13 @@ def test_a_folder_for_each_patient_names_its_case(tmp_path: Path) -> None:
     assert named(several, root=several) == {"whole.nii.gz": "whole", phases[2]: "P2"}
 
 
+def test_masks_beside_their_cts_are_no_cases(tmp_path: Path) -> None:
+    masks = ("a_pancreas.nii.gz", "a-label.nrrd", "b_seg.nii.gz", "b_ct_mask_2.nii.gz")
+    touch(tmp_path, *masks, "a.nii.gz", "b_ct.nii.gz", "c_seg.nii.gz", "d_gt.nii.gz")
+    found = ["a.nii.gz", "b_ct.nii.gz", "b_ct_mask_2.nii.gz", "c_seg.nii.gz", "d_gt.nii.gz"]
+    assert list(named(tmp_path, root=tmp_path)) == found  # what is called after no CT may be one
+
+
 def test_patients_folders_of_different_depths(tmp_path: Path) -> None:
     deep = ("p1/ct.nii.gz", "p2/scan1/ct.nii.gz", "site/p3/day1/ct.nii.gz")
     touch(tmp_path, *deep, "masks/p1/ct.nii.gz")

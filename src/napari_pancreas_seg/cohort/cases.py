@@ -194,7 +194,7 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     if _holds_slices(folder, below=False):
         _tell_hidden(tell, folder, [item for item in items if _is_volume(item)])
         return {folder: stem(folder)}
-    found = {item: stem(item) for item in items if is_ct(item)}
+    found = _without_masks({item: stem(item) for item in items if is_ct(item)})
     among_volumes = any(_is_volume(item) for item in found)
     series = [item for item in found if item.is_dir()]
     beside = [item / entry.name for item in series for entry in listed(item)]
@@ -219,6 +219,15 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
         # On every CD the folder of the first patient has the same name, such as PT000000.
         return {folder: stem(folder)}
     return {item: found[item] for item in sorted(found)}
+
+
+def _without_masks(found: Mapping[Path, str]) -> dict[Path, str]:
+    """Drop volumes that are called a mask of one that lies beside them."""
+    named = (_CT_NAME.fullmatch(name) for name in found.values())
+    cts = {*found.values(), *(ct[1][:-1] for ct in named if ct and ct[1])}
+    masks = ((item, _MASK_NAME.fullmatch(name)) for item, name in found.items())
+    own = {item for item, mask in masks if mask and mask[1] and mask[1][:-1] in cts}
+    return {item: name for item, name in found.items() if item not in own or item.is_dir()}
 
 
 def _tell_left_out(tell: Callable[[str], object], what: str, names: Sequence[str]) -> None:
