@@ -164,7 +164,7 @@ def test_a_table_that_cannot_be_written_stops_no_case(
     if back:
         assert table_of(out) == [(f"{name}.nii.gz", "done") for name in "abc"]
     else:
-        assert "The masks are written" in said[-1]
+        assert "Masks that were written stay" in said[-1]
 
 
 def test_masks_that_are_left_as_they_were_are_counted_as_that(
@@ -318,6 +318,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in said for name in ("segment", "demo", "train", "evaluate", "models"))
     listed = said.partition("Commands:")[2]
     assert "..." not in listed  # the first line of each fits
+    assert main(["convert", "--help"]) == 0
+    assert "--label N " in capsys.readouterr().out
 
 
 def test_help_says_what_kind_of_value_an_option_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,7 +404,7 @@ def test_nothing_ends_in_a_traceback(
 @pytest.mark.slow
 def test_debug_shows_the_traceback(ct: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "napari_pancreas_seg", "--debug", "segment", str(tmp_path / "x.nii"),
+        [sys.executable, "-m", "napari_pancreas_seg", "--debug", "segment", str(ct),
          "-o", str(tmp_path / "m.nii.gz"), "--model", str(tmp_path / "none")],
         capture_output=True,
         text=True,
@@ -684,11 +686,15 @@ def test_open_hands_a_worklist_to_napari(
     assert json.loads(started[-1][2])["masks"] == [str(theirs), [7, 1], "another program"]
     assert main(["open", str(ct.parent), "--label", "7"]) == 2
     capsys.readouterr()
-    for line in (["open", str(tmp_path / "typo")], ["report", str(out), "--ct", "typo"]):
+    for line in (
+        *(["open", str(tmp_path / "typo")], ["report", str(out), "--ct", "typo"]),
+        ["segment", str(tmp_path / "typo"), "-o", str(tmp_path / "new")],
+    ):
         count = len(started)
         assert main(line) == 1
         assert "typo' does not exist" in capsys.readouterr().err
         assert len(started) == count
+    assert not (tmp_path / "new").exists()
 
 
 def test_masks_of_another_program_get_a_table_and_a_page(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import trimesh
+from dicom_series import write_series
 
 from napari_pancreas_seg import io
 from napari_pancreas_seg.cli import main
@@ -197,6 +198,21 @@ def test_convert_says_what_was_unusual_of_a_mask_beside_its_ct(
     assert "sform and qform place this CT" in capsys.readouterr().err
 
 
+def test_convert_takes_values_as_they_are_if_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hu = np.random.default_rng(0).integers(300, 900, (20, 20, 5)).astype(np.int16)
+    nib.save(nib.Nifti1Image(hu, np.eye(4)), tmp_path / "odd.nii")
+    nib.save(nib.Nifti1Image((hu > 600).astype(np.uint8), np.eye(4)), tmp_path / "m.nii")
+    for line in (["odd.nii", "odd.nrrd"], ["m.nii", "m.csv", "--ct", str(tmp_path / "odd.nii")]):
+        run = ["convert", *(str(tmp_path / name) for name in line[:2]), *line[2:]]
+        assert main(run) == 1
+        assert "not Hounsfield units" in capsys.readouterr().err
+        assert main([*run, "--force"]) == 0
+        assert "as asked" in capsys.readouterr().err
+    assert io.load_ct(tmp_path / "odd.nrrd", force=True).hu.max() == hu.max()
+
+
 @pytest.mark.slow
 def test_convert_refuses(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = tmp_path / "other.nii.gz"
@@ -241,6 +257,9 @@ def test_check_in_words(ct: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_check_names_the_folder_it_is_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert inspect(".")["file"] == tmp_path.name
+    for number in (3, 4):  # two CTs, so that the folder is refused
+        write_series(tmp_path, series_number=number, names=lambda k, n=number: f"{n}-{k}.dcm")
+    assert inspect(".")["problem"].startswith(f"'{tmp_path.name}' holds 2 CT volumes")
 
 
 def test_check_as_json(ct: Path, capsys: pytest.CaptureFixture[str]) -> None:

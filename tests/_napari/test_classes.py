@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
@@ -89,7 +90,9 @@ def test_each_class_is_measured(qtbot, organs: Labels, app: App) -> None:
     ]  # fmt: skip
 
 
-def test_tables_hold_the_pancreas(qtbot, organs: Labels, app: App, volume, tmp_path) -> None:
+def test_tables_and_surfaces_hold_the_pancreas(
+    qtbot, organs: Labels, app: App, volume, tmp_path
+) -> None:
     result = app.session.masks[organs].result
     app.files.export(organs, tmp_path / "m.csv")
     qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
@@ -97,6 +100,12 @@ def test_tables_hold_the_pancreas(qtbot, organs: Labels, app: App, volume, tmp_p
     for name in ("m.csv", "n.csv"):
         (row,) = csv.DictReader((tmp_path / name).read_text().splitlines())
         assert float(row["volume_ml"]) == pytest.approx(result.volumes_ml["pancreas"], abs=0.01)
+    app.files.export(organs, tmp_path / "m.stl")
+    qtbot.waitUntil((tmp_path / "m.stl").exists, timeout=TIMEOUT)
+    save_result(result, volume, tmp_path / "o.stl", OutputOptions())
+    for name in ("m.stl", "o.stl"):
+        ml = trimesh.load(tmp_path / name).volume / 1000
+        assert ml == pytest.approx(result.volumes_ml["pancreas"], rel=0.01)
 
 
 def test_the_pancreas_is_compared_with_that_of_a_reference(organs: Labels, app: App) -> None:

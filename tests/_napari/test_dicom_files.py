@@ -15,7 +15,7 @@ from pydicom import dcmread
 
 from napari_pancreas_seg._napari.layers import reader
 from napari_pancreas_seg._napari.layers.files import write_mask
-from napari_pancreas_seg._napari.layers.placement import reference_of
+from napari_pancreas_seg._napari.layers.placement import placements, reference_of
 from napari_pancreas_seg._napari.layers.reader import get_reader, one_of_each_folder, read_layer
 from napari_pancreas_seg.io import report_path
 
@@ -105,3 +105,15 @@ def test_a_report_beside_a_mask_that_is_replaced_is_renewed(tmp_path: Path) -> N
         for instance in series.ReferencedSOPSequence
     ]
     assert dcmread(path).SOPInstanceUID in named
+
+
+def test_a_mask_of_another_study_is_told_though_its_grid_is_the_same(tmp_path: Path) -> None:
+    one, other = (
+        Layer.create(*read_layer(write_series(tmp_path / name).folder)[0]) for name in "ab"
+    )
+    reference = reference_of(one)
+    assert reference is not None
+    path = write_mask(np.ones(one.data.shape, np.uint8), reference, tmp_path / "seg.dcm")
+    for ct, told in ((one, False), (other, True)):
+        _, notes = read_layer(path, placements([ct]))
+        assert [("another study" in note) for note in notes] == [True] * told

@@ -33,7 +33,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     slice_on_screen,
     why_not_ct,
 )
-from napari_pancreas_seg._napari.layers.reader import get_reader
+from napari_pancreas_seg._napari.layers.reader import get_reader, read_layer
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.inference.result import ScalarMap, Segmentation, save_result
@@ -688,6 +688,18 @@ def test_a_mask_of_a_part_is_put_on_the_ct_that_is_dropped_with_it(
     ct, mask = viewer.layers
     assert isinstance(mask, Labels) and mask.data.shape == ct.data.shape
     assert mask.data.sum() == part.sum()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_labels_that_nothing_names_are_told(ct_path, tmp_path, named):
+    labels = np.zeros(nib.load(ct_path).shape, np.uint8)
+    labels[:3], labels[5] = 7, 2
+    nib.save(nib.Nifti1Image(labels, nib.load(ct_path).affine), tmp_path / "m.nii")
+    if named:
+        record = {"program": {"name": PLUGIN}, "labels": {"a": {"value": 2}, "b": {"value": 7}}}
+        (tmp_path / "m.json").write_text(json.dumps(record))
+    notes = " ".join(read_layer(tmp_path / "m.nii")[1])
+    assert ("several labels (2, 7), and nothing says which are the pancreas" in notes) != named
 
 
 @pytest.mark.parametrize("way", ["export", "napari's own"])

@@ -125,6 +125,13 @@ def test_a_folder_for_each_patient_names_its_case(tmp_path: Path) -> None:
     assert named(several, root=several) == {"whole.nii.gz": "whole", phases[2]: "P2"}
 
 
+def test_masks_beside_their_cts_are_no_cases(tmp_path: Path) -> None:
+    masks = ("a_pancreas.nii.gz", "a-label.nrrd", "b_seg.nii.gz", "b_ct_mask_2.nii.gz")
+    touch(tmp_path, *masks, "a.nii.gz", "b_ct.nii.gz", "c_seg.nii.gz", "d_gt.nii.gz")
+    found = ["a.nii.gz", "b_ct.nii.gz", "b_ct_mask_2.nii.gz", "c_seg.nii.gz", "d_gt.nii.gz"]
+    assert list(named(tmp_path, root=tmp_path)) == found  # what is called after no CT may be one
+
+
 def test_patients_folders_of_different_depths(tmp_path: Path) -> None:
     deep = ("p1/ct.nii.gz", "p2/scan1/ct.nii.gz", "site/p3/day1/ct.nii.gz")
     touch(tmp_path, *deep, "masks/p1/ct.nii.gz")
@@ -139,12 +146,26 @@ def test_another_volume_hides_no_ct_in_a_folder_below_it(tmp_path: Path) -> None
     touch(tmp_path, *cts, "P1/topogram.nii.gz", "P2/more/b.nii.gz", "P3/old/ct.nii.gz")
     expected = dict(zip(cts, ("P1", "P2", "P3"), strict=True))
     assert named(tmp_path, root=tmp_path) == expected
+    told: list[str] = []
+    find_inputs([tmp_path], told.append)
+    assert told[-1].endswith("are left out (2): P2/more/b.nii.gz, P3/old/ct.nii.gz")
+    find_inputs([touch(tmp_path, "P4.nii.gz")], told.append)
+    assert told[-1].endswith("are left out (3): P2/more/b.nii.gz, P2/a.nii.gz, P3/old/ct.nii.gz")
+
+
+def test_volumes_beside_slices_are_named(scans: Path) -> None:
+    told: list[str] = []
+    touch(scans, "P1/converted.nii.gz", "P1/own_mask.nii.gz")
+    for folder in (scans / "P1", scans):
+        assert scans / "P1" in find_inputs([folder], told.append)
+        name = (scans / "P1/converted.nii.gz").relative_to(folder)
+        assert told.pop().endswith(f"are left out (1): {name.as_posix()}")
 
 
 def test_a_patients_folder_that_cannot_be_listed_fails_as_a_case(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz")
+    touch(tmp_path, "P1/ct.nii.gz", "P2/ct.nii.gz", "P2/P1/notes.txt")
     scandir = os.scandir
 
     def listed(folder: str | Path) -> Iterator[os.DirEntry[str]]:

@@ -87,6 +87,7 @@ BAD = {
     "text, plain": (raw(b"this is no image at all" * 99, "ct.nii"), "not a NIfTI"),
     "gzip of text": (raw(gzip.compress(b"hello" * 999)), "not a NIfTI"),
     "truncated gzip": (raw(PACKED[: len(PACKED) // 2]), "truncated"),
+    "a byte short": (raw(gzip.compress(PLAIN[:-1])), "only 99% of the voxels"),
     "truncated gzip header": (raw(PACKED[:20]), "truncated"),
     "truncated": (raw(PLAIN[: len(PLAIN) // 2], "ct.nii"), "truncated"),
     "damaged gzip": (

@@ -177,8 +177,13 @@ def test_a_cohort_gets_its_reports_and_goes_on(uids, tmp_path, tiny_bundle):
     table = CohortTable(out / TABLE, cases)
     table.add(first)
     table.write()
+    record["measurements"]["cuts"] = [0.1, 0.2]  # as the window may have moved them
+    (out / "ct_mask.json").write_text(json.dumps(record))
     write_page(out, cases)
     (values,) = numbers(report)
+    measured = json.loads((out / "ct_mask.json").read_text())["measurements"]
+    assert measured["cuts"] == [0.1, 0.2]
+    assert values["Volume", None, "Head of pancreas"] == pytest.approx(measured["head_ml"])
     assert values["Volume", None] == pytest.approx(
         measure(gland(volume.grid.shape), volume)["volume_ml"]
     )

@@ -513,6 +513,25 @@ def test_frames_of_another_series_are_not_strewn_over_a_ct(
         bring_onto(thin, *load_mask(path), "seg")
 
 
+@pytest.mark.parametrize(
+    ("same", "taken"),
+    [({}, False), ({"study_uid": "1.2.3"}, True), ({"frame_of_reference": "1.2.4"}, True)],
+)
+def test_a_mask_of_another_study_on_the_same_grid_is_refused(
+    same: dict[str, str], taken: bool, tmp_path: Path
+) -> None:
+    one = load(write_series(tmp_path / "one", study_uid="1.2.3", frame_of_reference="1.2.4"))
+    other = load(write_series(tmp_path / "other", **same))  # type: ignore[arg-type]
+    mask = marked(one)
+    path = save_mask(mask, one, tmp_path / "seg.dcm")
+    np.testing.assert_array_equal(bring_onto(one, *load_mask(path), "seg"), mask)
+    refused = pytest.raises(PancreasSegError, match="another study")
+    with contextlib.nullcontext() if taken else refused:
+        np.testing.assert_array_equal(bring_onto(other, *load_mask(path), "seg"), mask)
+    convert(path, tmp_path / "seg.nii.gz")  # as the refusal says
+    bring_onto(other, *load_mask(tmp_path / "seg.nii.gz"), "seg")
+
+
 def test_slices_of_one_uid(tmp_path: Path) -> None:
     def change(k: int, dataset: pydicom.Dataset) -> None:
         dataset.SOPInstanceUID = "1.2.3"

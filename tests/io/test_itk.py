@@ -111,7 +111,9 @@ def nrrd(path: Path, body: bytes, *fields: str, sizes: str = "5 6 7", type: str 
 def mha(path: Path, body: bytes, *fields: str, size: str = "5 6 7", data: str = "LOCAL") -> Path:
     lines = ["ObjectType = Image", f"NDims = {len(size.split())}", f"DimSize = {size}"]
     kind = [] if any(f.startswith("ElementType") for f in fields) else ["ElementType = MET_SHORT"]
-    lines += [*fields, *kind, f"ElementDataFile = {data}"]
+    step = [] if any(f.startswith("ElementS") for f in fields) else ["ElementSpacing = 1 1 1"]
+    step = step if len(size.split()) == 3 else []
+    lines += [*fields, *kind, *step, f"ElementDataFile = {data}"]
     path.write_bytes("\n".join([*lines, ""]).encode() + body)
     return path
 
@@ -333,6 +335,8 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no data": (lambda p: mha(p / "a.mhd", b"", data="a.raw"), "not beside it"),
     "nan": (lambda p: mha(p / "a.mha", PLAIN, "Offset = nan 0 0"), "not finite"),
     "flat": (lambda p: mha(p / "a.mha", PLAIN, "ElementSpacing = 1 0 1"), "no size"),
+    "no spacings": (lambda p: nrrd(p / "a.nrrd", PLAIN, LPS[0], *NO), "how large its voxels are"),
+    "no spacing": (lambda p: mha(p / "a.mha", PLAIN, "ElementSizeValid = False"), "how large"),
     "negative": (lambda p: mha(p / "a.mha", PLAIN, size="5 -6 7"), "holds no voxels"),
     "singular": (
         lambda p: nrrd(

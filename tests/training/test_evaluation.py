@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -220,6 +221,21 @@ def test_whom_a_model_learnt_from_is_known_by_the_name_of_the_ct(model, tmp_path
     monkeypatch.setattr(model, "card", {**model.card, "training": {"patients": [*trained]}})
     with pytest.raises(PancreasSegError, match=r"every patient of this data \(PANCREAS_0003, a\)"):
         evaluate(tmp_path / "ct", model, references=tmp_path / "mask")
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [({"pancreas": 1, "tumour": 2}, 1), ({"pancreas": 1, "duodenum": 2}, 0), ({}, None)],
+)
+def test_what_values_of_references_mean_is_said_beside_them(tmp_path, said, value):
+    ct_with(tmp_path, "a", a=[1, 2])
+    if said:
+        (tmp_path / "mask" / "labels.json").write_text(json.dumps(said))
+    (case,), how = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
+    with nullcontext() if said else pytest.raises(PancreasSegError, match=r"a labels\.json"):
+        labels = case.load()[1]
+        assert (labels[0, 0] == 1).all() and (labels[0, 1] == value).all()
+        assert how.get("references") == ("pancreas is pancreas + tumour" if value else None)
 
 
 def open_pairs(folder):

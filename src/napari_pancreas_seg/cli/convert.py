@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
-from napari_pancreas_seg.cli.options import MintUids, Overwrite, Series, StructuredReport
+from napari_pancreas_seg.cli.options import Force, MintUids, Overwrite, Series, StructuredReport
 from napari_pancreas_seg.cli.terminal import echo, quiet
 
 
@@ -24,6 +24,7 @@ def convert(
     mint_uids: MintUids = False,
     report: StructuredReport = False,
     series: Series = None,
+    force: Force = False,
     label: Annotated[
         list[int] | None,
         Option(
@@ -49,7 +50,9 @@ def convert(
             mint_uids=mint_uids,
             report=report,
             label=label or None,
+            force=force,
         )
-    echo(f"{source.name}: {kind} -> {target}")
+    name = source.name or source.resolve().name  # "." has none
+    echo(f"{name}: {kind} -> {target}")
     for note in notes:
-        echo(f"{source.name}: {note}", err=True)
+        echo(f"{name}: {note}", err=True)

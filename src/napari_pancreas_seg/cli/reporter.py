@@ -40,7 +40,7 @@ def finish(ended: Sequence[CaseResult], table: CohortTable | None) -> None:
         try:
             table.write()
         except PancreasSegError as error:
-            lost = f"{error} The masks are written; 'segment' again adds their rows."
+            lost = f"{error} Masks that were written stay; 'segment' again adds their rows."
     if lost and bad:
         echo(lost, err=True)
     if len(ended) == 1 and bad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from napari_pancreas_seg.cli.app import command
+from napari_pancreas_seg.cli.open import check_there
 from napari_pancreas_seg.cli.options import (
     Device,
     Force,
@@ -138,7 +140,8 @@ def segment(
     NAME.nii.gz gives NAME_mask.nii.gz, NAME_mask.json and so on.
 
     Formats: volumes (.nii.gz, .nii, .nrrd, .mha), DICOM-SEG (.dcm) if the CT is a DICOM series,
-    closed surfaces in mm (.stl, .ply, .obj), a row of measurements (.csv).
+    closed surfaces in mm (.stl, .ply, .obj), a row of measurements (.csv); the last two are of the
+    pancreas alone where a model finds other organs, too.
 
     Probability and attention maps have grids of their own, at the network's resolution, and lie
     on the CT in any viewer. Values are from 0 to 1, and 0 where nothing was computed.
@@ -163,6 +166,8 @@ def segment(
             "--workers is for this machine; on a cluster 'dask worker --nthreads' says how many"
         )
     within = _slice_range(slices)
+    if not any(map(os.path.exists, asked)):  # else one that is missing is a case that failed
+        check_there(asked)
     options = Options(
         device,
         batch_size,

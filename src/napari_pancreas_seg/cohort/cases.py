@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,18 +192,20 @@ def find_cases(commands: Sequence[Sequence[Path]], output: Path) -> list[Case]:
 def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
     items = [folder / item.name for item in listed(folder)]
     if _holds_slices(folder, below=False):
+        _tell_hidden(tell, folder, [item for item in items if _is_volume(item)])
         return {folder: stem(folder)}
-    found = {item: stem(item) for item in items if is_ct(item)}
+    found = _without_masks({item: stem(item) for item in items if is_ct(item)})
     among_volumes = any(_is_volume(item) for item in found)
-    without = []
+    series = [item for item in found if item.is_dir()]
+    beside = [item / entry.name for item in series for entry in listed(item)]
+    without, hidden = list[str](), [item for item in beside if _is_volume(item)]
     for item in items:
         if item.is_dir() and item not in found and item.name.lower() not in _MASK_FOLDERS:
-            new = {
-                ct: name
-                for ct, name in _of_patient(item).items()
-                if not among_volumes or _CT_NAME.fullmatch(stem(ct))  # else crops, copies, maps
-            }
-            if not new and not among_volumes and not (item / TABLE).exists():
+            new = _of_patient(item, hidden)
+            if among_volumes:  # else crops, copies, maps
+                hidden += [ct for ct in new if not _CT_NAME.fullmatch(stem(ct))]
+                new = {ct: name for ct, name in new.items() if _CT_NAME.fullmatch(stem(ct))}
+            elif not new and not (item / TABLE).exists():
                 without.append(item.name)
             found |= new
     if not found:
@@ -210,19 +213,39 @@ def _in_folder(folder: Path, tell: Callable[[str], object]) -> dict[Path, str]:
             f"The folder '{folder}' holds no CT (.nii.gz and so on, or DICOM), and no folder for "
             "each patient with one; give another one, or the files themselves."
         )
-    if without:
-        names = ", ".join(without[:5]) + (", …" if len(without) > 5 else "")
-        tell(f"Folders in '{folder.name}' without a CT are left out ({len(without)}): {names}")
+    _tell_left_out(tell, f"Folders in '{folder.name}' without a CT", without)
+    _tell_hidden(tell, folder, hidden)
     if len(found) == 1 and any(item.name.upper() == "DICOMDIR" for item in items):
         # On every CD the folder of the first patient has the same name, such as PT000000.
         return {folder: stem(folder)}
     return {item: found[item] for item in sorted(found)}
 
 
-def _of_patient(folder: Path) -> dict[Path, str]:
+def _without_masks(found: Mapping[Path, str]) -> dict[Path, str]:
+    """Drop volumes that are called a mask of one that lies beside them."""
+    named = (_CT_NAME.fullmatch(name) for name in found.values())
+    cts = {*found.values(), *(ct[1][:-1] for ct in named if ct and ct[1])}
+    masks = ((item, _MASK_NAME.fullmatch(name)) for item, name in found.items())
+    own = {item for item, mask in masks if mask and mask[1] and mask[1][:-1] in cts}
+    return {item: name for item, name in found.items() if item not in own or item.is_dir()}
+
+
+def _tell_left_out(tell: Callable[[str], object], what: str, names: Sequence[str]) -> None:
+    if names:
+        few = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        tell(f"{what} are left out ({len(names)}): {few}")
+
+
+def _tell_hidden(tell: Callable[[str], object], folder: Path, hidden: Sequence[Path]) -> None:
+    names = [item.relative_to(folder).as_posix() for item in hidden]
+    where = f"in '{folder.name}' beside DICOM slices or in folders below others"
+    _tell_left_out(tell, f"Volumes {where}", names)
+
+
+def _of_patient(folder: Path, hidden: list[Path]) -> dict[Path, str]:
     """The CT of a patient, named after the folder; of several, their own names are added."""
     try:
-        found = _below(folder, _DEEP)
+        found = _below(folder, _DEEP, hidden)
     except PancreasSegError:
         return {folder: folder.name}  # it fails as a case, and stops no other
     if len(found) == 1:
@@ -233,18 +256,26 @@ def _of_patient(folder: Path) -> dict[Path, str]:
     }
 
 
-def _below(folder: Path, depth: int) -> list[Path]:
-    """CTs in a folder, or in those below it; not its masks."""
+def _below(folder: Path, depth: int, hidden: list[Path]) -> list[Path]:
+    """CTs in a folder, or in those below it; not its masks. Adds what others hide to `hidden`."""
     names = [item.name for item in listed(folder)]
     items = [folder / name for name in names if name.lower() not in _MASK_FOLDERS]
     found = [item for item in items if not item.is_dir() and is_ct(item)]
     found = [item for item in found if not _MASK_NAME.fullmatch(stem(item))]
     named = [item for item in found if _CT_NAME.fullmatch(stem(item))]
-    if named or not depth:
+    deeper: list[Path] = []
+    for item in items if depth else ():
+        # Beside its CT, a folder that cannot be listed costs the patient nothing.
+        with suppress(PancreasSegError) if named else nullcontext():
+            deeper += _below(item, depth - 1, hidden) if item.is_dir() else ()
+    usual = [ct for ct in deeper if _CT_NAME.fullmatch(stem(ct))]
+    if named:
+        hidden += usual
         return named if len(named) == 1 else found
-    deeper = [ct for item in items if item.is_dir() for ct in _below(item, depth - 1)]
     # Beside other volumes, such as a topogram, only what is called a CT.
-    return [ct for ct in deeper if not found or _CT_NAME.fullmatch(stem(ct))] or found
+    kept = (usual or found) if found else deeper
+    hidden += [ct for ct in deeper if ct not in kept]
+    return kept
 
 
 def is_ct(item: Path) -> bool:

@@ -26,6 +26,7 @@ from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import escaped, write_text
 from napari_pancreas_seg.io.suffixes import DICOM
+from napari_pancreas_seg.mask.centreline import CUTS
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def _renewed(case: Case, record: dict[str, Any], tell: Callable[[str], object]) 
                 dicom = case.mask.name.lower().endswith(DICOM)
                 if dicom and (report := report_path(case.mask)).exists():
                     like = complete_uids(volume)  # those that the mask was written with
-                    write_report(mask, like, case.mask, report, overwrite=True)
+                    cuts = record["measurements"].get("cuts") or CUTS  # the person's own
+                    write_report(mask, like, case.mask, report, cuts=cuts, overwrite=True)
             saving.write_sidecar(case.sidecar, renewed, overwrite=True)
     except (PancreasSegError, OSError) as error:
         tell(f"{case.name}: not drawn or measured again: {error}")

@@ -19,13 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.options import OutputOptions
 from napari_pancreas_seg.io import check_can_save, stem, suffix_of
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target, file_sha256, same_file, write_json
 from napari_pancreas_seg.io.load import files_read, stamp_of
 from napari_pancreas_seg.io.save import VOLUME_SUFFIXES, report_path
+from napari_pancreas_seg.io.suffixes import CSV, SURFACE
 from napari_pancreas_seg.volume import CTVolume, Source
 
 PROGRAM = "napari-pancreas-seg"
@@ -54,6 +57,11 @@ def attention_path(mask: Path, maps: str, number: int) -> Path:
 def _map_suffix(mask: Path) -> str:
     suffix = suffix_of(mask)
     return suffix if suffix.lower() in VOLUME_SUFFIXES else ".nii.gz"
+
+
+def written_part(mask: Array, path: Path, card: Mapping[str, Any]) -> Array:
+    """What a file holds of a mask: of several organs, a table or a surface the pancreas alone."""
+    return Classes.of(card).gland(mask) if suffix_of(path).lower() in (*CSV, *SURFACE) else mask
 
 
 def more_targets(mask: Path, maps: str, outputs: OutputOptions) -> list[Path]:

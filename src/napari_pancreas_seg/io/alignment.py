@@ -8,7 +8,7 @@ import numpy as np
 
 from napari_pancreas_seg.arrays import Labels
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io.dicom.seg_read import is_drawn_on
+from napari_pancreas_seg.io.dicom.seg_read import is_drawn_on, is_of_another_study
 from napari_pancreas_seg.volume import CTVolume, Grid, Volume
 
 _TOLERANCE = 0.1
@@ -35,6 +35,12 @@ def bring_onto(
         raise PancreasSegError(
             f"'{name}' does not lie on the grid of the CT: {_difference(volume.grid, grid)}; "
             f"{advice}."
+        )
+    if is_of_another_study(on.source, volume.source):
+        raise PancreasSegError(
+            f"'{name}' belongs to another study and frame of reference than the CT, so it may be "
+            "another patient's; give the CT that it was drawn on or, if only UIDs were changed, "
+            "convert it to .nii.gz first."
         )
     if grid.shape == volume.grid.shape:
         return mask

@@ -27,6 +27,7 @@ def convert(
     mint_uids: bool = False,
     report: bool = False,
     label: int | Sequence[int] | None = None,
+    force: bool = False,
 ) -> tuple[str, tuple[str, ...]]:
     """Write what a file holds, a CT, a mask or a map, to another one; of a mask `label`."""
     path, target = Path(path), Path(target)
@@ -46,7 +47,7 @@ def convert(
     if label is not None and kind != "mask":
         raise PancreasSegError(f"'{path.name}' is not a mask and has no labels; leave --label out.")
     if isinstance(volume, CTVolume):
-        volume = check_ct(volume)
+        volume = check_ct(volume, force=force)
         save_ct(volume, target, overwrite=overwrite)
         return kind, volume.notes
     if kind == "map":
@@ -57,7 +58,7 @@ def convert(
     if label is not None or target.name.lower().endswith((*CSV, *SURFACE)):
         mask = only_organ(mask, path.name, label)
     if ct is not None:
-        like = whole = load_ct(ct, series=series)
+        like = whole = load_ct(ct, series=series, force=force)
         advice = "give the CT that it was drawn on"
         mask = bring_onto(whole, mask, volume, path.name, advice)
         if mint_uids and target.name.lower().endswith(DICOM):

@@ -86,7 +86,7 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
     if isinstance(ct, str | os.PathLike):
         if not os.fspath(ct):  # which pathlib takes for the current folder
             raise PancreasSegError("The path of the CT is empty.")
-        path = Path(ct)
+        path = _named(ct)
         found, raw = _read(path, series)
         return check_ct(_ct(path, found, raw), force=force)
     found, name, raw, file = read_image(ct)
@@ -98,7 +98,7 @@ def load_ct(ct: Any, *, series: str | int | None = None, force: bool = False) ->
 
 def sniff(path: str | Path, *, series: str | int | None = None) -> Sniffed:
     """Read a file once: a CT, a mask (labels, or DICOM-SEG), or a map of ours."""
-    path = Path(path)
+    path = _named(path)
     if _format(path) is None and dicom.is_segmentation(path):
         return Sniffed("mask", _mask(path, "dicom", read_segmentation(path)), "")
     found, raw = _read(path, series)
@@ -161,6 +161,11 @@ def _ct(path: Path | None, found: str, raw: RawImage, name: str = "CT") -> CTVol
     volume = _in_display_order(CTVolume, path, found, raw, values, name)
     stamp = stamp_of(files_read(volume.source))
     return replace(volume, source=replace(volume.source, stamp=stamp))
+
+
+def _named(path: str | os.PathLike[str]) -> Path:
+    """A path with a name for messages, which "." has not."""
+    return Path(path) if Path(path).name else Path(path).resolve()
 
 
 def _subject(path: Path | None, name: str) -> str:

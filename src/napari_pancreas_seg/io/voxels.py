@@ -159,9 +159,9 @@ def _read_narrowed(path: Path, stream: BufferedIOBase, count: int, dtype: np.dty
         target = buffer[: part.size] if narrow else part
         read = _fill(stream, memoryview(target.view(np.uint8).data))
         if read < target.nbytes:
-            share = (start * dtype.itemsize + read) / (count * dtype.itemsize)
+            percent = 100 * (start * dtype.itemsize + read) // (count * dtype.itemsize)
             raise PancreasSegError(
-                f"'{path.name}' is truncated: it holds only {share:.0%} of the voxels "
+                f"'{path.name}' is truncated: it holds only {percent}% of the voxels "
                 "that its header declares; copy or download it again."
             )
         if not narrow or _narrowed(target, part):

@@ -39,7 +39,6 @@ from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.errors import PancreasSegError
 from napari_pancreas_seg.hounsfield import NotHounsfieldError
-from napari_pancreas_seg.inference.classes import Classes
 from napari_pancreas_seg.inference.result import Segmentation, Strokes, describe, edited_record
 from napari_pancreas_seg.inference.saving import (
     is_sidecar,
@@ -50,6 +49,7 @@ from napari_pancreas_seg.inference.saving import (
     same_mask,
     sidecar_path,
     write_sidecar,
+    written_part,
 )
 from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.report import write_report
@@ -265,7 +265,7 @@ def write_mask(
 
     Without one, the record of this mask is brought up to date, and that of another goes with the
     mask that is replaced: `file` is where an opened mask comes from, "" if from nowhere. There is
-    no HU without `ct`, its data. Tables hold the pancreas of the organs that `labels` name.
+    no HU without `ct`, its data. `labels` name the organs, for tables and surfaces.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
@@ -295,8 +295,8 @@ def write_mask(
     if result is not None:
         edited = not np.array_equal(mask, result.mask)
         made_by.update(card=result.model, edited=edited)
-    told = Classes.of({"labels": labels}).gland(mask) if name.endswith(CSV) else mask
-    io.save_mask(told, like=volume, path=path, mint_uids=mint_uids, **made_by)
+    written = written_part(mask, path, {"labels": labels})
+    io.save_mask(written, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
     if not voxels and recorded_sha256(read_sidecar(record) or {}):

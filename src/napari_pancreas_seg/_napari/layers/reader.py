@@ -25,8 +25,20 @@ from napari_pancreas_seg._napari.layers.placement import (
 from napari_pancreas_seg.arrays import Array
 from napari_pancreas_seg.inference.result import ScalarMap
 from napari_pancreas_seg.inference.saving import read_sidecar, sidecar_path
+from napari_pancreas_seg.io.dicom.seg_read import is_of_another_study
 from napari_pancreas_seg.io.dicom.slices import DicomHeader
+from napari_pancreas_seg.mask.measures import voxels_by_label
 from napari_pancreas_seg.volume import CTVolume, Volume
+
+_OTHERS = (
+    "It lies on the grid of this CT, but belongs to another study and frame of reference: it may "
+    "be another patient's."
+)
+
+_UNNAMED = (
+    "It holds several labels ({}), and nothing says which are the pancreas: measures, tables and "
+    "surfaces take all of them together."
+)
 
 _NOTHING: list[Any] = [(None,)]
 """Layer data that tell napari: "read, and nothing to show"."""
@@ -73,14 +85,25 @@ def read_layer(
     facts = sidecar_facts(Path(path))
     data = bridge.labels_layer_data(values, on, name=volume.name, **facts)
     data[1]["metadata"][bridge.FILE_KEY] = str(Path(path).absolute())
+    if facts["labels"] == bridge.PANCREAS:
+        notes += _several(values)
     return data, volume.notes + notes
+
+
+def _several(mask: Array) -> tuple[str, ...]:
+    """Note labels that have no names: measures know the pancreas among others by its name."""
+    labels = np.flatnonzero(voxels_by_label(mask)[1:]) + 1
+    listed = ", ".join(map(str, labels[:8])) + (", …" if len(labels) > 8 else "")
+    return (_UNNAMED.format(listed),) if len(labels) > 1 else ()
 
 
 def _place_mask(mask: Volume, cts: Sequence[Placement]) -> tuple[Placement, Array, tuple[str, ...]]:
     """Where a mask is shown, its values there, and a note: it may lie on a part of a CT."""
     grids = [ct.reference for ct in cts]
-    if not cts or any(mask.grid.same_as(ct.grid) for ct in grids):
-        return bridge.plain_placement(mask), mask.values, ()
+    same = [ct for ct in grids if mask.grid.same_as(ct.grid)]
+    if not cts or same:
+        others = bool(same) and all(is_of_another_study(mask.source, ct.source) for ct in same)
+        return bridge.plain_placement(mask), mask.values, (_OTHERS,) if others else ()
     for values, ct in onto_cts(mask, grids):
         whole = replace(mask, grid=ct.grid, source=replace(ct.source, path=mask.source.path))
         note = f"It shows a part of '{ct.name}', and was put on its grid."

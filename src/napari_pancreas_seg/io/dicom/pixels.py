@@ -17,6 +17,7 @@ from napari_pancreas_seg.hounsfield import AIR_HU, scale
 from napari_pancreas_seg.io.dicom.codecs import PixelLayout, frames
 from napari_pancreas_seg.io.dicom.files import DicomFile, in_threads, read_header
 from napari_pancreas_seg.io.dicom.slices import Slice
+from napari_pancreas_seg.io.dicom.stacks import numbered
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -164,9 +165,9 @@ def _rescaling(slices: Sequence[Slice]) -> tuple[list[tuple[float, float]], tupl
     complete = {(s, i) for s, i in given if s is not None and i is not None}
     if not lacking or not complete:
         return [(1.0 if s is None else s, i or 0.0) for s, i in given], ()
-    names = ", ".join(slices[k].label for k in lacking[:3])
-    many = f"{names} and {len(lacking) - 3} more" if len(lacking) > 3 else names
     if len(complete) > 1 or len(lacking) > len(slices) // 2:
+        names = ", ".join(slices[k].label for k in lacking[:3])
+        many = f"{names} and {len(lacking) - 3} more" if len(lacking) > 3 else names
         raise PancreasSegError(
             "Not all slices of this CT say what makes Hounsfield units of their numbers (no "
             f"rescale slope or intercept in {many}), and the others cannot stand in for them; "
@@ -175,8 +176,8 @@ def _rescaling(slices: Sequence[Slice]) -> tuple[list[tuple[float, float]], tupl
     ((slope, intercept),) = complete
     scales = [(slope if s is None else s, intercept if i is None else i) for s, i in given]
     return scales, (
-        f"The rescale slope or intercept is missing in {many}: those of the other slices were "
-        f"taken (slope {slope:g}, intercept {intercept:g}).",
+        f"The rescale slope or intercept is missing in {numbered(lacking)} of {len(slices)} "
+        f"slices: those of the others were taken (slope {slope:g}, intercept {intercept:g}).",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -61,25 +61,49 @@ def read_segmentation(path: Path) -> RawImage:
             dataset = dcmread(data, force=True)  # without a preamble, too
         if dataset.get("SOPClassUID") not in CLASSES:
             raise PancreasSegError(f"'{path.name}' is not a DICOM-SEG.")
+        header = _drawn_on(dataset)
         guess = _complete(dataset)
         segmentation, stacking = _checked(path, dataset)
         volume, notes = _label_map(segmentation, stacking)
         affine = LPS_TO_RAS @ _leaning(volume, dataset)
         # From (slice, row, column), highdicom's order, to that of a DICOM series here.
         labels = volume.array.transpose(2, 1, 0)
-        drawn_on = frozenset(
-            str(series.SeriesInstanceUID)
-            for series in dataset.get("ReferencedSeriesSequence") or ()
-        )
-        return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], drawn_on, guess + notes)
+        return RawImage(labels, 1.0, 0.0, affine[:, [2, 1, 0, 3]], header, guess + notes)
+
+
+class _DrawnOn(NamedTuple):
+    """What a DICOM-SEG says it was drawn on; empty where it does not."""
+
+    series: frozenset[str]
+    places: tuple[str, ...]  # study and frame of reference
+
+
+_PLACES = ("StudyInstanceUID", "FrameOfReferenceUID")
+
+
+def _drawn_on(dataset: pydicom.Dataset) -> _DrawnOn:
+    series = dataset.get("ReferencedSeriesSequence") or ()
+    return _DrawnOn(
+        frozenset(str(each.SeriesInstanceUID) for each in series),
+        tuple(str(dataset.get(name) or "") for name in _PLACES),
+    )
 
 
 def is_drawn_on(mask: Source, ct: Source) -> bool:
     """Whether a mask is a DICOM-SEG that refers to the series of a CT."""
-    series, header = mask.header, ct.header
-    if not isinstance(series, frozenset) or not isinstance(header, DicomHeader):
+    said, header = mask.header, ct.header
+    if not isinstance(said, _DrawnOn) or not isinstance(header, DicomHeader):
         return False
-    return str(header.datasets[0].get("SeriesInstanceUID")) in series
+    return str(header.datasets[0].get("SeriesInstanceUID")) in said.series
+
+
+def is_of_another_study(mask: Source, ct: Source) -> bool:
+    """Whether a mask is a DICOM-SEG of another study and frame of reference than a CT's."""
+    said, header = mask.header, ct.header
+    if not isinstance(said, _DrawnOn) or not isinstance(header, DicomHeader):
+        return False
+    places = zip(said.places, (header.datasets[0].get(name) for name in _PLACES), strict=True)
+    return not is_drawn_on(mask, ct) and all(one and its and one != its for one, its in places)
 
 
 def _complete(dataset: pydicom.Dataset) -> tuple[str, ...]:

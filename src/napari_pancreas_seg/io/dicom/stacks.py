@@ -101,13 +101,17 @@ def odd_slices(ordered: Sequence[Slice]) -> tuple[str, ...]:
             continue
         if 0 in odd or len(ordered) - 1 in odd:
             continue
-        where = ", ".join(f"no. {k + 1} ('{ordered[k].file.path.name}')" for k in odd[:3])
-        more = " and more" if len(odd) > 3 else ""
         return (
-            f"In this CT of {len(ordered)} slices, {where}{more} differ from the others in the "
+            f"In this CT of {len(ordered)} slices, {numbered(odd)} differ from the others in the "
             f"header's {word}: they may belong to another phase or reconstruction.",
         )
     return ()
+
+
+def numbered(places: Sequence[int]) -> str:
+    """Name slices in a note: by their places, as sidecars keep it, and files name patients."""
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return ", ".join(f"no. {k + 1}" for k in places[:3]) + more
 
 
 def choose(

@@ -80,6 +80,7 @@ class VoxelLayout:
     content: str = ""  # what the header says of the content in free text
     to_mm: float = 1.0  # what lengths are multiplied by to get mm
     placed: bool = True  # whether the header says how the volume lies in the patient
+    sized: bool = True  # whether it says how large a voxel is
     segments: tuple[tuple[int, int], ...] = ()  # layer and label value, where masks overlap
 
     @property
@@ -136,6 +137,7 @@ def parse_nrrd(path: Path) -> VoxelLayout:
         fields.get("content", ""),
         _UNITS.get(units.pop(), 1.0) if len(units) == 1 else 1.0,
         fields.get("space", "").lower().startswith(_ANATOMICAL),
+        bool({"space directions", "spacings"} & fields.keys()),
         segments,
     )
 
@@ -195,6 +197,7 @@ def parse_metaimage(path: Path) -> VoxelLayout:
         skip if skip else start if local else 0,
         content=fields.get("Comment", ""),
         placed=bool(_PLACE & fields.keys()),
+        sized=bool({"ElementSpacing", "ElementSize"} & fields.keys()),
     )
 
 

@@ -35,6 +35,11 @@ def read(path: Path) -> RawImage:
     """Read a NRRD or MetaImage file."""
     with reading(path, _name(path)):
         layout = layout_of(path)
+        if not layout.sized:  # ITK would take 1 mm
+            raise PancreasSegError(
+                f"'{path.name}' cannot be placed in space because its header does not say how "
+                "large its voxels are; repair its header or convert it again."
+            )
         affine = _affine(path, layout)
         with _voxels(layout) as stream:
             stored = read_voxels(layout.data, stream, layout.shape, layout.dtype)

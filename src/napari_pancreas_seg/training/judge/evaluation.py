@@ -120,8 +120,7 @@ def evaluate(
         data = opening.open_for_model(folder, loaded.card, labels, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
         how |= {"notes": " ".join(data.notes)} if data.notes else {}
-        made = [f"{name} is {' + '.join(of)}" for name, of in data.classes.items() if of[1:]]
-        how |= {"references": "; ".join(made)} if made else {}
+        how |= _joined(data.classes)
         postprocess = postprocess and data.layout != SLICES
     seen = those_seen(cases, [loaded.card])
     if not every_patient:
@@ -220,10 +219,17 @@ def _cases(data: DataSet, classes: Classes) -> list[_Case]:
 def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case], dict[str, str]]:
     """CTs with references in files of their own, and what is measured on them."""
     how = {"data": f"CTs of {folder.name}, with references of {references.name}", **_OF_VOLUMES}
-    meant: Mapping[int, str] | str = known.names[0]
-    if len(known) > 1:
-        meant = {value: name for name, value in known.named.items()}
-        how["references"] = f"values taken as the model's: {known.named}"
+    meant, values = pairs.meanings_in(references), known.named
+    if not isinstance(meant, str):
+        asked = opening.classes_of_model(known.names)
+        made = opening.choose_classes([*meant.values()], asked)
+        values = {part: known.named[name] for name, parts in made.items() for part in parts}
+        how |= _joined(made)
+    elif len(known) > 1:
+        meant = {value: name for name, value in values.items()}
+        how["references"] = f"values taken as the model's: {values}"
+    else:
+        meant = known.names[0]
     found = pairs.match_references(folder, references)
     n = Counter(pairs.case_of(name) for _, name, _ in found)
     both = folder.resolve().parent  # as a data set with two folders has it
@@ -246,16 +252,24 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
             ct = PancreasSegError(f"{mask.name} is one of several references of {name}; keep one.")
             name = stem(mask)
         nih = re.match(r"PANCREAS_\d+", name)  # which its slices share; else a CT is a patient
-        load = partial(_load, ct, MaskFile(mask, meant), known)
+        load = partial(_load, ct, MaskFile(mask, meant), values)
         patient = patients.get(pairs.case_of(of), nih[0] if nih else name)
         cases.append(_Case(name, patient, of, load))
     return cases, how
 
 
-def _load(ct: Path | PancreasSegError, mask: MaskFile, known: Classes) -> tuple[CTVolume, Labels]:
+def _joined(classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Say which classes are made of several."""
+    made = [f"{name} is {' + '.join(parts)}" for name, parts in classes.items() if parts[1:]]
+    return {"references": "; ".join(made)} if made else {}
+
+
+def _load(
+    ct: Path | PancreasSegError, mask: MaskFile, values: Mapping[str, int]
+) -> tuple[CTVolume, Labels]:
     if isinstance(ct, PancreasSegError):
         raise ct
-    return VolumeCase(stem(mask.path), "", ct, (mask,), known.named).load()
+    return VolumeCase(stem(mask.path), "", ct, (mask,), values).load()
 
 
 @dataclass

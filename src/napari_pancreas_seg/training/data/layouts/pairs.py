@@ -29,7 +29,7 @@ from napari_pancreas_seg.training.data.layouts.listing import (
 )
 
 MEANINGS = "labels.json"
-"""In the data set's root, where masks hold several classes: ``{"pancreas": 1, "tumour": 2}``."""
+"""Beside masks that hold several classes, in the root: ``{"pancreas": 1, "tumour": 2}``."""
 
 _ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)", re.IGNORECASE)
 """Ends of the names of masks."""
@@ -134,12 +134,14 @@ def _fits(folder: Path) -> bool:
     return bool(_read(folder).cases)
 
 
+def meanings_in(folder: Path) -> Mapping[int, str] | str:
+    """Class of each value that `MEANINGS` gives, or without it of the one value of a mask."""
+    file = folder / MEANINGS
+    return label_names({"labels": read_json(file)}, MEANINGS) if file.is_file() else PANCREAS
+
+
 def _read(folder: Path) -> Listing:
-    meanings = folder / MEANINGS
-    names: Mapping[int, str] | str
-    names = PANCREAS
-    if meanings.is_file():
-        names = label_names({"labels": read_json(meanings)}, MEANINGS)
+    names = meanings_in(folder)
     classes = (names,) if isinstance(names, str) else tuple(names[v] for v in sorted(names))
     apart = _two_folders(folder)
     if apart is not None:
