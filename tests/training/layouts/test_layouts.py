@@ -95,6 +95,17 @@ def test_a_table_says_whose_cts_they_are(writers, phantoms, tmp_path):
             open_dataset(tmp_path)
 
 
+def test_the_table_of_patients_may_name_files_and_lie_around_the_data_set(
+    writers, phantoms, tmp_path
+):
+    writers["pairs"][1](tmp_path / "inner", phantoms)
+    rows = ["PANCREAS_0005_ct.nii.gz,ann", "PANCREAS_0012.nii.gz,ann"]
+    (tmp_path / "patients.csv").write_text("\n".join(["case,patient", *rows]))
+    found = open_dataset(tmp_path)
+    assert [case.patient for case in found.cases] == ["ann", "ann", "0045"]
+    assert found.notes == ("Not named in patients.csv: PANCREAS_0045.",)
+
+
 # NIH Pancreas-CT
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.table import read_rows
 from napari_pancreas_seg.training.data.layouts import (
     corrected_cases,
@@ -93,7 +94,8 @@ def open_dataset(
         )
     classes = choose_classes(listing.classes, labels)
     values = {p: value for value, parts in enumerate(classes.values(), start=1) for p in parts}
-    given, more = read_patients(root, {case.name for case in listing.cases})
+    home = next((place for place in (root, Path(folder)) if (place / PATIENTS).is_file()), root)
+    given, more = read_patients(home, {case.name for case in listing.cases})
     cases, lacking = _complete(listing.cases, values, given)
     notes = listing.notes + more + left_out("Cases without a mask of every class", lacking)
     if not cases:
@@ -257,6 +259,8 @@ def read_patients(root: Path, names: Set[str]) -> tuple[dict[str, str], tuple[st
     given: dict[str, str] = {}
     for number, row in enumerate(read_rows(path, {"case", "patient"}), start=2):
         case, patient = row["case"].strip(), row["patient"].strip()
+        if case not in names and (bare := pairs.case_of(stem(Path(case)))) in names:
+            case = bare  # the name of its file
         if not case or not patient:
             raise PancreasSegError(
                 f"Line {number} of {PATIENTS} names no case or no patient; give both."
