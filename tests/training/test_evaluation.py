@@ -252,6 +252,14 @@ def test_a_reference_of_several_values_is_taken_for_no_gland(tmp_path):
     assert b.load()[1][0, :2, 0].tolist() == [1, 2]
     with pytest.raises(PancreasSegError, match=r"value 7, .*\(tumour, pancreas\) does not mention"):
         a.load()
+    (tmp_path / "mask" / "labels.json").write_text(
+        '{"tumour": 1, "pancreas": 2, "splenic vein": 7}'
+    )
+    (a, b), how = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
+    assert how["references"] == "pancreas is tumour + pancreas"
+    assert b.load()[1][0, :2, 0].tolist() == [1, 1] and not a.load()[1].any()
+    (_, b), how = _pairs(tmp_path / "ct", tmp_path / "mask", several)
+    assert b.load()[1][0, :2, 0].tolist() == [2, 1] and "references" not in how
 
 
 def test_another_program_is_compared_with_models_of_the_gland_only(model, tmp_path, monkeypatch):

@@ -120,8 +120,7 @@ def evaluate(
         data = opening.open_for_model(folder, loaded.card, labels, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
         how |= {"notes": " ".join(data.notes)} if data.notes else {}
-        made = [f"{name} is {' + '.join(of)}" for name, of in data.classes.items() if of[1:]]
-        how |= {"references": "; ".join(made)} if made else {}
+        how |= _made_of(data.classes)
         postprocess = postprocess and data.layout != SLICES
     seen = those_seen(cases, [loaded.card])
     if not every_patient:
@@ -200,6 +199,11 @@ def _how(data: DataSet) -> dict[str, str]:
     }
 
 
+def _made_of(classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    made = [f"{name} is {' + '.join(of)}" for name, of in classes.items() if of[1:]]
+    return {"references": "; ".join(made)} if made else {}
+
+
 def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     """Cases of a data set, with the values that the model gives its classes."""
     table = np.zeros(256, np.uint8)
@@ -221,7 +225,13 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
     """CTs with references in files of their own, and what is measured on them."""
     how = {"data": f"CTs of {folder.name}, with references of {references.name}", **_OF_VOLUMES}
     meant: Mapping[int, str] | str = known.names[0]
-    if len(known) > 1:
+    values = known.named
+    if (references / pairs.MEANINGS).is_file():
+        meant, there = pairs.meanings(references)
+        parts = opening.choose_classes(there, opening.classes_of_model(known.names))
+        values = {part: values[name] for name, of in parts.items() for part in of}
+        how |= _made_of(parts)
+    elif len(known) > 1:
         meant = {value: name for name, value in known.named.items()}
         how["references"] = f"values taken as the model's: {known.named}"
     found = pairs.match_references(folder, references)
@@ -246,16 +256,18 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
             ct = PancreasSegError(f"{mask.name} is one of several references of {name}; keep one.")
             name = stem(mask)
         nih = re.match(r"PANCREAS_\d+", name)  # which its slices share; else a CT is a patient
-        load = partial(_load, ct, MaskFile(mask, meant), known)
+        load = partial(_load, ct, MaskFile(mask, meant), values)
         patient = patients.get(pairs.case_of(of), nih[0] if nih else name)
         cases.append(_Case(name, patient, of, load))
     return cases, how
 
 
-def _load(ct: Path | PancreasSegError, mask: MaskFile, known: Classes) -> tuple[CTVolume, Labels]:
+def _load(
+    ct: Path | PancreasSegError, mask: MaskFile, values: Mapping[str, int]
+) -> tuple[CTVolume, Labels]:
     if isinstance(ct, PancreasSegError):
         raise ct
-    return VolumeCase(stem(mask.path), "", ct, (mask,), known.named).load()
+    return VolumeCase(stem(mask.path), "", ct, (mask,), values).load()
 
 
 @dataclass

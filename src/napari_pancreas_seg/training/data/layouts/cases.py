@@ -86,8 +86,8 @@ class MaskFile:
                 said = ", ".join(map(str, values[:8]))
                 raise PancreasSegError(
                     f"the mask {self.path.name} holds several values ({said}) and nothing says "
-                    'what they are; in a folder of pairs, a labels.json such as {"pancreas": 1, '
-                    '"tumour": 2} does.'
+                    "what they are; in a folder of pairs, or of references, a labels.json such as "
+                    '{"pancreas": 1, "tumour": 2} does.'
                 )
             return labels, on, dict.fromkeys(values, self.classes)
         unknown = [value for value in values if value not in self.classes]

@@ -29,7 +29,8 @@ from napari_pancreas_seg.training.data.layouts.listing import (
 )
 
 MEANINGS = "labels.json"
-"""In the data set's root, where masks hold several classes: ``{"pancreas": 1, "tumour": 2}``."""
+"""In the data set's root, or beside references, where masks hold several classes:
+``{"pancreas": 1, "tumour": 2}``."""
 
 _ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)", re.IGNORECASE)
 """Ends of the names of masks."""
@@ -134,13 +135,20 @@ def _fits(folder: Path) -> bool:
     return bool(_read(folder).cases)
 
 
+def meanings(folder: Path) -> tuple[Mapping[int, str] | str, tuple[str, ...]]:
+    """The class of each value of the masks in a folder, or of whatever they hold; and all classes.
+
+    `MEANINGS` says so, if it is there.
+    """
+    path = folder / MEANINGS
+    if not path.is_file():
+        return PANCREAS, (PANCREAS,)
+    names = label_names({"labels": read_json(path)}, MEANINGS)
+    return names, tuple(names[value] for value in sorted(names))
+
+
 def _read(folder: Path) -> Listing:
-    meanings = folder / MEANINGS
-    names: Mapping[int, str] | str
-    names = PANCREAS
-    if meanings.is_file():
-        names = label_names({"labels": read_json(meanings)}, MEANINGS)
-    classes = (names,) if isinstance(names, str) else tuple(names[v] for v in sorted(names))
+    names, classes = meanings(folder)
     apart = _two_folders(folder)
     if apart is not None:
         return _paired(_cts(apart[0]), _masks(apart[1]), names, classes)
