@@ -234,6 +234,20 @@ def test_progress_cancel_and_nothing_left(qtbot, with_case, tmp_path, notificati
     assert len(dock.app.improvement.cases) == 1
 
 
+def test_a_model_that_was_being_written_is_removed_after_cancel(
+    qtbot, with_case, tmp_path, monkeypatch
+):
+    dock, panel, removed = with_case, with_case.improve_panel, []
+    monkeypatch.setattr("napari_pancreas_seg.model.library.remove_model", removed.append)
+    improve(qtbot, dock, f"last {tmp_path / 'go'}")
+    qtbot.waitUntil(lambda: panel.step.text().startswith("Writing"), timeout=TIMEOUT)
+    panel.cancel_button.click()
+    (tmp_path / "go").touch()
+    qtbot.waitUntil(lambda: removed == ["improved-1"], timeout=TIMEOUT)
+    assert not dock.app.improvement.running and panel.result.text() == ""
+    assert dock.model_panel.model != "improved-1"
+
+
 def test_closing_ends_the_child(qtbot, with_case, tmp_path):
     dock: PancreasDock = with_case
     app: App = dock.app

@@ -11,6 +11,9 @@ from typing import Any
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.training.judge.scores import rounded
 
+WRITING = "writing the model"
+"""The last stage that is reported: from then on the new model may be there."""
+
 
 @dataclass(frozen=True)
 class Gain:

@@ -37,7 +37,7 @@ from napari_pancreas_seg.training.data.datasets import (
 )
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_for_model
-from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
+from napari_pancreas_seg.training.finetune.result import WRITING, Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
@@ -152,7 +152,7 @@ def finetune(
             f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases, "
             "give it more time, or keep it with --anyway."
         )
-    work.report("writing the model", 1.0)
+    work.report(WRITING, 1.0)
     held_out = trial.held_out if work.fresh else Gain()
     gains = {"held_out": held_out, "guard": guard, "usual": trial.usual}
     about = {
