@@ -15,6 +15,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command, command_of, group
 from napari_pancreas_seg.cli.options import Classes, Overwrite, Seed, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, echo, guarded, quiet
+from napari_pancreas_seg.errors import PancreasSegError
 
 PROGRESS_SECONDS = 0.25
 """Shortest time between two lines of progress for a program."""
@@ -72,8 +73,14 @@ def finetune(
     """
     if json_progress:
         _end_with_parent()
-    from napari_pancreas_seg.training.data.layouts.corrected_cases import corrected_cases_folder
+    from napari_pancreas_seg.training.data.layouts import corrected_cases
 
+    cases = data or corrected_cases.corrected_cases_folder()
+    if data is None and not corrected_cases.list_corrected_cases(cases):
+        raise PancreasSegError(
+            "There is no case to learn from yet: add one in the window or with 'corrections add', "
+            "or give a folder with --data."
+        )
     printed_at, printed = 0.0, ""
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.training.finetune.run import FinetuneSettings
@@ -89,7 +96,7 @@ def finetune(
                 typer.echo(json.dumps(line))  # flushes
 
         found = run(
-            data or corrected_cases_folder(),
+            cases,
             output,
             start,
             labels=parse_classes(classes),
