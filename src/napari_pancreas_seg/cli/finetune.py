@@ -199,8 +199,6 @@ def add(
 
     Of their headers, only the geometry is kept.
     """
-    import numpy as np
-
     from napari_pancreas_seg.io import load_ct, load_mask
     from napari_pancreas_seg.io.alignment import bring_onto
     from napari_pancreas_seg.training.data.layouts.corrected_cases import add_corrected_case
@@ -208,8 +206,6 @@ def add(
     volume = load_ct(ct)
     labels, on = load_mask(mask)
     labels = bring_onto(volume, labels, on, mask.name)
-    if len({int(value) for plane in labels for value in np.unique(plane)} - {0}) == 1:
-        labels = (labels > 0).astype(np.uint8)  # one value is a mask, whatever it is
     case = add_corrected_case(
         _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )
