@@ -504,6 +504,12 @@ def test_pairs_whose_names_begin_differently(phantoms, tmp_path):
     np.testing.assert_array_equal(found.cases[0].load()[1], item.mask)
 
 
+def test_what_3d_slicer_adds_to_a_masks_name_is_no_part_of_it(tmp_path):
+    names = ["a_Segmentation.seg", "b.seg", "c-label.seg", "d"]
+    pairs, notes = pairs_of(tmp_path, "abcd", names)
+    assert pairs == dict(zip(names, "abcd", strict=True)) and not notes
+
+
 def test_masks_that_fit_no_ct_or_several_are_named(writers, phantoms, tmp_path):
     writers["pairs in two folders"][1](tmp_path, phantoms)
     images, masks = tmp_path / "images", tmp_path / "masks"

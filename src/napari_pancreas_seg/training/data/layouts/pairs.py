@@ -32,8 +32,8 @@ MEANINGS = "labels.json"
 """In the data set's root, or beside references, where masks hold several classes:
 ``{"pancreas": 1, "tumour": 2}``."""
 
-_ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)", re.IGNORECASE)
-"""Ends of the names of masks."""
+_ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)(\.seg)?", re.I)
+"""Ends of the names of masks; 3D Slicer adds the last to all."""
 
 _WHOLE = re.compile(r"pancreas|mask|seg|segmentation|labels?|gt", re.IGNORECASE)
 """Names of a mask in a folder of its case."""
