@@ -33,7 +33,7 @@ if __name__ == "__main__":
         time.sleep(1000)
     if model == "fail":
         what = "The new model would do worse by 0.10 Dice, and was not kept."
-        sys.exit(f"{what} Add cases, give it more time, or keep it with --anyway.")
+        sys.exit(f"{what} Add cases or give it more time.")
     if model == "die":
         os._exit(3)
     if model.startswith("last "):

@@ -306,6 +306,19 @@ def test_a_folder_that_is_no_data_set_is_named(tmp_path, tiny_bundle, capsys):
     assert "no case to learn from yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("asked", [None, {"liver": ("liver",)}])
+def test_a_program_is_told_of_no_option(asked, tmp_path, tiny_bundle, monkeypatch, capsys):
+    monkeypatch.setattr("napari_pancreas_seg.cli.finetune._end_with_parent", lambda: None)
+    refused = lambda *_: opening.choose_classes(["spleen", "kidney"], asked)  # noqa: E731
+    monkeypatch.setattr(finetune_module, "open_for_model", refused)
+    arguments = ["finetune", "--model", str(tiny_bundle), "-o", str(tmp_path / "new")]
+    assert main([*arguments, "--data", str(tmp_path)]) == 1
+    assert "--classes" in capsys.readouterr().err
+    assert main([*arguments, "--data", str(tmp_path), "--json-progress"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("; choose a model that knows one of them.\n") and "--" not in said
+
+
 @pytest.mark.slow
 def test_for_a_program_it_tells_in_json_and_ends_with_its_input(tmp_path, tiny_bundle):
     command = [sys.executable, "-m", "napari_pancreas_seg", "finetune", "--json-progress"]

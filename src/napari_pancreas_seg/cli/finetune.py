@@ -95,17 +95,20 @@ def finetune(
                 line = {"stage": stage, "share": share, "seconds_left": left}
                 typer.echo(json.dumps(line))  # flushes
 
-        found = run(
-            cases,
-            output,
-            start,
-            labels=parse_classes(classes),
-            settings=FinetuneSettings(minutes, steps, batch_size, forgets_at_most, seed),
-            name=name,
-            anyway=anyway,
-            overwrite=overwrite,
-            report=report,
-        )
+        try:
+            found = run(
+                cases,
+                output,
+                start,
+                labels=parse_classes(classes),
+                settings=FinetuneSettings(minutes, steps, batch_size, forgets_at_most, seed),
+                name=name,
+                anyway=anyway,
+                overwrite=overwrite,
+                report=report,
+            )
+        except PancreasSegError as error:
+            raise PancreasSegError(error.in_window if json_progress else str(error)) from error
     if json_progress:
         from napari_pancreas_seg.training.judge.scores import rounded
 

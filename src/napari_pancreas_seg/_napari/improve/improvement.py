@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import subprocess
 import sys
 import tempfile
@@ -297,14 +296,6 @@ class Improvement(QObject):
         return read
 
 
-_OPTIONS = re.compile(
-    r"(?P<anyway>give it more time, or keep it with --anyway)"
-    r"|(?P<classes>say which (is meant|to train) with --classes [^ ]*\.$)"
-)
-_INSTEAD = {"anyway": "or give it more time", "classes": "choose a model that knows one of them."}
-"""What the command says of its options, and what one can do in the window instead."""
-
-
 def _remove(name: str) -> None:
     from napari_pancreas_seg.model.library import remove_model
 
@@ -325,7 +316,7 @@ def _why(status: int, lines: Sequence[str]) -> str:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     logger.debug("The learning ended with status %s:\n%s", status, "\n".join(lines[-30:]))
     if status == 1 and last:
-        return _OPTIONS.sub(lambda found: _INSTEAD[found.lastgroup or ""], last)
+        return last
     if status in (-9, -15, 137):
         return (
             "The learning was stopped from outside, most often because the memory ran out. Close "

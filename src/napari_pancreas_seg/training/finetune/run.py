@@ -181,8 +181,9 @@ def finetune(
 def _check_forgotten(lost: float, most: float) -> None:
     if lost > most:
         raise PancreasSegError(
-            f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases, "
-            "give it more time, or keep it with --anyway."
+            f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases "
+            "or give it more time",
+            option=", or keep it with --anyway.",
         )
 
 

@@ -97,7 +97,8 @@ def add_corrected_case(
     known = _find(folder, digest)
     if known is not None and not replace:
         raise PancreasSegError(
-            "This CT is already among your cases; choose to replace its mask (--overwrite)."
+            "This CT is already among your cases; choose to replace its mask",
+            option=" (--overwrite).",
         )
     name = f"{CASE_NAME}{digest[:12]}" if known is None else known.name  # its folder may be renamed
     pseudonym = patient or (known.patient if known is not None else name)

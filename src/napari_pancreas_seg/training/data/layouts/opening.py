@@ -49,6 +49,7 @@ _NOT_GLAND = re.compile(
     r"\b(artery|arteries|vein|veins|vessels?|fat|nerves?|lymph|peripancreatic)\b"
 )
 _TUMOUR = re.compile(r"(pdac |pnet )?(cancer|tumou?rs?|lesions?|mass|masses|cysts?|pdac|pnet)")
+_OTHER_MODEL = "; choose a model that knows one of them."
 _MOST_CLASSES = 254
 """Label maps are uint8, and 0 is the background."""
 
@@ -199,8 +200,9 @@ def choose_classes(
         parts = _parts_of_pancreas(there)
         if not parts:
             raise PancreasSegError(
-                f"None of this data set's classes is called pancreas: it has {known}; "
-                "say which to train with --classes NAME=CLASS[+CLASS]."
+                f"None of this data set's classes is called pancreas: it has {known}",
+                option="; say which to train with --classes NAME=CLASS[+CLASS].",
+                in_window=_OTHER_MODEL,
             )
         return {PANCREAS: parts}
     classes = {name: tuple(parts) for name, parts in asked.items()}
@@ -208,8 +210,9 @@ def choose_classes(
     for part in used:
         if part not in there:
             raise PancreasSegError(
-                f"This data set has no class '{part}'; its classes are {known}; say which is meant "
-                "with --classes NAME=CLASS[+CLASS]."
+                f"This data set has no class '{part}'; its classes are {known}",
+                option="; say which is meant with --classes NAME=CLASS[+CLASS].",
+                in_window=_OTHER_MODEL,
             )
         if used.count(part) > 1:
             raise PancreasSegError(f"The class '{part}' is asked for twice; leave one of them out.")
