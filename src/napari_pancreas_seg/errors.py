@@ -4,9 +4,15 @@
 class PancreasSegError(Exception):
     """Something is wrong that the user can mend; the message says what and how.
 
+    `option` is how the message ends on the command line and in Python, where it names an option;
+    in the window it ends by `in_window`.
     Derives from `Exception` alone: napari swallows a `ValueError` raised by a
     writer, and a `RuntimeError` raised in one of its workers vanishes.
     """
+
+    def __init__(self, message: str = "", *, option: str = "", in_window: str = ".") -> None:
+        super().__init__(message + option)
+        self.in_window = message + in_window if option else message
 
 
 def why_failed(name: str, error: Exception) -> str:

@@ -1,7 +1,8 @@
 """A child that tells of progress as ``finetune --json-progress`` does, and learns nothing.
 
 The model's name says what it does: ``better``, ``worse``, ``fail``, ``die``; ``slow FILE`` writes
-its process id there and goes on until it is ended.
+its process id there and goes on until it is ended; ``last FILE`` waits for it before it says that
+the model is written.
 """
 
 import json
@@ -32,9 +33,13 @@ if __name__ == "__main__":
         time.sleep(1000)
     if model == "fail":
         what = "The new model would do worse by 0.10 Dice, and was not kept."
-        sys.exit(f"{what} Add cases, give it more time, or keep it with --anyway.")
+        sys.exit(f"{what} Add cases or give it more time.")
     if model == "die":
         os._exit(3)
+    if model.startswith("last "):
+        tell(stage="writing the model", share=1.0, seconds_left=0.0)
+        while not Path(model.removeprefix("last ")).exists():
+            time.sleep(0.01)
     after = 0.74 if model == "better" else 0.60
     result = {"name": "improved-1", "model": "x", "notes": [], "held_out": dice(0.61, after, 2)}
     result |= {"guard": dice(0.9, 0.89, 4), "usual": dice(0.7, 0.7, 2), "share": 0.5}

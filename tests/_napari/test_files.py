@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -608,23 +609,19 @@ def test_export_overwrites_only_when_told(qtbot, app, viewer, ct_path, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("options", "shown"),
     [
-        ("leave series (--series) out.", "leave series out."),
-        (
-            "made (--mint-uids; in the window the box above Export), or",
-            "made (the box above Export), or",
-        ),
-        (
-            "choose another model, or leave the second look out (--no-second-look).",
-            "choose another model.",
-        ),
-        ("a sum (2 -- 3)", "a sum (2 -- 3)"),
+        ({}, "choose another"),
+        ({"option": " or allow it (--overwrite)."}, "choose another."),
+        ({"option": " (--mint-uids).", "in_window": " (the box)."}, "choose another (the box)."),
     ],
 )
-def test_a_window_names_no_option_of_the_command_line(qapp, notifications, said, shown):
-    report(PancreasSegError(said))
+def test_a_window_names_no_option_of_the_command_line(qapp, notifications, options, shown):
+    error = PancreasSegError("choose another", **options)
+    report(error)
     assert [one.message for one in notifications] == [shown]
+    assert str(error) == "choose another" + options.get("option", "")
+    assert pickle.loads(pickle.dumps(error)).in_window == shown  # as of a cluster
 
 
 def test_saving_a_second_file_beside_the_mask_replaces_nothing(viewer, ct_path, tmp_path, manifest):

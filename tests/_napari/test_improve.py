@@ -13,7 +13,6 @@ from napari.layers import Layer
 from qtpy.QtCore import Qt
 
 from napari_pancreas_seg._napari.app import App
-from napari_pancreas_seg._napari.improve.improvement import _why
 from napari_pancreas_seg._napari.layers.bridge import ct_layer_data, labels_layer_data
 from napari_pancreas_seg._napari.widget import PancreasDock
 from napari_pancreas_seg.errors import PancreasSegError
@@ -21,7 +20,7 @@ from napari_pancreas_seg.training.data.layouts.corrected_cases import (
     labels_of,
     list_corrected_cases,
 )
-from napari_pancreas_seg.training.data.layouts.opening import choose_classes, open_dataset
+from napari_pancreas_seg.training.data.layouts.opening import open_dataset
 
 FAKE = Path(__file__).with_name("fake_finetune.py")
 TIMEOUT = 30_000
@@ -197,7 +196,7 @@ def test_a_model_that_is_no_better_is_not_chosen_nor_kept_unasked(
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("fail", "was not kept. Add cases, or give it more time."),
+        ("fail", "was not kept. Add cases or give it more time."),
         ("die", "ended unexpectedly (status 3)"),
     ],
 )
@@ -207,14 +206,6 @@ def test_what_goes_wrong_is_one_sentence(qtbot, with_case, notifications, model,
     qtbot.waitUntil(lambda: not dock.app.improvement.running, timeout=TIMEOUT)
     assert words in notifications[-1].message and "Traceback" not in notifications[-1].message
     assert dock.model_panel.model == model and panel.improve_button.isEnabled()
-
-
-@pytest.mark.parametrize("asked", [None, {"liver": ("liver",)}])
-def test_classes_that_no_case_has_are_no_matter_of_options(asked):
-    with pytest.raises(PancreasSegError) as refusal:
-        choose_classes(["spleen", "kidney"], asked)
-    said = _why(1, ["", str(refusal.value)])
-    assert said.endswith("; choose a model that knows one of them.") and "--" not in said
 
 
 @pytest.mark.slow
@@ -232,6 +223,20 @@ def test_progress_cancel_and_nothing_left(qtbot, with_case, tmp_path, notificati
     assert child.poll() is not None
     assert not notifications and not panel.progress.isTextVisible() and panel.progress.value() == 0
     assert len(dock.app.improvement.cases) == 1
+
+
+def test_a_model_that_was_being_written_is_removed_after_cancel(
+    qtbot, with_case, tmp_path, monkeypatch
+):
+    dock, panel, removed = with_case, with_case.improve_panel, []
+    monkeypatch.setattr("napari_pancreas_seg.model.library.remove_model", removed.append)
+    improve(qtbot, dock, f"last {tmp_path / 'go'}")
+    qtbot.waitUntil(lambda: panel.step.text().startswith("Writing"), timeout=TIMEOUT)
+    panel.cancel_button.click()
+    (tmp_path / "go").touch()
+    qtbot.waitUntil(lambda: removed == ["improved-1"], timeout=TIMEOUT)
+    assert not dock.app.improvement.running and panel.result.text() == ""
+    assert dock.model_panel.model != "improved-1"
 
 
 def test_closing_ends_the_child(qtbot, with_case, tmp_path):

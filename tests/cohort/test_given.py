@@ -58,11 +58,16 @@ def write_mask(path: Path, *values: int) -> Path:
         "a/pancreas.nii.gz",
         "a/segmentations/pancreas.nii",
         "a/a_seg.nii.gz",
+        "a.seg.nrrd",
+        "a_Segmentation.seg.nrrd",
+        "a/Segmentation.seg.nrrd",
     ],
 )
 def test_masks_are_found_as_other_programs_name_them(tmp_path: Path, name: str) -> None:
-    path = write_mask(tmp_path / name, 1)
-    write_mask(tmp_path / "ab.nii.gz", 1)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # only names are looked at
+    (tmp_path / "ab.nii.gz").touch()
     (tmp_path / "a.json").write_text("{}")
     assert GivenMasks(tmp_path).find("a_0000") == path
     assert GivenMasks(tmp_path).find("c") is None

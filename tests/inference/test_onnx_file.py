@@ -24,7 +24,7 @@ pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
 pytestmark = pytest.mark.slow
 
 
-def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
+def untrained(card: dict[str, Any], *, sure: float = 1.0, **architecture: Any) -> Bundle:
     """A network whose statistics and biases are not those that hide faults: 0 and 1."""
     keras.utils.set_random_seed(0)
     shape = {**card["architecture"], **architecture}
@@ -33,6 +33,8 @@ def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
     for variable in network.weights:
         if len(variable.shape) == 1:
             variable.assign(rng.uniform(0.1, 0.9, variable.shape))
+        elif "head_conv" in variable.path:
+            variable.assign(sure * variable)
     frame = {**card["frame"], "height": shape["height"], "width": shape["width"]}
     names = ("pancreas", "tumour", "liver")[: shape.get("classes", 1)]
     labels = {name: value for value, name in enumerate(names, start=1)}
@@ -46,8 +48,9 @@ def untrained(card: dict[str, Any], **architecture: Any) -> Bundle:
     [
         ({"classes": 3, "head_batch_norm": True}, {"temperature": 0.7}),
         ({"attention": False, "dropout": 0.3, "height": 30, "width": 41}, {"temperature": 2.5}),
+        ({"sure": 10.0}, {"temperature": 8.0}),
     ],
-    ids=["classes", "plain, of odd size"],
+    ids=["classes", "plain, of odd size", "too sure, and tempered a lot"],
 )
 def test_it_computes_what_the_network_computes(
     architecture: dict[str, Any], fields: dict[str, Any], tiny_card: dict, tmp_path: Path

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_pancreas_seg.errors import PancreasSegError
-from napari_pancreas_seg.io import load_ct
+from napari_pancreas_seg.io import load_ct, load_mask
 from napari_pancreas_seg.training.data.layouts.corrected_cases import (
     add_corrected_case,
     corrected_cases_folder,
@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         (np.zeros((2, 2, 2), np.uint8), None, "shape"),
         (mask_of(volume), [], "No slice"),
         (mask_of(volume), [99], "none of the CT's"),
-        (mask_of(volume) * 3, None, "label 3"),
+        (mask_of(volume) + 2 * mask_of(volume, 2), None, "label 2"),
     ):
         with pytest.raises(PancreasSegError, match=words):
             add_corrected_case(tmp_path, volume, mask, reviewed)
@@ -133,6 +133,14 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "corrections.json").write_text(json.dumps({"format": 9, "labels": {"pancreas": 1}}))
     with pytest.raises(PancreasSegError, match="newer version"):
         add_corrected_case(tmp_path, ct(2), mask_of(volume))
+
+
+@pytest.mark.parametrize("labels", [{"pancreas": 1}, {"gland": 4}])
+def test_a_mask_of_one_value_is_the_one_label_that_there_is(tmp_path, labels):
+    mask = mask_of(ct())
+    case = add_corrected_case(tmp_path, ct(), 255 * mask, labels=labels)
+    stored = load_mask(case.folder / "mask.nii.gz")[0]
+    np.testing.assert_array_equal(stored, mask * next(iter(labels.values())))
 
 
 def test_the_folder_is_the_users_or_the_one_that_is_named(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -223,21 +222,6 @@ def test_whom_a_model_learnt_from_is_known_by_the_name_of_the_ct(model, tmp_path
         evaluate(tmp_path / "ct", model, references=tmp_path / "mask")
 
 
-@pytest.mark.parametrize(
-    ("said", "value"),
-    [({"pancreas": 1, "tumour": 2}, 1), ({"pancreas": 1, "duodenum": 2}, 0), ({}, None)],
-)
-def test_what_values_of_references_mean_is_said_beside_them(tmp_path, said, value):
-    ct_with(tmp_path, "a", a=[1, 2])
-    if said:
-        (tmp_path / "mask" / "labels.json").write_text(json.dumps(said))
-    (case,), how = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
-    with nullcontext() if said else pytest.raises(PancreasSegError, match=r"a labels\.json"):
-        labels = case.load()[1]
-        assert (labels[0, 0] == 1).all() and (labels[0, 1] == value).all()
-        assert how.get("references") == ("pancreas is pancreas + tumour" if value else None)
-
-
 def open_pairs(folder):
     """Cases of two folders, as a training finds them."""
     return open_dataset(folder, layout="pairs").cases
@@ -268,6 +252,14 @@ def test_a_reference_of_several_values_is_taken_for_no_gland(tmp_path):
     assert b.load()[1][0, :2, 0].tolist() == [1, 2]
     with pytest.raises(PancreasSegError, match=r"value 7, .*\(tumour, pancreas\) does not mention"):
         a.load()
+    (tmp_path / "mask" / "labels.json").write_text(
+        '{"tumour": 1, "pancreas": 2, "splenic vein": 7}'
+    )
+    (a, b), how = _pairs(tmp_path / "ct", tmp_path / "mask", ONE_CLASS)
+    assert how["references"] == "pancreas is tumour + pancreas"
+    assert b.load()[1][0, :2, 0].tolist() == [1, 1] and not a.load()[1].any()
+    (_, b), how = _pairs(tmp_path / "ct", tmp_path / "mask", several)
+    assert b.load()[1][0, :2, 0].tolist() == [2, 1] and "references" not in how
 
 
 def test_another_program_is_compared_with_models_of_the_gland_only(model, tmp_path, monkeypatch):

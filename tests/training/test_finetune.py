@@ -174,13 +174,14 @@ def told(monkeypatch, tiny_card, dataset, tmp_path):
     """A fine-tuning whose trial and learning are made up, at once: its result and its card."""
 
     class Told(finetune_module._FineTuning):
-        steps, taken = 80, 0.5
+        steps, tested, taken = 80, 80, 0.5
 
         def read(self, data):
             self.patients, self.n_slices = [*data.patients], 12
             self.tuner = SimpleNamespace(steps=self.steps, use=lambda weights: b"")
 
         def trial(self):
+            self.trial_steps = self.tested
             for share, after in ((0.25, 0.503), (0.5, 0.7)):
                 gain = Gain({"P0": 0.5}, {"P0": after})
                 self.tried[share] = finetune_module._Trial(share, gain, gain)
@@ -232,6 +233,22 @@ def test_a_trial_is_tested_on_patients_that_the_model_did_not_know(tiny_card):
 
 def test_too_few_steps_are_said(told):
     assert "time for 8 steps only" in told(steps=8)[0]["notes"][0]
+    assert "time for 9 steps only" in told(tested=9)[0]["notes"][0]
+
+
+def test_a_trial_that_forgets_too_much_ends_the_fine_tuning(told):
+    lost = finetune_module._Trial(0.25, usual=Gain({"P0": 0.5}, {"P0": 0.4}))
+    with pytest.raises(PancreasSegError, match=r"would lose 0\.10 Dice"):
+        told(trial=lambda self: lost, learn=None)  # which would fail
+
+
+def test_figures_from_before_are_said_to_be_such_once(start):
+    gains = dict.fromkeys(("held_out", "guard", "usual"), Gain())
+    card = {**start.card, "validation": {"what": "Dice"}}
+    for _ in range(2):
+        card = finetuned_card({**card, "weights_sha256": ""}, "new", ["P1"], gains, {"slices": 2})
+    what = "Dice; figures from before this was fine-tuned, not measured again"
+    assert card["validation"]["what"] == what
 
 
 def test_a_name_that_another_fine_tuning_took_meanwhile_is_not_used(told, monkeypatch):
@@ -285,6 +302,21 @@ def test_a_folder_that_is_no_data_set_is_named(tmp_path, tiny_bundle, capsys):
     arguments = ["finetune", "--model", str(tiny_bundle), "-o", str(tmp_path / "new")]
     assert main([*arguments, "--data", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
+    assert main(arguments) == 1
+    assert "no case to learn from yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [None, {"liver": ("liver",)}])
+def test_a_program_is_told_of_no_option(asked, tmp_path, tiny_bundle, monkeypatch, capsys):
+    monkeypatch.setattr("napari_pancreas_seg.cli.finetune._end_with_parent", lambda: None)
+    refused = lambda *_: opening.choose_classes(["spleen", "kidney"], asked)  # noqa: E731
+    monkeypatch.setattr(finetune_module, "open_for_model", refused)
+    arguments = ["finetune", "--model", str(tiny_bundle), "-o", str(tmp_path / "new")]
+    assert main([*arguments, "--data", str(tmp_path)]) == 1
+    assert "--classes" in capsys.readouterr().err
+    assert main([*arguments, "--data", str(tmp_path), "--json-progress"]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("; choose a model that knows one of them.\n") and "--" not in said
 
 
 @pytest.mark.slow

@@ -148,6 +148,7 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
         dataset, tmp_path / "all", SETTINGS, split=None, start=held, calibrated_by=held,
         log=lines.append,
     )  # fmt: skip
+    assert load_bundle(every).card["name"] == "all"  # the folder's, as none was given
     card, other = load_bundle(every).card, load_bundle(held).card
     assert card["training"]["patients"] == [f"P{i}" for i in range(6)]
     assert card["training"]["recipe"]["start"]["weights_sha256"] == other["weights_sha256"]
@@ -163,7 +164,8 @@ def test_every_patient_can_train_if_another_model_held_some_back(dataset, traine
 @pytest.fixture
 def twin(dataset):
     """Card of a training on the data set, with the calibration of two patients held back."""
-    card = first_card({}, settings_for(SETTINGS, open_dataset(dataset)), open_dataset(dataset), [])
+    data = open_dataset(dataset)
+    card = {"name": "toy", **first_card({}, settings_for(SETTINGS, data), data, [])}
     validation = {"what": "", "patients": {"P1": 0.8, "P2": 0.7}}
     return card | {"confidence": {}, "validation": validation}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,11 +14,6 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from napari_pancreas_seg.errors import PancreasSegError
 
 logger = logging.getLogger(__name__)
-
-_OPTIONS = re.compile(
-    r"( or allow overwriting|, or leave the second look out)? \(--[^;)]*\)|--[\w-]+; in the window "
-)
-"""What sentences say of the command line, of which people in a window know nothing."""
 
 
 class Background(QObject):
@@ -127,6 +121,6 @@ def reported() -> Iterator[None]:
 def report(error: BaseException) -> None:
     """Show an error in napari: a sentence if the user can mend it, else with its traceback."""
     if isinstance(error, PancreasSegError):
-        show_error(_OPTIONS.sub("", str(error)))
+        show_error(error.in_window)
     else:
         notification_manager.receive_error(type(error), error, error.__traceback__)

@@ -15,6 +15,7 @@ from typer import Argument, Option
 from napari_pancreas_seg.cli.app import command, command_of, group
 from napari_pancreas_seg.cli.options import Classes, Overwrite, Seed, parse_classes
 from napari_pancreas_seg.cli.terminal import Bar, echo, guarded, quiet
+from napari_pancreas_seg.errors import PancreasSegError
 
 PROGRESS_SECONDS = 0.25
 """Shortest time between two lines of progress for a program."""
@@ -72,8 +73,14 @@ def finetune(
     """
     if json_progress:
         _end_with_parent()
-    from napari_pancreas_seg.training.data.layouts.corrected_cases import corrected_cases_folder
+    from napari_pancreas_seg.training.data.layouts import corrected_cases
 
+    cases = data or corrected_cases.corrected_cases_folder()
+    if data is None and not corrected_cases.list_corrected_cases(cases):
+        raise PancreasSegError(
+            "There is no case to learn from yet: add one in the window or with 'corrections add', "
+            "or give a folder with --data."
+        )
     printed_at, printed = 0.0, ""
     with quiet(), Bar() as bar:
         from napari_pancreas_seg.training.finetune.run import FinetuneSettings
@@ -88,17 +95,20 @@ def finetune(
                 line = {"stage": stage, "share": share, "seconds_left": left}
                 typer.echo(json.dumps(line))  # flushes
 
-        found = run(
-            data or corrected_cases_folder(),
-            output,
-            start,
-            labels=parse_classes(classes),
-            settings=FinetuneSettings(minutes, steps, batch_size, forgets_at_most, seed),
-            name=name,
-            anyway=anyway,
-            overwrite=overwrite,
-            report=report,
-        )
+        try:
+            found = run(
+                cases,
+                output,
+                start,
+                labels=parse_classes(classes),
+                settings=FinetuneSettings(minutes, steps, batch_size, forgets_at_most, seed),
+                name=name,
+                anyway=anyway,
+                overwrite=overwrite,
+                report=report,
+            )
+        except PancreasSegError as error:
+            raise PancreasSegError(error.in_window if json_progress else str(error)) from error
     if json_progress:
         from napari_pancreas_seg.training.judge.scores import rounded
 
@@ -192,8 +202,6 @@ def add(
 
     Of their headers, only the geometry is kept.
     """
-    import numpy as np
-
     from napari_pancreas_seg.io import load_ct, load_mask
     from napari_pancreas_seg.io.alignment import bring_onto
     from napari_pancreas_seg.training.data.layouts.corrected_cases import add_corrected_case
@@ -201,8 +209,6 @@ def add(
     volume = load_ct(ct)
     labels, on = load_mask(mask)
     labels = bring_onto(volume, labels, on, mask.name)
-    if len({int(value) for plane in labels for value in np.unique(plane)} - {0}) == 1:
-        labels = (labels > 0).astype(np.uint8)  # one value is a mask, whatever it is
     case = add_corrected_case(
         _store(context, folder), volume, labels, _slices(slices), patient, replace=overwrite
     )

@@ -77,7 +77,8 @@ class GivenMasks:
         small: dict[str, Path] = {}
         for path in sorted(found):
             if suffix_of(path).lower() in (*VOLUME, *DICOM):
-                place = path.relative_to(self.folder).with_name(stem(path)).as_posix()
+                name = stem(path).removesuffix(".seg")  # which 3D Slicer adds
+                place = path.relative_to(self.folder).with_name(name).as_posix()
                 spelt.setdefault(place, path)
                 small.setdefault(place.lower(), path)
         return spelt, small

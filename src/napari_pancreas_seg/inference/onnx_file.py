@@ -22,8 +22,9 @@ from napari_pancreas_seg.model.probabilities import CERTAIN, tempered
 
 OPSET = 17
 """Old enough for every runtime of the last years."""
-TOLERANCE = 1e-4
-"""How far the file's probabilities may lie from the network's."""
+TOLERANCE = 1e-3
+"""How far the file's probabilities may lie from the network's: where these are next to 1, float32
+has few digits left of what is missing, of which a temperature of 8 makes 6e-4."""
 
 
 def export_onnx(bundle: Bundle, path: Path, *, overwrite: bool = False) -> float | None:

@@ -50,8 +50,8 @@ class SecondLook:
         if self._told.get("weights_sha256", found) != found:
             raise PancreasSegError(
                 f"The model looks a second time with a network {self._told['model']} of other "
-                "weights than the one at hand; choose another model, or leave the second look out "
-                "(--no-second-look)."
+                "weights than the one at hand; choose another model",
+                option=", or leave the second look out (--no-second-look).",
             )
         size = dict(zip(("height", "width"), SIZE, strict=True))
         smaller = {part: {**bundle.card[part], **size} for part in ("architecture", "frame")}

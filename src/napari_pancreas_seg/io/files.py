@@ -123,8 +123,8 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
             raise PancreasSegError(f"'{path.name}' is not a regular file; choose another name.")
         if path.exists() and not overwrite:
             raise PancreasSegError(
-                f"'{path.name}' exists already and was left as it is; choose another name or "
-                "allow overwriting (--overwrite)."
+                f"'{path.name}' exists already and was left as it is; choose another name",
+                option=" or allow overwriting (--overwrite).",
             )
     except OSError as error:
         raise _not_written(path, error) from error

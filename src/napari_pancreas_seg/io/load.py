@@ -254,8 +254,8 @@ def _read(path: Path, series: str | int | None = None) -> tuple[str, RawImage]:
         return "dicom", dicom.read(path, series)
     if series is not None:
         raise PancreasSegError(
-            f"'{path.name}' is not DICOM, so no series of it can be chosen; leave series "
-            "(--series) out."
+            f"'{path.name}' is not DICOM, so no series of it can be chosen; leave series out",
+            option=" (--series).",
         )
     found, read = known
     return found, read(path)

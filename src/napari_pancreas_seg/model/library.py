@@ -50,7 +50,8 @@ def check_name(name: str, *, overwrite: bool = False) -> str:
     if not NAME.fullmatch(name) or RESERVED.fullmatch(name) or name[-1] in ". ":
         raise PancreasSegError(
             f"{name!r} cannot be the name of a model; give one of letters, digits, spaces and "
-            "._- that begins with a letter or digit (--name)."
+            "._- that begins with a letter or digit",
+            option=" (--name).",
         )
     if name.lower().endswith(".zip"):
         raise PancreasSegError(f"{name!r} is the name of a file; give the model a name without it.")
@@ -63,8 +64,8 @@ def check_name(name: str, *, overwrite: bool = False) -> str:
         )
     if origin == "own" and not overwrite:
         raise PancreasSegError(
-            f"There is a model {name!r} already; choose another name or allow overwriting "
-            "(--overwrite)."
+            f"There is a model {name!r} already; choose another name",
+            option=" or allow overwriting (--overwrite).",
         )
     return name
 

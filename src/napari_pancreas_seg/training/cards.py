@@ -33,7 +33,6 @@ def first_card(
 ) -> dict[str, Any]:
     """The card as it is before training."""
     return {
-        "name": "unnamed",
         "version": "1",
         "licence": "not stated",
         "architecture": settings.resolved_architecture().to_dict(),

@@ -40,6 +40,7 @@ def cross_validate(
         raise PancreasSegError(
             f"The networks of 2 to {MOST_MEMBERS} folds can be joined to an ensemble, not {folds}."
         )
+    about = {"name": output.resolve().name, **(about or {})}
     check_free(output, bool(options.get("resume")), folds=True)
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     for fold in range(folds):
@@ -70,7 +71,7 @@ def cross_validate(
     }
     write_json(output / SUMMARY, result, overwrite=True)
     predicted = _predicted(members, data, run.settings_for(settings, data), folds)
-    card = {**_card(members, predicted, result), **(about or {})}
+    card = {**_card(members, predicted, result), **about}
     return save_bundle(join_weights(members), card, output / "bundle", overwrite=True)
 
 
@@ -83,10 +84,9 @@ def out_of_fold_dice(folders: Iterable[Path]) -> dict[str, float]:
     return at_others_threshold(patients)
 
 
-def _named(about: dict[str, Any] | None, what: str) -> dict[str, Any] | None:
-    if not about or not isinstance(about.get("name"), str):
-        return about
-    return {**about, "name": f"{about['name']} {what}"}
+def _named(about: dict[str, Any], what: str) -> dict[str, Any]:
+    name = about["name"]
+    return {**about, "name": f"{name} {what}" if isinstance(name, str) else name}
 
 
 def _what(members: Sequence[Bundle], settings: TrainSettings) -> str:
@@ -137,7 +137,6 @@ def _card(
     for key in ("cases", "slices"):
         training.pop(key, None)
     return {
-        "name": "unnamed ensemble",
         "version": "1",
         "licence": cards[0]["licence"],
         **{key: cards[0][key] for key in SHARED if key in cards[0]},

@@ -99,10 +99,10 @@ def train(
     which patients validate; with None all are trained on, and threshold, temperature and confidence
     come from `calibrated_by`, a model of the same recipe that held patients back. `start` is a
     model whose weights to begin with; `negatives` are CTs that show no pancreas (see
-    `load_negatives`); `about` is further fields of the card. `resume` goes on from a checkpoint of
-    the same recipe and patients; with `once` a training that is done is left as it is. With
-    `cache`, slices need not fit into memory. `log` gets the beginning, what is noticed, and
-    every epoch; `show` what goes on, and how much of it is done.
+    `load_negatives`); `about` is further fields of the card, whose name is the folder's by default.
+    `resume` goes on from a checkpoint of the same recipe and patients; with `once` a training that
+    is done is left as it is. With `cache`, slices need not fit into memory. `log` gets the
+    beginning, what is noticed, and every epoch; `show` what goes on, and how much of it is done.
     """
     data = dataset if isinstance(dataset, DataSet) else open_dataset(dataset)
     before = folder.recipe_in(output) if resume else None
@@ -124,6 +124,7 @@ def train(
         **asdict(settings),
         "experiment": dict(experiment.recipe),
     }
+    about = {"name": output.resolve().name, **(about or {})}
     learnt_from = sorted(names_for_card(training) | patients_seen(others))
     card = cards.first_card(recipe, settings, data, learnt_from)
     cards.check_about(card, about, output / folder.BUNDLE)
@@ -161,7 +162,7 @@ def train(
     predicted = list(held.predict(network))
     what = cards.what_is_scored(held, settings)
     card |= calibrated or cards.judged(predicted, data.labels, what, seen)
-    bundle = save_bundle(network, {**card, **(about or {})}, output / folder.BUNDLE, overwrite=True)
+    bundle = save_bundle(network, {**card, **about}, output / folder.BUNDLE, overwrite=True)
     if predicted:
         write_json(output / folder.OUT_OF_FOLD, cards.out_of_fold(predicted), overwrite=True)
     return bundle

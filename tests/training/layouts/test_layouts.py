@@ -95,6 +95,17 @@ def test_a_table_says_whose_cts_they_are(writers, phantoms, tmp_path):
             open_dataset(tmp_path)
 
 
+def test_the_table_of_patients_may_name_files_and_lie_around_the_data_set(
+    writers, phantoms, tmp_path
+):
+    writers["pairs"][1](tmp_path / "inner", phantoms)
+    rows = ["PANCREAS_0005_ct.nii.gz,ann", "PANCREAS_0012.nii.gz,ann"]
+    (tmp_path / "patients.csv").write_text("\n".join(["case,patient", *rows]))
+    found = open_dataset(tmp_path)
+    assert [case.patient for case in found.cases] == ["ann", "ann", "0045"]
+    assert found.notes == ("Not named in patients.csv: PANCREAS_0045.",)
+
+
 # NIH Pancreas-CT
 
 
@@ -491,6 +502,12 @@ def test_pairs_whose_names_begin_differently(phantoms, tmp_path):
     found = open_dataset(tmp_path)
     assert (found.layout, found.cases[0].name) == ("pairs", "img0005")
     np.testing.assert_array_equal(found.cases[0].load()[1], item.mask)
+
+
+def test_what_3d_slicer_adds_to_a_masks_name_is_no_part_of_it(tmp_path):
+    names = ["a_Segmentation.seg", "b.seg", "c-label.seg", "d"]
+    pairs, notes = pairs_of(tmp_path, "abcd", names)
+    assert pairs == dict(zip(names, "abcd", strict=True)) and not notes
 
 
 def test_masks_that_fit_no_ct_or_several_are_named(writers, phantoms, tmp_path):

@@ -93,7 +93,7 @@ class Carrying:
                 raise PancreasSegError("Another label is chosen now: nothing is carried on.")
             self._carry(target, z, step)
         except PancreasSegError as error:
-            show_info(str(error))
+            show_info(error.in_window)
 
     def fill_between(self) -> None:
         """Propose to fill empty slices by the shapes of their ends.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,7 @@ from napari_pancreas_seg.training.data.layouts.corrected_cases import (
     list_corrected_cases,
     remove_corrected_case,
 )
+from napari_pancreas_seg.training.finetune.result import WRITING
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Improvement(QObject):
         self._settings = settings
         self._background = background
         self._child: subprocess.Popen[bytes] | None = None
-        self._cancelled = False
+        self._cancelled = self._writing = False
         self._progressed.connect(self._on_progress)
         session.ct_chosen.connect(self.leave_case)  # what is on screen then is another case's
         self.list_again()
@@ -209,13 +209,15 @@ class Improvement(QObject):
             )
         except OSError as error:
             raise PancreasSegError(f"The learning could not be started: {error}.") from error
-        self._child, self._cancelled = child, False
+        self._child, self._cancelled, self._writing = child, False, False
         self.stage, self.share, self.seconds_left = "starting", 0.0, None
         self.changed.emit()
 
         def done(result: Mapping[str, Any] | None) -> None:
             self._child = None
-            if result is not None and not self._cancelled:
+            if result is not None and self._cancelled:  # at the last moment: it is written
+                self._background.submit(lambda: _remove(str(result["name"])))
+            elif result is not None:
                 made = Improved(str(result["name"]), model, result)
                 if made.worth_using:
                     self._settings.set("model/name", made.name)
@@ -232,10 +234,11 @@ class Improvement(QObject):
         child = self._child
         if child is not None:
             self._cancelled = True
-            child.kill()
+            if not self._writing:  # else it ends at once, and what it has written is removed
+                child.kill()
 
     def _listen(self, child: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
-        """Read what the child tells until it ends; return its result, None if cancelled."""
+        """Read what the child tells until it ends; return its result, None without one."""
         result = None
         with errors, child:
             for line in child.stdout or ():
@@ -243,14 +246,13 @@ class Improvement(QObject):
                 if "result" in message:
                     result = message["result"]
                 elif "stage" in message:
+                    self._writing = message["stage"] == WRITING
                     with contextlib.suppress(RuntimeError):  # the window is gone
                         self._progressed.emit(message)
             status = child.wait()
             errors.seek(0)
             lines = errors.read().decode(errors="replace").split("\n")
-        if self._cancelled:
-            return None
-        if status != 0 or result is None:
+        if not self._cancelled and (status != 0 or result is None):
             raise PancreasSegError(_why(status, lines))
         return result
 
@@ -294,14 +296,6 @@ class Improvement(QObject):
         return read
 
 
-_OPTIONS = re.compile(
-    r"(?P<anyway>give it more time, or keep it with --anyway)"
-    r"|(?P<classes>say which (is meant|to train) with --classes [^ ]*\.$)"
-)
-_INSTEAD = {"anyway": "or give it more time", "classes": "choose a model that knows one of them."}
-"""What the command says of its options, and what one can do in the window instead."""
-
-
 def _remove(name: str) -> None:
     from napari_pancreas_seg.model.library import remove_model
 
@@ -322,7 +316,7 @@ def _why(status: int, lines: Sequence[str]) -> str:
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     logger.debug("The learning ended with status %s:\n%s", status, "\n".join(lines[-30:]))
     if status == 1 and last:
-        return _OPTIONS.sub(lambda found: _INSTEAD[found.lastgroup or ""], last)
+        return last
     if status in (-9, -15, 137):
         return (
             "The learning was stopped from outside, most often because the memory ran out. Close "

@@ -94,7 +94,7 @@ def _listen(stdin: IO[bytes], requests: queue.SimpleQueue[Message], cancelled: s
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, PancreasSegError):
-        return str(error)
+        return error.in_window
     if isinstance(error, MemoryError):
         return "The memory ran out. Close other programs, or choose a smaller batch, and run again."
     if isinstance(error, ImportError):

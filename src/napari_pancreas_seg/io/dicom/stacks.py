@@ -138,9 +138,9 @@ def choose(
         )
     if len(volumes) > 1:
         raise PancreasSegError(
-            f"'{name}' holds {len(volumes)} CT volumes; choose one by the number before its "
-            "colon (--series, or series= in Python), or open one of its files: "
-            f"{_list(volumes, stacks)}."
+            f"'{name}' holds {len(volumes)} CT volumes: {_list(volumes, stacks)}; open one of "
+            "their files",
+            option=", or choose one by the number before its colon (--series; series= in Python).",
         )
     chosen = volumes[0]
     # What is next to a CT that somebody chose is no news.

@@ -57,8 +57,9 @@ def check_uids(volume: OnSourceGrid) -> None:
     if missing:
         raise PancreasSegError(
             "This series has no UIDs that a DICOM-SEG could refer to (an anonymiser may have "
-            "removed them); have some made from its content (--mint-uids; in the window the box "
-            "above Export), or write .nii.gz."
+            "removed them); write .nii.gz, or have some made from its content",
+            option=" (--mint-uids).",
+            in_window=" (the box above Export).",
         )
     if len({each.SeriesInstanceUID for each in header.datasets}) > 1:
         raise PancreasSegError(
@@ -68,8 +69,9 @@ def check_uids(volume: OnSourceGrid) -> None:
     if len({each.SOPInstanceUID for each in header.datasets}) < len(header.datasets):
         raise PancreasSegError(
             "Several slices of this series have the same UID, so a DICOM-SEG could not refer to "
-            "them; have new ones made from its content (--mint-uids; in the window the box above "
-            "Export), or write .nii.gz."
+            "them; write .nii.gz, or have new ones made from its content",
+            option=" (--mint-uids).",
+            in_window=" (the box above Export).",
         )
 
 

@@ -11,6 +11,9 @@ from typing import Any
 from napari_pancreas_seg._version import __version__
 from napari_pancreas_seg.training.judge.scores import rounded
 
+WRITING = "writing the model"
+"""The last stage that is reported: from then on the new model may be there."""
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -72,7 +75,7 @@ def finetuned_card(
     }
     for key in ("validation", "confidence"):
         if isinstance(given.get(key), Mapping):
-            what = given[key].get("what", "")
+            what = given[key].get("what", "").removesuffix(_OF_THE_FORMER).removesuffix("; ")
             card[key] = {**given[key], "what": f"{what}; {_OF_THE_FORMER}".removeprefix("; ")}
     return card
 
@@ -85,4 +88,4 @@ _WHAT = {
     "usual": "the same of the trial's patients, the grey values of their slices mapped onto the "
     "usual ones of portal-venous CT",
 }
-_OF_THE_FORMER = "figures of the model that this one was fine-tuned from, not measured again"
+_OF_THE_FORMER = "figures from before this was fine-tuned, not measured again"

@@ -10,6 +10,7 @@ CT. Cases with such grey values are learnt from as well, so that little is.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from napari_pancreas_seg.training.data.datasets import (
 )
 from napari_pancreas_seg.training.data.layouts.cases import PANCREAS
 from napari_pancreas_seg.training.data.layouts.opening import DataSet, open_for_model
-from napari_pancreas_seg.training.finetune.result import Gain, finetuned_card
+from napari_pancreas_seg.training.finetune.result import WRITING, Gain, finetuned_card
 from napari_pancreas_seg.training.finetune.score import Scorer, rows_to_score, with_usual_grey
 from napari_pancreas_seg.training.finetune.tuner import (
     STAGES,
@@ -143,16 +144,13 @@ def finetune(
     dataset = data if isinstance(data, DataSet) else open_for_model(data, given.card, labels)
     work.seen = those_seen(dataset.cases, [given.card])
     work.read(dataset)
+    most = math.inf if anyway else settings.forgets_at_most
     trial = work.trial()
+    _check_forgotten(trial.usual.lost, most)  # before the time for learning is spent
     weights, share, guard = work.learn(trial.share)
     trial = work.tried.get(share, trial)  # less of the new weights may have been taken
-    lost = max(guard.lost, trial.usual.lost)
-    if lost > settings.forgets_at_most and not anyway:
-        raise PancreasSegError(
-            f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases, "
-            "give it more time, or keep it with --anyway."
-        )
-    work.report("writing the model", 1.0)
+    _check_forgotten(max(guard.lost, trial.usual.lost), most)
+    work.report(WRITING, 1.0)
     held_out = trial.held_out if work.fresh else Gain()
     gains = {"held_out": held_out, "guard": guard, "usual": trial.usual}
     about = {
@@ -178,6 +176,15 @@ def finetune(
         "better": None if held_out.means is None else -held_out.lost > CLEARLY,
         "notes": [*dataset.notes, *work.notes()],
     }
+
+
+def _check_forgotten(lost: float, most: float) -> None:
+    if lost > most:
+        raise PancreasSegError(
+            f"The new model would lose {lost:.2f} Dice on usual CTs and was not kept. Add cases "
+            "or give it more time",
+            option=", or keep it with --anyway.",
+        )
 
 
 def _target(output: str | Path | None, name: str | None, overwrite: bool) -> tuple[Path, str]:
@@ -225,6 +232,7 @@ class _FineTuning:
         self.patients: list[str] = []
         self.seen: list[str] = []  # from whom the given model has learnt
         self.tried: dict[float, _Trial] = {}
+        self.trial_steps = FEWEST_STEPS
 
     # -- time
 
@@ -296,9 +304,10 @@ class _FineTuning:
     def notes(self) -> list[str]:
         """What the figures do not say."""
         notes = []
-        if self.settings.steps is None and self.tuner.steps < FEWEST_STEPS:
+        steps = min(self.trial_steps, self.tuner.steps)
+        if self.settings.steps is None and steps < FEWEST_STEPS:
             notes.append(
-                f"There was time for {self.tuner.steps} steps only, which is too few to learn "
+                f"There was time for {steps} steps only, which is too few to learn "
                 f"much (at least {FEWEST_STEPS} should be made): give it more minutes."
             )
         if len(self.patients) < 2:
@@ -328,6 +337,7 @@ class _FineTuning:
         reserve = self._scoring_s * len(SHARES) * to_score
         seconds = TRIAL_UNTIL * self.seconds - self.elapsed - reserve
         tuned = self._tune(~held, seconds, "trial", (0.05, 0.45))
+        self.trial_steps = self.tuner.steps
         found: list[_Trial] = []
         for share in (s for s in SHARES if s <= SHARE_OF_FEW or n >= FEW_PATIENTS):
             weights = mixed(self.tuner.start, tuned, share)

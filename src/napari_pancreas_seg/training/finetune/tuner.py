@@ -136,7 +136,8 @@ class Tuner:
         self._trainer.reset_metrics()
         if not math.isfinite(loss):
             raise PancreasSegError(
-                "The loss is no longer a number; look at the cases with 'dataset check'."
+                "The loss is no longer a number; look at the cases",
+                option=" with 'dataset check'.",
             )
         self.steps += 1
 

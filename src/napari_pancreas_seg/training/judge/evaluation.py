@@ -120,7 +120,7 @@ def evaluate(
         data = opening.open_for_model(folder, loaded.card, labels, layout=layout)
         cases, how = _cases(data, loaded.classes), _how(data)
         how |= {"notes": " ".join(data.notes)} if data.notes else {}
-        how |= _joined(data.classes)
+        how |= _made_of(data.classes)
         postprocess = postprocess and data.layout != SLICES
     seen = those_seen(cases, [loaded.card])
     if not every_patient:
@@ -199,6 +199,11 @@ def _how(data: DataSet) -> dict[str, str]:
     }
 
 
+def _made_of(classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    made = [f"{name} is {' + '.join(of)}" for name, of in classes.items() if of[1:]]
+    return {"references": "; ".join(made)} if made else {}
+
+
 def _cases(data: DataSet, classes: Classes) -> list[_Case]:
     """Cases of a data set, with the values that the model gives its classes."""
     table = np.zeros(256, np.uint8)
@@ -224,7 +229,7 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
         asked = opening.classes_of_model(known.names)
         made = opening.choose_classes([*meant.values()], asked)
         values = {part: known.named[name] for name, parts in made.items() for part in parts}
-        how |= _joined(made)
+        how |= _made_of(made)
     elif len(known) > 1:
         meant = {value: name for name, value in values.items()}
         how["references"] = f"values taken as the model's: {values}"
@@ -256,12 +261,6 @@ def _pairs(folder: Path, references: Path, known: Classes) -> tuple[list[_Case],
         patient = patients.get(pairs.case_of(of), nih[0] if nih else name)
         cases.append(_Case(name, patient, of, load))
     return cases, how
-
-
-def _joined(classes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Say which classes are made of several."""
-    made = [f"{name} is {' + '.join(parts)}" for name, parts in classes.items() if parts[1:]]
-    return {"references": "; ".join(made)} if made else {}
 
 
 def _load(

@@ -31,7 +31,8 @@ class BadCases(PancreasSegError):
             said = f"{n} cases cannot be used. {said}"
         if n > _MOST_NAMED:
             said += f" And {n - _MOST_NAMED} more."
-        super().__init__(f"{said} Look at the data set with 'dataset check'.")
+        check = " Look at the data set with 'dataset check'."
+        super().__init__(said, option=check, in_window="")
 
     @classmethod
     def of(cls, name: str, error: PancreasSegError) -> BadCases:

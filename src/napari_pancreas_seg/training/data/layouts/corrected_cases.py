@@ -81,14 +81,24 @@ def add_corrected_case(
 
     `reviewed` are the slices whose mask is right, counted from the feet and from 0; None for all.
     `patient` is a pseudonym, if several CTs show one patient. `labels` say what the mask's values
-    mean, the same for all cases of a store.
+    mean, the same for all cases of a store; if it is one label, a mask of one value is that.
     """
-    slices = _checked(volume, mask, reviewed, labels)
+    values = {int(v) for plane in mask for v in np.unique(plane)} - {0}
+    if len(values) == len(labels) == 1:
+        values = {*labels.values()}
+        mask = (mask > 0) * np.uint8(*values)
+    slices = _checked(volume, mask, reviewed)
+    if unknown := values - {*labels.values()}:
+        raise PancreasSegError(
+            f"The mask holds the label {min(unknown)}, but only {', '.join(labels)} can be "
+            "learned; erase it or give it the right label."
+        )
     digest = voxel_hash(volume)
     known = _find(folder, digest)
     if known is not None and not replace:
         raise PancreasSegError(
-            "This CT is already among your cases; choose to replace its mask (--overwrite)."
+            "This CT is already among your cases; choose to replace its mask",
+            option=" (--overwrite).",
         )
     name = f"{CASE_NAME}{digest[:12]}" if known is None else known.name  # its folder may be renamed
     pseudonym = patient or (known.patient if known is not None else name)
@@ -152,9 +162,7 @@ def voxel_hash(volume: CTVolume) -> str:
     return digest.hexdigest()
 
 
-def _checked(
-    volume: CTVolume, mask: Array, reviewed: Iterable[int] | None, labels: Mapping[str, int]
-) -> list[int] | None:
+def _checked(volume: CTVolume, mask: Array, reviewed: Iterable[int] | None) -> list[int] | None:
     """Return the slices that count, sorted; PancreasSegError if CT, mask and slices do not fit."""
     if not volume.has_values:
         raise PancreasSegError("The CT of this mask is not open; open it first.")
@@ -170,12 +178,6 @@ def _checked(
         )
     if slices is not None and not 0 <= slices[0] <= slices[-1] < len(mask):
         raise PancreasSegError(f"A reviewed slice is none of the CT's {len(mask)} slices.")
-    unknown = {int(v) for plane in mask for v in np.unique(plane)} - {0, *labels.values()}
-    if unknown:
-        raise PancreasSegError(
-            f"The mask holds the label {min(unknown)}, but only {', '.join(labels)} can be "
-            "learned; erase it or give it the right label."
-        )
     return slices
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_pancreas_seg.errors import PancreasSegError
+from napari_pancreas_seg.io import stem
 from napari_pancreas_seg.io.table import read_rows
 from napari_pancreas_seg.training.data.layouts import (
     corrected_cases,
@@ -48,6 +49,7 @@ _NOT_GLAND = re.compile(
     r"\b(artery|arteries|vein|veins|vessels?|fat|nerves?|lymph|peripancreatic)\b"
 )
 _TUMOUR = re.compile(r"(pdac |pnet )?(cancer|tumou?rs?|lesions?|mass|masses|cysts?|pdac|pnet)")
+_OTHER_MODEL = "; choose a model that knows one of them."
 _MOST_CLASSES = 254
 """Label maps are uint8, and 0 is the background."""
 
@@ -93,7 +95,8 @@ def open_dataset(
         )
     classes = choose_classes(listing.classes, labels)
     values = {p: value for value, parts in enumerate(classes.values(), start=1) for p in parts}
-    given, more = read_patients(root, {case.name for case in listing.cases})
+    home = next((place for place in (root, Path(folder)) if (place / PATIENTS).is_file()), root)
+    given, more = read_patients(home, {case.name for case in listing.cases})
     cases, lacking = _complete(listing.cases, values, given)
     notes = listing.notes + more + left_out("Cases without a mask of every class", lacking)
     if not cases:
@@ -197,8 +200,9 @@ def choose_classes(
         parts = _parts_of_pancreas(there)
         if not parts:
             raise PancreasSegError(
-                f"None of this data set's classes is called pancreas: it has {known}; "
-                "say which to train with --classes NAME=CLASS[+CLASS]."
+                f"None of this data set's classes is called pancreas: it has {known}",
+                option="; say which to train with --classes NAME=CLASS[+CLASS].",
+                in_window=_OTHER_MODEL,
             )
         return {PANCREAS: parts}
     classes = {name: tuple(parts) for name, parts in asked.items()}
@@ -206,8 +210,9 @@ def choose_classes(
     for part in used:
         if part not in there:
             raise PancreasSegError(
-                f"This data set has no class '{part}'; its classes are {known}; say which is meant "
-                "with --classes NAME=CLASS[+CLASS]."
+                f"This data set has no class '{part}'; its classes are {known}",
+                option="; say which is meant with --classes NAME=CLASS[+CLASS].",
+                in_window=_OTHER_MODEL,
             )
         if used.count(part) > 1:
             raise PancreasSegError(f"The class '{part}' is asked for twice; leave one of them out.")
@@ -257,6 +262,8 @@ def read_patients(root: Path, names: Set[str]) -> tuple[dict[str, str], tuple[st
     given: dict[str, str] = {}
     for number, row in enumerate(read_rows(path, {"case", "patient"}), start=2):
         case, patient = row["case"].strip(), row["patient"].strip()
+        if case not in names and (bare := pairs.case_of(stem(Path(case)))) in names:
+            case = bare  # the name of its file
         if not case or not patient:
             raise PancreasSegError(
                 f"Line {number} of {PATIENTS} names no case or no patient; give both."

@@ -31,8 +31,8 @@ from napari_pancreas_seg.training.data.layouts.listing import (
 MEANINGS = "labels.json"
 """Beside masks that hold several classes, in the root: ``{"pancreas": 1, "tumour": 2}``."""
 
-_ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)", re.IGNORECASE)
-"""Ends of the names of masks."""
+_ENDS = re.compile(r"(.+?)[-_. ](pancreas|mask|seg|segmentation|labels?|gt)(\.seg)?", re.I)
+"""Ends of the names of masks; 3D Slicer adds the last to all."""
 
 _WHOLE = re.compile(r"pancreas|mask|seg|segmentation|labels?|gt", re.IGNORECASE)
 """Names of a mask in a folder of its case."""
