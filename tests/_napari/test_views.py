@@ -287,6 +287,50 @@ def test_what_is_seen_after_3d_is_what_was_chosen_in_it(qtbot, app, viewer, ct, 
     assert mask.visible and other.visible
 
 
+def test_maps_wait_for_the_end_of_3d(qtbot, app, viewer, ct):
+    def shown() -> list[str]:
+        there = app.maps.layers(app.session.reference).items()
+        return [word for word, layer in there if layer.visible]
+
+    def segment() -> None:
+        run = app.runs.start(ct, "box")
+        qtbot.waitUntil(lambda: not run.running, timeout=TIMEOUT)
+        app.session.mask = run.labels
+
+    def see(words: list[str]) -> None:
+        assert shown() == []
+        app.views.surface.stop()
+        assert shown() == words
+        app.views.surface.start()
+        qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+
+    segment()
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    see(["attention 1"])
+    segment()
+    see(["attention 1"])
+    app.maps.show(app.session.reference, "attention 2")
+    see(["attention 2"])
+    app.maps.show(app.session.reference, "attention 2", False)
+    see([])
+
+
+@pytest.mark.parametrize("ends", ["before", "after"])
+def test_a_mask_comes_back_for_a_run_that_was_begun_in_3d(qtbot, app, viewer, ct, mask, ends):
+    app.views.surface.start()
+    qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
+    run = app.runs.start(ct, "slow")
+    qtbot.waitUntil(lambda: "(earlier)" in mask.name, timeout=TIMEOUT)
+    run.cancel()
+    qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
+    if ends == "before":
+        app.views.surface.stop()
+    run.discard()
+    app.views.surface.stop()
+    assert mask.visible
+
+
 def test_napari_s_own_button_leaves_3d_too(qtbot, panel, app, viewer, mask):
     app.views.surface.start()
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)

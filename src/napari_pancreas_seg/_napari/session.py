@@ -45,6 +45,8 @@ class Session(QObject):
         """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
         self.away: weakref.WeakSet[Layer] = weakref.WeakSet()
         """Layers that are hidden because another CT than theirs is chosen."""
+        self.behind: weakref.WeakSet[Layer] = weakref.WeakSet()
+        """Layers that are hidden while a mask is shown in 3-D."""
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None

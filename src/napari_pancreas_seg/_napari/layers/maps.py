@@ -114,7 +114,7 @@ class MapLayers:
         former = self._cts.get(reference.id)
         before = self.layers(reference)
         # A map that the user has hidden in the layer list stays so.
-        seen = any(layer.visible for layer in before.values())
+        seen = any(self.is_shown(layer) for layer in before.values())
         hidden = bool(before) and not (seen or self._session.is_elsewhere(reference))
         self._remove(before)
         self._forget_removed()
@@ -130,7 +130,7 @@ class MapLayers:
         new = word == self.wanted(reference) and word not in self.layers(reference)
         if new and not (maps.hidden and self._session.is_elsewhere(reference)):
             self._show_only(maps, word, layer)
-            layer.visible = layer.visible and not maps.hidden
+            self._see(layer, self.is_shown(layer) and not maps.hidden)
 
     def restore(self, reference: GridReference, former: object) -> None:
         self.forget(reference)
@@ -162,8 +162,21 @@ class MapLayers:
             self._show_only(maps, word)
         elif not visible:
             for layer in self.layers(reference).values():
-                layer.visible = False
+                self._see(layer, False)
             self._draw_masks(reference, outlined=False)
+
+    def is_shown(self, layer: Image) -> bool:
+        """Whether a map is visible, or will be after 3-D."""
+        return layer.visible or layer in self._session.behind
+
+    def _see(self, layer: Image, visible: bool) -> None:
+        """Show or hide a map; in 3-D, where it would be rendered over the mask, after that."""
+        behind = self._session.behind
+        layer.visible = visible and not behind
+        if visible and behind:
+            behind.add(layer)
+        else:
+            behind.discard(layer)
 
     def set_aside(self, reference: GridReference) -> None:
         """Hide the map of a CT, as long as a person must see the tissue below it."""
@@ -221,12 +234,13 @@ class MapLayers:
             self._remove(layers)  # or all would be shown with their CT
             layers = {}
         for known, other in layers.items():
-            other.visible = known == word
+            self._see(other, known == word)
         if word not in layers:
             if layer is None:
                 appearance = self.appearance
                 layer = make_layer(maps.maps[word], word, maps.placement, maps.name, appearance)
-            maps.layers[word], layer.visible = layer, not elsewhere
+            maps.layers[word] = layer
+            self._see(layer, not elsewhere)
             places = enumerate(viewer.layers)
             masks = [place for place, other in places if _is_mask_of(other, reference)]
             compat.add_unselected(viewer, layer, min(masks, default=None))

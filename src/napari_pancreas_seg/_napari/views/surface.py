@@ -79,7 +79,7 @@ class SurfaceView(QObject):
         self._background = background
         self._surface: Surface | None = None
         self._shown: Labels | None = None
-        self._hidden: list[Layer] = []
+        self._hidden = session.behind
         self._before: tuple[Any, float, tuple[float, ...]] | None = None
         self.on = False
         self._soon = timer(self, PAUSE_MS, self._make)
@@ -107,14 +107,14 @@ class SurfaceView(QObject):
             viewer.dims.ndisplay = 2
             if surface in viewer.layers:
                 viewer.layers.remove(surface)
-            for layer in self._hidden:
+            for layer in list(self._hidden):
                 layer.visible = layer not in self._session.aside
             if before is not None:
                 camera = viewer.scene.camera
                 camera.center, camera.zoom, point = before
                 # napari has taken the slice from the camera.
                 viewer.dims.set_point(range(viewer.dims.ndim), point)
-        self._hidden = []
+        self._hidden.clear()
         self.changed.emit()
 
     def _make(self) -> None:
@@ -148,9 +148,8 @@ class SurfaceView(QObject):
         surface = self._surface = Surface(self._lit(mask, mesh), **how)
         self.starting.emit()
         # Hidden before: a volume rendering of the CT would be uploaded at once.
-        self._hidden = [layer for layer in viewer.layers if layer.visible]
-        for layer in self._hidden:
-            layer.visible = False
+        for layer in viewer.layers:
+            self._hide(layer)
         compat.add_unselected(viewer, surface)
         placement, camera = self._session.placement(ct), viewer.scene.camera
         self._before = camera.center, camera.zoom, viewer.dims.point
@@ -182,10 +181,14 @@ class SurfaceView(QObject):
         if mask is None:
             self.stop()
         elif mask is not self._shown:
-            if mask.visible and self._surface is not None:
-                mask.visible = False
-                self._hidden.append(mask)
+            if self._surface is not None:
+                self._hide(mask)
             self._make()
+
+    def _hide(self, layer: Layer) -> None:
+        if layer.visible:
+            self._hidden.add(layer)
+            layer.visible = False
 
     def _on_ndisplay(self, event: Any) -> None:
         if isalive(self) and self._surface and event.source.ndisplay == 2:

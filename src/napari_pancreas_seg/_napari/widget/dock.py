@@ -96,7 +96,7 @@ class PancreasDock(QWidget):
             *(partial(self._make, name) for name in TABS["Segment"]),
             lambda: self._fill(self.tabs.currentIndex()),
             self._warm_soon,
-            lambda: self._viewer().canvas.events.size.disconnect(self._keep_whole),
+            lambda: napari_viewer.canvas.events.size.disconnect(self._keep_whole),
         ]
         QTimer.singleShot(0, self._go_on_opening)
 
