@@ -30,12 +30,14 @@ class Session(QObject):
 
     Signals, all in the GUI thread: ``ct_chosen`` and ``mask_chosen`` when `ct` or `mask` is
     another layer than before; ``mask_changed(layer)`` soon after the voxels of a mask have
-    changed, whoever changed them: a stroke, undo, a run, a threshold, a script.
+    changed, whoever changed them: a stroke, undo, a run, a threshold, a script;
+    ``cuts_moved(layer)`` when a person has moved where head, body and tail of one meet.
     """
 
     ct_chosen = Signal()
     mask_chosen = Signal()
     mask_changed = Signal(object)
+    cuts_moved = Signal(object)
 
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()

@@ -376,10 +376,12 @@ class PancreasDock(QWidget):
             viewer.layers.selection.active = mask
 
     def _is_guest(self, layer: Any) -> bool:
-        """Whether a layer is a mask from a file while another one of the CT is chosen."""
+        """Whether a layer is a mask from a file while another one is chosen."""
         session = self.app.session
         chosen = session.mask is not None and session.mask is not layer
-        return chosen and layer in self._ct_panel.mask_combo.choices and session.is_opened(layer)
+        if not (chosen and isinstance(layer, Labels) and session.is_opened(layer)):
+            return False
+        return layer in self._ct_panel.mask_combo.choices or session.is_anothers(layer)
 
     def _follow(self, layer: Any) -> None:
         layer.events.name.connect(self.refresh)
