@@ -96,7 +96,6 @@ class PancreasDock(QWidget):
             *(partial(self._make, name) for name in TABS["Segment"]),
             lambda: self._fill(self.tabs.currentIndex()),
             self._warm_soon,
-            lambda: napari_viewer.canvas.events.size.disconnect(self._keep_whole),
         ]
         QTimer.singleShot(0, self._go_on_opening)
 
@@ -222,7 +221,7 @@ class PancreasDock(QWidget):
             window.move(room.topLeft())
 
     def _keep_whole(self, event: Any) -> None:
-        """Show the whole of a picture that was seen whole before the dock took its width."""
+        """Show the whole of a picture that was seen whole before docks took of its width."""
         viewer, before = self._viewer(), np.array(self._canvas)
         if viewer is None or not isalive(self):
             return
