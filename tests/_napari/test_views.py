@@ -312,6 +312,8 @@ def test_maps_wait_for_the_end_of_3d(qtbot, app, viewer, ct):
     see(["attention 1"])
     app.maps.show(app.session.reference, "attention 2")
     see(["attention 2"])
+    segment()
+    see(["attention 2"])
     app.maps.show(app.session.reference, "attention 2", False)
     see([])
 
@@ -322,6 +324,8 @@ def test_a_mask_comes_back_for_a_run_that_was_begun_in_3d(qtbot, app, viewer, ct
     qtbot.waitUntil(lambda: viewer.dims.ndisplay == 3, timeout=TIMEOUT)
     run = app.runs.start(ct, "slow")
     qtbot.waitUntil(lambda: "(earlier)" in mask.name, timeout=TIMEOUT)
+    # What is found is seen in 3-D, which does not end for a mask that is empty as it is added.
+    qtbot.waitUntil(lambda: app.views.surface._shown is run.labels, timeout=TIMEOUT)
     run.cancel()
     qtbot.waitUntil(lambda: run.can_discard, timeout=TIMEOUT)
     if ends == "before":

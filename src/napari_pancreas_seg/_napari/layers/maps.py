@@ -118,7 +118,9 @@ class MapLayers:
         hidden = bool(before) and not (seen or self._session.is_elsewhere(reference))
         self._remove(before)
         self._forget_removed()
-        self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
+        known = self._cts[reference.id] = _CtMaps(placement, name, maps, hidden=hidden)
+        if not hidden and (word := self.wanted(reference)) in maps:
+            self._show_only(known, word)  # the gate that tells most is not known yet: `add`
         return former
 
     def add(self, reference: GridReference, word: str, layer: Image) -> None:
