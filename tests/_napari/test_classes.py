@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
@@ -89,14 +90,22 @@ def test_each_class_is_measured(qtbot, organs: Labels, app: App) -> None:
     ]  # fmt: skip
 
 
-def test_tables_hold_the_pancreas(qtbot, organs: Labels, app: App, volume, tmp_path) -> None:
+@pytest.mark.parametrize("suffix", [".csv", ".stl"])
+def test_tables_and_surfaces_are_of_the_pancreas(
+    qtbot, organs: Labels, app: App, volume, tmp_path, suffix
+) -> None:
     result = app.session.masks[organs].result
-    app.files.export(organs, tmp_path / "m.csv")
-    qtbot.waitUntil((tmp_path / "m.csv").exists, timeout=TIMEOUT)
-    save_result(result, volume, tmp_path / "n.csv", OutputOptions())
-    for name in ("m.csv", "n.csv"):
-        (row,) = csv.DictReader((tmp_path / name).read_text().splitlines())
-        assert float(row["volume_ml"]) == pytest.approx(result.volumes_ml["pancreas"], abs=0.01)
+    files = [tmp_path / f"{name}{suffix}" for name in "mn"]
+    app.files.export(organs, files[0])
+    qtbot.waitUntil(files[0].exists, timeout=TIMEOUT)
+    save_result(result, volume, files[1], OutputOptions())
+    for file in files:
+        if suffix == ".csv":
+            (row,) = csv.DictReader(file.read_text().splitlines())
+            volume_ml = float(row["volume_ml"])
+        else:
+            volume_ml = trimesh.load(file).volume / 1000
+        assert volume_ml == pytest.approx(result.volumes_ml["pancreas"], rel=0.01)
 
 
 def test_the_pancreas_is_compared_with_that_of_a_reference(organs: Labels, app: App) -> None:

@@ -24,7 +24,7 @@ from napari_pancreas_seg.io import mask_image, report_path, save_map, save_mask,
 from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.files import all_or_none
 from napari_pancreas_seg.io.save import check_spared
-from napari_pancreas_seg.io.suffixes import CSV
+from napari_pancreas_seg.io.suffixes import CSV, SURFACE
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 from napari_pancreas_seg.mask.measures import measure, volume_ml
 from napari_pancreas_seg.volume import CTVolume, Grid
@@ -407,8 +407,8 @@ def save_result(
     replaced = [path for path in saving.maps_beside(mask, maps, before) if path not in more]
     # The sidecar comes last: where it is, the case is complete.
     with all_or_none(mask.parent, last=sidecar.name, overwrite=outputs.overwrite) as folder:
-        is_table = suffix_of(mask).lower() in CSV
-        told = Classes.of(found.model).gland(found.mask) if is_table else found.mask
+        is_of_one = suffix_of(mask).lower() in (*CSV, *SURFACE)
+        told = Classes.of(found.model).gland(found.mask) if is_of_one else found.mask
         save_mask(told, volume, folder / mask.name, card=found.model)
         for path in reports:
             write_report(found.mask, volume, folder / mask.name, folder / path.name)

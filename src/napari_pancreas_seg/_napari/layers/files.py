@@ -55,7 +55,7 @@ from napari_pancreas_seg.io.alignment import bring_onto
 from napari_pancreas_seg.io.dicom.report import write_report
 from napari_pancreas_seg.io.dicom.uids import mint_uids as complete_uids
 from napari_pancreas_seg.io.files import check_target
-from napari_pancreas_seg.io.suffixes import CSV, DICOM, VOLUME, suffix_of
+from napari_pancreas_seg.io.suffixes import CSV, DICOM, SURFACE, VOLUME, suffix_of
 from napari_pancreas_seg.mask.centreline import CUTS, Cuts
 
 
@@ -262,7 +262,7 @@ def write_mask(
 
     Without one, the record of this mask is brought up to date, and that of another goes with the
     mask that is replaced: `file` is where an opened mask comes from, "" if from nowhere. There is
-    no HU without `ct`, its data. Tables hold the pancreas of the organs that `labels` name.
+    no HU without `ct`, its data. Tables and surfaces show the pancreas alone, if `labels` name it.
     """
     path, cut = Path(path), cuts or CUTS
     record, name = sidecar_path(path), path.name.lower()
@@ -292,7 +292,8 @@ def write_mask(
     if result is not None:
         edited = not np.array_equal(mask, result.mask)
         made_by.update(card=result.model, edited=edited)
-    told = Classes.of({"labels": labels}).gland(mask) if name.endswith(CSV) else mask
+    is_of_one = name.endswith((*CSV, *SURFACE))
+    told = Classes.of({"labels": labels}).gland(mask) if is_of_one else mask
     io.save_mask(told, like=volume, path=path, mint_uids=mint_uids, **made_by)
     if report:
         write_report(mask, volume, path, io.report_path(path), cuts=cut, overwrite=overwrite)
