@@ -16,6 +16,7 @@ from napari_pancreas_seg._napari.layers.bridge import map_layer_data
 from napari_pancreas_seg._napari.layers.placement import GridReference, Placement, belongs_to
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.settings import Settings, preference
+from napari_pancreas_seg.inference.maps import best_gate
 from napari_pancreas_seg.inference.result import FoundSlices, ScalarMap, Segmentation
 
 COLOR_MAPS = ("inferno", "magma", "viridis", "turbo", "gray")
@@ -122,6 +123,18 @@ class MapLayers:
         if not hidden and (word := self.wanted(reference)) in maps:
             self._show_only(known, word)  # the gate that tells most is not known yet: `add`
         return former
+
+    def take(self, result: Segmentation, placement: Placement, name: str) -> None:
+        """Take the maps of a result that came without a run in the window, and show one."""
+        reference, by_class = placement.reference, result.probabilities.items()
+        maps = {f"attention {n}": gate for n, gate in enumerate(result.attention, start=1)}
+        maps |= {PROBABILITY: result.probability}
+        maps |= {f"{PROBABILITY} {one}": probability for one, probability in by_class}
+        self.begin(maps, placement, name)
+        known = self._cts[reference.id]
+        known.best = best_gate(maps, result.mask, reference.grid, result.model)
+        if (word := self.wanted(reference)) in maps:
+            self._show_only(known, word)
 
     def add(self, reference: GridReference, word: str, layer: Image) -> None:
         """Show the gate that tells most, now that it is known, unless another map is wanted."""
