@@ -288,6 +288,14 @@ def test_a_mask_that_is_opened_is_not_selected_over_the_chosen_one(
     assert viewer.layers.selection.active is mask
 
 
+def test_a_map_of_a_ct_that_is_removed_does_not_cover_the_next(app, viewer, ct, two):
+    _, other = two
+    assert "CT attention 1" in visible(viewer)
+    viewer.layers.remove(ct)
+    app.session.ct = other
+    assert "CT attention 1" not in visible(viewer)
+
+
 @pytest.mark.parametrize("by", ["panel", "napari"])
 def test_a_mask_of_another_ct_is_seen_once_that_is_chosen(qtbot, app, viewer, two, tmp_path, by):
     _, other = two

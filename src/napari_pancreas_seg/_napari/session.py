@@ -54,7 +54,8 @@ class Session(QObject):
         self._mask: weakref.ref[Labels] | None = None
         self._last_masks: WeakKeyDictionary[Image, weakref.ref[Labels]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Layer, GridReference] = WeakKeyDictionary()
-        self._seen_cts: set[str] = set()
+        self.seen_cts: set[str] = set()
+        """Ids of the CTs that have been chosen or looked at, of those that were removed too."""
         self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
         viewer.layers.events.inserted.connect(self._on_inserted)
 
@@ -121,7 +122,7 @@ class Session(QObject):
         placement = placement_of(layer, self._foreign.get(layer))
         if reference_of(layer) is None:
             self._foreign[layer] = placement.reference
-        self._seen_cts.add(placement.reference.id)
+        self.seen_cts.add(placement.reference.id)
         return placement
 
     # -- what belongs to which CT
@@ -145,7 +146,7 @@ class Session(QObject):
         cts = {one.id: one for one in known[::-1] if one is not None and one.kind == "ct"}
         if own is not None and own.id in cts:
             return cts[own.id]
-        if own is not None and (layer in self.masks or own.id in self._seen_cts):
+        if own is not None and (layer in self.masks or own.id in self.seen_cts):
             return own
         fitting = [one for one in cts.values() if lies_on(layer, one)]
         if chosen in fitting:
@@ -155,7 +156,7 @@ class Session(QObject):
     def is_opened(self, layer: Labels) -> bool:
         """Whether a mask comes from a file, and was not made here, by a run or by hand."""
         own = reference_of(layer)
-        return own is not None and layer not in self.masks and own.id not in self._seen_cts
+        return own is not None and layer not in self.masks and own.id not in self.seen_cts
 
     def is_anothers(self, layer: Labels) -> bool:
         """Whether a mask was made on another CT than the chosen one, which may have its grid."""

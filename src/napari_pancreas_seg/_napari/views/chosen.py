@@ -94,6 +94,8 @@ class ChosenCt(QObject):
             return lies is not None and lies.id != chosen.id
         own = reference_of(layer) if on_chosen else layer.metadata.get(METADATA_KEY)
         known = {one.id for one in map(session.known_ct, session.layers) if one is not None}
+        if is_map(layer):
+            known |= session.seen_cts  # it stays behind a CT that is removed
         return isinstance(own, GridReference) and own.id in known - {chosen.id}
 
     # -- masks
