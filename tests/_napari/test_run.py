@@ -68,6 +68,13 @@ def test_slices_stream_and_post_processing_has_the_last_word(qtbot, app, viewer,
     assert labels.contour > 0  # an outline, so that the gate is to be seen
 
 
+def test_a_map_that_was_chosen_is_under_an_outlined_mask(qtbot, app, viewer, ct):
+    app.maps.show(None, PROBABILITY)
+    labels = finish(qtbot, app, ct)
+    names = [layer.name for layer in viewer.layers if layer.visible]
+    assert names == ["CT", f"CT {PROBABILITY}", "CT pancreas"] and labels.contour > 0
+
+
 @pytest.fixture
 def second_look(network, monkeypatch) -> None:
     """The network sees twice as much of what it has streamed when it looks again."""

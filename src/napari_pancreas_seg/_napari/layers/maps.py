@@ -180,6 +180,11 @@ class MapLayers:
                 self._see(layer, False)
             self._draw_masks(reference, outlined=False)
 
+    def outline(self, reference: GridReference) -> None:
+        """Draw a mask as an outline that came after the map that is shown."""
+        if any(map(self.is_shown, self.layers(reference).values())):
+            self._draw_masks(reference, outlined=True)
+
     def is_shown(self, layer: Image) -> bool:
         """Whether a map is visible, or will be after 3-D."""
         return layer.visible or layer in self._session.behind

@@ -234,6 +234,7 @@ class SegmentationRun(QObject):
         session.masks[self.labels].write(self.labels, found)
         if added:  # with something in it: 3-D has nothing to show of an empty mask, and would end
             self._show_layer()
+            self._maps.outline(self.reference)
         if first:
             self._chosen.give_way(self.labels)
         if self._maps_begun:

@@ -24,6 +24,8 @@ from napari_pancreas_seg.volume import bounding_box
 
 PAUSE_MS = 300
 """How soon the surface follows a mask that changes."""
+GROWN = 1.25
+"""The surface is brought on screen as a whole when it has become so many times as long."""
 SMOOTHING = 0.8
 """Standard deviation in voxels of what smooths the steps between voxels away, for the eye."""
 LIGHT = (0.3, 0.8, 0.5)
@@ -134,7 +136,10 @@ class SurfaceView(QObject):
         if self._surface is None:
             self._add(mask, mesh)
         else:
+            before = _size(self._surface)
             self._surface.data = self._lit(mask, mesh)
+            if _size(self._surface) > GROWN * before:  # a run has found more, maybe elsewhere
+                self._fit(self._surface)
             if mask is not self._shown:
                 for name, value in _appearance(mask).items():
                     setattr(self._surface, name, value)
@@ -156,8 +161,12 @@ class SurfaceView(QObject):
         viewer.dims.ndisplay = 3
         unmirror(viewer, placement)
         face_camera(viewer, placement)
-        viewer.reset_view(layers=[surface], margin=0.3, reset_camera_angle=False)
+        self._fit(surface)
         self.changed.emit()
+
+    def _fit(self, surface: Surface) -> None:
+        viewer = self._session.viewer
+        viewer.reset_view(layers=[surface], margin=0.3, reset_camera_angle=False)
 
     def _lit(self, mask: Labels, mesh: Mesh) -> tuple[Array, Array, Array]:
         """Corners, triangles and brightness, as napari's surface takes them."""
@@ -197,6 +206,11 @@ class SurfaceView(QObject):
     def _on_removed(self, event: Any) -> None:
         if isalive(self) and self._surface and event.value in (self._surface, self._shown):
             self.stop()
+
+
+def _size(surface: Surface) -> float:
+    """Longest side of a surface's box in the world."""
+    return float(np.ptp(surface.extent.world, axis=0).max())
 
 
 def _appearance(mask: Labels) -> dict[str, Any]:
