@@ -210,11 +210,15 @@ def test_3d_and_back(qtbot, panel, app, viewer, ct, mask):
     qtbot.waitUntil(lambda: app.views.letters.letters == frontal)
     centre = surface.data_to_world(surface.data[0].mean(axis=0))
     assert np.allclose(centre, mask.data_to_world((4, 11.5, 12)), atol=2)
-    corners, zoom = len(surface.data[0]), viewer.scene.camera.zoom
-    mask.data[7:10, 20:28, 25:36] = 1
-    mask.events.data(value=mask.data)
-    qtbot.waitUntil(lambda: len(surface.data[0]) != corners, timeout=TIMEOUT)
-    assert viewer.scene.camera.zoom < zoom, "all of what has grown is seen"
+    zooms = []
+    for part in (1, 0):
+        corners = len(surface.data[0])
+        zooms.append(viewer.scene.camera.zoom)
+        mask.data[7:10, 20:28, 25:36] = part
+        mask.events.data(value=mask.data)
+        qtbot.waitUntil(lambda n=corners: len(surface.data[0]) != n, timeout=TIMEOUT)
+    assert zooms[1] < zooms[0], "all of what has grown is seen"
+    assert viewer.scene.camera.zoom > zooms[1]
     qtbot.mouseClick(panel.surface_button, LEFT)
     assert viewer.dims.ndisplay == 2
     assert ct.visible == ct_before

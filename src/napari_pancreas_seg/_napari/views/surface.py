@@ -24,8 +24,8 @@ from napari_pancreas_seg.volume import bounding_box
 
 PAUSE_MS = 300
 """How soon the surface follows a mask that changes."""
-GROWN = 1.25
-"""The surface is brought on screen as a whole when it has become so many times as long."""
+RESIZED = 1.25
+"""A surface that has become so many times as long, or as short, is shown whole again."""
 SMOOTHING = 0.8
 """Standard deviation in voxels of what smooths the steps between voxels away, for the eye."""
 LIGHT = (0.3, 0.8, 0.5)
@@ -138,7 +138,7 @@ class SurfaceView(QObject):
         else:
             before = _size(self._surface)
             self._surface.data = self._lit(mask, mesh)
-            if _size(self._surface) > GROWN * before:  # a run has found more, maybe elsewhere
+            if not 1 / RESIZED < _size(self._surface) / before < RESIZED:  # by a run, mostly
                 self._fit(self._surface)
             if mask is not self._shown:
                 for name, value in _appearance(mask).items():
