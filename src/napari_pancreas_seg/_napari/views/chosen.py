@@ -23,6 +23,7 @@ from napari_pancreas_seg._napari.layers.placement import (
     reference_of,
     show_slice,
     slice_on_screen,
+    with_all_axes,
 )
 from napari_pancreas_seg._napari.session import Session
 
@@ -66,7 +67,7 @@ class ChosenCt(QObject):
                 layer.visible = layer not in session.aside
         ct.visible = True
         self._fit_sliders()
-        viewer.reset_view(layers=[ct])
+        viewer.reset_view(layers=with_all_axes(viewer, [ct]))
         middle = reference.grid.shape[0] // 2
         show_slice(viewer, ct, reference, self._slices.get(ct, middle))
 

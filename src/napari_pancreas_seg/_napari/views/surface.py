@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import Background, report, timer
 from napari_pancreas_seg._napari.layers.bridge import color_of
-from napari_pancreas_seg._napari.layers.placement import data_to_world, transform_of
+from napari_pancreas_seg._napari.layers.placement import data_to_world, transform_of, with_all_axes
 from napari_pancreas_seg._napari.session import Session
 from napari_pancreas_seg._napari.views.orientation import face_camera, patient_direction, unmirror
 from napari_pancreas_seg.arrays import Array, Floats32
@@ -166,7 +166,8 @@ class SurfaceView(QObject):
 
     def _fit(self, surface: Surface) -> None:
         viewer = self._session.viewer
-        viewer.reset_view(layers=[surface], margin=0.3, reset_camera_angle=False)
+        whole = with_all_axes(viewer, [surface])
+        viewer.reset_view(layers=whole, margin=0.3, reset_camera_angle=False)
 
     def _lit(self, mask: Labels, mesh: Mesh) -> tuple[Array, Array, Array]:
         """Corners, triangles and brightness, as napari's surface takes them."""

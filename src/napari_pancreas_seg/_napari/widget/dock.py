@@ -30,6 +30,7 @@ import napari_pancreas_seg._napari.widget.ui as ui
 from napari_pancreas_seg._napari import compat
 from napari_pancreas_seg._napari.background import reported, timer
 from napari_pancreas_seg._napari.commands import open_dock, take_place
+from napari_pancreas_seg._napari.layers.placement import with_all_axes
 from napari_pancreas_seg._napari.widget.header import CtPanel, RunPanel
 from napari_pancreas_seg.errors import PancreasSegError
 
@@ -226,7 +227,7 @@ class PancreasDock(QWidget):
         if viewer is None or not isalive(self):
             return
         self._canvas = viewer.canvas.size
-        seen = [layer for layer in viewer.layers if layer.visible]
+        seen = with_all_axes(viewer, [layer for layer in viewer.layers if layer.visible])
         if seen and viewer.dims.ndisplay == 2:
             ends = viewer.layers.get_extent(seen).world[:, list(viewer.dims.displayed)]
             if (np.ptp(ends, axis=0) * viewer.scene.camera.zoom <= before).all():
