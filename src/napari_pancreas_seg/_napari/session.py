@@ -30,8 +30,7 @@ class Session(QObject):
 
     Signals, all in the GUI thread: ``ct_chosen`` and ``mask_chosen`` when `ct` or `mask` is
     another layer than before; ``mask_changed(layer)`` soon after the voxels of a mask have
-    changed, whoever changed them: a stroke, undo, a run, a threshold, a script;
-    ``cuts_moved(layer)`` when a person has moved where head, body and tail of one meet.
+    changed, whoever changed them; ``cuts_moved(layer)`` when a person has moved its cuts.
     """
 
     ct_chosen = Signal()
@@ -47,15 +46,13 @@ class Session(QObject):
         """Masks that a run has hidden: they stay so until somebody shows or chooses them."""
         self.away: weakref.WeakSet[Layer] = weakref.WeakSet()
         """Layers that are hidden because another CT than theirs is chosen."""
-        self.behind: weakref.WeakSet[Layer] = weakref.WeakSet()
-        """Layers that are hidden while a mask is shown in 3-D."""
+        self.behind: weakref.WeakSet[Layer] = weakref.WeakSet()  # hidden while 3-D is shown
         self._viewer = weakref.ref(viewer)
         self._ct: weakref.ref[Image] | None = None
         self._mask: weakref.ref[Labels] | None = None
         self._last_masks: WeakKeyDictionary[Image, weakref.ref[Labels]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Layer, GridReference] = WeakKeyDictionary()
-        self.seen_cts: set[str] = set()
-        """Ids of the CTs that have been chosen or looked at, of those that were removed too."""
+        self.seen_cts: set[str] = set()  # ids, of those that were removed too
         self._copied: WeakKeyDictionary[Layer, Segmentation] = WeakKeyDictionary()
         viewer.layers.events.inserted.connect(self._on_inserted)
 
@@ -67,8 +64,7 @@ class Session(QObject):
     @property
     def layers(self) -> list[Layer]:
         """The viewer's layers, from the lowest to the topmost."""
-        viewer = self._viewer()
-        return [] if viewer is None else list(viewer.layers)
+        return [] if (viewer := self._viewer()) is None else list(viewer.layers)
 
     @property
     def cts(self) -> list[Image]:
@@ -110,8 +106,7 @@ class Session(QObject):
     @property
     def last_mask(self) -> Labels | None:
         """The mask that was chosen when the chosen CT was last worked on."""
-        last = None if self.ct is None else self._last_masks.get(self.ct)
-        return None if last is None else last()
+        return None if self.ct is None else self._last_masks.get(self.ct, lambda: None)()
 
     @property
     def reference(self) -> GridReference | None:
